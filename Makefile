@@ -1,0 +1,29 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= report
+
+.PHONY: validate test acceptance clean
+
+validate: $(STAMP)
+	$(BIN)/bnwd validate --out $(OUT)
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 -m "not acceptance and not gpu"
+
+acceptance: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt theory/_version.py
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "bnwd needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,219 @@
+"""Validators of arguments and their messages, used by all three floors.
+
+Every validator returns the checked value in a plain form and raises a one-line error that names the argument, the
+value and what is allowed, before any work starts.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def real(
+    name: str,
+    value: npt.ArrayLike,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> FloatArray:
+    """Check that `value` holds finite real numbers in a range, and return it as a float64 array.
+
+    Parameters
+    ----------
+    name : the argument's name, for the message.
+    value : number or array of any shape.
+    above, at_least, below, at_most : ends of the range, open and closed.
+
+    Returns
+    -------
+    float64 array of the same shape (0-d for a number).
+
+    Raises
+    ------
+    TypeError : `value` is not made of real numbers.
+    ValueError : a number is not finite or out of range.
+
+    Examples
+    --------
+    >>> float(real("lr", 0.1, above=0))
+    0.1
+    >>> real("lr", [0.1, -2.0], above=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: lr must be a finite number > 0, got -2.0 at index 1
+    """
+    limits = {">": above, ">=": at_least, "<": below, "<=": at_most}
+    allowed = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
+    allowed = f"a finite number {allowed}".rstrip()
+    try:
+        given = np.asarray(value)
+    except ValueError:
+        raise TypeError(f"{name} must be {allowed} or an array of such, got {value!r}") from None
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be {allowed} or an array of such, got {value!r}")
+    array = given.astype(np.float64)
+    good = np.isfinite(array)
+    if above is not None:
+        good &= array > above
+    if at_least is not None:
+        good &= array >= at_least
+    if below is not None:
+        good &= array < below
+    if at_most is not None:
+        good &= array <= at_most
+    if not good.all():
+        index = tuple(int(i) for i in np.argwhere(~good)[0])
+        where = "" if not index else f" at index {index[0] if len(index) == 1 else index}"
+        raise ValueError(f"{name} must be {allowed}, got {float(array[index])!r}{where}")
+    return array
+
+
+def one_real(name: str, value: Any, **limits: float) -> float:
+    """Check that `value` is one finite real number in a range; like `real`, for a single number.
+
+    Examples
+    --------
+    >>> one_real("delta", 0.5, above=0, below=1)
+    0.5
+    """
+    array = real(name, value, **limits)
+    if array.ndim:
+        raise ValueError(f"{name} must be one number, got an array of shape {array.shape}")
+    return float(array)
+
+
+def learning_rate(value: npt.ArrayLike, name: str = "lr") -> FloatArray:
+    """Check a learning rate: finite and > 0.
+
+    Examples
+    --------
+    >>> float(learning_rate(0.1))
+    0.1
+    """
+    return real(name, value, above=0)
+
+
+def weight_decay(value: npt.ArrayLike, name: str = "wd") -> FloatArray:
+    """Check a weight decay: finite and >= 0.
+
+    Examples
+    --------
+    >>> float(weight_decay(0))
+    0.0
+    """
+    return real(name, value, at_least=0)
+
+
+def intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) -> FloatArray:
+    """Product lr * wd, checked to lie below `below`: 2 for results on norms, 1 for results on rotations and jumps.
+
+    Raises
+    ------
+    ValueError : lr * wd is out of range, or the shapes do not broadcast.
+
+    Examples
+    --------
+    >>> float(intrinsic_lr(learning_rate(0.5), weight_decay(0.01)))
+    0.005
+    """
+    lr, wd = broadcast(lr=lr, wd=wd)
+    product = np.asarray(lr * wd)
+    good = product < below
+    if not good.all():
+        index = tuple(np.argwhere(~good)[0])
+        raise ValueError(
+            f"lr * wd must be < {below:g} here, got {float(product[index]):g} "
+            f"(lr={float(lr[index]):g}, wd={float(wd[index]):g})"
+        )
+    return product
+
+
+def broadcast(**arrays: FloatArray) -> tuple[FloatArray, ...]:
+    """Broadcast named arrays to one shape; the error says which shapes do not fit.
+
+    Examples
+    --------
+    >>> [a.shape for a in broadcast(lr=np.ones(3), wd=np.ones((2, 1)))]
+    [(2, 3), (2, 3)]
+    """
+    try:
+        return tuple(np.broadcast_arrays(*arrays.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"shapes must broadcast together, got {shapes}") from None
+
+
+def ordered(low_name: str, low: FloatArray, high_name: str, high: FloatArray) -> None:
+    """Check low <= high elementwise.
+
+    Examples
+    --------
+    >>> ordered("low", np.asarray(1.0), "high", np.asarray(2.0))
+    """
+    low, high = broadcast(**{low_name: low, high_name: high})
+    bad = low > high
+    if bad.any():
+        index = tuple(np.argwhere(bad)[0])
+        raise ValueError(
+            f"{low_name} must be <= {high_name}, got {low_name}={float(low[index])!r} > "
+            f"{high_name}={float(high[index])!r}"
+        )
+
+
+def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
+    """Check that `value` is one whole number in a range.
+
+    Raises
+    ------
+    TypeError : `value` is not a whole number.
+    ValueError : it is out of range.
+
+    Examples
+    --------
+    >>> whole_number("steps", 10)
+    10
+    """
+    allowed = f"a whole number >= {at_least}" + ("" if at_most is None else f" and <= {at_most}")
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be {allowed}, got {value!r}") from None
+    if number < at_least or (at_most is not None and number > at_most):
+        raise ValueError(f"{name} must be {allowed}, got {number}")
+    return number
+
+
+def choice(name: str, value: Any, allowed: Collection[str]) -> str:
+    """Check that `value` is one of the allowed words.
+
+    Examples
+    --------
+    >>> choice("sampling", "with_replacement", ["with_replacement", "without_replacement"])
+    'with_replacement'
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(sorted(allowed))}; got {value!r}")
+    return value
+
+
+def plain(result: Any) -> Any:
+    """Return a float for a 0-d result, an array otherwise: scalars in, float out.
+
+    Examples
+    --------
+    >>> plain(np.asarray(2.0))
+    2.0
+    """
+    array = np.asarray(result)
+    return float(array) if array.ndim == 0 else array

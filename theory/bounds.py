@@ -1,0 +1,170 @@
+"""What the norm can do when the gradient norm only stays in a range: ℓ <= g̃ <= L (docs/mathematics.md §3)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from theory.arguments import (
+    FloatArray,
+    broadcast,
+    intrinsic_lr,
+    learning_rate,
+    ordered,
+    plain,
+    real,
+    weight_decay,
+    whole_number,
+)
+
+
+class Bounds(NamedTuple):
+    """A lower and an upper bound of the norm, floats or arrays of one shape."""
+
+    lower: Any
+    upper: Any
+
+
+def norm_bounds(
+    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
+) -> Bounds:
+    """Interval of norms that attracts every orbit with ℓ <= g̃ <= L, whatever the order of the g̃, and is never left.
+
+    With a = (1-ηλ)²: for a >= 1/2 the lower end is r_ℓ = ηℓ/√(1-a) (as ρ²), the upper end max(r_L, a r_ℓ + (ηL)²/r_ℓ);
+    for a < 1/2, where the norm overshoots, the exact attractor of docs/mathematics.md §3. Both ends are approached by
+    some sequence of g̃, so the interval cannot be made smaller.
+
+    Parameters
+    ----------
+    lr, wd : η > 0, λ >= 0, ηλ < 2; numbers or arrays that broadcast.
+    grad_norm_min, grad_norm_max : 0 <= ℓ <= L, L > 0 (units of the loss).
+
+    Returns
+    -------
+    Bounds(lower, upper) of ρ: (0, inf) at ηλ = 1, (inf, inf) for wd = 0 and ℓ > 0 (the norm grows for ever).
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §3.
+
+    Examples
+    --------
+    >>> bounds = norm_bounds(0.1, 0.01, 1.0, 4.0)
+    >>> round(bounds.lower, 4), round(bounds.upper, 4)
+    (1.4956, 2.9912)
+    """
+    lr, wd, low, high = _checked(lr, wd, grad_norm_min, grad_norm_max)
+    k = intrinsic_lr(lr, wd)
+    # Everything in units of r = ρ²/(ηL): then only a and q = ℓ/L are left and nothing overflows.
+    a, one_minus_a, q = (1 - k) ** 2, k * (2 - k), low / high
+    with np.errstate(divide="ignore", invalid="ignore"):
+        monotone = a >= 0.5
+        lower = np.where(monotone, np.where(q == 0, 0.0, q / np.sqrt(one_minus_a)), 2 * np.sqrt(a) * q)
+        upper = np.maximum(1 / np.sqrt(one_minus_a), a * lower + 1 / lower)
+        # a < 1/2 and L² < (2-4a²)ℓ²: the minimum of the map lies outside the attractor, whose ends map to each other
+        exchange = ~monotone & (1 < (2 - 4 * a * a) * q * q)
+        root = np.sqrt((1 - q * q) ** 2 + (2 * a * q) ** 2)
+        product = (1 + q * q + root) / (2 * (1 - a * a))
+        highest = np.sqrt((1 - q * q + 2 * a * a * q * q + root) / (2 * a * (1 - a * a)))
+        lower = np.where(exchange, product / highest, lower)
+        upper = np.where(exchange, highest, upper)
+    degenerate = k == 1
+    unit = np.sqrt(lr * high)
+    return Bounds(
+        plain(unit * np.sqrt(np.where(degenerate, 0.0, lower))),
+        plain(unit * np.sqrt(np.where(degenerate, np.inf, upper))),
+    )
+
+
+def norm_envelope(
+    steps: int | npt.ArrayLike,
+    norm: npt.ArrayLike,
+    lr: npt.ArrayLike,
+    wd: npt.ArrayLike,
+    grad_norm_min: npt.ArrayLike,
+    grad_norm_max: npt.ArrayLike,
+) -> Bounds:
+    """Exact interval of norms that can be reached after t steps from `norm` when ℓ <= g̃ <= L at every step.
+
+    The set of reachable ρ² is an interval (a continuous image of one), so iterating its two ends is exact in every
+    regime, beyond ηλ = 1 too. For a >= 1/2, above r_ℓ, the ends are the orbits of constant g̃ = ℓ and g̃ = L.
+
+    Parameters
+    ----------
+    steps : last step N (then t = 0 … N), or a one-dimensional array of the wanted t >= 0.
+    norm : ρ at t = 0, > 0.
+    lr, wd, grad_norm_min, grad_norm_max : as in `norm_bounds`; all broadcast with `norm`.
+
+    Returns
+    -------
+    Bounds(lower, upper) of ρ: arrays of the broadcast shape with the steps as last axis.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §3.
+
+    Examples
+    --------
+    >>> envelope = norm_envelope(2, 1.0, 0.1, 0.01, 0.0, 1.0)
+    >>> envelope.lower.round(4), envelope.upper.round(4)
+    (array([1.   , 0.999, 0.998]), array([1.    , 1.004 , 1.0079]))
+    """
+    wanted = _step_numbers(steps)
+    lr, wd, low, high = _checked(lr, wd, grad_norm_min, grad_norm_max)
+    start = real("norm", norm, above=0)
+    k = intrinsic_lr(lr, wd)
+    start, lr, high, q, k = broadcast(norm=start, lr=lr, grad_norm_max=high, grad_norm_min=low / high, wd=k)
+    a = (1 - k) ** 2
+    unit = np.sqrt(lr * high)
+    lower = upper = (start / unit) ** 2
+    ends = np.empty((2, *start.shape, wanted.size))
+    order = np.argsort(wanted, kind="stable")
+    done, step, at_rest = 0, 0, False
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        # where F(r) = a r + (ηℓ)²/r has its minimum, and that minimum
+        turning, least = q / np.sqrt(a), 2 * np.sqrt(a) * q
+        while done < wanted.size:
+            if wanted[order[done]] == step or at_rest:
+                ends[..., order[done]] = lower, upper
+                done += 1
+                continue
+            new_lower = np.where(
+                turning <= lower, _map(a, q, lower), np.where(turning >= upper, _map(a, q, upper), least)
+            )
+            new_upper = np.maximum(_map(a, 1.0, lower), _map(a, 1.0, upper))
+            at_rest = bool(np.array_equal(new_lower, lower) and np.array_equal(new_upper, upper))
+            lower, upper, step = new_lower, new_upper, step + 1
+    scaled = unit[..., np.newaxis] * np.sqrt(ends)
+    return Bounds(scaled[0], scaled[1])
+
+
+def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
+    """One step of r⁺ = a r + g̃²/r in units ηL = 1, with 0/0 read as no gradient."""
+    growth = np.where(np.asarray(grad_norm) == 0, 0.0, grad_norm * (grad_norm / sq_norm))
+    return np.asarray(a * sq_norm + growth)
+
+
+def _step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
+    if np.ndim(steps) == 0:
+        return np.arange(whole_number("steps", steps) + 1)
+    wanted = np.asarray(steps)
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+        raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}")
+    if wanted.size and wanted.min() < 0:
+        raise ValueError(f"steps must be >= 0, got {int(wanted.min())}")
+    return wanted.astype(np.int64)
+
+
+def _checked(
+    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
+) -> tuple[FloatArray, ...]:
+    low = real("grad_norm_min", grad_norm_min, at_least=0)
+    high = real("grad_norm_max", grad_norm_max, above=0)
+    ordered("grad_norm_min", low, "grad_norm_max", high)
+    return broadcast(lr=learning_rate(lr), wd=weight_decay(wd), grad_norm_min=low, grad_norm_max=high)

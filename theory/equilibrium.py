@@ -1,0 +1,132 @@
+"""Where norm, effective learning rate and rotation settle, and how fast (docs/mathematics.md §2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from theory.arguments import broadcast, intrinsic_lr, learning_rate, plain, real, weight_decay
+from theory.optimizers import SGD, Optimizer
+
+
+def equilibrium_norm(
+    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike = 1.0, *, optimizer: Optimizer | None = None
+) -> Any:
+    """Norm ρ* of scale-invariant weights at which weight decay and gradient growth balance.
+
+    For SGD ρ*⁴ = ηg̃²/(λ(2-ηλ)), exact for constant g̃.
+
+    Parameters
+    ----------
+    lr, wd : η > 0 and λ >= 0 with ηλ < 2; numbers or arrays that broadcast.
+    grad_norm : g̃ > 0, the gradient norm at the weights scaled to norm 1 (units of the loss).
+    optimizer : default `SGD()`.
+
+    Returns
+    -------
+    ρ* in units of the weights: float for numbers, array for arrays; `inf` where wd = 0 (no equilibrium).
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: arXiv 2106.15739 §3; docs/mathematics.md §2.
+
+    Examples
+    --------
+    >>> round(equilibrium_norm(0.1, 0.01, grad_norm=2.0), 4)
+    2.1151
+    """
+    lr, wd, grad_norm = learning_rate(lr), weight_decay(wd), real("grad_norm", grad_norm, above=0)
+    intrinsic_lr(lr, wd)
+    lr, wd, grad_norm = broadcast(lr=lr, wd=wd, grad_norm=grad_norm)
+    return plain((optimizer or SGD()).equilibrium_norm(lr, wd, grad_norm))
+
+
+def equilibrium_effective_lr(
+    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike = 1.0, *, optimizer: Optimizer | None = None
+) -> Any:
+    """Effective learning rate η̃* = η/ρ*² at equilibrium; for SGD √(ηλ(2-ηλ))/g̃.
+
+    Parameters
+    ----------
+    lr, wd, grad_norm, optimizer : as in `equilibrium_norm`.
+
+    Returns
+    -------
+    η̃* (learning rate on the unit sphere): float or array; 0 where wd = 0.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §2.
+
+    Examples
+    --------
+    >>> round(equilibrium_effective_lr(0.1, 0.01, grad_norm=2.0), 6)
+    0.022355
+    """
+    norm = equilibrium_norm(lr, wd, grad_norm, optimizer=optimizer)
+    return plain(learning_rate(lr) / norm**2)
+
+
+def equilibrium_rotation(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | None = None) -> Any:
+    """Angle θ* between consecutive iterates at equilibrium; for SGD cos θ* = 1-ηλ, so θ* ≈ √(2ηλ).
+
+    Parameters
+    ----------
+    lr, wd : η > 0 and λ >= 0 with ηλ < 1; numbers or arrays that broadcast.
+    optimizer : default `SGD()`.
+
+    Returns
+    -------
+    θ* in radians per step: float or array. It does not depend on the gradient.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §2; arXiv 2006.08419.
+
+    Examples
+    --------
+    >>> round(equilibrium_rotation(0.5, 0.01), 5)
+    0.10004
+    """
+    lr, wd = learning_rate(lr), weight_decay(wd)
+    intrinsic_lr(lr, wd, below=1.0)
+    lr, wd = broadcast(lr=lr, wd=wd)
+    return plain((optimizer or SGD()).equilibrium_rotation(lr, wd))
+
+
+def relaxation_time(lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
+    """Steps in which a small deviation of the norm from equilibrium shrinks by e: -1/ln|1-4ηλ+2(ηλ)²| ≈ 1/(4ηλ).
+
+    Parameters
+    ----------
+    lr, wd : η > 0 and λ >= 0 with ηλ < 2; numbers or arrays that broadcast.
+
+    Returns
+    -------
+    Steps: float or array; `inf` where wd = 0 or ηλ = 1 (every orbit has period 2), 0 where the multiplier vanishes.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §2.
+
+    Examples
+    --------
+    >>> round(relaxation_time(0.1, 0.01), 2)
+    249.62
+    """
+    k = intrinsic_lr(learning_rate(lr), weight_decay(wd))
+    change = 2 * k * (k - 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # ln|1 + change|: log1p keeps full precision for small ηλ, where it matters; beyond -1 the sign has flipped
+        logarithm = np.where(change > -1, np.log1p(change), np.log(np.abs(1 + change)))
+        return plain(np.where(logarithm == 0, np.inf, -1 / logarithm))

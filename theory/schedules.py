@@ -1,0 +1,176 @@
+"""Learning-rate schedules: callables of the step, vectorised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from theory.arguments import FloatArray, learning_rate, one_real, real, whole_number
+
+
+class Schedule(Protocol):
+    """A learning rate that may change with the step."""
+
+    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+        """Return the learning rate η of each step number."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same learning rate at every step.
+
+    Examples
+    --------
+    >>> Constant(0.1)([0, 5]).tolist()
+    [0.1, 0.1]
+    """
+
+    lr: float
+
+    def __post_init__(self) -> None:
+        one_real("lr", self.lr, above=0)
+
+    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+        """Return η at each step."""
+        return np.full(np.shape(step), float(self.lr))
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """Multiply the learning rate by `factor` at each of the `milestones` (step numbers).
+
+    Examples
+    --------
+    >>> StepDecay(1.0, milestones=(2, 3), factor=0.5)([0, 1, 2, 3]).tolist()
+    [1.0, 1.0, 0.5, 0.25]
+    """
+
+    lr: float
+    milestones: tuple[int, ...]
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        one_real("lr", self.lr, above=0)
+        one_real("factor", self.factor, above=0)
+        milestones = tuple(whole_number("milestones", m) for m in self.milestones)
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError(f"milestones must increase, got {self.milestones!r}")
+        object.__setattr__(self, "milestones", milestones)
+
+    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+        """Return η at each step."""
+        passed = np.searchsorted(np.asarray(self.milestones, dtype=float), np.asarray(step, dtype=float), side="right")
+        return np.asarray(self.lr * float(self.factor) ** passed)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Straight line from `lr` at step 0 to `lr_end` at step `steps`, constant afterwards.
+
+    Examples
+    --------
+    >>> Linear(1.0, 0.5, steps=2)([0, 1, 2, 3]).tolist()
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    lr: float
+    lr_end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        one_real("lr", self.lr, above=0)
+        one_real("lr_end", self.lr_end, above=0)
+        whole_number("steps", self.steps, at_least=1)
+
+    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+        """Return η at each step."""
+        done = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
+        return np.asarray(self.lr + (self.lr_end - self.lr) * done)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from `lr` at step 0 to `lr_end` at step `steps`, constant afterwards.
+
+    Examples
+    --------
+    >>> Cosine(1.0, 0.5, steps=2)([0, 1, 2, 3]).round(12).tolist()
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    lr: float
+    lr_end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        one_real("lr", self.lr, above=0)
+        one_real("lr_end", self.lr_end, above=0)
+        whole_number("steps", self.steps, at_least=1)
+
+    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+        """Return η at each step."""
+        done = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
+        return np.asarray(self.lr_end + (self.lr - self.lr_end) * (1 + np.cos(np.pi * done)) / 2)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Rise in equal parts over the first `steps` steps, then follow `after`, a schedule that starts there at its 0.
+
+    Examples
+    --------
+    >>> WarmUp(4, Constant(1.0))([0, 1, 3, 4, 9]).tolist()
+    [0.25, 0.5, 1.0, 1.0, 1.0]
+    """
+
+    steps: int
+    after: Schedule
+
+    def __post_init__(self) -> None:
+        whole_number("steps", self.steps, at_least=1)
+        if not callable(self.after):
+            raise TypeError(f"after must be a schedule such as Constant(0.1), got {self.after!r}")
+
+    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+        """Return η at each step."""
+        step = np.asarray(step, dtype=float)
+        rise = np.minimum((step + 1) / self.steps, 1)
+        return np.asarray(rise * self.after(np.maximum(step - self.steps, 0)))
+
+
+SCHEDULES: dict[str, type[Any]] = {
+    "Constant": Constant,
+    "StepDecay": StepDecay,
+    "Linear": Linear,
+    "Cosine": Cosine,
+    "WarmUp": WarmUp,
+}
+
+
+def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> FloatArray:
+    """η of the steps start … stop-1 of a number or a schedule, checked.
+
+    Parameters
+    ----------
+    lr : number > 0 or schedule.
+    start, stop : step numbers.
+
+    Returns
+    -------
+    array of shape (stop-start,).
+
+    Raises
+    ------
+    TypeError, ValueError : the number is no learning rate, or the schedule gives one that is not > 0.
+
+    Examples
+    --------
+    >>> learning_rates(Linear(1.0, 0.5, steps=2), 0, 2).tolist()
+    [1.0, 0.75]
+    """
+    if callable(lr):
+        return real("lr", lr(np.arange(start, stop)), above=0)
+    return np.full(stop - start, one_real("lr", learning_rate(lr), above=0))
