@@ -55,7 +55,7 @@ def norm_bounds(
     --------
     >>> bounds = norm_bounds(0.1, 0.01, 1.0, 4.0)
     >>> round(bounds.lower, 4), round(bounds.upper, 4)
-    (1.4956, 2.9912)
+    (1.4955, 2.9911)
     """
     lr, wd, low, high = _checked(lr, wd, grad_norm_min, grad_norm_max)
     k = intrinsic_lr(lr, wd)

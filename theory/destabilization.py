@@ -86,7 +86,7 @@ def jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike, de
     Examples
     --------
     >>> round(jump_norm(0.1, 0.01, grad_norm=2.0, delta=0.1), 5)
-    0.64298
+    0.64293
     """
     lr, wd = learning_rate(lr), weight_decay(wd)
     grad_norm, delta = real("grad_norm", grad_norm, above=0), real("delta", delta, above=0, below=1)

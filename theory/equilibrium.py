@@ -37,7 +37,7 @@ def equilibrium_norm(
     Examples
     --------
     >>> round(equilibrium_norm(0.1, 0.01, grad_norm=2.0), 4)
-    2.1151
+    2.115
     """
     lr, wd, grad_norm = learning_rate(lr), weight_decay(wd), real("grad_norm", grad_norm, above=0)
     intrinsic_lr(lr, wd)
