@@ -1,0 +1,21 @@
+"""Dynamics of the norm and trajectories, without networks."""
+
+from simulate.maps.gradients import BoundedGradient, RecordedGradient
+from simulate.maps.norm_map import norm_map, replay
+from simulate.trajectories import plots
+from simulate.trajectories.folder import load, save
+from simulate.trajectories.periods import Classification, Periods, classify, find_periods
+
+__all__ = [
+    "BoundedGradient",
+    "Classification",
+    "Periods",
+    "RecordedGradient",
+    "classify",
+    "find_periods",
+    "load",
+    "norm_map",
+    "plots",
+    "replay",
+    "save",
+]

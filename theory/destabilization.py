@@ -31,6 +31,17 @@ def kappa(delta: Any) -> Any:
     return np.sqrt(delta * (2 - delta)) / (1 - delta)
 
 
+def step_angle(turn: Any, intrinsic_lr: Any) -> Any:
+    """Angle of one SGD step with η̃g̃ = `turn`, in radians; above ηλ = 1 the direction flips and it exceeds π/2.
+
+    Examples
+    --------
+    >>> round(float(step_angle(1.0, 0.0)), 6)  # π/4
+    0.785398
+    """
+    return np.arctan2(turn, 1 - intrinsic_lr)
+
+
 def rotation(norm: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
     """Angle θ between the weights before and after one SGD step: tan θ = η̃g̃/(1-ηλ), η̃ = η/ρ².
 
@@ -59,7 +70,7 @@ def rotation(norm: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_nor
     grad_norm = real("grad_norm", grad_norm, at_least=0)
     k = intrinsic_lr(lr, wd, below=1.0)
     norm, lr, grad_norm, k = broadcast(norm=norm, lr=lr, grad_norm=grad_norm, wd=k)
-    return plain(np.arctan2(lr / norm * (grad_norm / norm), 1 - k))
+    return plain(step_angle(lr / norm * (grad_norm / norm), k))
 
 
 def jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike, delta: npt.ArrayLike) -> Any:

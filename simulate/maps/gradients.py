@@ -1,0 +1,102 @@
+"""How the effective gradient norm g̃ moves: rules that give it for every step of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from theory.arguments import FloatArray, broadcast, ordered, real
+
+
+class GradientRule(Protocol):
+    """A rule for g̃. To add one: tell the shape of the batch it asks for, and give its values."""
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch that the rule's own parameters ask for."""
+
+    def values_for(self, shape: tuple[int, ...], steps: int, seed: int) -> FloatArray:
+        """Return g̃ of shape (*shape, steps)."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedGradient:
+    """A recorded g̃_t, one value for each step.
+
+    Parameters
+    ----------
+    values : shape (steps,) or (*batch, steps), >= 0, in units of the loss.
+
+    Raises
+    ------
+    TypeError, ValueError : a value is no finite number >= 0.
+
+    Examples
+    --------
+    >>> RecordedGradient([1.0, 2.0]).values_for((), 2, seed=0).tolist()
+    [1.0, 2.0]
+    """
+
+    values: npt.ArrayLike
+
+    def __post_init__(self) -> None:
+        values = real("values", self.values, at_least=0)
+        if values.ndim == 0:
+            raise ValueError("values must have the steps as last axis, got one number")
+        object.__setattr__(self, "values", values)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the recorded batch."""
+        return tuple(np.shape(self.values)[:-1])
+
+    def values_for(self, shape: tuple[int, ...], steps: int, seed: int) -> FloatArray:
+        """Return the first `steps` values."""
+        values: Any = self.values
+        if values.shape[-1] < steps:
+            raise ValueError(f"values must cover {steps} steps, got {values.shape[-1]}")
+        return np.broadcast_to(values[..., :steps], (*shape, steps))
+
+
+@dataclass(frozen=True, eq=False)
+class BoundedGradient:
+    """Independent g̃_t, uniform between `low` and `high`.
+
+    Parameters
+    ----------
+    low, high : 0 <= low <= high in units of the loss; numbers or arrays that broadcast to the batch.
+
+    Raises
+    ------
+    TypeError, ValueError : a value is no finite number >= 0, or low > high.
+
+    Examples
+    --------
+    >>> values = BoundedGradient(1.0, 2.0).values_for((3,), 100, seed=0)
+    >>> values.shape, bool(values.min() >= 1), bool(values.max() <= 2)
+    ((3, 100), True, True)
+    """
+
+    low: npt.ArrayLike
+    high: npt.ArrayLike
+
+    def __post_init__(self) -> None:
+        low, high = real("low", self.low, at_least=0), real("high", self.high, at_least=0)
+        ordered("low", low, "high", high)
+        low, high = broadcast(low=low, high=high)
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", high)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of bounds."""
+        return np.shape(self.low)
+
+    def values_for(self, shape: tuple[int, ...], steps: int, seed: int) -> FloatArray:
+        """Return fresh values; the same seed gives the same."""
+        low = np.broadcast_to(np.asarray(self.low), shape)[..., np.newaxis]
+        high = np.broadcast_to(np.asarray(self.high), shape)[..., np.newaxis]
+        return low + (high - low) * np.random.default_rng(seed).random((*shape, steps))

@@ -1,0 +1,289 @@
+"""The exact map of the norm, r⁺ = (1-ηλ)² r + (ηg̃)²/r, for batches, schedules and recorded gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+import theory
+from simulate.maps import kernels
+from simulate.maps.gradients import GradientRule, RecordedGradient
+from simulate.trajectories.contract import (
+    COLLAPSED,
+    COMPLETE,
+    DIVERGED,
+    check_trajectory,
+    make_trajectory,
+    setting,
+)
+from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
+from theory.destabilization import step_angle
+from theory.schedules import learning_rates
+
+
+def norm_map(
+    lr: npt.ArrayLike | theory.Schedule,
+    wd: npt.ArrayLike,
+    grad_norm: npt.ArrayLike | GradientRule,
+    *,
+    norm: npt.ArrayLike,
+    steps: int,
+    optimizer: theory.Optimizer | None = None,
+    record_every: int = 1,
+    seed: int | None = None,
+) -> xr.Dataset:
+    """Iterate the exact one-step law of the norm, without a network.
+
+    Parameters
+    ----------
+    lr : η > 0: number, array, or a schedule such as `theory.Cosine`.
+    wd : λ >= 0 with ηλ < 2.
+    grad_norm : g̃ >= 0 (units of the loss), constant in time, or a rule: `RecordedGradient`, `BoundedGradient`.
+    norm : ρ > 0 at step 0. Numbers and arrays (or DataArrays, whose dimensions are kept) broadcast to the batch.
+    steps : number of updates.
+    optimizer : plain `theory.SGD()`, the default.
+    record_every : record rows 0, k, 2k, …
+    seed : of random rules; recorded in the result. None takes a fresh one.
+
+    Returns
+    -------
+    Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm`, `effective_lr`, `rotation`. Two and more
+    axes are named `lr` or `wd` where just that argument varies along them. A trajectory that leaves the floating-point
+    range keeps its rows up to there (in a batch the rest is NaN), with status "diverged" or "collapsed".
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range, or shapes do not broadcast.
+
+    Source: arXiv 2106.15739 §3; docs/mathematics.md §1.
+
+    Examples
+    --------
+    >>> run = norm_map(0.1, 0.01, 2.0, norm=1.0, steps=5000)
+    >>> round(run.final_norm.item(), 4), round(theory.equilibrium_norm(0.1, 0.01, 2.0), 4)
+    (2.115, 2.115)
+    """
+    if optimizer is not None and not isinstance(optimizer, theory.SGD):
+        raise ValueError(f"optimizer must be theory.SGD(), got {optimizer!r}")
+    steps = whole_number("steps", steps)
+    record_every = whole_number("record_every", record_every, at_least=1)
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seed = whole_number("seed", seed)
+    given: dict[str, Any] = {"wd": wd, "norm": norm}
+    rates: FloatArray | None = None
+    if callable(lr):
+        rates = learning_rates(lr, 0, steps)
+    else:
+        given["lr"] = lr
+    rule: GradientRule | None = None
+    if hasattr(grad_norm, "values_for"):
+        rule = grad_norm
+        given["g"] = np.zeros(rule.batch_shape)
+    else:
+        given["grad_norm"] = grad_norm
+    dims, coords, arrays = _batch_layout(given)
+    decay, start = weight_decay(arrays["wd"]), real("norm", arrays["norm"], above=0)
+    if rates is None:
+        rates = learning_rate(arrays["lr"])[..., np.newaxis]
+    intrinsic_lr(rates, decay[..., np.newaxis])
+    gradients = (
+        rule.values_for(start.shape, steps, seed)
+        if rule is not None
+        else real("grad_norm", arrays["grad_norm"], at_least=0)[..., np.newaxis]
+    )
+    return _run(rates, decay, gradients, start, steps, record_every, dims, coords, {"seed": seed})
+
+
+def replay(trajectory: xr.Dataset) -> xr.Dataset:
+    """Feed a measured trajectory's own g̃_t, lr and wd to the one-step law, from its first norm.
+
+    Where the law holds, the replayed norm equals the measured one up to rounding over the whole run.
+
+    Parameters
+    ----------
+    trajectory : one run or a batch with `norm` and `grad_norm` at every step (stride 1).
+
+    Returns
+    -------
+    Trajectory with the same steps.
+
+    Raises
+    ------
+    TypeError, ValueError : no trajectory, rows are missing, or an unknown optimizer.
+
+    Source: docs/mathematics.md §1.
+
+    Examples
+    --------
+    >>> run = norm_map(0.1, 0.01, 2.0, norm=1.0, steps=100)
+    >>> float(abs(replay(run).norm / run.norm - 1).max()) < 1e-12
+    True
+    """
+    check_trajectory(trajectory, "grad_norm")
+    step = trajectory.step.values
+    if step.size == 0:
+        raise ValueError("trajectory must have at least one row to be replayed, got none")
+    if np.any(np.diff(step) != 1):
+        raise ValueError("trajectory must have every step (record_every=1) to be replayed; rows are missing")
+    if trajectory.attrs.get("optimizer", "SGD()") != "SGD()":
+        raise ValueError(f"trajectory must be of optimizer SGD() to be replayed, got {trajectory.attrs['optimizer']}")
+    dims = tuple(str(d) for d in trajectory.norm.dims if d != "step")
+    order = (*dims, "step")
+    norm, grad_norm = trajectory.norm.transpose(*order), trajectory.grad_norm.transpose(*order)
+    like = norm.isel(step=0, drop=True)
+    rates = setting(trajectory, "lr")
+    rates = (
+        rates.transpose(..., "step")
+        if "step" in rates.dims
+        else rates.broadcast_like(like).expand_dims(step=1, axis=-1)
+    )
+    decay = setting(trajectory, "wd").broadcast_like(like).transpose(*dims)
+    # rows after the end of a batch member are NaN: no gradient there, and they are masked again below
+    missing = np.isnan(grad_norm.values)
+    coords = {str(n): (tuple(map(str, c.dims)), c.values) for n, c in like.coords.items() if set(c.dims) <= set(dims)}
+    replayed = _run(
+        rates.values,
+        decay.values,
+        np.where(missing, 0.0, grad_norm.values),
+        like.values,
+        step.size,
+        1,
+        dims,
+        {n: c for n, c in coords.items() if n in dims or n in ("lr", "wd")},
+        {},
+    )
+    if missing.any():
+        replayed = replayed.where(xr.DataArray(~missing, dims=order).isel(step=slice(replayed.sizes["step"])))
+    return replayed.assign_coords(step=trajectory.step[: replayed.sizes["step"]])
+
+
+def _run(
+    rates: FloatArray,
+    decay: FloatArray,
+    gradients: FloatArray,
+    start: FloatArray,
+    steps: int,
+    record_every: int,
+    dims: Sequence[str],
+    coords: dict[str, tuple[Sequence[str], Any]],
+    attributes: dict[str, Any],
+) -> xr.Dataset:
+    shape = start.shape
+    count = int(np.prod(shape))
+    rows = -(-steps // record_every)
+    sq_norm = (start.astype(np.float64) ** 2).reshape(count)
+    recorded = np.full((count, rows), np.nan)
+    ended, code = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+
+    def per_step(values: FloatArray) -> FloatArray:
+        return (
+            np.broadcast_to(values, (*shape, steps)).reshape(count, steps)
+            if count != 1 or values.size != 1
+            else (np.broadcast_to(values.reshape(1, 1), (1, steps)))
+        )
+
+    all_rates, all_gradients = per_step(rates), per_step(gradients)
+    kernels.iterate_norm_map(
+        sq_norm,
+        all_rates,
+        np.ascontiguousarray(decay).reshape(count),
+        all_gradients,
+        steps,
+        record_every,
+        recorded,
+        ended,
+        code,
+    )
+    step = np.arange(0, steps, record_every)
+    norm = np.sqrt(recorded).reshape(*shape, rows)
+    alive = ~np.isnan(norm)
+    lr = np.broadcast_to(all_rates[:, ::record_every].reshape(*shape, rows), norm.shape)
+    grad_norm = np.where(alive, all_gradients[:, ::record_every].reshape(*shape, rows), np.nan)
+    effective_lr = lr / norm**2
+    columns = {
+        "norm": norm,
+        "grad_norm": grad_norm,
+        "effective_lr": effective_lr,
+        "rotation": step_angle(effective_lr * grad_norm, lr * decay[..., np.newaxis]),
+    }
+    coords = dict(coords)
+    attributes = {"optimizer": "SGD()", **attributes}
+    if rates.shape[-1] == 1:
+        _place(coords, attributes, dims, "lr", np.broadcast_to(rates[..., 0], shape))
+    else:
+        columns["lr"] = lr[(0,) * len(shape)] if rates.ndim == 1 else lr
+    _place(coords, attributes, dims, "wd", decay)
+    status = np.array([COMPLETE, COLLAPSED, DIVERGED], dtype=object)[code].reshape(shape)
+    if not shape:
+        last = int(np.searchsorted(step, ended[0], side="right")) if code[0] else rows
+        columns = {name: values[:last] for name, values in columns.items()}
+        step = step[:last]
+    return make_trajectory(
+        columns,
+        step=step,
+        source="map",
+        final_norm=np.sqrt(sq_norm).reshape(shape),
+        status=status,
+        status_step=ended.reshape(shape),
+        dims=dims,
+        coords=coords,
+        attributes=attributes,
+    )
+
+
+def _place(
+    coords: dict[str, Any], attributes: dict[str, Any], dims: Sequence[str], name: str, values: FloatArray
+) -> None:
+    """Put a setting where the contract wants it: attribute of one run, coordinate of a batch."""
+    if not dims:
+        attributes[name] = float(values)
+    elif name not in coords:
+        coords[name] = (dims, values)
+
+
+def _batch_layout(
+    given: dict[str, Any],
+) -> tuple[tuple[str, ...], dict[str, tuple[Sequence[str], Any]], dict[str, Any]]:
+    """Dimensions and coordinates of the batch to which the arguments broadcast, and the broadcast arguments."""
+    labelled = [name for name, value in given.items() if isinstance(value, xr.DataArray)]
+    if labelled:
+        for name, value in given.items():
+            if name not in labelled and np.ndim(value):
+                raise TypeError(f"{name} must be a number or a DataArray when {labelled[0]} is a DataArray")
+        arrays = dict(zip(given, xr.broadcast(*(xr.DataArray(value) for value in given.values())), strict=True))
+        first = next(iter(arrays.values()))
+        dims = tuple(map(str, first.dims))
+        coords = {d: ((d,), first.coords[d].values) for d in dims if d in first.coords}
+        return dims, coords, {name: array.values for name, array in arrays.items()}
+    try:
+        shape = np.broadcast_shapes(*(np.shape(value) for value in given.values()))
+    except ValueError:
+        shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in given.items())
+        raise ValueError(f"shapes must broadcast together, got {shapes}") from None
+    if len(shape) < 2:
+        dims = ("batch",)[: len(shape)]
+        coords = {}
+    else:
+        names, coords = [], {}
+        for axis, size in enumerate(shape):
+            varying = [n for n, v in given.items() if size > 1 and _size_along(np.shape(v), axis, len(shape)) > 1]
+            if varying in (["lr"], ["wd"]) and np.size(given[varying[0]]) == size:
+                names.append(varying[0])
+                coords[varying[0]] = ((varying[0],), np.ravel(given[varying[0]]))
+            else:
+                names.append(f"batch_{axis}")
+        dims = tuple(names)
+    try:
+        return dims, coords, {name: np.broadcast_to(value, shape) for name, value in given.items()}
+    except (TypeError, ValueError):
+        return dims, coords, given
+
+
+def _size_along(shape: tuple[int, ...], axis: int, ndim: int) -> int:
+    own = axis - (ndim - len(shape))
+    return shape[own] if own >= 0 else 1

@@ -1,0 +1,1 @@
+"""Trajectories: contract, storage, periods, pictures."""

@@ -1,0 +1,207 @@
+"""The data contract of all trajectories: one `xarray.Dataset`, whatever made it.
+
+N updates give N rows; row t is the state *before* update t, and the variable `final_norm` is the state after the last.
+One run has the dimension `step`; a batch has its own dimensions before it; a sweep its swept parameters. `status` (and
+`status_step`, the number of updates made) are variables along the batch where there is one.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+import theory
+
+SCHEMA = 1
+RUNNING, COMPLETE, INTERRUPTED, DIVERGED, COLLAPSED = "running", "complete", "interrupted", "diverged", "collapsed"
+
+# name: (units, meaning); `weight` and `loss` are the units of the user's weights and loss
+VARIABLES: dict[str, tuple[str, str]] = {
+    "step": ("step", "number of updates made before this row"),
+    "epoch": ("epoch", "passes over the training set made before this row"),
+    "norm": ("weight", "norm of all scale-invariant weights together"),
+    "grad_norm": ("loss", "norm times gradient norm of the mini-batch loss"),
+    "lr": ("weight^2/loss", "learning rate"),
+    "wd": ("loss/weight^2", "weight decay"),
+    "effective_lr": ("1/loss", "learning rate over squared norm"),
+    "rotation": ("radian", "angle between the iterates before and after the step"),
+    "loss": ("loss", "mini-batch loss"),
+    "radial_defect": ("1", "|cos| of the angle between gradient and weights"),
+    "group": ("", "scale-invariant group"),
+    "group_norm": ("weight", "norm of one group"),
+    "group_grad_norm": ("loss", "norm times gradient norm of one group"),
+    "group_rotation": ("radian", "angle between the iterates of one group"),
+    "eval_step": ("step", "number of updates made before this evaluation"),
+    "train_loss": ("loss", "loss on the whole training set"),
+    "train_error": ("1", "share of wrong answers on the training set"),
+    "test_loss": ("loss", "loss on the test set"),
+    "test_error": ("1", "share of wrong answers on the test set"),
+    "final_norm": ("weight", "norm after the last update"),
+    "status": ("", "running, complete, interrupted, diverged or collapsed"),
+    "status_step": ("step", "number of updates made when the status was set"),
+}
+EVALUATIONS = ("train_loss", "train_error", "test_loss", "test_error")
+
+
+def make_trajectory(
+    columns: Mapping[str, npt.ArrayLike],
+    *,
+    step: npt.ArrayLike,
+    source: str,
+    final_norm: npt.ArrayLike,
+    status: npt.ArrayLike,
+    status_step: npt.ArrayLike,
+    dims: Sequence[str] = (),
+    coords: Mapping[str, tuple[Sequence[str], npt.ArrayLike]] | None = None,
+    groups: Sequence[str] = (),
+    evaluations: Mapping[str, npt.ArrayLike] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Assemble a trajectory with units, long names, versions and schema number.
+
+    Parameters
+    ----------
+    columns : per-step variables of `VARIABLES`: shape (*dims, step), or (step,) for all of the batch; those named
+        ``group_…`` have the group as last axis.
+    step : step numbers of the rows.
+    source : map, ode, random_walk, landscape, period_model or training.
+    final_norm, status, status_step : state after the last update, shape of the batch.
+    dims, coords : names and coordinates of the batch dimensions.
+    groups : names of the scale-invariant groups.
+    evaluations : `eval_step` and the variables along it.
+    attributes : further attributes (optimizer, lr, wd, config, …).
+
+    Returns
+    -------
+    xarray.Dataset
+
+    Raises
+    ------
+    ValueError : xarray's own, where shapes do not fit.
+
+    Examples
+    --------
+    >>> run = make_trajectory({"norm": [1.0, 0.9]}, step=[0, 1], source="map", final_norm=0.8,
+    ...                       status="complete", status_step=2)
+    >>> run.norm.attrs["units"], run.attrs["schema"], run.status.item()
+    ('weight', 1, 'complete')
+    """
+    dims = tuple(dims)
+    variables: dict[str, Any] = {}
+    for name, values in columns.items():
+        array = np.asarray(values)
+        tail = ("step", "group") if name.startswith("group_") else ("step",)
+        variables[name] = ((*dims, *tail) if array.ndim > len(tail) else tail, array)
+    for name, values in (evaluations or {}).items():
+        if name != "eval_step":
+            variables[name] = (("eval_step",), np.asarray(values))
+    variables["final_norm"] = (dims, np.asarray(final_norm, dtype=np.float64))
+    variables["status"] = (dims, np.asarray(status, dtype=object))
+    variables["status_step"] = (dims, np.asarray(status_step, dtype=np.int64))
+    all_coords: dict[str, Any] = {"step": ("step", np.asarray(step, dtype=np.int64))}
+    all_coords.update({name: (tuple(on), np.asarray(values)) for name, (on, values) in (coords or {}).items()})
+    if groups:
+        all_coords["group"] = ("group", np.asarray(groups, dtype=object))
+    if evaluations:
+        all_coords["eval_step"] = ("eval_step", np.asarray(evaluations["eval_step"], dtype=np.int64))
+    dataset = xr.Dataset(variables, coords=all_coords)
+    for name in dataset.variables:
+        if name in VARIABLES:
+            units, long_name = VARIABLES[str(name)]
+            dataset[name].attrs.update(units=units, long_name=long_name)
+    return dataset.assign_attrs({"source": source, "schema": SCHEMA, **versions(), **(attributes or {})})
+
+
+def versions() -> dict[str, str]:
+    """Versions that a stored trajectory carries.
+
+    Examples
+    --------
+    >>> sorted(versions())
+    ['bnwd_version', 'numpy_version', 'python_version']
+    """
+    return {
+        "bnwd_version": theory.__version__,
+        "numpy_version": metadata.version("numpy"),
+        "python_version": platform.python_version(),
+    }
+
+
+def check_trajectory(trajectory: Any, *needed: str, single: bool = False) -> xr.Dataset:
+    """Check that an argument is a trajectory with the variables that are needed.
+
+    Parameters
+    ----------
+    trajectory : what the user gave.
+    needed : names of variables.
+    single : refuse batches.
+
+    Returns
+    -------
+    the trajectory.
+
+    Raises
+    ------
+    TypeError, ValueError : it is no dataset, lacks a variable, or is a batch.
+
+    Examples
+    --------
+    >>> check_trajectory(3)
+    Traceback (most recent call last):
+    ...
+    TypeError: trajectory must be an xarray.Dataset of the trajectory contract, got int
+    """
+    if not isinstance(trajectory, xr.Dataset):
+        raise TypeError(f"trajectory must be an xarray.Dataset of the trajectory contract, got {_kind(trajectory)}")
+    for name in ("norm", *needed):
+        if name not in trajectory.variables:
+            raise ValueError(
+                f"trajectory must have the variable {name!r}, got {sorted(map(str, trajectory.data_vars))}"
+            )
+    if "step" not in trajectory.norm.dims:
+        raise ValueError(f"trajectory.norm must have the dimension 'step', got {trajectory.norm.dims}")
+    if single and trajectory.norm.dims != ("step",):
+        raise ValueError(
+            f"trajectory must be one run with dimension ('step',), got a batch {trajectory.norm.dims}; select one first"
+        )
+    return trajectory
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def setting(trajectory: xr.Dataset, name: str) -> xr.DataArray:
+    """`lr` or `wd` of a trajectory: a variable or coordinate where it varies, an attribute otherwise.
+
+    Raises
+    ------
+    ValueError : the trajectory does not say.
+
+    Examples
+    --------
+    >>> setting(xr.Dataset(attrs={"lr": 0.1}), "lr").item()
+    0.1
+    """
+    if name in trajectory.variables:
+        return trajectory[name]
+    if name in trajectory.attrs:
+        return xr.DataArray(float(trajectory.attrs[name]))
+    raise ValueError(f"trajectory must say its {name}, as a variable, a coordinate or an attribute; it does not")
+
+
+def intrinsic_lr(trajectory: xr.Dataset) -> float:
+    """ηλ of one run; the mean over the steps where the learning rate varies.
+
+    Examples
+    --------
+    >>> intrinsic_lr(xr.Dataset(attrs={"lr": 0.5, "wd": 0.01}))
+    0.005
+    """
+    return float((setting(trajectory, "lr") * setting(trajectory, "wd")).mean())

@@ -1,0 +1,191 @@
+"""Pictures of trajectories; each function draws on given axes and returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from simulate.trajectories.contract import VARIABLES, check_trajectory
+from simulate.trajectories.periods import Periods
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+MEASURED, PREDICTED, ONSET = "#0072B2", "#D55E00", "#009E73"
+_SHORT = {
+    "norm": "norm ρ",
+    "effective_lr": "effective lr η̃ = η/ρ²",
+    "loss": "mini-batch loss",
+    "grad_norm": "gradient norm g̃",
+}
+
+
+def plot_trajectory(
+    trajectory: xr.Dataset,
+    axes: Sequence[Axes] | None = None,
+    *,
+    variables: Sequence[str] = ("loss", "norm", "effective_lr"),
+    simulated: xr.Dataset | None = None,
+    periods: Periods | None = None,
+    levels: dict[str, float] | None = None,
+    most_points: int = 4000,
+) -> Sequence[Axes]:
+    """Draw variables of one run over the steps, on logarithmic axes, one below the other.
+
+    Parameters
+    ----------
+    trajectory : one run.
+    axes : one for each variable; new ones by default.
+    variables : names; those that the trajectory lacks are left out.
+    simulated : a second trajectory, drawn over the first, dashed.
+    periods : onsets to be marked.
+    levels : predicted constant values, drawn as horizontal lines, by variable.
+    most_points : longer curves are drawn as the band between their extremes in as many bins.
+
+    Returns
+    -------
+    the axes.
+
+    Raises
+    ------
+    TypeError, ValueError : no single trajectory, or a wrong number of axes.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from simulate.maps.norm_map import norm_map
+    >>> len(plot_trajectory(norm_map(0.1, 0.01, 2.0, norm=1.0, steps=100)))
+    2
+    """
+    check_trajectory(trajectory, single=True)
+    shown = [name for name in variables if name in trajectory]
+    if axes is None:
+        from matplotlib import pyplot as plt
+
+        axes = plt.subplots(len(shown), 1, sharex=True, figsize=(9, 2.2 * len(shown)), squeeze=False)[1][:, 0]
+    if len(axes) != len(shown):
+        raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(axes)}")
+    for ax, name in zip(axes, shown, strict=True):
+        _curve(ax, trajectory.step.values, trajectory[name].values, most_points, color=MEASURED, label="measured")
+        if simulated is not None and name in simulated:
+            _curve(
+                ax,
+                simulated.step.values,
+                simulated[name].values,
+                most_points,
+                color=PREDICTED,
+                label="simulated",
+                linestyle="--",
+            )
+        if levels and name in levels:
+            ax.axhline(levels[name], color=PREDICTED, linewidth=1.2, linestyle=":", label="predicted equilibrium")
+        if periods is not None and periods.onsets.size:
+            for onset in periods.onsets:
+                ax.axvline(onset, color=ONSET, linewidth=0.5, alpha=0.35, zorder=0)
+        ax.set_yscale("log")
+        ax.set_ylabel(_SHORT.get(name, VARIABLES.get(name, ("", name))[1]))
+        if ax.get_legend_handles_labels()[0] and (simulated is not None or levels):
+            ax.legend(loc="upper right", fontsize=8, frameon=False)
+        ax.margins(x=0)
+    axes[-1].set_xlabel("step")
+    return axes
+
+
+def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Periods | None = None) -> Axes:
+    """Draw the phase picture of one run: effective learning rate against gradient norm, both logarithmic.
+
+    The line η̃g̃ = √(2ηλ) is the balance of growth and decay: below it the norm falls, above it the norm rises.
+
+    Parameters
+    ----------
+    trajectory : one run.
+    ax : axes to draw on; new ones by default.
+    periods : onsets to be marked.
+
+    Returns
+    -------
+    the axes.
+
+    Raises
+    ------
+    TypeError, ValueError : no single trajectory with `grad_norm` and `effective_lr`.
+
+    Source: arXiv 2106.15739, Figure 3 (phase picture).
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from simulate.maps.norm_map import norm_map
+    >>> plot_phase(norm_map(0.1, 0.01, 2.0, norm=1.0, steps=100)).get_xscale()
+    'log'
+    """
+    from matplotlib import pyplot as plt
+
+    import theory
+    from simulate.trajectories.contract import intrinsic_lr
+
+    check_trajectory(trajectory, "grad_norm", "effective_lr", single=True)
+    if ax is None:
+        ax = plt.subplots(figsize=(5, 4.5))[1]
+    grad_norm, effective_lr = trajectory.grad_norm.values, trajectory.effective_lr.values
+    good = np.isfinite(grad_norm) & np.isfinite(effective_lr) & (grad_norm > 0)
+    points = ax.scatter(
+        grad_norm[good],
+        effective_lr[good],
+        c=trajectory.step.values[good],
+        s=3,
+        cmap="viridis",
+        alpha=0.5,
+        linewidths=0,
+        rasterized=True,
+    )
+    ax.figure.colorbar(points, ax=ax, label="step")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    k = intrinsic_lr(trajectory)
+    if good.any() and 0 < k < 1:
+        ends = np.array([grad_norm[good].min(), grad_norm[good].max()])
+        window = ax.get_ylim()
+        ax.plot(
+            ends,
+            theory.equilibrium_effective_lr(1.0, k, ends),
+            color=PREDICTED,
+            linestyle=":",
+            label="balance of growth and decay",
+        )
+        ax.set_ylim(window)
+    if periods is not None and periods.onsets.size:
+        at = trajectory.sel(step=periods.onsets)
+        ax.scatter(
+            at.grad_norm,
+            at.effective_lr,
+            marker="v",
+            s=26,
+            facecolor="none",
+            edgecolor=ONSET,
+            label="onset of a period",
+        )
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8, frameon=False)
+    ax.set_xlabel("gradient norm g̃ on the unit sphere")
+    ax.set_ylabel("effective lr η̃ = η/ρ²")
+    return ax
+
+
+def _curve(ax: Axes, step: Any, values: Any, most_points: int, **style: Any) -> None:
+    if step.size <= most_points:
+        ax.plot(step, values, linewidth=0.9, **style)
+        return
+    bins = most_points // 2
+    size = -(-step.size // bins)
+    padded = np.full(bins * size, np.nan)
+    padded[: step.size] = values
+    rows = padded.reshape(bins, size)
+    rows = rows[np.isfinite(rows).any(axis=1)]
+    at = step[::size][: len(rows)]
+    both = np.stack([np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)], axis=1).ravel()
+    ax.plot(np.repeat(at, 2), both, linewidth=0.7, **style)
