@@ -66,7 +66,7 @@ def norm_bounds(
         lower = np.where(monotone, np.where(q == 0, 0.0, q / np.sqrt(one_minus_a)), 2 * np.sqrt(a) * q)
         upper = np.maximum(1 / np.sqrt(one_minus_a), a * lower + 1 / lower)
         # a < 1/2 and L² < (2-4a²)ℓ²: the minimum of the map lies outside the attractor, whose ends map to each other
-        exchange = ~monotone & (1 < (2 - 4 * a * a) * q * q)
+        exchange = ~monotone & ((2 - 4 * a * a) * q * q > 1)
         root = np.sqrt((1 - q * q) ** 2 + (2 * a * q) ** 2)
         product = (1 + q * q + root) / (2 * (1 - a * a))
         highest = np.sqrt((1 - q * q + 2 * a * a * q * q + root) / (2 * a * (1 - a * a)))

@@ -99,4 +99,4 @@ class BoundedGradient:
         """Return fresh values; the same seed gives the same."""
         low = np.broadcast_to(np.asarray(self.low), shape)[..., np.newaxis]
         high = np.broadcast_to(np.asarray(self.high), shape)[..., np.newaxis]
-        return low + (high - low) * np.random.default_rng(seed).random((*shape, steps))
+        return np.asarray(low + (high - low) * np.random.default_rng(seed).random((*shape, steps)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import xarray as xr
 
 import theory
 from simulate.maps import kernels
-from simulate.maps.gradients import GradientRule, RecordedGradient
+from simulate.maps.gradients import GradientRule
 from simulate.trajectories.contract import (
     COLLAPSED,
     COMPLETE,
@@ -80,10 +80,9 @@ def norm_map(
         rates = learning_rates(lr, 0, steps)
     else:
         given["lr"] = lr
-    rule: GradientRule | None = None
-    if hasattr(grad_norm, "values_for"):
-        rule = grad_norm
-        given["g"] = np.zeros(rule.batch_shape)
+    rule = cast(GradientRule, grad_norm) if hasattr(grad_norm, "values_for") else None
+    if rule is not None:
+        given["rule"] = np.zeros(rule.batch_shape)
     else:
         given["grad_norm"] = grad_norm
     dims, coords, arrays = _batch_layout(given)
@@ -181,11 +180,9 @@ def _run(
     ended, code = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
 
     def per_step(values: FloatArray) -> FloatArray:
-        return (
-            np.broadcast_to(values, (*shape, steps)).reshape(count, steps)
-            if count != 1 or values.size != 1
-            else (np.broadcast_to(values.reshape(1, 1), (1, steps)))
-        )
+        # the batch is flattened before the steps are broadcast, so that constants stay views of one number
+        batch = np.broadcast_to(values, (*shape, values.shape[-1])).reshape(count, values.shape[-1])
+        return np.broadcast_to(batch, (count, steps))
 
     all_rates, all_gradients = per_step(rates), per_step(gradients)
     kernels.iterate_norm_map(
@@ -258,8 +255,9 @@ def _batch_layout(
         arrays = dict(zip(given, xr.broadcast(*(xr.DataArray(value) for value in given.values())), strict=True))
         first = next(iter(arrays.values()))
         dims = tuple(map(str, first.dims))
-        coords = {d: ((d,), first.coords[d].values) for d in dims if d in first.coords}
-        return dims, coords, {name: array.values for name, array in arrays.items()}
+        labels = {d: ((d,), first.coords[d].values) for d in dims if d in first.coords}
+        return dims, dict(labels), {name: array.values for name, array in arrays.items()}
+    coords: dict[str, tuple[Sequence[str], Any]]
     try:
         shape = np.broadcast_shapes(*(np.shape(value) for value in given.values()))
     except ValueError:

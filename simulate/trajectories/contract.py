@@ -111,10 +111,10 @@ def make_trajectory(
     if evaluations:
         all_coords["eval_step"] = ("eval_step", np.asarray(evaluations["eval_step"], dtype=np.int64))
     dataset = xr.Dataset(variables, coords=all_coords)
-    for name in dataset.variables:
-        if name in VARIABLES:
-            units, long_name = VARIABLES[str(name)]
-            dataset[name].attrs.update(units=units, long_name=long_name)
+    for variable in map(str, dataset.variables):
+        if variable in VARIABLES:
+            units, long_name = VARIABLES[variable]
+            dataset[variable].attrs.update(units=units, long_name=long_name)
     return dataset.assign_attrs({"source": source, "schema": SCHEMA, **versions(), **(attributes or {})})
 
 

@@ -57,14 +57,14 @@ def read_records(path: Path, record: np.dtype[Any]) -> npt.NDArray[Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename, so that a reader never sees half a file.
+    r"""Write JSON aside and rename, so that a reader never sees half a file.
 
     Examples
     --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.json"
     >>> write_json(target, {"a": 1}); target.read_text()
-    '{\\n "a": 1\\n}'
+    '{\n "a": 1\n}'
     """
     aside = path.with_name(path.name + ".partial")
     with open(aside, "w", encoding="utf-8") as file:
@@ -147,7 +147,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         folder = folder / STORE
     if not (folder / "zarr.json").is_file():
         raise ValueError(f"path must be a saved trajectory or a run folder, got {str(path)!r}")
-    dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
+    dataset: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
     _check_schema(dataset.attrs.get("schema"), folder)
     return dataset.drop_encoding()
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from simulate.trajectories.contract import VARIABLES, check_trajectory
+import theory
+from simulate.trajectories.contract import VARIABLES, check_trajectory, intrinsic_lr
 from simulate.trajectories.periods import Periods
 
 if TYPE_CHECKING:
@@ -63,13 +64,10 @@ def plot_trajectory(
     """
     check_trajectory(trajectory, single=True)
     shown = [name for name in variables if name in trajectory]
-    if axes is None:
-        from matplotlib import pyplot as plt
-
-        axes = plt.subplots(len(shown), 1, sharex=True, figsize=(9, 2.2 * len(shown)), squeeze=False)[1][:, 0]
-    if len(axes) != len(shown):
-        raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(axes)}")
-    for ax, name in zip(axes, shown, strict=True):
+    drawn_on = _new_axes(len(shown)) if axes is None else axes
+    if len(drawn_on) != len(shown):
+        raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
+    for ax, name in zip(drawn_on, shown, strict=True):
         _curve(ax, trajectory.step.values, trajectory[name].values, most_points, color=MEASURED, label="measured")
         if simulated is not None and name in simulated:
             _curve(
@@ -91,8 +89,8 @@ def plot_trajectory(
         if ax.get_legend_handles_labels()[0] and (simulated is not None or levels):
             ax.legend(loc="upper right", fontsize=8, frameon=False)
         ax.margins(x=0)
-    axes[-1].set_xlabel("step")
-    return axes
+    drawn_on[-1].set_xlabel("step")
+    return drawn_on
 
 
 def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Periods | None = None) -> Axes:
@@ -123,14 +121,9 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
     >>> plot_phase(norm_map(0.1, 0.01, 2.0, norm=1.0, steps=100)).get_xscale()
     'log'
     """
-    from matplotlib import pyplot as plt
-
-    import theory
-    from simulate.trajectories.contract import intrinsic_lr
-
     check_trajectory(trajectory, "grad_norm", "effective_lr", single=True)
     if ax is None:
-        ax = plt.subplots(figsize=(5, 4.5))[1]
+        (ax,) = _new_axes(1)
     grad_norm, effective_lr = trajectory.grad_norm.values, trajectory.effective_lr.values
     good = np.isfinite(grad_norm) & np.isfinite(effective_lr) & (grad_norm > 0)
     points = ax.scatter(
@@ -174,6 +167,14 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
     ax.set_xlabel("gradient norm g̃ on the unit sphere")
     ax.set_ylabel("effective lr η̃ = η/ρ²")
     return ax
+
+
+def _new_axes(count: int) -> Sequence[Axes]:
+    # pyplot takes half a second to import: only those who draw pay for it
+    from matplotlib import pyplot as plt
+
+    axes = plt.subplots(count, 1, sharex=True, figsize=(9, 2.2 * count), squeeze=False)[1]
+    return list(axes[:, 0])
 
 
 def _curve(ax: Axes, step: Any, values: Any, most_points: int, **style: Any) -> None:
