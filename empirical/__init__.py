@@ -1,1 +1,54 @@
-"""Training of real networks with normalization and weight decay, measured at every step."""
+"""Training of real networks with normalization and weight decay, measured at every step.
+
+Names are loaded when they are first used, so that importing this package (and `bnwd predict`) does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from empirical.config import RunConfig as RunConfig
+    from empirical.groups import Group as Group
+    from empirical.groups import scale_invariant_groups as scale_invariant_groups
+    from empirical.measures.monitor import Monitor as Monitor
+    from empirical.runs.loop import Interrupted as Interrupted
+    from empirical.runs.loop import load_model as load_model
+    from empirical.runs.loop import resume as resume
+    from empirical.runs.loop import train as train
+    from empirical.trials.validation import validate as validate
+
+_HOMES = {
+    "Group": "empirical.groups",
+    "Interrupted": "empirical.runs.loop",
+    "Monitor": "empirical.measures.monitor",
+    "RunConfig": "empirical.config",
+    "load_model": "empirical.runs.loop",
+    "resume": "empirical.runs.loop",
+    "scale_invariant_groups": "empirical.groups",
+    "train": "empirical.runs.loop",
+    "validate": "empirical.trials.validation",
+}
+
+__all__ = [
+    "Group",
+    "Interrupted",
+    "Monitor",
+    "RunConfig",
+    "load_model",
+    "resume",
+    "scale_invariant_groups",
+    "train",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'empirical' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

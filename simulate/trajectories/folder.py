@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -188,24 +189,60 @@ def _read_run(folder: Path) -> xr.Dataset:
     records = read_records(folder / STEPS, step_record(len(groups)))
     if word not in (RUNNING, INTERRUPTED):
         records = records[: status["status_step"]]
-    norm = records["norm"]
+    evaluated = read_records(folder / EVALS, EVALUATION_RECORD)
+    evaluated = evaluated[evaluated["eval_step"] <= len(records)]
+    return trajectory_of_records(
+        records,
+        status=word,
+        first_norm=described["first_norm"],
+        groups=groups,
+        attributes=described["attributes"],
+        epochs_per_step=described["epochs_per_step"],
+        evaluations={name: evaluated[name] for name in EVALUATION_RECORD.names or ()} if len(evaluated) else None,
+    )
+
+
+def trajectory_of_records(
+    records: npt.NDArray[Any],
+    *,
+    status: str,
+    first_norm: float,
+    groups: Sequence[str],
+    attributes: Mapping[str, Any],
+    epochs_per_step: float | None = None,
+    evaluations: Mapping[str, npt.ArrayLike] | None = None,
+) -> xr.Dataset:
+    """Assemble the trajectory of a training from its log records.
+
+    Parameters
+    ----------
+    records : shape (steps,), of `step_record`.
+    status : word of the contract.
+    first_norm : ρ before the first step, for a run without steps.
+    groups, attributes, evaluations : as in `make_trajectory`; where `lr` is no attribute it becomes a variable.
+    epochs_per_step : for the coordinate `epoch`; None where there are no epochs.
+
+    Examples
+    --------
+    >>> rows = np.zeros(2, dtype=step_record(1))
+    >>> rows["norm"], rows["lr"] = [2.0, 1.0], 0.1
+    >>> trajectory_of_records(rows, status="complete", first_norm=2.0, groups=["w"], attributes={}).lr.values.tolist()
+    [0.1, 0.1]
+    """
     columns = {name: records[name] for name in records.dtype.names or () if name not in ("lr", "next_norm")}
-    columns["effective_lr"] = records["lr"] / norm**2
-    attributes = dict(described["attributes"])
+    columns["effective_lr"] = records["lr"] / records["norm"] ** 2
     if "lr" not in attributes:
         columns["lr"] = records["lr"]
     step = np.arange(len(records))
-    evaluated = read_records(folder / EVALS, EVALUATION_RECORD)
-    evaluated = evaluated[evaluated["eval_step"] <= len(records)]
     return make_trajectory(
         columns,
         step=step,
         source="training",
-        final_norm=records["next_norm"][-1] if len(records) else described["first_norm"],
-        status=word,
-        status_step=status["status_step"] if word not in (RUNNING, INTERRUPTED) else len(records),
-        coords={"epoch": (("step",), step * described["epochs_per_step"])} if described["epochs_per_step"] else None,
+        final_norm=records["next_norm"][-1] if len(records) else first_norm,
+        status=status,
+        status_step=len(records),
+        coords={"epoch": (("step",), step * epochs_per_step)} if epochs_per_step else None,
         groups=groups,
-        evaluations={name: evaluated[name] for name in EVALUATION_RECORD.names or ()} if len(evaluated) else None,
+        evaluations=evaluations,
         attributes=attributes,
     )

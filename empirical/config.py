@@ -1,0 +1,204 @@
+"""The description of one training run: everything that decides its trajectory, in plain numbers and words."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import theory
+from theory.arguments import choice, intrinsic_lr, one_real, real, weight_decay, whole_number
+from theory.optimizers import OPTIMIZERS
+from theory.schedules import SCHEDULES, learning_rates
+
+MODELS = {"mlp": 64, "convnet": 8}  # and their default widths
+DATASETS = ("digits",)
+NORMALIZATIONS = ("batch", "none")
+SAMPLINGS = ("without_replacement", "with_replacement")
+DTYPES = ("float32", "float64")
+ENGINES = ("eager",)
+CUSTOM = "custom"
+
+# Not part of a run's identity: a longer run continues a shorter one, wherever it runs.
+_OUTSIDE_IDENTITY = ("steps", "device")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings of one training run, checked when it is made.
+
+    Parameters
+    ----------
+    lr : learning rate η > 0, or a schedule such as `theory.Cosine`.
+    wd : weight decay λ >= 0, with ηλ < 2.
+    optimizer : `theory.SGD()`.
+    model : "mlp" (two hidden layers) or "convnet" (three 3×3 convolutions of w, 2w, 2w channels); "custom" is set by
+        `train` for a module of your own.
+    width : hidden units or channels w; default 64 (mlp), 8 (convnet).
+    normalization : "batch", or "none" as a control.
+    norm_eps : ε added to the variance. PyTorch's default of 1e-5 breaks scale invariance at small norms.
+    scale_invariant : no affine parameters and a frozen last layer of norm 10, so that every trained weight is
+        scale-invariant; False trains everything.
+    other_lr : learning rate of the trained weights that are not scale-invariant; default `lr`, 0 freezes them.
+    init_norm : ρ of the scale-invariant weights at the start; default is what the initialization gives.
+    dataset : "digits"; "custom" is set by `train` for data of your own.
+    batch_size : samples of a mini-batch.
+    sampling : "without_replacement" (reshuffled each epoch, incomplete batches dropped) or "with_replacement".
+    steps : number of updates.
+    seed, data_seed : of the initial weights and of the order of the data; `data_seed` defaults to `seed`.
+    dtype : "float32" or "float64".
+    device : "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.
+    engine : "eager", plain autograd.
+    evaluate_every : steps between evaluations on the whole training and test set; one more follows the last step.
+
+    Raises
+    ------
+    TypeError, ValueError : a field is out of range, or fields contradict each other.
+
+    Examples
+    --------
+    >>> config = RunConfig(lr=0.5, wd=0.01, model="convnet", steps=1000)
+    >>> config.resolved_width, config.resolved_data_seed
+    (8, 0)
+    >>> RunConfig(lr=-0.5, wd=0.01)
+    Traceback (most recent call last):
+    ...
+    ValueError: lr must be a finite number > 0, got -0.5
+    """
+
+    lr: float | theory.Schedule
+    wd: float
+    optimizer: theory.Optimizer = field(default_factory=theory.SGD)
+    model: str = "mlp"
+    width: int | None = None
+    normalization: str = "batch"
+    norm_eps: float = 1e-12
+    scale_invariant: bool = True
+    other_lr: float | None = None
+    init_norm: float | None = None
+    dataset: str = "digits"
+    batch_size: int = 64
+    sampling: str = "without_replacement"
+    steps: int = 10_000
+    seed: int = 0
+    data_seed: int | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    engine: str = "eager"
+    evaluate_every: int = 1000
+
+    def __post_init__(self) -> None:
+        whole_number("steps", self.steps)
+        decay = weight_decay(one_real("wd", self.wd, at_least=0))
+        if callable(self.lr):
+            if type(self.lr).__name__ not in SCHEDULES:
+                raise ValueError(f"lr must be a number or one of {', '.join(SCHEDULES)}, got {self.lr!r}")
+            intrinsic_lr(learning_rates(self.lr, 0, self.steps), decay)
+        else:
+            intrinsic_lr(real("lr", one_real("lr", self.lr, above=0)), decay)
+        if type(self.optimizer) not in OPTIMIZERS.values():
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        choice("model", self.model, [*MODELS, CUSTOM])
+        choice("dataset", self.dataset, [*DATASETS, CUSTOM])
+        choice("normalization", self.normalization, NORMALIZATIONS)
+        choice("sampling", self.sampling, SAMPLINGS)
+        choice("dtype", self.dtype, DTYPES)
+        choice("engine", self.engine, ENGINES)
+        if self.width is not None:
+            whole_number("width", self.width, at_least=1)
+        one_real("norm_eps", self.norm_eps, above=0)
+        if not isinstance(self.scale_invariant, bool):
+            raise TypeError(f"scale_invariant must be True or False, got {self.scale_invariant!r}")
+        if self.scale_invariant and self.normalization == "none" and self.model != CUSTOM:
+            raise ValueError("scale_invariant must be False with normalization='none', got True: nothing is invariant")
+        if self.other_lr is not None:
+            one_real("other_lr", self.other_lr, at_least=0)
+        if self.init_norm is not None:
+            one_real("init_norm", self.init_norm, above=0)
+        whole_number("batch_size", self.batch_size, at_least=1)
+        whole_number("seed", self.seed, at_most=2**63 - 1)
+        if self.data_seed is not None:
+            whole_number("data_seed", self.data_seed, at_most=2**63 - 1)
+        if not isinstance(self.device, str) or not self.device:
+            raise TypeError(f"device must be a word such as 'cpu', 'cuda' or 'auto', got {self.device!r}")
+        whole_number("evaluate_every", self.evaluate_every, at_least=1)
+
+    @property
+    def resolved_width(self) -> int | None:
+        """The width, with the model's default filled in; None for a custom model."""
+        return self.width if self.width is not None else MODELS.get(self.model)
+
+    @property
+    def resolved_data_seed(self) -> int:
+        """The seed of the order of the data."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that decides the trajectory: runs of one identity can continue each other.
+
+        Examples
+        --------
+        >>> short, long = RunConfig(lr=0.5, wd=0.01, steps=10), RunConfig(lr=0.5, wd=0.01, steps=20, width=64)
+        >>> short.identity == long.identity, short.identity == RunConfig(lr=0.4, wd=0.01).identity
+        (True, False)
+        """
+        decisive = {name: value for name, value in self.to_dict().items() if name not in _OUTSIDE_IDENTITY}
+        decisive.update(width=self.resolved_width, data_seed=self.resolved_data_seed)
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and words; optimizer and schedule as a name with their own settings.
+
+        Examples
+        --------
+        >>> RunConfig(lr=theory.Constant(0.5), wd=0.01).to_dict()["lr"]
+        {'Constant': {'lr': 0.5}}
+        """
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> RunConfig:
+        """Inverse of `to_dict`.
+
+        Raises
+        ------
+        ValueError : an unknown field, optimizer or schedule.
+
+        Examples
+        --------
+        >>> config = RunConfig(lr=theory.WarmUp(5, theory.Cosine(0.5, 0.1, steps=9)), wd=0.01)
+        >>> RunConfig.from_dict(config.to_dict()) == config
+        True
+        """
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in content:
+            choice("field", name, known)
+        return cls(**{name: _rich(value) for name, value in content.items()})
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # only what differs from the default: settings that are added later do not change the identity of old runs
+        settings = {
+            f.name: _plain(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.default is dataclasses.MISSING or getattr(value, f.name) != f.default
+        }
+        return {type(value).__name__: settings}
+    if isinstance(value, tuple):
+        return list(value)
+    if hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def _rich(value: Any) -> Any:
+    if isinstance(value, dict):
+        ((name, settings),) = value.items()
+        kinds: dict[str, type[Any]] = {**OPTIMIZERS, **SCHEDULES}
+        choice("optimizer or schedule", name, kinds)
+        return kinds[name](**{key: _rich(item) for key, item in settings.items()})
+    return value

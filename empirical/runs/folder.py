@@ -1,0 +1,228 @@
+"""The folder of a run as training writes it; `simulate.load` reads it.
+
+`steps.log` and `evaluations.log` are append-only; everything else is written aside and renamed. A process that is
+killed at any moment loses only the steps since the last checkpoint: resuming cuts the logs back to it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import simulate
+from empirical.steps.contract import State
+from simulate.trajectories.contract import COMPLETE, EVALUATIONS, RUNNING
+from simulate.trajectories.folder import (
+    CONFIG,
+    EVALS,
+    EVALUATION_RECORD,
+    LOCK,
+    STATUS,
+    STEPS,
+    STORE,
+    read_records,
+    step_record,
+    write_json,
+    write_store,
+)
+
+_CHECKPOINTS_KEPT = 2
+
+
+class RunFolder:
+    """One run folder, held by one process at a time.
+
+    Parameters
+    ----------
+    path : the folder; made if it does not exist.
+
+    Raises
+    ------
+    ValueError : the folder cannot be written, holds something that is no run, or is being written by another process.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = RunFolder(Path(tempfile.mkdtemp()) / "run")
+    >>> folder.described is None
+    True
+    >>> folder.close()
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        shown = str(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not (self.path / CONFIG).exists() and any(p.name != LOCK for p in self.path.iterdir()):
+                raise ValueError(f"out must be a new or empty folder or a run to be continued, got {shown!r}")
+            self._lock = filelock.FileLock(self.path / LOCK)
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise ValueError(f"out must not be in use, but another process is writing {shown!r} now") from None
+        except OSError as error:
+            raise ValueError(f"out must be a folder that can be written, got {shown!r} ({error.strerror})") from None
+        self.described: dict[str, Any] | None = None
+        if (self.path / CONFIG).exists():
+            self.described = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._lock.release()
+
+    def begin(self, described: Mapping[str, Any]) -> None:
+        """Write (or, for a continued run, renew) the description of the run; it is readable from now on."""
+        self.described = dict(described)
+        write_json(self.path / CONFIG, self.described)
+        # the store of a shorter run would hide the log that grows now
+        shutil.rmtree(self.path / STORE, ignore_errors=True)
+        self.set_status(RUNNING)
+
+    def restart(self) -> None:
+        """Drop the logs and checkpoints of a run that never reached a usable checkpoint."""
+        for file in (self.path / STEPS, self.path / EVALS, *self.checkpoints()):
+            file.unlink(missing_ok=True)
+
+    def set_status(self, status: str, **more: Any) -> None:
+        """Write the state of the run."""
+        write_json(self.path / STATUS, {"status": status, **more})
+
+    def append(self, records: npt.NDArray[Any], evaluation: npt.NDArray[Any] | None = None) -> None:
+        """Append records of steps, and an evaluation after them."""
+        for name, rows in ((STEPS, records), (EVALS, evaluation)):
+            if rows is not None and rows.size:
+                with open(self.path / name, "ab") as file:
+                    file.write(rows.tobytes())
+
+    def save_checkpoint(self, step: int, state: State, random_state: torch.Tensor) -> None:
+        """Write a checkpoint after all records of the steps before it are safe; keep the last two."""
+        for name in (STEPS, EVALS):
+            if (self.path / name).exists():
+                with open(self.path / name, "rb") as file:
+                    os.fsync(file.fileno())
+        target = self.path / f"checkpoint-{step:012d}.pt"
+        aside = target.with_name(target.name + ".partial")
+        content = {"step": step, "weights": state.weights, "buffers": dict(state.buffers), "random": random_state}
+        with open(aside, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+        for old in self.checkpoints()[:-_CHECKPOINTS_KEPT]:
+            old.unlink()
+
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        return checkpoint_files(self.path)
+
+    def restore(self, device: torch.device) -> tuple[int, State, torch.Tensor] | None:
+        """Return step, state and random state of the last checkpoint, and cut the logs back to it; None without one."""
+        assert self.described is not None
+        written = read_records(self.path / STEPS, step_record(len(self.described["groups"]))).size
+        for file in reversed(self.checkpoints()):
+            found = read_checkpoint(file, device)
+            # records are flushed before their checkpoint is written: a shorter log means a damaged disk, so go back
+            if found is not None and found[0] <= written:
+                self._cut(found[0])
+                return found
+        return None
+
+    def _cut(self, step: int) -> None:
+        assert self.described is not None
+        record = step_record(len(self.described["groups"]))
+        if (self.path / STEPS).exists():
+            os.truncate(self.path / STEPS, step * record.itemsize)
+        kept = read_records(self.path / EVALS, EVALUATION_RECORD)
+        every = self.described["config"]["evaluate_every"]
+        # the extra evaluation after the last step of a shorter run is not part of a longer one
+        kept = kept[(kept["eval_step"] <= step) & (kept["eval_step"] % every == 0)]
+        aside = self.path / (EVALS + ".partial")
+        aside.write_bytes(kept.tobytes())
+        os.replace(aside, self.path / EVALS)
+
+    def finish(self, status: str, step: int, message: str = "") -> None:
+        """Write the final status, then the trajectory as a labelled store."""
+        self.set_status(status, status_step=step, **({"message": message} if message else {}))
+        trajectory = simulate.load(self.path)
+        shutil.rmtree(self.path / STORE, ignore_errors=True)
+        write_store(trajectory, self.path / STORE)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run ended by itself with the number of steps in its description."""
+        file = self.path / STATUS
+        return file.exists() and json.loads(file.read_text(encoding="utf-8"))["status"] == COMPLETE
+
+
+def checkpoint_files(path: Path) -> list[Path]:
+    """Checkpoint files of a run folder, oldest first.
+
+    Examples
+    --------
+    >>> checkpoint_files(Path("no such folder"))
+    []
+    """
+    return sorted(path.glob("checkpoint-*.pt"))
+
+
+def read_checkpoint(file: Path, device: torch.device) -> tuple[int, State, torch.Tensor] | None:
+    """Step, state and random state of one checkpoint; None where the file is damaged.
+
+    Examples
+    --------
+    >>> read_checkpoint(Path("no such file"), torch.device("cpu")) is None
+    True
+    """
+    try:
+        content = torch.load(file, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError):
+        return None
+    return content["step"], State(content["weights"], content["buffers"]), content["random"].cpu()
+
+
+def check_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
+    """Refuse to continue a folder that holds another run, and say what differs.
+
+    Parameters
+    ----------
+    there, wanted : descriptions (`config.json`) of the run in the folder and of the one that is asked for.
+    path : the folder, for the message.
+
+    Raises
+    ------
+    ValueError : their identities differ.
+
+    Examples
+    --------
+    >>> check_same_run({"identity": "a", "config": {"wd": 1}}, {"identity": "b", "config": {"wd": 2}}, Path("run"))
+    Traceback (most recent call last):
+    ...
+    ValueError: out must be a new folder or one of the same run, but 'run' holds another: wd=1 there, 2 here
+    """
+    if there["identity"] == wanted["identity"]:
+        return
+    old, new = there["config"], wanted["config"]
+    differs = [f"{n}={old.get(n)!r} there, {new[n]!r} here" for n in new if new[n] != old.get(n)]
+    decisive = [text for text in differs if not text.startswith(("steps=", "device="))]
+    what = "; ".join(decisive) or "another model or other data"
+    raise ValueError(f"out must be a new folder or one of the same run, but {str(path)!r} holds another: {what}")
+
+
+def new_evaluation(step: int, values: Mapping[str, float]) -> npt.NDArray[Any]:
+    """Return one record of the evaluation log; what was not evaluated is NaN.
+
+    Examples
+    --------
+    >>> float(new_evaluation(5, {"train_loss": 0.5})["train_loss"][0])
+    0.5
+    """
+    return np.array([(step, *(values.get(name, np.nan) for name in EVALUATIONS))], dtype=EVALUATION_RECORD)

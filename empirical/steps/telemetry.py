@@ -1,0 +1,104 @@
+"""What is measured at every step: the one place where norms, angles and defects of a step are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from simulate.trajectories.folder import step_record
+
+# Rows of the vectors whose scalar products are taken: weights, gradient of the loss, change of the weights.
+WEIGHTS, GRADIENT, CHANGE = 0, 1, 2
+
+
+def scalar_products(vectors: Tensor, slices: Sequence[slice], products: Tensor) -> None:
+    """Scalar products of weights, gradient and change with each other, for each group of weights.
+
+    Parameters
+    ----------
+    vectors : float64 of shape (3, weights): weights before the step, loss gradient there, change by the step.
+    slices : one for each group.
+    products : float64 of shape (groups, 3, 3), takes the result.
+
+    Examples
+    --------
+    >>> vectors = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
+    >>> products = torch.empty(1, 3, 3, dtype=torch.float64)
+    >>> scalar_products(vectors, [slice(0, 2)], products)
+    >>> products[0, 0].tolist()
+    [25.0, 4.0, -4.0]
+    """
+    for group, part in enumerate(slices):
+        own = vectors[:, part]
+        torch.mm(own, own.T, out=products[group])
+
+
+def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+    """Telemetry of one step from its scalar products.
+
+    Parameters
+    ----------
+    products : shape (…, 3, 3), of `scalar_products`; those of several groups may be added.
+
+    Returns
+    -------
+    `norm` and `next_norm` (before and after the step), `grad_norm` (norm times gradient norm), `rotation` (radians)
+    and `radial_defect` (absolute cosine between gradient and weights; 0 for a vanishing gradient), each of shape (…).
+
+    Source: docs/mathematics.md, Notation.
+
+    Examples
+    --------
+    >>> step = columns(np.array([[4.0, 0.0, 0.0], [0.0, 1.0, -2.0], [0.0, -2.0, 4.0]]))
+    >>> float(step["grad_norm"]), round(float(step["rotation"]), 6)  # a step of length 2 across weights of norm 2
+    (2.0, 0.785398)
+    """
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        square, grad_square = products[..., WEIGHTS, WEIGHTS], products[..., GRADIENT, GRADIENT]
+        along, change_square = products[..., WEIGHTS, CHANGE], products[..., CHANGE, CHANGE]
+        norm = np.sqrt(square)
+        grad_norm = norm * np.sqrt(grad_square)
+        across = np.sqrt(np.maximum(change_square - along * (along / square), 0))
+        defect = np.abs(products[..., WEIGHTS, GRADIENT]) / grad_norm
+    return {
+        "norm": norm,
+        "next_norm": np.sqrt(np.maximum(square + 2 * along + change_square, 0)),
+        "grad_norm": grad_norm,
+        "rotation": np.arctan2(across, (square + along) / norm),
+        "radial_defect": np.where(grad_norm == 0, 0.0, defect),
+    }
+
+
+def records(
+    products: npt.NDArray[np.float64], loss: npt.NDArray[np.float64], lr: npt.NDArray[np.float64]
+) -> npt.NDArray[Any]:
+    """Log records of many steps.
+
+    Parameters
+    ----------
+    products : shape (…, groups, 3, 3).
+    loss, lr : shape (…).
+
+    Returns
+    -------
+    structured array of shape (…), see `simulate.trajectories.folder.step_record`.
+
+    Examples
+    --------
+    >>> row = records(np.eye(3)[np.newaxis], np.array(0.5), np.array(0.1))
+    >>> float(row["norm"]), row["group_norm"].tolist()
+    (1.0, [1.0])
+    """
+    record = np.empty(loss.shape, dtype=step_record(products.shape[-3]))
+    record["loss"], record["lr"] = loss, lr
+    for name, values in columns(products.sum(axis=-3)).items():
+        record[name] = values
+    each = columns(products)
+    for name in ("norm", "grad_norm", "rotation"):
+        record[f"group_{name}"] = each[name]
+    return record
