@@ -47,7 +47,7 @@ class RunConfig:
     batch_size : samples of a mini-batch.
     sampling : "without_replacement" (reshuffled each epoch, incomplete batches dropped) or "with_replacement".
     steps : number of updates.
-    seed, data_seed : of the initial weights and of the order of the data; `data_seed` defaults to `seed`.
+    seed, data_seed : of the initial trained weights and of the order of the data; `data_seed` defaults to `seed`.
     dtype : "float32" or "float64".
     device : "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.
     engine : "eager", plain autograd.

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from empirical.config import RunConfig
-from empirical.networks.convnet import convnet
-from empirical.networks.mlp import mlp
+from empirical.networks import convnet, mlp
 from empirical.networks.normalization import BatchNorm, recorded_statistics
 
-__all__ = ["BatchNorm", "build_network", "convnet", "mlp", "recorded_statistics"]
+__all__ = ["BatchNorm", "build_network", "recorded_statistics"]
 
 
 def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
@@ -45,9 +44,9 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
             "scale_invariant": config.scale_invariant,
         }
         if config.model == "mlp":
-            network = mlp(inputs[0].numel(), classes, **settings)
+            network = mlp.mlp(inputs[0].numel(), classes, **settings)
         elif inputs.ndim == 4 and min(inputs.shape[2:]) >= 4:
-            network = convnet((inputs.shape[1], inputs.shape[2], inputs.shape[3]), classes, **settings)
+            network = convnet.convnet((inputs.shape[1], inputs.shape[2], inputs.shape[3]), classes, **settings)
         else:
             raise ValueError(
                 "data must be images (samples, colours, height, width) of at least 4×4 for model='convnet', "

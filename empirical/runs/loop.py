@@ -9,12 +9,8 @@ import json
 import math
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +29,7 @@ from empirical.data import Data, batch_indices, load_data, steps_per_epoch, user
 from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network, recorded_statistics
 from empirical.runs.folder import RunFolder, check_same_run, checkpoint_files, new_evaluation, read_checkpoint
+from empirical.runs.signals import stop_requested
 from empirical.steps import ENGINES, Hyper, Layout, Problem, State
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED, SCHEMA
 from simulate.trajectories.folder import CONFIG
@@ -58,6 +55,9 @@ class Interrupted(KeyboardInterrupt):
             f"interrupted after {step} steps; the trace is in {path}, and the run can be resumed from there"
         )
         self.path, self.step = path, step
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.step)
 
 
 def train(
@@ -326,7 +326,7 @@ def _advance(
     bar = tqdm(
         total=config.steps, initial=step, unit="step", disable=None if progress is None else not progress, leave=False
     )
-    with bar, _stop_requested() as stop:
+    with bar, stop_requested() as stop:
         while step < config.steps:
             started = time.perf_counter()
             count = min(piece, config.steps - step, every - step % every)
@@ -400,24 +400,3 @@ def _loss_and_error(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[float
     wrong = (outputs.argmax(dim=1) != targets).double().mean()
     loss = float(cross_entropy(outputs, targets))
     return loss if math.isfinite(loss) else math.nan, float(wrong)
-
-
-@contextmanager
-def _stop_requested() -> Iterator[threading.Event]:
-    """Event that Ctrl-C and SIGTERM set; a second one stops at once. Other threads than the main one get no signals."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

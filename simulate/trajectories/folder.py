@@ -57,6 +57,21 @@ def read_records(path: Path, record: np.dtype[Any]) -> npt.NDArray[Any]:
         return np.frombuffer(file.read(whole * record.itemsize), dtype=record)
 
 
+def steps_written(folder: Path) -> int:
+    """Whole records in the log of a run folder; 0 where no run has begun.
+
+    Examples
+    --------
+    >>> steps_written(Path("no such folder"))
+    0
+    """
+    try:
+        groups = len(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["groups"])
+        return (folder / STEPS).stat().st_size // step_record(groups).itemsize
+    except FileNotFoundError:
+        return 0
+
+
 def write_json(path: Path, content: Any) -> None:
     r"""Write JSON aside and rename, so that a reader never sees half a file.
 

@@ -68,23 +68,19 @@ def plot_trajectory(
     if len(drawn_on) != len(shown):
         raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
     for ax, name in zip(drawn_on, shown, strict=True):
-        _curve(ax, trajectory.step.values, trajectory[name].values, most_points, color=MEASURED, label="measured")
-        if simulated is not None and name in simulated:
-            _curve(
-                ax,
-                simulated.step.values,
-                simulated[name].values,
-                most_points,
-                color=PREDICTED,
-                label="simulated",
-                linestyle="--",
-            )
+        compared = simulated is not None and name in simulated
+        # a curve that is compared is broad and pale, so that it shows behind the other one
+        broad = {"linewidth": 3.0, "alpha": 0.45} if compared else {}
+        _curve(ax, trajectory, name, most_points, color=MEASURED, label="measured", **broad)
+        if simulated is not None and compared:
+            _curve(ax, simulated, name, most_points, color=PREDICTED, label="simulated", linestyle="--")
         if levels and name in levels:
             ax.axhline(levels[name], color=PREDICTED, linewidth=1.2, linestyle=":", label="predicted equilibrium")
         if periods is not None and periods.onsets.size:
             for onset in periods.onsets:
                 ax.axvline(onset, color=ONSET, linewidth=0.5, alpha=0.35, zorder=0)
         ax.set_yscale("log")
+        _label_ticks(ax)
         ax.set_ylabel(_SHORT.get(name, VARIABLES.get(name, ("", name))[1]))
         if ax.get_legend_handles_labels()[0] and (simulated is not None or levels):
             ax.legend(loc="upper right", fontsize=8, frameon=False)
@@ -130,9 +126,9 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
         grad_norm[good],
         effective_lr[good],
         c=trajectory.step.values[good],
-        s=3,
+        s=7,
         cmap="viridis",
-        alpha=0.5,
+        alpha=0.7,
         linewidths=0,
         rasterized=True,
     )
@@ -177,16 +173,27 @@ def _new_axes(count: int) -> Sequence[Axes]:
     return list(axes[:, 0])
 
 
-def _curve(ax: Axes, step: Any, values: Any, most_points: int, **style: Any) -> None:
+def _label_ticks(ax: Axes) -> None:
+    from matplotlib.ticker import LogFormatter
+
+    # the norm often spans less than a decade: number the ticks between the powers of ten too
+    for set_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        set_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+
+
+def _curve(ax: Axes, trajectory: xr.Dataset, name: str, most_points: int, **style: Any) -> None:
+    style = {"linewidth": 0.9, **style}
+    step, values = trajectory.step.values, trajectory[name].values
     if step.size <= most_points:
-        ax.plot(step, values, linewidth=0.9, **style)
+        ax.plot(step, values, **style)
         return
     bins = most_points // 2
     size = -(-step.size // bins)
-    padded = np.full(bins * size, np.nan)
+    first = step[::size]
+    padded = np.full(first.size * size, np.nan)
     padded[: step.size] = values
-    rows = padded.reshape(bins, size)
-    rows = rows[np.isfinite(rows).any(axis=1)]
-    at = step[::size][: len(rows)]
+    rows = padded.reshape(first.size, size)
+    known = np.isfinite(rows).any(axis=1)
+    rows, at = rows[known], first[known]
     both = np.stack([np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)], axis=1).ravel()
-    ax.plot(np.repeat(at, 2), both, linewidth=0.7, **style)
+    ax.plot(np.repeat(at, 2), both, **style)

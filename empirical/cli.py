@@ -1,0 +1,196 @@
+"""The command `bnwd`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="bnwd",
+    help="Dynamics of neural-network training with normalization and weight decay: predict, simulate, train, validate.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _errors_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors of a command into one line on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def reported(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except (ValueError, TypeError) as error:
+            message, code = str(error), 2
+        except KeyboardInterrupt as error:
+            message, code = str(error) or "interrupted", 130
+        except (typer.Exit, typer.Abort):
+            raise
+        except RuntimeError as error:
+            message, code = str(error), 1
+        else:
+            return
+        typer.echo(f"bnwd: {message}", err=True)
+        raise typer.Exit(code)
+
+    return reported
+
+
+LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate η > 0.")]
+WeightDecay = Annotated[float, typer.Option("--wd", help="Weight decay λ >= 0 (coupled, as in torch.optim.SGD).")]
+GradientNorm = Annotated[
+    float, typer.Option(help="Gradient norm g̃ of the loss at weights of norm 1 (norm times gradient norm).")
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for the result; must be new.")]
+
+
+@app.command(epilog="Example: bnwd predict --lr 0.5 --wd 0.01 --grad-norm 12")
+@_errors_in_one_line
+def predict(
+    lr: LearningRate,
+    wd: WeightDecay,
+    grad_norm: GradientNorm = 1.0,
+    delta: Annotated[float, typer.Option(help="A δ-jump is a step with 1 - cos(rotation) > δ, 0 < δ < 1.")] = 0.1,
+) -> None:
+    """Say where norm and rotation settle and when steps become jumps, by formula alone."""
+    import theory
+
+    lines = [
+        ("equilibrium norm ρ*", theory.equilibrium_norm(lr, wd, grad_norm), ""),
+        ("equilibrium effective lr η/ρ*²", theory.equilibrium_effective_lr(lr, wd, grad_norm), ""),
+        ("equilibrium rotation θ*", theory.equilibrium_rotation(lr, wd), "radians per step"),
+        ("relaxation time", theory.relaxation_time(lr, wd), "steps"),
+        (f"norm below which a step is a jump (δ = {delta:g})", theory.jump_norm(lr, wd, grad_norm, delta), ""),
+    ]
+    for name, value, unit in lines:
+        typer.echo(f"{name:<48} {value:.6g} {unit}".rstrip())
+
+
+@app.command(epilog="Example: bnwd simulate --lr 0.5 --wd 0.01 --grad-norm 12 --norm 3 --steps 1000 --out fall.zarr")
+@_errors_in_one_line
+def simulate(
+    lr: LearningRate,
+    wd: WeightDecay,
+    norm: Annotated[float, typer.Option(help="Norm ρ > 0 at the start.")],
+    grad_norm: GradientNorm = 1.0,
+    grad_norm_max: Annotated[
+        float | None,
+        typer.Option(help="With it, g̃ is uniform between --grad-norm and this, independently at every step."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Number of updates.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of random gradient norms.")] = 0,
+    out: Out = None,
+) -> None:
+    """Iterate the exact law of the norm, without a network; --out saves the trajectory for simulate.load."""
+    import simulate as floor
+    import theory
+
+    gradient = grad_norm if grad_norm_max is None else floor.BoundedGradient(grad_norm, grad_norm_max)
+    trajectory = floor.norm_map(lr, wd, gradient, norm=norm, steps=steps, seed=seed)
+    if out is not None:
+        floor.save(trajectory, out)
+    typer.echo(f"{'status':<24} {trajectory.status.item()} after {trajectory.status_step.item()} steps")
+    typer.echo(f"{'final norm':<24} {trajectory.final_norm.item():.6g}")
+    if grad_norm_max is None:
+        if grad_norm > 0:
+            typer.echo(f"{'equilibrium norm':<24} {theory.equilibrium_norm(lr, wd, grad_norm):.6g}")
+    else:
+        bounds = theory.norm_bounds(lr, wd, grad_norm, grad_norm_max)
+        typer.echo(f"{'bounds of the norm':<24} {bounds.lower:.6g} … {bounds.upper:.6g}")
+    if out is not None:
+        typer.echo(f"{'saved':<24} {out}")
+
+
+@app.command(epilog="Example: bnwd train --lr 0.5 --wd 0.01 --model convnet --steps 5000 --out runs/a")
+@_errors_in_one_line
+def train(
+    lr: LearningRate,
+    wd: WeightDecay,
+    out: Annotated[Path, typer.Option(help="Run folder: new, or of the same run, which is then continued.")],
+    model: Annotated[str, typer.Option(help="mlp or convnet.")] = "mlp",
+    width: Annotated[int | None, typer.Option(help="Hidden units or channels; default 64 (mlp), 8 (convnet).")] = None,
+    normalization: Annotated[str, typer.Option(help="batch, or none as a control.")] = "batch",
+    norm_eps: Annotated[float, typer.Option(help="ε of the normalization.")] = 1e-12,
+    scale_invariant: Annotated[bool, typer.Option(help="Train scale-invariant weights only, or everything.")] = True,
+    other_lr: Annotated[
+        float | None, typer.Option(help="Learning rate of weights that are not scale-invariant; 0 freezes them.")
+    ] = None,
+    init_norm: Annotated[float | None, typer.Option(help="Norm of the scale-invariant weights at the start.")] = None,
+    dataset: Annotated[str, typer.Option(help="digits.")] = "digits",
+    batch_size: Annotated[int, typer.Option(help="Samples of a mini-batch.")] = 64,
+    sampling: Annotated[str, typer.Option(help="without_replacement or with_replacement.")] = "without_replacement",
+    steps: Annotated[int, typer.Option(help="Number of updates.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
+    data_seed: Annotated[int | None, typer.Option(help="Of the order of the data; default: the seed.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="eager.")] = "eager",
+    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
+) -> None:
+    """Train a network and measure every step; simulate.load(out) opens the trajectory, also while it runs."""
+    settings = {name: value for name, value in locals().items() if name != "out"}
+    import empirical
+    import simulate as floor
+
+    config = empirical.RunConfig(**settings)
+    trajectory = empirical.train(config, out)
+    status = trajectory.status.item()
+    typer.echo(f"{'status':<24} {status} after {trajectory.status_step.item()} steps")
+    typer.echo(f"{'final norm':<24} {trajectory.final_norm.item():.6g}")
+    if "test_error" in trajectory:
+        typer.echo(f"{'test error':<24} {trajectory.test_error.values[-1]:.2%}")
+    try:
+        judged = floor.classify(trajectory)
+    except ValueError:
+        typer.echo(f"{'norm dynamics':<24} too few steps to say (needs more than 2/(lr*wd))")
+    else:
+        typer.echo(
+            f"{'norm dynamics':<24} {judged.verdict}: {judged.periods.count} periods, "
+            f"rotation {judged.rotation_ratio:.2f} of equilibrium, spread of ln ρ {judged.log_norm_sd:.3f}"
+        )
+    typer.echo(f"{'saved':<24} {out}")
+    if status != "complete":
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: bnwd validate --out report")
+@_errors_in_one_line
+def validate(
+    preset: Annotated[str, typer.Option(help="digits.")] = "digits",
+    out: Annotated[Path, typer.Option(help="Folder for the report: new, or an earlier report.")] = Path("report"),
+) -> None:
+    """Train real networks, hold them against theory and simulation, and write a report.
+
+    Exit code 0 only if every row of the table holds.
+    """
+    import empirical
+
+    result = empirical.validate(preset, out)
+    typer.echo(str(result))
+    held = sum(row.holds for row in result.rows)
+    typer.echo(f"\n{held} of {len(result.rows)} rows hold; report: {out / 'report.html'}")
+    if not result.holds:
+        raise typer.Exit(1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: exit code 0 done, 1 a claim or run failed, 2 bad input, 130 interrupted.
+
+    Parameters
+    ----------
+    arguments : those of the command line by default.
+
+    Examples
+    --------
+    >>> main(["predict", "--lr", "0.5", "--wd", "-1"])
+    Traceback (most recent call last):
+    ...
+    SystemExit: 2
+    """
+    app(args=arguments, prog_name="bnwd")

@@ -1,0 +1,1 @@
+"""Trials: training runs whose outcome is held against theory and simulation."""

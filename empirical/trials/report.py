@@ -1,0 +1,259 @@
+"""The report of a validation: one self-contained HTML page with table and figures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+import simulate
+import theory
+from empirical.trials import checks
+from empirical.trials.checks import Row
+from simulate.trajectories.contract import setting
+from simulate.trajectories.periods import settled_part
+from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+p, figcaption { max-width: 50rem; }
+table { border-collapse: collapse; font-size: .85rem; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
+th:first-child, td:first-child, td.words, th.words { text-align: left; }
+td.holds { color: #00664b; } td.FAILS { color: #fff; background: #b3261e; font-weight: bold; }
+figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
+footer { margin-top: 3rem; color: #777; font-size: .8rem; }
+"""
+_PERIODS_SHOWN = 8
+
+
+def write_report(
+    path: Path, preset: str, rows: list[Row], cells: list[list[str]], runs: Mapping[str, xr.Dataset]
+) -> None:
+    """Write the page, aside and renamed.
+
+    Parameters
+    ----------
+    path : of the page.
+    preset : name of the validation.
+    rows, cells : the table, as rows and as the texts of its cells.
+    runs : trajectories by name, those of the preset "digits".
+    """
+    held = sum(row.holds for row in rows)
+    figures = [
+        (
+            "A periodic run",
+            _periodic_figure(runs["convnet-high-1"]),
+            f"ConvNet on digits, {checks.setting_name(runs['convnet-high-1'])}: {_PERIODS_SHOWN} periods. The "
+            "norm falls by weight decay, the effective lr rises, training destabilizes (green: the onsets that the "
+            "detector found), the norm jumps up. Dashed: the norm simulated from the measured gradient norms alone. "
+            "Dotted: the equilibrium that the mean square of the gradient norm predicts, at which the run never rests.",
+        ),
+        (
+            "Phase picture",
+            _phase_figure(runs["convnet-high-1"]),
+            "The same run as effective learning rate against gradient norm. Below the dotted line the norm falls, "
+            "above it rises; a period goes up on the left, where gradients are small, breaks, and comes back on the "
+            "right.",
+        ),
+        (
+            "A run at equilibrium",
+            _equilibrium_figure(runs["small-mlp-1"], runs["small-mlp-2"]),
+            "BN-MLP of width 8, too small to fit the data: gradients stay noisy, and the norm settles where the "
+            "gradient norms of another seed predict it.",
+        ),
+        (
+            "Envelopes",
+            _envelope_figure(runs["small-mlp-1"]),
+            "The norm inside the interval that it cannot leave when the gradient norm stays between its smallest and "
+            "largest value of each window of 1/ηλ steps.",
+        ),
+        (
+            "One law for the norm",
+            _replay_figure(runs),
+            "Relative deviation of the norm simulated by r⁺ = (1-ηλ)² r + (ηg̃)²/r, r = ρ², from the measured one. "
+            "Scale-invariant weights follow the law to rounding; PyTorch's default ε of 1e-5 spoils it at small norms, "
+            "and without normalization there is no such law.",
+        ),
+        (
+            "Symmetry",
+            _symmetry_figure(runs),
+            "Losses of two runs, in the second of which η and 1/λ are smaller by 5 and ρ₀ by √5: the same curve "
+            "with ε = 1e-12; with ε = 1e-5 the runs part.",
+        ),
+    ]
+    head, *body = cells
+    heads = _table_line("th", head, ["words", "", "", "", "", "words", ""])
+    table = "\n".join(
+        _table_line("td", line, ["words", "", "", "", "", "words", row.verdict])
+        for line, row in zip(body, rows, strict=True)
+    )
+    pictures = "\n".join(
+        f'<h2>{title}</h2>\n<figure><img alt="{title}" src="data:image/png;base64,{_encoded(figure)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for title, figure, caption in figures
+    )
+    page = f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Training with normalization and weight decay: validation on {html.escape(preset)}</title>
+<style>{_STYLE}</style></head><body>
+<h1>Training with batch normalization and weight decay: theory, simulation and {len(runs)} real runs</h1>
+<p><strong>{held} of {len(rows)} claims hold.</strong> Every row holds a prediction of <code>theory</code> and a
+simulation of <code>simulate</code> against networks trained on the data set “{html.escape(preset)}” with telemetry at
+every step. Rows that begin with “control” must fail the test they are put to: they show that the test can fail.</p>
+<table><thead>{heads}</thead>
+<tbody>
+{table}
+</tbody></table>
+{pictures}
+<h2>Data</h2>
+<p>The table is in <code>table.csv</code>; every run is a folder in <code>runs/</code> that opens with
+<code>simulate.load("runs/{next(iter(runs))}")</code> as a labelled dataset.</p>
+<footer>bnwd {theory.__version__}, Python {platform.python_version()}, {_versions(runs)},
+{html.escape(platform.platform())}. The claims are those of Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.</footer>
+</body></html>
+"""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(page, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _table_line(tag: str, cells: list[str], classes: list[str]) -> str:
+    texts = zip(cells, classes, strict=True)
+    return "<tr>" + "".join(f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>' for cell, kind in texts) + "</tr>"
+
+
+def _versions(runs: Mapping[str, xr.Dataset]) -> str:
+    attributes = next(iter(runs.values())).attrs
+    return f"torch {attributes['torch_version']}, numpy {attributes['numpy_version']}"
+
+
+def _encoded(figure: Figure) -> str:
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png", dpi=110)
+    return base64.b64encode(memory.getvalue()).decode()
+
+
+def _new_figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, Any]:
+    # without pyplot: no global state, no display needed
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **shared)
+
+
+def _some_periods(run: xr.Dataset) -> tuple[xr.Dataset, simulate.Periods]:
+    """Cut out the last periods of a run."""
+    found = simulate.find_periods(run)
+    shown = min(_PERIODS_SHOWN, found.count)
+    if shown == 0:
+        return run, found
+    last = replace(
+        found,
+        onsets=found.onsets[-shown - 1 :],
+        lengths=found.lengths[-shown:],
+        norm_min=found.norm_min[-shown:],
+        norm_max=found.norm_max[-shown:],
+    )
+    return run.sel(step=slice(int(last.onsets[0]), int(last.onsets[-1]))), last
+
+
+def _predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:
+    lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
+    rms = math.sqrt(float((settled_part(gradients).grad_norm ** 2).mean()))
+    return {
+        "norm": theory.equilibrium_norm(lr, wd, rms),
+        "effective_lr": theory.equilibrium_effective_lr(lr, wd, rms),
+    }
+
+
+def _periodic_figure(run: xr.Dataset) -> Figure:
+    part, periods = _some_periods(run)
+    figure, axes = _new_figure(7.5, 3, sharex=True)
+    simulated = simulate.replay(run).sel(step=part.step)
+    simulate.plots.plot_trajectory(
+        part, list(axes), simulated=simulated, periods=periods, levels=_predicted_levels(run, run)
+    )
+    return figure
+
+
+def _phase_figure(run: xr.Dataset) -> Figure:
+    part, periods = _some_periods(run)
+    figure, ax = _new_figure(5.5)
+    simulate.plots.plot_phase(part, ax, periods=periods)
+    return figure
+
+
+def _equilibrium_figure(run: xr.Dataset, other: xr.Dataset) -> Figure:
+    figure, axes = _new_figure(7.5, 3, sharex=True)
+    simulate.plots.plot_trajectory(
+        run, list(axes), simulated=simulate.replay(run), levels=_predicted_levels(run, other)
+    )
+    return figure
+
+
+def _envelope_figure(run: xr.Dataset) -> Figure:
+    lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
+    window = round(1 / (lr * wd))
+    figure, ax = _new_figure(3.5)
+    first = run.sizes["step"] - 6 * window - 1
+    for start in range(first, run.sizes["step"] - window, window):
+        part = run.isel(step=slice(start, start + window))
+        low, high = float(part.grad_norm.min()), float(part.grad_norm.max())
+        steps = np.arange(start, start + window + 1)
+        bounds = theory.norm_envelope(window, float(part.norm[0]), lr, wd, low, high)
+        ax.fill_between(steps, bounds.lower, bounds.upper, color=PREDICTED, alpha=0.2, linewidth=0)
+        ax.plot(steps, run.norm.values[steps], color=MEASURED, linewidth=1.2)
+    ax.set_xlabel("step")
+    ax.set_ylabel("norm ρ")
+    ax.margins(x=0)
+    return figure
+
+
+def _replay_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
+    figure, ax = _new_figure(4.2)
+    shown = {
+        "convnet-high-1": ("ConvNet, periodic", MEASURED),
+        "small-mlp-1": ("BN-MLP width 8, equilibrium", ONSET),
+        "small-norm-default-eps": ("BN-MLP at ρ ≈ 0.1, ε = 1e-5", PREDICTED),
+        "unnormalized": ("MLP without normalization", "#000000"),
+    }
+    for name, (label, color) in shown.items():
+        deviation = np.maximum.accumulate(checks.replay_deviation(runs[name]))
+        ax.plot(np.maximum(deviation, 1e-9), color=color, label=label, linewidth=1.3)
+    ax.axhline(checks.REPLAY_TOLERANCE, color="#888888", linestyle=":", linewidth=1)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlim(left=1)
+    ax.set_xlabel("step")
+    ax.set_ylabel("largest relative deviation so far")
+    ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _symmetry_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
+    figure, axes = _new_figure(3.8, columns=2, sharey=True)
+    for ax, suffix, title in zip(axes, ("", "-default-eps"), ("ε = 1e-12", "ε = 1e-5"), strict=True):
+        for which, color, style in (("high", MEASURED, "-"), ("low", PREDICTED, "--")):
+            run = runs[f"symmetry-{which}{suffix}"]
+            ax.plot(run.loss.values, color=color, linestyle=style, linewidth=1.2, label=checks.setting_name(run))
+        ax.set_title(title, fontsize=10)
+        ax.set_yscale("log")
+        ax.set_xlabel("step")
+        ax.legend(fontsize=8, frameon=False)
+    axes[0].set_ylabel("mini-batch loss")
+    return figure

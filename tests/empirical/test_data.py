@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from empirical.data import batch_indices, load_data, steps_per_epoch, user_data
+
+CPU = torch.device("cpu")
+
+
+def test_digits_are_normalized_and_split_without_overlap():
+    data = load_data("digits", torch.float64, CPU)
+    assert data.inputs.shape == (1437, 1, 8, 8)
+    assert data.test_inputs.shape == (360, 1, 8, 8)
+    assert abs(data.inputs.mean()) < 1e-12
+    assert abs(data.inputs.std(correction=0) - 1) < 1e-12
+    assert set(data.targets.tolist()) == set(data.test_targets.tolist()) == set(range(10))
+    seen = {row.numpy().tobytes() for row in data.inputs}
+    # 1797 different images: a test image in the training set would be a leak
+    assert not any(row.numpy().tobytes() in seen for row in data.test_inputs)
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(st.integers(1, 50), st.data())
+def test_any_step_can_be_drawn_alone(size, data):
+    batch = data.draw(st.integers(1, size))
+    start = data.draw(st.integers(0, 100))
+    count = data.draw(st.integers(0, 30))
+    for sampling in ("with_replacement", "without_replacement"):
+        whole = batch_indices(size, batch, sampling, 7, 0, start + count)
+        part = batch_indices(size, batch, sampling, 7, start, start + count)
+        np.testing.assert_array_equal(part, whole[start:])
+        assert part.shape == (count, batch)
+        assert ((part >= 0) & (part < size)).all()
+
+
+def test_an_epoch_shows_no_sample_twice_and_epochs_differ():
+    per_epoch = steps_per_epoch(100, 7)
+    epochs = batch_indices(100, 7, "without_replacement", 0, 0, 3 * per_epoch).reshape(3, -1)
+    assert all(len(set(epoch)) == epoch.size for epoch in epochs.tolist() for epoch in [np.array(epoch)])
+    assert not np.array_equal(epochs[0], epochs[1])
+    other = batch_indices(100, 7, "without_replacement", 1, 0, per_epoch)
+    assert not np.array_equal(epochs[0], other.ravel())
+
+
+def test_sampling_with_replacement_is_uniform():
+    counts = np.bincount(batch_indices(20, 10, "with_replacement", 0, 0, 20_000).ravel(), minlength=20)
+    # 10⁴ draws of each sample: 5 standard deviations of a binomial are 487
+    assert abs(counts - 10_000).max() < 5 * np.sqrt(10_000 * 0.95)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (3, "data must be"),
+        ((torch.zeros(3, 2),), "data must be"),
+        ((torch.zeros(3, 2), torch.zeros(4).long()), "as many targets"),
+        ((torch.zeros(3, 2), torch.zeros(3)), "whole class numbers"),
+    ],
+)
+def test_bad_data_is_refused(data, what):
+    with pytest.raises((ValueError, TypeError), match=what):
+        user_data(data, torch.float32, CPU)
+
+
+def test_a_batch_larger_than_the_training_set_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be <= 10"):
+        steps_per_epoch(10, 11)
