@@ -65,11 +65,12 @@ def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float
         grad_norm = norm * np.sqrt(grad_square)
         across = np.sqrt(np.maximum(change_square - along * (along / square), 0))
         defect = np.abs(products[..., WEIGHTS, GRADIENT]) / grad_norm
+        angle = np.arctan2(across, (square + along) / norm)
     return {
         "norm": norm,
         "next_norm": np.sqrt(np.maximum(square + 2 * along + change_square, 0)),
         "grad_norm": grad_norm,
-        "rotation": np.arctan2(across, (square + along) / norm),
+        "rotation": angle,
         "radial_defect": np.where(grad_norm == 0, 0.0, defect),
     }
 

@@ -210,7 +210,7 @@ def _envelope_figure(run: xr.Dataset) -> Figure:
     lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
     window = round(1 / (lr * wd))
     figure, ax = _new_figure(3.5)
-    first = run.sizes["step"] - 6 * window - 1
+    first = max(run.sizes["step"] - 6 * window - 1, 0)
     for start in range(first, run.sizes["step"] - window, window):
         part = run.isel(step=slice(start, start + window))
         low, high = float(part.grad_norm.min()), float(part.grad_norm.max())

@@ -65,7 +65,7 @@ def test_steps_are_those_of_torch_and_telemetry_those_of_plain_vectors(engine, m
         assert row["rotation"] == pytest.approx(torch.arccos(cosine).item(), abs=1e-7)
         assert row["radial_defect"] == pytest.approx(abs(x @ g / x.norm() / g.norm()).item(), abs=1e-9)
         assert row["radial_defect"] < 1e-8
-        for i, p in enumerate(measured):
+        for i in range(len(measured)):
             assert row["group_norm"][i] ** 2 <= row["norm"] ** 2 * (1 + 1e-12)
         assert np.sum(row["group_norm"] ** 2) == pytest.approx(row["norm"] ** 2, rel=1e-12)
         assert row["lr"] == LR

@@ -1,0 +1,130 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+import simulate
+import theory
+from empirical.cli import app
+from simulate.trajectories.folder import STATUS, steps_written
+
+COMMANDS = ["predict", "simulate", "train", "validate"]
+
+
+def bnwd(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def one_line_error(result, *words):
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    lines = result.stderr.strip().splitlines()
+    assert all(word in lines[-1] for word in words), lines
+    return True
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_with_an_example(command):
+    result = bnwd(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: bnwd {command}" in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_the_help_is_accepted(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # the two long ones are run by other tests, with fewer steps
+    if command in ("predict", "simulate"):
+        example = bnwd(command, "--help").output.partition("Example: bnwd ")[2].split()
+        assert bnwd(*example).exit_code == 0
+
+
+def test_predict_gives_the_numbers_of_theory():
+    output = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--grad-norm", 12).output
+    for value in (
+        theory.equilibrium_norm(0.5, 0.01, 12.0),
+        theory.equilibrium_effective_lr(0.5, 0.01, 12.0),
+        theory.equilibrium_rotation(0.5, 0.01),
+        theory.relaxation_time(0.5, 0.01),
+        theory.jump_norm(0.5, 0.01, 12.0, 0.1),
+    ):
+        assert f"{value:.6g}" in output
+
+
+def test_predict_never_loads_torch():
+    code = (
+        "import sys; from empirical.cli import app\n"
+        "app(['predict', '--lr', '0.5', '--wd', '0.01'], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules and 'sympy' not in sys.modules and 'scipy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_simulate_saves_a_trajectory(tmp_path):
+    out = tmp_path / "fall.zarr"
+    arguments = ("simulate", "--lr", 0.5, "--wd", 0.01, "--grad-norm", 2, "--norm", 3, "--steps", 50, "--out", out)
+    result = bnwd(*arguments)
+    assert result.exit_code == 0
+    assert simulate.load(out).identical(simulate.norm_map(0.5, 0.01, 2.0, norm=3.0, steps=50, seed=0))
+    assert one_line_error(bnwd(*arguments), "path must not exist", "fall.zarr")
+
+
+def test_train_says_what_happened(tmp_path):
+    out = tmp_path / "run"
+    result = bnwd("train", "--lr", 0.5, "--wd", 0.02, "--width", 8, "--steps", 200, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "complete after 200 steps" in result.output
+    assert simulate.load(out).sizes["step"] == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("predict", "--lr", 0, "--wd", 0.01), ("lr must be", "> 0", "0.0")),
+        (("predict", "--lr", 0.5, "--wd", -1), ("wd must be", ">= 0", "-1.0")),
+        (("predict", "--lr", 10, "--wd", 1), ("lr * wd must be < 2", "10")),
+        (("predict", "--lr", "nan", "--wd", 1), ("lr must be", "nan")),
+        (("predict", "--lr", "fast", "--wd", 1), ("--lr", "valid number")),
+        (("predict", "--lr", 1), ("--wd",)),
+        (("simulate", "--lr", 0.5, "--wd", 0.01, "--norm", -3), ("norm must be", "-3")),
+        (("train", "--lr", 0.5, "--wd", 0.01, "--out", "run", "--model", "vgg"), ("model must be one of", "vgg")),
+        (("train", "--lr", 0.5, "--wd", 0.01, "--out", "run", "--dataset", "faces"), ("dataset must be", "faces")),
+        (("train", "--lr", 0.5, "--wd", 0.01, "--out", "file/run"), ("out must be a folder", "file/run")),
+        (("validate", "--preset", "moon"), ("preset must be one of", "moon")),
+        (("validate", "--out", "."), ("out must be a new or empty folder", ".")),
+        (("validate", "--out", "file"), ("out must be", "file")),
+        (("forecast",), ("forecast",)),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    assert one_line_error(bnwd(*arguments), *words)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_folder_with_another_run_is_exit_code_2(tmp_path):
+    common = ("--lr", 0.5, "--width", 8, "--steps", 5, "--out", tmp_path / "run")
+    assert bnwd("train", "--wd", 0.01, *common).exit_code == 0
+    assert one_line_error(bnwd("train", "--wd", 0.02, *common), "holds another", "wd=0.01 there, 0.02 here")
+
+
+def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):
+    out = tmp_path / "run"
+    command = "from empirical.cli import main; main()"
+    arguments = ["train", "--lr", "0.5", "--wd", "0.01", "--width", "8", "--steps", "100000", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True)
+    while steps_written(out) < 200 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in message
+    assert message.strip().splitlines()[-1].startswith("bnwd: interrupted after ")
+    assert str(out) in message
+    assert simulate.load(out).sizes["step"] == json.loads((out / STATUS).read_text())["status_step"] >= 200

@@ -1,0 +1,90 @@
+"""The bounds and laws of `theory` against real training, over the whole range of settings."""
+
+import dataclasses
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import empirical
+import simulate
+import theory
+
+STEPS = 60
+# float32 weights; per step the norm is off by some 1e-8, and a law may add these up over all steps
+TOLERANCE = 1e-5
+
+
+def gentle(config):
+    """Where γ and β are trained too, a large learning rate kills all units: no gradient is left to be tested."""
+    return config if config.scale_invariant else dataclasses.replace(config, lr=min(config.lr, 0.3))
+
+
+configs = st.builds(
+    empirical.RunConfig,
+    lr=st.floats(1e-3, 10).map(float),
+    wd=st.floats(0, 0.09).map(float),
+    width=st.sampled_from([4, 8, 16]),
+    model=st.sampled_from(["mlp", "convnet"]),
+    batch_size=st.sampled_from([8, 64, 512]),
+    sampling=st.sampled_from(["without_replacement", "with_replacement"]),
+    seed=st.integers(0, 1000),
+    init_norm=st.floats(0.5, 20).map(float),
+    scale_invariant=st.booleans(),
+    steps=st.just(STEPS),
+    evaluate_every=st.just(10_000),
+).map(gentle)
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(configs)
+def test_one_run(config):
+    run = empirical.train(config)
+    assert run.status.item() == "complete"
+    lr, wd, k = config.lr, config.wd, config.lr * config.wd
+    norm, gradient = np.append(run.norm, run.final_norm), run.grad_norm.values
+    # §1: orthogonality, the one-step law, its least value, the angle
+    assert run.radial_defect.max() < 1e-4
+    assert np.abs(simulate.replay(run).norm / run.norm - 1).max() < TOLERANCE
+    assert (norm[1:] ** 2 >= 2 * (1 - k) * lr * gradient * (1 - TOLERANCE)).all()
+    angle = theory.rotation(run.norm.values, lr, wd, gradient)
+    np.testing.assert_allclose(run.rotation, angle, rtol=1e-4, atol=1e-6)
+    # §3: the envelope of the run's own smallest and largest gradient norm, and the attracting interval
+    low, high = gradient.min(), gradient.max()
+    envelope = theory.norm_envelope(STEPS, norm[0], lr, wd, low, high)
+    assert (norm >= envelope.lower * (1 - TOLERANCE)).all()
+    assert (norm <= envelope.upper * (1 + TOLERANCE)).all()
+    if wd > 0:
+        bounds = theory.norm_bounds(lr, wd, low, high)
+        inside = (norm >= bounds.lower) & (norm <= bounds.upper)
+        assert not (inside[:-1] & (norm[1:] < bounds.lower * (1 - TOLERANCE))).any()
+        assert not (inside[:-1] & (norm[1:] > bounds.upper * (1 + TOLERANCE))).any()
+    # §4: a step is a jump exactly below the threshold
+    for delta in (0.01, 0.1, 0.5):
+        threshold = theory.jump_norm(lr, wd, gradient[gradient > 0], delta)
+        before, turned = run.norm.values[gradient > 0], run.rotation.values[gradient > 0]
+        clear = np.abs(before / threshold - 1) > 1e-3
+        np.testing.assert_array_equal(1 - np.cos(turned[clear]) > delta, before[clear] < threshold[clear])
+    # §5: balance of decay and growth, exact for any run
+    balance = -np.log(np.cos(run.rotation.values)).sum() - np.log(norm[-1] / norm[0])
+    np.testing.assert_allclose(-STEPS * np.log1p(-k), balance, rtol=1e-3, atol=1e-4)
+
+
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(configs, st.sampled_from([0.25, 4.0, 16.0]))
+def test_symmetry_is_exact_for_powers_of_four(config, factor):
+    # with η → 4η, λ → λ/4, ρ₀ → 2ρ₀ every float changes by a power of two only: the losses are equal bit for bit,
+    # as far as ε = 1e-30 vanishes beside the variances
+    start = dataclasses.replace(config, scale_invariant=True, norm_eps=1e-30, init_norm=None, steps=20)
+    first = empirical.train(dataclasses.replace(start, init_norm=8.0))
+    second = empirical.train(
+        dataclasses.replace(start, lr=config.lr * factor, wd=config.wd / factor, init_norm=8.0 * factor**0.5)
+    )
+    np.testing.assert_array_equal(first.loss, second.loss)
+
+
+def test_a_network_without_normalization_breaks_the_law():
+    config = empirical.RunConfig(lr=0.1, wd=0.01, normalization="none", scale_invariant=False, steps=STEPS)
+    run = empirical.train(config)
+    assert np.abs(simulate.replay(run).norm / run.norm - 1).max() > 100 * TOLERANCE
+    assert run.radial_defect.max() > 1e-2
