@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-import matplotlib as mpl
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from torch import nn
 
 README = Path(__file__).parents[1] / "README.md"
@@ -19,14 +19,14 @@ def test_there_are_three_blocks_of_about_ten_lines():
 @pytest.mark.parametrize("block", BLOCKS, ids=["predict", "simulate", "train"])
 def test_block_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    mpl.use("Agg")
+    plt.switch_backend("Agg")
     names = {
         "my_module": nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10)),
         "inputs": torch.randn(128, 1, 8, 8),
         "targets": torch.arange(128) % 10,
     }
     exec(block.replace("steps=5000)\nrun", "steps=450)\nrun").replace("steps=5000,", "steps=2000,"), names)
-    mpl.pyplot.close("all")
+    plt.close("all")
     printed = capsys.readouterr().out
     # a line that ends in "# 7.75: …" has printed 7.75…
     for number in re.findall(r"print.*# (\d+\.\d+)", block):

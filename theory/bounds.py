@@ -151,9 +151,12 @@ def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
 
 
 def _step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
-    if np.ndim(steps) == 0:
+    try:
+        wanted = np.asarray(steps)
+    except ValueError:
+        raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}") from None
+    if wanted.ndim == 0:
         return np.arange(whole_number("steps", steps) + 1)
-    wanted = np.asarray(steps)
     if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
         raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}")
     if wanted.size and wanted.min() < 0:
