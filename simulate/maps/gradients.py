@@ -96,7 +96,9 @@ class BoundedGradient:
         return np.shape(self.low)
 
     def values_for(self, shape: tuple[int, ...], steps: int, seed: int) -> FloatArray:
-        """Return fresh values; the same seed gives the same."""
+        """Return fresh values; the same seed gives the same, and fewer steps the beginning of more."""
         low = np.broadcast_to(np.asarray(self.low), shape)[..., np.newaxis]
         high = np.broadcast_to(np.asarray(self.high), shape)[..., np.newaxis]
-        return np.asarray(low + (high - low) * np.random.default_rng(seed).random((*shape, steps)))
+        # drawn step by step
+        share = np.moveaxis(np.random.default_rng(seed).random((steps, *shape)), 0, -1)
+        return np.ascontiguousarray(low + (high - low) * share)

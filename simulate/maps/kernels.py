@@ -14,20 +14,28 @@ RUNS, FELL, BLEW_UP = 0, 1, 2
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def iterate_norm_map(
-    sq_norm: Any, lr: Any, wd: Any, grad_norm: Any, steps: int, record_every: int, recorded: Any, ended: Any, code: Any
+    sq_norm: Any,
+    lr: Any,
+    wd: Any,
+    grad_norm: Any,
+    updates: Any,
+    record_every: int,
+    recorded: Any,
+    ended: Any,
+    code: Any,
 ) -> None:
     """Iterate r⁺ = (1-ηλ)² r + (ηg̃)²/r for a batch, in place.
 
-    `sq_norm` (batch,) is start and end; `lr`, `grad_norm` (batch, steps) may be broadcast views; `recorded`
-    (batch, rows) takes every `record_every`-th r before its update; `ended` (batch,) the updates made; `code` (batch,)
-    how it ended. A trajectory that leaves the floating-point range stops at its last good state.
+    `sq_norm` (batch,) is start and end; `lr`, `grad_norm` (batch, steps) may be broadcast views; `updates` (batch,) are
+    wanted; `recorded` (batch, rows) takes every `record_every`-th r before its update; `ended` (batch,) the updates
+    made; `code` (batch,) how it ended. A trajectory that leaves the floating-point range stops at its last good state.
     """
     for i in range(sq_norm.shape[0]):
         r = sq_norm[i]
         decay = wd[i]
-        ended[i] = steps
+        ended[i] = updates[i]
         code[i] = RUNS
-        for t in range(steps):
+        for t in range(updates[i]):
             if t % record_every == 0:
                 recorded[i, t // record_every] = r
             rate = lr[i, t]

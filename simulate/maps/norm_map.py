@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,9 +20,12 @@ from simulate.trajectories.contract import (
     make_trajectory,
     setting,
 )
-from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
+from theory.arguments import FloatArray, broadcast, intrinsic_lr, learning_rate, real, weight_decay, whole_number
 from theory.destabilization import step_angle
 from theory.schedules import learning_rates
+
+# norms whose square is a normal floating-point number
+_NORM_MIN, _NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(np.finfo(np.float64).max))
 
 
 def norm_map(
@@ -74,28 +77,34 @@ def norm_map(
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     seed = whole_number("seed", seed)
-    given: dict[str, Any] = {"wd": wd, "norm": norm}
+    rule = cast(GradientRule, grad_norm) if hasattr(grad_norm, "values_for") else None
+    real("norm", norm, above=0)
+    checked = {"wd": weight_decay(wd), "norm": real("norm", norm, at_least=_NORM_MIN, at_most=_NORM_MAX)}
     rates: FloatArray | None = None
     if callable(lr):
         rates = learning_rates(lr, 0, steps)
+        if rates.shape != (steps,):
+            raise ValueError(f"lr must give one rate for each of {steps} steps, got shape {rates.shape} from {lr!r}")
     else:
-        given["lr"] = lr
-    rule = cast(GradientRule, grad_norm) if hasattr(grad_norm, "values_for") else None
-    if rule is not None:
-        given["rule"] = np.zeros(rule.batch_shape)
-    else:
-        given["grad_norm"] = grad_norm
-    dims, coords, arrays = _batch_layout(given)
-    decay, start = weight_decay(arrays["wd"]), real("norm", arrays["norm"], above=0)
-    if rates is None:
-        rates = learning_rate(arrays["lr"])[..., np.newaxis]
-    intrinsic_lr(rates, decay[..., np.newaxis])
-    gradients = (
-        rule.values_for(start.shape, steps, seed)
+        checked["lr"] = learning_rate(lr)
+    checked["grad_norm"] = (
+        np.zeros(rule.batch_shape)
         if rule is not None
-        else real("grad_norm", arrays["grad_norm"], at_least=0)[..., np.newaxis]
+        else real("grad_norm", cast(npt.ArrayLike, grad_norm), at_least=0)
     )
-    return _run(rates, decay, gradients, start, steps, record_every, dims, coords, {"seed": seed})
+    labelled = {
+        name: value.copy(data=checked[name])
+        for name, value in (("wd", wd), ("norm", norm), ("lr", lr), ("grad_norm", grad_norm))
+        if isinstance(value, xr.DataArray)
+    }
+    dims, coords, arrays = _labelled_layout(checked, labelled) if labelled else _batch_layout(checked)
+    decay, start = arrays["wd"], arrays["norm"]
+    if rates is None:
+        rates = arrays["lr"][..., np.newaxis]
+    intrinsic_lr(rates, decay[..., np.newaxis])
+    gradients = arrays["grad_norm"][..., np.newaxis] if rule is None else rule.values_for(start.shape, steps, seed)
+    updates = np.full(start.shape, steps)
+    return _run(rates, decay, gradients, start, updates, steps, record_every, dims, coords, {"seed": seed})
 
 
 def replay(trajectory: xr.Dataset) -> xr.Dataset:
@@ -109,7 +118,7 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
 
     Returns
     -------
-    Trajectory with the same steps.
+    Trajectory with the same steps. A batch member that has NaN rows at its end is replayed up to there.
 
     Raises
     ------
@@ -135,29 +144,30 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     order = (*dims, "step")
     norm, grad_norm = trajectory.norm.transpose(*order), trajectory.grad_norm.transpose(*order)
     like = norm.isel(step=0, drop=True)
-    rates = setting(trajectory, "lr")
-    rates = (
-        rates.transpose(..., "step")
-        if "step" in rates.dims
-        else rates.broadcast_like(like).expand_dims(step=1, axis=-1)
-    )
-    decay = setting(trajectory, "wd").broadcast_like(like).transpose(*dims)
-    # rows after the end of a batch member are NaN: no gradient there, and they are masked again below
     missing = np.isnan(grad_norm.values)
+    if np.any(missing[..., :-1] & ~missing[..., 1:]):
+        raise ValueError("trajectory must have g̃ at every step to be replayed; grad_norm is NaN before a later value")
+    rates = setting(trajectory, "lr")
+    if rates.dims == ("step",):
+        rates_values = rates.values
+    elif "step" in rates.dims:
+        rates_values = rates.broadcast_like(norm).transpose(*order).values
+    else:
+        rates_values = rates.broadcast_like(like).transpose(*dims).values[..., np.newaxis]
+    decay = setting(trajectory, "wd").broadcast_like(like).transpose(*dims)
     coords = {str(n): (tuple(map(str, c.dims)), c.values) for n, c in like.coords.items() if set(c.dims) <= set(dims)}
     replayed = _run(
-        rates.values,
+        rates_values,
         decay.values,
-        np.where(missing, 0.0, grad_norm.values),
+        grad_norm.values,
         like.values,
+        np.asarray((~missing).sum(axis=-1)),
         step.size,
         1,
         dims,
         {n: c for n, c in coords.items() if n in dims or n in ("lr", "wd")},
         {},
     )
-    if missing.any():
-        replayed = replayed.where(xr.DataArray(~missing, dims=order).isel(step=slice(replayed.sizes["step"])))
     return replayed.assign_coords(step=trajectory.step[: replayed.sizes["step"]])
 
 
@@ -166,6 +176,7 @@ def _run(
     decay: FloatArray,
     gradients: FloatArray,
     start: FloatArray,
+    updates: npt.NDArray[np.int64],
     steps: int,
     record_every: int,
     dims: Sequence[str],
@@ -188,9 +199,9 @@ def _run(
     kernels.iterate_norm_map(
         sq_norm,
         all_rates,
-        np.ascontiguousarray(decay).reshape(count),
+        np.array(decay).reshape(count),
         all_gradients,
-        steps,
+        updates.reshape(count),
         record_every,
         recorded,
         ended,
@@ -201,19 +212,22 @@ def _run(
     alive = ~np.isnan(norm)
     lr = np.broadcast_to(all_rates[:, ::record_every].reshape(*shape, rows), norm.shape)
     grad_norm = np.where(alive, all_gradients[:, ::record_every].reshape(*shape, rows), np.nan)
-    effective_lr = lr / norm**2
+    # near the end of the floating-point range these overflow; the status tells
+    with np.errstate(over="ignore", invalid="ignore"):
+        effective_lr = lr / norm**2
+        turn = effective_lr * grad_norm
     columns = {
         "norm": norm,
         "grad_norm": grad_norm,
         "effective_lr": effective_lr,
-        "rotation": step_angle(effective_lr * grad_norm, lr * decay[..., np.newaxis]),
+        "rotation": step_angle(turn, lr * decay[..., np.newaxis]),
     }
     coords = dict(coords)
     attributes = {"optimizer": "SGD()", **attributes}
     if rates.shape[-1] == 1:
         _place(coords, attributes, dims, "lr", np.broadcast_to(rates[..., 0], shape))
     else:
-        columns["lr"] = lr[(0,) * len(shape)] if rates.ndim == 1 else lr
+        columns["lr"] = rates[::record_every] if rates.ndim == 1 else lr
     _place(coords, attributes, dims, "wd", decay)
     status = np.array([COMPLETE, COLLAPSED, DIVERGED], dtype=object)[code].reshape(shape)
     if not shape:
@@ -243,43 +257,46 @@ def _place(
         coords[name] = (dims, values)
 
 
-def _batch_layout(
-    given: dict[str, Any],
-) -> tuple[tuple[str, ...], dict[str, tuple[Sequence[str], Any]], dict[str, Any]]:
-    """Dimensions and coordinates of the batch to which the arguments broadcast, and the broadcast arguments."""
-    labelled = [name for name, value in given.items() if isinstance(value, xr.DataArray)]
-    if labelled:
-        for name, value in given.items():
-            if name not in labelled and np.ndim(value):
-                raise TypeError(f"{name} must be a number or a DataArray when {labelled[0]} is a DataArray")
-        arrays = dict(zip(given, xr.broadcast(*(xr.DataArray(value) for value in given.values())), strict=True))
-        first = next(iter(arrays.values()))
-        dims = tuple(map(str, first.dims))
-        labels = {d: ((d,), first.coords[d].values) for d in dims if d in first.coords}
-        return dims, dict(labels), {name: array.values for name, array in arrays.items()}
-    coords: dict[str, tuple[Sequence[str], Any]]
+_Layout = tuple[tuple[str, ...], dict[str, tuple[Sequence[str], Any]], dict[str, FloatArray]]
+
+
+def _labelled_layout(given: Mapping[str, FloatArray], labelled: Mapping[str, xr.DataArray]) -> _Layout:
+    """Dimensions and coordinates of the batch to which numbers and DataArrays broadcast, and the broadcast values."""
+    first = next(iter(labelled))
+    for name in given:
+        if name not in labelled and given[name].ndim:
+            raise TypeError(f"{name} must be a number or a DataArray when {first} is a DataArray")
+        if name in labelled and "step" in labelled[name].dims:
+            raise ValueError(f"{name} must be constant in time, got a DataArray with the dimension 'step'")
     try:
-        shape = np.broadcast_shapes(*(np.shape(value) for value in given.values()))
-    except ValueError:
-        shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in given.items())
-        raise ValueError(f"shapes must broadcast together, got {shapes}") from None
+        arrays = xr.broadcast(*xr.align(*(labelled.get(n, xr.DataArray(v)) for n, v in given.items()), join="exact"))
+    except ValueError as error:
+        raise ValueError(f"coordinates of {', '.join(labelled)} must agree: {error}") from None
+    dims = tuple(map(str, arrays[0].dims))
+    coords: dict[str, tuple[Sequence[str], Any]] = {}
+    for dim in dims:
+        if dim in arrays[0].coords:
+            coords[dim] = ((dim,), arrays[0].coords[dim].values)
+        elif dim in labelled and labelled[dim].dims == (dim,):
+            coords[dim] = ((dim,), given[dim])
+    return dims, coords, {name: array.values for name, array in zip(given, arrays, strict=True)}
+
+
+def _batch_layout(given: Mapping[str, FloatArray]) -> _Layout:
+    """Dimensions and coordinates of the batch to which plain arrays broadcast, and the broadcast values."""
+    shape = broadcast(**given)[0].shape
+    arrays = {name: np.broadcast_to(value, shape) for name, value in given.items()}
     if len(shape) < 2:
-        dims = ("batch",)[: len(shape)]
-        coords = {}
-    else:
-        names, coords = [], {}
-        for axis, size in enumerate(shape):
-            varying = [n for n, v in given.items() if size > 1 and _size_along(np.shape(v), axis, len(shape)) > 1]
-            if varying in (["lr"], ["wd"]) and np.size(given[varying[0]]) == size:
-                names.append(varying[0])
-                coords[varying[0]] = ((varying[0],), np.ravel(given[varying[0]]))
-            else:
-                names.append(f"batch_{axis}")
-        dims = tuple(names)
-    try:
-        return dims, coords, {name: np.broadcast_to(value, shape) for name, value in given.items()}
-    except (TypeError, ValueError):
-        return dims, coords, given
+        return ("batch",)[: len(shape)], {}, arrays
+    dims, coords = [], dict[str, tuple[Sequence[str], Any]]()
+    for axis, size in enumerate(shape):
+        varying = [n for n, v in given.items() if size > 1 and _size_along(v.shape, axis, len(shape)) > 1]
+        if varying in (["lr"], ["wd"]) and given[varying[0]].size == size:
+            dims.append(varying[0])
+            coords[varying[0]] = ((varying[0],), given[varying[0]].ravel())
+        else:
+            dims.append(f"batch_{axis}")
+    return tuple(dims), coords, arrays
 
 
 def _size_along(shape: tuple[int, ...], axis: int, ndim: int) -> int:

@@ -165,7 +165,9 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         raise ValueError(f"path must be a saved trajectory or a run folder, got {str(path)!r}")
     dataset: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
     _check_schema(dataset.attrs.get("schema"), folder)
-    return dataset.drop_encoding()
+    # the store has its own type for text (and none for text of size zero)
+    text = [name for name in ("status", "group") if name in dataset.variables]
+    return dataset.assign({name: dataset[name].astype(object) for name in text}).drop_encoding()
 
 
 def _check_schema(schema: Any, folder: Path) -> None:

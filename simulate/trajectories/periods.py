@@ -28,7 +28,7 @@ class Periods:
 
     Attributes
     ----------
-    onsets : step numbers of the troughs at which a destabilization begins, shape (count+1,).
+    onsets : step numbers of the troughs at which a destabilization begins, shape (count+1,); empty without troughs.
     lengths : steps between them, shape (count,).
     norm_min, norm_max : ρ at the trough that begins each period and at its peak, shape (count,).
     rise : the rise d of ln ρ that counts as a destabilization.
@@ -69,8 +69,13 @@ class Periods:
 
     @property
     def outside_growth(self) -> float:
-        """φ: share of all growth of ln ρ that lies outside the detected rises; T·(-ln(1-ηλ)) = J/(1-φ)."""
-        return 1 - self.jump / (-math.log1p(-self.intrinsic_lr) * self.mean) if self.count else math.nan
+        """φ: share of all growth of ln ρ that lies outside the detected rises; T·(-ln(1-ηλ)) = J/(1-φ).
+
+        NaN without periods, and unless 0 < ηλ < 1.
+        """
+        if not (self.count and 0 < self.intrinsic_lr < 1):
+            return math.nan
+        return 1 - self.jump / (-math.log1p(-self.intrinsic_lr) * self.mean)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     """Say whether a trajectory is at equilibrium, periodic, or neither, with the numbers that decided.
 
     - "equilibrium": median rotation >= 0.8 of its equilibrium value *and* standard deviation of ln ρ <= 0.05. That the
-      mean of ρ⁴ fits the equilibrium formula proves nothing: it does so on periodic traces too.
+      mean of ρ⁴ fits the equilibrium formula proves nothing: it does so on periodic traces too. Never without decay.
     - "periodic": at least 5 periods, and at most 0.9 of the growth of ln ρ outside the detected rises.
     - "no clear period": everything else.
 
@@ -187,7 +192,7 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.median(settled.rotation.values / expected))
     sd = float(np.log(settled.norm.values).std())
-    if ratio >= ROTATION_RATIO_MIN and sd <= LOG_NORM_SD_MAX:
+    if ROTATION_RATIO_MIN <= ratio < math.inf and sd <= LOG_NORM_SD_MAX:
         verdict = EQUILIBRIUM
     elif periods.count >= PERIODS_MIN and periods.outside_growth <= OUTSIDE_GROWTH_MAX:
         verdict = PERIODIC

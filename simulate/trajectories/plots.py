@@ -11,6 +11,7 @@ import xarray as xr
 import theory
 from simulate.trajectories.contract import VARIABLES, check_trajectory, intrinsic_lr
 from simulate.trajectories.periods import Periods
+from theory.arguments import whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ _SHORT = {
 
 def plot_trajectory(
     trajectory: xr.Dataset,
-    axes: Sequence[Axes] | None = None,
+    axes: Axes | Sequence[Axes] | None = None,
     *,
     variables: Sequence[str] = ("loss", "norm", "effective_lr"),
     simulated: xr.Dataset | None = None,
@@ -41,7 +42,7 @@ def plot_trajectory(
     ----------
     trajectory : one run.
     axes : one for each variable; new ones by default.
-    variables : names; those that the trajectory lacks are left out.
+    variables : names; those that the trajectory lacks (or has not at every step) are left out.
     simulated : a second trajectory, drawn over the first, dashed.
     periods : onsets to be marked.
     levels : predicted constant values, drawn as horizontal lines, by variable.
@@ -53,7 +54,7 @@ def plot_trajectory(
 
     Raises
     ------
-    TypeError, ValueError : no single trajectory, or a wrong number of axes.
+    TypeError, ValueError : no single trajectory, a wrong number of axes, or no variable to draw.
 
     Examples
     --------
@@ -63,8 +64,14 @@ def plot_trajectory(
     2
     """
     check_trajectory(trajectory, single=True)
-    shown = [name for name in variables if name in trajectory]
-    drawn_on = _new_axes(len(shown)) if axes is None else axes
+    if simulated is not None:
+        check_trajectory(simulated, single=True)
+    most_points = whole_number("most_points", most_points, at_least=2)
+    wanted = [variables] if isinstance(variables, str) else list(variables)
+    shown = [name for name in wanted if name in trajectory and trajectory[name].dims == ("step",)]
+    if not shown:
+        raise ValueError(f"variables must name at least one that the trajectory has at every step, got {wanted}")
+    drawn_on = _new_axes(len(shown)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
     if len(drawn_on) != len(shown):
         raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
     for ax, name in zip(drawn_on, shown, strict=True):
@@ -79,8 +86,9 @@ def plot_trajectory(
         if periods is not None and periods.onsets.size:
             for onset in periods.onsets:
                 ax.axvline(onset, color=ONSET, linewidth=0.5, alpha=0.35, zorder=0)
-        ax.set_yscale("log")
-        _label_ticks(ax)
+        if np.any(trajectory[name].values > 0):
+            ax.set_yscale("log")
+            _label_ticks(ax)
         ax.set_ylabel(_SHORT.get(name, VARIABLES.get(name, ("", name))[1]))
         if ax.get_legend_handles_labels()[0] and (simulated is not None or levels):
             ax.legend(loc="upper right", fontsize=8, frameon=False)
@@ -133,8 +141,9 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
         rasterized=True,
     )
     ax.figure.colorbar(points, ax=ax, label="step")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    if good.any():
+        ax.set_xscale("log")
+        ax.set_yscale("log")
     k = intrinsic_lr(trajectory)
     if good.any() and 0 < k < 1:
         ends = np.array([grad_norm[good].min(), grad_norm[good].max()])

@@ -1,0 +1,364 @@
+import json
+import os
+
+import filelock
+import numpy as np
+import pytest
+import xarray as xr
+
+import simulate
+import theory
+from simulate import BoundedGradient, RecordedGradient, load, norm_map, save
+from simulate.trajectories.contract import SCHEMA, VARIABLES
+from simulate.trajectories.folder import (
+    CONFIG,
+    EVALS,
+    EVALUATION_RECORD,
+    LOCK,
+    STATUS,
+    STEPS,
+    STORE,
+    is_locked,
+    read_records,
+    step_record,
+    steps_written,
+    write_json,
+)
+
+GROUPS = ["conv1.weight", "conv2.weight"]
+FIRST_NORM = 3.0
+
+
+def _ended():
+    recorded = np.ones((3, 700))
+    recorded[1], recorded[2, 2] = 0.0, 1e200
+    return norm_map(0.5, 1.0, RecordedGradient(recorded), norm=1.0, steps=700)
+
+
+TRAJECTORIES = {
+    "one run": lambda: norm_map(0.1, 0.01, BoundedGradient(1.0, 2.0), norm=1.0, steps=50, seed=0),
+    "one row": lambda: norm_map(0.1, 0.01, 2.0, norm=1.0, steps=1),
+    "no rows": lambda: norm_map(0.1, 0.01, 2.0, norm=1.0, steps=0),
+    "strided": lambda: norm_map(0.1, 0.01, 2.0, norm=1.0, steps=50, record_every=7),
+    "schedule": lambda: norm_map(theory.Cosine(0.5, 0.1, steps=50), 0.01, 2.0, norm=1.0, steps=50),
+    "batch with NaN rows": _ended,
+    "grid": lambda: norm_map([[0.1], [0.2]], [0.01, 0.02, 0.03], 2.0, norm=1.0, steps=5),
+    "empty batch": lambda: norm_map([], 0.01, 2.0, norm=1.0, steps=5),
+    "labels": lambda: norm_map(xr.DataArray([0.1, 0.2], dims="a", coords={"a": [3, 5]}), 0, 2.0, norm=1.0, steps=5),
+    "part of a batch": lambda: _ended().isel(batch=2, step=slice(1, 4)),
+    "strange numbers": lambda: norm_map(0.1, 0.01, 2.0, norm=1.0, steps=3).assign_attrs(
+        a=float("nan"), b=float("inf"), c=True, d=[1, 2.5, "ρ"], e=2**60, f=0.1 + 0.2
+    ),
+}
+
+
+def assert_same(one, other):
+    xr.testing.assert_identical(one, other)
+    assert list(one.attrs) == list(other.attrs)
+    for key, value in one.attrs.items():
+        assert type(other.attrs[key]) is type(value), key
+    for name in one.variables:
+        assert one[name].dtype == other[name].dtype, name
+        assert one[name].attrs == other[name].attrs, name
+
+
+class TestSaveAndLoad:
+    @pytest.mark.parametrize("make", TRAJECTORIES.values(), ids=TRAJECTORIES)
+    def test_what_is_loaded_is_what_was_saved(self, make, tmp_path):
+        trajectory = make()
+        save(trajectory, tmp_path / "run.zarr")
+        loaded = load(tmp_path / "run.zarr")
+        if "a" in trajectory.attrs:
+            # NaN is not equal to itself
+            assert np.isnan(loaded.attrs["a"])
+            trajectory, loaded = (t.assign_attrs(a=0.0) for t in (trajectory, loaded))
+        assert_same(trajectory, loaded)
+
+    def test_again_and_again(self, tmp_path):
+        trajectory = _ended()
+        save(trajectory, tmp_path / "first")
+        save(load(tmp_path / "first"), tmp_path / "second")
+        assert_same(load(tmp_path / "second"), trajectory)
+
+    def test_a_loaded_trajectory_is_used_like_a_fresh_one(self, tmp_path):
+        trajectory = TRAJECTORIES["one run"]()
+        save(trajectory, tmp_path / "run")
+        loaded = load(str(tmp_path / "run"))
+        assert_same(simulate.replay(trajectory), simulate.replay(loaded))
+        loaded.norm[0] = 7.0
+        assert loaded.norm[0] == 7.0
+
+    def test_parents_are_made_and_nothing_else_is_left(self, tmp_path):
+        save(TRAJECTORIES["one run"](), tmp_path / "a" / "b" / "run")
+        assert os.listdir(tmp_path / "a" / "b") == ["run"]
+
+    def test_text_for_a_path(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        save(TRAJECTORIES["one run"](), "run")
+        assert load("run").sizes["step"] == 50
+
+    def test_remains_of_a_save_that_was_cut_do_not_disturb(self, tmp_path):
+        (tmp_path / "run.partial").mkdir()
+        (tmp_path / "run.partial" / "junk").write_text("junk")
+        save(TRAJECTORIES["one run"](), tmp_path / "run")
+        assert os.listdir(tmp_path) == ["run"]
+
+    @pytest.mark.parametrize("kind", ["store", "folder", "file"])
+    def test_nothing_is_overwritten(self, kind, tmp_path):
+        target, trajectory = tmp_path / "run", TRAJECTORIES["one run"]()
+        if kind == "store":
+            save(trajectory, target)
+        elif kind == "folder":
+            target.mkdir()
+        else:
+            target.write_text("precious")
+        with pytest.raises(ValueError, match=r"^path must not exist yet, got .*run"):
+            save(TRAJECTORIES["no rows"](), target)
+        if kind == "store":
+            assert_same(load(target), trajectory)
+        elif kind == "file":
+            assert target.read_text() == "precious"
+
+    @pytest.mark.parametrize("value", [None, 3, np.ones(3), xr.DataArray([1.0])], ids=str)
+    def test_no_trajectory(self, value, tmp_path):
+        with pytest.raises(TypeError, match=rf"^trajectory must be an xarray\.Dataset, got {type(value).__name__}"):
+            save(value, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("kind", ["nothing", "empty folder", "file", "half a store"])
+    def test_nothing_there(self, kind, tmp_path):
+        target = tmp_path / "run"
+        if kind == "empty folder":
+            target.mkdir()
+        elif kind == "file":
+            target.write_text("no trajectory")
+        elif kind == "half a store":
+            (target / "norm").mkdir(parents=True)
+        with pytest.raises(ValueError, match=r"^path must be a saved trajectory or a run folder, got .*run"):
+            load(target)
+
+    @pytest.mark.parametrize("schema", [SCHEMA + 1, None, "1"])
+    def test_unknown_schemas_are_refused(self, schema, tmp_path):
+        attributes = {} if schema is None else {"schema": schema}
+        save(xr.Dataset({"norm": ("step", [1.0])}, attrs=attributes), tmp_path / "run")
+        with pytest.raises(ValueError, match=rf"path must hold a trajectory of schema <= {SCHEMA}, got {schema!r} in"):
+            load(tmp_path / "run")
+
+
+def step_records(count):
+    """Records with different numbers in every field."""
+    records = np.zeros(count, dtype=step_record(len(GROUPS)))
+    for number, name in enumerate(records.dtype.names):
+        shape = records[name].shape
+        records[name] = number + np.arange(1, 1 + records[name].size).reshape(shape) / 1000
+    records["lr"] = 0.5
+    return records
+
+
+def evaluation_records(steps):
+    records = np.zeros(len(steps), dtype=EVALUATION_RECORD)
+    for number, name in enumerate(EVALUATION_RECORD.names):
+        records[name] = number + np.arange(len(steps)) / 10
+    records["eval_step"] = steps
+    return records
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write a run folder by hand, in the words of its layout."""
+
+    def write(*, rows=10, evaluated=(0, 4, 8), status=None, schema=SCHEMA, attributes=None, epochs_per_step=0.25):
+        path = tmp_path / "run"
+        path.mkdir()
+        attributes = {"lr": 0.5, "wd": 0.01, "optimizer": "SGD()"} if attributes is None else attributes
+        config = {
+            "schema": schema,
+            "groups": GROUPS,
+            "attributes": attributes,
+            "first_norm": FIRST_NORM,
+            "epochs_per_step": epochs_per_step,
+        }
+        (path / "config.json").write_text(json.dumps(config))
+        (path / "steps.log").write_bytes(step_records(rows).tobytes())
+        (path / "evaluations.log").write_bytes(evaluation_records(evaluated).tobytes())
+        (path / "lock").touch()
+        if status is not None:
+            (path / "status.json").write_text(json.dumps(status))
+        return path
+
+    return write
+
+
+def check_rows(run, rows):
+    """The rows of a loaded run are those that `folder` wrote."""
+    records = step_records(rows)
+    assert run.sizes["step"] == rows
+    assert run.step.values.tolist() == list(range(rows))
+    for name in records.dtype.names:
+        if name not in ("lr", "next_norm"):
+            np.testing.assert_array_equal(run[name], records[name], err_msg=name)
+            assert run[name].dims == (("step", "group") if name.startswith("group_") else ("step",))
+    np.testing.assert_allclose(run.effective_lr, 0.5 / run.norm**2, rtol=1e-15)
+    assert run.final_norm.item() == (records["next_norm"][-1] if rows else FIRST_NORM)
+    assert run.status_step.item() == rows
+
+
+class TestRunFolder:
+    def test_file_names_are_the_layout(self):
+        assert (CONFIG, STATUS, STEPS, EVALS, STORE, LOCK) == (
+            "config.json",
+            "status.json",
+            "steps.log",
+            "evaluations.log",
+            "trajectory.zarr",
+            "lock",
+        )
+
+    def test_running(self, folder):
+        path = folder(status={"status": "running"})
+        with filelock.FileLock(path / "lock"):
+            assert is_locked(path)
+            run = load(path)
+        assert run.status.item() == "running"
+        check_rows(run, 10)
+
+    def test_killed(self, folder):
+        path = folder(status={"status": "running"})
+        run = load(path)
+        assert run.status.item() == "interrupted"
+        check_rows(run, 10)
+        # reading leaves the folder free
+        assert not is_locked(path)
+
+    def test_killed_before_its_status_was_written(self, folder):
+        assert load(folder()).status.item() == "interrupted"
+
+    def test_killed_and_its_lock_removed(self, folder):
+        path = folder(status={"status": "running"})
+        (path / "lock").unlink()
+        assert load(path).status.item() == "interrupted"
+
+    def test_interrupted(self, folder):
+        run = load(folder(status={"status": "interrupted", "status_step": 10}))
+        assert run.status.item() == "interrupted"
+        check_rows(run, 10)
+
+    @pytest.mark.parametrize("word", ["complete", "diverged", "collapsed"])
+    @pytest.mark.parametrize("steps", [10, 6, 0])
+    def test_finished_keeps_the_steps_of_its_status(self, folder, word, steps):
+        run = load(folder(status={"status": word, "status_step": steps}))
+        assert run.status.item() == word
+        check_rows(run, steps)
+        assert run.eval_step.values.tolist() == [step for step in (0, 4, 8) if step <= steps]
+
+    def test_finished_is_not_taken_for_running_by_a_lock(self, folder):
+        path = folder(status={"status": "complete", "status_step": 10})
+        with filelock.FileLock(path / "lock"):
+            assert load(path).status.item() == "complete"
+
+    @pytest.mark.parametrize("cut", [1, 8, 127])
+    def test_a_record_that_was_cut_is_left_out(self, folder, cut):
+        path = folder(status={"status": "running"}, evaluated=(0, 4, 9, 10))
+        size = step_record(len(GROUPS)).itemsize
+        with open(path / "steps.log", "r+b") as file:
+            file.truncate(10 * size - min(cut, size - 1))
+        run = load(path)
+        check_rows(run, 9)
+        assert steps_written(path) == 9
+        # the evaluation at 10 saw a step that is lost
+        assert run.eval_step.values.tolist() == [0, 4, 9]
+
+    def test_an_evaluation_that_was_cut_is_left_out(self, folder):
+        path = folder(evaluated=(0, 4, 8))
+        with open(path / "evaluations.log", "r+b") as file:
+            file.truncate(3 * EVALUATION_RECORD.itemsize - 1)
+        assert load(path).eval_step.values.tolist() == [0, 4]
+
+    def test_evaluations_beyond_the_last_row_are_left_out(self, folder):
+        run = load(folder(evaluated=(0, 5, 10, 11, 50)))
+        assert run.eval_step.values.tolist() == [0, 5, 10]
+        expected = evaluation_records((0, 5, 10, 11, 50))[:3]
+        for name in EVALUATION_RECORD.names[1:]:
+            assert run[name].dims == ("eval_step",)
+            np.testing.assert_array_equal(run[name], expected[name])
+
+    def test_without_evaluations(self, folder):
+        path = folder(evaluated=())
+        assert "eval_step" not in load(path).dims
+        (path / "evaluations.log").unlink()
+        assert "train_loss" not in load(path)
+
+    @pytest.mark.parametrize("missing", [True, False])
+    def test_without_rows(self, folder, missing):
+        path = folder(rows=0, evaluated=(0,))
+        if missing:
+            (path / "steps.log").unlink()
+        run = load(path)
+        check_rows(run, 0)
+        assert run.eval_step.values.tolist() == [0]
+        assert steps_written(path) == 0
+
+    def test_the_contract_is_kept(self, folder):
+        run = load(folder())
+        assert run.group.values.tolist() == GROUPS
+        np.testing.assert_array_equal(run.epoch, 0.25 * np.arange(10))
+        assert run.attrs["source"] == "training"
+        assert run.attrs["schema"] == SCHEMA
+        assert (run.attrs["lr"], run.attrs["wd"], run.attrs["optimizer"]) == (0.5, 0.01, "SGD()")
+        assert "lr" not in run.variables
+        for name in run.variables:
+            assert (run[name].attrs["units"], run[name].attrs["long_name"]) == VARIABLES[name], name
+
+    def test_a_schedule_is_a_variable(self, folder):
+        run = load(folder(attributes={"wd": 0.01}))
+        assert run.lr.values.tolist() == [0.5] * 10
+        assert "lr" not in run.attrs
+
+    def test_without_epochs(self, folder):
+        assert "epoch" not in load(folder(epochs_per_step=None)).variables
+
+    @pytest.mark.parametrize("schema", [SCHEMA + 1, 99, None, "1"])
+    def test_newer_schemas_are_refused(self, folder, schema):
+        with pytest.raises(ValueError, match=rf"path must hold a trajectory of schema <= {SCHEMA}, got {schema!r} in"):
+            load(folder(schema=schema))
+
+    def test_the_store_of_a_finished_run_is_preferred(self, folder):
+        path = folder(status={"status": "complete", "status_step": 10})
+        trajectory = load(path)
+        save(trajectory, path / "trajectory.zarr")
+        (path / "steps.log").unlink()
+        assert_same(load(path), trajectory)
+
+    def test_a_loaded_run_can_be_saved(self, folder, tmp_path):
+        run = load(folder())
+        save(run, tmp_path / "saved")
+        assert_same(load(tmp_path / "saved"), run)
+
+
+class TestPieces:
+    def test_records_of_a_log_are_whole(self, tmp_path):
+        log, records = tmp_path / "log", step_records(5)
+        log.write_bytes(records.tobytes() + b"half a record")
+        np.testing.assert_array_equal(read_records(log, records.dtype), records)
+
+    def test_numbers_of_a_record_lie_side_by_side(self):
+        # seven numbers of the step and three for each group, 8 bytes each
+        for groups in (0, 1, 5):
+            assert step_record(groups).itemsize == 8 * (7 + 3 * groups)
+        assert EVALUATION_RECORD.itemsize == 8 * 5
+
+    def test_json_is_replaced_whole(self, tmp_path):
+        target = tmp_path / "status.json"
+        write_json(target, {"status": "running"})
+        with pytest.raises(TypeError):
+            write_json(target, {"status": object()})
+        assert json.loads(target.read_text()) == {"status": "running"}
+        write_json(target, {"status": "complete"})
+        assert json.loads(target.read_text()) == {"status": "complete"}
+        assert os.listdir(tmp_path) == ["status.json"]
+
+    def test_locks(self, tmp_path):
+        assert not is_locked(tmp_path)
+        with filelock.FileLock(tmp_path / LOCK):
+            assert is_locked(tmp_path)
+        assert not is_locked(tmp_path)

@@ -1,0 +1,425 @@
+import math
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy.signal import find_peaks
+
+import theory
+from simulate import BoundedGradient, RecordedGradient, classify, find_periods, norm_map
+from simulate.trajectories.periods import _zigzag
+
+FIXED = settings(deadline=None, derandomize=True, max_examples=60)
+seeds = st.integers(0, 10_000)
+rises = st.floats(0.05, 0.5)
+
+
+def trajectory(log_norm, *, k=0.01, stride=1, first=0, **variables):
+    """One run with this ln ρ, η = 0.5 and ηλ = k."""
+    step = first + stride * np.arange(len(log_norm))
+    columns = {"norm": np.exp(log_norm), **variables}
+    return xr.Dataset({n: ("step", v) for n, v in columns.items()}, {"step": step}, {"lr": 0.5, "wd": k / 0.5})
+
+
+def sawtooth(fall, rise, height, teeth):
+    """ln ρ that falls by `height` in `fall` steps and rises as far in `rise`; troughs at fall + j (fall + rise)."""
+    down, up = np.linspace(height, 0, fall, endpoint=False), np.linspace(0, height, rise, endpoint=False)
+    return np.tile(np.append(down, up), teeth)
+
+
+def random_walk(seed):
+    random = np.random.default_rng(seed)
+    return np.cumsum(random.normal(size=random.integers(2, 2000))) * random.uniform(0.01, 0.3)
+
+
+def noisy_sawtooth(seed):
+    random = np.random.default_rng(seed)
+    wave = sawtooth(random.integers(5, 80), random.integers(1, 20), random.uniform(0.05, 1), random.integers(1, 20))
+    return wave + random.uniform(0, 0.3) * random.normal(size=wave.size)
+
+
+def relaxations(seed):
+    """ln ρ of the norm map, driven by short bursts of gradient at random times."""
+    random = np.random.default_rng(seed)
+    burst = random.random(3000) < 0.01
+    grad_norm = np.where(burst, random.uniform(1, 10, 3000), random.uniform(0.04, 0.06, 3000))
+    run = norm_map(0.5, random.uniform(0.002, 0.04), RecordedGradient(grad_norm), norm=1.0, steps=3000)
+    return np.log(run.norm.values)
+
+
+class TestAgainstPeakProminence:
+    @pytest.mark.parametrize("trace", [random_walk, noisy_sawtooth, relaxations])
+    @FIXED
+    @given(seed=seeds, rise=rises)
+    def test_same_events_but_for_one_at_an_end(self, trace, seed, rise):
+        values = trace(seed)
+        troughs, peaks = _zigzag(values, rise)
+        # without a fall before it a trough has no prominence: only the first can be beyond the other's reach
+        for ours, theirs in (
+            (troughs, find_peaks(-values, prominence=rise)[0]),
+            (peaks, find_peaks(values, prominence=rise)[0]),
+        ):
+            assert len(set(ours) ^ set(theirs)) <= 1
+
+    @FIXED
+    @given(seed=seeds, rise=rises)
+    def test_another_rise_gives_other_events(self, seed, rise):
+        values = random_walk(seed)
+        assume(values.size > 1000 and values.std() > 1)
+        coarse, fine = _zigzag(values, 2 * rise)[0], _zigzag(values, rise / 4)[0]
+        assert set(coarse) < set(fine)
+
+    @FIXED
+    @given(seed=seeds, rise=rises)
+    def test_troughs_and_peaks_alternate_with_moves_of_at_least_the_rise(self, seed, rise):
+        values = random_walk(seed)
+        troughs, peaks = _zigzag(values, rise)
+        assert len(troughs) - len(peaks) in (0, 1)
+        turns = np.empty(len(troughs) + len(peaks), dtype=int)
+        turns[0::2], turns[1::2] = troughs, peaks
+        assert (np.diff(turns) > 0).all()
+        assert (abs(np.diff(values[turns])) >= rise).all()
+        # each trough is the lowest point between its peaks, each peak the highest between its troughs
+        for j in range(1, len(turns) - 1):
+            between = values[turns[j - 1] : turns[j + 1] + 1]
+            assert values[turns[j]] == (between.min() if j % 2 == 0 else between.max())
+
+    @pytest.mark.parametrize("values", [[], [1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
+    def test_no_trough_where_none_is_complete(self, values):
+        troughs, peaks = _zigzag(np.array(values, dtype=float), 0.1)
+        assert len(troughs) == len(peaks) == 0
+
+
+class TestKnownSawtooth:
+    @FIXED
+    @given(
+        fall=st.integers(2, 200),
+        rise=st.integers(1, 50),
+        height=st.floats(0.2, 3),
+        teeth=st.integers(2, 15),
+        k=st.floats(1e-4, 0.5),
+        first=st.integers(0, 1000),
+    )
+    def test_found_exactly(self, fall, rise, height, teeth, k, first):
+        periods = find_periods(trajectory(sawtooth(fall, rise, height, teeth), k=k, first=first), discard=0)
+        length = fall + rise
+        # the last trough has no whole rise after it where the rise is one row; that row is then missing
+        troughs = teeth if rise > 1 and height * (1 - 1 / rise) >= 0.1 else teeth - 1
+        assert periods.onsets.tolist() == [first + fall + j * length for j in range(troughs)]
+        assert periods.count == max(troughs - 1, 0)
+        assert periods.lengths.tolist() == [length] * periods.count
+        if periods.count:
+            # exp and ln of numbers near 1 round a few times
+            np.testing.assert_allclose(periods.norm_min, 1, rtol=1e-14)
+            np.testing.assert_allclose(periods.norm_max, math.exp(height), rtol=1e-14)
+            assert periods.mean == length
+            assert math.isclose(periods.jump, height, rel_tol=1e-13)
+        if periods.count > 1:
+            assert periods.std == periods.stderr == 0
+
+    @pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
+    def test_outside_growth_is_what_slows_the_fall(self, share):
+        # growth at every step of the fall takes back all but `share` of the decay
+        k, fall, rise, teeth = 0.01, 90, 10, 12
+        decay = -math.log1p(-k)
+        periods = find_periods(trajectory(sawtooth(fall, rise, share * decay * fall, teeth), k=k), discard=0)
+        expected = 1 - share * fall / (fall + rise)
+        assert math.isclose(periods.outside_growth, expected, rel_tol=1e-12)
+        assert math.isclose(periods.mean * decay, periods.jump / (1 - periods.outside_growth), rel_tol=1e-12)
+
+    def test_outside_growth_of_the_norm_map_is_the_growth_outside_the_jumps(self):
+        # one burst in 200 steps, faint gradients in between
+        k, cycle, cycles = 0.005, 200, 40
+        grad_norm = np.full((cycles, cycle), 0.3)
+        grad_norm[:, -1] = 10.0
+        run = norm_map(0.5, k / 0.5, RecordedGradient(grad_norm.ravel()), norm=1.0, steps=cycle * cycles)
+        # after 20 decay times cycle equals cycle to exp(-20)
+        periods = find_periods(run, discard=round(20 / k))
+        assert periods.lengths.tolist() == [cycle] * periods.count
+        # by the law each step grows ln ρ by ln(1+(η̃g̃/(1-ηλ))²)/2 beside the decay -ln(1-ηλ)
+        growth = np.log1p((run.effective_lr * run.grad_norm / (1 - k)) ** 2) / 2
+        last = growth.values[-cycle:]
+        # the jump of one step, J, is its growth less the decay of that step
+        jump = last[-1] + math.log1p(-k)
+        assert math.isclose(last.sum(), -cycle * math.log1p(-k), rel_tol=1e-6)
+        assert math.isclose(periods.outside_growth, 1 - jump / last.sum(), abs_tol=1e-6)
+        assert 0.02 < periods.outside_growth < 0.5
+
+    def test_statistics(self):
+        gaps = [100, 110, 120, 90, 100]
+        wave = np.concatenate([sawtooth(gap - 10, 10, 0.5, 1) for gap in [50, *gaps, 60]])
+        periods = find_periods(trajectory(wave), discard=0)
+        # from trough to trough: a rise of 10 and the fall of the next
+        assert periods.lengths.tolist() == [*gaps, 60]
+        assert periods.mean == np.mean([*gaps, 60])
+        assert periods.std == np.std([*gaps, 60], ddof=1)
+        assert periods.stderr == periods.std / math.sqrt(6)
+
+    def test_jump_is_the_mean_of_logarithms(self):
+        wave = np.concatenate([[0.5, 0.3, 0.0], [0.2, 0.4, 0.1], [0.5, 1.1, 0.2], [0.9]])
+        periods = find_periods(trajectory(wave), discard=0)
+        assert periods.onsets.tolist() == [2, 5, 8]
+        np.testing.assert_allclose(periods.norm_min, np.exp([0.0, 0.1]))
+        np.testing.assert_allclose(periods.norm_max, np.exp([0.4, 1.1]))
+        assert math.isclose(periods.jump, (0.4 + 1.0) / 2)
+
+    def test_one_period_has_no_spread(self):
+        periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 2)), discard=0)
+        assert periods.count == 1
+        assert periods.mean == 25
+        assert math.isnan(periods.std)
+        assert math.isnan(periods.stderr)
+
+    @pytest.mark.parametrize("teeth", [0, 1])
+    def test_without_periods_there_are_no_means(self, teeth):
+        periods = find_periods(trajectory(sawtooth(20, 5, 0.5, teeth)), discard=0)
+        assert periods.count == len(periods.norm_min) == len(periods.norm_max) == 0
+        assert len(periods.onsets) == teeth
+        for number in (periods.mean, periods.std, periods.stderr, periods.jump, periods.outside_growth):
+            assert math.isnan(number)
+
+    @pytest.mark.parametrize("k", [0.0, 1.0, 1.5])
+    def test_outside_growth_needs_a_decay_that_keeps_the_direction(self, k):
+        periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 5), k=k), discard=0)
+        assert periods.count == 4
+        assert math.isnan(periods.outside_growth)
+
+    @pytest.mark.parametrize(("rise", "count"), [(0.1, 4), (0.49, 4), (0.51, 0)])
+    def test_only_rises_of_the_wanted_size_count(self, rise, count):
+        periods = find_periods(trajectory(np.append(sawtooth(20, 5, 0.5, 5), 0.5)), rise=rise, discard=0)
+        assert periods.count == count
+        assert periods.rise == rise
+
+
+class TestDiscard:
+    @pytest.mark.parametrize("k", [0.01, 0.004, 0.03])
+    @pytest.mark.parametrize("first", [0, 777])
+    def test_default_is_twice_the_time_of_the_decay(self, k, first):
+        run = trajectory(sawtooth(20, 5, 0.5, 100), k=k, first=first)
+        periods = find_periods(run)
+        discarded = round(2 / k)
+        assert periods.onsets.tolist() == find_periods(run, discard=discarded).onsets.tolist()
+        every = np.arange(first + 20, first + 2500, 25)
+        # a trough in the first kept row has no fall before it
+        assert periods.onsets.tolist() == every[every > first + discarded].tolist()
+
+    def test_the_mean_learning_rate_counts_where_it_varies(self):
+        run = trajectory(sawtooth(20, 5, 0.5, 100)).assign(lr=("step", np.linspace(0.9, 0.1, 2500)))
+        run.attrs.pop("lr")
+        assert math.isclose(find_periods(run).intrinsic_lr, 0.01, rel_tol=1e-12)
+        assert find_periods(run).onsets.tolist() == find_periods(run, discard=200).onsets.tolist()
+
+    def test_nothing_is_discarded_without_decay(self):
+        assert find_periods(trajectory(sawtooth(20, 5, 0.5, 5), k=0.0)).onsets[0] == 20
+
+    def test_all_may_be_discarded(self):
+        assert find_periods(trajectory(sawtooth(20, 5, 0.5, 5)), discard=10_000).count == 0
+
+
+class TestStride:
+    @pytest.mark.parametrize(("k", "stride"), [(1e-3, 11), (1e-3, 100), (0.05, 2), (0.01, 2)])
+    def test_rows_too_far_apart_give_a_warning(self, k, stride):
+        run = trajectory(sawtooth(20, 5, 0.5, 200), k=k, stride=stride)
+        with pytest.warns(UserWarning, match=f"rows lie {stride} steps apart; periods are biased above"):
+            find_periods(run)
+
+    @pytest.mark.parametrize(("k", "stride"), [(1e-3, 10), (1e-3, 1), (0.05, 1), (0.9, 1), (0.0, 100)])
+    def test_rows_that_are_close_do_not(self, k, stride):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            find_periods(trajectory(sawtooth(20, 5, 0.5, 200), k=k, stride=stride))
+
+    def test_onsets_and_lengths_are_steps_not_rows(self):
+        periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 10), k=1e-4, stride=7), discard=0)
+        assert periods.onsets[0] == 20 * 7
+        assert set(periods.lengths) == {25 * 7}
+
+
+class TestInvariance:
+    @FIXED
+    @given(seed=seeds, scale=st.floats(1e-6, 1e6), rise=rises)
+    def test_units_of_the_weights_are_free(self, seed, scale, rise):
+        run = trajectory(random_walk(seed))
+        plain = find_periods(run, rise=rise, discard=0)
+        scaled = find_periods(run.assign(norm=run.norm * scale), rise=rise, discard=0)
+        np.testing.assert_array_equal(scaled.onsets, plain.onsets)
+        np.testing.assert_allclose(scaled.norm_min, scale * plain.norm_min, rtol=1e-14)
+        np.testing.assert_allclose(scaled.norm_max, scale * plain.norm_max, rtol=1e-14)
+        if plain.count:
+            np.testing.assert_allclose(scaled.outside_growth, plain.outside_growth, rtol=1e-9)
+
+    def test_rows_after_the_end_do_not_count(self):
+        # two gradients side by side, one of which overflows after 20 cycles
+        cycle = np.append(np.full(99, 0.01), 10.0)
+        recorded = np.tile(cycle, (2, 30))
+        recorded[1, 2000] = 1e200
+        batch = norm_map(0.5, 0.02, RecordedGradient(recorded), norm=1.0, steps=3000)
+        ended = batch.isel(batch=1)
+        assert ended.status.item() == "diverged"
+        assert np.isnan(ended.norm[2001:]).all()
+        periods, of_whole = find_periods(ended), find_periods(batch.isel(batch=0, step=slice(2001)))
+        assert periods.onsets.tolist() == of_whole.onsets.tolist()
+        assert periods.count > 10
+        assert classify(ended).verdict == "periodic"
+
+    def test_infinite_and_zero_norms_do_not_count(self):
+        run = trajectory(np.append(sawtooth(20, 5, 0.5, 10), [-np.inf, np.inf, np.nan]))
+        assert find_periods(run, discard=0).onsets.tolist() == [20 + 25 * j for j in range(10)]
+
+    def test_the_trajectory_is_left_alone(self):
+        run = trajectory(random_walk(0), rotation=random_walk(0))
+        before = run.copy(deep=True)
+        find_periods(run)
+        classify(run)
+        xr.testing.assert_identical(run, before)
+
+
+def with_rotation(log_norm, share, k=0.01):
+    """One run with this ln ρ whose rotation is a share of that at equilibrium."""
+    return trajectory(log_norm, k=k, rotation=np.full(len(log_norm), share * theory.equilibrium_rotation(0.5, k / 0.5)))
+
+
+class TestClassify:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_noise_about_the_fixed_point_is_equilibrium(self, seed):
+        judged = classify(norm_map(0.5, 0.02, BoundedGradient(1.5, 2.5), norm=2.0, steps=5000, seed=seed))
+        assert judged.verdict == str(judged) == "equilibrium"
+        assert judged.rotation_ratio > 0.9
+        assert judged.log_norm_sd < 0.05
+        assert judged.periods.count == 0
+
+    def test_the_fixed_point_is_equilibrium_with_all_its_numbers(self):
+        norm = theory.equilibrium_norm(0.5, 0.02, 2.0)
+        judged = classify(norm_map(0.5, 0.02, 2.0, norm=norm, steps=5000))
+        assert math.isclose(judged.rotation_ratio, 1, rel_tol=1e-9)
+        assert judged.log_norm_sd < 1e-9
+
+    @pytest.mark.parametrize(
+        ("share", "spread", "verdict"),
+        [
+            (0.81, 0.0495, "equilibrium"),
+            (0.79, 0.0495, "no clear period"),
+            (0.81, 0.0505, "no clear period"),
+            (math.nan, 0.0, "no clear period"),
+        ],
+    )
+    def test_equilibrium_needs_both_rotation_and_quiet(self, share, spread, verdict):
+        # ±spread in alternation has that standard deviation; its rises of 2·spread are below 0.11
+        log_norm = spread * (-1.0) ** np.arange(1000)
+        judged = classify(with_rotation(log_norm, share), rise=0.11, discard=0)
+        assert judged.verdict == verdict
+        assert math.isclose(judged.log_norm_sd, spread, rel_tol=1e-9)
+        np.testing.assert_allclose(judged.rotation_ratio, share)
+
+    @pytest.mark.parametrize(("teeth", "verdict"), [(6, "periodic"), (5, "no clear period")])
+    def test_periodic_needs_five_periods(self, teeth, verdict):
+        # a fall as fast as the decay
+        judged = classify(with_rotation(sawtooth(90, 10, 0.9, teeth), 0.2), discard=0)
+        assert judged.periods.count == teeth - 1
+        assert judged.verdict == verdict
+
+    @pytest.mark.parametrize(("share", "verdict"), [(0.12, "periodic"), (0.10, "no clear period")])
+    def test_periodic_needs_growth_inside_the_rises(self, share, verdict):
+        # φ = 1 - 0.9·share: 0.892 and 0.91
+        k, fall, rise = 0.01, 900, 100
+        height = -math.log1p(-k) * share * fall
+        judged = classify(with_rotation(sawtooth(fall, rise, height, 8), 0.2, k), discard=0)
+        assert judged.periods.count == 7
+        assert judged.verdict == verdict
+
+    def test_periods_of_bursts_are_not_taken_for_equilibrium_though_the_mean_norm_fits(self):
+        # bursts for 200 steps, then faint gradients for 1000
+        k, cycle, burst = 5e-4, 1200, 200
+        random = np.random.default_rng(0)
+        grad_norm = 0.05 * random.uniform(0.5, 1.5, (60, cycle))
+        grad_norm[:, :burst] = 2 * random.uniform(0.5, 1.5, (60, burst))
+        run = norm_map(0.5, k / 0.5, RecordedGradient(grad_norm.ravel()), norm=2.0, steps=60 * cycle)
+        settled = run.isel(step=slice(round(10 / k), None))
+        squares = float((settled.grad_norm**2).mean())
+        expected = theory.equilibrium_norm(0.5, k / 0.5, math.sqrt(squares)) ** 4
+        # E[ρ⁴] fits to 1 % with the formula, which asks only for small growth per step
+        assert math.isclose(float((settled.norm**4).mean()), expected, rel_tol=0.01)
+        judged = classify(run)
+        assert judged.verdict == "periodic"
+        assert judged.periods.mean == cycle
+        assert judged.rotation_ratio < 0.2
+        assert judged.log_norm_sd > 0.1
+
+    def test_a_monotone_relaxation_has_no_clear_period(self):
+        judged = classify(norm_map(0.1, 0.01, 2.0, norm=20.0, steps=1500), discard=0)
+        assert judged.verdict == "no clear period"
+        assert judged.periods.count == 0
+        assert judged.rotation_ratio < 0.8
+
+    def test_without_decay_there_is_no_equilibrium(self):
+        # a norm that hardly moves turns infinitely faster than an equilibrium that does not exist
+        judged = classify(norm_map(0.1, 0.0, 1e-3, norm=10.0, steps=1000))
+        assert judged.rotation_ratio == math.inf
+        assert judged.log_norm_sd < 0.05
+        assert judged.verdict == "no clear period"
+
+    def test_a_varying_learning_rate_is_compared_step_by_step(self):
+        schedule = theory.StepDecay(0.5, milestones=(4000,), factor=0.1)
+        run = norm_map(schedule, 0.02, 2.0, norm=2.6, steps=4400)
+        # before the decay θ is at equilibrium, and after it a tenth of that; the median is of the first part
+        assert math.isclose(classify(run, discard=1000).rotation_ratio, 1, rel_tol=1e-6)
+        assert classify(run, discard=4000).rotation_ratio < 0.5
+
+
+class TestBadInput:
+    RUN = trajectory(sawtooth(20, 5, 0.5, 20), rotation=np.ones(500))
+
+    @pytest.mark.parametrize("function", [find_periods, classify])
+    @pytest.mark.parametrize("value", [None, 3, "run", np.ones(3), xr.DataArray([1.0])], ids=str)
+    def test_no_trajectory(self, function, value):
+        with pytest.raises(TypeError, match=rf"^trajectory must be an xarray\.Dataset .*got {type(value).__name__}"):
+            function(value)
+
+    @pytest.mark.parametrize("function", [find_periods, classify])
+    def test_batches(self, function):
+        batch = norm_map([0.1, 0.2], 0.01, 2.0, norm=1.0, steps=3)
+        with pytest.raises(
+            ValueError, match=r"trajectory must be one run .*got a batch \('batch', 'step'\); select one"
+        ):
+            function(batch)
+
+    @pytest.mark.parametrize("function", [find_periods, classify])
+    @pytest.mark.parametrize(
+        ("rise", "error"),
+        [(0, ValueError), (-0.1, ValueError), (math.nan, ValueError), ([0.1, 0.2], ValueError), ("0.1", TypeError)],
+        ids=str,
+    )
+    def test_bad_rise(self, function, rise, error):
+        with pytest.raises(error, match=r"^rise must be .*got "):
+            function(self.RUN, rise=rise)
+
+    @pytest.mark.parametrize("function", [find_periods, classify])
+    @pytest.mark.parametrize(("discard", "error"), [(-1, ValueError), (1.5, TypeError), ("3", TypeError)], ids=str)
+    def test_bad_discard(self, function, discard, error):
+        with pytest.raises(error, match=r"^discard must be a whole number >= 0, got "):
+            function(self.RUN, discard=discard)
+
+    def test_missing_variables(self):
+        with pytest.raises(ValueError, match="trajectory must have the variable 'norm'"):
+            find_periods(self.RUN.drop_vars("norm"))
+        with pytest.raises(ValueError, match="trajectory must have the variable 'rotation'"):
+            classify(self.RUN.drop_vars("rotation"))
+
+    @pytest.mark.parametrize("name", ["lr", "wd"])
+    def test_missing_settings(self, name):
+        without = self.RUN.copy()
+        del without.attrs[name]
+        with pytest.raises(ValueError, match=f"trajectory must say its {name}"):
+            find_periods(without)
+
+    @pytest.mark.parametrize("discard", [499, 500, 10_000])
+    def test_nothing_left_to_classify(self, discard):
+        with pytest.raises(ValueError, match="trajectory must have rows left after `discard`, got fewer than two"):
+            classify(self.RUN, discard=discard)
+
+    def test_no_rotation_at_equilibrium_beyond_one(self):
+        with pytest.raises(ValueError, match=r"lr \* wd must be < 1 here, got 1\.5"):
+            classify(norm_map(1.0, 1.5, 2.0, norm=1.0, steps=100))
