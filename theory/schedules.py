@@ -164,7 +164,8 @@ def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> Float
 
     Raises
     ------
-    TypeError, ValueError : the number is no learning rate, or the schedule gives one that is not > 0.
+    TypeError, ValueError : the number is no learning rate, or the schedule gives one that is not > 0, or not one
+        for each step.
 
     Examples
     --------
@@ -172,5 +173,8 @@ def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> Float
     [1.0, 0.75]
     """
     if callable(lr):
-        return real("lr", lr(np.arange(start, stop)), above=0)
+        rates = real("lr", lr(np.arange(start, stop)), above=0)
+        if rates.shape != (stop - start,):
+            raise ValueError(f"lr must give one rate for each of {stop - start} steps, got shape {rates.shape} from {lr!r}")
+        return rates
     return np.full(stop - start, one_real("lr", learning_rate(lr), above=0))

@@ -83,8 +83,6 @@ def norm_map(
     rates: FloatArray | None = None
     if callable(lr):
         rates = learning_rates(lr, 0, steps)
-        if rates.shape != (steps,):
-            raise ValueError(f"lr must give one rate for each of {steps} steps, got shape {rates.shape} from {lr!r}")
     else:
         checked["lr"] = learning_rate(lr)
     checked["grad_norm"] = (

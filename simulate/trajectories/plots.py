@@ -127,7 +127,7 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
     """
     check_trajectory(trajectory, "grad_norm", "effective_lr", single=True)
     if ax is None:
-        (ax,) = _new_axes(1)
+        (ax,) = _new_axes(1, width=6.0, height=4.5)
     grad_norm, effective_lr = trajectory.grad_norm.values, trajectory.effective_lr.values
     good = np.isfinite(grad_norm) & np.isfinite(effective_lr) & (grad_norm > 0)
     points = ax.scatter(
@@ -174,11 +174,11 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
     return ax
 
 
-def _new_axes(count: int) -> Sequence[Axes]:
+def _new_axes(count: int, width: float = 9.0, height: float = 2.2) -> Sequence[Axes]:
     # pyplot takes half a second to import: only those who draw pay for it
     from matplotlib import pyplot as plt
 
-    axes = plt.subplots(count, 1, sharex=True, figsize=(9, 2.2 * count), squeeze=False)[1]
+    axes = plt.subplots(count, 1, sharex=True, figsize=(width, height * count), squeeze=False)[1]
     return list(axes[:, 0])
 
 
