@@ -175,6 +175,8 @@ def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> Float
     if callable(lr):
         rates = real("lr", lr(np.arange(start, stop)), above=0)
         if rates.shape != (stop - start,):
-            raise ValueError(f"lr must give one rate for each of {stop - start} steps, got shape {rates.shape} from {lr!r}")
+            raise ValueError(
+                f"lr must give one rate for each of {stop - start} steps, got shape {rates.shape} from {lr!r}"
+            )
         return rates
     return np.full(stop - start, one_real("lr", learning_rate(lr), above=0))

@@ -396,7 +396,7 @@ class TestAgainstTheory:
         lower, upper = theory.norm_envelope(np.arange(201), norm, lr, wd, low, high)
         norms = np.append(run.norm.values, run.final_norm)
         # |d ln r⁺/d ln r| <= 1, so roundings at most add up: 200 steps of a few EPS, more where 1-ηλ cancels
-        slack = 200 * 8 * EPS / min(1, abs(1 - k)) if k != 1 else np.inf
+        slack = 200 * 8 * EPS / (min(1, abs(1 - k)) or 1)
         assert (norms >= lower * (1 - slack)).all()
         assert (norms <= upper * (1 + slack)).all()
 
@@ -406,7 +406,7 @@ class TestAgainstTheory:
         lower, upper = theory.norm_bounds(1.0, k, low, low + width)
         start = lower + place * (min(upper, 1e9) - lower) if k != 1 else 1.0
         run = norm_map(1.0, k, BoundedGradient(low, low + width), norm=start, steps=200, seed=0)
-        slack = 200 * 8 * EPS / abs(1 - k) if k != 1 else np.inf
+        slack = 200 * 8 * EPS / (min(1, abs(1 - k)) or 1)
         assert (run.norm >= lower * (1 - slack)).all()
         assert (run.norm <= upper * (1 + slack)).all()
 
