@@ -8,6 +8,8 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -286,12 +288,21 @@ def _work(waiting: Any) -> None:
     from empirical.runs.loop import Interrupted, train
 
     torch.set_num_threads(1)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     try:
         while (job := waiting.get()) is not None:
             train(RunConfig.from_dict(job[0]), job[1], progress=False)
     except Interrupted:
         # the parent process speaks for all
         return
+
+
+def _stop_with_parent() -> None:
+    """End this process like an interrupted one when its parent is gone, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _write_table(path: Path, rows: list[Row]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import simulate
 from empirical.trials import checks, validation
 from empirical.trials.validation import MARKER, PRESETS, REPORT, RUNS, TABLE, Preset, digits_rows, validate
-from simulate.trajectories.folder import steps_written
+from simulate.trajectories.folder import is_locked, steps_written
 
 NAMES = list(PRESETS["digits"].runs)
 
@@ -72,25 +72,33 @@ if __name__ == "__main__":
 """
 
 
-def test_ctrl_c_keeps_the_runs_and_the_next_call_goes_on(tmp_path):
+def test_stopping_keeps_the_runs_and_the_next_call_goes_on(tmp_path):
     script, out = tmp_path / "script.py", tmp_path / "report"
     script.write_text(INTERRUPTED)
 
-    def interrupted_after(steps):
+    def stopped_after(steps, number):
         process = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True)
         while sum(steps_written(out / RUNS / name) for name in NAMES) < steps and process.poll() is None:
             time.sleep(0.1)
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
         _, message = process.communicate()
-        assert process.returncode == 130, message
-        assert "Traceback" not in message
-        assert str(out) in message
-        return {name: steps_written(out / RUNS / name) for name in NAMES}
+        return process.returncode, message, {name: steps_written(out / RUNS / name) for name in NAMES}
 
-    first = interrupted_after(200)
-    second = interrupted_after(sum(first.values()) + 200)
+    code, message, first = stopped_after(200, signal.SIGINT)
+    assert code == 130, message
+    assert "Traceback" not in message
+    assert str(out) in message
+    # killed with -9, the training processes notice that they are alone and end their runs in order
+    code, _, second = stopped_after(sum(first.values()) + 200, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    begun = [name for name in NAMES if second[name]]
+    while any(is_locked(out / RUNS / name) for name in begun):
+        time.sleep(0.1)
     assert all(second[name] >= first[name] for name in NAMES)
-    assert all(simulate.load(out / RUNS / n).status.item() == "interrupted" for n in NAMES if second[n])
+    assert {simulate.load(out / RUNS / name).status.item() for name in begun} <= {"interrupted", "complete"}
+    code, _, third = stopped_after(sum(second.values()) + 200, signal.SIGTERM)
+    assert code == 130
+    assert all(third[name] >= second[name] for name in NAMES)
 
 
 def test_a_failing_row_fails_the_validation(tmp_path):
