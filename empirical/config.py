@@ -32,8 +32,8 @@ class RunConfig:
     Parameters
     ----------
     lr : learning rate η > 0, or a schedule such as `theory.Cosine`.
-    wd : weight decay λ >= 0, with ηλ < 2.
-    optimizer : `theory.SGD()`.
+    wd : weight decay λ >= 0, with ηλ below the limit of the optimizer, 2 for SGD.
+    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, …; in training its `dim` plays no role.
     model : "mlp" (two hidden layers) or "convnet" (three 3×3 convolutions of w, 2w, 2w channels); "custom" is set by
         `train` for a module of your own.
     width : hidden units or channels w; default 64 (mlp), 8 (convnet).
@@ -90,16 +90,17 @@ class RunConfig:
     evaluate_every: int = 1000
 
     def __post_init__(self) -> None:
+        if type(self.optimizer) not in OPTIMIZERS.values():
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        limit = self.optimizer.intrinsic_lr_limit
         whole_number("steps", self.steps)
         decay = weight_decay(one_real("wd", self.wd, at_least=0))
         if callable(self.lr):
             if type(self.lr).__name__ not in SCHEDULES:
                 raise ValueError(f"lr must be a number or one of {', '.join(SCHEDULES)}, got {self.lr!r}")
-            intrinsic_lr(learning_rates(self.lr, 0, self.steps), decay)
+            intrinsic_lr(learning_rates(self.lr, 0, self.steps), decay, below=limit)
         else:
-            intrinsic_lr(real("lr", one_real("lr", self.lr, above=0)), decay)
-        if type(self.optimizer) not in OPTIMIZERS.values():
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+            intrinsic_lr(real("lr", one_real("lr", self.lr, above=0)), decay, below=limit)
         choice("model", self.model, [*MODELS, CUSTOM])
         choice("dataset", self.dataset, [*DATASETS, CUSTOM])
         choice("normalization", self.normalization, NORMALIZATIONS)

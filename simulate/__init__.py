@@ -2,6 +2,7 @@
 
 from simulate.maps.gradients import BoundedGradient, RecordedGradient
 from simulate.maps.norm_map import norm_map, replay
+from simulate.maps.random_walk import random_walk
 from simulate.trajectories import plots
 from simulate.trajectories.folder import load, save
 from simulate.trajectories.periods import Classification, Periods, classify, find_periods
@@ -16,6 +17,7 @@ __all__ = [
     "load",
     "norm_map",
     "plots",
+    "random_walk",
     "replay",
     "save",
 ]

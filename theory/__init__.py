@@ -10,15 +10,18 @@ from theory._version import __version__
 from theory.bounds import Bounds, norm_bounds, norm_envelope
 from theory.destabilization import jump_norm, rotation
 from theory.equilibrium import equilibrium_effective_lr, equilibrium_norm, equilibrium_rotation, relaxation_time
-from theory.optimizers import SGD, Optimizer
+from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
 from theory.schedules import Constant, Cosine, Linear, Schedule, StepDecay, WarmUp
 
 __all__ = [
     "SGD",
+    "Adam",
+    "AdamW",
     "Bounds",
     "Constant",
     "Cosine",
     "Linear",
+    "Lion",
     "Optimizer",
     "Schedule",
     "StepDecay",

@@ -20,7 +20,7 @@ def equilibrium_norm(
 
     Parameters
     ----------
-    lr, wd : η > 0 and λ >= 0 with ηλ < 2; numbers or arrays that broadcast.
+    lr, wd : η > 0 and λ >= 0 with ηλ below the optimizer's limit, 2 for SGD; numbers or arrays that broadcast.
     grad_norm : g̃ > 0, the gradient norm at the weights scaled to norm 1 (units of the loss).
     optimizer : default `SGD()`.
 
@@ -40,9 +40,10 @@ def equilibrium_norm(
     2.115
     """
     lr, wd, grad_norm = learning_rate(lr), weight_decay(wd), real("grad_norm", grad_norm, above=0)
-    intrinsic_lr(lr, wd)
+    rule = optimizer or SGD()
+    intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
     lr, wd, grad_norm = broadcast(lr=lr, wd=wd, grad_norm=grad_norm)
-    return plain((optimizer or SGD()).equilibrium_norm(lr, wd, grad_norm))
+    return plain(rule.equilibrium_norm(lr, wd, grad_norm))
 
 
 def equilibrium_effective_lr(
@@ -73,17 +74,24 @@ def equilibrium_effective_lr(
     return plain(learning_rate(lr) / norm**2)
 
 
-def equilibrium_rotation(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | None = None) -> Any:
+def equilibrium_rotation(
+    lr: npt.ArrayLike,
+    wd: npt.ArrayLike,
+    *,
+    grad_norm: npt.ArrayLike = 1.0,
+    optimizer: Optimizer | None = None,
+) -> Any:
     """Angle θ* between consecutive iterates at equilibrium; for SGD cos θ* = 1-ηλ, so θ* ≈ √(2ηλ).
 
     Parameters
     ----------
     lr, wd : η > 0 and λ >= 0 with ηλ < 1; numbers or arrays that broadcast.
+    grad_norm : g̃ > 0; it matters for `Adam` with L2 regularization only.
     optimizer : default `SGD()`.
 
     Returns
     -------
-    θ* in radians per step: float or array. It does not depend on the gradient.
+    θ* in radians per step: float or array.
 
     Raises
     ------
@@ -97,9 +105,11 @@ def equilibrium_rotation(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Opt
     0.10004
     """
     lr, wd = learning_rate(lr), weight_decay(wd)
+    gradient, rule = real("grad_norm", grad_norm, above=0), optimizer or SGD()
     intrinsic_lr(lr, wd, below=1.0)
-    lr, wd = broadcast(lr=lr, wd=wd)
-    return plain((optimizer or SGD()).equilibrium_rotation(lr, wd))
+    lr, wd, gradient = broadcast(lr=lr, wd=wd, grad_norm=gradient)
+    # 2 asin √((1-cos θ)/2) is exact also where cos θ rounds to 1
+    return plain(2 * np.arcsin(np.sqrt(rule.equilibrium_turn(lr, wd, gradient) / 2)))
 
 
 def relaxation_time(lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:

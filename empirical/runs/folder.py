@@ -111,7 +111,13 @@ class RunFolder:
                     os.fsync(file.fileno())
         target = self.path / f"checkpoint-{step:012d}.pt"
         aside = target.with_name(target.name + ".partial")
-        content = {"step": step, "weights": state.weights, "buffers": dict(state.buffers), "random": random_state}
+        content = {
+            "step": step,
+            "weights": state.weights,
+            "buffers": dict(state.buffers),
+            "slots": list(state.slots),
+            "random": random_state,
+        }
         with open(aside, "wb") as file:
             torch.save(content, file)
             file.flush()
@@ -186,7 +192,8 @@ def read_checkpoint(file: Path, device: torch.device) -> tuple[int, State, torch
         content = torch.load(file, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError):
         return None
-    return content["step"], State(content["weights"], content["buffers"]), content["random"].cpu()
+    state = State(content["weights"], content["buffers"], tuple(content["slots"]))
+    return content["step"], state, content["random"].cpu()
 
 
 def check_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

@@ -83,10 +83,12 @@ class State:
     ----------
     weights : flat trained weights, shape (K, P).
     buffers : the model's buffers, each of shape (K, …).
+    slots : the optimizer's state, each of shape (K, P) or (K, 1).
     """
 
     weights: Tensor
     buffers: Mapping[str, Tensor]
+    slots: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, problem: Problem) -> State:
@@ -102,7 +104,8 @@ class State:
         parameters = dict(problem.model.named_parameters())
         flat = [parameters[name].detach().reshape(-1) for name in problem.layout.places]
         buffers = {name: buffer.detach().clone()[None] for name, buffer in problem.model.named_buffers()}
-        return cls(torch.cat(flat)[None].clone() if flat else torch.empty(1, 0), buffers)
+        weights = torch.cat(flat)[None].clone() if flat else torch.empty(1, 0)
+        return cls(weights, buffers, problem.optimizer.start(weights))
 
     def write_into(self, model: nn.Module, layout: Layout, replica: int = 0) -> None:
         """Copy weights and buffers of one replica into a model of the same architecture.

@@ -49,10 +49,13 @@ class EagerEngine:
         update = self.problem.optimizer.update
         weights = torch.empty_like(state.weights)
         buffers: list[dict[str, Tensor]] = []
+        all_slots: list[tuple[Tensor, ...]] = []
         for k, replica in enumerate(self._replicas[:replicas]):
             state.write_into(replica.model, layout, k)
             flat, gradient, decay = replica.weights, replica.gradient, float(hyper.wd[k])
             rates, other_rates = hyper.lr[k].tolist(), hyper.other_lr[k].tolist()
+            others = torch.arange(layout.size, device=device) >= measured
+            slots = tuple(slot[k] for slot in state.slots)
             for t in range(steps):
                 batch = indices[k, t]
                 gradient.zero_()
@@ -62,15 +65,20 @@ class EagerEngine:
                     losses[k, t] = loss.detach()
                     vectors[WEIGHTS] = flat[:measured]
                     vectors[GRADIENT] = gradient[:measured]
-                    for part, rate in ((slice(measured), rates[t]), (slice(measured, None), other_rates[t])):
-                        if flat[part].numel():
-                            flat[part] = update(flat[part], gradient[part], rate, decay)
+                    rate = rates[t] if rates[t] == other_rates[t] else torch.where(others, other_rates[t], rates[t])
+                    following, slots = update(flat, gradient, slots, rate, decay)
+                    flat.copy_(following)
                     vectors[CHANGE] = flat[:measured]
                     vectors[CHANGE] -= vectors[WEIGHTS]
                     scalar_products(vectors, slices, products[k, t])
             weights[k] = flat
+            all_slots.append(slots)
             buffers.append({name: buffer.detach().clone() for name, buffer in replica.model.named_buffers()})
-        after = State(weights, {name: torch.stack([b[name] for b in buffers]) for name in state.buffers})
+        after = State(
+            weights,
+            {name: torch.stack([b[name] for b in buffers]) for name in state.buffers},
+            tuple(torch.stack(slot) for slot in zip(*all_slots, strict=True)),
+        )
         return after, records(products.cpu().numpy(), losses.cpu().numpy(), hyper.lr[:, :steps].cpu().numpy())
 
 

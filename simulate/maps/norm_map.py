@@ -70,7 +70,7 @@ def norm_map(
     >>> round(run.final_norm.item(), 4), round(theory.equilibrium_norm(0.1, 0.01, 2.0), 4)
     (2.115, 2.115)
     """
-    if optimizer is not None and not isinstance(optimizer, theory.SGD):
+    if repr(optimizer or theory.SGD()) != repr(theory.SGD()):
         raise ValueError(f"optimizer must be theory.SGD(), got {optimizer!r}")
     steps = whole_number("steps", steps)
     record_every = whole_number("record_every", record_every, at_least=1)

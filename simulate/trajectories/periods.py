@@ -15,6 +15,7 @@ import xarray as xr
 import theory
 from simulate.trajectories.contract import check_trajectory, intrinsic_lr, setting
 from theory.arguments import one_real, whole_number
+from theory.optimizers import optimizer_named
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
@@ -187,7 +188,9 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     if settled.sizes["step"] < 2:
         raise ValueError("trajectory must have rows left after `discard`, got fewer than two")
     expected = theory.equilibrium_rotation(
-        np.asarray(setting(settled, "lr").values, dtype=float), float(setting(settled, "wd").values)
+        np.asarray(setting(settled, "lr").values, dtype=float),
+        float(setting(settled, "wd").values),
+        optimizer=optimizer_named(trajectory.attrs.get("optimizer", "SGD()")),
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.median(settled.rotation.values / expected))

@@ -1,0 +1,120 @@
+"""Random walks of scale-invariant weights under any optimizer, in any dimension: no loss, gradients at random."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+import theory
+from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, make_trajectory
+from theory.arguments import intrinsic_lr, one_real, real, weight_decay, whole_number
+from theory.schedules import learning_rates
+
+
+def random_walk(
+    lr: float | theory.Schedule,
+    wd: float,
+    grad_norm: npt.ArrayLike = 1.0,
+    *,
+    dim: int,
+    steps: int,
+    optimizer: theory.Optimizer | None = None,
+    walkers: int = 16,
+    norm: float | None = None,
+    record_every: int = 1,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Let independent walkers step with random gradients orthogonal to their weights.
+
+    The gradient has the norm g̃/ρ and a direction that is uniform on the sphere orthogonal to the weights and
+    independent in time. These are the assumptions of the closed forms of `theory.optimizers`, whose oracle this is.
+
+    Parameters
+    ----------
+    lr : η > 0, or a schedule.
+    wd : λ >= 0.
+    grad_norm : g̃ > 0 (units of the loss).
+    dim : number of weights d >= 2.
+    steps : number of updates.
+    optimizer : default `theory.SGD()`.
+    walkers : size of the batch.
+    norm : ρ at the start; default is the predicted equilibrium, or 1 where there is none.
+    record_every : record rows 0, k, 2k, …
+    seed : of all random numbers.
+
+    Returns
+    -------
+    Trajectory with the dimensions `batch` (walkers) and `step`: `norm`, `grad_norm`, `effective_lr`, `rotation`.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §7.
+
+    Examples
+    --------
+    >>> walk = random_walk(0.1, 0.1, 2.0, dim=50, steps=400, walkers=4)
+    >>> abs(float((walk.norm**4).mean()) ** 0.25 / theory.equilibrium_norm(0.1, 0.1, 2.0) - 1) < 1e-3
+    True
+    """
+    rule = optimizer or theory.SGD()
+    decay = float(weight_decay(one_real("wd", wd, at_least=0)))
+    gradient_norm = one_real("grad_norm", grad_norm, above=0)
+    dim, walkers = whole_number("dim", dim, at_least=2), whole_number("walkers", walkers, at_least=1)
+    steps, record_every = whole_number("steps", steps), whole_number("record_every", record_every, at_least=1)
+    rates = learning_rates(lr, 0, steps)
+    intrinsic_lr(rates if callable(lr) else real("lr", lr), np.asarray(decay), below=rule.intrinsic_lr_limit)
+    if norm is None:
+        rest = theory.equilibrium_norm(rates[0], decay, gradient_norm, optimizer=rule) if steps else 1.0
+        norm = rest if np.isfinite(rest) else 1.0
+    start = one_real("norm", norm, above=0)
+    generator = np.random.default_rng(whole_number("seed", seed))
+
+    weights = _unit(generator.normal(size=(walkers, dim))) * start
+    state = rule.start(weights)
+    rows = -(-steps // record_every)
+    recorded = {name: np.full((walkers, rows), np.nan) for name in ("norm", "rotation")}
+    status, made = COMPLETE, steps
+    lengths = np.full(walkers, start)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for t in range(steps):
+            direction = weights / lengths[:, np.newaxis]
+            noise = generator.normal(size=(walkers, dim))
+            across = _unit(noise - (noise * direction).sum(axis=1, keepdims=True) * direction)
+            gradient = across * (gradient_norm / lengths)[:, np.newaxis]
+            following, state = rule.update(weights, gradient, state, rates[t], decay)
+            after = np.sqrt((following * following).sum(axis=1))
+            if not np.isfinite(after).all() or (after == 0).any():
+                status, made = (COLLAPSED if (after == 0).any() else DIVERGED), t
+                break
+            if t % record_every == 0:
+                along = (following * direction).sum(axis=1)
+                aside = following - along[:, np.newaxis] * direction
+                recorded["norm"][:, t // record_every] = lengths
+                recorded["rotation"][:, t // record_every] = np.arctan2(np.sqrt((aside * aside).sum(axis=1)), along)
+            weights, lengths = following, after
+    step = np.arange(0, made, record_every)
+    columns = {name: values[:, : step.size] for name, values in recorded.items()}
+    columns["grad_norm"] = np.full_like(columns["norm"], gradient_norm)
+    columns["effective_lr"] = rates[step] / columns["norm"] ** 2
+    attributes = {"optimizer": repr(rule), "wd": decay, "seed": seed, "dim": dim}
+    if callable(lr):
+        columns["lr"] = rates[step]
+    else:
+        attributes["lr"] = one_real("lr", lr, above=0)
+    return make_trajectory(
+        columns,
+        step=step,
+        source="random_walk",
+        final_norm=lengths,
+        status=np.full(walkers, status, dtype=object),
+        status_step=np.full(walkers, made),
+        dims=("batch",),
+        attributes=attributes,
+    )
+
+
+def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(vectors / np.sqrt((vectors * vectors).sum(axis=1, keepdims=True)))
