@@ -8,10 +8,12 @@ from typing import Any
 
 from theory._version import __version__
 from theory.bounds import Bounds, norm_bounds, norm_envelope
+from theory.design import lr_for_rotation, wd_for_norm, wd_for_rotation
 from theory.destabilization import jump_norm, rotation
 from theory.equilibrium import equilibrium_effective_lr, equilibrium_norm, equilibrium_rotation, relaxation_time
 from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
 from theory.schedules import Constant, Cosine, Linear, Schedule, StepDecay, WarmUp
+from theory.symmetry import EquivalentRun, equivalent_run
 
 __all__ = [
     "SGD",
@@ -20,6 +22,7 @@ __all__ = [
     "Bounds",
     "Constant",
     "Cosine",
+    "EquivalentRun",
     "Linear",
     "Lion",
     "Optimizer",
@@ -30,11 +33,15 @@ __all__ = [
     "equilibrium_effective_lr",
     "equilibrium_norm",
     "equilibrium_rotation",
+    "equivalent_run",
     "jump_norm",
+    "lr_for_rotation",
     "norm_bounds",
     "norm_envelope",
     "relaxation_time",
     "rotation",
+    "wd_for_norm",
+    "wd_for_rotation",
 ]
 
 

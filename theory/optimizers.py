@@ -27,6 +27,11 @@ class Optimizer(Protocol):
        `theory.equilibrium` validate once.
     """
 
+    wd_exponent: ClassVar[int]
+    """The directions do not change when λ ∝ η^-wd_exponent …"""
+    norm_exponent: ClassVar[float]
+    """… and ρ₀ ∝ η^norm_exponent."""
+
     @property
     def intrinsic_lr_limit(self) -> float:
         """ηλ must lie below this for an equilibrium."""
@@ -72,6 +77,9 @@ class SGD(_ShortRepr):
     >>> SGD(momentum=0.9)
     SGD(momentum=0.9)
     """
+
+    wd_exponent: ClassVar[int] = 1
+    norm_exponent: ClassVar[float] = 0.5
 
     momentum: float = 0.0
     nesterov: bool = False
@@ -234,6 +242,8 @@ class AdamW(_Adaptive):
     """
 
     intrinsic_lr_limit: ClassVar[float] = 2.0
+    wd_exponent: ClassVar[int] = 1
+    norm_exponent: ClassVar[float] = 1.0
 
     def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
         """Return weights and state after one step."""
@@ -291,6 +301,8 @@ class Adam(_Adaptive):
     """
 
     intrinsic_lr_limit: ClassVar[float] = np.inf
+    wd_exponent: ClassVar[int] = 2
+    norm_exponent: ClassVar[float] = 1.0
 
     def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
         """Return weights and state after one step."""
@@ -357,6 +369,8 @@ class Lion(_ShortRepr):
     """
 
     intrinsic_lr_limit: ClassVar[float] = 2.0
+    wd_exponent: ClassVar[int] = 1
+    norm_exponent: ClassVar[float] = 1.0
 
     dim: int
     betas: tuple[float, float] = (0.9, 0.99)

@@ -13,12 +13,12 @@ from empirical.steps import ENGINES, Hyper, Layout, Problem, State
 LR, WD, STEPS = 0.3, 0.05, 12
 
 
-def problem(model="mlp", dtype="float64", **settings):
+def problem(model="mlp", dtype="float64", optimizer=None, **settings):
     config = RunConfig(lr=LR, wd=WD, model=model, width=8, dtype=dtype, **settings)
     data = load_data("digits", getattr(torch, dtype), torch.device("cpu"))
     net = build_network(config, data.inputs, 10)
     groups = {name: g.weights for name, g in scale_invariant_groups(net, data.inputs).items()}
-    return Problem(net, Layout.of(net, groups), data.inputs, data.targets, theory.SGD())
+    return Problem(net, Layout.of(net, groups), data.inputs, data.targets, optimizer or theory.SGD())
 
 
 def hyper(steps, replicas=1, lr=LR, other=None):
@@ -118,3 +118,33 @@ def test_other_weights_move_with_their_own_rate(engine):
     measured = task.layout.measured
     assert torch.equal(state.weights[:, measured:], State.of(task).weights[:, measured:])
     assert not torch.equal(state.weights[:, :measured], State.of(task).weights[:, :measured])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [theory.SGD(momentum=0.9), theory.SGD(momentum=0.9, nesterov=True), theory.Adam(dim=1), theory.AdamW(dim=1)],
+    ids=repr,
+)
+@pytest.mark.parametrize("scale_invariant", [True, False])
+def test_every_optimizer_is_that_of_torch(engine, rule, scale_invariant):
+    lr, wd = 0.01, 0.05
+    task, indices = problem(optimizer=rule, scale_invariant=scale_invariant), batches(STEPS)
+    rates = torch.full((1, STEPS), lr, dtype=torch.float64)
+    state = State.of(task)
+    cutter = engine(task)
+    for part in (slice(0, 5), slice(5, STEPS)):
+        now = Hyper(rates[:, part], rates[:, part], torch.tensor([wd], dtype=torch.float64))
+        state, _ = cutter.advance(state, now, indices[:, part])
+    net = task.model
+    trained = [p for p in net.parameters() if p.requires_grad]
+    if isinstance(rule, theory.SGD):
+        optimizer = torch.optim.SGD(trained, lr=lr, weight_decay=wd, momentum=rule.momentum, nesterov=rule.nesterov)
+    else:
+        optimizer = getattr(torch.optim, type(rule).__name__)(trained, lr=lr, weight_decay=wd, eps=rule.eps)
+    for t in range(STEPS):
+        loss = cross_entropy(net(task.inputs[indices[0, t]]), task.targets[indices[0, t]])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    flat = torch.cat([dict(net.named_parameters())[name].detach().reshape(-1) for name in task.layout.places])
+    torch.testing.assert_close(state.weights[0], flat, rtol=1e-6, atol=1e-9)

@@ -61,10 +61,12 @@ def test_a_schedule_is_recorded_and_followed():
     assert abs(simulate.replay(run).norm / run.norm - 1).max() < 1e-6
 
 
-def test_a_longer_run_continues_a_shorter_one(tmp_path):
-    whole = train(dataclasses.replace(CONFIG_40, steps=75), tmp_path / "whole")
-    train(dataclasses.replace(CONFIG_40, steps=33), tmp_path / "parts")
-    continued = train(dataclasses.replace(CONFIG_40, steps=75), tmp_path / "parts")
+@pytest.mark.parametrize("optimizer", [theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=576)], ids=repr)
+def test_a_longer_run_continues_a_shorter_one(tmp_path, optimizer):
+    config = dataclasses.replace(CONFIG_40, lr=0.05, optimizer=optimizer)
+    whole = train(dataclasses.replace(config, steps=75), tmp_path / "whole")
+    train(dataclasses.replace(config, steps=33), tmp_path / "parts")
+    continued = train(dataclasses.replace(config, steps=75), tmp_path / "parts")
     xr.testing.assert_identical(continued, whole)
 
 

@@ -1,6 +1,8 @@
+import itertools
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import theory
@@ -112,23 +114,81 @@ def aim(norm, sq_norm, k):
     return np.sqrt(np.maximum(sq_norm - (1 - k) ** 2 * norm**2, 0)) * norm / LR
 
 
-@settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.floats(1e-4, 0.28), st.floats(0.01, 1), st.floats(0.05, 50))
-def test_closed_forms_enclose_the_envelope(k, ratio, start):
+def brute_force(start, k, low, high, steps):
+    """Norms of all orbits whose gradients are ℓ or L at each step: shape (steps+1, 2^steps)."""
+    sequences = np.array(list(itertools.product([low, high], repeat=steps))).T
+    norms = [np.full(2**steps, start)]
+    for gradients in sequences:
+        norms.append(step(norms[-1], k, gradients))
+    return np.array(norms)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(st.sampled_from(REGIMES), st.floats(1e-3, 1), st.floats(np.log(0.01), np.log(100)).map(np.exp))
+def test_the_envelope_contains_all_sequences_of_the_extreme_gradients(k, ratio, start):
+    low, high, steps = HIGH * ratio, HIGH, 8
+    envelope = theory.norm_envelope(steps, start, LR, k / LR, low, high)
+    norms = brute_force(start, k, low, high, steps)
+    # eight steps round by 1e-16 each, 1/ρ carries this on with a slope up to 1/(1-ηλ)² = 100
+    assert (norms >= envelope.lower[:, None] * (1 - 1e-12)).all()
+    assert (norms <= envelope.upper[:, None] * (1 + 1e-12)).all()
+    # as long as the point where the map is least is not inside, which takes a gradient in between to be hit exactly,
+    # the ends are orbits of these sequences
+    turning = (LR * low / abs(1 - k)) ** 0.5
+    inside = (envelope.lower < turning) & (turning < envelope.upper)
+    attained = ~np.concatenate([[False], np.logical_or.accumulate(inside)[:-1]])
+    assert attained[:2].all()
+    np.testing.assert_allclose(norms.min(axis=1)[attained], envelope.lower[attained], rtol=1e-12)
+    np.testing.assert_allclose(norms.max(axis=1)[attained], envelope.upper[attained], rtol=1e-12)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.sampled_from([k for k in REGIMES if (1 - k) ** 2 >= 0.5]), st.floats(1e-3, 1), st.floats(1, 100))
+def test_ends_of_the_envelope_are_the_constant_gradients_where_the_map_rises(k, ratio, factor):
     low, high = HIGH * ratio, HIGH
-    a, t = (1 - k) ** 2, np.arange(101)
+    start = factor * theory.equilibrium_norm(LR, k / LR, low)
+    envelope = theory.norm_envelope(50, start, LR, k / LR, low, high)
+    lower = upper = start
+    for t in range(51):
+        assert [envelope.lower[t], envelope.upper[t]] == pytest.approx([lower, upper], rel=1e-12)
+        lower, upper = step(lower, k, low), step(upper, k, high)
+
+
+# The closed forms of docs/mathematics.md §3. u = ρ⁴ rounds by 1e-15 of its largest value a step, a hundred times.
+def envelope_in_u(k, ratio, start):
+    low, high = HIGH * ratio, HIGH
     envelope = theory.norm_envelope(100, start, LR, k / LR, low, high)
-    u, u_low, u_high = start**4, *((theory.equilibrium_norm(LR, k / LR, g) ** 4) for g in (low, high))
-    # u = ρ⁴ rounds to 1e-15 of its largest value in a hundred steps
-    slack = 1e-12 * max(u, u_high)
-    # from above, and where no step of L from the lower end leads higher than r_L
-    if u > u_high and ratio >= (1 - a) / a:
-        assert (envelope.upper**4 - u_high <= a ** (2.0 * t) * (u - u_high) + slack).all()
-    if u < u_low and start**2 > (1 - a) / a * u_low**0.5:
-        assert (u_low - envelope.lower**4 <= a ** (2.0 * t) * (u_low - u) + slack).all()
-    b = (LR * low) ** 2
-    below = a ** (2.0 * t) * u + 2 * a * b * (1 - a ** (2.0 * t)) / (1 - a * a)
-    assert (envelope.lower**4 >= below - slack).all()
+    rest = [theory.equilibrium_norm(LR, k / LR, g) ** 4 for g in (low, high)]
+    slack = 1e-12 * max(start**4, *(envelope.upper**4))
+    return (1 - k) ** 2, np.arange(101.0), envelope.lower**4, envelope.upper**4, rest, slack
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.floats(1e-4, 1.9), st.floats(0.01, 1), st.floats(np.log(0.05), np.log(50)).map(np.exp))
+def test_linear_recursions_enclose_the_envelope(k, ratio, start):
+    assume(abs(k - 1) > 1e-3)
+    a, t, lower, upper, _, slack = envelope_in_u(k, ratio, start)
+    b_low, b_high = (LR * HIGH * ratio) ** 2, (LR * HIGH) ** 2
+    decayed, summed = a ** (2 * t), (1 - a ** (2 * t)) / (1 - a * a)
+    assert (lower >= decayed * start**4 + 2 * a * b_low * summed - slack).all()
+    # b²/u is largest at the smallest u that occurs
+    growth = 2 * a * b_high + b_high**2 / min(start**4, 4 * a * b_low)
+    assert (upper <= decayed * start**4 + growth * summed + slack).all()
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(st.floats(1e-4, 0.29), st.floats(0.01, 1), st.floats(np.log(0.05), np.log(50)).map(np.exp))
+def test_distances_from_the_two_equilibria_shrink(k, ratio, start):
+    a, t, lower, upper, (u_low, u_high), slack = envelope_in_u(k, ratio, start)
+    u = start**4
+    # u⁺ is convex in u and has the slope 2a-1 at u_ℓ: it lies above that tangent
+    assert (lower - u_low >= (2 * a - 1) ** t * (u - u_low) - slack).all()
+    if u > u_low:
+        # … and from above it falls at least as fast as a²
+        assert (lower - u_low <= a ** (2 * t) * (u - u_low) + slack).all()
+    # the upper end comes down like a² if no step of L from anywhere in the envelope leads above r_L
+    if np.sqrt(lower.min()) >= (1 - a) / a * np.sqrt(u_high):
+        assert (upper - u_high <= a ** (2 * t) * max(u - u_high, 0) + slack).all()
 
 
 def test_wanted_steps_and_shapes():
@@ -146,7 +206,33 @@ def test_wanted_steps_and_shapes():
 def test_degenerate_and_limiting_settings():
     assert theory.norm_bounds(1.0, 1.0, 1.0, 2.0) == (0, np.inf)
     assert theory.norm_bounds(0.1, 0.0, 1.0, 2.0) == (np.inf, np.inf)
-    assert theory.norm_bounds(0.1, 0.01, 0.0, 2.0).lower == 0
-    one = theory.norm_bounds(0.1, 0.01, 2.0, 2.0)
-    assert one.lower == pytest.approx(theory.equilibrium_norm(0.1, 0.01, 2.0), rel=1e-12)
-    assert one.upper == pytest.approx(one.lower, rel=1e-12)
+    assert theory.norm_bounds(0.1, 0.01, 0.0, 2.0) == (0, np.inf)
+    for k in (1e-3, 0.2, 0.5, 1.5):
+        one = theory.norm_bounds(0.1, k / 0.1, 2.0, 2.0)
+        assert one == pytest.approx([theory.equilibrium_norm(0.1, k / 0.1, 2.0)] * 2, rel=1e-12)
+
+
+def test_at_intrinsic_lr_one_nothing_bounds_the_norm():
+    # ρ⁺ = ηg̃/ρ: L and ℓ in turn multiply the norm by L/ℓ every two steps
+    norm = theory.norm_envelope(60, 1.0, 1.0, 1.0, 1.0, 2.0)
+    assert norm.upper[60] == 2.0**30
+    assert norm.lower[60] == 2.0**-30
+
+
+@pytest.mark.parametrize("k", [0.25, 0.2929, 0.2930, 0.4, 1.7, 1.75])
+def test_the_bounds_are_continuous_between_the_cases(k):
+    # over ℓ/L, with the border (L/ℓ)² = 2-4a² in between, and over ηλ at a = 1/2
+    ratio = np.linspace(0.05, 1, 20001)
+    here, beside = (theory.norm_bounds(LR, (k + d) / LR, HIGH * ratio, HIGH) for d in (0, 1e-7))
+    for end in range(2):
+        # the ends change by at most 1/ratio² per unit of either
+        assert (abs(np.diff(np.log(here[end]))) <= 5e-5 / ratio[:-1] ** 2).all()
+        assert (abs(np.log(here[end] / beside[end])) <= 1e-6 / ratio**2).all()
+
+
+def test_numbers_give_floats_and_arrays_broadcast():
+    assert all(type(end) is float for end in theory.norm_bounds(0.1, 0.01, 1.0, 2.0))
+    lr, wd = np.array([[0.1], [0.5]]), np.array([0.01, 0.5, 3.0])
+    grid = theory.norm_bounds(lr, wd, 1.8, 2.0)
+    for i, j in np.ndindex(2, 3):
+        assert (grid.lower[i, j], grid.upper[i, j]) == theory.norm_bounds(lr[i, 0], wd[j], 1.8, 2.0)

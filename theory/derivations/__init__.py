@@ -11,10 +11,15 @@ import importlib
 from typing import Any
 
 _MODULES = {
+    "adamw": "optimizers",
+    "decoupled_heavy_ball": "optimizers",
+    "decoupled_nesterov": "optimizers",
     "equilibrium_effective_lr": "equilibrium",
     "equilibrium_norm": "equilibrium",
     "equilibrium_rotation": "equilibrium",
+    "heavy_ball": "optimizers",
     "jump_norm": "destabilization",
+    "nesterov": "optimizers",
     "norm_bounds": "bounds",
     "norm_envelope": "bounds",
     "relaxation_time": "equilibrium",

@@ -58,8 +58,7 @@ def norm_bounds() -> Derivation:
     rest_low, rest_high = (sqrt(fixed_square().subs(b, value)) for value in (b_min, b_max))
     least = square_map(a, b_min, turning_point().subs(b, b_min))
     quadratic = product**2 * a**2 - (product - b_min) * (product - b_max)
-    larger = sympy.solve(quadratic, product)
-    larger = max(larger, key=lambda root: root.subs({a: HALF, b_min: 1, b_max: 4}))
+    larger = max(sympy.solve(quadratic, product), key=lambda root: root.subs({a: HALF, b_min: 1, b_max: 4}))
     far = sqrt((larger - b_min) / a)
     result = Derivation(
         "Interval of norms that attracts every orbit.",
@@ -103,6 +102,11 @@ def norm_bounds() -> Derivation:
         below_one,
     )
     result.step(
+        Le(high**2 - rest_high**2, a**2 * (sq_norm**2 - rest_high**2)),
+        "Above it the distance in r² shrinks at least by a² a step, whatever the gradients: every orbit comes down.",
+        {**below_one, sq_norm: rest_high.subs(below_one) + d},
+    )
+    result.step(
         Le(square_map(a, b_max, sq_upper), sq_upper),
         "So an upper end at or above the fixed point of L maps into the interval; the lower end does when the upper "
         "end is at least its image: the larger of the two numbers is the least upper end.",
@@ -128,6 +132,11 @@ def norm_bounds() -> Derivation:
     )
     result.step(Eq(least, 2 * sqrt(a * b_min)), "The value there is the bound of the means, so that bound is attained.")
     result.step(
+        Le(least, turning_point().subs(b, b_min)),
+        "It lies at or below the turning point, which is thus inside the interval when the upper end reaches it.",
+        {a: 1 / (2 + c)},
+    )
+    result.step(
         Eq(
             square_map(a, b_max, least) - turning_point().subs(b, b_min),
             sqrt(b_min) / (2 * sqrt(a)) * (b_max / b_min - (2 - 4 * a**2)),
@@ -150,6 +159,28 @@ def norm_bounds() -> Derivation:
         Lt(-quadratic.subs(product, b_max), 0),
         "At p = b_max the quadratic (1-a²)p² - (b_min + b_max)p + b_min b_max is negative, so b_max lies between its "
         "roots, and r₋² = (p - b_max)/a > 0 asks for the larger root.",
+    )
+    # the range of this case: a < 1/2 and 1 < (L/ℓ)² < 2 - 4a²
+    falling = {b_max: b_min * (1 + (1 - 4 * a**2) / (1 + s)), a: 1 / (2 + t)}
+    result.step(
+        Gt(-quadratic.subs(product, 2 * b_min), 0),
+        "Where (L/ℓ)² < 2 - 4a² it is positive at p = 2 b_min …",
+        falling,
+    )
+    result.step(
+        Gt(-Derivative(quadratic, product).doit().subs(product, 2 * b_min), 0),
+        "… and rises there, so the larger root is below 2 b_min and r₊² = (p - b_min)/a below b_min/a: the whole "
+        "interval lies below the turning point, where the map falls.",
+        falling,
+    )
+    # b_min and b_max by the ends that they exchange
+    exchanged = {b_min: sq_upper * (sq_lower - a * sq_upper), b_max: sq_lower * (sq_upper - a * sq_lower)}
+    slope = Derivative(square_map(a, b_max, sq_lower), sq_lower).doit()
+    slope *= Derivative(square_map(a, b_min, sq_upper), sq_upper).doit()
+    result.step(
+        Lt(slope, 1),
+        "A step with L and one with ℓ have together a slope below 1 at the ends: the exchanged pair attracts.",
+        {**exchanged, sq_upper: sq_lower + d, a: 1 / (2 + s)},
     )
     root = sqrt((b_max - b_min) ** 2 + 4 * a**2 * b_min * b_max)
     published = (b_min + b_max + root) / (2 * (1 - a**2))

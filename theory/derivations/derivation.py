@@ -151,6 +151,9 @@ LATEX = {
     "lower": r"\rho_-",
     "upper": r"\rho_+",
     "product": "p",
+    "momentum": r"\mu",
+    "turn": r"(1-\cos\theta)",
+    "dim": "d",
     "b_min": r"b_\ell",
     "b_max": "b_L",
 }

@@ -81,7 +81,7 @@ def rotation() -> Derivation:
         "the gradient norm is g̃/ρ.",
     )
     result.step(
-        Eq(next_sq_norm, sympy.expand(after.dot(after)).subs(norm**2, norm**2)),
+        Eq(next_sq_norm, sympy.expand(after.dot(after))),
         "Pythagoras for the step x⁺ = (1-ηλ)x - η∇f with the gradient at a right angle to the weights.",
     )
     result.step(

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import theory
+
+RULES = [
+    theory.SGD(),
+    theory.SGD(momentum=0.9),
+    theory.SGD(momentum=0.9, nesterov=True),
+    theory.SGD(momentum=0.9, nesterov=True, decoupled=True),
+    theory.Adam(dim=50, betas=(0.8, 0.9), eps=0.0),
+    theory.AdamW(dim=50, eps=0.0),
+    theory.Lion(dim=50),
+]
+ids = {"ids": repr}
+rates, intrinsic = st.floats(1e-4, 1e3), st.floats(1e-8, 0.9)
+
+
+def directions(rule, lr, wd, norm, steps=30):
+    """Weights of norm 1 under a fixed scale-invariant loss with noise, from a fixed start."""
+    generator = np.random.default_rng(0)
+    target = generator.normal(size=20)
+    x = generator.normal(size=20)
+    x *= norm / np.linalg.norm(x)
+    state, seen = rule.start(x), []
+    for _ in range(steps):
+        r = np.linalg.norm(x)
+        unit, noise = x / r, generator.normal(size=20)
+        gradient = -(target + noise) / r
+        gradient -= (gradient @ unit) * unit
+        x, state = rule.update(x, gradient, state, lr, wd)
+        seen.append(x / np.linalg.norm(x))
+    return np.array(seen), np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("rule", RULES, **ids)
+@pytest.mark.parametrize("factor", [0.25, 3.0, 100.0])
+def test_equivalent_runs_have_the_same_directions(rule, factor):
+    lr, wd, norm = 0.02, 0.5, 1.5
+    other = theory.equivalent_run(lr, wd, norm, lr_to=lr * factor, optimizer=rule)
+    first, end = directions(rule, lr, wd, norm)
+    second, other_end = directions(rule, *other)
+    # thirty steps of rounding, amplified where a sign or a root is taken of a small number
+    np.testing.assert_allclose(second, first, atol=1e-8)
+    assert other_end / end == pytest.approx(other.norm / norm, rel=1e-8)
+    # the control: the same start norm gives another run
+    assert abs(directions(rule, other.lr, other.wd, norm)[0] - first).max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", RULES, **ids)
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(rates, intrinsic, st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
+def test_equivalent_runs_compose_and_have_equivalent_equilibria(rule, lr, k, norm, c, d):
+    wd = k / lr
+    there = theory.equivalent_run(lr, wd, norm, lr_to=c * lr, optimizer=rule)
+    assert there.lr == c * lr
+    back = theory.equivalent_run(*there, lr_to=lr, optimizer=rule)
+    np.testing.assert_allclose(back, (lr, wd, norm), rtol=1e-12)
+    further = theory.equivalent_run(*there, lr_to=d * lr, optimizer=rule)
+    np.testing.assert_allclose(further, theory.equivalent_run(lr, wd, norm, lr_to=d * lr, optimizer=rule), rtol=1e-12)
+    rest = [
+        theory.equilibrium_norm(x.lr, x.wd, 2.0, optimizer=rule) for x in (theory.EquivalentRun(lr, wd, norm), there)
+    ]
+    assert rest[1] / rest[0] == pytest.approx(there.norm / norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", RULES, **ids)
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(rates, st.floats(1e-7, 0.5), st.floats(1e-2, 1e2))
+def test_inverse_design_inverts(rule, lr, k, g):
+    wd = k / lr
+    angle = theory.equilibrium_rotation(lr, wd, grad_norm=g, optimizer=rule)
+    assume(1e-6 < angle < 1.5)
+    norm = theory.equilibrium_norm(lr, wd, g, optimizer=rule)
+    # for Adam a wide range of λ gives nearly the largest possible angle: compare the angles, not λ
+    found = theory.wd_for_rotation(lr, angle, grad_norm=g, optimizer=rule)
+    assume(np.isfinite(found))
+    assert theory.equilibrium_rotation(lr, found, grad_norm=g, optimizer=rule) == pytest.approx(angle, rel=1e-8)
+    found = theory.lr_for_rotation(wd, angle, grad_norm=g, optimizer=rule)
+    assert theory.equilibrium_rotation(found, wd, grad_norm=g, optimizer=rule) == pytest.approx(angle, rel=1e-8)
+    found = theory.wd_for_norm(lr, norm, grad_norm=g, optimizer=rule)
+    assert theory.equilibrium_norm(lr, found, g, optimizer=rule) == pytest.approx(norm, rel=1e-8)
+
+
+def test_closed_forms_of_plain_sgd():
+    angles = np.array([0.01, 0.1, 1.0])
+    np.testing.assert_allclose(theory.wd_for_rotation(0.5, angles), (1 - np.cos(angles)) / 0.5, rtol=1e-10)
+    np.testing.assert_allclose(theory.lr_for_rotation(0.5, angles), (1 - np.cos(angles)) / 0.5, rtol=1e-10)
+
+
+def test_what_cannot_be_reached_is_nan():
+    # heavy ball turns by at most 1-cos θ = 1/(1+μ) for ηλ < 1
+    assert np.isnan(theory.wd_for_rotation(0.1, 1.5, optimizer=theory.SGD(momentum=0.9)))
+    assert np.isnan(theory.wd_for_norm(0.1, 1e-9))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: theory.equivalent_run(0.1, 0.1, 1.0, lr_to=0), "lr_to"),
+        (lambda: theory.equivalent_run(0.1, 0.1, -1.0, lr_to=1), "norm"),
+        (lambda: theory.wd_for_rotation(0.1, 2.0), "rotation"),
+        (lambda: theory.lr_for_rotation(0.0, 0.1), "wd"),
+        (lambda: theory.wd_for_norm(0.1, 0.0), "norm"),
+        (lambda: theory.wd_for_norm(0.1, 1.0, grad_norm=0.0), "grad_norm"),
+    ],
+)
+def test_bad_values_are_named(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()

@@ -1,0 +1,148 @@
+"""Inverse design: the learning rate or weight decay for a wanted rotation or norm (docs/mathematics.md §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from theory.arguments import FloatArray, broadcast, learning_rate, plain, real
+from theory.optimizers import SGD, Optimizer
+
+# The unknown is searched on a logarithmic scale: a range of 700 halved a hundred times is below rounding.
+_HALVINGS = 100
+_LOG_RANGE = 700.0
+
+
+def wd_for_rotation(
+    lr: npt.ArrayLike,
+    rotation: npt.ArrayLike,
+    *,
+    grad_norm: npt.ArrayLike = 1.0,
+    optimizer: Optimizer | None = None,
+) -> Any:
+    """Weight decay λ with which the weights turn by `rotation` per step at equilibrium.
+
+    Parameters
+    ----------
+    lr : η > 0.
+    rotation : wanted θ* in radians per step, 0 < θ < π/2.
+    grad_norm : g̃ > 0; it matters for `Adam` with L2 regularization only.
+    optimizer : default `SGD()`.
+
+    Returns
+    -------
+    λ: float or array, NaN where no λ with ηλ < 1 gives that rotation.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §8, the inverse of `equilibrium_rotation`.
+
+    Examples
+    --------
+    >>> round(wd_for_rotation(0.5, 0.1), 6)
+    0.009992
+    """
+    rate, angle, gradient = _checked("lr", lr, "rotation", rotation, grad_norm)
+    rule = optimizer or SGD()
+    return plain(_solve(lambda wd: rule.equilibrium_turn(rate, wd, gradient), _turn(angle), 1 / rate))
+
+
+def lr_for_rotation(
+    wd: npt.ArrayLike,
+    rotation: npt.ArrayLike,
+    *,
+    grad_norm: npt.ArrayLike = 1.0,
+    optimizer: Optimizer | None = None,
+) -> Any:
+    """Learning rate η with which the weights turn by `rotation` per step at equilibrium.
+
+    Parameters
+    ----------
+    wd : λ > 0.
+    rotation, grad_norm, optimizer : as in `wd_for_rotation`.
+
+    Returns
+    -------
+    η: float or array, NaN where no η with ηλ < 1 gives that rotation.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §8, the inverse of `equilibrium_rotation`.
+
+    Examples
+    --------
+    >>> round(lr_for_rotation(0.01, 0.1), 6)
+    0.499583
+    """
+    decay, angle, gradient = _checked("wd", wd, "rotation", rotation, grad_norm)
+    rule = optimizer or SGD()
+    return plain(_solve(lambda lr: rule.equilibrium_turn(lr, decay, gradient), _turn(angle), 1 / decay))
+
+
+def wd_for_norm(
+    lr: npt.ArrayLike, norm: npt.ArrayLike, *, grad_norm: npt.ArrayLike = 1.0, optimizer: Optimizer | None = None
+) -> Any:
+    """Weight decay λ with which the norm settles at `norm`.
+
+    Parameters
+    ----------
+    lr : η > 0.
+    norm : wanted ρ* > 0.
+    grad_norm, optimizer : as in `equilibrium_norm`.
+
+    Returns
+    -------
+    λ: float or array, NaN where no λ with ηλ < 1 gives that norm.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §8, the inverse of `equilibrium_norm`.
+
+    Examples
+    --------
+    >>> round(wd_for_norm(0.1, 2.115, grad_norm=2.0), 4)
+    0.01
+    """
+    rate, wanted, gradient = _checked("lr", lr, "norm", norm, grad_norm)
+    rule = optimizer or SGD()
+    # the norm falls with λ: its inverse rises
+    return plain(_solve(lambda wd: 1 / rule.equilibrium_norm(rate, wd, gradient), 1 / wanted, 1 / rate))
+
+
+def _checked(
+    first: str, setting: npt.ArrayLike, second: str, wanted: npt.ArrayLike, grad_norm: npt.ArrayLike
+) -> tuple[FloatArray, ...]:
+    limit = {"below": np.pi / 2} if second == "rotation" else {}
+    return broadcast(
+        **{
+            first: learning_rate(setting, first),
+            second: real(second, wanted, above=0, **limit),
+            "grad_norm": real("grad_norm", grad_norm, above=0),
+        }
+    )
+
+
+def _turn(angle: FloatArray) -> FloatArray:
+    return np.asarray(2 * np.sin(angle / 2) ** 2)
+
+
+def _solve(rising: Callable[[FloatArray], FloatArray], target: FloatArray, limit: FloatArray) -> FloatArray:
+    """Solve rising(x) = target for 0 < x < limit by halving an interval of ln x; NaN where there is no solution."""
+    high = np.log(limit)
+    low = high - _LOG_RANGE
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        reachable = rising(limit) >= target
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            below = rising(np.exp(middle)) < target
+            low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(reachable, np.exp((low + high) / 2), np.nan)
