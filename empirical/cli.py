@@ -47,6 +47,9 @@ WeightDecay = Annotated[float, typer.Option("--wd", help="Weight decay λ >= 0 (
 GradientNorm = Annotated[
     float, typer.Option(help="Gradient norm g̃ of the loss at weights of norm 1 (norm times gradient norm).")
 ]
+OptimizerName = Annotated[
+    str, typer.Option("--optimizer", help='Such as "SGD(momentum=0.9)" or "AdamW(dim=4096)", dim: number of weights.')
+]
 Out = Annotated[Path | None, typer.Option(help="Folder for the result; must be new.")]
 
 
@@ -57,17 +60,27 @@ def predict(
     wd: WeightDecay,
     grad_norm: GradientNorm = 1.0,
     delta: Annotated[float, typer.Option(help="A δ-jump is a step with 1 - cos(rotation) > δ, 0 < δ < 1.")] = 0.1,
+    optimizer: OptimizerName = "SGD()",
 ) -> None:
     """Say where norm and rotation settle and when steps become jumps, by formula alone."""
     import theory
+    from theory.optimizers import optimizer_named
 
+    rule = optimizer_named(optimizer)
     lines = [
-        ("equilibrium norm ρ*", theory.equilibrium_norm(lr, wd, grad_norm), ""),
-        ("equilibrium effective lr η/ρ*²", theory.equilibrium_effective_lr(lr, wd, grad_norm), ""),
-        ("equilibrium rotation θ*", theory.equilibrium_rotation(lr, wd), "radians per step"),
-        ("relaxation time", theory.relaxation_time(lr, wd), "steps"),
-        (f"norm below which a step is a jump (δ = {delta:g})", theory.jump_norm(lr, wd, grad_norm, delta), ""),
+        ("equilibrium norm ρ*", theory.equilibrium_norm(lr, wd, grad_norm, optimizer=rule), ""),
+        ("equilibrium effective lr η/ρ*²", theory.equilibrium_effective_lr(lr, wd, grad_norm, optimizer=rule), ""),
+        (
+            "equilibrium rotation θ*",
+            theory.equilibrium_rotation(lr, wd, grad_norm=grad_norm, optimizer=rule),
+            "radians per step",
+        ),
     ]
+    if rule == theory.SGD():
+        lines += [
+            ("relaxation time", theory.relaxation_time(lr, wd), "steps"),
+            (f"norm below which a step is a jump (δ = {delta:g})", theory.jump_norm(lr, wd, grad_norm, delta), ""),
+        ]
     for name, value, unit in lines:
         typer.echo(f"{name:<48} {value:.6g} {unit}".rstrip())
 
@@ -114,6 +127,7 @@ def train(
     wd: WeightDecay,
     out: Annotated[Path, typer.Option(help="Run folder: new, or of the same run, which is then continued.")],
     model: Annotated[str, typer.Option(help="mlp or convnet.")] = "mlp",
+    optimizer: OptimizerName = "SGD()",
     width: Annotated[int | None, typer.Option(help="Hidden units or channels; default 64 (mlp), 8 (convnet).")] = None,
     normalization: Annotated[str, typer.Option(help="batch, or none as a control.")] = "batch",
     norm_eps: Annotated[float, typer.Option(help="ε of the normalization.")] = 1e-12,
@@ -137,8 +151,9 @@ def train(
     settings = {name: value for name, value in locals().items() if name != "out"}
     import empirical
     import simulate as floor
+    from theory.optimizers import optimizer_named
 
-    config = empirical.RunConfig(**settings)
+    config = empirical.RunConfig(**{**settings, "optimizer": optimizer_named(optimizer)})
     trajectory = empirical.train(config, out)
     status = trajectory.status.item()
     typer.echo(f"{'status':<24} {status} after {trajectory.status_step.item()} steps")

@@ -12,6 +12,7 @@ from theory.design import lr_for_rotation, wd_for_norm, wd_for_rotation
 from theory.destabilization import jump_norm, rotation
 from theory.equilibrium import equilibrium_effective_lr, equilibrium_norm, equilibrium_rotation, relaxation_time
 from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
+from theory.period import BalanceLaw, least_fall
 from theory.schedules import Constant, Cosine, Linear, Schedule, StepDecay, WarmUp
 from theory.symmetry import EquivalentRun, equivalent_run
 
@@ -19,6 +20,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "BalanceLaw",
     "Bounds",
     "Constant",
     "Cosine",
@@ -35,6 +37,7 @@ __all__ = [
     "equilibrium_rotation",
     "equivalent_run",
     "jump_norm",
+    "least_fall",
     "lr_for_rotation",
     "norm_bounds",
     "norm_envelope",

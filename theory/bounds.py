@@ -91,7 +91,8 @@ def norm_envelope(
     """Exact interval of norms that can be reached after t steps from `norm` when ℓ <= g̃ <= L at every step.
 
     The set of reachable ρ² is an interval (a continuous image of one), so iterating its two ends is exact in every
-    regime, beyond ηλ = 1 too. For a >= 1/2, above r_ℓ, the ends are the orbits of constant g̃ = ℓ and g̃ = L.
+    regime, beyond ηλ = 1 too. For a >= 1/2, from r_ℓ or above, the lower end is the orbit of constant g̃ = ℓ, and the
+    upper one that of L if ℓ/L >= (1-a)/a; otherwise it pays to sink with ℓ before the one step with L.
 
     Parameters
     ----------

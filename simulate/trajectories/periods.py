@@ -190,6 +190,7 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     expected = theory.equilibrium_rotation(
         np.asarray(setting(settled, "lr").values, dtype=float),
         float(setting(settled, "wd").values),
+        grad_norm=_root_mean_square(settled),
         optimizer=optimizer_named(trajectory.attrs.get("optimizer", "SGD()")),
     )
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -202,6 +203,13 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     else:
         verdict = NO_CLEAR_PERIOD
     return Classification(verdict=verdict, rotation_ratio=ratio, log_norm_sd=sd, periods=periods)
+
+
+def _root_mean_square(trajectory: xr.Dataset) -> float:
+    """Typical g̃, which some optimizers' rotation depends on; 1 where it is not known."""
+    with np.errstate(over="ignore"):
+        known = float(np.sqrt(np.mean(trajectory.grad_norm.values**2))) if "grad_norm" in trajectory else 1.0
+    return known if known > 0 and math.isfinite(known) else 1.0
 
 
 def settled_part(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:

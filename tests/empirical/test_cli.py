@@ -55,6 +55,15 @@ def test_predict_gives_the_numbers_of_theory():
         assert f"{value:.6g}" in output
 
 
+def test_predict_and_train_take_an_optimizer(tmp_path):
+    rule, name = theory.SGD(momentum=0.9), "SGD(momentum=0.9)"
+    output = bnwd("predict", "--lr", 0.05, "--wd", 0.01, "--optimizer", name).output
+    assert f"{theory.equilibrium_norm(0.05, 0.01, optimizer=rule):.6g}" in output
+    common = ("--lr", 0.05, "--wd", 0.01, "--width", 8, "--steps", 5)
+    assert bnwd("train", *common, "--optimizer", name, "--out", tmp_path / "run").exit_code == 0
+    assert simulate.load(tmp_path / "run").attrs["optimizer"] == name
+
+
 def test_predict_never_loads_torch():
     code = (
         "import sys; from empirical.cli import app\n"
@@ -97,6 +106,7 @@ def test_train_says_what_happened(tmp_path):
         (("validate", "--preset", "moon"), ("preset must be one of", "moon")),
         (("validate", "--out", "."), ("out must be a new or empty folder", ".")),
         (("validate", "--out", "file"), ("out must be", "file")),
+        (("predict", "--lr", 0.5, "--wd", 0.01, "--optimizer", "Adagrad()"), ("optimizer must be", "Adagrad()")),
         (("forecast",), ("forecast",)),
     ],
 )

@@ -144,14 +144,25 @@ def test_the_envelope_contains_all_sequences_of_the_extreme_gradients(k, ratio, 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.sampled_from([k for k in REGIMES if (1 - k) ** 2 >= 0.5]), st.floats(1e-3, 1), st.floats(1, 100))
-def test_ends_of_the_envelope_are_the_constant_gradients_where_the_map_rises(k, ratio, factor):
-    low, high = HIGH * ratio, HIGH
+def test_ends_of_the_envelope_are_constant_gradients_where_the_map_rises(k, ratio, factor):
+    low, high, a = HIGH * ratio, HIGH, (1 - k) ** 2
     start = factor * theory.equilibrium_norm(LR, k / LR, low)
     envelope = theory.norm_envelope(50, start, LR, k / LR, low, high)
     lower = upper = start
+    # fifty steps round by 1e-16 each
     for t in range(51):
-        assert [envelope.lower[t], envelope.upper[t]] == pytest.approx([lower, upper], rel=1e-12)
+        assert envelope.lower[t] == pytest.approx(lower, rel=1e-13)
+        assert envelope.upper[t] >= upper * (1 - 1e-13)
+        if ratio >= (1 - a) / a:
+            assert envelope.upper[t] == pytest.approx(upper, rel=1e-13)
         lower, upper = step(lower, k, low), step(upper, k, high)
+
+
+def test_sinking_first_can_lead_higher_than_the_largest_gradient_for_ever():
+    # the control of the condition ℓ/L >= (1-a)/a: from r_ℓ a step of L leads to ρ² = r_L (a ℓ/L + (1-a) L/ℓ) ≈ 2 r_L
+    low, start = 0.01 * HIGH, theory.equilibrium_norm(LR, 0.02, HIGH)
+    envelope = theory.norm_envelope(5000, start, LR, 0.01 / LR, low, HIGH)
+    assert envelope.upper[-1] > 1.4 * start
 
 
 # The closed forms of docs/mathematics.md §3. u = ρ⁴ rounds by 1e-15 of its largest value a step, a hundred times.
