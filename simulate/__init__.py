@@ -2,6 +2,7 @@
 
 from simulate.maps.gradients import BoundedGradient, RecordedGradient
 from simulate.maps.norm_map import norm_map, replay
+from simulate.maps.norm_ode import norm_ode
 from simulate.maps.random_walk import random_walk
 from simulate.trajectories import plots
 from simulate.trajectories.folder import load, save
@@ -16,6 +17,7 @@ __all__ = [
     "find_periods",
     "load",
     "norm_map",
+    "norm_ode",
     "plots",
     "random_walk",
     "replay",

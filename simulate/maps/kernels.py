@@ -23,9 +23,11 @@ def iterate_norm_map(
     recorded: Any,
     ended: Any,
     code: Any,
+    continuous: bool,
 ) -> None:
     """Iterate r⁺ = (1-ηλ)² r + (ηg̃)²/r for a batch, in place.
 
+    With `continuous` follow dr/dt = -2ηλr + (ηg̃)²/r over each step instead, in closed form: r² is linear there.
     `sq_norm` (batch,) is start and end; `lr`, `grad_norm` (batch, steps) may be broadcast views; `updates` (batch,) are
     wanted; `recorded` (batch, rows) takes every `record_every`-th r before its update; `ended` (batch,) the updates
     made; `code` (batch,) how it ended. A trajectory that leaves the floating-point range stops at its last good state.
@@ -39,9 +41,14 @@ def iterate_norm_map(
             if t % record_every == 0:
                 recorded[i, t // record_every] = r
             rate = lr[i, t]
-            shrink = 1.0 - rate * decay
             push = rate * grad_norm[i, t]
-            following = shrink * shrink * r + push * (push / r)
+            if continuous:
+                fall = 4.0 * rate * decay
+                share = -np.expm1(-fall) / fall if fall > 0.0 else 1.0
+                following = np.hypot(np.exp(-fall / 2.0) * r, push * np.sqrt(2.0 * share))
+            else:
+                shrink = 1.0 - rate * decay
+                following = shrink * shrink * r + push * (push / r)
             if not np.isfinite(following):
                 ended[i] = t
                 code[i] = BLEW_UP

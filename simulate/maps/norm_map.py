@@ -72,6 +72,27 @@ def norm_map(
     """
     if repr(optimizer or theory.SGD()) != repr(theory.SGD()):
         raise ValueError(f"optimizer must be theory.SGD(), got {optimizer!r}")
+    return simulated(lr, wd, grad_norm, norm=norm, steps=steps, record_every=record_every, seed=seed, source="map")
+
+
+def simulated(
+    lr: npt.ArrayLike | theory.Schedule,
+    wd: npt.ArrayLike,
+    grad_norm: npt.ArrayLike | GradientRule,
+    *,
+    norm: npt.ArrayLike,
+    steps: int,
+    record_every: int,
+    seed: int | None,
+    source: str,
+) -> xr.Dataset:
+    """Check the arguments of `norm_map` and `norm_ode`, lay out the batch, and run it; `source` is "map" or "ode".
+
+    Examples
+    --------
+    >>> simulated(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, source="map").norm.size
+    3
+    """
     steps = whole_number("steps", steps)
     record_every = whole_number("record_every", record_every, at_least=1)
     if seed is None:
@@ -102,7 +123,7 @@ def norm_map(
     intrinsic_lr(rates, decay[..., np.newaxis])
     gradients = arrays["grad_norm"][..., np.newaxis] if rule is None else rule.values_for(start.shape, steps, seed)
     updates = np.full(start.shape, steps)
-    return _run(rates, decay, gradients, start, updates, steps, record_every, dims, coords, {"seed": seed})
+    return _run(rates, decay, gradients, start, updates, steps, record_every, dims, coords, {"seed": seed}, source)
 
 
 def replay(trajectory: xr.Dataset) -> xr.Dataset:
@@ -180,6 +201,7 @@ def _run(
     dims: Sequence[str],
     coords: dict[str, tuple[Sequence[str], Any]],
     attributes: dict[str, Any],
+    source: str = "map",
 ) -> xr.Dataset:
     shape = start.shape
     count = int(np.prod(shape))
@@ -204,6 +226,7 @@ def _run(
         recorded,
         ended,
         code,
+        source == "ode",
     )
     step = np.arange(0, steps, record_every)
     norm = np.sqrt(recorded).reshape(*shape, rows)
@@ -218,7 +241,7 @@ def _run(
         "norm": norm,
         "grad_norm": grad_norm,
         "effective_lr": effective_lr,
-        "rotation": step_angle(turn, lr * decay[..., np.newaxis]),
+        "rotation": turn if source == "ode" else step_angle(turn, lr * decay[..., np.newaxis]),
     }
     coords = dict(coords)
     attributes = {"optimizer": "SGD()", **attributes}
@@ -235,7 +258,7 @@ def _run(
     return make_trajectory(
         columns,
         step=step,
-        source="map",
+        source=source,
         final_norm=np.sqrt(sq_norm).reshape(shape),
         status=status,
         status_step=ended.reshape(shape),

@@ -158,7 +158,7 @@ class TestOneStep:
         wd = k / lr
         x = norm * np.array([math.cos(angle), math.sin(angle)])
         gradient = grad_norm / norm * np.array([-math.sin(angle), math.cos(angle)])
-        moved = theory.SGD().update(x, gradient, lr, wd)
+        moved, _ = theory.SGD().update(x, gradient, (), lr, wd)
         turn = abs(math.atan2(x[0] * moved[1] - x[1] * moved[0], x @ moved))
         run = norm_map(lr, wd, grad_norm, norm=norm, steps=1)
         # roundings of the vectors that are added, against what is left of them where the decay nearly cancels x
