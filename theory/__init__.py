@@ -15,6 +15,7 @@ from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
 from theory.period import BalanceLaw, least_fall
 from theory.schedules import Constant, Cosine, Linear, Schedule, StepDecay, WarmUp
 from theory.symmetry import EquivalentRun, equivalent_run
+from theory.tracking import corrected_decay, tracking_lag
 
 __all__ = [
     "SGD",
@@ -32,6 +33,7 @@ __all__ = [
     "StepDecay",
     "WarmUp",
     "__version__",
+    "corrected_decay",
     "equilibrium_effective_lr",
     "equilibrium_norm",
     "equilibrium_rotation",
@@ -43,6 +45,7 @@ __all__ = [
     "norm_envelope",
     "relaxation_time",
     "rotation",
+    "tracking_lag",
     "wd_for_norm",
     "wd_for_rotation",
 ]

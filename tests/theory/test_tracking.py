@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+import simulate
+import theory
+
+
+@pytest.mark.parametrize(
+    "schedule", [theory.Linear(0.5, 0.05, 200_000), theory.Cosine(0.5, 0.05, 200_000)], ids=["linear", "cosine"]
+)
+def test_the_lag_is_that_of_a_slow_schedule(schedule):
+    steps, wd, g = 200_000, 0.01, 2.0
+    flow = simulate.norm_ode(schedule, wd, g, norm=theory.equilibrium_norm(0.5, wd, g), steps=steps, record_every=997)
+    at = flow.step.values
+    # quasi-equilibrium of the differential equation, ρ*⁴ = ηg̃²/(2λ)
+    lag = flow.norm.values / (schedule(at) * g**2 / (2 * wd)) ** 0.25 - 1
+    predicted = theory.tracking_lag(schedule, wd, at)
+    settled = (at > 10_000) & (at < 190_000)
+    assert abs(predicted[settled]).max() < 5e-3
+    # the next order is the square of the lag, times a number of order ten
+    np.testing.assert_allclose(lag[settled], predicted[settled], atol=20 * abs(predicted[settled]).max() ** 2 + 1e-6)
+
+
+def test_where_the_lag_is_large_the_norm_does_not_follow():
+    schedule, wd, g = theory.Linear(0.5, 1e-5, 3000), 0.01, 2.0
+    run = simulate.norm_map(schedule, wd, g, norm=theory.equilibrium_norm(0.5, wd, g), steps=3000)
+    rest = theory.equilibrium_norm(run.lr.values, wd, g)
+    lag = theory.tracking_lag(schedule, wd, run.step.values)
+    behind = run.norm.values / rest - 1
+    assert (abs(behind[lag < 0.01]) < 0.02).all()
+    assert (behind[lag > 1] > 0.2).all()
+    assert lag[-1] > 1
+
+
+def test_corrected_decay_keeps_the_equilibrium_and_the_gradient_norm():
+    schedule, wd, g, steps = theory.Linear(0.5, 0.01, 20_000), 0.01, 2.0, 20_000
+    rates = schedule(np.arange(steps))
+    decays = theory.corrected_decay(schedule, wd, np.arange(steps), lr_max=0.5)
+    start = theory.equilibrium_norm(0.5, wd, g)
+    corrected = plain = start
+    for eta, decay in zip(rates, decays, strict=True):
+        corrected = np.hypot((1 - eta * decay) * corrected, eta * g / corrected)
+        plain = np.hypot((1 - eta * wd) * plain, eta * g / plain)
+    # the exact equilibrium has 2-ηλ instead of 2: a relative change of ηλ/8 in ρ
+    assert corrected == pytest.approx(start, rel=2e-3)
+    assert plain < 0.6 * start
+
+
+def test_limits_and_errors():
+    assert theory.tracking_lag(theory.Constant(0.1), 0.01, 5) == 0
+    assert theory.tracking_lag(theory.Constant(0.1), 0.0, 5) == 0
+    assert theory.tracking_lag(theory.Linear(0.5, 0.1, 10), 0.0, 5) == np.inf
+    assert theory.tracking_lag(theory.Linear(0.1, 0.5, 10), 0.01, 5) < 0
+    assert theory.tracking_lag(theory.Linear(0.5, 0.1, 10), [0.1, 0.2], [[0], [5]]).shape == (2, 2)
+    for call, name in (
+        (lambda: theory.tracking_lag(0.1, 0.01, 5), "lr"),
+        (lambda: theory.tracking_lag(theory.Constant(0.1), -1, 5), "wd"),
+        (lambda: theory.tracking_lag(theory.Constant(0.1), 0.1, -5), "step"),
+        (lambda: theory.corrected_decay(theory.Constant(0.1), 0.1, 5, lr_max=0), "lr_max"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=name):
+            call()
