@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 import theory
+from theory.arguments import broadcast, choice, one_real, real, whole_number
 
 CALLS = {
     "equilibrium_norm": {"lr": 0.1, "wd": 0.01, "grad_norm": 2.0},
@@ -14,50 +17,139 @@ CALLS = {
     "jump_norm": {"lr": 0.1, "wd": 0.01, "grad_norm": 2.0, "delta": 0.1},
 }
 ARGUMENTS = [(call, name) for call, settings in CALLS.items() for name in settings]
-BAD = [float("nan"), float("inf"), -1.0, "a", None, 1j, [1.0, -1.0], [[1.0], [1.0, 2.0]], {}]
+NUMBERS = [(call, name) for call, name in ARGUMENTS if name != "steps"]
+NOT_IN_RANGE = [float("nan"), float("inf"), -float("inf"), -1.0, np.float32("nan"), -3]
+NO_NUMBERS = [
+    "a",
+    "0.1",
+    b"0.1",
+    None,
+    True,
+    np.True_,
+    1j,
+    {},
+    [[1.0], [1.0, 2.0]],
+    ["0.1", "0.2"],
+    [True],
+    [None],
+    object,
+]
 
 
-@pytest.mark.parametrize(("call", "name"), ARGUMENTS)
-@pytest.mark.parametrize("value", BAD, ids=repr)
-def test_a_bad_value_is_named(call, name, value):
-    with pytest.raises((ValueError, TypeError), match=f"^{name} must be"):
-        getattr(theory, call)(**{**CALLS[call], name: value})
+def call(function, **changes):
+    return getattr(theory, function)(**{**CALLS[function], **changes})
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_the_message_says_value_and_range(call):
-    with pytest.raises(ValueError, match=r"lr must be a finite number > 0, got -0.25$"):
-        getattr(theory, call)(**{**CALLS[call], "lr": -0.25})
-    with pytest.raises(ValueError, match=r"wd must be a finite number >= 0, got -3.0 at index 1"):
-        getattr(theory, call)(**{**CALLS[call], "wd": [0.1, -3.0]})
+@pytest.mark.parametrize(("function", "name"), NUMBERS)
+@pytest.mark.parametrize("value", NOT_IN_RANGE, ids=repr)
+def test_a_number_out_of_range_is_named_with_its_value(function, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be a finite number [<>]=? .*, got {float(value)!r}$"):
+        call(function, **{name: value})
+    with pytest.raises(ValueError, match=rf"^{name} must be a finite number .*, got {float(value)!r} at index 1$"):
+        call(function, **{name: [0.1, value]})
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_intrinsic_lr_has_a_limit(call):
-    limit = 1 if call in ("equilibrium_rotation", "rotation", "jump_norm") else 2
-    with pytest.raises(ValueError, match=f"lr \\* wd must be < {limit}"):
-        getattr(theory, call)(**{**CALLS[call], "lr": float(limit), "wd": 1.0})
+@pytest.mark.parametrize(("function", "name"), ARGUMENTS)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+def test_what_is_no_number_is_named_with_its_value(function, name, value):
+    with pytest.raises(TypeError, match=rf"^{name} must be .*, got {re.escape(repr(value))}$"):
+        call(function, **{name: value})
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_shapes_must_broadcast(call):
-    with pytest.raises(ValueError, match=r"shapes must broadcast together, got .*lr \(2,\).*wd \(3,\)"):
-        getattr(theory, call)(**{**CALLS[call], "lr": np.full(2, 0.1), "wd": np.full(3, 0.01)})
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [("lr", "> 0"), ("wd", ">= 0"), ("norm", "> 0"), ("grad_norm_min", ">= 0"), ("grad_norm_max", "> 0")],
+)
+def test_zero_is_allowed_exactly_where_it_has_a_meaning(name, allowed):
+    for function, settings in CALLS.items():
+        if name not in settings:
+            continue
+        zero = {name: 0, **({"grad_norm_min": 0} if name == "grad_norm_max" else {})}
+        if allowed == ">= 0":
+            call(function, **zero)
+        else:
+            with pytest.raises(ValueError, match=rf"^{name} must be a finite number {allowed}, got 0.0$"):
+                call(function, **zero)
 
 
-@pytest.mark.parametrize("call", ["norm_bounds", "norm_envelope"])
-def test_bounds_must_be_ordered(call):
-    with pytest.raises(ValueError, match="grad_norm_min must be <= grad_norm_max"):
-        getattr(theory, call)(**{**CALLS[call], "grad_norm_min": 3.0})
+@pytest.mark.parametrize("function", [f for f in CALLS if "grad_norm" in CALLS[f]])
+def test_only_the_rotation_knows_steps_without_gradient(function):
+    if function == "rotation":
+        assert call(function, grad_norm=0) == 0
+    else:
+        with pytest.raises(ValueError, match=r"^grad_norm must be a finite number > 0, got 0.0$"):
+            call(function, grad_norm=0)
+
+
+@pytest.mark.parametrize("function", CALLS)
+def test_intrinsic_lr_has_a_limit(function):
+    limit = 1 if function in ("equilibrium_rotation", "rotation", "jump_norm") else 2
+    with pytest.raises(ValueError, match=rf"^lr \* wd must be < {limit} here, got {limit} \(lr={limit}, wd=1\)$"):
+        call(function, lr=float(limit), wd=1.0)
+    with pytest.raises(ValueError, match=rf"^lr \* wd must be < {limit} here, got 5 \(lr=0.5, wd=10\)$"):
+        call(function, lr=0.5, wd=[0.1, 10.0])
+    # and everything below it is allowed
+    call(function, lr=limit * (1 - 1e-12), wd=1.0)
+
+
+@pytest.mark.parametrize(("function", "name"), [a for a in NUMBERS if a[1] != "lr"])
+def test_shapes_must_broadcast(function, name):
+    array = np.full(3, CALLS[function][name])
+    with pytest.raises(ValueError, match=r"^shapes must broadcast together, got ") as refusal:
+        call(function, lr=np.full(2, 0.1), **{name: array})
+    assert "lr (2,)" in str(refusal.value)
+    assert f"{name} (3,)" in str(refusal.value)
+
+
+@pytest.mark.parametrize("function", ["norm_bounds", "norm_envelope"])
+def test_bounds_must_be_ordered(function):
+    message = r"^grad_norm_min must be <= grad_norm_max, got grad_norm_min=3.0 > grad_norm_max=2.0$"
+    with pytest.raises(ValueError, match=message):
+        call(function, grad_norm_min=3.0)
+    with pytest.raises(ValueError, match=message):
+        call(function, grad_norm_min=[1.0, 3.0])
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1.5])
 def test_delta_is_between_zero_and_one(value):
-    with pytest.raises(ValueError, match="delta"):
-        theory.jump_norm(0.1, 0.01, 2.0, value)
+    with pytest.raises(ValueError, match=rf"^delta must be a finite number > 0 and < 1, got {value}$"):
+        call("jump_norm", delta=value)
 
 
-@pytest.mark.parametrize("steps", [1.5, -1, True, "a", [0.5], [[1]]])
-def test_steps_are_whole(steps):
-    with pytest.raises((ValueError, TypeError), match="steps must be"):
-        theory.norm_envelope(steps, 1.0, 0.1, 0.01, 1.0, 2.0)
+@pytest.mark.parametrize(
+    ("steps", "error"),
+    [(1.5, TypeError), (-1, ValueError), ([3, -2], ValueError), ([0.5], TypeError), ([[1]], TypeError)],
+)
+def test_steps_are_whole(steps, error):
+    value = -2 if steps == [3, -2] else steps
+    with pytest.raises(error, match=rf"^steps must be .*, got {re.escape(repr(value))}$"):
+        call("norm_envelope", steps=steps)
+
+
+def test_validators_return_plain_values():
+    assert real("x", [1, 2]).dtype == np.float64
+    assert type(one_real("x", np.float32(0.5), above=0)) is float
+    assert type(whole_number("n", np.int16(3))) is int
+    assert [a.shape for a in broadcast(x=np.ones(3), y=np.ones((2, 1)))] == [(2, 3), (2, 3)]
+    assert choice("word", "a", {"a", "b"}) == "a"
+
+
+@pytest.mark.parametrize(
+    ("check", "error", "message"),
+    [
+        (lambda: one_real("x", [1.0, 2.0]), ValueError, r"^x must be one number, got an array of shape \(2,\)$"),
+        (lambda: whole_number("n", 2.0), TypeError, r"^n must be a whole number >= 0, got 2.0$"),
+        (lambda: whole_number("n", True), TypeError, r"^n must be a whole number >= 0, got True$"),
+        (lambda: whole_number("n", 7, at_most=6), ValueError, r"^n must be a whole number >= 0 and <= 6, got 7$"),
+        (lambda: choice("word", "c", {"b", "a"}), ValueError, r"^word must be one of a, b; got 'c'$"),
+        (lambda: choice("word", 1, {"b", "a"}), ValueError, r"^word must be one of a, b; got 1$"),
+        (
+            lambda: real("x", [[1, 2], [3, np.nan]]),
+            ValueError,
+            r"^x must be a finite number, got nan at index \(1, 1\)$",
+        ),
+    ],
+)
+def test_validators_name_argument_value_and_range(check, error, message):
+    with pytest.raises(error, match=message):
+        check()

@@ -215,7 +215,8 @@ def test_wanted_steps_and_shapes():
 
 
 def test_degenerate_and_limiting_settings():
-    assert theory.norm_bounds(1.0, 1.0, 1.0, 2.0) == (0, np.inf)
+    for low in (0.0, 1.0, 1.9, 2.0):
+        assert theory.norm_bounds(1.0, 1.0, low, 2.0) == (0, np.inf)
     assert theory.norm_bounds(0.1, 0.0, 1.0, 2.0) == (np.inf, np.inf)
     assert theory.norm_bounds(0.1, 0.01, 0.0, 2.0) == (0, np.inf)
     for k in (1e-3, 0.2, 0.5, 1.5):

@@ -109,9 +109,12 @@ def test_false_statements_are_not_proved():
     false.step(Eq(y, x**2 + 1), "Wrong for the definition of y.")
     false.step(Eq(sympy.Symbol("z"), x), "Nobody said what z is.")
     false.step(Eq(y, sympy.Piecewise((x**2, x < 1), (x, True))), "No step has proved the cases.")
+    false.step(Eq(y, x**2), "The first case is right …", case=x < 1)
+    false.step(Eq(y, x), "… the second is not …", case=sympy.true)
+    false.step(Eq(y, sympy.Piecewise((x**2, x < 1), (x, True))), "… and neither is what collects them.")
     false.append(sympy.true)
     false.reasons.append("A truth without content is no relation.")
-    assert false.unproved() == [0, 1, 2, 3, 4, 5]
+    assert false.unproved() == [0, 1, 2, 3, 4, 6, 7, 8]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -41,7 +41,7 @@ def test_rotation_of_a_real_scale_invariant_loss(lr, k, seed):
     gradient = (c - (c @ unit) * unit) / norm
     after = x - lr * (gradient + k / lr * x)
     theta = theory.rotation(norm, lr, k / lr, norm * np.linalg.norm(gradient))
-    # arctan of the rejection, which keeps its digits at small angles; c has seven digits of it left at the worst
+    # the rejection rounds to 1e-16 of the weights, and angles are above 1e-6 here
     expected = math.atan2(np.linalg.norm(after - (after @ unit) * unit), after @ unit)
     assert theta == pytest.approx(expected, rel=1e-9)
 
@@ -73,6 +73,19 @@ def test_jumps_in_units_of_the_equilibrium(lr, k, g, delta):
     assert ratio == pytest.approx(kappa(k) / kappa(delta), rel=1e-12)
     if delta > k * (1 + 1e-9):
         assert ratio < 1
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(rates, st.floats(1e-4, 0.29), gradients, st.floats(1e-3, 0.9), st.floats(1.0001, 100))
+def test_gradients_must_vary_enough_to_make_a_jump_possible(lr, k, high, delta, factor):
+    # jumps of size δ are within reach exactly if L/ℓ > κ(δ)/κ(ηλ)
+    border, threshold = kappa(delta) / kappa(k), theory.jump_norm(lr, k / lr, high, delta)
+    lowest = [
+        theory.norm_bounds(lr, k / lr, min(high / r, high), high).lower for r in (border / factor, border * factor)
+    ]
+    if border > 1:
+        assert lowest[0] >= threshold
+        assert (lowest[1] < threshold) == (border * factor > 1)
 
 
 def test_kappa_is_the_tangent_and_keeps_its_digits():
@@ -142,6 +155,6 @@ def test_numbers_give_floats_and_arrays_broadcast(function, arguments):
 
 def test_limits():
     assert theory.rotation(1.0, 0.1, 0.01, 0.0) == 0
-    # a large step comes close to a right angle
+    # a large step turns the weights by almost a right angle
     assert theory.rotation(1e-8, 0.1, 0.01, 1.0) == pytest.approx(math.pi / 2, rel=1e-14)
     assert theory.jump_norm(0.1, 0.0, 2.0, 0.1) == pytest.approx(math.sqrt(0.2 / kappa(0.1)), rel=1e-14)
