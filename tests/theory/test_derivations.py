@@ -157,14 +157,17 @@ def test_formulas_of_angles_are_the_numerical_ones(lr, k, g, norm, delta):
     assert theory.jump_norm(**jump) == pytest.approx(expected, rel=rounding(k, 1) + rounding(delta, 1))
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
-@given(positive, log_uniform(1e-8, 1.999))
+near_one = log_uniform(1e-7, 0.1).flatmap(lambda x: st.sampled_from([1 - x, 1 + x]))
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(positive, st.one_of(log_uniform(1e-8, 1.999), near_one))
 def test_relaxation_formula_is_the_numerical_one(lr, k):
     multiplier = 1 - 4 * k + 2 * k * k
     assume(abs(multiplier) > 1e-6)
-    assume(abs(k - 1) > 1e-4)
-    # rounding of the multiplier, relative to its distance from 0 (where the time vanishes) and from -1
-    conditioning = 1 / abs(multiplier) + 1 / (1 - k) ** 2 + 1 / (2 - k)
+    assume(abs(k - 1) > 1e-7)
+    # rounding of ηλ, relative to the distances from the multiplier 0, where the time vanishes, and from 1 and 2
+    conditioning = 1 / abs(multiplier) + 1 / abs(1 - k) + 1 / (2 - k)
     expected = float(exact("relaxation_time", lr=lr, wd=k / lr))
     assert theory.relaxation_time(lr, k / lr) == pytest.approx(expected, rel=1e-15 * (10 + conditioning))
 
