@@ -9,7 +9,7 @@ from typing import Any
 from theory._version import __version__
 from theory.bounds import Bounds, norm_bounds, norm_envelope
 from theory.design import lr_for_rotation, wd_for_norm, wd_for_rotation
-from theory.destabilization import jump_norm, rotation
+from theory.destabilization import JumpTime, critical_norm, jump_norm, jump_regime, rotation, steps_to_jump
 from theory.equilibrium import equilibrium_effective_lr, equilibrium_norm, equilibrium_rotation, relaxation_time
 from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
 from theory.period import BalanceLaw, least_fall
@@ -26,6 +26,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "EquivalentRun",
+    "JumpTime",
     "Linear",
     "Lion",
     "Optimizer",
@@ -34,17 +35,20 @@ __all__ = [
     "WarmUp",
     "__version__",
     "corrected_decay",
+    "critical_norm",
     "equilibrium_effective_lr",
     "equilibrium_norm",
     "equilibrium_rotation",
     "equivalent_run",
     "jump_norm",
+    "jump_regime",
     "least_fall",
     "lr_for_rotation",
     "norm_bounds",
     "norm_envelope",
     "relaxation_time",
     "rotation",
+    "steps_to_jump",
     "tracking_lag",
     "wd_for_norm",
     "wd_for_rotation",

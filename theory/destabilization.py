@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import broadcast, intrinsic_lr, learning_rate, plain, real, weight_decay
+from theory.arguments import (
+    FloatArray,
+    broadcast,
+    intrinsic_lr,
+    learning_rate,
+    one_real,
+    ordered,
+    plain,
+    real,
+    weight_decay,
+)
+
+ITERATED_STEPS = 20_000  # up to here `steps_to_jump` runs the map itself
 
 
 def kappa(delta: Any) -> Any:
@@ -103,4 +115,227 @@ def jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike, de
     grad_norm, delta = real("grad_norm", grad_norm, above=0), real("delta", delta, above=0, below=1)
     k = intrinsic_lr(lr, wd, below=1.0)
     lr, grad_norm, delta, k = broadcast(lr=lr, grad_norm=grad_norm, delta=delta, wd=k)
-    return plain(np.sqrt(lr) * np.sqrt(grad_norm / ((1 - k) * kappa(delta))))
+    return plain(_jump_norm(lr, k, grad_norm, delta))
+
+
+def jump_regime(
+    lr: npt.ArrayLike,
+    wd: npt.ArrayLike,
+    grad_norm_min: npt.ArrayLike,
+    grad_norm_max: npt.ArrayLike,
+    delta: npt.ArrayLike,
+) -> Any:
+    """Whether gradients in a range can, or must, make a δ-jump, from a norm at which no g̃ <= L makes one at once.
+
+    "impossible": L/ℓ <= κ(δ)/κ(ηλ), no sequence of g̃ ever jumps. "certain": δ < ηλ and ℓ > 0, every sequence does.
+    "possible": some sequences jump and some never do. The last holds for ℓ = 0 too: without gradients nothing jumps.
+
+    Parameters
+    ----------
+    lr, wd : η > 0, λ >= 0 with (1-ηλ)² >= 1/2, that is ηλ <= 0.2928.
+    grad_norm_min, grad_norm_max : 0 <= ℓ <= L, L > 0 (units of the loss).
+    delta : 0 < δ < 1. All are numbers or arrays that broadcast.
+
+    Returns
+    -------
+    One of the three words, or an array of them. Both borders are decided by the numbers as they are stored.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: arXiv 2106.15739 §3; docs/mathematics.md §4.
+
+    Examples
+    --------
+    >>> jump_regime(0.1, 0.01, grad_norm_min=1.0, grad_norm_max=2.0, delta=0.1)
+    'impossible'
+    >>> jump_regime(0.1, 0.01, grad_norm_min=0.1, grad_norm_max=2.0, delta=[0.1, 0.0005]).tolist()
+    ['possible', 'certain']
+    """
+    lr, k, low, high, delta = _checked_range(lr, wd, grad_norm_min, grad_norm_max, delta)
+    regime = np.where(_certain(k, low, delta), "certain", "possible")
+    regime = np.where(_impossible(k, low, high, delta), "impossible", regime)
+    return str(regime) if regime.ndim == 0 else regime
+
+
+class JumpTime(NamedTuple):
+    """Steps before the step that is the first δ-jump, at the least and at the most: floats or arrays of one shape."""
+
+    earliest: Any
+    latest: Any
+
+
+def steps_to_jump(
+    norm: npt.ArrayLike,
+    lr: npt.ArrayLike,
+    wd: npt.ArrayLike,
+    grad_norm_min: npt.ArrayLike,
+    grad_norm_max: npt.ArrayLike,
+    delta: npt.ArrayLike,
+) -> JumpTime:
+    """Number of steps before the first step that is a δ-jump, at the least and at the most, when ℓ <= g̃ <= L.
+
+    Both are attained. The earliest jump comes by falling with ℓ until r = ρ² is below r_δ(L), then jumping with L. The
+    latest one comes if every g̃ is the largest that does not jump, at most L: r⁺ = min(a r + (ηL)²/r, a r/(1-δ)²),
+    until r is below r_δ(ℓ), where every g̃ jumps. For δ >= ηλ that never happens.
+
+    Parameters
+    ----------
+    norm : ρ > 0 at the start.
+    lr, wd : η > 0, λ >= 0 with (1-ηλ)² >= 1/2, that is ηλ <= 0.2928.
+    grad_norm_min, grad_norm_max : 0 <= ℓ <= L, L > 0 (units of the loss).
+    delta : 0 < δ < 1. All are numbers or arrays that broadcast.
+
+    Returns
+    -------
+    JumpTime(earliest, latest): whole numbers as floats, 0 if the very first step jumps, inf if no step ever does.
+    Falls of up to 20 000 steps are iterated. A longer one is taken from a closed form in continuous time whose error,
+    measured, is below ηλ steps: the number is exact unless that time lies so close to a whole one, else off by one.
+    A fall that ends a relative distance d above the r at which it would come to rest is known as well as its arguments
+    are: their rounding, 1e-16, moves it by about 1e-16/(4dηλ) steps.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §4.
+
+    Examples
+    --------
+    >>> steps_to_jump(2.0, 0.1, 0.01, grad_norm_min=0.1, grad_norm_max=2.0, delta=0.1)
+    JumpTime(earliest=1220.0, latest=inf)
+    """
+    lr, k, low, high, delta = _checked_range(lr, wd, grad_norm_min, grad_norm_max, delta)
+    norm = real("norm", norm, above=0)
+    arrays = broadcast(norm=norm, lr=lr, wd=k, grad_norm_min=low, grad_norm_max=high, delta=delta)
+    shape = arrays[0].shape
+    norm, lr, k, low, high, delta = (array.ravel() for array in arrays)
+    # norms are compared as `jump_norm` rounds them, falls are followed in units of r = ρ²/(ηL)
+    jumps_with_high = norm < _jump_norm(lr, k, high, delta)
+    jumps_with_low = norm < _jump_norm(lr, k, low, delta)
+    start, q, high_end = (norm / np.sqrt(lr * high)) ** 2, low / high, 1 / ((1 - k) * kappa(delta))
+
+    earliest = np.where(jumps_with_high, 0.0, np.inf)
+    i = np.flatnonzero(~jumps_with_high & ~_impossible(k, low, high, delta))
+    earliest[i] = np.maximum(_fall(start[i], high_end[i], k[i], q[i])[0], 1)
+
+    latest = np.where(jumps_with_low, 0.0, np.inf)
+    i = np.flatnonzero(~jumps_with_low & _certain(k, low, delta))
+    steps, reached = _fall(start[i], high_end[i], k[i], np.ones(i.size))
+    distance = np.log(reached / (q * high_end)[i])
+    # below r_δ(L) the norm falls by a constant factor per step
+    rest = np.floor(distance / (2 * np.log1p((k - delta)[i] / (1 - k[i])))) + 1
+    latest[i] = np.maximum(steps + np.where(distance >= 0, rest, 0), 1)
+    latest = np.maximum(latest, np.where(np.isinf(latest), 0, earliest))
+    return JumpTime(plain(earliest.reshape(shape)), plain(latest.reshape(shape)))
+
+
+def stability_limit(momentum: float, nesterov: bool) -> float:
+    """Largest η̃h at which steps on a quadratic of curvature h do not grow: 2 without momentum.
+
+    Examples
+    --------
+    >>> stability_limit(0.0, False), stability_limit(0.5, False), stability_limit(0.5, True)
+    (2.0, 3.0, 1.5)
+    """
+    limit = 2 * (1 + momentum)
+    return limit / (1 + 2 * momentum) if nesterov else limit
+
+
+def critical_norm(lr: npt.ArrayLike, sharpness: npt.ArrayLike, *, momentum: float = 0.0, nesterov: bool = False) -> Any:
+    """Norm below which steps of this η overshoot in the sharpest direction: the edge of stability η̃h = 2.
+
+    With momentum μ the edge is at η̃h = 2(1+μ), with Nesterov's at (2+2μ)/(1+2μ), as PyTorch defines them. Decay moves
+    it by terms of the order of ηλ, which are left out.
+
+    Parameters
+    ----------
+    lr : η > 0.
+    sharpness : h >= 0, largest eigenvalue of the Hessian on the unit sphere (units of the loss).
+    momentum : 0 <= μ < 1.
+    nesterov : Nesterov's momentum instead of the heavy ball.
+
+    Returns
+    -------
+    ρ = √(ηh/limit) in units of the weights: float or array.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §4.
+
+    Examples
+    --------
+    >>> critical_norm(0.25, 32.0)
+    2.0
+    """
+    lr, sharpness = learning_rate(lr), real("sharpness", sharpness, at_least=0)
+    limit = stability_limit(one_real("momentum", momentum, at_least=0, below=1), nesterov)
+    lr, sharpness = broadcast(lr=lr, sharpness=sharpness)
+    return plain(np.sqrt(lr) * np.sqrt(sharpness / limit))
+
+
+def _jump_norm(lr: FloatArray, k: FloatArray, grad_norm: FloatArray, delta: FloatArray) -> FloatArray:
+    return np.asarray(np.sqrt(lr) * np.sqrt(grad_norm / ((1 - k) * kappa(delta))))
+
+
+def _impossible(k: FloatArray, low: FloatArray, high: FloatArray, delta: FloatArray) -> Any:
+    """Whether r_ℓ, below which the norm does not sink, is at or above r_δ(L)."""
+    return high * kappa(k) <= low * kappa(delta)
+
+
+def _certain(k: FloatArray, low: FloatArray, delta: FloatArray) -> Any:
+    return (delta < k) & (low > 0)
+
+
+def _fall(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Least t with r_t < end under r⁺ = a r + q²/r, and r_t; one-dimensional arrays, end above the fixed point."""
+    time = _fall_time(start, end, k, q)
+    steps = np.where(start < end, 0.0, np.floor(time) + 1)
+    # the last step of a closed form, at the speed of the map at its end
+    reached = np.where(start < end, start, end * ((1 - k) ** 2 + (q / end) ** 2) ** (steps - time))
+    # iterate y = r/r* - 1, which shrinks by a factor per step, so that rounding does not add up; q = 0 is geometric
+    i = np.flatnonzero((start >= end) & (steps <= ITERATED_STEPS) & (q > 0))
+    one_minus_a = (k * (2 - k))[i]
+    rest = q[i] / np.sqrt(one_minus_a)
+    y, goal = start[i] / rest - 1, end[i] / rest - 1
+    for t in range(1, ITERATED_STEPS + 2):
+        if not i.size:
+            break
+        y = y * (1 - one_minus_a - one_minus_a / (1 + y))
+        below = y < goal
+        if below.any():
+            steps[i[below]], reached[i[below]] = t, (rest * (1 + y))[below]
+            i, y, goal, rest, one_minus_a = i[~below], y[~below], goal[~below], rest[~below], one_minus_a[~below]
+    return steps, reached
+
+
+def _fall_time(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> FloatArray:
+    """Time to fall from one r to another in a flow that has the map's fixed point and its rates there and at infinity.
+
+    With u = r², u⁺-u = (b-(1-a)u)(b+(1+a)u)/u: the time is a sum of the logarithms of the distances to the two zeros.
+    """
+    rest, other = q / np.sqrt(k * (2 - k)), q / np.sqrt(1 + (1 - k) ** 2)
+    far = -1 / (4 * np.log1p(-k))  # steps per unit of -ln u at u = ∞, where u⁺ = a² u
+    near = -1 / np.log1p(-2 * k * (2 - k))  # the same of ln(u-u*) at the fixed point, where it shrinks by 2a-1
+    plain_fall = 2 * np.log(start / end)
+    nearness = [np.log(np.maximum((1 - rest / r) * (1 + rest / r), np.finfo(float).eps)) for r in (start, end)]
+    others = np.log1p((other / start) ** 2) - np.log1p((other / end) ** 2)
+    return np.asarray(far * plain_fall + near * (nearness[0] - nearness[1]) + (far - near) * others)
+
+
+def _checked_range(
+    lr: npt.ArrayLike,
+    wd: npt.ArrayLike,
+    grad_norm_min: npt.ArrayLike,
+    grad_norm_max: npt.ArrayLike,
+    delta: npt.ArrayLike,
+) -> tuple[FloatArray, ...]:
+    lr, wd = learning_rate(lr), weight_decay(wd)
+    low, high = real("grad_norm_min", grad_norm_min, at_least=0), real("grad_norm_max", grad_norm_max, above=0)
+    ordered("grad_norm_min", low, "grad_norm_max", high)
+    delta = real("delta", delta, above=0, below=1)
+    k = intrinsic_lr(lr, wd, below=1 - np.sqrt(0.5))  # an irrational number: no ηλ is equal to it
+    return broadcast(lr=lr, wd=k, grad_norm_min=low, grad_norm_max=high, delta=delta)

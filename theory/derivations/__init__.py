@@ -12,6 +12,7 @@ from typing import Any
 
 _MODULES = {
     "adamw": "optimizers",
+    "critical_norm": "destabilization",
     "decoupled_heavy_ball": "optimizers",
     "decoupled_nesterov": "optimizers",
     "equilibrium_effective_lr": "equilibrium",
@@ -19,6 +20,7 @@ _MODULES = {
     "equilibrium_rotation": "equilibrium",
     "heavy_ball": "optimizers",
     "jump_norm": "destabilization",
+    "jump_regime": "destabilization",
     "nesterov": "optimizers",
     "norm_bounds": "bounds",
     "norm_envelope": "bounds",

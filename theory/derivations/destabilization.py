@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import sympy
-from sympy import Derivative, cos, sqrt, tan
+from sympy import Derivative, Matrix, cos, sqrt, tan
 
 from theory.derivations import equilibrium, one_step
-from theory.derivations.derivation import Derivation, Eq, Lt
-from theory.derivations.symbols import BELOW_ONE, delta, grad_norm, lr, norm, sq_norm, t, wd
+from theory.derivations.derivation import Derivation, Eq, Ge, Gt, Lt
+from theory.derivations.symbols import (
+    BELOW_ONE,
+    a,
+    b,
+    c,
+    delta,
+    grad_norm,
+    grad_norm_max,
+    grad_norm_min,
+    lr,
+    momentum,
+    next_sq_norm,
+    norm,
+    s,
+    sq_lower,
+    sq_norm,
+    t,
+    wd,
+)
 from theory.derivations.symbols import rotation as theta
 
 
@@ -49,4 +67,172 @@ def jump_norm() -> Derivation:
     formula = lr * grad_norm / ((1 - lr * wd) * kappa)
     result.step(Eq(norm**2, formula), "The solution.", ranges)
     result.step(Eq(norm, sqrt(formula)), "The norm is the positive root.", ranges)
+    return result
+
+
+def jump_regime() -> Derivation:
+    """Derive where δ-jumps are impossible, L/ℓ <= κ(δ)/κ(ηλ), and that they can be avoided for ever unless δ < ηλ.
+
+    Examples
+    --------
+    >>> print(jump_regime()[-1])
+    Eq(border, sqrt(-1 + (1 - delta)**(-2))/sqrt(-1 + (-lr*wd + 1)**(-2)))
+    """
+    threshold, border, over = sympy.symbols("sq_threshold border over", positive=True)
+    at, kappa = (1 - lr * wd) ** 2, sqrt((1 - delta) ** -2 - 1)
+    kappa_decay = kappa.subs(delta, lr * wd)
+    needed = lr * grad_norm / ((1 - lr * wd) * kappa)  # r below which g̃ jumps: the result of `jump_norm`
+    lowest = sqrt(equilibrium.fixed_square()).subs({a: at, b: (lr * grad_norm_min) ** 2})
+    (equal,) = sympy.solve(Eq(lowest, border * needed.subs(grad_norm, grad_norm_min)), border)
+    largest_quiet = sympy.solve(Eq(needed, sq_norm), grad_norm)[0]
+
+    def after(r: object, g: object) -> object:
+        return one_step.square_map(at, (lr * g) ** 2, r)
+
+    any_delta = {delta: 1 / (1 + t), **BELOW_ONE}
+    below_decay = {delta: lr * wd / (1 + t), **BELOW_ONE}
+    above_decay = {delta: 1 - (1 - lr * wd) / (1 + c), **BELOW_ONE}
+    result = Derivation(
+        "When a δ-jump is impossible, possible or certain.",
+        "ℓ <= g̃ <= L; 0 < ηλ < 1 with (1-ηλ)² >= 1/2; 0 < δ < 1; r = ρ² starts at or above the threshold of L.",
+        {
+            "lr": lr,
+            "wd": wd,
+            "delta": delta,
+            "grad_norm_min": grad_norm_min,
+            "grad_norm_max": grad_norm_max,
+            "grad_norm": grad_norm,
+            "sq_norm": sq_norm,
+            "next_sq_norm": next_sq_norm,
+            "sq_lower": sq_lower,
+            "sq_threshold": threshold,
+            "border": border,
+        },
+        {
+            next_sq_norm: after(sq_norm, grad_norm),
+            grad_norm: largest_quiet,
+            sq_lower: lowest,
+            threshold: needed.subs(grad_norm, grad_norm_max),
+            border: equal,
+        },
+    )
+    result.step(
+        Eq(after(sq_lower, grad_norm_min), sq_lower),
+        "Under constant g̃ = ℓ the norm rests at r_ℓ; from above no g̃ >= ℓ leads below it (norm_bounds).",
+        any_delta,
+    )
+    result.step(
+        Ge(after(sq_norm, grad_norm_min), sq_norm),
+        "From below, r = r_ℓ/(1+c), no g̃ >= ℓ leads further down either.",
+        {sq_norm: lowest / (1 + c), **any_delta},
+    )
+    result.step(
+        Eq(sq_lower / threshold, grad_norm_min / grad_norm_max * border),
+        "The lowest norm in units of the threshold of L, from `jump_norm`.",
+        any_delta,
+    )
+    result.step(
+        Ge(sq_lower, threshold),
+        "Impossible: for L/ℓ = border/(1+c) the norm never gets below the threshold of L.",
+        {grad_norm_max: grad_norm_min * equal / (1 + c), **any_delta},
+    )
+    result.step(
+        Lt(sq_lower, threshold),
+        "For L/ℓ = border (1+over) the fall with g̃ = ℓ towards r_ℓ gets below it, and a step with L jumps.",
+        {grad_norm_max: grad_norm_min * equal * (1 + over), **any_delta},
+    )
+    result.step(
+        Eq(lr * grad_norm / (sq_norm * (1 - lr * wd)), kappa),
+        "The avoider takes the largest g̃ that does not jump, whose tan θ is κ(δ), unless L is smaller.",
+        any_delta,
+    )
+    result.step(
+        Eq(next_sq_norm, sq_norm * ((1 - lr * wd) / (1 - delta)) ** 2),
+        "Its step: a r + (ηg̃)²/r = a r (1+κ(δ)²), with cos θ = 1-δ.",
+        any_delta,
+    )
+    result.step(
+        Lt(next_sq_norm, sq_norm),
+        "Certain: for δ < ηλ this norm falls by a constant factor, and below the threshold of ℓ every step jumps.",
+        below_decay,
+    )
+    result.step(
+        Ge(next_sq_norm, sq_norm),
+        "For δ >= ηλ, 1-δ = (1-ηλ)/(1+c), it never falls: the jump is avoided for ever.",
+        above_decay,
+    )
+    result.step(
+        Ge(sq_norm * ((1 - lr * wd) / (1 - delta)) ** 2, after(sq_norm, grad_norm_max)),
+        "From the threshold of L upwards, r = (1+c) threshold, L is the smaller of the two.",
+        {sq_norm: needed.subs(grad_norm, grad_norm_max) * (1 + c), **any_delta},
+    )
+    result.step(
+        Eq(border, kappa / kappa_decay),
+        "The border of L/ℓ: the largest one at which no jump is possible.",
+        any_delta,
+    )
+    return result
+
+
+def critical_norm() -> Derivation:
+    """Derive the largest stable η̃h, 2(1+μ) for the heavy ball and (2+2μ)/(1+2μ) for Nesterov, and the norm at it.
+
+    Examples
+    --------
+    >>> print(critical_norm()[-1])
+    Eq(norm, sqrt(lr)*sqrt(sharpness)/sqrt(limit))
+    """
+    sharpness, limit, rate = sympy.symbols("sharpness limit rate", positive=True)
+    z, x, v = sympy.symbols("z x v")
+    buffer = momentum * v + rate * x  # in units in which the step of the heavy ball is x - buffer
+    rules = {"heavy ball": x - buffer, "Nesterov": x - (rate * x + momentum * buffer)}
+    limits = {name: sympy.Symbol("limit_" + name.split()[0].lower(), positive=True) for name in rules}
+    determinants = {name: sympy.Symbol("determinant_" + name.split()[0].lower(), real=True) for name in rules}
+    matrices = {name: Matrix([step, buffer]).jacobian([x, v]) for name, step in rules.items()}
+    at_edge = {
+        name: sympy.solve(matrix.charpoly(z).as_expr().subs(z, -1), rate)[0] for name, matrix in matrices.items()
+    }
+    edge = sympy.solve(Eq(lr * sharpness / sq_norm, limit), sq_norm)[0]
+    result = Derivation(
+        "Norm at the edge of stability.",
+        "A quadratic of curvature h on the unit sphere; no decay; 0 <= μ < 1. η̃h = `rate`.",
+        {"lr": lr, "sharpness": sharpness, "momentum": momentum, "limit": limit, "rate": rate, "norm": norm},
+        {
+            **{determinants[name]: matrix.det() for name, matrix in matrices.items()},
+            **{limits[name]: at_edge[name] for name in rules},
+            norm: sqrt(edge),
+        },
+    )
+    any_momentum = {momentum: c / (1 + c)}
+    formulas = {"heavy ball": 2 * (1 + momentum), "Nesterov": (2 + 2 * momentum) / (1 + 2 * momentum)}
+    traces = {"heavy ball": 1 + momentum - rate, "Nesterov": 1 + momentum - rate * (1 + momentum)}
+    for name, matrix in matrices.items():
+        polynomial, last = matrix.charpoly(z).as_expr(), determinants[name]
+        below = {rate: at_edge[name] / (1 + s), **any_momentum}
+        result.step(
+            Eq(polynomial, z**2 - traces[name] * z + last),
+            f"{name}: the eigenvalues z of one step of (weight, buffer) are the zeros of this polynomial.",
+        )
+        result.step(Gt(polynomial.subs(z, 1), 0), "At z = 1 it is positive for every η̃h.", any_momentum)
+        result.step(Gt(polynomial.subs(z, -1), 0), "At z = -1 it is positive for η̃h = limit/(1+s), …", below)
+        result.step(Lt(last, 1), "… and the product of the zeros is below 1 …", below)
+        result.step(Gt(last, -1), "… and above -1: both eigenvalues are inside the unit circle.", below)
+        result.step(
+            Eq(
+                polynomial.subs(rate, limits[name]),
+                (z + 1) * (z + matrix.det().subs(rate, at_edge[name])),
+            ),
+            "At the limit one eigenvalue is -1, and the other, minus their product, is still inside …",
+        )
+        result.step(
+            Lt(last**2, 1), "… because the square of the product is below 1.", {rate: at_edge[name], **any_momentum}
+        )
+        result.step(
+            Lt(polynomial.subs(z, -1), 0),
+            "Beyond the limit the polynomial is negative at -1: a real eigenvalue is below -1 and the steps grow.",
+            {rate: at_edge[name] * (1 + s), **any_momentum},
+        )
+        result.step(Eq(limits[name], formulas[name]), f"The limit of η̃h ({name}); 2 for μ = 0.")
+    result.step(Eq(lr * sharpness / norm**2, limit), "η̃h = ηh/ρ² reaches the limit.")
+    result.step(Eq(norm, sqrt(lr * sharpness / limit)), "The norm is the positive root.")
     return result

@@ -1,0 +1,337 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import theory
+from theory import destabilization
+from theory.destabilization import kappa, stability_limit
+
+BORDER = 1 - np.sqrt(0.5)  # ηλ at which (1-ηλ)² is 1/2
+
+
+def log_uniform(low, high):
+    return st.floats(np.log(low), np.log(high)).map(lambda x: float(np.exp(x)))
+
+
+class Settings:
+    """Many random settings with falls of some thousand steps at most; δ on both sides of ηλ, some starts at once."""
+
+    def __init__(self, count, seed=0, slowest=5e-3, delta_below=0.5):
+        generator = np.random.default_rng(seed)
+
+        def log(low, high):
+            return np.exp(generator.uniform(np.log(low), np.log(high), count))
+
+        self.lr, self.k, self.high = log(1e-2, 10), log(slowest, 0.2928), log(0.1, 10)
+        self.low = self.high / np.where(generator.random(count) < 0.1, 1, log(1, 300))
+        below = generator.random(count) < delta_below
+        self.delta = np.where(
+            below, self.k * generator.uniform(0.02, 0.98, count), np.minimum(self.k * log(1, 1e3), 0.95)
+        )
+        self.wd, self.count, self.generator = self.k / self.lr, count, generator
+        self.norm = theory.jump_norm(self.lr, self.wd, self.high, self.delta) * log(0.3, 30)
+
+    def arguments(self):
+        return self.lr, self.wd, self.low, self.high, self.delta
+
+    def times(self):
+        return theory.steps_to_jump(self.norm, *self.arguments())
+
+    def turns(self, norm, g):
+        """Whether the step turns by more than the δ-jump does, from its own tangent."""
+        return self.lr * g / norm**2 / (1 - self.k) > kappa(self.delta)
+
+    def quiet(self, norm):
+        """The largest g̃ that does not jump, just below the threshold: 1e-14 is more than what the test itself rounds."""
+        return norm**2 * (1 - self.k) * kappa(self.delta) / self.lr * (1 - 1e-14)
+
+    def first_jump(self, strategy, steps):
+        """Step at which the first jump of a sequence of g̃ = strategy(t, norm) happens, inf if later than `steps`."""
+        norm, first = self.norm.copy(), np.full(self.count, np.inf)
+        for t in range(steps):
+            g = np.clip(strategy(t, norm), self.low, self.high)
+            jump = self.turns(norm, g) & np.isinf(first)
+            first[jump] = t
+            if np.isfinite(first).all():
+                break
+            norm = np.hypot((1 - self.k) * norm, self.lr * (g / norm))
+        return first
+
+
+def test_the_earliest_jump_is_attained():
+    many = Settings(12_000)
+    earliest = many.times().earliest
+    finite = np.isfinite(earliest)
+    assert 0.3 < finite.mean() < 0.95
+    assert 500 < earliest[finite].max() < 5000
+
+    # fall with ℓ, and jump with L as soon as that is a jump; the largest difference is 0 steps
+    def fall_then_jump(t, norm):
+        return np.where(many.turns(norm, many.high), many.high, many.low)
+
+    np.testing.assert_array_equal(many.first_jump(fall_then_jump, 5000), earliest)
+
+
+def test_the_latest_jump_is_attained():
+    many = Settings(12_000, seed=1)
+    latest = many.times().latest
+    assert 500 < latest[np.isfinite(latest)].max() < 20_000
+
+    # the largest g̃ that does not jump, while there is one
+    np.testing.assert_array_equal(many.first_jump(lambda t, norm: many.quiet(norm), 20_000), latest)
+
+
+def test_a_jump_never_comes_exactly_where_it_can_be_avoided_for_ever():
+    many = Settings(12_000, seed=2)
+    avoidable = (many.delta >= many.k) & (many.norm >= theory.jump_norm(many.lr, many.wd, many.low, many.delta))
+    np.testing.assert_array_equal(np.isinf(many.times().latest), avoidable)
+    # … and the norm at which the avoider stays is one at which g̃ = ℓ does not jump
+    final = many.first_jump(lambda t, norm: many.quiet(norm), 5000)
+    assert np.isinf(final[avoidable]).all()
+
+
+def test_no_sequence_of_gradients_jumps_earlier_or_later():
+    many = Settings(3000, seed=3, slowest=0.02)
+    times, random = many.times(), many.generator
+    lengths = random.integers(1, 60, many.count)
+    tilt = random.uniform(0, 1, many.count)
+    strategies = {
+        "low": lambda t, norm: many.low,
+        "high": lambda t, norm: many.high,
+        "random": lambda t, norm: many.low + (many.high - many.low) * random.random(many.count),
+        "low or high": lambda t, norm: np.where(random.random(many.count) < tilt, many.low, many.high),
+        "blocks": lambda t, norm: np.where((t // lengths) % 2 == 0, many.low, many.high),
+        "near the threshold": lambda t, norm: many.quiet(norm) * random.uniform(0.9, 1.0, many.count),
+        "rise, then sink": lambda t, norm: np.where(t < lengths, many.high, many.quiet(norm)),
+        "avoid, at times sink": lambda t, norm: np.where(random.random(many.count) < tilt, many.quiet(norm), many.low),
+    }
+    for name, strategy in strategies.items():
+        first = many.first_jump(strategy, 1000)
+        assert (first >= times.earliest).all(), name
+        # a run of 1000 steps says nothing of what comes later
+        assert (first[times.latest < 1000] <= times.latest[times.latest < 1000]).all(), name
+
+
+def test_all_sequences_of_three_gradients():
+    # every one of 3^9 sequences of ℓ, middle and L; steep settings, so that much happens in nine steps
+    horizon, few = 9, Settings(150, seed=4, slowest=0.1)
+    choices = np.array(list(itertools.product((0, 1, 2), repeat=horizon)))
+    times, seen = few.times(), 0
+    for i in range(few.count):
+        lr, k, low, high, delta = few.lr[i], few.k[i], few.low[i], few.high[i], few.delta[i]
+        norm, first = np.full(len(choices), few.norm[i]), np.full(len(choices), np.inf)
+        for t in range(horizon):
+            g = np.array([low, np.sqrt(low * high), high])[choices[:, t]]
+            jump = (lr * g / norm**2 / (1 - k) > kappa(delta)) & np.isinf(first)
+            first[jump] = t
+            norm = np.hypot((1 - k) * norm, lr * g / norm)
+        # the earliest one is among them: it needs ℓ and L alone
+        assert first.min() == (times.earliest[i] if times.earliest[i] < horizon else np.inf)
+        assert times.latest[i] >= horizon or first.max() <= times.latest[i]
+        seen += 0 < times.earliest[i] < horizon
+    assert seen > 20
+
+
+def test_regimes_agree_with_times():
+    many = Settings(20_000, seed=5)
+    regime, times = theory.jump_regime(*many.arguments()), many.times()
+    quiet_start = many.norm >= theory.jump_norm(many.lr, many.wd, many.high, many.delta)
+    assert {word: (regime == word).sum() > 500 for word in ("impossible", "possible", "certain")} == dict.fromkeys(
+        ("impossible", "possible", "certain"), True
+    )
+    np.testing.assert_array_equal(np.isinf(times.earliest), quiet_start & (regime == "impossible"))
+    np.testing.assert_array_equal(np.isinf(times.latest)[quiet_start], (regime != "certain")[quiet_start])
+    assert (times.earliest <= times.latest).all()
+    assert (times.earliest[~quiet_start] == 0).all()
+    assert (times.earliest[quiet_start] > 0).all()
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(log_uniform(1e-3, 1e3), log_uniform(1e-8, 0.29), log_uniform(1e-3, 1e3), log_uniform(1e-3, 0.9))
+def test_borders_of_the_regimes(lr, k, high, delta):
+    border = kappa(delta) / kappa(k)
+    # 1e-9 is far above the rounding of κ, also where 1-δ and ηλ are rounded
+    if border > 1 + 1e-6:
+        low = high / border
+        assert theory.jump_regime(lr, k / lr, low * (1 + 1e-9), high, delta) == "impossible"
+        assert theory.jump_regime(lr, k / lr, low * (1 - 1e-9), high, delta) == "possible"
+        assert theory.jump_regime(lr, k / lr, 0.0, high, delta) == "possible"
+    assert theory.jump_regime(1.0, k, high, high, k) == "impossible"
+    assert theory.jump_regime(1.0, k, high / 2, high, k) == "possible"
+    assert theory.jump_regime(1.0, k, high, high, k * (1 - 1e-9)) == "certain"
+    assert theory.jump_regime(1.0, k, 0.0, high, k * (1 - 1e-9)) == "possible"
+    # without decay nothing sinks
+    assert theory.jump_regime(lr, 0.0, 0.0, high, delta) == "impossible"
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(
+    log_uniform(1e-3, 1e3),
+    log_uniform(1e-8, 0.29),
+    log_uniform(1e-3, 1e3),
+    st.one_of(st.just(0.0), log_uniform(1e-4, 1)),
+    log_uniform(1e-2, 1e2),
+)
+def test_larger_jumps_come_later(lr, k, high, ratio, start):
+    deltas = np.sort(np.concatenate([np.geomspace(1e-6, 0.99, 40), [k / 2, k, 2 * k]]))
+    norm = start * theory.jump_norm(lr, k / lr, high, 0.1)
+    times = theory.steps_to_jump(norm, lr, k / lr, ratio * high, high, deltas)
+    for time in times:
+        assert not np.isnan(time).any()
+        # whole numbers: a larger δ may not make a time smaller, by rounding alone neither
+        assert (time[1:] >= time[:-1]).all()
+
+
+@pytest.mark.parametrize("slowest", [3e-3, 0.03])
+def test_the_closed_form_is_the_iteration_up_to_its_error(monkeypatch, slowest):
+    many = Settings(10_000, seed=6, slowest=slowest, delta_below=0.8)
+    iterated = many.times()
+    monkeypatch.setattr(destabilization, "ITERATED_STEPS", 0)
+    for exact, closed in zip(iterated, many.times(), strict=True):
+        np.testing.assert_array_equal(np.isinf(exact), np.isinf(closed))
+        finite = np.isfinite(exact)
+        off = np.abs(exact[finite] - closed[finite])
+        # an error of at most ηλ moves the whole number by one, and that only where the time is so close to one
+        assert off.max() <= 1
+        assert off.mean() < many.k[finite].mean()
+
+
+@pytest.mark.parametrize("k", [0.2, 0.1, 0.03, 0.01, 1e-3])
+def test_the_error_of_the_closed_form_is_below_the_intrinsic_learning_rate(k):
+    # after N steps of the map the closed form must say N; down to 1e-6 above rest, where rounding still costs nothing
+    ratios = np.geomspace(1e-3, 1, 30)
+    rest = ratios / np.sqrt(k * (2 - k))
+    r, start = rest * np.geomspace(1.01, 1e3, 30), rest * np.geomspace(1.01, 1e3, 30)
+    for t in range(1, int(8 / k)):
+        r = (1 - k) ** 2 * r + ratios**2 / r
+        far = r > rest * (1 + 1e-6)
+        time = destabilization._fall_time(start[far], r[far], np.full(far.sum(), k), ratios[far])
+        assert np.abs(time - t).max(initial=0) < k
+
+
+def test_long_falls():
+    # some 1e5 steps, one by one in floating point: its rounding moves nothing here
+    lr, k, low, high, delta, norm = 0.1, 1.5e-5, 0.01, 1.0, 0.05, 3.0
+    r, a, b, end = norm**2, (1 - k) ** 2, (lr * low) ** 2, theory.jump_norm(lr, k / lr, high, delta) ** 2
+    steps = 0
+    while r >= end:
+        r, steps = a * r + b / r, steps + 1
+    assert steps > 5 * destabilization.ITERATED_STEPS
+    assert theory.steps_to_jump(norm, lr, k / lr, low, high, delta).earliest == steps
+    # 1e9 steps take no time; without gradients the fall is ρ ∝ (1-ηλ)^t
+    longest = theory.steps_to_jump(3.0, 1e-4, 1e-4, 0.0, 1.0, 0.05).earliest
+    ratio = 3.0 / theory.jump_norm(1e-4, 1e-4, 1.0, 0.05)
+    assert longest == pytest.approx(np.log(ratio) / 1e-8, rel=1e-7)
+    assert longest == np.floor(longest)
+
+
+def test_starts_at_and_below_the_threshold():
+    lr, wd, low, high = 0.1, 0.1, 0.2, 1.0
+    for delta in (0.005, 0.1):
+        threshold, lowest = (theory.jump_norm(lr, wd, g, delta) for g in (high, low))
+        # at the threshold nothing jumps yet
+        assert theory.steps_to_jump(threshold, lr, wd, low, high, delta).earliest == 1
+        assert theory.steps_to_jump(np.nextafter(threshold, 0), lr, wd, low, high, delta).earliest == 0
+        assert theory.steps_to_jump(np.nextafter(lowest, 0), lr, wd, low, high, delta) == (0, 0)
+    assert theory.steps_to_jump(lowest, lr, wd, low, high, 0.1).latest == np.inf
+    at_lowest = theory.jump_norm(lr, wd, low, 0.005)
+    assert theory.steps_to_jump(at_lowest, lr, wd, low, high, 0.005) == (0, 1)
+    # no decay: the norm never falls; ℓ = 0: without gradients nothing jumps
+    assert theory.steps_to_jump(3.0, lr, 0.0, 0.0, high, 0.1) == (np.inf, np.inf)
+    assert theory.steps_to_jump(3.0, lr, wd, 0.0, high, 0.005).latest == np.inf
+    assert isinstance(theory.steps_to_jump(3.0, lr, wd, low, high, 0.005), theory.JumpTime)
+
+
+def test_numbers_give_floats_and_words_and_arrays_broadcast():
+    assert type(theory.jump_regime(0.1, 0.1, 0.2, 1.0, 0.1)) is str
+    assert [type(time) for time in theory.steps_to_jump(3.0, 0.1, 0.1, 0.2, 1.0, 0.1)] == [float, float]
+    assert type(theory.critical_norm(0.1, 3.0)) is float
+    norms, low, deltas = np.array([[2.0], [3.0]]), np.array([[0.01], [0.9]]), [0.002, 0.1, 0.3]
+    regimes = theory.jump_regime(0.1, 0.1, low, 1.0, deltas)
+    times = theory.steps_to_jump(norms, 0.1, 0.1, low, 1.0, deltas)
+    edges = theory.critical_norm(norms, deltas, momentum=0.5)
+    assert regimes.shape == times.earliest.shape == times.latest.shape == edges.shape == (2, 3)
+    for i, j in np.ndindex(2, 3):
+        assert regimes[i, j] == theory.jump_regime(0.1, 0.1, low[i, 0], 1.0, deltas[j])
+        assert (times.earliest[i, j], times.latest[i, j]) == theory.steps_to_jump(
+            norms[i, 0], 0.1, 0.1, low[i, 0], 1.0, deltas[j]
+        )
+        assert edges[i, j] == theory.critical_norm(norms[i, 0], deltas[j], momentum=0.5)
+    assert theory.steps_to_jump([], 0.1, 0.1, 0.2, 1.0, 0.1).latest.shape == (0,)
+
+
+def growth(rate, momentum, nesterov, steps):
+    """Sizes of (weight, buffer) along PyTorch's SGD on the quadratic η̃h x²/2 with η = 1, from a start in no eigenspace."""
+    x, v, sizes = np.ones_like(rate), np.full_like(rate, 0.3), []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(steps):
+            gradient = rate * x
+            v = momentum * v + gradient
+            x = x - (gradient + momentum * v if nesterov else v)
+            sizes.append(np.hypot(x, v))
+    return np.array(sizes)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9, 0.98])
+def test_critical_norm_is_where_the_linear_recursion_begins_to_grow(momentum, nesterov):
+    lr, sharpness = 0.3, 12.0
+    edge = theory.critical_norm(lr, sharpness, momentum=momentum, nesterov=nesterov)
+    rates = lr * sharpness / (edge * np.array([1.005, 1.0, 0.995])) ** 2
+    # 1 % in η̃h moves the eigenvalue at -1 by 0.03 % or more; the others decay as 0.98^(t/2)
+    sizes = growth(rates, momentum, nesterov, 40_000)
+    assert sizes[-1, 0] < 1e-3
+    assert sizes[-1, 1] == pytest.approx(sizes[-2, 1], rel=1e-9)
+    assert 1e-4 < sizes[-1, 1] < 1e3
+    assert np.nanmax(sizes[:, 2]) > 1e3
+
+
+def test_stability_limits():
+    assert stability_limit(0.0, False) == stability_limit(0.0, True) == 2
+    assert stability_limit(0.9, False) == pytest.approx(3.8, rel=1e-15)
+    assert stability_limit(0.9, True) == pytest.approx(3.8 / 2.8, rel=1e-15)
+    assert theory.critical_norm(0.1, 0.0) == 0
+    # without momentum: ηh/ρ² = 2
+    assert 0.1 * 5 / theory.critical_norm(0.1, 5.0) ** 2 == pytest.approx(2, rel=1e-15)
+
+
+@pytest.mark.parametrize("function", ["jump_regime", "steps_to_jump"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wd": 3.0}, r"lr \* wd must be < 0.292893 here, got 0.3 \(lr=0.1, wd=3\)"),
+        ({"wd": -1.0}, "wd must be"),
+        ({"lr": 0.0}, "lr must be"),
+        ({"delta": 0.0}, "delta must be a finite number > 0 and < 1, got 0.0"),
+        ({"delta": 1.0}, "delta must be"),
+        ({"delta": [0.1, np.nan]}, "delta must be .* at index 1"),
+        ({"grad_norm_min": 2.0}, "grad_norm_min must be <= grad_norm_max"),
+        ({"grad_norm_min": -0.1}, "grad_norm_min must be"),
+        ({"grad_norm_max": 0.0}, "grad_norm_max must be"),
+        ({"delta": [0.1, 0.2], "wd": [0.1, 0.2, 0.3]}, r"shapes must broadcast together, got .*delta \(2,\)"),
+    ],
+)
+def test_bad_input_is_named(function, change, message):
+    arguments = {"lr": 0.1, "wd": 0.1, "grad_norm_min": 0.2, "grad_norm_max": 1.0, "delta": 0.1, **change}
+    if function == "steps_to_jump":
+        arguments["norm"] = 1.0
+    with pytest.raises(ValueError, match=message):
+        getattr(theory, function)(**arguments)
+
+
+def test_bad_input_of_single_functions_is_named():
+    with pytest.raises(ValueError, match=r"norm must be a finite number > 0, got 0\.0"):
+        theory.steps_to_jump(0.0, 0.1, 0.1, 0.2, 1.0, 0.1)
+    with pytest.raises(TypeError, match="delta must be"):
+        theory.jump_regime(0.1, 0.1, 0.2, 1.0, "0.1")
+    with pytest.raises(ValueError, match=r"norm \(2,\)"):
+        theory.steps_to_jump([1.0, 2.0], 0.1, [0.1, 0.2, 0.3], 0.2, 1.0, 0.1)
+    with pytest.raises(ValueError, match="sharpness must be"):
+        theory.critical_norm(0.1, -1.0)
+    with pytest.raises(ValueError, match=r"momentum must be a finite number >= 0 and < 1, got 1\.0"):
+        theory.critical_norm(0.1, 1.0, momentum=1.0)
+    # just inside the range of ηλ
+    assert theory.jump_regime(1.0, BORDER * (1 - 1e-15), 0.1, 1.0, 0.5) == "possible"
