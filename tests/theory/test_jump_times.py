@@ -45,7 +45,7 @@ class Settings:
         return self.lr * g / norm**2 / (1 - self.k) > kappa(self.delta)
 
     def quiet(self, norm):
-        """The largest g̃ that does not jump, just below the threshold: 1e-14 is more than what the test itself rounds."""
+        """The largest g̃ that does not jump, just below the threshold: 1e-14 is more than the test itself rounds."""
         return norm**2 * (1 - self.k) * kappa(self.delta) / self.lr * (1 - 1e-14)
 
     def first_jump(self, strategy, steps):
@@ -264,7 +264,7 @@ def test_numbers_give_floats_and_words_and_arrays_broadcast():
 
 
 def growth(rate, momentum, nesterov, steps):
-    """Sizes of (weight, buffer) along PyTorch's SGD on the quadratic η̃h x²/2 with η = 1, from a start in no eigenspace."""
+    """Sizes of (weight, buffer) along PyTorch's SGD on the quadratic η̃h x²/2, η = 1, from a start in no eigenspace."""
     x, v, sizes = np.ones_like(rate), np.full_like(rate, 0.3), []
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(steps):
