@@ -29,7 +29,7 @@ class Settings:
         self.low = self.high / np.where(generator.random(count) < 0.1, 1, log(1, 300))
         below = generator.random(count) < delta_below
         self.delta = np.where(
-            below, self.k * generator.uniform(0.02, 0.98, count), np.minimum(self.k * log(1, 1e3), 0.95)
+            below, self.k * generator.uniform(0.02, 0.9, count), np.minimum(self.k * log(1, 1e3), 0.95)
         )
         self.wd, self.count, self.generator = self.k / self.lr, count, generator
         self.norm = theory.jump_norm(self.lr, self.wd, self.high, self.delta) * log(0.3, 30)
@@ -76,7 +76,7 @@ def test_the_earliest_jump_is_attained():
 
 
 def test_the_latest_jump_is_attained():
-    many = Settings(12_000, seed=1)
+    many = Settings(12_000, seed=1, slowest=0.01)
     latest = many.times().latest
     assert 500 < latest[np.isfinite(latest)].max() < 20_000
 
@@ -217,7 +217,7 @@ def test_long_falls():
     lr, k, low, high, delta, norm = 0.1, 1.5e-5, 0.01, 1.0, 0.05, 3.0
     r, a, b, end = norm**2, (1 - k) ** 2, (lr * low) ** 2, theory.jump_norm(lr, k / lr, high, delta) ** 2
     steps = 0
-    while r >= end:
+    while r >= end and steps < 500_000:
         r, steps = a * r + b / r, steps + 1
     assert steps > 5 * destabilization.ITERATED_STEPS
     assert theory.steps_to_jump(norm, lr, k / lr, low, high, delta).earliest == steps
@@ -263,15 +263,16 @@ def test_numbers_give_floats_and_words_and_arrays_broadcast():
     assert theory.steps_to_jump([], 0.1, 0.1, 0.2, 1.0, 0.1).latest.shape == (0,)
 
 
-def growth(rate, momentum, nesterov, steps):
-    """Sizes of (weight, buffer) along PyTorch's SGD on the quadratic η̃h x²/2, η = 1, from a start in no eigenspace."""
-    x, v, sizes = np.ones_like(rate), np.full_like(rate, 0.3), []
-    with np.errstate(over="ignore", invalid="ignore"):
-        for _ in range(steps):
-            gradient = rate * x
-            v = momentum * v + gradient
-            x = x - (gradient + momentum * v if nesterov else v)
-            sizes.append(np.hypot(x, v))
+def log_sizes(rate, momentum, nesterov, steps):
+    """ln of the size of (weight, buffer) along PyTorch's SGD with η = 1 on a quadratic, from no eigenspace."""
+    x, v, sizes = np.ones_like(rate), np.full_like(rate, 0.3), [np.zeros_like(rate)]
+    for _ in range(steps):
+        gradient = rate * x
+        v = momentum * v + gradient
+        x = x - (gradient + momentum * v if nesterov else v)
+        size = np.hypot(x, v)
+        x, v = x / size, v / size
+        sizes.append(sizes[-1] + np.log(size))
     return np.array(sizes)
 
 
@@ -280,13 +281,14 @@ def growth(rate, momentum, nesterov, steps):
 def test_critical_norm_is_where_the_linear_recursion_begins_to_grow(momentum, nesterov):
     lr, sharpness = 0.3, 12.0
     edge = theory.critical_norm(lr, sharpness, momentum=momentum, nesterov=nesterov)
-    rates = lr * sharpness / (edge * np.array([1.005, 1.0, 0.995])) ** 2
-    # 1 % in η̃h moves the eigenvalue at -1 by 0.03 % or more; the others decay as 0.98^(t/2)
-    sizes = growth(rates, momentum, nesterov, 40_000)
-    assert sizes[-1, 0] < 1e-3
-    assert sizes[-1, 1] == pytest.approx(sizes[-2, 1], rel=1e-9)
-    assert 1e-4 < sizes[-1, 1] < 1e3
-    assert np.nanmax(sizes[:, 2]) > 1e3
+    norms = edge * np.array([1.005, 1.0, 0.995])
+    above, at, below = log_sizes(lr * sharpness / norms**2, momentum, nesterov, 3000).T
+    # 1 % in η̃h changes the size by 0.3 % a step or more
+    assert above[-1] < -5
+    assert below[-1] > 5
+    # at the edge one eigenvalue is -1 and the other at most 0.98 in size: 0.98^2000 is 0 beside 1, and 1e-16 rounds the
+    # limit, which 1/(1-μ) = 50 magnifies
+    assert np.ptp(at[2000:]) < 1e-10
 
 
 def test_stability_limits():
