@@ -309,7 +309,7 @@ def _fall(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> t
         if below.any():
             steps[i[below]], reached[i[below]] = t, (rest * (1 + y))[below]
             i, y, goal, rest, one_minus_a = i[~below], y[~below], goal[~below], rest[~below], one_minus_a[~below]
-    return steps, reached
+    return steps, np.minimum(reached, np.nextafter(end, 0))
 
 
 def _fall_time(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> FloatArray:
