@@ -12,12 +12,12 @@ from theory.arguments import (
     broadcast,
     intrinsic_lr,
     learning_rate,
-    one_real,
     ordered,
     plain,
     real,
     weight_decay,
 )
+from theory.optimizers import SGD
 
 ITERATED_STEPS = 20_000  # up to here `steps_to_jump` runs the map itself
 
@@ -231,19 +231,7 @@ def steps_to_jump(
     return JumpTime(plain(earliest.reshape(shape)), plain(latest.reshape(shape)))
 
 
-def stability_limit(momentum: float, nesterov: bool) -> float:
-    """Largest η̃h at which steps on a quadratic of curvature h do not grow: 2 without momentum.
-
-    Examples
-    --------
-    >>> stability_limit(0.0, False), stability_limit(0.5, False), stability_limit(0.5, True)
-    (2.0, 3.0, 1.5)
-    """
-    limit = 2 * (1 + momentum)
-    return limit / (1 + 2 * momentum) if nesterov else limit
-
-
-def critical_norm(lr: npt.ArrayLike, sharpness: npt.ArrayLike, *, momentum: float = 0.0, nesterov: bool = False) -> Any:
+def critical_norm(lr: npt.ArrayLike, sharpness: npt.ArrayLike, *, optimizer: SGD | None = None) -> Any:
     """Norm below which steps of this η overshoot in the sharpest direction: the edge of stability η̃h = 2.
 
     With momentum μ the edge is at η̃h = 2(1+μ), with Nesterov's at (2+2μ)/(1+2μ), as PyTorch defines them. Decay moves
@@ -253,8 +241,7 @@ def critical_norm(lr: npt.ArrayLike, sharpness: npt.ArrayLike, *, momentum: floa
     ----------
     lr : η > 0.
     sharpness : h >= 0, largest eigenvalue of the Hessian on the unit sphere (units of the loss).
-    momentum : 0 <= μ < 1.
-    nesterov : Nesterov's momentum instead of the heavy ball.
+    optimizer : default `SGD()`; the others have no edge that depends on η̃h alone.
 
     Returns
     -------
@@ -262,7 +249,7 @@ def critical_norm(lr: npt.ArrayLike, sharpness: npt.ArrayLike, *, momentum: floa
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is no number or out of range, or the optimizer is no SGD.
 
     Source: docs/mathematics.md §4.
 
@@ -271,10 +258,12 @@ def critical_norm(lr: npt.ArrayLike, sharpness: npt.ArrayLike, *, momentum: floa
     >>> critical_norm(0.25, 32.0)
     2.0
     """
+    rule = SGD() if optimizer is None else optimizer
+    if not isinstance(rule, SGD):
+        raise ValueError(f"optimizer must be an SGD, got {rule!r}")
     lr, sharpness = learning_rate(lr), real("sharpness", sharpness, at_least=0)
-    limit = stability_limit(one_real("momentum", momentum, at_least=0, below=1), nesterov)
     lr, sharpness = broadcast(lr=lr, sharpness=sharpness)
-    return plain(np.sqrt(lr) * np.sqrt(sharpness / limit))
+    return plain(np.sqrt(lr) * np.sqrt(sharpness / rule.stability_limit))
 
 
 def _jump_norm(lr: FloatArray, k: FloatArray, grad_norm: FloatArray, delta: FloatArray) -> FloatArray:

@@ -102,10 +102,20 @@ class SGD(_ShortRepr):
         >>> SGD().intrinsic_lr_limit, SGD(momentum=0.5).intrinsic_lr_limit
         (2.0, 3.0)
         """
-        if self.decoupled:
-            return 2.0
-        mu = float(self.momentum)
-        return (2 + 2 * mu) / (1 + 2 * mu) if self.nesterov else 2 + 2 * mu
+        # coupled decay is one more direction of curvature, λ: x - ηλx
+        return 2.0 if self.decoupled else self.stability_limit
+
+    @property
+    def stability_limit(self) -> float:
+        """Largest η̃h at which steps on a quadratic of curvature h do not grow.
+
+        Examples
+        --------
+        >>> SGD().stability_limit, SGD(momentum=0.5).stability_limit, SGD(momentum=0.5, nesterov=True).stability_limit
+        (2.0, 3.0, 1.5)
+        """
+        limit = 2 + 2 * float(self.momentum)
+        return limit / (1 + 2 * float(self.momentum)) if self.nesterov else limit
 
     def start(self, weights: Any) -> tuple[Any, ...]:
         """Return the state before the first step: no velocity.
