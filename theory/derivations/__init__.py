@@ -11,8 +11,10 @@ import importlib
 from typing import Any
 
 _MODULES = {
-    "adamw": "optimizers",
+    "adam": "adaptive",
+    "adamw": "adaptive",
     "critical_norm": "destabilization",
+    "decoupled_decay": "adaptive",
     "decoupled_heavy_ball": "optimizers",
     "decoupled_nesterov": "optimizers",
     "equilibrium_effective_lr": "equilibrium",
@@ -21,6 +23,7 @@ _MODULES = {
     "heavy_ball": "optimizers",
     "jump_norm": "destabilization",
     "jump_regime": "destabilization",
+    "lion": "adaptive",
     "nesterov": "optimizers",
     "norm_bounds": "bounds",
     "norm_envelope": "bounds",

@@ -154,6 +154,9 @@ LATEX = {
     "momentum": r"\mu",
     "turn": r"(1-\cos\theta)",
     "dim": "d",
+    "beta1": r"\beta_1",
+    "beta2": r"\beta_2",
+    "shrink": "E",
     "b_min": r"b_\ell",
     "b_max": "b_L",
 }

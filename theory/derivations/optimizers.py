@@ -1,8 +1,8 @@
 """Equilibrium of linear update rules, from their second moments (docs/mathematics.md §7).
 
-The rules themselves, `theory.optimizers.sgd_update` and the linear limit of AdamW, are applied to symbols; their
-coefficients give the recursion of E‖x‖², E⟨x,v⟩ and E‖v‖² under gradients that are orthogonal to the weights and
-independent in time, and its stationary solution the equilibrium.
+The rule itself, `theory.optimizers.sgd_update`, is applied to symbols; its coefficients give the recursion of E‖x‖²,
+E⟨x,v⟩ and E‖v‖² under gradients that are orthogonal to the weights and independent in time, and its stationary solution
+the equilibrium.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sympy
 from sympy import Matrix
 
 from theory.derivations.derivation import Derivation, Eq
-from theory.derivations.symbols import dim, grad_norm, lr, momentum, norm, turn, wd
+from theory.derivations.symbols import grad_norm, lr, momentum, norm, turn, wd
 from theory.optimizers import sgd_update
 
 Rule = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -123,36 +123,3 @@ def decoupled_nesterov() -> Derivation:
     fourth = lr * grad_norm**2 * growth / (wd * (1 - mu**2) * (2 - k) * (1 - mu + k * mu))
     turned = k * (1 - mu) * (1 + 2 * mu - 2 * mu**3 + k * mu * (1 + mu) ** 2) / growth
     return _sgd("Equilibrium of decoupled Nesterov SGD.", True, True, fourth, turned)
-
-
-def adamw() -> Derivation:
-    """Derive the equilibrium of AdamW in the limit β₂ → 1.
-
-    Examples
-    --------
-    >>> adamw().unproved()
-    []
-    """
-    beta = momentum
-
-    def rule(weights: Any, gradient: Any, mean: Any) -> tuple[Any, Any]:
-        mean = beta * mean + (1 - beta) * gradient
-        return weights - lr * (mean + wd * weights), mean
-
-    square, angle = second_moments(rule)
-    own = beta * (1 - lr * wd)
-    result = Derivation(
-        "Equilibrium of AdamW for β₂ → 1; `momentum` stands for β₁.",
-        "Gradients independent in time and alike in all of many dimensions; 0 < ηλ < 2.",
-        {"lr": lr, "wd": wd, "momentum": beta, "dim": dim, "norm": norm, "turn": turn},
-        {turn: angle, norm: sympy.sqrt(dim * square)},
-    )
-    result.step(
-        Eq(norm**2, dim * square),
-        "For β₂ → 1 the denominator is the root mean square of the gradient: each coordinate is driven by a mean of "
-        "numbers of unit variance, whose stationary second moments follow.",
-    )
-    result.step(Eq(turn, lr * wd * (1 - beta) / (1 + own)), "1 - cos θ = 1 - E⟨x⁺,x⟩/E‖x‖².")
-    growth = (1 - beta) / (1 + beta) * (1 + own) / (1 - own)
-    result.step(Eq(norm**2, lr * dim * growth / (wd * (2 - lr * wd))), "Factored form.")
-    return result

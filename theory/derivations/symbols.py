@@ -9,6 +9,7 @@ next_norm, next_sq_norm, effective_lr, rotation = sympy.symbols(
 )
 relaxation_time, delta = sympy.symbols("relaxation_time delta", positive=True)
 momentum, turn, dim = sympy.symbols("momentum turn dim", positive=True)
+beta1, beta2, shrink = sympy.symbols("beta1 beta2 shrink", positive=True)
 multiplier = sympy.Symbol("multiplier", real=True)
 sq_lower, sq_upper, next_sq_lower, next_sq_upper = sympy.symbols(
     "sq_lower sq_upper next_sq_lower next_sq_upper", positive=True

@@ -1,0 +1,355 @@
+"""Optimizers whose steps do not grow with the gradient: Adam, AdamW, Lion.
+
+The closed forms hold for gradients that are orthogonal to the weights, independent in time and alike in all of many
+dimensions (docs/mathematics.md §7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from theory.arguments import FloatArray, one_real, whole_number
+from theory.rules import ShortRepr
+
+
+class DirectionVariance(NamedTuple):
+    """Variance of the directions u_t that an optimizer adds to the weights, per coordinate."""
+
+    instant: Any
+    """E[u²] …"""
+    repeated: Any
+    """… and (S - E[u²])/s, where S = Σ_n s^|n| E[u_t u_(t+n)] weighs the direction's repetitions by the decay s."""
+
+    def summed(self, s: Any) -> Any:
+        """S.
+
+        Examples
+        --------
+        >>> DirectionVariance(1.0, 0.5).summed(0.5)
+        1.25
+        """
+        return self.instant + s * self.repeated
+
+
+def decoupled_square(k: FloatArray, variance: DirectionVariance) -> FloatArray:
+    """Stationary E[x²]/η² of x⁺ = (1-ηλ)x - ηu for k = ηλ: S/(1-s²), s = 1-k.
+
+    Examples
+    --------
+    >>> round(float(decoupled_square(np.array(0.5), DirectionVariance(1.0, 0.0))), 6)
+    1.333333
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(variance.summed(1 - k) / (k * (2 - k)))
+
+
+def decoupled_turn(k: FloatArray, variance: DirectionVariance) -> FloatArray:
+    """1 - E[x⁺x]/E[x²] of the same.
+
+    Examples
+    --------
+    >>> float(decoupled_turn(np.array(0.5), DirectionVariance(1.0, 0.0)))
+    0.5
+    """
+    return np.asarray(k * (2 * variance.instant - k * variance.repeated) / (2 * variance.summed(1 - k)))
+
+
+def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> DirectionVariance:
+    """Variance of Adam's direction, mean/√(mean square), to first order in 1-β₂, for independent Gaussian gradients.
+
+    Examples
+    --------
+    >>> round(adam_direction_variance((0.5, 1 - 1e-12), np.array(0.9)).instant, 6)  # (1-β₁)/(1+β₁)
+    0.333333
+    """
+    beta1, beta2 = betas
+    own, e = (1 - beta1) / (1 + beta1), 1 - beta2
+    w = 2 * e / (1 + beta2)  # variance of the mean square
+    # the mean square knows the gradients that are in the mean
+    known = 2 * e * (1 - beta1) ** 2 / (1 - beta1 * beta1 * beta2)
+    mean, both = beta1 / (1 - beta1 * s), beta1 * beta2 / (1 - beta1 * beta2 * s)
+    repeated = own * (2 * mean * (1 + 0.75 * w) + 0.5 * w * both) - known * (mean + both)
+    return DirectionVariance(own * (1 + w) - known, repeated)
+
+
+@dataclass(frozen=True, repr=False)
+class _Adaptive(ShortRepr):
+    dim: int
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        whole_number("dim", self.dim, at_least=1)
+        object.__setattr__(self, "betas", checked_betas(self.betas))
+        one_real("eps", self.eps, at_least=0)
+
+    def start(self, weights: Any) -> tuple[Any, ...]:
+        """Return the state before the first step: means of gradient and squared gradient, and the step number."""
+        return weights * 0, weights * 0, weights[..., :1] * 0
+
+    def _moments(self, gradient: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        beta1, beta2 = self.betas
+        mean, square, step = state
+        step = step + 1
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient * gradient
+        direction = mean / (1 - beta1**step) / ((square / (1 - beta2**step)) ** 0.5 + self.eps)
+        return direction, (mean, square, step)
+
+
+@dataclass(frozen=True, repr=False)
+class AdamW(_Adaptive):
+    """AdamW as `torch.optim.AdamW`: decoupled decay.
+
+    The closed forms are of first order in 1-β₂. Random walks in 300 dimensions agree within 0.3 % in ρ² and 0.1 % in
+    1 - cos θ for β₂ >= 0.95; what is left is of second order, and reaches 2 % of ρ² for β₁ = 0, β₂ = 0.9. The start is
+    forgotten only after several 1/(1-β₂) steps.
+
+    Parameters
+    ----------
+    dim : number of scale-invariant weights, which the closed forms need.
+    betas : (β₁, β₂), each in [0, 1).
+    eps : added to the root of the mean square; the closed forms are for 0.
+
+    Source: docs/mathematics.md §7; arXiv 2305.17212.
+
+    Examples
+    --------
+    >>> AdamW(dim=100)
+    AdamW(dim=100)
+    """
+
+    intrinsic_lr_limit: ClassVar[float] = 2.0
+    wd_exponent: ClassVar[int] = 1
+    norm_exponent: ClassVar[float] = 1.0
+
+    def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
+        """Return weights and state after one step."""
+        direction, state = self._moments(gradient, state)
+        return weights - lr * (direction + wd * weights), state
+
+    def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return ρ* ≈ √(ηd/(2λ)), with its corrections in ηλ, β₁ and β₂; it does not depend on the gradient.
+
+        Examples
+        --------
+        >>> round(float(AdamW(dim=200).equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 3)
+        0.999
+        """
+        k = lr * wd
+        square = decoupled_square(k, adam_direction_variance(self.betas, 1 - k))
+        return lr * np.sqrt(self.dim * square) * np.ones_like(grad_norm)
+
+    def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return 1 - cos θ*, which tends to ηλ(1-β₁)/(1+β₁(1-ηλ)) for β₂ → 1.
+
+        Examples
+        --------
+        >>> float(AdamW(dim=200, betas=(0.0, 0.9)).equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0)))
+        0.05
+        """
+        k = lr * wd
+        return decoupled_turn(k, adam_direction_variance(self.betas, 1 - k)) * np.ones_like(grad_norm)
+
+
+@dataclass(frozen=True, repr=False)
+class Adam(_Adaptive):
+    """Adam with L2 regularization as `torch.optim.Adam(weight_decay=)`: the decay goes through the moments.
+
+    The closed forms are of first order in 1-β₂. Random walks in 300 dimensions agree within 0.2 % in ρ², and in
+    1 - cos θ within 0.2 % for β₂ >= 0.99 and 0.6 % for 0.95: what is left is of second order in 1-β₂ and of first
+    order in 1/d, because the norm fluctuates.
+
+    Parameters
+    ----------
+    dim : number of scale-invariant weights, which the closed forms need.
+    betas : (β₁, β₂), each in [0, 1).
+    eps : added to the root of the mean square; the closed forms are for 0.
+
+    Source: docs/mathematics.md §7.
+
+    Examples
+    --------
+    >>> Adam(dim=100, betas=(0.5, 0.9))
+    Adam(dim=100, betas=(0.5, 0.9))
+    """
+
+    intrinsic_lr_limit: ClassVar[float] = np.inf
+    wd_exponent: ClassVar[int] = 2
+    norm_exponent: ClassVar[float] = 1.0
+
+    def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
+        """Return weights and state after one step."""
+        direction, state = self._moments(gradient + wd * weights, state)
+        return weights - lr * direction, state
+
+    def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return ρ*, which tends to (ηg̃√d/(2λ))^⅓ for small steps.
+
+        Examples
+        --------
+        >>> round(float(Adam(dim=400).equilibrium_norm(np.array(1e-5), np.array(1e-4), np.array(1.0))), 3)
+        1.0
+        """
+        shrink, c = self.shrink(lr, wd, grad_norm), self._share
+        with np.errstate(divide="ignore"):
+            square = self._variance.summed(1.0) / (shrink * (2 + (1 - c) * shrink))
+            return np.asarray(lr * np.sqrt(self.dim * square))
+
+    def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return 1 - cos θ*, which tends to E(1-β₁)/(1+β₁) for β₂ → 1, E the effective decay per step.
+
+        Examples
+        --------
+        >>> float(Adam(dim=400).equilibrium_turn(np.array(1e-3), np.array(0.0), np.array(1.0)))
+        0.0
+        """
+        variance = self._variance
+        return np.asarray(variance.instant / variance.summed(1.0) * self.shrink(lr, wd, grad_norm))
+
+    @property
+    def _share(self) -> float:
+        return (1 - self.betas[0]) / (1 + self.betas[0])
+
+    @property
+    def _variance(self) -> DirectionVariance:
+        return adam_direction_variance(self.betas, np.asarray(1.0))
+
+    def shrink(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Effective decay E per step: E³(2+(1-c)E)²/(2-cE) = D²S(η²λd/g̃)² with c = (1-β₁)/(1+β₁), by Newton's method.
+
+        D is what the fluctuation of the mean square does to the decay, S what it does to the growth. In y,
+        E = (2/c)/(1+exp(-y)), the logarithm of the left side has a slope between 1 and 5: Newton cannot stray.
+
+        Examples
+        --------
+        >>> float(Adam(dim=400).shrink(np.array(1e-3), np.array(0.0), np.array(1.0)))
+        0.0
+        """
+        beta1, beta2 = self.betas
+        c, e = self._share, 1 - beta2
+        drift = 1 + 0.75 * e / (1 + beta2) - e * (1 - beta1) / (1 - beta1 * beta2)
+        fluctuation = 2 * np.log(drift) + np.log(self._variance.summed(1.0))
+        with np.errstate(divide="ignore"):
+            target = fluctuation + 2 * (2 * np.log(lr) + np.log(wd) + np.log(self.dim / grad_norm))
+        reached = np.isfinite(target)
+        y = np.where(reached, target / 3, 0.0)
+        for _ in range(60):
+            log_shrink, log_rest = np.log(2 / c) - np.logaddexp(0, -y), -np.logaddexp(0, y)  # ln E, ln(1 - E c/2)
+            shrink, rest = np.exp(log_shrink), np.exp(log_rest)
+            value = 3 * log_shrink + 2 * np.log(2 + (1 - c) * shrink) - np.log(2) - log_rest
+            slope = rest * (3 + 2 * (1 - c) * shrink / (2 + (1 - c) * shrink)) + (1 - rest)
+            y = y - np.where(reached, (value - target) / slope, 0.0)
+        return np.where(reached, np.exp(np.log(2 / c) - np.logaddexp(0, -y)), 0.0)
+
+
+@dataclass(frozen=True, repr=False)
+class Lion(ShortRepr):
+    """Lion: the sign of a blend of momentum and gradient, with decoupled decay.
+
+    Random walks in 300 dimensions agree within 0.2 % in ρ² and in 1 - cos θ, which is within their scatter. The scale
+    1/ρ of the gradients in a blend is taken as one.
+
+    Parameters
+    ----------
+    dim : number of scale-invariant weights, which the closed forms need.
+    betas : (β₁, β₂): blend in the step, decay of the momentum, each in [0, 1).
+
+    Source: arXiv 2302.06675; docs/mathematics.md §7.
+
+    Examples
+    --------
+    >>> Lion(dim=100)
+    Lion(dim=100)
+    """
+
+    intrinsic_lr_limit: ClassVar[float] = 2.0
+    wd_exponent: ClassVar[int] = 1
+    norm_exponent: ClassVar[float] = 1.0
+
+    dim: int
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def __post_init__(self) -> None:
+        whole_number("dim", self.dim, at_least=1)
+        object.__setattr__(self, "betas", checked_betas(self.betas))
+
+    def start(self, weights: Any) -> tuple[Any, ...]:
+        """Return the state before the first step: no momentum."""
+        return (weights * 0,)
+
+    def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
+        """Return weights and state after one step."""
+        (momentum,) = state
+        beta1, beta2 = self.betas
+        blend = beta1 * momentum + (1 - beta1) * gradient
+        sign = (blend > 0) * 1.0 - (blend < 0) * 1.0
+        return weights - lr * (sign + wd * weights), (beta2 * momentum + (1 - beta2) * gradient,)
+
+    def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return ρ* with ρ*² = ηdq/(λ(2-ηλ)); it does not depend on the gradient.
+
+        Examples
+        --------
+        >>> lone = Lion(dim=200, betas=(0.0, 0.0))  # the sign of the gradient
+        >>> round(float(lone.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
+        1.0
+        """
+        k = lr * wd
+        return lr * np.sqrt(self.dim * decoupled_square(k, self._variance(1 - k))) * np.ones_like(grad_norm)
+
+    def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return 1 - cos θ*, cos θ* = s + (1-s²)(q-1)/(2sq) with s = 1-ηλ.
+
+        Examples
+        --------
+        >>> lone = Lion(dim=200, betas=(0.0, 0.0))
+        >>> round(float(lone.equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0))), 12)
+        0.05
+        """
+        k = lr * wd
+        return decoupled_turn(k, self._variance(1 - k)) * np.ones_like(grad_norm)
+
+    @property
+    def correlation(self) -> float:
+        """Correlation of the blend with that of the step before; c_n = β₂^(n-1) times it for n steps.
+
+        Examples
+        --------
+        >>> Lion(dim=100, betas=(0.0, 0.9)).correlation
+        0.0
+        """
+        beta1, beta2 = self.betas
+        fresh, old = 1 - beta1, beta1 * (1 - beta2)
+        past = old * old / (1 - beta2 * beta2)
+        return (fresh * old + past * beta2) / (fresh * fresh + past)
+
+    def _variance(self, s: FloatArray) -> DirectionVariance:
+        """Of signs, S = q = 1 + 2 Σ_n (2/π) asin(c_n) s^n: each power of the arcsine's series is summed over n."""
+        beta2, correlation = self.betas[1], self.correlation
+        total, coefficient, power = np.zeros_like(s), 1.0, correlation
+        for n in range(10_000):
+            term = coefficient / (2 * n + 1) * power
+            total = total + term / (1 - s * beta2 ** (2 * n + 1))
+            if abs(term) < 1e-18:
+                break
+            coefficient *= (2 * n + 1) / (2 * n + 2)
+            power *= correlation * correlation
+        return DirectionVariance(np.ones_like(s), 4 / np.pi * total)
+
+
+def checked_betas(betas: Any) -> tuple[float, float]:
+    """Check (β₁, β₂): two numbers in [0, 1).
+
+    Examples
+    --------
+    >>> checked_betas([0.9, 0.99])
+    (0.9, 0.99)
+    """
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers (β₁, β₂), got {betas!r}")
+    first, second = (one_real("betas", beta, at_least=0, below=1) for beta in betas)
+    return first, second
