@@ -8,49 +8,85 @@ from typing import Any
 
 from theory._version import __version__
 from theory.bounds import Bounds, norm_bounds, norm_envelope
-from theory.design import lr_for_rotation, wd_for_norm, wd_for_rotation
+from theory.design import (
+    lr_for_norm,
+    lr_for_relaxation,
+    lr_for_rotation,
+    wd_for_norm,
+    wd_for_relaxation,
+    wd_for_rotation,
+)
 from theory.destabilization import JumpTime, critical_norm, jump_norm, jump_regime, rotation, steps_to_jump
 from theory.equilibrium import equilibrium_effective_lr, equilibrium_norm, equilibrium_rotation, relaxation_time
+from theory.flow import fall_time, norm_flow
+from theory.fluctuations import Spread, equilibrium_spread
+from theory.groups import decay_invariance_norm, invariance_norm, total_grad_norm
 from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
-from theory.period import BalanceLaw, least_fall
-from theory.schedules import Constant, Cosine, Linear, Schedule, StepDecay, WarmUp
-from theory.symmetry import EquivalentRun, equivalent_run
-from theory.tracking import corrected_decay, tracking_lag
+from theory.period import Balance, BalanceLaw, balance, fall_product, least_fall, least_time_between_jumps
+from theory.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay, WarmUp
+from theory.symmetry import EquivalentRun, RunWithoutDecay, equivalent_run, run_without_decay
+from theory.tracking import (
+    corrected_decay,
+    gradient_growth,
+    quasi_equilibrium_norm,
+    tracked_steps,
+    tracking_lag,
+)
 
 __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Balance",
     "BalanceLaw",
     "Bounds",
     "Constant",
     "Cosine",
     "EquivalentRun",
+    "Exponential",
     "JumpTime",
     "Linear",
     "Lion",
     "Optimizer",
+    "RunWithoutDecay",
     "Schedule",
+    "Spread",
     "StepDecay",
     "WarmUp",
     "__version__",
+    "balance",
     "corrected_decay",
     "critical_norm",
+    "decay_invariance_norm",
     "equilibrium_effective_lr",
     "equilibrium_norm",
     "equilibrium_rotation",
+    "equilibrium_spread",
     "equivalent_run",
+    "fall_product",
+    "fall_time",
+    "gradient_growth",
+    "invariance_norm",
     "jump_norm",
     "jump_regime",
     "least_fall",
+    "least_time_between_jumps",
+    "lr_for_norm",
+    "lr_for_relaxation",
     "lr_for_rotation",
     "norm_bounds",
     "norm_envelope",
+    "norm_flow",
+    "quasi_equilibrium_norm",
     "relaxation_time",
     "rotation",
+    "run_without_decay",
     "steps_to_jump",
+    "total_grad_norm",
+    "tracked_steps",
     "tracking_lag",
     "wd_for_norm",
+    "wd_for_relaxation",
     "wd_for_rotation",
 ]
 

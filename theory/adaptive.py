@@ -208,7 +208,9 @@ class Adam(_Adaptive):
         0.0
         """
         variance = self._variance
-        return np.asarray(variance.instant / variance.summed(1.0) * self.shrink(lr, wd, grad_norm))
+        turn = variance.instant / variance.summed(1.0) * self.shrink(lr, wd, grad_norm)
+        # where decay is overwhelming, E near 2/c, the first order in 1-β₂ leaves the range of 1 - cos θ
+        return np.minimum(turn, 2.0)
 
     @property
     def _share(self) -> float:

@@ -146,9 +146,10 @@ def norm_envelope(
 
 
 def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
-    """One step of r⁺ = a r + g̃²/r in units ηL = 1, with 0/0 read as no gradient."""
+    """One step of r⁺ = a r + g̃²/r in units ηL = 1, with 0/0 read as no gradient and 0·∞ as no memory (ηλ = 1)."""
+    kept = np.where(np.asarray(a) == 0, 0.0, a * sq_norm)
     growth = np.where(np.asarray(grad_norm) == 0, 0.0, grad_norm * (grad_norm / sq_norm))
-    return np.asarray(a * sq_norm + growth)
+    return np.asarray(kept + growth)
 
 
 def _step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Inverse design: the learning rate or weight decay for a wanted rotation or norm (docs/mathematics.md §8)."""
+"""Inverse design: settings for a wanted rotation, norm or relaxation time (docs/mathematics.md §8)."""
 
 from __future__ import annotations
 
@@ -116,6 +116,98 @@ def wd_for_norm(
     rule = optimizer or SGD()
     # the norm falls with λ: its inverse rises
     return plain(_solve(lambda wd: 1 / rule.equilibrium_norm(rate, wd, gradient), 1 / wanted, 1 / rate))
+
+
+def lr_for_norm(
+    wd: npt.ArrayLike, norm: npt.ArrayLike, *, grad_norm: npt.ArrayLike = 1.0, optimizer: Optimizer | None = None
+) -> Any:
+    """Learning rate η with which the norm settles at `norm`.
+
+    Parameters
+    ----------
+    wd : λ > 0.
+    norm : wanted ρ* > 0.
+    grad_norm, optimizer : as in `equilibrium_norm`.
+
+    Returns
+    -------
+    η: float or array, NaN where no η with ηλ < 1 gives that norm.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §8, the inverse of `equilibrium_norm`.
+
+    Examples
+    --------
+    >>> round(lr_for_norm(0.01, 2.115, grad_norm=2.0), 4)
+    0.1
+    """
+    decay, wanted, gradient = _checked("wd", wd, "norm", norm, grad_norm)
+    rule = optimizer or SGD()
+    return plain(_solve(lambda lr: rule.equilibrium_norm(lr, decay, gradient), wanted, 1 / decay))
+
+
+def wd_for_relaxation(lr: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
+    """Weight decay λ with which the norm forgets a small deviation, by a factor e, in this many steps (plain SGD).
+
+    Parameters
+    ----------
+    lr : η > 0.
+    steps : wanted relaxation time > 0.
+
+    Returns
+    -------
+    λ: float or array, the one with (1-ηλ)² > 1/2, where the norm comes back without overshooting.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §8, the inverse of `relaxation_time`.
+
+    Examples
+    --------
+    >>> round(wd_for_relaxation(0.1, 250), 5)
+    0.00999
+    """
+    rate, time = broadcast(lr=learning_rate(lr), steps=real("steps", steps, above=0))
+    return plain(_intrinsic_for(time) / rate)
+
+
+def lr_for_relaxation(wd: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
+    """Learning rate η with which the norm forgets a small deviation, by a factor e, in this many steps (plain SGD).
+
+    Parameters
+    ----------
+    wd : λ > 0.
+    steps : wanted relaxation time > 0.
+
+    Returns
+    -------
+    η: float or array, the one with (1-ηλ)² > 1/2, where the norm comes back without overshooting.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §8, the inverse of `relaxation_time`.
+
+    Examples
+    --------
+    >>> round(lr_for_relaxation(0.01, 250), 5)
+    0.09985
+    """
+    decay, time = broadcast(wd=real("wd", wd, above=0), steps=real("steps", steps, above=0))
+    return plain(_intrinsic_for(time) / decay)
+
+
+def _intrinsic_for(time: FloatArray) -> FloatArray:
+    """The ηλ whose multiplier 2a-1 is exp(-1/time)."""
+    with np.errstate(over="ignore"):
+        one_minus_a = -np.expm1(-1 / time) / 2
+    return np.asarray(one_minus_a / (1 + np.sqrt(1 - one_minus_a)))
 
 
 def _checked(

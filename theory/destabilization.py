@@ -17,6 +17,7 @@ from theory.arguments import (
     real,
     weight_decay,
 )
+from theory.flow import flow_time
 from theory.optimizers import SGD
 
 ITERATED_STEPS = 20_000  # up to here `steps_to_jump` runs the map itself
@@ -231,21 +232,31 @@ def steps_to_jump(
     return JumpTime(plain(earliest.reshape(shape)), plain(latest.reshape(shape)))
 
 
-def critical_norm(lr: npt.ArrayLike, sharpness: npt.ArrayLike, *, optimizer: SGD | None = None) -> Any:
+def critical_norm(
+    lr: npt.ArrayLike,
+    sharpness: npt.ArrayLike,
+    *,
+    wd: npt.ArrayLike = 0.0,
+    falling: bool = False,
+    optimizer: SGD | None = None,
+) -> Any:
     """Norm below which steps of this η overshoot in the sharpest direction: the edge of stability η̃h = 2.
 
     With momentum μ the edge is at η̃h = 2(1+μ), with Nesterov's at (2+2μ)/(1+2μ), as PyTorch defines them. Decay moves
-    it by terms of the order of ηλ, which are left out.
+    it a little: where growth holds the norm, to 2-ηλ; where the norm falls freely, to 2(1-ηλ); likewise with momentum.
 
     Parameters
     ----------
     lr : η > 0.
     sharpness : h >= 0, largest eigenvalue of the Hessian on the unit sphere (units of the loss).
+    wd : λ >= 0, ηλ < 1.
+    falling : whether the norm falls freely.
     optimizer : default `SGD()`; the others have no edge that depends on η̃h alone.
 
     Returns
     -------
-    ρ = √(ηh/limit) in units of the weights: float or array.
+    ρ = √(ηh/limit) in units of the weights: float or array; NaN in a fall so fast that the norm rings (heavy ball:
+    ηλ > (1-√μ)²).
 
     Raises
     ------
@@ -261,9 +272,10 @@ def critical_norm(lr: npt.ArrayLike, sharpness: npt.ArrayLike, *, optimizer: SGD
     rule = SGD() if optimizer is None else optimizer
     if not isinstance(rule, SGD):
         raise ValueError(f"optimizer must be an SGD, got {rule!r}")
-    lr, sharpness = learning_rate(lr), real("sharpness", sharpness, at_least=0)
-    lr, sharpness = broadcast(lr=lr, sharpness=sharpness)
-    return plain(np.sqrt(lr) * np.sqrt(sharpness / rule.stability_limit))
+    lr, sharpness, decay = learning_rate(lr), real("sharpness", sharpness, at_least=0), weight_decay(wd)
+    k = intrinsic_lr(lr, decay, below=1.0)
+    lr, sharpness, k = broadcast(lr=lr, sharpness=sharpness, wd=k)
+    return plain(np.sqrt(lr) * np.sqrt(sharpness / rule.edge_with_decay(k, bool(falling))))
 
 
 def _jump_norm(lr: FloatArray, k: FloatArray, grad_norm: FloatArray, delta: FloatArray) -> FloatArray:
@@ -281,7 +293,7 @@ def _certain(k: FloatArray, low: FloatArray, delta: FloatArray) -> Any:
 
 def _fall(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Least t with r_t < end under r⁺ = a r + q²/r, and r_t; one-dimensional arrays, end above the fixed point."""
-    time = _fall_time(start, end, k, q)
+    time = flow_time(start, end, k, q)
     steps = np.where(start < end, 0.0, np.floor(time) + 1)
     # the last step of a closed form, at the speed of the map at its end
     reached = np.where(start < end, start, end * ((1 - k) ** 2 + (q / end) ** 2) ** (steps - time))
@@ -299,20 +311,6 @@ def _fall(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> t
             steps[i[below]], reached[i[below]] = t, (rest * (1 + y))[below]
             i, y, goal, rest, one_minus_a = i[~below], y[~below], goal[~below], rest[~below], one_minus_a[~below]
     return steps, np.minimum(reached, np.nextafter(end, 0))
-
-
-def _fall_time(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> FloatArray:
-    """Time to fall from one r to another in a flow that has the map's fixed point and its rates there and at infinity.
-
-    With u = r², u⁺-u = (b-(1-a)u)(b+(1+a)u)/u: the time is a sum of the logarithms of the distances to the two zeros.
-    """
-    rest, other = q / np.sqrt(k * (2 - k)), q / np.sqrt(1 + (1 - k) ** 2)
-    far = -1 / (4 * np.log1p(-k))  # steps per unit of -ln u at u = ∞, where u⁺ = a² u
-    near = -1 / np.log1p(-2 * k * (2 - k))  # the same of ln(u-u*) at the fixed point, where it shrinks by 2a-1
-    plain_fall = 2 * np.log(start / end)
-    nearness = [np.log(np.maximum((1 - rest / r) * (1 + rest / r), np.finfo(float).eps)) for r in (start, end)]
-    others = np.log1p((other / start) ** 2) - np.log1p((other / end) ** 2)
-    return np.asarray(far * plain_fall + near * (nearness[0] - nearness[1]) + (far - near) * others)
 
 
 def _checked_range(

@@ -1,14 +1,68 @@
-"""How often training destabilizes: the balance law of the period (docs/mathematics.md §5)."""
+"""How often training destabilizes: balance of growth and decay, law of the period, falls (docs/mathematics.md §5)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from theory.arguments import FloatArray, broadcast, intrinsic_lr, learning_rate, one_real, plain, real, weight_decay
+
+
+class Balance(NamedTuple):
+    """Where the norm of a run came from: -N ln(1-ηλ) = Σ(-ln cos θ) - ln(ρ_N/ρ₀), floats or arrays of one shape."""
+
+    decayed: Any
+    """-Σ ln(1-ηλ): what decay took from ln ρ …"""
+    grown: Any
+    """… Σ(-ln cos θ): what the gradients added …"""
+    change: Any
+    """… and the rest, ln(ρ_N/ρ₀)."""
+
+
+def balance(
+    norm: npt.ArrayLike, final_norm: npt.ArrayLike, rotation: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike
+) -> Balance:
+    """Split the change of ln ρ over a run into decay and growth, exactly: change = grown - decayed.
+
+    On stationary runs the change vanishes per step: there the geometric mean of cos θ is 1-ηλ, equilibrium or not.
+
+    Parameters
+    ----------
+    norm, final_norm : ρ > 0 before the first and after the last step.
+    rotation : θ of each step, 0 <= θ < π/2 radians, steps as last axis.
+    lr, wd : η > 0, λ >= 0, ηλ < 1; numbers, or arrays that broadcast with `rotation`, such as a schedule's rates.
+
+    Returns
+    -------
+    Balance(decayed, grown, change), without units. For plain SGD on scale-invariant weights they fit exactly.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §5.
+
+    Examples
+    --------
+    >>> from theory import rotation
+    >>> angle = rotation(1.0, 0.1, 0.01, 2.0)
+    >>> final = 0.999 / np.cos(angle)  # ρ⁺ = (1-ηλ)ρ/cos θ
+    >>> parts = balance(1.0, final, [angle], 0.1, 0.01)
+    >>> round(parts.grown - parts.decayed - parts.change, 12)
+    0.0
+    """
+    angle = real("rotation", rotation, at_least=0, below=np.pi / 2)
+    if angle.ndim == 0:
+        raise ValueError("rotation must have the steps as last axis, got one number")
+    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
+    angle, k = broadcast(rotation=angle, wd=k)
+    first, last = broadcast(norm=real("norm", norm, above=0), final_norm=real("final_norm", final_norm, above=0))
+    # -ln cos θ = -½ ln(1 - sin² θ) keeps its digits at small angles
+    grown = -np.log1p(-(np.sin(angle) ** 2)).sum(axis=-1) / 2
+    return Balance(plain(-np.log1p(-k).sum(axis=-1)), plain(grown), plain(np.log(last / first)))
 
 
 @dataclass(frozen=True)
@@ -133,3 +187,76 @@ def least_fall(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> An
         near = np.round(steps)
         whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
     return plain(whole)
+
+
+def least_time_between_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
+    """Least mean number of steps between δ-jumps, whatever the gradients: ln(1-δ)/ln(1-ηλ).
+
+    N steps hold at most (-N ln(1-ηλ) + ln(ρ_N/ρ₀))/(-ln(1-δ)) of them, because each adds more than -ln(1-δ) to ln ρ and
+    only decay takes it away again.
+
+    Parameters
+    ----------
+    lr, wd : η > 0, λ >= 0, ηλ < 1.
+    delta : 0 < δ < 1. All are numbers or arrays that broadcast.
+
+    Returns
+    -------
+    steps: float or array; inf without decay.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §4.
+
+    Examples
+    --------
+    >>> round(least_time_between_jumps(0.5, 0.01, delta=0.1), 2)
+    21.02
+    """
+    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
+    k, delta = broadcast(wd=k, delta=real("delta", delta, above=0, below=1))
+    with np.errstate(divide="ignore"):
+        return plain(np.log1p(-delta) / np.log1p(-k))
+
+
+def fall_product(
+    steps: npt.ArrayLike, product: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, tail: npt.ArrayLike
+) -> Any:
+    """Product of loss and effective learning rate in a fall, under the loss of a cross-entropy tail, dL/dτ = -cL².
+
+    While gradients are small, η̃ grows by 1/(1-ηλ)² a step and the loss falls with the time dτ = η̃dt of the sphere:
+    1/(Lη̃) is driven to c/κ(ηλ)² at the rate of the decay. Lη̃ follows a logistic curve to κ(ηλ)²/c ≈ 2ηλ/c.
+
+    Parameters
+    ----------
+    steps : t >= 0 since the beginning of the fall.
+    product : Lη̃ > 0 at the beginning (no units).
+    lr, wd : η > 0, λ >= 0, ηλ < 1.
+    tail : c > 0, fitted per run: it is no constant of a network (no units). All are numbers or arrays that broadcast.
+
+    Returns
+    -------
+    Lη̃ after t steps: float or array.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §5.
+
+    Examples
+    --------
+    >>> round(fall_product(2000, 1e-4, 0.5, 0.01, tail=50.0), 6)  # near 2·0.005/50
+    0.000202
+    """
+    passed, start = real("steps", steps, at_least=0), real("product", product, above=0)
+    constant = real("tail", tail, above=0)
+    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
+    passed, start, k, constant = broadcast(steps=passed, product=start, wd=k, tail=constant)
+    with np.errstate(over="ignore"):
+        # with y = 1/(Lη̃): y⁺ = a(y + c), a = (1-ηλ)²; the sum a + … + a^t is without cancellation
+        log_a = 2 * np.log1p(-k)
+        summed = np.where(k > 0, (1 - k) ** 2 * np.expm1(passed * log_a) / np.where(k > 0, np.expm1(log_a), 1), passed)
+        return plain(start / (np.exp(passed * log_a) + start * constant * summed))

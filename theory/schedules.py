@@ -117,6 +117,29 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class Exponential:
+    """Multiply the learning rate by `factor` at every step.
+
+    Examples
+    --------
+    >>> Exponential(1.0, 0.5)([0, 1, 2]).tolist()
+    [1.0, 0.5, 0.25]
+    """
+
+    lr: float
+    factor: float
+
+    def __post_init__(self) -> None:
+        one_real("lr", self.lr, above=0)
+        one_real("factor", self.factor, above=0)
+
+    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+        """Return η at each step."""
+        with np.errstate(over="ignore", under="ignore"):
+            return np.asarray(self.lr * float(self.factor) ** np.asarray(step, dtype=float))
+
+
+@dataclass(frozen=True)
 class WarmUp:
     """Rise in equal parts over the first `steps` steps, then follow `after`, a schedule that starts there at its 0.
 
@@ -146,6 +169,7 @@ SCHEDULES: dict[str, type[Any]] = {
     "StepDecay": StepDecay,
     "Linear": Linear,
     "Cosine": Cosine,
+    "Exponential": Exponential,
     "WarmUp": WarmUp,
 }
 

@@ -78,6 +78,30 @@ class SGD(ShortRepr):
         limit = 2 + 2 * float(self.momentum)
         return limit / (1 + 2 * float(self.momentum)) if self.nesterov else limit
 
+    def edge_with_decay(self, k: FloatArray, falling: bool) -> FloatArray:
+        """Largest η̃h at which the direction is stable when decay by k = ηλ acts too.
+
+        With `falling` the norm falls freely, by its own factor q per step, and the direction is unstable once a step
+        across it multiplies by -q; else the norm is held by the growth. NaN where q is not real: the norm rings.
+
+        Examples
+        --------
+        >>> [float(SGD().edge_with_decay(np.array(0.1), falling)) for falling in (False, True)]
+        [1.9, 1.8]
+        """
+        mu, s = float(self.momentum), 1 - k
+        if self.decoupled:
+            q = np.maximum(s, mu) if falling else np.ones_like(s)
+            share = q * (1 + mu) + mu if self.nesterov else q
+            return np.asarray((q * q + q * (s + mu) + mu * s) / share)
+        # the zeros of z² - (1+μ)(1-E)z + μ(1-E), Nesterov, and of z² - (1+μ-E)z + μ at E = ηλ
+        trace, determinant = ((1 + mu) * s, mu * s) if self.nesterov else (1 + mu - k, np.full_like(s, mu))
+        square = trace * trace / 4 - determinant
+        q = np.where(square >= 0, trace / 2 + np.sqrt(np.maximum(square, 0)), np.nan) if falling else np.ones_like(s)
+        if self.nesterov:
+            return np.asarray(1 + q * q / ((1 + mu) * q + mu) - k)
+        return np.asarray((q * q + mu) / q + trace)
+
     def start(self, weights: Any) -> tuple[Any, ...]:
         """Return the state before the first step: no velocity.
 

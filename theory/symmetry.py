@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import broadcast, intrinsic_lr, learning_rate, plain, real, weight_decay
+from theory.arguments import broadcast, intrinsic_lr, learning_rate, one_real, plain, real, weight_decay
 from theory.optimizers import SGD, Optimizer
+from theory.schedules import Exponential
+
+
+class RunWithoutDecay(NamedTuple):
+    """A run without weight decay that has the same directions as one with it."""
+
+    schedule: Exponential
+    """Its growing learning rate …"""
+    velocity: float
+    """… what its momentum buffer must be at the start, per weight (0 without momentum) …"""
+    shrink: float
+    """… and the factor per step of ρ/ρ', the norm of the run with decay over its own."""
 
 
 class EquivalentRun(NamedTuple):
@@ -61,3 +74,49 @@ def equivalent_run(
     return EquivalentRun(
         plain(to * 1.0), plain(wd / factor**rule.wd_exponent), plain(norm * factor**rule.norm_exponent)
     )
+
+
+def run_without_decay(lr: float, wd: float, *, optimizer: SGD | None = None) -> RunWithoutDecay:
+    """Exponentially growing learning rate that replaces weight decay exactly.
+
+    SGD: η_t = η(1-ηλ)^(-2t-1). Heavy ball: η_t = ηα^(-2t-1) with α the larger root of z²-(1+μ-ηλ)z+μ. The directions of
+    all steps, hence the losses, are the same; the norms are ρ'_t = ρ_t/α^t. PyTorch's Nesterov has no such equivalent.
+
+    Parameters
+    ----------
+    lr, wd : η > 0, λ >= 0, ηλ < 1 and, with momentum, ηλ <= (1-√μ)².
+    optimizer : `SGD` with coupled decay, plain or heavy ball; default `SGD()`.
+
+    Returns
+    -------
+    RunWithoutDecay(schedule, velocity, shrink): start from the same weights x₀ with the buffer velocity · x₀, where the
+    run with decay starts with an empty buffer.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range, or the optimizer has no equivalent.
+
+    Source: arXiv 1910.07454; docs/mathematics.md §6.
+
+    Examples
+    --------
+    >>> run = run_without_decay(0.1, 0.5)
+    >>> run.schedule([0, 1]).round(6).tolist(), run.velocity, run.shrink
+    ([0.105263, 0.116635], 0.0, 0.95)
+    """
+    rule = SGD() if optimizer is None else optimizer
+    if not isinstance(rule, SGD) or rule.nesterov or rule.decoupled:
+        raise ValueError(f"optimizer must be SGD with coupled decay and without Nesterov momentum, got {rule!r}")
+    rate, decay, mu = one_real("lr", lr, above=0), one_real("wd", wd, at_least=0), float(rule.momentum)
+    k = float(intrinsic_lr(np.asarray(rate), np.asarray(decay), below=1.0))
+    largest = (1 - np.sqrt(mu)) ** 2
+    if k > largest:
+        raise ValueError(
+            f"lr * wd must be <= (1-√momentum)² = {largest:g} here, got {k:g}: with more decay the norm of "
+            "free weights rings, and no growing rate replaces it"
+        )
+    # 1-α is the smaller root of z² - (1-μ+ηλ)z + ηλ
+    middle = (1 - mu + k) / 2
+    fall = k / (middle + np.sqrt(max(middle * middle - k, 0.0))) if k else 0.0
+    velocity = (k - fall) / (rate * mu) if mu else 0.0
+    return RunWithoutDecay(Exponential(rate / (1 - fall), (1 - fall) ** -2), float(velocity), float(1 - fall))

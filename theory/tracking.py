@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import FloatArray, broadcast, learning_rate, plain, real, weight_decay
+from theory.arguments import (
+    FloatArray,
+    broadcast,
+    learning_rate,
+    one_real,
+    plain,
+    real,
+    weight_decay,
+    whole_number,
+)
+from theory.equilibrium import equilibrium_norm
 from theory.schedules import Schedule
 
 
@@ -80,6 +90,99 @@ def corrected_decay(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, *, lr_
     decay, at = weight_decay(wd), real("step", step, at_least=0)
     decay, at, largest = broadcast(wd=decay, step=at, lr_max=learning_rate(lr_max, "lr_max"))
     return plain(decay * _rates(lr, at) / largest)
+
+
+def quasi_equilibrium_norm(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, grad_norm: npt.ArrayLike = 1.0) -> Any:
+    """Norm ρ*(η_t) at which decay and growth balance under the learning rate of each step.
+
+    Parameters
+    ----------
+    lr : schedule with η_t λ < 2.
+    wd : λ >= 0.
+    step : step numbers >= 0.
+    grad_norm : g̃ > 0 (units of the loss). All broadcast.
+
+    Returns
+    -------
+    ρ*(η_t): float or array; inf where wd = 0. The norm is there only while `tracking_lag` is small.
+
+    Raises
+    ------
+    TypeError, ValueError : `lr` is no schedule, or an argument is no number or out of range.
+
+    Source: docs/mathematics.md §9.
+
+    Examples
+    --------
+    >>> from theory.schedules import Linear
+    >>> quasi_equilibrium_norm(Linear(0.5, 0.1, steps=100), 0.01, [0, 100], 2.0).round(3).tolist()
+    [3.164, 2.115]
+    """
+    return equilibrium_norm(_rates(lr, real("step", step, at_least=0)), wd, grad_norm)
+
+
+def gradient_growth(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
+    """Growth since step 0 of the gradient norm of the weights, ‖∇f‖ = g̃/ρ, that a falling learning rate brings about.
+
+    At constant g̃ the norm follows the learning rate down, ρ* ∝ η^¼, so ‖∇f‖ grows as η^-¼: without any change of the
+    loss on the sphere. `corrected_decay` removes it.
+
+    Parameters
+    ----------
+    lr : schedule with η_t λ < 2.
+    wd : λ > 0.
+    step : step numbers >= 0; broadcasts with `wd`.
+
+    Returns
+    -------
+    factor: float or array. True only while `tracking_lag` is small; after that ‖∇f‖ grows less.
+
+    Raises
+    ------
+    TypeError, ValueError : `lr` is no schedule, or an argument is no number or out of range.
+
+    Source: Defazio 2025, arXiv 2506.02285; docs/mathematics.md §9.
+
+    Examples
+    --------
+    >>> from theory.schedules import Linear
+    >>> round(gradient_growth(Linear(0.5, 0.005, steps=100), 0.01, 100), 2)  # 100^¼
+    3.16
+    """
+    decay = real("wd", wd, above=0)
+    return plain(quasi_equilibrium_norm(lr, decay, 0) / quasi_equilibrium_norm(lr, decay, step))
+
+
+def tracked_steps(lr: Schedule, wd: float, steps: int, *, tolerance: float = 0.1) -> int:
+    """Number of steps for which the norm follows its equilibrium: the first step at which the lag is too large.
+
+    Parameters
+    ----------
+    lr : schedule.
+    wd : λ >= 0.
+    steps : number of steps N of the run.
+    tolerance : size of `tracking_lag` that still counts as following, > 0.
+
+    Returns
+    -------
+    step number; N if it follows to the end. A sudden change of η ends it, though the norm comes back afterwards.
+
+    Raises
+    ------
+    TypeError, ValueError : `lr` is no schedule, or an argument is no number or out of range.
+
+    Source: docs/mathematics.md §9.
+
+    Examples
+    --------
+    >>> from theory.schedules import Linear
+    >>> tracked_steps(Linear(0.5, 1e-9, steps=10_000), 0.01, 10_000)  # 10 000 - √(10 000/(1.6·0.5·0.01))
+    8882
+    """
+    count, limit = whole_number("steps", steps, at_least=1), one_real("tolerance", tolerance, above=0)
+    lag = tracking_lag(lr, one_real("wd", wd, at_least=0), np.arange(count))
+    lost = np.flatnonzero(np.abs(lag) > limit)
+    return int(lost[0]) if lost.size else count
 
 
 def _rates(lr: Schedule, at: FloatArray) -> FloatArray:

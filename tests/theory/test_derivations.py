@@ -235,3 +235,156 @@ def test_the_derived_step_of_the_envelope_is_the_numerical_one(k, ratio, norm):
         values = {"lr": lr, "a": a, "grad_norm_min": low, "grad_norm_max": high}
         values |= {"sq_lower": sq_lower, "sq_upper": sq_upper}
         sq_lower, sq_upper = exact("norm_envelope", -1, **values), exact("norm_envelope", upper, **values)
+
+
+def published(name, symbol, **values):
+    """The last relation for a symbol, what its own symbols stand for inserted, in 40 digits."""
+    derived = getattr(derivations, name)
+    relation = [r for r in derived if r.lhs in (symbol, derived.symbols.get(symbol))][-1]
+    expression = relation.rhs
+    given = {derived.symbols[key]: sympy.Float(value, 40) for key, value in values.items() if key in derived.symbols}
+    for meant, meaning in derived.definitions.items():
+        if meant not in given:
+            expression = expression.subs(meant, meaning)
+    return float(expression.doit().subs(given).evalf(40))
+
+
+def side(name, index, which, **values):
+    """One side of a line of a derivation, as a number."""
+    derived = getattr(derivations, name)
+    return float(getattr(derived[index], which).subs({derived.symbols[key]: value for key, value in values.items()}))
+
+
+LR, WD, G = 0.3, 0.07, 1.7  # ηλ = 0.021
+A, B, K = (1 - LR * WD) ** 2, (LR * G) ** 2, LR * WD
+SETTING = {"lr": LR, "wd": WD}
+TIES = {
+    "equilibrium_spread: mean": (
+        lambda: theory.equilibrium_spread(LR, WD, 0.8).mean_ratio,
+        lambda: published("equilibrium_spread", "mean_ratio", variation=0.8, **SETTING),
+    ),
+    "equilibrium_spread: deviation": (
+        lambda: theory.equilibrium_spread(LR, WD, 0.8).deviation,
+        lambda: published("equilibrium_spread", "deviation", variation=0.8, **SETTING),
+    ),
+    "equilibrium_spread: correlation": (
+        lambda: theory.equilibrium_spread(LR, WD, 0.8).correlation,
+        lambda: published("equilibrium_spread", "correlation", a=A),
+    ),
+    "norm_flow": (
+        lambda: theory.norm_flow(17.0, 2.5, LR, WD, G) ** 4,
+        lambda: side("norm_flow", -1, "rhs", time=17.0, start=2.5, grad_norm=G, **SETTING),
+    ),
+    "fall_time": (
+        lambda: theory.fall_time(5.0, 2.0, LR, WD, G),
+        lambda: published("fall_time", "time", a=A, b=B, start=5.0**4, end=2.0**4),
+    ),
+    "balance": (
+        lambda: theory.balance(1.0, 1.0, np.full(9, 0.1), LR, WD).decayed,
+        lambda: side("balance", -1, "lhs", steps=9, **SETTING),
+    ),
+    "balance_law": (
+        lambda: theory.BalanceLaw(0.6, 0.0, 0.3, 0.0, 0.01).period(LR, WD),
+        lambda: published("balance_law", "period", jump=0.6, outside=0.3, **SETTING),
+    ),
+    "least_fall": (
+        lambda: theory.least_fall(LR, WD, 3.0),
+        lambda: float(np.ceil(published("least_fall", "least", ratio=3.0, **SETTING))),
+    ),
+    "least_time_between_jumps": (
+        lambda: theory.least_time_between_jumps(LR, WD, 0.2),
+        lambda: published("least_time_between_jumps", "least", delta=0.2, **SETTING),
+    ),
+    "fall_product": (
+        lambda: theory.fall_product(31, 1e-3, LR, WD, 25.0),
+        lambda: published("fall_product", "product", start=1e-3, tail=25.0, number=31, **SETTING),
+    ),
+    "equivalent_run: SGD norm": (
+        lambda: theory.equivalent_run(LR, WD, 2.0, lr_to=0.9).norm,
+        lambda: published("equivalent_run", "sgd_norm", norm=2.0, lr_to=0.9, **SETTING),
+    ),
+    "equivalent_run: Adam norm": (
+        lambda: theory.equivalent_run(LR, WD, 2.0, lr_to=0.9, optimizer=theory.Adam(dim=2)).norm,
+        lambda: published("equivalent_run", "new_norm", norm=2.0, lr_to=0.9, **SETTING),
+    ),
+    "equivalent_run: Adam decay": (
+        lambda: theory.equivalent_run(LR, WD, 2.0, lr_to=0.9, optimizer=theory.Adam(dim=2)).wd,
+        lambda: published("equivalent_run", "new_wd", lr_to=0.9, **SETTING),
+    ),
+    "run_without_decay: rate": (
+        lambda: float(theory.run_without_decay(LR, WD, optimizer=theory.SGD(momentum=0.3)).schedule(7)),
+        lambda: published("run_without_decay", "rate", kept=kept_of(0.3), number=7, **SETTING),
+    ),
+    "run_without_decay: velocity": (
+        lambda: theory.run_without_decay(LR, WD, optimizer=theory.SGD(momentum=0.3)).velocity,
+        lambda: published("run_without_decay", "velocity_per_weight", kept=kept_of(0.3), momentum=0.3, **SETTING),
+    ),
+    "tracking_lag": (
+        lambda: theory.tracking_lag(theory.Exponential(LR, np.exp(-1e-4)), WD, 0),
+        lambda: published("tracking_lag", "lag", slope=-1e-4, **SETTING),
+    ),
+    "corrected_decay": (
+        lambda: theory.corrected_decay(theory.Constant(LR), WD, 0, lr_max=0.8),
+        lambda: published("corrected_decay", "decay", lr_max=0.8, **SETTING),
+    ),
+    "total_grad_norm": (
+        lambda: theory.total_grad_norm([2.0**0.5, 3.0**0.5], [0.4, 5.0]),
+        lambda: published("total_grad_norm", "total", r_1=2.0, r_2=3.0, g_1=0.4, g_2=5.0),
+    ),
+    "invariance_norm": (
+        lambda: theory.invariance_norm(1e-5, 0.4, 0.03),
+        lambda: published("invariance_norm", "norm", eps=1e-5, variance=0.4, tolerance=0.03),
+    ),
+    "decay_invariance_norm": (
+        lambda: theory.decay_invariance_norm(1e-5, 0.4, WD, 0.2, 0.03) ** 2,
+        lambda: side(
+            "decay_invariance_norm", -1, "rhs", eps=1e-5, variance=0.4, wd=WD, output_slope=0.2, tolerance=0.03
+        ),
+    ),
+    "inverse_design: relaxation": (
+        lambda: theory.wd_for_relaxation(LR, 40.0) * LR,
+        lambda: side("inverse_design", -1, "rhs", relaxation_time=40.0),
+    ),
+    "inverse_design: lr for a norm": (
+        lambda: theory.lr_for_norm(WD, 2.0, grad_norm=G),
+        lambda: side("inverse_design", 1, "rhs", wd=WD, grad_norm=G, norm=2.0),
+    ),
+}  # fmt: skip
+
+
+def kept_of(momentum):
+    return max(np.roots([1, -(1 + momentum - K), momentum]))
+
+
+@pytest.mark.parametrize("name", TIES)
+def test_the_function_is_the_derived_formula(name):
+    function, formula_value = TIES[name]
+    assert function() == pytest.approx(formula_value(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        (theory.SGD(momentum=0.4), "heavy ball"),
+        (theory.SGD(momentum=0.4, nesterov=True), "Nesterov"),
+        (theory.SGD(momentum=0.4, decoupled=True), "decoupled heavy ball"),
+        (theory.SGD(momentum=0.4, nesterov=True, decoupled=True), "decoupled Nesterov"),
+    ],
+)
+def test_the_moved_edge_is_the_derived_one(rule, name):
+    derived = derivations.critical_norm_with_decay
+    at = next(i for i, reason in enumerate(derived.reasons) if reason.startswith(f"{name}, constant norm"))
+    held = derived[at].rhs
+    # the edge in a fall is in the next but one line: an equation for it, or that the polynomial vanishes there
+    q = (1 - K) if rule.decoupled else max(np.roots(_along(rule)).real)
+    numbers = {derived.symbols["lr"]: LR, derived.symbols["wd"]: WD, derived.symbols["momentum"]: 0.4}
+    assert rule.edge_with_decay(np.array(K), False) == pytest.approx(float(held.subs(numbers)), rel=1e-12)
+    turned = derived._given[at + 2][0][derived.symbols["falling"]] if rule.decoupled else derived[at + 2].rhs
+    value = float(turned.subs({derived.symbols["q"]: q, **numbers}))
+    assert rule.edge_with_decay(np.array(K), True) == pytest.approx(value, rel=1e-12)
+
+
+def _along(rule):
+    """Coefficients of the characteristic polynomial of weight and buffer without curvature."""
+    s = 1 - K
+    return [1, -1.4 * s, 0.4 * s] if rule.nesterov else [1, -(1.4 - K), 0.4]

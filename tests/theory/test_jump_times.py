@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import theory
 from theory import destabilization
 from theory.destabilization import kappa
+from theory.flow import flow_time
 
 BORDER = 1 - np.sqrt(0.5)  # ηλ at which (1-ηλ)² is 1/2
 
@@ -208,7 +209,7 @@ def test_the_error_of_the_closed_form_is_below_the_intrinsic_learning_rate(k):
     for t in range(1, int(8 / k)):
         r = (1 - k) ** 2 * r + ratios**2 / r
         far = r > rest * (1 + 1e-6)
-        time = destabilization._fall_time(start[far], r[far], np.full(far.sum(), k), ratios[far])
+        time = flow_time(start[far], r[far], np.full(far.sum(), k), ratios[far])
         assert np.abs(time - t).max(initial=0) < k
 
 
@@ -301,6 +302,40 @@ def test_critical_norm_is_where_the_linear_recursion_begins_to_grow(momentum, ne
     # at the edge one eigenvalue is -1 and the other at most 0.98 in size: 0.98^2000 is 0 beside 1, and 1e-16 rounds the
     # limit, which 1/(1-μ) = 50 magnifies
     assert np.ptp(at[2000:]) < 1e-10
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.5, True), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize("k", [1e-6, 1e-3, 2e-3, 0.05])
+def test_decay_moves_the_edge_to_where_the_direction_begins_to_turn_over(decoupled, momentum, nesterov, k):
+    # the linear recursion across the weights, against that along them, from the rule itself
+    rule, lr = theory.SGD(momentum=momentum, nesterov=nesterov, decoupled=decoupled), 0.5
+    for falling in (False, True):
+        edge = 12.0 * lr / theory.critical_norm(lr, 12.0, wd=k / lr, falling=falling, optimizer=rule) ** 2
+        if np.isnan(edge):
+            assert falling
+            assert not decoupled
+            assert k > (1 - momentum**0.5) ** 2
+            continue
+
+        def largest(curvature):
+            columns = []
+            for x, v in ((1.0, 0.0), (0.0, 1.0)):
+                state = (np.array(v),) if momentum else ()
+                x, state = rule.update(np.array(x), curvature / lr * np.array(x), state, lr, k / lr)
+                columns.append([x, state[0] if momentum else 0.0])
+            return max(np.linalg.eigvals(np.array(columns).T), key=abs)
+
+        q = abs(largest(0.0)) if falling else 1.0
+        assert largest(edge) == pytest.approx(-q, rel=1e-9)
+        assert abs(largest(edge * 1.001)) > q > abs(largest(edge * 0.999)) or momentum**0.5 >= q * 0.999
+    plain = theory.critical_norm(lr, 12.0, optimizer=rule)
+    assert theory.critical_norm(lr, 12.0, wd=0.0, falling=True, optimizer=rule) == pytest.approx(plain, rel=1e-12)
+
+
+def test_free_fall_and_constant_norm_of_plain_sgd():
+    assert 0.1 * 5 / theory.critical_norm(0.1, 5.0, wd=0.5) ** 2 == pytest.approx(1.95, rel=1e-14)
+    assert 0.1 * 5 / theory.critical_norm(0.1, 5.0, wd=0.5, falling=True) ** 2 == pytest.approx(1.9, rel=1e-14)
 
 
 def test_stability_limits():

@@ -78,3 +78,97 @@ def test_bad_settings_are_named(name, value):
 def test_a_ratio_below_one_is_refused():
     with pytest.raises(ValueError, match="ratio"):
         theory.least_fall(0.1, 0.01, 0.5)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.floats(1e-6, 0.5), st.floats(0, 20), st.integers(0, 100))
+def test_the_balance_is_exact_on_any_run(k, high, seed):
+    run = simulate.norm_map(0.5, k / 0.5, simulate.BoundedGradient(0.0, high), norm=2.0, steps=300, seed=seed)
+    parts = theory.balance(2.0, run.final_norm.item(), run.rotation.values, 0.5, k / 0.5)
+    assert parts.grown - parts.decayed == pytest.approx(parts.change, abs=1e-11)
+    assert parts.decayed == pytest.approx(-300 * math.log1p(-k), rel=1e-12)
+
+
+def test_the_geometric_mean_of_the_cosine_is_that_of_decay_on_periodic_runs_too():
+    gradient = np.tile(np.r_[60.0, np.full(200, 0.1)], 60)
+    run = simulate.norm_map(0.5, 0.02, simulate.RecordedGradient(gradient), norm=2.0, steps=gradient.size)
+    parts = theory.balance(2.0, run.final_norm.item(), run.rotation.values, 0.5, 0.02)
+    assert parts.grown / gradient.size == pytest.approx(-math.log(0.99), rel=1e-3)
+    # while no step is near the equilibrium's rotation
+    assert (abs(run.rotation / theory.equilibrium_rotation(0.5, 0.02) - 1) > 0.5).all()
+
+
+def test_the_balance_knows_schedules_and_batches():
+    schedule = theory.Cosine(0.5, 0.05, 400)
+    run = simulate.norm_map(schedule, 0.02, [1.0, 4.0], norm=2.0, steps=400)
+    parts = theory.balance(2.0, run.final_norm.values, run.rotation.values, schedule(np.arange(400)), 0.02)
+    np.testing.assert_allclose(parts.grown - parts.decayed, parts.change, atol=1e-12)
+    with pytest.raises(ValueError, match="steps as last axis"):
+        theory.balance(1.0, 1.0, 0.1, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("k", [0.003, 0.05, 0.2])
+@pytest.mark.parametrize("delta", [0.01, 0.3])
+def test_jumps_cannot_come_more_often_and_nearly_do(k, delta):
+    # the adversary: the smallest jump as soon as the norm has fallen back to its start
+    lr, jumps, steps = 0.5, 0, int(400 * max(np.log1p(-delta) / np.log1p(-k), 1))
+    logarithm = 0.0
+    for _ in range(steps):
+        if logarithm <= 0:
+            logarithm += np.log1p(-k) - np.log1p(-delta * (1 + 1e-9))
+            jumps += 1
+        else:
+            logarithm += np.log1p(-k)
+    least = theory.least_time_between_jumps(lr, k / lr, delta)
+    assert jumps <= (steps * -np.log1p(-k) + logarithm) / -np.log1p(-delta) + 1e-6
+    assert steps / jumps >= least * (1 - 1 / jumps)
+    # whole steps cost at most one per jump
+    assert steps / jumps <= max(least, 1) * (1 + 1 / jumps) + 1
+    # and real runs do not beat it
+    gradient = simulate.RecordedGradient(np.exp(3 * np.random.default_rng(0).normal(size=20_000)))
+    run = simulate.norm_map(lr, k / lr, gradient, norm=1.0, steps=20_000)
+    found = np.count_nonzero(1 - np.cos(run.rotation) > delta)
+    assert found <= (20_000 * -np.log1p(-k) + np.log(run.final_norm.item())) / -np.log1p(-delta)
+    assert found > 10
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.floats(0, 0.5), st.floats(1e-6, 1), st.floats(1e-3, 1e3), st.integers(0, 300))
+def test_the_product_of_a_fall_is_that_of_its_iteration(k, start, tail, steps):
+    effective = 0.3
+    loss = start / effective
+    for _ in range(steps):
+        loss /= 1 + tail * effective * loss
+        effective /= (1 - k) ** 2
+    found = theory.fall_product(steps, start, 0.5, k / 0.5, tail)
+    assert found == pytest.approx(loss * effective, rel=1e-10)
+
+
+def test_the_product_tends_to_its_limit_logistically():
+    k, tail = 1e-3, 40.0
+    steps = np.arange(0, 20_000, 50)
+    product = theory.fall_product(steps, 1e-6, 1.0, k, tail)
+    limit = ((1 - k) ** -2 - 1) / tail
+    assert product[-1] == pytest.approx(limit, rel=1e-9)
+    assert limit == pytest.approx(2 * k / tail, rel=2 * k)
+    # ln(p/(limit-p)) is a straight line of the slope 2ηλ
+    inner = (product > 1e-3 * limit) & (product < 0.99 * limit)
+    slope = np.polyfit(steps[inner], np.log(product[inner] / (limit - product[inner])), 1)[0]
+    assert slope == pytest.approx(-2 * np.log1p(-k), rel=1e-6)
+    assert theory.fall_product(10, 0.1, 1.0, 0.0, 2.0) == pytest.approx(0.1 / (1 + 10 * 2.0 * 0.1))
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: theory.balance(0.0, 1.0, [0.1], 0.1, 0.1), "norm"),
+        (lambda: theory.balance(1.0, 1.0, [2.0], 0.1, 0.1), "rotation"),
+        (lambda: theory.least_time_between_jumps(0.1, 0.1, 1.0), "delta"),
+        (lambda: theory.fall_product(-1, 1.0, 0.1, 0.1, 1.0), "steps"),
+        (lambda: theory.fall_product(1, 0.0, 0.1, 0.1, 1.0), "product"),
+        (lambda: theory.fall_product(1, 1.0, 0.1, 0.1, 0.0), "tail"),
+    ],
+)
+def test_bad_values_of_the_balance_are_named(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()

@@ -10,6 +10,7 @@ EXAMPLES = [
     theory.Linear(0.3, 0.1, steps=10),
     theory.Cosine(0.3, 0.1, steps=10),
     theory.WarmUp(4, theory.Cosine(0.3, 0.1, steps=10)),
+    theory.Exponential(0.3, 0.99),
 ]
 every = pytest.mark.parametrize("schedule", EXAMPLES, ids=lambda s: type(s).__name__)
 
@@ -34,9 +35,15 @@ def test_it_is_a_value_that_python_can_write_down(schedule):
     assert hash(eval(repr(schedule), names)) == hash(schedule)
 
 
-@every
+@pytest.mark.parametrize("schedule", EXAMPLES[:-1], ids=lambda s: type(s).__name__)
 def test_it_stays_at_its_end(schedule):
     assert schedule(10**9) == schedule(100)
+
+
+def test_exponential_growth_that_overflows_is_no_learning_rate():
+    assert theory.Exponential(0.1, 2.0)(10_000) == np.inf
+    with pytest.raises(ValueError, match="lr must be"):
+        learning_rates(theory.Exponential(0.1, 2.0), 0, 10_000)
 
 
 def test_all_are_listed_by_name():

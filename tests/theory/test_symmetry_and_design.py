@@ -84,6 +84,78 @@ def test_inverse_design_inverts(rule, lr, k, g):
     assert theory.equilibrium_norm(lr, found, g, optimizer=rule) == pytest.approx(norm, rel=1e-8)
 
 
+@pytest.mark.parametrize("rule", RULES, **ids)
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(rates, st.floats(1e-7, 0.5), st.floats(1e-2, 1e2))
+def test_a_learning_rate_for_a_norm_gives_that_norm(rule, lr, k, g):
+    wd = k / lr
+    norm = theory.equilibrium_norm(lr, wd, g, optimizer=rule)
+    found = theory.lr_for_norm(wd, norm, grad_norm=g, optimizer=rule)
+    assume(np.isfinite(found))
+    assert theory.equilibrium_norm(found, wd, g, optimizer=rule) == pytest.approx(norm, rel=1e-8)
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(rates, st.floats(0.1, 1e9))
+def test_relaxation_is_inverted(lr, steps):
+    for found in ((lr, theory.wd_for_relaxation(lr, steps)), (theory.lr_for_relaxation(lr, steps), lr)):
+        # near the multiplier 0 the time is known only as far as ηλ is rounded
+        assert theory.relaxation_time(*found) == pytest.approx(steps, rel=1e-9)
+        assert (1 - found[0] * found[1]) ** 2 >= 0.5
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(rates, st.floats(1e-6, 0.9), st.floats(1e-2, 1e2))
+def test_closed_forms_of_the_norm(lr, k, g):
+    wd = k / lr
+    norm = theory.equilibrium_norm(lr, wd, g)
+    assert theory.lr_for_norm(wd, norm, grad_norm=g) == pytest.approx(
+        2 * wd * norm**4 / (g * g + wd * wd * norm**4), rel=1e-9
+    )
+    closed = (1 - np.sqrt(1 - lr * lr * g * g / norm**4)) / lr
+    # the root loses the digits of a small ηλ
+    assert theory.wd_for_norm(lr, norm, grad_norm=g) == pytest.approx(closed, rel=1e-14 / k + 1e-9)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_a_growing_learning_rate_replaces_decay(momentum, share):
+    # up to nearly the largest decay at which it exists
+    rule = theory.SGD(momentum=momentum)
+    lr = 0.3
+    k = share * (1 - momentum**0.5) ** 2 * (1 if momentum else 0.5)
+    run = theory.run_without_decay(lr, k / lr, optimizer=rule)
+    generator = np.random.default_rng(0)
+    start = generator.normal(size=20)
+    target = generator.normal(size=20)
+    x, y = start.copy(), start.copy()
+    state, other = rule.start(x), ((run.velocity * y,) if momentum else ())
+    noise = generator.normal(size=(60, 20))
+    for t in range(60):
+
+        def gradient(w, t=t):
+            unit = w / np.linalg.norm(w)
+            full = -(target + noise[t])
+            return (full - (full @ unit) * unit) / np.linalg.norm(w)
+
+        x, state = rule.update(x, gradient(x), state, lr, k / lr)
+        y, other = rule.update(y, gradient(y), other, float(run.schedule(t)), 0.0)
+        # sixty steps of rounding
+        np.testing.assert_allclose(y / np.linalg.norm(y), x / np.linalg.norm(x), atol=1e-9)
+        ratio = np.linalg.norm(x) / np.linalg.norm(y)
+        assert ratio == pytest.approx(run.shrink ** (t + 1), rel=1e-9)
+
+
+def test_what_has_no_equivalent_is_refused():
+    for rule in (theory.SGD(momentum=0.9, nesterov=True), theory.SGD(decoupled=True), theory.AdamW(dim=3)):
+        with pytest.raises(ValueError, match="optimizer must be SGD with coupled decay"):
+            theory.run_without_decay(0.1, 0.1, optimizer=rule)
+    with pytest.raises(ValueError, match="rings"):
+        theory.run_without_decay(0.1, 0.1, optimizer=theory.SGD(momentum=0.9))
+    without = theory.run_without_decay(0.1, 0.0, optimizer=theory.SGD(momentum=0.9))
+    assert without == (theory.Exponential(0.1, 1.0), 0.0, 1.0)
+
+
 def test_closed_forms_of_plain_sgd():
     angles = np.array([0.01, 0.1, 1.0])
     np.testing.assert_allclose(theory.wd_for_rotation(0.5, angles), (1 - np.cos(angles)) / 0.5, rtol=1e-10)

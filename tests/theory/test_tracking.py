@@ -46,6 +46,46 @@ def test_corrected_decay_keeps_the_equilibrium_and_the_gradient_norm():
     assert plain < 0.6 * start
 
 
+def test_gradients_of_the_weights_grow_as_said_while_the_norm_follows():
+    schedule, wd, g, steps = theory.Cosine(0.5, 0.005, 200_000), 0.01, 2.0, 200_000
+    run = simulate.norm_map(schedule, wd, g, norm=theory.equilibrium_norm(0.5, wd, g), steps=steps, record_every=500)
+    at = run.step.values
+    last = theory.tracked_steps(schedule, wd, steps, tolerance=0.01)
+    follows = at < last
+    growth = run.norm.values[0] / run.norm.values
+    np.testing.assert_allclose(growth[follows], theory.gradient_growth(schedule, wd, at[follows]), rtol=0.015)
+    rest = theory.quasi_equilibrium_norm(schedule, wd, at, g)
+    np.testing.assert_allclose(run.norm.values[follows], rest[follows], rtol=0.015)
+    assert growth[follows].max() > 1.9
+
+
+def test_where_the_norm_is_lost_under_a_linear_decay():
+    # docs: the lag exceeds ε in the last √(N/(16 ε η₀ λ)) steps
+    for steps, tolerance in ((10_000, 0.1), (100_000, 0.02)):
+        lost = steps - theory.tracked_steps(theory.Linear(0.5, 1e-12, steps), 0.01, steps, tolerance=tolerance)
+        assert lost == pytest.approx((steps / (16 * tolerance * 0.5 * 0.01)) ** 0.5, abs=3)
+    assert theory.tracked_steps(theory.Constant(0.5), 0.01, 100) == 100
+    assert theory.tracked_steps(theory.Linear(0.5, 0.1, 100), 0.0, 100) == 0
+    assert theory.tracked_steps(theory.StepDecay(0.5, milestones=(40,)), 0.01, 100) == 40
+
+
+def test_the_integral_under_a_schedule_is_the_simulated_one():
+    # the derived integral, by quadrature, against the flow that holds the rate constant within each step
+    from scipy.integrate import quad
+
+    wd, g, start, end = 0.02, 2.0, 3.0, 2000
+    schedule = theory.Cosine(0.5, 0.05, end)
+
+    def decayed(t):
+        return 4 * wd * quad(schedule, 0, t)[0]
+
+    grown = quad(lambda t: float(schedule(t)) ** 2 * np.exp(decayed(t) - decayed(end)), 0, end, limit=200)[0]
+    fourth = start**4 * np.exp(-decayed(end)) + 2 * g**2 * grown
+    flow = simulate.norm_ode(schedule, wd, g, norm=start, steps=end)
+    # the rate is sampled at the beginning of each step: an error of the order of its change per step
+    assert flow.final_norm.item() ** 4 == pytest.approx(fourth, rel=5e-3)
+
+
 def test_limits_and_errors():
     assert theory.tracking_lag(theory.Constant(0.1), 0.01, 5) == 0
     assert theory.tracking_lag(theory.Constant(0.1), 0.0, 5) == 0
@@ -57,6 +97,10 @@ def test_limits_and_errors():
         (lambda: theory.tracking_lag(theory.Constant(0.1), -1, 5), "wd"),
         (lambda: theory.tracking_lag(theory.Constant(0.1), 0.1, -5), "step"),
         (lambda: theory.corrected_decay(theory.Constant(0.1), 0.1, 5, lr_max=0), "lr_max"),
+        (lambda: theory.quasi_equilibrium_norm(0.1, 0.1, 5), "lr"),
+        (lambda: theory.gradient_growth(theory.Constant(0.1), 0.0, 5), "wd"),
+        (lambda: theory.tracked_steps(theory.Constant(0.1), 0.1, 0), "steps"),
+        (lambda: theory.tracked_steps(theory.Constant(0.1), 0.1, 5, tolerance=0.0), "tolerance"),
     ):
         with pytest.raises((ValueError, TypeError), match=name):
             call()

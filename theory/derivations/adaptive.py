@@ -152,7 +152,7 @@ def adamw() -> Derivation:
         Eq(Derivative(root, z).doit().subs(z, 0), -Rational(1, 2)),
         "The mean square v of gradients of variance 1 fluctuates by z: 1/√v = 1 - z/2 + …",
     )
-    result.step(Eq(Derivative(root, z, 2).doit().subs(z, 0) / 2, Rational(3, 8)), "… + 3z²/8.")
+    result.step(Eq(Derivative(root, z, 2).doit().subs(z, 0) / 2, Rational(3, 8)), "… + 3z²/8, and so on.")
     gauss = exp(-(z**2) / 2) / sqrt(2 * pi)
     result.step(
         Eq(Integral(z**2 * (z**2 - 1) * gauss, (z, -oo, oo)), 2),
@@ -360,8 +360,8 @@ def lion() -> Derivation:
     odd = sympy.Symbol("odd", integer=True, positive=True)
     result.step(
         Eq(correlation**odd * kept * geometric(beta2**odd * kept), correlation**odd * kept / (1 - beta2**odd * kept)),
-        "q = 1 + 2 Σ_n (2/π) asin(c_n) s^n; in each odd power of the arcsine's series the terms are geometric in n, with "
-        "this sum.",
+        "q = 1 + 2 Σ_n (2/π) asin(c_n) s^n; in each odd power of the arcsine's series the terms are geometric in n, "
+        "with this sum.",
     )
     result.step(Eq(norm**2, lr * dim * q / (wd * (2 - lr * wd))), "From `decoupled_decay`, with E[u²] = 1.")
     result.step(

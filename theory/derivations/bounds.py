@@ -294,3 +294,67 @@ def norm_envelope() -> Derivation:
         "The least image under g̃ = ℓ: collect the cases, in this order.",
     )
     return result
+
+
+def attraction() -> Derivation:
+    """Derive how fast the norm comes into its bounds, and closed forms that enclose the envelope.
+
+    Examples
+    --------
+    >>> attraction().unproved()
+    []
+    """
+    u, start, bound = sympy.symbols("fourth start bound", positive=True)
+    number = sympy.Symbol("number", integer=True, nonnegative=True)
+    image = sympy.expand(square_map(a, b) ** 2).subs(sq_norm, sqrt(u))
+    rest = fixed_square()
+    linear = a ** (2 * number) * start + 2 * a * b * (1 - a ** (2 * number)) / (1 - a**2)
+    below_one, half_or_more = {a: 1 / (1 + s)}, {a: (1 + c) / (2 + c)}
+    result = Derivation(
+        "Attraction by the bounds, and closed forms of the envelope.",
+        "0 < ηλ < 2, ηλ ≠ 1; a = (1-ηλ)², b = (ηg̃)² with g̃ = ℓ below and g̃ = L above; u = ρ⁴ = `fourth`; `number` "
+        "of "
+        "steps since `start`.",
+        {"a": a, "b": b, "fourth": u, "start": start, "number": number, "bound": bound},
+        {bound: linear},
+    )
+    result.step(
+        Eq(image - rest, (u - rest) * (a**2 - b**2 / (u * rest))),
+        "A step under constant g̃ multiplies the distance from the fixed point u* = b/(1-a) by a factor.",
+        below_one,
+    )
+    result.step(
+        Le(image - rest, a**2 * (u - rest)),
+        "From above it shrinks at least by a²; smaller g̃ lead lower still.",
+        {**below_one, u: rest.subs(below_one) + d},
+    )
+    near = ((1 - a) / a) ** 2 * rest
+    result.step(
+        Ge(image, rest),
+        "From r <= r*(1-a)/a one step leads to r* or above it, and larger g̃ lead higher still.",
+        {a: 1 - 1 / (2 + c), u: near.subs(a, 1 - 1 / (2 + c)) / (1 + d)},
+    )
+    result.step(
+        Le(rest - image, a**2 * (rest - u)),
+        "From anywhere below the distance shrinks at least by a².",
+        {**half_or_more, u: rest.subs(half_or_more) / (1 + d)},
+    )
+    result.step(
+        Eq(image - (a**2 * u + 2 * a * b), b**2 / u),
+        "Without its last, positive term a step is linear in u: a lower bound.",
+    )
+    result.step(
+        Eq(linear.subs(number, number + 1), a**2 * linear + 2 * a * b), "The linear recursion is solved by this …"
+    )
+    result.step(Eq(linear.subs(number, 0), start), "… from the start.")
+    result.step(Gt(Derivative(image, u, 2), 0), "A step is convex in u, so it lies above its tangent at u*, …")
+    result.step(
+        Eq(Derivative(image, u).doit().subs(u, rest), 2 * a - 1),
+        "… whose slope is 2a-1: for a >= 1/2 the distance from u_ℓ is at least (2a-1)^t times that of the start.",
+        below_one,
+    )
+    result.step(
+        Eq(bound, a ** (2 * number) * start + 2 * a * b * (1 - a ** (2 * number)) / (1 - a**2)),
+        "The closed lower bound of u after so many steps.",
+    )
+    return result

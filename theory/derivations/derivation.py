@@ -188,7 +188,7 @@ def _vanishes(expression: Any) -> bool:
     # an expression that is not 0 at some point need not be simplified, which can take for ever
     somewhere = {symbol: sympy.Rational(3 + 2 * i, 11 + i) for i, symbol in enumerate(_sorted_symbols(expression))}
     value = expression.subs(somewhere).evalf()
-    if value.is_finite and abs(value) > _CLEARLY_NOT_ZERO:
+    if value.is_number and value.is_finite and abs(value) > _CLEARLY_NOT_ZERO:
         return False
     if sympy.simplify(expression) == 0:
         return True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sympy
 from sympy import Derivative, Matrix, cos, sqrt, tan
 
 from theory.derivations import equilibrium, one_step
-from theory.derivations.derivation import Derivation, Eq, Ge, Gt, Lt
+from theory.derivations.derivation import Derivation, Eq, Ge, Gt, Le, Lt
 from theory.derivations.symbols import (
     BELOW_ONE,
     a,
@@ -27,6 +29,7 @@ from theory.derivations.symbols import (
     wd,
 )
 from theory.derivations.symbols import rotation as theta
+from theory.optimizers import sgd_update
 
 
 def jump_norm() -> Derivation:
@@ -86,7 +89,7 @@ def jump_regime() -> Derivation:
     (equal,) = sympy.solve(Eq(lowest, border * needed.subs(grad_norm, grad_norm_min)), border)
     largest_quiet = sympy.solve(Eq(needed, sq_norm), grad_norm)[0]
 
-    def after(r: object, g: object) -> object:
+    def after(r: Any, g: Any) -> Any:
         return one_step.square_map(at, (lr * g) ** 2, r)
 
     any_delta = {delta: 1 / (1 + t), **BELOW_ONE}
@@ -235,4 +238,156 @@ def critical_norm() -> Derivation:
         result.step(Eq(limits[name], formulas[name]), f"The limit of η̃h ({name}); 2 for μ = 0.")
     result.step(Eq(lr * sharpness / norm**2, limit), "η̃h = ηh/ρ² reaches the limit.")
     result.step(Eq(norm, sqrt(lr * sharpness / limit)), "The norm is the positive root.")
+    return result
+
+
+def steps_to_jump() -> Derivation:
+    """Derive along which orbits the first δ-jump comes earliest and latest.
+
+    Examples
+    --------
+    >>> steps_to_jump().unproved()
+    []
+    """
+    kappa = sympy.Symbol("kappa", positive=True)  # κ(δ); 1 + κ² = (1-δ)⁻²
+    growth_min, growth_max = (sympy.Symbol(name, positive=True) for name in ("b_min", "b_max"))
+    further = sympy.Symbol("further", nonnegative=True)
+    next_upper = sympy.Symbol("next_sq_upper", positive=True)
+    threshold = sqrt(b) / (sqrt(a) * kappa)
+    half_or_more = {a: (1 + s) / (2 + s)}
+    rest = sqrt(equilibrium.fixed_square()).subs(b, growth_min)
+    low = one_step.square_map(a, growth_min)
+    high = one_step.square_map(a, growth_max)
+    border = threshold.subs(b, growth_max)
+    result = Derivation(
+        "Orbits with the earliest and the latest δ-jump.",
+        "ℓ <= g̃ <= L, a = (1-ηλ)² >= 1/2, b_min = (ηℓ)², b_max = (ηL)², κ = κ(δ); for the latest δ < ηλ, so that κ "
+        "<= 1; "
+        "r = ρ², `next_sq_upper` is the highest norm after one more step without a jump.",
+        {
+            "a": a,
+            "b_min": growth_min,
+            "b_max": growth_max,
+            "kappa": kappa,
+            "sq_norm": sq_norm,
+            "next_sq_upper": next_upper,
+        },
+    )
+    result.step(
+        Gt(Derivative(threshold, b), 0), "The norm below which a step jumps grows with g̃: L jumps first, ℓ last."
+    )
+    result.step(Ge(one_step.square_map(a, growth_min + c), low), "From the same norm ℓ leads lowest: b = b_min + c.")
+    higher = low.subs(sq_norm, sq_lower + further) - low.subs(sq_norm, sq_lower)
+    result.step(
+        Ge(higher, 0),
+        "Above the fixed point of ℓ, r = r_ℓ + c, a higher norm stays higher: no orbit sinks faster than that of ℓ. "
+        "The "
+        "earliest jump is that of L from it.",
+        {sq_lower: rest.subs(half_or_more) + c, **half_or_more},
+    )
+    largest = kappa**2 * a * sq_norm**2  # b at the threshold
+    result.step(
+        Eq(one_step.square_map(a, largest), a * sq_norm * (1 + kappa**2)),
+        "The largest g̃ that does not jump has b = κ² a r², and leads to a r (1+κ²) = a r/(1-δ)².",
+    )
+    result.step(
+        Ge(Derivative(high, sq_norm), 0),
+        "From the threshold of L upwards, r = (1+c) threshold with κ <= 1, a higher norm stays higher under L too.",
+        {sq_norm: border * (1 + c), kappa: 1 / (1 + t)},
+    )
+    result.step(
+        Le(high, a * sq_norm * (1 + kappa**2)),
+        "There L itself does not jump, and leads no higher than that bound …",
+        {sq_norm: border * (1 + c)},
+    )
+    result.step(
+        Ge(high, a * sq_norm * (1 + kappa**2)),
+        "… while below the threshold L would jump.",
+        {sq_norm: border / (1 + c)},
+    )
+    cases = [
+        (
+            "At or above the threshold of L the highest step is that of L …",
+            sq_norm >= border,
+            a * sq_norm + growth_max / sq_norm,
+            high,
+        ),
+        (
+            "… and below it that of the largest g̃ without a jump.",
+            sympy.true,
+            a * sq_norm * (1 + kappa**2),
+            one_step.square_map(a, largest),
+        ),
+    ]
+    for words, condition, formula, value in cases:
+        result.step(Eq(next_upper, formula), words, {next_upper: value}, case=condition)
+    result.step(
+        Eq(next_upper, sympy.Piecewise(*((formula, condition) for _, condition, formula, _ in cases))),
+        "By induction no orbit without a jump is above this one: the latest jump comes when it is below the "
+        "threshold of ℓ.",
+    )
+    return result
+
+
+def critical_norm_with_decay() -> Derivation:
+    """Derive how decay moves the edge of stability, where growth holds the norm and where it falls freely.
+
+    Examples
+    --------
+    >>> critical_norm_with_decay().unproved()
+    []
+    """
+    rate, q, held, falling = sympy.symbols("rate q held falling", positive=True)
+    z, x, v = sympy.symbols("z x v")
+    k, mu = lr * wd, momentum
+    result = Derivation(
+        "Edge of stability with weight decay.",
+        "A quadratic of curvature h across the weights, η̃h = `rate`; 0 <= μ < 1; 0 < ηλ < 1. Across: one step of "
+        "weight "
+        "and buffer with h; along: the same with h = 0, whose largest eigenvalue q is the factor of a free fall. "
+        "`held`, "
+        "`falling`: the edge where the norm is constant, and where it falls by q a step.",
+        {"lr": lr, "wd": wd, "momentum": mu, "rate": rate, "q": q, "held": held, "falling": falling},
+    )
+
+    def polynomial(nesterov: bool, decoupled: bool, h: Any) -> Any:
+        after, (buffer,) = sgd_update(x, h * x / lr, v, lr, wd, mu, nesterov, decoupled)
+        return Matrix([after, buffer]).jacobian([x, v]).charpoly(z).as_expr()
+
+    s_ = 1 - k
+    formulas = {
+        "heavy ball": (False, False, 2 * (1 + mu) - k, 2 * (1 + mu - k)),
+        "Nesterov": (True, False, (2 + 2 * mu) / (1 + 2 * mu) - k, (1 + q) * (mu + q) / (mu + (1 + mu) * q) - k),
+        "decoupled heavy ball": (False, True, (1 + mu) * (2 - k), 2 * (s_ + mu)),
+        "decoupled Nesterov": (
+            True,
+            True,
+            (1 + mu) * (2 - k) / (1 + 2 * mu),
+            2 * s_ * (s_ + mu) / (s_ * (1 + mu) + mu),
+        ),
+    }
+    for name, (nesterov, decoupled, at_rest, in_fall) in formulas.items():
+        across = polynomial(nesterov, decoupled, rate)
+        along = polynomial(nesterov, decoupled, 0)
+        (edge,) = sympy.solve(across.subs(z, -1), rate)
+        result.step(Eq(held, at_rest), f"{name}, constant norm: an eigenvalue across reaches -1.", {held: edge})
+        if decoupled:
+            result.step(Eq(along.subs(z, s_), 0), "The weights fall by q = 1-ηλ …")
+            result.step(
+                Eq(across.subs({z: -s_, rate: falling}), 0),
+                "… and turn over once an eigenvalue across is -q.",
+                {falling: in_fall},
+            )
+            continue
+        (decay,) = sympy.solve(along.subs(z, q), wd)
+        result.step(Eq(along.subs(z, q), 0), "The weights fall by q, a zero of this polynomial …", {wd: decay})
+        (edge,) = sympy.solve(across.subs(z, -q), rate)
+        result.step(
+            Eq(falling, in_fall), "… and turn over once an eigenvalue across is -q.", {falling: edge, wd: decay}
+        )
+    result.step(
+        Eq(falling, 2 * (1 - k)),
+        "Without momentum: 2-ηλ at constant norm, 2(1-ηλ) in a fall.",
+        {falling: 2 * (1 + mu - k), mu: 0},
+    )
     return result

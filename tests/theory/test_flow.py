@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import simulate
+import theory
+
+positive = st.floats(0.01, 100)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(positive, positive, st.one_of(st.just(0.0), st.floats(1e-8, 0.1)), st.floats(0, 100), st.integers(0, 200))
+def test_the_flow_is_the_simulated_differential_equation(norm, lr, k, g, steps):
+    flow = simulate.norm_ode(lr, k / lr, g, norm=norm, steps=steps)
+    # the simulation rounds at every step
+    assert theory.norm_flow(steps, norm, lr, k / lr, g) == pytest.approx(flow.final_norm.item(), rel=1e-11)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(positive, positive, st.floats(1e-6, 0.1), st.floats(0, 100), st.floats(0, 1e4), st.floats(0, 1e4))
+def test_the_flow_composes_and_tends_to_rest(norm, lr, k, g, first, second):
+    there = theory.norm_flow(first, norm, lr, k / lr, g)
+    assert theory.norm_flow(second, there, lr, k / lr, g) == pytest.approx(
+        theory.norm_flow(first + second, norm, lr, k / lr, g), rel=1e-12
+    )
+    rest = (lr * g * g / (2 * k / lr)) ** 0.25
+    assert theory.norm_flow(100 / k, norm, lr, k / lr, g) == pytest.approx(max(rest, norm * np.exp(-100)), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.05, 0.01, 1e-3])
+def test_a_fall_takes_the_time_that_the_map_takes(k):
+    lr, g, norm = 0.5, 2.0, 50.0
+    run = simulate.norm_map(lr, k / lr, g, norm=norm, steps=int(6 / k))
+    norms = run.norm.values
+    above = norms > theory.equilibrium_norm(lr, k / lr, g) * (1 + 1e-6)
+    time = theory.fall_time(norm, norms[above], lr, k / lr, g)
+    assert abs(time - np.arange(norms.size)[above]).max() < k
+    assert np.count_nonzero(above) > 3 / k
+
+
+def test_limits_of_falls():
+    rest = theory.equilibrium_norm(0.1, 0.01, 2.0)
+    assert theory.fall_time(5.0, rest * 0.999, 0.1, 0.01, 2.0) == np.inf
+    assert theory.fall_time(5.0, 5.0, 0.1, 0.01, 2.0) == 0
+    assert theory.fall_time(5.0, 4.0, 0.1, 0.0, 0.0) == np.inf
+    assert theory.fall_time(1.0, 1.0, 0.1, 0.01, 2.0) == 0  # a start below rest does not fall
+    # without gradients: least_fall, not rounded
+    assert theory.fall_time(5.0, 2.5, 0.1, 0.01, 0.0) == pytest.approx(np.log(2) / -np.log(0.999), rel=1e-12)
+    falls = theory.fall_time([[5.0], [9.0]], [4.0, 3.0, 2.5], 0.1, 0.01, 2.0)
+    assert falls.shape == (2, 3)
+    assert (np.diff(falls, axis=0) > 0).all()
+    assert (np.diff(falls, axis=1) > 0).all()
+
+
+def test_without_decay_the_fourth_power_grows_linearly():
+    assert theory.norm_flow(50, 2.0, 0.1, 0.0, 3.0) == pytest.approx((2.0**4 + 2 * 0.3**2 * 50) ** 0.25, rel=1e-14)
+    assert theory.norm_flow(0, 2.0, 0.1, 0.01, 3.0) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: theory.norm_flow(-1, 1.0, 0.1, 0.1, 1.0), "time"),
+        (lambda: theory.norm_flow(1, 0.0, 0.1, 0.1, 1.0), "norm"),
+        (lambda: theory.fall_time(1.0, 2.0, 0.1, 0.1, 1.0), "norm_to must be <= norm"),
+        (lambda: theory.fall_time(2.0, 1.0, 1.0, 0.5, 1.0), r"lr \* wd"),
+        (lambda: theory.fall_time(2.0, 1.0, 0.1, 0.5, -1.0), "grad_norm"),
+    ],
+)
+def test_bad_values_are_named(call, name):
+    with pytest.raises(ValueError, match=name):
+        call()

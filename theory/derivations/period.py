@@ -1,0 +1,173 @@
+"""Balance of decay and growth, and what it says about falls, jumps and periods (docs/mathematics.md §4, §5)."""
+
+from __future__ import annotations
+
+import sympy
+from sympy import Derivative, Limit, cos, exp, log, oo
+
+from theory.derivations import one_step
+from theory.derivations.derivation import Derivation, Eq, Ge, Gt
+from theory.derivations.symbols import BELOW_ONE, c, delta, lr, next_norm, norm, s, t, wd
+from theory.derivations.symbols import rotation as theta
+
+steps, grown, change, cosine = sympy.symbols("steps grown change cosine", positive=True)
+DECAY = -log(1 - lr * wd)
+
+
+def balance() -> Derivation:
+    """Derive -N ln(1-ηλ) = Σ(-ln cos θ) - ln(ρ_N/ρ₀), and that the geometric mean of cos θ is 1-ηλ.
+
+    Examples
+    --------
+    >>> print(balance()[-1].rhs)
+    -change + grown
+    """
+    step = one_step.rotation()
+    after = next(relation for relation in step if relation.lhs == next_norm)
+    result = Derivation(
+        "Balance of decay and growth.",
+        "Any gradients; 0 < ηλ < 1; N = `steps`; `grown` = Σ(-ln cos θ), `change` = ln(ρ_N/ρ₀).",
+        {"lr": lr, "wd": wd, "norm": norm, "rotation": theta, "steps": steps, "grown": grown, "change": change},
+        {next_norm: after.rhs, change: steps * log(1 - lr * wd) + grown},
+    )
+    with_cosine = {cos(theta): cosine, **BELOW_ONE}
+    result.step(Eq(next_norm, (1 - lr * wd) * norm / cos(theta)), "One step, from `rotation`.")
+    result.step(
+        Eq(log(next_norm / norm), log(1 - lr * wd) - log(cos(theta))),
+        "Its logarithm: decay takes the same every step, the angle gives.",
+        with_cosine,
+    )
+    result.step(
+        Eq(change, grown + steps * log(1 - lr * wd)), "Sum over N steps: the logarithms of the norms telescope."
+    )
+    result.step(
+        Eq(exp(-grown / steps).subs(grown, steps * DECAY), 1 - lr * wd),
+        "Without net change the geometric mean of cos θ is 1-ηλ, at equilibrium and over whole periods alike.",
+    )
+    result.step(Eq(steps * DECAY, grown - change), "The identity.")
+    return result
+
+
+def balance_law() -> Derivation:
+    """Derive T·(-ln(1-ηλ)) = J/(1-φ).
+
+    Examples
+    --------
+    >>> print(balance_law()[-1].rhs)
+    -jump/((1 - outside)*log(-lr*wd + 1))
+    """
+    period, jump, outside = sympy.symbols("period jump outside", positive=True)
+    (length,) = sympy.solve(Eq(period * DECAY, jump + outside * period * DECAY), period)
+    result = Derivation(
+        "Length of a period.",
+        "A stationary trace; J = `jump` is the mean rise of ln ρ in a destabilization, φ = `outside` the share of "
+        "growth "
+        "outside the detected rises, 0 <= φ < 1; 0 < ηλ < 1.",
+        {"lr": lr, "wd": wd, "jump": jump, "outside": outside, "period": period, "grown": grown},
+        {grown: period * DECAY, period: length},
+    )
+    result.step(Eq(grown, period * DECAY), "Over a mean period the growth makes up for the decay (`balance`).")
+    result.step(Eq(grown, jump + outside * grown), "Growth is the rise of the destabilization and the rest.")
+    result.step(Eq(grown, jump / (1 - outside)), "Solve for the growth.")
+    result.step(
+        Eq(period, jump / (1 - outside) / DECAY), "The law; it defines φ, and predicts T once J and φ are known."
+    )
+    return result
+
+
+def least_fall() -> Derivation:
+    """Derive that a fall from one norm to another takes at least ln(ratio)/(-ln(1-ηλ)) steps.
+
+    Examples
+    --------
+    >>> print(least_fall()[-1].rhs)
+    -log(ratio)/log(-lr*wd + 1)
+    """
+    ratio, least = sympy.symbols("ratio least", positive=True)
+    after = (1 - lr * wd) * norm / cosine
+    (found,) = sympy.solve(Eq(least * log(1 - lr * wd), -log(ratio)), least)
+    result = Derivation(
+        "Least length of a fall.",
+        "Any gradients; 0 < ηλ < 1; `cosine` = cos θ in (0, 1]; `ratio` = norm before over norm after.",
+        {"lr": lr, "wd": wd, "ratio": ratio, "least": least},
+        {next_norm: after, least: found},
+    )
+    result.step(
+        Ge(next_norm / norm, 1 - lr * wd),
+        "No step shrinks the norm by more than decay alone does: cos θ = 1/(1+c).",
+        {cosine: 1 / (1 + c), **BELOW_ONE},
+    )
+    result.step(Eq((1 - lr * wd) ** least, 1 / ratio), "So n steps shrink it at most by (1-ηλ)^n.", BELOW_ONE)
+    result.step(Eq(least, -log(ratio) / log(1 - lr * wd)), "Solve for n; the number is rounded up.")
+    return result
+
+
+def least_time_between_jumps() -> Derivation:
+    """Derive that δ-jumps are on average at least ln(1-δ)/ln(1-ηλ) steps apart.
+
+    Examples
+    --------
+    >>> print(least_time_between_jumps()[-1].rhs)
+    log(1 - delta)/log(-lr*wd + 1)
+    """
+    jumps, least = sympy.symbols("jumps least", positive=True)
+    most = (steps * DECAY + change) / -log(1 - delta)
+    result = Derivation(
+        "Least mean time between δ-jumps.",
+        "Any gradients; 0 < ηλ < 1; 0 < δ < 1; N = `steps`, `change` = ln(ρ_N/ρ₀); `jumps` is their largest number.",
+        {"lr": lr, "wd": wd, "delta": delta, "steps": steps, "change": change, "jumps": jumps, "least": least},
+        {jumps: most, least: 1 / Limit(most / steps, steps, oo).doit()},
+    )
+    jump = {cosine: (1 - delta) / (1 + t), delta: 1 / (1 + s)}
+    result.step(Gt(1 / cosine, 1 / (1 - delta)), "A δ-jump has cos θ < 1-δ: it adds more than -ln(1-δ) to ln ρ.", jump)
+    result.step(
+        Eq(jumps * -log(1 - delta), steps * DECAY + change),
+        "All growth is -N ln(1-ηλ) + ln(ρ_N/ρ₀) (`balance`), and jumps are a part of it.",
+    )
+    result.step(Eq(least, log(1 - delta) / log(1 - lr * wd)), "Steps per jump in a long run of bounded norm.")
+    return result
+
+
+def fall_product() -> Derivation:
+    """Derive how loss times effective learning rate moves in a fall.
+
+    Examples
+    --------
+    >>> fall_product().unproved()
+    []
+    """
+    loss, effective, tail, inverse, start, product = sympy.symbols(
+        "loss effective_lr tail inverse start product", positive=True
+    )
+    tau, ratio = sympy.symbols("tau a", positive=True)
+    course = loss / (1 + tail * loss * tau)
+    number = sympy.Symbol("number", integer=True, nonnegative=True)
+    solution = ratio**number * inverse + tail * ratio * (1 - ratio**number) / (1 - ratio)
+    k = sympy.Symbol("k", positive=True)
+    result = Derivation(
+        "Loss times effective learning rate in a fall.",
+        "Gradients too small to move the norm: η̃⁺ = η̃/a with a = (1-ηλ)²; a loss with dL/dτ = -`tail`·L² in the time "
+        "dτ = η̃dt of the sphere; `inverse` = 1/(Lη̃), `start` = Lη̃ at the beginning, `number` of steps; 0 < ηλ < 1.",
+        {"lr": lr, "wd": wd, "tail": tail, "start": start, "number": number, "product": product, "a": ratio},
+        {product: 1 / solution.subs(inverse, 1 / start), ratio: (1 - lr * wd) ** 2},
+    )
+    result.step(Eq(Derivative(course, tau), -tail * course**2), "The course of the loss on the sphere, exactly.")
+    after = course.subs(tau, effective)
+    result.step(
+        Eq(1 / (after * effective / ratio), ratio * (1 / (loss * effective) + tail)),
+        "One step has τ = η̃, and η̃ grows by 1/a: the inverse of Lη̃ obeys a linear recursion.",
+    )
+    result.step(
+        Eq(solution.subs(number, number + 1), ratio * (solution + tail)),
+        "This solves the recursion …",
+    )
+    result.step(Eq(solution.subs(number, 0), inverse), "… from its first value.")
+    result.step(
+        Eq(Limit((tail * ratio / (1 - ratio)).subs(ratio, (1 - k) ** 2) * 2 * k / tail, k, 0), 1),
+        "It tends to c a/(1-a) = c/κ(ηλ)², so Lη̃ to about 2ηλ/c.",
+    )
+    result.step(
+        Eq(product, start / (ratio**number + start * tail * ratio * (1 - ratio**number) / (1 - ratio))),
+        "The inverse of the solution: a logistic curve in the number of steps.",
+    )
+    return result

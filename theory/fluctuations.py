@@ -1,0 +1,55 @@
+"""How far the norm strays from equilibrium when the gradient norm fluctuates (docs/mathematics.md §2)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from theory.arguments import broadcast, intrinsic_lr, learning_rate, plain, real, weight_decay
+from theory.destabilization import kappa
+
+
+class Spread(NamedTuple):
+    """Statistics of the norm at equilibrium under independent g̃, floats or arrays of one shape."""
+
+    mean_ratio: Any
+    """E[ρ⁴] over that of constant g̃ with the same mean square …"""
+    deviation: Any
+    """… standard deviation of ln ρ …"""
+    correlation: Any
+    """… and its correlation from one step to the next; over n steps the n-th power."""
+
+
+def equilibrium_spread(lr: npt.ArrayLike, wd: npt.ArrayLike, variation: npt.ArrayLike) -> Spread:
+    """Spread of the norm at equilibrium when g̃ fluctuates independently from step to step.
+
+    E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), sd(ln ρ) = κ(ηλ)V/4, correlation 2a-1, with a = (1-ηλ)² and ρ*⁴ = ηE[g̃²]/(λ(2-ηλ)).
+    To first order in (1-a)V². Much more spread than this in a measured run means that it is not at equilibrium.
+
+    Parameters
+    ----------
+    lr, wd : η > 0, λ >= 0, ηλ < 1.
+    variation : V >= 0, standard deviation of g̃² over its mean. All are numbers or arrays that broadcast.
+
+    Returns
+    -------
+    Spread(mean_ratio, deviation, correlation), without units.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §2.
+
+    Examples
+    --------
+    >>> spread = equilibrium_spread(0.1, 0.1, variation=0.5)
+    >>> round(spread.mean_ratio, 5), round(spread.deviation, 4), round(spread.correlation, 4)
+    (1.00254, 0.0178, 0.9602)
+    """
+    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
+    k, relative = broadcast(wd=k, variation=real("variation", variation, at_least=0))
+    # (1-a)/a = κ(ηλ)²
+    width = kappa(k) * relative
+    return Spread(plain(1 + width**2 / 2), plain(width / 4), plain(1 - 2 * k * (2 - k)))

@@ -1,0 +1,129 @@
+"""Several groups of scale-invariant weights together, and where the ε of a normalization layer ends their invariance.
+
+The mathematics is in docs/mathematics.md §10.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from theory.arguments import broadcast, plain, real
+
+
+def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
+    """Effective gradient norm of several groups together, from those of each: g̃² = r Σ g̃ᵢ²/rᵢ with r = Σ rᵢ = Σ ρᵢ².
+
+    It is at least Σ g̃ᵢ, and equal to it exactly where rᵢ ∝ g̃ᵢ, as it is when each group is at its own equilibrium.
+
+    Parameters
+    ----------
+    norm : ρᵢ > 0 of each group, groups as last axis.
+    grad_norm : g̃ᵢ = ρᵢ‖∇ᵢ‖ >= 0 of each group (units of the loss); broadcasts with `norm`.
+
+    Returns
+    -------
+    g̃ of all weights together: float or array.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range, or there is no axis of groups.
+
+    Source: docs/mathematics.md §10.
+
+    Examples
+    --------
+    >>> round(total_grad_norm([1.0, 1.0], [3.0, 1.0]), 4), round(total_grad_norm([3**0.5, 1.0], [3.0, 1.0]), 4)
+    (4.4721, 4.0)
+    """
+    norms, gradients = broadcast(norm=real("norm", norm, above=0), grad_norm=real("grad_norm", grad_norm, at_least=0))
+    if norms.ndim == 0 or norms.shape[-1] == 0:
+        raise ValueError(f"norm and grad_norm must have the groups as last axis, got shape {norms.shape}")
+    # relative to the largest norm and the largest quotient no square overflows
+    relative = norms / norms.max(axis=-1, keepdims=True)
+    quotients = gradients / relative
+    largest = quotients.max(axis=-1, keepdims=True)
+    shares = quotients / np.where(largest > 0, largest, 1)
+    squares = (relative**2).sum(axis=-1) * (shares**2).sum(axis=-1)
+    return plain(np.sqrt(squares) * largest[..., 0])
+
+
+def invariance_norm(eps: npt.ArrayLike, variance: npt.ArrayLike, tolerance: npt.ArrayLike) -> Any:
+    """Weight norm below which the ε of a normalization layer breaks scale invariance by more than a tolerance.
+
+    The normalized output of a channel changes by k/(1+k) of the relative change of the weights' scale, k = ε/(σ²ρ²):
+    0 for an invariant channel, 1 for one without normalization. It is `tolerance` at ρ² = ε(1/tolerance-1)/σ².
+
+    Parameters
+    ----------
+    eps : ε >= 0 of the layer (squared units of its input).
+    variance : σ² > 0 of the channel's input at weights of norm 1.
+    tolerance : allowed share of the scale that gets through, 0 < tolerance < 1. All broadcast.
+
+    Returns
+    -------
+    ρ of the channel's weights: float or array.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §10.
+
+    Examples
+    --------
+    >>> round(invariance_norm(1e-5, variance=0.5, tolerance=0.01), 4)
+    0.0445
+    """
+    share = real("tolerance", tolerance, above=0, below=1)
+    square, width = real("variance", variance, above=0), real("eps", eps, at_least=0)
+    width, square, share = broadcast(eps=width, variance=square, tolerance=share)
+    return plain(np.sqrt(width / square) * np.sqrt((1 - share) / share))
+
+
+def decay_invariance_norm(
+    eps: npt.ArrayLike,
+    variance: npt.ArrayLike,
+    wd: npt.ArrayLike,
+    output_slope: npt.ArrayLike,
+    tolerance: npt.ArrayLike,
+) -> Any:
+    """Weight norm below which the radial gradient that ε lets through exceeds a share of the weight decay.
+
+    ⟨∇f,w⟩ = ⟨∂f/∂z,z⟩k/(1+k) with k = ε/(σ²ρ²), against λρ². It is felt far before k ~ 1, namely below
+    ρ⁴ ≈ ε|⟨∂f/∂z,z⟩|/(tolerance·λσ²): weight decay is a weak force, and the law of the norm ends there.
+
+    Parameters
+    ----------
+    eps, variance : as in `invariance_norm`.
+    wd : λ > 0.
+    output_slope : ⟨∂f/∂z,z⟩ of the channel's normalized output z, summed over batch and positions (units of the loss).
+    tolerance : allowed share of the decay, > 0. All are numbers or arrays that broadcast.
+
+    Returns
+    -------
+    ρ of the channel's weights: float or array.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §10.
+
+    Examples
+    --------
+    >>> round(decay_invariance_norm(1e-5, 0.5, wd=1e-3, output_slope=0.01, tolerance=0.1), 4)
+    0.2115
+    """
+    width, square = real("eps", eps, at_least=0), real("variance", variance, above=0)
+    decay, slope = real("wd", wd, above=0), np.abs(real("output_slope", output_slope))
+    share = real("tolerance", tolerance, above=0)
+    width, square, decay, slope, share = broadcast(
+        eps=width, variance=square, wd=decay, output_slope=slope, tolerance=share
+    )
+    # |P|ε = share·λ r (σ²r + ε), a quadratic in r = ρ², in units of ε/σ² and solved without cancellation
+    unit = np.sqrt(width / square)
+    force = np.where(width > 0, 4 * (slope / share / decay) / np.where(width > 0, width / square, 1), 0.0)
+    return plain(unit * np.sqrt(np.where(width > 0, force / (2 * (1 + np.sqrt(1 + force))), 0.0)))
