@@ -210,7 +210,7 @@ class Adam(_Adaptive):
         variance = self._variance
         turn = variance.instant / variance.summed(1.0) * self.shrink(lr, wd, grad_norm)
         # where decay is overwhelming, E near 2/c, the first order in 1-β₂ leaves the range of 1 - cos θ
-        return np.minimum(turn, 2.0)
+        return np.asarray(np.minimum(turn, 2.0))
 
     @property
     def _share(self) -> float:

@@ -53,8 +53,10 @@ def test_invariance_ends_where_it_says(seed, eps, tolerance):
     w /= np.linalg.norm(w)
     rho = theory.invariance_norm(eps, (x @ w).var(), tolerance)
     # relative change of the output per relative change of the scale
-    share = per_scale(lambda scale: normalized(w * scale, x, eps), rho) / normalized(w * rho, x, eps)
-    np.testing.assert_allclose(share, tolerance, rtol=1e-10)
+    here = normalized(w * rho, x, eps)
+    share = per_scale(lambda scale: normalized(w * scale, x, eps), rho)
+    # an output next to 0 has lost its digits, relative to the others
+    np.testing.assert_allclose(share, tolerance * here, rtol=1e-10, atol=1e-14)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
