@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= report
 
-.PHONY: validate test acceptance clean
+.PHONY: validate test acceptance notebooks benchmarks clean
 
 validate: $(STAMP)
 	$(BIN)/bnwd validate --out $(OUT)
@@ -18,6 +18,14 @@ test: $(STAMP)
 
 acceptance: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m "not gpu"
+
+# the text form of each notebook, run at full size: the .ipynb with its figures
+notebooks: $(STAMP)
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+benchmarks: $(STAMP)
+	for file in benchmarks/*.py; do $(BIN)/python $$file; done
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt theory/_version.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "bnwd needs Python 3.11 or newer; set PYTHON=...")'

@@ -1,0 +1,58 @@
+"""The notebooks run in their short version, and what is stored of the long one belongs to the same text."""
+
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
+every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code(notebook):
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(cell, kind):
+    return [output for output in cell.get("outputs", []) if kind in output.get("data", {})]
+
+
+def test_there_are_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["01_theory"]
+
+
+@every
+def test_it_runs_and_shows_its_figures(path, monkeypatch):
+    monkeypatch.setenv("BNWD_FAST", "1")
+    notebook = jupytext.read(path)
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}})
+    client.execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert all(output.output_type != "stream" for output in cell.outputs), cell.outputs
+            assert len(shown(cell, "image/png")) == ("plt.subplots" in cell.source)
+
+
+@every
+def test_what_is_stored_is_the_long_version_of_the_same_text(path):
+    stored = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    text = jupytext.read(path)
+    assert [(c.cell_type, c.source) for c in stored.cells] == [(c.cell_type, c.source) for c in text.cells]
+    for cell in stored.cells:
+        if cell.cell_type == "code":
+            assert cell.execution_count
+            assert all(output.output_type not in ("stream", "error") for output in cell.outputs)
+            assert len(shown(cell, "image/png")) == ("plt.subplots" in cell.source)
+
+
+def test_every_derivation_is_rendered_in_the_first_one():
+    from theory import derivations
+
+    stored = nbformat.read(NOTEBOOKS[0].with_suffix(".ipynb"), as_version=4)
+    rendered = "".join(o["data"]["text/markdown"] for c in stored.cells for o in shown(c, "text/markdown"))
+    missing = [name for name in derivations.__all__ if getattr(derivations, name).title not in rendered]
+    assert missing == []
+    # no formula is defined in it: all comes from the packages
+    assert "def " not in "".join(code(stored))
