@@ -434,6 +434,56 @@ axes[0].set_yticks(range(len(rules)), list(rules))
 plt.show()
 
 # %% [markdown]
+# **Heavy ball with any gradients.** Their order may again be an adversary's; with momentum a fall cannot be faster than that
+# of a linear recursion, and ringing of the norm is not a period.
+
+# %%
+display(
+    derivations.momentum_floor,
+    derivations.momentum_least_fall,
+    derivations.momentum_stationary_bounds,
+    derivations.momentum_relaxation,
+)
+
+# %%
+mu, k, low = 0.5, 0.01, 1.0
+rule = theory.SGD(momentum=mu)
+generator = np.random.default_rng(0)
+fig, axes = plt.subplots(1, 2)
+steps = 300
+axes[0].plot(theory.momentum_envelope(steps, 4.0, LR, k / LR, low, momentum=mu), "k-", label="theory.momentum_envelope")
+axes[0].axhline(theory.momentum_floor(LR, k / LR, low, momentum=mu), color="k", ls=":", label="theory.momentum_floor")
+for kind in ("alternating", "random", "constant"):
+    x, state, norms = np.array([4.0, 0.0, 0.0]), (np.zeros(3),), []
+    for step in range(steps):
+        norms.append(np.linalg.norm(x))
+        push = {
+            "alternating": (-1) ** step * np.eye(3)[2],
+            "random": generator.normal(size=3),
+            "constant": np.eye(3)[2],
+        }[kind]
+        push = push - (push @ x) / (x @ x) * x
+        x, state = rule.update(x, low * push / np.linalg.norm(push) / norms[-1], state, LR, k / LR)
+    axes[0].plot(norms, label=f"{kind} gradients")
+axes[0].set(xlabel="step", ylabel="norm ρ", title=f"Heavy ball, μ = {mu}, ηλ = {k}, g̃ = {low:g}")
+axes[0].legend(fontsize=7)
+ks = np.geomspace(1e-5, 1, 400)
+for mu, color in ((0.0, "C0"), (0.5, "C1"), (0.9, "C2")):
+    relaxation = theory.momentum_relaxation(LR, ks / LR, momentum=mu)
+    axes[1].plot(ks, relaxation.time, color=color, label=f"μ = {mu}")
+    axes[1].plot(ks, np.where(relaxation.rings, relaxation.time, np.nan), color=color, lw=4, alpha=0.4)
+axes[1].set(
+    xscale="log",
+    yscale="log",
+    xlabel="ηλ",
+    ylabel="relaxation time (steps)",
+    title="Where the norm rings (thick)",
+    ylim=(0.3, 1e5),
+)
+axes[1].legend(fontsize=8)
+plt.show()
+
+# %% [markdown]
 # ## 8. Inverse design
 # Which decay gives the rotation, norm or relaxation time that is wanted?
 

@@ -21,6 +21,14 @@ from theory.equilibrium import equilibrium_effective_lr, equilibrium_norm, equil
 from theory.flow import fall_time, norm_flow
 from theory.fluctuations import Spread, equilibrium_spread
 from theory.groups import decay_invariance_norm, invariance_norm, total_grad_norm
+from theory.momentum import (
+    MomentumRelaxation,
+    momentum_envelope,
+    momentum_floor,
+    momentum_least_fall,
+    momentum_relaxation,
+    momentum_stationary_bounds,
+)
 from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
 from theory.period import Balance, BalanceLaw, balance, fall_product, least_fall, least_time_between_jumps
 from theory.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay, WarmUp
@@ -47,6 +55,7 @@ __all__ = [
     "JumpTime",
     "Linear",
     "Lion",
+    "MomentumRelaxation",
     "Optimizer",
     "RunWithoutDecay",
     "Schedule",
@@ -74,6 +83,11 @@ __all__ = [
     "lr_for_norm",
     "lr_for_relaxation",
     "lr_for_rotation",
+    "momentum_envelope",
+    "momentum_floor",
+    "momentum_least_fall",
+    "momentum_relaxation",
+    "momentum_stationary_bounds",
     "norm_bounds",
     "norm_envelope",
     "norm_flow",

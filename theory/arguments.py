@@ -194,6 +194,27 @@ def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | Non
     return number
 
 
+def step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Step numbers 0 … N of a last step N, or the given one-dimensional array of such.
+
+    Examples
+    --------
+    >>> step_numbers(2), step_numbers([5, 1])
+    (array([0, 1, 2]), array([5, 1]))
+    """
+    try:
+        wanted = np.asarray(steps)
+    except ValueError:
+        raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}") from None
+    if wanted.ndim == 0:
+        return np.arange(whole_number("steps", steps) + 1)
+    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+        raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}")
+    if wanted.size and wanted.min() < 0:
+        raise ValueError(f"steps must be >= 0, got {int(wanted.min())}")
+    return wanted.astype(np.int64)
+
+
 def choice(name: str, value: Any, allowed: Collection[str]) -> str:
     """Check that `value` is one of the allowed words.
 

@@ -15,8 +15,8 @@ from theory.arguments import (
     ordered,
     plain,
     real,
+    step_numbers,
     weight_decay,
-    whole_number,
 )
 
 
@@ -116,7 +116,7 @@ def norm_envelope(
     >>> envelope.lower.round(4), envelope.upper.round(4)
     (array([1.   , 0.999, 0.998]), array([1.    , 1.004 , 1.0079]))
     """
-    wanted = _step_numbers(steps)
+    wanted = step_numbers(steps)
     lr, wd, low, high = _checked(lr, wd, grad_norm_min, grad_norm_max)
     start = real("norm", norm, above=0)
     k = intrinsic_lr(lr, wd)
@@ -150,20 +150,6 @@ def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
     kept = np.where(np.asarray(a) == 0, 0.0, a * sq_norm)
     growth = np.where(np.asarray(grad_norm) == 0, 0.0, grad_norm * (grad_norm / sq_norm))
     return np.asarray(kept + growth)
-
-
-def _step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
-    try:
-        wanted = np.asarray(steps)
-    except ValueError:
-        raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}") from None
-    if wanted.ndim == 0:
-        return np.arange(whole_number("steps", steps) + 1)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-        raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}")
-    if wanted.size and wanted.min() < 0:
-        raise ValueError(f"steps must be >= 0, got {int(wanted.min())}")
-    return wanted.astype(np.int64)
 
 
 def _checked(
