@@ -496,7 +496,7 @@ fig, axes = plt.subplots(1, 2, sharey=True)
 for ax, (name, rule) in zip(axes, {"SGD": theory.SGD(), "AdamW": theory.AdamW(dim=1000)}.items(), strict=True):
     wd = theory.wd_for_rotation(lrs, angles[:, np.newaxis], optimizer=rule)
     lines = ax.contour(lrs, angles, np.log10(wd), levels=np.arange(-5, 3), cmap="viridis")
-    ax.clabel(lines, fmt=lambda level: f"λ = 1e{level:.0f}", fontsize=7, inline_spacing=0)
+    ax.clabel(lines, fmt=lambda level: f"λ = 1e{level:.0f}", fontsize=7, inline=False)
     ax.set(xscale="log", yscale="log", xlabel="learning rate η", title=f"{name}: decay for a rotation")
 axes[0].set_ylabel("wanted rotation (rad/step)")
 plt.show()

@@ -35,7 +35,7 @@ def real(
 
     Returns
     -------
-    float64 array of the same shape (0-d for a number).
+    float64 array of the same shape (0-d for a number); `value` itself where it is one already.
 
     Raises
     ------
@@ -60,7 +60,14 @@ def real(
         raise TypeError(f"{name} must be {allowed} or an array of such, got {value!r}") from None
     if given.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be {allowed} or an array of such, got {value!r}")
-    array = given.astype(np.float64)
+    array = given.astype(np.float64, copy=False)
+    if array.size:
+        # two passes without temporaries; a NaN makes both ends NaN
+        low, high = float(array.min()), float(array.max())
+        inside = np.isfinite(low) and np.isfinite(high)
+        inside = inside and (above is None or low > above) and (at_least is None or low >= at_least)
+        if inside and (below is None or high < below) and (at_most is None or high <= at_most):
+            return array
     good = np.isfinite(array)
     if above is not None:
         good &= array > above
@@ -127,8 +134,8 @@ def intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) -> Float
     """
     lr, wd = broadcast(lr=lr, wd=wd)
     product = np.asarray(lr * wd)
-    good = product < below
-    if not good.all():
+    if product.size and not product.max() < below:
+        good = product < below
         index = tuple(np.argwhere(~good)[0])
         raise ValueError(
             f"lr * wd must be < {below:g} here, got {float(product[index]):g} "

@@ -63,21 +63,20 @@ def norm_bounds(
     a, one_minus_a, q = (1 - k) ** 2, k * (2 - k), low / high
     with np.errstate(divide="ignore", invalid="ignore"):
         monotone = a >= 0.5
-        lower = np.where(monotone, np.where(q == 0, 0.0, q / np.sqrt(one_minus_a)), 2 * np.sqrt(a) * q)
-        upper = np.maximum(1 / np.sqrt(one_minus_a), a * lower + 1 / lower)
-        # a < 1/2 and L² < (2-4a²)ℓ²: the minimum of the map lies outside the attractor, whose ends map to each other
-        exchange = ~monotone & ((2 - 4 * a * a) * q * q > 1)
-        root = np.sqrt((1 - q * q) ** 2 + (2 * a * q) ** 2)
-        product = (1 + q * q + root) / (2 * (1 - a * a))
-        highest = np.sqrt((1 - q * q + 2 * a * a * q * q + root) / (2 * a * (1 - a * a)))
-        lower = np.where(exchange, product / highest, lower)
-        upper = np.where(exchange, highest, upper)
-    degenerate = k == 1
+        rest = 1 / np.sqrt(one_minus_a)
+        lower = np.where(monotone, np.where(q == 0, 0.0, q * rest), 2 * np.sqrt(a) * q)
+        upper = np.maximum(rest, a * lower + 1 / lower)
+        if not monotone.all():
+            # a < 1/2 and L² < (2-4a²)ℓ²: the map is least outside the attractor, whose ends map to each other
+            exchange = ~monotone & ((2 - 4 * a * a) * q * q > 1)
+            root = np.sqrt((1 - q * q) ** 2 + (2 * a * q) ** 2)
+            product = (1 + q * q + root) / (2 * (1 - a * a))
+            highest = np.sqrt((1 - q * q + 2 * a * a * q * q + root) / (2 * a * (1 - a * a)))
+            degenerate = k == 1
+            lower = np.where(degenerate, 0.0, np.where(exchange, product / highest, lower))
+            upper = np.where(degenerate, np.inf, np.where(exchange, highest, upper))
     unit = np.sqrt(lr * high)
-    return Bounds(
-        plain(unit * np.sqrt(np.where(degenerate, 0.0, lower))),
-        plain(unit * np.sqrt(np.where(degenerate, np.inf, upper))),
-    )
+    return Bounds(plain(unit * np.sqrt(lower)), plain(unit * np.sqrt(upper)))
 
 
 def norm_envelope(

@@ -99,7 +99,8 @@ def wd_for_norm(
 
     Returns
     -------
-    λ: float or array, NaN where no λ with ηλ < 1 gives that norm.
+    λ: float or array, NaN where no λ with ηλ < 1 gives that norm; of two, as for Nesterov near its edge of stability,
+    the smaller.
 
     Raises
     ------
@@ -114,8 +115,12 @@ def wd_for_norm(
     """
     rate, wanted, gradient = _checked("lr", lr, "norm", norm, grad_norm)
     rule = optimizer or SGD()
-    # the norm falls with λ: its inverse rises
-    return plain(_solve(lambda wd: 1 / rule.equilibrium_norm(rate, wd, gradient), 1 / wanted, 1 / rate))
+
+    # the norm falls with λ, so that its inverse rises, up to the edge of stability
+    def inverse(wd: FloatArray) -> FloatArray:
+        return np.asarray(1 / rule.equilibrium_norm(rate, wd, gradient))
+
+    return plain(_solve(inverse, 1 / wanted, _end_of_rise(inverse, 1 / rate)))
 
 
 def lr_for_norm(
@@ -225,6 +230,20 @@ def _checked(
 
 def _turn(angle: FloatArray) -> FloatArray:
     return np.asarray(2 * np.sin(angle / 2) ** 2)
+
+
+def _end_of_rise(function: Callable[[FloatArray], FloatArray], limit: FloatArray) -> FloatArray:
+    """Where a function that rises and then may fall is largest below `limit`, by golden-section search."""
+    low, high = limit * 1e-3, limit
+    share = (np.sqrt(5) - 1) / 2
+    if (function(limit) >= function(limit * (1 - 1e-6))).all():
+        return limit
+    for _ in range(80):
+        width = high - low
+        left, right = high - share * width, low + share * width
+        rises = function(left) < function(right)
+        low, high = np.where(rises, left, low), np.where(rises, high, right)
+    return np.asarray(high)
 
 
 def _solve(rising: Callable[[FloatArray], FloatArray], target: FloatArray, limit: FloatArray) -> FloatArray:

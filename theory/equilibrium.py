@@ -137,6 +137,7 @@ def relaxation_time(lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
     k = intrinsic_lr(learning_rate(lr), weight_decay(wd))
     change = 2 * k * (k - 2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # ln|1 + change|; log1p keeps all digits near its zeros, ηλ = 0 and, where the sign has flipped, ηλ = 1
-        logarithm = np.where(change > -1, np.log1p(change), np.log1p(-2 * (1 - k) ** 2))
-        return plain(np.where(logarithm == 0, np.inf, -1 / logarithm))
+        # ln|1 + change|; log1p keeps all digits near its zeros, ηλ = 0 and, where the sign has flipped, ηλ = 1;
+        # -1/-0 is inf
+        logarithm = np.log1p(np.where(change > -1, change, -2 * (1 - k) ** 2))
+        return plain(-1 / np.where(logarithm == 0, -0.0, logarithm))

@@ -141,6 +141,7 @@ class SGD(ShortRepr):
         2.0
         """
         mu, k = self.momentum, lr * wd
+        growth: Any
         if self.decoupled:
             # per ηλ: with s = 1-ηλ, 1-s² = ηλ(2-ηλ) and 1-sμ = 1-μ+ηλμ
             rest = (1 - mu + mu * k) * (2 - k) * (1 - mu * mu)
@@ -149,9 +150,9 @@ class SGD(ShortRepr):
             rest = (1 - mu + mu * k) * (2 + 2 * mu - k * (1 + 2 * mu))
             growth = 1 + mu + mu * k + 2 * mu * mu * k
         else:
-            rest, growth = (1 - mu) * (2 - k / (1 + mu)), np.ones_like(k)
+            rest, growth = (2 - k if mu == 0 else (1 - mu) * (2 - k / (1 + mu))), 1.0
         with np.errstate(divide="ignore"):
-            return np.sqrt(grad_norm) * (lr * growth / (wd * rest)) ** 0.25
+            return np.asarray(np.sqrt(grad_norm) * np.sqrt(np.sqrt(lr * growth / (wd * rest))))
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*; without momentum ηλ, exactly.
@@ -162,6 +163,7 @@ class SGD(ShortRepr):
         0.05
         """
         mu, k = self.momentum, lr * wd
+        turn: Any
         if self.decoupled and self.nesterov:
             turn = (1 - mu) * (1 + 2 * mu - 2 * mu**3 + k * mu * (1 + mu) ** 2) / (1 + mu + mu * k - 2 * mu**3 * k)
         elif self.decoupled:
@@ -169,8 +171,8 @@ class SGD(ShortRepr):
         elif self.nesterov:
             turn = (1 + 2 * mu - 2 * mu**3 + k * mu * (1 + 3 * mu + 2 * mu * mu)) / (1 + mu + k * mu * (1 + 2 * mu))
         else:
-            turn = np.full_like(k, 1 / (1 + mu))
-        return k * turn
+            turn = 1 / (1 + mu)
+        return np.asarray(k * turn)
 
 
 def sgd_update(

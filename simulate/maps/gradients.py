@@ -43,7 +43,7 @@ class RecordedGradient:
     values: npt.ArrayLike
 
     def __post_init__(self) -> None:
-        values = real("values", self.values, at_least=0)
+        values = real("values", self.values, at_least=0).copy()
         if values.ndim == 0:
             raise ValueError("values must have the steps as last axis, got one number")
         object.__setattr__(self, "values", values)
@@ -84,7 +84,7 @@ class BoundedGradient:
     high: npt.ArrayLike
 
     def __post_init__(self) -> None:
-        low, high = real("low", self.low, at_least=0), real("high", self.high, at_least=0)
+        low, high = real("low", self.low, at_least=0).copy(), real("high", self.high, at_least=0).copy()
         ordered("low", low, "high", high)
         low, high = broadcast(low=low, high=high)
         object.__setattr__(self, "low", low)

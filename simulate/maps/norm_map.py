@@ -111,6 +111,8 @@ def simulated(
         if rule is not None
         else real("grad_norm", cast(npt.ArrayLike, grad_norm), at_least=0)
     )
+    # the trajectory keeps these, the caller may change his own
+    checked = {name: value.copy() for name, value in checked.items()}
     labelled = {
         name: value.copy(data=checked[name])
         for name, value in (("wd", wd), ("norm", norm), ("lr", lr), ("grad_norm", grad_norm))

@@ -162,6 +162,20 @@ def test_closed_forms_of_plain_sgd():
     np.testing.assert_allclose(theory.lr_for_rotation(0.5, angles), (1 - np.cos(angles)) / 0.5, rtol=1e-10)
 
 
+def test_of_two_decays_for_a_norm_the_smaller_is_found():
+    # the norm of Nesterov SGD is least at some ηλ < 1 and grows from there to its edge of stability
+    rule = theory.SGD(momentum=0.5, nesterov=True)
+    decays = np.linspace(0.01, 0.999, 5000)
+    norms = theory.equilibrium_norm(1.0, decays, optimizer=rule)
+    least = norms.argmin()
+    assert 0 < least < decays.size - 1
+    found = theory.wd_for_norm(1.0, norms, optimizer=rule)
+    np.testing.assert_allclose(theory.equilibrium_norm(1.0, found, optimizer=rule), norms, rtol=1e-9)
+    np.testing.assert_allclose(found[: least - 10], decays[: least - 10], rtol=1e-6)
+    assert (found[least + 10 :] < decays[least]).all()
+    assert np.isnan(theory.wd_for_norm(1.0, norms.min() * 0.999, optimizer=rule))
+
+
 def test_what_cannot_be_reached_is_nan():
     # heavy ball turns by at most 1-cos θ = 1/(1+μ) for ηλ < 1
     assert np.isnan(theory.wd_for_rotation(0.1, 1.5, optimizer=theory.SGD(momentum=0.9)))

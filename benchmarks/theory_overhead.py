@@ -1,0 +1,89 @@
+"""A million settings in one call of `theory`, against the bare NumPy expression: checks may cost a factor of 3.
+
+Both are run in turn in one process; the ratio is that of the medians. The command ends with 1 if a ratio is above 3.
+"""
+
+import statistics
+import sys
+import time
+
+import numpy as np
+
+import theory
+
+SIZE, ROUNDS, LIMIT = 1_000_000, 9, 3.0
+generator = np.random.default_rng(0)
+lr, g, norm = (np.exp(generator.uniform(-2, 2, SIZE)) for _ in range(3))
+wd = np.exp(generator.uniform(-9, -3, SIZE)) / lr
+delta = generator.uniform(0.01, 0.9, SIZE)
+low = g * generator.uniform(0.01, 1, SIZE)
+
+
+def bounds():
+    a = (1 - lr * wd) ** 2
+    lower = lr * low / np.sqrt(1 - a)
+    upper = np.maximum(lr * g / np.sqrt(1 - a), a * lower + (lr * g) ** 2 / lower)
+    return np.sqrt(lower), np.sqrt(upper)
+
+
+def momentum_norm(mu=0.9):
+    return (lr * g * g / (wd * (1 - mu) * (2 - lr * wd / (1 + mu)))) ** 0.25
+
+
+PAIRS = {
+    "equilibrium_norm": (
+        lambda: theory.equilibrium_norm(lr, wd, g),
+        lambda: (lr * g * g / (wd * (2 - lr * wd))) ** 0.25,
+    ),
+    "equilibrium_norm, heavy ball": (
+        lambda: theory.equilibrium_norm(lr, wd, g, optimizer=theory.SGD(momentum=0.9)),
+        momentum_norm,
+    ),
+    "equilibrium_rotation": (lambda: theory.equilibrium_rotation(lr, wd), lambda: np.arccos(1 - lr * wd)),
+    "relaxation_time": (
+        lambda: theory.relaxation_time(lr, wd),
+        lambda: -1 / np.log(np.abs(1 - 4 * lr * wd + 2 * (lr * wd) ** 2)),
+    ),
+    "rotation": (
+        lambda: theory.rotation(norm, lr, wd, g),
+        lambda: np.arctan(lr * g / (norm * norm * (1 - lr * wd))),
+    ),
+    "jump_norm": (
+        lambda: theory.jump_norm(lr, wd, g, delta),
+        lambda: np.sqrt(lr * g / ((1 - lr * wd) * np.sqrt((1 - delta) ** -2 - 1))),
+    ),
+    "norm_bounds": (lambda: theory.norm_bounds(lr, wd, low, g), bounds),
+    "norm_flow": (
+        lambda: theory.norm_flow(100.0, norm, lr, wd, g),
+        lambda: (
+            lr * g * g / (2 * wd) + (norm**4 - lr * g * g / (2 * wd)) * np.exp(-400.0 * lr * wd)
+        ) ** 0.25,
+    ),
+}  # fmt: skip
+
+
+def seconds(call):
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def main():
+    worst = 0.0
+    print(
+        f"{SIZE} settings in one call, medians of {ROUNDS} rounds\n"
+        f"{'function':32}{'theory':>10}{'bare':>10}{'ratio':>8}"
+    )
+    for name, (ours, bare) in PAIRS.items():
+        for mine, plain in zip(np.atleast_2d(ours()), np.atleast_2d(bare()), strict=True):
+            np.testing.assert_allclose(mine, plain, rtol=1e-6)
+        rounds = [(seconds(ours), seconds(bare)) for _ in range(ROUNDS)]
+        first, second = (statistics.median(times) for times in zip(*rounds, strict=True))
+        worst = max(worst, first / second)
+        print(f"{name:32}{1e3 * first:8.1f}ms{1e3 * second:8.1f}ms{first / second:8.2f}")
+    print(f"largest ratio {worst:.2f}, limit {LIMIT:g}")
+    return worst > LIMIT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
