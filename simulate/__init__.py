@@ -1,6 +1,6 @@
 """Dynamics of the norm and trajectories, without networks."""
 
-from simulate.maps.gradients import BoundedGradient, RecordedGradient
+from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient
 from simulate.maps.norm_map import norm_map, replay
 from simulate.maps.norm_ode import norm_ode
 from simulate.maps.random_walk import random_walk
@@ -9,6 +9,7 @@ from simulate.trajectories.folder import load, save
 from simulate.trajectories.periods import Classification, Periods, classify, find_periods
 
 __all__ = [
+    "AdversarialGradient",
     "BoundedGradient",
     "Classification",
     "Periods",

@@ -8,11 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import FloatArray, broadcast, ordered, real
+from simulate.maps.noise import uniforms
+from theory.arguments import FloatArray, broadcast, choice, ordered, real
 
 
 class GradientRule(Protocol):
-    """A rule for g̃. To add one: tell the shape of the batch it asks for, and give its values."""
+    """A rule for g̃ that does not know the norm. To add one: tell the shape of the batch it asks for, and its values."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -96,9 +97,51 @@ class BoundedGradient:
         return np.shape(self.low)
 
     def values_for(self, shape: tuple[int, ...], steps: int, seed: int) -> FloatArray:
-        """Return fresh values; the same seed gives the same, and fewer steps the beginning of more."""
+        """Return the values that the simulation draws: each depends on seed, place in the batch and step alone."""
         low = np.broadcast_to(np.asarray(self.low), shape)[..., np.newaxis]
         high = np.broadcast_to(np.asarray(self.high), shape)[..., np.newaxis]
-        # drawn step by step
-        share = np.moveaxis(np.random.default_rng(seed).random((steps, *shape)), 0, -1)
-        return np.ascontiguousarray(low + (high - low) * share)
+        share = uniforms(seed, int(np.prod(shape)), 0, steps).reshape(*shape, steps)
+        return np.asarray(low + (high - low) * share)
+
+
+@dataclass(frozen=True, eq=False)
+class AdversarialGradient:
+    """g̃_t between `low` and `high`, chosen at every step so that the norm comes to one end of its attracting interval.
+
+    Towards "lower" all are `low`, or lead to where one step of `low` is least; towards "upper" the norm sinks under
+    `low` before one step of `high` throws it up, wherever that leads higher than `high` for ever: adversarial periods.
+
+    Parameters
+    ----------
+    low, high : 0 <= low <= high in units of the loss; numbers or arrays that broadcast to the batch.
+    towards : "lower" or "upper".
+
+    Raises
+    ------
+    TypeError, ValueError : a value is no finite number >= 0, low > high, or `towards` is another word.
+
+    Source: docs/mathematics.md §3.
+
+    Examples
+    --------
+    >>> import theory
+    >>> from simulate.maps.norm_map import norm_map
+    >>> run = norm_map(0.1, 0.1, AdversarialGradient(1.0, 5.0, towards="upper"), norm=1.0, steps=2000)
+    >>> round(float(run.norm.max()) / theory.norm_bounds(0.1, 0.1, 1.0, 5.0).upper, 2)
+    1.0
+    """
+
+    low: npt.ArrayLike
+    high: npt.ArrayLike
+    towards: str = "lower"
+
+    def __post_init__(self) -> None:
+        bounded = BoundedGradient(self.low, self.high)
+        object.__setattr__(self, "low", bounded.low)
+        object.__setattr__(self, "high", bounded.high)
+        choice("towards", self.towards, ("lower", "upper"))
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of bounds."""
+        return np.shape(self.low)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,12 @@ import xarray as xr
 
 import theory
 from simulate.maps import kernels
-from simulate.maps.gradients import GradientRule
+from simulate.maps.gradients import AdversarialGradient, BoundedGradient, GradientRule
 from simulate.trajectories.contract import (
     COLLAPSED,
     COMPLETE,
     DIVERGED,
+    VARIABLES,
     check_trajectory,
     make_trajectory,
     setting,
@@ -31,12 +32,12 @@ _NORM_MIN, _NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(
 def norm_map(
     lr: npt.ArrayLike | theory.Schedule,
     wd: npt.ArrayLike,
-    grad_norm: npt.ArrayLike | GradientRule,
+    grad_norm: npt.ArrayLike | GradientRule | AdversarialGradient,
     *,
     norm: npt.ArrayLike,
     steps: int,
     optimizer: theory.Optimizer | None = None,
-    record_every: int = 1,
+    record_every: int | None = 1,
     seed: int | None = None,
 ) -> xr.Dataset:
     """Iterate the exact one-step law of the norm, without a network.
@@ -45,18 +46,21 @@ def norm_map(
     ----------
     lr : η > 0: number, array, or a schedule such as `theory.Cosine`.
     wd : λ >= 0 with ηλ < 2.
-    grad_norm : g̃ >= 0 (units of the loss), constant in time, or a rule: `RecordedGradient`, `BoundedGradient`.
+    grad_norm : g̃ >= 0 (units of the loss), constant in time, or a rule: `RecordedGradient`, `BoundedGradient`,
+        `AdversarialGradient`.
     norm : ρ > 0 at step 0. Numbers and arrays (or DataArrays, whose dimensions are kept) broadcast to the batch.
     steps : number of updates.
     optimizer : plain `theory.SGD()`, the default.
-    record_every : record rows 0, k, 2k, …
+    record_every : record rows 0, k, 2k, …; None records no rows, but statistics over all steps.
     seed : of random rules; recorded in the result. None takes a fresh one.
 
     Returns
     -------
     Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm`, `effective_lr`, `rotation`. Two and more
     axes are named `lr` or `wd` where just that argument varies along them. A trajectory that leaves the floating-point
-    range keeps its rows up to there (in a batch the rest is NaN), with status "diverged" or "collapsed".
+    range keeps its rows up to there (in a batch the rest is NaN), with status "diverged" or "collapsed". Without rows
+    it has `norm_min`, `norm_max`, `mean_sq_norm`, `mean_fourth_norm` (E[ρ²], E[ρ⁴]) of the norms before each update,
+    and memory does not grow with the number of steps.
 
     Raises
     ------
@@ -78,11 +82,11 @@ def norm_map(
 def simulated(
     lr: npt.ArrayLike | theory.Schedule,
     wd: npt.ArrayLike,
-    grad_norm: npt.ArrayLike | GradientRule,
+    grad_norm: npt.ArrayLike | GradientRule | AdversarialGradient,
     *,
     norm: npt.ArrayLike,
     steps: int,
-    record_every: int,
+    record_every: int | None,
     seed: int | None,
     source: str,
 ) -> xr.Dataset:
@@ -94,11 +98,11 @@ def simulated(
     3
     """
     steps = whole_number("steps", steps)
-    record_every = whole_number("record_every", record_every, at_least=1)
+    stride = 0 if record_every is None else whole_number("record_every", record_every, at_least=1)
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     seed = whole_number("seed", seed)
-    rule = cast(GradientRule, grad_norm) if hasattr(grad_norm, "values_for") else None
+    rule = cast(Any, grad_norm) if hasattr(grad_norm, "batch_shape") else None
     real("norm", norm, above=0)
     checked = {"wd": weight_decay(wd), "norm": real("norm", norm, at_least=_NORM_MIN, at_most=_NORM_MAX)}
     rates: FloatArray | None = None
@@ -123,9 +127,30 @@ def simulated(
     if rates is None:
         rates = arrays["lr"][..., np.newaxis]
     intrinsic_lr(rates, decay[..., np.newaxis])
-    gradients = arrays["grad_norm"][..., np.newaxis] if rule is None else rule.values_for(start.shape, steps, seed)
+    drive = _drive(rule, arrays["grad_norm"], start.shape, steps, seed)
     updates = np.full(start.shape, steps)
-    return _run(rates, decay, gradients, start, updates, steps, record_every, dims, coords, {"seed": seed}, source)
+    return _run(rates, decay, drive, start, updates, steps, stride, dims, coords, {"seed": seed}, source)
+
+
+class _Drive(NamedTuple):
+    """Where g̃ comes from: given values, or two bounds between which a kernel chooses; (*batch, steps or 1)."""
+
+    kind: int
+    low: FloatArray
+    high: FloatArray
+    seed: int = 0
+
+
+def _drive(rule: Any, constant: FloatArray, shape: tuple[int, ...], steps: int, seed: int) -> _Drive:
+    if rule is None:
+        return _Drive(kernels.GIVEN, constant[..., np.newaxis], constant[..., np.newaxis])
+    if isinstance(rule, (BoundedGradient, AdversarialGradient)):
+        low, high = (np.broadcast_to(np.asarray(end), shape)[..., np.newaxis].copy() for end in (rule.low, rule.high))
+        if isinstance(rule, BoundedGradient):
+            return _Drive(kernels.RANDOM, low, high, seed)
+        return _Drive(kernels.LOWEST if rule.towards == "lower" else kernels.HIGHEST, low, high)
+    values = rule.values_for(shape, steps, seed)
+    return _Drive(kernels.GIVEN, values, values)
 
 
 def replay(trajectory: xr.Dataset) -> xr.Dataset:
@@ -180,7 +205,7 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     replayed = _run(
         rates_values,
         decay.values,
-        grad_norm.values,
+        _Drive(kernels.GIVEN, grad_norm.values, grad_norm.values),
         like.values,
         np.asarray((~missing).sum(axis=-1)),
         step.size,
@@ -195,11 +220,11 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
 def _run(
     rates: FloatArray,
     decay: FloatArray,
-    gradients: FloatArray,
+    drive: _Drive,
     start: FloatArray,
     updates: npt.NDArray[np.int64],
     steps: int,
-    record_every: int,
+    stride: int,
     dims: Sequence[str],
     coords: dict[str, tuple[Sequence[str], Any]],
     attributes: dict[str, Any],
@@ -207,9 +232,10 @@ def _run(
 ) -> xr.Dataset:
     shape = start.shape
     count = int(np.prod(shape))
-    rows = -(-steps // record_every)
+    rows = -(-steps // stride) if stride else 0
     sq_norm = (start.astype(np.float64) ** 2).reshape(count)
-    recorded = np.full((count, rows), np.nan)
+    recorded, gradients = np.full((count, rows), np.nan), np.full((count, rows), np.nan)
+    statistics = np.zeros((0 if stride else count, 4))
     ended, code = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
 
     def per_step(values: FloatArray) -> FloatArray:
@@ -217,24 +243,53 @@ def _run(
         batch = np.broadcast_to(values, (*shape, values.shape[-1])).reshape(count, values.shape[-1])
         return np.broadcast_to(batch, (count, steps))
 
-    all_rates, all_gradients = per_step(rates), per_step(gradients)
-    kernels.iterate_norm_map(
-        sq_norm,
-        all_rates,
-        np.array(decay).reshape(count),
-        all_gradients,
-        updates.reshape(count),
-        record_every,
-        recorded,
-        ended,
-        code,
-        source == "ode",
-    )
-    step = np.arange(0, steps, record_every)
+    flat_decay = np.array(decay).reshape(count)
+    all_rates, low, high = per_step(rates), per_step(drive.low), per_step(drive.high)
+    rest = np.ones(count)
+    if drive.kind == kernels.HIGHEST and steps:
+        # the lower end of the attracting interval under the first learning rate
+        rest = theory.norm_bounds(all_rates[:, 0], flat_decay, low[:, 0], high[:, 0]).lower ** 2
+
+    def step_by_step(chosen: Any) -> None:
+        sums = statistics[chosen] if statistics.size else np.zeros((count, 4))[chosen]
+        kernels.iterate_norm_map(
+            sq_norm[chosen],
+            all_rates[chosen],
+            flat_decay[chosen],
+            low[chosen],
+            high[chosen],
+            rest[chosen],
+            drive.kind,
+            drive.seed,
+            0,
+            updates.reshape(count)[chosen],
+            stride,
+            recorded[chosen],
+            gradients[chosen],
+            sums,
+            ended[chosen],
+            code[chosen],
+            source == "ode",
+        )
+
+    constant = source == "map" and drive.kind == kernels.GIVEN and rates.shape[-1] == drive.low.shape[-1] == 1
+    if constant and steps and (updates == steps).all():
+        shrink, push = 1.0 - all_rates[:, 0] * flat_decay, all_rates[:, 0] * low[:, 0]
+        began = sq_norm.copy()
+        kernels.iterate_constant(sq_norm, shrink, push, steps, stride, recorded, statistics, ended, code)
+        gradients[...] = low[:, :1]
+        if statistics.size:
+            # where a trajectory ended the sums have gone on
+            for one in np.flatnonzero(code):
+                sq_norm[one] = began[one]
+                step_by_step(slice(one, one + 1))
+    else:
+        step_by_step(slice(None))
+    step = np.arange(0, steps, stride) if stride else np.arange(0)
     norm = np.sqrt(recorded).reshape(*shape, rows)
     alive = ~np.isnan(norm)
-    lr = np.broadcast_to(all_rates[:, ::record_every].reshape(*shape, rows), norm.shape)
-    grad_norm = np.where(alive, all_gradients[:, ::record_every].reshape(*shape, rows), np.nan)
+    lr = np.broadcast_to(all_rates[:, step].reshape(*shape, rows), norm.shape)
+    grad_norm = np.where(alive, gradients.reshape(*shape, rows), np.nan)
     # near the end of the floating-point range these overflow; the status tells
     with np.errstate(over="ignore", invalid="ignore"):
         effective_lr = lr / norm**2
@@ -250,14 +305,14 @@ def _run(
     if rates.shape[-1] == 1:
         _place(coords, attributes, dims, "lr", np.broadcast_to(rates[..., 0], shape))
     else:
-        columns["lr"] = rates[::record_every] if rates.ndim == 1 else lr
+        columns["lr"] = rates[step] if rates.ndim == 1 else lr
     _place(coords, attributes, dims, "wd", decay)
     status = np.array([COMPLETE, COLLAPSED, DIVERGED], dtype=object)[code].reshape(shape)
     if not shape:
         last = int(np.searchsorted(step, ended[0], side="right")) if code[0] else rows
         columns = {name: values[:last] for name, values in columns.items()}
         step = step[:last]
-    return make_trajectory(
+    trajectory = make_trajectory(
         columns,
         step=step,
         source=source,
@@ -268,6 +323,23 @@ def _run(
         coords=coords,
         attributes=attributes,
     )
+    return trajectory if stride else _with_statistics(trajectory, statistics.reshape(*shape, 4), ended.reshape(shape))
+
+
+def _with_statistics(trajectory: xr.Dataset, sums: FloatArray, made: npt.NDArray[Any]) -> xr.Dataset:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        values = {
+            "norm_min": np.sqrt(np.where(made > 0, sums[..., kernels.LEAST], np.nan)),
+            "norm_max": np.sqrt(np.where(made > 0, sums[..., kernels.MOST], np.nan)),
+            "mean_sq_norm": sums[..., kernels.SUM] / made,
+            "mean_fourth_norm": sums[..., kernels.SUM_OF_SQUARES] / made,
+        }
+    dims = trajectory.final_norm.dims
+    described = {
+        name: (dims, value, dict(zip(("units", "long_name"), VARIABLES[name], strict=True)))
+        for name, value in values.items()
+    }
+    return trajectory.assign(described)
 
 
 def _place(

@@ -17,7 +17,7 @@ def norm_ode(
     *,
     norm: npt.ArrayLike,
     steps: int,
-    record_every: int = 1,
+    record_every: int | None = 1,
     seed: int | None = None,
 ) -> xr.Dataset:
     """Solve the norm's differential equation, time counted in steps, with η and g̃ constant within each step.

@@ -1,0 +1,82 @@
+"""The map of the norm for many trajectories, on one core, against a Python loop and against NumPy without temporaries.
+
+All are run in turn in one process; figures are steps per second of processor time, ratios those of the medians.
+"""
+
+import statistics
+import sys
+import time
+
+import numpy as np
+
+from simulate.maps import kernels
+
+COUNT, STEPS, ROUNDS = 4096, 4000, 7
+PYTHON_GOAL, NUMPY_GOAL, SINGLE_GOAL = 60, 1.9, 7
+
+generator = np.random.default_rng(0)
+shrink = 1 - np.exp(generator.uniform(-9, -3, COUNT))
+push = generator.uniform(0.5, 2, COUNT)
+start = np.full(COUNT, 3.0)
+
+
+def python_loop(steps=200_000):
+    r, a, b = 3.0, float(shrink[0] ** 2), float(push[0] ** 2)
+    for _ in range(steps):
+        r = a * r + b / r
+    return steps
+
+
+def numpy_in_place(steps=STEPS // 4):
+    r, a, b, quotient = start.copy(), shrink**2, push**2, np.empty(COUNT)
+    for _ in range(steps):
+        np.divide(b, r, out=quotient)
+        np.multiply(a, r, out=r)
+        np.add(r, quotient, out=r)
+    return steps * COUNT
+
+
+def compiled(count=COUNT, steps=STEPS, rows=False):
+    r, ended, code = start[:count].copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    sums = np.zeros((count if rows else 0, 4))
+    kernels.iterate_constant(r, shrink[:count], push[:count], steps, 0, np.empty((count, 0)), sums, ended, code)
+    return steps * count
+
+
+CANDIDATES = {
+    "Python loop": python_loop,
+    "NumPy, in place": numpy_in_place,
+    "compiled batch": compiled,
+    "compiled batch, statistics": lambda: compiled(rows=True),
+    "compiled, one trajectory": lambda: compiled(1, 400_000),
+}
+
+
+def speed(call):
+    began = time.process_time()
+    done = call()
+    return done / (time.process_time() - began)
+
+
+def main():
+    for call in CANDIDATES.values():
+        call()
+    rounds = [[speed(call) for call in CANDIDATES.values()] for _ in range(ROUNDS)]
+    speeds = {
+        name: statistics.median(column) for name, column in zip(CANDIDATES, zip(*rounds, strict=True), strict=True)
+    }
+    python, numpy = speeds["Python loop"], speeds["NumPy, in place"]
+    for name, value in speeds.items():
+        print(f"{name:28}{value / 1e6:10.1f} M steps/s{value / python:8.1f} x Python{value / numpy:8.2f} x NumPy")
+    reached = {
+        f"batch >= {PYTHON_GOAL} x Python": speeds["compiled batch"] >= PYTHON_GOAL * python,
+        f"batch >= {NUMPY_GOAL} x NumPy": speeds["compiled batch"] >= NUMPY_GOAL * numpy,
+        f"one trajectory >= {SINGLE_GOAL} x Python": speeds["compiled, one trajectory"] >= SINGLE_GOAL * python,
+    }
+    for goal, holds in reached.items():
+        print(f"{goal}: {'reached' if holds else 'NOT reached'}")
+    return not all(reached.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
