@@ -1,5 +1,6 @@
 """Dynamics of the norm and trajectories, without networks."""
 
+from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient
 from simulate.maps.norm_map import norm_map, replay
 from simulate.maps.norm_ode import norm_ode
@@ -12,9 +13,13 @@ __all__ = [
     "AdversarialGradient",
     "BoundedGradient",
     "Classification",
+    "NormalizedRegression",
     "Periods",
+    "Ratio2D",
+    "RayleighQuotient",
     "RecordedGradient",
     "classify",
+    "descend",
     "find_periods",
     "load",
     "norm_map",

@@ -1,0 +1,290 @@
+"""Training on a landscape: SGD with weight decay on a scale-invariant loss, compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+import theory
+from simulate.landscapes import kernels
+from simulate.landscapes.landscapes import Landscape, NormalizedRegression, Ratio2D, RayleighQuotient
+from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, VARIABLES, check_trajectory, make_trajectory
+from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
+from theory.schedules import learning_rates
+
+# norms whose square is a normal floating-point number
+_NORM_MIN, _NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(np.finfo(np.float64).max))
+_FIXED = {None: kernels.FREE, "norm": kernels.FIXED_NORM, "effective_lr": kernels.FIXED_EFFECTIVE_LR}
+_STATUSES = (COMPLETE, COLLAPSED, DIVERGED)
+
+
+def descend(
+    landscape: Landscape,
+    lr: npt.ArrayLike | theory.Schedule,
+    wd: npt.ArrayLike,
+    *,
+    steps: int,
+    seed: int = 0,
+    optimizer: theory.Optimizer | None = None,
+    walkers: int = 1,
+    norm: npt.ArrayLike = 1.0,
+    weights: npt.ArrayLike | None = None,
+    fixed: str | None = None,
+    record_every: int = 1,
+    start: xr.Dataset | None = None,
+) -> xr.Dataset:
+    """Train on a scale-invariant loss.
+
+    Parameters
+    ----------
+    landscape : `Ratio2D`, `RayleighQuotient` or `NormalizedRegression`.
+    lr : η > 0: number, one for each walker, or a schedule such as `theory.Cosine`, asked for the absolute step number.
+    wd : λ >= 0: number or one for each walker, with ηλ below the optimizer's limit, 2 for plain SGD.
+    steps : number of updates.
+    seed : of the random start and of the mini-batches. Each random number is a function of seed, walker and step, so
+        that a walker does the same in any batch.
+    optimizer : `theory.SGD`, with momentum of either kind and decay of either kind; default plain.
+    walkers : size of the batch. The dimension `batch` is there if it is above 1, or if lr, wd, norm or weights have an
+        axis of walkers.
+    norm : ρ > 0 of a start in a random direction: number or one for each walker.
+    weights : start, shape (d,) or (walkers, d), taken as it is; `norm` must then be left out.
+    fixed : None, or what is held on the way:
+
+        - "norm": after each step the weights (not the velocity) are scaled back to the norm they started with; wd must
+          be 0. This is training on a sphere at the constant effective learning rate η/ρ².
+        - "effective_lr": the optimizer is given the gradient times ρ², of the norm before the step; decay and lr are
+          as ever. So a plain step is x⁺ = (1-ηλ)x - ηρ²∇f(x), and η is the effective learning rate. The norm is free,
+          and without decay it grows by √(1+(ηg̃)²) each step, at the end out of the floating-point range; the
+          directions of plain SGD without decay are those of "norm" at norm 1.
+    record_every : record the steps whose number is divisible by it.
+    start : trajectory that an earlier call returned for the same landscape, optimizer and `fixed`, or some of its
+        walkers: the run goes on from its last state, with its seed and its step numbers, as if it had not been cut, bit
+        for bit (but its lr and wd may be others). `walkers`, `norm` and `weights` must be left out, `seed` may be.
+        Walkers that have ended stay as they are.
+
+    Returns
+    -------
+    Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm` (of the mini-batch loss, without decay),
+    `effective_lr`, `rotation`, `loss` (of the mini-batch), `radial_defect`, `lr` where it varies in time, and the last
+    state: `final_weights`, with momentum `final_velocity`, with a fixed norm `held_norm`. A walker whose squared norm
+    leaves the range of normal floating-point numbers keeps its rows up to there (in a batch the rest is NaN), with
+    status "diverged" or "collapsed" and its last good state; the angle of a step that overflows is NaN. A run with
+    `fixed` says so in its attribute `optimizer`, since it obeys the law of another step.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range, or things do not fit together.
+
+    Source: docs/mathematics.md §1, §2, §4; arXiv 2209.03695 for the sphere.
+
+    Examples
+    --------
+    >>> from simulate.landscapes import RayleighQuotient
+    >>> run = descend(RayleighQuotient([0.0, 1.0, 2.0]), 0.1, 0.0, steps=500)
+    >>> run.norm.dims, round(run.loss.values[-1].item(), 12), run.status.item()
+    (('step',), 0.0, 'complete')
+    >>> more = descend(RayleighQuotient([0.0, 1.0, 2.0]), 0.1, 0.0, steps=10, start=run)
+    >>> more.step.values[0].item()
+    500
+    """
+    if not isinstance(landscape, (NormalizedRegression, Ratio2D, RayleighQuotient)):
+        raise TypeError(
+            f"landscape must be a NormalizedRegression, Ratio2D or RayleighQuotient, got {type(landscape).__name__}"
+        )
+    rule = theory.SGD() if optimizer is None else optimizer
+    if not isinstance(rule, theory.SGD):
+        raise ValueError(f"optimizer must be a theory.SGD, got {rule!r}")
+    if not (fixed is None or isinstance(fixed, str)) or fixed not in _FIXED:
+        raise ValueError(f"fixed must be one of None, 'norm', 'effective_lr'; got {fixed!r}")
+    steps, record_every = whole_number("steps", steps), whole_number("record_every", record_every, at_least=1)
+    seed = whole_number("seed", seed, at_most=2**63 - 1)
+    walkers = whole_number("walkers", walkers, at_least=1)
+    decay = weight_decay(wd)
+    if fixed == "norm" and decay.any():
+        raise ValueError(f"wd must be 0 with fixed='norm', got {wd!r}")
+    name = repr(rule) if fixed is None else f"{rule!r} with fixed {fixed}"
+
+    if start is None:
+        state = _fresh(landscape, walkers, norm, weights, seed, rates=() if callable(lr) else np.shape(lr), decay=decay)
+    else:
+        if walkers != 1 or weights is not None or not np.array_equal(norm, 1.0):
+            raise ValueError("walkers, norm and weights must be left out with start, which says what they are")
+        state = _continued(start, landscape, name, rule, fixed, seed)
+    begin, count = state["begin"], state["weights"].shape[0]
+    dims = ("batch",) if state["batch"] else ()
+    schedule = np.ascontiguousarray(learning_rates(lr, begin, begin + steps)) if callable(lr) else np.empty(0)
+    rates = np.ones(count) if callable(lr) else _per_walker("lr", learning_rate(lr), count, dims)
+    decays = _per_walker("wd", decay, count, dims)
+    limit = rule.intrinsic_lr_limit
+    intrinsic_lr(*((schedule[:, np.newaxis], decays) if callable(lr) else (rates, decays)), below=limit)
+
+    step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
+    recorded = np.full((kernels.COLUMNS, count, step.size), np.nan)
+    kernels.iterate_descent(
+        *landscape.parts(),
+        state["weights"],
+        state["velocity"],
+        state["held_norm"],
+        state["walkers"],
+        rates,
+        schedule,
+        decays,
+        float(rule.momentum),
+        rule.nesterov,
+        rule.decoupled,
+        _FIXED[fixed],
+        state["seed"],
+        begin,
+        steps,
+        record_every,
+        recorded,
+        state["ended"],
+        state["code"],
+    )
+    if not dims:
+        last = int(np.searchsorted(step, state["ended"][0], side="right")) if state["code"][0] else step.size
+        recorded, step = recorded[:, :, :last], step[:last]
+    shape = (count,) if dims else ()
+    names = ("norm", "grad_norm", "effective_lr", "rotation", "loss", "radial_defect")
+    columns = {column: values.reshape(*shape, step.size) for column, values in zip(names, recorded, strict=True)}
+    attributes: dict[str, Any] = {
+        "optimizer": name,
+        "landscape": repr(landscape),
+        "seed": state["seed"],
+        "updates": begin + steps,
+    }
+    coords: dict[str, Any] = {"walker": (dims, state["walkers"].reshape(shape))}
+    settings = {"wd": decays} if callable(lr) else {"lr": rates, "wd": decays}
+    for setting, values in settings.items():
+        if dims:
+            coords[setting] = (dims, values)
+        else:
+            attributes[setting] = float(values[0])
+    if callable(lr):
+        columns["lr"] = schedule[step - begin]
+    held = state["weights"]
+    run = make_trajectory(
+        columns,
+        step=step,
+        source="landscape",
+        final_norm=np.sqrt((held * held).sum(axis=1)).reshape(shape),
+        status=np.array(_STATUSES, dtype=object)[state["code"]].reshape(shape),
+        status_step=state["ended"].reshape(shape),
+        dims=dims,
+        coords=coords,
+        attributes=attributes,
+    )
+    last_state = {"final_weights": (held, True)}
+    if rule.momentum:
+        last_state["final_velocity"] = (state["velocity"], True)
+    if fixed == "norm":
+        last_state["held_norm"] = (state["held_norm"], False)
+    for variable, (values, wide) in last_state.items():
+        units, long_name = VARIABLES[variable]
+        on = (*dims, "weight") if wide else dims
+        run[variable] = (on, values.reshape(*shape, -1) if wide else values.reshape(shape))
+        run[variable].attrs.update(units=units, long_name=long_name)
+    return run
+
+
+def _fresh(
+    landscape: Landscape,
+    walkers: int,
+    norm: npt.ArrayLike,
+    weights: npt.ArrayLike | None,
+    seed: int,
+    rates: tuple[int, ...],
+    decay: FloatArray,
+) -> dict[str, Any]:
+    """State before the first step; its arrays are the caller's in no case."""
+    real("norm", norm, above=0)
+    norms = real("norm", norm, at_least=_NORM_MIN, at_most=_NORM_MAX)
+    given = None if weights is None else real("weights", weights)
+    if given is not None:
+        if not np.array_equal(norms, 1.0):
+            raise ValueError(f"norm must be left out with weights, whose norm it would be, got {norm!r}")
+        if given.ndim not in (1, 2) or given.shape[-1] != landscape.dim:
+            raise ValueError(
+                f"weights must have the shape ({landscape.dim},) or (walkers, {landscape.dim}), got {given.shape}"
+            )
+    shapes = {"lr": rates, "wd": decay.shape, "norm": norms.shape}
+    shapes |= {"weights": given.shape[:-1]} if given is not None else {}
+    shapes |= {"walkers": (walkers,)} if walkers > 1 else {}
+    for argument, shape in shapes.items():
+        if len(shape) > 1:
+            raise ValueError(f"{argument} must be a number or have one value for each walker, got shape {shape}")
+    try:
+        batch = np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        listed = ", ".join(f"{argument} {shape}" for argument, shape in shapes.items())
+        raise ValueError(f"shapes must broadcast together, got {listed}") from None
+    count = batch[0] if batch else 1
+    numbers = np.arange(count, dtype=np.int64)
+    held = np.empty((count, landscape.dim))
+    if given is None:
+        kernels.random_directions(seed, numbers, held)
+        held *= (np.broadcast_to(norms, count) / np.sqrt((held * held).sum(axis=1)))[:, np.newaxis]
+    else:
+        held[...] = given
+    with np.errstate(over="ignore"):
+        lengths = np.sqrt((held * held).sum(axis=1))
+    real("norm of weights", lengths, at_least=_NORM_MIN * (1 - 1e-12), at_most=_NORM_MAX)
+    return {
+        "batch": bool(batch),
+        "begin": 0,
+        "seed": seed,
+        "weights": held,
+        "velocity": np.zeros_like(held),
+        "held_norm": lengths,
+        "walkers": numbers,
+        "ended": np.zeros(count, dtype=np.int64),
+        "code": np.zeros(count, dtype=np.int64),
+    }
+
+
+def _continued(
+    start: xr.Dataset, landscape: Landscape, name: str, rule: theory.SGD, fixed: str | None, seed: int
+) -> dict[str, Any]:
+    """State at the end of an earlier run; its arrays are copies."""
+    needed = ["final_weights", "status", "status_step", "walker"]
+    needed += ["final_velocity"] if rule.momentum else []
+    needed += ["held_norm"] if fixed == "norm" else []
+    if not isinstance(start, xr.Dataset):
+        raise TypeError(f"start must be a trajectory that descend returned, got {type(start).__name__}")
+    for attribute, own in {"source": "landscape", "landscape": repr(landscape), "optimizer": name}.items():
+        if start.attrs.get(attribute) != own:
+            raise ValueError(f"start must have the {attribute} {own!r}, got {start.attrs.get(attribute)!r}")
+    check_trajectory(start, *needed)
+    if seed not in (0, start.attrs["seed"]):
+        raise ValueError(f"seed must be that of start, {start.attrs['seed']}, or left out; got {seed}")
+    dims = start.final_norm.dims
+    if dims not in ((), ("batch",)):
+        raise ValueError(f"start must be one run or have the dimension 'batch', got {dims}")
+
+    def copied(variable: str, *more: str) -> Any:
+        values = start[variable].transpose(*dims, *more).values
+        return np.array(values if dims else values[np.newaxis], order="C")
+
+    codes = {status: code for code, status in enumerate(_STATUSES)}
+    held = copied("final_weights", "weight").astype(np.float64)
+    return {
+        "batch": bool(dims),
+        "begin": int(start.attrs["updates"]),
+        "seed": int(start.attrs["seed"]),
+        "weights": held,
+        "velocity": copied("final_velocity", "weight") if rule.momentum else np.zeros_like(held),
+        "held_norm": copied("held_norm") if fixed == "norm" else np.ones(held.shape[0]),
+        "walkers": copied("walker").astype(np.int64),
+        "ended": copied("status_step").astype(np.int64),
+        "code": np.array([codes[status] for status in copied("status")], dtype=np.int64),
+    }
+
+
+def _per_walker(name: str, values: FloatArray, count: int, dims: tuple[str, ...]) -> FloatArray:
+    """One value for each walker, in an array of its own."""
+    if values.shape not in ((), (1,), (count,)) or (values.ndim and not dims):
+        raise ValueError(f"{name} must be a number or have one value for each of {count} walkers, got {values.shape}")
+    return np.array(np.broadcast_to(values, (count,)))

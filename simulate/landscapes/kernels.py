@@ -1,0 +1,208 @@
+"""Compiled inner loop of training on landscapes, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from simulate.maps.noise import stream_key, uniform
+
+_SMALLEST = float(np.finfo(np.float64).tiny)
+
+# Kinds of landscapes. A number, because numba can't keep functions that take functions on disk.
+RATIO, RAYLEIGH, SQUARED, LOGISTIC = 0, 1, 2, 3
+RUNS, FELL, BLEW_UP = 0, 1, 2
+FREE, FIXED_NORM, FIXED_EFFECTIVE_LR = 0, 1, 2
+NORM, GRAD_NORM, EFFECTIVE_LR, ROTATION, LOSS, RADIAL_DEFECT, COLUMNS = 0, 1, 2, 3, 4, 5, 6
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def random_directions(seed: Any, walkers: Any, directions: Any) -> None:
+    """Fill `directions` (walkers, weights) with normal numbers, a function of seed and walker alone."""
+    for i in range(directions.shape[0]):
+        # a stream of its own: the walker's numbers are those of its mini-batches
+        key = stream_key(stream_key(seed, walkers[i]), 0)
+        for j in range(directions.shape[1]):
+            radius = np.sqrt(-2.0 * np.log(uniform(key, 2 * j)))
+            directions[i, j] = radius * np.cos(2.0 * np.pi * uniform(key, 2 * j + 1))
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def drawn(key: Any, draw: Any, examples: Any) -> Any:
+    """Number of the example that a stream draws."""
+    # the largest uniform number rounds to 1
+    return min(int(uniform(key, draw) * examples), examples - 1)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def length(vector: Any) -> Any:
+    """Euclidean norm, also where the squares leave the range of numbers."""
+    largest, square = 0.0, 0.0
+    for j in range(vector.size):
+        largest = max(largest, abs(vector[j]))
+    if largest == 0.0 or largest == np.inf:
+        # parts that are no numbers are not lost
+        return np.abs(vector).sum()
+    for j in range(vector.size):
+        square += (vector[j] / largest) * (vector[j] / largest)
+    return largest * np.sqrt(square)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def loss_and_gradient(
+    kind: Any, table: Any, vector: Any, scalars: Any, batch_size: Any, key: Any, step: Any, unit: Any, gradient: Any
+) -> Any:
+    """Return the loss of one step at weights of norm 1, and write its gradient there into `gradient`."""
+    weights = unit.size
+    if kind == RATIO:
+        sharpness, highest = scalars[0], scalars[1]
+        x, y = unit[0], unit[1]
+        below = 2.0 * highest * x * x + sharpness * y * y
+        slope = 4.0 * sharpness * highest * highest * x * y / (below * below)
+        gradient[0], gradient[1] = -slope * y, slope * x
+        return sharpness * highest * y * y / below
+    if kind == RAYLEIGH:
+        quotient = 0.0
+        for j in range(weights):
+            quotient += vector[j] * unit[j] * unit[j]
+        for j in range(weights):
+            gradient[j] = (vector[j] - quotient) * unit[j]
+        return 0.5 * quotient
+    examples = table.shape[0]
+    count = batch_size if batch_size > 0 else examples
+    loss, along = 0.0, 0.0
+    for j in range(weights):
+        gradient[j] = 0.0
+    for k in range(count):
+        row = drawn(key, step * batch_size + k, examples) if batch_size > 0 else k
+        projection = 0.0
+        for j in range(weights):
+            projection += table[row, j] * unit[j]
+        prediction, target = scalars[0] * projection, vector[row]
+        if kind == SQUARED:
+            slope = prediction - target
+            loss += 0.5 * slope * slope
+        else:
+            margin = target * prediction
+            loss += max(-margin, 0.0) + np.log1p(np.exp(-abs(margin)))
+            slope = -target / (1.0 + np.exp(margin))
+        for j in range(weights):
+            gradient[j] += slope * table[row, j]
+        along += slope * projection
+    share = scalars[0] / count
+    for j in range(weights):
+        gradient[j] = share * (gradient[j] - along * unit[j])
+    return loss / count
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def iterate_descent(
+    kind: Any,
+    table: Any,
+    vector: Any,
+    scalars: Any,
+    batch_size: Any,
+    weights: Any,
+    velocity: Any,
+    held_norm: Any,
+    walkers: Any,
+    lr: Any,
+    schedule: Any,
+    wd: Any,
+    momentum: Any,
+    nesterov: Any,
+    decoupled: Any,
+    fixed: Any,
+    seed: Any,
+    begin: Any,
+    steps: Any,
+    record_every: Any,
+    recorded: Any,
+    ended: Any,
+    code: Any,
+) -> None:
+    """Train a batch of walkers with SGD, in place.
+
+    `weights`, `velocity` (batch, weights) are start and end; `walkers` (batch,) number the random streams; the rate is
+    `lr` (batch,), or `schedule` (steps,) where that is not empty; steps are numbered from `begin`; `recorded` (columns,
+    batch, rows) takes the steps whose number is divisible by `record_every`; `ended` (batch,) the number of the step
+    before which a walker stands; `code` (batch,) how it ended: one that is not RUNS already stays as it is. A walker
+    that leaves the floating-point range stops at its last good state.
+    """
+    size = weights.shape[1]
+    work = np.empty((6, size))
+    unit, gradient, move, following, pushed, across = work[0], work[1], work[2], work[3], work[4], work[5]
+    first_row = -(-begin // record_every)
+    for i in range(weights.shape[0]):
+        if code[i] != RUNS:
+            continue
+        x, pace = weights[i], velocity[i]
+        key = stream_key(seed, walkers[i])
+        decay = wd[i]
+        square = 0.0
+        for j in range(size):
+            square += x[j] * x[j]
+        ended[i] = begin + steps
+        for t in range(begin, begin + steps):
+            rate = schedule[t - begin] if schedule.size > 0 else lr[i]
+            norm = np.sqrt(square)
+            for j in range(size):
+                unit[j] = x[j] / norm
+            loss = loss_and_gradient(kind, table, vector, scalars, batch_size, key, t, unit, gradient)
+            scale = norm if fixed == FIXED_EFFECTIVE_LR else 1.0 / norm
+            largest = 0.0
+            for j in range(size):
+                pull = decay * x[j]
+                direction = gradient[j] * scale
+                if not decoupled:
+                    direction += pull
+                if momentum > 0.0:
+                    pushed[j] = momentum * pace[j] + direction
+                    direction = direction + momentum * pushed[j] if nesterov else pushed[j]
+                if decoupled:
+                    direction += pull
+                move[j] = rate * direction
+                following[j] = x[j] - move[j]
+                largest = max(largest, abs(move[j]))
+            if t % record_every == 0:
+                grad_norm = length(gradient)
+                # in units of the largest part no square overflows; a part that is infinite leaves no angle
+                unity = max(largest, norm)
+                along, radial = 0.0, 0.0
+                for j in range(size):
+                    along += move[j] / unity * unit[j]
+                    radial += gradient[j] * unit[j]
+                for j in range(size):
+                    across[j] = move[j] / unity - along * unit[j]
+                row = t // record_every - first_row
+                recorded[NORM, i, row] = norm
+                recorded[GRAD_NORM, i, row] = grad_norm
+                recorded[EFFECTIVE_LR, i, row] = rate if fixed == FIXED_EFFECTIVE_LR else rate / square
+                recorded[ROTATION, i, row] = np.arctan2(length(across), norm / unity - along)
+                recorded[LOSS, i, row] = loss
+                recorded[RADIAL_DEFECT, i, row] = abs(radial) / grad_norm if grad_norm > 0.0 else 0.0
+            next_square = 0.0
+            for j in range(size):
+                next_square += following[j] * following[j]
+            if not np.isfinite(next_square):
+                ended[i] = t
+                code[i] = BLEW_UP
+                break
+            if next_square < _SMALLEST:
+                ended[i] = t
+                code[i] = FELL
+                break
+            if fixed == FIXED_NORM:
+                back = held_norm[i] / np.sqrt(next_square)
+                next_square = 0.0
+                for j in range(size):
+                    following[j] *= back
+                    next_square += following[j] * following[j]
+            square = next_square
+            for j in range(size):
+                x[j] = following[j]
+            if momentum > 0.0:
+                for j in range(size):
+                    pace[j] = pushed[j]

@@ -1,0 +1,311 @@
+"""Scale-invariant losses: their parameters, and value and gradient in plain NumPy, the oracle of the compiled ones."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from simulate.landscapes import kernels
+from simulate.maps.noise import stream_key
+from theory.arguments import FloatArray, choice, one_real, plain, real, whole_number
+
+_LOSSES = {"squared": kernels.SQUARED, "logistic": kernels.LOGISTIC}
+
+Parts = tuple[int, FloatArray, FloatArray, FloatArray, int]
+
+
+class Landscape(Protocol):
+    """What `descend` needs to know. To add one: write these as a frozen dataclass, and its branch in the kernel."""
+
+    @property
+    def dim(self) -> int:
+        """Number of weights."""
+
+    def value(self, weights: npt.ArrayLike) -> Any:
+        """Return the loss of weights (..., dim)."""
+
+    def gradient(self, weights: npt.ArrayLike) -> FloatArray:
+        """Return its gradient."""
+
+    def parts(self) -> Parts:
+        """Return kind, table, vector, scalars and batch size, as the compiled loop takes them."""
+
+
+@dataclass(frozen=True)
+class Ratio2D:
+    """Ratio of two quadratic forms in the plane, f(x, y) = h m y² / (2m x² + h y²): a function of the direction only.
+
+    The minimum 0 is the x axis, with the curvature h on the unit circle; the maximum m is the y axis. In the angle φ
+    from the x axis f = (h/2) sin²φ / (cos²φ + q sin²φ) with q = h/2m: half of h sin²φ for q = 1, a narrow valley in a
+    plateau for large q. As q goes to 0, f goes to (h/2) tan²φ.
+
+    With decay, full-batch descent has a cycle of period 2 across the valley, near the edge of stability: with s = 1-ηλ
+    and c = 1+(q-1)ηλ/2, φ changes its sign at sin²φ = ηλ/2 if η̃h = 2c². The Jacobian of a step in (ln ρ, φ) has the
+    determinant -1+2s(q-1)(1-s²)/c there, so the cycle attracts for q > 1 (m < h/2); for q = 1, the Rayleigh quotient,
+    nothing damps the swing around it; for q < 1 the swing grows to periods, the larger the smaller q is.
+
+    Parameters
+    ----------
+    sharpness : h > 0, curvature at the minimum on the unit circle (units of the loss).
+    highest : m > 0, largest value of the loss.
+
+    Raises
+    ------
+    TypeError, ValueError : a parameter is no number or out of range.
+
+    Source: docs/mathematics.md §1, §4.
+
+    Examples
+    --------
+    >>> valley = Ratio2D(sharpness=4.0, highest=2.0)
+    >>> valley.value([1.0, 0.0]), valley.value([0.0, 3.0]), valley.value([[1.0, 1.0], [2.0, 2.0]]).tolist()
+    (0.0, 2.0, [1.0, 1.0])
+    """
+
+    sharpness: float = 1.0
+    highest: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("sharpness", "highest"):
+            object.__setattr__(self, name, one_real(name, getattr(self, name), above=0))
+
+    @property
+    def dim(self) -> int:
+        """Two weights."""
+        return 2
+
+    def value(self, weights: npt.ArrayLike) -> Any:
+        """Return the loss of weights (..., 2)."""
+        x, y = np.moveaxis(_unit(weights, 2)[0], -1, 0)
+        return plain(self.sharpness * self.highest * y**2 / (2 * self.highest * x**2 + self.sharpness * y**2))
+
+    def gradient(self, weights: npt.ArrayLike) -> FloatArray:
+        """Return the gradient at weights (..., 2)."""
+        unit, norm = _unit(weights, 2)
+        x, y = np.moveaxis(unit, -1, 0)
+        below = 2 * self.highest * x**2 + self.sharpness * y**2
+        slope = 4 * self.sharpness * self.highest**2 * x * y / below**2
+        return np.asarray(np.stack([-slope * y, slope * x], axis=-1) / norm)
+
+    def parts(self) -> Parts:
+        """Return the parts for the compiled loop."""
+        return kernels.RATIO, _frozen([[]]), _frozen([]), _frozen([self.sharpness, self.highest]), 0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RayleighQuotient:
+    """Rayleigh quotient f(x) = x'Ax / (2 x'x) of a diagonal matrix A.
+
+    Parameters
+    ----------
+    spectrum : d >= 2 real numbers, the diagonal of A (units of the loss).
+
+    Raises
+    ------
+    TypeError, ValueError : the spectrum is not made of finite numbers, or has fewer than two.
+
+    Source: docs/mathematics.md §1, §4.
+
+    Examples
+    --------
+    >>> quotient = RayleighQuotient([1.0, 2.0, 5.0])
+    >>> quotient.sharpness, quotient.lowest, quotient.value([0.0, 3.0, 0.0])
+    (4.0, 0.5, 1.0)
+    """
+
+    spectrum: npt.ArrayLike
+
+    def __post_init__(self) -> None:
+        spectrum = _frozen(real("spectrum", self.spectrum))
+        if spectrum.ndim != 1 or spectrum.size < 2:
+            raise ValueError(f"spectrum must be a list of at least 2 numbers, got shape {spectrum.shape}")
+        object.__setattr__(self, "spectrum", spectrum)
+
+    def __repr__(self) -> str:
+        return f"RayleighQuotient(dim={self.dim}, sha={_digest(self.spectrum)})"
+
+    @property
+    def dim(self) -> int:
+        """Number of weights."""
+        return int(np.size(self.spectrum))
+
+    @property
+    def lowest(self) -> float:
+        """Smallest value of the loss, half the smallest eigenvalue."""
+        return float(np.asarray(self.spectrum).min()) / 2
+
+    @property
+    def sharpness(self) -> float:
+        """Largest curvature at the minimum on the unit sphere: the largest less the smallest eigenvalue."""
+        return float(np.ptp(np.asarray(self.spectrum)))
+
+    def value(self, weights: npt.ArrayLike) -> Any:
+        """Return the loss of weights (..., dim)."""
+        unit, _ = _unit(weights, self.dim)
+        return plain((np.asarray(self.spectrum) * unit**2).sum(axis=-1) / 2)
+
+    def gradient(self, weights: npt.ArrayLike) -> FloatArray:
+        """Return the gradient at weights (..., dim)."""
+        unit, norm = _unit(weights, self.dim)
+        spectrum = np.asarray(self.spectrum)
+        quotient = (spectrum * unit**2).sum(axis=-1, keepdims=True)
+        return np.asarray((spectrum - quotient) * unit / norm)
+
+    def parts(self) -> Parts:
+        """Return the parts for the compiled loop."""
+        return kernels.RAYLEIGH, _frozen([[]]), np.asarray(self.spectrum), _frozen([]), 0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NormalizedRegression:
+    """Regression with predictions zᵢ = s⟨x, aᵢ⟩/‖x‖, which do not depend on the norm of the weights x.
+
+    The loss is the mean over the examples of ½(zᵢ-yᵢ)² ("squared") or of ln(1+exp(-yᵢzᵢ)) ("logistic").
+
+    Parameters
+    ----------
+    inputs : aᵢ, shape (examples, d), d >= 2.
+    targets : yᵢ, shape (examples,); -1 or +1 for the logistic loss.
+    batch_size : examples of each mini-batch, drawn with replacement; None is the full batch.
+    loss : "squared" or "logistic".
+    output_norm : s > 0.
+
+    Raises
+    ------
+    TypeError, ValueError : a parameter is no number, out of range, or of a shape that does not fit.
+
+    Source: docs/mathematics.md §1, §2.
+
+    Examples
+    --------
+    >>> regression = NormalizedRegression([[1.0, 0.0], [0.0, 2.0]], [1.0, 0.0])
+    >>> regression.value([3.0, 0.0]), regression.value([0.0, 1.0])
+    (0.0, 1.25)
+    """
+
+    inputs: npt.ArrayLike
+    targets: npt.ArrayLike
+    batch_size: int | None = None
+    loss: str = "squared"
+    output_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        inputs, targets = _frozen(real("inputs", self.inputs)), _frozen(real("targets", self.targets))
+        if inputs.ndim != 2 or inputs.shape[0] < 1 or inputs.shape[1] < 2:
+            raise ValueError(f"inputs must have the shape (examples >= 1, weights >= 2), got {inputs.shape}")
+        if targets.shape != inputs.shape[:1]:
+            raise ValueError(f"targets must have the shape {inputs.shape[:1]} of the examples, got {targets.shape}")
+        choice("loss", self.loss, _LOSSES)
+        other = targets[np.abs(targets) != 1]
+        if self.loss == "logistic" and other.size:
+            raise ValueError(f"targets must be -1 or +1 for the logistic loss, got {float(other[0])!r}")
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size, at_least=1))
+        object.__setattr__(self, "output_norm", one_real("output_norm", self.output_norm, above=0))
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "targets", targets)
+
+    def __repr__(self) -> str:
+        examples = f"examples={np.size(self.targets)}, dim={self.dim}, batch_size={self.batch_size}"
+        digest = _digest(self.inputs, self.targets)
+        return f"NormalizedRegression({examples}, loss={self.loss!r}, output_norm={self.output_norm}, sha={digest})"
+
+    @property
+    def dim(self) -> int:
+        """Number of weights."""
+        return int(np.shape(self.inputs)[1])
+
+    def batch(self, seed: int, walker: int, step: int) -> npt.NDArray[np.int64]:
+        """Return the examples of the mini-batch that a walker of `descend` draws at a step; all for the full batch.
+
+        Examples
+        --------
+        >>> NormalizedRegression(np.eye(3), [1.0, 0.0, 0.0]).batch(seed=0, walker=0, step=5).tolist()
+        [0, 1, 2]
+        """
+        examples = np.size(self.targets)
+        if self.batch_size is None:
+            return np.arange(examples)
+        key = np.uint64(stream_key(seed, walker))
+        draws = step * self.batch_size + np.arange(self.batch_size)
+        return np.array([kernels.drawn(key, draw, examples) for draw in draws])
+
+    def value(self, weights: npt.ArrayLike, batch: npt.NDArray[np.int64] | None = None) -> Any:
+        """Return the loss of weights (..., dim) on a mini-batch, by default on all examples."""
+        predictions, targets, _, _, _ = self._predictions(weights, batch)
+        if self.loss == "squared":
+            return plain(((predictions - targets) ** 2).mean(axis=-1) / 2)
+        return plain(np.logaddexp(0, -targets * predictions).mean(axis=-1))
+
+    def gradient(self, weights: npt.ArrayLike, batch: npt.NDArray[np.int64] | None = None) -> FloatArray:
+        """Return the gradient at weights (..., dim) on a mini-batch, by default on all examples."""
+        predictions, targets, inputs, unit, norm = self._predictions(weights, batch)
+        slopes = self._slopes(predictions, targets)
+        euclidean = self.output_norm * slopes @ inputs / targets.size
+        return np.asarray((euclidean - (euclidean * unit).sum(axis=-1, keepdims=True) * unit) / norm)
+
+    def sharpness_at(self, weights: npt.ArrayLike) -> float:
+        """Return the largest curvature of the full-batch loss on the unit sphere, in the direction of one x.
+
+        Source: arXiv 2209.03695.
+
+        Examples
+        --------
+        >>> NormalizedRegression([[1.0, 0.0], [0.0, 2.0]], [1.0, 0.0]).sharpness_at([5.0, 0.0])
+        2.0
+        """
+        predictions, targets, inputs, unit, _ = self._predictions(weights, None)
+        if unit.ndim != 1:
+            raise ValueError(f"weights must have the shape ({self.dim},), got {unit.shape}")
+        slopes = self._slopes(predictions, targets)
+        curvatures = np.ones_like(slopes) if self.loss == "squared" else np.abs(slopes) * (1 - np.abs(slopes))
+        flat = self.output_norm**2 * (inputs.T * curvatures) @ inputs / targets.size
+        # on the sphere a slope along the weights bends every direction across them
+        across = np.linalg.svd(unit[np.newaxis])[2][1:]
+        bend = float((slopes * predictions).mean())
+        return float(np.linalg.eigvalsh(across @ flat @ across.T)[-1]) - bend
+
+    def parts(self) -> Parts:
+        """Return the parts for the compiled loop."""
+        inputs, targets = np.asarray(self.inputs), np.asarray(self.targets)
+        return _LOSSES[self.loss], inputs, targets, _frozen([self.output_norm]), self.batch_size or 0
+
+    def _slopes(self, predictions: FloatArray, targets: FloatArray) -> FloatArray:
+        """Return the derivatives of the examples' losses in their predictions."""
+        if self.loss == "squared":
+            return np.asarray(predictions - targets)
+        return np.asarray(-targets * np.exp(-np.logaddexp(0, targets * predictions)))
+
+    def _predictions(self, weights: npt.ArrayLike, batch: npt.NDArray[np.int64] | None) -> tuple[FloatArray, ...]:
+        unit, norm = _unit(weights, self.dim)
+        inputs, targets = np.asarray(self.inputs), np.asarray(self.targets)
+        if batch is not None:
+            inputs, targets = inputs[batch], targets[batch]
+        return self.output_norm * unit @ inputs.T, targets, inputs, unit, norm
+
+
+def _unit(weights: npt.ArrayLike, dim: int) -> tuple[FloatArray, FloatArray]:
+    """Directions and norms of checked weights (..., dim)."""
+    given = real("weights", weights)
+    if given.shape[-1:] != (dim,):
+        raise ValueError(f"weights must have {dim} numbers along the last axis, got shape {given.shape}")
+    norm = np.sqrt((given * given).sum(axis=-1, keepdims=True))
+    if (norm == 0).any():
+        raise ValueError("weights must not be zero: a scale-invariant loss has no value there")
+    return np.asarray(given / norm), norm
+
+
+def _frozen(values: npt.ArrayLike) -> FloatArray:
+    """Own, contiguous and read-only copy: one memory layout, so one compiled loop."""
+    array = np.array(values, dtype=np.float64, order="C")
+    array.flags.writeable = False
+    return array
+
+
+def _digest(*arrays: npt.ArrayLike) -> str:
+    """Short fingerprint of data, by which a run that is continued knows its landscape."""
+    return hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in arrays)).hexdigest()[:12]
