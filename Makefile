@@ -25,7 +25,7 @@ notebooks: $(STAMP)
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 benchmarks: $(STAMP)
-	for file in benchmarks/*.py; do $(BIN)/python $$file; done
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt theory/_version.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "bnwd needs Python 3.11 or newer; set PYTHON=...")'

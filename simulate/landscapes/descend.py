@@ -11,12 +11,19 @@ import xarray as xr
 import theory
 from simulate.landscapes import kernels
 from simulate.landscapes.landscapes import Landscape, NormalizedRegression, Ratio2D, RayleighQuotient
-from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, VARIABLES, check_trajectory, make_trajectory
+from simulate.trajectories.contract import (
+    COLLAPSED,
+    COMPLETE,
+    DIVERGED,
+    NORM_MAX,
+    NORM_MIN,
+    VARIABLES,
+    check_trajectory,
+    make_trajectory,
+)
 from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
 from theory.schedules import learning_rates
 
-# norms whose square is a normal floating-point number
-_NORM_MIN, _NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(np.finfo(np.float64).max))
 _FIXED = {None: kernels.FREE, "norm": kernels.FIXED_NORM, "effective_lr": kernels.FIXED_EFFECTIVE_LR}
 _STATUSES = (COMPLETE, COLLAPSED, DIVERGED)
 
@@ -201,7 +208,7 @@ def _fresh(
 ) -> dict[str, Any]:
     """State before the first step; its arrays are the caller's in no case."""
     real("norm", norm, above=0)
-    norms = real("norm", norm, at_least=_NORM_MIN, at_most=_NORM_MAX)
+    norms = real("norm", norm, at_least=NORM_MIN, at_most=NORM_MAX)
     given = None if weights is None else real("weights", weights)
     if given is not None:
         if not np.array_equal(norms, 1.0):
@@ -231,7 +238,7 @@ def _fresh(
         held[...] = given
     with np.errstate(over="ignore"):
         lengths = np.sqrt((held * held).sum(axis=1))
-    real("norm of weights", lengths, at_least=_NORM_MIN * (1 - 1e-12), at_most=_NORM_MAX)
+    real("norm of weights", lengths, at_least=NORM_MIN * (1 - 1e-12), at_most=NORM_MAX)
     return {
         "batch": bool(batch),
         "begin": 0,

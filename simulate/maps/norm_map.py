@@ -16,6 +16,8 @@ from simulate.trajectories.contract import (
     COLLAPSED,
     COMPLETE,
     DIVERGED,
+    NORM_MAX,
+    NORM_MIN,
     VARIABLES,
     check_trajectory,
     make_trajectory,
@@ -24,9 +26,6 @@ from simulate.trajectories.contract import (
 from theory.arguments import FloatArray, broadcast, intrinsic_lr, learning_rate, real, weight_decay, whole_number
 from theory.destabilization import step_angle
 from theory.schedules import learning_rates
-
-# norms whose square is a normal floating-point number
-_NORM_MIN, _NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(np.finfo(np.float64).max))
 
 
 def norm_map(
@@ -104,7 +103,7 @@ def simulated(
     seed = whole_number("seed", seed)
     rule = cast(Any, grad_norm) if hasattr(grad_norm, "batch_shape") else None
     real("norm", norm, above=0)
-    checked = {"wd": weight_decay(wd), "norm": real("norm", norm, at_least=_NORM_MIN, at_most=_NORM_MAX)}
+    checked = {"wd": weight_decay(wd), "norm": real("norm", norm, at_least=NORM_MIN, at_most=NORM_MAX)}
     rates: FloatArray | None = None
     if callable(lr):
         rates = learning_rates(lr, 0, steps)

@@ -19,6 +19,8 @@ import xarray as xr
 import theory
 
 SCHEMA = 1
+# norms whose square is a normal floating-point number
+NORM_MIN, NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(np.finfo(np.float64).max))
 RUNNING, COMPLETE, INTERRUPTED, DIVERGED, COLLAPSED = "running", "complete", "interrupted", "diverged", "collapsed"
 
 # name: (units, meaning); `weight` and `loss` are the units of the user's weights and loss
