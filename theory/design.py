@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from theory.arguments import FloatArray, broadcast, learning_rate, plain, real
-from theory.optimizers import SGD, Optimizer
+from theory.optimizers import Optimizer, checked_optimizer, rotation_limit
 
 # The unknown is searched on a logarithmic scale: a range of 700 halved a hundred times is below rounding.
 _HALVINGS = 100
 _LOG_RANGE = 700.0
+_UNLIMITED = 1e12
 
 
 def wd_for_rotation(
@@ -34,7 +35,7 @@ def wd_for_rotation(
 
     Returns
     -------
-    λ: float or array, NaN where no λ with ηλ < 1 gives that rotation.
+    λ: float or array, NaN where no λ (but for `Adam`, with ηλ < 1) gives that rotation.
 
     Raises
     ------
@@ -48,8 +49,8 @@ def wd_for_rotation(
     0.009992
     """
     rate, angle, gradient = _checked("lr", lr, "rotation", rotation, grad_norm)
-    rule = optimizer or SGD()
-    return plain(_solve(lambda wd: rule.equilibrium_turn(rate, wd, gradient), _turn(angle), 1 / rate))
+    rule = checked_optimizer(optimizer)
+    return plain(_solve(lambda wd: rule.equilibrium_turn(rate, wd, gradient), _turn(angle), _largest(rule, rate)))
 
 
 def lr_for_rotation(
@@ -68,7 +69,7 @@ def lr_for_rotation(
 
     Returns
     -------
-    η: float or array, NaN where no η with ηλ < 1 gives that rotation.
+    η: float or array, NaN where no η (but for `Adam`, with ηλ < 1) gives that rotation.
 
     Raises
     ------
@@ -82,8 +83,8 @@ def lr_for_rotation(
     0.499583
     """
     decay, angle, gradient = _checked("wd", wd, "rotation", rotation, grad_norm)
-    rule = optimizer or SGD()
-    return plain(_solve(lambda lr: rule.equilibrium_turn(lr, decay, gradient), _turn(angle), 1 / decay))
+    rule = checked_optimizer(optimizer)
+    return plain(_solve(lambda lr: rule.equilibrium_turn(lr, decay, gradient), _turn(angle), _largest(rule, decay)))
 
 
 def wd_for_norm(
@@ -99,8 +100,8 @@ def wd_for_norm(
 
     Returns
     -------
-    λ: float or array, NaN where no λ with ηλ < 1 gives that norm; of two, as for Nesterov near its edge of stability,
-    the smaller.
+    λ: float or array, NaN where no λ (but for `Adam`, with ηλ < 1) gives that norm; of two, as for Nesterov near its
+    edge of stability, the smaller.
 
     Raises
     ------
@@ -114,13 +115,13 @@ def wd_for_norm(
     0.01
     """
     rate, wanted, gradient = _checked("lr", lr, "norm", norm, grad_norm)
-    rule = optimizer or SGD()
+    rule = checked_optimizer(optimizer)
 
     # the norm falls with λ, so that its inverse rises, up to the edge of stability
     def inverse(wd: FloatArray) -> FloatArray:
         return np.asarray(1 / rule.equilibrium_norm(rate, wd, gradient))
 
-    return plain(_solve(inverse, 1 / wanted, _end_of_rise(inverse, 1 / rate)))
+    return plain(_solve(inverse, 1 / wanted, _end_of_rise(inverse, _largest(rule, rate))))
 
 
 def lr_for_norm(
@@ -136,7 +137,7 @@ def lr_for_norm(
 
     Returns
     -------
-    η: float or array, NaN where no η with ηλ < 1 gives that norm.
+    η: float or array, NaN where no η (but for `Adam`, with ηλ < 1) gives that norm.
 
     Raises
     ------
@@ -150,8 +151,8 @@ def lr_for_norm(
     0.1
     """
     decay, wanted, gradient = _checked("wd", wd, "norm", norm, grad_norm)
-    rule = optimizer or SGD()
-    return plain(_solve(lambda lr: rule.equilibrium_norm(lr, decay, gradient), wanted, 1 / decay))
+    rule = checked_optimizer(optimizer)
+    return plain(_solve(lambda lr: rule.equilibrium_norm(lr, decay, gradient), wanted, _largest(rule, decay)))
 
 
 def wd_for_relaxation(lr: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
@@ -230,6 +231,11 @@ def _checked(
 
 def _turn(angle: FloatArray) -> FloatArray:
     return np.asarray(2 * np.sin(angle / 2) ** 2)
+
+
+def _largest(rule: Optimizer, setting: FloatArray) -> FloatArray:
+    """Largest value of the unknown: ηλ < 1, or far beyond where the optimizer sets no limit."""
+    return np.asarray(min(rotation_limit(rule), _UNLIMITED) / setting)
 
 
 def _end_of_rise(function: Callable[[FloatArray], FloatArray], limit: FloatArray) -> FloatArray:

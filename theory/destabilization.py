@@ -18,7 +18,7 @@ from theory.arguments import (
     weight_decay,
 )
 from theory.flow import flow_time
-from theory.optimizers import SGD
+from theory.optimizers import SGD, checked_optimizer
 
 ITERATED_STEPS = 20_000  # up to here `steps_to_jump` runs the map itself
 
@@ -255,8 +255,8 @@ def critical_norm(
 
     Returns
     -------
-    ρ = √(ηh/limit) in units of the weights: float or array; NaN in a fall so fast that the norm rings (heavy ball:
-    ηλ > (1-√μ)²).
+    ρ = √(ηh/limit) in units of the weights: float or array; NaN in a fall so fast that the norm rings, with coupled
+    decay at ηλ > (1-√μ)² (heavy ball) or ((1-μ)/(1+μ))² (Nesterov).
 
     Raises
     ------
@@ -269,13 +269,15 @@ def critical_norm(
     >>> critical_norm(0.25, 32.0)
     2.0
     """
-    rule = SGD() if optimizer is None else optimizer
+    rule = checked_optimizer(optimizer)
     if not isinstance(rule, SGD):
         raise ValueError(f"optimizer must be an SGD, got {rule!r}")
+    if not isinstance(falling, bool):
+        raise TypeError(f"falling must be True or False, got {falling!r}")
     lr, sharpness, decay = learning_rate(lr), real("sharpness", sharpness, at_least=0), weight_decay(wd)
     k = intrinsic_lr(lr, decay, below=1.0)
     lr, sharpness, k = broadcast(lr=lr, sharpness=sharpness, wd=k)
-    return plain(np.sqrt(lr) * np.sqrt(sharpness / rule.edge_with_decay(k, bool(falling))))
+    return plain(np.sqrt(lr) * np.sqrt(sharpness / rule.edge_with_decay(k, falling)))
 
 
 def _jump_norm(lr: FloatArray, k: FloatArray, grad_norm: FloatArray, delta: FloatArray) -> FloatArray:

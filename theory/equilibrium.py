@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from theory.arguments import broadcast, intrinsic_lr, learning_rate, plain, real, weight_decay
-from theory.optimizers import SGD, Optimizer
+from theory.optimizers import Optimizer, checked_optimizer, rotation_limit
 
 
 def equilibrium_norm(
@@ -40,7 +40,7 @@ def equilibrium_norm(
     2.115
     """
     lr, wd, grad_norm = learning_rate(lr), weight_decay(wd), real("grad_norm", grad_norm, above=0)
-    rule = optimizer or SGD()
+    rule = checked_optimizer(optimizer)
     intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
     lr, wd, grad_norm = broadcast(lr=lr, wd=wd, grad_norm=grad_norm)
     return plain(rule.equilibrium_norm(lr, wd, grad_norm))
@@ -85,7 +85,7 @@ def equilibrium_rotation(
 
     Parameters
     ----------
-    lr, wd : η > 0 and λ >= 0 with ηλ < 1; numbers or arrays that broadcast.
+    lr, wd : η > 0 and λ >= 0 with ηλ < 1, but for `Adam`; numbers or arrays that broadcast.
     grad_norm : g̃ > 0; it matters for `Adam` with L2 regularization only.
     optimizer : default `SGD()`.
 
@@ -105,8 +105,8 @@ def equilibrium_rotation(
     0.10004
     """
     lr, wd = learning_rate(lr), weight_decay(wd)
-    gradient, rule = real("grad_norm", grad_norm, above=0), optimizer or SGD()
-    intrinsic_lr(lr, wd, below=1.0)
+    gradient, rule = real("grad_norm", grad_norm, above=0), checked_optimizer(optimizer)
+    intrinsic_lr(lr, wd, below=rotation_limit(rule))
     lr, wd, gradient = broadcast(lr=lr, wd=wd, grad_norm=gradient)
     # 2 asin √((1-cos θ)/2) is exact also where cos θ rounds to 1
     return plain(2 * np.arcsin(np.sqrt(rule.equilibrium_turn(lr, wd, gradient) / 2)))

@@ -25,7 +25,7 @@ def equilibrium_spread(lr: npt.ArrayLike, wd: npt.ArrayLike, variation: npt.Arra
     """Spread of the norm at equilibrium when g̃ fluctuates independently from step to step.
 
     E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), sd(ln ρ) = κ(ηλ)V/4, correlation 2a-1, with a = (1-ηλ)² and ρ*⁴ = ηE[g̃²]/(λ(2-ηλ)).
-    To first order in (1-a)V². Much more spread than this in a measured run means that it is not at equilibrium.
+    To first order in κ(ηλ)²V². Much more spread than this in a measured run means that it is not at equilibrium.
 
     Parameters
     ----------
@@ -34,7 +34,8 @@ def equilibrium_spread(lr: npt.ArrayLike, wd: npt.ArrayLike, variation: npt.Arra
 
     Returns
     -------
-    Spread(mean_ratio, deviation, correlation), without units.
+    Spread(mean_ratio, deviation, correlation), without units; (1, 0, 1) for wd = 0, where there is no equilibrium and
+    nothing is forgotten.
 
     Raises
     ------

@@ -59,10 +59,15 @@ def balance(
         raise ValueError("rotation must have the steps as last axis, got one number")
     k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
     angle, k = broadcast(rotation=angle, wd=k)
-    first, last = broadcast(norm=real("norm", norm, above=0), final_norm=real("final_norm", final_norm, above=0))
-    # -ln cos θ = -½ ln(1 - sin² θ) keeps its digits at small angles
-    grown = -np.log1p(-(np.sin(angle) ** 2)).sum(axis=-1) / 2
-    return Balance(plain(-np.log1p(-k).sum(axis=-1)), plain(grown), plain(np.log(last / first)))
+    # -ln cos θ = -½ ln(1 - sin² θ) keeps its digits at small angles; 0 - … is not -0
+    grown = 0 - np.log1p(-(np.sin(angle) ** 2)).sum(axis=-1) / 2
+    first, last, grown, decayed = broadcast(
+        norm=real("norm", norm, above=0),
+        final_norm=real("final_norm", final_norm, above=0),
+        rotation=np.asarray(grown),
+        lr=np.asarray(0 - np.log1p(-k).sum(axis=-1)),
+    )
+    return Balance(plain(decayed), plain(grown), plain(np.log(last / first)))
 
 
 @dataclass(frozen=True)
@@ -190,7 +195,9 @@ def least_fall(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> An
 
 
 def least_time_between_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
-    """Least mean number of steps between δ-jumps, whatever the gradients: ln(1-δ)/ln(1-ηλ).
+    """Least mean number of steps between δ-jumps in a long run of bounded norm, whatever the gradients.
+
+    It is ln(1-δ)/ln(1-ηλ); the norm is bounded wherever ηλ > 0 and g̃ is. While the norm grows jumps may come at once.
 
     N steps hold at most (-N ln(1-ηλ) + ln(ρ_N/ρ₀))/(-ln(1-δ)) of them, because each adds more than -ln(1-δ) to ln ρ and
     only decay takes it away again.
@@ -202,7 +209,7 @@ def least_time_between_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.Ar
 
     Returns
     -------
-    steps: float or array; inf without decay.
+    steps: float or array; inf without decay, where each jump raises the norm for good.
 
     Raises
     ------

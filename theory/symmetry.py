@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from theory.arguments import broadcast, intrinsic_lr, learning_rate, one_real, plain, real, weight_decay
-from theory.optimizers import SGD, Optimizer
+from theory.optimizers import SGD, Optimizer, checked_optimizer
 from theory.schedules import Exponential
 
 
@@ -65,7 +65,7 @@ def equivalent_run(
     >>> equivalent_run(0.5, 0.01, 2.0, lr_to=0.125)
     EquivalentRun(lr=0.125, wd=0.04, norm=1.0)
     """
-    rule = optimizer or SGD()
+    rule = checked_optimizer(optimizer)
     lr, wd, norm = learning_rate(lr), weight_decay(wd), real("norm", norm, above=0)
     to = learning_rate(lr_to, "lr_to")
     intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
@@ -104,7 +104,7 @@ def run_without_decay(lr: float, wd: float, *, optimizer: SGD | None = None) -> 
     >>> run.schedule([0, 1]).round(6).tolist(), run.velocity, run.shrink
     ([0.105263, 0.116635], 0.0, 0.95)
     """
-    rule = SGD() if optimizer is None else optimizer
+    rule = checked_optimizer(optimizer)
     if not isinstance(rule, SGD) or rule.nesterov or rule.decoupled:
         raise ValueError(f"optimizer must be SGD with coupled decay and without Nesterov momentum, got {rule!r}")
     rate, decay, mu = one_real("lr", lr, above=0), one_real("wd", wd, at_least=0), float(rule.momentum)

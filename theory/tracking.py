@@ -153,14 +153,15 @@ def gradient_growth(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any
     return plain(quasi_equilibrium_norm(lr, decay, 0) / quasi_equilibrium_norm(lr, decay, step))
 
 
-def tracked_steps(lr: Schedule, wd: float, steps: int, *, tolerance: float = 0.1) -> int:
-    """Number of steps for which the norm follows its equilibrium: the first step at which the lag is too large.
+def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolerance: float = 0.1) -> int:
+    """Step up to which the norm, once it is at equilibrium, follows it: the first one at which the lag is too large.
 
     Parameters
     ----------
     lr : schedule.
-    wd : λ >= 0.
+    wd : λ > 0.
     steps : number of steps N of the run.
+    start : first step that is looked at, such as the end of a warm-up, in which no norm can follow.
     tolerance : size of `tracking_lag` that still counts as following, > 0.
 
     Returns
@@ -180,9 +181,10 @@ def tracked_steps(lr: Schedule, wd: float, steps: int, *, tolerance: float = 0.1
     8882
     """
     count, limit = whole_number("steps", steps, at_least=1), one_real("tolerance", tolerance, above=0)
-    lag = tracking_lag(lr, one_real("wd", wd, at_least=0), np.arange(count))
+    begin = whole_number("start", start, at_most=count)
+    lag = tracking_lag(lr, one_real("wd", wd, above=0), np.arange(begin, count))
     lost = np.flatnonzero(np.abs(lag) > limit)
-    return int(lost[0]) if lost.size else count
+    return begin + int(lost[0]) if lost.size else count
 
 
 def _rates(lr: Schedule, at: FloatArray) -> FloatArray:

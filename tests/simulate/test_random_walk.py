@@ -30,6 +30,7 @@ CASES = [
     (theory.Adam(dim=DIM), 1e-3, 0.1, 16000, 9000, 0, 2e-3),
     (theory.Adam(dim=DIM, betas=(0.5, 0.99)), 0.01, 0.1, 5000, 2500, 0, 2e-3),
     (theory.Adam(dim=DIM, betas=(0.9, 0.95)), 0.01, 0.1, 5000, 2500, 0, 6e-3),
+    (theory.AdamW(dim=DIM, betas=(0.5, 0.95)), 1.0, 0.5, 3000, 1000, 6e-3, 2e-3),
     (theory.Lion(dim=DIM), 0.1, 0.1, 5000, 2500, 0, 0),
     (theory.Lion(dim=DIM), 0.1, 0.01, 6000, 3000, 0, 0),
     (theory.Lion(dim=DIM, betas=(0.5, 0.9)), 1.0, 0.2, 4000, 2000, 0, 0),

@@ -39,6 +39,23 @@ def test_a_fall_takes_the_time_that_the_map_takes(k):
     assert np.count_nonzero(above) > 3 / k
 
 
+@pytest.mark.parametrize(("k", "allowed"), [(0.1, 0.1), (0.2, 0.2), (0.25, 1.0), (0.2897, 1.0)])
+def test_the_error_of_a_falls_time_from_any_start(k, allowed):
+    # docstring: below ηλ steps for ηλ <= 0.2, below one step up to 0.29
+    starts = np.geomspace(1.01, 1e3, 60) * theory.equilibrium_norm(0.5, k / 0.5, 2.0)
+    run = simulate.norm_map(0.5, k / 0.5, 2.0, norm=starts, steps=60).norm.values
+    falling = run > theory.equilibrium_norm(0.5, k / 0.5, 2.0) * (1 + 1e-6)
+    time = theory.fall_time(starts[:, None], np.minimum(run, starts[:, None]), 0.5, k / 0.5, 2.0)
+    assert abs(time - np.arange(60))[falling].max() < allowed
+
+
+@pytest.mark.parametrize("k", [1e-2, 1e-3])
+def test_the_error_of_the_flow_grows_in_a_long_free_fall(k):
+    time = np.array([0.2, 1.0, 5.0]) / k
+    error = (theory.norm_flow(time, 1.0, 1.0, k, 0.0) / (1 - k) ** time) ** 4 - 1
+    np.testing.assert_allclose(error, 2 * k * k * time, rtol=0.1)
+
+
 def test_limits_of_falls():
     rest = theory.equilibrium_norm(0.1, 0.01, 2.0)
     assert theory.fall_time(5.0, rest * 0.999, 0.1, 0.01, 2.0) == np.inf

@@ -333,6 +333,20 @@ def test_decay_moves_the_edge_to_where_the_direction_begins_to_turn_over(decoupl
     assert theory.critical_norm(lr, 12.0, wd=0.0, falling=True, optimizer=rule) == pytest.approx(plain, rel=1e-12)
 
 
+@pytest.mark.parametrize("falling", ["no", 1, [False, True]])
+def test_falling_is_yes_or_no(falling):
+    with pytest.raises(TypeError, match="falling must be True or False"):
+        theory.critical_norm(0.1, 5.0, wd=0.1, falling=falling)
+
+
+def test_nesterov_rings_from_a_known_decay_on():
+    border = (0.1 / 1.9) ** 2
+    rule = theory.SGD(momentum=0.9, nesterov=True)
+    here = [theory.critical_norm(1.0, 5.0, wd=border * c, falling=True, optimizer=rule) for c in (0.999, 1.001)]
+    assert np.isfinite(here[0])
+    assert np.isnan(here[1])
+
+
 def test_free_fall_and_constant_norm_of_plain_sgd():
     assert 0.1 * 5 / theory.critical_norm(0.1, 5.0, wd=0.5) ** 2 == pytest.approx(1.95, rel=1e-14)
     assert 0.1 * 5 / theory.critical_norm(0.1, 5.0, wd=0.5, falling=True) ** 2 == pytest.approx(1.9, rel=1e-14)

@@ -103,8 +103,23 @@ def test_the_balance_knows_schedules_and_batches():
     run = simulate.norm_map(schedule, 0.02, [1.0, 4.0], norm=2.0, steps=400)
     parts = theory.balance(2.0, run.final_norm.values, run.rotation.values, schedule(np.arange(400)), 0.02)
     np.testing.assert_allclose(parts.grown - parts.decayed, parts.change, atol=1e-12)
+    mixed = theory.balance(1.0, [2.0, 3.0], np.full((4, 1, 5), 0.1), 0.1, 0.1)
+    assert [np.shape(part) for part in mixed] == [(4, 2)] * 3
+    assert str(theory.balance(1.0, 1.0, [], 0.1, 0.1)) == "Balance(decayed=0.0, grown=0.0, change=0.0)"
     with pytest.raises(ValueError, match="steps as last axis"):
         theory.balance(1.0, 1.0, 0.1, 0.1, 0.1)
+
+
+def test_while_the_norm_grows_jumps_come_at_once():
+    # the control of "bounded norm": every g̃ turns by 1 - cos θ = 0.15
+    norm, jumps = 1.0, 0
+    for _ in range(50):
+        g = norm**2 / 0.1 * (1 - 1e-5) * theory.destabilization.kappa(0.15)
+        jumps += 1 - np.cos(theory.rotation(norm, 0.1, 1e-4, g)) > 0.1
+        norm = np.hypot((1 - 1e-5) * norm, 0.1 * g / norm)
+    assert jumps == 50
+    # what N steps hold at the most includes the growth
+    assert jumps <= (50 * -np.log1p(-1e-5) + np.log(norm)) / -np.log1p(-0.1)
 
 
 @pytest.mark.parametrize("k", [0.003, 0.05, 0.2])

@@ -176,6 +176,32 @@ def test_of_two_decays_for_a_norm_the_smaller_is_found():
     assert np.isnan(theory.wd_for_norm(1.0, norms.min() * 0.999, optimizer=rule))
 
 
+def test_adam_knows_no_largest_intrinsic_lr():
+    # its decay is divided by the gradient's size
+    rule = theory.Adam(dim=100)
+    norm = theory.equilibrium_norm(10.0, 1.0, 1e6, optimizer=rule)
+    angle = theory.equilibrium_rotation(10.0, 1.0, grad_norm=1e6, optimizer=rule)
+    assert 0 < angle < 1
+    assert theory.wd_for_norm(10.0, norm, grad_norm=1e6, optimizer=rule) == pytest.approx(1.0, rel=1e-7)
+    assert theory.lr_for_norm(1.0, norm, grad_norm=1e6, optimizer=rule) == pytest.approx(10.0, rel=1e-7)
+    assert theory.wd_for_rotation(10.0, angle, grad_norm=1e6, optimizer=rule) == pytest.approx(1.0, rel=1e-7)
+    assert theory.lr_for_rotation(1.0, angle, grad_norm=1e6, optimizer=rule) == pytest.approx(10.0, rel=1e-7)
+
+
+@pytest.mark.parametrize("wrong", [theory.SGD, "AdamW", 0.9])
+def test_what_is_no_optimizer_is_named(wrong):
+    for call in (
+        lambda: theory.equilibrium_norm(0.1, 0.1, optimizer=wrong),
+        lambda: theory.equilibrium_rotation(0.1, 0.1, optimizer=wrong),
+        lambda: theory.equivalent_run(0.1, 0.1, 1.0, lr_to=0.2, optimizer=wrong),
+        lambda: theory.run_without_decay(0.1, 0.1, optimizer=wrong),
+        lambda: theory.wd_for_norm(0.1, 1.0, optimizer=wrong),
+        lambda: theory.critical_norm(0.1, 1.0, optimizer=wrong),
+    ):
+        with pytest.raises(TypeError, match="optimizer must be an object such as"):
+            call()
+
+
 def test_what_cannot_be_reached_is_nan():
     # heavy ball turns by at most 1-cos θ = 1/(1+μ) for ηλ < 1
     assert np.isnan(theory.wd_for_rotation(0.1, 1.5, optimizer=theory.SGD(momentum=0.9)))

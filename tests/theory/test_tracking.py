@@ -65,7 +65,10 @@ def test_where_the_norm_is_lost_under_a_linear_decay():
         lost = steps - theory.tracked_steps(theory.Linear(0.5, 1e-12, steps), 0.01, steps, tolerance=tolerance)
         assert lost == pytest.approx((steps / (16 * tolerance * 0.5 * 0.01)) ** 0.5, abs=3)
     assert theory.tracked_steps(theory.Constant(0.5), 0.01, 100) == 100
-    assert theory.tracked_steps(theory.Linear(0.5, 0.1, 100), 0.0, 100) == 0
+    warm = theory.WarmUp(100, theory.Cosine(0.5, 1e-3, 10_000))
+    assert theory.tracked_steps(warm, 0.01, 10_000) == 0  # no norm follows a warm-up
+    later = theory.tracked_steps(warm, 0.01, 10_000, start=100)
+    assert later == 100 + theory.tracked_steps(theory.Cosine(0.5, 1e-3, 10_000), 0.01, 10_000)
     assert theory.tracked_steps(theory.StepDecay(0.5, milestones=(40,)), 0.01, 100) == 40
 
 
@@ -100,6 +103,8 @@ def test_limits_and_errors():
         (lambda: theory.quasi_equilibrium_norm(0.1, 0.1, 5), "lr"),
         (lambda: theory.gradient_growth(theory.Constant(0.1), 0.0, 5), "wd"),
         (lambda: theory.tracked_steps(theory.Constant(0.1), 0.1, 0), "steps"),
+        (lambda: theory.tracked_steps(theory.Constant(0.1), 0.0, 5), "wd"),
+        (lambda: theory.tracked_steps(theory.Constant(0.1), 0.1, 5, start=6), "start"),
         (lambda: theory.tracked_steps(theory.Constant(0.1), 0.1, 5, tolerance=0.0), "tolerance"),
     ):
         with pytest.raises((ValueError, TypeError), match=name):

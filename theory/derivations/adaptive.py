@@ -61,9 +61,15 @@ def decoupled_decay() -> Derivation:
             kept: S,
         },
     )
+    # an autocorrelation E[u²] ratio^n, of which others are sums: both sides are linear in it
+    ratio = sympy.Symbol("ratio", positive=True)
+    all_lags = instant * (2 * geometric(ratio * kept) - 1)
     result.step(
-        Eq(along, -lr * (summed - instant) / (2 * kept)),
-        "x is the sum of the earlier directions, each decayed: E[xu] is minus η times half the sum over n ≠ 0, per s.",
+        Eq(-lr * instant * ratio * geometric(ratio * kept), -lr * (all_lags - instant) / (2 * kept)),
+        "x = -η(u₁ + s u₂ + …) is the sum of the earlier directions, so E[xu] = -η Σ_n s^(n-1) c_n over n >= 1: "
+        "for every "
+        "c_n = E[u²] ratio^n, and by linearity for all sums of such, it is minus η times half the sum over n ≠ "
+        "0, per s.",
     )
     result.step(
         Eq(square, kept**2 * square - 2 * kept * lr * along + lr**2 * instant),

@@ -79,10 +79,16 @@ def equilibrium_spread() -> Derivation:
     slope, kick = (sympy.simplify(image.diff(x).subs({y: 0, xi: 0})) for x in (y, xi))
     (spread,) = sympy.solve(Eq(variance, slope**2 * variance + kick**2 * variation**2), variance)
     kappa = sqrt((1 - lr * wd) ** -2 - 1)
+    # the second of the moment identities, in units of ρ*⁴ for the mean square of g̃, for which (1-a)ρ*⁴ = η²E[g̃²]
+    identity = moment_identities()
+    names = identity.symbols
+    units = {names["mean_fourth"]: mean_ratio, names["mean_b"]: 1 - a, names["mean_sq_change"]: change}
+    (ratio,) = sympy.solve(identity[-1].subs(units), mean_ratio)
+    half = (sympy.log(sq_norm * (1 + y)) / 2).diff(y).subs(y, 0)
     result = Derivation(
         "Spread of the norm at equilibrium.",
         "g̃ independent in time; V = `variation` is the standard deviation of g̃² over its mean; first order in "
-        "(1-a)V²; "
+        "κ(ηλ)²V²; "
         "r = r*(1+y), b = (ηg̃)² with mean b times (1+ξ); 0 < ηλ < 1, a = (1-ηλ)².",
         {
             "lr": lr,
@@ -96,8 +102,8 @@ def equilibrium_spread() -> Derivation:
             "correlation": correlation,
         },
         {
-            mean_ratio: 1 + change / (2 * (1 - a)),
-            deviation: sqrt(variance) / 2,
+            mean_ratio: ratio,
+            deviation: half * sqrt(variance),
             correlation: slope,
             change: (slope - 1) ** 2 * variance + kick**2 * variation**2,
             variance: spread,

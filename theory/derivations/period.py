@@ -22,13 +22,14 @@ def balance() -> Derivation:
     >>> print(balance()[-1].rhs)
     -change + grown
     """
+    so_far = steps * log(1 - lr * wd) + grown
     step = one_step.rotation()
     after = next(relation for relation in step if relation.lhs == next_norm)
     result = Derivation(
         "Balance of decay and growth.",
         "Any gradients; 0 < ηλ < 1; N = `steps`; `grown` = Σ(-ln cos θ), `change` = ln(ρ_N/ρ₀).",
         {"lr": lr, "wd": wd, "norm": norm, "rotation": theta, "steps": steps, "grown": grown, "change": change},
-        {next_norm: after.rhs, change: steps * log(1 - lr * wd) + grown},
+        {next_norm: after.rhs, change: so_far},
     )
     with_cosine = {cos(theta): cosine, **BELOW_ONE}
     result.step(Eq(next_norm, (1 - lr * wd) * norm / cos(theta)), "One step, from `rotation`.")
@@ -37,14 +38,17 @@ def balance() -> Derivation:
         "Its logarithm: decay takes the same every step, the angle gives.",
         with_cosine,
     )
+    result.step(Eq(change.subs(change, so_far).subs({steps: 0, grown: 0}), 0), "The identity holds for no steps, …")
     result.step(
-        Eq(change, grown + steps * log(1 - lr * wd)), "Sum over N steps: the logarithms of the norms telescope."
+        Eq(so_far + log(next_norm / norm), (grown - log(cos(theta))) + (steps + 1) * log(1 - lr * wd)),
+        "… and if it holds for N steps, ln(ρ_N/ρ₀) = `grown` + N ln(1-ηλ), one more step adds to both sides alike.",
+        with_cosine,
     )
     result.step(
         Eq(exp(-grown / steps).subs(grown, steps * DECAY), 1 - lr * wd),
         "Without net change the geometric mean of cos θ is 1-ηλ, at equilibrium and over whole periods alike.",
     )
-    result.step(Eq(steps * DECAY, grown - change), "The identity.")
+    result.step(Eq(steps * DECAY, grown - change), "The identity, by induction.")
     return result
 
 
@@ -110,21 +114,31 @@ def least_time_between_jumps() -> Derivation:
     >>> print(least_time_between_jumps()[-1].rhs)
     log(1 - delta)/log(-lr*wd + 1)
     """
-    jumps, least = sympy.symbols("jumps least", positive=True)
+    jumps, least, excess = sympy.symbols("jumps least excess", positive=True)
+    identity = balance()[-1]
+    (net,) = sympy.solve(identity, change)
     most = (steps * DECAY + change) / -log(1 - delta)
     result = Derivation(
         "Least mean time between δ-jumps.",
-        "Any gradients; 0 < ηλ < 1; 0 < δ < 1; N = `steps`, `change` = ln(ρ_N/ρ₀); `jumps` is their largest number.",
+        "Any gradients; 0 < ηλ < 1; 0 < δ < 1; N = `steps`, `change` = ln(ρ_N/ρ₀); `jumps` steps are δ-jumps; "
+        "`excess` is "
+        "what they grow above -ln(1-δ) each, and what all other steps grow.",
         {"lr": lr, "wd": wd, "delta": delta, "steps": steps, "change": change, "jumps": jumps, "least": least},
-        {jumps: most, least: 1 / Limit(most / steps, steps, oo).doit()},
+        {least: 1 / Limit(most / steps, steps, oo).doit(), change: net, grown: jumps * -log(1 - delta) + excess},
     )
     jump = {cosine: (1 - delta) / (1 + t), delta: 1 / (1 + s)}
-    result.step(Gt(1 / cosine, 1 / (1 - delta)), "A δ-jump has cos θ < 1-δ: it adds more than -ln(1-δ) to ln ρ.", jump)
     result.step(
-        Eq(jumps * -log(1 - delta), steps * DECAY + change),
-        "All growth is -N ln(1-ηλ) + ln(ρ_N/ρ₀) (`balance`), and jumps are a part of it.",
+        Gt(1 / cosine, 1 / (1 - delta)), "A δ-jump has cos θ < 1-δ: it adds more than -ln(1-δ) to ln ρ, …", jump
     )
-    result.step(Eq(least, log(1 - delta) / log(1 - lr * wd)), "Steps per jump in a long run of bounded norm.")
+    result.step(Ge(1 / cosine, 1), "… and no step takes growth away: the excess is positive.", {cosine: 1 / (1 + c)})
+    result.step(
+        Ge(steps * DECAY + change, jumps * -log(1 - delta)),
+        "By `balance` all growth is -N ln(1-ηλ) + ln(ρ_N/ρ₀): so many jumps at the most.",
+    )
+    result.step(
+        Eq(least, log(1 - delta) / log(1 - lr * wd)),
+        "Steps per jump in a long run of bounded norm, in which ln(ρ_N/ρ₀)/N vanishes.",
+    )
     return result
 
 

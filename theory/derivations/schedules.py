@@ -73,9 +73,13 @@ def tracking_lag() -> Derivation:
         Eq(equation, Derivative(z(time), time) + 4 * rate(time) * wd * z(time) + drift * (1 + z(time))),
         "The equation of ρ⁴, divided by the present equilibrium ρ*⁴ = η(t)g̃²/(2λ).",
     )
+    slowness, first = sympy.Symbol("slowness", positive=True), sympy.Function("z_1")
+    scaled = slowness**2 * Derivative(first(time), time) + 4 * lr * wd * slowness * first(time)
+    scaled += slowness * slope * (1 + slowness * first(time))
     result.step(
-        Eq(4 * lr * wd * small, -slope),
-        "Slow change: z has settled, and is small beside 1.",
+        Eq(sympy.Limit(sympy.expand(scaled / slowness).doit(), slowness, 0), 4 * lr * wd * first(time) + slope),
+        "Slow change: in the time ε·t the slope is ε·`slope` and z = ε z₁; what is of first order in ε remains, "
+        "and vanishes.",
     )
     result.step(Eq(small, -slope / (4 * lr * wd)), "Solve for z.")
     result.step(Eq(lag, small / 4), "ρ = ρ*(1+z)^¼, to first order.")

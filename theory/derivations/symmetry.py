@@ -56,17 +56,25 @@ def equivalent_run() -> Derivation:
             Eq(scaled, factor * after),
             f"SGD, {words}: η times c² and λ over c² move weights c times as large to c times the new weights …",
         )
-        if not decoupled and not nesterov:
-            result.step(Eq(scaled_buffer, buffer / factor), "… and the buffer to 1/c of it: the same from then on.")
+        result.step(Eq(scaled_buffer, buffer / factor), "… and the buffer to 1/c of it: the same from then on.")
     for rule, decay_power, words in (
         (AdamW, 1, "AdamW: η times c, λ over c and ε over c move weights c times as large likewise."),
         (Adam, 2, "Adam with L2: the same with λ over c², because the decay is divided by the gradient's size."),
     ):
         result.step(_adaptive(rule, decay_power), words)
+    blend, keep = sympy.symbols("blend keep", positive=True)
+
+    def lion(place: Any, push: Any, mean: Any, rate: Any, decay: Any) -> tuple[Any, Any]:
+        after = place - rate * (sympy.sign(blend * mean + (1 - blend) * push) + decay * place)
+        return after, keep * mean + (1 - keep) * push
+
+    plain, mean = lion(weights, gradient, velocity, lr, wd)
+    scaled, scaled_mean = lion(factor * weights, gradient / factor, velocity / factor, factor * lr, wd / factor)
     result.step(
-        Eq(sympy.sign(gradient / factor), sympy.sign(gradient)),
-        "Lion: the sign forgets the size of the gradient; weights and η scale by c, λ by 1/c.",
+        Eq(scaled.subs(*_same_sign(blend)), factor * plain),
+        "Lion: the sign of the blend forgets its size; weights and η times c, λ over c …",
     )
+    result.step(Eq(scaled_mean, mean / factor), "… and the mean to 1/c of it.")
     root = sympy.sqrt(to / lr)
     first, second = sympy.symbols("sgd_norm sgd_wd", positive=True)
     result.definitions.update({first: norm * root, second: wd / root**2})
@@ -76,6 +84,12 @@ def equivalent_run() -> Derivation:
     result.step(Eq(new_norm, norm * to / lr), "AdamW, Lion and Adam: c = η'/η.")
     result.step(Eq(new_wd, wd * lr**2 / to**2), "Adam with L2 keeps η²λ; AdamW and Lion keep ηλ.")
     return result
+
+
+def _same_sign(blend: Any) -> tuple[Any, Any]:
+    """Rewrite sign((b m + (1-b) g)/c), c > 0, which sympy does not factor by itself."""
+    small = blend * velocity / factor + (1 - blend) * gradient / factor
+    return sympy.sign(small), sympy.sign(sympy.expand(small * factor))
 
 
 def _adaptive(rule: Any, decay_power: int) -> Any:
