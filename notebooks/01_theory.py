@@ -102,7 +102,7 @@ plt.show()
 # norm that agrees with the formula proves no equilibrium. The spread does tell.
 
 # %%
-display(derivations.moment_identities, derivations.equilibrium_spread)
+display(derivations.moment_identities, derivations.moments_of_a_window, derivations.equilibrium_spread)
 
 # %%
 variations = np.linspace(0.05, 1.5, 30)
@@ -165,7 +165,7 @@ plt.show()
 # A $\delta$-jump is a step with $1-\cos\theta>\delta$. It happens exactly below a norm.
 
 # %%
-display(derivations.jump_norm, derivations.jump_regime)
+display(derivations.jump_norm, derivations.jump_regime, derivations.jumps_in_a_swing)
 
 # %% [markdown]
 # **Two camps, one statement.** With $\ell=L$ (bottom edge) only jumps with $\delta<\eta\lambda$ happen, which are the
@@ -506,7 +506,9 @@ plt.show()
 # The norm follows the equilibrium of the present learning rate as long as it can; gradients of the weights grow meanwhile.
 
 # %%
-display(derivations.norm_under_schedule, derivations.tracking_lag, derivations.corrected_decay)
+display(
+    derivations.norm_under_schedule, derivations.tracking_lag, derivations.tracked_steps, derivations.corrected_decay
+)
 
 # %%
 steps, wd = (4_000 if FAST else 20_000), 0.01

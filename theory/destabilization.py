@@ -17,10 +17,12 @@ from theory.arguments import (
     real,
     weight_decay,
 )
+from theory.bounds import Bounds, norm_bounds
 from theory.flow import flow_time
 from theory.optimizers import SGD, checked_optimizer
 
 ITERATED_STEPS = 20_000  # up to here `steps_to_jump` runs the map itself
+RINGING = 1 - np.sqrt(0.5)  # ηλ above which (1-ηλ)² < 1/2 and the norm swings about its rest
 
 
 def kappa(delta: Any) -> Any:
@@ -128,12 +130,15 @@ def jump_regime(
 ) -> Any:
     """Whether gradients in a range can, or must, make a δ-jump, from a norm at which no g̃ <= L makes one at once.
 
-    "impossible": L/ℓ <= κ(δ)/κ(ηλ), no sequence of g̃ ever jumps. "certain": δ < ηλ and ℓ > 0, every sequence does.
+    "impossible": no sequence of g̃ ever jumps, L/ℓ <= κ(δ)/κ(ηλ). "certain": δ < ηλ and ℓ > 0, every sequence does.
     "possible": some sequences jump and some never do. The last holds for ℓ = 0 too: without gradients nothing jumps.
+
+    For ηλ > 0.2929, (1-ηλ)² < 1/2, where the norm swings about its rest, "impossible" is L/ℓ <= 2(1-ηλ)²κ(δ), and
+    what is "possible" depends on the start: from some norms, not from all. `steps_to_jump` takes the start.
 
     Parameters
     ----------
-    lr, wd : η > 0, λ >= 0 with (1-ηλ)² >= 1/2, that is ηλ <= 0.2928.
+    lr, wd : η > 0, λ >= 0, ηλ < 1.
     grad_norm_min, grad_norm_max : 0 <= ℓ <= L, L > 0 (units of the loss).
     delta : 0 < δ < 1. All are numbers or arrays that broadcast.
 
@@ -181,10 +186,13 @@ def steps_to_jump(
     latest one comes if every g̃ is the largest that does not jump, at most L: r⁺ = min(a r + (ηL)²/r, a r/(1-δ)²),
     until r is below r_δ(ℓ), where every g̃ jumps. For δ >= ηλ that never happens.
 
+    For ηλ > 0.2929, a = (1-ηλ)² < 1/2, where the norm swings about its rest, no such sequence is best from every norm.
+    There the interval of all r is followed that can be reached (for the latest: without a jump).
+
     Parameters
     ----------
     norm : ρ > 0 at the start.
-    lr, wd : η > 0, λ >= 0 with (1-ηλ)² >= 1/2, that is ηλ <= 0.2928.
+    lr, wd : η > 0, λ >= 0, ηλ < 1.
     grad_norm_min, grad_norm_max : 0 <= ℓ <= L, L > 0 (units of the loss).
     delta : 0 < δ < 1. All are numbers or arrays that broadcast.
 
@@ -195,6 +203,8 @@ def steps_to_jump(
     measured, is below ηλ steps: the number is exact unless that time lies so close to a whole one, else off by one.
     A fall that ends a relative distance d above the r at which it would come to rest is known as well as its arguments
     are: their rounding, 1e-16, moves it by about 1e-16/(4dηλ) steps.
+    For ηλ > 0.2929 a number is NaN where 20 000 steps do not decide it: within rounding of a border, or near ηλ = 1,
+    where a swing takes more than that to settle.
 
     Raises
     ------
@@ -217,17 +227,23 @@ def steps_to_jump(
     jumps_with_low = norm < _jump_norm(lr, k, low, delta)
     start, q, high_end = (norm / np.sqrt(lr * high)) ** 2, low / high, 1 / ((1 - k) * kappa(delta))
 
+    ringing = k > RINGING
+
     earliest = np.where(jumps_with_high, 0.0, np.inf)
-    i = np.flatnonzero(~jumps_with_high & ~_impossible(k, low, high, delta))
+    undecided = ~jumps_with_high & ~_impossible(k, low, high, delta)
+    i = np.flatnonzero(undecided & ~ringing)
     earliest[i] = np.maximum(_fall(start[i], high_end[i], k[i], q[i])[0], 1)
+    i = np.flatnonzero(undecided & ringing)
+    earliest[i] = _earliest_in_a_swing(start[i], high_end[i], k[i], q[i])
 
     latest = np.where(jumps_with_low, 0.0, np.inf)
-    i = np.flatnonzero(~jumps_with_low & _certain(k, low, delta))
+    i = np.flatnonzero(~jumps_with_low & ~ringing & _certain(k, low, delta))
     steps, reached = _fall(start[i], high_end[i], k[i], np.ones(i.size))
     distance = np.log(reached / (q * high_end)[i])
-    # below r_δ(L) the norm falls by a constant factor per step
-    rest = np.floor(distance / (2 * np.log1p((k - delta)[i] / (1 - k[i])))) + 1
+    rest = _steps_down(distance, k[i], delta[i]) + 1
     latest[i] = np.maximum(steps + np.where(distance >= 0, rest, 0), 1)
+    i = np.flatnonzero(~jumps_with_low & ringing & (low > 0))
+    latest[i] = _latest_in_a_swing(start[i], high_end[i], k[i], q[i], delta[i])
     latest = np.maximum(latest, np.where(np.isinf(latest), 0, earliest))
     return JumpTime(plain(earliest.reshape(shape)), plain(latest.reshape(shape)))
 
@@ -285,8 +301,8 @@ def _jump_norm(lr: FloatArray, k: FloatArray, grad_norm: FloatArray, delta: Floa
 
 
 def _impossible(k: FloatArray, low: FloatArray, high: FloatArray, delta: FloatArray) -> Any:
-    """Whether r_ℓ, below which the norm does not sink, is at or above r_δ(L)."""
-    return high * kappa(k) <= low * kappa(delta)
+    """Whether r_ℓ, below which the norm does not sink, is at or above r_δ(L); in a swing, the least r⁺ of any r."""
+    return high * np.where(k > RINGING, 1 / (2 * (1 - k) ** 2), kappa(k)) <= low * kappa(delta)
 
 
 def _certain(k: FloatArray, low: FloatArray, delta: FloatArray) -> Any:
@@ -315,6 +331,72 @@ def _fall(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> t
     return steps, np.minimum(reached, np.nextafter(end, 0))
 
 
+def _earliest_in_a_swing(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> FloatArray:
+    """Least t at which some sequence with q <= g̃ <= 1 has r_t < end, for (1-ηλ)² < 1/2; one-dimensional arrays."""
+    steps = np.full(start.size, np.nan)
+    i, lowest, highest = np.arange(start.size), start.copy(), start.copy()
+    attractor = Bounds(*(np.asarray(bound) ** 2 for bound in norm_bounds(1.0, k, q, 1.0)))
+    for t in range(1, ITERATED_STEPS + 1):
+        # a convex function of r: least at its turning point, greatest at an end
+        turning = np.clip(q[i] / (1 - k[i]), lowest, highest)
+        lowest, highest = (
+            _after(turning, k[i], q[i]),
+            np.maximum(_after(lowest, k[i], 1.0), _after(highest, k[i], 1.0)),
+        )
+        steps[i[lowest < end[i]]] = t
+        # no step lengthens the distance of ln r from the attractor
+        with np.errstate(divide="ignore"):
+            away = np.maximum(np.abs(np.log(lowest / attractor.lower[i])), np.abs(np.log(highest / attractor.upper[i])))
+        never = attractor.lower[i] * np.exp(-away) >= end[i]
+        steps[i[never]] = np.inf
+        open_still = np.isnan(steps[i])
+        i, lowest, highest = i[open_still], lowest[open_still], highest[open_still]
+        if not i.size:
+            break
+    return steps
+
+
+def _latest_in_a_swing(
+    start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray, delta: FloatArray
+) -> FloatArray:
+    """Least t at which every sequence with q <= g̃ <= 1 has jumped or has r_t < q·end, where every g̃ jumps."""
+    steps = np.full(start.size, np.nan)
+    i, lowest, highest = np.arange(start.size), start.copy(), start.copy()
+    grown = ((1 - k) / (1 - delta)) ** 2
+    rest = 1 / np.sqrt(k * (2 - k))
+    for t in range(1, ITERATED_STEPS + 1):
+        # one r that is held for ever, or about which the swing of a constant g̃ stays quiet, is enough for never
+        away = np.maximum(np.log(np.maximum(lowest / rest[i], q[i] * rest[i] / highest)), 0)
+        quiet = np.where(away > 0, np.exp(-away) * kappa(delta[i]) >= kappa(k[i]), delta[i] >= k[i])
+        steps[i[quiet]] = np.inf
+        # below the threshold of L the greatest r falls by a constant factor
+        falling = ~quiet & (highest < end[i]) & (delta[i] < k[i])
+        j = i[falling]
+        steps[j] = t + _steps_down(np.log(highest[falling] / (q[j] * end[j])), k[j], delta[j])
+        open_still = np.isnan(steps[i])
+        i, lowest, highest = i[open_still], lowest[open_still], highest[open_still]
+        if not i.size:
+            break
+        inside = (lowest <= end[i]) & (end[i] <= highest)
+        turning = np.clip(q[i] / (1 - k[i]), lowest, highest)
+        ends = [np.minimum(_after(r, k[i], 1.0), grown[i] * r) for r in (lowest, highest)]
+        top = np.where(inside, grown[i] * end[i], 0.0)
+        lowest, highest = np.maximum(_after(turning, k[i], q[i]), q[i] * end[i]), np.maximum(top, np.maximum(*ends))
+        gone = highest < q[i] * end[i]
+        steps[i[gone]] = t
+        i, lowest, highest = i[~gone], lowest[~gone], highest[~gone]
+    return steps
+
+
+def _steps_down(distance: FloatArray, k: FloatArray, delta: FloatArray) -> FloatArray:
+    """Whole steps of the largest g̃ without a jump in a fall of ln r: each is a constant factor below r_δ(L), δ < ηλ."""
+    return np.asarray(np.floor(distance / (2 * np.log1p((k - delta) / (1 - k)))))
+
+
+def _after(r: FloatArray, k: FloatArray, g: FloatArray | float) -> FloatArray:
+    return np.asarray((1 - k) ** 2 * r + g * (g / r))
+
+
 def _checked_range(
     lr: npt.ArrayLike,
     wd: npt.ArrayLike,
@@ -326,5 +408,5 @@ def _checked_range(
     low, high = real("grad_norm_min", grad_norm_min, at_least=0), real("grad_norm_max", grad_norm_max, above=0)
     ordered("grad_norm_min", low, "grad_norm_max", high)
     delta = real("delta", delta, above=0, below=1)
-    k = intrinsic_lr(lr, wd, below=1 - np.sqrt(0.5))  # an irrational number: no ηλ is equal to it
+    k = intrinsic_lr(lr, wd, below=1.0)
     return broadcast(lr=lr, wd=k, grad_norm_min=low, grad_norm_max=high, delta=delta)

@@ -35,10 +35,12 @@ _MODULES = {
     "inverse_design": "design",
     "jump_norm": "destabilization",
     "jump_regime": "destabilization",
+    "jumps_in_a_swing": "destabilization",
     "least_fall": "period",
     "least_time_between_jumps": "period",
     "lion": "adaptive",
     "moment_identities": "fluctuations",
+    "moments_of_a_window": "fluctuations",
     "momentum_floor": "momentum",
     "momentum_least_fall": "momentum",
     "momentum_relaxation": "momentum",
@@ -53,6 +55,7 @@ _MODULES = {
     "run_without_decay": "symmetry",
     "steps_to_jump": "destabilization",
     "total_grad_norm": "groups",
+    "tracked_steps": "schedules",
     "tracking_lag": "schedules",
 }
 

@@ -177,6 +177,82 @@ def jump_regime() -> Derivation:
     return result
 
 
+def jumps_in_a_swing() -> Derivation:
+    """Derive when δ-jumps are impossible from every start for (1-ηλ)² < 1/2: L/ℓ <= 2(1-ηλ)²κ(δ).
+
+    Examples
+    --------
+    >>> print(jumps_in_a_swing()[-1])
+    Eq(border, 2*a*kappa)
+    """
+    kappa, b_min, over, border, threshold, turning = sympy.symbols(
+        "kappa b_min over border sq_threshold turning", positive=True
+    )
+    below_half = {a: 1 / (2 + s)}
+    low, rest = one_step.square_map(a, b_min), sqrt(equilibrium.fixed_square()).subs(b, b_min)
+    (point,) = sympy.solve(sympy.diff(low, sq_norm), sq_norm)
+    least = low.subs(sq_norm, point)
+    needed = sqrt(b) / (sqrt(a) * kappa)  # r below which a step with b = (ηg̃)² jumps
+    (equal,) = sympy.solve(Eq(least, border * needed.subs(b, b_min)), border)
+    result = Derivation(
+        "When a δ-jump is impossible although the norm swings.",
+        "ℓ <= g̃ <= L; a = (1-ηλ)² < 1/2; b_min = (ηℓ)²; κ = κ(δ); r = ρ² starts at or above the threshold of L, "
+        "`sq_threshold`; `border` is a value of L/ℓ.",
+        {
+            "a": a,
+            "b": b,
+            "b_min": b_min,
+            "kappa": kappa,
+            "sq_norm": sq_norm,
+            "turning": turning,
+            "sq_threshold": threshold,
+            "border": border,
+        },
+        {turning: point, border: equal},
+    )
+    result.step(
+        Gt(turning**2, rest**2),
+        "Under ℓ the least r⁺ is that of r = ηℓ/(1-ηλ), above the rest of ℓ: from there one step leads below rest.",
+        below_half,
+    )
+    result.step(Eq(low.subs(sq_norm, turning), 2 * sqrt(a * b_min)), "That least r⁺.")
+    result.step(
+        Ge(low, 2 * sqrt(a * b_min)),
+        "No step with ℓ from any norm leads lower: the difference is (√a r - √b_min)²/r, …",
+        {a: s**2, b_min: t**2},
+    )
+    result.step(Ge(one_step.square_map(a, b_min + c), low), "… nor does one with a larger g̃, b = b_min + c.")
+    result.step(
+        Ge(2 * sqrt(a * b_min), threshold),
+        "Impossible: for L/ℓ = border/(1+c) that is at or above the threshold of L.",
+        {threshold: needed.subs(b, b_min) * equal / (1 + c)},
+    )
+    result.step(
+        Lt(2 * sqrt(a * b_min), threshold),
+        "For L/ℓ = border (1+over) the step from the turning point leads below it, and L jumps then, …",
+        {threshold: needed.subs(b, b_min) * equal * (1 + over)},
+    )
+    result.step(
+        Ge(turning, threshold),
+        "… provided the turning point itself is quiet, L/ℓ = κ/(1+c). Where it is not, κ < L/ℓ, the fall with ℓ from "
+        "any quiet norm ends below the threshold, which is above the rest of ℓ.",
+        {threshold: needed.subs(b, b_min) * kappa / (1 + c)},
+    )
+    speed = sq_norm * sympy.diff(one_step.square_map(a, b), sq_norm) / one_step.square_map(a, b)
+    result.step(Lt(speed, 1), "d ln r⁺/d ln r is below 1 …")
+    result.step(
+        Gt(speed, -1),
+        "… and above -1: no step lengthens the distance of ln r from a rest, nor from the attractor (norm_bounds).",
+    )
+    result.step(
+        Eq(border, kappa / sqrt(1 / a - 1)),
+        "At a = 1/2 the border is κ(δ)/κ(ηλ), that of slower decay.",
+        {a: sympy.Rational(1, 2)},
+    )
+    result.step(Eq(border, 2 * a * kappa), "The border of L/ℓ.")
+    return result
+
+
 def critical_norm() -> Derivation:
     """Derive the largest stable η̃h, 2(1+μ) for the heavy ball and (2+2μ)/(1+2μ) for Nesterov, and the norm at it.
 

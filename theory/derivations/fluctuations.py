@@ -64,6 +64,61 @@ def moment_identities() -> Derivation:
     return result
 
 
+def moments_of_a_window() -> Derivation:
+    """Derive what the moment identities become over N steps of any trace: (r_N-r_0)/N and (r_N²-r_0²)/2N are added.
+
+    Examples
+    --------
+    >>> moments_of_a_window().unproved()
+    []
+    """
+    total_r, total_u, total_change, steps = sympy.symbols("sum_r sum_sq_r sum_sq_change steps", positive=True)
+    first = sympy.Symbol("first_sq_norm", positive=True)
+    pushes, drives = sympy.symbols("sum_push sum_b", positive=True)
+    after = square_map(a, b)
+    result = Derivation(
+        "Moments over a window of any trace.",
+        "N = `steps` updates from r = r_0 = `first_sq_norm`; the sums run over them: `sum_r` = Σr, `sum_sq_r` = Σr², "
+        "`sum_push` = Ση²‖∇f‖² = Σb/r, `sum_b` = Ση²g̃², `sum_sq_change` = Σ(r⁺-r)²; r is now r_N.",
+        {
+            "a": a,
+            "b": b,
+            "sq_norm": sq_norm,
+            "next_sq_norm": next_sq_norm,
+            "sum_r": total_r,
+            "sum_sq_r": total_u,
+            "sum_push": pushes,
+            "sum_b": drives,
+            "sum_sq_change": total_change,
+            "first_sq_norm": first,
+            "steps": steps,
+        },
+        {
+            next_sq_norm: after,
+            pushes: (1 - a) * total_r + sq_norm - first,
+            drives: (1 - a) * total_u + (sq_norm**2 - first**2) / 2 - total_change / 2,
+        },
+    )
+    result.step(
+        Eq((1 - a) * (total_r + sq_norm) + next_sq_norm - first, pushes + b / sq_norm),
+        "If Σpush = (1-a)Σr + r_N - r_0 holds for N steps, as it does for none, it holds for one more, …",
+    )
+    grown = total_change + (next_sq_norm - sq_norm) ** 2
+    result.step(
+        Eq((1 - a) * (total_u + sq_norm**2) + (next_sq_norm**2 - first**2) / 2, drives + b + grown / 2),
+        "… and so does Σb = (1-a)Σr² + (r_N²-r_0²)/2 - ½Σ(r⁺-r)².",
+    )
+    result.step(
+        Eq((1 - a) * total_r / steps + (sq_norm - first) / steps, pushes / steps),
+        "By induction; divided by N: the first identity with its term of the two ends.",
+    )
+    result.step(
+        Eq((1 - a) * total_u / steps + (sq_norm**2 - first**2) / (2 * steps), (drives + total_change / 2) / steps),
+        "The second likewise; both terms vanish for N → ∞ where r stays bounded.",
+    )
+    return result
+
+
 def equilibrium_spread() -> Derivation:
     """Derive E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), correlation 2a-1 and sd(ln ρ) = κ(ηλ)V/4 for independent g̃.
 

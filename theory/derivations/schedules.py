@@ -5,7 +5,7 @@ from __future__ import annotations
 import sympy
 from sympy import Derivative, Integral, exp
 
-from theory.derivations.derivation import Derivation, Eq
+from theory.derivations.derivation import Derivation, Eq, Lt
 from theory.derivations.symbols import grad_norm, lr, norm, wd
 
 time, moment = sympy.symbols("time moment", nonnegative=True)
@@ -84,6 +84,37 @@ def tracking_lag() -> Derivation:
     result.step(Eq(small, -slope / (4 * lr * wd)), "Solve for z.")
     result.step(Eq(lag, small / 4), "ρ = ρ*(1+z)^¼, to first order.")
     result.step(Eq(lag, -slope / (16 * lr * wd)), "The lag: positive, the norm too large, while η falls.")
+    return result
+
+
+def tracked_steps() -> Derivation:
+    """Derive that under a linear decay to 0 the lag exceeds ε in the last √(N/(16 ε η₀ λ)) steps.
+
+    Examples
+    --------
+    >>> print(tracked_steps()[-1].lhs)
+    left
+    """
+    steps, left, tolerance, first = sympy.symbols("steps left tolerance lr_max", positive=True)
+    rate = first * left / steps
+    lag = tracking_lag()
+    slope = lag.symbols["slope"]
+    # as a function of the remaining steps: time runs the other way
+    behind = lag[-1].rhs.subs({lr: rate, slope: -sympy.diff(sympy.log(rate), left)})
+    (found,) = sympy.solve(Eq(behind, tolerance), left)
+    name = lag.symbols["lag"]
+    result = Derivation(
+        "Where a linear schedule loses the norm.",
+        "η falls from `lr_max` linearly to 0 over N = `steps` steps, `left` of which remain; ε = `tolerance`; the lag "
+        "is that of slow change (`tracking_lag`).",
+        {"wd": wd, "lr_max": first, "steps": steps, "left": left, "tolerance": tolerance, "lag": name},
+        {name: behind},
+    )
+    result.step(Eq(-sympy.Derivative(sympy.log(rate), left), -1 / left), "d ln η/dt of η = `lr_max`·`left`/N.")
+    result.step(Eq(name, steps / (16 * first * wd * left**2)), "The lag, -(d ln η/dt)/(16ηλ), …")
+    result.step(Lt(sympy.Derivative(behind, left), 0), "… grows as steps run out, so that there is one border.")
+    result.step(Eq(name, tolerance), "At the border it is ε; solve for `left`.", {left: found})
+    result.step(Eq(left, sympy.sqrt(steps / (16 * tolerance * first * wd))), "The solution.", {left: found})
     return result
 
 
