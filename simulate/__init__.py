@@ -5,6 +5,8 @@ from simulate.maps.gradients import AdversarialGradient, BoundedGradient, Record
 from simulate.maps.norm_map import norm_map, replay
 from simulate.maps.norm_ode import norm_ode
 from simulate.maps.random_walk import random_walk
+from simulate.period_model import Period, PeriodModel, oscillate, period
+from simulate.phase_diagram import phase_diagram
 from simulate.trajectories import plots
 from simulate.trajectories.folder import load, save
 from simulate.trajectories.periods import Classification, Periods, classify, find_periods
@@ -14,6 +16,8 @@ __all__ = [
     "BoundedGradient",
     "Classification",
     "NormalizedRegression",
+    "Period",
+    "PeriodModel",
     "Periods",
     "Ratio2D",
     "RayleighQuotient",
@@ -24,6 +28,9 @@ __all__ = [
     "load",
     "norm_map",
     "norm_ode",
+    "oscillate",
+    "period",
+    "phase_diagram",
     "plots",
     "random_walk",
     "replay",

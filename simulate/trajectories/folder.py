@@ -166,7 +166,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     dataset: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
     _check_schema(dataset.attrs.get("schema"), folder)
     # the store has its own type for text (and none for text of size zero)
-    text = [name for name in ("status", "group") if name in dataset.variables]
+    text = [name for name in ("status", "group", "verdict", "oscillation") if name in dataset.variables]
     return dataset.assign({name: dataset[name].astype(object) for name in text}).drop_encoding()
 
 

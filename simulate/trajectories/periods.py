@@ -122,7 +122,8 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
 
     Warns
     -----
-    UserWarning : the rows lie more than 0.01/ηλ steps apart, which biases the periods.
+    UserWarning : the rows lie more than 0.01/ηλ steps apart, which biases the periods; or more than 0.9 of the growth
+        of ln ρ lies outside the detected rises, so that there is no clear period at this `rise`.
 
     Examples
     --------
@@ -131,26 +132,14 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
     >>> find_periods(run, discard=0).mean
     100.0
     """
-    check_trajectory(trajectory, single=True)
-    rise = one_real("rise", rise, above=0)
-    k = intrinsic_lr(trajectory)
-    settled = settled_part(trajectory, discard)
-    step, norm = settled.step.values, settled.norm.values
-    if k > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / k):
+    found = _found(trajectory, rise, discard)
+    if found.outside_growth > OUTSIDE_GROWTH_MAX:
         warnings.warn(
-            f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above 0.01/(lr*wd) = {0.01 / k:.3g}",
+            f"{found.outside_growth:.3g} of the growth of ln ρ lies outside the detected rises, above "
+            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={found.rise:g}",
             stacklevel=2,
         )
-    troughs, peaks = _zigzag(np.log(norm), rise)
-    onsets = step[troughs]
-    return Periods(
-        onsets=onsets,
-        lengths=np.diff(onsets).astype(np.float64),
-        norm_min=norm[troughs[:-1]],
-        norm_max=norm[peaks[: max(len(troughs) - 1, 0)]],
-        rise=rise,
-        intrinsic_lr=k,
-    )
+    return found
 
 
 def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> Classification:
@@ -174,6 +163,10 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     ------
     TypeError, ValueError : no single trajectory, an argument out of range, or fewer than two rows after `discard`.
 
+    Warns
+    -----
+    UserWarning : the rows lie more than 0.01/ηλ steps apart, which biases the periods.
+
     Source: docs/mathematics.md §2.
 
     Examples
@@ -183,7 +176,8 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     'equilibrium'
     """
     check_trajectory(trajectory, "rotation", single=True)
-    periods = find_periods(trajectory, rise=rise, discard=discard)
+    # the verdict itself says where no period is clear
+    periods = _found(trajectory, rise, discard)
     settled = settled_part(trajectory, discard)
     if settled.sizes["step"] < 2:
         raise ValueError("trajectory must have rows left after `discard`, got fewer than two")
@@ -203,6 +197,30 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     else:
         verdict = NO_CLEAR_PERIOD
     return Classification(verdict=verdict, rotation_ratio=ratio, log_norm_sd=sd, periods=periods)
+
+
+def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
+    """Check, and find the periods without a word on how clear they are."""
+    check_trajectory(trajectory, single=True)
+    rise = one_real("rise", rise, above=0)
+    k = intrinsic_lr(trajectory)
+    settled = settled_part(trajectory, discard)
+    step, norm = settled.step.values, settled.norm.values
+    if k > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / k):
+        warnings.warn(
+            f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above 0.01/(lr*wd) = {0.01 / k:.3g}",
+            stacklevel=3,
+        )
+    troughs, peaks = _zigzag(np.log(norm), rise)
+    onsets = step[troughs]
+    return Periods(
+        onsets=onsets,
+        lengths=np.diff(onsets).astype(np.float64),
+        norm_min=norm[troughs[:-1]],
+        norm_max=norm[peaks[: max(len(troughs) - 1, 0)]],
+        rise=rise,
+        intrinsic_lr=k,
+    )
 
 
 def _root_mean_square(trajectory: xr.Dataset) -> float:

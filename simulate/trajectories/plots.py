@@ -9,15 +9,24 @@ import numpy as np
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import VARIABLES, check_trajectory, intrinsic_lr
-from simulate.trajectories.periods import Periods
-from theory.arguments import whole_number
+from simulate.trajectories.contract import COLLAPSED, DIVERGED, VARIABLES, check_trajectory, intrinsic_lr
+from simulate.trajectories.periods import EQUILIBRIUM, NO_CLEAR_PERIOD, PERIODIC, Periods
+from theory.arguments import FloatArray, choice, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 MEASURED, PREDICTED, ONSET = "#0072B2", "#D55E00", "#009E73"
+# Of the same palette, of different brightness or pattern, so that grey prints tell them apart.
+_VERDICTS = {
+    EQUILIBRIUM: ("#56B4E9", ""),
+    PERIODIC: ("#F0E442", ""),
+    NO_CLEAR_PERIOD: ("#CC79A7", "...."),
+    COLLAPSED: ("#000000", ""),
+    DIVERGED: ("#D55E00", "xxxx"),
+}
+_NUMBERS_SHOWN = 6
 _SHORT = {
     "norm": "norm ρ",
     "effective_lr": "effective lr η̃ = η/ρ²",
@@ -174,11 +183,228 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
     return ax
 
 
-def _new_axes(count: int, width: float = 9.0, height: float = 2.2) -> Sequence[Axes]:
+def plot_periods(periods: Periods, ax: Axes | None = None, *, predicted: Periods | None = None) -> Axes:
+    """Draw the histogram of the lengths of periods, with their mean and its standard error.
+
+    Parameters
+    ----------
+    periods : at least one period.
+    ax : axes to draw on; new ones by default.
+    predicted : periods of the same `rise` to compare with, drawn as an outline.
+
+    Returns
+    -------
+    the axes, in steps; a second scale at the top gives T·ηλ of `periods`, where ηλ > 0.
+
+    Raises
+    ------
+    TypeError, ValueError : no `Periods`, none in them, or found with another `rise`.
+
+    Source: docs/mathematics.md §5.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from simulate.trajectories.periods import find_periods
+    >>> wave = np.exp(np.abs(np.arange(1000) % 100 - 50) / 50)
+    >>> run = xr.Dataset({"norm": ("step", wave)}, coords={"step": np.arange(1000)}, attrs={"lr": 0.1, "wd": 0.1})
+    >>> plot_periods(find_periods(run, discard=0)).get_ylabel()
+    'share of periods'
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    shown = {"periods": periods} | ({} if predicted is None else {"predicted": predicted})
+    for name, given in shown.items():
+        if not isinstance(given, Periods):
+            raise TypeError(f"{name} must be Periods that find_periods returned, got {type(given).__name__}")
+        if not given.count:
+            raise ValueError(f"{name} must hold at least one period, got none at rise={given.rise:g}")
+        if given.rise != periods.rise:
+            raise ValueError(f"{name} must be found with the rise {periods.rise:g} of periods, got {given.rise:g}")
+    if ax is None:
+        (ax,) = _new_axes(1, width=6.0, height=4.0, layout="constrained")
+    edges = _whole_bins(np.concatenate([given.lengths for given in shown.values()]))
+    colours = {"periods": MEASURED, "predicted": PREDICTED}
+    words = {"periods": "measured" if predicted is not None else "", "predicted": "predicted"}
+    for name, given in shown.items():
+        outline = name == "predicted"
+        style: dict[str, Any] = {"histtype": "step", "linewidth": 1.6} if outline else {"alpha": 0.45}
+        # shares, so that numbers of periods need not be equal
+        ax.hist(
+            given.lengths, edges.tolist(), weights=np.full(given.count, 1 / given.count), color=colours[name], **style
+        )
+        spread = f" ± {given.stderr:.{_decimals(given.stderr)}f}" if given.count > 1 else ""
+        mean = f"{given.mean:.{_decimals(given.stderr)}f}"
+        counted = f"{given.count} period{'s' if given.count > 1 else ''}"
+        label = f"{words[name]} mean {mean}{spread} steps ({counted})".strip()
+        ax.axvline(given.mean, color=colours[name], linestyle="--" if outline else "-", linewidth=1.4, label=label)
+        if given.count > 1:
+            ax.axvspan(
+                given.mean - given.stderr, given.mean + given.stderr, color=colours[name], alpha=0.25, linewidth=0
+            )
+    k = periods.intrinsic_lr
+    if k > 0:
+        top = ax.secondary_xaxis(
+            "top", functions=(lambda steps: np.multiply(steps, k), lambda value: np.divide(value, k))
+        )
+        top.set_xlabel(f"T·ηλ, ηλ = {k:.3g}")
+    ax.set_xlabel(f"period T in steps, rises of ln ρ ≥ {periods.rise:g}")
+    ax.set_ylabel("share of periods")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    # room for the legend above the bars
+    ax.set_ylim(0, ax.get_ylim()[1] * (1 + 0.1 * (1 + len(shown))))
+    ax.legend(loc="upper right", fontsize=8, frameon=False)
+    return ax
+
+
+def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Draw which settings of learning rate and weight decay rest, swing in periods, or end.
+
+    Each cell has the colour, and the pattern, of its verdict. The numbers are T·ηλ of periodic cells, of some of them
+    where there are many. Light lines join settings of equal ηλ.
+
+    Parameters
+    ----------
+    diagram : what `simulate.phase_diagram` returned.
+    ax : axes to draw on; new ones by default.
+
+    Returns
+    -------
+    the axes, logarithmic, with the legend on their right.
+
+    Raises
+    ------
+    TypeError, ValueError : no such dataset.
+
+    Source: docs/mathematics.md §4, §5, §6.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from simulate.landscapes import Ratio2D
+    >>> from simulate.phase_diagram import phase_diagram
+    >>> plot_phase_diagram(phase_diagram([0.1, 1.0], [0.05, 0.1], model=Ratio2D(1.0, 5.0))).get_xscale()
+    'log'
+    """
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    if not isinstance(diagram, xr.Dataset):
+        raise TypeError(f"diagram must be a dataset that phase_diagram returned, got {type(diagram).__name__}")
+    for name in ("verdict", "period"):
+        if name not in diagram or set(diagram[name].dims) != {"lr", "wd"}:
+            raise ValueError(
+                f"diagram must have the variable {name!r} along lr and wd, got {sorted(map(str, diagram.variables))}"
+            )
+    lr, wd = (np.asarray(diagram[name].values, dtype=np.float64) for name in ("lr", "wd"))
+    verdicts = diagram.verdict.transpose("wd", "lr").values.astype(object).astype(str)
+    scaled = diagram.period.transpose("wd", "lr").values * lr * wd[:, np.newaxis]
+    occurring = {choice("verdict", str(word), _VERDICTS) for word in np.unique(verdicts)}
+    if ax is None:
+        (ax,) = _new_axes(1, width=7.5, height=5.0, layout="constrained")
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    x_edges, y_edges = _edges(lr), _edges(wd)
+    patches = []
+    for verdict, (colour, pattern) in _VERDICTS.items():
+        if verdict in occurring:
+            cells = np.ma.masked_array(np.zeros(verdicts.shape), verdicts != verdict)
+            mesh = ax.pcolor(x_edges, y_edges, cells, cmap=ListedColormap([colour]), linewidth=0)
+            mesh.set(hatch=pattern or None, edgecolor="0.3", antialiased=False)
+            patches.append(Patch(facecolor=colour, hatch=pattern, edgecolor="0.3", linewidth=0.5, label=verdict))
+    ax.set_xlim(float(x_edges[0]), float(x_edges[-1]))
+    ax.set_ylim(float(y_edges[0]), float(y_edges[-1]))
+    numbers = []
+    for i in _thinned(wd.size):
+        for j in _thinned(lr.size):
+            if verdicts[i, j] == PERIODIC and np.isfinite(scaled[i, j]):
+                ax.text(lr[j], wd[i], f"{scaled[i, j]:.2g}", ha="center", va="center", fontsize=8)
+                numbers.append((lr[j], wd[i]))
+    _constant_products(ax, numbers)
+    ax.set_xlabel("learning rate η")
+    ax.set_ylabel("weight decay λ")
+    ax.legend(
+        handles=patches,
+        title="numbers: T·ηλ" if numbers else None,
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        borderaxespad=0,
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
+        alignment="left",
+    )
+    return ax
+
+
+def _decimals(error: float) -> int:
+    """Digits after the point that show two figures of an error."""
+    return int(np.clip(1 - np.floor(np.log10(error)), 0, 6)) if error > 0 else 0
+
+
+def _whole_bins(lengths: FloatArray) -> FloatArray:
+    """Edges of bins that hold equally many of the lengths that the recorded rows allow."""
+    values = np.unique(lengths)
+    unit = float(np.gcd.reduce(np.diff(values).astype(np.int64))) if values.size > 1 else 1.0
+    width = np.diff(np.histogram_bin_edges(lengths, "auto"))[0]
+    width = max(1.0, np.round(width / unit)) * unit
+    return np.asarray(np.arange(values[0] - unit / 2, values[-1] + width, width))
+
+
+def _edges(values: FloatArray) -> FloatArray:
+    """Edges of cells around positive values, half way between them on a logarithmic scale."""
+    logs = np.log(values)
+    half = np.diff(logs) / 2 if logs.size > 1 else np.array([0.5])
+    inner = logs[:-1] + half[: logs.size - 1]
+    return np.asarray(np.exp(np.concatenate([[logs[0] - half[0]], inner, [logs[-1] + half[-1]]])))
+
+
+def _thinned(count: int) -> range:
+    """Places of some of the cells along an axis, in its middle."""
+    stride = -(-count // _NUMBERS_SHOWN)
+    return range((count - 1) % stride // 2, count, stride)
+
+
+def _constant_products(ax: Axes, taken: Sequence[tuple[float, float]]) -> None:
+    """Draw lines of ηλ = 1, 0.1, …, each with a label where it is farthest from places that are taken."""
+    from matplotlib.patheffects import withStroke
+
+    # seen on black too
+    halo = [withStroke(linewidth=1.7, foreground="white", alpha=0.5)]
+    (left, right), (low, high) = np.log10(ax.get_xlim()), np.log10(ax.get_ylim())
+
+    def fractions(x: Any, y: Any) -> FloatArray:
+        return np.stack([(np.log10(x) - left) / (right - left), (np.log10(y) - low) / (high - low)], axis=-1)
+
+    occupied = fractions(*np.array(taken).T) if len(taken) else np.empty((0, 2))
+    for power in range(int(np.ceil(left + low)), int(np.floor(right + high)) + 1):
+        ends = 10.0 ** np.array([max(left, power - high), min(right, power - low)])
+        ax.plot(ends, 10.0**power / ends, color="0.3", linewidth=0.7, linestyle=(0, (6, 4)), path_effects=halo)
+        x = np.geomspace(ends[0], ends[1], 101)
+        at = fractions(x, 10.0**power / x)
+        # an edge would cut the label
+        room = np.concatenate([at, 1 - at], axis=1).min(axis=1) + 0.02
+        if len(occupied):
+            room = np.minimum(room, np.hypot(*np.moveaxis(at[:, np.newaxis] - occupied, -1, 0)).min(axis=1))
+        best = int(np.argmax(room))
+        if room[best] > 0.05:
+            ax.text(
+                x[best],
+                10.0**power / x[best],
+                f"ηλ = $10^{{{power}}}$",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="0.15",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
+            )
+
+
+def _new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:
     # pyplot takes half a second to import: only those who draw pay for it
     from matplotlib import pyplot as plt
 
-    axes = plt.subplots(count, 1, sharex=True, figsize=(width, height * count), squeeze=False)[1]
+    axes = plt.subplots(count, 1, sharex=True, figsize=(width, height * count), squeeze=False, layout=layout)[1]
     return list(axes[:, 0])
 
 

@@ -93,7 +93,12 @@ class TestAgainstPeakProminence:
         assert len(troughs) == len(peaks) == 0
 
 
+UNCLEAR = "outside the detected rises"
+any_clarity = pytest.mark.filterwarnings(f"ignore:.*{UNCLEAR}:UserWarning")
+
+
 class TestKnownSawtooth:
+    @any_clarity
     @FIXED
     @given(
         fall=st.integers(2, 200),
@@ -226,16 +231,63 @@ class TestStride:
         with pytest.warns(UserWarning, match=f"rows lie {stride} steps apart; periods are biased above"):
             find_periods(run)
 
+    @any_clarity
     @pytest.mark.parametrize(("k", "stride"), [(1e-3, 10), (1e-3, 1), (0.05, 1), (0.9, 1), (0.0, 100)])
     def test_rows_that_are_close_do_not(self, k, stride):
         with warnings.catch_warnings():
-            warnings.simplefilter("error")
+            warnings.filterwarnings("error", message="rows lie")
             find_periods(trajectory(sawtooth(20, 5, 0.5, 200), k=k, stride=stride))
 
     def test_onsets_and_lengths_are_steps_not_rows(self):
         periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 10), k=1e-4, stride=7), discard=0)
         assert periods.onsets[0] == 20 * 7
         assert set(periods.lengths) == {25 * 7}
+
+
+class TestNoClearPeriod:
+    def slow(self, share, k=0.01, teeth=8):
+        """A sawtooth with φ = 1 - 0.9·share: all but `share` of the decay is taken back on the way down."""
+        return with_rotation(sawtooth(900, 100, -math.log1p(-k) * share * 900, teeth), 0.2, k)
+
+    @pytest.mark.parametrize(("share", "unclear"), [(0.12, False), (0.112, False), (0.110, True), (0.10, True)])
+    def test_growth_outside_the_rises_gives_a_warning(self, share, unclear):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            periods = find_periods(self.slow(share), discard=0)
+        assert (periods.outside_growth > 0.9) == unclear
+        outside = f"{1 - 0.9 * share:.3g}"
+        said = f"{outside} of the growth of ln ρ lies {UNCLEAR}, above 0.9: no clear period at rise=0.1"
+        assert [str(warning.message) for warning in caught] == [said] * unclear
+        # about the line that called
+        assert {warning.filename for warning in caught} <= {__file__}
+
+    def test_at_another_rise_it_may_be_clear(self):
+        # small waves in 40 steps on a slow one in 1600, which alone passes the larger rise
+        waves = np.tile(sawtooth(30, 10, 0.06, 40), 8) + 2 * sawtooth(800, 800, 0.06, 8)
+        with pytest.warns(UserWarning, match=f"{UNCLEAR}.* rise=0.1"):
+            find_periods(trajectory(waves), rise=0.1, discard=0)
+        assert find_periods(trajectory(waves), rise=0.05, discard=0).outside_growth < 0.9
+
+    @pytest.mark.parametrize("teeth", [0, 1])
+    def test_nothing_is_said_without_periods(self, teeth):
+        assert find_periods(self.slow(0.1, teeth=teeth), discard=0).count == 0
+
+    @pytest.mark.parametrize("k", [0.0, 1.0, 1.5])
+    def test_nothing_is_said_where_the_share_is_unknown(self, k):
+        assert find_periods(trajectory(sawtooth(900, 5, 0.2, 5), k=k), discard=0).count == 4
+
+    def test_the_verdict_says_it_without_a_warning(self):
+        judged = classify(self.slow(0.10), discard=0)
+        assert judged.verdict == "no clear period"
+        assert judged.periods.outside_growth > 0.9
+
+    def test_the_verdict_still_warns_of_rows_too_far_apart(self):
+        coarse = self.slow(0.10).isel(step=slice(None, None, 2))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            classify(coarse, discard=0)
+        assert [str(warning.message)[:25] for warning in caught] == ["rows lie 2 steps apart; p"]
+        assert caught[0].filename == __file__
 
 
 class TestInvariance:

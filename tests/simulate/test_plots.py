@@ -1,6 +1,9 @@
+import math
+
 import matplotlib as mpl
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib import pyplot as plt
 
 import simulate
@@ -202,10 +205,263 @@ class TestPlotPhase:
             plots.plot_phase(norm_map([0.1, 0.2], 0.01, 2.0, norm=1.0, steps=3))
 
 
+def found(lengths, rise=0.1, intrinsic_lr=0.005):
+    """Periods of these lengths."""
+    lengths = np.asarray(lengths, dtype=float)
+    return simulate.Periods(
+        onsets=np.cumsum(np.append(100, lengths)).astype(int),
+        lengths=lengths,
+        norm_min=np.ones(lengths.size),
+        norm_max=np.full(lengths.size, 2.0),
+        rise=rise,
+        intrinsic_lr=intrinsic_lr,
+    )
+
+
+def bars(ax):
+    """Left and right ends, and heights of the bars."""
+    return np.array([(bar.get_x(), bar.get_x() + bar.get_width(), bar.get_height()) for bar in ax.containers[0]]).T
+
+
+class TestPlotPeriods:
+    @pytest.mark.parametrize("lengths", [np.arange(90, 130), [100, 100, 101], [200], [200] * 7, [70, 140, 140, 350]])
+    def test_bars_are_the_shares_of_the_periods(self, lengths):
+        left, right, height = bars(plots.plot_periods(found(lengths)))
+        assert height.sum() == pytest.approx(1)
+        for low, high, share in zip(left, right, height, strict=True):
+            inside = (np.asarray(lengths) > low) & (np.asarray(lengths) < high)
+            assert share == pytest.approx(inside.mean())
+
+    @pytest.mark.parametrize("stride", [1, 7, 50])
+    def test_bins_hold_equally_many_of_the_lengths_that_rows_allow(self, stride):
+        random = np.random.default_rng(stride)
+        lengths = stride * random.integers(100, 160, 500)
+        left, right, _ = bars(plots.plot_periods(found(lengths)))
+        within = [
+            np.sum((np.arange(0, 200 * stride, stride) > a) & (np.arange(0, 200 * stride, stride) < b))
+            for a, b in zip(left, right, strict=True)
+        ]
+        assert len(set(within)) == 1
+        assert len(left) > 4
+
+    def test_mean_and_its_error_are_marked(self):
+        periods = found([90, 100, 110, 120])
+        ax = plots.plot_periods(periods)
+        (line,) = ax.lines
+        assert set(line.get_xdata()) == {periods.mean} == {105.0}
+        spans = [patch.get_extents().transformed(ax.transData.inverted()) for patch in ax.patches[len(bars(ax)[0]) :]]
+        assert [(span.x0, span.x1) for span in spans] == [
+            pytest.approx((periods.mean - periods.stderr, periods.mean + periods.stderr))
+        ]
+        (text,) = ax.get_legend().get_texts()
+        assert text.get_text() == "mean 105.0 ± 6.5 steps (4 periods)"
+
+    def test_one_period_has_no_error(self):
+        ax = plots.plot_periods(found([90]))
+        assert ax.get_legend().get_texts()[0].get_text() == "mean 90 steps (1 period)"
+        assert len(ax.patches) == 1
+
+    @pytest.mark.parametrize("intrinsic_lr", [1e-5, 0.005, 0.9])
+    def test_the_scale_at_the_top_is_the_length_times_the_intrinsic_learning_rate(self, intrinsic_lr):
+        ax = plots.plot_periods(found([90, 100, 110], intrinsic_lr=intrinsic_lr))
+        ax.figure.canvas.draw()
+        (top,) = ax.child_axes
+        np.testing.assert_allclose(top.get_xlim(), np.array(ax.get_xlim()) * intrinsic_lr)
+        assert top.get_xlabel() == f"T·ηλ, ηλ = {intrinsic_lr:.3g}"
+        assert ax.get_xlabel() == "period T in steps, rises of ln ρ ≥ 0.1"
+
+    def test_without_decay_there_is_no_such_scale(self):
+        ax = plots.plot_periods(found([90, 100], intrinsic_lr=0.0))
+        assert ax.child_axes == []
+
+    def test_predicted_is_an_outline_on_the_same_bins(self):
+        measured, predicted = found(np.arange(90, 130)), found(np.arange(95, 160, 3))
+        ax = plots.plot_periods(measured, predicted=predicted)
+        left, right, height = bars(ax)
+        outline = next(patch for patch in ax.patches if not patch.get_fill())
+        steps = outline.get_xy()
+        assert set(np.append(left, right)) == set(steps[:, 0])
+        # its shares too add up to 1, whatever their number
+        assert len(height) * steps[:, 1].mean() > 0
+        tops = [steps[(steps[:, 0] == a) | (steps[:, 0] == b)] for a, b in zip(left, right, strict=True)]
+        shares = [
+            np.sum((predicted.lengths > a) & (predicted.lengths < b)) / 22 for a, b in zip(left, right, strict=True)
+        ]
+        assert sum(shares) == pytest.approx(1)
+        for share, top in zip(shares, tops, strict=True):
+            assert np.isclose(top[:, 1], share).any()
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+            "measured mean 109.5 ± 1.8 steps (40 periods)",
+            "predicted mean 126.5 ± 4.2 steps (22 periods)",
+        ]
+
+    def test_given_axes_are_used(self):
+        figure, ax = plt.subplots()
+        assert plots.plot_periods(found([90, 100]), ax) is ax
+        assert plt.get_fignums() == [figure.number]
+
+    def test_nothing_to_draw(self):
+        none = simulate.find_periods(norm_map(0.1, 0.01, 2.0, norm=1.0, steps=5000), rise=0.3)
+        with pytest.raises(ValueError, match=r"^periods must hold at least one period, got none at rise=0.3"):
+            plots.plot_periods(none)
+        with pytest.raises(ValueError, match=r"^predicted must hold at least one period, got none"):
+            plots.plot_periods(found([90, 100], rise=0.3), predicted=none)
+        assert plt.get_fignums() == []
+
+    def test_periods_of_another_rise_are_no_prediction(self):
+        with pytest.raises(ValueError, match=r"^predicted must be found with the rise 0.1 of periods, got 0.3"):
+            plots.plot_periods(found([90, 100]), predicted=found([90, 100], rise=0.3))
+
+    @pytest.mark.parametrize("value", [None, [90.0, 100.0], "periods"])
+    def test_no_periods(self, value):
+        with pytest.raises(TypeError, match=r"^periods must be Periods that find_periods returned, got "):
+            plots.plot_periods(value)
+
+
+ALL = ["equilibrium", "periodic", "no clear period", "collapsed", "diverged"]
+
+
+def diagram(lr, wd, verdicts=("equilibrium", "periodic"), period=20.0):
+    """A phase diagram of these axes, its verdicts in turn along lr."""
+    lr, wd = np.asarray(lr, dtype=float), np.asarray(wd, dtype=float)
+    cells = np.empty((lr.size, wd.size), dtype=object)
+    cells[...] = np.resize(np.array(verdicts, dtype=object), lr.size)[:, np.newaxis]
+    variables = {"verdict": (("lr", "wd"), cells), "period": (("lr", "wd"), np.full(cells.shape, period))}
+    return xr.Dataset(variables, coords={"lr": lr, "wd": wd})
+
+
+def cells_drawn(ax):
+    """Corners of the cells of each verdict, by its place in the legend."""
+    return {
+        text.get_text(): [path.get_extents() for path in mesh.get_paths()]
+        for text, mesh in zip(ax.get_legend().get_texts(), ax.collections, strict=True)
+    }
+
+
+class TestPlotPhaseDiagram:
+    def test_cells_are_around_their_settings(self):
+        lr, wd = np.geomspace(0.01, 1, 7), np.geomspace(0.001, 0.5, 4)
+        drawn = cells_drawn(plots.plot_phase_diagram(diagram(lr, wd, ALL)))
+        assert list(drawn) == ALL
+        for place, verdict in enumerate(ALL):
+            settings = {(a, b) for a in lr[place :: len(ALL)] for b in wd}
+            middles = {(math.sqrt(box.x0 * box.x1), math.sqrt(box.y0 * box.y1)) for box in drawn[verdict]}
+            assert len(drawn[verdict]) == len(settings) == len(middles)
+            np.testing.assert_allclose(sorted(middles), sorted(settings), rtol=1e-12)
+
+    @pytest.mark.parametrize("lr", [[0.1, 0.2, 0.8, 0.9], [0.1, 0.5], [0.3]])
+    def test_cells_meet_half_way_on_a_logarithmic_scale(self, lr):
+        ax = plots.plot_phase_diagram(diagram(lr, [0.1, 0.2], ["periodic"]))
+        boxes = cells_drawn(ax)["periodic"]
+        inner = sorted({round(math.log(edge), 12) for box in boxes for edge in (box.x0, box.x1)})
+        assert len(inner) == len(lr) + 1
+        between = (np.log(lr[:-1]) + np.log(lr[1:])) / 2
+        np.testing.assert_allclose(inner[1:-1], between, atol=1e-12)
+        assert all(box.x0 < value < box.x1 for box, value in zip(boxes, lr, strict=False))
+        assert ax.get_xlim() == pytest.approx((math.exp(inner[0]), math.exp(inner[-1])))
+        assert ax.get_xscale() == ax.get_yscale() == "log"
+
+    def test_only_verdicts_that_occur_are_in_the_legend(self):
+        ax = plots.plot_phase_diagram(diagram([0.1, 0.2], [0.1], ["collapsed", "periodic"]))
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["periodic", "collapsed"]
+
+    def test_verdicts_are_told_apart_in_grey(self):
+        ax = plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, 5), [0.1], ALL))
+        ax.figure.canvas.draw()
+        looks = [
+            (float(np.dot(mesh.get_facecolor()[0, :3], [0.299, 0.587, 0.114])), mesh.get_hatch() or "")
+            for mesh in ax.collections
+        ]
+        for one, (grey, pattern) in enumerate(looks):
+            for other_grey, other_pattern in looks[:one]:
+                assert pattern != other_pattern or abs(grey - other_grey) > 0.15
+
+    def test_numbers_are_the_scaled_periods_of_periodic_cells(self):
+        ax = plots.plot_phase_diagram(diagram([0.1, 0.2, 0.4], [0.1, 0.3], period=200.0))
+        numbers = {text.get_position(): text.get_text() for text in ax.texts if "λ" not in text.get_text()}
+        assert numbers == {(0.2, 0.1): "4", (0.2, 0.3): "12"}
+        assert ax.get_legend().get_title().get_text() == "numbers: T·ηλ"
+
+    def test_without_periodic_cells_there_are_no_numbers(self):
+        ax = plots.plot_phase_diagram(diagram([0.1, 0.2], [0.1], ["equilibrium"]))
+        assert all("λ" in text.get_text() for text in ax.texts)
+        assert ax.get_legend().get_title().get_text() == ""
+
+    @pytest.mark.parametrize("count", [7, 20, 100])
+    def test_of_many_cells_some_have_a_number(self, count):
+        grid = np.geomspace(0.01, 0.9, count)
+        ax = plots.plot_phase_diagram(diagram(grid, grid, ["periodic"]))
+        numbers = [text for text in ax.texts if "λ" not in text.get_text()]
+        assert 9 <= len(numbers) <= 36
+        assert all(text.get_position()[0] in grid for text in numbers)
+
+    @pytest.mark.parametrize(
+        ("lr", "wd", "powers"),
+        [
+            (np.geomspace(0.01, 1, 20), np.geomspace(0.01, 0.5, 20), [-3, -2, -1]),
+            (np.geomspace(1e-5, 10, 13), np.geomspace(1e-6, 1e-2, 9), list(range(-11, 0))),
+            ([0.2], [0.2], []),
+        ],
+    )
+    def test_lines_of_equal_products(self, lr, wd, powers):
+        ax = plots.plot_phase_diagram(diagram(lr, wd))
+        products = [np.unique(np.round(np.log10(line.get_xdata() * line.get_ydata()), 9)) for line in ax.lines]
+        assert all(product.size == 1 for product in products)
+        drawn = [int(product[0]) for product in products]
+        assert set(powers) <= set(drawn)
+        # from edge to edge
+        for line in ax.lines:
+            for x, y in zip(*line.get_data(), strict=True):
+                on_edge = np.isclose(x, ax.get_xlim()).any() or np.isclose(y, ax.get_ylim()).any()
+                assert on_edge
+        labels = [text.get_text() for text in ax.texts if "λ" in text.get_text()]
+        assert {f"ηλ = $10^{{{power}}}$" for power in powers} <= set(labels) <= {f"ηλ = $10^{{{n}}}$" for n in drawn}
+
+    @pytest.mark.parametrize("count", [5, 12, 20])
+    def test_no_text_lies_on_another(self, count):
+        lr, wd = np.geomspace(0.01, 1, count), np.geomspace(0.01, 0.5, count)
+        ax = plots.plot_phase_diagram(diagram(lr, wd, ["periodic"]))
+        ax.figure.canvas.draw()
+        boxes = [text.get_window_extent() for text in ax.texts]
+        for one, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:one])
+
+    def test_of_a_measured_and_of_a_loaded_diagram(self, tmp_path):
+        made = simulate.phase_diagram(np.geomspace(0.1, 1, 5), [0.01, 0.05, 0.25], model=simulate.Ratio2D(1.0, 0.1))
+        simulate.save(made, tmp_path / "diagram")
+        first, second = (plots.plot_phase_diagram(one) for one in (made, simulate.load(tmp_path / "diagram")))
+        assert [t.get_text() for t in first.texts] == [t.get_text() for t in second.texts]
+        assert cells_drawn(first).keys() == cells_drawn(second).keys() == {"equilibrium", "periodic"}
+
+    def test_given_axes_are_used(self):
+        figure, ax = plt.subplots()
+        assert plots.plot_phase_diagram(diagram([0.1], [0.1]), ax) is ax
+        assert plt.get_fignums() == [figure.number]
+
+    def test_no_diagram(self, run):
+        with pytest.raises(TypeError, match=r"^diagram must be a dataset that phase_diagram returned, got list"):
+            plots.plot_phase_diagram([1.0])
+        with pytest.raises(ValueError, match=r"^diagram must have the variable 'verdict' along lr and wd, got \["):
+            plots.plot_phase_diagram(run)
+        with pytest.raises(ValueError, match=r"^diagram must have the variable 'period' along lr and wd"):
+            plots.plot_phase_diagram(diagram([0.1], [0.1]).drop_vars("period"))
+        with pytest.raises(ValueError, match=r"^diagram must have the variable 'verdict' along lr and wd"):
+            plots.plot_phase_diagram(diagram([0.1, 0.2], [0.1]).isel(lr=0))
+        with pytest.raises(ValueError, match=r"^verdict must be one of .*; got 'unknown'"):
+            plots.plot_phase_diagram(diagram([0.1], [0.1], ["unknown"]))
+        assert plt.get_fignums() == []
+
+
 def test_pictures_are_written(tmp_path):
     run = bursts(40)
     axes = plots.plot_trajectory(run, periods=simulate.find_periods(run), simulated=simulate.replay(run))
-    for name, figure in (("trajectory", axes[0].figure), ("phase", plots.plot_phase(run).figure)):
+    pictures = {
+        "trajectory": axes[0],
+        "phase": plots.plot_phase(run),
+        "periods": plots.plot_periods(found([180, 200, 210]), predicted=found([190, 205])),
+        "phase diagram": plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, 5), [0.1, 0.2], ALL)),
+    }
+    for name, figure in ((name, ax.figure) for name, ax in pictures.items()):
         figure.savefig(tmp_path / f"{name}.png")
         picture = plt.imread(tmp_path / f"{name}.png")[..., :3]
         # blue or coloured ink on white

@@ -1,0 +1,829 @@
+"""Periods of a network at other learning rates and weight decays, from a probe of it and without further training."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+import theory
+from simulate import oscillation
+from simulate.maps.noise import stream_key
+from simulate.trajectories.contract import COMPLETE, VARIABLES, check_trajectory, intrinsic_lr, make_trajectory
+from simulate.trajectories.folder import write_json
+from simulate.trajectories.periods import OUTSIDE_GROWTH_MAX, find_periods, settled_part
+from theory import arguments
+from theory.arguments import FloatArray, learning_rate, one_real, weight_decay, whole_number
+
+REACH = 30.0  # down to this share of the largest ηλ of a probe its predictions were compared with training
+_WALKERS = 16
+_FEWEST = 10  # periods in a segment of a probe
+_LOOKS = 200  # looks of the period finder per relaxation 1/ηλ: twice those it asks for
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A positive constant of a network that changes with ηλ as a power of it.
+
+    Parameters
+    ----------
+    value : at the reference ηλ.
+    power : value(ηλ) = value·(ηλ/reference)^power.
+
+    Examples
+    --------
+    >>> Trend(24.0, -0.5).at(0.25)
+    48.0
+    """
+
+    value: float
+    power: float
+
+    def at(self, relative: float) -> float:
+        """Value at ηλ = `relative` times the reference.
+
+        Examples
+        --------
+        >>> Trend(2.0, 0.0).at(0.1)
+        2.0
+        """
+        return float(self.value * relative**self.power)
+
+    @classmethod
+    def through(cls, relative: Sequence[float], values: Sequence[float]) -> Trend:
+        """Fit a power law to values > 0, exactly where there are two; those of one ηλ alone give a constant.
+
+        Examples
+        --------
+        >>> round(Trend.through([1.0, 0.25], [24.0, 48.0]).at(1.0), 9)
+        24.0
+        """
+        if len(set(relative)) < 2:
+            return cls(float(np.exp(np.mean(np.log(values)))), 0.0)
+        power, log_value = np.polyfit(np.log(relative), np.log(values), 1)
+        return cls(float(np.exp(log_value)), float(power))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one segment of a probe showed, and what the reduced model itself gives there.
+
+    Parameters
+    ----------
+    intrinsic_lr : ηλ.
+    count, period, period_stderr : number of periods, their mean length and its standard error in steps.
+    jump, outside_growth : J and φ.
+    norm_min, norm_max : geometric mean of ρ/√η at the troughs and peaks.
+    simulated_period, simulated_norm_min, simulated_norm_max : the same of the reduced model.
+    run : what the trajectory says of its training (its `config` attribute).
+    """
+
+    intrinsic_lr: float
+    count: int
+    period: float
+    period_stderr: float
+    jump: float
+    outside_growth: float
+    norm_min: float
+    norm_max: float
+    simulated_period: float = math.nan
+    simulated_norm_min: float = math.nan
+    simulated_norm_max: float = math.nan
+    run: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Period:
+    """Predicted periods of one setting.
+
+    Attributes
+    ----------
+    mean, std, stderr : length of a period in steps: its mean, its spread from period to period, and the standard error
+        of the mean from the number of simulated periods alone.
+    count : simulated periods.
+    norm_min, norm_max : ρ at the troughs and at the peaks, geometric means.
+    effective_lr_max : η/ρ² at `norm_min`, where a destabilization begins.
+    jump, outside_growth : J and φ of the simulated trace.
+    """
+
+    mean: float
+    std: float
+    stderr: float
+    count: int
+    norm_min: float
+    norm_max: float
+    effective_lr_max: float
+    jump: float
+    outside_growth: float
+
+
+@dataclass(frozen=True)
+class PeriodModel:
+    """The period of a network as a function of lr and wd, calibrated on a probe of that network.
+
+    Between two breaks the loss L and the norm, z = ρ/√η, fall,
+
+        L⁺ = L/(1 + c η̃L),   ln z⁺ = ln z + ln(1-ηλ) + min(½k(η̃L)², 2ηλ),   η̃ = 1/z²;
+
+    a break begins at a step with probability 1-exp(-h), ln h = a + ln L + p ln η̃; there ln z rises to
+    b₀ + b₁ ln z + b₂ ln L + s·N(0,1) and ln L to the random loss from which the next fall begins. It is a description
+    of plain SGD with mini-batches on a network whose trained weights are all scale-invariant, for one batch size.
+
+    Parameters
+    ----------
+    law : balance law with the J and φ of the probe.
+    loss_decay, growth : c and k.
+    hazard : (a, p).
+    jump : (b₀, b₁, b₂), and `jump_spread` s.
+    peak_loss, peak_loss_sd : e to the mean of ln L at the beginning of a fall, and the standard deviation of ln L.
+    duration : steps of a rise.
+    rise : d of the period finder.
+    segments : of the probe.
+
+    Raises
+    ------
+    TypeError, ValueError : a constant is no number or out of range.
+
+    Source: docs/mathematics.md §5; arXiv 2106.15739 for the mechanism.
+
+    Examples
+    --------
+    >>> model = PeriodModel.reference()
+    >>> 60 < model.period(0.5, 0.02).mean < 80
+    True
+    """
+
+    law: theory.BalanceLaw
+    loss_decay: Trend
+    growth: Trend
+    hazard: tuple[float, float]
+    jump: tuple[float, float, float]
+    jump_spread: float
+    peak_loss: Trend
+    peak_loss_sd: Trend
+    duration: Trend
+    rise: float
+    segments: tuple[Segment, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("loss_decay", "growth", "peak_loss", "peak_loss_sd", "duration"):
+            one_real(name, getattr(self, name).value, above=0)
+            one_real(name, getattr(self, name).power)
+        for name, size in (("hazard", 2), ("jump", 3)):
+            values = getattr(self, name)
+            if len(values) != size:
+                raise ValueError(f"{name} must be {size} numbers, got {values!r}")
+            for value in values:
+                one_real(name, value)
+        one_real("jump_spread", self.jump_spread, at_least=0)
+        one_real("rise", self.rise, above=0)
+        if not self.segments:
+            raise ValueError("segments must be at least one, got none")
+
+    @classmethod
+    def from_probe(cls, segments: Sequence[xr.Dataset], *, rise: float = 0.1) -> PeriodModel:
+        """Calibrate the model on measured trajectories of one network.
+
+        Parameters
+        ----------
+        segments : trajectories with `norm`, `grad_norm` and `loss` at every step, of plain SGD with constant lr, best
+            at two values of ηλ (a factor of 5 apart, the larger one the largest that is asked for later) with 100 and
+            more periods each. More than one trajectory may have the same ηλ. From one value of ηλ alone the trends
+            with ηλ stay unknown and are taken to be flat.
+        rise : d of the period finder.
+
+        Returns
+        -------
+        PeriodModel
+
+        Raises
+        ------
+        TypeError, ValueError : no such trajectories, fewer than 10 periods in one, or no clear period (φ > 0.9).
+
+        Source: docs/mathematics.md §5.
+
+        Examples
+        --------
+        >>> reference = PeriodModel.reference()
+        >>> probe = [reference.oscillate(0.5, wd, steps=round(50 / wd), seed=1) for wd in (0.02, 0.004)]
+        >>> again = PeriodModel.from_probe(probe)
+        >>> abs(again.period(0.5, 0.01).mean / reference.period(0.5, 0.01).mean - 1) < 0.2
+        True
+        """
+        rise = one_real("rise", rise, above=0)
+        if isinstance(segments, xr.Dataset) or not segments:
+            raise TypeError("segments must be a sequence of trajectories, at least one")
+        seen = sorted((_Falls(each, rise, f"segments[{i}]") for i, each in enumerate(segments)), key=lambda s: -s.rate)
+        reference = seen[0].rate
+        relative = [each.rate / reference for each in seen]
+        loss_decay = Trend.through(relative, [each.loss_decay for each in seen])
+        for each, share in zip(seen, relative, strict=True):
+            each.smooth_loss(loss_decay.at(share))
+        growth = Trend.through(relative, [each.growth_constant() for each in seen])
+        jump, spread = _jump_law(seen)
+        starts = [np.log(each.first_losses) for each in seen]
+        uncorrected = cls(
+            law=_balance_law(seen),
+            loss_decay=loss_decay,
+            growth=growth,
+            hazard=_hazard(seen),
+            jump=jump,
+            jump_spread=spread,
+            peak_loss=Trend.through(relative, [math.exp(values.mean()) for values in starts]),
+            peak_loss_sd=Trend.through(relative, [values.std() for values in starts]),
+            duration=Trend.through(relative, [each.duration for each in seen]),
+            rise=rise,
+            segments=tuple(each.segment() for each in seen),
+        )
+        simulated = [uncorrected._simulated(each.rate, periods=1000, seed=0) for each in seen]
+        return dataclasses.replace(
+            uncorrected,
+            segments=tuple(
+                dataclasses.replace(
+                    segment,
+                    simulated_period=own.mean,
+                    simulated_norm_min=own.norm_min,
+                    simulated_norm_max=own.norm_max,
+                )
+                for segment, own in zip(uncorrected.segments, simulated, strict=True)
+            ),
+        )
+
+    @classmethod
+    def reference(cls) -> PeriodModel:
+        """Give the model of this project's own ConvNet (8-16-16 channels, digits, mini-batches of 64).
+
+        Another network has other periods. `segments` names the runs that it was calibrated on.
+
+        Examples
+        --------
+        >>> [segment.count > 100 for segment in PeriodModel.reference().segments]
+        [True, True, True, True]
+        """
+        return _reference()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save as JSON, written aside and renamed; replaces the file.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "model.json"
+        >>> PeriodModel.reference().save(target)
+        >>> PeriodModel.load(target) == PeriodModel.reference()
+        True
+        """
+        write_json(Path(path), {"schema": 1, **dataclasses.asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PeriodModel:
+        """Load what `save` wrote.
+
+        Raises
+        ------
+        ValueError : `path` holds no period model, or a newer one.
+
+        Examples
+        --------
+        >>> PeriodModel.load("no such file")
+        Traceback (most recent call last):
+        ...
+        ValueError: path must be a saved period model, got 'no such file'
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+            raise ValueError(f"path must be a saved period model, got {os.fspath(path)!r}") from None
+        return cls._from_content(content, os.fspath(path))
+
+    @classmethod
+    def _from_content(cls, content: Any, path: str) -> PeriodModel:
+        if not isinstance(content, Mapping) or content.get("schema") != 1:
+            raise ValueError(f"path must hold a period model of schema 1, got {path!r}")
+        try:
+            values = {name: content[name] for name in (each.name for each in dataclasses.fields(cls))}
+            trends = ("loss_decay", "growth", "peak_loss", "peak_loss_sd", "duration")
+            return cls(
+                **{
+                    **values,
+                    **{name: Trend(**values[name]) for name in trends},
+                    "law": theory.BalanceLaw(**values["law"]),
+                    "hazard": tuple(values["hazard"]),
+                    "jump": tuple(values["jump"]),
+                    "segments": tuple(Segment(**each) for each in values["segments"]),
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"path must hold a whole period model, got {path!r}: {error!r}") from None
+
+    @property
+    def calibrated_range(self) -> tuple[float, float]:
+        """Least and largest ηλ at which predictions of such models were compared with training."""
+        rates = [segment.intrinsic_lr for segment in self.segments]
+        return max(rates) / REACH, max(rates)
+
+    @property
+    def peak_effective_lr(self) -> float:
+        """η/ρ² at a typical peak: where `oscillate` starts by default."""
+        return math.exp(-2 * float(np.mean([math.log(segment.norm_max) for segment in self.segments])))
+
+    def period_correction(self, intrinsic_lr: float) -> float:
+        """Measured over simulated period at ηλ, by which `period` corrects the reduced model.
+
+        Examples
+        --------
+        >>> 0.8 < PeriodModel.reference().period_correction(0.005) < 1.2
+        True
+        """
+        return self._correction(intrinsic_lr, "period", "simulated_period")
+
+    def period(self, lr: float, wd: float, *, periods: int = 200, seed: int = 0) -> Period:
+        """Predict the period and the norms at its ends: those of the reduced model, corrected by the probe.
+
+        The correction is the ratio of measured to simulated values in the segments, interpolated in ln ηλ and held
+        beyond them. `law.period(lr, wd)` is a second, analytic prediction from the same probe.
+
+        Parameters
+        ----------
+        lr, wd : η > 0, λ > 0, ηλ < 1: numbers.
+        periods : how many to simulate; more than 16 are rounded up to a multiple of 16.
+        seed : of the simulation.
+
+        Returns
+        -------
+        Period: NaN where the model has no periods in 400 relaxation times.
+
+        Raises
+        ------
+        TypeError, ValueError : an argument is no number or out of range.
+
+        Warns
+        -----
+        UserWarning : ηλ is outside `calibrated_range`.
+
+        Examples
+        --------
+        >>> period = PeriodModel.reference().period(0.5, 0.004)
+        >>> period.norm_min < period.norm_max, period.count
+        (True, 208)
+        """
+        lr, rate = one_real("lr", lr, above=0), self._rate(lr, wd)
+        periods = whole_number("periods", periods, at_least=2)
+        seed = whole_number("seed", seed, at_most=2**63 - 1)
+        own = self._simulated(rate, periods, seed)
+        length, trough, peak = (
+            self._correction(rate, measured, f"simulated_{measured}") for measured in ("period", "norm_min", "norm_max")
+        )
+        norm_min = own.norm_min * trough * math.sqrt(lr)
+        return dataclasses.replace(
+            own,
+            mean=own.mean * length,
+            std=own.std * length,
+            stderr=own.stderr * length,
+            norm_min=norm_min,
+            norm_max=own.norm_max * peak * math.sqrt(lr),
+            effective_lr_max=lr / norm_min**2,
+        )
+
+    def oscillate(
+        self,
+        lr: npt.ArrayLike,
+        wd: npt.ArrayLike,
+        *,
+        steps: int,
+        seed: int = 0,
+        norm: npt.ArrayLike | None = None,
+        record_every: int = 1,
+        start: xr.Dataset | None = None,
+    ) -> xr.Dataset:
+        """Simulate a trajectory of the reduced model, as it is: without the correction of `period`.
+
+        Parameters
+        ----------
+        lr, wd : η > 0, λ > 0, ηλ < 1: numbers, or arrays for a batch.
+        steps : number of updates.
+        seed : each random number is a function of seed, walker and the number of the break.
+        norm : ρ > 0 at the start: number or one for each walker; default is a typical peak.
+        record_every : record the steps whose number is divisible by it.
+        start : trajectory that an earlier call returned: the run goes on from its last state, with its seed and its
+            step numbers, as if it had not been cut. `norm` must be left out, `seed` may be.
+
+        Returns
+        -------
+        Trajectory (see `simulate.trajectories.contract`) with `norm`, `loss`, `effective_lr`, and the `grad_norm` and
+        `rotation` that the one-step law asks for; the last state is `final_oscillation`.
+
+        Raises
+        ------
+        TypeError, ValueError : an argument is no number or out of range.
+
+        Warns
+        -----
+        UserWarning : ηλ is outside `calibrated_range`.
+
+        Examples
+        --------
+        >>> run = PeriodModel.reference().oscillate(0.5, 0.02, steps=2000)
+        >>> run.loss.size, find_periods(run).count > 10
+        (2000, True)
+        """
+        steps, record_every = whole_number("steps", steps), whole_number("record_every", record_every, at_least=1)
+        seed = whole_number("seed", seed, at_most=2**63 - 1)
+        rates, decays = arguments.broadcast(lr=learning_rate(lr), wd=weight_decay(wd))
+        if rates.ndim > 1:
+            raise ValueError(f"lr and wd must be numbers or have one axis, got shapes that broadcast to {rates.shape}")
+        dims = ("batch",) if rates.ndim else ()
+        flat_rates, flat_decays = rates.reshape(-1).copy(), decays.reshape(-1).copy()
+        intrinsic = [self._rate(*each) for each in zip(flat_rates, flat_decays, strict=True)]
+        constants = np.array([self._constants(rate) for rate in intrinsic]).reshape(-1, oscillation.CONSTANTS)
+        walker = np.arange(flat_rates.size)
+        if start is None:
+            begin = 0
+            state = self._fresh(flat_rates, constants, norm, seed, walker)
+        else:
+            if norm is not None:
+                raise ValueError("norm must be left out with start, which says what it is")
+            begin, seed, state = _continued(start, flat_rates.size, dims)
+        step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
+        recorded = np.empty((3, flat_rates.size, step.size))
+        nothing = np.empty((0, oscillation.STATISTICS))
+        oscillation.iterate_oscillation(
+            state, constants, np.uint64(seed), walker, begin, steps, record_every, recorded, nothing,
+            0, 1, 0, self.rise, self.rise,
+        )  # fmt: skip
+        log_norm, loss, change = (values.reshape(*rates.shape, step.size) for values in recorded)
+        k = (rates * decays)[..., np.newaxis]
+        # the growth that decay did not explain, as the gradient that makes it
+        turn = (1 - k) * np.sqrt(np.expm1(2 * np.maximum(change - np.log1p(-k), 0)))
+        effective_lr = np.exp(-2 * log_norm)
+        own = {name: (dims, values) for name, values in (("lr", rates), ("wd", decays))} if dims else {}
+        trajectory = make_trajectory(
+            {
+                "norm": np.sqrt(rates)[..., np.newaxis] * np.exp(log_norm),
+                "grad_norm": turn / effective_lr,
+                "effective_lr": effective_lr,
+                "rotation": np.arctan2(turn, 1 - k),
+                "loss": loss,
+            },
+            step=step,
+            source="period_model",
+            final_norm=np.sqrt(rates) * np.exp(state[:, oscillation.LOG_NORM]).reshape(rates.shape),
+            status=np.full(rates.shape, COMPLETE, dtype=object),
+            status_step=np.full(rates.shape, begin + steps),
+            dims=dims,
+            coords=own,
+            attributes={
+                "optimizer": "SGD()",
+                "seed": seed,
+                **({} if dims else {"lr": float(rates), "wd": float(decays)}),
+            },
+        )
+        units, name = VARIABLES["final_oscillation"]
+        return trajectory.assign(
+            final_oscillation=(
+                (*dims, "oscillation"),
+                state.reshape(*rates.shape, len(oscillation.STATES)),
+                {"units": units, "long_name": name},
+            )
+        ).assign_coords(oscillation=("oscillation", np.array(oscillation.STATES, dtype=object)))
+
+    def _rate(self, lr: Any, wd: Any) -> float:
+        lr, wd = one_real("lr", lr, above=0), one_real("wd", wd, above=0)
+        rate = float(arguments.intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
+        least, largest = self.calibrated_range
+        # a product of lr and wd may be off by rounding
+        if not least * (1 - 1e-9) <= rate <= largest * (1 + 1e-9):
+            warnings.warn(
+                f"lr * wd = {rate:.3g} is outside the range of the model, {least:.3g} to {largest:.3g}; "
+                "its predictions were not compared with training there",
+                stacklevel=3,
+            )
+        return rate
+
+    def _constants(self, rate: float) -> list[float]:
+        relative = rate / self.law.reference
+        return [
+            math.log1p(-rate),
+            self.loss_decay.at(relative),
+            self.growth.at(relative),
+            *self.hazard,
+            *self.jump,
+            self.jump_spread,
+            math.log(self.peak_loss.at(relative)),
+            self.peak_loss_sd.at(relative),
+            max(1.0, round(self.duration.at(relative))),
+        ]
+
+    def _fresh(
+        self, lr: FloatArray, constants: FloatArray, norm: npt.ArrayLike | None, seed: int, walker: npt.NDArray[Any]
+    ) -> FloatArray:
+        state = np.zeros((lr.size, len(oscillation.STATES)))
+        if norm is None:
+            state[:, oscillation.LOG_NORM] = -math.log(self.peak_effective_lr) / 2
+        else:
+            given = arguments.real("norm", norm, above=0)
+            given, lr = arguments.broadcast(norm=given, lr=lr)
+            if given.shape != (len(state),):
+                raise ValueError(f"norm must be one number or {len(state)}, got shape {np.shape(norm)}")
+            state[:, oscillation.LOG_NORM] = np.log(given) - np.log(lr) / 2
+        state[:, oscillation.LOSS] = np.exp(constants[:, oscillation.PEAK_LOSS])
+        for one, own, number in zip(state, constants, walker, strict=True):
+            oscillation.begin_fall(one, own, np.uint64(stream_key(np.uint64(seed), number)), self.rise)
+        return state
+
+    def _simulated(self, rate: float, periods: int, seed: int) -> Period:
+        """Periods of the reduced model for η = 1, uncorrected."""
+        walkers = min(_WALKERS, periods)
+        each = -(-periods // walkers)
+        constants = np.array([self._constants(rate)] * walkers)
+        state = self._fresh(np.ones(walkers), constants, None, seed, np.arange(walkers))
+        statistics = np.zeros((walkers, oscillation.STATISTICS))
+        statistics[:, oscillation.HIGH], statistics[:, oscillation.LOW] = -np.inf, np.inf
+        look_every = max(1, int(1 / (_LOOKS * rate)))
+        begin, chunk = 0, max(1, math.ceil((2 + each) / rate))
+        while begin * rate < 400 + 4 * each and (statistics[:, oscillation.COUNT] < each).any():
+            oscillation.iterate_oscillation(
+                state, constants, np.uint64(seed), np.arange(walkers), begin, chunk, 0, np.empty((3, 0, 0)), statistics,
+                round(2 / rate), look_every, each, self.rise, self.rise,
+            )  # fmt: skip
+            begin += chunk
+        sums = statistics.sum(axis=0)
+        count = int(sums[oscillation.COUNT])
+        if count < 2:
+            unknown = math.nan
+            return Period(unknown, unknown, unknown, count, unknown, unknown, unknown, unknown, unknown)
+        mean = float(sums[oscillation.LENGTH]) / count
+        std = math.sqrt(max(sums[oscillation.SQ_LENGTH] - count * mean**2, 0) / (count - 1))
+        trough, peak = float(sums[oscillation.TROUGHS]) / count, float(sums[oscillation.PEAKS]) / count
+        return Period(
+            mean=mean,
+            std=std,
+            stderr=std / math.sqrt(count),
+            count=count,
+            norm_min=math.exp(trough),
+            norm_max=math.exp(peak),
+            effective_lr_max=math.exp(-2 * trough),
+            jump=peak - trough,
+            outside_growth=1 - (peak - trough) / (-math.log1p(-rate) * mean),
+        )
+
+    def _correction(self, rate: float, measured: str, simulated: str) -> float:
+        rates, ratios = _mean_by_rate(
+            [each.intrinsic_lr for each in self.segments],
+            [math.log(getattr(each, measured) / getattr(each, simulated)) for each in self.segments],
+        )
+        return float(np.exp(np.interp(math.log(rate), np.log(rates), ratios)))
+
+
+def period(lr: float, wd: float, *, model: PeriodModel | None = None, periods: int = 200, seed: int = 0) -> Period:
+    """Predict the length of a period, without training.
+
+    Parameters
+    ----------
+    lr, wd, periods, seed : as in `PeriodModel.period`.
+    model : of the network; default is `PeriodModel.reference()`, a small ConvNet.
+
+    Returns
+    -------
+    Period
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Examples
+    --------
+    >>> 300 < period(0.5, 0.004).mean < 600
+    True
+    """
+    return _checked_model(model).period(lr, wd, periods=periods, seed=seed)
+
+
+def oscillate(
+    lr: npt.ArrayLike,
+    wd: npt.ArrayLike,
+    *,
+    steps: int,
+    seed: int = 0,
+    model: PeriodModel | None = None,
+    norm: npt.ArrayLike | None = None,
+    record_every: int = 1,
+    start: xr.Dataset | None = None,
+) -> xr.Dataset:
+    """Simulate a trajectory of the reduced model.
+
+    Parameters
+    ----------
+    lr, wd, steps, seed, norm, record_every, start : as in `PeriodModel.oscillate`.
+    model : of the network; default is `PeriodModel.reference()`, a small ConvNet.
+
+    Returns
+    -------
+    Trajectory (see `simulate.trajectories.contract`)
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Examples
+    --------
+    >>> oscillate(0.5, [0.01, 0.02], steps=100).norm.shape
+    (2, 100)
+    """
+    return _checked_model(model).oscillate(
+        lr, wd, steps=steps, seed=seed, norm=norm, record_every=record_every, start=start
+    )
+
+
+def _checked_model(model: PeriodModel | None) -> PeriodModel:
+    if model is not None and not isinstance(model, PeriodModel):
+        raise TypeError(f"model must be a PeriodModel, got {type(model).__name__}")
+    return PeriodModel.reference() if model is None else model
+
+
+@functools.cache
+def _reference() -> PeriodModel:
+    file = resources.files("simulate") / "reference_model.json"
+    return PeriodModel._from_content(json.loads(file.read_text(encoding="utf-8")), "reference_model.json")
+
+
+def _continued(start: xr.Dataset, count: int, dims: tuple[str, ...]) -> tuple[int, int, FloatArray]:
+    check_trajectory(start, "final_oscillation")
+    if start.attrs.get("source") != "period_model" or start.final_norm.dims != dims or start.final_norm.size != count:
+        raise ValueError("start must be a trajectory of oscillate with the batch that lr and wd have")
+    state = start.final_oscillation.values.reshape(count, len(oscillation.STATES)).copy()
+    return int(start.status_step.values.reshape(-1)[0]) if count else 0, int(start.attrs["seed"]), state
+
+
+class _Falls:
+    """The falls of one segment of a probe, each from a peak of ln z to the next trough, and the jumps after them."""
+
+    def __init__(self, trajectory: xr.Dataset, rise: float, name: str) -> None:
+        try:
+            check_trajectory(trajectory, "grad_norm", "loss", single=True)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
+        if trajectory.attrs.get("optimizer", "SGD()") != "SGD()":
+            raise ValueError(f"{name} must be of optimizer SGD(), got {trajectory.attrs['optimizer']}")
+        if np.any(np.diff(trajectory.step.values) != 1):
+            raise ValueError(f"{name} must have every step (record_every=1); rows are missing")
+        self.rate = intrinsic_lr(trajectory)
+        if not 0 < self.rate < 1:
+            raise ValueError(f"{name} must have 0 < lr * wd < 1, got {self.rate:.6g}")
+        settled = settled_part(trajectory)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            self.periods = find_periods(settled, rise=rise, discard=0)
+        if self.periods.count < _FEWEST:
+            raise ValueError(f"{name} must have at least {_FEWEST} periods, got {self.periods.count}")
+        if self.periods.outside_growth > OUTSIDE_GROWTH_MAX:
+            raise ValueError(
+                f"{name} must have a clear period, but {self.periods.outside_growth:.0%} of the growth of its norm "
+                f"lies outside the rises of {rise} and more"
+            )
+        self.run = str(trajectory.attrs.get("config", ""))
+        self.log_norm = np.log(settled.norm.values.astype(np.float64)) - math.log(trajectory.attrs["lr"]) / 2
+        self.loss = np.maximum(settled.loss.values.astype(np.float64), np.finfo(np.float64).tiny)
+        self.effective_lr = np.exp(-2 * self.log_norm)
+        turn = self.effective_lr * settled.grad_norm.values / (1 - self.rate)
+        self.grown = np.log1p(turn**2) / 2
+        self.onsets = np.searchsorted(settled.step.values, self.periods.onsets)
+        self.peaks = np.array(
+            [a + np.argmax(self.log_norm[a:b]) for a, b in zip(self.onsets[:-1], self.onsets[1:], strict=True)]
+        )
+        self.spans = [slice(a, b) for a, b in zip(self.peaks, self.onsets[1:], strict=True)]
+        # integral of the effective learning rate since the peak
+        self.times = [np.concatenate([[0.0], np.cumsum(self.effective_lr[span])[:-1]]) for span in self.spans]
+        self.loss_decay = self._loss_decay()
+        self.duration = float(np.mean(self.peaks - self.onsets[:-1]))
+        self.first_losses, self.smooth = np.empty(0), [np.empty(0)]
+
+    def _loss_decay(self) -> float:
+        """C of dL/dτ = -cL²: median over the falls of the slope of 1/L, with L the mean of each eighth of a fall."""
+        slopes = []
+        for span, times in zip(self.spans, self.times, strict=True):
+            if times.size >= 16:
+                parts = np.array_split(np.arange(times.size), 8)
+                means = np.array([self.loss[span][part].mean() for part in parts])
+                at = np.array([times[part].mean() for part in parts])
+                # 1/L is known as well as L relative to itself: weighted by L
+                slopes.append(np.polyfit(at, 1 / means, 1, w=means)[0])
+        found = float(np.median(slopes)) if slopes else math.nan
+        if not found > 0:
+            raise ValueError(
+                f"segments must show a loss that falls between breaks; at lr * wd = {self.rate:.3g} it does not"
+            )
+        return found
+
+    def smooth_loss(self, loss_decay: float) -> None:
+        """L(τ) = 1/(1/L₀+cτ) of each fall, with the L₀ that gives the mean of the measured losses."""
+        from scipy.optimize import brentq
+
+        def start(times: FloatArray, mean: float) -> float:
+            def excess(log_first: float) -> float:
+                return float(np.mean(1 / (math.exp(-log_first) + loss_decay * times)) - mean)
+
+            return math.exp(brentq(excess, math.log(mean) - 1, math.log(mean * times.size) + 1))
+
+        self.first_losses = np.array(
+            [start(times, float(self.loss[span].mean())) for span, times in zip(self.spans, self.times, strict=True)]
+        )
+        self.smooth = [
+            1 / (1 / first + loss_decay * times) for first, times in zip(self.first_losses, self.times, strict=True)
+        ]
+
+    def growth_constant(self) -> float:
+        """K for which min(½k(η̃L)², 2ηλ) has the mean of the measured growth within falls."""
+        from scipy.optimize import brentq
+
+        turn = np.concatenate([self.effective_lr[s] * loss for s, loss in zip(self.spans, self.smooth, strict=True)])
+        mean = min(float(np.concatenate([self.grown[s] for s in self.spans]).mean()), 1.9 * self.rate)
+
+        def excess(log_constant: float) -> float:
+            return float(np.minimum(math.exp(log_constant) * turn**2 / 2, 2 * self.rate).mean() - mean)
+
+        return math.exp(brentq(excess, -100, 300))
+
+    def segment(self) -> Segment:
+        scale = self.periods.norm_min / np.exp(self.log_norm[self.onsets[:-1]])
+        return Segment(
+            intrinsic_lr=self.rate,
+            count=self.periods.count,
+            period=self.periods.mean,
+            period_stderr=self.periods.stderr,
+            jump=self.periods.jump,
+            outside_growth=self.periods.outside_growth,
+            norm_min=float(np.exp(np.log(self.periods.norm_min / scale).mean())),
+            norm_max=float(np.exp(np.log(self.periods.norm_max / scale).mean())),
+            run=self.run,
+        )
+
+
+def _mean_by_rate(rates: Sequence[float], values: Sequence[float]) -> tuple[FloatArray, FloatArray]:
+    """Rates, ascending, and the mean of the values at each."""
+    distinct = np.unique(rates)
+    return distinct, np.array([np.mean([v for r, v in zip(rates, values, strict=True) if r == d]) for d in distinct])
+
+
+def _balance_law(seen: Sequence[_Falls]) -> theory.BalanceLaw:
+    rates = [each.rate for each in seen]
+    reference = max(rates)
+    counts = [each.periods.count for each in seen]
+    jumps, outside = [each.periods.jump for each in seen], [each.periods.outside_growth for each in seen]
+    if len(set(rates)) == 1:
+        return theory.BalanceLaw(float(np.mean(jumps)), 0.0, float(np.mean(outside)), 0.0, reference)
+    slope, jump = np.polyfit(-np.log(np.array(rates) / reference), jumps, 1, w=np.sqrt(counts))
+    # a share that is not above 0 has no power
+    if min(outside) <= 0:
+        return theory.BalanceLaw(float(jump), float(slope), float(np.mean(outside)), 0.0, reference)
+    trend = Trend.through([rate / reference for rate in rates], outside)
+    return theory.BalanceLaw(float(jump), float(slope), trend.value, trend.power, reference)
+
+
+def _jump_law(seen: Sequence[_Falls]) -> tuple[tuple[float, float, float], float]:
+    """Regress ln z at the peak on ln z and ln L at the trough before it: coefficients, and the spread that remains."""
+    rows, peaks = [], []
+    for each in seen:
+        onset, loss = each.log_norm[each.onsets[1:-1]], np.log([smooth[-1] for smooth in each.smooth[:-1]])
+        rows.append(np.stack([np.ones_like(onset), onset, loss], axis=1))
+        peaks.append(each.log_norm[each.peaks[1:]])
+    known, wanted = np.concatenate(rows), np.concatenate(peaks)
+    found = np.linalg.lstsq(known, wanted, rcond=None)[0]
+    return (float(found[0]), float(found[1]), float(found[2])), float((wanted - known @ found).std())
+
+
+def _hazard(seen: Sequence[_Falls]) -> tuple[float, float]:
+    """(a, p) of ln h = a + ln L + p ln η̃ by maximum likelihood: one event at the end of each fall."""
+    rates, losses = [], []
+    for each in seen:
+        for span, smooth in zip(each.spans, each.smooth, strict=True):
+            # a rise before that would have been taken for a part of the last one
+            ready = each.log_norm[span] <= each.log_norm[span.start] - each.periods.rise
+            rates.append(-2 * each.log_norm[span][ready])
+            losses.append(np.log(smooth[ready]))
+    log_rate, log_loss = np.concatenate(rates), np.concatenate(losses)
+    events, middle = np.zeros(log_rate.size), float(log_rate.mean())
+    events[np.cumsum([part.size for part in rates]) - 1] = 1
+    terms = np.stack([np.ones_like(log_rate), log_rate - middle])
+    found = np.array([math.log(events.sum() / np.exp(log_loss).sum()), 0.0])
+    # the likelihood is concave
+    for _ in range(200):
+        hazard = np.exp(log_loss + found @ terms)
+        move = np.linalg.solve((terms * hazard) @ terms.T, terms @ (events - hazard))
+        move *= min(1.0, 1.0 / float(np.abs(move).max()))
+        found = found + move
+        if np.abs(move).max() < 1e-10:
+            break
+    return float(found[0] - found[1] * middle), float(found[1])

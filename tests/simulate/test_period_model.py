@@ -1,0 +1,208 @@
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import simulate
+import theory
+from simulate.period_model import PeriodModel, Trend
+
+REFERENCE = PeriodModel.reference()
+TRACES = Path(__file__).parents[1] / "traces"
+
+
+@pytest.fixture(scope="module")
+def probe():
+    return [simulate.load(TRACES / f"convnet_{name}.zarr") for name in ("1e-2", "2e-3")]
+
+
+def test_it_reproduces_the_runs_it_was_calibrated_on():
+    for segment in REFERENCE.segments:
+        same = [other for other in REFERENCE.segments if other.intrinsic_lr == segment.intrinsic_lr]
+        told = REFERENCE.period(0.5, segment.intrinsic_lr / 0.5, periods=2000, seed=5)
+        # seeds of one setting have one prediction: their standard errors and that of the simulation
+        error = np.hypot(segment.period_stderr, told.stderr)
+        assert abs(told.mean - segment.period) < 3 * error, segment
+        assert abs(told.mean / np.mean([other.period for other in same]) - 1) < 3 * error / segment.period
+        assert told.norm_min / 0.5**0.5 == pytest.approx(segment.norm_min, rel=0.05)
+        assert told.norm_max / 0.5**0.5 == pytest.approx(segment.norm_max, rel=0.05)
+        assert REFERENCE.law.period(0.5, segment.intrinsic_lr / 0.5) == pytest.approx(segment.period, rel=0.05)
+        # the reduced model as it is, without correction
+        assert segment.simulated_period == pytest.approx(segment.period, rel=0.2)
+
+
+def test_the_runs_are_named_and_are_this_networks():
+    runs = [json.loads(segment.run) for segment in REFERENCE.segments]
+    assert {(run["model"], run["dataset"], run["batch_size"]) for run in runs} == {("convnet", "digits", 64)}
+    assert sorted((run["wd"], run["seed"]) for run in runs) == [(0.004, 0), (0.004, 1), (0.02, 0), (0.02, 1)]
+
+
+def test_a_stored_probe_gives_nearly_the_same_model(probe):
+    model = PeriodModel.from_probe(probe)
+    assert [segment.count for segment in model.segments] == [422, 125]
+    for intrinsic in (0.01, 0.005, 0.002, 0.001):
+        told, known = (each.period(0.5, intrinsic / 0.5, periods=1000).mean for each in (model, REFERENCE))
+        assert told == pytest.approx(known, rel=0.08)
+
+
+def test_single_segments_and_their_order(probe):
+    model = PeriodModel.from_probe(probe[::-1])
+    assert model == PeriodModel.from_probe(probe)
+    alone = PeriodModel.from_probe(probe[:1])
+    assert alone.law.jump_slope == alone.loss_decay.power == 0
+    assert alone.period(0.5, 0.02, periods=1000).mean == pytest.approx(model.period(0.5, 0.02).mean, rel=0.1)
+
+
+def test_calibration_finds_its_own_model_again():
+    # a probe of the model itself, whose constants are known
+    segments = [REFERENCE.oscillate(0.5, wd, steps=round(800 / wd), seed=4) for wd in (0.02, 0.004)]
+    model = PeriodModel.from_probe(segments)
+    for intrinsic in (0.01, 0.002, 0.001):
+        raw = [each._simulated(intrinsic, 2000, 1) for each in (REFERENCE, model)]
+        assert raw[1].mean == pytest.approx(raw[0].mean, rel=0.1)
+        assert raw[1].norm_min == pytest.approx(raw[0].norm_min, rel=0.05)
+    assert model.loss_decay.at(1.0) == pytest.approx(REFERENCE.loss_decay.at(1.0), rel=0.15)
+    assert model.hazard[1] == pytest.approx(REFERENCE.hazard[1], rel=0.15)
+    assert model.jump_spread == pytest.approx(REFERENCE.jump_spread, rel=0.1)
+
+
+def test_periods_depend_on_lr_times_wd_alone_and_norms_scale_with_the_root_of_lr():
+    one, other = REFERENCE.period(0.5, 0.004), REFERENCE.period(2.0, 0.001)
+    assert one.mean == pytest.approx(other.mean, rel=1e-12)
+    assert other.norm_min == pytest.approx(2 * one.norm_min, rel=1e-12)
+    assert other.norm_max == pytest.approx(2 * one.norm_max, rel=1e-12)
+    assert other.effective_lr_max == pytest.approx(one.effective_lr_max, rel=1e-12)
+
+
+def test_more_periods_say_the_same_more_precisely():
+    few, many = (REFERENCE.period(0.5, 0.004, periods=n, seed=n) for n in (100, 10_000))
+    assert abs(few.mean - many.mean) < 4 * few.stderr
+    assert many.stderr == pytest.approx(few.stderr / 10, rel=0.4)
+    assert many.count == 10_000
+    assert REFERENCE.period(0.5, 0.004, seed=3) == REFERENCE.period(0.5, 0.004, seed=3)
+    assert REFERENCE.period(0.5, 0.004, seed=3) != REFERENCE.period(0.5, 0.004, seed=4)
+
+
+def test_trajectories_obey_the_one_step_law_and_the_contract():
+    run = simulate.oscillate(0.5, 0.02, steps=5000, seed=2)
+    np.testing.assert_allclose(simulate.replay(run).norm, run.norm, rtol=1e-10)
+    assert run.attrs["source"] == "period_model"
+    np.testing.assert_allclose(run.effective_lr, 0.5 / run.norm**2, rtol=1e-12)
+    assert str(simulate.classify(run)) == "periodic"
+    found, told = simulate.find_periods(run), REFERENCE._simulated(0.01, 2000, 0)
+    assert abs(found.mean - told.mean) < 4 * found.stderr
+    # the least fall of any orbit: ln(peak/trough) over the decay of a step
+    falls = np.log(found.norm_max[:-1] / found.norm_min[1:]) / -np.log1p(-0.01)
+    assert (falls <= found.lengths[:-1]).all()
+
+
+def test_start_norm_and_batches():
+    run = simulate.oscillate(0.5, [0.02, 0.01, 0.01], steps=100, norm=[3.0, 4.0, 5.0])
+    np.testing.assert_allclose(run.norm[:, 0], [3.0, 4.0, 5.0], rtol=1e-12)
+    assert run.norm.dims == ("batch", "step")
+    np.testing.assert_array_equal(run.wd, [0.02, 0.01, 0.01])
+    cut = simulate.oscillate(0.5, [0.02, 0.01, 0.01], steps=40, norm=[3.0, 4.0, 5.0])
+    rest = simulate.oscillate(0.5, [0.02, 0.01, 0.01], steps=60, start=cut)
+    joined = xr.concat([cut.norm, rest.norm], "step")
+    np.testing.assert_array_equal(joined, run.norm)
+    np.testing.assert_array_equal(rest.step, np.arange(40, 100))
+    np.testing.assert_array_equal(rest.final_oscillation, run.final_oscillation)
+
+
+def test_saving_and_loading(tmp_path):
+    path = tmp_path / "model.json"
+    REFERENCE.save(path)
+    assert PeriodModel.load(path) == REFERENCE
+    REFERENCE.save(path)
+    assert list(tmp_path.iterdir()) == [path]
+    for text in (
+        "{",
+        "[]",
+        '{"schema": 2}',
+        '{"schema": 1}',
+        json.dumps({**json.loads(path.read_text()), "hazard": 3}),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="path must"):
+            PeriodModel.load(path)
+
+
+def test_outside_the_calibrated_range_it_warns():
+    for wd in (0.05, 1e-4):
+        with pytest.warns(UserWarning, match="outside the range of the model"):
+            REFERENCE.period(0.5, wd, periods=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        REFERENCE.period(0.5, 0.02)
+        REFERENCE.period(0.1, 0.1)
+        REFERENCE.period(0.5, 0.01 / 30 / 0.5)
+
+
+def test_a_model_without_breaks_has_no_period():
+    quiet = dataclasses.replace(REFERENCE, hazard=(-80.0, 0.0))
+    told = quiet.period(0.5, 0.02, periods=20)
+    assert told.count == 0
+    assert np.isnan(told.mean)
+    assert np.isnan(told.norm_min)
+
+
+def test_trends():
+    trend = Trend.through([1.0, 0.2, 0.04], [3.0, 6.0, 12.0])
+    assert [trend.at(share) for share in (1.0, 0.2, 0.04)] == pytest.approx([3, 6, 12])
+    assert Trend.through([1.0, 1.0], [2.0, 8.0]).at(1.0) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: simulate.period(0.0, 0.1), "lr must be"),
+        (lambda: simulate.period(0.5, 0.0), "wd must be"),
+        (lambda: simulate.period(0.5, 3.0), "lr \\* wd must be < 1"),
+        (lambda: simulate.period(0.5, 0.02, periods=1), "periods must be"),
+        (lambda: simulate.period(0.5, 0.02, seed=-1), "seed must be"),
+        (lambda: simulate.oscillate(0.5, 0.02, steps=-1), "steps must be"),
+        (lambda: simulate.oscillate(0.5, 0.02, steps=5, norm=0.0), "norm must be"),
+        (lambda: simulate.oscillate(0.5, [[0.02]], steps=5), "lr and wd must be"),
+        (
+            lambda: PeriodModel.from_probe([simulate.oscillate(0.5, 0.02, steps=700)]),
+            r"segments\[0\] must have at least",
+        ),
+        (
+            lambda: PeriodModel.from_probe([simulate.oscillate(0.5, 0.02, steps=9000, record_every=2)]),
+            r"segments\[0\] must have every step",
+        ),
+        (
+            lambda: PeriodModel.from_probe([simulate.norm_map(0.5, 0.02, 1.0, norm=1.0, steps=500)]),
+            r"segments\[0\]: .*loss",
+        ),
+        (lambda: dataclasses.replace(REFERENCE, rise=0.0), "rise must be"),
+        (lambda: dataclasses.replace(REFERENCE, hazard=(1.0,)), "hazard must be 2 numbers"),
+        (lambda: dataclasses.replace(REFERENCE, segments=()), "segments must be"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: simulate.period(0.5, 0.02, model="convnet"), "model must be a PeriodModel"),
+        (lambda: simulate.period([0.5], 0.02), "lr must be"),
+        (lambda: PeriodModel.from_probe([]), "segments must be"),
+    ],
+)
+def test_bad_types_are_named(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_of_another_optimizer_it_learns_nothing(probe):
+    other = probe[0].assign_attrs(optimizer=repr(theory.SGD(momentum=0.9)))
+    with pytest.raises(ValueError, match="must be of optimizer SGD"):
+        PeriodModel.from_probe([other])
