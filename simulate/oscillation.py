@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -19,17 +20,27 @@ STATISTICS = 13
 COUNT, LENGTH, SQ_LENGTH, TROUGHS, PEAKS = range(5)
 HIGH, LOW, LOW_AT, DIRECTION, TROUGH, TROUGH_AT, PEAK, FOUND = range(5, 13)
 
-_BLOCK = 64
+_BLOCK = 16
 _REDRAWS = 100  # then the rise is the least one
-_SMALL = 0.2  # up to here the polynomial below is exp to rounding
+_SERIES = tuple(1.0 / math.factorial(n) for n in range(11, -1, -1))
+_NEAR, _SMALL = 0.05, 0.2  # up to here the series below are exp to rounding
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def _exp(y: Any) -> Any:
     """exp(y) for |y| <= 0.2, as its series: without a call, so that it fills the vector units."""
-    series = 1.0 + y / 10.0 * (1.0 + y / 11.0)
-    for n in (9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0):
-        series = 1.0 + y * (1.0 / n) * series
+    series = _SERIES[0]
+    for coefficient in _SERIES[1:]:
+        series = series * y + coefficient
+    return series
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _exp_near(y: Any) -> Any:
+    """exp(y) for |y| <= 0.05, likewise."""
+    series = _SERIES[3]
+    for coefficient in _SERIES[4:]:
+        series = series * y + coefficient
     return series
 
 
@@ -75,7 +86,7 @@ def _break(state: Any, constants: Any, key: Any, step: int, least_rise: float) -
     state[LOSS] = np.exp(constants[PEAK_LOSS] + constants[PEAK_LOSS_SD] * normal(draws, 0))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def iterate_oscillation(
     state: Any,
     constants: Any,
@@ -119,7 +130,7 @@ def iterate_oscillation(
                 next_end = min(next_end, one[UNTIL])
             down[j], decay[j] = constants[first + j, LOG_SHRINK], constants[first + j, LOSS_DECAY]
             growth[j], power[j] = constants[first + j, GROWTH], constants[first + j, HAZARD_POWER]
-            small = small and -4.0 * down[j] * max(1.0, power[j]) < _SMALL
+            small = small and -4.0 * down[j] < _NEAR and -4.0 * down[j] * abs(power[j]) < _SMALL
             if statistics.shape[0] > 0:
                 seen = statistics[first + j]
                 high[j], low[j], low_at[j] = seen[HIGH], seen[LOW], seen[LOW_AT]
@@ -177,7 +188,7 @@ def iterate_oscillation(
                     hazard[j] += calm[j] * loss[j] * rate[j] if log_norm[j] <= ready[j] else 0.0
                     moved = calm[j] * (grown + down[j])
                     loss[j] = loss[j] / (1.0 + calm[j] * decay[j] * turn)
-                    effective_lr[j] *= _exp(-2.0 * moved)
+                    effective_lr[j] *= _exp_near(-2.0 * moved)
                     rate[j] *= _exp(-2.0 * power[j] * moved)
                     change[j] = moved + climb[j]
                     log_norm[j] += change[j]
@@ -200,11 +211,11 @@ def iterate_oscillation(
             if broke or t + 1 >= next_end:
                 next_end = np.inf
                 for j in range(size):
-                    one, key = state[first + j], stream_key(seed, walker[first + j])
+                    one = state[first + j]
                     if calm[j] == 0.0:
                         if t + 1 >= one[UNTIL]:
                             one[LOG_NORM] = log_norm[j]
-                            begin_fall(one, constants[first + j], key, least_rise)
+                            begin_fall(one, constants[first + j], stream_key(seed, walker[first + j]), least_rise)
                             ready[j] = one[READY]
                             effective_lr[j], rate[j] = one[EFFECTIVE_LR], one[RATE]
                             hazard[j], threshold[j] = 0.0, one[THRESHOLD]
@@ -213,7 +224,7 @@ def iterate_oscillation(
                             next_end = min(next_end, one[UNTIL])
                     elif hazard[j] > threshold[j]:
                         one[LOG_NORM], one[LOSS] = log_norm[j], loss[j]
-                        _break(one, constants[first + j], key, t + 1, least_rise)
+                        _break(one, constants[first + j], stream_key(seed, walker[first + j]), t + 1, least_rise)
                         loss[j], climb[j], calm[j] = one[LOSS], one[CLIMB], 0.0
                         hazard[j], threshold[j] = 0.0, np.inf
                         next_end = min(next_end, one[UNTIL])

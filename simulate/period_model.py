@@ -30,7 +30,8 @@ from theory.arguments import FloatArray, learning_rate, one_real, weight_decay, 
 REACH = 30.0  # down to this share of the largest ηλ of a probe its predictions were compared with training
 _WALKERS = 16
 _FEWEST = 10  # periods in a segment of a probe
-_LOOKS = 200  # looks of the period finder per relaxation 1/ηλ: twice those it asks for
+_FARTHEST = 1e6  # from here the model comes back to its range without an overflow
+_LOOKS = 100  # looks of the period finder per relaxation 1/ηλ: those it asks for
 
 
 @dataclass(frozen=True)
@@ -337,7 +338,18 @@ class PeriodModel:
     @property
     def peak_effective_lr(self) -> float:
         """η/ρ² at a typical peak: where `oscillate` starts by default."""
-        return math.exp(-2 * float(np.mean([math.log(segment.norm_max) for segment in self.segments])))
+        return math.exp(-2 * self._peak())
+
+    @staticmethod
+    def looks_apart(intrinsic_lr: float) -> int:
+        """Steps between two looks of the period statistics at ηλ: 0.01/ηλ, what `find_periods` asks for.
+
+        Examples
+        --------
+        >>> PeriodModel.looks_apart(0.002), PeriodModel.looks_apart(0.01)
+        (5, 1)
+        """
+        return max(1, int(1 / (_LOOKS * intrinsic_lr)))
 
     def period_correction(self, intrinsic_lr: float) -> float:
         """Measured over simulated period at ηλ, by which `period` corrects the reduced model.
@@ -441,9 +453,11 @@ class PeriodModel:
         """
         steps, record_every = whole_number("steps", steps), whole_number("record_every", record_every, at_least=1)
         seed = whole_number("seed", seed, at_most=2**63 - 1)
-        rates, decays = arguments.broadcast(lr=learning_rate(lr), wd=weight_decay(wd))
+        peak = np.sqrt(np.asarray(learning_rate(lr)) / self.peak_effective_lr)
+        begins = peak if norm is None else arguments.real("norm", norm, above=0)
+        rates, decays, begins = arguments.broadcast(lr=learning_rate(lr), wd=weight_decay(wd), norm=begins)
         if rates.ndim > 1:
-            raise ValueError(f"lr and wd must be numbers or have one axis, got shapes that broadcast to {rates.shape}")
+            raise ValueError(f"lr, wd and norm must have at most one axis, got shapes that broadcast to {rates.shape}")
         dims = ("batch",) if rates.ndim else ()
         flat_rates, flat_decays = rates.reshape(-1).copy(), decays.reshape(-1).copy()
         intrinsic = [self._rate(*each) for each in zip(flat_rates, flat_decays, strict=True)]
@@ -451,7 +465,10 @@ class PeriodModel:
         walker = np.arange(flat_rates.size)
         if start is None:
             begin = 0
-            state = self._fresh(flat_rates, constants, norm, seed, walker)
+            log_norm = np.log(begins.reshape(-1)) - np.log(flat_rates) / 2
+            if (np.abs(log_norm) > math.log(_FARTHEST)).any():
+                raise ValueError(f"norm must be within a factor of {_FARTHEST:g} of the root of lr, got {norm!r}")
+            state = self._fresh(log_norm, constants, seed, walker)
         else:
             if norm is not None:
                 raise ValueError("norm must be left out with start, which says what it is")
@@ -499,6 +516,9 @@ class PeriodModel:
             )
         ).assign_coords(oscillation=("oscillation", np.array(oscillation.STATES, dtype=object)))
 
+    def _peak(self) -> float:
+        return float(np.mean([math.log(segment.norm_max) for segment in self.segments]))
+
     def _rate(self, lr: Any, wd: Any) -> float:
         lr, wd = one_real("lr", lr, above=0), one_real("wd", wd, above=0)
         rate = float(arguments.intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
@@ -526,18 +546,10 @@ class PeriodModel:
             max(1.0, round(self.duration.at(relative))),
         ]
 
-    def _fresh(
-        self, lr: FloatArray, constants: FloatArray, norm: npt.ArrayLike | None, seed: int, walker: npt.NDArray[Any]
-    ) -> FloatArray:
-        state = np.zeros((lr.size, len(oscillation.STATES)))
-        if norm is None:
-            state[:, oscillation.LOG_NORM] = -math.log(self.peak_effective_lr) / 2
-        else:
-            given = arguments.real("norm", norm, above=0)
-            given, lr = arguments.broadcast(norm=given, lr=lr)
-            if given.shape != (len(state),):
-                raise ValueError(f"norm must be one number or {len(state)}, got shape {np.shape(norm)}")
-            state[:, oscillation.LOG_NORM] = np.log(given) - np.log(lr) / 2
+    def _fresh(self, log_norm: FloatArray, constants: FloatArray, seed: int, walker: npt.NDArray[Any]) -> FloatArray:
+        """State of walkers that begin a fall at this ln z."""
+        state = np.zeros((len(constants), len(oscillation.STATES)))
+        state[:, oscillation.LOG_NORM] = log_norm
         state[:, oscillation.LOSS] = np.exp(constants[:, oscillation.PEAK_LOSS])
         for one, own, number in zip(state, constants, walker, strict=True):
             oscillation.begin_fall(one, own, np.uint64(stream_key(np.uint64(seed), number)), self.rise)
@@ -548,10 +560,10 @@ class PeriodModel:
         walkers = min(_WALKERS, periods)
         each = -(-periods // walkers)
         constants = np.array([self._constants(rate)] * walkers)
-        state = self._fresh(np.ones(walkers), constants, None, seed, np.arange(walkers))
+        state = self._fresh(np.full(walkers, self._peak()), constants, seed, np.arange(walkers))
         statistics = np.zeros((walkers, oscillation.STATISTICS))
         statistics[:, oscillation.HIGH], statistics[:, oscillation.LOW] = -np.inf, np.inf
-        look_every = max(1, int(1 / (_LOOKS * rate)))
+        look_every = self.looks_apart(rate)
         begin, chunk = 0, max(1, math.ceil((2 + each) / rate))
         while begin * rate < 400 + 4 * each and (statistics[:, oscillation.COUNT] < each).any():
             oscillation.iterate_oscillation(

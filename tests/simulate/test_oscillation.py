@@ -12,7 +12,7 @@ REFERENCE = PeriodModel.reference()
 
 def fresh(intrinsic, walkers, seed=0):
     constants = np.array([REFERENCE._constants(intrinsic)] * walkers)
-    return REFERENCE._fresh(np.ones(walkers), constants, None, seed, np.arange(walkers)), constants
+    return REFERENCE._fresh(np.full(walkers, REFERENCE._peak()), constants, seed, np.arange(walkers)), constants
 
 
 def step_by_step(state, constants, seed, walker, steps, least_rise):
@@ -158,3 +158,5 @@ def test_normal_numbers_are_normal():
 def test_the_series_is_exp():
     y = np.linspace(-0.2, 0.2, 1001)
     np.testing.assert_allclose([oscillation._exp(each) for each in y], np.exp(y), rtol=1e-15)
+    near = y[abs(y) <= 0.05]
+    np.testing.assert_allclose([oscillation._exp_near(each) for each in near], np.exp(near), rtol=1e-15)

@@ -113,6 +113,13 @@ def test_start_norm_and_batches():
     np.testing.assert_array_equal(rest.final_oscillation, run.final_oscillation)
 
 
+def test_starts_far_away_come_back():
+    run = simulate.oscillate(0.5, 0.02, steps=4000, norm=np.array([1e-6, 7e5]))
+    assert all(np.isfinite(run[name]).all() for name in ("norm", "loss", "grad_norm", "effective_lr", "rotation"))
+    assert (run.norm.isel(step=slice(3000, None)) < 50).all()
+    assert (run.norm.isel(step=slice(3000, None)) > 0.5).all()
+
+
 def test_saving_and_loading(tmp_path):
     path = tmp_path / "model.json"
     REFERENCE.save(path)
@@ -166,7 +173,8 @@ def test_trends():
         (lambda: simulate.period(0.5, 0.02, seed=-1), "seed must be"),
         (lambda: simulate.oscillate(0.5, 0.02, steps=-1), "steps must be"),
         (lambda: simulate.oscillate(0.5, 0.02, steps=5, norm=0.0), "norm must be"),
-        (lambda: simulate.oscillate(0.5, [[0.02]], steps=5), "lr and wd must be"),
+        (lambda: simulate.oscillate(0.5, [[0.02]], steps=5), "lr, wd and norm must"),
+        (lambda: simulate.oscillate(0.5, 0.02, steps=5, norm=1e-7), "norm must be within a factor of 1e"),
         (
             lambda: PeriodModel.from_probe([simulate.oscillate(0.5, 0.02, steps=700)]),
             r"segments\[0\] must have at least",
