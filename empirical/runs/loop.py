@@ -30,7 +30,7 @@ from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network, recorded_statistics
 from empirical.runs.folder import RunFolder, check_same_run, checkpoint_files, new_evaluation, read_checkpoint
 from empirical.runs.signals import stop_requested
-from empirical.steps import ENGINES, Hyper, Layout, Problem, State
+from empirical.steps import ENGINES, Hyper, Layout, Problem, State, chosen_engine
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED, SCHEMA
 from simulate.trajectories.folder import CONFIG
 from theory.schedules import learning_rates
@@ -219,6 +219,10 @@ def _prepare(config: RunConfig, model: nn.Module | None, data: Any) -> _Setup:
             parameter.requires_grad_(name in grouped)
     layout = Layout.of(network, groups)
     problem = Problem(network, layout, held.inputs, held.targets, config.optimizer)
+    if config.engine == "auto":
+        config = dataclasses.replace(config, engine=chosen_engine(problem))
+    # refuses a network that it cannot train
+    ENGINES[config.engine](problem)
     if config.init_norm is not None:
         state = State.of(problem)
         state.weights[:, : layout.measured] *= config.init_norm / _norm(state, layout)

@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from empirical.steps.compiled_mlp import CompiledMlpEngine, obstacle
 from empirical.steps.contract import Engine, Hyper, Layout, Problem, State
 from empirical.steps.eager import EagerEngine
 
-__all__ = ["ENGINES", "EagerEngine", "Engine", "Hyper", "Layout", "Problem", "State"]
+__all__ = [
+    "ENGINES",
+    "CompiledMlpEngine",
+    "EagerEngine",
+    "Engine",
+    "Hyper",
+    "Layout",
+    "Problem",
+    "State",
+    "chosen_engine",
+]
 
-ENGINES: dict[str, type[EagerEngine]] = {"eager": EagerEngine}
+ENGINES: dict[str, type[Engine]] = {"eager": EagerEngine, "compiled": CompiledMlpEngine}
+
+
+def chosen_engine(problem: Problem) -> str:
+    """Name of the fastest engine that can train a problem.
+
+    Examples
+    --------
+    >>> import torch, theory
+    >>> model = torch.nn.Linear(3, 2)
+    >>> chosen_engine(Problem(model, Layout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD()))
+    'eager'
+    """
+    return "eager" if obstacle(problem) else "compiled"
