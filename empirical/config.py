@@ -18,7 +18,7 @@ DATASETS = ("digits",)
 NORMALIZATIONS = ("batch", "none")
 SAMPLINGS = ("without_replacement", "with_replacement")
 DTYPES = ("float32", "float64")
-ENGINES = ("auto", "eager", "compiled")
+ENGINES = ("auto", "eager", "kernel")
 CUSTOM = "custom"
 
 # Not part of a run's identity: a longer run continues a shorter one, wherever it runs.
@@ -50,9 +50,9 @@ class RunConfig:
     seed, data_seed : of the initial trained weights and of the order of the data; `data_seed` defaults to `seed`.
     dtype : "float32" or "float64".
     device : "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.
-    engine : "eager", plain autograd, for every network; "compiled", for the fully scale-invariant MLP with batch
-        normalization, plain SGD and the CPU, some ten times as fast; "auto" takes the fastest that can train the
-        network. A run's folder and trajectory name the one that was used; their results differ by rounding.
+    engine : "eager", plain autograd, for every network; "kernel", compiled code for the fully scale-invariant
+        networks with batch normalization, plain SGD and the CPU, several times as fast; "auto" takes the fastest that
+        can train the network. A run's folder and trajectory name the one that was used; results differ by rounding.
     evaluate_every : steps between evaluations on the whole training and test set; one more follows the last step.
 
     Raises

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from empirical.steps.compiled_mlp import CompiledMlpEngine, obstacle
 from empirical.steps.contract import Engine, Hyper, Layout, Problem, State
 from empirical.steps.eager import EagerEngine
+from empirical.steps.kernel_engine import KernelEngine, obstacle
 
 __all__ = [
     "ENGINES",
-    "CompiledMlpEngine",
     "EagerEngine",
     "Engine",
     "Hyper",
+    "KernelEngine",
     "Layout",
     "Problem",
     "State",
     "chosen_engine",
 ]
 
-ENGINES: dict[str, type[Engine]] = {"eager": EagerEngine, "compiled": CompiledMlpEngine}
+ENGINES: dict[str, type[Engine]] = {"eager": EagerEngine, "kernel": KernelEngine}
 
 
 def chosen_engine(problem: Problem) -> str:
@@ -31,4 +31,4 @@ def chosen_engine(problem: Problem) -> str:
     >>> chosen_engine(Problem(model, Layout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD()))
     'eager'
     """
-    return "eager" if obstacle(problem) else "compiled"
+    return "eager" if obstacle(problem) else "kernel"

@@ -13,8 +13,8 @@ from empirical.steps import ENGINES, Hyper, Layout, Problem, State, chosen_engin
 LR, WD, STEPS = 0.3, 0.05, 12
 
 
-def problem(model="mlp", dtype="float64", optimizer=None, **settings):
-    config = RunConfig(lr=LR, wd=WD, model=model, width=8, dtype=dtype, **settings)
+def problem(model="mlp", dtype="float64", optimizer=None, width=8, **settings):
+    config = RunConfig(lr=LR, wd=WD, model=model, width=width, dtype=dtype, **settings)
     data = load_data("digits", getattr(torch, dtype), torch.device("cpu"))
     net = build_network(config, data.inputs, 10)
     groups = {name: g.weights for name, g in scale_invariant_groups(net, data.inputs).items()}
@@ -164,11 +164,12 @@ def one_step(name, task, indices):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
 @pytest.mark.parametrize("eps", [1e-12, 1e-3])
-def test_the_compiled_step_is_the_eager_one(dtype, tolerance, eps):
+@pytest.mark.parametrize(("model", "width"), [("mlp", 8), ("convnet", 8), ("convnet", 3)])
+def test_the_compiled_step_is_the_eager_one(model, width, dtype, tolerance, eps):
     for seed in range(5):
-        task = problem(dtype=dtype, norm_eps=eps, seed=seed)
+        task = problem(model, dtype=dtype, norm_eps=eps, seed=seed, width=width)
         indices = batches(1, seed)
-        (eager, rows), (compiled, compiled_rows) = (one_step(name, task, indices) for name in ("eager", "compiled"))
+        (eager, rows), (compiled, compiled_rows) = (one_step(name, task, indices) for name in ("eager", "kernel"))
         assert (eager - compiled).norm() <= tolerance * eager.norm()
         for name in rows.dtype.names:
             # the defect is all rounding
@@ -177,18 +178,20 @@ def test_the_compiled_step_is_the_eager_one(dtype, tolerance, eps):
 
 
 def test_the_fastest_engine_is_chosen_and_others_are_refused_by_name():
-    assert chosen_engine(problem()) == "compiled"
+    assert chosen_engine(problem()) == chosen_engine(problem("convnet")) == "kernel"
     for other in (
-        problem("convnet"),
         problem(scale_invariant=False),
         problem(optimizer=theory.SGD(momentum=0.9)),
         problem(scale_invariant=False, normalization="none"),
     ):
         assert chosen_engine(other) == "eager"
-        with pytest.raises(ValueError, match="got 'compiled', but"):
-            ENGINES["compiled"](other)
+        with pytest.raises(ValueError, match="got 'kernel', but"):
+            ENGINES["kernel"](other)
     look_alike = problem()
     look_alike.model.relu1 = torch.nn.GELU()
+    assert chosen_engine(look_alike) == "eager"
+    look_alike = problem("convnet")
+    look_alike.model.conv2.stride = (2, 2)
     assert chosen_engine(look_alike) == "eager"
 
 

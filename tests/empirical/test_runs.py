@@ -33,7 +33,7 @@ def test_the_trajectory_keeps_the_contract(tmp_path):
     assert run.attrs["source"] == "training"
     assert run.attrs["scale_invariant"]
     # the engine is the one that was used
-    assert RunConfig.from_dict(json.loads(run.attrs["config"])) == dataclasses.replace(CONFIG_40, engine="compiled")
+    assert RunConfig.from_dict(json.loads(run.attrs["config"])) == dataclasses.replace(CONFIG_40, engine="kernel")
     assert run.eval_step.values.tolist() == [0, 10, 20, 30, 40]
     assert run.group.values.tolist() == ["linear1.weight", "linear2.weight"]
     np.testing.assert_allclose(run.effective_lr, 0.5 / run.norm**2)

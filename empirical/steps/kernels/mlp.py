@@ -1,4 +1,4 @@
-"""Compiled training steps, nothing else: forward, backward, update and telemetry of one network."""
+"""Training steps of the BN-MLP: forward, backward, update and telemetry without a dispatcher."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 # Sums may be reordered, which fills the vector units: the same on every run of one platform. Infinities and NaN are
 # kept, because a run that overflows must show it.
-_OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _normalize(values: Any, scale: Any, eps: Any) -> None:
     """Normalize each column by the mean and variance of the batch, in place; `scale` (units,) takes 1/√(variance+ε)."""
     batch, units = values.shape
@@ -35,7 +35,7 @@ def _normalize(values: Any, scale: Any, eps: Any) -> None:
             values[i, j] *= scale[j]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any) -> None:
     """Turn the slope after the ReLU into that before the normalization, in place."""
     batch, units = slope.shape
@@ -54,7 +54,7 @@ def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any
             slope[i, j] = scale[j] * (slope[i, j] - mean[j] - normalized[i, j] * along[j])
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _rectify(normalized: Any, active: Any) -> None:
     for i in range(normalized.shape[0]):
         for j in range(normalized.shape[1]):
@@ -62,8 +62,8 @@ def _rectify(normalized: Any, active: Any) -> None:
             active[i, j] = normalized.dtype.type(0) if normalized[i, j] <= 0 else normalized[i, j]
 
 
-@numba.njit(**_OPTIONS)
-def _cross_entropy(scores: Any, labels: Any) -> Any:
+@numba.njit(**OPTIONS)
+def cross_entropy(scores: Any, labels: Any) -> Any:
     """Mean cross-entropy of class scores (batch, classes), which turn into its slope, in place."""
     batch, classes = scores.shape
     total = 0.0
@@ -83,8 +83,8 @@ def _cross_entropy(scores: Any, labels: Any) -> Any:
     return total / batch
 
 
-@numba.njit(**_OPTIONS)
-def _update(weights: Any, gradient: Any, lr: Any, wd: Any, products: Any) -> None:
+@numba.njit(**OPTIONS)
+def update(weights: Any, gradient: Any, lr: Any, wd: Any, products: Any) -> None:
     """Make one step of SGD with decay, in place; `products` (3, 3) takes those of weights, gradient and change."""
     rate, decay = weights.dtype.type(lr), weights.dtype.type(wd)
     ww, wg, gg, wc, gc, cc = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
@@ -105,7 +105,7 @@ def _update(weights: Any, gradient: Any, lr: Any, wd: Any, products: Any) -> Non
     products[2, 0], products[2, 1], products[2, 2] = wc, gc, cc
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def train_mlp(
     first: Any,
     second: Any,
@@ -148,12 +148,12 @@ def train_mlp(
         _normalize(normalized2, scale2, eps)
         _rectify(normalized2, active2)
         np.dot(active2, head.T, scores)
-        losses[t] = _cross_entropy(scores, labels)
+        losses[t] = cross_entropy(scores, labels)
         np.dot(scores, head, slope2)
         _back_through_relu_and_normalization(slope2, normalized2, scale2)
         np.dot(slope2.T, active1, gradient2)
         np.dot(slope2, second, slope1)
         _back_through_relu_and_normalization(slope1, normalized1, scale1)
         np.dot(slope1.T, x, gradient1)
-        _update(first.ravel(), gradient1.ravel(), lr[t], wd, products[t, 0])
-        _update(second.ravel(), gradient2.ravel(), lr[t], wd, products[t, 1])
+        update(first.ravel(), gradient1.ravel(), lr[t], wd, products[t, 0])
+        update(second.ravel(), gradient2.ravel(), lr[t], wd, products[t, 1])

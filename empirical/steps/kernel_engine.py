@@ -1,0 +1,154 @@
+"""Training steps in compiled code: the fully scale-invariant networks of this package, plain SGD, CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+import theory
+from empirical.networks.normalization import BatchNorm
+from empirical.steps.contract import Hyper, Problem, State
+from empirical.steps.kernels.convnet import train_convnet
+from empirical.steps.kernels.mlp import train_mlp
+from empirical.steps.telemetry import records
+
+_MLP = [
+    ("flatten", nn.Flatten),
+    ("linear1", nn.Linear),
+    ("norm1", BatchNorm),
+    ("relu1", nn.ReLU),
+    ("linear2", nn.Linear),
+    ("norm2", BatchNorm),
+    ("relu2", nn.ReLU),
+    ("head", nn.Linear),
+]
+_CONVNET = [
+    ("conv1", nn.Conv2d),
+    ("norm1", BatchNorm),
+    ("relu1", nn.ReLU),
+    ("conv2", nn.Conv2d),
+    ("norm2", BatchNorm),
+    ("relu2", nn.ReLU),
+    ("pool2", nn.MaxPool2d),
+    ("conv3", nn.Conv2d),
+    ("norm3", BatchNorm),
+    ("relu3", nn.ReLU),
+    ("pool3", nn.MaxPool2d),
+    ("flatten", nn.Flatten),
+    ("head", nn.Linear),
+]
+
+
+class KernelEngine:
+    """Steps of `networks.mlp` and `networks.convnet` with batch normalization and a frozen head, without a dispatcher.
+
+    Raises
+    ------
+    ValueError : the problem is another one; the message says which condition it does not meet.
+
+    Examples
+    --------
+    >>> from empirical.networks.mlp import mlp
+    >>> from empirical.steps.contract import Layout
+    >>> model = mlp(4, 3, width=8, normalization="batch", eps=1e-12, scale_invariant=True)
+    >>> layout = Layout.of(model, {name: (name,) for name in ("linear1.weight", "linear2.weight")})
+    >>> problem = Problem(model, layout, torch.randn(9, 4), torch.zeros(9).long(), theory.SGD())
+    >>> hyper = Hyper(torch.full((1, 5), 0.1), torch.full((1, 5), 0.1), torch.tensor([0.01]))
+    >>> state, rows = KernelEngine(problem).advance(State.of(problem), hyper, torch.arange(15).view(1, 5, 3) % 9)
+    >>> rows.shape
+    (1, 5)
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        trouble = obstacle(problem)
+        if trouble:
+            raise ValueError(f"engine must be one that can train this network, got 'kernel', but {trouble}")
+        model = problem.model
+        self._layout = problem.layout
+        convolutional = _parts(model) == _CONVNET
+        self._train: Any = train_convnet if convolutional else train_mlp
+        self._inputs = _array(problem.inputs if convolutional else problem.inputs.reshape(len(problem.inputs), -1))
+        self._targets = _array(problem.targets)
+        self._head = _array(model.get_submodule("head").get_parameter("weight"))
+        self._eps = self._inputs.dtype.type(_normalizations(model)[0].eps)
+
+    def advance(self, state: State, hyper: Hyper, indices: Tensor) -> tuple[State, npt.NDArray[Any]]:
+        """Make the steps of `indices` (K, steps, batch); see `Engine.advance`."""
+        replicas, steps = indices.shape[:2]
+        weights = state.weights.numpy().copy()
+        samples = np.ascontiguousarray(indices.numpy())
+        rates = np.ascontiguousarray(hyper.lr.numpy(), dtype=np.float64)
+        layers = sorted(self._layout.places)
+        order = [layers.index(name) for name in self._layout.groups]
+        losses = np.empty((replicas, steps))
+        products = np.empty((replicas, steps, len(layers), 3, 3))
+        for k in range(replicas):
+            self._train(
+                *(weights[k, place].reshape(shape) for place, shape in (self._layout.places[name] for name in layers)),
+                self._head,
+                self._inputs,
+                self._targets,
+                self._eps,
+                samples[k],
+                rates[k],
+                float(hyper.wd[k]),
+                losses[k],
+                products[k],
+            )
+        after = State(torch.from_numpy(weights), state.buffers, state.slots)
+        return after, records(products[:, :, order], losses, rates[:, :steps])
+
+
+def obstacle(problem: Problem) -> str:
+    """Say why a problem cannot be trained by the compiled steps; '' where it can.
+
+    Examples
+    --------
+    >>> from empirical.steps.contract import Layout
+    >>> model = nn.Linear(3, 2)
+    >>> obstacle(Problem(model, Layout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD()))
+    'the network is not the MLP or the ConvNet of this package'
+    """
+    model, layout, inputs = problem.model, problem.layout, problem.inputs
+    if _parts(model) not in (_MLP, _CONVNET):
+        return "the network is not the MLP or the ConvNet of this package"
+    if any(part.bias is not None for part in model.children() if isinstance(part, (nn.Linear, nn.Conv2d))):
+        return "its layers have biases"
+    for part in model.children():
+        if isinstance(part, nn.Conv2d) and (
+            (part.kernel_size, part.stride, part.padding, part.dilation, part.groups, part.padding_mode)
+            != ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+        ):
+            return "its convolutions are not plain 3×3 ones"
+        if isinstance(part, nn.MaxPool2d) and (part.kernel_size, part.stride, part.padding) != (2, 2, 0):
+            return "its pooling is not over 2×2 pixels"
+    if _parts(model) == _CONVNET and (inputs.shape[2] % 4 or inputs.shape[3] % 4):
+        return f"the height and breadth of its images, {tuple(inputs.shape[2:])}, are not divisible by 4"
+    layers = [f"{name}.weight" for name, part in model.named_children() if isinstance(part, (nn.Linear, nn.Conv2d))]
+    if sorted(layout.places) != layers[:-1] or sorted(layout.groups) != layers[:-1]:
+        return "more is trained than the scale-invariant weights of its hidden layers"
+    if len({layer.eps for layer in _normalizations(model)}) > 1:
+        return "its normalizations differ"
+    if repr(problem.optimizer) != repr(theory.SGD()):
+        return f"the optimizer is {problem.optimizer!r}, not SGD()"
+    if inputs.device.type != "cpu":
+        return f"the device is {inputs.device}, not the cpu"
+    if inputs.dtype not in (torch.float32, torch.float64) or {p.dtype for p in model.parameters()} != {inputs.dtype}:
+        return "its numbers are not all float32 or all float64"
+    return ""
+
+
+def _parts(model: nn.Module) -> list[tuple[str, type[nn.Module]]]:
+    return [(name, type(part)) for name, part in model.named_children()] if isinstance(model, nn.Sequential) else []
+
+
+def _normalizations(model: nn.Module) -> list[BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]
+
+
+def _array(values: Tensor) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(values.detach().numpy())

@@ -1,0 +1,1 @@
+"""Compiled training steps: inner loops, nothing else."""
