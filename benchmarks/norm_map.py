@@ -1,6 +1,7 @@
 """The map of the norm for many trajectories, on one core, against a Python loop and against NumPy without temporaries.
 
-All are run in turn in one process; figures are steps per second of processor time, ratios those of the medians.
+All are run in turn in one process; figures are steps per second of processor time, ratios those of the medians. What
+threads gain is a ratio of times by the clock, which means something on an idle machine alone.
 """
 
 import statistics
@@ -9,10 +10,12 @@ import time
 
 import numpy as np
 
+from simulate import norm_map
 from simulate.maps import kernels
+from simulate.maps.iteration import usable_processors
 
 COUNT, STEPS, ROUNDS = 4096, 4000, 7
-PYTHON_GOAL, NUMPY_GOAL, SINGLE_GOAL = 60, 1.9, 7
+PYTHON_GOAL, NUMPY_GOAL, SINGLE_GOAL, FOURS_GOAL, THREADS_GOAL = 60, 1.9, 7, 190, 1.8
 
 generator = np.random.default_rng(0)
 shrink = 1 - np.exp(generator.uniform(-9, -3, COUNT))
@@ -36,10 +39,18 @@ def numpy_in_place(steps=STEPS // 4):
     return steps * COUNT
 
 
-def compiled(count=COUNT, steps=STEPS, rows=False):
+def compiled(count=COUNT, steps=STEPS, with_statistics=False):
     r, ended, code = start[:count].copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    sums = np.zeros((count if rows else 0, 4))
-    kernels.iterate_constant(r, shrink[:count], push[:count], steps, 0, np.empty((count, 0)), sums, ended, code)
+    sums = np.zeros((count if with_statistics else 0, 4))
+    rows = np.empty((count, 0))
+    kernels.iterate_constant(r, shrink[:count], push[:count], 0, steps, 0, 0, rows, sums, ended, code)
+    return steps * count
+
+
+def by_fours(count=COUNT, steps=STEPS):
+    r, ended, code = start[:count].copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    rows = np.empty((count, 0))
+    kernels.iterate_constant_by_fours(r, shrink[:count], push[:count], 0, steps, 0, 0, rows, ended, code)
     return steps * count
 
 
@@ -47,8 +58,10 @@ CANDIDATES = {
     "Python loop": python_loop,
     "NumPy, in place": numpy_in_place,
     "compiled batch": compiled,
-    "compiled batch, statistics": lambda: compiled(rows=True),
+    "compiled batch, statistics": lambda: compiled(with_statistics=True),
     "compiled, one trajectory": lambda: compiled(1, 400_000),
+    "four steps at a time": by_fours,
+    "four at a time, one": lambda: by_fours(1, 400_000),
 }
 
 
@@ -56,6 +69,18 @@ def speed(call):
     began = time.process_time()
     done = call()
     return done / (time.process_time() - began)
+
+
+def seconds(threads, steps=100 * STEPS):
+    began = time.perf_counter()
+    norm_map(0.1, (1 - shrink) / 0.1, 10 * push, norm=1.0, steps=steps, record_every=steps, threads=threads)
+    return time.perf_counter() - began
+
+
+def gain_of_threads():
+    """Median of how many times faster two threads are than one, each pair run in turn."""
+    seconds(2, STEPS)
+    return statistics.median(seconds(1) / seconds(2) for _ in range(ROUNDS))
 
 
 def main():
@@ -72,7 +97,12 @@ def main():
         f"batch >= {PYTHON_GOAL} x Python": speeds["compiled batch"] >= PYTHON_GOAL * python,
         f"batch >= {NUMPY_GOAL} x NumPy": speeds["compiled batch"] >= NUMPY_GOAL * numpy,
         f"one trajectory >= {SINGLE_GOAL} x Python": speeds["compiled, one trajectory"] >= SINGLE_GOAL * python,
+        f"four steps at a time >= {FOURS_GOAL} x Python": speeds["four steps at a time"] >= FOURS_GOAL * python,
     }
+    if usable_processors() > 1:
+        gain = gain_of_threads()
+        print(f"two threads{gain:38.2f} x one")
+        reached[f"two threads >= {THREADS_GOAL} x one"] = gain >= THREADS_GOAL
     for goal, holds in reached.items():
         print(f"{goal}: {'reached' if holds else 'NOT reached'}")
     return not all(reached.values())

@@ -485,7 +485,7 @@ class PeriodModel:
         # the growth that decay did not explain, as the gradient that makes it
         turn = (1 - k) * np.sqrt(np.expm1(2 * np.maximum(change - np.log1p(-k), 0)))
         effective_lr = np.exp(-2 * log_norm)
-        own = {name: (dims, values) for name, values in (("lr", rates), ("wd", decays))} if dims else {}
+        own = {name: (dims, values) for name, values in (("lr", flat_rates), ("wd", flat_decays))} if dims else {}
         trajectory = make_trajectory(
             {
                 "norm": np.sqrt(rates)[..., np.newaxis] * np.exp(log_norm),
@@ -507,14 +507,15 @@ class PeriodModel:
                 **({} if dims else {"lr": float(rates), "wd": float(decays)}),
             },
         )
-        units, name = VARIABLES["final_oscillation"]
-        return trajectory.assign(
-            final_oscillation=(
-                (*dims, "oscillation"),
-                state.reshape(*rates.shape, len(oscillation.STATES)),
-                {"units": units, "long_name": name},
-            )
-        ).assign_coords(oscillation=("oscillation", np.array(oscillation.STATES, dtype=object)))
+        parts = {
+            "final_oscillation": ((*dims, "oscillation"), state.reshape(*rates.shape, len(oscillation.STATES))),
+            "oscillation": ("oscillation", np.array(oscillation.STATES, dtype=object)),
+        }
+        described = {
+            name: (own_dims, values, dict(zip(("units", "long_name"), VARIABLES[name], strict=True)))
+            for name, (own_dims, values) in parts.items()
+        }
+        return trajectory.assign(described).set_coords("oscillation")
 
     def _peak(self) -> float:
         return float(np.mean([math.log(segment.norm_max) for segment in self.segments]))

@@ -67,7 +67,8 @@ def random_walk(
     rates = learning_rates(lr, 0, steps)
     intrinsic_lr(rates if callable(lr) else real("lr", lr), np.asarray(decay), below=rule.intrinsic_lr_limit)
     if norm is None:
-        rest = theory.equilibrium_norm(rates[0], decay, gradient_norm, optimizer=rule) if steps else 1.0
+        first = learning_rates(lr, 0, 1)[0]
+        rest = theory.equilibrium_norm(first, decay, gradient_norm, optimizer=rule)
         norm = rest if np.isfinite(rest) else 1.0
     start = one_real("norm", norm, above=0)
     generator = np.random.default_rng(whole_number("seed", seed))

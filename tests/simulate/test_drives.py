@@ -1,15 +1,20 @@
-"""The fast and the general loop are one map; adversarial gradients reach the bounds; statistics need no rows."""
+"""All loops are one map, on any number of threads; adversarial gradients reach the bounds; statistics need no rows."""
 
+import subprocess
+import sys
+from typing import ClassVar
+
+import mpmath
 import numba
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import theory
 from simulate import AdversarialGradient, BoundedGradient, RecordedGradient, norm_map
-from simulate.maps import kernels
+from simulate.maps import iteration, kernels
 
 rates = st.floats(np.log(1e-3), np.log(10)).map(lambda x: float(np.exp(x)))
 
@@ -137,12 +142,255 @@ def test_bad_values_are_named(make, name):
         make()
 
 
-def test_the_fast_loop_divides_several_numbers_at_once():
+@pytest.mark.parametrize(
+    "loop", [kernels.iterate_constant, kernels.iterate_constant_by_fours], ids=lambda f: f.__name__
+)
+def test_the_fast_loops_divide_several_numbers_at_once(loop):
     norm_map(0.1, 0.1, 2.0, norm=1.0, steps=3)
+    norm_map(0.1, 0.1, 2.0, norm=1.0, steps=3, record_every=4, exact=False)
     # compiled anew: code from the cache cannot be read
-    fresh = numba.njit(nogil=True, error_model="numpy")(kernels.iterate_constant.py_func)
-    fresh.compile(kernels.iterate_constant.signatures[0])
+    fresh = numba.njit(nogil=True, error_model="numpy")(loop.py_func)
+    fresh.compile(loop.signatures[0])
     code = fresh.inspect_asm(fresh.signatures[0])
     if "divsd" not in code and "divpd" not in code:
         pytest.skip("the machine code is not that of x86")
     assert "divpd" in code
+
+
+class TestThreads:
+    """A batch of three blocks and a bit; what it gives does not depend on how it is shared out."""
+
+    COUNT = 800
+    GENERATOR = np.random.default_rng(1)
+    LR = np.exp(GENERATOR.uniform(-3, 0, COUNT))
+    WD = np.exp(GENERATOR.uniform(-6, 0, COUNT))
+    NORM = np.exp(GENERATOR.uniform(-1, 1, COUNT))
+    # some end on the way
+    NORM[::97], WD[::97] = 1e-150, 0.99 / LR[::97]
+    PUSH = np.where(np.arange(COUNT) % 97 == 0, 0.0, GENERATOR.uniform(0.5, 2, COUNT))
+    VALUES = GENERATOR.uniform(0, 2, (COUNT, 60))
+    FALLING = theory.Cosine(0.5, 0.1, 50)
+    # the learning rate, a function that gives the gradients of a part of the batch, and further arguments
+    CALLS: ClassVar = {
+        "constant": (LR, lambda push, values: push, {}),
+        "constant, no rows": (LR, lambda push, values: push, {"record_every": None}),
+        "constant, by fours": (LR, lambda push, values: push, {"exact": False, "record_every": 20}),
+        "schedule": (FALLING, lambda push, values: push, {}),
+        "recorded": (LR, lambda push, values: RecordedGradient(values), {}),
+        "random": (LR, lambda push, values: BoundedGradient(0.5 * push, push), {}),
+        "adversary below": (LR, lambda push, values: AdversarialGradient(0.5 * push, push), {}),
+        "adversary above": (LR, lambda push, values: AdversarialGradient(0.5, 1 + push, towards="upper"), {}),
+        "momentum": (LR, lambda push, values: BoundedGradient(0.5 * push, push), {"optimizer": theory.SGD(0.9)}),
+        "momentum, schedule": (FALLING, lambda push, values: push, {"optimizer": theory.SGD(0.9, nesterov=True)}),
+    }
+
+    @pytest.fixture(params=CALLS)
+    def call(self, request):
+        lr, gradients, more = self.CALLS[request.param]
+        wd = np.minimum(self.WD, 1.5) if callable(lr) else self.WD
+
+        def run(part=slice(None), steps=60, start=None, **further):
+            where = {"norm": self.NORM[part], "seed": 7} if start is None else {"start": start}
+            rate, push = lr if callable(lr) else lr[part], gradients(self.PUSH[part], self.VALUES[part])
+            return norm_map(rate, wd[part], push, steps=steps, **where, **more, **further)
+
+        return run
+
+    def test_any_number_of_threads_gives_the_same(self, call):
+        one = call(threads=1)
+        assert (one.status == "complete").any()
+        for threads in (2, 3, 100, None):
+            xr.testing.assert_identical(call(threads=threads), one)
+
+    def test_any_split_of_the_batch_gives_the_same(self, call):
+        whole, still = call(threads=2), call(steps=0)
+        for part in (slice(0, 1), slice(250, 520), slice(798, 800)):
+            # of a split run each keeps the number of its random stream
+            some = call(part, start=still.isel(batch=part))
+            xr.testing.assert_identical(some, whole.isel(batch=part))
+
+    def test_they_are_used_where_the_work_is_worth_it(self, monkeypatch):
+        used = []
+
+        class Pool(iteration.ThreadPoolExecutor):
+            def __init__(self, threads):
+                used.append(threads)
+                super().__init__(threads)
+
+        monkeypatch.setattr(iteration, "ThreadPoolExecutor", Pool)
+        monkeypatch.setattr(iteration, "usable_processors", lambda: 3)
+        norm_map(0.1, 0.1, 2.0, norm=np.ones(1024), steps=10, record_every=None)
+        assert used == []
+        norm_map(0.1, 0.1, 2.0, norm=np.ones(1024), steps=10_000, record_every=None)
+        assert used == [3]
+        norm_map(0.1, 0.1, 2.0, norm=np.ones(512), steps=10, threads=7)
+        assert used == [3, 2]
+        norm_map(0.1, 0.1, 2.0, norm=1.0, steps=10, threads=7)
+        assert used == [3, 2]
+
+    @pytest.mark.parametrize(
+        ("value", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError), ("2", TypeError)]
+    )
+    def test_bad_numbers_are_named(self, value, error):
+        with pytest.raises(error, match=r"^threads must be a whole number >= 1, got"):
+            norm_map(0.1, 0.1, 2.0, norm=1.0, steps=10, threads=value)
+
+
+def reference(lr, wd, grad_norm, norm, steps):
+    """The last norm, with fifty digits, for the same rounded 1-ηλ squared and ηg̃ as the loops use."""
+    with mpmath.workdps(50):
+        shrink = 1.0 - lr * wd
+        a, b, r = mpmath.mpf(shrink * shrink), mpmath.mpf(lr * grad_norm) ** 2, mpmath.mpf(norm**2)
+        for _ in range(steps):
+            r = a * r + b / r
+        return mpmath.sqrt(r)
+
+
+class TestFourStepsAtATime:
+    def starts(self, count, factor, least=1e-7):
+        generator = np.random.default_rng(2)
+        k = np.exp(generator.uniform(np.log(least), np.log(0.5), count))
+        k[:2] = least, 0.5
+        lr, grad_norm = np.exp(generator.uniform(-4, 1, count)), np.exp(generator.uniform(-3, 3, count))
+        away = np.exp(generator.uniform(-np.log(factor), np.log(factor), count))
+        return lr, k / lr, grad_norm, away * theory.equilibrium_norm(lr, k / lr, grad_norm)
+
+    def test_after_a_million_steps_the_norm_is_that_of_single_steps(self):
+        *settings, norm = self.starts(1000, factor=100)
+        exact, fast = (
+            norm_map(*settings, norm=norm, steps=10**6, record_every=250_000, exact=exact) for exact in (True, False)
+        )
+        np.testing.assert_allclose(fast.norm, exact.norm, rtol=1e-11)
+        np.testing.assert_allclose(fast.final_norm, exact.final_norm, rtol=1e-11)
+
+    def test_far_from_the_equilibrium_too(self):
+        # by a factor of 1e30 in the norm, which leaves the range of the formula: single steps take over
+        *settings, norm = self.starts(1000, factor=1e30)
+        exact, fast = (
+            norm_map(*settings, norm=norm, steps=50_001, record_every=10_000, exact=exact) for exact in (True, False)
+        )
+        np.testing.assert_allclose(fast.norm, exact.norm, rtol=1e-11)
+        np.testing.assert_allclose(fast.final_norm, exact.final_norm, rtol=1e-11)
+        np.testing.assert_array_equal(fast.status, exact.status)
+
+    @pytest.mark.parametrize("k", [1e-7, 1e-3, 0.5])
+    @pytest.mark.parametrize("away", [1e-3, 1.5, 300.0])
+    def test_the_error_is_that_of_some_roundings(self, k, away):
+        norm = away * theory.equilibrium_norm(0.3, k / 0.3, 0.7)
+        fast = norm_map(0.3, k / 0.3, 0.7, norm=norm, steps=20_000, record_every=20_000, exact=False)
+        exact = norm_map(0.3, k / 0.3, 0.7, norm=norm, steps=20_000, record_every=20_000)
+        expected = reference(0.3, k / 0.3, 0.7, norm, 20_000)
+        # a random walk of 20000 steps of about an ulp
+        assert abs(fast.final_norm.item() / expected - 1) < 5e-14
+        assert abs(exact.final_norm.item() / expected - 1) < 5e-12
+
+    def test_at_rest_and_without_decay_the_closed_forms_hold(self):
+        rest = norm_map(0.3, 0.1, 0.7, norm=5.0, steps=4000, record_every=4000, exact=False)
+        assert rest.final_norm.item() == pytest.approx(theory.equilibrium_norm(0.3, 0.1, 0.7), rel=1e-14)
+        growing, exact = (
+            norm_map(0.1, 0.0, 10.0, norm=1.0, steps=10**6, record_every=10**6, exact=exact) for exact in (False, True)
+        )
+        assert growing.final_norm.item() == pytest.approx(exact.final_norm.item(), rel=1e-12)
+
+    @settings(deadline=None, derandomize=True, max_examples=60)
+    @given(
+        rates,
+        st.floats(0, 1.99),
+        st.one_of(st.floats(0, 50), st.floats(-300, 300).map(lambda x: 10.0**x)),
+        st.floats(-150, 150).map(lambda x: 10.0**x),
+        st.integers(0, 25),
+    )
+    # near the ends of the range of numbers
+    @example(1.0, 0.5, 1.5e-308, 1e-150, 25)
+    @example(1.0, 0.5, 1e305, 1e150, 25)
+    def test_any_number_of_steps(self, lr, k, grad_norm, norm, steps):
+        exact, fast = (
+            norm_map(lr, k / lr, grad_norm, norm=norm, steps=steps, record_every=4, exact=exact)
+            for exact in (True, False)
+        )
+        for name in ("step", "status", "status_step"):
+            np.testing.assert_array_equal(fast[name], exact[name])
+        # a step never moves two values of ln r apart, so roundings at most add up
+        np.testing.assert_allclose(fast.norm, exact.norm, rtol=1e-13)
+        np.testing.assert_allclose(fast.final_norm, exact.final_norm, rtol=1e-13)
+
+    def test_those_that_end_do_as_in_single_steps(self):
+        settings = {
+            "lr": [0.5, 1.0, 1.0, 0.5, 1.0, 1.0],
+            "wd": [1.0, 1.0, 0.1, 0.1, 1.0, 0.0],
+            "grad_norm": [0.0, 0.0, 1e200, 1.0, 2.0, 1e-200],
+            "norm": [1.0, 1.0, 1e-150, 1e150, 4.0, 1e-100],
+        }
+        exact, fast = (norm_map(**settings, steps=1030, record_every=4, exact=exact, seed=0) for exact in (True, False))
+        assert set(exact.status.values) == {"complete", "collapsed", "diverged"}
+        for name in ("status", "status_step", "step"):
+            np.testing.assert_array_equal(fast[name], exact[name])
+        np.testing.assert_allclose(fast.norm, exact.norm, rtol=1e-12)
+        for i in range(6):
+            alone = norm_map(
+                **{name: values[i] for name, values in settings.items()}, steps=1030, record_every=4, exact=False
+            )
+            assert alone.status.item() == exact.status.values[i]
+            assert alone.final_norm.item() == fast.final_norm.values[i]
+
+    @pytest.mark.parametrize("cut", [4, 100, 516, 1024])
+    def test_a_cut_at_a_multiple_of_four_leaves_no_trace(self, cut):
+        lr, wd, grad_norm, norm = self.starts(300, factor=1e12, least=1e-3)
+        settings = {"record_every": 8, "exact": False}
+        whole = norm_map(lr, wd, grad_norm, norm=norm, steps=1601, seed=0, **settings)
+        first = norm_map(lr, wd, grad_norm, norm=norm, steps=cut, seed=0, **settings)
+        more = norm_map(lr, wd, grad_norm, steps=1601 - cut, start=first, **settings)
+        np.testing.assert_array_equal(more.final_sq_norm, whole.final_sq_norm)
+        np.testing.assert_array_equal(more.norm, whole.norm.sel(step=more.step))
+
+    @pytest.mark.parametrize("cut", [1, 6, 7, 511])
+    def test_a_cut_elsewhere_leaves_roundings(self, cut):
+        lr, wd, grad_norm, norm = self.starts(300, factor=1e12, least=1e-3)
+        exact = norm_map(lr, wd, grad_norm, norm=norm, steps=1601, record_every=8)
+        first = norm_map(lr, wd, grad_norm, norm=norm, steps=cut, record_every=8, exact=False)
+        more = norm_map(lr, wd, grad_norm, steps=1601 - cut, start=first, record_every=8, exact=False)
+        np.testing.assert_array_equal(more.step, exact.step[exact.step >= cut])
+        np.testing.assert_allclose(more.norm, exact.norm.sel(step=more.step), rtol=1e-12)
+        np.testing.assert_allclose(more.final_norm, exact.final_norm, rtol=1e-12)
+
+    def test_rows_do_not_change_what_happens(self):
+        lr, wd, grad_norm, norm = self.starts(300, factor=1e12, least=1e-3)
+        often, seldom = (
+            norm_map(lr, wd, grad_norm, norm=norm, steps=1601, seed=0, record_every=n, exact=False) for n in (4, 400)
+        )
+        xr.testing.assert_identical(often.sel(step=seldom.step), seldom)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"exact": 0}, TypeError, "^exact must be True or False, got 0"),
+            ({"record_every": 1}, ValueError, "^record_every must be a multiple of 4 with exact=False, got 1"),
+            ({"record_every": None}, ValueError, "^record_every must be a multiple of 4 with exact=False, got None"),
+            ({"lr": theory.Constant(0.1)}, ValueError, "^exact must be True with a schedule"),
+            ({"grad_norm": BoundedGradient(1, 2)}, ValueError, "^exact must be True with .* a rule for grad_norm"),
+            ({"optimizer": theory.SGD(0.9)}, ValueError, "^exact must be True with .* momentum"),
+        ],
+    )
+    def test_where_it_cannot_be_it_says_so(self, arguments, error, message):
+        settings = {"lr": 0.1, "wd": 0.1, "grad_norm": 2.0, "record_every": 4, "exact": False}
+        with pytest.raises(error, match=message):
+            norm_map(**{**settings, **arguments}, norm=1.0, steps=8)
+
+
+def test_a_billion_steps_take_no_memory():
+    if not sys.platform.startswith("linux"):
+        pytest.skip("the peak of a process's memory is read as Linux tells it")
+    # what compiling would take is not meant
+    norm_map(0.1, 0.01, 2.0, norm=1.0, steps=10, record_every=None)
+    code = (
+        "import simulate\n"
+        "run = simulate.norm_map(0.1, 0.01, 2.0, norm=1.0, steps=10**9, record_every=None)\n"
+        "peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print(run.status_step.item(), run.final_norm.item(), peak)"
+    )
+    # the peak that getrusage tells begins with that of the process which starts this one
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    steps, norm, kibibytes = done.stdout.split()
+    assert int(steps) == 10**9
+    assert float(norm) == pytest.approx(theory.equilibrium_norm(0.1, 0.01, 2.0), rel=1e-11)
+    assert int(kibibytes) < 300 * 1024

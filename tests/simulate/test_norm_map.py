@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import theory
-from simulate import BoundedGradient, RecordedGradient, norm_map
+from simulate import BoundedGradient, RecordedGradient, norm_map, replay
 from simulate.trajectories.contract import VARIABLES
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
@@ -429,6 +429,102 @@ class TestAgainstTheory:
         scaled = norm_map(scale**2 * lr, wd / scale**2, grad_norm, norm=scale * norm, steps=30)
         np.testing.assert_array_equal(scaled.norm, scale * run.norm)
         np.testing.assert_array_equal(scaled.rotation, run.rotation)
+
+
+class TestContinuing:
+    """That a cut leaves no trace is tested for all simulators alike; here is what is particular."""
+
+    def test_some_of_a_batch_go_on_with_their_own_random_numbers(self):
+        rule, settings = BoundedGradient(0.5, 2.0), {"norm": [1.0, 2.0, 3.0, 4.0], "seed": 4}
+        whole = norm_map(0.1, 0.1, rule, steps=60, **settings)
+        first = norm_map(0.1, 0.1, rule, steps=25, **settings)
+        some = norm_map(0.1, 0.1, rule, steps=35, start=first.isel(batch=[3, 1]))
+        one = norm_map(0.1, 0.1, rule, steps=35, start=first.isel(batch=3))
+        assert one.norm.dims == ("step",)
+        for name in ("norm", "grad_norm", "final_norm"):
+            later = whole[name] if name == "final_norm" else whole[name].isel(step=slice(25, None))
+            np.testing.assert_array_equal(some[name], later.isel(batch=[3, 1]))
+            np.testing.assert_array_equal(one[name], later.isel(batch=3))
+
+    def test_settings_may_be_others(self):
+        first = norm_map([[0.1], [0.2]], [0.01, 0.02, 0.03], 2.0, norm=1.0, steps=20)
+        more = norm_map(0.5, [0.1, 0.2, 0.3], [[1.0], [3.0]], steps=20, start=first)
+        assert more.norm.dims == ("lr", "wd", "step")
+        # the labels are those of the settings that were used
+        assert more.lr.values.tolist() == [0.5, 0.5]
+        assert more.wd.values.tolist() == [0.1, 0.2, 0.3]
+        for i, j in np.ndindex(2, 3):
+            of_batch = more.isel(lr=i, wd=j)
+            law = norm_map(0.5, 0.1 * (j + 1), [1.0, 3.0][i], norm=first.final_norm.values[i, j], steps=20)
+            np.testing.assert_allclose(of_batch.norm, law.norm, rtol=1e-13)
+
+    def test_labelled_settings_find_their_place(self):
+        wd = xr.DataArray([0.1, 0.2], dims="a", coords={"a": ["x", "y"]})
+        norm = xr.DataArray([1.0, 2.0, 3.0], dims="b")
+        whole = norm_map(0.1, wd, 2.0, norm=norm, steps=30)
+        first = norm_map(0.1, wd, 2.0, norm=norm, steps=10)
+        more = norm_map(0.1, wd, 2.0, steps=20, start=first.transpose(..., "b", "a"))
+        xr.testing.assert_equal(more.norm, whole.norm.isel(step=slice(10, None)).transpose("b", "a", "step"))
+        with pytest.raises(ValueError, match="coordinates of wd must agree with those of start"):
+            norm_map(0.1, wd.assign_coords(a=["x", "z"]), 2.0, steps=20, start=first)
+        with pytest.raises(ValueError, match=r"wd must have no dimensions but those of start, .*got \('c',\)"):
+            norm_map(0.1, wd.drop_vars("a").rename(a="c"), 2.0, steps=20, start=first)
+
+    def test_one_that_has_ended_stays_as_it_is(self):
+        first = norm_map(0.5, 1.0, [0.0, 1.0], norm=1.0, steps=600)
+        more = norm_map(0.1, 0.1, 3.0, steps=50, start=first)
+        assert more.status.values.tolist() == ["collapsed", "complete"]
+        assert more.status_step.values.tolist() == [511, 650]
+        assert more.final_norm[0] == first.final_norm[0]
+        assert more.norm.isel(batch=0).isnull().all()
+        alone = norm_map(0.1, 0.1, 3.0, steps=50, start=first.isel(batch=0), record_every=None)
+        assert (alone.status.item(), alone.status_step.item(), alone.sizes["step"]) == ("collapsed", 511, 0)
+        assert np.isnan(alone.mean_sq_norm)
+
+    def test_statistics_are_those_of_the_call(self):
+        first = norm_map(0.1, 0.1, 3.0, norm=1.0, steps=50)
+        rows = norm_map(0.1, 0.1, 3.0, steps=30, start=first)
+        more = norm_map(0.1, 0.1, 3.0, steps=30, start=first, record_every=None)
+        np.testing.assert_allclose(more.mean_sq_norm, (rows.norm**2).mean(), rtol=1e-13)
+        assert more.norm_min == rows.norm.min()
+
+    START = norm_map(0.1, [0.1, 0.2], 2.0, norm=1.0, steps=5, seed=0)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"norm": 1.0}, ValueError, "^norm must be left out with start, which says what it is; got 1.0"),
+            ({"seed": 5}, ValueError, "^seed must be that of start, 0, or left out; got 5"),
+            ({"start": 3}, TypeError, "^start must be a trajectory that norm_map returned, got int"),
+            ({"optimizer": theory.SGD(0.9)}, ValueError, r"^start must have the optimizer 'SGD\(momentum=0.9\)', got "),
+            ({"start": START.drop_vars("final_sq_norm")}, ValueError, "must have the variable 'final_sq_norm'"),
+            ({"start": START.drop_attrs()}, ValueError, "^start must have the source 'map', got None"),
+            ({"start": replay(START)}, ValueError, "^start must be a trajectory .* which says its seed"),
+            ({"start": START.assign(status=START.status == "a")}, ValueError, "^start must have the status complete, "),
+            ({"lr": [0.1, 0.2, 0.3]}, ValueError, r"^lr must broadcast to the batch of start, \(2,\), got \(3,\)"),
+            ({"wd": [[0.1], [0.2]]}, ValueError, r"^wd must broadcast to the batch of start, \(2,\), got \(2, 1\)"),
+            (
+                {"grad_norm": BoundedGradient([1, 2, 3], 4)},
+                ValueError,
+                r"^grad_norm must broadcast to the batch of start",
+            ),
+            (
+                {"grad_norm": RecordedGradient(np.ones(7))},
+                ValueError,
+                "^values must cover 8 steps, got 7",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, arguments, error, message):
+        with pytest.raises(error, match=message):
+            norm_map(**{"lr": 0.1, "wd": 0.1, "grad_norm": 2.0, "steps": 3, "start": self.START, **arguments})
+
+    def test_a_dimension_of_learning_rates_takes_no_others(self):
+        first = norm_map([[0.1], [0.2]], [0.01, 0.02, 0.03], 2.0, norm=1.0, steps=5)
+        with pytest.raises(ValueError, match="lr must be no schedule in a batch that has a dimension 'lr'"):
+            norm_map(theory.Constant(0.1), 0.1, 2.0, steps=5, start=first)
+        with pytest.raises(ValueError, match="lr must vary along no other dimension than 'lr'"):
+            norm_map([0.1, 0.2, 0.3], 0.1, 2.0, steps=5, start=first)
 
 
 GOOD = {"lr": 0.1, "wd": 0.01, "grad_norm": 2.0, "norm": 1.0, "steps": 3}

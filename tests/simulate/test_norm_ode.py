@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,6 +61,116 @@ def test_recorded_gradients_move_it():
     np.testing.assert_allclose(flow.norm, exact.norm, rtol=1e-3)
 
 
+class TestCrossings:
+    @settings(deadline=None, derandomize=True, max_examples=40)
+    @given(
+        st.floats(0.01, 1),
+        st.one_of(st.just(0.0), st.floats(1e-4, 0.5)),
+        st.floats(0.1, 5),
+        st.floats(0.3, 5),
+        st.floats(0.1, 3),
+    )
+    def test_they_are_those_that_an_integrator_finds(self, lr, wd, g, norm, height):
+        # the norm may cross on its way, never come there, or come there once η has fallen
+        schedule = theory.StepDecay(lr, milestones=(13, 27), factor=0.2)
+        flow = simulate.norm_ode(schedule, wd, g, norm=norm, steps=40, levels=[height])
+        u, found = norm**4, math.inf
+        for start, stop in ((0, 13), (13, 27), (27, 40)):
+            eta = float(schedule(start))
+
+            def slope(t, u, eta=eta):
+                return -4 * eta * wd * u + 2 * (eta * g) ** 2
+
+            def above(t, u):
+                return u[0] - height**4
+
+            path = solve_ivp(slope, (start, stop), [u], events=above, rtol=1e-11, atol=1e-13, max_step=1.0)
+            found = min([found, *path.t_events[0]])
+            u = path.y[0][-1]
+        near = np.append(abs(flow.norm.values / height - 1), abs(flow.final_norm.item() / height - 1)).min()
+        if near > 1e-6:
+            assert flow.crossing_time.item() == pytest.approx(found, rel=1e-6)
+
+    def test_within_a_step_they_are_exact(self):
+        # one step of the same ηλt as a thousand: the closed form knows no steps
+        coarse = simulate.norm_ode(1.0, 0.1, 1.0, norm=2.0, steps=1, levels=[1.99, 1.95, 1.9])
+        fine = simulate.norm_ode(1e-3, 0.1, 1e1 * 10**0.5, norm=2.0, steps=1000, levels=[1.99, 1.95, 1.9])
+        np.testing.assert_allclose(fine.crossing_time, 1000 * coarse.crossing_time, rtol=1e-9)
+
+    def test_where_the_flow_then_is_the_level(self):
+        levels = np.array([5.0, 3.0, 2.2])
+        flow = simulate.norm_ode(0.1, 0.01, 2.0, norm=6.0, steps=5000, record_every=None, levels=levels)
+        there = theory.norm_flow(flow.crossing_time.values, 6.0, 0.1, 0.01, 2.0)
+        np.testing.assert_allclose(there, levels, rtol=1e-12)
+        assert flow.crossing_time.dims == ("level",)
+        np.testing.assert_array_equal(flow.level, levels)
+
+    def test_a_free_fall_takes_as_long_as_theory_says(self):
+        # without gradients ρ falls by exp(-ηλ) a step; the map, which fall_time is of, by 1-ηλ: first order in ηλ
+        for k in (1e-3, 1e-4):
+            flow = simulate.norm_ode(1.0, k, 0.0, norm=4.0, steps=int(2 / k), levels=[1.0], record_every=None)
+            assert flow.crossing_time.item() == pytest.approx(math.log(4) / k, rel=1e-12)
+            assert flow.crossing_time.item() == pytest.approx(theory.fall_time(4.0, 1.0, 1.0, k, 0.0), rel=k)
+        pushed = simulate.norm_ode(1.0, 1e-4, 0.02, norm=4.0, steps=30_000, levels=[2.0], record_every=None)
+        assert pushed.crossing_time.item() == pytest.approx(theory.fall_time(4.0, 2.0, 1.0, 1e-4, 0.02), rel=1e-3)
+
+    def test_at_the_start_at_the_end_and_never(self):
+        flow = simulate.norm_ode(0.1, 0.0, 1.0, norm=1.5, steps=100, levels=[1.5, 1.4, 99.0])
+        assert flow.crossing_time.values.tolist() == [0.0, math.inf, math.inf]
+        assert simulate.norm_ode(0.1, 0.0, 1.0, norm=1.5, steps=0, levels=[1.5]).crossing_time.item() == 0.0
+        again = simulate.norm_ode(0.1, 0.0, 1.0, norm=1.5, steps=100, levels=[flow.norm.values[60]])
+        assert again.crossing_time.item() == pytest.approx(60, abs=1e-9)
+
+    def test_the_first_time_counts(self):
+        # up under a large gradient, down without, up again
+        gradient = simulate.RecordedGradient([5.0] * 10 + [0.0] * 60 + [5.0] * 10)
+        flow = simulate.norm_ode(0.1, 0.5, gradient, norm=0.5, steps=80, levels=[1.0])
+        inside = np.flatnonzero(np.diff(np.sign(flow.norm.values - 1.0)))
+        assert inside.size == 3
+        assert inside[0] <= flow.crossing_time.item() <= inside[0] + 1
+
+    def test_of_a_batch_each_is_that_of_its_member(self):
+        schedule = theory.Cosine(0.5, 0.1, 50)
+        levels = [0.5, 1.5, 2.0]
+        batch = simulate.norm_ode(schedule, [0.0, 0.1, 1.0], 1.0, norm=[[1.0], [3.0]], steps=60, levels=levels)
+        assert batch.crossing_time.dims == (*batch.final_norm.dims, "level")
+        assert np.isfinite(batch.crossing_time).any()
+        for i, norm in enumerate((1.0, 3.0)):
+            for j, wd in enumerate((0.0, 0.1, 1.0)):
+                alone = simulate.norm_ode(schedule, wd, 1.0, norm=norm, steps=60, levels=levels, record_every=None)
+                np.testing.assert_array_equal(batch.crossing_time[i, j], alone.crossing_time)
+
+    def test_a_continued_run_keeps_what_it_knows(self):
+        first = simulate.norm_ode(0.1, 0.5, 0.0, norm=2.0, steps=10, levels=[1.5, 1.0])
+        assert np.isfinite(first.crossing_time).values.tolist() == [True, False]
+        levels = [1.0, 1.2, 1.5]
+        more = simulate.norm_ode(0.1, 0.5, 0.0, steps=10, start=first, levels=levels)
+        whole = simulate.norm_ode(0.1, 0.5, 0.0, norm=2.0, steps=20, levels=levels)
+        np.testing.assert_array_equal(more.crossing_time, whole.crossing_time)
+        # a level that is asked for after it was crossed is not crossed again
+        late = simulate.norm_ode(0.1, 0.5, 0.0, steps=10, start=first, levels=[1.9])
+        assert late.crossing_time.item() == math.inf
+
+    @pytest.mark.parametrize(
+        ("levels", "error", "message"),
+        [
+            (1.0, ValueError, r"^levels must be one-dimensional, got shape \(\)"),
+            ([0.0], ValueError, r"^levels must be a finite number > 0, got 0.0 at index 0"),
+            ([1.0, math.nan], ValueError, r"^levels must be .*got nan at index 1"),
+            ([1e200], ValueError, r"^levels must be "),
+            (["a"], TypeError, r"^levels must be "),
+        ],
+    )
+    def test_bad_levels_are_named(self, levels, error, message):
+        with pytest.raises(error, match=message):
+            simulate.norm_ode(0.1, 0.1, 2.0, norm=1.0, steps=3, levels=levels)
+
+
 def test_bad_values_are_named():
     with pytest.raises(ValueError, match="wd must be"):
         simulate.norm_ode(0.1, -0.1, 2.0, norm=1.0, steps=3)
+    with pytest.raises(TypeError, match=r"^norm must be a finite number > 0 .*got None"):
+        simulate.norm_ode(0.1, 0.1, 2.0, steps=3)
+    start = simulate.norm_map(0.1, 0.1, 2.0, norm=1.0, steps=3)
+    with pytest.raises(ValueError, match=r"^start must have the source 'ode', got 'map'"):
+        simulate.norm_ode(0.1, 0.1, 2.0, steps=3, start=start)

@@ -1,0 +1,249 @@
+"""What the simulators of the norm have in common: checks of their arguments, and the trajectory they return."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+import theory
+from simulate.maps import kernels
+from simulate.maps.gradients import AdversarialGradient, BoundedGradient, GradientRule
+from simulate.maps.iteration import STATUSES, Drive, Made, Plan, State, continued, fresh, move_on
+from simulate.maps.layout import Layout, lay_out, place
+from simulate.trajectories.contract import NORM_MAX, NORM_MIN, VARIABLES, make_trajectory
+from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
+from theory.destabilization import step_angle
+from theory.schedules import learning_rates
+
+
+def simulated(
+    lr: npt.ArrayLike | theory.Schedule,
+    wd: npt.ArrayLike,
+    grad_norm: npt.ArrayLike | GradientRule | AdversarialGradient,
+    *,
+    norm: npt.ArrayLike | None,
+    steps: int,
+    record_every: int | None,
+    seed: int | None,
+    start: xr.Dataset | None,
+    source: str,
+    optimizer: theory.SGD,
+    levels: npt.ArrayLike | None = None,
+    exact: bool = True,
+    threads: int | None = 1,
+) -> xr.Dataset:
+    """Check the arguments of `norm_map` and `norm_ode`, lay out the batch, and run it; `source` is "map" or "ode".
+
+    Examples
+    --------
+    >>> simulated(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, start=None, source="map",
+    ...           optimizer=theory.SGD()).norm.size
+    3
+    """
+    steps = whole_number("steps", steps)
+    stride = 0 if record_every is None else whole_number("record_every", record_every, at_least=1)
+    seed = None if seed is None else whole_number("seed", seed, at_most=2**63 - 1)
+    threads = None if threads is None else whole_number("threads", threads, at_least=1)
+    rule = cast(Any, grad_norm) if hasattr(grad_norm, "batch_shape") else None
+    heights = None if levels is None else _checked_levels(levels)
+    state = None
+    checked = {"wd": weight_decay(wd)}
+    if start is None:
+        real("norm", cast(npt.ArrayLike, norm), above=0)
+        checked["norm"] = real("norm", cast(npt.ArrayLike, norm), at_least=NORM_MIN, at_most=NORM_MAX)
+    elif norm is not None:
+        raise ValueError(f"norm must be left out with start, which says what it is; got {norm!r}")
+    else:
+        state = continued(start, f"norm_{source}", source, optimizer)
+        if seed not in (None, start.attrs["seed"]):
+            raise ValueError(f"seed must be that of start, {start.attrs['seed']}, or left out; got {seed}")
+        seed = int(start.attrs["seed"])
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    begin = 0 if state is None else state.begin
+    rates: FloatArray | None = None
+    if callable(lr):
+        rates = learning_rates(lr, begin, begin + steps)
+    else:
+        checked["lr"] = learning_rate(lr)
+    checked["grad_norm"] = (
+        np.zeros(rule.batch_shape)
+        if rule is not None
+        else real("grad_norm", cast(npt.ArrayLike, grad_norm), at_least=0)
+    )
+    _check_exact(exact, callable(lr) or rule is not None or optimizer.momentum > 0, record_every)
+    # the trajectory keeps these, the caller may change his own
+    checked = {name: value.copy() for name, value in checked.items()}
+    labelled = {
+        name: value.copy(data=checked[name])
+        for name, value in (("wd", wd), ("norm", norm), ("lr", lr), ("grad_norm", grad_norm))
+        if isinstance(value, xr.DataArray)
+    }
+    layout = lay_out(checked, labelled, start)
+    if callable(lr) and "lr" in layout.dims:
+        raise ValueError(f"lr must be no schedule in a batch that has a dimension 'lr', got {lr!r}")
+    if state is None:
+        state = fresh(layout.arrays["norm"])
+    decay = layout.arrays["wd"]
+    if rates is None:
+        rates = layout.arrays["lr"][..., np.newaxis]
+    intrinsic_lr(rates, decay[..., np.newaxis], below=optimizer.intrinsic_lr_limit)
+    if isinstance(rule, AdversarialGradient):
+        if optimizer.momentum:
+            raise ValueError(
+                f"grad_norm must not be adversarial with momentum: the adversary is that of plain SGD; got {rule!r}"
+            )
+        drive = _adversary(rule, learning_rates(lr, 0, 1) if callable(lr) else rates[..., 0], decay)
+    else:
+        drive = _drive(rule, layout.arrays["grad_norm"], decay.shape, begin, steps, seed)
+    crossing = _crossing(heights, start, state, layout.dims)
+    plan = Plan(
+        rates,
+        decay,
+        drive,
+        np.full(decay.shape, steps),
+        steps,
+        stride,
+        optimizer,
+        source,
+        np.empty(0) if heights is None else heights**2,
+        exact,
+        threads,
+    )
+    made = move_on(state, plan, crossing)
+    if (drive.kind == kernels.RANDOM and layout.dims) or (start is not None and "walker" in start.coords):
+        layout.coords["walker"] = (layout.dims, state.numbers.reshape(decay.shape))
+    run = assembled(made, state, plan, layout, callable(lr), {"seed": seed, "updates": begin + steps})
+    if not stride:
+        run = _with_statistics(run, made.statistics, np.maximum(state.ended - begin, 0))
+    if heights is not None:
+        run = run.assign_coords(_described("level", ("level",), heights))
+        run = run.assign(_described("crossing_time", (*layout.dims, "level"), crossing.reshape(*decay.shape, -1)))
+    return run
+
+
+def assembled(
+    made: Made, state: State, plan: Plan, layout: Layout, scheduled: bool, attributes: dict[str, Any]
+) -> xr.Dataset:
+    """Make the trajectory of what `move_on` did; `scheduled` tells that the learning rate varies in time.
+
+    Examples
+    --------
+    >>> simulated(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, start=None, source="map",
+    ...           optimizer=theory.SGD()).attrs["source"]
+    'map'
+    """
+    shape, dims, step = plan.decay.shape, layout.dims, made.step
+    norm = np.sqrt(made.sq_norm).reshape(*shape, step.size)
+    alive = ~np.isnan(norm)
+    lr = np.broadcast_to(made.rates.reshape(norm.shape), norm.shape)
+    grad_norm = np.where(alive, made.gradients.reshape(norm.shape), np.nan)
+    # near the end of the floating-point range these overflow; the status tells
+    with np.errstate(over="ignore", invalid="ignore"):
+        effective_lr = lr / norm**2
+        turn = effective_lr * grad_norm
+    if plan.optimizer.momentum:
+        rotation = made.turns.reshape(norm.shape)
+    else:
+        rotation = turn if plan.source == "ode" else step_angle(turn, lr * plan.decay[..., np.newaxis])
+    columns = {"norm": norm, "grad_norm": grad_norm, "effective_lr": effective_lr, "rotation": rotation}
+    attributes = {"optimizer": repr(plan.optimizer), **attributes}
+    if scheduled:
+        columns["lr"] = plan.rates[step - state.begin] if plan.rates.ndim == 1 else lr
+    else:
+        place(layout.coords, attributes, dims, "lr", np.broadcast_to(plan.rates[..., 0], shape))
+    place(layout.coords, attributes, dims, "wd", plan.decay)
+    if not shape and state.code[0]:
+        last = int(np.searchsorted(step, state.ended[0], side="right"))
+        columns, step = {name: values[:last] for name, values in columns.items()}, step[:last]
+    trajectory = make_trajectory(
+        columns,
+        step=step,
+        source=plan.source,
+        final_norm=np.sqrt(state.sq_norm).reshape(shape),
+        status=np.array(STATUSES, dtype=object)[state.code].reshape(shape),
+        status_step=state.ended.reshape(shape),
+        dims=dims,
+        coords=layout.coords,
+        attributes=attributes,
+    )
+    last_state = {"final_sq_norm": state.sq_norm}
+    if plan.optimizer.momentum:
+        last_state["final_velocity_along"], last_state["final_velocity_across"] = state.velocity.T
+    for name, values in last_state.items():
+        trajectory = trajectory.assign(_described(name, dims, values.reshape(shape)))
+    return trajectory
+
+
+def _check_exact(exact: Any, varying: bool, record_every: int | None) -> None:
+    if not isinstance(exact, bool):
+        raise TypeError(f"exact must be True or False, got {exact!r}")
+    if not exact and varying:
+        raise ValueError("exact must be True with a schedule, a rule for grad_norm or momentum, got False")
+    if not exact and (record_every is None or record_every % 4):
+        raise ValueError(f"record_every must be a multiple of 4 with exact=False, got {record_every!r}")
+
+
+def _checked_levels(levels: npt.ArrayLike) -> FloatArray:
+    real("levels", levels, above=0)
+    checked = real("levels", levels, at_least=NORM_MIN, at_most=NORM_MAX).copy()
+    if checked.ndim != 1:
+        raise ValueError(f"levels must be one-dimensional, got shape {checked.shape}")
+    return checked
+
+
+def _drive(rule: Any, constant: FloatArray, shape: tuple[int, ...], begin: int, steps: int, seed: int) -> Drive:
+    if rule is None:
+        return Drive(kernels.GIVEN, constant[..., np.newaxis], constant[..., np.newaxis])
+    if isinstance(rule, BoundedGradient):
+        return Drive(kernels.RANDOM, _one_for_all_steps(rule.low, shape), _one_for_all_steps(rule.high, shape), seed)
+    values = rule.values_for(shape, begin + steps, seed)[..., begin:]
+    return Drive(kernels.GIVEN, values, values)
+
+
+def _adversary(rule: AdversarialGradient, first_rate: FloatArray, decay: FloatArray) -> Drive:
+    low, high = _one_for_all_steps(rule.low, decay.shape), _one_for_all_steps(rule.high, decay.shape)
+    if rule.towards == "lower":
+        return Drive(kernels.LOWEST, low, high)
+    # the lower end of the attracting interval under the learning rate of step 0
+    rest = theory.norm_bounds(first_rate, decay, low[..., 0], high[..., 0]).lower ** 2
+    return Drive(kernels.HIGHEST, low, high, rest=np.asarray(rest))
+
+
+def _one_for_all_steps(values: npt.ArrayLike, shape: tuple[int, ...]) -> FloatArray:
+    return np.broadcast_to(np.asarray(values), shape)[..., np.newaxis].copy()
+
+
+def _crossing(heights: FloatArray | None, start: xr.Dataset | None, state: State, dims: tuple[str, ...]) -> FloatArray:
+    """Times of crossing that are known before the first step, inf elsewhere; shape (batch, levels)."""
+    if heights is None:
+        return np.empty((state.sq_norm.size, 0))
+    running = (state.code == kernels.RUNS)[:, np.newaxis]
+    crossing = np.where(running & (state.sq_norm[:, np.newaxis] == heights**2), float(state.begin), np.inf)
+    if start is not None and "crossing_time" in start.variables:
+        known = start.crossing_time.transpose(*dims, "level").values.reshape(state.sq_norm.size, -1)
+        for earlier, times in zip(start.level.values, known.T, strict=True):
+            crossing[:, heights == earlier] = times[:, np.newaxis]
+    return crossing
+
+
+def _with_statistics(trajectory: xr.Dataset, sums: FloatArray, made: npt.NDArray[np.int64]) -> xr.Dataset:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        values = {
+            "norm_min": np.sqrt(np.where(made > 0, sums[:, kernels.LEAST], np.nan)),
+            "norm_max": np.sqrt(np.where(made > 0, sums[:, kernels.MOST], np.nan)),
+            "mean_sq_norm": sums[:, kernels.SUM] / made,
+            "mean_fourth_norm": sums[:, kernels.SUM_OF_SQUARES] / made,
+        }
+    dims, shape = trajectory.final_norm.dims, trajectory.final_norm.shape
+    for name, value in values.items():
+        trajectory = trajectory.assign(_described(name, dims, value.reshape(shape)))
+    return trajectory
+
+
+def _described(name: str, dims: tuple[Any, ...], values: Any) -> dict[str, Any]:
+    """One variable with its units and its meaning."""
+    return {name: (dims, values, dict(zip(("units", "long_name"), VARIABLES[name], strict=True)))}
