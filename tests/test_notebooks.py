@@ -20,7 +20,7 @@ def shown(cell, kind):
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["01_theory"]
+    assert [path.stem for path in NOTEBOOKS] == ["01_theory", "02_simulate"]
 
 
 @every

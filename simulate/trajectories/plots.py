@@ -409,11 +409,18 @@ def _new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str |
 
 
 def _label_ticks(ax: Axes) -> None:
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import FuncFormatter, LogFormatter
 
-    # the norm often spans less than a decade: number the ticks between the powers of ten too
-    for set_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-        set_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+    # the norm often spans less than a decade: number the ticks between the powers of ten too, with all their digits
+    chosen = LogFormatter(minor_thresholds=(1, 0.4))
+    chosen.set_axis(ax.yaxis)
+
+    def text(value: float, position: int | None = None) -> str:
+        chosen.set_locs(ax.yaxis.get_ticklocs(minor=True))
+        return f"{value:.4g}" if chosen(value, position) else ""
+
+    ax.yaxis.set_major_formatter(FuncFormatter(text))
+    ax.yaxis.set_minor_formatter(FuncFormatter(text))
 
 
 def _curve(ax: Axes, trajectory: xr.Dataset, name: str, most_points: int, **style: Any) -> None:
