@@ -149,30 +149,40 @@ def test_damage_of_a_killed_run_is_repaired(tmp_path, damage):
 
 
 KILLED = """
-import sys
+import json, sys
 import torch
 import empirical.runs.loop as loop
 from empirical import RunConfig
 loop.CHECKPOINT_SECONDS = 0.3
 torch.set_num_threads(1)
-loop.train(RunConfig(lr=0.5, wd=0.01, width=8, steps=6000, evaluate_every=500), sys.argv[1], progress=False)
+loop.train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
 """
+LONG = RunConfig(lr=0.5, wd=0.01, width=8, steps=6000, evaluate_every=500, engine="eager")
+# each takes some seconds
+KINDS = {
+    "eager": LONG,
+    "kernel, mlp": dataclasses.replace(LONG, engine="kernel", width=64, steps=80_000, evaluate_every=5000),
+    "kernel, convnet": dataclasses.replace(LONG, engine="kernel", model="convnet", steps=6000),
+}
 
 
-def start(path):
-    return subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stderr=subprocess.PIPE, text=True)
+def start(path, config=LONG):
+    command = [sys.executable, "-c", KILLED, str(path), json.dumps(config.to_dict())]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_steps(path, count, process):
     while steps_written(path) < count and process.poll() is None:
-        time.sleep(0.02)
+        time.sleep(0.005)
 
 
-def test_killed_and_resumed_gives_the_same_trajectory(tmp_path):
-    path = tmp_path / "run"
-    for target in (700, 2500):
-        process = start(path)
+def check_that_kills_leave_no_trace(folder, config, kills):
+    generator, path = np.random.default_rng(kills), folder / "run"
+    for target in np.sort(generator.integers(config.steps // 100, config.steps * 4 // 5, kills)):
+        process = start(path, config)
         wait_for_steps(path, target, process)
+        # at any moment: in a step, while a log or a checkpoint is written
+        time.sleep(generator.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
@@ -183,11 +193,24 @@ def test_killed_and_resumed_gives_the_same_trajectory(tmp_path):
     torch.set_num_threads(1)
     try:
         resumed = resume(path)
-        whole = train(RunConfig(lr=0.5, wd=0.01, width=8, steps=6000, evaluate_every=500), tmp_path / "whole")
+        whole = train(config, folder / "whole")
     finally:
         torch.set_num_threads(threads)
     xr.testing.assert_identical(resumed, whole)
     xr.testing.assert_identical(partial.norm, whole.norm.isel(step=slice(partial.sizes["step"])))
+    weights = [load_model(folder / name).state_dict() for name in ("run", "whole")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_resumed_gives_the_same_trajectory(tmp_path, kind):
+    check_that_kills_leave_no_trace(tmp_path, KINDS[kind], 5)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_fifty_times_and_resumed_gives_the_same_trajectory(tmp_path, kind):
+    check_that_kills_leave_no_trace(tmp_path, KINDS[kind], 50)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
