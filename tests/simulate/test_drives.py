@@ -5,7 +5,6 @@ import sys
 from typing import ClassVar
 
 import mpmath
-import numba
 import numpy as np
 import pytest
 import xarray as xr
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 import theory
 from simulate import AdversarialGradient, BoundedGradient, RecordedGradient, norm_map
-from simulate.maps import iteration, kernels
+from simulate.maps import iteration
 
 rates = st.floats(np.log(1e-3), np.log(10)).map(lambda x: float(np.exp(x)))
 
@@ -140,21 +139,6 @@ def test_random_gradients_depend_on_seed_place_and_step_alone():
 def test_bad_values_are_named(make, name):
     with pytest.raises(ValueError, match=name):
         make()
-
-
-@pytest.mark.parametrize(
-    "loop", [kernels.iterate_constant, kernels.iterate_constant_by_fours], ids=lambda f: f.__name__
-)
-def test_the_fast_loops_divide_several_numbers_at_once(loop):
-    norm_map(0.1, 0.1, 2.0, norm=1.0, steps=3)
-    norm_map(0.1, 0.1, 2.0, norm=1.0, steps=3, record_every=4, exact=False)
-    # compiled anew: code from the cache cannot be read
-    fresh = numba.njit(nogil=True, error_model="numpy")(loop.py_func)
-    fresh.compile(loop.signatures[0])
-    code = fresh.inspect_asm(fresh.signatures[0])
-    if "divsd" not in code and "divpd" not in code:
-        pytest.skip("the machine code is not that of x86")
-    assert "divpd" in code
 
 
 class TestThreads:

@@ -9,7 +9,8 @@ import xarray as xr
 
 import simulate
 import theory
-from simulate.period_model import PeriodModel, Trend
+from simulate.period_model import PeriodModel
+from simulate.probe import Trend
 
 REFERENCE = PeriodModel.reference()
 TRACES = Path(__file__).parents[1] / "traces"
