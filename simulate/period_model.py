@@ -27,7 +27,7 @@ from simulate.trajectories.folder import write_json
 from theory import arguments
 from theory.arguments import FloatArray, learning_rate, one_real, weight_decay, whole_number
 
-REACH = 30.0  # down to this share of the largest ηλ of a probe its predictions were compared with training
+REACH = 30.0  # predictions are given without a warning down to this share of the largest ηλ of a probe
 _WALKERS = 16
 _FARTHEST = 1e6  # from here the model comes back to its range without an overflow
 _LOOKS = 100  # looks of the period finder per relaxation 1/ηλ: those it asks for
@@ -259,7 +259,7 @@ class PeriodModel:
 
     @property
     def calibrated_range(self) -> tuple[float, float]:
-        """Least and largest ηλ at which predictions of such models were compared with training."""
+        """Least and largest ηλ of predictions without a warning; the reference was compared down to a tenth."""
         rates = [segment.intrinsic_lr for segment in self.segments]
         return max(rates) / REACH, max(rates)
 
