@@ -118,6 +118,7 @@ def iterate_oscillation(
     down, decay, growth, power = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
     high, low, low_at, change = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
     falling, rising, ready = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
+    slow = np.empty(_BLOCK, dtype=np.bool_)
     for first in range(0, count, _BLOCK):
         size = min(_BLOCK, count - first)
         small, next_end, unfinished = True, np.inf, size
@@ -130,7 +131,8 @@ def iterate_oscillation(
                 next_end = min(next_end, one[UNTIL])
             down[j], decay[j] = constants[first + j, LOG_SHRINK], constants[first + j, LOSS_DECAY]
             growth[j], power[j] = constants[first + j, GROWTH], constants[first + j, HAZARD_POWER]
-            small = small and -4.0 * down[j] < _NEAR and -4.0 * down[j] * abs(power[j]) < _SMALL
+            slow[j] = -4.0 * down[j] < _NEAR and -4.0 * down[j] * abs(power[j]) < _SMALL
+            small = small and slow[j]
             if statistics.shape[0] > 0:
                 seen = statistics[first + j]
                 high[j], low[j], low_at[j] = seen[HIGH], seen[LOW], seen[LOW_AT]
@@ -200,8 +202,9 @@ def iterate_oscillation(
                     hazard[j] += calm[j] * loss[j] * rate[j] if log_norm[j] <= ready[j] else 0.0
                     moved = calm[j] * (grown + down[j])
                     loss[j] = loss[j] / (1.0 + calm[j] * decay[j] * turn)
-                    effective_lr[j] *= np.exp(-2.0 * moved)
-                    rate[j] *= np.exp(-2.0 * power[j] * moved)
+                    # each walker by its own rule, so that it does the same beside any others
+                    effective_lr[j] *= _exp_near(-2.0 * moved) if slow[j] else np.exp(-2.0 * moved)
+                    rate[j] *= _exp(-2.0 * power[j] * moved) if slow[j] else np.exp(-2.0 * power[j] * moved)
                     change[j] = moved + climb[j]
                     log_norm[j] += change[j]
                     broke |= np.int64(hazard[j] > threshold[j])

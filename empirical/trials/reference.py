@@ -43,4 +43,6 @@ def calibrate_reference(runs: Path, target: Path) -> simulate.PeriodModel:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m empirical.trials.reference RUNS MODEL.json")
     calibrate_reference(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -114,6 +114,27 @@ def test_start_norm_and_batches():
     np.testing.assert_array_equal(rest.final_oscillation, run.final_oscillation)
 
 
+def test_walkers_do_the_same_beside_faster_ones():
+    # ηλ = 0.2 takes exp from the library, which the others must not notice
+    wd = np.array([0.02, 0.004, 0.4, 0.01])
+    with pytest.warns(UserWarning, match="outside the range"):
+        mixed = simulate.oscillate(0.5, wd, steps=4000, seed=1)
+    slow = simulate.oscillate(0.5, wd[:2], steps=4000, seed=1)
+    np.testing.assert_array_equal(mixed.norm[:2], slow.norm)
+    np.testing.assert_array_equal(mixed.loss[:2], slow.loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "wd", "law_error", "model_error"), [("5e-3", 0.01, 0.05, 0.06), ("1e-3", 0.002, 0.06, 0.15)]
+)
+def test_runs_it_has_not_seen(name, wd, law_error, model_error):
+    # the figures of docs/mathematics.md §5; the mean of the run is itself known to 2 and 5 %
+    measured = simulate.find_periods(simulate.load(TRACES / f"convnet_{name}.zarr").assign_attrs(lr=0.5, wd=wd))
+    assert measured.count > 70
+    assert REFERENCE.period(0.5, wd, periods=5000).mean == pytest.approx(measured.mean, rel=model_error)
+    assert REFERENCE.law.period(0.5, wd) == pytest.approx(measured.mean, rel=law_error)
+
+
 def test_starts_far_away_come_back():
     run = simulate.oscillate(0.5, 0.02, steps=4000, norm=np.array([1e-6, 7e5]))
     assert all(np.isfinite(run[name]).all() for name in ("norm", "loss", "grad_norm", "effective_lr", "rotation"))
