@@ -142,9 +142,9 @@ def train(
     steps: Annotated[int, typer.Option(help="Number of updates.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
     data_seed: Annotated[int | None, typer.Option(help="Of the order of the data; default: the seed.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16 (matrix products only).")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "cpu",
-    engine: Annotated[str, typer.Option(help="auto, eager or kernel.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, eager, kernel, replicas or compiled.")] = "auto",
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
 ) -> None:
     """Train a network and measure every step; simulate.load(out) opens the trajectory, also while it runs."""

@@ -17,8 +17,8 @@ MODELS = {"mlp": 64, "convnet": 8}  # and their default widths
 DATASETS = ("digits",)
 NORMALIZATIONS = ("batch", "none")
 SAMPLINGS = ("without_replacement", "with_replacement")
-DTYPES = ("float32", "float64")
-ENGINES = ("auto", "eager", "kernel")
+DTYPES = ("float32", "float64", "bfloat16")
+ENGINES = ("auto", "eager", "kernel", "replicas", "compiled")
 CUSTOM = "custom"
 
 # Not part of a run's identity: a longer run continues a shorter one, wherever it runs.
@@ -48,11 +48,14 @@ class RunConfig:
     sampling : "without_replacement" (reshuffled each epoch, incomplete batches dropped) or "with_replacement".
     steps : number of updates.
     seed, data_seed : of the initial trained weights and of the order of the data; `data_seed` defaults to `seed`.
-    dtype : "float32" or "float64".
+    dtype : "float32", "float64", or "bfloat16": weights in float32, matrix products in bfloat16, which is fast on
+        processors made for it. The last changes the loss by rounding, so see that its periods are those of float32.
     device : "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.
-    engine : "eager", plain autograd, for every network; "kernel", compiled code for the fully scale-invariant
-        networks with batch normalization, plain SGD and the CPU, several times as fast; "auto" takes the fastest that
-        can train the network. A run's folder and trajectory name the one that was used; results differ by rounding.
+    engine : "eager", plain autograd, the reference for all others; "kernel", compiled code for the fully
+        scale-invariant networks with batch normalization, plain SGD and the CPU, several times as fast; "replicas",
+        PyTorch's fused layers, on a GPU replayed as one graph; "compiled", `torch.compile`, which needs a compiler;
+        "auto" takes the kernel where it is the fastest, else "replicas". A run's folder and trajectory name the one
+        that was used; results differ by rounding.
     evaluate_every : steps between evaluations on the whole training and test set; one more follows the last step.
 
     Raises
@@ -132,6 +135,11 @@ class RunConfig:
     def resolved_width(self) -> int | None:
         """The width, with the model's default filled in; None for a custom model."""
         return self.width if self.width is not None else MODELS.get(self.model)
+
+    @property
+    def weight_dtype(self) -> str:
+        """Type of the weights, whatever that of the matrix products."""
+        return "float32" if self.dtype == "bfloat16" else self.dtype
 
     @property
     def resolved_data_seed(self) -> int:

@@ -52,4 +52,4 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
                 "data must be images (samples, colours, height, width) of at least 4×4 for model='convnet', "
                 f"got inputs of shape {tuple(inputs.shape)}"
             )
-    return network.to(getattr(torch, config.dtype))
+    return network.to(getattr(torch, config.weight_dtype))

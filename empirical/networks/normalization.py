@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 
 class BatchNorm(nn.Module):
@@ -60,6 +61,37 @@ class BatchNorm(nn.Module):
         if self.gamma is None or self.beta is None:
             return normalized
         return normalized * self.gamma.reshape(shape) + self.beta.reshape(shape)
+
+
+class FusedBatchNorm(BatchNorm):
+    """The same layer by PyTorch's fused code: faster, right in values and first derivatives only.
+
+    Examples
+    --------
+    >>> normalized = FusedBatchNorm(3, eps=1e-12)(torch.arange(12.0).reshape(4, 3))
+    >>> normalized.mean(0).abs().max().item() < 1e-6
+    True
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the normalized input of shape (batch, channels, …)."""
+        if not self.training or self.recording:
+            return super().forward(inputs)
+        return batch_norm(inputs, None, None, self.gamma, self.beta, training=True, eps=self.eps)
+
+
+def with_fused_layers(model: nn.Module) -> nn.Module:
+    """Turn every `BatchNorm` of a model into a `FusedBatchNorm`, in place; return the model.
+
+    Examples
+    --------
+    >>> with_fused_layers(nn.Sequential(nn.Linear(2, 3), BatchNorm(3)))[1]
+    FusedBatchNorm()
+    """
+    for module in model.modules():
+        if type(module) is BatchNorm:
+            module.__class__ = FusedBatchNorm
+    return model
 
 
 @contextmanager

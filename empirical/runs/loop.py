@@ -193,7 +193,7 @@ class _Setup:
 
 def _prepare(config: RunConfig, model: nn.Module | None, data: Any) -> _Setup:
     """Check everything and build what is trained, before anything is written."""
-    device, dtype = _device(config.device), getattr(torch, config.dtype)
+    device, dtype = _device(config.device), getattr(torch, config.weight_dtype)
     for name, given, own in (("model", model, config.model), ("data", data, config.dataset)):
         if given is None and own == CUSTOM:
             raise ValueError(f"{name} must be given, the run was made with one of the user's own; got None")
@@ -218,9 +218,10 @@ def _prepare(config: RunConfig, model: nn.Module | None, data: Any) -> _Setup:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name in grouped)
     layout = Layout.of(network, groups)
-    problem = Problem(network, layout, held.inputs, held.targets, config.optimizer)
+    autocast = torch.bfloat16 if config.dtype == "bfloat16" else None
+    problem = Problem(network, layout, held.inputs, held.targets, config.optimizer, autocast)
     if config.engine == "auto":
-        config = dataclasses.replace(config, engine=chosen_engine(problem))
+        config = dataclasses.replace(config, engine=chosen_engine(problem, config.batch_size))
     # refuses a network that it cannot train
     ENGINES[config.engine](problem)
     if config.init_norm is not None:
@@ -335,7 +336,7 @@ def _advance(
             started = time.perf_counter()
             count = min(piece, config.steps - step, every - step % every)
             state, rows = engine.advance(state, _hyper(config, step, count), _batches(setup, step, count))
-            sound, trouble = _sound_rows(rows[0], config.dtype)
+            sound, trouble = _sound_rows(rows[0], config.weight_dtype)
             folder.append(rows[0, :sound])
             step += sound
             if trouble:

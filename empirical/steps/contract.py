@@ -66,13 +66,33 @@ class Layout:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained: a network, its layout, the training samples, the optimizer."""
+    """What is trained: a network, its layout, the training samples, the optimizer.
+
+    With `autocast` the matrix products of the network are done in that type; the weights keep theirs.
+    """
 
     model: nn.Module
     layout: Layout
     inputs: Tensor
     targets: Tensor
     optimizer: theory.Optimizer
+    autocast: torch.dtype | None = None
+
+    def precision(self) -> torch.autocast:
+        """Context in which the network has to be called.
+
+        Examples
+        --------
+        >>> model = nn.Linear(3, 2)
+        >>> layout, one = Layout.of(model, {}), torch.zeros(1, 3)
+        >>> problem = Problem(model, layout, one, torch.zeros(1), theory.SGD(), autocast=torch.bfloat16)
+        >>> with problem.precision():
+        ...     problem.model(problem.inputs).dtype
+        torch.bfloat16
+        """
+        return torch.autocast(
+            self.inputs.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        )
 
 
 @dataclass(frozen=True)

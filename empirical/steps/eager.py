@@ -59,7 +59,9 @@ class EagerEngine:
             for t in range(steps):
                 batch = indices[k, t]
                 gradient.zero_()
-                loss = cross_entropy(replica.model(inputs[batch]), targets[batch])
+                with self.problem.precision():
+                    scores = replica.model(inputs[batch])
+                loss = cross_entropy(scores.to(flat.dtype), targets[batch])
                 loss.backward()
                 with torch.no_grad():
                     losses[k, t] = loss.detach()

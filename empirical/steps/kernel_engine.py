@@ -42,6 +42,9 @@ _CONVNET = [
     ("head", nn.Linear),
 ]
 
+# Where PyTorch's convolutions begin to win, measured on two kinds of processors.
+_FEW_CHANNELS, _FITS_CACHE = 64, 2**20
+
 
 class KernelEngine:
     """Steps of `networks.mlp` and `networks.convnet` with batch normalization and a frozen head, without a dispatcher.
@@ -135,11 +138,39 @@ def obstacle(problem: Problem) -> str:
         return "its normalizations differ"
     if repr(problem.optimizer) != repr(theory.SGD()):
         return f"the optimizer is {problem.optimizer!r}, not SGD()"
+    if problem.autocast is not None:
+        return f"its matrix products are in {problem.autocast}"
     if inputs.device.type != "cpu":
         return f"the device is {inputs.device}, not the cpu"
     if inputs.dtype not in (torch.float32, torch.float64) or {p.dtype for p in model.parameters()} != {inputs.dtype}:
         return "its numbers are not all float32 or all float64"
     return ""
+
+
+def is_fastest(problem: Problem, batch_size: int) -> bool:
+    """Tell whether the compiled steps can train a problem, and no other engine is faster.
+
+    PyTorch's convolutions win where there are many channels, or where a layer's output does not fit the cache.
+
+    Examples
+    --------
+    >>> from empirical.networks.convnet import convnet
+    >>> from empirical.steps.contract import Layout
+    >>> def wins(width, pixels):
+    ...     model = convnet((1, pixels, pixels), 3, width=width, normalization="batch", eps=1e-12, scale_invariant=True)
+    ...     layout = Layout.of(model, {name: (name,) for name in ("conv1.weight", "conv2.weight", "conv3.weight")})
+    ...     images, classes = torch.zeros(64, 1, pixels, pixels), torch.zeros(64).long()
+    ...     return is_fastest(Problem(model, layout, images, classes, theory.SGD()), batch_size=64)
+    >>> wins(8, 8), wins(64, 8), wins(32, 32)
+    (True, False, False)
+    """
+    if obstacle(problem):
+        return False
+    if _parts(problem.model) == _MLP:
+        return True
+    widest = problem.model.get_parameter("conv2.weight").shape[0]
+    height, breadth = problem.inputs.shape[2:]
+    return widest <= _FEW_CHANNELS and widest * height * breadth * batch_size <= _FITS_CACHE
 
 
 def _parts(model: nn.Module) -> list[tuple[str, type[nn.Module]]]:

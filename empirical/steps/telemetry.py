@@ -21,9 +21,9 @@ def scalar_products(vectors: Tensor, slices: Sequence[slice], products: Tensor) 
 
     Parameters
     ----------
-    vectors : float64 of shape (3, weights): weights before the step, loss gradient there, change by the step.
+    vectors : float64 of shape (…, 3, weights): weights before the step, loss gradient there, change by the step.
     slices : one for each group.
-    products : float64 of shape (groups, 3, 3), takes the result.
+    products : float64 of shape (…, groups, 3, 3), takes the result.
 
     Examples
     --------
@@ -34,8 +34,8 @@ def scalar_products(vectors: Tensor, slices: Sequence[slice], products: Tensor) 
     [25.0, 4.0, -4.0]
     """
     for group, part in enumerate(slices):
-        own = vectors[:, part]
-        torch.mm(own, own.T, out=products[group])
+        own = vectors[..., part]
+        torch.matmul(own, own.mT, out=products[..., group, :, :])
 
 
 def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:

@@ -1,6 +1,12 @@
+import copy
+import dataclasses
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 import theory
@@ -8,7 +14,8 @@ from empirical.config import RunConfig
 from empirical.data import batch_indices, load_data
 from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network
-from empirical.steps import ENGINES, Hyper, Layout, Problem, State, chosen_engine
+from empirical.steps import ENGINES, Hyper, Layout, Problem, ReplicaEngine, State, chosen_engine, replicas
+from empirical.steps.compiled import compiler_trouble
 
 LR, WD, STEPS = 0.3, 0.05, 12
 
@@ -32,7 +39,18 @@ def batches(steps, *data_seeds):
     return torch.as_tensor(np.stack(rows))
 
 
-@pytest.fixture(params=ENGINES.values(), ids=ENGINES)
+class CapturedEngine(ReplicaEngine):
+    """The steps that a GPU captures, run without capture."""
+
+    def _is_captured(self):
+        return True
+
+
+# compiling takes long, and has tests of its own below
+KINDS = {name: kind for name, kind in ENGINES.items() if name != "compiled"} | {"captured": CapturedEngine}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def engine(request):
     def made(task):
         try:
@@ -103,21 +121,6 @@ def test_arguments_are_not_changed(engine):
     assert torch.equal(State.of(task).weights, before)
 
 
-def test_replicas_are_independent_runs(engine):
-    task = problem()
-    one = State.of(task)
-    seeds, scales = (1, 2, 3), torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
-    many = State(one.weights * scales[:, None], {n: b.repeat(3, *[1] * (b.ndim - 1)) for n, b in one.buffers.items()})
-    settings = hyper(STEPS, replicas=3)
-    settings.lr[1] = 0.1
-    state, rows = engine(task).advance(many, settings, batches(STEPS, *seeds))
-    for k, seed in enumerate(seeds):
-        own = Hyper(settings.lr[k : k + 1], settings.lr[k : k + 1], settings.wd[k : k + 1])
-        alone, alone_rows = engine(task).advance(State(many.weights[k : k + 1], one.buffers), own, batches(STEPS, seed))
-        torch.testing.assert_close(state.weights[k], alone.weights[0], rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(rows[k]["loss"], alone_rows[0]["loss"], rtol=1e-9)
-
-
 def test_other_weights_move_with_their_own_rate(engine):
     task = problem(scale_invariant=False)
     state, _ = engine(task).advance(State.of(task), hyper(STEPS, other=0.0), batches(STEPS))
@@ -165,40 +168,180 @@ def one_step(name, task, indices):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
 @pytest.mark.parametrize("eps", [1e-12, 1e-3])
 @pytest.mark.parametrize(("model", "width"), [("mlp", 8), ("convnet", 8), ("convnet", 3)])
-def test_the_compiled_step_is_the_eager_one(model, width, dtype, tolerance, eps):
+@pytest.mark.parametrize("fast", ["kernel", "replicas"])
+def test_the_fast_step_is_the_eager_one(fast, model, width, dtype, tolerance, eps):
     for seed in range(5):
-        task = problem(model, dtype=dtype, norm_eps=eps, seed=seed, width=width)
-        indices = batches(1, seed)
-        (eager, rows), (compiled, compiled_rows) = (one_step(name, task, indices) for name in ("eager", "kernel"))
-        assert (eager - compiled).norm() <= tolerance * eager.norm()
-        for name in rows.dtype.names:
-            # the defect is all rounding
-            margin = {"atol": 1e-5 if dtype == "float32" else 1e-12} if "defect" in name else {"rtol": 10 * tolerance}
-            np.testing.assert_allclose(compiled_rows[name], rows[name], **{"rtol": 0, **margin})
+        check_the_step(fast, problem(model, dtype=dtype, norm_eps=eps, seed=seed, width=width), seed, tolerance)
+
+
+def check_the_step(fast, task, seed, tolerance):
+    indices = batches(1, seed)
+    (eager, rows), (other, other_rows) = (one_step(name, task, indices) for name in ("eager", fast))
+    assert (eager - other).norm() <= tolerance * eager.norm()
+    for name in rows.dtype.names:
+        # the defect is all rounding
+        margin = {"atol": tolerance} if "defect" in name else {"rtol": 10 * tolerance}
+        np.testing.assert_allclose(other_rows[name], rows[name], **{"rtol": 0, **margin})
+
+
+def repeated(state, scales):
+    """Replicas of one state, their weights scaled."""
+    scales = torch.tensor(scales, dtype=state.weights.dtype)
+
+    def rows(values):
+        return values.repeat(len(scales), *(1 for _ in values.shape[1:]))
+
+    return State(
+        rows(state.weights) * scales[:, None],
+        {name: rows(buffer) for name, buffer in state.buffers.items()},
+        tuple(rows(slot) for slot in state.slots),
+    )
+
+
+def check_replicas(kind, task, scales, rates, rtol=1e-8):
+    many, one = repeated(State.of(task), scales), State.of(task)
+    lr = torch.tensor(rates, dtype=torch.float64)[:, None].expand(-1, STEPS)
+    decay = torch.linspace(0.01, 0.05, len(scales), dtype=torch.float64)
+    indices = batches(STEPS, *range(len(scales)))
+    state, rows = kind(task).advance(many, Hyper(lr, lr, decay), indices)
+    for k in range(len(scales)):
+        part = slice(k, k + 1)
+        start = State(many.weights[part], one.buffers, one.slots)
+        alone, alone_rows = ENGINES["eager"](task).advance(start, Hyper(lr[part], lr[part], decay[part]), indices[part])
+        torch.testing.assert_close(state.weights[k], alone.weights[0], rtol=rtol, atol=rtol / 1000)
+        for name in ("loss", "norm", "grad_norm", "rotation", "group_norm"):
+            np.testing.assert_allclose(rows[name][k], alone_rows[name][0], rtol=10 * rtol)
+        for name, buffer in alone.buffers.items():
+            torch.testing.assert_close(state.buffers[name][k], buffer[0], equal_nan=True)
+
+
+@pytest.mark.parametrize("optimizer", [theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=1)], ids=repr)
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
+def test_replicas_of_any_lr_and_wd_are_runs_of_their_own(engine, model, optimizer):
+    task, rates = problem(model, optimizer=optimizer, width=4), np.array([0.3, 0.1, 0.05])
+    if isinstance(optimizer, theory.AdamW):
+        # it divides by the size of the gradient, which makes the rounding of a vanishing one visible
+        check_replicas(engine, task, [1.0, 2.0, 0.5], 0.1 * rates, rtol=1e-5)
+    else:
+        check_replicas(engine, task, [1.0, 2.0, 0.5], rates)
+
+
+def test_replicas_keep_their_own_running_statistics():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10)).double()
+    data = load_data("digits", torch.float64, torch.device("cpu"))
+    task = Problem(net, Layout.of(net, {"w": ("1.weight",)}), data.inputs, data.targets, theory.SGD())
+    for kind in (ReplicaEngine, CapturedEngine):
+        check_replicas(kind, task, [1.0, 2.0, 0.5], [0.3, 0.1, 0.05])
+
+
+def test_more_steps_than_the_buffers_of_a_captured_step_hold():
+    task = problem()
+    steps = 2 * replicas._CAPACITY + 3
+    (one, rows), (two, other_rows) = (
+        kind(task).advance(State.of(task), hyper(steps), batches(steps)) for kind in (ReplicaEngine, CapturedEngine)
+    )
+    assert torch.equal(one.weights, two.weights)
+    assert rows.tobytes() == other_rows.tobytes()
+
+
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
+def test_bfloat16_is_close_to_float32_and_leaves_the_weights_alone(model):
+    full = problem(model, dtype="float32")
+    half = dataclasses.replace(full, autocast=torch.bfloat16)
+    indices = batches(1)
+    (exact, rows), *others = (
+        ENGINES[name](task).advance(State.of(task), hyper(1), indices)
+        for name, task in (("eager", full), ("eager", half), ("replicas", half))
+    )
+    for state, own in others:
+        assert state.weights.dtype == torch.float32
+        assert not torch.equal(state.weights, exact.weights)
+        # 8 bits
+        np.testing.assert_allclose(own["loss"], rows["loss"], rtol=2e-2)
+        np.testing.assert_allclose(own["grad_norm"], rows["grad_norm"], rtol=1e-1)
+    with pytest.raises(ValueError, match=r"its matrix products are in torch\.bfloat16"):
+        ENGINES["kernel"](half)
+
+
+@pytest.fixture
+def _needs_a_compiler():
+    if compiler_trouble("cpu"):
+        pytest.skip(compiler_trouble("cpu"))
+
+
+@pytest.mark.usefixtures("_needs_a_compiler")
+def test_the_compiled_engine_is_the_eager_one():
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
+        check_the_step("compiled", problem(dtype=dtype), 0, tolerance)
+    check_replicas(ENGINES["compiled"], problem(optimizer=theory.SGD(momentum=0.9)), [1.0, 2.0], [0.3, 0.1])
+    check_replicas(ENGINES["compiled"], problem(scale_invariant=False), [1.0], [0.3])
+
+
+@pytest.mark.usefixtures("_needs_a_compiler")
+@pytest.mark.acceptance
+def test_the_compiled_engine_is_the_eager_one_for_a_convnet():
+    check_the_step("compiled", problem("convnet", dtype="float32"), 0, 1e-5)
+    check_replicas(ENGINES["compiled"], problem("convnet"), [1.0, 2.0], [0.3, 0.1])
+
+
+def test_the_compiled_engine_refuses_what_it_cannot_train():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)).double()
+    task = dataclasses.replace(problem(), model=net, layout=Layout.of(net, {}))
+    with pytest.raises(ValueError, match=r"got 'compiled', but training may change its buffer '2\.running_mean'"):
+        ENGINES["compiled"](task)
+
+
+def test_the_compiled_engine_is_refused_by_name_where_there_is_no_compiler(tmp_path):
+    code = (
+        "import empirical\n"
+        "try: empirical.train(empirical.RunConfig(lr=0.1, wd=0.1, steps=1, engine='compiled'))\n"
+        "except ValueError as error: print(error)"
+    )
+    nowhere = {"CXX": str(tmp_path / "none"), "PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True)
+    assert "got 'compiled', but torch.compile does not work on this machine" in done.stdout, done.stderr
 
 
 def test_the_fastest_engine_is_chosen_and_others_are_refused_by_name():
-    assert chosen_engine(problem()) == chosen_engine(problem("convnet")) == "kernel"
+    assert chosen_engine(problem(), 64) == chosen_engine(problem("convnet"), 64) == "kernel"
     for other in (
         problem(scale_invariant=False),
         problem(optimizer=theory.SGD(momentum=0.9)),
         problem(scale_invariant=False, normalization="none"),
     ):
-        assert chosen_engine(other) == "eager"
+        assert chosen_engine(other, 64) == "replicas"
         with pytest.raises(ValueError, match="got 'kernel', but"):
             ENGINES["kernel"](other)
     look_alike = problem()
     look_alike.model.relu1 = torch.nn.GELU()
-    assert chosen_engine(look_alike) == "eager"
+    assert chosen_engine(look_alike, 64) == "replicas"
     look_alike = problem("convnet")
     look_alike.model.conv2.stride = (2, 2)
-    assert chosen_engine(look_alike) == "eager"
+    assert chosen_engine(look_alike, 64) == "replicas"
 
 
-def test_a_loss_that_overflows_is_not_hidden():
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
+def test_a_gpu_makes_the_steps_of_the_processor(model):
+    here = problem(model)
+    net = copy.deepcopy(here.model).cuda()
+    there = dataclasses.replace(here, model=net, inputs=here.inputs.cuda(), targets=here.targets.cuda())
+    many = repeated(State.of(here), [1.0, 2.0, 0.5])
+    moved = State(many.weights.cuda(), {name: buffer.cuda() for name, buffer in many.buffers.items()})
+    indices, settings = batches(STEPS, 1, 2, 3), hyper(STEPS, replicas=3)
+    slow, rows = ReplicaEngine(here).advance(many, settings, indices)
+    # the second call replays what the first has captured
+    engine = ReplicaEngine(there)
+    for _ in range(2):
+        fast, other_rows = engine.advance(moved, settings, indices.cuda())
+        torch.testing.assert_close(fast.weights.cpu(), slow.weights, rtol=1e-8, atol=1e-11)
+        np.testing.assert_allclose(other_rows["grad_norm"], rows["grad_norm"], rtol=1e-7)
+
+
+def test_a_loss_that_overflows_is_not_hidden(engine):
     task = problem(dtype="float32")
     state = State.of(task)
     state.weights[:] = torch.inf
-    for name in ENGINES:
-        _, rows = ENGINES[name](task).advance(state, hyper(2), batches(2))
-        assert not np.isfinite(rows["loss"]).any()
+    _, rows = engine(task).advance(state, hyper(2), batches(2))
+    assert not np.isfinite(rows["loss"]).any()

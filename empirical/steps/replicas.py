@@ -1,0 +1,258 @@
+"""Training steps of many replicas in one pass of PyTorch's fused layers; on a GPU, captured once and replayed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+from torch.nn.functional import cross_entropy
+
+from empirical.networks.normalization import with_fused_layers
+from empirical.steps.contract import Hyper, Problem, State
+from empirical.steps.telemetry import CHANGE, GRADIENT, WEIGHTS, records, scalar_products
+
+# Steps that one filling of the buffers of a captured step serves.
+_CAPACITY = 256
+# Weights that a processor updates and measures together, few enough for its cache.
+_IN_CACHE = 2**16
+
+
+class ReplicaEngine:
+    """All replicas in the same tensors: one step costs as many calls of PyTorch for a hundred networks as for one.
+
+    One replica is a plain module with PyTorch's fused normalization and channels-last images; several go through
+    `torch.func.vmap`. Nothing inside a call waits for the device.
+
+    Examples
+    --------
+    >>> import theory
+    >>> from empirical.steps.contract import Layout
+    >>> model = torch.nn.Linear(3, 2, bias=False)
+    >>> problem = Problem(model, Layout.of(model, {"weight": ("weight",)}), torch.randn(8, 3), torch.zeros(8).long(),
+    ...                   theory.SGD())
+    >>> one = State.of(problem)
+    >>> state = State(one.weights.repeat(4, 1), {})
+    >>> rates = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).expand(4, 5)
+    >>> state, rows = ReplicaEngine(problem).advance(state, Hyper(rates, rates, torch.zeros(4)),
+    ...                                              torch.zeros(4, 5, 6).long())
+    >>> rows.shape
+    (4, 5)
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        inputs = problem.inputs
+        if inputs.ndim == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        self._problem, self._inputs = problem, inputs
+        self._replicas: dict[int, Replicas] = {}
+        self._captured: dict[tuple[int, ...], _CapturedStep] = {}
+
+    def advance(self, state: State, hyper: Hyper, indices: Tensor) -> tuple[State, npt.NDArray[Any]]:
+        """Make the steps of `indices` (K, steps, batch); see `Engine.advance`."""
+        count, steps = indices.shape[:2]
+        if count not in self._replicas:
+            self._replicas[count] = self._new_replicas(count)
+        replicas = self._replicas[count]
+        replicas.load(state)
+        device, dtype = self._inputs.device, replicas.weights.dtype
+        batches = indices.transpose(0, 1)
+        rates, other_rates = (
+            values[:, :steps].T.to(device=device, dtype=dtype)[..., None].contiguous()
+            for values in (hyper.lr, hyper.other_lr)
+        )
+        replicas.decay.copy_(hyper.wd[:, None])
+        groups = len(self._problem.layout.groups)
+        products = torch.empty(steps, count, groups, 3, 3, dtype=torch.float64, device=device)
+        losses = torch.empty(steps, count, dtype=torch.float64, device=device)
+        if self._is_captured():
+            shape = (count, indices.shape[2])
+            if shape not in self._captured:
+                self._captured[shape] = _CapturedStep(replicas, *shape, groups)
+            self._captured[shape].run(batches, rates, other_rates, products, losses)
+        else:
+            for t in range(steps):
+                replicas.step(batches[t], rates[t], other_rates[t], products[t], losses[t])
+        rows = records(
+            products.transpose(0, 1).cpu().numpy(), losses.T.cpu().numpy(), hyper.lr[:, :steps].cpu().numpy()
+        )
+        return replicas.state(), rows
+
+    def _is_captured(self) -> bool:
+        return self._inputs.device.type == "cuda"
+
+    def _new_replicas(self, count: int) -> Replicas:
+        return Replicas(self._problem, self._inputs, count)
+
+
+class Replicas:
+    """What the steps of K replicas work on; the tensors stay in place, so that a step can be captured."""
+
+    def __init__(self, problem: Problem, inputs: Tensor, count: int, *, fused: bool = True) -> None:
+        layout, device = problem.layout, inputs.device
+        start = State.of(problem)
+        self.count, self.problem, self.inputs = count, problem, inputs
+        model = copy.deepcopy(problem.model).train()
+        self.model = with_fused_layers(model) if fused else model
+        self.weights = start.weights.repeat(count, 1)
+        self._gradient = torch.zeros_like(self.weights)
+        self.slots = tuple(slot.repeat(count, 1) for slot in start.slots)
+        self._buffers = {
+            name: buffer.repeat(count, *(1 for _ in buffer.shape[1:])) for name, buffer in start.buffers.items()
+        }
+        others = torch.arange(layout.size, device=device) >= layout.measured
+        self._others = others if layout.measured < layout.size else None
+        at_once = count if device.type == "cuda" else max(1, _IN_CACHE // max(layout.size, 1))
+        self._parts = [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
+        self._vectors = torch.empty(min(at_once, count), 3, layout.measured, dtype=torch.float64, device=device)
+        self.decay = torch.empty(count, 1, dtype=self.weights.dtype, device=device)
+        self._leaves: dict[str, Tensor] = {}
+        self._slopes: dict[str, Tensor] = {}
+        parameters = dict(self.model.named_parameters())
+        for name, (place, shape) in layout.places.items():
+            value = self.weights[:, place].view(count, *shape)
+            slope = self._gradient[:, place].view(count, *shape)
+            if count == 1:
+                parameters[name].data, parameters[name].grad = value[0], slope[0]
+            else:
+                self._leaves[name] = value.requires_grad_()
+                self._slopes[name] = slope
+
+    def load(self, state: State) -> None:
+        """Begin from a state."""
+        for own, new in ((self.weights, state.weights), *zip(self.slots, state.slots, strict=True)):
+            own.data.copy_(new)
+        for name, buffer in self.model.named_buffers() if self.count == 1 else self._buffers.items():
+            buffer.copy_(state.buffers[name][0] if self.count == 1 else state.buffers[name])
+
+    def state(self) -> State:
+        """Return a copy of the state."""
+        buffers = self._buffers
+        if self.count == 1:
+            buffers = {name: buffer[None] for name, buffer in self.model.named_buffers()}
+        return State(
+            self.weights.detach().clone(),
+            {name: buffer.detach().clone() for name, buffer in buffers.items()},
+            tuple(slot.clone() for slot in self.slots),
+        )
+
+    def step(self, batch: Tensor, rate: Tensor, other_rate: Tensor, products: Tensor, losses: Tensor) -> None:
+        """Make one step of each replica.
+
+        `batch` (K, samples), `rate` and `other_rate` (K, 1); `products` (K, groups, 3, 3) and `losses` (K,) take the
+        telemetry.
+        """
+        loss = self.loss(batch)
+        if self.count == 1:
+            self._gradient.zero_()
+            loss.sum().backward()
+        else:
+            found = torch.autograd.grad(loss.sum(), list(self._leaves.values()), allow_unused=True)
+            for own, new in zip(self._slopes.values(), found, strict=True):
+                if new is None:
+                    own.zero_()
+                else:
+                    own.copy_(new)
+        with torch.no_grad():
+            losses.copy_(loss.detach())
+            self.update(rate, other_rate, products)
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Mini-batch loss of each replica, shape (K,)."""
+        targets, samples = self.problem.targets[batch].reshape(-1), batch.shape[1]
+        with self.problem.precision():
+            if self.count == 1:
+                scores = self.model(self.inputs[batch[0]])
+            else:
+                scores = vmap(self._scores, randomness="different")(
+                    self._leaves, self._buffers, self.inputs[batch]
+                ).flatten(0, 1)
+        # with the classes before the samples, the loops of the softmax run along the samples
+        columns = scores.to(self.weights.dtype).T.contiguous()
+        each = cross_entropy(columns[None], targets[None], reduction="none")
+        return each.view(self.count, samples).mean(dim=1)
+
+    def _scores(self, leaves: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Any:
+        return functional_call(self.model, (leaves, buffers), (inputs,))
+
+    def rates(self, rate: Tensor, other_rate: Tensor) -> Tensor:
+        """Learning rate of every weight, or the one of all."""
+        return rate if self._others is None else torch.where(self._others, other_rate, rate)
+
+    def update(self, rate: Tensor, other_rate: Tensor, products: Tensor) -> None:
+        """Let the optimizer use the gradient, and measure the step."""
+        measured, groups = self.problem.layout.measured, list(self.problem.layout.groups.values())
+        for part in self._parts:
+            weights, gradient, slots = self.weights[part], self._gradient[part], tuple(s[part] for s in self.slots)
+            vectors = self._vectors[: len(weights)]
+            vectors[:, WEIGHTS] = weights[:, :measured]
+            vectors[:, GRADIENT] = gradient[:, :measured]
+            rates = self.rates(rate[part], other_rate[part])
+            following, changed = self.problem.optimizer.update(weights, gradient, slots, rates, self.decay[part])
+            weights.copy_(following)
+            for own, new in zip(slots, changed, strict=True):
+                own.copy_(new)
+            vectors[:, CHANGE] = weights[:, :measured]
+            vectors[:, CHANGE] -= vectors[:, WEIGHTS]
+            scalar_products(vectors, groups, products[part])
+
+
+class _CapturedStep:
+    """One step as a CUDA graph that finds its place in the buffers by a counter on the device.
+
+    Where there is no GPU the same step is run without capture, which is how it is tested there.
+    """
+
+    def __init__(self, replicas: Replicas, count: int, samples: int, groups: int) -> None:
+        device, dtype = replicas.weights.device, replicas.weights.dtype
+        self._replicas = replicas
+        self._at = torch.zeros(1, dtype=torch.int64, device=device)
+        self._batches = torch.zeros(_CAPACITY, count, samples, dtype=torch.int64, device=device)
+        self._rates, self._other_rates = (torch.zeros(_CAPACITY, count, 1, dtype=dtype, device=device) for _ in "ab")
+        self._products = torch.zeros(_CAPACITY, count, groups, 3, 3, dtype=torch.float64, device=device)
+        self._losses = torch.zeros(_CAPACITY, count, dtype=torch.float64, device=device)
+        self._graph: Any = None
+        if device.type == "cuda":
+            self._capture()
+
+    def _capture(self) -> None:
+        before = self._replicas.state()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            # libraries choose their algorithms and take their memory on the first calls
+            for _ in range(3):
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._step()
+        self._replicas.load(before)
+
+    def _step(self) -> None:
+        replicas, at = self._replicas, self._at
+        batch, rate, other_rate = (b.index_select(0, at)[0] for b in (self._batches, self._rates, self._other_rates))
+        products, losses = torch.empty_like(self._products[0]), torch.empty_like(self._losses[0])
+        replicas.step(batch, rate, other_rate, products, losses)
+        self._products.index_copy_(0, at, products[None])
+        self._losses.index_copy_(0, at, losses[None])
+        self._at += 1
+
+    def run(self, batches: Tensor, rates: Tensor, other_rates: Tensor, products: Tensor, losses: Tensor) -> None:
+        """Make a step for each row of the arguments; the last two take the telemetry."""
+        for start in range(0, len(batches), _CAPACITY):
+            part = slice(start, start + _CAPACITY)
+            count = len(batches[part])
+            for buffer, new in ((self._batches, batches), (self._rates, rates), (self._other_rates, other_rates)):
+                buffer[:count] = new[part]
+            self._at.zero_()
+            for _ in range(count):
+                if self._graph is None:
+                    self._step()
+                else:
+                    self._graph.replay()
+            products[part] = self._products[:count]
+            losses[part] = self._losses[:count]
