@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from empirical.groups import Group as Group
     from empirical.groups import scale_invariant_groups as scale_invariant_groups
     from empirical.measures.monitor import Monitor as Monitor
+    from empirical.runs.folder import StorageError as StorageError
     from empirical.runs.loop import Interrupted as Interrupted
+    from empirical.runs.loop import RunCost as RunCost
     from empirical.runs.loop import load_model as load_model
     from empirical.runs.loop import resume as resume
     from empirical.runs.loop import train as train
@@ -24,6 +26,8 @@ _HOMES = {
     "Interrupted": "empirical.runs.loop",
     "Monitor": "empirical.measures.monitor",
     "RunConfig": "empirical.config",
+    "RunCost": "empirical.runs.loop",
+    "StorageError": "empirical.runs.folder",
     "load_model": "empirical.runs.loop",
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
@@ -36,6 +40,8 @@ __all__ = [
     "Interrupted",
     "Monitor",
     "RunConfig",
+    "RunCost",
+    "StorageError",
     "load_model",
     "resume",
     "scale_invariant_groups",

@@ -19,6 +19,10 @@ app = typer.Typer(
 )
 
 
+# seconds from which a run says beforehand what it will need
+_LONG = 10
+
+
 def _errors_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
     """Turn the errors of a command into one line on stderr and an exit code."""
 
@@ -154,7 +158,12 @@ def train(
     from theory.optimizers import optimizer_named
 
     config = empirical.RunConfig(**{**settings, "optimizer": optimizer_named(optimizer)})
-    trajectory = empirical.train(config, out)
+
+    def announce(cost: empirical.RunCost) -> None:
+        if cost.seconds > _LONG:
+            typer.echo(f"bnwd: this run takes {cost}", err=True)
+
+    trajectory = empirical.train(config, out, announce=announce)
     status = trajectory.status.item()
     typer.echo(f"{'status':<24} {status} after {trajectory.status_step.item()} steps")
     typer.echo(f"{'final norm':<24} {trajectory.final_norm.item():.6g}")

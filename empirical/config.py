@@ -8,6 +8,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 import theory
 from theory.arguments import choice, intrinsic_lr, one_real, real, weight_decay, whole_number
 from theory.optimizers import OPTIMIZERS
@@ -114,7 +116,8 @@ class RunConfig:
         choice("engine", self.engine, ENGINES)
         if self.width is not None:
             whole_number("width", self.width, at_least=1)
-        one_real("norm_eps", self.norm_eps, above=0)
+        # below it ε is nothing, and a channel without variance is divided by zero
+        one_real("norm_eps", self.norm_eps, at_least=float(np.finfo(self.weight_dtype).tiny))
         if not isinstance(self.scale_invariant, bool):
             raise TypeError(f"scale_invariant must be True or False, got {self.scale_invariant!r}")
         if self.scale_invariant and self.normalization == "none" and self.model != CUSTOM:

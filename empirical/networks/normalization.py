@@ -57,7 +57,8 @@ class BatchNorm(nn.Module):
         else:
             centred = inputs - self.mean.reshape(shape)
             variance = self.variance.reshape(shape)
-        normalized = centred * torch.rsqrt(variance + self.eps)
+        # the derivative of rsqrt takes a third power, which overflows float32 long before this does
+        normalized = centred / torch.sqrt(variance + self.eps)
         if self.gamma is None or self.beta is None:
             return normalized
         return normalized * self.gamma.reshape(shape) + self.beta.reshape(shape)

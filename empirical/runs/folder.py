@@ -1,13 +1,18 @@
 """The folder of a run as training writes it; `simulate.load` reads it.
 
-`steps.log` and `evaluations.log` are append-only; everything else is written aside and renamed. A process that is
-killed at any moment loses only the steps since the last checkpoint: resuming cuts the logs back to it.
+`steps.log` and `evaluations.log` are append-only, each record with a check; everything else is written aside and
+renamed. A process that is killed at any moment loses only the steps since the last checkpoint: resuming cuts the logs
+back to it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import math
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import simulate
 from empirical.steps.contract import State
 from simulate.trajectories.contract import COMPLETE, EVALUATIONS, RUNNING
 from simulate.trajectories.folder import (
+    CHECK,
     CONFIG,
     EVALS,
     EVALUATION_RECORD,
@@ -29,13 +34,33 @@ from simulate.trajectories.folder import (
     STATUS,
     STEPS,
     STORE,
+    count_records,
+    evaluation_log,
     read_records,
-    step_record,
+    sealed,
+    step_log,
+    store_run,
     write_json,
-    write_store,
 )
 
 _CHECKPOINTS_KEPT = 2
+
+
+class StorageError(RuntimeError):
+    """The disk refused what a run had to write; what was written before is kept, and the run can be resumed.
+
+    Attributes
+    ----------
+    path : the run folder.
+    reason : of the operating system, such as "No space left on device".
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{reason} while writing {path}; the run can be resumed from there once that is solved")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.reason)
 
 
 class RunFolder:
@@ -81,7 +106,9 @@ class RunFolder:
 
     def begin(self, described: Mapping[str, Any]) -> None:
         """Write (or, for a continued run, renew) the description of the run; it is readable from now on."""
-        self.described = dict(described)
+        # a log keeps the kind of records that it began with
+        are_checked = self.described is None or bool(self.described.get("checked"))
+        self.described = {**described, "checked": are_checked}
         write_json(self.path / CONFIG, self.described)
         # the store of a shorter run would hide the log that grows now
         shutil.rmtree(self.path / STORE, ignore_errors=True)
@@ -96,12 +123,24 @@ class RunFolder:
         """Write the state of the run."""
         write_json(self.path / STATUS, {"status": status, **more})
 
-    def append(self, records: npt.NDArray[Any], evaluation: npt.NDArray[Any] | None = None) -> None:
-        """Append records of steps, and an evaluation after them."""
-        for name, rows in ((STEPS, records), (EVALS, evaluation)):
-            if rows is not None and rows.size:
-                with open(self.path / name, "ab") as file:
-                    file.write(rows.tobytes())
+    def append_steps(self, records: npt.NDArray[Any]) -> None:
+        """Append records of steps."""
+        self._append(STEPS, step_log(self._description), records)
+
+    def append_evaluation(self, record: npt.NDArray[Any]) -> None:
+        """Append an evaluation."""
+        self._append(EVALS, evaluation_log(self._description), record)
+
+    def _append(self, name: str, log: np.dtype[Any], records: npt.NDArray[Any]) -> None:
+        path = self.path / name
+        first = path.stat().st_size // log.itemsize if path.exists() else 0
+        with open(path, "ab") as file:
+            file.write((sealed(records, first) if CHECK in (log.names or ()) else records).tobytes())
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        assert self.described is not None, "begin comes first"
+        return self.described
 
     def save_checkpoint(self, step: int, state: State, random_state: torch.Tensor) -> None:
         """Write a checkpoint after all records of the steps before it are safe; keep the last two."""
@@ -118,8 +157,11 @@ class RunFolder:
             "slots": list(state.slots),
             "random": random_state,
         }
+        content["digest"] = _digest(content)
+        memory = io.BytesIO()
+        torch.save(content, memory)
         with open(aside, "wb") as file:
-            torch.save(content, file)
+            file.write(memory.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, target)
@@ -131,42 +173,85 @@ class RunFolder:
         return checkpoint_files(self.path)
 
     def restore(self, device: torch.device) -> tuple[int, State, torch.Tensor] | None:
-        """Return step, state and random state of the last checkpoint, and cut the logs back to it; None without one."""
-        assert self.described is not None
-        written = read_records(self.path / STEPS, step_record(len(self.described["groups"]))).size
-        for file in reversed(self.checkpoints()):
+        """Return step, state and random state of the last checkpoint, and cut the logs back to it.
+
+        Returns
+        -------
+        None for a run that was killed before its first checkpoint.
+
+        Raises
+        ------
+        ValueError : there are checkpoints, but none is intact.
+        """
+        files = self.checkpoints()
+        written = count_records(self.path / STEPS, step_log(self._description))
+        for file in reversed(files):
             found = read_checkpoint(file, device)
             # records are flushed before their checkpoint is written: a shorter log means a damaged disk, so go back
             if found is not None and found[0] <= written:
                 self._cut(found[0])
                 return found
+        if files:
+            raise ValueError(
+                f"out must hold an intact checkpoint to go on from, but all in {str(self.path)!r} are damaged; "
+                "simulate.load still reads the trajectory, and another folder can take the run from its start"
+            )
         return None
 
     def _cut(self, step: int) -> None:
-        assert self.described is not None
-        record = step_record(len(self.described["groups"]))
         if (self.path / STEPS).exists():
-            os.truncate(self.path / STEPS, step * record.itemsize)
-        kept = read_records(self.path / EVALS, EVALUATION_RECORD)
-        every = self.described["config"]["evaluate_every"]
+            os.truncate(self.path / STEPS, step * step_log(self._description).itemsize)
+        log = evaluation_log(self._description)
+        kept = read_records(self.path / EVALS, log)
+        every = self._description["config"]["evaluate_every"]
         # the extra evaluation after the last step of a shorter run is not part of a longer one
         kept = kept[(kept["eval_step"] <= step) & (kept["eval_step"] % every == 0)]
         aside = self.path / (EVALS + ".partial")
-        aside.write_bytes(kept.tobytes())
+        aside.write_bytes((sealed(kept, 0) if CHECK in (log.names or ()) else kept).tobytes())
         os.replace(aside, self.path / EVALS)
 
     def finish(self, status: str, step: int, message: str = "") -> None:
         """Write the final status, then the trajectory as a labelled store."""
         self.set_status(status, status_step=step, **({"message": message} if message else {}))
-        trajectory = simulate.load(self.path)
-        shutil.rmtree(self.path / STORE, ignore_errors=True)
-        write_store(trajectory, self.path / STORE)
+        store_run(self.path)
+
+    def store(self) -> None:
+        """Write the labelled store of a finished run, if a full disk or a kill has prevented it."""
+        if not (self.path / STORE).is_dir():
+            store_run(self.path)
+
+    def check_space(self, needed: int) -> None:
+        """Refuse to begin what the disk cannot hold.
+
+        Raises
+        ------
+        ValueError : fewer than `needed` bytes are free.
+        """
+        free = shutil.disk_usage(self.path).free
+        if free < needed:
+            raise ValueError(
+                f"out must be on a disk with {in_bytes(needed)} free for this run, got {str(self.path)!r} with "
+                f"{in_bytes(free)}"
+            )
 
     @property
     def is_complete(self) -> bool:
         """Whether the run ended by itself with the number of steps in its description."""
         file = self.path / STATUS
         return file.exists() and json.loads(file.read_text(encoding="utf-8"))["status"] == COMPLETE
+
+
+def in_bytes(count: float) -> str:
+    """Write a number of bytes in readable units.
+
+    Examples
+    --------
+    >>> in_bytes(999), in_bytes(1_500_000)
+    ('999 B', '1.5 MB')
+    """
+    units = ["B", "kB", "MB", "GB", "TB"]
+    power = min(len(units) - 1, int(math.log(max(count, 1), 1000)))
+    return f"{count / 1000**power:.3g} {units[power]}"
 
 
 def checkpoint_files(path: Path) -> list[Path]:
@@ -189,11 +274,23 @@ def read_checkpoint(file: Path, device: torch.device) -> tuple[int, State, torch
     True
     """
     try:
+        # weights_only: whatever the file holds, none of it is executed
         content = torch.load(file, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError):
+        if content.get("digest", "") not in ("", _digest(content)):
+            return None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError):
         return None
     state = State(content["weights"], content["buffers"], tuple(content["slots"]))
     return content["step"], state, content["random"].cpu()
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Hash of all numbers of a checkpoint."""
+    total = hashlib.sha256(repr(content["step"]).encode())
+    named = sorted(content["buffers"].items())
+    for tensor in (content["weights"], *content["slots"], content["random"], *(buffer for _, buffer in named)):
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def check_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

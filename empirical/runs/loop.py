@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,24 @@ from empirical.config import CUSTOM, RunConfig
 from empirical.data import Data, batch_indices, load_data, steps_per_epoch, user_data
 from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network, recorded_statistics
-from empirical.runs.folder import RunFolder, check_same_run, checkpoint_files, new_evaluation, read_checkpoint
+from empirical.runs.folder import (
+    RunFolder,
+    StorageError,
+    check_same_run,
+    checkpoint_files,
+    in_bytes,
+    new_evaluation,
+    read_checkpoint,
+)
 from empirical.runs.signals import stop_requested
 from empirical.steps import ENGINES, Hyper, Layout, Problem, State, chosen_engine
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED, SCHEMA
-from simulate.trajectories.folder import CONFIG
+from simulate.trajectories.folder import CONFIG, EVALUATION_RECORD, checked, step_record
 from theory.schedules import learning_rates
 
 CHECKPOINT_SECONDS = 30.0
+# of steps, from which the time of a run is told
+_MEASURED_SECONDS = 0.2
 # Steps are made in pieces of about this time, so that records and signals never wait longer.
 _PIECE_SECONDS, _FIRST_PIECE = 0.5, 16
 ALL_TRAINED = "all trained weights"
@@ -67,6 +79,7 @@ def train(
     data: Any = None,
     *,
     progress: bool | None = None,
+    announce: Callable[[RunCost], None] | None = None,
 ) -> xr.Dataset:
     """Train a network and measure every step.
 
@@ -79,6 +92,7 @@ def train(
     model : a module of your own instead of `config.model`; it is copied, not changed. Its output must be class scores.
     data : (inputs, targets) or (inputs, targets, test_inputs, test_targets) of your own, targets being class numbers.
     progress : show a progress bar; by default only in a terminal.
+    announce : is called before the first step with what the run will cost, which is measured on some steps for it.
 
     Returns
     -------
@@ -90,6 +104,7 @@ def train(
     ------
     TypeError, ValueError : bad settings, model or data, or a folder that cannot be used; nothing is written then.
     Interrupted : Ctrl-C or SIGTERM; the trace so far and a checkpoint are written first.
+    StorageError : the disk is full, or such; what was written is kept, and the run can be resumed.
 
     Examples
     --------
@@ -101,10 +116,10 @@ def train(
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
     setup = _prepare(config, model, data)
     if out is not None:
-        return _train_in(RunFolder(out), setup, progress)
+        return _train_in(RunFolder(out), setup, progress, announce)
     scratch = tempfile.mkdtemp(prefix="bnwd-")
     try:
-        return _train_in(RunFolder(scratch), setup, progress)
+        return _train_in(RunFolder(scratch), setup, progress, announce)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -279,17 +294,24 @@ def _norm(state: State, layout: Layout) -> float:
     return float(state.weights[0, : layout.measured].double().norm())
 
 
-def _train_in(folder: RunFolder, setup: _Setup, progress: bool | None) -> xr.Dataset:
+def _train_in(
+    folder: RunFolder, setup: _Setup, progress: bool | None, announce: Callable[[RunCost], None] | None
+) -> xr.Dataset:
     try:
         steps = setup.config.steps
         if folder.described is not None:
             check_same_run(folder.described, setup.described, folder.path)
             there = simulate.load(folder.path)
             if there.sizes["step"] > steps or (folder.is_complete and there.sizes["step"] == steps):
+                folder.store()
                 return _first_steps(there, steps)
+            folder.check_space(_space(setup, steps - there.sizes["step"]))
             restored = folder.restore(setup.problem.inputs.device)
         else:
+            folder.check_space(_space(setup, steps))
             restored = None
+        if announce is not None:
+            announce(_cost(setup, steps - (restored[0] if restored else 0)))
         folder.begin(setup.described)
         with torch.random.fork_rng():
             if restored is None:
@@ -297,8 +319,67 @@ def _train_in(folder: RunFolder, setup: _Setup, progress: bool | None) -> xr.Dat
                 restored = (0, State.of(setup.problem), torch.get_rng_state())
             _advance(folder, setup, *restored, progress)
         return simulate.load(folder.path)
+    except OSError as error:
+        with suppress(OSError):
+            folder.set_status(INTERRUPTED, message=str(error))
+        raise StorageError(folder.path, error.strerror or str(error)) from error
     finally:
         folder.close()
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What a run will need.
+
+    Attributes
+    ----------
+    seconds : on this machine, from some measured steps.
+    disk : bytes at most.
+
+    Examples
+    --------
+    >>> print(RunCost(seconds=5000, disk=2_000_000))
+    about 1.4 h, at most 2 MB of disk
+    """
+
+    seconds: float
+    disk: int
+
+    def __str__(self) -> str:
+        scale, unit = next((s, u) for s, u in ((3600, "h"), (60, "min"), (1, "s")) if self.seconds >= s or s == 1)
+        return f"about {self.seconds / scale:.2g} {unit}, at most {in_bytes(self.disk)} of disk"
+
+
+def _space(setup: _Setup, steps: int) -> int:
+    """Bytes that a run of so many steps writes at most: logs, their copy in the labelled store, checkpoints."""
+    state = State.of(setup.problem)
+    tensors = (state.weights, *state.slots, *state.buffers.values())
+    checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 100_000
+    evaluations = steps // setup.config.evaluate_every + 2
+    row = checked(step_record(len(setup.described["groups"]))).itemsize
+    # two checkpoints are kept while a third is written
+    return 2 * (steps * row + evaluations * checked(EVALUATION_RECORD).itemsize) + 3 * checkpoint
+
+
+def _cost(setup: _Setup, steps: int) -> RunCost:
+    """Measure some steps and one evaluation, and leave no trace of them."""
+    config, engine = setup.config, ENGINES[setup.config.engine](setup.problem)
+    start, count, spent = State.of(setup.problem), 1, 0.0
+    with torch.random.fork_rng():
+        # the first call compiles or loads what the others use
+        engine.advance(start, _hyper(config, 0, 1), _batches(setup, 0, 1))
+        while spent < _MEASURED_SECONDS and count < steps:
+            count *= 2
+            began = time.perf_counter()
+            engine.advance(start, _hyper(config, 0, count), _batches(setup, 0, count))
+            spent = time.perf_counter() - began
+        began = time.perf_counter()
+        _evaluate(setup, start, 0)
+        evaluation = time.perf_counter() - began
+        # the evaluation has left its statistics in the buffers
+        start.write_into(setup.problem.model, setup.problem.layout)
+    seconds = spent / count * steps + evaluation * (steps // config.evaluate_every + 2)
+    return RunCost(seconds, _space(setup, steps))
 
 
 def _first_steps(trajectory: xr.Dataset, steps: int) -> xr.Dataset:
@@ -326,7 +407,7 @@ def _advance(
 
     if step == 0:
         folder.restart()
-        folder.append(np.empty(0), _evaluate(setup, state, step))
+        folder.append_evaluation(_evaluate(setup, state, step))
     saved = checkpoint()
     bar = tqdm(
         total=config.steps, initial=step, unit="step", disable=None if progress is None else not progress, leave=False
@@ -337,13 +418,13 @@ def _advance(
             count = min(piece, config.steps - step, every - step % every)
             state, rows = engine.advance(state, _hyper(config, step, count), _batches(setup, step, count))
             sound, trouble = _sound_rows(rows[0], config.weight_dtype)
-            folder.append(rows[0, :sound])
+            folder.append_steps(rows[0, :sound])
             step += sound
             if trouble:
                 folder.finish(trouble, step)
                 return
             if step % every == 0 or step == config.steps:
-                folder.append(np.empty(0), _evaluate(setup, state, step))
+                folder.append_evaluation(_evaluate(setup, state, step))
             bar.update(count)
             bar.set_postfix(loss=f"{rows[0]['loss'][-1]:.2g}", norm=f"{rows[0]['next_norm'][-1]:.3g}", refresh=False)
             if stop.is_set() and step < config.steps:

@@ -13,6 +13,7 @@ import filelock
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from numpy.lib import recfunctions
 
 from simulate.trajectories.contract import EVALUATIONS, INTERRUPTED, RUNNING, SCHEMA, make_trajectory
 
@@ -25,6 +26,10 @@ CONFIG, STATUS, STEPS, EVALS, STORE, LOCK = (
     "trajectory.zarr",
     "lock",
 )
+
+CHECK = "check"
+# records that are held in memory at a time while a run is stored: some ten megabytes
+BLOCK = 2**16
 
 EVALUATION_RECORD = np.dtype([("eval_step", "<i8"), *((name, "<f8") for name in EVALUATIONS)])
 
@@ -42,19 +47,106 @@ def step_record(groups: int) -> np.dtype[Any]:
     return np.dtype([*((n, "<f8") for n in scalars), *((n, "<f8", (groups,)) for n in vectors)])
 
 
-def read_records(path: Path, record: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Whole records of an append-only log; a last one that was cut is left out.
+def checked(record: np.dtype[Any]) -> np.dtype[Any]:
+    """Record of a log with a check over its numbers and its place.
+
+    Examples
+    --------
+    >>> checked(step_record(groups=3)).itemsize
+    136
+    """
+    return np.dtype([*record.descr, (CHECK, "<u8")])
+
+
+def sealed(records: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
+    """Records as they are appended to a log whose records are checked; the first of them is number `first` there.
+
+    Examples
+    --------
+    >>> sealed(np.zeros(2, dtype=step_record(1)), first=5).dtype.names[-1]
+    'check'
+    """
+    log = np.empty(len(records), dtype=checked(records.dtype))
+    for name in records.dtype.names or ():
+        log[name] = records[name]
+    log[CHECK] = _checks(log, first)
+    return log
+
+
+def _checks(records: npt.NDArray[Any], first: int) -> npt.NDArray[np.uint64]:
+    words = np.ascontiguousarray(records).view("<u8").reshape(len(records), records.dtype.itemsize // 8)
+    # odd factors, so that a change of any single bit of a number changes the sum
+    factors = np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    factors[-1] = 0
+    number = np.arange(first + 1, first + 1 + len(records), dtype=np.uint64)
+    return np.asarray((words * factors).sum(axis=1, dtype=np.uint64) + number * np.uint64(0xBF58476D1CE4E5B9))
+
+
+def read_records(path: Path, record: np.dtype[Any], start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+    """Whole records of an append-only log, up to the first that is damaged; a last one that was cut is left out.
+
+    Parameters
+    ----------
+    path : the log.
+    record : with `checked`, damage is found and the check is left out of the result.
+    start, stop : numbers of the first record and of the one after the last.
 
     Examples
     --------
     >>> read_records(Path("no such file"), step_record(1)).size
     0
     """
+    plain = np.dtype([field for field in record.descr if field[0] != CHECK])
     if not path.exists():
-        return np.empty(0, dtype=record)
+        return np.empty(0, dtype=plain)
     with open(path, "rb") as file:
         whole = os.fstat(file.fileno()).st_size // record.itemsize
-        return np.frombuffer(file.read(whole * record.itemsize), dtype=record)
+        file.seek(start * record.itemsize)
+        count = max(0, (whole if stop is None else min(whole, stop)) - start)
+        records: npt.NDArray[Any] = np.frombuffer(file.read(count * record.itemsize), dtype=record)
+    if plain == record:
+        return records
+    sound = records[CHECK] == _checks(records, start)
+    return recfunctions.repack_fields(records[list(plain.names or ())])[: len(sound) if sound.all() else sound.argmin()]
+
+
+def count_records(path: Path, record: np.dtype[Any]) -> int:
+    """Number of records that `read_records` gives, in constant memory.
+
+    Examples
+    --------
+    >>> count_records(Path("no such file"), step_record(1))
+    0
+    """
+    count = 0
+    while True:
+        found = len(read_records(path, record, count, count + BLOCK))
+        count += found
+        if found < BLOCK:
+            return count
+
+
+def step_log(described: Mapping[str, Any]) -> np.dtype[Any]:
+    """Record of the log of steps of a described run; the first runs had no checks.
+
+    Examples
+    --------
+    >>> step_log({"groups": ["a"], "checked": True}).names[-1]
+    'check'
+    """
+    record = step_record(len(described["groups"]))
+    return checked(record) if described.get("checked") else record
+
+
+def evaluation_log(described: Mapping[str, Any]) -> np.dtype[Any]:
+    """Record of the log of evaluations of a described run.
+
+    Examples
+    --------
+    >>> evaluation_log({"checked": False}) == EVALUATION_RECORD
+    True
+    """
+    return checked(EVALUATION_RECORD) if described.get("checked") else EVALUATION_RECORD
 
 
 def steps_written(folder: Path) -> int:
@@ -66,8 +158,8 @@ def steps_written(folder: Path) -> int:
     0
     """
     try:
-        groups = len(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["groups"])
-        return (folder / STEPS).stat().st_size // step_record(groups).itemsize
+        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return (folder / STEPS).stat().st_size // step_log(described).itemsize
     except FileNotFoundError:
         return 0
 
@@ -195,28 +287,74 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def _read_run(folder: Path) -> xr.Dataset:
+def _state_of_run(folder: Path) -> tuple[dict[str, Any], str, int]:
+    """Description, status and number of valid rows of a run folder."""
     described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     _check_schema(described.get("schema"), folder)
     status = json.loads((folder / STATUS).read_text(encoding="utf-8")) if (folder / STATUS).exists() else {}
     word = status.get("status", RUNNING)
     if word == RUNNING and not is_locked(folder):
         word = INTERRUPTED
-    groups = described["groups"]
-    records = read_records(folder / STEPS, step_record(len(groups)))
+    count = count_records(folder / STEPS, step_log(described))
     if word not in (RUNNING, INTERRUPTED):
-        records = records[: status["status_step"]]
-    evaluated = read_records(folder / EVALS, EVALUATION_RECORD)
-    evaluated = evaluated[evaluated["eval_step"] <= len(records)]
-    return trajectory_of_records(
-        records,
+        count = min(count, status["status_step"])
+    return described, word, count
+
+
+def _rows_of_run(
+    folder: Path, described: Mapping[str, Any], word: str, count: int, start: int = 0, stop: int | None = None
+) -> xr.Dataset:
+    """Part of the trajectory of a run of `count` valid rows; evaluations and final state are those of the whole."""
+    record = step_log(described)
+    evaluated = read_records(folder / EVALS, evaluation_log(described))
+    evaluated = evaluated[evaluated["eval_step"] <= count]
+    part = trajectory_of_records(
+        read_records(folder / STEPS, record, start, count if stop is None else min(stop, count)),
         status=word,
         first_norm=described["first_norm"],
-        groups=groups,
+        groups=described["groups"],
         attributes=described["attributes"],
         epochs_per_step=described["epochs_per_step"],
         evaluations={name: evaluated[name] for name in EVALUATION_RECORD.names or ()} if len(evaluated) else None,
+        first_step=start,
     )
+    last = read_records(folder / STEPS, record, count - 1, count) if count else None
+    final = part.final_norm.values if last is None else last["next_norm"][0]
+    return part.assign(
+        final_norm=part.final_norm.copy(data=np.asarray(final)),
+        status_step=part.status_step.copy(data=np.asarray(count)),
+    )
+
+
+def _read_run(folder: Path) -> xr.Dataset:
+    return _rows_of_run(folder, *_state_of_run(folder))
+
+
+def store_run(folder: Path) -> None:
+    """Write the trajectory of a finished run folder as its labelled store, in constant memory.
+
+    Raises
+    ------
+    OSError : the disk is full, or such; the logs hold the trajectory then.
+    """
+    target = folder / STORE
+    shutil.rmtree(target, ignore_errors=True)
+    aside = target.with_name(target.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    described, word, count = _state_of_run(folder)
+    for start in range(0, max(count, 1), BLOCK):
+        part = _rows_of_run(folder, described, word, count, start, start + BLOCK)
+        if start == 0:
+            chunks = {
+                name: {"chunks": tuple(max(1, min(size, BLOCK)) for size in part[name].shape)}
+                for name in part.variables
+                if "step" in part[name].dims
+            }
+            part.to_zarr(aside, mode="w-", consolidated=False, encoding=chunks)
+        else:
+            along = part.drop_vars([name for name in part.variables if "step" not in part[name].dims])
+            along.to_zarr(aside, append_dim="step", consolidated=False)
+    os.replace(aside, target)
 
 
 def trajectory_of_records(
@@ -228,6 +366,7 @@ def trajectory_of_records(
     attributes: Mapping[str, Any],
     epochs_per_step: float | None = None,
     evaluations: Mapping[str, npt.ArrayLike] | None = None,
+    first_step: int = 0,
 ) -> xr.Dataset:
     """Assemble the trajectory of a training from its log records.
 
@@ -238,6 +377,7 @@ def trajectory_of_records(
     first_norm : ρ before the first step, for a run without steps.
     groups, attributes, evaluations : as in `make_trajectory`; where `lr` is no attribute it becomes a variable.
     epochs_per_step : for the coordinate `epoch`; None where there are no epochs.
+    first_step : number of the first record, where the records are a part of a run.
 
     Examples
     --------
@@ -250,7 +390,7 @@ def trajectory_of_records(
     columns["effective_lr"] = records["lr"] / records["norm"] ** 2
     if "lr" not in attributes:
         columns["lr"] = records["lr"]
-    step = np.arange(len(records))
+    step = first_step + np.arange(len(records))
     return make_trajectory(
         columns,
         step=step,

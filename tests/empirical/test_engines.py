@@ -6,6 +6,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -321,6 +323,32 @@ def test_the_fastest_engine_is_chosen_and_others_are_refused_by_name():
     assert chosen_engine(look_alike, 64) == "replicas"
 
 
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "compiled"])
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    norm=st.floats(-15, 15).map(lambda power: 10.0**power),
+    lr=st.floats(-3, 1).map(lambda power: 10.0**power),
+    eps=st.sampled_from([1e-37, 1e-24, 1e-12, 1e-5]),
+    seed=st.integers(0, 100),
+)
+def test_float32_fails_only_where_float64_does(name, model, norm, lr, eps, seed):
+    """Small norms make large steps: the whole way of a destabilization is within the range of float32."""
+    ends = {}
+    for dtype in ("float32", "float64"):
+        task = problem(model, dtype=dtype, norm_eps=eps, width=4, seed=seed)
+        state = State.of(task)
+        state.weights.mul_(norm / state.weights.double().norm())
+        _, rows = ENGINES[name](task).advance(state, hyper(5, lr=lr), batches(5, seed))
+        ends[dtype] = rows[0]
+    wide = ends["float64"]
+    for column in ("loss", "norm", "next_norm", "grad_norm", "rotation"):
+        assert np.isfinite(wide[column]).all()
+        assert np.isfinite(ends["float32"][column]).all(), column
+    # and the first step is the same one; its loss gradient is all rounding where ε is all of the variance
+    np.testing.assert_allclose(ends["float32"]["next_norm"][0], wide["next_norm"][0], rtol=1e-3)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
 def test_a_gpu_makes_the_steps_of_the_processor(model):
@@ -329,12 +357,12 @@ def test_a_gpu_makes_the_steps_of_the_processor(model):
     there = dataclasses.replace(here, model=net, inputs=here.inputs.cuda(), targets=here.targets.cuda())
     many = repeated(State.of(here), [1.0, 2.0, 0.5])
     moved = State(many.weights.cuda(), {name: buffer.cuda() for name, buffer in many.buffers.items()})
-    indices, settings = batches(STEPS, 1, 2, 3), hyper(STEPS, replicas=3)
-    slow, rows = ReplicaEngine(here).advance(many, settings, indices)
+    indices, steps = batches(STEPS, 1, 2, 3), hyper(STEPS, replicas=3)
+    slow, rows = ReplicaEngine(here).advance(many, steps, indices)
     # the second call replays what the first has captured
     engine = ReplicaEngine(there)
     for _ in range(2):
-        fast, other_rows = engine.advance(moved, settings, indices.cuda())
+        fast, other_rows = engine.advance(moved, steps, indices.cuda())
         torch.testing.assert_close(fast.weights.cpu(), slow.weights, rtol=1e-8, atol=1e-11)
         np.testing.assert_allclose(other_rows["grad_norm"], rows["grad_norm"], rtol=1e-7)
 

@@ -1,0 +1,351 @@
+"""What goes wrong with disks, files and other processes: each caused for real."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import simulate
+from empirical import RunConfig, StorageError, resume, train
+from empirical.runs import loop
+from empirical.runs.folder import RunFolder
+from simulate.trajectories.folder import (
+    BLOCK,
+    CONFIG,
+    STATUS,
+    STEPS,
+    STORE,
+    checked,
+    count_records,
+    step_record,
+    steps_written,
+    write_json,
+)
+
+CONFIG_900 = RunConfig(lr=0.5, wd=0.01, width=8, steps=900, evaluate_every=100)
+RECORD = checked(step_record(2))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(CONFIG_900, tmp_path_factory.mktemp("whole") / "run")
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Files cannot grow beyond `size` bytes: the operating system writes a part and then refuses."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def killed_run(path, steps, config=CONFIG_900):
+    """Leave a folder as a process does that is killed after `steps` steps."""
+    train(dataclasses.replace(config, steps=steps), path)
+    described = json.loads((path / CONFIG).read_text())
+    described["config"]["steps"] = config.steps
+    write_json(path / CONFIG, described)
+    write_json(path / STATUS, {"status": "running"})
+    shutil.rmtree(path / STORE)
+
+
+@pytest.mark.parametrize("size", [30_000, 30_000 + RECORD.itemsize // 2, 50_123])
+def test_no_space_for_the_log(tmp_path, whole, size):
+    with (
+        files_of_at_most(size),
+        pytest.raises(StorageError, match=r"File too large while writing .*; the run can be resumed"),
+    ):
+        train(CONFIG_900, tmp_path / "run")
+    partial = simulate.load(tmp_path / "run")
+    assert partial.status.item() == "interrupted"
+    # all that the disk took is there
+    assert partial.sizes["step"] == size // RECORD.itemsize
+    xr.testing.assert_identical(partial.norm, whole.norm.isel(step=slice(partial.sizes["step"])))
+    xr.testing.assert_identical(resume(tmp_path / "run"), whole)
+
+
+def test_no_space_for_a_checkpoint(tmp_path):
+    config = dataclasses.replace(CONFIG_900, width=64, steps=60)
+    with files_of_at_most(20_000), pytest.raises(StorageError, match="File too large"):
+        train(config, tmp_path / "run")
+    assert simulate.load(tmp_path / "run").sizes["step"] == 0
+    xr.testing.assert_identical(resume(tmp_path / "run"), train(config))
+
+
+def test_no_space_for_the_store(tmp_path, whole, monkeypatch):
+    finish = RunFolder.finish
+
+    def without_space(folder, *arguments):
+        with files_of_at_most(1000):
+            finish(folder, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "finish", without_space)
+        with pytest.raises(StorageError, match="File too large"):
+            train(CONFIG_900, tmp_path / "run")
+    assert not (tmp_path / "run" / STORE).exists()
+    # the logs have it all
+    np.testing.assert_array_equal(simulate.load(tmp_path / "run").norm, whole.norm)
+    xr.testing.assert_identical(resume(tmp_path / "run"), whole)
+    assert (tmp_path / "run" / STORE).is_dir()
+
+
+def test_a_disk_that_is_full(tmp_path, whole):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this user cannot mount a small disk")
+    try:
+        (disk / "ballast").write_bytes(bytes(100_000))
+        # not refused beforehand: what is free now will not be free then
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(RunFolder, "check_space", lambda *_: (disk / "ballast").write_bytes(bytes(450_000)))
+            with pytest.raises(StorageError, match="No space left on device"):
+                train(CONFIG_900, disk / "run")
+        (disk / "ballast").unlink()
+        assert simulate.load(disk / "run").status.item() == "interrupted"
+        xr.testing.assert_identical(resume(disk / "run"), whole)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path):
+    # 3e14 bytes
+    huge = dataclasses.replace(CONFIG_900, steps=10**12)
+    with pytest.raises(ValueError, match=r"out must be on a disk with 2\d\d TB free for this run, got .*run' with"):
+        train(huge, tmp_path / "run")
+    assert simulate_nothing(tmp_path / "run")
+
+
+def simulate_nothing(path):
+    with pytest.raises(ValueError, match="path must be a saved trajectory or a run folder"):
+        simulate.load(path)
+    return True
+
+
+@contextlib.contextmanager
+def an_ordinary_user():
+    """Permissions do not bind the superuser, so be somebody else."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("kind", ["new run in it", "run to be continued"])
+def test_a_folder_that_cannot_be_written(whole, kind):
+    place = Path(tempfile.mkdtemp(prefix="bnwd-test-"))
+    try:
+        path = place / "run"
+        if kind == "run to be continued":
+            killed_run(path, 300)
+        for folder in (place, path):
+            if folder.exists():
+                folder.chmod(stat.S_IRUSR | stat.S_IXUSR | stat.S_IROTH | stat.S_IXOTH)
+        with (
+            an_ordinary_user(),
+            pytest.raises(ValueError, match=r"out must be a folder that can be written, got .*Permission denied"),
+        ):
+            train(CONFIG_900, path)
+        place.chmod(0o700)
+        if kind == "run to be continued":
+            path.chmod(0o700)
+            assert simulate.load(path).sizes["step"] == 300
+            xr.testing.assert_identical(resume(path), whole)
+    finally:
+        shutil.rmtree(place)
+
+
+# of the last records: nothing but zeros, as a crashed file system leaves them; one bit; records in the wrong place
+DAMAGES = {
+    "zeros": lambda end: bytes(len(end)),
+    "a bit": lambda end: end[:-200] + bytes([end[-200] ^ 1]) + end[-199:],
+    "the check": lambda end: end[:-1] + bytes([end[-1] ^ 128]),
+    "order": lambda end: end[RECORD.itemsize :] + end[: RECORD.itemsize],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_end_of_the_log_is_not_taken_for_steps(tmp_path, whole, damage):
+    path = tmp_path / "run"
+    killed_run(path, 300)
+    log = path / STEPS
+    content = log.read_bytes()
+    end = 3 * RECORD.itemsize
+    log.write_bytes(content[:-end] + DAMAGES[damage](content[-end:]))
+    run = simulate.load(path)
+    assert 297 <= run.sizes["step"] < 300
+    xr.testing.assert_identical(run.norm, whole.norm.isel(step=slice(run.sizes["step"])))
+    # the checkpoint after the damage cannot be trusted to fit; the one before it can
+    xr.testing.assert_identical(resume(path), whole)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_changed_byte_of_a_log_is_found(tmp_path, seed):
+    generator = np.random.default_rng(seed)
+    killed_run(tmp_path / "run", 40)
+    log = tmp_path / "run" / STEPS
+    content = bytearray(log.read_bytes())
+    for _ in range(50):
+        place = int(generator.integers(len(content)))
+        before = content[place]
+        content[place] ^= int(generator.integers(1, 256))
+        log.write_bytes(content)
+        assert count_records(log, RECORD) == place // RECORD.itemsize
+        content[place] = before
+
+
+def checkpoints(path):
+    return sorted(path.glob("checkpoint-*.pt"))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_checkpoint_with_a_changed_byte_is_passed_over(tmp_path, whole, seed):
+    generator, path = np.random.default_rng(seed), tmp_path / "run"
+    killed_run(path, 300)
+    newest = checkpoints(path)[-1]
+    content = bytearray(newest.read_bytes())
+    # in the weights
+    at = content.index(torch.load(newest, weights_only=True)["weights"].numpy().tobytes())
+    content[at + int(generator.integers(500))] ^= 1
+    newest.write_bytes(content)
+    xr.testing.assert_identical(resume(path), whole)
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused_and_kept(tmp_path, whole):
+    path = tmp_path / "run"
+    killed_run(path, 300)
+    for file in checkpoints(path):
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="out must hold an intact checkpoint to go on from, but all in"):
+        resume(path)
+    run = simulate.load(path)
+    xr.testing.assert_identical(run.norm, whole.norm.isel(step=slice(300)))
+
+
+class Trap:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("form", ["pickle", "torch"])
+def test_a_checkpoint_never_executes_code(tmp_path, whole, form):
+    path, sprung = tmp_path / "run", tmp_path / "sprung"
+    killed_run(path, 300)
+    newest = checkpoints(path)[-1]
+    if form == "pickle":
+        newest.write_bytes(pickle.dumps({"step": 300, "weights": Trap(sprung)}, protocol=2))
+    else:
+        torch.save({"step": 300, "weights": Trap(sprung)}, newest)
+    xr.testing.assert_identical(resume(path), whole)
+    assert not sprung.exists()
+    # the trap is one
+    torch.load(checkpoints(path)[0], weights_only=True)
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists()
+
+
+BUSY = """
+import sys
+from empirical import RunConfig, train
+train(RunConfig(lr=0.5, wd=0.01, width=8, steps=10**6, engine="eager"), sys.argv[1], progress=False)
+"""
+
+
+def test_two_processes_on_a_folder(tmp_path):
+    path = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", BUSY, str(path)], stderr=subprocess.PIPE, text=True)
+    try:
+        while steps_written(path) < 50 and process.poll() is None:
+            time.sleep(0.01)
+        with pytest.raises(ValueError, match="another process is writing"):
+            resume(path)
+        # the first one goes on
+        there = steps_written(path)
+        while steps_written(path) <= there and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert "Interrupted" in process.stderr.read()
+        assert simulate.load(path).status.item() == "interrupted"
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def peak_of_a_run(path, steps, monkeypatch):
+    """Largest memory that a run takes until its trajectory is on disk."""
+    monkeypatch.setattr(loop.simulate, "load", lambda _: None)
+    tracemalloc.start()
+    try:
+        train(dataclasses.replace(CONFIG_900, steps=steps, evaluate_every=10_000), path, progress=False)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        monkeypatch.undo()
+
+
+def check_memory(folder, steps, monkeypatch):
+    train(dataclasses.replace(CONFIG_900, steps=10))
+    peaks = [peak_of_a_run(folder / str(n), n, monkeypatch) for n in (2 * BLOCK, steps)]
+    assert peaks[1] < 1.1 * peaks[0]
+    run = simulate.load(folder / str(steps))
+    assert run.sizes["step"] == steps
+    # the store, written in parts, is what the log says
+    in_log = simulate.load(folder / str(steps))
+    shutil.rmtree(folder / str(steps) / STORE)
+    xr.testing.assert_identical(in_log, simulate.load(folder / str(steps)))
+
+
+def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path, monkeypatch):
+    check_memory(tmp_path, 4 * BLOCK, monkeypatch)
+
+
+@pytest.mark.acceptance
+def test_a_million_steps_take_no_more_memory_than_a_short_run(tmp_path, monkeypatch):
+    check_memory(tmp_path, 10**6, monkeypatch)
+
+
+@pytest.mark.parametrize("engine", ["eager", "kernel", "replicas"])
+def test_the_cost_is_announced_before_the_first_step_and_leaves_no_trace(tmp_path, engine):
+    config, told = dataclasses.replace(CONFIG_900, steps=200, engine=engine), []
+
+    def announce(cost):
+        told.append(cost)
+        assert steps_written(tmp_path / "run") == 0
+
+    run = train(config, tmp_path / "run", announce=announce)
+    (cost,) = told
+    assert 0 < cost.seconds < 600
+    written = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
+    assert written <= cost.disk
+    xr.testing.assert_identical(run, train(config, tmp_path / "other"))
+    for one, other in zip(checkpoints(tmp_path / "run"), checkpoints(tmp_path / "other"), strict=True):
+        assert torch.load(one, weights_only=True)["digest"] == torch.load(other, weights_only=True)["digest"]
