@@ -21,7 +21,7 @@ from empirical.networks import BatchNorm, build_network
 from empirical.steps import ENGINES, Hyper, Layout, Problem, State
 from empirical.steps.compiled import compiler_trouble
 
-LR, WD, REPLICAS = 0.5, 0.01, 32
+LR, WD, REPLICAS, REPEATED = 0.5, 0.01, 32, 5
 # what the processor must be able to do, for the goal of bfloat16
 MATRIX_UNIT = "amx_bf16"
 
@@ -33,12 +33,14 @@ def noise_images():
 
 
 class Task:
-    def __init__(self, model, width, data, batch, steps, rounds):
-        self.data, self.batch, self.steps, self.rounds = data, batch, steps, rounds
+    def __init__(self, model, width, data, batch, steps):
+        self.data, self.steps = data, steps
         self.network = build_network(RunConfig(lr=LR, wd=WD, model=model, width=width), data.inputs, 10)
+        self.network.to(data.inputs.device)
         groups = {name: group.weights for name, group in scale_invariant_groups(self.network, data.inputs).items()}
         self.problem = Problem(self.network, Layout.of(self.network, groups), data.inputs, data.targets, theory.SGD())
-        self.indices = torch.as_tensor(batch_indices(data.size, batch, "without_replacement", 0, 0, steps))
+        indices = batch_indices(data.size, batch, "without_replacement", 0, 0, steps)
+        self.indices = torch.as_tensor(indices, device=data.inputs.device)
 
     def plain_loop(self, own_layers=False):
         net, data = copy.deepcopy(self.network), self.data
@@ -54,22 +56,22 @@ class Task:
             cross_entropy(net(data.inputs[batch]), data.targets[batch]).backward()
             optimizer.step()
 
-    def engine(self, name, replicas=1, autocast=None):
+    def engine(self, name, replicas=1, autocast=None, steps=None):
         problem = Problem(**{**self.problem.__dict__, "autocast": autocast})
         engine, one = ENGINES[name](problem), State.of(problem)
         state = State(one.weights.repeat(replicas, 1), {n: b.repeat(replicas, 1) for n, b in one.buffers.items()})
-        steps = max(1, self.steps // replicas)
+        steps = steps or max(1, self.steps // replicas)
         rates = torch.full((replicas, steps), LR, dtype=torch.float64)
         hyper = Hyper(rates, rates, torch.full((replicas,), WD, dtype=torch.float64))
         indices = self.indices[:steps].expand(replicas, -1, -1)
         return (lambda: engine.advance(state, hyper, indices)), steps * replicas
 
-    def measured(self, calls):
+    def measured(self, calls, rounds=REPEATED):
         """Median microseconds per step of each call."""
         for call, _ in calls.values():
             call()
-        rounds = [[cost(call, steps) for call, steps in calls.values()] for _ in range(self.rounds)]
-        return dict(zip(calls, (statistics.median(column) for column in zip(*rounds, strict=True)), strict=True))
+        table = [[cost(call, steps) for call, steps in calls.values()] for _ in range(rounds)]
+        return dict(zip(calls, (statistics.median(column) for column in zip(*table, strict=True)), strict=True))
 
 
 def cost(call, steps):
@@ -90,9 +92,9 @@ def main():
     torch.set_num_threads(1)
     digits = load_data("digits", torch.float32, torch.device("cpu"))
     tasks = {
-        "mlp": Task("mlp", None, digits, 64, 200, 7),
-        "convnet": Task("convnet", None, digits, 64, 200, 7),
-        "paper's convnet": Task("convnet", 32, noise_images(), 128, 3, 5),
+        "mlp": Task("mlp", None, digits, 64, 200),
+        "convnet": Task("convnet", None, digits, 64, 200),
+        "paper's convnet": Task("convnet", 32, noise_images(), 128, 3),
     }
     costs = {}
     for name, task in tasks.items():

@@ -26,7 +26,7 @@ _SERIES = tuple(1.0 / math.factorial(n) for n in range(11, -1, -1))
 _NEAR, _SMALL = 0.05, 0.2  # up to here the series below are exp to rounding
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@numba.njit(nogil=True, forceinline=True, error_model="numpy", fastmath={"contract"})
 def _exp(y: Any) -> Any:
     """exp(y) for |y| <= 0.2, as its series: without a call, so that it fills the vector units."""
     series = _SERIES[0]
@@ -35,7 +35,7 @@ def _exp(y: Any) -> Any:
     return series
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@numba.njit(nogil=True, forceinline=True, error_model="numpy", fastmath={"contract"})
 def _exp_near(y: Any) -> Any:
     """exp(y) for |y| <= 0.05, likewise."""
     series = _SERIES[3]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from empirical.groups import scale_invariant_groups
 from empirical.steps.contract import Layout
-from empirical.steps.telemetry import CHANGE, GRADIENT, WEIGHTS, records, scalar_products
+from empirical.steps.telemetry import records, scalar_products
 from simulate.trajectories.contract import RUNNING
 from simulate.trajectories.folder import trajectory_of_records
 
@@ -62,7 +62,9 @@ class Monitor:
         self._optimizer = optimizer
         self._settings()
         device = self._measured[0].device
-        self._vectors = torch.empty(3, self._layout.measured, dtype=torch.float64, device=device)
+        self._before, self._gradient, self._after = (
+            torch.empty(1, self._layout.measured, dtype=torch.float64, device=device) for _ in range(3)
+        )
         self._slices = list(self._layout.groups.values())
         self._rows: list[np.ndarray[Any, Any]] = []
         self._pending: tuple[Tensor, float] | None = None
@@ -83,8 +85,8 @@ class Monitor:
         if missing:
             raise ValueError(f"every scale-invariant weight must have a gradient before the step, got none: {missing}")
         lr, self._wd = self._settings()
-        self._fill(WEIGHTS, [p.detach() for p in self._measured])
-        self._fill(GRADIENT, [p.grad for p in self._measured if p.grad is not None])
+        _fill(self._before, [p.detach() for p in self._measured])
+        _fill(self._gradient, [p.grad for p in self._measured if p.grad is not None])
         self._pending = (torch.as_tensor(loss).detach().double().cpu(), lr)
 
     def after_step(self) -> None:
@@ -98,11 +100,10 @@ class Monitor:
             raise RuntimeError("after_step must follow before_step")
         loss, lr = self._pending
         self._pending = None
-        self._fill(CHANGE, [p.detach() for p in self._measured])
-        self._vectors[CHANGE] -= self._vectors[WEIGHTS]
-        products = torch.empty(len(self._slices), 3, 3, dtype=torch.float64, device=self._vectors.device)
-        scalar_products(self._vectors, self._slices, products)
-        self._rows.append(records(products.cpu().numpy(), loss.numpy(), np.asarray(lr)))
+        _fill(self._after, [p.detach() for p in self._measured])
+        products = torch.empty(1, len(self._slices), 3, 3, dtype=torch.float64, device=self._before.device)
+        scalar_products(self._before, self._gradient, self._after, self._slices, products)
+        self._rows.append(records(products[0].cpu().numpy(), loss.numpy(), np.asarray(lr)))
 
     def trajectory(self) -> xr.Dataset:
         """Return what was seen so far as a trajectory of the common contract, with status "running".
@@ -125,9 +126,6 @@ class Monitor:
             attributes=attributes,
         )
 
-    def _fill(self, row: int, tensors: list[Tensor]) -> None:
-        torch.cat([tensor.reshape(-1) for tensor in tensors], out=self._vectors[row])
-
     def _settings(self) -> tuple[float, float]:
         ours = {id(p) for p in self._measured}
         found = {
@@ -140,3 +138,7 @@ class Monitor:
                 f"optimizer must move all scale-invariant weights with one lr and weight_decay, got {sorted(found)}"
             )
         return found.pop()
+
+
+def _fill(vector: Tensor, tensors: list[Tensor]) -> None:
+    torch.cat([tensor.reshape(-1) for tensor in tensors], out=vector[0])

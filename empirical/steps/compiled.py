@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from empirical.networks.normalization import BatchNorm
 from empirical.steps.contract import Problem
 from empirical.steps.replicas import ReplicaEngine, Replicas
-from empirical.steps.telemetry import CHANGE, GRADIENT, WEIGHTS
+from empirical.steps.telemetry import scalar_products
 
 
 class CompiledEngine(ReplicaEngine):
@@ -66,19 +66,15 @@ class _CompiledReplicas(Replicas):
 
     def step(self, batch: Tensor, rate: Tensor, other_rate: Tensor, products: Tensor, losses: Tensor) -> None:
         """Make one step of each replica; see `Replicas.step`."""
-        found = self._compiled(
-            self.weights.detach(),
-            self.slots,
-            self.inputs[batch],
-            self.problem.targets[batch],
-            self.rates(rate, other_rate),
+        weights = self.weights.detach()
+        following, slots, loss, gradient = self._compiled(
+            weights, self.slots, self.inputs[batch], self.problem.targets[batch], self.rates(rate, other_rate)
         )
-        weights, slots, loss, telemetry = found
-        self.weights.data.copy_(weights)
+        scalar_products(weights, gradient, following, list(self.problem.layout.groups.values()), products)
+        losses.copy_(loss)
+        weights.copy_(following)
         for own, new in zip(self.slots, slots, strict=True):
             own.copy_(new)
-        losses.copy_(loss)
-        products.copy_(telemetry)
 
     def _loss(self, weights: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         parts = {name: weights[place].view(shape) for name, (place, shape) in self.problem.layout.places.items()}
@@ -91,17 +87,4 @@ class _CompiledReplicas(Replicas):
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
         gradient, loss = vmap(grad_and_value(self._loss), randomness="different")(weights, inputs, targets)
         following, slots = self.problem.optimizer.update(weights, gradient, slots, rates, self.decay)
-        before = weights.double()
-        vectors = {WEIGHTS: before, GRADIENT: gradient.double(), CHANGE: following.double() - before}
-        # sums of products: written this way, the compiler makes one pass of them
-        telemetry = [
-            torch.stack(
-                [
-                    torch.stack([(vectors[i][:, part] * vectors[j][:, part]).sum(dim=1) for j in range(3)], dim=1)
-                    for i in range(3)
-                ],
-                dim=1,
-            )
-            for part in self.problem.layout.groups.values()
-        ]
-        return following, slots, loss, torch.stack(telemetry, dim=1)
+        return following, slots, loss, gradient

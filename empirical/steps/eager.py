@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from empirical.steps.contract import Hyper, Problem, State
-from empirical.steps.telemetry import CHANGE, GRADIENT, WEIGHTS, records, scalar_products
+from empirical.steps.telemetry import records, scalar_products
 
 
 class EagerEngine:
@@ -45,7 +45,6 @@ class EagerEngine:
         device, measured = inputs.device, layout.measured
         products = torch.empty(replicas, steps, len(slices), 3, 3, dtype=torch.float64, device=device)
         losses = torch.empty(replicas, steps, dtype=torch.float64, device=device)
-        vectors = torch.empty(3, measured, dtype=torch.float64, device=device)
         update = self.problem.optimizer.update
         weights = torch.empty_like(state.weights)
         buffers: list[dict[str, Tensor]] = []
@@ -65,14 +64,10 @@ class EagerEngine:
                 loss.backward()
                 with torch.no_grad():
                     losses[k, t] = loss.detach()
-                    vectors[WEIGHTS] = flat[:measured]
-                    vectors[GRADIENT] = gradient[:measured]
                     rate = rates[t] if rates[t] == other_rates[t] else torch.where(others, other_rates[t], rates[t])
                     following, slots = update(flat, gradient, slots, rate, decay)
+                    scalar_products(flat[None], gradient[None], following[None], slices, products[k, t][None])
                     flat.copy_(following)
-                    vectors[CHANGE] = flat[:measured]
-                    vectors[CHANGE] -= vectors[WEIGHTS]
-                    scalar_products(vectors, slices, products[k, t])
             weights[k] = flat
             all_slots.append(slots)
             buffers.append({name: buffer.detach().clone() for name, buffer in replica.model.named_buffers()})

@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 
 from empirical.networks.normalization import with_fused_layers
 from empirical.steps.contract import Hyper, Problem, State
-from empirical.steps.telemetry import CHANGE, GRADIENT, WEIGHTS, records, scalar_products
+from empirical.steps.telemetry import records, scalar_products
 
 # Steps that one filling of the buffers of a captured step serves.
 _CAPACITY = 256
 # Weights that a processor updates and measures together, few enough for its cache.
-_IN_CACHE = 2**16
+_IN_CACHE = 2**17
 
 
 class ReplicaEngine:
@@ -107,7 +107,6 @@ class Replicas:
         self._others = others if layout.measured < layout.size else None
         at_once = count if device.type == "cuda" else max(1, _IN_CACHE // max(layout.size, 1))
         self._parts = [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
-        self._vectors = torch.empty(min(at_once, count), 3, layout.measured, dtype=torch.float64, device=device)
         self.decay = torch.empty(count, 1, dtype=self.weights.dtype, device=device)
         self._leaves: dict[str, Tensor] = {}
         self._slopes: dict[str, Tensor] = {}
@@ -184,20 +183,15 @@ class Replicas:
 
     def update(self, rate: Tensor, other_rate: Tensor, products: Tensor) -> None:
         """Let the optimizer use the gradient, and measure the step."""
-        measured, groups = self.problem.layout.measured, list(self.problem.layout.groups.values())
+        groups = list(self.problem.layout.groups.values())
         for part in self._parts:
             weights, gradient, slots = self.weights[part], self._gradient[part], tuple(s[part] for s in self.slots)
-            vectors = self._vectors[: len(weights)]
-            vectors[:, WEIGHTS] = weights[:, :measured]
-            vectors[:, GRADIENT] = gradient[:, :measured]
             rates = self.rates(rate[part], other_rate[part])
             following, changed = self.problem.optimizer.update(weights, gradient, slots, rates, self.decay[part])
+            scalar_products(weights, gradient, following, groups, products[part])
             weights.copy_(following)
             for own, new in zip(slots, changed, strict=True):
                 own.copy_(new)
-            vectors[:, CHANGE] = weights[:, :measured]
-            vectors[:, CHANGE] -= vectors[:, WEIGHTS]
-            scalar_products(vectors, groups, products[part])
 
 
 class _CapturedStep:

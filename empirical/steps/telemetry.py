@@ -10,32 +10,40 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from empirical.steps.kernels.products import replica_products
 from simulate.trajectories.folder import step_record
 
-# Rows of the vectors whose scalar products are taken: weights, gradient of the loss, change of the weights.
+# Rows and columns of the scalar products: weights, gradient of the loss, change of the weights.
 WEIGHTS, GRADIENT, CHANGE = 0, 1, 2
 
 
-def scalar_products(vectors: Tensor, slices: Sequence[slice], products: Tensor) -> None:
+def scalar_products(before: Tensor, gradient: Tensor, after: Tensor, slices: Sequence[slice], products: Tensor) -> None:
     """Scalar products of weights, gradient and change with each other, for each group of weights.
 
     Parameters
     ----------
-    vectors : float64 of shape (…, 3, weights): weights before the step, loss gradient there, change by the step.
+    before, gradient, after : weights before the step, loss gradient there and weights after the step, shape
+        (K, weights).
     slices : one for each group.
-    products : float64 of shape (…, groups, 3, 3), takes the result.
+    products : float64 of shape (K, groups, 3, 3), takes the result, which is computed in double precision.
 
     Examples
     --------
-    >>> vectors = torch.tensor([[3.0, 4.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float64)
-    >>> products = torch.empty(1, 3, 3, dtype=torch.float64)
-    >>> scalar_products(vectors, [slice(0, 2)], products)
-    >>> products[0, 0].tolist()
+    >>> before, gradient = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0]])
+    >>> products = torch.empty(1, 1, 3, 3, dtype=torch.float64)
+    >>> scalar_products(before, gradient, before - gradient, [slice(0, 2)], products)
+    >>> products[0, 0, 0].tolist()
     [25.0, 4.0, -4.0]
     """
+    if before.device.type == "cpu":
+        bounds = np.array([(part.start, part.stop) for part in slices], dtype=np.int64).reshape(-1, 2)
+        replica_products(*(t.detach().numpy() for t in (before, gradient, after)), bounds, products.numpy())
+        return
+    weights = before.double()
+    vectors = torch.stack([weights, gradient.double(), after.double() - weights], dim=1)
     for group, part in enumerate(slices):
         own = vectors[..., part]
-        torch.matmul(own, own.mT, out=products[..., group, :, :])
+        torch.matmul(own, own.mT, out=products[:, group])
 
 
 def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import os
 import subprocess
 import sys
 
@@ -373,3 +374,32 @@ def test_a_loss_that_overflows_is_not_hidden(engine):
     state.weights[:] = torch.inf
     _, rows = engine(task).advance(state, hyper(2), batches(2))
     assert not np.isfinite(rows["loss"]).any()
+
+
+COMPILED_RUN = """
+import hashlib, torch
+from empirical import RunConfig, train
+from empirical.runs.loop import load_model
+torch.set_num_threads(1)
+for model in ("mlp", "convnet"):
+    train(RunConfig(lr=0.5, wd=0.01, model=model, width=8, steps=200, engine="kernel"), model, progress=False)
+    for name, weights in load_model(model).state_dict().items():
+        print(model, name, hashlib.sha256(weights.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_compiled_code_from_the_cache_is_that_which_was_compiled(tmp_path):
+    printed = []
+    for number in ("compiled", "loaded"):
+        (tmp_path / number).mkdir()
+        surroundings = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [sys.executable, "-c", COMPILED_RUN],
+            env=surroundings,
+            cwd=tmp_path / number,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert printed[0] == printed[1]

@@ -12,10 +12,11 @@ from typing import Any
 import numba
 import numpy as np
 
-from empirical.steps.kernels.mlp import OPTIONS, cross_entropy, update
+from empirical.steps.kernels.mlp import cross_entropy, update
+from empirical.steps.kernels.products import INNER, OUTER
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _convolve(framed: Any, weights: Any, out: Any, batch: int) -> None:
     """3×3 convolution; two output channels at a time share what is read of the input."""
     channels, height, length = out.shape
@@ -43,7 +44,7 @@ def _convolve(framed: Any, weights: Any, out: Any, batch: int) -> None:
                         out[b, y, i] += b0 * left + b1 * middle + b2 * right
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _weight_gradient(framed: Any, slope: Any, gradient: Any, batch: int) -> None:
     """Gradient of the loss in the weights of a convolution, from the slope of its output."""
     channels, height, length = slope.shape
@@ -72,7 +73,7 @@ def _weight_gradient(framed: Any, slope: Any, gradient: Any, batch: int) -> None
                 gradient[b, c, row, 0], gradient[b, c, row, 1], gradient[b, c, row, 2] = b0, b1, b2
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _turned(weights: Any, out: Any) -> None:
     """Weights of the convolution that takes a slope back: channels exchanged, the 3×3 window turned by half."""
     for o in range(weights.shape[0]):
@@ -82,7 +83,7 @@ def _turned(weights: Any, out: Any) -> None:
                     out[c, o, 2 - row, 2 - column] = weights[o, c, row, column]
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _frame(values: Any, framed: Any, batch: int) -> None:
     channels, height, length = values.shape
     for c in range(channels):
@@ -90,7 +91,7 @@ def _frame(values: Any, framed: Any, batch: int) -> None:
             framed[c, y + 1, batch : batch + length] = values[c, y]
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _normalize(values: Any, scale: Any, eps: Any) -> None:
     """Normalize each channel by the mean and variance of the batch, in place; `scale` takes 1/√(variance+ε)."""
     channels, height, length = values.shape
@@ -112,7 +113,7 @@ def _normalize(values: Any, scale: Any, eps: Any) -> None:
                 values[c, y, i] *= scale[c]
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any) -> None:
     """Turn the slope after the ReLU into that before the normalization, in place."""
     channels, height, length = slope.shape
@@ -132,7 +133,7 @@ def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any
                 slope[c, y, i] = scale[c] * (slope[c, y, i] - mean - normalized[c, y, i] * along)
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _rectify_into_frame(normalized: Any, framed: Any, batch: int) -> None:
     channels, height, length = normalized.shape
     zero = normalized.dtype.type(0)
@@ -144,7 +145,7 @@ def _rectify_into_frame(normalized: Any, framed: Any, batch: int) -> None:
                 framed[c, y + 1, i + batch] = zero if value <= 0 else value
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _pool(normalized: Any, out: Any, batch: int, margin: int) -> None:
     """ReLU and maximum over 2×2 pixels; `out` has a frame of `margin` pixels."""
     channels, height, length = normalized.shape
@@ -166,7 +167,7 @@ def _pool(normalized: Any, out: Any, batch: int, margin: int) -> None:
                     out[c, y + margin, to + n] = largest
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _back_through_pool(slope: Any, normalized: Any, out: Any, batch: int) -> None:
     """Give the slope of each maximum to the first pixel that has it; that of the others is 0."""
     channels, height, length = normalized.shape
@@ -188,7 +189,7 @@ def _back_through_pool(slope: Any, normalized: Any, out: Any, batch: int) -> Non
                     out[c, 2 * y + 1, at + batch + n] = zero if first or second or third else here
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**OUTER)
 def train_convnet(
     first: Any,
     second: Any,
@@ -228,6 +229,8 @@ def train_convnet(
     framed_slope2 = np.zeros((wide, height + 2, (breadth + 2) * batch), kind)
     framed_slope3 = np.zeros((wide, half + 2, (half_breadth + 2) * batch), kind)
     gradient1, gradient2, gradient3 = np.empty_like(first), np.empty_like(second), np.empty_like(third)
+    following1, following2 = np.empty(first.size, kind), np.empty(second.size, kind)
+    following3 = np.empty(third.size, kind)
     back2, back3 = np.empty((width, wide, 3, 3), kind), np.empty((wide, wide, 3, 3), kind)
     flat = features.reshape(head.shape[1], batch)
     for t in range(steps):
@@ -264,6 +267,6 @@ def train_convnet(
         _convolve(framed_slope2, back2, slope1, batch)
         _back_through_relu_and_normalization(slope1, normalized1, scale1)
         _weight_gradient(framed1, slope1, gradient1, batch)
-        update(first.ravel(), gradient1.ravel(), lr[t], wd, products[t, 0])
-        update(second.ravel(), gradient2.ravel(), lr[t], wd, products[t, 1])
-        update(third.ravel(), gradient3.ravel(), lr[t], wd, products[t, 2])
+        update(first.ravel(), gradient1.ravel(), following1, lr[t], wd, products[t, 0])
+        update(second.ravel(), gradient2.ravel(), following2, lr[t], wd, products[t, 1])
+        update(third.ravel(), gradient3.ravel(), following3, lr[t], wd, products[t, 2])

@@ -7,12 +7,10 @@ from typing import Any
 import numba
 import numpy as np
 
-# Sums may be reordered, which fills the vector units: the same on every run of one platform. Infinities and NaN are
-# kept, because a run that overflows must show it.
-OPTIONS: Any = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+from empirical.steps.kernels.products import INNER, OUTER, step_products
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _normalize(values: Any, scale: Any, eps: Any) -> None:
     """Normalize each column by the mean and variance of the batch, in place; `scale` (units,) takes 1/√(variance+ε)."""
     batch, units = values.shape
@@ -35,7 +33,7 @@ def _normalize(values: Any, scale: Any, eps: Any) -> None:
             values[i, j] *= scale[j]
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any) -> None:
     """Turn the slope after the ReLU into that before the normalization, in place."""
     batch, units = slope.shape
@@ -54,7 +52,7 @@ def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any
             slope[i, j] = scale[j] * (slope[i, j] - mean[j] - normalized[i, j] * along[j])
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def _rectify(normalized: Any, active: Any) -> None:
     for i in range(normalized.shape[0]):
         for j in range(normalized.shape[1]):
@@ -62,7 +60,7 @@ def _rectify(normalized: Any, active: Any) -> None:
             active[i, j] = normalized.dtype.type(0) if normalized[i, j] <= 0 else normalized[i, j]
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**INNER)
 def cross_entropy(scores: Any, labels: Any) -> Any:
     """Mean cross-entropy of class scores (batch, classes), which turn into its slope, in place."""
     batch, classes = scores.shape
@@ -83,29 +81,18 @@ def cross_entropy(scores: Any, labels: Any) -> Any:
     return total / batch
 
 
-@numba.njit(**OPTIONS)
-def update(weights: Any, gradient: Any, lr: Any, wd: Any, products: Any) -> None:
-    """Make one step of SGD with decay, in place; `products` (3, 3) takes those of weights, gradient and change."""
+@numba.njit(**INNER)
+def update(weights: Any, gradient: Any, following: Any, lr: Any, wd: Any, products: Any) -> None:
+    """Make one step of SGD with decay, in place; `following` is room for it, `products` (3, 3) takes the telemetry."""
     rate, decay = weights.dtype.type(lr), weights.dtype.type(wd)
-    ww, wg, gg, wc, gc, cc = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(weights.size):
-        before, slope = weights[i], gradient[i]
-        after = before - rate * (slope + decay * before)
-        weights[i] = after
-        w, g = np.float64(before), np.float64(slope)
-        c = np.float64(after) - w
-        ww += w * w
-        wg += w * g
-        gg += g * g
-        wc += w * c
-        gc += g * c
-        cc += c * c
-    products[0, 0], products[0, 1], products[0, 2] = ww, wg, wc
-    products[1, 0], products[1, 1], products[1, 2] = wg, gg, gc
-    products[2, 0], products[2, 1], products[2, 2] = wc, gc, cc
+        following[i] = weights[i] - rate * (gradient[i] + decay * weights[i])
+    step_products(weights, gradient, following, products)
+    for i in range(weights.size):
+        weights[i] = following[i]
 
 
-@numba.njit(**OPTIONS)
+@numba.njit(**OUTER)
 def train_mlp(
     first: Any,
     second: Any,
@@ -135,6 +122,7 @@ def train_mlp(
     scale1, scale2 = np.empty(width, kind), np.empty(width, kind)
     scores = np.empty((batch, head.shape[0]), kind)
     gradient1, gradient2 = np.empty((width, features), kind), np.empty((width, width), kind)
+    following1, following2 = np.empty(first.size, kind), np.empty(second.size, kind)
     for t in range(steps):
         for i in range(batch):
             sample = indices[t, i]
@@ -155,5 +143,5 @@ def train_mlp(
         np.dot(slope2, second, slope1)
         _back_through_relu_and_normalization(slope1, normalized1, scale1)
         np.dot(slope1.T, x, gradient1)
-        update(first.ravel(), gradient1.ravel(), lr[t], wd, products[t, 0])
-        update(second.ravel(), gradient2.ravel(), lr[t], wd, products[t, 1])
+        update(first.ravel(), gradient1.ravel(), following1, lr[t], wd, products[t, 0])
+        update(second.ravel(), gradient2.ravel(), following2, lr[t], wd, products[t, 1])

@@ -1,0 +1,93 @@
+"""How the cost of a training step grows with width, batch, replicas and the length of the run; one thread.
+
+With a file name, the figure is drawn into it: `python benchmarks/cost.py docs/cost_of_training.png`.
+"""
+
+import sys
+
+import matplotlib
+import torch
+from training import Task
+
+from empirical.data import load_data
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+# Okabe and Ito's colours, told apart by everyone; markers for print in grey
+STYLES = {
+    ("mlp", "kernel"): ("#0072B2", "o", "-"),
+    ("mlp", "replicas"): ("#56B4E9", "s", "-"),
+    ("mlp", "plain loop"): ("#999999", "x", "--"),
+    ("convnet", "kernel"): ("#D55E00", "o", "-"),
+    ("convnet", "replicas"): ("#E69F00", "s", "-"),
+    ("convnet", "plain loop"): ("#444444", "x", "--"),
+}
+WIDTHS = {"mlp": (16, 32, 64, 128, 256, 512), "convnet": (4, 8, 16, 32)}
+BATCHES, REPLICAS, STEPS = (16, 32, 64, 128, 256, 512, 1024), (1, 2, 4, 8, 16, 32, 64), (100, 300, 1000, 3000, 10_000)
+# of a measurement, in steps of the narrowest task
+WORK = {"mlp": 60, "convnet": 12}
+
+
+def calls_of(task):
+    return {"plain loop": (task.plain_loop, task.steps), **{name: task.engine(name) for name in ("kernel", "replicas")}}
+
+
+def curves(digits):
+    """Microseconds per step and replica: {panel: {(model, engine): ([x], [y])}}."""
+    panels = {name: {} for name in ("width", "batch size", "replicas", "steps of the run")}
+
+    def add(panel, model, x, costs):
+        for engine, value in costs.items():
+            xs, ys = panels[panel].setdefault((model, engine), ([], []))
+            xs.append(x)
+            ys.append(value)
+
+    for model, steps in WORK.items():
+        for width in WIDTHS[model]:
+            task = Task(model, width, digits, 64, steps)
+            add("width", model, width, task.measured(calls_of(task), rounds=3))
+        for batch in BATCHES:
+            task = Task(model, None, digits, batch, steps)
+            add("batch size", model, batch, task.measured(calls_of(task), rounds=3))
+        task = Task(model, None, digits, 64, steps)
+        for replicas in REPLICAS:
+            few = max(2, steps // replicas)
+            calls = {name: task.engine(name, replicas, steps=few) for name in ("kernel", "replicas")}
+            add("replicas", model, replicas, task.measured(calls, rounds=3))
+    for steps in STEPS:
+        task = Task("mlp", None, digits, 64, steps)
+        add("steps of the run", "mlp", steps, task.measured({"kernel": task.engine("kernel")}, rounds=3))
+    return panels
+
+
+def draw(panels, path):
+    fig, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained", sharey=True)
+    for ax, (panel, lines) in zip(axes.flat, panels.items(), strict=True):
+        for (model, engine), (xs, ys) in lines.items():
+            colour, marker, dashes = STYLES[model, engine]
+            label = f"{'BN-MLP' if model == 'mlp' else 'ConvNet'}, {engine}"
+            ax.loglog(xs, ys, marker=marker, color=colour, linestyle=dashes, label=label, markersize=5)
+        ax.set_xlabel(panel)
+        ax.grid(which="major", alpha=0.3)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("µs per step and replica")
+    axes[0, 0].legend(fontsize=8)
+    fig.suptitle("Cost of a training step on digits with telemetry, one processor core (the plain loop has none)")
+    fig.savefig(path, dpi=150)
+
+
+def main(arguments):
+    torch.set_num_threads(1)
+    panels = curves(load_data("digits", torch.float32, torch.device("cpu")))
+    for panel, lines in panels.items():
+        for (model, engine), (xs, ys) in lines.items():
+            row = "  ".join(f"{x}: {y:.0f}" for x, y in zip(xs, ys, strict=True))
+            print(f"{panel:18}{model:9}{engine:12}{row}")
+    if arguments:
+        draw(panels, arguments[0])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
