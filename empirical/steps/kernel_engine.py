@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import threadpoolctl
 import torch
 from torch import Tensor, nn
 
@@ -77,6 +78,8 @@ class KernelEngine:
         self._inputs = _array(problem.inputs if convolutional else problem.inputs.reshape(len(problem.inputs), -1))
         self._targets = _array(problem.targets)
         self._head = _array(model.get_submodule("head").get_parameter("weight"))
+        # finds the libraries of BLAS that are loaded, which takes a while
+        self._blas = threadpoolctl.ThreadpoolController()
         self._eps = self._inputs.dtype.type(_normalizations(model)[0].eps)
 
     def advance(self, state: State, hyper: Hyper, indices: Tensor) -> tuple[State, npt.NDArray[Any]]:
@@ -89,19 +92,22 @@ class KernelEngine:
         order = [layers.index(name) for name in self._layout.groups]
         losses = np.empty((replicas, steps))
         products = np.empty((replicas, steps, len(layers), 3, 3))
-        for k in range(replicas):
-            self._train(
-                *(weights[k, place].reshape(shape) for place, shape in (self._layout.places[name] for name in layers)),
-                self._head,
-                self._inputs,
-                self._targets,
-                self._eps,
-                samples[k],
-                rates[k],
-                float(hyper.wd[k]),
-                losses[k],
-                products[k],
-            )
+        # numba's BLAS takes all processors by itself, and rounds by their number
+        with self._blas.limit(limits=torch.get_num_threads(), user_api="blas"):
+            for k in range(replicas):
+                places = (self._layout.places[name] for name in layers)
+                self._train(
+                    *(weights[k, place].reshape(shape) for place, shape in places),
+                    self._head,
+                    self._inputs,
+                    self._targets,
+                    self._eps,
+                    samples[k],
+                    rates[k],
+                    float(hyper.wd[k]),
+                    losses[k],
+                    products[k],
+                )
         after = State(torch.from_numpy(weights), state.buffers, state.slots)
         return after, records(products[:, :, order], losses, rates[:, :steps])
 

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import threadpoolctl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -403,3 +404,23 @@ def test_compiled_code_from_the_cache_is_that_which_was_compiled(tmp_path):
         assert done.returncode == 0, done.stderr
         printed.append(done.stdout)
     assert printed[0] == printed[1]
+
+
+def test_compiled_steps_take_no_more_threads_than_torch():
+    task, seen = problem(), []
+    engine = ENGINES["kernel"](task)
+    compiled = engine._train
+
+    def watched(*arguments):
+        seen.extend(pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas")
+        compiled(*arguments)
+
+    engine._train = watched
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpoolctl.threadpool_limits(limits=2, user_api="blas"):
+            engine.advance(State.of(task), hyper(3), batches(3))
+    finally:
+        torch.set_num_threads(threads)
+    assert set(seen) == {1}
