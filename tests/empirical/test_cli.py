@@ -1,4 +1,6 @@
 import json
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -138,3 +140,22 @@ def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):
     assert message.strip().splitlines()[-1].startswith("bnwd: interrupted after ")
     assert str(out) in message
     assert simulate.load(out).sizes["step"] == json.loads((out / STATUS).read_text())["status_step"] >= 200
+
+
+def test_a_long_run_says_beforehand_what_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr("empirical.cli._LONG", 0)
+    result = bnwd("train", "--lr", 0.5, "--wd", 0.01, "--width", 8, "--steps", 20, "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert re.search(r"bnwd: this run takes about .* (s|min|h), at most .*B of disk", result.stderr)
+
+
+def test_a_full_disk_is_an_error_of_one_line(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        result = bnwd("train", "--lr", 0.5, "--wd", 0.01, "--width", 8, "--steps", 900, "--out", tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("bnwd: File too large while writing")
+    assert "can be resumed" in result.stderr
