@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from empirical.config import RunConfig as RunConfig
     from empirical.groups import Group as Group
     from empirical.groups import scale_invariant_groups as scale_invariant_groups
+    from empirical.groups import scaling_symmetries as scaling_symmetries
     from empirical.measures.monitor import Monitor as Monitor
     from empirical.runs.folder import StorageError as StorageError
     from empirical.runs.loop import Interrupted as Interrupted
@@ -31,6 +32,7 @@ _HOMES = {
     "load_model": "empirical.runs.loop",
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
+    "scaling_symmetries": "empirical.groups",
     "train": "empirical.runs.loop",
     "validate": "empirical.trials.validation",
 }
@@ -45,6 +47,7 @@ __all__ = [
     "load_model",
     "resume",
     "scale_invariant_groups",
+    "scaling_symmetries",
     "train",
     "validate",
 ]

@@ -15,9 +15,11 @@ from theory.arguments import choice, intrinsic_lr, one_real, real, weight_decay,
 from theory.optimizers import OPTIMIZERS
 from theory.schedules import SCHEDULES, learning_rates
 
-MODELS = {"mlp": 64, "convnet": 8}  # and their default widths
+# default widths, and depths of those whose depth is free
+MODELS = {"mlp": 64, "convnet": 8, "resnet18": 64, "transformer": 64}
+DEPTHS = {"mlp": 2, "convnet": 3, "transformer": 2}
 DATASETS = ("digits",)
-NORMALIZATIONS = ("batch", "none")
+NORMALIZATIONS = ("batch", "layer", "group", "instance", "weight", "rms", "none")
 SAMPLINGS = ("without_replacement", "with_replacement")
 DTYPES = ("float32", "float64", "bfloat16")
 ENGINES = ("auto", "eager", "kernel", "replicas", "compiled")
@@ -36,10 +38,11 @@ class RunConfig:
     lr : learning rate η > 0, or a schedule such as `theory.Cosine`.
     wd : weight decay λ >= 0, with ηλ below the limit of the optimizer, 2 for SGD.
     optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, …; in training its `dim` plays no role.
-    model : "mlp" (two hidden layers) or "convnet" (three 3×3 convolutions of w, 2w, 2w channels); "custom" is set by
-        `train` for a module of your own.
-    width : hidden units or channels w; default 64 (mlp), 8 (convnet).
-    normalization : "batch", or "none" as a control.
+    model : "mlp", "convnet" (3×3 convolutions of w, 2w, 2w, … channels), "resnet18" (pre-activation) or "transformer"
+        (of image patches); "custom" is set by `train` for a module of your own.
+    width : hidden units, channels w or size of a token; default 64, for the convnet 8.
+    depth : hidden layers (mlp, default 2), convolutions (convnet, 3) or blocks (transformer, 2).
+    normalization : "batch", "layer", "group", "instance", "rms", "weight" (of the filters), or "none" as a control.
     norm_eps : ε added to the variance. PyTorch's default of 1e-5 breaks scale invariance at small norms.
     scale_invariant : no affine parameters and a frozen last layer of norm 10, so that every trained weight is
         scale-invariant; False trains everything.
@@ -80,6 +83,7 @@ class RunConfig:
     optimizer: theory.Optimizer = field(default_factory=theory.SGD)
     model: str = "mlp"
     width: int | None = None
+    depth: int | None = None
     normalization: str = "batch"
     norm_eps: float = 1e-12
     scale_invariant: bool = True
@@ -116,6 +120,12 @@ class RunConfig:
         choice("engine", self.engine, ENGINES)
         if self.width is not None:
             whole_number("width", self.width, at_least=1)
+        if self.depth is not None:
+            whole_number("depth", self.depth, at_least=1)
+            if self.model not in (*DEPTHS, CUSTOM):
+                raise ValueError(f"depth must be None for model={self.model!r}, whose depth is fixed, got {self.depth}")
+        if self.model == "mlp" and self.normalization == "instance":
+            raise ValueError("normalization must not be 'instance' for model='mlp', whose channels are single numbers")
         # below it ε is nothing, and a channel without variance is divided by zero
         one_real("norm_eps", self.norm_eps, at_least=float(np.finfo(self.weight_dtype).tiny))
         if not isinstance(self.scale_invariant, bool):
@@ -145,6 +155,11 @@ class RunConfig:
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
     @property
+    def resolved_depth(self) -> int | None:
+        """The depth, with the model's default filled in; None where it is fixed."""
+        return self.depth if self.depth is not None else DEPTHS.get(self.model)
+
+    @property
     def resolved_data_seed(self) -> int:
         """The seed of the order of the data."""
         return self.seed if self.data_seed is None else self.data_seed
@@ -160,7 +175,7 @@ class RunConfig:
         (True, False)
         """
         decisive = {name: value for name, value in self.to_dict().items() if name not in _OUTSIDE_IDENTITY}
-        decisive.update(width=self.resolved_width, data_seed=self.resolved_data_seed)
+        decisive.update(width=self.resolved_width, depth=self.resolved_depth, data_seed=self.resolved_data_seed)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:

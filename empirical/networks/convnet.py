@@ -1,4 +1,4 @@
-"""The ConvNet: three 3×3 convolutions."""
+"""The ConvNet: blocks of 3×3 convolutions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import OrderedDict
 from torch import nn
 
 from empirical.networks.head import head
-from empirical.networks.normalization import BatchNorm
+from empirical.networks.layers import Layers
 
 
 def convnet(
@@ -18,17 +18,19 @@ def convnet(
     normalization: str,
     eps: float,
     scale_invariant: bool,
+    depth: int = 3,
 ) -> nn.Sequential:
-    """Convolutional network of w, 2w, 2w channels with ReLU; 2×2 pooling after the second and third block.
+    """Convolutional network of w, 2w, 2w, … channels with ReLU; 2×2 pooling after every block but the first.
 
     Parameters
     ----------
-    shape : colours, height and width of an image, at least 4×4.
+    shape : colours, height and width of an image, of at least 2 pixels for every pooling: 4×4 at depth 3.
     classes : number of classes.
     width : channels w of the first block.
-    normalization : "batch" or "none".
+    normalization : "batch", "layer", "group", "instance", "weight", "rms" or "none".
     eps : ε of the normalization.
     scale_invariant : no affine parameters and no biases, frozen last layer of norm 10.
+    depth : number of blocks.
 
     Examples
     --------
@@ -36,18 +38,19 @@ def convnet(
     >>> [tuple(p.shape) for p in net.parameters() if p.requires_grad]
     [(8, 1, 3, 3), (16, 8, 3, 3), (16, 16, 3, 3)]
     """
-    colours, height, breadth = shape
-    channels = [colours, width, 2 * width, 2 * width]
+    make = Layers(normalization, eps, scale_invariant)
+    channels, height, breadth = shape
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number in (1, 2, 3):
-        layers[f"conv{number}"] = nn.Conv2d(
-            channels[number - 1], channels[number], 3, padding=1, bias=normalization == "none"
-        )
-        if normalization == "batch":
-            layers[f"norm{number}"] = BatchNorm(channels[number], eps, affine=not scale_invariant)
+    for number in range(1, depth + 1):
+        wanted = width if number == 1 else 2 * width
+        layers[f"conv{number}"] = make.convolution(channels, wanted)
+        if make.normalizes_activations:
+            layers[f"norm{number}"] = make.normalizing(wanted)
         layers[f"relu{number}"] = nn.ReLU()
         if number > 1:
             layers[f"pool{number}"] = nn.MaxPool2d(2)
+            height, breadth = height // 2, breadth // 2
+        channels = wanted
     layers["flatten"] = nn.Flatten()
-    layers["head"] = head(2 * width * (height // 4) * (breadth // 4), classes, frozen=scale_invariant)
+    layers["head"] = head(channels * height * breadth, classes, frozen=scale_invariant)
     return nn.Sequential(layers)

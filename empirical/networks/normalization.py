@@ -1,4 +1,4 @@
-"""Batch normalization from primitive tensor operations, whose derivatives of every order are right."""
+"""Normalizations from primitive tensor operations, whose derivatives of every order are right."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
+# the largest number of groups of a group normalization, which never has groups of one channel
+_MOST_GROUPS = 8
 
-class BatchNorm(nn.Module):
-    """Normalize each channel by the mean and variance of the batch.
 
-    In train mode the statistics are always those of the batch, and nothing is remembered: training has no hidden
-    state. In eval mode they are those of the last batch seen inside `recorded_statistics`, usually the whole training
-    set. PyTorch's fused batch norm gives wrong third derivatives and wrong `torch.func` Hessians; this one does not.
+class Normalization(nn.Module):
+    """Common part of all normalizations of activations (batch, channels, …): ε, and a trained γ and β per channel.
 
     Parameters
     ----------
@@ -23,6 +22,40 @@ class BatchNorm(nn.Module):
     eps : ε added to the variance; the layer is invariant to the scale of the weights before it only as far as
         ε is small against the variance.
     affine : multiply by a trained γ and add a trained β.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-12, affine: bool = False) -> None:
+        super().__init__()
+        self.channels, self.eps = channels, eps
+        self.gamma = nn.Parameter(torch.ones(channels)) if affine else None
+        self.beta = nn.Parameter(torch.zeros(channels)) if affine else None
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the normalized input of shape (batch, channels, …)."""
+        normalized = self.normalized(inputs)
+        if self.gamma is None or self.beta is None:
+            return normalized
+        shape = (1, -1, *(1 for _ in inputs.shape[2:]))
+        return normalized * self.gamma.reshape(shape) + self.beta.reshape(shape)
+
+    def normalized(self, inputs: Tensor) -> Tensor:
+        """Return the input without γ and β."""
+        raise NotImplementedError
+
+    def divided(self, centred: Tensor, variance: Tensor) -> Tensor:
+        """Divide by the standard deviation."""
+        # the derivative of rsqrt takes a third power, which overflows float32 long before this does
+        return centred / torch.sqrt(variance + self.eps)
+
+
+class BatchNorm(Normalization):
+    """Normalize each channel by the mean and variance of the batch.
+
+    In train mode the statistics are always those of the batch, and nothing is remembered: training has no hidden
+    state. In eval mode they are those of the batches seen inside `recorded_statistics`, usually the whole training
+    set. PyTorch's fused batch norm gives wrong third derivatives and wrong `torch.func` Hessians; this one does not.
+
+    Parameters are those of `Normalization`.
 
     Examples
     --------
@@ -32,36 +65,37 @@ class BatchNorm(nn.Module):
     """
 
     def __init__(self, channels: int, eps: float = 1e-12, affine: bool = False) -> None:
-        super().__init__()
-        self.eps = eps
-        self.recording = False
-        self.gamma = nn.Parameter(torch.ones(channels)) if affine else None
-        self.beta = nn.Parameter(torch.zeros(channels)) if affine else None
+        super().__init__(channels, eps, affine)
+        self.recording, self.recorded = False, 0
         self.mean: Tensor
         self.variance: Tensor
         # NaN until recorded: a forgotten recording shows at once
         self.register_buffer("mean", torch.full((channels,), torch.nan))
         self.register_buffer("variance", torch.full((channels,), torch.nan))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the normalized input of shape (batch, channels, …)."""
-        shape = (1, -1, *(1 for _ in inputs.shape[2:]))
-        if self.training or self.recording:
-            axes = (0, *range(2, inputs.ndim))
-            mean = inputs.mean(axes, keepdim=True)
-            centred = inputs - mean
-            variance = (centred * centred).mean(axes, keepdim=True)
-            if self.recording:
-                self.mean = mean.detach().reshape(-1).clone()
-                self.variance = variance.detach().reshape(-1).clone()
+    def normalized(self, inputs: Tensor) -> Tensor:
+        """Return the input without γ and β."""
+        if not (self.training or self.recording):
+            shape = (1, -1, *(1 for _ in inputs.shape[2:]))
+            return self.divided(inputs - self.mean.reshape(shape), self.variance.reshape(shape))
+        axes = (0, *range(2, inputs.ndim))
+        mean = inputs.mean(axes, keepdim=True)
+        centred = inputs - mean
+        variance = (centred * centred).mean(axes, keepdim=True)
+        if self.recording:
+            self._record(mean.detach().reshape(-1), variance.detach().reshape(-1), len(inputs))
+        return self.divided(centred, variance)
+
+    def _record(self, mean: Tensor, variance: Tensor, samples: int) -> None:
+        """Pool the statistics of a batch with those of the batches before it."""
+        if self.recorded == 0:
+            self.mean, self.variance = mean.clone(), variance.clone()
         else:
-            centred = inputs - self.mean.reshape(shape)
-            variance = self.variance.reshape(shape)
-        # the derivative of rsqrt takes a third power, which overflows float32 long before this does
-        normalized = centred / torch.sqrt(variance + self.eps)
-        if self.gamma is None or self.beta is None:
-            return normalized
-        return normalized * self.gamma.reshape(shape) + self.beta.reshape(shape)
+            share = samples / (self.recorded + samples)
+            apart = mean - self.mean
+            self.mean = self.mean + share * apart
+            self.variance = self.variance + share * (variance - self.variance) + share * (1 - share) * apart * apart
+        self.recorded += samples
 
 
 class FusedBatchNorm(BatchNorm):
@@ -79,6 +113,122 @@ class FusedBatchNorm(BatchNorm):
         if not self.training or self.recording:
             return super().forward(inputs)
         return batch_norm(inputs, None, None, self.gamma, self.beta, training=True, eps=self.eps)
+
+
+class GroupNorm(Normalization):
+    """Normalize each sample by the mean and variance of groups of its channels and all of their pixels.
+
+    Parameters
+    ----------
+    groups : number of groups, a divisor of `channels`; 1 is layer normalization, `channels` is instance normalization.
+    channels, eps, affine : as in `Normalization`.
+
+    Raises
+    ------
+    ValueError : in the forward pass, where a group has one value only.
+
+    Examples
+    --------
+    >>> normalized = GroupNorm(2, 4)(torch.arange(8.0).reshape(2, 4))
+    >>> normalized[0].tolist()
+    [-1.0, 1.0, -1.0, 1.0]
+    """
+
+    def __init__(self, groups: int, channels: int, eps: float = 1e-12, affine: bool = False) -> None:
+        super().__init__(channels, eps, affine)
+        self.groups = groups
+
+    def normalized(self, inputs: Tensor) -> Tensor:
+        """Return the input without γ and β."""
+        grouped = inputs.reshape(len(inputs), self.groups, -1)
+        if grouped.shape[2] < 2:
+            raise ValueError(
+                f"normalization must have more than one value to normalize by, got activations of shape "
+                f"{tuple(inputs.shape[1:])} in {self.groups} groups"
+            )
+        centred = grouped - grouped.mean(dim=2, keepdim=True)
+        return self.divided(centred, (centred * centred).mean(dim=2, keepdim=True)).reshape(inputs.shape)
+
+
+class RMSNorm(Normalization):
+    """Divide each sample by the root mean square of all of its values; nothing is subtracted.
+
+    Parameters are those of `Normalization`.
+
+    Examples
+    --------
+    >>> RMSNorm(2)(torch.tensor([[3.0, 4.0]])).square().mean().item()
+    1.0
+    """
+
+    def normalized(self, inputs: Tensor) -> Tensor:
+        """Return the input without γ and β."""
+        square = (inputs * inputs).mean(dim=tuple(range(1, inputs.ndim)), keepdim=True)
+        return self.divided(inputs, square)
+
+
+class NormalizedWeight(nn.Module):
+    """Weight normalization: a filter v of a layer acts as γv/‖v‖; `weight_normed` gives it to a layer.
+
+    Parameters
+    ----------
+    filters : size of axis 0 of the weight.
+    eps : ε added to the mean square of a filter.
+    affine : a trained γ per filter; else it is 1.
+    """
+
+    def __init__(self, filters: int, eps: float, affine: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.ones(filters)) if affine else None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight with filters of norm 1 (times γ)."""
+        square = (weight * weight).sum(dim=tuple(range(1, weight.ndim)), keepdim=True)
+        normalized = weight / torch.sqrt(square + self.eps)
+        if self.gamma is None:
+            return normalized
+        return normalized * self.gamma.reshape(-1, *(1 for _ in weight.shape[1:]))
+
+
+def weight_normed(layer: nn.Module, eps: float, affine: bool) -> nn.Module:
+    """Normalize the filters of a layer's weight, in place; return the layer.
+
+    The trained parameter becomes `parametrizations.weight.original`.
+
+    Examples
+    --------
+    >>> layer = weight_normed(nn.Linear(3, 2, bias=False), eps=1e-12, affine=False)
+    >>> [round(norm, 5) for norm in layer.weight.norm(dim=1).tolist()]
+    [1.0, 1.0]
+    """
+    filters = layer.get_parameter("weight").shape[0]
+    return nn.utils.parametrize.register_parametrization(layer, "weight", NormalizedWeight(filters, eps, affine))
+
+
+def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> nn.Module:
+    """Build the layer that normalizes activations (batch, channels, …).
+
+    Parameters
+    ----------
+    kind : "batch", "layer", "group" (at most 8 groups, of at least two channels), "instance" or "rms"; "weight" and
+        "none" give a layer that does nothing.
+    channels, eps, affine : as in `Normalization`.
+
+    Examples
+    --------
+    >>> normalization_layer("group", 16, 1e-12, affine=False).groups
+    8
+    """
+    if kind == "batch":
+        return BatchNorm(channels, eps, affine)
+    if kind == "rms":
+        return RMSNorm(channels, eps, affine)
+    if kind in ("layer", "group", "instance"):
+        most = {"layer": 1, "group": max(1, min(_MOST_GROUPS, channels // 2)), "instance": channels}[kind]
+        groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+        return GroupNorm(groups, channels, eps, affine)
+    return nn.Identity()
 
 
 def with_fused_layers(model: nn.Module) -> nn.Module:
@@ -99,17 +249,19 @@ def with_fused_layers(model: nn.Module) -> nn.Module:
 def recorded_statistics(model: nn.Module) -> Iterator[None]:
     """While open, every `BatchNorm` of the model normalizes by the batch and remembers its statistics for eval mode.
 
+    Those of several batches are pooled.
+
     Examples
     --------
     >>> layer = BatchNorm(2).eval()
     >>> with recorded_statistics(layer):
-    ...     _ = layer(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+    ...     _ = layer(torch.tensor([[1.0, 0.0], [3.0, 0.0]])), layer(torch.tensor([[5.0, 3.0]]))
     >>> layer.mean.tolist()
-    [2.0, 0.0]
+    [3.0, 1.0]
     """
     layers = [module for module in model.modules() if isinstance(module, BatchNorm)]
     for layer in layers:
-        layer.recording = True
+        layer.recording, layer.recorded = True, 0
     try:
         yield
     finally:

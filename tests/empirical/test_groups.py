@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from empirical.config import RunConfig
-from empirical.groups import scale_invariant_groups
+from empirical.groups import scale_invariant_groups, scaling_symmetries
 from empirical.networks import build_network
 
 IMAGES = torch.randn(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -43,8 +43,124 @@ def test_a_bias_before_a_normalization_is_inert_and_left_out():
 def test_a_zero_gamma_does_not_make_everything_before_it_invariant():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     nn.init.zeros_(model[3].weight)
-    # the first layer has a bias that is not scaled with it, so it is not invariant although f does not move at γ = 0
-    assert found(model) == ["2.weight"]
+    # the first layer is not invariant alone, because of its bias, although f does not move at γ = 0
+    assert found(model) == ["0.weight and 1 more", "2.weight"]
+
+
+def members(model, inputs=ROWS, **settings):
+    return [group.weights for group in scale_invariant_groups(model, inputs, **settings).values()]
+
+
+def test_weight_and_bias_are_invariant_together():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3))
+    assert members(model) == [("0.weight", "0.bias")]
+
+
+def test_gamma_and_beta_are_invariant_together_where_a_normalization_follows():
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8))
+    assert members(model) == [("0.weight",), ("3.weight",)]
+    assert members(model, vectors=True) == [("0.weight",), ("1.weight", "1.bias"), ("3.weight",)]
+
+
+def images(pixels=16):
+    return torch.randn(40, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
+
+
+STREAMS = [
+    ("stem.weight", "stage1block1.conv2.weight", "stage1block2.conv2.weight"),
+    *(
+        (f"stage{s}block1.conv2.weight", f"stage{s}block1.shortcut.conv.weight", f"stage{s}block2.conv2.weight")
+        for s in (2, 3, 4)
+    ),
+]
+
+
+@pytest.mark.parametrize("scale_invariant", [True, False])
+@pytest.mark.parametrize("normalization", ["batch", "layer", "group", "rms"])
+def test_weights_of_a_residual_stream_are_invariant_together(normalization, scale_invariant):
+    config = RunConfig(
+        lr=0.1, wd=0.01, model="resnet18", width=4, normalization=normalization, scale_invariant=scale_invariant
+    )
+    singles = [(f"stage{s}block{b}.conv1.weight",) for s in (1, 2, 3, 4) for b in (1, 2)]
+    inputs = images(32 if normalization == "group" else 16)
+    sets = members(build_network(config, inputs, 10), inputs)
+    # in forward order a shortcut comes after its branch; every weight but the head's is in one group
+    assert {frozenset(s) for s in sets} == {frozenset(s) for s in [*STREAMS, *singles]}
+    assert sum(map(len, sets)) == 20
+
+
+def test_channels_of_a_residual_stream_are_invariant_one_by_one():
+    config = RunConfig(lr=0.1, wd=0.01, model="resnet18", width=2)
+    sets = members(build_network(config, images(), 10), images(), per_filter=True)
+    for stream in STREAMS:
+        channels = 2 * 2 ** int(stream[1][5]) // 2
+        for channel in range(channels):
+            assert {f"{name}[{channel}]" for name in stream} in [set(s) for s in sets]
+    # a convolution before a batch norm is invariant filter by filter
+    assert ("stage1block1.conv1.weight[0]",) in sets
+    assert len(sets) == 2 * (2 + 4 + 8 + 16) + (2 + 4 + 8 + 16)
+
+
+@pytest.mark.parametrize("normalization", ["layer", "rms", "batch"])
+def test_groups_of_the_transformer(normalization):
+    config = RunConfig(lr=0.1, wd=0.01, model="transformer", width=8, normalization=normalization)
+    sets = members(build_network(config, images(), 10), images())
+    stream = {"position", "embed.weight", *(f"blocks.{b}.{w}.weight" for b in (0, 1) for w in ("output", "linear2"))}
+    alone = [{f"blocks.{b}.{name}.weight"} for b in (0, 1) for name in ("query", "key")]
+    assert set(sets[0]) == stream
+    assert [set(s) for s in sets[1:]] == alone
+
+
+@pytest.mark.parametrize("model", ["mlp", "convnet", "resnet18", "transformer"])
+def test_normalized_weights_are_invariant_each(model):
+    config = RunConfig(lr=0.1, wd=0.01, model=model, width=4, normalization="weight")
+    net = build_network(config, images(), 10)
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    assert {name for (name,) in members(net, images())} == trained
+
+
+class Overlapping(nn.Module):
+    """norm(a + c relu(b)): both {a, b} and {a, c} are invariant."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8, bias=False), nn.Linear(6, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.norm = nn.BatchNorm1d(8, affine=False)
+
+    def forward(self, x):
+        return self.norm(self.a(x) + self.c(torch.relu(self.b(x))))
+
+
+def test_of_overlapping_groups_the_one_that_writes_is_taken():
+    assert members(Overlapping()) == [("a.weight", "c.weight")]
+    assert scaling_symmetries(Overlapping(), ROWS) == [
+        {"a.weight": 1.0, "c.weight": 1.0},
+        {"b.weight": 1.0, "c.weight": -1.0},
+    ]
+
+
+class Tied(nn.Module):
+    """One matrix used twice, without and with something after it: no scaling but of both layers leaves f alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(6, 6, bias=False), nn.Linear(6, 3, bias=False)
+
+    def forward(self, x):
+        return self.outer(self.inner(torch.relu(self.inner(x))))
+
+
+def test_a_matrix_that_is_used_twice():
+    assert members(Tied()) == []
+    # two powers of the inner one against one of the outer
+    assert scaling_symmetries(Tied(), ROWS) == [{"inner.weight": 1.0, "outer.weight": -2.0}]
+    normalized = nn.Sequential(Tied(), nn.LayerNorm(3))
+    assert members(normalized) == [("0.inner.weight",), ("0.outer.weight",)]
+
+
+def test_a_network_without_symmetries():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    assert members(model) == scaling_symmetries(model, ROWS) == []
 
 
 def test_names_do_not_matter():

@@ -1,0 +1,94 @@
+"""The pre-activation ResNet for small images."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from empirical.networks.head import head
+from empirical.networks.layers import Layers
+
+_BLOCKS, _STAGES = 2, 4
+
+
+class PreActivationBlock(nn.Module):
+    """Residual block: norm, ReLU, convolution, twice; the shortcut has its own norm and 1×1 convolution if it must.
+
+    The second convolution writes into the residual stream without a norm after it, so its weights are scale-invariant
+    only together with all others that write there.
+
+    Parameters
+    ----------
+    make : layers of the network.
+    inputs, outputs : channels.
+    stride : of the first convolution and of the shortcut.
+
+    Examples
+    --------
+    >>> import torch
+    >>> block = PreActivationBlock(Layers("batch", 1e-12, scale_invariant=True), 4, 8, stride=2)
+    >>> tuple(block(torch.randn(2, 4, 6, 6)).shape)
+    (2, 8, 3, 3)
+    """
+
+    def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = make.normalizing(inputs)
+        self.conv1 = make.convolution(inputs, outputs, stride=stride)
+        self.norm2 = make.normalizing(outputs)
+        self.conv2 = make.convolution(outputs, outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                OrderedDict(norm=make.normalizing(inputs), conv=make.convolution(inputs, outputs, 1, stride))
+            )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the stream after the block, shape (batch, outputs, height, width)."""
+        inner = self.conv1(relu(self.norm1(inputs)))
+        written: Tensor = self.conv2(relu(self.norm2(inner))) + self.shortcut(inputs)
+        return written
+
+
+def resnet18(
+    shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: int,
+    normalization: str,
+    eps: float,
+    scale_invariant: bool,
+) -> nn.Sequential:
+    """Pre-activation ResNet-18: four stages of two blocks, of w, 2w, 4w, 8w channels, average pooling at the end.
+
+    Parameters
+    ----------
+    shape : colours, height and width of an image; the later stages halve the size.
+    classes : number of classes.
+    width : channels w of the first stage, 64 in the paper.
+    normalization : "batch", "layer", "group", "instance", "weight", "rms" or "none".
+    eps : ε of the normalization.
+    scale_invariant : no affine parameters and no biases, frozen last layer of norm 10.
+
+    Source: arXiv 2106.15739 §4 (ResNet-18, with a normalization before the convolution of each shortcut).
+
+    Examples
+    --------
+    >>> net = resnet18((3, 32, 32), 10, width=8, normalization="batch", eps=1e-12, scale_invariant=True)
+    >>> sum(p.ndim == 4 for p in net.parameters())
+    20
+    """
+    make = Layers(normalization, eps, scale_invariant)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(stem=make.convolution(shape[0], width))
+    channels = width
+    for stage in range(_STAGES):
+        for block in range(_BLOCKS):
+            wanted, stride = width * 2**stage, 2 if stage > 0 and block == 0 else 1
+            layers[f"stage{stage + 1}block{block + 1}"] = PreActivationBlock(make, channels, wanted, stride)
+            channels = wanted
+    layers["norm"], layers["relu"] = make.normalizing(channels), nn.ReLU()
+    layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    layers["head"] = head(channels, classes, frozen=scale_invariant)
+    return nn.Sequential(layers)

@@ -1,0 +1,123 @@
+"""A small vision transformer, normalized before each branch, with normalized queries and keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu, scaled_dot_product_attention
+
+from empirical.networks.head import head
+from empirical.networks.layers import Layers
+
+_MOST_HEADS, _WIDENING = 4, 2
+
+
+class _TokenNorm(nn.Module):
+    """Normalization of the features of each token, (batch, tokens, features)."""
+
+    def __init__(self, make: Layers, features: int) -> None:
+        super().__init__()
+        self.norm = make.normalizing(features)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        normalized: Tensor = self.norm(tokens.flatten(0, -2)).view(tokens.shape)
+        return normalized
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then two linear layers around a ReLU, each added to the stream of tokens.
+
+    Queries and keys are normalized, so their weights are scale-invariant each; values and outputs are so only together
+    with what else writes into the stream.
+
+    Parameters
+    ----------
+    make : layers of the network.
+    features : size of a token.
+    heads : number of heads of the attention, a divisor of `features`.
+
+    Examples
+    --------
+    >>> block = TransformerBlock(Layers("layer", 1e-12, scale_invariant=True), features=8, heads=2)
+    >>> tuple(block(torch.randn(3, 5, 8)).shape)
+    (3, 5, 8)
+    """
+
+    def __init__(self, make: Layers, features: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = _TokenNorm(make, features), _TokenNorm(make, features)
+        self.query, self.key, self.value = (make.linear(features, features) for _ in range(3))
+        self.query_norm, self.key_norm = _TokenNorm(make, features // heads), _TokenNorm(make, features // heads)
+        self.output = make.linear(features, features)
+        self.linear1 = make.linear(features, _WIDENING * features)
+        self.linear2 = make.linear(_WIDENING * features, features)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the stream after the block, (batch, tokens, features)."""
+        normalized = self.norm1(tokens)
+        query = self.query_norm(self._by_head(self.query(normalized)))
+        key = self.key_norm(self._by_head(self.key(normalized)))
+        attended = scaled_dot_product_attention(query, key, self._by_head(self.value(normalized)))
+        tokens = tokens + self.output(attended.transpose(1, 2).flatten(2))
+        added: Tensor = tokens + self.linear2(relu(self.linear1(self.norm2(tokens))))
+        return added
+
+    def _by_head(self, tokens: Tensor) -> Tensor:
+        split: Tensor = tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return split
+
+
+class VisionTransformer(nn.Module):
+    """Patches as tokens with learned positions, blocks, a normalization, the mean over the tokens, a linear layer.
+
+    Parameters
+    ----------
+    shape : colours, height and width of an image.
+    classes : number of classes.
+    width : size of a token.
+    normalization : "layer", "rms", "group", "batch", "weight" or "none".
+    eps : ε of the normalization.
+    scale_invariant : no affine parameters and no biases, frozen last layer of norm 10.
+    depth : number of blocks.
+
+    Examples
+    --------
+    >>> net = VisionTransformer((1, 8, 8), 10, width=8, normalization="layer", eps=1e-12, scale_invariant=True, depth=1)
+    >>> tuple(net(torch.randn(3, 1, 8, 8)).shape)
+    (3, 10)
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        classes: int,
+        *,
+        width: int,
+        normalization: str,
+        eps: float,
+        scale_invariant: bool,
+        depth: int = 2,
+    ) -> None:
+        super().__init__()
+        make = Layers(normalization, eps, scale_invariant)
+        colours, height, breadth = shape
+        # four patches along the shorter side, where the image has so many pixels
+        self.patch = max(1, min(height, breadth) // 4)
+        tokens = (height // self.patch) * (breadth // self.patch)
+        heads = next(count for count in range(_MOST_HEADS, 0, -1) if width % count == 0 and width // count > 2)
+        self.embed = make.linear(colours * self.patch**2, width)
+        # added to the tokens, so invariant only where a normalization of the stream follows
+        is_trained = make.normalizes_activations or not scale_invariant
+        self.position = nn.Parameter(0.02 * torch.randn(tokens, width), requires_grad=is_trained)
+        self.blocks = nn.Sequential(*(TransformerBlock(make, width, heads) for _ in range(depth)))
+        self.norm = _TokenNorm(make, width)
+        self.head = head(width, classes, frozen=scale_invariant)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class scores (batch, classes) of images (batch, colours, height, width)."""
+        size = self.patch
+        patches = images.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        tokens = self.norm(self.blocks(self.embed(patches) + self.position))
+        scores: Tensor = self.head(tokens.mean(dim=1))
+        return scores
