@@ -130,19 +130,29 @@ def train(
     lr: LearningRate,
     wd: WeightDecay,
     out: Annotated[Path, typer.Option(help="Run folder: new, or of the same run, which is then continued.")],
-    model: Annotated[str, typer.Option(help="mlp or convnet.")] = "mlp",
+    model: Annotated[str, typer.Option(help="mlp, convnet, resnet18 or transformer.")] = "mlp",
     optimizer: OptimizerName = "SGD()",
-    width: Annotated[int | None, typer.Option(help="Hidden units or channels; default 64 (mlp), 8 (convnet).")] = None,
-    normalization: Annotated[str, typer.Option(help="batch, or none as a control.")] = "batch",
+    width: Annotated[
+        int | None, typer.Option(help="Units, channels or size of a token; default 64, convnet 8.")
+    ] = None,
+    depth: Annotated[int | None, typer.Option(help="Hidden layers, convolutions or blocks; default 2, 3, 2.")] = None,
+    normalization: Annotated[
+        str, typer.Option(help="batch, layer, group, instance, rms, weight, or none as a control.")
+    ] = "batch",
     norm_eps: Annotated[float, typer.Option(help="ε of the normalization.")] = 1e-12,
     scale_invariant: Annotated[bool, typer.Option(help="Train scale-invariant weights only, or everything.")] = True,
     other_lr: Annotated[
         float | None, typer.Option(help="Learning rate of weights that are not scale-invariant; 0 freezes them.")
     ] = None,
+    other_wd: Annotated[float | None, typer.Option(help="Weight decay of those; default: the same.")] = None,
+    fixed: Annotated[str | None, typer.Option(help="Hold norm or effective_lr of the scale-invariant weights.")] = None,
     init_norm: Annotated[float | None, typer.Option(help="Norm of the scale-invariant weights at the start.")] = None,
     dataset: Annotated[str, typer.Option(help="digits.")] = "digits",
     batch_size: Annotated[int, typer.Option(help="Samples of a mini-batch.")] = 64,
-    sampling: Annotated[str, typer.Option(help="without_replacement or with_replacement.")] = "without_replacement",
+    sampling: Annotated[
+        str, typer.Option(help="without_replacement, with_replacement or full_batch.")
+    ] = "without_replacement",
+    micro_batch: Annotated[int | None, typer.Option(help="Samples that go through the network at a time.")] = None,
     steps: Annotated[int, typer.Option(help="Number of updates.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
     data_seed: Annotated[int | None, typer.Option(help="Of the order of the data; default: the seed.")] = None,

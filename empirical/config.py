@@ -20,7 +20,8 @@ MODELS = {"mlp": 64, "convnet": 8, "resnet18": 64, "transformer": 64}
 DEPTHS = {"mlp": 2, "convnet": 3, "transformer": 2}
 DATASETS = ("digits",)
 NORMALIZATIONS = ("batch", "layer", "group", "instance", "weight", "rms", "none")
-SAMPLINGS = ("without_replacement", "with_replacement")
+SAMPLINGS = ("without_replacement", "with_replacement", "full_batch")
+FIXED = ("norm", "effective_lr")
 DTYPES = ("float32", "float64", "bfloat16")
 ENGINES = ("auto", "eager", "kernel", "replicas", "compiled")
 CUSTOM = "custom"
@@ -45,12 +46,20 @@ class RunConfig:
     normalization : "batch", "layer", "group", "instance", "rms", "weight" (of the filters), or "none" as a control.
     norm_eps : ε added to the variance. PyTorch's default of 1e-5 breaks scale invariance at small norms.
     scale_invariant : no affine parameters and a frozen last layer of norm 10, so that every trained weight is
-        scale-invariant; False trains everything.
-    other_lr : learning rate of the trained weights that are not scale-invariant; default `lr`, 0 freezes them.
+        scale-invariant (of the transformer, all but values and first linear layers); False trains everything.
+    other_lr, other_wd : learning rate and weight decay of the trained weights that are not scale-invariant; default
+        `lr` and `wd`. other_lr=0 freezes them, other_wd=0 leaves them without decay.
+    fixed : None, or what is held of the scale-invariant weights: "norm" scales them back after every step to the norm
+        they began with (wd must be 0), which is training on a sphere; "effective_lr" gives the optimizer their gradient
+        times ρ², so that `lr` is the effective learning rate (only SGD). Both obey the law of another step.
     init_norm : ρ of the scale-invariant weights at the start; default is what the initialization gives.
     dataset : "digits"; "custom" is set by `train` for data of your own.
     batch_size : samples of a mini-batch.
-    sampling : "without_replacement" (reshuffled each epoch, incomplete batches dropped) or "with_replacement".
+    sampling : "without_replacement" (reshuffled each epoch, incomplete batches dropped), "with_replacement", or
+        "full_batch": all training samples in every step, whatever `batch_size` says.
+    micro_batch : samples that go through the network at a time, for batches that do not fit into memory; gradients are
+        accumulated. Statistics of a batch normalization are then those of each micro-batch, which is another function
+        than that of the whole batch, and a noisy one.
     steps : number of updates.
     seed, data_seed : of the initial trained weights and of the order of the data; `data_seed` defaults to `seed`.
     dtype : "float32", "float64", or "bfloat16": weights in float32, matrix products in bfloat16, which is fast on
@@ -88,10 +97,13 @@ class RunConfig:
     norm_eps: float = 1e-12
     scale_invariant: bool = True
     other_lr: float | None = None
+    other_wd: float | None = None
+    fixed: str | None = None
     init_norm: float | None = None
     dataset: str = "digits"
     batch_size: int = 64
     sampling: str = "without_replacement"
+    micro_batch: int | None = None
     steps: int = 10_000
     seed: int = 0
     data_seed: int | None = None
@@ -134,8 +146,13 @@ class RunConfig:
             raise ValueError("scale_invariant must be False with normalization='none', got True: nothing is invariant")
         if self.other_lr is not None:
             one_real("other_lr", self.other_lr, at_least=0)
+        if self.other_wd is not None:
+            one_real("other_wd", self.other_wd, at_least=0)
+        self._check_fixed()
         if self.init_norm is not None:
             one_real("init_norm", self.init_norm, above=0)
+        if self.micro_batch is not None:
+            whole_number("micro_batch", self.micro_batch, at_least=1)
         whole_number("batch_size", self.batch_size, at_least=1)
         whole_number("seed", self.seed, at_most=2**63 - 1)
         if self.data_seed is not None:
@@ -143,6 +160,15 @@ class RunConfig:
         if not isinstance(self.device, str) or not self.device:
             raise TypeError(f"device must be a word such as 'cpu', 'cuda' or 'auto', got {self.device!r}")
         whole_number("evaluate_every", self.evaluate_every, at_least=1)
+
+    def _check_fixed(self) -> None:
+        if self.fixed is None:
+            return
+        choice("fixed", self.fixed, FIXED)
+        if self.fixed == "norm" and self.wd != 0:
+            raise ValueError(f"wd must be 0 with fixed='norm', got {self.wd!r}")
+        if self.fixed == "effective_lr" and not isinstance(self.optimizer, theory.SGD):
+            raise ValueError(f"optimizer must be SGD with fixed='effective_lr', got {self.optimizer!r}")
 
     @property
     def resolved_width(self) -> int | None:

@@ -49,7 +49,7 @@ CHECKPOINT_SECONDS = 30.0
 # of steps, from which the time of a run is told
 _MEASURED_SECONDS = 0.2
 # Steps are made in pieces of about this time, so that records and signals never wait longer.
-_PIECE_SECONDS, _FIRST_PIECE = 0.5, 16
+_PIECE_SECONDS, _FIRST_PIECE, _MOST_INDICES = 0.5, 16, 2**22
 ALL_TRAINED = "all trained weights"
 
 
@@ -213,7 +213,8 @@ def _prepare(config: RunConfig, model: nn.Module | None, data: Any) -> _Setup:
         if given is None and own == CUSTOM:
             raise ValueError(f"{name} must be given, the run was made with one of the user's own; got None")
     held = load_data(config.dataset, dtype, device) if data is None else user_data(data, dtype, device)
-    per_epoch = steps_per_epoch(held.size, config.batch_size)
+    batch_size = held.size if config.sampling == "full_batch" else config.batch_size
+    per_epoch = steps_per_epoch(held.size, batch_size)
     config = dataclasses.replace(
         config, model=config.model if model is None else CUSTOM, dataset=config.dataset if data is None else CUSTOM
     )
@@ -234,9 +235,18 @@ def _prepare(config: RunConfig, model: nn.Module | None, data: Any) -> _Setup:
             parameter.requires_grad_(name in grouped)
     layout = Layout.of(network, groups)
     autocast = torch.bfloat16 if config.dtype == "bfloat16" else None
-    problem = Problem(network, layout, held.inputs, held.targets, config.optimizer, autocast)
+    problem = Problem(
+        network,
+        layout,
+        held.inputs,
+        held.targets,
+        config.optimizer,
+        autocast,
+        fixed=config.fixed,
+        micro_batch=config.micro_batch,
+    )
     if config.engine == "auto":
-        config = dataclasses.replace(config, engine=chosen_engine(problem, config.batch_size))
+        config = dataclasses.replace(config, engine=chosen_engine(problem, batch_size))
     # refuses a network that it cannot train
     ENGINES[config.engine](problem)
     if config.init_norm is not None:
@@ -250,7 +260,8 @@ def _describe(
     config: RunConfig, problem: Problem, groups: dict[str, tuple[str, ...]], invariant: bool, data: Data, per_epoch: int
 ) -> dict[str, Any]:
     attributes: dict[str, Any] = {
-        "optimizer": repr(config.optimizer),
+        # what is held makes it another rule
+        "optimizer": repr(config.optimizer) + (f" with fixed {config.fixed}" if config.fixed else ""),
         "wd": float(config.wd),
         "config": json.dumps(config.to_dict()),
         "scale_invariant": invariant,
@@ -399,6 +410,8 @@ def _advance(
     config, problem = setup.config, setup.problem
     engine = ENGINES[config.engine](problem)
     every, piece = config.evaluate_every, _FIRST_PIECE
+    # sample numbers that are held at a time
+    most = max(1, _MOST_INDICES // (setup.data.size if config.sampling == "full_batch" else config.batch_size))
     torch.set_rng_state(random_state)
 
     def checkpoint() -> float:
@@ -415,7 +428,7 @@ def _advance(
     with bar, stop_requested() as stop:
         while step < config.steps:
             started = time.perf_counter()
-            count = min(piece, config.steps - step, every - step % every)
+            count = min(piece, config.steps - step, every - step % every, most)
             state, rows = engine.advance(state, _hyper(config, step, count), _batches(setup, step, count))
             sound, trouble = _sound_rows(rows[0], config.weight_dtype)
             folder.append_steps(rows[0, :sound])
@@ -442,15 +455,20 @@ def _advance(
 def _hyper(config: RunConfig, step: int, count: int) -> Hyper:
     rates = torch.as_tensor(learning_rates(config.lr, step, step + count))[None]
     other = rates if config.other_lr is None else torch.full_like(rates, config.other_lr)
-    return Hyper(rates, other, torch.tensor([config.wd], dtype=torch.float64))
+    decay = torch.tensor([config.wd], dtype=torch.float64)
+    other_decay = decay if config.other_wd is None else torch.full_like(decay, config.other_wd)
+    return Hyper(rates, other, decay, other_decay)
 
 
 def _batches(setup: _Setup, step: int, count: int) -> torch.Tensor:
     config = setup.config
+    device = setup.problem.inputs.device
+    if config.sampling == "full_batch":
+        return torch.arange(setup.data.size, device=device).expand(1, count, -1)
     indices = batch_indices(
         setup.data.size, config.batch_size, config.sampling, config.resolved_data_seed, step, step + count
     )
-    return torch.as_tensor(indices, device=setup.problem.inputs.device)[None]
+    return torch.as_tensor(indices, device=device)[None]
 
 
 def _sound_rows(rows: npt.NDArray[Any], dtype: str) -> tuple[int, str]:

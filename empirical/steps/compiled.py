@@ -14,6 +14,7 @@ from empirical.networks.normalization import BatchNorm
 from empirical.steps.contract import Problem
 from empirical.steps.replicas import ReplicaEngine, Replicas
 from empirical.steps.telemetry import scalar_products
+from empirical.steps.update import Rates
 
 
 class CompiledEngine(ReplicaEngine):
@@ -32,13 +33,14 @@ class CompiledEngine(ReplicaEngine):
             for name, _ in module.named_buffers(recurse=False)
         ]
         trouble = f"training may change its buffer {remembering[0]!r}" if remembering else ""
+        trouble = trouble or ("its mini-batches go through the network in parts" if problem.micro_batch else "")
         trouble = trouble or compiler_trouble(problem.inputs.device.type)
         if trouble:
             raise ValueError(f"engine must be one that can train this network here, got 'compiled', but {trouble}")
         super().__init__(problem)
 
     def _new_replicas(self, count: int) -> Replicas:
-        return _CompiledReplicas(self._problem, self._inputs, count)
+        return _CompiledReplicas(self._problem, count)
 
 
 @functools.cache
@@ -59,16 +61,16 @@ def compiler_trouble(device: str) -> str:
 
 
 class _CompiledReplicas(Replicas):
-    def __init__(self, problem: Problem, inputs: Tensor, count: int) -> None:
+    def __init__(self, problem: Problem, count: int) -> None:
         # plain layers, which the compiler merges better than fused ones
-        super().__init__(problem, inputs, count, fused=False)
+        super().__init__(problem, count, fused=False)
         self._compiled: Any = torch.compile(self._stepped)
 
     def step(self, batch: Tensor, rate: Tensor, other_rate: Tensor, products: Tensor, losses: Tensor) -> None:
         """Make one step of each replica; see `Replicas.step`."""
         weights = self.weights.detach()
         following, slots, loss, gradient = self._compiled(
-            weights, self.slots, self.inputs[batch], self.problem.targets[batch], self.rates(rate, other_rate)
+            weights, self.slots, self.problem.samples(batch), self.problem.targets[batch], (rate, other_rate)
         )
         scalar_products(weights, gradient, following, list(self.problem.layout.groups.values()), products)
         losses.copy_(loss)
@@ -83,8 +85,8 @@ class _CompiledReplicas(Replicas):
         return cross_entropy(scores.to(weights.dtype), targets)
 
     def _stepped(
-        self, weights: Tensor, slots: tuple[Tensor, ...], inputs: Tensor, targets: Tensor, rates: Tensor
+        self, weights: Tensor, slots: tuple[Tensor, ...], inputs: Tensor, targets: Tensor, rates: Rates
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
         gradient, loss = vmap(grad_and_value(self._loss), randomness="different")(weights, inputs, targets)
-        following, slots = self.problem.optimizer.update(weights, gradient, slots, rates, self.decay)
+        following, slots = self.optimize(weights, gradient, slots, rates, (self.decays[0], self.decays[1]))
         return following, slots, loss, gradient

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,7 +68,12 @@ class Layout:
 class Problem:
     """What is trained: a network, its layout, the training samples, the optimizer.
 
-    With `autocast` the matrix products of the network are done in that type; the weights keep theirs.
+    Attributes
+    ----------
+    autocast : type of the matrix products of the network, if not that of the weights.
+    fixed : None, "norm" or "effective_lr" of the measured weights; see `RunConfig`.
+    micro_batch : samples of a mini-batch that go through the network at a time; None: all.
+    prepare : what is done to the gathered samples of a mini-batch before the network gets them.
     """
 
     model: nn.Module
@@ -77,6 +82,39 @@ class Problem:
     targets: Tensor
     optimizer: theory.Optimizer
     autocast: torch.dtype | None = None
+    fixed: str | None = None
+    micro_batch: int | None = None
+    prepare: Callable[[Tensor], Tensor] | None = None
+
+    def samples(self, batch: Tensor) -> Tensor:
+        """Samples of a mini-batch, as the network gets them; `batch` holds sample numbers, of any shape.
+
+        Examples
+        --------
+        >>> model = nn.Linear(1, 1)
+        >>> problem = Problem(model, Layout.of(model, {}), torch.tensor([[1.0], [2.0]]), torch.zeros(2), theory.SGD())
+        >>> problem.samples(torch.tensor([1, 1]))
+        tensor([[2.],
+                [2.]])
+        """
+        gathered = self.inputs[batch.reshape(-1)]
+        if self.prepare is not None:
+            gathered = self.prepare(gathered)
+        return gathered if batch.ndim == 1 else gathered.unflatten(0, batch.shape)
+
+    def parts(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """Cut mini-batches (…, samples) into what goes through the network at a time.
+
+        Examples
+        --------
+        >>> model = nn.Linear(1, 1)
+        >>> layout, inputs = Layout.of(model, {}), torch.zeros(9, 1)
+        >>> problem = Problem(model, layout, inputs, torch.zeros(9), theory.SGD(), micro_batch=4)
+        >>> [len(part) for part in problem.parts(torch.arange(9))]
+        [4, 4, 1]
+        """
+        parts: tuple[Tensor, ...] = batch.split(self.micro_batch or batch.shape[-1], dim=-1)
+        return parts
 
     def precision(self) -> torch.autocast:
         """Context in which the network has to be called.
@@ -103,7 +141,7 @@ class State:
     ----------
     weights : flat trained weights, shape (K, P).
     buffers : the model's buffers, each of shape (K, …).
-    slots : the optimizer's state, each of shape (K, P) or (K, 1).
+    slots : the optimizer's state, each of shape (K, P) or (K, 1); where the norm is fixed, it is the last.
     """
 
     weights: Tensor
@@ -125,7 +163,10 @@ class State:
         flat = [parameters[name].detach().reshape(-1) for name in problem.layout.places]
         buffers = {name: buffer.detach().clone()[None] for name, buffer in problem.model.named_buffers()}
         weights = torch.cat(flat)[None].clone() if flat else torch.empty(1, 0)
-        return cls(weights, buffers, problem.optimizer.start(weights))
+        slots = problem.optimizer.start(weights)
+        if problem.fixed == "norm":
+            slots = (*slots, weights[:, : problem.layout.measured].norm(dim=1, keepdim=True))
+        return cls(weights, buffers, slots)
 
     def write_into(self, model: nn.Module, layout: Layout, replica: int = 0) -> None:
         """Copy weights and buffers of one replica into a model of the same architecture.
@@ -152,12 +193,29 @@ class Hyper:
     Attributes
     ----------
     lr, other_lr : η of each step of the measured and of the other weights, float64 of shape (K, steps).
-    wd : λ, float64 of shape (K,).
+    wd, other_wd : λ, float64 of shape (K,); `other_wd` None is that of the measured weights.
     """
 
     lr: Tensor
     other_lr: Tensor
     wd: Tensor
+    other_wd: Tensor | None = None
+
+    def rates(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Both learning rates, of the type and device of a tensor, each of shape (steps, K, 1)."""
+        of_measured, of_others = (
+            rates.T.to(device=like.device, dtype=like.dtype)[..., None].contiguous()
+            for rates in (self.lr, self.other_lr)
+        )
+        return of_measured, of_others
+
+    def decays(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Both weight decays, of the type and device of a tensor, each of shape (K, 1)."""
+        of_measured, of_others = (
+            decay.to(device=like.device, dtype=like.dtype)[:, None]
+            for decay in (self.wd, self.wd if self.other_wd is None else self.other_wd)
+        )
+        return of_measured, of_others
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from empirical.steps.contract import Hyper, Problem, State
 from empirical.steps.telemetry import records, scalar_products
+from empirical.steps.update import Update
 
 
 class EagerEngine:
@@ -40,41 +41,33 @@ class EagerEngine:
         replicas, steps = indices.shape[:2]
         while len(self._replicas) < replicas:
             self._replicas.append(_Replica(self.problem))
-        layout, inputs, targets = self.problem.layout, self.problem.inputs, self.problem.targets
-        slices = list(layout.groups.values())
-        device, measured = inputs.device, layout.measured
+        problem, layout = self.problem, self.problem.layout
+        slices, device = list(layout.groups.values()), problem.inputs.device
         products = torch.empty(replicas, steps, len(slices), 3, 3, dtype=torch.float64, device=device)
-        losses = torch.empty(replicas, steps, dtype=torch.float64, device=device)
-        update = self.problem.optimizer.update
-        weights = torch.empty_like(state.weights)
+        losses = torch.zeros(replicas, steps, dtype=torch.float64, device=device)
+        weights, update = torch.empty_like(state.weights), Update(problem)
+        (lr, other_lr), decays = hyper.rates(weights), hyper.decays(weights)
         buffers: list[dict[str, Tensor]] = []
         all_slots: list[tuple[Tensor, ...]] = []
         for k, replica in enumerate(self._replicas[:replicas]):
             state.write_into(replica.model, layout, k)
-            flat, gradient, decay = replica.weights, replica.gradient, float(hyper.wd[k])
-            rates, other_rates = hyper.lr[k].tolist(), hyper.other_lr[k].tolist()
-            others = torch.arange(layout.size, device=device) >= measured
-            slots = tuple(slot[k] for slot in state.slots)
+            own, flat, gradient = slice(k, k + 1), replica.weights[None], replica.gradient[None]
+            slots, decay = tuple(slot[own] for slot in state.slots), (decays[0][own], decays[1][own])
             for t in range(steps):
-                batch = indices[k, t]
                 gradient.zero_()
-                with self.problem.precision():
-                    scores = replica.model(inputs[batch])
-                loss = cross_entropy(scores.to(flat.dtype), targets[batch])
-                loss.backward()
+                for part in problem.parts(indices[k, t]):
+                    losses[k, t] += replica.backward(part, share=len(part) / indices.shape[2])
                 with torch.no_grad():
-                    losses[k, t] = loss.detach()
-                    rate = rates[t] if rates[t] == other_rates[t] else torch.where(others, other_rates[t], rates[t])
-                    following, slots = update(flat, gradient, slots, rate, decay)
-                    scalar_products(flat[None], gradient[None], following[None], slices, products[k, t][None])
+                    following, slots = update(flat, gradient, slots, (lr[t, own], other_lr[t, own]), decay)
+                    scalar_products(flat, gradient, following, slices, products[own, t])
                     flat.copy_(following)
-            weights[k] = flat
+            weights[k] = flat[0]
             all_slots.append(slots)
             buffers.append({name: buffer.detach().clone() for name, buffer in replica.model.named_buffers()})
         after = State(
             weights,
             {name: torch.stack([b[name] for b in buffers]) for name in state.buffers},
-            tuple(torch.stack(slot) for slot in zip(*all_slots, strict=True)),
+            tuple(torch.cat(slot) for slot in zip(*all_slots, strict=True)),
         )
         return after, records(products.cpu().numpy(), losses.cpu().numpy(), hyper.lr[:, :steps].cpu().numpy())
 
@@ -83,6 +76,7 @@ class _Replica:
     """A module whose trained parameters are views of `weights`, their gradients views of `gradient`."""
 
     def __init__(self, problem: Problem) -> None:
+        self._problem = problem
         self.model: nn.Module = copy.deepcopy(problem.model).train()
         size, like = problem.layout.size, problem.inputs
         dtypes = {p.dtype for p in self.model.parameters() if p.requires_grad}
@@ -93,3 +87,11 @@ class _Replica:
         for name, (place, shape) in problem.layout.places.items():
             parameters[name].data = self.weights[place].view(shape)
             parameters[name].grad = self.gradient[place].view(shape)
+
+    def backward(self, batch: Tensor, share: float) -> Tensor:
+        """Add the gradient of a share of the mean loss of some samples; return that share."""
+        with self._problem.precision():
+            scores = self.model(self._problem.samples(batch))
+        loss = share * cross_entropy(scores.to(self.weights.dtype), self._problem.targets[batch])
+        loss.backward()
+        return loss.detach()

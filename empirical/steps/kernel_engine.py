@@ -144,6 +144,12 @@ def obstacle(problem: Problem) -> str:
         return "its normalizations differ"
     if repr(problem.optimizer) != repr(theory.SGD()):
         return f"the optimizer is {problem.optimizer!r}, not SGD()"
+    if problem.fixed is not None:
+        return f"its {problem.fixed} is fixed"
+    if problem.micro_batch is not None:
+        return "its mini-batches go through the network in parts"
+    if problem.prepare is not None:
+        return "its samples are prepared for every mini-batch"
     if problem.autocast is not None:
         return f"its matrix products are in {problem.autocast}"
     if inputs.device.type != "cpu":

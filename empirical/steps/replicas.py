@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from empirical.networks.normalization import with_fused_layers
 from empirical.steps.contract import Hyper, Problem, State
 from empirical.steps.telemetry import records, scalar_products
+from empirical.steps.update import Update
 
 # Steps that one filling of the buffers of a captured step serves.
 _CAPACITY = 256
@@ -47,7 +49,7 @@ class ReplicaEngine:
         inputs = problem.inputs
         if inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        self._problem, self._inputs = problem, inputs
+        self._problem = dataclasses.replace(problem, inputs=inputs)
         self._replicas: dict[int, Replicas] = {}
         self._captured: dict[tuple[int, ...], _CapturedStep] = {}
 
@@ -58,13 +60,10 @@ class ReplicaEngine:
             self._replicas[count] = self._new_replicas(count)
         replicas = self._replicas[count]
         replicas.load(state)
-        device, dtype = self._inputs.device, replicas.weights.dtype
-        batches = indices.transpose(0, 1)
-        rates, other_rates = (
-            values[:, :steps].T.to(device=device, dtype=dtype)[..., None].contiguous()
-            for values in (hyper.lr, hyper.other_lr)
-        )
-        replicas.decay.copy_(hyper.wd[:, None])
+        device, batches = replicas.weights.device, indices.transpose(0, 1)
+        rates, other_rates = hyper.rates(replicas.weights)
+        for own, new in zip(replicas.decays, hyper.decays(replicas.weights), strict=True):
+            own.copy_(new)
         groups = len(self._problem.layout.groups)
         products = torch.empty(steps, count, groups, 3, 3, dtype=torch.float64, device=device)
         losses = torch.empty(steps, count, dtype=torch.float64, device=device)
@@ -82,19 +81,19 @@ class ReplicaEngine:
         return replicas.state(), rows
 
     def _is_captured(self) -> bool:
-        return self._inputs.device.type == "cuda"
+        return self._problem.inputs.device.type == "cuda"
 
     def _new_replicas(self, count: int) -> Replicas:
-        return Replicas(self._problem, self._inputs, count)
+        return Replicas(self._problem, count)
 
 
 class Replicas:
     """What the steps of K replicas work on; the tensors stay in place, so that a step can be captured."""
 
-    def __init__(self, problem: Problem, inputs: Tensor, count: int, *, fused: bool = True) -> None:
-        layout, device = problem.layout, inputs.device
+    def __init__(self, problem: Problem, count: int, *, fused: bool = True) -> None:
+        layout, device = problem.layout, problem.inputs.device
         start = State.of(problem)
-        self.count, self.problem, self.inputs = count, problem, inputs
+        self.count, self.problem = count, problem
         model = copy.deepcopy(problem.model).train()
         self.model = with_fused_layers(model) if fused else model
         self.weights = start.weights.repeat(count, 1)
@@ -103,11 +102,10 @@ class Replicas:
         self._buffers = {
             name: buffer.repeat(count, *(1 for _ in buffer.shape[1:])) for name, buffer in start.buffers.items()
         }
-        others = torch.arange(layout.size, device=device) >= layout.measured
-        self._others = others if layout.measured < layout.size else None
+        self.optimize = Update(problem)
         at_once = count if device.type == "cuda" else max(1, _IN_CACHE // max(layout.size, 1))
         self._parts = [slice(first, min(first + at_once, count)) for first in range(0, count, at_once)]
-        self.decay = torch.empty(count, 1, dtype=self.weights.dtype, device=device)
+        self.decays = tuple(torch.empty(count, 1, dtype=self.weights.dtype, device=device) for _ in "ab")
         self._leaves: dict[str, Tensor] = {}
         self._slopes: dict[str, Tensor] = {}
         parameters = dict(self.model.named_parameters())
@@ -144,30 +142,39 @@ class Replicas:
         `batch` (K, samples), `rate` and `other_rate` (K, 1); `products` (K, groups, 3, 3) and `losses` (K,) take the
         telemetry.
         """
-        loss = self.loss(batch)
-        if self.count == 1:
-            self._gradient.zero_()
-            loss.sum().backward()
-        else:
-            found = torch.autograd.grad(loss.sum(), list(self._leaves.values()), allow_unused=True)
-            for own, new in zip(self._slopes.values(), found, strict=True):
-                if new is None:
-                    own.zero_()
-                else:
-                    own.copy_(new)
+        losses.zero_()
+        for number, part in enumerate(self.problem.parts(batch)):
+            loss = self.loss(part) * (part.shape[1] / batch.shape[1])
+            self._backward(loss.sum(), is_first=number == 0)
+            losses.add_(loss.detach())
         with torch.no_grad():
-            losses.copy_(loss.detach())
             self.update(rate, other_rate, products)
+
+    def _backward(self, loss: Tensor, *, is_first: bool) -> None:
+        """Write the gradient, or add it to that of earlier parts of the mini-batch."""
+        if self.count == 1:
+            if is_first:
+                self._gradient.zero_()
+            loss.backward()
+            return
+        found = torch.autograd.grad(loss, list(self._leaves.values()), allow_unused=True)
+        for own, new in zip(self._slopes.values(), found, strict=True):
+            if new is None:
+                own.mul_(not is_first)
+            elif is_first:
+                own.copy_(new)
+            else:
+                own.add_(new)
 
     def loss(self, batch: Tensor) -> Tensor:
         """Mini-batch loss of each replica, shape (K,)."""
         targets, samples = self.problem.targets[batch].reshape(-1), batch.shape[1]
         with self.problem.precision():
             if self.count == 1:
-                scores = self.model(self.inputs[batch[0]])
+                scores = self.model(self.problem.samples(batch[0]))
             else:
                 scores = vmap(self._scores, randomness="different")(
-                    self._leaves, self._buffers, self.inputs[batch]
+                    self._leaves, self._buffers, self.problem.samples(batch)
                 ).flatten(0, 1)
         # with the classes before the samples, the loops of the softmax run along the samples
         columns = scores.to(self.weights.dtype).T.contiguous()
@@ -177,17 +184,13 @@ class Replicas:
     def _scores(self, leaves: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Any:
         return functional_call(self.model, (leaves, buffers), (inputs,))
 
-    def rates(self, rate: Tensor, other_rate: Tensor) -> Tensor:
-        """Learning rate of every weight, or the one of all."""
-        return rate if self._others is None else torch.where(self._others, other_rate, rate)
-
     def update(self, rate: Tensor, other_rate: Tensor, products: Tensor) -> None:
         """Let the optimizer use the gradient, and measure the step."""
         groups = list(self.problem.layout.groups.values())
         for part in self._parts:
             weights, gradient, slots = self.weights[part], self._gradient[part], tuple(s[part] for s in self.slots)
-            rates = self.rates(rate[part], other_rate[part])
-            following, changed = self.problem.optimizer.update(weights, gradient, slots, rates, self.decay[part])
+            lr, wd = (rate[part], other_rate[part]), (self.decays[0][part], self.decays[1][part])
+            following, changed = self.optimize(weights, gradient, slots, lr, wd)
             scalar_products(weights, gradient, following, groups, products[part])
             weights.copy_(following)
             for own, new in zip(slots, changed, strict=True):

@@ -387,7 +387,8 @@ def trajectory_of_records(
     [0.1, 0.1]
     """
     columns = {name: records[name] for name in records.dtype.names or () if name not in ("lr", "next_norm")}
-    columns["effective_lr"] = records["lr"] / records["norm"] ** 2
+    is_held = str(attributes.get("optimizer", "")).endswith("with fixed effective_lr")
+    columns["effective_lr"] = records["lr"] / (1.0 if is_held else records["norm"] ** 2)
     if "lr" not in attributes:
         columns["lr"] = records["lr"]
     step = first_step + np.arange(len(records))
