@@ -160,6 +160,9 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "cpu",
     engine: Annotated[str, typer.Option(help="auto, eager, kernel, replicas or compiled.")] = "auto",
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
+    evaluate_batches: Annotated[
+        bool, typer.Option("--evaluate-batches", help="Evaluate losses and gradients of mini-batches too.")
+    ] = False,
 ) -> None:
     """Train a network and measure every step; simulate.load(out) opens the trajectory, also while it runs."""
     settings = {name: value for name, value in locals().items() if name != "out"}

@@ -71,6 +71,8 @@ class RunConfig:
         "auto" takes the kernel where it is the fastest, else "replicas". A run's folder and trajectory name the one
         that was used; results differ by rounding.
     evaluate_every : steps between evaluations on the whole training and test set; one more follows the last step.
+    evaluate_batches : evaluate also the mini-batches of an epoch at fixed weights: loss and error with the statistics
+        of the batch, mean gradient norm and norm of the mean gradient. Each costs about as much as an epoch.
 
     Raises
     ------
@@ -111,6 +113,7 @@ class RunConfig:
     device: str = "cpu"
     engine: str = "auto"
     evaluate_every: int = 1000
+    evaluate_batches: bool = False
 
     def __post_init__(self) -> None:
         if type(self.optimizer) not in OPTIMIZERS.values():
@@ -160,6 +163,8 @@ class RunConfig:
         if not isinstance(self.device, str) or not self.device:
             raise TypeError(f"device must be a word such as 'cpu', 'cuda' or 'auto', got {self.device!r}")
         whole_number("evaluate_every", self.evaluate_every, at_least=1)
+        if not isinstance(self.evaluate_batches, bool):
+            raise TypeError(f"evaluate_batches must be True or False, got {self.evaluate_batches!r}")
 
     def _check_fixed(self) -> None:
         if self.fixed is None:

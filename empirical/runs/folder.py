@@ -24,18 +24,18 @@ import numpy.typing as npt
 import torch
 
 from empirical.steps.contract import State
-from simulate.trajectories.contract import COMPLETE, EVALUATIONS, RUNNING
+from simulate.trajectories.contract import COMPLETE, RUNNING
 from simulate.trajectories.folder import (
     CHECK,
     CONFIG,
     EVALS,
-    EVALUATION_RECORD,
     LOCK,
     STATUS,
     STEPS,
     STORE,
     count_records,
     evaluation_log,
+    evaluation_record,
     read_records,
     sealed,
     step_log,
@@ -127,9 +127,12 @@ class RunFolder:
         """Append records of steps."""
         self._append(STEPS, step_log(self._description), records)
 
-    def append_evaluation(self, record: npt.NDArray[Any]) -> None:
-        """Append an evaluation."""
-        self._append(EVALS, evaluation_log(self._description), record)
+    def append_evaluation(self, step: int, values: Mapping[str, float]) -> None:
+        """Append an evaluation; what was not evaluated is NaN."""
+        log = evaluation_log(self._description)
+        names = [name for name in log.names or () if name not in ("eval_step", CHECK)]
+        row = (step, *(values.get(name, np.nan) for name in names))
+        self._append(EVALS, log, np.array([row], dtype=evaluation_record(names)))
 
     def _append(self, name: str, log: np.dtype[Any], records: npt.NDArray[Any]) -> None:
         path = self.path / name
@@ -319,14 +322,3 @@ def check_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], path: Pa
     decisive = [text for text in differs if not text.startswith(("steps=", "device="))]
     what = "; ".join(decisive) or "another model or other data"
     raise ValueError(f"out must be a new folder or one of the same run, but {str(path)!r} holds another: {what}")
-
-
-def new_evaluation(step: int, values: Mapping[str, float]) -> npt.NDArray[Any]:
-    """Return one record of the evaluation log; what was not evaluated is NaN.
-
-    Examples
-    --------
-    >>> float(new_evaluation(5, {"train_loss": 0.5})["train_loss"][0])
-    0.5
-    """
-    return np.array([(step, *(values.get(name, np.nan) for name in EVALUATIONS))], dtype=EVALUATION_RECORD)

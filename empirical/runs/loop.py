@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -22,7 +21,6 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 import simulate
@@ -30,19 +28,27 @@ from empirical.config import CUSTOM, RunConfig
 from empirical.data import Data, batch_indices, load_data, steps_per_epoch, user_data
 from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network, recorded_statistics
+from empirical.runs.evaluation import evaluate
 from empirical.runs.folder import (
     RunFolder,
     StorageError,
     check_same_run,
     checkpoint_files,
     in_bytes,
-    new_evaluation,
     read_checkpoint,
 )
 from empirical.runs.signals import stop_requested
 from empirical.steps import ENGINES, Hyper, Layout, Problem, State, chosen_engine
-from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED, SCHEMA
-from simulate.trajectories.folder import CONFIG, EVALUATION_RECORD, checked, step_record
+from simulate.trajectories.contract import (
+    BATCH_EVALUATIONS,
+    COLLAPSED,
+    COMPLETE,
+    DIVERGED,
+    EVALUATIONS,
+    INTERRUPTED,
+    SCHEMA,
+)
+from simulate.trajectories.folder import CONFIG, checked, evaluation_log, step_record
 from theory.schedules import learning_rates
 
 CHECKPOINT_SECONDS = 30.0
@@ -283,6 +289,7 @@ def _describe(
         "identity": identity,
         "config": config.to_dict(),
         "groups": list(groups),
+        "evaluations": [*EVALUATIONS, *(BATCH_EVALUATIONS if config.evaluate_batches else ())],
         "group_weights": {name: list(members) for name, members in groups.items()},
         "attributes": attributes,
         "first_norm": _norm(State.of(problem), problem.layout),
@@ -366,10 +373,10 @@ def _space(setup: _Setup, steps: int) -> int:
     state = State.of(setup.problem)
     tensors = (state.weights, *state.slots, *state.buffers.values())
     checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 100_000
-    evaluations = steps // setup.config.evaluate_every + 2
+    evaluations = (steps // setup.config.evaluate_every + 2) * evaluation_log(setup.described).itemsize
     row = checked(step_record(len(setup.described["groups"]))).itemsize
     # two checkpoints are kept while a third is written
-    return 2 * (steps * row + evaluations * checked(EVALUATION_RECORD).itemsize) + 3 * checkpoint
+    return 2 * (steps * row + evaluations) + 3 * checkpoint
 
 
 def _cost(setup: _Setup, steps: int) -> RunCost:
@@ -385,7 +392,7 @@ def _cost(setup: _Setup, steps: int) -> RunCost:
             engine.advance(start, _hyper(config, 0, count), _batches(setup, 0, count))
             spent = time.perf_counter() - began
         began = time.perf_counter()
-        _evaluate(setup, start, 0)
+        _evaluate(setup, start)
         evaluation = time.perf_counter() - began
         # the evaluation has left its statistics in the buffers
         start.write_into(setup.problem.model, setup.problem.layout)
@@ -420,7 +427,7 @@ def _advance(
 
     if step == 0:
         folder.restart()
-        folder.append_evaluation(_evaluate(setup, state, step))
+        folder.append_evaluation(step, _evaluate(setup, state))
     saved = checkpoint()
     bar = tqdm(
         total=config.steps, initial=step, unit="step", disable=None if progress is None else not progress, leave=False
@@ -437,7 +444,7 @@ def _advance(
                 folder.finish(trouble, step)
                 return
             if step % every == 0 or step == config.steps:
-                folder.append_evaluation(_evaluate(setup, state, step))
+                folder.append_evaluation(step, _evaluate(setup, state))
             bar.update(count)
             bar.set_postfix(loss=f"{rows[0]['loss'][-1]:.2g}", norm=f"{rows[0]['next_norm'][-1]:.3g}", refresh=False)
             if stop.is_set() and step < config.steps:
@@ -484,23 +491,6 @@ def _sound_rows(rows: npt.NDArray[Any], dtype: str) -> tuple[int, str]:
     return first_bad, DIVERGED if first_bad < len(rows) else ""
 
 
-def _evaluate(setup: _Setup, state: State, step: int) -> npt.NDArray[Any]:
-    """Loss and error on the whole training and test set, normalized by the statistics of the training set."""
-    model, data = setup.problem.model, setup.data
-    state.write_into(model, setup.problem.layout)
-    model.eval()
-    values: dict[str, float] = {}
-    with torch.no_grad():
-        with recorded_statistics(model):
-            outputs = model(data.inputs)
-        values["train_loss"], values["train_error"] = _loss_and_error(outputs, data.targets)
-        if data.test_inputs is not None and data.test_targets is not None:
-            values["test_loss"], values["test_error"] = _loss_and_error(model(data.test_inputs), data.test_targets)
-    model.train()
-    return new_evaluation(step, values)
-
-
-def _loss_and_error(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
-    wrong = (outputs.argmax(dim=1) != targets).double().mean()
-    loss = float(cross_entropy(outputs, targets))
-    return loss if math.isfinite(loss) else math.nan, float(wrong)
+def _evaluate(setup: _Setup, state: State) -> dict[str, float]:
+    config = setup.config
+    return evaluate(setup.problem, setup.data, state, batch_size=config.batch_size if config.evaluate_batches else None)

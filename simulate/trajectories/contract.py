@@ -44,6 +44,13 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "train_error": ("1", "share of wrong answers on the training set"),
     "test_loss": ("loss", "loss on the test set"),
     "test_error": ("1", "share of wrong answers on the test set"),
+    "train_mode_loss": ("loss", "mean loss of the mini-batches of an epoch, at fixed weights in train mode"),
+    "train_mode_error": ("1", "share of wrong answers in the mini-batches of an epoch, at fixed weights in train mode"),
+    "mean_grad_norm": ("loss", "norm times mean gradient norm of the mini-batches of an epoch, at fixed weights"),
+    "full_grad_norm": (
+        "loss",
+        "norm times norm of the mean gradient of the mini-batches of an epoch, at fixed weights",
+    ),
     "norm_min": ("weight", "least norm before an update"),
     "norm_max": ("weight", "largest norm before an update"),
     "mean_sq_norm": ("weight^2", "mean of the squared norm before each update"),
@@ -70,6 +77,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "status_step": ("step", "number of updates made when the status was set"),
 }
 EVALUATIONS = ("train_loss", "train_error", "test_loss", "test_error")
+BATCH_EVALUATIONS = ("train_mode_loss", "train_mode_error", "mean_grad_norm", "full_grad_norm")
 
 
 def make_trajectory(

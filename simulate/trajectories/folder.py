@@ -31,7 +31,16 @@ CHECK = "check"
 # records that are held in memory at a time while a run is stored: some ten megabytes
 BLOCK = 2**16
 
-EVALUATION_RECORD = np.dtype([("eval_step", "<i8"), *((name, "<f8") for name in EVALUATIONS)])
+
+def evaluation_record(names: Sequence[str] = EVALUATIONS) -> np.dtype[Any]:
+    """Record of one evaluation in its log.
+
+    Examples
+    --------
+    >>> evaluation_record().itemsize
+    40
+    """
+    return np.dtype([("eval_step", "<i8"), *((name, "<f8") for name in names)])
 
 
 def step_record(groups: int) -> np.dtype[Any]:
@@ -143,10 +152,11 @@ def evaluation_log(described: Mapping[str, Any]) -> np.dtype[Any]:
 
     Examples
     --------
-    >>> evaluation_log({"checked": False}) == EVALUATION_RECORD
+    >>> evaluation_log({"checked": False}) == evaluation_record()
     True
     """
-    return checked(EVALUATION_RECORD) if described.get("checked") else EVALUATION_RECORD
+    record = evaluation_record(described.get("evaluations", EVALUATIONS))
+    return checked(record) if described.get("checked") else record
 
 
 def steps_written(folder: Path) -> int:
@@ -315,7 +325,7 @@ def _rows_of_run(
         groups=described["groups"],
         attributes=described["attributes"],
         epochs_per_step=described["epochs_per_step"],
-        evaluations={name: evaluated[name] for name in EVALUATION_RECORD.names or ()} if len(evaluated) else None,
+        evaluations={name: evaluated[name] for name in evaluated.dtype.names or ()} if len(evaluated) else None,
         first_step=start,
     )
     last = read_records(folder / STEPS, record, count - 1, count) if count else None

@@ -13,11 +13,11 @@ from simulate.trajectories.contract import SCHEMA, VARIABLES
 from simulate.trajectories.folder import (
     CONFIG,
     EVALS,
-    EVALUATION_RECORD,
     LOCK,
     STATUS,
     STEPS,
     STORE,
+    evaluation_record,
     is_locked,
     read_records,
     step_record,
@@ -25,6 +25,7 @@ from simulate.trajectories.folder import (
     write_json,
 )
 
+EVALUATION_RECORD = evaluation_record()
 GROUPS = ["conv1.weight", "conv2.weight"]
 FIRST_NORM = 3.0
 

@@ -1,0 +1,96 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import simulate
+import theory
+from empirical import RunConfig, train
+from empirical.data import batch_indices, load_data
+from empirical.networks import BatchNorm, build_network, recorded_statistics
+from empirical.runs import evaluation
+from empirical.runs.evaluation import evaluate
+from empirical.runs.loop import load_model
+from empirical.steps import Layout, Problem, State
+
+CONFIG = RunConfig(lr=0.5, wd=0.01, width=8, steps=40, evaluate_every=20, dtype="float64", evaluate_batches=True)
+DATA = load_data("digits", torch.float64, torch.device("cpu"))
+
+
+def test_evaluations_of_batches_are_those_of_a_plain_loop(tmp_path):
+    run = train(CONFIG, tmp_path / "run")
+    net = load_model(tmp_path / "run").train()
+    weights = [p for p in net.parameters() if p.requires_grad]
+    norm = torch.sqrt(sum(p.detach().square().sum() for p in weights)).item()
+    losses, errors, norms, gradients = [], [], [], []
+    for batch in batch_indices(1437, 64, "without_replacement", 0, 0, 22):
+        outputs = net(DATA.inputs[batch])
+        loss = cross_entropy(outputs, DATA.targets[batch])
+        flat = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, weights)])
+        losses.append(loss.item())
+        errors.append((outputs.argmax(1) != DATA.targets[batch]).double().mean().item())
+        norms.append(flat.norm().item())
+        gradients.append(flat)
+    last = run.isel(eval_step=-1)
+    assert last.eval_step == 40
+    assert last.train_mode_loss == pytest.approx(np.mean(losses), rel=1e-9)
+    assert last.train_mode_error == pytest.approx(np.mean(errors), rel=1e-9)
+    assert last.mean_grad_norm == pytest.approx(norm * np.mean(norms), rel=1e-9)
+    assert last.full_grad_norm == pytest.approx(norm * torch.stack(gradients).mean(0).norm().item(), rel=1e-9)
+    # the mean of vectors is shorter than the mean of their lengths
+    assert (run.full_grad_norm < run.mean_grad_norm).all()
+    for name in ("train_mode_loss", "mean_grad_norm"):
+        assert run[name].attrs["units"] == "loss"
+    xr.testing.assert_identical(run, simulate.load(tmp_path / "run"))
+
+
+def test_evaluations_change_nothing_of_the_training():
+    without = train(dataclasses.replace(CONFIG, evaluate_batches=False))
+    assert "mean_grad_norm" not in without
+    with_them = train(CONFIG)
+    for name in ("norm", "loss", "grad_norm", "train_loss", "test_error"):
+        np.testing.assert_array_equal(with_them[name], without[name])
+
+
+def test_a_module_with_a_memory_and_chance_is_left_alone(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 10)
+    )
+    config = dataclasses.replace(CONFIG, dtype="float32", steps=30, evaluate_every=7)
+    whole = train(config, model=net)
+    without = train(dataclasses.replace(config, evaluate_batches=False), model=net)
+    np.testing.assert_array_equal(whole.loss, without.loss)
+    np.testing.assert_array_equal(whole.test_loss, without.test_loss)
+    train(dataclasses.replace(config, steps=12), tmp_path / "run", model=net)
+    xr.testing.assert_identical(train(config, tmp_path / "run", model=net), whole)
+
+
+def test_large_data_go_through_in_parts(monkeypatch):
+    net = build_network(CONFIG, DATA.inputs, 10)
+    problem = Problem(net, Layout.of(net, {"w": ("linear1.weight",)}), DATA.inputs, DATA.targets, theory.SGD())
+    state = State.of(problem)
+    whole = evaluate(problem, DATA, state)
+    monkeypatch.setattr(evaluation, "_AT_ONCE", 500)
+    in_parts = evaluate(problem, DATA, state)
+    first = net.norm1
+    activations = net.linear1(DATA.inputs.flatten(1))
+    # the first layer's statistics are pooled exactly, those of later layers are of inputs normalized in parts
+    torch.testing.assert_close(first.mean, activations.mean(0).detach())
+    torch.testing.assert_close(first.variance, activations.var(0, correction=0).detach())
+    for name, value in whole.items():
+        assert in_parts[name] == pytest.approx(value, rel=2e-2, abs=2e-2)
+    assert in_parts["train_loss"] != whole["train_loss"]
+
+
+def test_statistics_of_parts_are_pooled():
+    layer, inputs = BatchNorm(3).double().eval(), torch.randn(50, 3, dtype=torch.float64)
+    with recorded_statistics(layer):
+        for part in inputs.split(7):
+            layer(part)
+    torch.testing.assert_close(layer.mean, inputs.mean(0))
+    torch.testing.assert_close(layer.variance, inputs.var(0, correction=0))
