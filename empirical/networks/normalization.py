@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-# the largest number of groups of a group normalization, which never has groups of one channel
+# the largest number of groups of a group normalization
 _MOST_GROUPS = 8
 
 
@@ -125,13 +125,13 @@ class GroupNorm(Normalization):
 
     Raises
     ------
-    ValueError : in the forward pass, where a group has one value only.
+    ValueError : in the forward pass, where a group has one or two values only.
 
     Examples
     --------
-    >>> normalized = GroupNorm(2, 4)(torch.arange(8.0).reshape(2, 4))
-    >>> normalized[0].tolist()
-    [-1.0, 1.0, -1.0, 1.0]
+    >>> normalized = GroupNorm(2, 6)(torch.arange(12.0).reshape(2, 6))
+    >>> [round(value, 3) for value in normalized[0].tolist()]
+    [-1.225, 0.0, 1.225, -1.225, 0.0, 1.225]
     """
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-12, affine: bool = False) -> None:
@@ -141,9 +141,10 @@ class GroupNorm(Normalization):
     def normalized(self, inputs: Tensor) -> Tensor:
         """Return the input without γ and β."""
         grouped = inputs.reshape(len(inputs), self.groups, -1)
-        if grouped.shape[2] < 2:
+        # one value becomes 0, and two become ±1, whatever they are
+        if grouped.shape[2] < 3:
             raise ValueError(
-                f"normalization must have more than one value to normalize by, got activations of shape "
+                f"normalization must have more than two values to normalize by, got activations of shape "
                 f"{tuple(inputs.shape[1:])} in {self.groups} groups"
             )
         centred = grouped - grouped.mean(dim=2, keepdim=True)
@@ -211,21 +212,21 @@ def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> n
 
     Parameters
     ----------
-    kind : "batch", "layer", "group" (at most 8 groups, of at least two channels), "instance" or "rms"; "weight" and
+    kind : "batch", "layer", "group" (at most 8 groups, of at least four channels), "instance" or "rms"; "weight" and
         "none" give a layer that does nothing.
     channels, eps, affine : as in `Normalization`.
 
     Examples
     --------
     >>> normalization_layer("group", 16, 1e-12, affine=False).groups
-    8
+    4
     """
     if kind == "batch":
         return BatchNorm(channels, eps, affine)
     if kind == "rms":
         return RMSNorm(channels, eps, affine)
     if kind in ("layer", "group", "instance"):
-        most = {"layer": 1, "group": max(1, min(_MOST_GROUPS, channels // 2)), "instance": channels}[kind]
+        most = {"layer": 1, "group": max(1, min(_MOST_GROUPS, channels // 4)), "instance": channels}[kind]
         groups = next(count for count in range(most, 0, -1) if channels % count == 0)
         return GroupNorm(groups, channels, eps, affine)
     return nn.Identity()
