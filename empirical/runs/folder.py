@@ -88,7 +88,9 @@ class RunFolder:
         shown = str(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not (self.path / CONFIG).exists() and any(p.name != LOCK for p in self.path.iterdir()):
+            # a process that was killed while it began a run leaves no more than these
+            beginnings = {LOCK, CONFIG + ".partial"}
+            if not (self.path / CONFIG).exists() and any(p.name not in beginnings for p in self.path.iterdir()):
                 raise ValueError(f"out must be a new or empty folder or a run to be continued, got {shown!r}")
             self._lock = filelock.FileLock(self.path / LOCK)
             self._lock.acquire(blocking=False)
@@ -106,6 +108,8 @@ class RunFolder:
 
     def begin(self, described: Mapping[str, Any]) -> None:
         """Write (or, for a continued run, renew) the description of the run; it is readable from now on."""
+        for left in self.path.glob("*.partial"):
+            (shutil.rmtree if left.is_dir() else os.unlink)(left)
         # a log keeps the kind of records that it began with
         are_checked = self.described is None or bool(self.described.get("checked"))
         self.described = {**described, "checked": are_checked}

@@ -272,6 +272,46 @@ def test_a_checkpoint_never_executes_code(tmp_path, whole, form):
     assert sprung.exists()
 
 
+HALTING = """
+import dataclasses, json, os, pathlib, sys, time
+from empirical import RunConfig, train
+rename, ending, number = os.replace, sys.argv[3], int(sys.argv[4])
+seen = 0
+def halting(source, target):
+    global seen
+    seen += str(target).endswith(ending)
+    if str(target).endswith(ending) and seen == number:
+        pathlib.Path(sys.argv[1] + ".halted").touch()
+        time.sleep(600)
+    rename(source, target)
+os.replace = halting
+train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "number"),
+    [(".pt", 1), (".pt", 2), ("config.json", 1), ("status.json", 1), ("status.json", 2), (".zarr", 1)],
+)
+def test_killed_between_writing_aside_and_renaming(tmp_path, whole, ending, number):
+    path, halted = tmp_path / "run", tmp_path / "run.halted"
+    command = [sys.executable, "-c", HALTING, str(path), json.dumps(CONFIG_900.to_dict()), ending, str(number)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not halted.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert halted.exists(), "the run never came to this file"
+    if ending == ".zarr":
+        # all steps are in the log
+        np.testing.assert_array_equal(simulate.load(path).norm, whole.norm)
+    if ending != "config.json":
+        assert simulate.load(path).status.item() in ("interrupted", "complete")
+    xr.testing.assert_identical(train(CONFIG_900, path), whole)
+    assert (path / STORE).is_dir()
+    assert not list(path.glob("*.partial"))
+
+
 BUSY = """
 import sys
 from empirical import RunConfig, train
