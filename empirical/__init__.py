@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from empirical.groups import scale_invariant_groups as scale_invariant_groups
     from empirical.groups import scaling_symmetries as scaling_symmetries
     from empirical.measures.monitor import Monitor as Monitor
+    from empirical.presets import paper_runs as paper_runs
     from empirical.runs.folder import StorageError as StorageError
     from empirical.runs.loop import Interrupted as Interrupted
     from empirical.runs.loop import RunCost as RunCost
@@ -30,6 +31,7 @@ _HOMES = {
     "RunCost": "empirical.runs.loop",
     "StorageError": "empirical.runs.folder",
     "load_model": "empirical.runs.loop",
+    "paper_runs": "empirical.presets",
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
     "scaling_symmetries": "empirical.groups",
@@ -45,6 +47,7 @@ __all__ = [
     "RunCost",
     "StorageError",
     "load_model",
+    "paper_runs",
     "resume",
     "scale_invariant_groups",
     "scaling_symmetries",

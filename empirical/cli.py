@@ -147,7 +147,16 @@ def train(
     other_wd: Annotated[float | None, typer.Option(help="Weight decay of those; default: the same.")] = None,
     fixed: Annotated[str | None, typer.Option(help="Hold norm or effective_lr of the scale-invariant weights.")] = None,
     init_norm: Annotated[float | None, typer.Option(help="Norm of the scale-invariant weights at the start.")] = None,
-    dataset: Annotated[str, typer.Option(help="digits.")] = "digits",
+    dataset: Annotated[
+        str, typer.Option(help="digits, mnist5k, gaussian, random_labels, cifar10, …, owner/name, or a path of images.")
+    ] = "digits",
+    samples: Annotated[int | None, typer.Option(help="Training samples to keep; default all.")] = None,
+    validation: Annotated[float, typer.Option(help="Share of the training samples to set apart.")] = 0.0,
+    label_noise: Annotated[float, typer.Option(help="Share of the training samples with a wrong label.")] = 0.0,
+    dataset_seed: Annotated[int, typer.Option(help="Of these three choices.")] = 0,
+    augmentation: Annotated[
+        int | None, typer.Option(help="Crop images at random after so many pixels of padding, and flip half.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples of a mini-batch.")] = 64,
     sampling: Annotated[
         str, typer.Option(help="without_replacement, with_replacement or full_batch.")

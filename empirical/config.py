@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from theory.schedules import SCHEDULES, learning_rates
 # default widths, and depths of those whose depth is free
 MODELS = {"mlp": 64, "convnet": 8, "resnet18": 64, "transformer": 64}
 DEPTHS = {"mlp": 2, "convnet": 3, "transformer": 2}
-DATASETS = ("digits",)
+EMBEDDED_DATASETS = ("digits", "mnist5k", "gaussian", "random_labels")
+HUB_DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist")
 NORMALIZATIONS = ("batch", "layer", "group", "instance", "weight", "rms", "none")
 SAMPLINGS = ("without_replacement", "with_replacement", "full_batch")
 FIXED = ("norm", "effective_lr")
@@ -53,7 +56,13 @@ class RunConfig:
         they began with (wd must be 0), which is training on a sphere; "effective_lr" gives the optimizer their gradient
         times ρ², so that `lr` is the effective learning rate (only SGD). Both obey the law of another step.
     init_norm : ρ of the scale-invariant weights at the start; default is what the initialization gives.
-    dataset : "digits"; "custom" is set by `train` for data of your own.
+    dataset : "digits", "mnist5k", "gaussian" or "random_labels" (embedded); "cifar10", "cifar100", "svhn", "mnist",
+        "fashion_mnist" or an id "owner/name" (from Hugging Face, once with a connection); a path of local images;
+        "custom" is set by `train` for data of your own.
+    classes, samples, validation, label_noise : class numbers and number of training samples to keep (all by default),
+        share of them set apart, share of the rest with a wrong label; drawn by `dataset_seed`.
+    augmentation : None, or pixels of padding from which training images are cropped at random; half of them are
+        flipped.
     batch_size : samples of a mini-batch.
     sampling : "without_replacement" (reshuffled each epoch, incomplete batches dropped), "with_replacement", or
         "full_batch": all training samples in every step, whatever `batch_size` says.
@@ -103,6 +112,12 @@ class RunConfig:
     fixed: str | None = None
     init_norm: float | None = None
     dataset: str = "digits"
+    classes: tuple[int, ...] | None = None
+    samples: int | None = None
+    validation: float = 0.0
+    label_noise: float = 0.0
+    dataset_seed: int = 0
+    augmentation: int | None = None
     batch_size: int = 64
     sampling: str = "without_replacement"
     micro_batch: int | None = None
@@ -128,7 +143,12 @@ class RunConfig:
         else:
             intrinsic_lr(real("lr", one_real("lr", self.lr, above=0)), decay, below=limit)
         choice("model", self.model, [*MODELS, CUSTOM])
-        choice("dataset", self.dataset, [*DATASETS, CUSTOM])
+        if self.dataset != CUSTOM:
+            check_dataset(self.dataset)
+        check_choice_of_samples(self.classes, self.samples, self.validation, self.label_noise)
+        whole_number("dataset_seed", self.dataset_seed)
+        if self.augmentation is not None:
+            whole_number("augmentation", self.augmentation)
         choice("normalization", self.normalization, NORMALIZATIONS)
         choice("sampling", self.sampling, SAMPLINGS)
         choice("dtype", self.dtype, DTYPES)
@@ -236,7 +256,10 @@ class RunConfig:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in content:
             choice("field", name, known)
-        return cls(**{name: _rich(value) for name, value in content.items()})
+        rich = {name: _rich(value) for name, value in content.items()}
+        if rich.get("classes") is not None:
+            rich["classes"] = tuple(rich["classes"])
+        return cls(**rich)
 
 
 def _plain(value: Any) -> Any:
@@ -262,3 +285,48 @@ def _rich(value: Any) -> Any:
         choice("optimizer or schedule", name, kinds)
         return kinds[name](**{key: _rich(item) for key, item in settings.items()})
     return value
+
+
+def check_dataset(name: str) -> str:
+    """Check the name of a data set: an embedded one, a short name or id on the hub, or an existing path.
+
+    Raises
+    ------
+    ValueError : it is none.
+
+    Examples
+    --------
+    >>> check_dataset("digits"), check_dataset("owner/name")
+    ('digits', 'owner/name')
+    """
+    names = (*EMBEDDED_DATASETS, *HUB_DATASETS)
+    if not isinstance(name, str) or not (name in names or name.count("/") == 1 or Path(name).exists()):
+        raise ValueError(
+            f"dataset must be one of {', '.join(names)}, an id 'owner/name' of Hugging Face, or an existing path; "
+            f"got {name!r}"
+        )
+    return name
+
+
+def check_choice_of_samples(
+    classes: Sequence[int] | None, samples: int | None, validation: float, label_noise: float
+) -> None:
+    """Check what is to be taken of a data set.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is out of range.
+
+    Examples
+    --------
+    >>> check_choice_of_samples((3, 8), None, 0.1, 0.0)
+    """
+    if classes is not None:
+        if isinstance(classes, (str, int)) or len(set(classes)) != len(classes) or len(classes) < 2:
+            raise ValueError(f"classes must be at least two different class numbers, got {classes!r}")
+        for number in classes:
+            whole_number("classes", number)
+    if samples is not None:
+        whole_number("samples", samples, at_least=2)
+    one_real("validation", validation, at_least=0, below=1)
+    one_real("label_noise", label_noise, at_least=0, at_most=1)

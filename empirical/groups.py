@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 # ε of the normalizations while measuring; PyTorch's own layers refuse 0
 _TINY_EPS = 1e-30
-_SAMPLES, _MORE_PROBES = 16, 6
+_MOST_SAMPLES, _FEWEST_SAMPLES, _MOST_NUMBERS, _MORE_PROBES = 16, 4, 2**14, 6
 # Float64 leaves 1e-12 on invariant weights; weights that are not invariant have defects of 1e-3 to 1.
 _TOLERANCE = 1e-8
 # how far from whole an exponent may be
@@ -251,7 +251,8 @@ class _Measurement:
         return self._per_filter and self._own.get_parameter(name).ndim > 0
 
     def _drawn(self) -> Tensor:
-        chosen = torch.randperm(len(self._inputs), generator=self._generator)[:_SAMPLES]
+        most = max(_FEWEST_SAMPLES, min(_MOST_SAMPLES, _MOST_NUMBERS // max(1, self._inputs[0].numel())))
+        chosen = torch.randperm(len(self._inputs), generator=self._generator)[:most]
         samples = self._inputs[chosen.to(self._inputs.device)].cpu()
         return samples.double() if samples.is_floating_point() else samples
 

@@ -29,9 +29,9 @@ def evaluate(problem: Problem, data: Data, state: State, *, batch_size: int | No
 
     Returns
     -------
-    `train_loss`, `train_error`, `test_loss`, `test_error`; with `batch_size` also means over the mini-batches:
-    `train_mode_loss`, `train_mode_error`, `mean_grad_norm` (of the norms) and `full_grad_norm` (norm of the mean), both
-    of the measured weights and times their norm.
+    `train_loss`, `train_error`, the same of `test` and `validation` where there are such sets; with `batch_size` also
+    means over the mini-batches: `train_mode_loss`, `train_mode_error`, `mean_grad_norm` (of the norms) and
+    `full_grad_norm` (norm of the mean), both of the measured weights and times their norm.
 
     Examples
     --------
@@ -53,24 +53,38 @@ def evaluate(problem: Problem, data: Data, state: State, *, batch_size: int | No
         # layers with a memory of their own have seen the batches
         state.write_into(model, problem.layout)
     model.eval()
-    with torch.no_grad():
-        if len(data.inputs) > _AT_ONCE:
-            with recorded_statistics(model):
-                _scores(model, data.inputs)
-            outputs = _scores(model, data.inputs)
-        else:
-            with recorded_statistics(model):
-                outputs = _scores(model, data.inputs)
-        values["train_loss"], values["train_error"] = _loss_and_error(outputs, data.targets)
-        if data.test_inputs is not None and data.test_targets is not None:
-            test_outputs = _scores(model, data.test_inputs)
-            values["test_loss"], values["test_error"] = _loss_and_error(test_outputs, data.test_targets)
+    outputs = record_statistics(model, data)
+    values["train_loss"], values["train_error"] = _loss_and_error(outputs, data.targets)
+    for name, inputs, targets in (
+        ("test", data.test_inputs, data.test_targets),
+        ("validation", data.validation_inputs, data.validation_targets),
+    ):
+        if inputs is not None and targets is not None:
+            values[f"{name}_loss"], values[f"{name}_error"] = _loss_and_error(_scores(model, data, inputs), targets)
     model.train()
     return values
 
 
-def _scores(model: nn.Module, inputs: Tensor) -> Tensor:
-    return torch.cat([model(part) for part in inputs.split(_AT_ONCE)])
+def record_statistics(model: nn.Module, data: Data) -> Tensor:
+    """Give a model in eval mode the statistics of the whole training set; return its outputs there.
+
+    Where the set goes through in parts, the statistics of the parts are pooled: exact for the first normalization,
+    while the later ones get inputs that were normalized by the statistics of their part.
+
+    Examples
+    --------
+    >>> model = nn.Linear(3, 2).eval()
+    >>> tuple(record_statistics(model, Data(torch.randn(10, 3), torch.zeros(10).long())).shape)
+    (10, 2)
+    """
+    with recorded_statistics(model):
+        outputs = _scores(model, data, data.inputs)
+    return outputs if data.size <= _AT_ONCE else _scores(model, data, data.inputs)
+
+
+def _scores(model: nn.Module, data: Data, inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(data.prepared(part)) for part in inputs.split(_AT_ONCE)])
 
 
 def _loss_and_error(outputs: Tensor, targets: Tensor) -> tuple[float, float]:

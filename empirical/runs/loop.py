@@ -25,10 +25,10 @@ from tqdm import tqdm
 
 import simulate
 from empirical.config import CUSTOM, RunConfig
-from empirical.data import Data, batch_indices, load_data, steps_per_epoch, user_data
+from empirical.data import Data, augmented, batch_indices, load_data, steps_per_epoch, user_data
 from empirical.groups import scale_invariant_groups
-from empirical.networks import build_network, recorded_statistics
-from empirical.runs.evaluation import evaluate
+from empirical.networks import build_network
+from empirical.runs.evaluation import evaluate, record_statistics
 from empirical.runs.folder import (
     RunFolder,
     StorageError,
@@ -47,6 +47,7 @@ from simulate.trajectories.contract import (
     EVALUATIONS,
     INTERRUPTED,
     SCHEMA,
+    VALIDATION_EVALUATIONS,
 )
 from simulate.trajectories.folder import CONFIG, checked, evaluation_log, step_record
 from theory.schedules import learning_rates
@@ -55,6 +56,8 @@ CHECKPOINT_SECONDS = 30.0
 # of steps, from which the time of a run is told
 _MEASURED_SECONDS = 0.2
 # Steps are made in pieces of about this time, so that records and signals never wait longer.
+# samples by which a network is looked at; bytes up to which images are kept as numbers
+_LOOKED_AT, _SMALL_DATA = 1024, 2**26
 _PIECE_SECONDS, _FIRST_PIECE, _MOST_INDICES = 0.5, 16, 2**22
 ALL_TRAINED = "all trained weights"
 
@@ -192,8 +195,7 @@ def load_model(
         raise ValueError(f"path must hold a readable checkpoint, got {str(path)!r}")
     found[1].write_into(setup.problem.model, setup.problem.layout)
     network = setup.problem.model.eval()
-    with torch.no_grad(), recorded_statistics(network):
-        network(setup.data.inputs)
+    record_statistics(network, setup.data)
     return network
 
 
@@ -218,19 +220,20 @@ def _prepare(config: RunConfig, model: nn.Module | None, data: Any) -> _Setup:
     for name, given, own in (("model", model, config.model), ("data", data, config.dataset)):
         if given is None and own == CUSTOM:
             raise ValueError(f"{name} must be given, the run was made with one of the user's own; got None")
-    held = load_data(config.dataset, dtype, device) if data is None else user_data(data, dtype, device)
+    held = _data(config, dtype, device) if data is None else user_data(data, dtype, device)
+    looked_at = held.prepared(held.inputs[:_LOOKED_AT])
     batch_size = held.size if config.sampling == "full_batch" else config.batch_size
     per_epoch = steps_per_epoch(held.size, batch_size)
     config = dataclasses.replace(
         config, model=config.model if model is None else CUSTOM, dataset=config.dataset if data is None else CUSTOM
     )
     if model is None:
-        network = build_network(config, held.inputs, classes=int(held.targets.max()) + 1).to(device)
+        network = build_network(config, looked_at, classes=int(held.targets.max()) + 1).to(device)
     elif isinstance(model, nn.Module):
         network = copy.deepcopy(model).to(device=device, dtype=dtype).train()
     else:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    found = {name: group.weights for name, group in scale_invariant_groups(network, held.inputs).items()}
+    found = {name: group.weights for name, group in scale_invariant_groups(network, looked_at).items()}
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
     if not trained:
         raise ValueError("model must have parameters that require a gradient, got none")
@@ -250,6 +253,7 @@ def _prepare(config: RunConfig, model: nn.Module | None, data: Any) -> _Setup:
         autocast,
         fixed=config.fixed,
         micro_batch=config.micro_batch,
+        prepare=_preparation(held, config.augmentation),
     )
     if config.engine == "auto":
         config = dataclasses.replace(config, engine=chosen_engine(problem, batch_size))
@@ -260,6 +264,31 @@ def _prepare(config: RunConfig, model: nn.Module | None, data: Any) -> _Setup:
         state.weights[:, : layout.measured] *= config.init_norm / _norm(state, layout)
         state.write_into(network, layout)
     return _Setup(config, problem, held, _describe(config, problem, groups, bool(found), held, per_epoch))
+
+
+def _data(config: RunConfig, dtype: torch.dtype, device: torch.device) -> Data:
+    held = load_data(
+        config.dataset,
+        dtype,
+        device,
+        classes=config.classes,
+        samples=config.samples,
+        validation=config.validation,
+        label_noise=config.label_noise,
+        seed=config.dataset_seed,
+    )
+    # small images are drawn faster as numbers, and large ones, and those to be padded, are kept as bytes
+    is_small = held.inputs.numel() * dtype.itemsize <= _SMALL_DATA
+    return held.as_numbers() if is_small and config.augmentation is None else held
+
+
+def _preparation(data: Data, augmentation: int | None) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What is done to the samples of a mini-batch, if anything."""
+    if augmentation is not None:
+        if data.inputs.ndim != 4:
+            raise ValueError(f"augmentation must be None for data that are no images, got {augmentation}")
+        return lambda images: data.prepared(augmented(images, augmentation))
+    return data.prepared if data.inputs.dtype == torch.uint8 and data.mean is not None else None
 
 
 def _describe(
@@ -289,7 +318,11 @@ def _describe(
         "identity": identity,
         "config": config.to_dict(),
         "groups": list(groups),
-        "evaluations": [*EVALUATIONS, *(BATCH_EVALUATIONS if config.evaluate_batches else ())],
+        "evaluations": [
+            *EVALUATIONS,
+            *(VALIDATION_EVALUATIONS if data.validation_inputs is not None else ()),
+            *(BATCH_EVALUATIONS if config.evaluate_batches else ()),
+        ],
         "group_weights": {name: list(members) for name, members in groups.items()},
         "attributes": attributes,
         "first_norm": _norm(State.of(problem), problem.layout),

@@ -44,6 +44,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "train_error": ("1", "share of wrong answers on the training set"),
     "test_loss": ("loss", "loss on the test set"),
     "test_error": ("1", "share of wrong answers on the test set"),
+    "validation_loss": ("loss", "loss on the training samples that were set apart"),
+    "validation_error": ("1", "share of wrong answers on the training samples that were set apart"),
     "train_mode_loss": ("loss", "mean loss of the mini-batches of an epoch, at fixed weights in train mode"),
     "train_mode_error": ("1", "share of wrong answers in the mini-batches of an epoch, at fixed weights in train mode"),
     "mean_grad_norm": ("loss", "norm times mean gradient norm of the mini-batches of an epoch, at fixed weights"),
@@ -77,6 +79,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "status_step": ("step", "number of updates made when the status was set"),
 }
 EVALUATIONS = ("train_loss", "train_error", "test_loss", "test_error")
+VALIDATION_EVALUATIONS = ("validation_loss", "validation_error")
 BATCH_EVALUATIONS = ("train_mode_loss", "train_mode_error", "mean_grad_norm", "full_grad_norm")
 
 

@@ -1,0 +1,17 @@
+"""Data sets as tensors on the device, and the order in which a run draws them."""
+
+from __future__ import annotations
+
+from empirical.data.augmentation import augmented
+from empirical.data.contract import Data, user_data
+from empirical.data.loading import load_data
+from empirical.data.order import batch_indices, steps_per_epoch
+
+__all__ = [
+    "Data",
+    "augmented",
+    "batch_indices",
+    "load_data",
+    "steps_per_epoch",
+    "user_data",
+]

@@ -1,0 +1,61 @@
+"""Runs at the scale of the paper, for a GPU."""
+
+from __future__ import annotations
+
+from empirical.config import RunConfig
+from theory.sgd import SGD
+
+# the paper's learning rates reach from the first to the last
+LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+_WEIGHT_DECAY, _EPOCHS, _BATCH, _TRAINING_SAMPLES = 0.001, 1000, 128, 50_000
+_NETWORKS = {"convnet": ("convnet", 32, "cifar10"), "resnet18": ("resnet18", 64, "cifar100")}
+_KINDS = {
+    "scale_invariant": {},
+    "all_trained": {"scale_invariant": False},
+    "momentum": {"optimizer": SGD(momentum=0.9)},
+    "augmentation": {"augmentation": 4},
+    "practice": {"scale_invariant": False, "optimizer": SGD(momentum=0.9), "augmentation": 4},
+}
+
+
+def paper_runs(network: str, kind: str = "scale_invariant") -> tuple[RunConfig, ...]:
+    """Runs of the paper's experiments: one network and kind of training, over its learning rates.
+
+    Parameters
+    ----------
+    network : "convnet" (32 channels, CIFAR-10) or "resnet18" (64 channels, CIFAR-100).
+    kind : "scale_invariant", "all_trained" (γ, β and the last layer too), "momentum", "augmentation" (both scale-invariant)
+        or "practice" (all of these together).
+
+    Returns
+    -------
+    RunConfigs with λ = 0.001, η from 0.001 to 1, 1000 epochs of batches of 128, on a GPU where there is one.
+
+    Raises
+    ------
+    ValueError : no such network or kind.
+
+    Source: arXiv 2106.15739 §4 and appendix.
+
+    Examples
+    --------
+    >>> run = paper_runs("resnet18")[-1]
+    >>> run.lr, run.wd, run.dataset, run.steps
+    (1.0, 0.001, 'cifar100', 390000)
+    """
+    for name, value, allowed in (("network", network, _NETWORKS), ("kind", kind, _KINDS)):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+    model, width, dataset = _NETWORKS[network]
+    per_epoch = _TRAINING_SAMPLES // _BATCH
+    common = {
+        "wd": _WEIGHT_DECAY,
+        "model": model,
+        "width": width,
+        "dataset": dataset,
+        "batch_size": _BATCH,
+        "steps": _EPOCHS * per_epoch,
+        "evaluate_every": 10 * per_epoch,
+        "device": "auto",
+    }
+    return tuple(RunConfig(lr=lr, **{**common, **_KINDS[kind]}) for lr in LEARNING_RATES)
