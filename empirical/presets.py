@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from empirical.config import RunConfig
 from theory.sgd import SGD
 
@@ -9,7 +11,7 @@ from theory.sgd import SGD
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _WEIGHT_DECAY, _EPOCHS, _BATCH, _TRAINING_SAMPLES = 0.001, 1000, 128, 50_000
 _NETWORKS = {"convnet": ("convnet", 32, "cifar10"), "resnet18": ("resnet18", 64, "cifar100")}
-_KINDS = {
+_KINDS: dict[str, dict[str, Any]] = {
     "scale_invariant": {},
     "all_trained": {"scale_invariant": False},
     "momentum": {"optimizer": SGD(momentum=0.9)},
@@ -24,8 +26,8 @@ def paper_runs(network: str, kind: str = "scale_invariant") -> tuple[RunConfig, 
     Parameters
     ----------
     network : "convnet" (32 channels, CIFAR-10) or "resnet18" (64 channels, CIFAR-100).
-    kind : "scale_invariant", "all_trained" (γ, β and the last layer too), "momentum", "augmentation" (both scale-invariant)
-        or "practice" (all of these together).
+    kind : "scale_invariant"; "momentum" and "augmentation", likewise; "all_trained" (γ, β and the last layer too); or
+        "practice", the last three together.
 
     Returns
     -------
@@ -48,7 +50,7 @@ def paper_runs(network: str, kind: str = "scale_invariant") -> tuple[RunConfig, 
             raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
     model, width, dataset = _NETWORKS[network]
     per_epoch = _TRAINING_SAMPLES // _BATCH
-    common = {
+    common: dict[str, Any] = {
         "wd": _WEIGHT_DECAY,
         "model": model,
         "width": width,

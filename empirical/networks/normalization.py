@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -235,14 +236,24 @@ def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> n
 def with_fused_layers(model: nn.Module) -> nn.Module:
     """Turn every `BatchNorm` of a model into a `FusedBatchNorm`, in place; return the model.
 
+    A ReLU that follows it in an `nn.Sequential` overwrites its output, which the backward pass does not need.
+
     Examples
     --------
-    >>> with_fused_layers(nn.Sequential(nn.Linear(2, 3), BatchNorm(3)))[1]
-    FusedBatchNorm()
+    >>> with_fused_layers(nn.Sequential(nn.Linear(2, 3), BatchNorm(3), nn.ReLU()))[1:]
+    Sequential(
+      (1): FusedBatchNorm()
+      (2): ReLU(inplace=True)
+    )
     """
     for module in model.modules():
         if type(module) is BatchNorm:
             module.__class__ = FusedBatchNorm
+    for module in model.modules():
+        if isinstance(module, nn.Sequential):
+            for layer, following in pairwise(module):
+                if isinstance(layer, FusedBatchNorm) and isinstance(following, nn.ReLU):
+                    following.inplace = True
     return model
 
 
