@@ -96,7 +96,7 @@ def test_one_run(config):
 
 
 @pytest.mark.acceptance
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=100)
 @given(configs)
 def test_many_runs(config):
     check_one_run(config)
