@@ -69,6 +69,9 @@ def check_one_run(config):
     # and from any later step, with the extremes of what follows
     for start in range(0, STEPS, 30):
         window = slice(start, start + 30)
+        if gradient[window].max() == 0:
+            # all units are dead, and the norm only decays
+            continue
         part = theory.norm_envelope(30, norm[start], lr, wd, gradient[window].min(), gradient[window].max())
         assert (norm[start : start + 31] >= part.lower * (1 - TOLERANCE)).all()
         assert (norm[start : start + 31] <= part.upper * (1 + TOLERANCE)).all()
