@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from empirical.groups import scaling_symmetries as scaling_symmetries
     from empirical.measures.monitor import Monitor as Monitor
     from empirical.presets import paper_runs as paper_runs
+    from empirical.runs.cost import RunCost as RunCost
     from empirical.runs.folder import StorageError as StorageError
     from empirical.runs.loop import Interrupted as Interrupted
-    from empirical.runs.loop import RunCost as RunCost
     from empirical.runs.loop import load_model as load_model
     from empirical.runs.loop import resume as resume
     from empirical.runs.loop import train as train
@@ -28,7 +28,7 @@ _HOMES = {
     "Interrupted": "empirical.runs.loop",
     "Monitor": "empirical.measures.monitor",
     "RunConfig": "empirical.config",
-    "RunCost": "empirical.runs.loop",
+    "RunCost": "empirical.runs.cost",
     "StorageError": "empirical.runs.folder",
     "load_model": "empirical.runs.loop",
     "paper_runs": "empirical.presets",

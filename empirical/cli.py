@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,13 +47,23 @@ def _errors_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
     return reported
 
 
+def _find_modules_here() -> None:
+    """Let a 'module:name' be looked for in the current folder too, after everything that is installed."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+
+
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate η > 0.")]
 WeightDecay = Annotated[float, typer.Option("--wd", help="Weight decay λ >= 0 (coupled, as in torch.optim.SGD).")]
 GradientNorm = Annotated[
     float, typer.Option(help="Gradient norm g̃ of the loss at weights of norm 1 (norm times gradient norm).")
 ]
 OptimizerName = Annotated[
-    str, typer.Option("--optimizer", help='Such as "SGD(momentum=0.9)" or "AdamW(dim=4096)", dim: number of weights.')
+    str,
+    typer.Option(
+        "--optimizer",
+        help='Such as "SGD(momentum=0.9)" or "AdamW(dim=4096)", dim: number of weights; or "module:Class()".',
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the result; must be new.")]
 
@@ -70,6 +81,7 @@ def predict(
     import theory
     from theory.optimizers import optimizer_named
 
+    _find_modules_here()
     rule = optimizer_named(optimizer)
     lines = [
         ("equilibrium norm ρ*", theory.equilibrium_norm(lr, wd, grad_norm, optimizer=rule), ""),
@@ -130,14 +142,14 @@ def train(
     lr: LearningRate,
     wd: WeightDecay,
     out: Annotated[Path, typer.Option(help="Run folder: new, or of the same run, which is then continued.")],
-    model: Annotated[str, typer.Option(help="mlp, convnet, resnet18 or transformer.")] = "mlp",
+    model: Annotated[str, typer.Option(help="mlp, convnet, resnet18, transformer, or module:function.")] = "mlp",
     optimizer: OptimizerName = "SGD()",
     width: Annotated[
         int | None, typer.Option(help="Units, channels or size of a token; default 64, convnet 8.")
     ] = None,
     depth: Annotated[int | None, typer.Option(help="Hidden layers, convolutions or blocks; default 2, 3, 2.")] = None,
     normalization: Annotated[
-        str, typer.Option(help="batch, layer, group, instance, rms, weight, or none as a control.")
+        str, typer.Option(help="batch, layer, group, instance, rms, weight, none as a control, or module:class.")
     ] = "batch",
     norm_eps: Annotated[float, typer.Option(help="ε of the normalization.")] = 1e-12,
     scale_invariant: Annotated[bool, typer.Option(help="Train scale-invariant weights only, or everything.")] = True,
@@ -148,7 +160,10 @@ def train(
     fixed: Annotated[str | None, typer.Option(help="Hold norm or effective_lr of the scale-invariant weights.")] = None,
     init_norm: Annotated[float | None, typer.Option(help="Norm of the scale-invariant weights at the start.")] = None,
     dataset: Annotated[
-        str, typer.Option(help="digits, mnist5k, gaussian, random_labels, cifar10, …, owner/name, or a path of images.")
+        str,
+        typer.Option(
+            help="digits, mnist5k, gaussian, random_labels, cifar10, …, owner/name, a path, or module:function."
+        ),
     ] = "digits",
     samples: Annotated[int | None, typer.Option(help="Training samples to keep; default all.")] = None,
     validation: Annotated[float, typer.Option(help="Share of the training samples to set apart.")] = 0.0,
@@ -179,6 +194,7 @@ def train(
     import simulate as floor
     from theory.optimizers import optimizer_named
 
+    _find_modules_here()
     config = empirical.RunConfig(**{**settings, "optimizer": optimizer_named(optimizer)})
 
     def announce(cost: empirical.RunCost) -> None:

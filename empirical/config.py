@@ -14,7 +14,8 @@ import numpy as np
 
 import theory
 from theory.arguments import choice, intrinsic_lr, one_real, real, weight_decay, whole_number
-from theory.optimizers import OPTIMIZERS
+from theory.optimizers import OPTIMIZERS, checked_optimizer, optimizer_class, optimizer_class_name
+from theory.references import is_reference
 from theory.schedules import SCHEDULES, learning_rates
 
 # default widths, and depths of those whose depth is free
@@ -41,12 +42,15 @@ class RunConfig:
     ----------
     lr : learning rate η > 0, or a schedule such as `theory.Cosine`.
     wd : weight decay λ >= 0, with ηλ below the limit of the optimizer, 2 for SGD.
-    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, …; in training its `dim` plays no role.
+    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, … or one of your own (docs/add_an_optimizer.md); in training its
+        `dim` plays no role.
     model : "mlp", "convnet" (3×3 convolutions of w, 2w, 2w, … channels), "resnet18" (pre-activation) or "transformer"
-        (of image patches); "custom" is set by `train` for a module of your own.
+        (of image patches); the "module:name" of a function of your own (docs/add_a_model.md); "custom" is set by
+        `train` for a module of your own.
     width : hidden units, channels w or size of a token; default 64, for the convnet 8.
     depth : hidden layers (mlp, default 2), convolutions (convnet, 3) or blocks (transformer, 2).
-    normalization : "batch", "layer", "group", "instance", "rms", "weight" (of the filters), or "none" as a control.
+    normalization : "batch", "layer", "group", "instance", "rms", "weight" (of the filters), "none" as a control,
+        or the "module:name" of your own (docs/add_a_normalization.md).
     norm_eps : ε added to the variance. PyTorch's default of 1e-5 breaks scale invariance at small norms.
     scale_invariant : no affine parameters and a frozen last layer of norm 10, so that every trained weight is
         scale-invariant (of the transformer, all but values and first linear layers); False trains everything.
@@ -57,7 +61,8 @@ class RunConfig:
         times ρ², so that `lr` is the effective learning rate (only SGD). Both obey the law of another step.
     init_norm : ρ of the scale-invariant weights at the start; default is what the initialization gives.
     dataset : "digits", "mnist5k", "gaussian" or "random_labels" (embedded); "cifar10", "cifar100", "svhn", "mnist",
-        "fashion_mnist" or an id "owner/name" (from Hugging Face, once with a connection); a path of local images;
+        "fashion_mnist" or an id "owner/name" (from Hugging Face, once with a connection); a path of local images; the
+        "module:name" of a function of your own (docs/add_a_data_set.md);
         "custom" is set by `train` for data of your own.
     classes, samples, validation, label_noise : class numbers and number of training samples to keep (all by default),
         share of them set apart, share of the rest with a wrong label; drawn by `dataset_seed`.
@@ -131,8 +136,10 @@ class RunConfig:
     evaluate_batches: bool = False
 
     def __post_init__(self) -> None:
-        if type(self.optimizer) not in OPTIMIZERS.values():
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        checked_optimizer(self.optimizer)
+        if not dataclasses.is_dataclass(self.optimizer):
+            raise TypeError(f"optimizer must be {', '.join(OPTIMIZERS)} or a dataclass, got {self.optimizer!r}")
+        optimizer_class_name(self.optimizer)
         limit = self.optimizer.intrinsic_lr_limit
         whole_number("steps", self.steps)
         decay = weight_decay(one_real("wd", self.wd, at_least=0))
@@ -142,14 +149,14 @@ class RunConfig:
             intrinsic_lr(learning_rates(self.lr, 0, self.steps), decay, below=limit)
         else:
             intrinsic_lr(real("lr", one_real("lr", self.lr, above=0)), decay, below=limit)
-        choice("model", self.model, [*MODELS, CUSTOM])
+        _choice_or_own("model", self.model, [*MODELS, CUSTOM])
         if self.dataset != CUSTOM:
             check_dataset(self.dataset)
         check_choice_of_samples(self.classes, self.samples, self.validation, self.label_noise)
         whole_number("dataset_seed", self.dataset_seed)
         if self.augmentation is not None:
             whole_number("augmentation", self.augmentation)
-        choice("normalization", self.normalization, NORMALIZATIONS)
+        _choice_or_own("normalization", self.normalization, NORMALIZATIONS)
         choice("sampling", self.sampling, SAMPLINGS)
         choice("dtype", self.dtype, DTYPES)
         choice("engine", self.engine, ENGINES)
@@ -157,7 +164,7 @@ class RunConfig:
             whole_number("width", self.width, at_least=1)
         if self.depth is not None:
             whole_number("depth", self.depth, at_least=1)
-            if self.model not in (*DEPTHS, CUSTOM):
+            if self.model in MODELS and self.model not in DEPTHS:
                 raise ValueError(f"depth must be None for model={self.model!r}, whose depth is fixed, got {self.depth}")
         if self.model == "mlp" and self.normalization == "instance":
             raise ValueError("normalization must not be 'instance' for model='mlp', whose channels are single numbers")
@@ -225,7 +232,13 @@ class RunConfig:
         >>> short.identity == long.identity, short.identity == RunConfig(lr=0.4, wd=0.01).identity
         (True, False)
         """
-        decisive = {name: value for name, value in self.to_dict().items() if name not in _OUTSIDE_IDENTITY}
+        # what is as by default is left out: settings that are added later do not change the identity of old runs
+        ordinary = {f.name: _plain(f.default) for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING}
+        decisive = {
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in _OUTSIDE_IDENTITY and not (name in ordinary and value == ordinary[name])
+        }
         decisive.update(width=self.resolved_width, depth=self.resolved_depth, data_seed=self.resolved_data_seed)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -264,13 +277,16 @@ class RunConfig:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        optimizer_or_schedule: Any = value
         # only what differs from the default: settings that are added later do not change the identity of old runs
         settings = {
             f.name: _plain(getattr(value, f.name))
             for f in dataclasses.fields(value)
             if f.default is dataclasses.MISSING or getattr(value, f.name) != f.default
         }
-        return {type(value).__name__: settings}
+        is_schedule = type(value) in SCHEDULES.values()
+        name = type(value).__name__ if is_schedule else optimizer_class_name(optimizer_or_schedule)
+        return {name: settings}
     if isinstance(value, tuple):
         return list(value)
     if hasattr(value, "item"):
@@ -281,14 +297,18 @@ def _plain(value: Any) -> Any:
 def _rich(value: Any) -> Any:
     if isinstance(value, dict):
         ((name, settings),) = value.items()
-        kinds: dict[str, type[Any]] = {**OPTIMIZERS, **SCHEDULES}
-        choice("optimizer or schedule", name, kinds)
-        return kinds[name](**{key: _rich(item) for key, item in settings.items()})
+        kind = SCHEDULES[name] if name in SCHEDULES else optimizer_class(name)
+        return kind(**{key: _rich(item) for key, item in settings.items()})
     return value
 
 
+def _choice_or_own(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed and not is_reference(value):
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, or the 'module:name' of your own; got {value!r}")
+
+
 def check_dataset(name: str) -> str:
-    """Check the name of a data set: an embedded one, a short name or id on the hub, or an existing path.
+    """Check the name of a data set: an embedded one, a short name or id on the hub, one's own, or an existing path.
 
     Raises
     ------
@@ -300,10 +320,12 @@ def check_dataset(name: str) -> str:
     ('digits', 'owner/name')
     """
     names = (*EMBEDDED_DATASETS, *HUB_DATASETS)
-    if not isinstance(name, str) or not (name in names or name.count("/") == 1 or Path(name).exists()):
+    if not isinstance(name, str) or not (
+        name in names or name.count("/") == 1 or is_reference(name) or Path(name).exists()
+    ):
         raise ValueError(
-            f"dataset must be one of {', '.join(names)}, an id 'owner/name' of Hugging Face, or an existing path; "
-            f"got {name!r}"
+            f"dataset must be one of {', '.join(names)}, an id 'owner/name' of Hugging Face, an existing path, or the "
+            f"'module:name' of a function of your own; got {name!r}"
         )
     return name
 

@@ -68,7 +68,7 @@ def scale_invariant_groups(
     ------
     TypeError, ValueError : `model` is no module, or `inputs` no tensor of at least two samples.
 
-    Source: docs/mathematics.md §1 (Euler's relation) and §8.
+    Source: docs/mathematics.md §1 (Euler's relation) and §10.
 
     Examples
     --------

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from theory.adaptive import Adam, AdamW, Lion
+from theory.references import is_reference, reference_to, referred
 from theory.rules import Optimizer
 from theory.sgd import SGD, sgd_update
 
@@ -19,11 +20,54 @@ __all__ = [
     "Lion",
     "Optimizer",
     "checked_optimizer",
+    "optimizer_class",
+    "optimizer_class_name",
     "optimizer_named",
+    "optimizer_text",
     "sgd_update",
 ]
 
 OPTIMIZERS: dict[str, type[Any]] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Lion": Lion}
+
+
+def optimizer_class(name: str) -> type[Any]:
+    """Class of an optimizer: a name of `OPTIMIZERS`, or the "module:name" of one's own.
+
+    Raises
+    ------
+    ValueError : there is none.
+
+    Examples
+    --------
+    >>> optimizer_class("SGD"), optimizer_class("theory.sgd:SGD") is SGD
+    (<class 'theory.sgd.SGD'>, True)
+    """
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    if not is_reference(name):
+        raise ValueError(
+            f"optimizer must be one of {', '.join(OPTIMIZERS)} or the 'module:name' of a class; got {name!r}"
+        )
+    kind = referred("optimizer", name)
+    if not (isinstance(kind, type) and hasattr(kind, "update") and hasattr(kind, "equilibrium_norm")):
+        raise ValueError(f"optimizer must be a class with the methods of theory.rules.Optimizer, got {name!r}")
+    return kind
+
+
+def optimizer_class_name(rule: Optimizer) -> str:
+    """Inverse of `optimizer_class`.
+
+    Raises
+    ------
+    ValueError : the class was made inside a function, where nothing else finds it.
+
+    Examples
+    --------
+    >>> optimizer_class_name(SGD(momentum=0.9))
+    'SGD'
+    """
+    kind = type(rule)
+    return kind.__name__ if OPTIMIZERS.get(kind.__name__) is kind else reference_to("optimizer", kind)
 
 
 def optimizer_named(text: str) -> Optimizer:
@@ -31,21 +75,34 @@ def optimizer_named(text: str) -> Optimizer:
 
     Raises
     ------
-    ValueError : no optimizer of `OPTIMIZERS` is written like this.
+    ValueError : no optimizer is written like this.
 
     Examples
     --------
-    >>> optimizer_named("SGD(momentum=0.9)")
-    SGD(momentum=0.9)
+    >>> optimizer_named("SGD(momentum=0.9)"), optimizer_named("theory.sgd:SGD()")
+    (SGD(momentum=0.9), SGD())
     """
+    name, bracket, settings = text.partition("(")
     try:
-        call = ast.parse(text, mode="eval").body
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
-            made: Optimizer = OPTIMIZERS[call.func.id](**{str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
+        call = ast.parse("settings" + bracket + settings, mode="eval").body
+        if isinstance(call, ast.Call) and not call.args and (name in OPTIMIZERS or is_reference(name)):
+            given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            made: Optimizer = optimizer_class(name)(**given)
             return made
-    except (SyntaxError, KeyError):
+    except SyntaxError:
         pass
     raise ValueError(f"optimizer must be written like SGD(momentum=0.9), one of {', '.join(OPTIMIZERS)}; got {text!r}")
+
+
+def optimizer_text(rule: Optimizer) -> str:
+    """Inverse of `optimizer_named`.
+
+    Examples
+    --------
+    >>> optimizer_text(SGD(momentum=0.9))
+    'SGD(momentum=0.9)'
+    """
+    return optimizer_class_name(rule) + repr(rule).removeprefix(type(rule).__name__)
 
 
 def checked_optimizer(optimizer: Optimizer | None) -> Optimizer:

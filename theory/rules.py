@@ -11,7 +11,7 @@ from theory.arguments import FloatArray
 class Optimizer(Protocol):
     """What an optimizer must tell.
 
-    To add one: write these methods as a frozen dataclass, and list it in `theory.optimizers.OPTIMIZERS`.
+    To add one: write these methods as a frozen dataclass that inherits `ShortRepr` (docs/add_an_optimizer.md).
 
     1. `start` and `update` use only ``+ - * / **`` and comparisons, which NumPy arrays, torch tensors and sympy symbols
        share, so that one rule moves a random walk and a network and is what the derivations start from.

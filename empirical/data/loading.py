@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from empirical.config import check_choice_of_samples, check_dataset
-from empirical.data.contract import Data, measured
+from empirical.data.contract import Data, measured, user_data
 from empirical.data.embedded import EMBEDDED
 from empirical.data.hub import HUB, from_files, from_hub
+from theory.references import is_reference, referred
 
 
 def load_data(
@@ -33,7 +34,7 @@ def load_data(
     ----------
     name : "digits" (default of runs; 8×8), "mnist5k" (28×28), "gaussian", "random_labels" (all embedded), "cifar10",
         "cifar100", "svhn", "mnist", "fashion_mnist" or any id "owner/name" (through Hugging Face), or the path of local
-        files.
+        files, or the "module:name" of a function without arguments that returns what `user_data` takes.
     dtype, device : of the inputs; images other than the smallest stay uint8 until they are drawn.
     classes : class numbers to keep, which become 0, 1, …; None keeps all.
     samples : number of training samples to keep, as many of each class as can be; None keeps all.
@@ -61,6 +62,8 @@ def load_data(
     check_choice_of_samples(classes, samples, validation, label_noise)
     if name in EMBEDDED:
         data = EMBEDDED[name]()
+    elif is_reference(name):
+        data = _own(name, dtype)
     else:
         data = from_files(name) if name not in HUB and Path(name).exists() else from_hub(name)
     for_samples, for_validation, for_labels = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
@@ -73,6 +76,13 @@ def load_data(
     if label_noise:
         data = _with_noise(data, label_noise, for_labels)
     return measured(_moved(data, dtype, device), dtype)
+
+
+def _own(reference: str, dtype: torch.dtype) -> Data:
+    made = referred("dataset", reference)
+    if not callable(made):
+        raise TypeError(f"dataset must be the 'module:name' of a function, got {reference!r}, a {type(made).__name__}")
+    return user_data(made(), dtype, torch.device("cpu"))
 
 
 def _moved(data: Data, dtype: torch.dtype, device: torch.device) -> Data:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from empirical.config import DEPTHS, RunConfig
+from empirical.config import RunConfig
 from empirical.networks import convnet, mlp, resnet, transformer
+from empirical.networks.layers import Layers
 from empirical.networks.normalization import BatchNorm, recorded_statistics
+from theory.references import is_reference, referred
 
 __all__ = ["BatchNorm", "build_network", "recorded_statistics"]
 
@@ -20,8 +21,9 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
 
     Parameters
     ----------
-    config : the run; its `model` must be one of ours.
-    inputs : training inputs of shape (samples, colours, height, width), for their shape.
+    config : the run; its `model` is a name, of ours or the "module:name" of a function
+        (layers, shape, classes, width=…, depth=…) that returns a module; sizes that are None are not passed.
+    inputs : training inputs of shape (samples, …), for their shape.
     classes : number of classes.
 
     Returns
@@ -30,8 +32,9 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
 
     Raises
     ------
-    ValueError : the inputs are no images of the size that the model needs, or the normalization has nothing to
-        normalize by in this network.
+    TypeError : the function returns no module.
+    ValueError : there is no such function, the inputs are no images of the size that the model needs, or the
+        normalization has nothing to normalize by in this network.
 
     Examples
     --------
@@ -39,32 +42,34 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
     >>> tuple(net(torch.randn(5, 1, 8, 8)).shape)
     (5, 10)
     """
-    width, dtype = config.resolved_width, getattr(torch, config.weight_dtype)
-    assert width is not None, "a custom model is not built here"
-    settings: dict[str, Any] = {
-        "width": width,
-        "normalization": config.normalization,
-        "eps": config.norm_eps,
-        "scale_invariant": config.scale_invariant,
-    }
-    if config.model in DEPTHS:
-        settings["depth"] = config.resolved_depth
+    make = Layers(config.normalization, config.norm_eps, config.scale_invariant)
+    build = _own(config.model) if is_reference(config.model) else _NETWORKS[config.model]
+    shape = tuple(inputs.shape[1:]) if config.model not in _OF_IMAGES else _image_shape(config, inputs)
+    sizes = {"width": config.resolved_width, "depth": config.resolved_depth}
+    dtype = getattr(torch, config.weight_dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        if config.model == "mlp":
-            network: nn.Module = mlp.mlp(inputs[0].numel(), classes, **settings)
-        else:
-            network = _IMAGE_NETWORKS[config.model](_image_shape(config, inputs), classes, **settings)
+        network = build(make, shape, classes, **{name: size for name, size in sizes.items() if size is not None})
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"model must return a torch.nn.Module, got {type(network).__name__} from {config.model!r}")
         network = network.to(dtype)
         _try(config, network, torch.zeros((2, *inputs.shape[1:]), dtype=dtype))
     return network
 
 
-_IMAGE_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+_OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
     "convnet": convnet.convnet,
     "resnet18": resnet.resnet18,
     "transformer": transformer.VisionTransformer,
 }
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp.mlp, **_OF_IMAGES}
+
+
+def _own(reference: str) -> Callable[..., nn.Module]:
+    build = referred("model", reference)
+    if not callable(build):
+        raise TypeError(f"model must be the 'module:name' of a function, got {reference!r}, a {type(build).__name__}")
+    return build  # type: ignore[no-any-return]
 
 
 def _image_shape(config: RunConfig, inputs: Tensor) -> tuple[int, int, int]:

@@ -6,39 +6,26 @@ from collections import OrderedDict
 
 from torch import nn
 
-from empirical.networks.head import head
 from empirical.networks.layers import Layers
 
 
-def convnet(
-    shape: tuple[int, int, int],
-    classes: int,
-    *,
-    width: int,
-    normalization: str,
-    eps: float,
-    scale_invariant: bool,
-    depth: int = 3,
-) -> nn.Sequential:
+def convnet(make: Layers, shape: tuple[int, int, int], classes: int, *, width: int, depth: int = 3) -> nn.Sequential:
     """Convolutional network of w, 2w, 2w, … channels with ReLU; 2×2 pooling after every block but the first.
 
     Parameters
     ----------
+    make : form of the layers.
     shape : colours, height and width of an image, of at least 2 pixels for every pooling: 4×4 at depth 3.
     classes : number of classes.
     width : channels w of the first block.
-    normalization : "batch", "layer", "group", "instance", "weight", "rms" or "none".
-    eps : ε of the normalization.
-    scale_invariant : no affine parameters and no biases, frozen last layer of norm 10.
     depth : number of blocks.
 
     Examples
     --------
-    >>> net = convnet((1, 8, 8), 10, width=8, normalization="batch", eps=1e-12, scale_invariant=True)
+    >>> net = convnet(Layers("batch", 1e-12, scale_invariant=True), (1, 8, 8), 10, width=8)
     >>> [tuple(p.shape) for p in net.parameters() if p.requires_grad]
     [(8, 1, 3, 3), (16, 8, 3, 3), (16, 16, 3, 3)]
     """
-    make = Layers(normalization, eps, scale_invariant)
     channels, height, breadth = shape
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, depth + 1):
@@ -52,5 +39,5 @@ def convnet(
             height, breadth = height // 2, breadth // 2
         channels = wanted
     layers["flatten"] = nn.Flatten()
-    layers["head"] = head(channels * height * breadth, classes, frozen=scale_invariant)
+    layers["head"] = make.head(channels * height * breadth, classes)
     return nn.Sequential(layers)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from empirical.networks.head import head
 from empirical.networks.normalization import normalization_layer, weight_normed
 
 
@@ -15,9 +16,9 @@ class Layers:
 
     Attributes
     ----------
-    normalization : "batch", "layer", "group", "instance", "weight", "rms" or "none".
+    normalization : "batch", "layer", "group", "instance", "weight", "rms", "none" or a "module:name".
     eps : ε of the normalization.
-    scale_invariant : no affine parameters and no biases.
+    scale_invariant : no affine parameters, no biases, and a frozen last layer of norm 10.
 
     Examples
     --------
@@ -41,6 +42,10 @@ class Layers:
     def normalizing(self, channels: int) -> nn.Module:
         """Normalization of activations; the identity where there is none."""
         return normalization_layer(self.normalization, channels, self.eps, affine=not self.scale_invariant)
+
+    def head(self, features: int, classes: int) -> nn.Module:
+        """Last layer, which gives class scores; frozen in the fully scale-invariant form."""
+        return head(features, classes, frozen=self.scale_invariant)
 
     @property
     def normalizes_activations(self) -> bool:

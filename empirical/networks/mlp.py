@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from torch import nn
 
-from empirical.networks.head import head
 from empirical.networks.layers import Layers
 
 
-def mlp(
-    inputs: int, classes: int, *, width: int, normalization: str, eps: float, scale_invariant: bool, depth: int = 2
-) -> nn.Sequential:
+def mlp(make: Layers, shape: tuple[int, ...], classes: int, *, width: int, depth: int = 2) -> nn.Sequential:
     """Multilayer perceptron inputs-width-…-width-classes with ReLU; normalization before each ReLU.
 
     Parameters
     ----------
-    inputs, classes : numbers of input values and of classes.
+    make : form of the layers; instance normalization has no pixels here.
+    shape : of one sample, of any number of axes.
+    classes : number of classes.
     width : units of each hidden layer.
-    normalization : "batch", "layer", "group", "weight", "rms" or "none".
-    eps : ε of the normalization.
-    scale_invariant : no affine parameters and no biases, frozen last layer of norm 10.
     depth : number of hidden layers.
 
     Examples
     --------
-    >>> net = mlp(64, 10, width=64, normalization="batch", eps=1e-12, scale_invariant=True)
+    >>> net = mlp(Layers("batch", 1e-12, scale_invariant=True), (1, 8, 8), 10, width=64)
     >>> [name for name, p in net.named_parameters() if p.requires_grad]
     ['linear1.weight', 'linear2.weight']
     """
-    make = Layers(normalization, eps, scale_invariant)
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for number in range(1, depth + 1):
-        layers[f"linear{number}"] = make.linear(inputs if number == 1 else width, width)
+        layers[f"linear{number}"] = make.linear(math.prod(shape) if number == 1 else width, width)
         if make.normalizes_activations:
             layers[f"norm{number}"] = make.normalizing(width)
         layers[f"relu{number}"] = nn.ReLU()
-    layers["head"] = head(width, classes, frozen=scale_invariant)
+    layers["head"] = make.head(width, classes)
     return nn.Sequential(layers)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
+from theory.references import is_reference, referred
+
 # the largest number of groups of a group normalization
 _MOST_GROUPS = 8
 
@@ -175,7 +177,7 @@ class NormalizedWeight(nn.Module):
     Parameters
     ----------
     filters : size of axis 0 of the weight.
-    eps : ε added to the mean square of a filter.
+    eps : ε added to the squared norm of a filter.
     affine : a trained γ per filter; else it is 1.
     """
 
@@ -214,7 +216,7 @@ def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> n
     Parameters
     ----------
     kind : "batch", "layer", "group" (at most 8 groups, of at least four channels), "instance" or "rms"; "weight" and
-        "none" give a layer that does nothing.
+        "none" give a layer that does nothing; or the "module:name" of a class or function (channels, eps, affine).
     channels, eps, affine : as in `Normalization`.
 
     Examples
@@ -222,6 +224,11 @@ def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> n
     >>> normalization_layer("group", 16, 1e-12, affine=False).groups
     4
     """
+    if is_reference(kind):
+        own = referred("normalization", kind)(channels, eps, affine)
+        if not isinstance(own, nn.Module):
+            raise TypeError(f"normalization must make a torch.nn.Module, got {type(own).__name__} from {kind!r}")
+        return own
     if kind == "batch":
         return BatchNorm(channels, eps, affine)
     if kind == "rms":

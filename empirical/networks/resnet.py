@@ -7,7 +7,6 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from empirical.networks.head import head
 from empirical.networks.layers import Layers
 
 _BLOCKS, _STAGES = 2, 4
@@ -52,35 +51,24 @@ class PreActivationBlock(nn.Module):
         return written
 
 
-def resnet18(
-    shape: tuple[int, int, int],
-    classes: int,
-    *,
-    width: int,
-    normalization: str,
-    eps: float,
-    scale_invariant: bool,
-) -> nn.Sequential:
+def resnet18(make: Layers, shape: tuple[int, int, int], classes: int, *, width: int) -> nn.Sequential:
     """Pre-activation ResNet-18: four stages of two blocks, of w, 2w, 4w, 8w channels, average pooling at the end.
 
     Parameters
     ----------
+    make : form of the layers.
     shape : colours, height and width of an image; the later stages halve the size.
     classes : number of classes.
     width : channels w of the first stage, 64 in the paper.
-    normalization : "batch", "layer", "group", "instance", "weight", "rms" or "none".
-    eps : ε of the normalization.
-    scale_invariant : no affine parameters and no biases, frozen last layer of norm 10.
 
     Source: arXiv 2106.15739 §4 (ResNet-18, with a normalization before the convolution of each shortcut).
 
     Examples
     --------
-    >>> net = resnet18((3, 32, 32), 10, width=8, normalization="batch", eps=1e-12, scale_invariant=True)
+    >>> net = resnet18(Layers("batch", 1e-12, scale_invariant=True), (3, 32, 32), 10, width=8)
     >>> sum(p.ndim == 4 for p in net.parameters())
     20
     """
-    make = Layers(normalization, eps, scale_invariant)
     layers: OrderedDict[str, nn.Module] = OrderedDict(stem=make.convolution(shape[0], width))
     channels = width
     for stage in range(_STAGES):
@@ -90,5 +78,5 @@ def resnet18(
             channels = wanted
     layers["norm"], layers["relu"] = make.normalizing(channels), nn.ReLU()
     layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    layers["head"] = head(channels, classes, frozen=scale_invariant)
+    layers["head"] = make.head(channels, classes)
     return nn.Sequential(layers)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, scaled_dot_product_attention
 
-from empirical.networks.head import head
 from empirical.networks.layers import Layers
 
 _MOST_HEADS, _WIDENING = 4, 2
@@ -73,34 +72,21 @@ class VisionTransformer(nn.Module):
 
     Parameters
     ----------
+    make : form of the layers; instance normalization has no pixels here.
     shape : colours, height and width of an image.
     classes : number of classes.
     width : size of a token.
-    normalization : "layer", "rms", "group", "batch", "weight" or "none".
-    eps : ε of the normalization.
-    scale_invariant : no affine parameters and no biases, frozen last layer of norm 10.
     depth : number of blocks.
 
     Examples
     --------
-    >>> net = VisionTransformer((1, 8, 8), 10, width=8, normalization="layer", eps=1e-12, scale_invariant=True, depth=1)
+    >>> net = VisionTransformer(Layers("layer", 1e-12, scale_invariant=True), (1, 8, 8), 10, width=8, depth=1)
     >>> tuple(net(torch.randn(3, 1, 8, 8)).shape)
     (3, 10)
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        classes: int,
-        *,
-        width: int,
-        normalization: str,
-        eps: float,
-        scale_invariant: bool,
-        depth: int = 2,
-    ) -> None:
+    def __init__(self, make: Layers, shape: tuple[int, int, int], classes: int, *, width: int, depth: int = 2) -> None:
         super().__init__()
-        make = Layers(normalization, eps, scale_invariant)
         colours, height, breadth = shape
         # four patches along the shorter side, where the image has so many pixels
         self.patch = max(1, min(height, breadth) // 4)
@@ -108,11 +94,11 @@ class VisionTransformer(nn.Module):
         heads = next(count for count in range(_MOST_HEADS, 0, -1) if width % count == 0 and width // count > 2)
         self.embed = make.linear(colours * self.patch**2, width)
         # added to the tokens, so invariant only where a normalization of the stream follows
-        is_trained = make.normalizes_activations or not scale_invariant
+        is_trained = make.normalizes_activations or not make.scale_invariant
         self.position = nn.Parameter(0.02 * torch.randn(tokens, width), requires_grad=is_trained)
         self.blocks = nn.Sequential(*(TransformerBlock(make, width, heads) for _ in range(depth)))
         self.norm = _TokenNorm(make, width)
-        self.head = head(width, classes, frozen=scale_invariant)
+        self.head = make.head(width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores (batch, classes) of images (batch, colours, height, width)."""

@@ -56,9 +56,10 @@ class KernelEngine:
 
     Examples
     --------
+    >>> from empirical.networks.layers import Layers
     >>> from empirical.networks.mlp import mlp
     >>> from empirical.steps.contract import Layout
-    >>> model = mlp(4, 3, width=8, normalization="batch", eps=1e-12, scale_invariant=True)
+    >>> model = mlp(Layers("batch", 1e-12, scale_invariant=True), (4,), 3, width=8)
     >>> layout = Layout.of(model, {name: (name,) for name in ("linear1.weight", "linear2.weight")})
     >>> problem = Problem(model, layout, torch.randn(9, 4), torch.zeros(9).long(), theory.SGD())
     >>> hyper = Hyper(torch.full((1, 5), 0.1), torch.full((1, 5), 0.1), torch.tensor([0.01]))
@@ -142,7 +143,7 @@ def obstacle(problem: Problem) -> str:
         return "more is trained than the scale-invariant weights of its hidden layers"
     if len({layer.eps for layer in _normalizations(model)}) > 1:
         return "its normalizations differ"
-    if repr(problem.optimizer) != repr(theory.SGD()):
+    if problem.optimizer != theory.SGD():
         return f"the optimizer is {problem.optimizer!r}, not SGD()"
     if problem.fixed is not None:
         return f"its {problem.fixed} is fixed"
@@ -167,9 +168,10 @@ def is_fastest(problem: Problem, batch_size: int) -> bool:
     Examples
     --------
     >>> from empirical.networks.convnet import convnet
+    >>> from empirical.networks.layers import Layers
     >>> from empirical.steps.contract import Layout
     >>> def wins(width, pixels):
-    ...     model = convnet((1, pixels, pixels), 3, width=width, normalization="batch", eps=1e-12, scale_invariant=True)
+    ...     model = convnet(Layers("batch", 1e-12, scale_invariant=True), (1, pixels, pixels), 3, width=width)
     ...     layout = Layout.of(model, {name: (name,) for name in ("conv1.weight", "conv2.weight", "conv3.weight")})
     ...     images, classes = torch.zeros(64, 1, pixels, pixels), torch.zeros(64).long()
     ...     return is_fastest(Problem(model, layout, images, classes, theory.SGD()), batch_size=64)

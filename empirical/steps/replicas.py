@@ -159,11 +159,9 @@ class Replicas:
             return
         found = torch.autograd.grad(loss, list(self._leaves.values()), allow_unused=True)
         for own, new in zip(self._slopes.values(), found, strict=True):
-            if new is None:
-                own.mul_(not is_first)
-            elif is_first:
-                own.copy_(new)
-            else:
+            if is_first:
+                own.zero_()
+            if new is not None:
                 own.add_(new)
 
     def loss(self, batch: Tensor) -> Tensor:

@@ -38,7 +38,13 @@ def scalar_products(before: Tensor, gradient: Tensor, after: Tensor, slices: Seq
     if before.device.type == "cpu":
         bounds = np.array([(part.start, part.stop) for part in slices], dtype=np.int64).reshape(-1, 2)
         replica_products(*(t.detach().numpy() for t in (before, gradient, after)), bounds, products.numpy())
-        return
+    else:
+        _products_by_torch(before, gradient, after, slices, products)
+
+
+def _products_by_torch(
+    before: Tensor, gradient: Tensor, after: Tensor, slices: Sequence[slice], products: Tensor
+) -> None:
     weights = before.double()
     vectors = torch.stack([weights, gradient.double(), after.double() - weights], dim=1)
     for group, part in enumerate(slices):

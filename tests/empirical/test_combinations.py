@@ -11,6 +11,7 @@ import simulate
 import theory
 from empirical import RunConfig, train
 from empirical.config import MODELS, NORMALIZATIONS
+from tests.devices import every_device
 
 OPTIMIZERS = [
     theory.SGD(),
@@ -78,9 +79,10 @@ def check(config, tmp_path):
         assert abs(simulate.replay(run).norm / run.norm - 1).max() < 1e-6
 
 
+@every_device
 @pytest.mark.parametrize(("model", "normalization"), COMBINATIONS)
-def test_every_network_obeys_the_law_of_the_norm(model, normalization, tmp_path):
-    check(config_of(model, normalization), tmp_path)
+def test_every_network_obeys_the_law_of_the_norm(model, normalization, device, tmp_path):
+    check(config_of(model, normalization, device=device), tmp_path)
     groups = json.loads((tmp_path / "run" / "config.json").read_text())["group_weights"]
     expected = weights_by_theory(model, normalization)
     if normalization == "weight":
@@ -89,10 +91,11 @@ def test_every_network_obeys_the_law_of_the_norm(model, normalization, tmp_path)
         assert {frozenset(members) for members in groups.values()} == {frozenset(members) for members in expected}
 
 
+@every_device
 @pytest.mark.parametrize("optimizer", OPTIMIZERS[1:], ids=repr)
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
-def test_every_optimizer_trains(model, optimizer, tmp_path):
-    check(config_of(model, "batch", optimizer), tmp_path)
+def test_every_optimizer_trains(model, optimizer, device, tmp_path):
+    check(config_of(model, "batch", optimizer, device=device), tmp_path)
 
 
 @pytest.mark.acceptance

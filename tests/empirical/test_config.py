@@ -91,7 +91,23 @@ def test_identity_depends_on_everything_but_steps_and_device():
         "data_seed": 1,
         "dtype": "float64",
         "evaluate_every": 500,
+        "optimizer": theory.SGD(momentum=0.9),
+        "depth": 3,
+        "normalization": "layer",
+        "other_wd": 0.1,
+        "fixed": "effective_lr",
+        "dataset": "gaussian",
+        "classes": (0, 1),
+        "samples": 100,
+        "validation": 0.1,
+        "label_noise": 0.1,
+        "dataset_seed": 1,
+        "augmentation": 2,
+        "micro_batch": 8,
+        "engine": "eager",
+        "evaluate_batches": True,
     }
+    assert {*changes, "steps", "device"} == {field.name for field in dataclasses.fields(RunConfig)}
     identities = {dataclasses.replace(config, **{name: value}).identity for name, value in changes.items()}
     assert len(identities | {config.identity}) == len(changes) + 1
 

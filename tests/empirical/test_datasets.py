@@ -19,7 +19,7 @@ from empirical.config import EMBEDDED_DATASETS, HUB_DATASETS
 from empirical.data import Data, augmented, load_data, user_data
 from empirical.data.augmentation import cropped
 from empirical.data.embedded import EMBEDDED
-from empirical.runs import loop
+from empirical.runs import preparation
 
 CPU = torch.device("cpu")
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
@@ -238,7 +238,7 @@ def test_bytes_train_as_the_numbers_they_stand_for(monkeypatch, engine):
 def test_small_images_are_held_as_numbers_for_the_fast_engines(monkeypatch):
     run = train(RunConfig(lr=0.1, wd=0.01, dataset="mnist5k", samples=200, steps=3))
     assert json.loads(run.attrs["config"])["engine"] == "kernel"
-    monkeypatch.setattr(loop, "_SMALL_DATA", 0)
+    monkeypatch.setattr(preparation, "_SMALL_DATA", 0)
     as_bytes = train(RunConfig(lr=0.1, wd=0.01, dataset="mnist5k", samples=200, steps=3))
     assert json.loads(as_bytes.attrs["config"])["engine"] == "replicas"
     np.testing.assert_allclose(as_bytes.loss, run.loss, rtol=1e-5)

@@ -18,7 +18,7 @@ from empirical.config import RunConfig
 from empirical.data import batch_indices, load_data
 from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network
-from empirical.steps import ENGINES, Hyper, Layout, Problem, ReplicaEngine, State, chosen_engine, replicas
+from empirical.steps import ENGINES, Hyper, Layout, Problem, ReplicaEngine, State, chosen_engine, replicas, telemetry
 from empirical.steps.compiled import compiler_trouble
 
 LR, WD, STEPS = 0.3, 0.05, 12
@@ -367,6 +367,17 @@ def test_a_gpu_makes_the_steps_of_the_processor(model):
         fast, other_rows = engine.advance(moved, steps, indices.cuda())
         torch.testing.assert_close(fast.weights.cpu(), slow.weights, rtol=1e-8, atol=1e-11)
         np.testing.assert_allclose(other_rows["grad_norm"], rows["grad_norm"], rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scalar_products_are_the_same_on_either_kind_of_device(dtype):
+    torch.manual_seed(0)
+    before, gradient, after = torch.randn(3, 4, 50, dtype=dtype)
+    slices, found = [slice(0, 7), slice(7, 40)], torch.empty(2, 4, 2, 3, 3, dtype=torch.float64)
+    telemetry.scalar_products(before, gradient, after, slices, found[0])
+    telemetry._products_by_torch(before, gradient, after, slices, found[1])
+    # sums of 33 products in double precision
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
 
 
 def test_a_loss_that_overflows_is_not_hidden(engine):

@@ -75,7 +75,7 @@ def check_one_run(config):
         part = theory.norm_envelope(30, norm[start], lr, wd, gradient[window].min(), gradient[window].max())
         assert (norm[start : start + 31] >= part.lower * (1 - TOLERANCE)).all()
         assert (norm[start : start + 31] <= part.upper * (1 + TOLERANCE)).all()
-    # §8: groups obey the same law, and sum to the total
+    # §10: groups obey the same law, and sum to the total
     np.testing.assert_allclose((run.group_norm**2).sum("group"), run.norm**2, rtol=1e-6)
     assert (run.group_grad_norm.sum("group") <= run.grad_norm * (1 + 1e-5)).all()
     # §4: a step is a jump exactly below the threshold, and none comes before the earliest that is possible
