@@ -1,0 +1,41 @@
+"""The Python of a page of the documentation, run as it stands there."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run_page(page, folder, monkeypatch, capsys):
+    """Write the blocks that begin with a file name, run the others, and compare what they print with what they say."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    for block in blocks(page):
+        if name := re.match(r"# (\w+)\.py\n", block):
+            # another page may have loaded a module of this name
+            sys.modules.pop(name[1], None)
+            (folder / f"{name[1]}.py").write_text(block, encoding="utf-8")
+            continue
+        exec(block, {"__name__": "page"})
+        printed = capsys.readouterr().out.splitlines()
+        said = re.findall(r"^ *print\(.*\)(?: +# (.+))?$", block, re.MULTILINE)
+        assert len(printed) == len(said), printed
+        for line, comment in zip(printed, said, strict=True):
+            if comment:
+                assert_same(line, comment.partition(": ")[0])
+
+
+def assert_same(printed, expected):
+    try:
+        number = float(expected)
+    except ValueError:
+        assert printed == expected
+    else:
+        assert float(printed) == pytest.approx(number, rel=6e-3)
