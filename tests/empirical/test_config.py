@@ -114,3 +114,12 @@ def test_identity_depends_on_everything_but_steps_and_device():
 
 def test_defaults_written_out_are_the_same_run():
     assert RunConfig(**GOOD).identity == RunConfig(**GOOD, width=64, data_seed=0).identity
+
+
+def test_a_setting_that_is_added_later_leaves_old_runs_what_they_are():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Later(RunConfig):
+        new_setting: int = 3
+
+    assert Later(**GOOD).identity == RunConfig(**GOOD).identity
+    assert Later(**GOOD, new_setting=4).identity != RunConfig(**GOOD).identity

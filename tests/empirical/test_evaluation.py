@@ -48,6 +48,13 @@ def test_evaluations_of_batches_are_those_of_a_plain_loop(tmp_path):
     xr.testing.assert_identical(run, simulate.load(tmp_path / "run"))
 
 
+def test_a_batch_larger_than_the_data_is_all_of_them():
+    run = train(dataclasses.replace(CONFIG, samples=50, sampling="full_batch", batch_size=64))
+    np.testing.assert_allclose(run.mean_grad_norm, run.full_grad_norm, rtol=1e-9)
+    # the first row is the same step from the same weights
+    assert run.mean_grad_norm[0].item() == pytest.approx(run.grad_norm[0].item(), rel=1e-9)
+
+
 def test_evaluations_change_nothing_of_the_training():
     without = train(dataclasses.replace(CONFIG, evaluate_batches=False))
     assert "mean_grad_norm" not in without
