@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from empirical.runs.loop import load_model as load_model
     from empirical.runs.loop import resume as resume
     from empirical.runs.loop import train as train
+    from empirical.sweeps.grid import grid as grid
+    from empirical.sweeps.grid import read_sweep as read_sweep
     from empirical.trials.validation import validate as validate
 
 _HOMES = {
@@ -30,8 +32,10 @@ _HOMES = {
     "RunConfig": "empirical.config",
     "RunCost": "empirical.runs.cost",
     "StorageError": "empirical.runs.folder",
+    "grid": "empirical.sweeps.grid",
     "load_model": "empirical.runs.loop",
     "paper_runs": "empirical.presets",
+    "read_sweep": "empirical.sweeps.grid",
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
     "scaling_symmetries": "empirical.groups",
@@ -46,8 +50,10 @@ __all__ = [
     "RunConfig",
     "RunCost",
     "StorageError",
+    "grid",
     "load_model",
     "paper_runs",
+    "read_sweep",
     "resume",
     "scale_invariant_groups",
     "scaling_symmetries",

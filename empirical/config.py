@@ -269,7 +269,7 @@ class RunConfig:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in content:
             choice("field", name, known)
-        rich = {name: _rich(value) for name, value in content.items()}
+        rich = {name: from_plain(value) for name, value in content.items()}
         if rich.get("classes") is not None:
             rich["classes"] = tuple(rich["classes"])
         return cls(**rich)
@@ -294,11 +294,24 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _rich(value: Any) -> Any:
+def from_plain(value: Any) -> Any:
+    """Optimizer or schedule of its plain form, a name with settings; any other value as it is.
+
+    Raises
+    ------
+    TypeError, ValueError : an unknown name, or settings out of range.
+
+    Examples
+    --------
+    >>> from_plain({"Constant": {"lr": 0.5}}), from_plain(0.5)
+    (Constant(lr=0.5), 0.5)
+    """
     if isinstance(value, dict):
-        ((name, settings),) = value.items()
+        if len(value) != 1 or not isinstance(settings := next(iter(value.values())), dict):
+            raise ValueError(f"an optimizer or schedule must be one name with its settings, got {value!r}")
+        (name,) = value
         kind = SCHEDULES[name] if name in SCHEDULES else optimizer_class(name)
-        return kind(**{key: _rich(item) for key, item in settings.items()})
+        return kind(**{key: from_plain(item) for key, item in settings.items()})
     return value
 
 

@@ -1,0 +1,111 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import theory
+from empirical import RunConfig
+from empirical.sweeps.grid import different, grid, read_sweep, swept
+
+rates = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=4, unique=True)
+
+
+@given(lr=rates, wd=rates, seeds=st.integers(1, 4))
+def test_a_grid_holds_every_combination_once_in_order(lr, wd, seeds):
+    runs = grid(lr=lr, wd=wd, seed=range(seeds), model="convnet")
+    assert [(run.lr, run.wd, run.seed) for run in runs] == list(itertools.product(lr, wd, range(seeds)))
+    assert {run.model for run in runs} == {"convnet"}
+    axes = {"lr": lr, "wd": wd, "seed": list(range(seeds))}
+    assert swept(runs) == {name: values for name, values in axes.items() if len(values) > 1}
+
+
+def test_what_is_an_axis_and_what_a_value():
+    runs = grid(lr=np.array([0.1, 0.2]), wd=0.01, classes=(1, 2), optimizer=["SGD()", theory.SGD(momentum=0.9)])
+    assert [type(run.lr) for run in runs] == [float] * 4
+    assert {run.classes for run in runs} == {(1, 2)}
+    assert swept(runs) == {"lr": [0.1, 0.2], "optimizer": [theory.SGD(), theory.SGD(momentum=0.9)]}
+    assert [run.classes for run in grid(lr=0.1, wd=0.01, classes=[(1, 2), (3, 4)])] == [(1, 2), (3, 4)]
+
+
+def test_steps_and_defaults_are_no_difference():
+    assert swept([RunConfig(lr=0.1, wd=0.01, steps=5), RunConfig(lr=0.2, wd=0.01, steps=9, width=64)]) == {
+        "lr": [0.1, 0.2]
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": [], "wd": 0.01}, "lr must have at least one value"),
+        ({"lr": 0.1, "wd": 0.01, "speed": 1}, "setting must be one of"),
+        ({"lr": [0.1, -0.1], "wd": 0.01}, "lr must be a finite number > 0"),
+        ({"lr": [0.1, 0.1], "wd": 0.01}, "different runs"),
+        ({"lr": 0.1, "wd": 0.01, "width": [None, 64]}, "different runs"),
+        ({"lr": 0.1, "wd": 0.01, "steps": [10, 20]}, "different runs"),
+        ({"lr": 0.1, "wd": 0.01, "optimizer": "Sgd()"}, "optimizer must be written like"),
+    ],
+)
+def test_bad_grids(settings, message):
+    with pytest.raises(ValueError, match=message):
+        grid(**settings)
+
+
+@pytest.mark.parametrize(("configs", "kind"), [([], ValueError), ([{"lr": 0.1}], TypeError)])
+def test_bad_lists(configs, kind):
+    with pytest.raises(kind, match="configs must hold"):
+        different(configs)
+
+
+def written(tmp_path, text):
+    path = tmp_path / "sweep.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_says_the_same_as_keywords(tmp_path):
+    path = written(
+        tmp_path,
+        """
+        [run]
+        model = "convnet"
+        classes = [3, 8]
+        optimizer = "SGD(momentum=0.5)"
+        [grid]
+        lr = [0.1, {Cosine = {lr = 0.5, lr_end = 0.1, steps = 50}}]
+        wd = [0.01, 0.02]
+        """,
+    )
+    rule = theory.SGD(momentum=0.5)
+    lr = [0.1, theory.Cosine(0.5, 0.1, 50)]
+    assert read_sweep(path) == grid(model="convnet", classes=(3, 8), optimizer=rule, lr=lr, wd=[0.01, 0.02])
+
+
+def test_a_file_may_list_runs(tmp_path):
+    path = written(tmp_path, "[run]\nwd = 0.01\n[[runs]]\nlr = 0.1\n[[runs]]\nlr = 0.2\nwidth = 8\n")
+    assert read_sweep(path) == (RunConfig(lr=0.1, wd=0.01), RunConfig(lr=0.2, wd=0.01, width=8))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr = 0.1", "table must be one of"),
+        ("[run]\nlr = ", "Invalid value"),
+        ("[run]\nlr = 0.1\n", "wd"),
+        ("[run]\nwd = 0.01\n[grid]\nlr = 0.1\n", "grid.lr must be a list"),
+        ("[run]\nwd = 0.01\nlr = 0.1\n[grid]\nlr = [0.1]\n", "lr must be given once"),
+        ("[run]\nwd = 0.01\n[grid]\nlr = [0.1]\n[[runs]]\nlr = 0.1\n", "got both"),
+        ("[run]\nwd = 0.01\nlr = {Cosine = 1}\n", "one name with its settings"),
+        ("[run]\nwd = 0.01\nlr = {Sine = {lr = 1}}\n", "optimizer must be one of"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, text, message):
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError, match=f"sweep.toml: .*{message}"):
+        read_sweep(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"path must be a TOML file, got .*nothing.toml.*No such file"):
+        read_sweep(tmp_path / "nothing.toml")
