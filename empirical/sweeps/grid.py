@@ -147,7 +147,23 @@ def swept(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
     >>> swept(grid(lr=[0.1, 0.5], wd=0.01, seed=range(2)))
     {'lr': [0.1, 0.5], 'seed': [0, 1]}
     """
-    names = {field.name: field.name for field in dataclasses.fields(RunConfig) if field.name not in ("steps", "device")}
-    names.update(width="resolved_width", depth="resolved_depth")
-    values = {name: list(dict.fromkeys(getattr(config, at) for config in configs)) for name, at in names.items()}
-    return {name: found for name, found in values.items() if len(found) > 1}
+    values: dict[str, list[Any]] = {}
+    for field in dataclasses.fields(RunConfig):
+        found = list(dict.fromkeys(swept_value(config, field.name) for config in configs))
+        # a width or depth that nobody gave differs only because the models do
+        is_given = any(getattr(config, field.name) is not None for config in configs)
+        if len(found) > 1 and is_given and field.name not in ("steps", "device"):
+            values[field.name] = found
+    return values
+
+
+def swept_value(config: RunConfig, name: str) -> Any:
+    """Setting of a run as it is compared with that of others: width and depth with the defaults filled in.
+
+    Examples
+    --------
+    >>> swept_value(RunConfig(lr=0.1, wd=0.01), "width")
+    64
+    """
+    resolved = {"width": config.resolved_width, "depth": config.resolved_depth}
+    return resolved.get(name, getattr(config, name))

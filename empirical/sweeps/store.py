@@ -1,0 +1,231 @@
+"""The folder of a sweep: its runs, one log of what became of them, and all of it as one data set."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import xarray as xr
+
+from empirical.config import RunConfig
+from empirical.sweeps.grid import different, swept, swept_value
+from empirical.sweeps.task import Summary
+from simulate.trajectories.folder import LOCK, write_json
+from theory.optimizers import optimizer_text
+
+_SWEEP, _SUMMARIES, _RUNS = "sweep.json", "summaries.log", "runs"
+PENDING = "pending"
+
+
+class SweepFolder:
+    """A sweep on disk, written by one process at a time.
+
+    Parameters
+    ----------
+    path : the folder; made if it does not exist. Runs of another sweep in it stay there, and are used again.
+
+    Raises
+    ------
+    ValueError : the folder cannot be written, holds something else, or is being written by another process.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = SweepFolder(Path(tempfile.mkdtemp()) / "sweep")
+    >>> folder.summaries()
+    {}
+    >>> folder.close()
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path, shown = Path(path), str(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            ours = {LOCK, _SWEEP, _SWEEP + ".partial", _SUMMARIES, _RUNS}
+            if others := sorted(p.name for p in self.path.iterdir() if p.name not in ours):
+                raise ValueError(f"out must be a new or empty folder or one of a sweep, got {shown!r} with {others[0]}")
+            self._lock = filelock.FileLock(self.path / LOCK)
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise ValueError(f"out must not be in use, but another process is sweeping into {shown!r} now") from None
+        except OSError as error:
+            raise ValueError(f"out must be a folder that can be written, got {shown!r} ({error.strerror})") from None
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        self._lock.release()
+
+    def begin(self, configs: Sequence[RunConfig]) -> None:
+        """Write what the sweep is, in place of what it was."""
+        _cut_to_whole_lines(self.path / _SUMMARIES)
+        write_json(self.path / _SWEEP, {"configs": [config.to_dict() for config in different(configs)]})
+
+    def run_path(self, config: RunConfig) -> Path:
+        """Folder of a run, under its identity.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> folder = SweepFolder(tempfile.mkdtemp())
+        >>> folder.run_path(RunConfig(lr=0.1, wd=0.01)).parts[-3]
+        'runs'
+        """
+        return run_path(self.path, config)
+
+    def summaries(self) -> dict[str, Summary]:
+        """Return the last summary of each run, by identity."""
+        return read_summaries(self.path)
+
+    def append(self, summary: Summary) -> None:
+        """Add what became of a run."""
+        with open(self.path / _SUMMARIES, "ab") as file:
+            file.write(json.dumps(summary.to_dict(), allow_nan=False).encode() + b"\n")
+
+
+def run_path(path: Path, config: RunConfig) -> Path:
+    """Folder of a run in that of a sweep.
+
+    Examples
+    --------
+    >>> len(run_path(Path("sweep"), RunConfig(lr=0.1, wd=0.01)).parts)
+    4
+    """
+    # no folder holds more than some hundred others, for file systems of clusters
+    return path / _RUNS / config.identity[:2] / config.identity
+
+
+def read_summaries(path: Path) -> dict[str, Summary]:
+    """Read the last summary of each run of a sweep, by identity; a line that was cut while it was written is left out.
+
+    Examples
+    --------
+    >>> read_summaries(Path("no such folder"))
+    {}
+    """
+    file = path / _SUMMARIES
+    if not file.exists():
+        return {}
+    found = {}
+    for line in file.read_bytes().split(b"\n")[:-1]:
+        summary = Summary.from_dict(json.loads(line))
+        found[summary.identity] = summary
+    return found
+
+
+def _cut_to_whole_lines(file: Path) -> None:
+    """Drop what a killed process left of a last line, so that the next one begins a new line."""
+    if file.exists():
+        content = file.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(file, whole)
+
+
+def read_configs(path: Path) -> tuple[RunConfig, ...]:
+    """Read the runs of a sweep.
+
+    Raises
+    ------
+    ValueError : no folder of a sweep.
+
+    Examples
+    --------
+    >>> read_configs(Path("no such folder"))
+    Traceback (most recent call last):
+    ...
+    ValueError: path must be the folder of a sweep, got 'no such folder'
+    """
+    file = path / _SWEEP
+    if not file.is_file():
+        raise ValueError(f"path must be the folder of a sweep, got {str(path)!r}")
+    return tuple(RunConfig.from_dict(content) for content in json.loads(file.read_text(encoding="utf-8"))["configs"])
+
+
+def open_sweep(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Open a sweep as one data set, also while it runs.
+
+    Parameters
+    ----------
+    path : folder of the sweep.
+
+    Returns
+    -------
+    Dataset whose dimensions are the settings in which the runs differ, if all their combinations are there, else `run`
+    with these settings as coordinates. Variables: `status` ("pending" where nothing is known yet), `status_step`,
+    `seconds`, `verdict`, `error`, `folder` (for `simulate.load`), and the numbers of `Summary`, NaN where unknown.
+
+    Raises
+    ------
+    ValueError : no folder of a sweep.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from empirical.sweeps.grid import grid
+    >>> folder = SweepFolder(tempfile.mkdtemp())
+    >>> folder.begin(grid(lr=[0.1, 0.5], wd=0.01, seed=range(3)))
+    >>> dict(open_sweep(folder.path).sizes)
+    {'lr': 2, 'seed': 3}
+    """
+    place = Path(path)
+    configs, summaries = read_configs(place), read_summaries(place)
+    axes = {name: [_label(value) for value in values] for name, values in swept(configs).items()}
+    shape = tuple(len(values) for values in axes.values())
+    order = [tuple(_label(swept_value(config, name)) for name in axes) for config in configs]
+    # runs differ, so that as many as there are combinations are all of them
+    if math.prod(shape) == len(configs):
+        numbers = {name: {label: i for i, label in enumerate(labels)} for name, labels in axes.items()}
+        at = [tuple(numbers[name][label] for name, label in zip(axes, labels, strict=True)) for labels in order]
+        dims, coords = tuple(axes), {name: (name, _array(labels)) for name, labels in axes.items()}
+    else:
+        at, shape, dims = [(i,) for i in range(len(configs))], (len(configs),), ("run",)
+        coords = {name: ("run", _array(labels)) for name, labels in zip(axes, zip(*order, strict=True), strict=True)}
+    columns = _columns(place, configs, summaries)
+    variables = {}
+    for name, values in columns.items():
+        flat = _array(values)
+        filled = np.empty(shape, dtype=flat.dtype)
+        for where, value in zip(at, flat, strict=True):
+            filled[where] = value
+        variables[name] = (dims, filled)
+    return xr.Dataset(variables, coords)
+
+
+def _columns(
+    place: Path, configs: Sequence[RunConfig], summaries: Mapping[str, Summary]
+) -> dict[str, list[str] | list[float] | list[int]]:
+    found = [summaries.get(config.identity) for config in configs]
+    names = sorted({name for summary in found if summary for name in summary.numbers})
+    columns: dict[str, list[str] | list[float] | list[int]] = {
+        "status": [summary.status if summary else PENDING for summary in found],
+        "status_step": [summary.status_step if summary else 0 for summary in found],
+        "seconds": [summary.seconds if summary else 0.0 for summary in found],
+        "verdict": [summary.verdict if summary else "" for summary in found],
+        "error": [summary.error if summary else "" for summary in found],
+        "folder": [str(run_path(place, config)) for config in configs],
+    }
+    for name in names:
+        columns[name] = [summary.numbers.get(name, math.nan) if summary else math.nan for summary in found]
+    return columns
+
+
+def _label(value: Any) -> Any:
+    """What a coordinate can hold: numbers and words as they are, anything else as it is written."""
+    if value is None or isinstance(value, (int, float, str)):
+        return value
+    return optimizer_text(value) if hasattr(value, "update") else repr(value)
+
+
+def _array(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    if all(isinstance(value, (int, float)) for value in values):
+        return np.asarray(values)
+    # text of fixed length has no stable form in zarr
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array

@@ -1,0 +1,109 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import theory
+from empirical import RunConfig
+from empirical.sweeps.grid import grid
+from empirical.sweeps.store import SweepFolder, open_sweep, read_configs, read_summaries, run_path
+from empirical.sweeps.task import failed
+
+RUNS = grid(lr=[0.1, 0.5], wd=[0.01, 0.02], seed=range(3))
+
+
+def made(config, status="complete", **numbers):
+    return dataclasses.replace(failed(config, ValueError("bad")), status=status, numbers=numbers)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    opened = SweepFolder(tmp_path / "sweep")
+    opened.begin(RUNS)
+    yield opened
+    opened.close()
+
+
+@given(st.permutations(RUNS), st.integers(0, len(RUNS)))
+def test_a_grid_opens_with_its_settings_as_dimensions_at_any_time(tmp_path_factory, runs, done):
+    folder = SweepFolder(tmp_path_factory.mktemp("sweep"))
+    folder.begin(runs)
+    for run in runs[:done]:
+        folder.append(made(run, final_norm=run.lr + run.wd + run.seed))
+    opened = open_sweep(folder.path)
+    assert dict(opened.sizes) == {"lr": 2, "wd": 2, "seed": 3}
+    for number, run in enumerate(runs):
+        cell = opened.sel(lr=run.lr, wd=run.wd, seed=run.seed)
+        assert cell.folder.item() == str(run_path(folder.path, run))
+        assert cell.status.item() == ("complete" if number < done else "pending")
+        if done:
+            expected = run.lr + run.wd + run.seed if number < done else math.nan
+            np.testing.assert_equal(cell.final_norm.item(), expected)
+    folder.close()
+
+
+def test_a_list_opens_with_its_settings_as_coordinates(folder):
+    folder.begin([*RUNS[:5], RunConfig(lr=0.9, wd=0.01, optimizer=theory.SGD(momentum=0.9))])
+    opened = open_sweep(folder.path)
+    assert dict(opened.sizes) == {"run": 6}
+    assert opened.lr.values.tolist() == [0.1] * 5 + [0.9]
+    assert opened.optimizer.values.tolist() == ["SGD()"] * 5 + ["SGD(momentum=0.9)"]
+
+
+def test_one_run_has_no_dimension(folder):
+    folder.begin(RUNS[:1])
+    folder.append(made(RUNS[0], final_norm=2.0))
+    assert not open_sweep(folder.path).sizes
+    assert open_sweep(folder.path).final_norm.item() == 2.0
+
+
+def test_settings_that_are_no_numbers(folder):
+    rules, models = [theory.SGD(), theory.AdamW(dim=5)], ["mlp", "convnet"]
+    schedules = [theory.Constant(0.1), theory.Linear(0.1, 0.01, steps=5)]
+    folder.begin(grid(lr=schedules, wd=0.01, optimizer=rules, model=models, width=[4, 8]))
+    opened = open_sweep(folder.path)
+    assert dict(opened.sizes) == {"lr": 2, "optimizer": 2, "model": 2, "width": 2}
+    found = opened.sel(lr=repr(schedules[1]), optimizer="AdamW(dim=5)", model="convnet", width=8)
+    config = RunConfig(lr=schedules[1], wd=0.01, optimizer=rules[1], model="convnet", width=8)
+    assert found.folder.item() == str(run_path(folder.path, config))
+
+
+def test_the_last_summary_counts(folder):
+    folder.append(made(RUNS[0], status="failed"))
+    folder.append(made(RUNS[0], final_norm=1.0))
+    assert folder.summaries()[RUNS[0].identity].status == "complete"
+
+
+def test_every_cut_of_the_log_leaves_whole_summaries(folder):
+    for run in RUNS[:3]:
+        folder.append(made(run, final_norm=1.0))
+    log = folder.path / "summaries.log"
+    content = log.read_bytes()
+    for length in range(len(content)):
+        log.write_bytes(content[:length])
+        assert len(read_summaries(folder.path)) == content[:length].count(b"\n")
+    folder.begin(RUNS)
+    folder.append(made(RUNS[3]))
+    assert set(folder.summaries()) == {run.identity for run in (RUNS[0], RUNS[1], RUNS[3])}
+
+
+def test_what_a_sweep_was_asked_for_is_read_again(folder):
+    assert read_configs(folder.path) == RUNS
+    assert json.loads((folder.path / "sweep.json").read_text())["configs"][0]["lr"] == 0.1
+
+
+def test_folders_that_cannot_be_used(tmp_path, folder):
+    with pytest.raises(ValueError, match="another process is sweeping"):
+        SweepFolder(folder.path)
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("dear")
+    with pytest.raises(ValueError, match=r"new or empty folder or one of a sweep, got .*letters.* with a\.txt"):
+        SweepFolder(tmp_path / "letters")
+    with pytest.raises(ValueError, match=r"out must be a folder that can be written"):
+        SweepFolder(tmp_path / "letters" / "a.txt" / "sweep")
+    with pytest.raises(ValueError, match="path must be the folder of a sweep"):
+        open_sweep(tmp_path)
