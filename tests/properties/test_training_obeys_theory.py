@@ -17,8 +17,12 @@ TOLERANCE = 1e-5
 
 
 def gentle(config):
-    """Where γ and β are trained too, a large learning rate kills all units: no gradient is left to be tested."""
-    return config if config.scale_invariant else dataclasses.replace(config, lr=min(config.lr, 0.3))
+    """Where γ and β are trained too, or only weights normalized, a large learning rate kills all units.
+
+    No gradient is left to be tested then: see `test_dead_units_leave_the_decay_alone`.
+    """
+    keeps_units_alive = config.scale_invariant and config.normalization != "weight"
+    return config if keeps_units_alive else dataclasses.replace(config, lr=min(config.lr, 0.3))
 
 
 NORMALIZATIONS = ["batch", "layer", "group", "weight", "rms"]
@@ -120,6 +124,19 @@ def test_symmetry_is_exact_for_powers_of_four(config, factor):
         dataclasses.replace(start, lr=config.lr * factor, wd=config.wd / factor, init_norm=8.0 * factor**0.5)
     )
     np.testing.assert_array_equal(first.loss, second.loss)
+
+
+def test_dead_units_leave_the_decay_alone():
+    run = empirical.train(
+        empirical.RunConfig(
+            lr=5.0, wd=0.0625, width=4, normalization="weight", init_norm=1.0, batch_size=8, steps=STEPS
+        )
+    )
+    assert run.status.item() == "collapsed"
+    norm, gradient = np.append(run.norm, run.final_norm), run.grad_norm.values
+    dead = int(np.flatnonzero(gradient > 0)[-1]) + 1
+    assert dead < run.sizes["step"] - 10
+    np.testing.assert_allclose(norm[dead + 1 :] / norm[dead:-1], 1 - 5.0 * 0.0625, rtol=1e-5)
 
 
 def test_a_network_without_normalization_breaks_the_law():
