@@ -29,7 +29,7 @@ def test_presets_are_the_papers(network, kind):
 
 
 @every_device
-@pytest.mark.parametrize("kind", ["scale_invariant", "practice"])
+@pytest.mark.parametrize("kind", _KINDS)
 def test_a_step_of_the_papers_convnet(kind, device, tmp_path):
     config = dataclasses.replace(paper_runs("convnet", kind)[4], steps=1, evaluate_every=100, device=device)
     run = train(config, tmp_path / "run", data=images_like_those_of_cifar(10))
@@ -39,7 +39,7 @@ def test_a_step_of_the_papers_convnet(kind, device, tmp_path):
 
 @pytest.mark.acceptance
 @every_device
-@pytest.mark.parametrize("kind", ["scale_invariant", "practice"])
+@pytest.mark.parametrize("kind", _KINDS)
 def test_a_step_of_the_papers_resnet(kind, device, tmp_path):
     config = dataclasses.replace(paper_runs("resnet18", kind)[4], steps=1, evaluate_every=100, device=device)
     run = train(config, tmp_path / "run", data=images_like_those_of_cifar(100))
