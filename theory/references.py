@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -20,12 +21,13 @@ def is_reference(text: Any) -> bool:
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
-def referred(argument: str, text: str) -> Any:
-    """Import what "module:name" refers to.
+def referred(argument: str, text: str) -> Callable[..., Any]:
+    """Import the function or class that "module:name" refers to.
 
     Raises
     ------
     ValueError : there is no such module or name; it says which argument asked for it.
+    TypeError : it is neither function nor class.
 
     Examples
     --------
@@ -42,7 +44,10 @@ def referred(argument: str, text: str) -> Any:
             f"{argument} must be the 'module:name' of something that Python can import, got {text!r}: {error}; "
             "is the module's folder on PYTHONPATH?"
         ) from error
-    return found
+    if not callable(found):
+        raise TypeError(f"{argument} must be the 'module:name' of a function or class, got {text!r}, {found!r}")
+    function: Callable[..., Any] = found
+    return function
 
 
 def reference_to(argument: str, kind: type[Any]) -> str:

@@ -63,7 +63,7 @@ def load_data(
     if name in EMBEDDED:
         data = EMBEDDED[name]()
     elif is_reference(name):
-        data = _own(name, dtype)
+        data = user_data(referred("dataset", name)(), dtype, torch.device("cpu"))
     else:
         data = from_files(name) if name not in HUB and Path(name).exists() else from_hub(name)
     for_samples, for_validation, for_labels = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
@@ -76,13 +76,6 @@ def load_data(
     if label_noise:
         data = _with_noise(data, label_noise, for_labels)
     return measured(_moved(data, dtype, device), dtype)
-
-
-def _own(reference: str, dtype: torch.dtype) -> Data:
-    made = referred("dataset", reference)
-    if not callable(made):
-        raise TypeError(f"dataset must be the 'module:name' of a function, got {reference!r}, a {type(made).__name__}")
-    return user_data(made(), dtype, torch.device("cpu"))
 
 
 def _moved(data: Data, dtype: torch.dtype, device: torch.device) -> Data:

@@ -43,7 +43,7 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
     (5, 10)
     """
     make = Layers(config.normalization, config.norm_eps, config.scale_invariant)
-    build = _own(config.model) if is_reference(config.model) else _NETWORKS[config.model]
+    build = referred("model", config.model) if is_reference(config.model) else _NETWORKS[config.model]
     shape = tuple(inputs.shape[1:]) if config.model not in _OF_IMAGES else _image_shape(config, inputs)
     sizes = {"width": config.resolved_width, "depth": config.resolved_depth}
     dtype = getattr(torch, config.weight_dtype)
@@ -63,13 +63,6 @@ _OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
     "transformer": transformer.VisionTransformer,
 }
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp.mlp, **_OF_IMAGES}
-
-
-def _own(reference: str) -> Callable[..., nn.Module]:
-    build = referred("model", reference)
-    if not callable(build):
-        raise TypeError(f"model must be the 'module:name' of a function, got {reference!r}, a {type(build).__name__}")
-    return build  # type: ignore[no-any-return]
 
 
 def _image_shape(config: RunConfig, inputs: Tensor) -> tuple[int, int, int]:

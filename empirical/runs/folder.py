@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -36,6 +35,7 @@ from simulate.trajectories.folder import (
     count_records,
     evaluation_log,
     evaluation_record,
+    held_folder,
     read_records,
     sealed,
     step_log,
@@ -85,19 +85,11 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        shown = str(path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # a process that was killed while it began a run leaves no more than these
-            beginnings = {LOCK, CONFIG + ".partial"}
-            if not (self.path / CONFIG).exists() and any(p.name not in beginnings for p in self.path.iterdir()):
-                raise ValueError(f"out must be a new or empty folder or a run to be continued, got {shown!r}")
-            self._lock = filelock.FileLock(self.path / LOCK)
-            self._lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise ValueError(f"out must not be in use, but another process is writing {shown!r} now") from None
-        except OSError as error:
-            raise ValueError(f"out must be a folder that can be written, got {shown!r} ({error.strerror})") from None
+        # a process that was killed while it began a run leaves no more than these
+        beginnings = {LOCK, CONFIG + ".partial"}
+        self._lock = held_folder(
+            self.path, "a run to be continued", lambda names: CONFIG in names or names <= beginnings
+        )
         self.described: dict[str, Any] | None = None
         if (self.path / CONFIG).exists():
             self.described = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))

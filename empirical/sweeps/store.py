@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import xarray as xr
 
 from empirical.config import RunConfig
 from empirical.sweeps.grid import different, swept, swept_value
 from empirical.sweeps.task import Summary
-from simulate.trajectories.folder import LOCK, write_json
+from simulate.trajectories.folder import LOCK, held_folder, write_json
 from theory.optimizers import optimizer_text
 
 _SWEEP, _SUMMARIES, _RUNS = "sweep.json", "summaries.log", "runs"
@@ -38,24 +37,15 @@ class SweepFolder:
     --------
     >>> import tempfile
     >>> folder = SweepFolder(Path(tempfile.mkdtemp()) / "sweep")
-    >>> folder.summaries()
+    >>> read_summaries(folder.path)
     {}
     >>> folder.close()
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path, shown = Path(path), str(path)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            ours = {LOCK, _SWEEP, _SWEEP + ".partial", _SUMMARIES, _RUNS}
-            if others := sorted(p.name for p in self.path.iterdir() if p.name not in ours):
-                raise ValueError(f"out must be a new or empty folder or one of a sweep, got {shown!r} with {others[0]}")
-            self._lock = filelock.FileLock(self.path / LOCK)
-            self._lock.acquire(blocking=False)
-        except filelock.Timeout:
-            raise ValueError(f"out must not be in use, but another process is sweeping into {shown!r} now") from None
-        except OSError as error:
-            raise ValueError(f"out must be a folder that can be written, got {shown!r} ({error.strerror})") from None
+        self.path = Path(path)
+        ours = {LOCK, _SWEEP, _SWEEP + ".partial", _SUMMARIES, _RUNS}
+        self._lock = held_folder(self.path, "a sweep", lambda names: names <= ours)
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -65,22 +55,6 @@ class SweepFolder:
         """Write what the sweep is, in place of what it was."""
         _cut_to_whole_lines(self.path / _SUMMARIES)
         write_json(self.path / _SWEEP, {"configs": [config.to_dict() for config in different(configs)]})
-
-    def run_path(self, config: RunConfig) -> Path:
-        """Folder of a run, under its identity.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> folder = SweepFolder(tempfile.mkdtemp())
-        >>> folder.run_path(RunConfig(lr=0.1, wd=0.01)).parts[-3]
-        'runs'
-        """
-        return run_path(self.path, config)
-
-    def summaries(self) -> dict[str, Summary]:
-        """Return the last summary of each run, by identity."""
-        return read_summaries(self.path)
 
     def append(self, summary: Summary) -> None:
         """Add what became of a run."""

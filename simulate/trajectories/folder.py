@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,38 @@ CONFIG, STATUS, STEPS, EVALS, STORE, LOCK = (
 CHECK = "check"
 # records that are held in memory at a time while a run is stored: some ten megabytes
 BLOCK = 2**16
+
+
+def held_folder(path: Path, wanted: str, is_ours: Callable[[set[str]], bool]) -> filelock.BaseFileLock:
+    """Make a folder if there is none, and hold it against other processes until the lock is released.
+
+    Parameters
+    ----------
+    path : the folder.
+    wanted : what it may be besides new or empty, for the message.
+    is_ours : whether the names in it, if any, are those of what is wanted.
+
+    Raises
+    ------
+    ValueError : the folder cannot be written, holds something else, or is being written by another process.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> held_folder(Path(tempfile.mkdtemp()), "a run", lambda names: not names).release()
+    """
+    shown = str(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not is_ours({file.name for file in path.iterdir()}):
+            raise ValueError(f"out must be a new or empty folder or {wanted}, got {shown!r}")
+        lock = filelock.FileLock(path / LOCK)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise ValueError(f"out must not be in use, but another process is writing {shown!r} now") from None
+    except OSError as error:
+        raise ValueError(f"out must be a folder that can be written, got {shown!r} ({error.strerror})") from None
+    return lock
 
 
 def evaluation_record(names: Sequence[str] = EVALUATIONS) -> np.dtype[Any]:
