@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -222,7 +223,7 @@ class RunConfig:
         """The seed of the order of the data."""
         return self.seed if self.data_seed is None else self.data_seed
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         """Hash of all that decides the trajectory: runs of one identity can continue each other.
 

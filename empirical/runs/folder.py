@@ -69,6 +69,7 @@ class RunFolder:
     Parameters
     ----------
     path : the folder; made if it does not exist.
+    labelled : write the labelled store when the run has ended; without it the folder keeps few files.
 
     Raises
     ------
@@ -83,8 +84,9 @@ class RunFolder:
     >>> folder.close()
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, labelled: bool = True) -> None:
         self.path = Path(path)
+        self._labelled = labelled
         # a process that was killed while it began a run leaves no more than these
         beginnings = {LOCK, CONFIG + ".partial"}
         self._lock = held_folder(
@@ -210,13 +212,13 @@ class RunFolder:
         os.replace(aside, self.path / EVALS)
 
     def finish(self, status: str, step: int, message: str = "") -> None:
-        """Write the final status, then the trajectory as a labelled store."""
+        """Write the final status, then the labelled store, if there is to be one."""
         self.set_status(status, status_step=step, **({"message": message} if message else {}))
-        store_run(self.path)
+        self.store()
 
     def store(self) -> None:
-        """Write the labelled store of a finished run, if a full disk or a kill has prevented it."""
-        if not (self.path / STORE).is_dir():
+        """Write the labelled store of a finished run, if there is to be one, and it is not there yet."""
+        if self._labelled and not (self.path / STORE).is_dir():
             store_run(self.path)
 
     def check_space(self, needed: int) -> None:

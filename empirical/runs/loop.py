@@ -63,6 +63,8 @@ def train(
     *,
     progress: bool | None = None,
     announce: Callable[[RunCost], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+    labelled: bool = True,
 ) -> xr.Dataset:
     """Train a network and measure every step.
 
@@ -76,6 +78,9 @@ def train(
     data : (inputs, targets) or (inputs, targets, test_inputs, test_targets) of your own, targets being class numbers.
     progress : show a progress bar; by default only in a terminal.
     announce : is called before the first step with what the run will cost, which is measured on some steps for it.
+    stop : is asked about twice a second; when it says True, the run is interrupted as by Ctrl-C.
+    labelled : write the trajectory as a labelled store (zarr) too when the run ends; without it the folder keeps seven
+        files, and `simulate.load` reads the logs.
 
     Returns
     -------
@@ -86,7 +91,7 @@ def train(
     Raises
     ------
     TypeError, ValueError : bad settings, model or data, or a folder that cannot be used; nothing is written then.
-    Interrupted : Ctrl-C or SIGTERM; the trace so far and a checkpoint are written first.
+    Interrupted : Ctrl-C, SIGTERM or `stop`; the trace so far and a checkpoint are written first.
     StorageError : the disk is full, or such; what was written is kept, and the run can be resumed.
 
     Examples
@@ -103,10 +108,10 @@ def train(
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
     setup = prepare(config, model, data)
     if out is not None:
-        return _train_in(RunFolder(out), setup, progress, announce)
+        return _train_in(RunFolder(out, labelled=labelled), setup, progress, announce, stop)
     scratch = tempfile.mkdtemp(prefix="bnwd-")
     try:
-        return _train_in(RunFolder(scratch), setup, progress, announce)
+        return _train_in(RunFolder(scratch, labelled=False), setup, progress, announce, stop)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -185,7 +190,11 @@ def _read_config(path: str | os.PathLike[str]) -> RunConfig:
 
 
 def _train_in(
-    folder: RunFolder, setup: Setup, progress: bool | None, announce: Callable[[RunCost], None] | None
+    folder: RunFolder,
+    setup: Setup,
+    progress: bool | None,
+    announce: Callable[[RunCost], None] | None,
+    stop: Callable[[], bool] | None,
 ) -> xr.Dataset:
     try:
         steps = setup.config.steps
@@ -207,7 +216,7 @@ def _train_in(
             if restored is None:
                 torch.manual_seed(setup.config.seed)
                 restored = (0, State.of(setup.problem), torch.get_rng_state())
-            _advance(folder, setup, *restored, progress)
+            _advance(folder, setup, *restored, progress, stop)
         return simulate.load(folder.path)
     except OSError as error:
         with suppress(OSError):
@@ -229,7 +238,13 @@ def _first_steps(trajectory: xr.Dataset, steps: int) -> xr.Dataset:
 
 
 def _advance(
-    folder: RunFolder, setup: Setup, step: int, state: State, random_state: torch.Tensor, progress: bool | None
+    folder: RunFolder,
+    setup: Setup,
+    step: int,
+    state: State,
+    random_state: torch.Tensor,
+    progress: bool | None,
+    stop: Callable[[], bool] | None,
 ) -> None:
     config, problem = setup.config, setup.problem
     engine = ENGINES[config.engine](problem)
@@ -248,7 +263,7 @@ def _advance(
     bar = tqdm(
         total=config.steps, initial=step, unit="step", disable=None if progress is None else not progress, leave=False
     )
-    with bar, stop_requested() as stop:
+    with bar, stop_requested() as signalled:
         while step < config.steps:
             started = time.perf_counter()
             count = min(piece, config.steps - step, every - step % every, most)
@@ -263,7 +278,7 @@ def _advance(
                 folder.append_evaluation(step, setup.evaluated(state))
             bar.update(count)
             bar.set_postfix(loss=f"{rows[0]['loss'][-1]:.2g}", norm=f"{rows[0]['next_norm'][-1]:.3g}", refresh=False)
-            if stop.is_set() and step < config.steps:
+            if step < config.steps and (signalled.is_set() or (stop is not None and stop())):
                 checkpoint()
                 folder.set_status(INTERRUPTED, status_step=step)
                 raise Interrupted(folder.path, step)

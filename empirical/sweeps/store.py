@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ import xarray as xr
 
 from empirical.config import RunConfig
 from empirical.sweeps.grid import different, swept, swept_value
-from empirical.sweeps.task import Summary
+from empirical.sweeps.task import RUNS, SESSION, Summary, run_path
 from simulate.trajectories.folder import LOCK, held_folder, write_json
 from theory.optimizers import optimizer_text
 
-_SWEEP, _SUMMARIES, _RUNS = "sweep.json", "summaries.log", "runs"
+_SWEEP, _SUMMARIES = "sweep.json", "summaries.log"
 PENDING = "pending"
 
 
@@ -44,17 +45,29 @@ class SweepFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        ours = {LOCK, _SWEEP, _SWEEP + ".partial", _SUMMARIES, _RUNS}
+        ours = {LOCK, _SWEEP, _SWEEP + ".partial", _SUMMARIES, RUNS, SESSION, SESSION + ".partial"}
         self._lock = held_folder(self.path, "a sweep", lambda names: names <= ours)
 
     def close(self) -> None:
         """Let other processes have the folder."""
         self._lock.release()
 
-    def begin(self, configs: Sequence[RunConfig]) -> None:
-        """Write what the sweep is, in place of what it was."""
+    def begin(self, configs: Sequence[RunConfig]) -> str:
+        """Write what the sweep is, in place of what it was, and return the word by which its runs know that it goes on.
+
+        Runs of a process that was killed, wherever they still are, stop when they see another word.
+        """
         _cut_to_whole_lines(self.path / _SUMMARIES)
-        write_json(self.path / _SWEEP, {"configs": [config.to_dict() for config in different(configs)]})
+        write_json(self.path / _SWEEP, _table([config.to_dict() for config in different(configs)]), indent=None)
+        word = uuid.uuid4().hex
+        aside = self.path / (SESSION + ".partial")
+        aside.write_text(word, encoding="utf-8")
+        os.replace(aside, self.path / SESSION)
+        return word
+
+    def stop(self) -> None:
+        """Let the runs stop, wherever they are."""
+        (self.path / SESSION).unlink(missing_ok=True)
 
     def append(self, summary: Summary) -> None:
         """Add what became of a run."""
@@ -62,16 +75,15 @@ class SweepFolder:
             file.write(json.dumps(summary.to_dict(), allow_nan=False).encode() + b"\n")
 
 
-def run_path(path: Path, config: RunConfig) -> Path:
-    """Folder of a run in that of a sweep.
-
-    Examples
-    --------
-    >>> len(run_path(Path("sweep"), RunConfig(lr=0.1, wd=0.01)).parts)
-    4
-    """
-    # no folder holds more than some hundred others, for file systems of clusters
-    return path / _RUNS / config.identity[:2] / config.identity
+def _table(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of many runs: those of all once, the others as rows."""
+    first = settings[0]
+    varied = [name for name in first if any(other[name] != first[name] for other in settings)]
+    return {
+        "common": {name: value for name, value in first.items() if name not in varied},
+        "varied": varied,
+        "runs": [[one[name] for name in varied] for one in settings],
+    }
 
 
 def read_summaries(path: Path) -> dict[str, Summary]:
@@ -118,7 +130,9 @@ def read_configs(path: Path) -> tuple[RunConfig, ...]:
     file = path / _SWEEP
     if not file.is_file():
         raise ValueError(f"path must be the folder of a sweep, got {str(path)!r}")
-    return tuple(RunConfig.from_dict(content) for content in json.loads(file.read_text(encoding="utf-8"))["configs"])
+    table = json.loads(file.read_text(encoding="utf-8"))
+    common, varied = table["common"], table["varied"]
+    return tuple(RunConfig.from_dict({**common, **dict(zip(varied, row, strict=True))}) for row in table["runs"])
 
 
 def open_sweep(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -143,7 +157,7 @@ def open_sweep(path: str | os.PathLike[str]) -> xr.Dataset:
     >>> import tempfile
     >>> from empirical.sweeps.grid import grid
     >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> folder.begin(grid(lr=[0.1, 0.5], wd=0.01, seed=range(3)))
+    >>> word = folder.begin(grid(lr=[0.1, 0.5], wd=0.01, seed=range(3)))
     >>> dict(open_sweep(folder.path).sizes)
     {'lr': 2, 'seed': 3}
     """

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import shutil
+import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,69 @@ import xarray as xr
 
 import simulate
 from empirical.config import RunConfig
-from simulate.trajectories.contract import EVALUATIONS
+from simulate.trajectories.contract import COMPLETE, EVALUATIONS, INTERRUPTED
+from simulate.trajectories.folder import FolderInUseError
+from simulate.trajectories.periods import EQUILIBRIUM
 
-FAILED = "failed"
+SESSION, RUNS = "session", "runs"
+FAILED, IN_USE = "failed", "in use"
 _LINES_OF_ERROR = 8
+# how often a run looks whether its sweep goes on, and how long it waits for one that does not stop at once
+_LOOK_SECONDS, _WAIT_SECONDS, _WAIT_STEP = 2.0, 60.0, 0.5
+# a run is extended to what its precision asks for, but not at once by more than this, nor by less
+_MOST_GROWTH, _LEAST_GROWTH, _RESERVE = 4.0, 1.25, 1.1
+# PyTorch's random numbers and its number of threads belong to the process
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What holds for all runs of a sweep while it is being made.
+
+    Attributes
+    ----------
+    out : folder of the sweep, absolute.
+    session : what its session file says as long as the runs are to go on; "" for ever.
+    until : relative standard error of the mean period up to which a run is extended; None: no run is.
+    max_steps : at most to so many steps.
+    threads : of PyTorch and BLAS.
+    traces : keep the logs of runs; without them only summaries are left.
+    """
+
+    out: Path
+    session: str = ""
+    until: float | None = None
+    max_steps: int = 0
+    threads: int = 1
+    traces: bool = True
+
+    def goes_on(self) -> bool:
+        """Whether the sweep has not been stopped, or begun anew by another process."""
+        if not self.session:
+            return True
+        try:
+            return (self.out / SESSION).read_text(encoding="utf-8") == self.session
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # a network disk that hesitates has stopped nothing
+            return True
+
+    def folder(self, config: RunConfig) -> Path:
+        """Folder of a run."""
+        return run_path(self.out, config)
+
+
+def run_path(path: Path, config: RunConfig) -> Path:
+    """Folder of a run in that of a sweep.
+
+    Examples
+    --------
+    >>> len(run_path(Path("sweep"), RunConfig(lr=0.1, wd=0.01)).parts)
+    4
+    """
+    # no folder holds more than some hundred others, for file systems of clusters
+    return path / RUNS / config.identity[:2] / config.identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +90,12 @@ class Summary:
 
     Attributes
     ----------
-    identity, config : of the run; the config as `RunConfig.to_dict` gives it.
-    status : that of the trajectory ("complete", "diverged", "collapsed"), or "failed" where an error ended the run.
+    identity : of the run.
+    steps : that were asked for.
+    status : that of the trajectory ("complete", "diverged", "collapsed"); "failed" where an error ended the run,
+        "interrupted" where its sweep was stopped, "in use" where another process was writing its folder.
     status_step : steps that were made.
-    seconds : that this took, 0 where nothing was left to do.
+    seconds : that this took, next to nothing where nothing was left to do.
     error : last lines of the error of a failed run, else "".
     numbers : `final_norm`, `norm_min`, `norm_max`, the last evaluations, and, where the run is long enough for them,
         `periods`, `period_mean`, `period_stderr` (steps), `rotation_ratio` and `log_norm_sd`; see `simulate.classify`.
@@ -39,18 +103,42 @@ class Summary:
     """
 
     identity: str
-    config: dict[str, Any]
+    steps: int
     status: str
     status_step: int
     seconds: float
-    error: str
-    numbers: dict[str, float]
-    verdict: str
+    error: str = ""
+    numbers: dict[str, float] = dataclasses.field(default_factory=dict)
+    verdict: str = ""
 
     @property
     def is_final(self) -> bool:
         """Whether the same run would only come to the same end."""
-        return self.status != FAILED
+        return self.status not in (FAILED, INTERRUPTED, IN_USE)
+
+    @property
+    def period_error(self) -> float:
+        """Relative standard error of the mean period; inf where it is unknown."""
+        mean, stderr = (self.numbers.get(name, math.nan) for name in ("period_mean", "period_stderr"))
+        return stderr / mean if stderr >= 0 and mean > 0 else math.inf
+
+    def answers(self, config: RunConfig, terms: Terms) -> bool:
+        """Whether nothing is left to be done for a run.
+
+        Examples
+        --------
+        >>> config, terms = RunConfig(lr=0.1, wd=0.01, steps=10), Terms(out=Path("sweep"))
+        >>> Summary(identity="", steps=10, status="complete", status_step=10, seconds=1).answers(config, terms)
+        True
+        """
+        if not self.is_final:
+            return False
+        if self.status != COMPLETE:
+            # a longer run comes to the same end
+            return self.status_step < config.steps
+        if terms.until is None:
+            return self.steps == config.steps
+        return self.steps >= config.steps and extended(self, terms) is None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; numbers that are not finite are left out.
@@ -69,41 +157,119 @@ class Summary:
         return cls(**content)
 
 
-def perform(config: RunConfig, folder: str | os.PathLike[str]) -> Summary:
-    """Train a run, or what is missing of it, and sum it up; an error becomes a summary too.
+def extended(summary: Summary, terms: Terms) -> int | None:
+    """Steps to which a complete run is to be extended for the wanted precision; None where it is to be left.
 
-    Only a stop (Ctrl-C, SIGTERM) is passed on.
+    Examples
+    --------
+    >>> found = Summary(identity="", steps=1000, status="complete", status_step=1000, seconds=1,
+    ...                 numbers={"period_mean": 50.0, "period_stderr": 5.0})
+    >>> extended(found, Terms(out=Path("sweep"), until=0.08, max_steps=10_000))
+    1718
+    """
+    is_known = summary.verdict == EQUILIBRIUM or summary.period_error <= (terms.until or math.inf)
+    if terms.until is None or is_known or summary.status != COMPLETE or summary.steps >= terms.max_steps:
+        return None
+    # the error falls with the square root of the number of periods
+    factor = _RESERVE * (summary.period_error / terms.until) ** 2
+    return min(terms.max_steps, int(summary.steps * min(max(factor, _LEAST_GROWTH), _MOST_GROWTH)))
+
+
+def perform(config: RunConfig, terms: Terms) -> Summary:
+    """Train a run, or what is missing of it, and sum it up; whatever happens becomes a summary too.
 
     Parameters
     ----------
     config : the run.
-    folder : where it lies, or will.
+    terms : of its sweep.
 
     Examples
     --------
     >>> import tempfile
-    >>> found = perform(RunConfig(lr=0.5, wd=0.01, width=8, steps=20), tempfile.mkdtemp() + "/run")
+    >>> found = perform(RunConfig(lr=0.5, wd=0.01, width=8, steps=20), Terms(out=Path(tempfile.mkdtemp())))
     >>> found.status, found.status_step
     ('complete', 20)
     """
+    started = time.perf_counter()
+    try:
+        with _ONE_AT_A_TIME, _threads(terms.threads):
+            summary = _performed(config, terms)
+    except KeyboardInterrupt as error:
+        # passed on, it would end the worker
+        done = getattr(error, "step", 0)
+        summary = Summary(
+            identity=config.identity, steps=config.steps, status=INTERRUPTED, status_step=done, seconds=0.0
+        )
+    except FolderInUseError as error:
+        summary = dataclasses.replace(failed(config, error), status=IN_USE)
+    except Exception as error:
+        summary = failed(config, error)
+    if summary.is_final and not terms.traces:
+        shutil.rmtree(terms.folder(config), ignore_errors=True)
+    return dataclasses.replace(summary, seconds=time.perf_counter() - started)
+
+
+def _performed(config: RunConfig, terms: Terms) -> Summary:
+    look = _Look(terms)
+    while True:
+        summary = summed_up(config, _trained(config, terms, look))
+        steps = extended(summary, terms)
+        if steps is None:
+            return summary
+        config = dataclasses.replace(config, steps=steps)
+
+
+class _Look:
+    """Whether a sweep has been stopped, looked up only so often."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms, self._last, self._is_over = terms, -math.inf, False
+
+    def __call__(self) -> bool:
+        if not self._is_over and time.monotonic() - self._last > _LOOK_SECONDS:
+            self._is_over, self._last = not self._terms.goes_on(), time.monotonic()
+        return self._is_over
+
+
+def _trained(config: RunConfig, terms: Terms, is_over: _Look) -> xr.Dataset:
     # loads torch
     from empirical.runs.loop import train
 
-    started = time.perf_counter()
+    patience = time.monotonic() + _WAIT_SECONDS
+    while True:
+        if is_over():
+            raise KeyboardInterrupt
+        try:
+            return train(config, terms.folder(config), progress=False, stop=is_over, labelled=False)
+        except FolderInUseError:
+            # a worker that was given up may still be there, and ends soon if its sweep was stopped
+            if time.monotonic() > patience:
+                raise
+            time.sleep(_WAIT_STEP)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let PyTorch and BLAS use so many threads: the last bits of a run depend on their number."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        trajectory = train(config, Path(folder), progress=False)
-    except Exception as error:
-        return failed(config, error, time.perf_counter() - started)
-    return summed_up(config, trajectory, time.perf_counter() - started)
+        with threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def summed_up(config: RunConfig, trajectory: xr.Dataset, seconds: float) -> Summary:
+def summed_up(config: RunConfig, trajectory: xr.Dataset) -> Summary:
     """Sum up a trajectory.
 
     Examples
     --------
     >>> config = RunConfig(lr=0.5, wd=0.01)
-    >>> found = summed_up(config, simulate.norm_map(0.5, 0.01, 2.0, norm=10.0, steps=3000), seconds=1.0)
+    >>> found = summed_up(config, simulate.norm_map(0.5, 0.01, 2.0, norm=10.0, steps=3000))
     >>> found.verdict, round(found.numbers["final_norm"], 3)
     ('equilibrium', 3.164)
     """
@@ -132,17 +298,16 @@ def summed_up(config: RunConfig, trajectory: xr.Dataset, seconds: float) -> Summ
         )
     return Summary(
         identity=config.identity,
-        config=config.to_dict(),
+        steps=config.steps,
         status=trajectory.status.item(),
         status_step=int(trajectory.status_step),
-        seconds=seconds,
-        error="",
+        seconds=0.0,
         numbers={name: float(value) for name, value in numbers.items()},
         verdict=verdict,
     )
 
 
-def failed(config: RunConfig, error: Exception, seconds: float = 0.0) -> Summary:
+def failed(config: RunConfig, error: Exception) -> Summary:
     """Sum up a run that an error ended.
 
     Examples
@@ -151,13 +316,7 @@ def failed(config: RunConfig, error: Exception, seconds: float = 0.0) -> Summary
     'failed'
     """
     lines = "".join(traceback.format_exception(error)).strip().splitlines()
+    error_lines = "\n".join(lines[-_LINES_OF_ERROR:])
     return Summary(
-        identity=config.identity,
-        config=config.to_dict(),
-        status=FAILED,
-        status_step=0,
-        seconds=seconds,
-        error="\n".join(lines[-_LINES_OF_ERROR:]),
-        numbers={},
-        verdict="",
+        identity=config.identity, steps=config.steps, status=FAILED, status_step=0, seconds=0.0, error=error_lines
     )

@@ -32,6 +32,10 @@ CHECK = "check"
 BLOCK = 2**16
 
 
+class FolderInUseError(ValueError):
+    """Another process is writing the folder."""
+
+
 def held_folder(path: Path, wanted: str, is_ours: Callable[[set[str]], bool]) -> filelock.BaseFileLock:
     """Make a folder if there is none, and hold it against other processes until the lock is released.
 
@@ -43,7 +47,8 @@ def held_folder(path: Path, wanted: str, is_ours: Callable[[set[str]], bool]) ->
 
     Raises
     ------
-    ValueError : the folder cannot be written, holds something else, or is being written by another process.
+    ValueError : the folder cannot be written, or holds something else.
+    FolderInUseError : it is being written by another process.
 
     Examples
     --------
@@ -58,7 +63,7 @@ def held_folder(path: Path, wanted: str, is_ours: Callable[[set[str]], bool]) ->
         lock = filelock.FileLock(path / LOCK)
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        raise ValueError(f"out must not be in use, but another process is writing {shown!r} now") from None
+        raise FolderInUseError(f"out must not be in use, but another process is writing {shown!r} now") from None
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {shown!r} ({error.strerror})") from None
     return lock
@@ -206,7 +211,7 @@ def steps_written(folder: Path) -> int:
         return 0
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     r"""Write JSON aside and rename, so that a reader never sees half a file.
 
     Examples
@@ -218,7 +223,7 @@ def write_json(path: Path, content: Any) -> None:
     """
     aside = path.with_name(path.name + ".partial")
     with open(aside, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
+        json.dump(content, file, indent=indent)
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)

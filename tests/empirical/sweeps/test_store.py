@@ -93,7 +93,7 @@ def test_every_cut_of_the_log_leaves_whole_summaries(folder):
 
 def test_what_a_sweep_was_asked_for_is_read_again(folder):
     assert read_configs(folder.path) == RUNS
-    assert json.loads((folder.path / "sweep.json").read_text())["configs"][0]["lr"] == 0.1
+    assert json.loads((folder.path / "sweep.json").read_text())["runs"][0] == [0.1, 0.01, 0]
 
 
 def test_folders_that_cannot_be_used(tmp_path, folder):

@@ -10,13 +10,13 @@ import simulate
 from empirical import RunConfig, train
 from empirical.runs.loop import Interrupted
 from empirical.sweeps import task
-from empirical.sweeps.task import Summary, failed, perform, summed_up
+from empirical.sweeps.task import Summary, Terms, failed, perform, summed_up
 
 CONFIG = RunConfig(lr=0.5, wd=0.02, width=8, steps=600, evaluate_every=300)
 
 
 def test_a_run_is_trained_and_summed_up(tmp_path):
-    found = perform(CONFIG, tmp_path / "run")
+    found = perform(CONFIG, Terms(out=tmp_path))
     run = train(CONFIG)
     judged = simulate.classify(run)
     assert (found.identity, found.status, found.status_step) == (CONFIG.identity, "complete", 600)
@@ -32,18 +32,18 @@ def test_a_run_is_trained_and_summed_up(tmp_path):
         "rotation_ratio": judged.rotation_ratio,
     }
     assert {name: found.numbers[name] for name in expected} == expected
-    assert RunConfig.from_dict(found.config) == CONFIG
 
 
 def test_a_longer_run_continues_a_shorter_one(tmp_path):
-    perform(dataclasses.replace(CONFIG, steps=300), tmp_path / "run")
-    perform(CONFIG, tmp_path / "run")
-    assert simulate.load(tmp_path / "run").identical(train(CONFIG, tmp_path / "at_once"))
+    terms = Terms(out=tmp_path)
+    perform(dataclasses.replace(CONFIG, steps=300), terms)
+    perform(CONFIG, terms)
+    assert simulate.load(terms.folder(CONFIG)).identical(train(CONFIG, tmp_path / "at_once"))
 
 
 def test_divergence_is_a_result(tmp_path):
     config = dataclasses.replace(CONFIG, lr=1e30, wd=0.0, normalization="none", scale_invariant=False)
-    found = perform(config, tmp_path / "run")
+    found = perform(config, Terms(out=tmp_path))
     assert found.status == "diverged"
     assert found.is_final
     assert found.status_step < 600
@@ -52,7 +52,7 @@ def test_divergence_is_a_result(tmp_path):
 
 def test_an_error_is_reported_with_its_last_lines(tmp_path):
     config = dataclasses.replace(CONFIG, model="no_such_module:build")
-    found = perform(config, tmp_path / "run")
+    found = perform(config, Terms(out=tmp_path))
     assert found.status == "failed"
     assert not found.is_final
     assert "model must be the 'module:name' of something that Python can import" in found.error.splitlines()[-1]
@@ -64,13 +64,13 @@ def test_a_stop_is_no_error(tmp_path, monkeypatch):
         raise Interrupted(tmp_path, 5)
 
     monkeypatch.setattr("empirical.runs.loop.train", stopped)
-    with pytest.raises(Interrupted):
-        perform(CONFIG, tmp_path / "run")
+    found = perform(CONFIG, Terms(out=tmp_path))
+    assert (found.status, found.status_step, found.is_final) == ("interrupted", 5, False)
 
 
 def test_short_and_empty_runs_have_no_verdict():
     for steps in (0, 1, 5):
-        found = summed_up(CONFIG, simulate.norm_map(0.5, 0.02, 2.0, norm=10.0, steps=steps), 0.0)
+        found = summed_up(CONFIG, simulate.norm_map(0.5, 0.02, 2.0, norm=10.0, steps=steps))
         assert found.verdict == ""
         assert ("norm_min" in found.numbers) == (steps > 0)
 
