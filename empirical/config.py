@@ -223,7 +223,7 @@ class RunConfig:
         """The seed of the order of the data."""
         return self.seed if self.data_seed is None else self.data_seed
 
-    @functools.cached_property
+    @property
     def identity(self) -> str:
         """Hash of all that decides the trajectory: runs of one identity can continue each other.
 
@@ -233,6 +233,11 @@ class RunConfig:
         >>> short.identity == long.identity, short.identity == RunConfig(lr=0.4, wd=0.01).identity
         (True, False)
         """
+        return self._identity
+
+    # asked for often, and a cached property would hide its example from the tests
+    @functools.cached_property
+    def _identity(self) -> str:
         # what is as by default is left out: settings that are added later do not change the identity of old runs
         ordinary = {f.name: _plain(f.default) for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING}
         decisive = {

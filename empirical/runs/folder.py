@@ -216,6 +216,13 @@ class RunFolder:
         self.set_status(status, status_step=step, **({"message": message} if message else {}))
         self.store()
 
+    def norm_after(self, steps: int) -> float:
+        """Norm after so many steps, as the run wrote it when it made the last of them."""
+        if steps == 0:
+            return float(self._description["first_norm"])
+        # the norm before the next step is the same number, but added up in another order
+        return float(read_records(self.path / STEPS, step_log(self._description), steps - 1, steps)["next_norm"][0])
+
     def store(self) -> None:
         """Write the labelled store of a finished run, if there is to be one, and it is not there yet."""
         if self._labelled and not (self.path / STORE).is_dir():

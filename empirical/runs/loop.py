@@ -203,7 +203,7 @@ def _train_in(
             there = simulate.load(folder.path)
             if there.sizes["step"] > steps or (folder.is_complete and there.sizes["step"] == steps):
                 folder.store()
-                return _first_steps(there, steps)
+                return _first_steps(there, steps, folder)
             folder.check_space(space(setup, steps - there.sizes["step"]))
             restored = folder.restore(setup.problem.inputs.device)
         else:
@@ -226,14 +226,14 @@ def _train_in(
         folder.close()
 
 
-def _first_steps(trajectory: xr.Dataset, steps: int) -> xr.Dataset:
+def _first_steps(trajectory: xr.Dataset, steps: int, folder: RunFolder) -> xr.Dataset:
     """Cut a trajectory to what a run of fewer steps gives."""
     if trajectory.sizes["step"] == steps:
         return trajectory
     cut = trajectory.isel(step=slice(steps))
     if "eval_step" in cut.dims:
         cut = cut.isel(eval_step=cut.eval_step.values <= steps)
-    changed = {"final_norm": trajectory.norm.values[steps], "status": COMPLETE, "status_step": steps}
+    changed = {"final_norm": folder.norm_after(steps), "status": COMPLETE, "status_step": steps}
     return cut.assign({name: cut[name].copy(data=np.asarray(value)) for name, value in changed.items()})
 
 

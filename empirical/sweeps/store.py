@@ -60,9 +60,7 @@ class SweepFolder:
         _cut_to_whole_lines(self.path / _SUMMARIES)
         write_json(self.path / _SWEEP, _table([config.to_dict() for config in different(configs)]), indent=None)
         word = uuid.uuid4().hex
-        aside = self.path / (SESSION + ".partial")
-        aside.write_text(word, encoding="utf-8")
-        os.replace(aside, self.path / SESSION)
+        write_json(self.path / SESSION, word)
         return word
 
     def stop(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import queue
 import sys
+import textwrap
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -20,7 +22,7 @@ from empirical.config import RunConfig
 from empirical.runs.signals import stop_requested
 from empirical.sweeps.grid import different
 from empirical.sweeps.store import SweepFolder, open_sweep, read_summaries
-from empirical.sweeps.task import FAILED, IN_USE, Summary, Terms, failed, perform
+from empirical.sweeps.task import FAILED, IN_USE, Summary, Terms, failed, perform, run_path
 from simulate.trajectories.contract import INTERRUPTED
 from simulate.trajectories.folder import steps_written
 from theory.arguments import one_real, whole_number
@@ -83,7 +85,8 @@ def sweep(
         equilibrium.
     max_steps : of an extended run; default ten times its `steps`.
     threads : of PyTorch and BLAS in each worker. The last bits of a run depend on it.
-    traces : keep the trajectories of runs. Without them only the summaries stay, some 500 bytes each.
+    traces : keep the trajectories of runs. Without them only the summaries stay, some 500 bytes each, and a run that
+        is to be longer begins anew.
     progress : show a progress bar; by default only in a terminal.
 
     Returns
@@ -93,7 +96,7 @@ def sweep(
     Raises
     ------
     TypeError, ValueError : bad settings, the same run twice, or a folder that cannot be used; nothing is begun then.
-    SweepInterrupted : Ctrl-C or SIGTERM; all runs have written their traces and a checkpoint.
+    SweepInterrupted : Ctrl-C, SIGTERM, or the folder's file `session` was taken away; runs wrote checkpoints.
     WorkersLostError : the scheduler is gone or the pool of processes broken; what was done is kept.
 
     Examples
@@ -163,19 +166,20 @@ class _Sweep:
     def make(self, runs: list[RunConfig]) -> None:
         """Have all runs made."""
         self._waiting.extend(runs)
+        stopped_at = None
         with stop_requested() as stop:
-            stopped_at = None
             while self._given or (self._waiting and stopped_at is None):
                 if stopped_at is None:
                     self._hand_out()
-                    if stop.is_set():
+                    # who takes the session file away stops the sweep from elsewhere
+                    if stop.is_set() or not self._terms.goes_on():
                         stopped_at = time.monotonic()
                         self._folder.stop()
                 elif time.monotonic() - stopped_at > _PATIENCE_SECONDS:
                     break
                 self._collect()
                 self._view.show(self._given.values())
-        if stopped_at is not None:
+        if self._given or self._waiting:
             raise SweepInterrupted(self._folder.path, self._view.counts())
 
     def _hand_out(self) -> None:
@@ -206,18 +210,18 @@ class _Sweep:
             raise self._lost(error) from error
         except Exception as error:
             # no error of the run, which would be a summary, but of what carried it
-            summary = failed(run, error)
-            again = True
-        else:
-            again = summary.status == IN_USE
+            summary = dataclasses.replace(failed(run, error), status=IN_USE)
         if summary.status == INTERRUPTED:
-            return
-        if again and self._tries[run.identity] < _MORE_CHANCES:
+            # by a stop, after which it stays here, or because its worker alone was told to end
+            self._waiting.append(run)
+        elif summary.status == IN_USE and self._tries[run.identity] < _MORE_CHANCES:
             self._tries[run.identity] += 1
             self._waiting.append(run)
-            return
-        self._folder.append(summary)
-        self._view.ended(run, summary)
+        else:
+            if summary.status == IN_USE:
+                summary = dataclasses.replace(summary, status=FAILED)
+            self._folder.append(summary)
+            self._view.ended(run, summary)
 
     def _lost(self, error: Exception) -> WorkersLostError:
         return WorkersLostError(
@@ -260,15 +264,14 @@ class _Progress:
         self._statuses[summary.status] += 1
         self._steps += run.steps
         if summary.status == FAILED:
-            last = summary.error.splitlines()[-1] if summary.error else ""
-            self._bar.write(f"failed: {run}\n  {last}", file=sys.stderr)
+            self._bar.write(f"failed: {run}\n{textwrap.indent(summary.error, '  ')}", file=sys.stderr)
 
     def show(self, given: Iterable[RunConfig]) -> None:
         """Renew the bar, if there is one, by what the logs of the runs say that are under way."""
         if self._bar.disable or time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         written = [
-            min(run.steps, steps_written(self._terms.folder(run)))
+            min(run.steps, steps_written(run_path(self._terms.out, run)))
             for run, _ in zip(given, range(_LOOKED_AT), strict=False)
         ]
         failures = self._statuses[FAILED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 import threading
@@ -45,7 +46,7 @@ class Terms:
     until : relative standard error of the mean period up to which a run is extended; None: no run is.
     max_steps : at most to so many steps.
     threads : of PyTorch and BLAS.
-    traces : keep the logs of runs; without them only summaries are left.
+    traces : keep the folder of a run that has ended; without it only its summary is left.
     """
 
     out: Path
@@ -60,16 +61,12 @@ class Terms:
         if not self.session:
             return True
         try:
-            return (self.out / SESSION).read_text(encoding="utf-8") == self.session
+            return bool(json.loads((self.out / SESSION).read_text(encoding="utf-8")) == self.session)
         except FileNotFoundError:
             return False
         except OSError:
             # a network disk that hesitates has stopped nothing
             return True
-
-    def folder(self, config: RunConfig) -> Path:
-        """Folder of a run."""
-        return run_path(self.out, config)
 
 
 def run_path(path: Path, config: RunConfig) -> Path:
@@ -134,8 +131,8 @@ class Summary:
         if not self.is_final:
             return False
         if self.status != COMPLETE:
-            # a longer run comes to the same end
-            return self.status_step < config.steps
+            # a longer run comes to the same end, and so does one that is extended
+            return terms.until is not None or self.status_step < config.steps
         if terms.until is None:
             return self.steps == config.steps
         return self.steps >= config.steps and extended(self, terms) is None
@@ -165,14 +162,15 @@ def extended(summary: Summary, terms: Terms) -> int | None:
     >>> found = Summary(identity="", steps=1000, status="complete", status_step=1000, seconds=1,
     ...                 numbers={"period_mean": 50.0, "period_stderr": 5.0})
     >>> extended(found, Terms(out=Path("sweep"), until=0.08, max_steps=10_000))
-    1718
+    1719
     """
     is_known = summary.verdict == EQUILIBRIUM or summary.period_error <= (terms.until or math.inf)
     if terms.until is None or is_known or summary.status != COMPLETE or summary.steps >= terms.max_steps:
         return None
     # the error falls with the square root of the number of periods
-    factor = _RESERVE * (summary.period_error / terms.until) ** 2
-    return min(terms.max_steps, int(summary.steps * min(max(factor, _LEAST_GROWTH), _MOST_GROWTH)))
+    factor = _RESERVE * min(summary.period_error / terms.until, _MOST_GROWTH) ** 2
+    steps = math.ceil(summary.steps * min(max(factor, _LEAST_GROWTH), _MOST_GROWTH))
+    return min(terms.max_steps, max(steps, summary.steps + 1))
 
 
 def perform(config: RunConfig, terms: Terms) -> Summary:
@@ -190,23 +188,25 @@ def perform(config: RunConfig, terms: Terms) -> Summary:
     >>> found.status, found.status_step
     ('complete', 20)
     """
-    started = time.perf_counter()
+    with _ONE_AT_A_TIME, _threads(terms.threads):
+        started = time.perf_counter()
+        summary = _whatever_happens(config, terms)
+        if summary.is_final and not terms.traces:
+            shutil.rmtree(run_path(terms.out, config), ignore_errors=True)
+        return dataclasses.replace(summary, seconds=time.perf_counter() - started)
+
+
+def _whatever_happens(config: RunConfig, terms: Terms) -> Summary:
     try:
-        with _ONE_AT_A_TIME, _threads(terms.threads):
-            summary = _performed(config, terms)
+        return _performed(config, terms)
     except KeyboardInterrupt as error:
         # passed on, it would end the worker
         done = getattr(error, "step", 0)
-        summary = Summary(
-            identity=config.identity, steps=config.steps, status=INTERRUPTED, status_step=done, seconds=0.0
-        )
+        return Summary(identity=config.identity, steps=config.steps, status=INTERRUPTED, status_step=done, seconds=0.0)
     except FolderInUseError as error:
-        summary = dataclasses.replace(failed(config, error), status=IN_USE)
+        return dataclasses.replace(failed(config, error), status=IN_USE)
     except Exception as error:
-        summary = failed(config, error)
-    if summary.is_final and not terms.traces:
-        shutil.rmtree(terms.folder(config), ignore_errors=True)
-    return dataclasses.replace(summary, seconds=time.perf_counter() - started)
+        return failed(config, error)
 
 
 def _performed(config: RunConfig, terms: Terms) -> Summary:
@@ -240,7 +240,7 @@ def _trained(config: RunConfig, terms: Terms, is_over: _Look) -> xr.Dataset:
         if is_over():
             raise KeyboardInterrupt
         try:
-            return train(config, terms.folder(config), progress=False, stop=is_over, labelled=False)
+            return train(config, run_path(terms.out, config), progress=False, stop=is_over, labelled=False)
         except FolderInUseError:
             # a worker that was given up may still be there, and ends soon if its sweep was stopped
             if time.monotonic() > patience:

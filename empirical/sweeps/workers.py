@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from simulate.maps.iteration import usable_processors
 from theory.arguments import one_real, whole_number
 
 # seconds within which a scheduler must answer
@@ -31,7 +32,7 @@ def dask_executor(
 
     Yields
     ------
-    Executor; its processes have one thread each.
+    Executor; the processes that are started here have one thread each.
 
     Raises
     ------
@@ -55,13 +56,10 @@ def dask_executor(
     import dask
     from distributed import Client
 
-    # a task whose worker dies is given to another one; that of a worker with ten deaths on the way may be the cause
+    # a run is given up only when so many workers have died while they had it, which need not be its fault
     settings = {
         "distributed.scheduler.allowed-failures": 10,
         "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": 1,
-        # runs are no data of Dask: it must not stop workers for their memory
-        "distributed.worker.memory.terminate": False,
-        "distributed.worker.memory.pause": False,
     }
     with dask.config.set(settings), _cluster(scheduler, workers) as where:
         try:
@@ -81,8 +79,10 @@ def _cluster(scheduler: str | os.PathLike[str] | None, workers: int | None) -> I
     if scheduler is None:
         from distributed import LocalCluster
 
-        count = workers or len(os.sched_getaffinity(0))
-        with LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster:
+        # memory is not limited: runs are no data that Dask could move away
+        with LocalCluster(
+            n_workers=workers or usable_processors(), threads_per_worker=1, dashboard_address=None, memory_limit=0
+        ) as cluster:
             yield {"address": cluster}
     elif "://" in str(scheduler):
         yield {"address": str(scheduler)}

@@ -24,6 +24,7 @@ import theory
 from empirical.config import RunConfig
 from empirical.trials import checks, report
 from empirical.trials.checks import Row
+from simulate.maps.iteration import usable_processors
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.folder import steps_written, write_json
 from theory.arguments import choice
@@ -245,7 +246,7 @@ def _train_all(runs: Mapping[str, RunConfig], folder: Path, progress: bool | Non
     # ConvNet steps take five times as long as those of an MLP: the long runs go first
     cost = {name: config.steps * (5 if config.model == "convnet" else 1) for name, config in runs.items()}
     waiting = context.Queue()
-    workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(runs))
+    workers = min(usable_processors(), len(runs))
     for name in sorted(runs, key=lambda name: -cost[name]):
         waiting.put((runs[name].to_dict(), str(folder / name)))
     for _ in range(workers):

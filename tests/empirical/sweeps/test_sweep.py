@@ -1,32 +1,212 @@
 import concurrent.futures
+import dataclasses
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
 import simulate
-from empirical import grid, train
-from empirical.sweeps.sweep import sweep
+from empirical import RunConfig, grid, train
+from empirical.sweeps import sweep as module
+from empirical.sweeps import task
+from empirical.sweeps.store import open_sweep, read_summaries
+from empirical.sweeps.sweep import SweepInterrupted, WorkersLostError, sweep
+from empirical.sweeps.task import IN_USE, INTERRUPTED, Summary, Terms, failed, perform, run_path
+from empirical.sweeps.workers import dask_executor
+from simulate.trajectories.folder import FolderInUseError, steps_written
 
 RUNS = grid(lr=[0.3, 0.5], wd=0.02, width=8, steps=60, seed=range(2))
+LONG = RunConfig(lr=0.5, wd=0.02, width=8, steps=10**7)
+
+
+@pytest.fixture
+def one_thread():
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+class Scripted(concurrent.futures.Executor):
+    """Ends each task as the script says: a status, or an error to raise; without one, as it should."""
+
+    def __init__(self, *script):
+        self.script, self.handed_out = list(script), []
+
+    def submit(self, function, /, *arguments, **options):
+        future = concurrent.futures.Future()
+        self.handed_out.append(arguments[0])
+        told = self.script.pop(0) if self.script else None
+        if isinstance(told, Exception):
+            future.set_exception(told)
+        elif told is not None:
+            future.set_result(dataclasses.replace(failed(arguments[0], ValueError("told so")), status=told))
+        else:
+            future.set_result(function(*arguments))
+        return future
+
+
+def wait_for_steps(folder, least):
+    deadline = time.monotonic() + 60
+    while steps_written(folder) < least and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert steps_written(folder) >= least
 
 
 def test_a_sweep_makes_every_run_once(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
         found = sweep(RUNS, tmp_path, executor)
-        again = sweep(RUNS, tmp_path, executor)
+    again = sweep(RUNS, tmp_path, nothing_to_do := Scripted())
     assert (found.status == "complete").all()
     assert again.identical(found)
+    assert not nothing_to_do.handed_out
     for run in RUNS:
         folder = found.folder.sel(lr=run.lr, seed=run.seed).item()
         assert simulate.load(folder).identical(train(run))
 
 
-def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path):
+def test_workers_of_dask_come_to_the_same_bits(tmp_path, one_thread):
+    serial = sweep(RUNS, tmp_path / "serial", one_thread)
+    with dask_executor(workers=2) as executor:
+        found = sweep(RUNS, tmp_path / "dask", executor)
+    assert found.drop_vars(["folder", "seconds"]).identical(serial.drop_vars(["folder", "seconds"]))
+    for one, other in zip(serial.folder.values.flat, found.folder.values.flat, strict=True):
+        assert simulate.load(one).identical(simulate.load(other))
+
+
+def test_longer_and_shorter_runs_are_made_again(tmp_path, one_thread):
+    for steps in (60, 90, 60):
+        runs = [dataclasses.replace(run, steps=steps) for run in RUNS]
+        found = sweep(runs, tmp_path, one_thread)
+        assert (found.status_step == steps).all()
+        for run in runs:
+            assert found.final_norm.sel(lr=run.lr, seed=run.seed).item() == train(run).final_norm.item()
+
+
+def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, one_thread, capsys):
     bad = grid(lr=0.3, wd=0.02, model="no_such_module:build", steps=5)
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        found = sweep([*bad, *RUNS], tmp_path, executor)
+    found = sweep([*bad, *RUNS], tmp_path, one_thread)
     assert found.status.values.tolist() == ["failed"] + ["complete"] * 4
     assert "no_such_module" in found.error.values[0]
-    assert len((tmp_path / "summaries.log").read_text().splitlines()) == 5
+    told = capsys.readouterr().err
+    assert f"failed: {bad[0]}" in told
+    assert found.error.values[0].splitlines()[-1] in told
+    sweep([*bad, *RUNS], tmp_path, second := Scripted())
+    assert second.handed_out == [bad[0]]
+
+
+@pytest.mark.parametrize("told", [INTERRUPTED, IN_USE, RuntimeError("the worker died")])
+def test_what_is_not_the_fault_of_a_run_gives_it_another_chance(tmp_path, told):
+    executor = Scripted(told)
+    found = sweep(RUNS, tmp_path, executor)
+    assert (found.status == "complete").all()
+    assert executor.handed_out == [*RUNS, RUNS[0]]
+
+
+def test_chances_end(tmp_path):
+    executor = Scripted(*[RuntimeError("the worker died")] * (module._MORE_CHANCES + 1))
+    found = sweep(RUNS[:1], tmp_path, executor)
+    assert found.status.item() == "failed"
+    assert found.error.item().splitlines()[-1].strip() == "RuntimeError: the worker died"
+
+
+def test_a_broken_pool_is_said(tmp_path, one_thread):
+    executor = Scripted(None, concurrent.futures.process.BrokenProcessPool("a process died"))
+    with pytest.raises(WorkersLostError, match=r"BrokenProcessPool: a process died\); what was done is in"):
+        sweep(RUNS, tmp_path, executor)
+    assert len(read_summaries(tmp_path)) == 1
+    assert (sweep(RUNS, tmp_path, one_thread).status == "complete").all()
+
+
+def test_without_its_session_file_a_sweep_stops_and_goes_on_later(tmp_path, one_thread):
+    runs = [dataclasses.replace(LONG, seed=seed) for seed in range(2)]
+    stopper = threading.Thread(
+        target=lambda: (wait_for_steps(run_path(tmp_path, runs[0]), 200), (tmp_path / "session").unlink())
+    )
+    stopper.start()
+    with pytest.raises(SweepInterrupted, match="no run has ended"):
+        sweep(runs, tmp_path, one_thread)
+    stopper.join()
+    there = simulate.load(run_path(tmp_path, runs[0]))
+    assert there.status.item() == "interrupted"
+    steps = there.sizes["step"]
+    assert (open_sweep(tmp_path).status == "pending").all()
+    shorter = dataclasses.replace(runs[0], steps=steps + 50)
+    sweep([shorter], tmp_path, one_thread)
+    assert simulate.load(run_path(tmp_path, shorter)).identical(train(shorter))
+
+
+def test_ctrl_c_keeps_what_was_done(tmp_path):
+    code = (
+        "import sys, concurrent.futures\nfrom empirical import RunConfig\nfrom empirical.sweeps.sweep import sweep\n"
+        f"run = RunConfig(lr=0.5, wd=0.02, width=8, steps={LONG.steps})\n"
+        "sweep([run], sys.argv[1], concurrent.futures.ThreadPoolExecutor(1))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    wait_for_steps(run_path(tmp_path, LONG), 200)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert "SweepInterrupted: interrupted (no run has ended)" in message
+    assert simulate.load(run_path(tmp_path, LONG)).status.item() == "interrupted"
+
+
+def test_a_run_waits_for_its_folder_and_gives_up(tmp_path, monkeypatch):
+    def held(*arguments, **options):
+        raise FolderInUseError("out must not be in use")
+
+    monkeypatch.setattr("empirical.runs.loop.train", held)
+    monkeypatch.setattr(task, "_WAIT_SECONDS", 0.1)
+    assert perform(LONG, Terms(out=tmp_path)).status == IN_USE
+
+
+def test_a_run_is_extended_until_its_period_is_known(tmp_path, one_thread):
+    run = RunConfig(lr=0.3, wd=0.01, width=64, batch_size=32, steps=2000)
+    before = sweep([run], tmp_path / "short", one_thread)
+    assert not before.period_stderr / before.period_mean <= 0.1
+    found = sweep([run], tmp_path / "sweep", one_thread, until=0.1, max_steps=40_000)
+    assert found.period_stderr / found.period_mean <= 0.1
+    longer = dataclasses.replace(run, steps=found.status_step.item())
+    assert simulate.load(run_path(tmp_path / "sweep", run)).identical(train(longer))
+    sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), until=0.1, max_steps=40_000)
+    assert not nothing_to_do.handed_out
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+@pytest.mark.parametrize("numbers", [{}, {"period_mean": 1.0, "period_stderr": 1e300}])
+def test_an_extension_ends_at_its_limit(tmp_path, steps, numbers):
+    terms, made = Terms(out=tmp_path, until=1e-300, max_steps=1000), []
+    while steps is not None:
+        summary = Summary(
+            identity="", steps=steps, status="complete", status_step=steps, seconds=0.0, numbers=dict(numbers)
+        )
+        made.append(steps)
+        steps = task.extended(summary, terms)
+    assert made == sorted(set(made))
+    assert made[-1] == 1000
+
+
+def test_an_extended_run_that_diverged_is_done(tmp_path):
+    summary = Summary(identity="", steps=400, status="diverged", status_step=250, seconds=0.0)
+    config = RunConfig(lr=0.3, wd=0.02, steps=100)
+    assert summary.answers(config, Terms(out=tmp_path, until=0.1, max_steps=1000))
+    # a shorter run ends before
+    assert not summary.answers(config, Terms(out=tmp_path))
+    assert summary.answers(dataclasses.replace(config, steps=9000), Terms(out=tmp_path))
+
+
+def test_without_traces_only_summaries_stay(tmp_path, one_thread):
+    found = sweep(RUNS, tmp_path, one_thread, traces=False)
+    assert (found.status == "complete").all()
+    assert not list(tmp_path.glob("runs/*/*"))
+    sweep(RUNS, tmp_path, nothing_to_do := Scripted(), traces=False)
+    assert not nothing_to_do.handed_out
+
+
+def test_runs_of_a_sweep_have_few_files(tmp_path, one_thread):
+    found = sweep(RUNS[:1], tmp_path, one_thread)
+    assert len(list((run_path(tmp_path, RUNS[0])).rglob("*"))) <= 7
+    assert found.folder.item() == str(run_path(tmp_path, RUNS[0]))
 
 
 def test_bad_input_begins_nothing(tmp_path):
@@ -36,3 +216,17 @@ def test_bad_input_begins_nothing(tmp_path):
     with pytest.raises(TypeError, match="executor must be"):
         sweep(RUNS, tmp_path / "new", executor=5)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scheduler": "tcp://127.0.0.1:1", "workers": 2}, "workers must be None"),
+        ({"workers": 0}, "workers"),
+        ({"resources": {"GPU": 1}}, "resources must be None"),
+        ({"scheduler": "no such file"}, "existing file"),
+    ],
+)
+def test_workers_that_cannot_be_had(options, words):
+    with pytest.raises(ValueError, match=words), dask_executor(**options):
+        pass

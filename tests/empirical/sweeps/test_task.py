@@ -10,7 +10,7 @@ import simulate
 from empirical import RunConfig, train
 from empirical.runs.loop import Interrupted
 from empirical.sweeps import task
-from empirical.sweeps.task import Summary, Terms, failed, perform, summed_up
+from empirical.sweeps.task import Summary, Terms, failed, perform, run_path, summed_up
 
 CONFIG = RunConfig(lr=0.5, wd=0.02, width=8, steps=600, evaluate_every=300)
 
@@ -38,7 +38,7 @@ def test_a_longer_run_continues_a_shorter_one(tmp_path):
     terms = Terms(out=tmp_path)
     perform(dataclasses.replace(CONFIG, steps=300), terms)
     perform(CONFIG, terms)
-    assert simulate.load(terms.folder(CONFIG)).identical(train(CONFIG, tmp_path / "at_once"))
+    assert simulate.load(run_path(tmp_path, CONFIG)).identical(train(CONFIG, tmp_path / "at_once"))
 
 
 def test_divergence_is_a_result(tmp_path):
