@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import theory
@@ -12,6 +12,7 @@ from empirical.sweeps.grid import different, grid, read_sweep, swept
 rates = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=4, unique=True)
 
 
+@settings(deadline=None)
 @given(lr=rates, wd=rates, seeds=st.integers(1, 4))
 def test_a_grid_holds_every_combination_once_in_order(lr, wd, seeds):
     runs = grid(lr=lr, wd=wd, seed=range(seeds), model="convnet")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import theory
@@ -28,6 +28,7 @@ def folder(tmp_path):
     opened.close()
 
 
+@settings(deadline=None)
 @given(st.permutations(RUNS), st.integers(0, len(RUNS)))
 def test_a_grid_opens_with_its_settings_as_dimensions_at_any_time(tmp_path_factory, runs, done):
     folder = SweepFolder(tmp_path_factory.mktemp("sweep"))

@@ -176,13 +176,13 @@ def test_a_run_is_extended_until_its_period_is_known(tmp_path, one_thread):
 @pytest.mark.parametrize("numbers", [{}, {"period_mean": 1.0, "period_stderr": 1e300}])
 def test_an_extension_ends_at_its_limit(tmp_path, steps, numbers):
     terms, made = Terms(out=tmp_path, until=1e-300, max_steps=1000), []
-    while steps is not None:
+    while steps is not None and len(made) < 100:
         summary = Summary(
             identity="", steps=steps, status="complete", status_step=steps, seconds=0.0, numbers=dict(numbers)
         )
         made.append(steps)
         steps = task.extended(summary, terms)
-    assert made == sorted(set(made))
+    assert made == sorted(set(made))  # or it would never end
     assert made[-1] == 1000
 
 
