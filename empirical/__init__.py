@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from empirical.runs.loop import train as train
     from empirical.sweeps.grid import grid as grid
     from empirical.sweeps.grid import read_sweep as read_sweep
+    from empirical.sweeps.store import open_sweep as open_sweep
+    from empirical.sweeps.sweep import SweepInterrupted as SweepInterrupted
+    from empirical.sweeps.sweep import WorkersLostError as WorkersLostError
+    from empirical.sweeps.sweep import sweep as sweep
+    from empirical.sweeps.workers import dask_executor as dask_executor
     from empirical.trials.validation import validate as validate
 
 _HOMES = {
@@ -32,13 +37,18 @@ _HOMES = {
     "RunConfig": "empirical.config",
     "RunCost": "empirical.runs.cost",
     "StorageError": "empirical.runs.folder",
+    "SweepInterrupted": "empirical.sweeps.sweep",
+    "WorkersLostError": "empirical.sweeps.sweep",
+    "dask_executor": "empirical.sweeps.workers",
     "grid": "empirical.sweeps.grid",
     "load_model": "empirical.runs.loop",
+    "open_sweep": "empirical.sweeps.store",
     "paper_runs": "empirical.presets",
     "read_sweep": "empirical.sweeps.grid",
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
     "scaling_symmetries": "empirical.groups",
+    "sweep": "empirical.sweeps.sweep",
     "train": "empirical.runs.loop",
     "validate": "empirical.trials.validation",
 }
@@ -50,13 +60,18 @@ __all__ = [
     "RunConfig",
     "RunCost",
     "StorageError",
+    "SweepInterrupted",
+    "WorkersLostError",
+    "dask_executor",
     "grid",
     "load_model",
+    "open_sweep",
     "paper_runs",
     "read_sweep",
     "resume",
     "scale_invariant_groups",
     "scaling_symmetries",
+    "sweep",
     "train",
     "validate",
 ]

@@ -12,7 +12,7 @@ import typer
 
 app = typer.Typer(
     name="bnwd",
-    help="Dynamics of neural-network training with normalization and weight decay: predict, simulate, train, validate.",
+    help="Dynamics of neural-network training with normalization and weight decay: predict it, simulate it, train.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -219,6 +219,67 @@ def train(
     typer.echo(f"{'saved':<24} {out}")
     if status != "complete":
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: bnwd sweep sweep.toml --out sweeps/a")
+@_errors_in_one_line
+def sweep(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="TOML file: a table [run] with settings of all runs, named as in `bnwd train`, and a table [grid] "
+            "with lists of values, or tables [[runs]]."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder: new, or of an earlier sweep, which then goes on.")],
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Address (tcp://host:8786) or scheduler file of a Dask cluster; default: processes here."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of processes on this machine; default one for each processor.")
+    ] = None,
+    resource: Annotated[
+        list[str] | None, typer.Option(help="What a run needs of what the workers declare, such as GPU=1.")
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="stderr=0.05: extend runs until their mean period is known to 5 %."),
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Of an extended run; default ten times its steps.")] = None,
+    threads: Annotated[int, typer.Option(help="Of PyTorch in each worker.")] = 1,
+    traces: Annotated[bool, typer.Option(help="Keep the trajectories, or only a summary of each run.")] = True,
+) -> None:
+    """Train many runs side by side; empirical.open_sweep(out) opens them as one data set, also while they run.
+
+    What is done is skipped, interrupted runs go on, longer ones continue shorter ones. Exit code 1 if a run failed;
+    divergence is no failure.
+    """
+    import empirical
+    from empirical.sweeps.store import overview
+
+    _find_modules_here()
+    runs = empirical.read_sweep(file)
+    resources = dict(_named_number("--resource", text) for text in resource or [])
+    precision = None
+    if until is not None:
+        name, precision = _named_number("--until", until)
+        if name != "stderr":
+            raise ValueError(f"--until must be stderr=…, such as stderr=0.05, got {until!r}")
+    executor = empirical.dask_executor(scheduler, workers=workers, resources=resources or None)
+    found = empirical.sweep(runs, out, executor, until=precision, max_steps=max_steps, threads=threads, traces=traces)
+    typer.echo(overview(found))
+    typer.echo(f"{'saved':<24} {out}")
+    if (found.status == "failed").any():
+        raise typer.Exit(1)
+
+
+def _named_number(option: str, text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise ValueError(f"{option} must be written like name=number, got {text!r}") from None
 
 
 @app.command(epilog="Example: bnwd validate --out report")

@@ -33,6 +33,8 @@ CUSTOM = "custom"
 
 # Not part of a run's identity: a longer run continues a shorter one, wherever it runs.
 _OUTSIDE_IDENTITY = ("steps", "device")
+# What the replicas in one step may differ in.
+_OF_EACH_REPLICA = ("lr", "wd", "other_lr", "other_wd", "init_norm", "seed", "data_seed", "steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,7 @@ class RunConfig:
     dtype: str = "float32"
     device: str = "cpu"
     engine: str = "auto"
+    replicas: int = 1
     evaluate_every: int = 1000
     evaluate_batches: bool = False
 
@@ -161,6 +164,13 @@ class RunConfig:
         choice("sampling", self.sampling, SAMPLINGS)
         choice("dtype", self.dtype, DTYPES)
         choice("engine", self.engine, ENGINES)
+        if whole_number("replicas", self.replicas, at_least=1) > 1:
+            if self.engine == "kernel":
+                raise ValueError(
+                    f"replicas must be 1 with engine='kernel', which trains one by one, got {self.replicas}"
+                )
+            if self.augmentation is not None:
+                raise ValueError(f"replicas must be 1 with augmentation, which is random, got {self.replicas}")
         if self.width is not None:
             whole_number("width", self.width, at_least=1)
         if self.depth is not None:
@@ -247,6 +257,19 @@ class RunConfig:
         }
         decisive.update(width=self.resolved_width, depth=self.resolved_depth, data_seed=self.resolved_data_seed)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def shape(self) -> str:
+        """What runs must have in common to be replicas in the same steps.
+
+        Examples
+        --------
+        >>> one, other = RunConfig(lr=0.5, wd=0.01), RunConfig(lr=0.1, wd=0.02, seed=3)
+        >>> one.shape == other.shape, one.shape == RunConfig(lr=0.5, wd=0.01, width=8).shape
+        (True, False)
+        """
+        common = {name: value for name, value in self.to_dict().items() if name not in _OF_EACH_REPLICA}
+        return json.dumps({**common, "width": self.resolved_width, "depth": self.resolved_depth})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and words; optimizer and schedule as a name with their own settings.

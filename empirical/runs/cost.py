@@ -9,7 +9,8 @@ import torch
 
 from empirical.runs.folder import in_bytes
 from empirical.runs.preparation import Setup
-from empirical.steps import ENGINES, State
+from empirical.runs.replicas import advance_replicas
+from empirical.steps import ENGINES
 from simulate.trajectories.folder import checked, evaluation_log, step_record
 
 # of steps, from which the time of a run is told
@@ -50,7 +51,7 @@ def space(setup: Setup, steps: int) -> int:
     >>> space(setup, 2_000_000) - space(setup, 1_000_000) > 2e8
     True
     """
-    state = State.of(setup.problem)
+    state = setup.start
     tensors = (state.weights, *state.slots, *state.buffers.values())
     checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 100_000
     evaluations = (steps // setup.config.evaluate_every + 2) * evaluation_log(setup.described).itemsize
@@ -70,19 +71,17 @@ def cost(setup: Setup, steps: int) -> RunCost:
     True
     """
     config, engine = setup.config, ENGINES[setup.config.engine](setup.problem)
-    start, count, spent = State.of(setup.problem), 1, 0.0
+    count, spent = 1, 0.0
     with torch.random.fork_rng():
         # the first call compiles or loads what the others use
-        engine.advance(start, setup.hyper(0, 1), setup.batches(0, 1))
+        advance_replicas(engine, [setup], [setup.start], [0], [0], 1)
         while spent < _MEASURED_SECONDS and count < steps:
             count *= 2
             began = time.perf_counter()
-            engine.advance(start, setup.hyper(0, count), setup.batches(0, count))
+            advance_replicas(engine, [setup], [setup.start], [0], [0], count)
             spent = time.perf_counter() - began
         began = time.perf_counter()
-        setup.evaluated(start)
+        setup.evaluated(setup.start)
         evaluation = time.perf_counter() - began
-        # the evaluation has left its statistics in the buffers
-        start.write_into(setup.problem.model, setup.problem.layout)
     seconds = spent / count * steps + evaluation * (steps // config.evaluate_every + 2)
     return RunCost(seconds, space(setup, steps))

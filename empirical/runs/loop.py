@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import simulate
@@ -25,10 +26,13 @@ from empirical.runs.cost import RunCost, cost, space
 from empirical.runs.evaluation import record_statistics
 from empirical.runs.folder import RunFolder, StorageError, check_same_run, checkpoint_files, read_checkpoint
 from empirical.runs.preparation import Setup, prepare
+from empirical.runs.replicas import advance_replicas, are_replicas
 from empirical.runs.signals import stop_requested
 from empirical.steps import ENGINES, State
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED
 from simulate.trajectories.folder import CONFIG
+
+Result = TypeVar("Result")
 
 CHECKPOINT_SECONDS = 30.0
 # Steps are made in pieces of about this time, so that records and signals never wait longer, and of so many sample
@@ -63,8 +67,6 @@ def train(
     *,
     progress: bool | None = None,
     announce: Callable[[RunCost], None] | None = None,
-    stop: Callable[[], bool] | None = None,
-    labelled: bool = True,
 ) -> xr.Dataset:
     """Train a network and measure every step.
 
@@ -78,9 +80,6 @@ def train(
     data : (inputs, targets) or (inputs, targets, test_inputs, test_targets) of your own, targets being class numbers.
     progress : show a progress bar; by default only in a terminal.
     announce : is called before the first step with what the run will cost, which is measured on some steps for it.
-    stop : is asked about twice a second; when it says True, the run is interrupted as by Ctrl-C.
-    labelled : write the trajectory as a labelled store (zarr) too when the run ends; without it the folder keeps seven
-        files, and `simulate.load` reads the logs.
 
     Returns
     -------
@@ -91,7 +90,7 @@ def train(
     Raises
     ------
     TypeError, ValueError : bad settings, model or data, or a folder that cannot be used; nothing is written then.
-    Interrupted : Ctrl-C, SIGTERM or `stop`; the trace so far and a checkpoint are written first.
+    Interrupted : Ctrl-C or SIGTERM; the trace so far and a checkpoint are written first.
     StorageError : the disk is full, or such; what was written is kept, and the run can be resumed.
 
     Examples
@@ -108,10 +107,10 @@ def train(
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
     setup = prepare(config, model, data)
     if out is not None:
-        return _train_in(RunFolder(out, labelled=labelled), setup, progress, announce, stop)
+        return _train_in(RunFolder(out), setup, progress, announce)
     scratch = tempfile.mkdtemp(prefix="bnwd-")
     try:
-        return _train_in(RunFolder(scratch, labelled=False), setup, progress, announce, stop)
+        return _train_in(RunFolder(scratch, labelled=False), setup, progress, announce)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -190,46 +189,180 @@ def _read_config(path: str | os.PathLike[str]) -> RunConfig:
 
 
 def _train_in(
-    folder: RunFolder,
-    setup: Setup,
-    progress: bool | None,
-    announce: Callable[[RunCost], None] | None,
-    stop: Callable[[], bool] | None,
+    folder: RunFolder, setup: Setup, progress: bool | None, announce: Callable[[RunCost], None] | None
 ) -> xr.Dataset:
     try:
-        steps = setup.config.steps
-        if folder.described is not None:
-            check_same_run(folder.described, setup.described, folder.path)
-            there = simulate.load(folder.path)
-            if there.sizes["step"] > steps or (folder.is_complete and there.sizes["step"] == steps):
-                folder.store()
-                return _first_steps(there, steps, folder)
-            folder.check_space(space(setup, steps - there.sizes["step"]))
-            restored = folder.restore(setup.problem.inputs.device)
-        else:
-            folder.check_space(space(setup, steps))
-            restored = None
-        if announce is not None:
-            announce(cost(setup, steps - (restored[0] if restored else 0)))
-        folder.begin(setup.described)
-        with torch.random.fork_rng():
-            if restored is None:
-                torch.manual_seed(setup.config.seed)
-                restored = (0, State.of(setup.problem), torch.get_rng_state())
-            _advance(folder, setup, *restored, progress, stop)
-        return simulate.load(folder.path)
-    except OSError as error:
-        with suppress(OSError):
-            folder.set_status(INTERRUPTED, message=str(error))
-        raise StorageError(folder.path, error.strerror or str(error)) from error
+        run = _Run(folder, setup)
+        run.begin(announce)
+        _advance([run], progress)
+        return run.trajectory()
     finally:
         folder.close()
 
 
+def train_together(
+    configs: Sequence[RunConfig],
+    outs: Sequence[Path],
+    places: Sequence[int],
+    summed_up: Callable[[RunConfig, xr.Dataset], Result],
+    stop: Callable[[], bool],
+) -> list[Result | Exception | Interrupted]:
+    """Train several runs in one process, those of equal shape as replicas in the same steps.
+
+    Their folders are those of `train` without the labelled store: seven files, which `simulate.load` reads.
+
+    Parameters
+    ----------
+    configs, outs : settings and folder of each run.
+    places : of each among its replicas; a run that was begun keeps the one that it had.
+    summed_up : what is wanted of the trajectory of a run; there may not be room for all of them.
+    stop : is asked about twice a second; when it says True, all runs are interrupted as by Ctrl-C.
+
+    Returns
+    -------
+    What `summed_up` made of each run, or the error that ended the run.
+
+    Examples
+    --------
+    >>> configs = [RunConfig(lr=lr, wd=0.01, width=8, steps=20, replicas=2) for lr in (0.1, 0.5)]
+    >>> outs = [Path(tempfile.mkdtemp()) / "run" for _ in configs]
+    >>> train_together(configs, outs, [0, 1], lambda config, run: (config.lr, run.status.item()), lambda: False)
+    [(0.1, 'complete'), (0.5, 'complete')]
+    """
+    outcomes: dict[int, Result | Exception | Interrupted] = {}
+    runs: dict[int, _Run] = {}
+    shapes: dict[str, Setup] = {}
+    with ExitStack() as opened:
+        for number, (config, out, place) in enumerate(zip(configs, outs, places, strict=True)):
+            try:
+                setup = prepare(config, alike=shapes.get(config.shape))
+                shapes.setdefault(config.shape, setup)
+                folder = RunFolder(out, labelled=False)
+                opened.callback(folder.close)
+                run = _Run(folder, setup, place)
+                run.begin(None)
+                runs[number] = run
+            except Exception as error:
+                outcomes[number] = error
+        for group in _groups(runs.values()):
+            try:
+                _advance(group, progress=False, stop=stop)
+            except (Exception, Interrupted) as error:
+                for number, run in runs.items():
+                    if run in group and not run.is_over:
+                        outcomes[number] = run.interrupted() if isinstance(error, Interrupted) else error
+        for number, run in runs.items():
+            if number not in outcomes:
+                try:
+                    outcomes[number] = summed_up(configs[number], run.trajectory())
+                except Exception as error:
+                    outcomes[number] = error
+    return [outcomes[number] for number in range(len(configs))]
+
+
+class _Run:
+    """A run in its folder, on its way."""
+
+    def __init__(self, folder: RunFolder, setup: Setup, place: int = 0) -> None:
+        self.folder, self.setup = folder, setup
+        self.place = place if folder.described is None else int(folder.described.get("place", 0))
+        self.step, self.state, self.random_state = 0, setup.start, torch.get_rng_state()
+        self.is_over = self._is_longer = False
+        self._saved = 0.0
+
+    def begin(self, announce: Callable[[RunCost], None] | None) -> None:
+        """Find out where the run is, and write what is to be there before its next step."""
+        folder, steps = self.folder, self.setup.config.steps
+        with self.disk_errors():
+            if folder.described is not None:
+                check_same_run(folder.described, self.setup.described, folder.path)
+                written = simulate.load(folder.path).sizes["step"]
+                if written > steps or (folder.is_complete and written == steps):
+                    folder.store()
+                    self.is_over, self._is_longer = True, written > steps
+                    return
+                folder.check_space(space(self.setup, steps - written))
+                restored = folder.restore(self.setup.start.weights.device)
+            else:
+                folder.check_space(space(self.setup, steps))
+                restored = None
+            if announce is not None:
+                announce(cost(self.setup, steps - (restored[0] if restored else 0)))
+            folder.begin({**self.setup.described, "place": self.place})
+            with torch.random.fork_rng():
+                torch.manual_seed(self.setup.config.seed)
+                self.step, self.state, self.random_state = restored or (0, self.state, torch.get_rng_state())
+            if self.step == 0:
+                folder.restart()
+                folder.append_evaluation(0, self.setup.evaluated(self.state))
+                self.checkpoint(self.random_state)
+            self._saved = time.monotonic()
+            if self.step == steps:
+                if steps % self.setup.config.evaluate_every:
+                    folder.append_evaluation(steps, self.setup.evaluated(self.state))
+                self._finish(COMPLETE)
+
+    def steps_ahead(self) -> int:
+        """Steps until the next evaluation or the end."""
+        config = self.setup.config
+        return min(config.steps - self.step, config.evaluate_every - self.step % config.evaluate_every)
+
+    def take(self, state: State, rows: npt.NDArray[Any]) -> None:
+        """Take note of steps that were made."""
+        config = self.setup.config
+        with self.disk_errors():
+            sound, trouble = _sound_rows(rows, config.weight_dtype)
+            self.folder.append_steps(rows[:sound])
+            self.step, self.state = self.step + sound, state
+            if trouble:
+                self._finish(trouble)
+                return
+            if self.step % config.evaluate_every == 0 or self.step == config.steps:
+                self.folder.append_evaluation(self.step, self.setup.evaluated(state))
+            if self.step == config.steps:
+                self.checkpoint(torch.get_rng_state())
+                self._finish(COMPLETE)
+            elif time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+                self.checkpoint(torch.get_rng_state())
+
+    def checkpoint(self, random_state: Tensor) -> None:
+        """Write where the run is."""
+        self.folder.save_checkpoint(self.step, self.state, random_state)
+        self._saved = time.monotonic()
+
+    def interrupt(self) -> None:
+        """Leave the run so that it can be resumed."""
+        with self.disk_errors():
+            self.checkpoint(torch.get_rng_state())
+            self.folder.set_status(INTERRUPTED, status_step=self.step)
+
+    def interrupted(self) -> Interrupted:
+        """Error that says so."""
+        return Interrupted(self.folder.path, self.step)
+
+    def trajectory(self) -> xr.Dataset:
+        """Load what the run gave: the first steps of a longer one, if it is that."""
+        with self.disk_errors():
+            found = simulate.load(self.folder.path)
+            return _first_steps(found, self.setup.config.steps, self.folder) if self._is_longer else found
+
+    def _finish(self, status: str) -> None:
+        self.folder.finish(status, self.step)
+        self.is_over = True
+
+    @contextmanager
+    def disk_errors(self) -> Iterator[None]:
+        """Say that the disk refused, and that the run can be resumed."""
+        try:
+            yield
+        except OSError as error:
+            with suppress(OSError):
+                self.folder.set_status(INTERRUPTED, message=str(error))
+            raise StorageError(self.folder.path, error.strerror or str(error)) from error
+
+
 def _first_steps(trajectory: xr.Dataset, steps: int, folder: RunFolder) -> xr.Dataset:
     """Cut a trajectory to what a run of fewer steps gives."""
-    if trajectory.sizes["step"] == steps:
-        return trajectory
     cut = trajectory.isel(step=slice(steps))
     if "eval_step" in cut.dims:
         cut = cut.isel(eval_step=cut.eval_step.values <= steps)
@@ -237,57 +370,64 @@ def _first_steps(trajectory: xr.Dataset, steps: int, folder: RunFolder) -> xr.Da
     return cut.assign({name: cut[name].copy(data=np.asarray(value)) for name, value in changed.items()})
 
 
-def _advance(
-    folder: RunFolder,
-    setup: Setup,
-    step: int,
-    state: State,
-    random_state: torch.Tensor,
-    progress: bool | None,
-    stop: Callable[[], bool] | None,
-) -> None:
-    config, problem = setup.config, setup.problem
+def _groups(runs: Iterable[_Run]) -> list[list[_Run]]:
+    """Runs that can be replicas of each other, each at its place."""
+    groups: list[list[_Run]] = []
+    for run in runs:
+        for group in groups:
+            first = group[0].setup
+            if run.place not in (other.place for other in group) and are_replicas(first, run.setup):
+                # one network serves all
+                run.setup = dataclasses.replace(run.setup, problem=first.problem)
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return groups
+
+
+def _advance(runs: Sequence[_Run], progress: bool | None, stop: Callable[[], bool] | None = None) -> None:
+    """Make all steps of runs that are replicas of each other."""
+    going = [run for run in runs if not run.is_over]
+    if not going:
+        return
+    config, problem = runs[0].setup.config, runs[0].setup.problem
     engine = ENGINES[config.engine](problem)
-    every, piece = config.evaluate_every, _FIRST_PIECE
-    most = max(1, _MOST_INDICES // setup.batch_size)
-    torch.set_rng_state(random_state)
-
-    def checkpoint() -> float:
-        folder.save_checkpoint(step, state, torch.get_rng_state())
-        return time.monotonic()
-
-    if step == 0:
-        folder.restart()
-        folder.append_evaluation(step, setup.evaluated(state))
-    saved = checkpoint()
+    piece, most = _FIRST_PIECE, max(1, _MOST_INDICES // (runs[0].setup.batch_size * config.replicas))
     bar = tqdm(
-        total=config.steps, initial=step, unit="step", disable=None if progress is None else not progress, leave=False
+        total=sum(run.setup.config.steps for run in going),
+        initial=sum(run.step for run in going),
+        unit="step",
+        disable=None if progress is None else not progress,
+        leave=False,
     )
-    with bar, stop_requested() as signalled:
-        while step < config.steps:
+    with bar, stop_requested() as signalled, torch.random.fork_rng():
+        # replicas draw no random numbers; the seed is for those of a GPU
+        torch.manual_seed(config.seed)
+        torch.set_rng_state(going[0].random_state)
+        while going:
             started = time.perf_counter()
-            count = min(piece, config.steps - step, every - step % every, most)
-            state, rows = engine.advance(state, setup.hyper(step, count), setup.batches(step, count))
-            sound, trouble = _sound_rows(rows[0], config.weight_dtype)
-            folder.append_steps(rows[0, :sound])
-            step += sound
-            if trouble:
-                folder.finish(trouble, step)
-                return
-            if step % every == 0 or step == config.steps:
-                folder.append_evaluation(step, setup.evaluated(state))
-            bar.update(count)
-            bar.set_postfix(loss=f"{rows[0]['loss'][-1]:.2g}", norm=f"{rows[0]['next_norm'][-1]:.3g}", refresh=False)
-            if step < config.steps and (signalled.is_set() or (stop is not None and stop())):
-                checkpoint()
-                folder.set_status(INTERRUPTED, status_step=step)
-                raise Interrupted(folder.path, step)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                saved = checkpoint()
+            count = min(piece, most, *(run.steps_ahead() for run in going))
+            made = advance_replicas(
+                engine,
+                [run.setup for run in going],
+                [run.state for run in going],
+                [run.step for run in going],
+                [run.place for run in going],
+                count,
+            )
+            for run, (state, rows) in zip(going, made, strict=True):
+                run.take(state, rows)
+            bar.update(count * len(going))
+            last = made[0][1][-1]
+            bar.set_postfix(loss=f"{last['loss']:.2g}", norm=f"{last['next_norm']:.3g}", refresh=False)
+            going = [run for run in going if not run.is_over]
+            if going and (signalled.is_set() or (stop is not None and stop())):
+                for run in going:
+                    run.interrupt()
+                raise going[0].interrupted()
             spent = time.perf_counter() - started
             piece = max(1, min(2 * piece, round(count * _PIECE_SECONDS / max(spent, 1e-6))))
-    checkpoint()
-    folder.finish(COMPLETE, step)
 
 
 def _sound_rows(rows: npt.NDArray[Any], dtype: str) -> tuple[int, str]:

@@ -38,12 +38,14 @@ class Setup:
     config : its settings, with the engine that was chosen.
     problem, data : what is trained, on what.
     described : what `config.json` of its folder says.
+    start : state before the first step.
     """
 
     config: RunConfig
     problem: Problem
     data: Data
     described: dict[str, Any]
+    start: State
 
     @property
     def batch_size(self) -> int:
@@ -75,12 +77,15 @@ class Setup:
         return evaluate(self.problem, self.data, state, batch_size=batch_size)
 
 
-def prepare(config: RunConfig, model: nn.Module | None = None, data: Any = None) -> Setup:
+def prepare(
+    config: RunConfig, model: nn.Module | None = None, data: Any = None, *, alike: Setup | None = None
+) -> Setup:
     """Check everything and build what is trained.
 
     Parameters
     ----------
     config, model, data : as in `train`.
+    alike : a run of the same shape, whose data are used again.
 
     Raises
     ------
@@ -95,7 +100,10 @@ def prepare(config: RunConfig, model: nn.Module | None = None, data: Any = None)
     for name, given, own in (("model", model, config.model), ("data", data, config.dataset)):
         if given is None and own == CUSTOM:
             raise ValueError(f"{name} must be given, the run was made with one of the user's own; got None")
-    held = _data(config, dtype, device) if data is None else user_data(data, dtype, device)
+    if alike is not None:
+        held = alike.data
+    else:
+        held = _data(config, dtype, device) if data is None else user_data(data, dtype, device)
     looked_at = held.prepared(held.inputs[:_LOOKED_AT])
     batch_size = held.size if config.sampling == "full_batch" else config.batch_size
     per_epoch = steps_per_epoch(held.size, batch_size)
@@ -130,15 +138,31 @@ def prepare(config: RunConfig, model: nn.Module | None = None, data: Any = None)
         micro_batch=config.micro_batch,
         prepare=_preparation(held, config.augmentation),
     )
+    if config.replicas > 1 and _draws(network, looked_at[:2]):
+        raise ValueError(
+            f"replicas must be 1 for a network that draws random numbers in training, got {config.replicas}"
+        )
     if config.engine == "auto":
-        config = dataclasses.replace(config, engine=chosen_engine(problem, batch_size))
+        engine = chosen_engine(problem, batch_size) if config.replicas == 1 else "replicas"
+        config = dataclasses.replace(config, engine=engine)
     # refuses a network that it cannot train
     ENGINES[config.engine](problem)
     if config.init_norm is not None:
         state = State.of(problem)
         state.weights[:, : layout.measured] *= config.init_norm / measured_norm(state, layout)
         state.write_into(network, layout)
-    return Setup(config, problem, held, _describe(config, problem, groups, bool(found), held, per_epoch))
+    described = _describe(config, problem, groups, bool(found), held, per_epoch)
+    return Setup(config, problem, held, described, State.of(problem))
+
+
+def _draws(network: nn.Module, samples: Tensor) -> bool:
+    """Tell whether a network uses random numbers of its device when it is called."""
+    on_gpu = samples.device.type == "cuda"
+    state: Callable[[], Tensor] = torch.cuda.get_rng_state if on_gpu else torch.get_rng_state
+    with torch.random.fork_rng(), torch.no_grad():
+        before = state()
+        copy.deepcopy(network).train()(samples)
+        return not torch.equal(before, state())
 
 
 def _data(config: RunConfig, dtype: torch.dtype, device: torch.device) -> Data:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -168,6 +168,34 @@ class State:
             slots = (*slots, weights[:, : problem.layout.measured].norm(dim=1, keepdim=True))
         return cls(weights, buffers, slots)
 
+    @classmethod
+    def joined(cls, states: Sequence[State]) -> State:
+        """States of several replicas as one.
+
+        Examples
+        --------
+        >>> one = State(torch.tensor([[1.0, 2.0]]), {})
+        >>> State.joined([one, one]).weights.shape
+        torch.Size([2, 2])
+        """
+        return cls(
+            torch.cat([state.weights for state in states]),
+            {name: torch.cat([state.buffers[name] for state in states]) for name in states[0].buffers},
+            tuple(torch.cat(slots) for slots in zip(*(state.slots for state in states), strict=True)),
+        )
+
+    def replica(self, number: int) -> State:
+        """State of one replica.
+
+        Examples
+        --------
+        >>> State(torch.tensor([[1.0], [2.0]]), {}).replica(1).weights
+        tensor([[2.]])
+        """
+        own = slice(number, number + 1)
+        buffers = {name: buffer[own] for name, buffer in self.buffers.items()}
+        return State(self.weights[own], buffers, tuple(slot[own] for slot in self.slots))
+
     def write_into(self, model: nn.Module, layout: Layout, replica: int = 0) -> None:
         """Copy weights and buffers of one replica into a model of the same architecture.
 
@@ -200,6 +228,23 @@ class Hyper:
     other_lr: Tensor
     wd: Tensor
     other_wd: Tensor | None = None
+
+    @classmethod
+    def joined(cls, hypers: Sequence[Hyper]) -> Hyper:
+        """Settings of several replicas as one.
+
+        Examples
+        --------
+        >>> rates = torch.full((1, 5), 0.1)
+        >>> Hyper.joined([Hyper(rates, rates, torch.zeros(1))] * 3).lr.shape
+        torch.Size([3, 5])
+        """
+        return cls(
+            torch.cat([hyper.lr for hyper in hypers]),
+            torch.cat([hyper.other_lr for hyper in hypers]),
+            torch.cat([hyper.wd for hyper in hypers]),
+            torch.cat([hyper.wd if hyper.other_wd is None else hyper.other_wd for hyper in hypers]),
+        )
 
     def rates(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Both learning rates, of the type and device of a tensor, each of shape (steps, K, 1)."""

@@ -21,6 +21,8 @@ from theory.optimizers import optimizer_text
 
 _SWEEP, _SUMMARIES = "sweep.json", "summaries.log"
 PENDING = "pending"
+# columns of the overview
+_SHOWN = ("status", "status_step", "verdict", "period_mean", "period_stderr", "norm_min", "norm_max", "test_error")
 
 
 class SweepFolder:
@@ -199,6 +201,37 @@ def _columns(
     for name in names:
         columns[name] = [summary.numbers.get(name, math.nan) if summary else math.nan for summary in found]
     return columns
+
+
+def overview(opened: xr.Dataset, most: int = 40) -> str:
+    """Write a sweep as a table with a line for each run, failures and periods first to be seen.
+
+    Parameters
+    ----------
+    opened : by `open_sweep`.
+    most : lines; beyond that, only how many runs have which status.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from empirical.sweeps.grid import grid
+    >>> folder = SweepFolder(tempfile.mkdtemp())
+    >>> word = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
+    >>> print(overview(open_sweep(folder.path)))
+     lr  status  status_step
+    0.1 pending            0
+    0.5 pending            0
+    2 pending
+    """
+    shown = [name for name in _SHOWN if name in opened and not (name == "verdict" and not (opened.verdict != "").any())]
+    table = (
+        opened[shown].to_dataframe().reset_index() if opened.sizes else opened[shown].expand_dims("run").to_dataframe()
+    )
+    table = table[[*opened.coords, *shown]]
+    counts = ", ".join(f"{count} {status}" for status, count in table.status.value_counts().items())
+    if len(table) > most:
+        return counts
+    return f"{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='')}\n{counts}"
 
 
 def _label(value: Any) -> Any:

@@ -10,8 +10,8 @@ import sys
 import textwrap
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,20 @@ from empirical.runs.signals import stop_requested
 from empirical.sweeps.grid import different
 from empirical.sweeps.store import SweepFolder, open_sweep, read_summaries
 from empirical.sweeps.task import FAILED, IN_USE, Summary, Terms, failed, perform, run_path
+from empirical.sweeps.workers import dask_executor
 from simulate.trajectories.contract import INTERRUPTED
 from simulate.trajectories.folder import steps_written
 from theory.arguments import one_real, whole_number
 
-# Runs that are handed out at a time: enough for the workers of a large cluster, few enough for any scheduler.
+Runs = tuple[RunConfig, ...]
+AnyExecutor = concurrent.futures.Executor | AbstractContextManager[concurrent.futures.Executor]
+
+# Tasks that are handed out at a time: enough for the workers of a large cluster, few enough for any scheduler.
 _HANDED_OUT = 20_000
-# A run is given out so often again when its worker died, or a worker that was given up still holds its folder.
-_MORE_CHANCES = 3
+# A run is given out so often again when its worker died, a worker that was given up still holds its folder, or a
+# network disk still shows the worker what the folder was before; after 1, 4, 16, … seconds.
+_MORE_CHANCES = 4
+_FIRST_DELAY, _NEXT_DELAY = 0.25, 4.0
 _MOST_GROWTH_OF_STEPS = 10
 _LOOK_SECONDS, _LOOKED_AT = 1.0, 200
 # how long the end of the last runs is waited for after a stop
@@ -62,7 +68,7 @@ class WorkersLostError(RuntimeError):
 def sweep(
     configs: Iterable[RunConfig],
     out: str | os.PathLike[str],
-    executor: concurrent.futures.Executor | None = None,
+    executor: AnyExecutor | None = None,
     *,
     until: float | None = None,
     max_steps: int | None = None,
@@ -79,8 +85,8 @@ def sweep(
     ----------
     configs : runs, different but for `steps` and `device`; see `grid` and `read_sweep`.
     out : folder: new, or of an earlier sweep, whose runs are used again.
-    executor : any executor of `concurrent.futures` whose workers see the same folder; default processes of this
-        machine, started and ended here. See `dask_executor` for clusters.
+    executor : any executor of `concurrent.futures` whose workers see the same folder; or what `dask_executor` gives,
+        which is opened when there is something to do, and closed at the end; by default on processes of this machine.
     until : extend each run until the standard error of its mean period is at most this share of it, unless it is at
         equilibrium.
     max_steps : of an extended run; default ten times its `steps`.
@@ -117,8 +123,11 @@ def sweep(
             raise ValueError(f"max_steps must be None without until, got {max_steps!r}")
         whole_number("max_steps", max_steps, at_least=1)
     whole_number("threads", threads, at_least=1)
-    if executor is not None and not isinstance(executor, concurrent.futures.Executor):
-        raise TypeError(f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}")
+    executor = dask_executor() if executor is None else executor
+    if not isinstance(executor, (concurrent.futures.Executor, AbstractContextManager)):
+        raise TypeError(
+            f"executor must be a concurrent.futures.Executor or what dask_executor gives, got {type(executor).__name__}"
+        )
     folder = SweepFolder(out)
     try:
         terms = Terms(
@@ -135,61 +144,70 @@ def sweep(
         done = [known[run.identity] for run in runs if run.identity not in undone]
         if left:
             with _Progress(runs, done, terms, progress) as view, _opened(executor) as pool:
-                _Sweep(folder, terms, pool, view).make(left)
+                _Sweep(folder, terms, pool, view, places_of(runs)).make(left)
         return open_sweep(folder.path)
     finally:
         folder.stop()
         folder.close()
 
 
-@contextmanager
-def _opened(executor: concurrent.futures.Executor | None) -> Iterator[concurrent.futures.Executor]:
-    if executor is not None:
-        yield executor
-        return
-    from empirical.sweeps.workers import dask_executor
-
-    with dask_executor() as own:
-        yield own
+def _opened(executor: AnyExecutor) -> AbstractContextManager[concurrent.futures.Executor]:
+    """Leave open what was open."""
+    return nullcontext(executor) if isinstance(executor, concurrent.futures.Executor) else executor
 
 
 class _Sweep:
-    """Runs on their way through an executor."""
+    """Runs on their way through an executor, those that are replicas of each other in one task."""
 
-    def __init__(self, folder: SweepFolder, terms: Terms, executor: concurrent.futures.Executor, view: _Progress):
+    def __init__(
+        self,
+        folder: SweepFolder,
+        terms: Terms,
+        executor: concurrent.futures.Executor,
+        view: _Progress,
+        places: Mapping[str, int],
+    ) -> None:
         self._folder, self._terms, self._executor, self._view = folder, terms, executor, view
-        self._waiting: deque[RunConfig] = deque()
-        self._given: dict[concurrent.futures.Future[Summary], RunConfig] = {}
-        self._ended: queue.SimpleQueue[concurrent.futures.Future[Summary]] = queue.SimpleQueue()
-        self._tries: Counter[str] = Counter()
+        self._places = places
+        self._waiting: deque[Runs] = deque()
+        self._later: list[tuple[float, Runs]] = []
+        self._given: dict[concurrent.futures.Future[tuple[Summary, ...]], Runs] = {}
+        self._ended: queue.SimpleQueue[concurrent.futures.Future[tuple[Summary, ...]]] = queue.SimpleQueue()
+        self._chances: Counter[str] = Counter()
+        self._steps: dict[str, int] = {}
+        self._stopped_at: float | None = None
 
-    def make(self, runs: list[RunConfig]) -> None:
+    def make(self, runs: Sequence[RunConfig]) -> None:
         """Have all runs made."""
-        self._waiting.extend(runs)
-        stopped_at = None
+        self._waiting.extend(tasks(runs, self._places))
         with stop_requested() as stop:
-            while self._given or (self._waiting and stopped_at is None):
-                if stopped_at is None:
+            while self._given or ((self._waiting or self._later) and self._stopped_at is None):
+                if self._stopped_at is None:
                     self._hand_out()
                     # who takes the session file away stops the sweep from elsewhere
                     if stop.is_set() or not self._terms.goes_on():
-                        stopped_at = time.monotonic()
+                        self._stopped_at = time.monotonic()
                         self._folder.stop()
-                elif time.monotonic() - stopped_at > _PATIENCE_SECONDS:
+                        self._view.say("stopping; runs write their checkpoints …")
+                elif time.monotonic() - self._stopped_at > _PATIENCE_SECONDS:
                     break
                 self._collect()
-                self._view.show(self._given.values())
-        if self._given or self._waiting:
+                self._view.show(run for runs in self._given.values() for run in runs)
+        if self._given or self._waiting or self._later:
             raise SweepInterrupted(self._folder.path, self._view.counts())
 
     def _hand_out(self) -> None:
+        now = time.monotonic()
+        self._waiting.extend(runs for due, runs in self._later if due <= now)
+        self._later = [(due, runs) for due, runs in self._later if due > now]
         while self._waiting and len(self._given) < _HANDED_OUT:
-            run = self._waiting.popleft()
+            runs = self._waiting.popleft()
             try:
-                future = self._executor.submit(perform, run, self._terms)
+                places = [self._places[run.identity] for run in runs]
+                future = self._executor.submit(perform, runs, self._terms, places)
             except Exception as error:
                 raise self._lost(error) from error
-            self._given[future] = run
+            self._given[future] = runs
             future.add_done_callback(self._ended.put)
 
     def _collect(self) -> None:
@@ -203,31 +221,80 @@ class _Sweep:
             wait = 0.0
             self._take(self._given.pop(future), future)
 
-    def _take(self, run: RunConfig, future: concurrent.futures.Future[Summary]) -> None:
+    def _take(self, runs: Runs, future: concurrent.futures.Future[tuple[Summary, ...]]) -> None:
         try:
-            summary = future.result()
+            summaries = future.result()
         except (concurrent.futures.CancelledError, concurrent.futures.BrokenExecutor) as error:
             raise self._lost(error) from error
         except Exception as error:
-            # no error of the run, which would be a summary, but of what carried it
-            summary = dataclasses.replace(failed(run, error), status=IN_USE)
-        if summary.status == INTERRUPTED:
-            # by a stop, after which it stays here, or because its worker alone was told to end
-            self._waiting.append(run)
-        elif summary.status == IN_USE and self._tries[run.identity] < _MORE_CHANCES:
-            self._tries[run.identity] += 1
-            self._waiting.append(run)
-        else:
-            if summary.status == IN_USE:
-                summary = dataclasses.replace(summary, status=FAILED)
+            # no error of the runs, which would be summaries, but of what carried them
+            summaries = tuple(dataclasses.replace(failed(run, error), status=IN_USE) for run in runs)
+        again, delay = [], 0.0
+        for run, summary in zip(runs, summaries, strict=True):
+            if summary.status in (INTERRUPTED, IN_USE):
+                if self._stopped_at is not None or self._has_a_chance(run, summary):
+                    again.append(run)
+                    delay = max(delay, _FIRST_DELAY * _NEXT_DELAY ** self._chances[run.identity])
+                    continue
+                summary = _given_up(summary)
             self._folder.append(summary)
             self._view.ended(run, summary)
+        if again:
+            self._later.append((time.monotonic() + delay, tuple(again)))
+
+    def _has_a_chance(self, run: RunConfig, summary: Summary) -> bool:
+        """Whether a run is to be given out again that ended without its fault, or for all that is known."""
+        if summary.status_step > self._steps.get(run.identity, 0):
+            # it comes on
+            self._steps[run.identity], self._chances[run.identity] = summary.status_step, 0
+            return True
+        self._chances[run.identity] += 1
+        return self._chances[run.identity] <= _MORE_CHANCES
 
     def _lost(self, error: Exception) -> WorkersLostError:
         return WorkersLostError(
             f"the workers are gone ({type(error).__name__}{f': {error}' if str(error) else ''}); what was done is in "
             f"{self._folder.path}, and the same command goes on from there"
         )
+
+
+def _given_up(summary: Summary) -> Summary:
+    told = summary.error or "the worker ended the run again and again, as if its sweep had been stopped"
+    return dataclasses.replace(summary, status=FAILED, error=told)
+
+
+def places_of(runs: Iterable[RunConfig]) -> dict[str, int]:
+    """Place of each run among its replicas, by identity: the runs of one shape take them in turn.
+
+    Examples
+    --------
+    >>> list(places_of(RunConfig(lr=0.1, wd=0.01, seed=seed, replicas=2) for seed in range(3)).values())
+    [0, 1, 0]
+    """
+    before: Counter[str] = Counter()
+    places = {}
+    for run in runs:
+        places[run.identity] = before[run.shape] % run.replicas
+        before[run.shape] += 1
+    return places
+
+
+def tasks(runs: Iterable[RunConfig], places: Mapping[str, int]) -> list[Runs]:
+    """Put runs of one shape together, each of which has another place among the replicas.
+
+    Examples
+    --------
+    >>> runs = [RunConfig(lr=0.1, wd=0.01, seed=seed, replicas=2) for seed in range(3)]
+    >>> [len(together) for together in tasks(runs, places_of(runs))]
+    [2, 1]
+    """
+    taken: Counter[tuple[str, int]] = Counter()
+    together: dict[tuple[str, int], list[RunConfig]] = {}
+    for run in runs:
+        at = (run.shape, places[run.identity])
+        together.setdefault((run.shape, taken[at]), []).append(run)
+        taken[at] += 1
+    return [tuple(task) for task in together.values()]
 
 
 class _Progress:
@@ -265,6 +332,11 @@ class _Progress:
         self._steps += run.steps
         if summary.status == FAILED:
             self._bar.write(f"failed: {run}\n{textwrap.indent(summary.error, '  ')}", file=sys.stderr)
+
+    def say(self, words: str) -> None:
+        """Write a line, if the user sees the bar."""
+        if not self._bar.disable:
+            self._bar.write(words, file=sys.stderr)
 
     def show(self, given: Iterable[RunConfig]) -> None:
         """Renew the bar, if there is one, by what the logs of the runs say that are under way."""

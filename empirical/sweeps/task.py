@@ -6,11 +6,12 @@ import dataclasses
 import json
 import math
 import shutil
+import socket
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import xarray as xr
 import simulate
 from empirical.config import RunConfig
 from simulate.trajectories.contract import COMPLETE, EVALUATIONS, INTERRUPTED
-from simulate.trajectories.folder import FolderInUseError
+from simulate.trajectories.folder import FolderInUseError, is_locked
 from simulate.trajectories.periods import EQUILIBRIUM
 
 SESSION, RUNS = "session", "runs"
@@ -92,7 +93,7 @@ class Summary:
     status : that of the trajectory ("complete", "diverged", "collapsed"); "failed" where an error ended the run,
         "interrupted" where its sweep was stopped, "in use" where another process was writing its folder.
     status_step : steps that were made.
-    seconds : that this took, next to nothing where nothing was left to do.
+    seconds : that this took, next to nothing where nothing was left to do; of replicas, each has its share.
     error : last lines of the error of a failed run, else "".
     numbers : `final_norm`, `norm_min`, `norm_max`, the last evaluations, and, where the run is long enough for them,
         `periods`, `period_mean`, `period_stderr` (steps), `rotation_ratio` and `log_norm_sd`; see `simulate.classify`.
@@ -173,50 +174,60 @@ def extended(summary: Summary, terms: Terms) -> int | None:
     return min(terms.max_steps, max(steps, summary.steps + 1))
 
 
-def perform(config: RunConfig, terms: Terms) -> Summary:
-    """Train a run, or what is missing of it, and sum it up; whatever happens becomes a summary too.
+def perform(configs: Sequence[RunConfig], terms: Terms, places: Sequence[int] = (0,)) -> tuple[Summary, ...]:
+    """Train runs, or what is missing of them, and sum them up; whatever happens becomes a summary too.
 
     Parameters
     ----------
-    config : the run.
-    terms : of its sweep.
+    configs : the runs; those of one shape are trained side by side if their `replicas` say so.
+    terms : of their sweep.
+    places : of each among the replicas.
 
     Examples
     --------
     >>> import tempfile
-    >>> found = perform(RunConfig(lr=0.5, wd=0.01, width=8, steps=20), Terms(out=Path(tempfile.mkdtemp())))
+    >>> (found,) = perform([RunConfig(lr=0.5, wd=0.01, width=8, steps=20)], Terms(out=Path(tempfile.mkdtemp())))
     >>> found.status, found.status_step
     ('complete', 20)
     """
     with _ONE_AT_A_TIME, _threads(terms.threads):
         started = time.perf_counter()
-        summary = _whatever_happens(config, terms)
-        if summary.is_final and not terms.traces:
-            shutil.rmtree(run_path(terms.out, config), ignore_errors=True)
-        return dataclasses.replace(summary, seconds=time.perf_counter() - started)
+        summaries = _performed(configs, terms, places)
+        seconds = (time.perf_counter() - started) / len(configs)
+        for config, summary in zip(configs, summaries, strict=True):
+            if summary.is_final and not terms.traces:
+                shutil.rmtree(run_path(terms.out, config), ignore_errors=True)
+        return tuple(dataclasses.replace(summary, seconds=seconds) for summary in summaries)
 
 
-def _whatever_happens(config: RunConfig, terms: Terms) -> Summary:
-    try:
-        return _performed(config, terms)
-    except KeyboardInterrupt as error:
+def _performed(configs: Sequence[RunConfig], terms: Terms, places: Sequence[int]) -> list[Summary]:
+    found: dict[str, Summary] = {}
+    is_over, left, at = (
+        _Look(terms),
+        list(configs),
+        {c.identity: place for c, place in zip(configs, places, strict=True)},
+    )
+    while left:
+        try:
+            outcomes = _trained(left, terms, [at[config.identity] for config in left], is_over)
+        except Exception as error:
+            outcomes = [error] * len(left)
+        summaries = [_summary(config, outcome) for config, outcome in zip(left, outcomes, strict=True)]
+        found.update({summary.identity: summary for summary in summaries})
+        longer = [(config, extended(summary, terms)) for config, summary in zip(left, summaries, strict=True)]
+        left = [dataclasses.replace(config, steps=steps) for config, steps in longer if steps is not None]
+    return [found[config.identity] for config in configs]
+
+
+def _summary(config: RunConfig, outcome: Summary | BaseException) -> Summary:
+    if isinstance(outcome, Summary):
+        return outcome
+    if isinstance(outcome, KeyboardInterrupt):
         # passed on, it would end the worker
-        done = getattr(error, "step", 0)
+        done = getattr(outcome, "step", 0)
         return Summary(identity=config.identity, steps=config.steps, status=INTERRUPTED, status_step=done, seconds=0.0)
-    except FolderInUseError as error:
-        return dataclasses.replace(failed(config, error), status=IN_USE)
-    except Exception as error:
-        return failed(config, error)
-
-
-def _performed(config: RunConfig, terms: Terms) -> Summary:
-    look = _Look(terms)
-    while True:
-        summary = summed_up(config, _trained(config, terms, look))
-        steps = extended(summary, terms)
-        if steps is None:
-            return summary
-        config = dataclasses.replace(config, steps=steps)
+    summary = failed(config, outcome)
+    return dataclasses.replace(summary, status=IN_USE) if isinstance(outcome, FolderInUseError) else summary
 
 
 class _Look:
@@ -231,21 +242,24 @@ class _Look:
         return self._is_over
 
 
-def _trained(config: RunConfig, terms: Terms, is_over: _Look) -> xr.Dataset:
+def _trained(
+    configs: list[RunConfig], terms: Terms, places: list[int], is_over: _Look
+) -> Sequence[Summary | BaseException]:
     # loads torch
-    from empirical.runs.loop import train
+    from empirical.runs.loop import train_together
 
+    if not terms.out.is_dir():
+        raise ValueError(
+            f"out must be a folder that all workers see, but {socket.gethostname()} has no {str(terms.out)!r}"
+        )
+    folders = [run_path(terms.out, config) for config in configs]
+    # a worker that was given up may still be there, and ends soon if its sweep was stopped
     patience = time.monotonic() + _WAIT_SECONDS
-    while True:
-        if is_over():
-            raise KeyboardInterrupt
-        try:
-            return train(config, run_path(terms.out, config), progress=False, stop=is_over, labelled=False)
-        except FolderInUseError:
-            # a worker that was given up may still be there, and ends soon if its sweep was stopped
-            if time.monotonic() > patience:
-                raise
-            time.sleep(_WAIT_STEP)
+    while not is_over() and time.monotonic() < patience and any(is_locked(folder) for folder in folders):
+        time.sleep(_WAIT_STEP)
+    if is_over():
+        return [KeyboardInterrupt()] * len(configs)
+    return train_together(configs, folders, places, summed_up, is_over)
 
 
 @contextmanager
@@ -307,7 +321,7 @@ def summed_up(config: RunConfig, trajectory: xr.Dataset) -> Summary:
     )
 
 
-def failed(config: RunConfig, error: Exception) -> Summary:
+def failed(config: RunConfig, error: BaseException) -> Summary:
     """Sum up a run that an error ended.
 
     Examples

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
+from empirical.runs.signals import stop_requested
 from simulate.maps.iteration import usable_processors
 from theory.arguments import one_real, whole_number
 
@@ -15,14 +18,13 @@ from theory.arguments import one_real, whole_number
 _ANSWER_SECONDS = 15
 
 
-@contextmanager
 def dask_executor(
     scheduler: str | os.PathLike[str] | None = None,
     *,
     workers: int | None = None,
     resources: Mapping[str, float] | None = None,
-) -> Iterator[concurrent.futures.Executor]:
-    """Open an executor for `sweep` on Dask workers, and close it at the end.
+) -> AbstractContextManager[concurrent.futures.Executor]:
+    """Executor for `sweep` on Dask workers, started or connected to by `with` and closed at its end.
 
     Parameters
     ----------
@@ -30,13 +32,13 @@ def dask_executor(
     workers : number of processes on this machine; default one for each processor.
     resources : what each run needs of the resources that workers declare, such as {"GPU": 1}.
 
-    Yields
-    ------
-    Executor; the processes that are started here have one thread each.
+    Returns
+    -------
+    Context manager of an executor; the processes that it starts here have one thread each.
 
     Raises
     ------
-    TypeError, ValueError : an argument is out of range, or no scheduler answers.
+    TypeError, ValueError : an argument is out of range; when it is opened, no scheduler answers.
 
     Examples
     --------
@@ -51,7 +53,15 @@ def dask_executor(
     needed = {name: one_real(f"resources[{name!r}]", value, above=0) for name, value in (resources or {}).items()}
     if needed and scheduler is None:
         raise ValueError(f"resources must be None without a scheduler, whose workers declare them, got {needed}")
+    if scheduler is not None and "://" not in str(scheduler) and not os.path.isfile(scheduler):
+        raise ValueError(f"scheduler must be an address such as tcp://host:8786 or an existing file, got {scheduler!r}")
+    return _opened(scheduler, workers or usable_processors(), needed)
 
+
+@contextmanager
+def _opened(
+    scheduler: str | os.PathLike[str] | None, workers: int, needed: Mapping[str, float]
+) -> Iterator[concurrent.futures.Executor]:
     # slow to import
     import dask
     from distributed import Client
@@ -61,32 +71,38 @@ def dask_executor(
         "distributed.scheduler.allowed-failures": 10,
         "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": 1,
     }
-    with dask.config.set(settings), _cluster(scheduler, workers) as where:
+    with dask.config.set(settings), ExitStack() as opened:
+        if scheduler is None:
+            where = {"address": opened.enter_context(_processes_here(workers))}
+        else:
+            where = {"address" if "://" in str(scheduler) else "scheduler_file": str(scheduler)}
         try:
-            client = Client(**where, set_as_default=False, timeout=_ANSWER_SECONDS)
+            client = opened.enter_context(Client(**where, set_as_default=False, timeout=_ANSWER_SECONDS))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"scheduler must be the address or file of a Dask scheduler that answers, got {str(scheduler)!r}: "
                 f"{str(error).splitlines()[0]}"
             ) from None
-        with client:
-            yield client.get_executor(pure=False, **({"resources": needed} if needed else {}))
+        yield client.get_executor(pure=False, **({"resources": needed} if needed else {}))
 
 
 @contextmanager
-def _cluster(scheduler: str | os.PathLike[str] | None, workers: int | None) -> Iterator[dict[str, Any]]:
-    """Arguments of a client of the scheduler, or of a cluster of processes of its own."""
-    if scheduler is None:
-        from distributed import LocalCluster
+def _processes_here(count: int) -> Iterator[Any]:
+    """Cluster of processes of this machine, which the Ctrl-C of its terminal ends at the end of the sweep only."""
+    from distributed import LocalCluster
 
+    # Threads and processes that are started while the signal is blocked, and those that they start later, never get it;
+    # here it waits. The tracker would unblock it when it begins.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    cluster = None
+    try:
         # memory is not limited: runs are no data that Dask could move away
-        with LocalCluster(
-            n_workers=workers or usable_processors(), threads_per_worker=1, dashboard_address=None, memory_limit=0
-        ) as cluster:
-            yield {"address": cluster}
-    elif "://" in str(scheduler):
-        yield {"address": str(scheduler)}
-    elif os.path.isfile(scheduler):
-        yield {"scheduler_file": str(scheduler)}
-    else:
-        raise ValueError(f"scheduler must be an address such as tcp://host:8786 or an existing file, got {scheduler!r}")
+        cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, memory_limit=0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield cluster
+    finally:
+        with stop_requested():
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if cluster is not None:
+                cluster.close()

@@ -1,11 +1,13 @@
 import concurrent.futures
 import dataclasses
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 
+import filelock
 import pytest
 
 import simulate
@@ -16,7 +18,7 @@ from empirical.sweeps.store import open_sweep, read_summaries
 from empirical.sweeps.sweep import SweepInterrupted, WorkersLostError, sweep
 from empirical.sweeps.task import IN_USE, INTERRUPTED, Summary, Terms, failed, perform, run_path
 from empirical.sweeps.workers import dask_executor
-from simulate.trajectories.folder import FolderInUseError, steps_written
+from simulate.trajectories.folder import steps_written
 
 RUNS = grid(lr=[0.3, 0.5], wd=0.02, width=8, steps=60, seed=range(2))
 LONG = RunConfig(lr=0.5, wd=0.02, width=8, steps=10**7)
@@ -36,12 +38,13 @@ class Scripted(concurrent.futures.Executor):
 
     def submit(self, function, /, *arguments, **options):
         future = concurrent.futures.Future()
-        self.handed_out.append(arguments[0])
+        runs = arguments[0]
+        self.handed_out.append(runs)
         told = self.script.pop(0) if self.script else None
         if isinstance(told, Exception):
             future.set_exception(told)
         elif told is not None:
-            future.set_result(dataclasses.replace(failed(arguments[0], ValueError("told so")), status=told))
+            future.set_result([dataclasses.replace(failed(run, ValueError("told so")), status=told) for run in runs])
         else:
             future.set_result(function(*arguments))
         return future
@@ -93,22 +96,38 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, one_thread, ca
     assert f"failed: {bad[0]}" in told
     assert found.error.values[0].splitlines()[-1] in told
     sweep([*bad, *RUNS], tmp_path, second := Scripted())
-    assert second.handed_out == [bad[0]]
+    assert second.handed_out == [bad]
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(module, "_FIRST_DELAY", 1e-3)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("told", [INTERRUPTED, IN_USE, RuntimeError("the worker died")])
 def test_what_is_not_the_fault_of_a_run_gives_it_another_chance(tmp_path, told):
     executor = Scripted(told)
     found = sweep(RUNS, tmp_path, executor)
     assert (found.status == "complete").all()
-    assert executor.handed_out == [*RUNS, RUNS[0]]
+    assert executor.handed_out == [*((run,) for run in RUNS), (RUNS[0],)]
 
 
-def test_chances_end(tmp_path):
-    executor = Scripted(*[RuntimeError("the worker died")] * (module._MORE_CHANCES + 1))
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("told", "words"), [(RuntimeError("the worker died"), "RuntimeError: the worker died"), (INTERRUPTED, "told so")]
+)
+def test_chances_end(tmp_path, told, words):
+    executor = Scripted(*[told] * (module._MORE_CHANCES + 1))
     found = sweep(RUNS[:1], tmp_path, executor)
     assert found.status.item() == "failed"
-    assert found.error.item().splitlines()[-1].strip() == "RuntimeError: the worker died"
+    assert found.error.item().splitlines()[-1].strip().endswith(words)
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
+    (found,) = perform(RUNS[:1], Terms(out=tmp_path / "elsewhere"))
+    assert found.status == "failed"
+    assert f"out must be a folder that all workers see, but {socket.gethostname()} has no" in found.error
 
 
 def test_a_broken_pool_is_said(tmp_path, one_thread):
@@ -152,12 +171,10 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
 
 
 def test_a_run_waits_for_its_folder_and_gives_up(tmp_path, monkeypatch):
-    def held(*arguments, **options):
-        raise FolderInUseError("out must not be in use")
-
-    monkeypatch.setattr("empirical.runs.loop.train", held)
     monkeypatch.setattr(task, "_WAIT_SECONDS", 0.1)
-    assert perform(LONG, Terms(out=tmp_path)).status == IN_USE
+    with filelock.FileLock(run_path(tmp_path, LONG) / "lock"):
+        (found,) = perform([LONG], Terms(out=tmp_path))
+    assert found.status == IN_USE
 
 
 def test_a_run_is_extended_until_its_period_is_known(tmp_path, one_thread):

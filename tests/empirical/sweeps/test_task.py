@@ -16,7 +16,7 @@ CONFIG = RunConfig(lr=0.5, wd=0.02, width=8, steps=600, evaluate_every=300)
 
 
 def test_a_run_is_trained_and_summed_up(tmp_path):
-    found = perform(CONFIG, Terms(out=tmp_path))
+    (found,) = perform([CONFIG], Terms(out=tmp_path))
     run = train(CONFIG)
     judged = simulate.classify(run)
     assert (found.identity, found.status, found.status_step) == (CONFIG.identity, "complete", 600)
@@ -36,14 +36,14 @@ def test_a_run_is_trained_and_summed_up(tmp_path):
 
 def test_a_longer_run_continues_a_shorter_one(tmp_path):
     terms = Terms(out=tmp_path)
-    perform(dataclasses.replace(CONFIG, steps=300), terms)
-    perform(CONFIG, terms)
+    perform([dataclasses.replace(CONFIG, steps=300)], terms)
+    perform([CONFIG], terms)
     assert simulate.load(run_path(tmp_path, CONFIG)).identical(train(CONFIG, tmp_path / "at_once"))
 
 
 def test_divergence_is_a_result(tmp_path):
     config = dataclasses.replace(CONFIG, lr=1e30, wd=0.0, normalization="none", scale_invariant=False)
-    found = perform(config, Terms(out=tmp_path))
+    (found,) = perform([config], Terms(out=tmp_path))
     assert found.status == "diverged"
     assert found.is_final
     assert found.status_step < 600
@@ -52,7 +52,7 @@ def test_divergence_is_a_result(tmp_path):
 
 def test_an_error_is_reported_with_its_last_lines(tmp_path):
     config = dataclasses.replace(CONFIG, model="no_such_module:build")
-    found = perform(config, Terms(out=tmp_path))
+    (found,) = perform([config], Terms(out=tmp_path))
     assert found.status == "failed"
     assert not found.is_final
     assert "model must be the 'module:name' of something that Python can import" in found.error.splitlines()[-1]
@@ -60,11 +60,8 @@ def test_an_error_is_reported_with_its_last_lines(tmp_path):
 
 
 def test_a_stop_is_no_error(tmp_path, monkeypatch):
-    def stopped(*arguments, **options):
-        raise Interrupted(tmp_path, 5)
-
-    monkeypatch.setattr("empirical.runs.loop.train", stopped)
-    found = perform(CONFIG, Terms(out=tmp_path))
+    monkeypatch.setattr("empirical.runs.loop.train_together", lambda *arguments: [Interrupted(tmp_path, 5)])
+    (found,) = perform([CONFIG], Terms(out=tmp_path))
     assert (found.status, found.status_step, found.is_final) == ("interrupted", 5, False)
 
 
