@@ -22,7 +22,7 @@ import theory
 from simulate import oscillation
 from simulate.maps.noise import stream_key
 from simulate.probe import Falls, Segment, Trend, balance_law, hazard_law, jump_law
-from simulate.trajectories.contract import COMPLETE, VARIABLES, check_trajectory, make_trajectory
+from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory
 from simulate.trajectories.folder import write_json
 from theory import arguments
 from theory.arguments import FloatArray, learning_rate, one_real, weight_decay, whole_number
@@ -415,7 +415,7 @@ class PeriodModel:
         turn = (1 - k) * np.sqrt(np.expm1(2 * np.maximum(change - np.log1p(-k), 0)))
         effective_lr = np.exp(-2 * log_norm)
         own = {name: (dims, values) for name, values in (("lr", flat_rates), ("wd", flat_decays))} if dims else {}
-        trajectory = make_trajectory(
+        return make_trajectory(
             {
                 "norm": np.sqrt(rates)[..., np.newaxis] * np.exp(log_norm),
                 "grad_norm": turn / effective_lr,
@@ -429,22 +429,19 @@ class PeriodModel:
             status=np.full(rates.shape, COMPLETE, dtype=object),
             status_step=np.full(rates.shape, begin + steps),
             dims=dims,
-            coords=own,
+            coords={**own, "oscillation": (("oscillation",), np.array(oscillation.STATES, dtype=object))},
+            last_state={
+                "final_oscillation": (
+                    (*dims, "oscillation"),
+                    state.reshape(*rates.shape, len(oscillation.STATES)),
+                )
+            },
             attributes={
                 "optimizer": "SGD()",
                 "seed": seed,
                 **({} if dims else {"lr": float(rates), "wd": float(decays)}),
             },
         )
-        parts = {
-            "final_oscillation": ((*dims, "oscillation"), state.reshape(*rates.shape, len(oscillation.STATES))),
-            "oscillation": ("oscillation", np.array(oscillation.STATES, dtype=object)),
-        }
-        described = {
-            name: (own_dims, values, dict(zip(("units", "long_name"), VARIABLES[name], strict=True)))
-            for name, (own_dims, values) in parts.items()
-        }
-        return trajectory.assign(described).set_coords("oscillation")
 
     def _peak(self) -> float:
         return float(np.mean([math.log(segment.norm_max) for segment in self.segments]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from tqdm import tqdm
 
 import theory
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
+from simulate.maps.iteration import usable_processors
 from simulate.period_model import PeriodModel
-from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, VARIABLES, versions
-from simulate.trajectories.periods import classify, settled_part
+from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, described, versions
+from simulate.trajectories.periods import classify, settled_rows
 from theory.arguments import FloatArray, intrinsic_lr, one_real, real, whole_number
 from theory.optimizers import checked_optimizer
 
@@ -140,19 +142,26 @@ def phase_diagram(
         delay=2,
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
     )
-    with bar:
-        for cell in np.ndindex(products.shape):
-            run = _trajectory(
-                model,
-                float(rates[cell[0]]),
-                float(decays[cell[1]]),
-                int(steps[cell]),
-                seed,
-                max(1, math.floor(0.01 / products[cell])),
-                rule,
-                effective_lr,
-            )
-            verdicts[cell], found = _judged(run, rise)
+
+    def judged(cell: tuple[int, ...]) -> tuple[str, Mapping[str, Any]]:
+        run = _trajectory(
+            model,
+            float(rates[cell[0]]),
+            float(decays[cell[1]]),
+            int(steps[cell]),
+            seed,
+            max(1, math.floor(0.01 / products[cell])),
+            rule,
+            effective_lr,
+        )
+        return _judged(run, rise)
+
+    # the compiled part of a landscape's run is long enough for threads
+    threads = 1 if isinstance(model, PeriodModel) else usable_processors()
+    cells = list(np.ndindex(products.shape))
+    with bar, ThreadPoolExecutor(threads) as pool:
+        for cell, (verdict, found) in zip(cells, pool.map(judged, cells), strict=True):
+            verdicts[cell] = verdict
             if isinstance(model, PeriodModel) and "period" in found:
                 factor = model.period_correction(float(products[cell]))
                 found = {**found, **{name: found[name] * factor for name in ("period", "period_stderr")}}
@@ -176,8 +185,7 @@ def phase_diagram(
         },
     )
     for name in map(str, diagram.variables):
-        units, long_name = VARIABLES[name]
-        diagram[name].attrs.update(units=units, long_name=long_name)
+        diagram[name].attrs.update(described(name))
     return diagram
 
 
@@ -238,10 +246,11 @@ def _judged(run: xr.Dataset, rise: float) -> tuple[str, Mapping[str, Any]]:
     status = str(run.status.item())
     if status in (COLLAPSED, DIVERGED):
         return status, {}
-    settled = settled_part(run)
-    moves = run.step.values[run.rotation.values != 0]
+    settled, steps = settled_rows(run), run.step.values
+    norms = run.norm.values[settled]
+    moves = steps[run.rotation.values != 0]
     # as many steps as are left out at the start
-    if run.step.values[-1] - (moves[-1] if moves.size else 0) >= settled.step.values[0]:
+    if steps[-1] - (moves[-1] if moves.size else 0) >= steps[settled[0]]:
         return COLLAPSED, {}
     judged = classify(run, rise=rise)
     periods = judged.periods
@@ -249,8 +258,8 @@ def _judged(run: xr.Dataset, rise: float) -> tuple[str, Mapping[str, Any]]:
         "period": periods.mean,
         "period_stderr": periods.stderr,
         "outside_growth": periods.outside_growth,
-        "norm_min": settled.norm.values.min(),
-        "norm_max": settled.norm.values.max(),
+        "norm_min": norms.min(),
+        "norm_max": norms.max(),
         "log_norm_sd": judged.log_norm_sd,
         "rotation_ratio": judged.rotation_ratio,
     }

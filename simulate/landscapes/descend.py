@@ -17,7 +17,6 @@ from simulate.trajectories.contract import (
     DIVERGED,
     NORM_MAX,
     NORM_MIN,
-    VARIABLES,
     check_trajectory,
     make_trajectory,
 )
@@ -173,7 +172,13 @@ def descend(
     if callable(lr):
         columns["lr"] = schedule[step - begin]
     held = state["weights"]
-    run = make_trajectory(
+    wide = (*dims, "weight")
+    last_state = {"final_weights": (wide, held.reshape(*shape, -1))}
+    if rule.momentum:
+        last_state["final_velocity"] = (wide, state["velocity"].reshape(*shape, -1))
+    if fixed == "norm":
+        last_state["held_norm"] = (dims, state["held_norm"].reshape(shape))
+    return make_trajectory(
         columns,
         step=step,
         source="landscape",
@@ -182,19 +187,9 @@ def descend(
         status_step=state["ended"].reshape(shape),
         dims=dims,
         coords=coords,
+        last_state=last_state,
         attributes=attributes,
     )
-    last_state = {"final_weights": (held, True)}
-    if rule.momentum:
-        last_state["final_velocity"] = (state["velocity"], True)
-    if fixed == "norm":
-        last_state["held_norm"] = (state["held_norm"], False)
-    for variable, (values, wide) in last_state.items():
-        units, long_name = VARIABLES[variable]
-        on = (*dims, "weight") if wide else dims
-        run[variable] = (on, values.reshape(*shape, -1) if wide else values.reshape(shape))
-        run[variable].attrs.update(units=units, long_name=long_name)
-    return run
 
 
 def _fresh(

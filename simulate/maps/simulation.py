@@ -13,7 +13,7 @@ from simulate.maps import kernels
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, GradientRule
 from simulate.maps.iteration import STATUSES, Drive, Made, Plan, State, continued, fresh, move_on
 from simulate.maps.layout import Layout, lay_out, place
-from simulate.trajectories.contract import NORM_MAX, NORM_MIN, VARIABLES, make_trajectory
+from simulate.trajectories.contract import NORM_MAX, NORM_MIN, described, make_trajectory
 from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
 from theory.destabilization import step_angle
 from theory.schedules import learning_rates
@@ -120,8 +120,9 @@ def simulated(
     if not stride:
         run = _with_statistics(run, made.statistics, np.maximum(state.ended - begin, 0))
     if heights is not None:
-        run = run.assign_coords(_described("level", ("level",), heights))
-        run = run.assign(_described("crossing_time", (*layout.dims, "level"), crossing.reshape(*decay.shape, -1)))
+        run = run.assign_coords(level=(("level",), heights, described("level")))
+        times = crossing.reshape(*decay.shape, -1)
+        run = run.assign(crossing_time=((*layout.dims, "level"), times, described("crossing_time")))
     return run
 
 
@@ -174,7 +175,7 @@ def assembled(
     if plan.optimizer.momentum:
         last_state["final_velocity_along"], last_state["final_velocity_across"] = state.velocity.T
     for name, values in last_state.items():
-        trajectory = trajectory.assign(_described(name, dims, values.reshape(shape)))
+        trajectory = trajectory.assign({name: (dims, values.reshape(shape), described(name))})
     return trajectory
 
 
@@ -240,10 +241,5 @@ def _with_statistics(trajectory: xr.Dataset, sums: FloatArray, made: npt.NDArray
         }
     dims, shape = trajectory.final_norm.dims, trajectory.final_norm.shape
     for name, value in values.items():
-        trajectory = trajectory.assign(_described(name, dims, value.reshape(shape)))
+        trajectory = trajectory.assign({name: (dims, value.reshape(shape), described(name))})
     return trajectory
-
-
-def _described(name: str, dims: tuple[Any, ...], values: Any) -> dict[str, Any]:
-    """One variable with its units and its meaning."""
-    return {name: (dims, values, dict(zip(("units", "long_name"), VARIABLES[name], strict=True)))}

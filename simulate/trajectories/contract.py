@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -95,6 +94,7 @@ def make_trajectory(
     coords: Mapping[str, tuple[Sequence[str], npt.ArrayLike]] | None = None,
     groups: Sequence[str] = (),
     evaluations: Mapping[str, npt.ArrayLike] | None = None,
+    last_state: Mapping[str, tuple[Sequence[str], npt.ArrayLike]] | None = None,
     attributes: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Assemble a trajectory with units, long names, versions and schema number.
@@ -109,6 +109,7 @@ def make_trajectory(
     dims, coords : names and coordinates of the batch dimensions.
     groups : names of the scale-invariant groups.
     evaluations : `eval_step` and the variables along it.
+    last_state : further variables, with their dimensions, from which a simulation can go on.
     attributes : further attributes (optimizer, lr, wd, config, …).
 
     Returns
@@ -138,18 +139,29 @@ def make_trajectory(
     variables["final_norm"] = (dims, np.asarray(final_norm, dtype=np.float64))
     variables["status"] = (dims, np.asarray(status, dtype=object))
     variables["status_step"] = (dims, np.asarray(status_step, dtype=np.int64))
-    all_coords: dict[str, Any] = {"step": ("step", np.asarray(step, dtype=np.int64))}
+    variables.update({name: (tuple(on), np.asarray(values)) for name, (on, values) in (last_state or {}).items()})
+    all_coords: dict[str, Any] = {"step": (("step",), np.asarray(step, dtype=np.int64))}
     all_coords.update({name: (tuple(on), np.asarray(values)) for name, (on, values) in (coords or {}).items()})
     if groups:
-        all_coords["group"] = ("group", np.asarray(groups, dtype=object))
+        all_coords["group"] = (("group",), np.asarray(groups, dtype=object))
     if evaluations:
-        all_coords["eval_step"] = ("eval_step", np.asarray(evaluations["eval_step"], dtype=np.int64))
-    dataset = xr.Dataset(variables, coords=all_coords)
-    for variable in map(str, dataset.variables):
-        if variable in VARIABLES:
-            units, long_name = VARIABLES[variable]
-            dataset[variable].attrs.update(units=units, long_name=long_name)
+        all_coords["eval_step"] = (("eval_step",), np.asarray(evaluations["eval_step"], dtype=np.int64))
+    dataset = xr.Dataset(
+        {name: (*value, described(name)) for name, value in variables.items()},
+        coords={name: (*value, described(name)) for name, value in all_coords.items()},
+    )
     return dataset.assign_attrs({"source": source, "schema": SCHEMA, **versions(), **(attributes or {})})
+
+
+def described(name: str) -> dict[str, str]:
+    """Units and long name of a variable of the contract; nothing for any other.
+
+    Examples
+    --------
+    >>> described("rotation")["units"]
+    'radian'
+    """
+    return dict(zip(("units", "long_name"), VARIABLES[name], strict=True)) if name in VARIABLES else {}
 
 
 def versions() -> dict[str, str]:
@@ -162,7 +174,7 @@ def versions() -> dict[str, str]:
     """
     return {
         "bnwd_version": theory.__version__,
-        "numpy_version": metadata.version("numpy"),
+        "numpy_version": np.__version__,
         "python_version": platform.python_version(),
     }
 
@@ -238,4 +250,7 @@ def intrinsic_lr(trajectory: xr.Dataset) -> float:
     >>> intrinsic_lr(xr.Dataset(attrs={"lr": 0.5, "wd": 0.01}))
     0.005
     """
-    return float((setting(trajectory, "lr") * setting(trajectory, "wd")).mean())
+    found = [setting(trajectory, name) for name in ("lr", "wd")]
+    if all(value.ndim == 0 for value in found):
+        return float(found[0].values) * float(found[1].values)
+    return float((found[0] * found[1]).mean())

@@ -178,18 +178,19 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     check_trajectory(trajectory, "rotation", single=True)
     # the verdict itself says where no period is clear
     periods = _found(trajectory, rise, discard)
-    settled = settled_part(trajectory, discard)
-    if settled.sizes["step"] < 2:
+    settled = settled_rows(trajectory, discard)
+    if len(settled) < 2:
         raise ValueError("trajectory must have rows left after `discard`, got fewer than two")
+    lr = setting(trajectory, "lr")
     expected = theory.equilibrium_rotation(
-        np.asarray(setting(settled, "lr").values, dtype=float),
-        float(setting(settled, "wd").values),
-        grad_norm=_root_mean_square(settled),
-        optimizer=optimizer_named(trajectory.attrs.get("optimizer", "SGD()")),
+        np.asarray(lr.values[settled] if lr.ndim else lr.values, dtype=float),
+        float(setting(trajectory, "wd").values),
+        grad_norm=_root_mean_square(trajectory, settled),
+        optimizer=optimizer_named(str(_optimizer(trajectory))),
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = float(np.median(settled.rotation.values / expected))
-    sd = float(np.log(settled.norm.values).std())
+        ratio = float(np.median(trajectory.rotation.values[settled] / expected))
+    sd = float(np.log(trajectory.norm.values[settled]).std())
     if ROTATION_RATIO_MIN <= ratio < math.inf and sd <= LOG_NORM_SD_MAX:
         verdict = EQUILIBRIUM
     elif periods.count >= PERIODS_MIN and periods.outside_growth <= OUTSIDE_GROWTH_MAX:
@@ -204,8 +205,8 @@ def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
     check_trajectory(trajectory, single=True)
     rise = one_real("rise", rise, above=0)
     k = intrinsic_lr(trajectory)
-    settled = settled_part(trajectory, discard)
-    step, norm = settled.step.values, settled.norm.values
+    settled = settled_rows(trajectory, discard)
+    step, norm = trajectory.step.values[settled], trajectory.norm.values[settled]
     if k > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / k):
         warnings.warn(
             f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above 0.01/(lr*wd) = {0.01 / k:.3g}",
@@ -223,10 +224,16 @@ def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
     )
 
 
-def _root_mean_square(trajectory: xr.Dataset) -> float:
+def _optimizer(trajectory: xr.Dataset) -> Any:
+    """Text of the optimizer: a coordinate where it is swept, an attribute otherwise."""
+    swept = trajectory.coords.get("optimizer")
+    return trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item()
+
+
+def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> float:
     """Typical g̃, which some optimizers' rotation depends on; 1 where it is not known."""
     with np.errstate(over="ignore"):
-        known = float(np.sqrt(np.mean(trajectory.grad_norm.values**2))) if "grad_norm" in trajectory else 1.0
+        known = float(np.sqrt(np.mean(trajectory.grad_norm.values[rows] ** 2))) if "grad_norm" in trajectory else 1.0
     return known if known > 0 and math.isfinite(known) else 1.0
 
 
@@ -239,13 +246,25 @@ def settled_part(trajectory: xr.Dataset, discard: int | None = None) -> xr.Datas
     >>> settled_part(run).step.values.tolist()[:2]
     [20, 21]
     """
+    return trajectory.isel(step=settled_rows(trajectory, discard))
+
+
+def settled_rows(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDArray[np.int64]:
+    """Numbers of the rows of `settled_part`.
+
+    Examples
+    --------
+    >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
+    >>> len(settled_rows(run))
+    10
+    """
     if discard is None:
         k = intrinsic_lr(trajectory)
         discard = round(2 / k) if k > 0 else 0
     discard = whole_number("discard", discard)
     step, norm = trajectory.step.values, trajectory.norm.values
     kept = np.isfinite(norm) & (norm > 0) & (step >= (step[0] if step.size else 0) + discard)
-    return trajectory.isel(step=np.flatnonzero(kept))
+    return np.flatnonzero(kept)
 
 
 @numba.njit(cache=True, nogil=True)
