@@ -24,23 +24,15 @@ import torch
 
 from empirical.steps.contract import State
 from simulate.trajectories.contract import COMPLETE, RUNNING
-from simulate.trajectories.folder import (
+from simulate.trajectories.folder import CONFIG, EVALS, LOCK, STATUS, STEPS, STORE, held_folder, store_run, write_json
+from simulate.trajectories.logs import (
     CHECK,
-    CONFIG,
-    EVALS,
-    LOCK,
-    STATUS,
-    STEPS,
-    STORE,
     count_records,
     evaluation_log,
     evaluation_record,
-    held_folder,
     read_records,
     sealed,
     step_log,
-    store_run,
-    write_json,
 )
 
 _CHECKPOINTS_KEPT = 2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from empirical.steps.kernels.products import replica_products
-from simulate.trajectories.folder import step_record
+from simulate.trajectories.logs import step_record
 
 # Rows and columns of the scalar products: weights, gradient of the loss, change of the weights.
 WEIGHTS, GRADIENT, CHANGE = 0, 1, 2
@@ -101,7 +101,7 @@ def records(
 
     Returns
     -------
-    structured array of shape (…), see `simulate.trajectories.folder.step_record`.
+    structured array of shape (…), see `simulate.trajectories.logs.step_record`.
 
     Examples
     --------

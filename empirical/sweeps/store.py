@@ -16,13 +16,15 @@ import xarray as xr
 from empirical.config import RunConfig
 from empirical.sweeps.grid import different, swept, swept_value
 from empirical.sweeps.task import RUNS, SESSION, Summary, run_path
-from simulate.trajectories.folder import LOCK, held_folder, write_json
+from empirical.sweeps.traces import Trace, with_traces
+from simulate.trajectories.contract import described
+from simulate.trajectories.folder import LOCK, held_folder, steps_written, write_json
 from theory.optimizers import optimizer_text
 
 _SWEEP, _SUMMARIES = "sweep.json", "summaries.log"
 PENDING = "pending"
 # columns of the overview
-_SHOWN = ("status", "status_step", "verdict", "period_mean", "period_stderr", "norm_min", "norm_max", "test_error")
+_SHOWN = ("status", "status_step", "verdict", "period", "period_stderr", "norm_min", "norm_max", "test_error")
 
 
 class SweepFolder:
@@ -135,12 +137,15 @@ def read_configs(path: Path) -> tuple[RunConfig, ...]:
     return tuple(RunConfig.from_dict({**common, **dict(zip(varied, row, strict=True))}) for row in table["runs"])
 
 
-def open_sweep(path: str | os.PathLike[str]) -> xr.Dataset:
+def open_sweep(path: str | os.PathLike[str], *, traces: bool = False) -> xr.Dataset:
     """Open a sweep as one data set, also while it runs.
 
     Parameters
     ----------
     path : folder of the sweep.
+    traces : with the trajectories, as variables along the settings and `step`, NaN where a run has no row. They are
+        read from the logs of the runs when they are used: select before computing. The last evaluations become all of
+        them, along `eval_step`.
 
     Returns
     -------
@@ -181,8 +186,20 @@ def open_sweep(path: str | os.PathLike[str]) -> xr.Dataset:
         filled = np.empty(shape, dtype=flat.dtype)
         for where, value in zip(at, flat, strict=True):
             filled[where] = value
-        variables[name] = (dims, filled)
-    return xr.Dataset(variables, coords)
+        variables[name] = (dims, filled, described(name))
+    opened = xr.Dataset(variables, coords)
+    for name in axes:
+        opened[name].attrs.update(described(name))
+    if not traces:
+        return opened
+    return with_traces(opened, configs, at, [_trace(place, config, summaries) for config in configs])
+
+
+def _trace(place: Path, config: RunConfig, summaries: Mapping[str, Summary]) -> Trace:
+    folder, summary = run_path(place, config), summaries.get(config.identity)
+    if summary is not None and summary.is_final:
+        return Trace(folder, summary.status_step)
+    return Trace(folder, steps_written(folder))
 
 
 def _columns(

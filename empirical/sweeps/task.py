@@ -96,7 +96,7 @@ class Summary:
     seconds : that this took, next to nothing where nothing was left to do; of replicas, each has its share.
     error : last lines of the error of a failed run, else "".
     numbers : `final_norm`, `norm_min`, `norm_max`, the last evaluations, and, where the run is long enough for them,
-        `periods`, `period_mean`, `period_stderr` (steps), `rotation_ratio` and `log_norm_sd`; see `simulate.classify`.
+        `periods`, `period`, `period_stderr` (steps), `rotation_ratio` and `log_norm_sd`; see `simulate.classify`.
     verdict : of `simulate.classify`; "" where the run is too short.
     """
 
@@ -117,7 +117,7 @@ class Summary:
     @property
     def period_error(self) -> float:
         """Relative standard error of the mean period; inf where it is unknown."""
-        mean, stderr = (self.numbers.get(name, math.nan) for name in ("period_mean", "period_stderr"))
+        mean, stderr = (self.numbers.get(name, math.nan) for name in ("period", "period_stderr"))
         return stderr / mean if stderr >= 0 and mean > 0 else math.inf
 
     def answers(self, config: RunConfig, terms: Terms) -> bool:
@@ -161,7 +161,7 @@ def extended(summary: Summary, terms: Terms) -> int | None:
     Examples
     --------
     >>> found = Summary(identity="", steps=1000, status="complete", status_step=1000, seconds=1,
-    ...                 numbers={"period_mean": 50.0, "period_stderr": 5.0})
+    ...                 numbers={"period": 50.0, "period_stderr": 5.0})
     >>> extended(found, Terms(out=Path("sweep"), until=0.08, max_steps=10_000))
     1719
     """
@@ -305,7 +305,7 @@ def summed_up(config: RunConfig, trajectory: xr.Dataset) -> Summary:
         verdict = found.verdict
         numbers.update(
             periods=found.periods.count,
-            period_mean=found.periods.mean,
+            period=found.periods.mean,
             period_stderr=found.periods.stderr,
             rotation_ratio=found.rotation_ratio,
             log_norm_sd=found.log_norm_sd,

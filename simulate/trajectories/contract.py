@@ -71,9 +71,13 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "verdict": ("", "equilibrium, periodic, no clear period, collapsed or diverged"),
     "period": ("step", "mean length of the periods"),
     "period_stderr": ("step", "standard error of the mean length of the periods"),
+    "periods": ("", "number of complete periods"),
     "outside_growth": ("1", "share of the growth of ln(norm) outside the detected rises"),
     "log_norm_sd": ("1", "standard deviation of ln(norm)"),
     "rotation_ratio": ("1", "median rotation over its equilibrium value"),
+    "seconds": ("s", "time that a worker took"),
+    "error": ("", "last lines of the error of a failed run"),
+    "folder": ("", "where a run is stored"),
     "status": ("", "running, complete, interrupted, diverged or collapsed"),
     "status_step": ("step", "number of updates made when the status was set"),
 }

@@ -25,18 +25,8 @@ import simulate
 from empirical import RunConfig, StorageError, resume, train
 from empirical.runs import loop
 from empirical.runs.folder import RunFolder
-from simulate.trajectories.folder import (
-    BLOCK,
-    CONFIG,
-    STATUS,
-    STEPS,
-    STORE,
-    checked,
-    count_records,
-    step_record,
-    steps_written,
-    write_json,
-)
+from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written, write_json
+from simulate.trajectories.logs import BLOCK, checked, count_records, step_record
 
 CONFIG_900 = RunConfig(lr=0.5, wd=0.01, width=8, steps=900, evaluate_every=100)
 RECORD = checked(step_record(2))

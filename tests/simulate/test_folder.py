@@ -10,20 +10,8 @@ import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, load, norm_map, save
 from simulate.trajectories.contract import SCHEMA, VARIABLES
-from simulate.trajectories.folder import (
-    CONFIG,
-    EVALS,
-    LOCK,
-    STATUS,
-    STEPS,
-    STORE,
-    evaluation_record,
-    is_locked,
-    read_records,
-    step_record,
-    steps_written,
-    write_json,
-)
+from simulate.trajectories.folder import CONFIG, EVALS, LOCK, STATUS, STEPS, STORE, is_locked, steps_written, write_json
+from simulate.trajectories.logs import evaluation_record, read_records, step_record
 
 EVALUATION_RECORD = evaluation_record()
 GROUPS = ["conv1.weight", "conv2.weight"]

@@ -180,9 +180,9 @@ def test_a_run_waits_for_its_folder_and_gives_up(tmp_path, monkeypatch):
 def test_a_run_is_extended_until_its_period_is_known(tmp_path, one_thread):
     run = RunConfig(lr=0.3, wd=0.01, width=64, batch_size=32, steps=2000)
     before = sweep([run], tmp_path / "short", one_thread)
-    assert not before.period_stderr / before.period_mean <= 0.1
+    assert not before.period_stderr / before.period <= 0.1
     found = sweep([run], tmp_path / "sweep", one_thread, until=0.1, max_steps=40_000)
-    assert found.period_stderr / found.period_mean <= 0.1
+    assert found.period_stderr / found.period <= 0.1
     longer = dataclasses.replace(run, steps=found.status_step.item())
     assert simulate.load(run_path(tmp_path / "sweep", run)).identical(train(longer))
     sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), until=0.1, max_steps=40_000)
@@ -190,7 +190,7 @@ def test_a_run_is_extended_until_its_period_is_known(tmp_path, one_thread):
 
 
 @pytest.mark.parametrize("steps", [0, 1, 7])
-@pytest.mark.parametrize("numbers", [{}, {"period_mean": 1.0, "period_stderr": 1e300}])
+@pytest.mark.parametrize("numbers", [{}, {"period": 1.0, "period_stderr": 1e300}])
 def test_an_extension_ends_at_its_limit(tmp_path, steps, numbers):
     terms, made = Terms(out=tmp_path, until=1e-300, max_steps=1000), []
     while steps is not None and len(made) < 100:

@@ -1,0 +1,143 @@
+"""Trajectories of a sweep as one data set, read when they are used."""
+
+import concurrent.futures
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import simulate
+import theory
+from empirical import grid, open_sweep, sweep
+from empirical.sweeps import traces
+from empirical.sweeps.store import SweepFolder
+from empirical.sweeps.task import Terms, perform, run_path
+from simulate.trajectories.contract import VARIABLES
+
+RUNS = grid(lr=[0.3, 0.5], wd=0.02, width=8, steps=60, seed=range(3), evaluate_every=25)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A sweep that is under way: one run is longer, one shorter, one has not begun."""
+    place = tmp_path_factory.mktemp("sweep")
+    folder = SweepFolder(place)
+    folder.begin([dataclasses.replace(run, steps=60) for run in RUNS])
+    for number, run in enumerate(RUNS[:-1]):
+        run = dataclasses.replace(run, steps={1: 40}.get(number, 60))
+        (summary,) = perform([run], Terms(out=place))
+        # of one run nobody has told yet
+        if number != 2:
+            folder.append(summary)
+    folder.close()
+    return place
+
+
+def same_rows(found, expected):
+    for name in expected.data_vars:
+        if "step" in expected[name].dims:
+            rows = found[name].isel(step=slice(expected.sizes["step"]))
+            np.testing.assert_array_equal(rows.values, expected[name].values, err_msg=name)
+            assert found[name].isel(step=slice(expected.sizes["step"], None)).isnull().all()
+        elif "eval_step" in expected[name].dims:
+            np.testing.assert_array_equal(found[name].sel(eval_step=expected.eval_step).values, expected[name].values)
+    return True
+
+
+def test_every_run_is_there_as_it_is(path):
+    opened = open_sweep(path, traces=True)
+    assert dict(opened.sizes) == {"lr": 2, "seed": 3, "step": 60, "group": 2, "eval_step": 5}
+    assert opened.eval_step.values.tolist() == [0, 25, 40, 50, 60]
+    for run in RUNS[:-1]:
+        assert same_rows(opened.sel(lr=run.lr, seed=run.seed), simulate.load(run_path(path, run)))
+    assert opened.norm.sel(lr=0.5, seed=2).isnull().all()
+    assert opened.status.values.tolist() == [["complete", "complete", "pending"], ["complete", "complete", "pending"]]
+
+
+def test_variables_and_attributes_are_those_of_the_contract(path):
+    opened, run = open_sweep(path, traces=True), simulate.load(run_path(path, RUNS[0]))
+    assert {str(name) for name in run.data_vars} <= {str(name) for name in opened.data_vars}
+    for name in opened.variables:
+        if name in VARIABLES:
+            assert opened[name].attrs == dict(zip(("units", "long_name"), VARIABLES[name], strict=True)), name
+    assert opened.norm.dims == ("lr", "seed", "step")
+    assert opened.group_norm.dims == ("lr", "seed", "step", "group")
+    assert "lr" not in opened.attrs
+    assert (opened.attrs["wd"], opened.attrs["optimizer"], opened.attrs["source"]) == (0.02, "SGD()", "training")
+
+
+def test_a_selected_run_can_be_judged_like_any_trajectory(tmp_path):
+    rules = [theory.SGD(), theory.SGD(momentum=0.5)]
+    runs = grid(lr=0.5, wd=0.02, width=8, steps=600, optimizer=rules, seed=[0, 1])
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        sweep(runs, tmp_path, executor)
+    opened = open_sweep(tmp_path, traces=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for run in runs:
+            found = opened.sel(optimizer=str(run.optimizer), seed=run.seed)
+            expected = simulate.load(found.folder.item())
+            judged, asked = simulate.classify(found), simulate.classify(expected)
+            assert (judged.verdict, judged.rotation_ratio) == (asked.verdict, asked.rotation_ratio)
+            np.testing.assert_array_equal(judged.periods.onsets, asked.periods.onsets)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_selecting_before_reading_is_selecting_after(path, data):
+    opened = open_sweep(path, traces=True)
+    name = data.draw(st.sampled_from(["norm", "effective_lr", "group_rotation", "train_loss"]))
+    lazy, loaded = opened[name], opened[name].load().copy()
+    for _ in range(data.draw(st.integers(1, 2))):
+        selected = {}
+        for dim, size in loaded.sizes.items():
+            choice = st.one_of(
+                st.integers(-size, size - 1),
+                st.slices(size),
+                st.lists(st.integers(-size, size - 1), max_size=4).map(lambda chosen: np.array(chosen, dtype=int)),
+            )
+            if size and data.draw(st.booleans()):
+                selected[dim] = data.draw(choice)
+        lazy, loaded = lazy.isel(selected), loaded.isel(selected)
+    xr.testing.assert_identical(lazy.load(), loaded)
+
+
+def test_only_what_is_used_is_read(path, monkeypatch):
+    asked = []
+
+    def noted(file, record, start=0, stop=None):
+        asked.append((file.parent.name, start, stop))
+        return read(file, record, start, stop)
+
+    read = traces.read_records
+    monkeypatch.setattr(traces, "read_records", noted)
+    opened = open_sweep(path, traces=True)
+    assert opened.norm.sizes["step"] == 60
+    assert not asked
+    opened.norm.sel(lr=0.3, seed=0).isel(step=slice(10, 20, 3)).load()
+    assert asked == [(RUNS[0].identity, 10, 20)]
+
+
+def test_settings_that_make_different_networks(tmp_path):
+    runs = grid(lr=theory.Cosine(0.5, 0.1, 10), wd=0.02, width=4, steps=10, model=["mlp", "convnet"], seed=[0, 1])
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        sweep(runs, tmp_path, executor)
+    opened = open_sweep(tmp_path, traces=True)
+    assert "group" not in opened.dims
+    np.testing.assert_allclose(opened.lr.sel(model="mlp", seed=0), runs[0].lr(np.arange(10)))
+    for run in runs:
+        found = opened.norm.sel(model=run.model, seed=run.seed).values
+        np.testing.assert_array_equal(found, simulate.load(run_path(tmp_path, run)).norm.values)
+
+
+def test_a_sweep_without_a_row_opens_too(tmp_path):
+    folder = SweepFolder(tmp_path)
+    folder.begin(RUNS)
+    folder.close()
+    assert open_sweep(tmp_path, traces=True).identical(open_sweep(tmp_path))
+    perform([dataclasses.replace(RUNS[0], steps=0)], Terms(out=tmp_path))
+    assert open_sweep(tmp_path, traces=True).norm.sizes["step"] == 0
