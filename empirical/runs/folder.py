@@ -14,6 +14,7 @@ import math
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class RunFolder:
     ----------
     path : the folder; made if it does not exist.
     labelled : write the labelled store when the run has ended; without it the folder keeps few files.
+    pace : seconds for which records may wait in memory before they are written, if no checkpoint or end comes first.
 
     Raises
     ------
@@ -76,9 +78,10 @@ class RunFolder:
     >>> folder.close()
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, labelled: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, labelled: bool = True, pace: float = 0.0) -> None:
         self.path = Path(path)
-        self._labelled = labelled
+        self._labelled, self._pace, self._written = labelled, pace, time.monotonic()
+        self._waiting: dict[str, list[npt.NDArray[Any]]] = {}
         # a process that was killed while it began a run leaves no more than these
         beginnings = {LOCK, CONFIG + ".partial"}
         self._lock = held_folder(
@@ -115,20 +118,30 @@ class RunFolder:
 
     def append_steps(self, records: npt.NDArray[Any]) -> None:
         """Append records of steps."""
-        self._append(STEPS, step_log(self._description), records)
+        self._append(STEPS, records)
 
     def append_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Append an evaluation; what was not evaluated is NaN."""
         log = evaluation_log(self._description)
         names = [name for name in log.names or () if name not in ("eval_step", CHECK)]
         row = (step, *(values.get(name, np.nan) for name in names))
-        self._append(EVALS, log, np.array([row], dtype=evaluation_record(names)))
+        self._append(EVALS, np.array([row], dtype=evaluation_record(names)))
 
-    def _append(self, name: str, log: np.dtype[Any], records: npt.NDArray[Any]) -> None:
-        path = self.path / name
-        first = path.stat().st_size // log.itemsize if path.exists() else 0
-        with open(path, "ab") as file:
-            file.write((sealed(records, first) if CHECK in (log.names or ()) else records).tobytes())
+    def _append(self, name: str, records: npt.NDArray[Any]) -> None:
+        self._waiting.setdefault(name, []).append(records)
+        if time.monotonic() - self._written >= self._pace:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the records that wait."""
+        waiting, self._waiting = self._waiting, {}
+        for name, parts in waiting.items():
+            log = (step_log if name == STEPS else evaluation_log)(self._description)
+            path, records = self.path / name, np.concatenate(parts)
+            first = path.stat().st_size // log.itemsize if path.exists() else 0
+            with open(path, "ab") as file:
+                file.write((sealed(records, first) if CHECK in (log.names or ()) else records).tobytes())
+        self._written = time.monotonic()
 
     @property
     def _description(self) -> dict[str, Any]:
@@ -137,6 +150,7 @@ class RunFolder:
 
     def save_checkpoint(self, step: int, state: State, random_state: torch.Tensor) -> None:
         """Write a checkpoint after all records of the steps before it are safe; keep the last two."""
+        self.flush()
         for name in (STEPS, EVALS):
             if (self.path / name).exists():
                 with open(self.path / name, "rb") as file:
@@ -205,6 +219,7 @@ class RunFolder:
 
     def finish(self, status: str, step: int, message: str = "") -> None:
         """Write the final status, then the labelled store, if there is to be one."""
+        self.flush()
         self.set_status(status, status_step=step, **({"message": message} if message else {}))
         self.store()
 

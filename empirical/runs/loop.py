@@ -206,6 +206,7 @@ def train_together(
     places: Sequence[int],
     summed_up: Callable[[RunConfig, xr.Dataset], Result],
     stop: Callable[[], bool],
+    pace: float = 0.0,
 ) -> list[Result | Exception | Interrupted]:
     """Train several runs in one process, those of equal shape as replicas in the same steps.
 
@@ -217,6 +218,7 @@ def train_together(
     places : of each among its replicas; a run that was begun keeps the one that it had.
     summed_up : what is wanted of the trajectory of a run; there may not be room for all of them.
     stop : is asked about twice a second; when it says True, all runs are interrupted as by Ctrl-C.
+    pace : seconds for which records may wait before they are written.
 
     Returns
     -------
@@ -237,7 +239,7 @@ def train_together(
             try:
                 setup = prepare(config, alike=shapes.get(config.shape))
                 shapes.setdefault(config.shape, setup)
-                folder = RunFolder(out, labelled=False)
+                folder = RunFolder(out, labelled=False, pace=pace)
                 opened.callback(folder.close)
                 run = _Run(folder, setup, place)
                 run.begin(None)

@@ -71,10 +71,11 @@ class SweepFolder:
         """Let the runs stop, wherever they are."""
         (self.path / SESSION).unlink(missing_ok=True)
 
-    def append(self, summary: Summary) -> None:
-        """Add what became of a run."""
+    def append(self, *summaries: Summary) -> None:
+        """Add what became of runs."""
+        lines = [json.dumps(summary.to_dict(), allow_nan=False).encode() + b"\n" for summary in summaries]
         with open(self.path / _SUMMARIES, "ab") as file:
-            file.write(json.dumps(summary.to_dict(), allow_nan=False).encode() + b"\n")
+            file.write(b"".join(lines))
 
 
 def _table(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import textwrap
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ _MORE_CHANCES = 4
 _FIRST_DELAY, _NEXT_DELAY = 0.25, 4.0
 _MOST_GROWTH_OF_STEPS = 10
 _LOOK_SECONDS, _LOOKED_AT = 1.0, 200
+# results that are written at a time
+_TAKEN = 1000
+# So many runs of a sweep make a second of their pace, up to the longest.
+_RUNS_PER_SECOND, _LONGEST_PACE = 100, 20.0
 # how long the end of the last runs is waited for after a stop
 _PATIENCE_SECONDS = 90.0
 
@@ -137,6 +141,7 @@ def sweep(
             max_steps=max_steps or _MOST_GROWTH_OF_STEPS * max(run.steps for run in runs),
             threads=threads,
             traces=traces,
+            pace=min(len(runs) / _RUNS_PER_SECOND, _LONGEST_PACE),
         )
         known = read_summaries(folder.path)
         left = [run for run in runs if run.identity not in known or not known[run.identity].answers(run, terms)]
@@ -213,15 +218,22 @@ class _Sweep:
     def _collect(self) -> None:
         """Take all that has ended, waiting for the first some time."""
         wait = _LOOK_SECONDS
-        while True:
-            try:
-                future = self._ended.get(timeout=wait)
-            except queue.Empty:
-                return
-            wait = 0.0
-            self._take(self._given.pop(future), future)
+        ended: list[concurrent.futures.Future[tuple[Summary, ...]]] = []
+        with suppress(queue.Empty):
+            while len(ended) < _TAKEN:
+                ended.append(self._ended.get(timeout=wait))
+                wait = 0.0
+        summaries: list[Summary] = []
+        try:
+            for future in ended:
+                summaries += self._ended_runs(self._given.pop(future), future)
+        finally:
+            if summaries:
+                self._folder.append(*summaries)
 
-    def _take(self, runs: Runs, future: concurrent.futures.Future[tuple[Summary, ...]]) -> None:
+    def _ended_runs(self, runs: Runs, future: concurrent.futures.Future[tuple[Summary, ...]]) -> list[Summary]:
+        """Summaries of those that have come to an end; the others go back to the queue."""
+        ended = []
         try:
             summaries = future.result()
         except (concurrent.futures.CancelledError, concurrent.futures.BrokenExecutor) as error:
@@ -237,10 +249,11 @@ class _Sweep:
                     delay = max(delay, _FIRST_DELAY * _NEXT_DELAY ** self._chances[run.identity])
                     continue
                 summary = _given_up(summary)
-            self._folder.append(summary)
+            ended.append(summary)
             self._view.ended(run, summary)
         if again:
             self._later.append((time.monotonic() + delay, tuple(again)))
+        return ended
 
     def _has_a_chance(self, run: RunConfig, summary: Summary) -> bool:
         """Whether a run is to be given out again that ended without its fault, or for all that is known."""

@@ -48,6 +48,8 @@ class Terms:
     max_steps : at most to so many steps.
     threads : of PyTorch and BLAS.
     traces : keep the folder of a run that has ended; without it only its summary is left.
+    pace : seconds between what a run writes, and between its looks at the session file, so that many runs on one disk
+        leave it time.
     """
 
     out: Path
@@ -56,6 +58,7 @@ class Terms:
     max_steps: int = 0
     threads: int = 1
     traces: bool = True
+    pace: float = 0.0
 
     def goes_on(self) -> bool:
         """Whether the sweep has not been stopped, or begun anew by another process."""
@@ -237,7 +240,7 @@ class _Look:
         self._terms, self._last, self._is_over = terms, -math.inf, False
 
     def __call__(self) -> bool:
-        if not self._is_over and time.monotonic() - self._last > _LOOK_SECONDS:
+        if not self._is_over and time.monotonic() - self._last > max(_LOOK_SECONDS, self._terms.pace):
             self._is_over, self._last = not self._terms.goes_on(), time.monotonic()
         return self._is_over
 
@@ -259,7 +262,7 @@ def _trained(
         time.sleep(_WAIT_STEP)
     if is_over():
         return [KeyboardInterrupt()] * len(configs)
-    return train_together(configs, folders, places, summed_up, is_over)
+    return train_together(configs, folders, places, summed_up, is_over, terms.pace)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -71,7 +72,7 @@ def _opened(
         "distributed.scheduler.allowed-failures": 10,
         "distributed.nanny.pre-spawn-environ.NUMBA_NUM_THREADS": 1,
     }
-    with dask.config.set(settings), ExitStack() as opened:
+    with dask.config.set(settings), _quiet("distributed.client"), ExitStack() as opened:
         if scheduler is None:
             where = {"address": opened.enter_context(_processes_here(workers))}
         else:
@@ -84,6 +85,18 @@ def _opened(
                 f"{str(error).splitlines()[0]}"
             ) from None
         yield client.get_executor(pure=False, **({"resources": needed} if needed else {}))
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a logger from telling, with many lines, what is an error of the sweep."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager
