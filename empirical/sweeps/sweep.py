@@ -224,12 +224,17 @@ class _Sweep:
                 ended.append(self._ended.get(timeout=wait))
                 wait = 0.0
         summaries: list[Summary] = []
-        try:
-            for future in ended:
+        lost: WorkersLostError | None = None
+        for future in ended:
+            try:
                 summaries += self._ended_runs(self._given.pop(future), future)
-        finally:
-            if summaries:
-                self._folder.append(*summaries)
+            except WorkersLostError as error:
+                # others may have come through
+                lost = error
+        if summaries:
+            self._folder.append(*summaries)
+        if lost is not None:
+            raise lost
 
     def _ended_runs(self, runs: Runs, future: concurrent.futures.Future[tuple[Summary, ...]]) -> list[Summary]:
         """Summaries of those that have come to an end; the others go back to the queue."""
@@ -287,8 +292,10 @@ def places_of(runs: Iterable[RunConfig]) -> dict[str, int]:
     before: Counter[str] = Counter()
     places = {}
     for run in runs:
-        places[run.identity] = before[run.shape] % run.replicas
-        before[run.shape] += 1
+        places[run.identity] = 0
+        if run.replicas > 1:
+            places[run.identity] = before[run.shape] % run.replicas
+            before[run.shape] += 1
     return places
 
 
@@ -304,7 +311,7 @@ def tasks(runs: Iterable[RunConfig], places: Mapping[str, int]) -> list[Runs]:
     taken: Counter[tuple[str, int]] = Counter()
     together: dict[tuple[str, int], list[RunConfig]] = {}
     for run in runs:
-        at = (run.shape, places[run.identity])
+        at = (run.shape if run.replicas > 1 else "", places[run.identity])
         together.setdefault((run.shape, taken[at]), []).append(run)
         taken[at] += 1
     return [tuple(task) for task in together.values()]

@@ -14,7 +14,7 @@ import theory
 from empirical.cli import app
 from simulate.trajectories.folder import STATUS, steps_written
 
-COMMANDS = ["predict", "simulate", "train", "validate"]
+COMMANDS = ["predict", "simulate", "train", "sweep", "validate"]
 
 
 def bnwd(*arguments):
@@ -109,6 +109,8 @@ def test_train_says_what_happened(tmp_path):
         (("validate", "--out", "."), ("out must be a new or empty folder", ".")),
         (("validate", "--out", "file"), ("out must be", "file")),
         (("predict", "--lr", 0.5, "--wd", 0.01, "--optimizer", "Adagrad()"), ("optimizer must be", "Adagrad()")),
+        (("sweep", "nothing.toml", "--out", "sweep"), ("path must be a TOML file", "nothing.toml")),
+        (("sweep", "file", "--out", "sweep"), ("file:",)),
         (("forecast",), ("forecast",)),
     ],
 )
@@ -124,6 +126,57 @@ def test_a_folder_with_another_run_is_exit_code_2(tmp_path):
     common = ("--lr", 0.5, "--width", 8, "--steps", 5, "--out", tmp_path / "run")
     assert bnwd("train", "--wd", 0.01, *common).exit_code == 0
     assert one_line_error(bnwd("train", "--wd", 0.02, *common), "holds another", "wd=0.01 there, 0.02 here")
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text("[run]\nwd = 0.02\nwidth = 8\nsteps = 30\n[grid]\nlr = [0.3, 0.5]\n")
+    return file
+
+
+def test_sweep_tells_of_every_run(tmp_path, sweep_file):
+    result = bnwd("sweep", sweep_file, "--out", tmp_path / "sweep", "--workers", 1, "--no-traces")
+    assert result.exit_code == 0, result.output
+    assert [line.split()[:3] for line in result.output.splitlines()[:3]] == [
+        ["lr", "status", "status_step"],
+        ["0.3", "complete", "30"],
+        ["0.5", "complete", "30"],
+    ]
+    assert "2 complete" in result.output
+
+
+def test_a_failed_run_of_a_sweep_is_exit_code_1_and_divergence_is_none(tmp_path):
+    common = (
+        "[run]\nwd = 0.0\nwidth = 8\nsteps = 30\nnormalization = 'none'\nscale_invariant = false\n[[runs]]\nlr = 1e30\n"
+    )
+    (tmp_path / "a.toml").write_text(common)
+    (tmp_path / "b.toml").write_text(common + "[[runs]]\nlr = 0.1\nmodel = 'no_such_module:build'\n")
+    one = bnwd("sweep", tmp_path / "a.toml", "--out", tmp_path / "sweep", "--workers", 1)
+    assert (one.exit_code, "1 diverged" in one.output) == (0, True)
+    two = bnwd("sweep", tmp_path / "b.toml", "--out", tmp_path / "sweep", "--workers", 1)
+    assert two.exit_code == 1
+    assert "no_such_module" in two.stderr
+    assert "1 failed" in two.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--until", "0.05"), ("--until must be written like name=number", "0.05")),
+        (("--until", "mean=0.05"), ("--until must be stderr=", "mean=0.05")),
+        (("--until", "stderr=-1"), ("until must be", "-1")),
+        (("--max-steps", 50), ("max_steps must be None without until",)),
+        (("--resource", "GPU"), ("--resource must be written like",)),
+        (("--resource", "GPU=1"), ("resources must be None without a scheduler",)),
+        (("--workers", 0), ("workers must be", "0")),
+        (("--scheduler", "nowhere.json"), ("scheduler must be an address", "nowhere.json")),
+        (("--threads", 0), ("threads must be", "0")),
+    ],
+)
+def test_bad_options_of_a_sweep_begin_nothing(tmp_path, sweep_file, options, words):
+    assert one_line_error(bnwd("sweep", sweep_file, "--out", tmp_path / "sweep", *options), *words)
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):

@@ -25,6 +25,7 @@ import simulate
 from empirical import RunConfig, StorageError, resume, train
 from empirical.runs import loop
 from empirical.runs.folder import RunFolder
+from empirical.runs.loop import train_together
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written, write_json
 from simulate.trajectories.logs import BLOCK, checked, count_records, step_record
 
@@ -374,3 +375,23 @@ def test_the_cost_is_announced_before_the_first_step_and_leaves_no_trace(tmp_pat
     xr.testing.assert_identical(run, train(config, tmp_path / "other"))
     for one, other in zip(checkpoints(tmp_path / "run"), checkpoints(tmp_path / "other"), strict=True):
         assert torch.load(one, weights_only=True)["digest"] == torch.load(other, weights_only=True)["digest"]
+
+
+def test_records_may_wait_and_come_to_the_same(tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG_900, steps=300, evaluate_every=10)
+    opened = []
+    append = RunFolder.flush
+    monkeypatch.setattr(RunFolder, "flush", lambda folder: (opened.append(len(folder._waiting)), append(folder)))
+
+    def trained(name, pace):
+        opened.clear()
+        train_together([config], [tmp_path / name], [0], lambda run, found: None, lambda: False, pace)
+        return sum(count > 0 for count in opened)
+
+    assert trained("at once", 0.0) > 30
+    # at the first checkpoint and at the last
+    assert trained("late", 1000.0) == 2
+    files = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("at once", "late")]
+    assert files[0] == files[1]
+    for name in ("steps.log", "evaluations.log"):
+        assert (tmp_path / "at once" / name).read_bytes() == (tmp_path / "late" / name).read_bytes()

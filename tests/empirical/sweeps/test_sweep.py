@@ -138,6 +138,14 @@ def test_a_broken_pool_is_said(tmp_path, one_thread):
     assert (sweep(RUNS, tmp_path, one_thread).status == "complete").all()
 
 
+def test_what_came_through_before_the_workers_were_lost_is_kept(tmp_path, one_thread):
+    lost = concurrent.futures.CancelledError()
+    with pytest.raises(WorkersLostError, match="CancelledError"):
+        sweep(RUNS, tmp_path, Scripted(None, lost, None, lost))
+    assert set(read_summaries(tmp_path)) == {RUNS[0].identity, RUNS[2].identity}
+    assert (sweep(RUNS, tmp_path, one_thread).status == "complete").all()
+
+
 def test_without_its_session_file_a_sweep_stops_and_goes_on_later(tmp_path, one_thread):
     runs = [dataclasses.replace(LONG, seed=seed) for seed in range(2)]
     stopper = threading.Thread(
