@@ -305,6 +305,8 @@ class RunConfig:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in (int, float, str, bool, type(None)):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         optimizer_or_schedule: Any = value
         # only what differs from the default: settings that are added later do not change the identity of old runs

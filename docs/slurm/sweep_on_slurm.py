@@ -16,7 +16,12 @@ if __name__ == "__main__":
         memory="32GB",
         walltime="04:00:00",
         python=sys.executable,
-        job_script_prologue=["export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 NUMBA_CACHE_DIR=${TMPDIR:-/tmp}/bnwd-numba"],
+        job_script_prologue=[
+            "export OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 NUMBA_CACHE_DIR=${TMPDIR:-/tmp}/bnwd-numba",
+            # what Dask does for other work, and trainings pay for
+            "export MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432",
+            "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False",
+        ],
         scheduler_options={"dashboard_address": ":0"},
         # queue="…", account="…", interface="ib0", job_extra_directives=["--gres=gpu:1"]: as your cluster asks for
     )
