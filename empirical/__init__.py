@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from empirical.sweeps.sweep import WorkersLostError as WorkersLostError
     from empirical.sweeps.sweep import sweep as sweep
     from empirical.sweeps.workers import dask_executor as dask_executor
+    from empirical.trials.probe import probe as probe
     from empirical.trials.validation import validate as validate
 
 _HOMES = {
@@ -44,6 +45,7 @@ _HOMES = {
     "load_model": "empirical.runs.loop",
     "open_sweep": "empirical.sweeps.store",
     "paper_runs": "empirical.presets",
+    "probe": "empirical.trials.probe",
     "read_sweep": "empirical.sweeps.grid",
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
@@ -67,6 +69,7 @@ __all__ = [
     "load_model",
     "open_sweep",
     "paper_runs",
+    "probe",
     "read_sweep",
     "resume",
     "scale_invariant_groups",

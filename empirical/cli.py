@@ -243,8 +243,8 @@ def sweep(
         list[str] | None, typer.Option(help="What a run needs of what the workers declare, such as GPU=1.")
     ] = None,
     until: Annotated[
-        str | None,
-        typer.Option(help="stderr=0.05: extend runs until their mean period is known to 5 %."),
+        list[str] | None,
+        typer.Option(help="stderr=0.05: extend runs until their mean period is known to 5 %; periods=100: to so many."),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Of an extended run; default ten times its steps.")] = None,
     threads: Annotated[int, typer.Option(help="Of PyTorch in each worker.")] = 1,
@@ -261,13 +261,21 @@ def sweep(
     _find_modules_here()
     runs = empirical.read_sweep(file)
     resources = dict(_named_number("--resource", text) for text in resource or [])
-    precision = None
-    if until is not None:
-        name, precision = _named_number("--until", until)
-        if name != "stderr":
-            raise ValueError(f"--until must be stderr=…, such as stderr=0.05, got {until!r}")
+    wanted = dict(_named_number("--until", text) for text in until or [])
+    for name in wanted:
+        if name not in ("stderr", "periods"):
+            raise ValueError(f"--until must be stderr=… or periods=…, such as stderr=0.05, got {name}={wanted[name]:g}")
     executor = empirical.dask_executor(scheduler, workers=workers, resources=resources or None)
-    found = empirical.sweep(runs, out, executor, until=precision, max_steps=max_steps, threads=threads, traces=traces)
+    found = empirical.sweep(
+        runs,
+        out,
+        executor,
+        until=wanted.get("stderr"),
+        periods=round(wanted["periods"]) if "periods" in wanted else None,
+        max_steps=max_steps,
+        threads=threads,
+        traces=traces,
+    )
     typer.echo(overview(found))
     typer.echo(f"{'saved':<24} {out}")
     if (found.status == "failed").any():
@@ -280,6 +288,56 @@ def _named_number(option: str, text: str) -> tuple[str, float]:
         return name, float(number)
     except ValueError:
         raise ValueError(f"{option} must be written like name=number, got {text!r}") from None
+
+
+@app.command(epilog="Example: bnwd probe --model mlp --width 64 --out mlp64.json")
+@_errors_in_one_line
+def probe(
+    out: Annotated[Path, typer.Option(help="File for the period model, for simulate.PeriodModel.load; replaced.")],
+    model: Annotated[str, typer.Option(help="mlp, convnet, … or module:function, as in `bnwd train`.")] = "mlp",
+    lr: Annotated[float, typer.Option(help="Learning rate η of the probe; its product with λ is what matters.")] = 0.5,
+    intrinsic_lr: Annotated[float, typer.Option(help="Upper ηλ of the probe, the largest asked for later.")] = 0.01,
+    ratio: Annotated[float, typer.Option(help="Upper over lower ηλ.")] = 5.0,
+    periods: Annotated[int, typer.Option(help="Wanted at each ηλ, of all seeds together.")] = 100,
+    seeds: Annotated[int, typer.Option(help="Runs at each ηλ.")] = 2,
+    width: Annotated[int | None, typer.Option(help="As in `bnwd train`.")] = None,
+    depth: Annotated[int | None, typer.Option(help="As in `bnwd train`.")] = None,
+    dataset: Annotated[str, typer.Option(help="As in `bnwd train`.")] = "digits",
+    batch_size: Annotated[int, typer.Option(help="Samples of a mini-batch; each has periods of its own.")] = 64,
+    runs: Annotated[Path | None, typer.Option(help="Folder that keeps the runs, to be used again.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one for each processor.")] = None,
+) -> None:
+    """Train a network shortly at two values of lr * wd, and predict its periods at others."""
+    import empirical
+
+    _find_modules_here()
+    found = empirical.probe(
+        model,
+        lr=lr,
+        intrinsic_lr=intrinsic_lr,
+        ratio=ratio,
+        periods=periods,
+        seeds=seeds,
+        out=runs,
+        executor=empirical.dask_executor(workers=workers),
+        width=width,
+        depth=depth,
+        dataset=dataset,
+        batch_size=batch_size,
+    )
+    typer.echo(f"{'measured at lr * wd':<24}{'periods':>8}{'steps':>16}{'norm / root of lr':>22}")
+    for segment in found.segments:
+        length = f"{segment.period:.4g} ± {segment.period_stderr:.2g}"
+        norms = f"{segment.norm_min:.3g} … {segment.norm_max:.3g}"
+        typer.echo(f"{segment.intrinsic_lr:<24.3g}{segment.count:>8}{length:>16}{norms:>22}")
+    typer.echo(f"\n{'predicted at lr * wd':<24}{'balance law':>16}{'reduced model':>16}{'norm / root of lr':>22}")
+    for share in (1.0, 0.5, 0.2, 0.1, 0.05):
+        wd = share * intrinsic_lr / lr
+        period = found.period(lr, wd)
+        norms = f"{period.norm_min / lr**0.5:.3g} … {period.norm_max / lr**0.5:.3g}"
+        typer.echo(f"{lr * wd:<24.3g}{found.law.period(lr, wd):>16.4g}{period.mean:>16.4g}{norms:>22}")
+    found.save(out)
+    typer.echo(f"\n{'saved':<24}{out}")
 
 
 @app.command(epilog="Example: bnwd validate --out report")

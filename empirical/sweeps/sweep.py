@@ -75,6 +75,7 @@ def sweep(
     executor: AnyExecutor | None = None,
     *,
     until: float | None = None,
+    periods: int | None = None,
     max_steps: int | None = None,
     threads: int = 1,
     traces: bool = True,
@@ -93,6 +94,7 @@ def sweep(
         which is opened when there is something to do, and closed at the end; by default on processes of this machine.
     until : extend each run until the standard error of its mean period is at most this share of it, unless it is at
         equilibrium.
+    periods : extend each run until it has so many periods, whatever its verdict.
     max_steps : of an extended run; default ten times its `steps`.
     threads : of PyTorch and BLAS in each worker. The last bits of a run depend on it.
     traces : keep the trajectories of runs. Without them only the summaries stay, some 500 bytes each, and a run that
@@ -122,9 +124,11 @@ def sweep(
     runs = different(configs)
     if until is not None:
         one_real("until", until, above=0)
+    if periods is not None:
+        whole_number("periods", periods, at_least=1)
     if max_steps is not None:
-        if until is None:
-            raise ValueError(f"max_steps must be None without until, got {max_steps!r}")
+        if until is None and periods is None:
+            raise ValueError(f"max_steps must be None without until or periods, got {max_steps!r}")
         whole_number("max_steps", max_steps, at_least=1)
     whole_number("threads", threads, at_least=1)
     executor = dask_executor() if executor is None else executor
@@ -138,6 +142,7 @@ def sweep(
             out=folder.path.resolve(),
             session=folder.begin(runs),
             until=until,
+            periods=periods,
             max_steps=max_steps or _MOST_GROWTH_OF_STEPS * max(run.steps for run in runs),
             threads=threads,
             traces=traces,

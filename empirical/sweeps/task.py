@@ -44,7 +44,8 @@ class Terms:
     ----------
     out : folder of the sweep, absolute.
     session : what its session file says as long as the runs are to go on; "" for ever.
-    until : relative standard error of the mean period up to which a run is extended; None: no run is.
+    until, periods : relative standard error of the mean period, and number of periods, up to which a run is extended;
+        None: it is not.
     max_steps : at most to so many steps.
     threads : of PyTorch and BLAS.
     traces : keep the folder of a run that has ended; without it only its summary is left.
@@ -55,10 +56,16 @@ class Terms:
     out: Path
     session: str = ""
     until: float | None = None
+    periods: int | None = None
     max_steps: int = 0
     threads: int = 1
     traces: bool = True
     pace: float = 0.0
+
+    @property
+    def extend(self) -> bool:
+        """Whether runs are extended."""
+        return self.until is not None or self.periods is not None
 
     def goes_on(self) -> bool:
         """Whether the sweep has not been stopped, or begun anew by another process."""
@@ -136,8 +143,8 @@ class Summary:
             return False
         if self.status != COMPLETE:
             # a longer run comes to the same end, and so does one that is extended
-            return terms.until is not None or self.status_step < config.steps
-        if terms.until is None:
+            return terms.extend or self.status_step < config.steps
+        if not terms.extend:
             return self.steps == config.steps
         return self.steps >= config.steps and extended(self, terms) is None
 
@@ -168,12 +175,17 @@ def extended(summary: Summary, terms: Terms) -> int | None:
     >>> extended(found, Terms(out=Path("sweep"), until=0.08, max_steps=10_000))
     1719
     """
-    is_known = summary.verdict == EQUILIBRIUM or summary.period_error <= (terms.until or math.inf)
-    if terms.until is None or is_known or summary.status != COMPLETE or summary.steps >= terms.max_steps:
+    if summary.status != COMPLETE or summary.steps >= terms.max_steps:
         return None
-    # the error falls with the square root of the number of periods
-    factor = _RESERVE * min(summary.period_error / terms.until, _MOST_GROWTH) ** 2
-    steps = math.ceil(summary.steps * min(max(factor, _LEAST_GROWTH), _MOST_GROWTH))
+    lacks = [0.0]
+    if terms.until is not None and summary.verdict != EQUILIBRIUM:
+        # the error falls with the square root of the number of periods
+        lacks.append(min(summary.period_error / terms.until, _MOST_GROWTH) ** 2)
+    if terms.periods is not None:
+        lacks.append(terms.periods / max(summary.numbers.get("periods", 0.0), 1.0))
+    if max(lacks) <= 1:
+        return None
+    steps = math.ceil(summary.steps * min(max(_RESERVE * max(lacks), _LEAST_GROWTH), _MOST_GROWTH))
     return min(terms.max_steps, max(steps, summary.steps + 1))
 
 

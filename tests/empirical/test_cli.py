@@ -14,7 +14,7 @@ import theory
 from empirical.cli import app
 from simulate.trajectories.folder import STATUS, steps_written
 
-COMMANDS = ["predict", "simulate", "train", "sweep", "validate"]
+COMMANDS = ["predict", "simulate", "train", "sweep", "probe", "validate"]
 
 
 def bnwd(*arguments):
@@ -111,6 +111,8 @@ def test_train_says_what_happened(tmp_path):
         (("predict", "--lr", 0.5, "--wd", 0.01, "--optimizer", "Adagrad()"), ("optimizer must be", "Adagrad()")),
         (("sweep", "nothing.toml", "--out", "sweep"), ("path must be a TOML file", "nothing.toml")),
         (("sweep", "file", "--out", "sweep"), ("file:",)),
+        (("probe", "--periods", 5, "--out", "model.json"), ("periods must be", "5")),
+        (("probe", "--ratio", 1, "--out", "model.json"), ("ratio must be", "1")),
         (("forecast",), ("forecast",)),
     ],
 )
@@ -126,6 +128,18 @@ def test_a_folder_with_another_run_is_exit_code_2(tmp_path):
     common = ("--lr", 0.5, "--width", 8, "--steps", 5, "--out", tmp_path / "run")
     assert bnwd("train", "--wd", 0.01, *common).exit_code == 0
     assert one_line_error(bnwd("train", "--wd", 0.02, *common), "holds another", "wd=0.01 there, 0.02 here")
+
+
+def test_probe_tells_what_it_saw_and_what_follows(tmp_path):
+    common = ("--model", "mlp", "--width", 64, "--workers", 1, "--runs", tmp_path / "runs")
+    result = bnwd("probe", *common, "--periods", 24, "--out", tmp_path / "model.json")
+    assert result.exit_code == 0, result.output
+    model = simulate.PeriodModel.load(tmp_path / "model.json")
+    lines = [line.split() for line in result.output.splitlines()]
+    assert [line[1] for line in lines[1:5]] == [str(segment.count) for segment in model.segments]
+    predicted = lines[lines.index([]) + 2]
+    assert float(predicted[1]) == pytest.approx(model.law.period(0.5, 0.02), rel=1e-3)
+    assert float(predicted[2]) == pytest.approx(model.period(0.5, 0.02).mean, rel=1e-3)
 
 
 @pytest.fixture
@@ -165,8 +179,9 @@ def test_a_failed_run_of_a_sweep_is_exit_code_1_and_divergence_is_none(tmp_path)
     [
         (("--until", "0.05"), ("--until must be written like name=number", "0.05")),
         (("--until", "mean=0.05"), ("--until must be stderr=", "mean=0.05")),
+        (("--until", "periods=0"), ("periods must be", "0")),
         (("--until", "stderr=-1"), ("until must be", "-1")),
-        (("--max-steps", 50), ("max_steps must be None without until",)),
+        (("--max-steps", 50), ("max_steps must be None without until or periods",)),
         (("--resource", "GPU"), ("--resource must be written like",)),
         (("--resource", "GPU=1"), ("resources must be None without a scheduler",)),
         (("--workers", 0), ("workers must be", "0")),

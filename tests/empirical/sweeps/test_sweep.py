@@ -197,10 +197,19 @@ def test_a_run_is_extended_until_its_period_is_known(tmp_path, one_thread):
     assert not nothing_to_do.handed_out
 
 
+def test_a_run_is_extended_until_it_has_so_many_periods(tmp_path, one_thread):
+    run = RunConfig(lr=0.5, wd=0.02, width=64, batch_size=32, steps=500)
+    found = sweep([run], tmp_path / "sweep", one_thread, periods=40, max_steps=40_000)
+    assert 40 <= found.periods.item() < 80
+    sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), periods=40, max_steps=40_000)
+    assert not nothing_to_do.handed_out
+
+
+@pytest.mark.parametrize("wanted", [{"until": 1e-300}, {"periods": 10**9}, {"until": 0.5, "periods": 10**9}])
 @pytest.mark.parametrize("steps", [0, 1, 7])
 @pytest.mark.parametrize("numbers", [{}, {"period": 1.0, "period_stderr": 1e300}])
-def test_an_extension_ends_at_its_limit(tmp_path, steps, numbers):
-    terms, made = Terms(out=tmp_path, until=1e-300, max_steps=1000), []
+def test_an_extension_ends_at_its_limit(tmp_path, steps, numbers, wanted):
+    terms, made = Terms(out=tmp_path, max_steps=1000, **wanted), []
     while steps is not None and len(made) < 100:
         summary = Summary(
             identity="", steps=steps, status="complete", status_step=steps, seconds=0.0, numbers=dict(numbers)
@@ -235,7 +244,7 @@ def test_runs_of_a_sweep_have_few_files(tmp_path, one_thread):
 
 
 def test_bad_input_begins_nothing(tmp_path):
-    for options in ({"until": 0}, {"max_steps": 5}, {"threads": 0}):
+    for options in ({"until": 0}, {"periods": 0}, {"max_steps": 5}, {"threads": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             sweep(RUNS, tmp_path / "new", **options)
     with pytest.raises(TypeError, match="executor must be"):
