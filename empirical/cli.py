@@ -37,7 +37,7 @@ def _errors_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
             message, code = str(error) or "interrupted", 130
         except (typer.Exit, typer.Abort):
             raise
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             message, code = str(error), 1
         else:
             return
@@ -311,6 +311,8 @@ def probe(
     import empirical
 
     _find_modules_here()
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise ValueError(f"out must be a file in an existing folder, got {str(out)!r}")
     found = empirical.probe(
         model,
         lr=lr,
@@ -325,6 +327,7 @@ def probe(
         dataset=dataset,
         batch_size=batch_size,
     )
+    found.save(out)
     typer.echo(f"{'measured at lr * wd':<24}{'periods':>8}{'steps':>16}{'norm / root of lr':>22}")
     for segment in found.segments:
         length = f"{segment.period:.4g} ± {segment.period_stderr:.2g}"
@@ -336,7 +339,6 @@ def probe(
         period = found.period(lr, wd)
         norms = f"{period.norm_min / lr**0.5:.3g} … {period.norm_max / lr**0.5:.3g}"
         typer.echo(f"{lr * wd:<24.3g}{found.law.period(lr, wd):>16.4g}{period.mean:>16.4g}{norms:>22}")
-    found.save(out)
     typer.echo(f"\n{'saved':<24}{out}")
 
 

@@ -193,8 +193,9 @@ class State:
         tensor([[2.]])
         """
         own = slice(number, number + 1)
-        buffers = {name: buffer[own] for name, buffer in self.buffers.items()}
-        return State(self.weights[own], buffers, tuple(slot[own] for slot in self.slots))
+        # a view would be saved with all that it is a view of
+        buffers = {name: buffer[own].clone() for name, buffer in self.buffers.items()}
+        return State(self.weights[own].clone(), buffers, tuple(slot[own].clone() for slot in self.slots))
 
     def write_into(self, model: nn.Module, layout: Layout, replica: int = 0) -> None:
         """Copy weights and buffers of one replica into a model of the same architecture.

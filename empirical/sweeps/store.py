@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ import xarray as xr
 
 from empirical.config import RunConfig
 from empirical.sweeps.grid import different, swept, swept_value
-from empirical.sweeps.task import RUNS, SESSION, Summary, run_path
+from empirical.sweeps.task import RUNS, SESSION, Summary, identity_path, run_path
 from empirical.sweeps.traces import Trace, with_traces
 from simulate.trajectories.contract import described
 from simulate.trajectories.folder import LOCK, held_folder, steps_written, write_json
 from theory.optimizers import optimizer_text
 
-_SWEEP, _SUMMARIES = "sweep.json", "summaries.log"
+_SWEEP, _SUMMARIES, _DROPPED = "sweep.json", "summaries.log", ".dropped"
 PENDING = "pending"
 # columns of the overview
 _SHOWN = ("status", "status_step", "verdict", "period", "period_stderr", "norm_min", "norm_max", "test_error")
@@ -62,6 +64,8 @@ class SweepFolder:
         Runs of a process that was killed, wherever they still are, stop when they see another word.
         """
         _cut_to_whole_lines(self.path / _SUMMARIES)
+        for left in self.path.glob(f"{RUNS}/*/*{_DROPPED}"):
+            shutil.rmtree(left, ignore_errors=True)
         write_json(self.path / _SWEEP, _table([config.to_dict() for config in different(configs)]), indent=None)
         word = uuid.uuid4().hex
         write_json(self.path / SESSION, word)
@@ -76,6 +80,16 @@ class SweepFolder:
         lines = [json.dumps(summary.to_dict(), allow_nan=False).encode() + b"\n" for summary in summaries]
         with open(self.path / _SUMMARIES, "ab") as file:
             file.write(b"".join(lines))
+
+    def drop(self, summaries: Iterable[Summary]) -> None:
+        """Delete the folders of runs of which nothing but the summary is wanted."""
+        for summary in summaries:
+            folder = identity_path(self.path, summary.identity)
+            aside = folder.with_name(folder.name + _DROPPED)
+            # a folder of which half is deleted is none that a run could go on from
+            with suppress(FileNotFoundError):
+                os.rename(folder, aside)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _table(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

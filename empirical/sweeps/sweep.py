@@ -37,7 +37,6 @@ _HANDED_OUT = 20_000
 # network disk still shows the worker what the folder was before; after 1, 4, 16, … seconds.
 _MORE_CHANCES = 4
 _FIRST_DELAY, _NEXT_DELAY = 0.25, 4.0
-_MOST_GROWTH_OF_STEPS = 10
 _LOOK_SECONDS, _LOOKED_AT = 1.0, 200
 # results that are written at a time
 _TAKEN = 1000
@@ -85,6 +84,7 @@ def sweep(
 
     Runs that are done are skipped, interrupted ones go on from their last checkpoint, longer ones continue shorter
     ones. A run that diverges is a result; one that fails is reported, tried again by the next call, and stops no other.
+    In a script the call belongs under ``if __name__ == "__main__":``, since processes are started.
 
     Parameters
     ----------
@@ -140,21 +140,22 @@ def sweep(
     try:
         terms = Terms(
             out=folder.path.resolve(),
-            session=folder.begin(runs),
             until=until,
             periods=periods,
-            max_steps=max_steps or _MOST_GROWTH_OF_STEPS * max(run.steps for run in runs),
+            max_steps=max_steps,
             threads=threads,
-            traces=traces,
             pace=min(len(runs) / _RUNS_PER_SECOND, _LONGEST_PACE),
         )
         known = read_summaries(folder.path)
         left = [run for run in runs if run.identity not in known or not known[run.identity].answers(run, terms)]
         undone = {run.identity for run in left}
         done = [known[run.identity] for run in runs if run.identity not in undone]
-        if left:
-            with _Progress(runs, done, terms, progress) as view, _opened(executor) as pool:
-                _Sweep(folder, terms, pool, view, places_of(runs)).make(left)
+        # what cannot be opened leaves the folder as it was
+        with _opened(executor) if left else nullcontext() as pool:
+            terms = dataclasses.replace(terms, session=folder.begin(runs))
+            if pool is not None:
+                with _Progress(runs, done, terms, progress) as view:
+                    _Sweep(folder, terms, pool, view, places_of(runs), traces=traces).make(left)
         return open_sweep(folder.path)
     finally:
         folder.stop()
@@ -176,9 +177,11 @@ class _Sweep:
         executor: concurrent.futures.Executor,
         view: _Progress,
         places: Mapping[str, int],
+        *,
+        traces: bool,
     ) -> None:
         self._folder, self._terms, self._executor, self._view = folder, terms, executor, view
-        self._places = places
+        self._places, self._traces = places, traces
         self._waiting: deque[Runs] = deque()
         self._later: list[tuple[float, Runs]] = []
         self._given: dict[concurrent.futures.Future[tuple[Summary, ...]], Runs] = {}
@@ -238,6 +241,8 @@ class _Sweep:
                 lost = error
         if summaries:
             self._folder.append(*summaries)
+            if not self._traces:
+                self._folder.drop(summary for summary in summaries if summary.is_final)
         if lost is not None:
             raise lost
 

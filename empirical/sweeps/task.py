@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 import socket
 import threading
 import time
@@ -21,7 +20,7 @@ import xarray as xr
 
 import simulate
 from empirical.config import RunConfig
-from simulate.trajectories.contract import COMPLETE, EVALUATIONS, INTERRUPTED
+from simulate.trajectories.contract import COMPLETE, INTERRUPTED
 from simulate.trajectories.folder import FolderInUseError, is_locked
 from simulate.trajectories.periods import EQUILIBRIUM
 
@@ -32,6 +31,7 @@ _LINES_OF_ERROR = 8
 _LOOK_SECONDS, _WAIT_SECONDS, _WAIT_STEP = 2.0, 60.0, 0.5
 # a run is extended to what its precision asks for, but not at once by more than this, nor by less
 _MOST_GROWTH, _LEAST_GROWTH, _RESERVE = 4.0, 1.25, 1.1
+_MOST_GROWTH_OF_STEPS = 10
 # PyTorch's random numbers and its number of threads belong to the process
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -46,9 +46,8 @@ class Terms:
     session : what its session file says as long as the runs are to go on; "" for ever.
     until, periods : relative standard error of the mean period, and number of periods, up to which a run is extended;
         None: it is not.
-    max_steps : at most to so many steps.
+    max_steps : at most to so many steps; None: to ten times those of the run.
     threads : of PyTorch and BLAS.
-    traces : keep the folder of a run that has ended; without it only its summary is left.
     pace : seconds between what a run writes, and between its looks at the session file, so that many runs on one disk
         leave it time.
     """
@@ -57,9 +56,8 @@ class Terms:
     session: str = ""
     until: float | None = None
     periods: int | None = None
-    max_steps: int = 0
+    max_steps: int | None = None
     threads: int = 1
-    traces: bool = True
     pace: float = 0.0
 
     @property
@@ -88,8 +86,19 @@ def run_path(path: Path, config: RunConfig) -> Path:
     >>> len(run_path(Path("sweep"), RunConfig(lr=0.1, wd=0.01)).parts)
     4
     """
+    return identity_path(path, config.identity)
+
+
+def identity_path(path: Path, identity: str) -> Path:
+    """Folder of the run of an identity.
+
+    Examples
+    --------
+    >>> identity_path(Path("sweep"), "abc").as_posix()
+    'sweep/runs/ab/abc'
+    """
     # no folder holds more than some hundred others, for file systems of clusters
-    return path / RUNS / config.identity[:2] / config.identity
+    return path / RUNS / identity[:2] / identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +114,7 @@ class Summary:
     status_step : steps that were made.
     seconds : that this took, next to nothing where nothing was left to do; of replicas, each has its share.
     error : last lines of the error of a failed run, else "".
-    numbers : `final_norm`, `norm_min`, `norm_max`, the last evaluations, and, where the run is long enough for them,
+    numbers : `final_norm`, `norm_min`, `norm_max`, the evaluations at the end, and, where the run is long enough,
         `periods`, `period`, `period_stderr` (steps), `rotation_ratio` and `log_norm_sd`; see `simulate.classify`.
     verdict : of `simulate.classify`; "" where the run is too short.
     """
@@ -146,7 +155,7 @@ class Summary:
             return terms.extend or self.status_step < config.steps
         if not terms.extend:
             return self.steps == config.steps
-        return self.steps >= config.steps and extended(self, terms) is None
+        return self.steps >= config.steps and extended(self, terms, config.steps) is None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold; numbers that are not finite are left out.
@@ -165,17 +174,24 @@ class Summary:
         return cls(**content)
 
 
-def extended(summary: Summary, terms: Terms) -> int | None:
+def extended(summary: Summary, terms: Terms, asked: int) -> int | None:
     """Steps to which a complete run is to be extended for the wanted precision; None where it is to be left.
+
+    Parameters
+    ----------
+    summary : of the run as it is.
+    terms : of its sweep.
+    asked : steps that were asked for.
 
     Examples
     --------
     >>> found = Summary(identity="", steps=1000, status="complete", status_step=1000, seconds=1,
     ...                 numbers={"period": 50.0, "period_stderr": 5.0})
-    >>> extended(found, Terms(out=Path("sweep"), until=0.08, max_steps=10_000))
+    >>> extended(found, Terms(out=Path("sweep"), until=0.08), asked=1000)
     1719
     """
-    if summary.status != COMPLETE or summary.steps >= terms.max_steps:
+    most = _MOST_GROWTH_OF_STEPS * asked if terms.max_steps is None else terms.max_steps
+    if summary.status != COMPLETE or summary.steps >= most:
         return None
     lacks = [0.0]
     if terms.until is not None and summary.verdict != EQUILIBRIUM:
@@ -186,7 +202,7 @@ def extended(summary: Summary, terms: Terms) -> int | None:
     if max(lacks) <= 1:
         return None
     steps = math.ceil(summary.steps * min(max(_RESERVE * max(lacks), _LEAST_GROWTH), _MOST_GROWTH))
-    return min(terms.max_steps, max(steps, summary.steps + 1))
+    return min(most, max(steps, summary.steps + 1))
 
 
 def perform(configs: Sequence[RunConfig], terms: Terms, places: Sequence[int] = (0,)) -> tuple[Summary, ...]:
@@ -209,19 +225,14 @@ def perform(configs: Sequence[RunConfig], terms: Terms, places: Sequence[int] = 
         started = time.perf_counter()
         summaries = _performed(configs, terms, places)
         seconds = (time.perf_counter() - started) / len(configs)
-        for config, summary in zip(configs, summaries, strict=True):
-            if summary.is_final and not terms.traces:
-                shutil.rmtree(run_path(terms.out, config), ignore_errors=True)
         return tuple(dataclasses.replace(summary, seconds=seconds) for summary in summaries)
 
 
 def _performed(configs: Sequence[RunConfig], terms: Terms, places: Sequence[int]) -> list[Summary]:
     found: dict[str, Summary] = {}
-    is_over, left, at = (
-        _Look(terms),
-        list(configs),
-        {c.identity: place for c, place in zip(configs, places, strict=True)},
-    )
+    is_over, left = _Look(terms), list(configs)
+    asked = {config.identity: config.steps for config in configs}
+    at = {config.identity: place for config, place in zip(configs, places, strict=True)}
     while left:
         try:
             outcomes = _trained(left, terms, [at[config.identity] for config in left], is_over)
@@ -229,7 +240,10 @@ def _performed(configs: Sequence[RunConfig], terms: Terms, places: Sequence[int]
             outcomes = [error] * len(left)
         summaries = [_summary(config, outcome) for config, outcome in zip(left, outcomes, strict=True)]
         found.update({summary.identity: summary for summary in summaries})
-        longer = [(config, extended(summary, terms)) for config, summary in zip(left, summaries, strict=True)]
+        longer = [
+            (config, extended(summary, terms, asked[config.identity]))
+            for config, summary in zip(left, summaries, strict=True)
+        ]
         left = [dataclasses.replace(config, steps=steps) for config, steps in longer if steps is not None]
     return [found[config.identity] for config in configs]
 
@@ -305,8 +319,9 @@ def summed_up(config: RunConfig, trajectory: xr.Dataset) -> Summary:
     numbers = {"final_norm": trajectory.final_norm.item()}
     if trajectory.sizes["step"]:
         numbers.update(norm_min=float(trajectory.norm.min()), norm_max=float(trajectory.norm.max()))
-    if trajectory.sizes.get("eval_step", 0):
-        numbers.update({name: float(trajectory[name][-1]) for name in EVALUATIONS if name in trajectory})
+    # a run that was cut from a longer one, or that diverged, has none at its end
+    if trajectory.sizes.get("eval_step", 0) and trajectory.eval_step[-1] == trajectory.status_step:
+        numbers.update({str(n): float(v[-1]) for n, v in trajectory.data_vars.items() if v.dims == ("eval_step",)})
     verdict = ""
     try:
         with warnings.catch_warnings():

@@ -163,6 +163,12 @@ def with_traces(
         if all(name in other["evaluations"] for other in others):
             lazy = indexing.LazilyIndexedArray(_Evaluations(grid, name, coords["eval_step"]))
             variables[name] = ((*opened.dims, "eval_step"), lazy, described(name))
+    if "optimizer" not in opened.coords and len({kind["attributes"]["optimizer"] for kind in kinds.values()}) > 1:
+        # what is held fixed is told there too
+        rules: Grid = np.full(shape, "", dtype=object)
+        for config, place in zip(configs, places, strict=True):
+            rules[place] = kinds.get(config.shape, first)["attributes"]["optimizer"]
+        opened = opened.assign_coords(optimizer=(tuple(opened.dims), rules))
     attributes = {name: value for name, value in first["attributes"].items() if name not in opened.coords}
     common = {
         name: value

@@ -63,7 +63,20 @@ def dask_executor(
         raise ValueError(f"resources must be None without a scheduler, whose workers declare them, got {needed}")
     if scheduler is not None and "://" not in str(scheduler) and not os.path.isfile(scheduler):
         raise ValueError(f"scheduler must be an address such as tcp://host:8786 or an existing file, got {scheduler!r}")
-    return _opened(scheduler, workers or usable_processors(), needed)
+    return _DaskExecutor(scheduler, workers or usable_processors(), needed)
+
+
+class _DaskExecutor(AbstractContextManager[concurrent.futures.Executor]):
+    """Opened anew by each `with`."""
+
+    def __init__(self, *settings: Any) -> None:
+        self._settings, self._open = settings, ExitStack()
+
+    def __enter__(self) -> concurrent.futures.Executor:
+        return self._open.enter_context(_opened(*self._settings))
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
 
 @contextmanager
@@ -120,7 +133,7 @@ def _processes_here(count: int) -> Iterator[Any]:
     cluster = None
     try:
         # memory is not limited: runs are no data that Dask could move away
-        cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None, memory_limit=0)
+        cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield cluster
     finally:

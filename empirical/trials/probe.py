@@ -48,6 +48,8 @@ def probe(
 ) -> simulate.PeriodModel:
     """Train a network at two values of ηλ until enough of its periods were seen, and calibrate a period model on them.
 
+    In a script the call belongs under ``if __name__ == "__main__":``, since processes are started.
+
     Parameters
     ----------
     model : a name ("mlp", "convnet", …) or a module of your own, as in `RunConfig` and `train`.
@@ -110,21 +112,21 @@ def probe(
             opened.callback(shutil.rmtree, out, ignore_errors=True)
         terms = Terms(out=Path(out), periods=wanted, max_steps=math.ceil(limit * ratio / intrinsic_lr))
         if isinstance(model, str) and own_data is None:
+            # side by side; what is left to be done, or failed, is done or told below
             sweep(configs, out, executor, periods=wanted, max_steps=terms.max_steps, progress=progress)
-            found = [simulate.load(run_path(terms.out, run)) for run in configs]
-        else:
-            module = None if isinstance(model, str) else model
-            found = [_extended_here(run, terms, module, own_data, progress) for run in configs]
+        module = None if isinstance(model, str) else model
+        found = [_extended_here(run, terms, module, own_data, progress) for run in configs]
         return _calibrated(found, rise)
 
 
 def _extended_here(
     config: RunConfig, terms: Terms, model: nn.Module | None, data: Any, progress: bool | None
 ) -> xr.Dataset:
-    """What a sweep does with a run, for what no other process could be given."""
+    """Train a run in this process, or what a sweep has left of it, until it has the wanted periods."""
+    asked, folder = config.steps, run_path(terms.out, config)
     while True:
-        run = train(config, run_path(terms.out, config), model, data, progress=progress)
-        steps = extended(summed_up(config, run), terms)
+        run = train(config, folder, model, data, progress=progress)
+        steps = extended(summed_up(config, run), terms, asked)
         if steps is None:
             return run
         config = dataclasses.replace(config, steps=steps)

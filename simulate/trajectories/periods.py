@@ -186,7 +186,7 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
         np.asarray(lr.values[settled] if lr.ndim else lr.values, dtype=float),
         float(setting(trajectory, "wd").values),
         grad_norm=_root_mean_square(trajectory, settled),
-        optimizer=optimizer_named(str(_optimizer(trajectory))),
+        optimizer=optimizer_named(_optimizer(trajectory)),
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.median(trajectory.rotation.values[settled] / expected))
@@ -224,10 +224,11 @@ def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
     )
 
 
-def _optimizer(trajectory: xr.Dataset) -> Any:
-    """Text of the optimizer: a coordinate where it is swept, an attribute otherwise."""
+def _optimizer(trajectory: xr.Dataset) -> str:
+    """Text of the optimizer: a coordinate where it is swept, an attribute otherwise; what is held fixed is no part."""
     swept = trajectory.coords.get("optimizer")
-    return trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item()
+    told = trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item()
+    return str(told).partition(" with fixed ")[0]
 
 
 def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> float:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import simulate
 from empirical import open_sweep
+from simulate.trajectories.folder import steps_written
+from tests.empirical.sweeps.clusters import wait_until
 from tests.pages import ROOT
 
 SWEEP = "[run]\nwd = 0.02\nwidth = 8\nsteps = 200\n[grid]\nlr = [0.3, 0.5]\nseed = [0, 1]\n"
@@ -68,6 +71,26 @@ def test_the_job_script_makes_the_sweep(tmp_path, slurm):
     assert not list(tmp_path.glob("bnwd-scheduler*"))
     # bad input comes back as the exit code
     assert run(["bash", script, "nothing.toml", "out"], tmp_path, slurm).returncode == 2
+
+
+def test_at_the_end_of_its_time_the_job_stops_cleanly(tmp_path, slurm):
+    (tmp_path / "sweep.toml").write_text(SWEEP.replace("200", "100000000"))
+    # its output goes to a file: whoever was left behind would hold a pipe open
+    with open(tmp_path / "log", "w") as log:
+        job = subprocess.Popen(
+            ["bash", str(SCRIPTS / "sweep.sbatch"), "sweep.toml", "out"],
+            cwd=tmp_path,
+            env=slurm,
+            stdout=log,
+            stderr=log,
+        )
+    wait_until(lambda: any(map(steps_written, (tmp_path / "out").glob("runs/*/*"))))
+    job.terminate()
+    assert job.wait(60) == 130
+    assert "bnwd: interrupted" in (tmp_path / "log").read_text()
+    assert not list(tmp_path.glob("bnwd-scheduler*"))
+    statuses = {simulate.load(run).status.item() for run in (tmp_path / "out").glob("runs/*/*")}
+    assert statuses == {"interrupted"}
 
 
 def test_directives_are_those_of_slurm():

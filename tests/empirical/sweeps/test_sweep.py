@@ -13,7 +13,7 @@ import pytest
 import simulate
 from empirical import RunConfig, grid, train
 from empirical.sweeps import sweep as module
-from empirical.sweeps import task
+from empirical.sweeps import task, workers
 from empirical.sweeps.store import open_sweep, read_summaries
 from empirical.sweeps.sweep import SweepInterrupted, WorkersLostError, sweep
 from empirical.sweeps.task import IN_USE, INTERRUPTED, Summary, Terms, failed, perform, run_path
@@ -131,7 +131,8 @@ def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
 
 
 def test_a_broken_pool_is_said(tmp_path, one_thread):
-    executor = Scripted(None, concurrent.futures.process.BrokenProcessPool("a process died"))
+    broken = concurrent.futures.process.BrokenProcessPool("a process died")
+    executor = Scripted(None, broken, broken, broken)
     with pytest.raises(WorkersLostError, match=r"BrokenProcessPool: a process died\); what was done is in"):
         sweep(RUNS, tmp_path, executor)
     assert len(read_summaries(tmp_path)) == 1
@@ -215,7 +216,7 @@ def test_an_extension_ends_at_its_limit(tmp_path, steps, numbers, wanted):
             identity="", steps=steps, status="complete", status_step=steps, seconds=0.0, numbers=dict(numbers)
         )
         made.append(steps)
-        steps = task.extended(summary, terms)
+        steps = task.extended(summary, terms, 10)
     assert made == sorted(set(made))  # or it would never end
     assert made[-1] == 1000
 
@@ -235,6 +236,40 @@ def test_without_traces_only_summaries_stay(tmp_path, one_thread):
     assert not list(tmp_path.glob("runs/*/*"))
     sweep(RUNS, tmp_path, nothing_to_do := Scripted(), traces=False)
     assert not nothing_to_do.handed_out
+    # a process that was killed while it deleted one
+    half = run_path(tmp_path, RUNS[0])
+    (half.with_name(half.name + ".dropped") / "rest").mkdir(parents=True)
+    sweep(RUNS, tmp_path, nothing_to_do, traces=False)
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_run_is_deleted_only_when_its_summary_is_safe(tmp_path, one_thread, monkeypatch):
+    monkeypatch.setattr(module.SweepFolder, "append", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        sweep(RUNS, tmp_path, one_thread, traces=False)
+    assert [path for path in tmp_path.glob("runs/*/*") if simulate.load(path).status.item() == "complete"]
+
+
+def test_a_scheduler_that_does_not_answer_changes_nothing(tmp_path, one_thread, monkeypatch):
+    monkeypatch.setattr(workers, "_ANSWER_SECONDS", 0.5)
+    before = sweep(RUNS, tmp_path, one_thread)
+    with pytest.raises(ValueError, match="scheduler must be the address or file of a Dask scheduler that answers"):
+        sweep(grid(lr=[0.7], wd=0.02, width=8, steps=5), tmp_path, dask_executor("tcp://127.0.0.1:1"))
+    assert open_sweep(tmp_path).identical(before)
+
+
+def test_evaluations_of_another_step_are_none(tmp_path, one_thread):
+    sweep(RUNS, tmp_path, one_thread)
+    shorter = [dataclasses.replace(run, steps=40) for run in RUNS]
+    assert "test_error" not in sweep(shorter, tmp_path, one_thread)
+    assert sweep(RUNS, tmp_path, one_thread).test_error.notnull().all()
+
+
+def test_each_run_has_a_limit_of_its_own(tmp_path):
+    summary = Summary(identity="", steps=900, status="complete", status_step=900, seconds=0.0)
+    terms = Terms(out=tmp_path, periods=10**9)
+    assert task.extended(summary, terms, 100) == 1000
+    assert task.extended(summary, terms, 10_000) == 3600
 
 
 def test_runs_of_a_sweep_have_few_files(tmp_path, one_thread):

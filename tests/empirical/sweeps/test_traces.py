@@ -86,6 +86,19 @@ def test_a_selected_run_can_be_judged_like_any_trajectory(tmp_path):
             np.testing.assert_array_equal(judged.periods.onsets, asked.periods.onsets)
 
 
+def test_rules_that_differ_by_what_is_held_fixed(tmp_path):
+    common = {"lr": 0.02, "wd": 0.5, "width": 8, "steps": 600, "optimizer": theory.SGD(momentum=0.5)}
+    runs = grid(**common, fixed=[None, "effective_lr"])
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        summaries = sweep(runs, tmp_path, executor)
+    assert (summaries.verdict != "").all()
+    opened = open_sweep(tmp_path, traces=True)
+    assert opened.optimizer.values.tolist() == ["SGD(momentum=0.5)", "SGD(momentum=0.5) with fixed effective_lr"]
+    for number in range(2):
+        found = simulate.classify(opened.isel(fixed=number))
+        assert found.rotation_ratio == summaries.rotation_ratio.values[number]
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_selecting_before_reading_is_selecting_after(path, data):
