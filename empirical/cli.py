@@ -333,12 +333,21 @@ def probe(
         length = f"{segment.period:.4g} ± {segment.period_stderr:.2g}"
         norms = f"{segment.norm_min:.3g} … {segment.norm_max:.3g}"
         typer.echo(f"{segment.intrinsic_lr:<24.3g}{segment.count:>8}{length:>16}{norms:>22}")
-    typer.echo(f"\n{'predicted at lr * wd':<24}{'balance law':>16}{'reduced model':>16}{'norm / root of lr':>22}")
+    typer.echo(
+        f"\n{'predicted at lr * wd':<24}{'balance law':>14}{'(90 %)':>18}{'reduced model':>16}{'(90 %)':>18}"
+        f"{'norm / root of lr':>20}"
+    )
     for share in (1.0, 0.5, 0.2, 0.1, 0.05):
         wd = share * intrinsic_lr / lr
         period = found.period(lr, wd)
         norms = f"{period.norm_min / lr**0.5:.3g} … {period.norm_max / lr**0.5:.3g}"
-        typer.echo(f"{lr * wd:<24.3g}{found.law.period(lr, wd):>16.4g}{period.mean:>16.4g}{norms:>22}")
+        law, reduced = (
+            f"{known.lower:.4g} … {known.upper:.4g}"
+            for known in (found.law_interval(lr, wd), found.period_interval(lr, wd))
+        )
+        typer.echo(
+            f"{lr * wd:<24.3g}{found.law.period(lr, wd):>14.4g}{law:>18}{period.mean:>16.4g}{reduced:>18}{norms:>20}"
+        )
     typer.echo(f"\n{'saved':<24}{out}")
 
 

@@ -1,5 +1,6 @@
 """Dynamics of the norm and trajectories, without networks."""
 
+from simulate.intervals import Interval
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient
 from simulate.maps.norm_map import norm_map, replay
@@ -15,6 +16,7 @@ __all__ = [
     "AdversarialGradient",
     "BoundedGradient",
     "Classification",
+    "Interval",
     "NormalizedRegression",
     "Period",
     "PeriodModel",

@@ -20,6 +20,7 @@ import xarray as xr
 
 import theory
 from simulate import oscillation
+from simulate.intervals import Interval, drawn_law_periods, drawn_segments
 from simulate.maps.noise import stream_key
 from simulate.probe import Falls, Segment, Trend, balance_law, hazard_law, jump_law
 from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory
@@ -29,6 +30,7 @@ from theory.arguments import FloatArray, learning_rate, one_real, weight_decay, 
 
 REACH = 30.0  # predictions are given without a warning down to this share of the largest ηλ of a probe
 _WALKERS = 16
+_SIMULATED_FOR_INTERVALS = 1000  # periods
 _FARTHEST = 1e6  # from here the model comes back to its range without an overflow
 _LOOKS = 100  # looks of the period finder per relaxation 1/ηλ: those it asks for
 
@@ -164,7 +166,12 @@ class PeriodModel:
         jump, spread = jump_law(seen)
         starts = [np.log(each.first_losses) for each in seen]
         uncorrected = cls(
-            law=balance_law(seen),
+            law=balance_law(
+                [each.rate for each in seen],
+                [each.periods.count for each in seen],
+                [each.periods.jump for each in seen],
+                [each.periods.outside_growth for each in seen],
+            ),
             loss_decay=loss_decay,
             growth=growth,
             hazard=hazard_law(seen),
@@ -251,7 +258,7 @@ class PeriodModel:
                     "law": theory.BalanceLaw(**values["law"]),
                     "hazard": tuple(values["hazard"]),
                     "jump": tuple(values["jump"]),
-                    "segments": tuple(Segment(**each) for each in values["segments"]),
+                    "segments": tuple(_segment(each) for each in values["segments"]),
                 }
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -336,6 +343,94 @@ class PeriodModel:
             norm_max=own.norm_max * peak * math.sqrt(lr),
             effective_lr_max=lr / norm_min**2,
         )
+
+    def law_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
+        """Say how well the probe knows the period of its balance law, `law.period(lr, wd)`.
+
+        Seeds and periods of the probe are drawn again with replacement, and the law is fitted to each draw. That the
+        law is an approximation, and that a measured period has an error of its own, is not in it: of 40 probes of the
+        reference model itself, with two seeds, the 90 % intervals held its true period in 31 to 36.
+
+        Parameters
+        ----------
+        lr, wd : η > 0, λ > 0, ηλ < 1: numbers.
+        level : share of the draws within the interval, between 0 and 1.
+        draws, seed : number of draws, and of their random numbers.
+
+        Returns
+        -------
+        Interval
+
+        Raises
+        ------
+        TypeError, ValueError : an argument is out of range, or the model is an older one without its periods.
+
+        Warns
+        -----
+        UserWarning : ηλ is outside `calibrated_range`.
+
+        Examples
+        --------
+        >>> reference = PeriodModel.reference()
+        >>> probe = [reference.oscillate(0.5, wd, steps=round(50 / wd), seed=1) for wd in (0.02, 0.004)]
+        >>> model = PeriodModel.from_probe(probe)
+        >>> known = model.law_interval(0.5, 0.01)
+        >>> known.lower < model.law.period(0.5, 0.01) < known.upper
+        True
+        """
+        self._rate(lr, wd)
+        level, draws, seed = _checked_draws(level, draws, seed)
+        return Interval.of(drawn_law_periods(self.segments, lr, wd, draws, seed), level)
+
+    def period_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
+        """Say how well the probe knows the mean of `period(lr, wd)`, by the measured periods that correct it.
+
+        The constants of the reduced model are taken as they are: where the correction is interpolated they matter
+        little, below the lower segment they do. Of the 40 probes of `law_interval`, 30 to 35 held the truth.
+
+        Parameters
+        ----------
+        lr, wd, level, draws, seed : as in `law_interval`.
+
+        Returns
+        -------
+        Interval
+
+        Raises
+        ------
+        TypeError, ValueError : as in `law_interval`.
+
+        Warns
+        -----
+        UserWarning : ηλ is outside `calibrated_range`.
+
+        Examples
+        --------
+        >>> reference = PeriodModel.reference()
+        >>> probe = [reference.oscillate(0.5, wd, steps=round(50 / wd), seed=1) for wd in (0.02, 0.004)]
+        >>> known = PeriodModel.from_probe(probe).period_interval(0.5, 0.01)
+        >>> known.upper / known.lower < 1.5
+        True
+        """
+        rate = self._rate(lr, wd)
+        level, draws, seed = _checked_draws(level, draws, seed)
+        own = self._simulated(rate, _SIMULATED_FOR_INTERVALS, seed)
+        simulated = dict(
+            zip(
+                *_mean_by_rate(
+                    [each.intrinsic_lr for each in self.segments],
+                    [math.log(each.simulated_period) for each in self.segments],
+                ),
+                strict=True,
+            )
+        )
+        noise = np.random.default_rng(seed).normal(0, own.stderr / own.mean, draws)
+        found = []
+        for seen, error in zip(drawn_segments(self.segments, draws, seed), noise, strict=True):
+            at = [math.log(each.intrinsic_lr) for each in reversed(seen)]
+            ratios = [math.log(each.period) - simulated[each.intrinsic_lr] for each in reversed(seen)]
+            found.append(own.mean * math.exp(float(np.interp(math.log(rate), at, ratios)) + error))
+        return Interval.of(found, level)
 
     def oscillate(
         self,
@@ -583,6 +678,19 @@ def oscillate(
     """
     return _checked_model(model).oscillate(
         lr, wd, steps=steps, seed=seed, norm=norm, record_every=record_every, start=start
+    )
+
+
+def _segment(content: Mapping[str, Any]) -> Segment:
+    """Segment of its plain form; older ones have no periods."""
+    return Segment(**{**content, **{name: tuple(content.get(name, ())) for name in ("lengths", "rises")}})
+
+
+def _checked_draws(level: float, draws: int, seed: int) -> tuple[float, int, int]:
+    return (
+        one_real("level", level, above=0, below=1),
+        whole_number("draws", draws, at_least=2),
+        whole_number("seed", seed, at_most=2**63 - 1),
     )
 
 

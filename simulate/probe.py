@@ -73,6 +73,7 @@ class Segment:
     norm_min, norm_max : geometric mean of ρ/√η at the troughs and peaks.
     simulated_period, simulated_norm_min, simulated_norm_max : the same of the reduced model.
     run : what the trajectory says of its training (its `config` attribute).
+    lengths, rises : steps and ln(ρ_max/ρ_min) of each period; empty in models that were saved before they were kept.
     """
 
     intrinsic_lr: float
@@ -87,6 +88,8 @@ class Segment:
     simulated_norm_min: float = math.nan
     simulated_norm_max: float = math.nan
     run: str = field(default="", repr=False)
+    lengths: tuple[float, ...] = field(default=(), repr=False)
+    rises: tuple[float, ...] = field(default=(), repr=False)
 
 
 class Falls:
@@ -191,15 +194,27 @@ class Falls:
             norm_min=float(np.exp(np.log(self.periods.norm_min / scale).mean())),
             norm_max=float(np.exp(np.log(self.periods.norm_max / scale).mean())),
             run=self.run,
+            lengths=tuple(self.periods.lengths.tolist()),
+            rises=tuple(np.log(self.periods.norm_max / self.periods.norm_min).tolist()),
         )
 
 
-def balance_law(seen: Sequence[Falls]) -> theory.BalanceLaw:
-    """Fit J = A + B ln(1/ηλ) and φ ∝ (ηλ)^ν to what the segments show."""
-    rates = [each.rate for each in seen]
+def balance_law(
+    rates: Sequence[float], counts: Sequence[int], jumps: Sequence[float], outside: Sequence[float]
+) -> theory.BalanceLaw:
+    """Fit J = A + B ln(1/ηλ) and φ ∝ (ηλ)^ν to what segments show.
+
+    Parameters
+    ----------
+    rates, counts, jumps, outside : ηλ, number of periods, J and φ of each segment.
+
+    Examples
+    --------
+    >>> law = balance_law([0.01, 0.002], [100, 100], [0.5, 0.8], [0.3, 0.1])
+    >>> round(law.jump, 3), round(law.jump_slope, 3), round(law.outside, 3)
+    (0.5, 0.186, 0.3)
+    """
     reference = max(rates)
-    counts = [each.periods.count for each in seen]
-    jumps, outside = [each.periods.jump for each in seen], [each.periods.outside_growth for each in seen]
     if len(set(rates)) == 1:
         return theory.BalanceLaw(float(np.mean(jumps)), 0.0, float(np.mean(outside)), 0.0, reference)
     slope, jump = np.polyfit(-np.log(np.array(rates) / reference), jumps, 1, w=np.sqrt(counts))

@@ -139,7 +139,9 @@ def test_probe_tells_what_it_saw_and_what_follows(tmp_path):
     assert [line[1] for line in lines[1:5]] == [str(segment.count) for segment in model.segments]
     predicted = lines[lines.index([]) + 2]
     assert float(predicted[1]) == pytest.approx(model.law.period(0.5, 0.02), rel=1e-3)
-    assert float(predicted[2]) == pytest.approx(model.period(0.5, 0.02).mean, rel=1e-3)
+    known = model.law_interval(0.5, 0.02)
+    assert [float(predicted[at]) for at in (2, 4)] == pytest.approx([known.lower, known.upper], rel=1e-3)
+    assert float(predicted[5]) == pytest.approx(model.period(0.5, 0.02).mean, rel=1e-3)
 
 
 @pytest.fixture

@@ -1,0 +1,118 @@
+"""Intervals of predicted periods: do they hold what they promise where the truth is known?"""
+
+import dataclasses
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import simulate
+from simulate.intervals import Interval, drawn_law_periods, drawn_segments
+from simulate.probe import Segment
+
+REFERENCE = simulate.PeriodModel.reference()
+SETTINGS = [(0.5, 0.012), (0.5, 0.004), (0.5, 0.0015)]
+
+
+def segment(rate, lengths, rises):
+    mean, jump = float(np.mean(lengths)), float(np.mean(rises))
+    outside = 1 - jump / (-math.log1p(-rate) * mean)
+    return Segment(
+        rate, len(lengths), mean, 1.0, jump, outside, 1.0, 2.0, mean, 1.0, 2.0, "", tuple(lengths), tuple(rises)
+    )
+
+
+@pytest.fixture(scope="module")
+def probes():
+    """Probes of the reference model itself, two seeds each; what they predict and how well they claim to know it."""
+    found = []
+    for number in range(16):
+        runs = [
+            REFERENCE.oscillate(0.5, wd, steps=round(40 / (0.5 * wd)), seed=100 + 2 * number + k)
+            for wd in (0.02, 0.004)
+            for k in range(2)
+        ]
+        found.append(simulate.PeriodModel.from_probe(runs))
+    return found
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_intervals_of_known_truth_cover_it(probes, setting):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # what these probes would measure there
+        long = REFERENCE.oscillate(*setting, steps=round(3000 / (setting[0] * setting[1])), seed=7)
+        truth = simulate.find_periods(long).mean
+        covered = {"law": 0, "reduced": 0}
+        for model in probes:
+            for name, known in (("law", model.law_interval(*setting)), ("reduced", model.period_interval(*setting))):
+                covered[name] += known.lower <= truth <= known.upper
+    # 90 % are promised of the sampling alone; at 16 probes fewer than 12 have a chance of 2 % then
+    assert covered["law"] >= 10, covered
+    assert covered["reduced"] >= 10, covered
+
+
+def test_intervals_shrink_with_the_probe():
+    widths = []
+    for relaxations in (30, 480):
+        runs = [REFERENCE.oscillate(0.5, wd, steps=round(relaxations / (0.5 * wd)), seed=3) for wd in (0.02, 0.004)]
+        known = simulate.PeriodModel.from_probe(runs).law_interval(0.5, 0.01)
+        widths.append(math.log(known.upper / known.lower))
+    # sixteen times the periods, a quarter of the width
+    assert widths[1] / widths[0] == pytest.approx(0.25, rel=0.5)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(10, 1000), st.floats(0.01, 2.0)), min_size=2, max_size=20), st.integers(0, 5))
+def test_a_draw_is_made_of_what_was_measured(periods, seed):
+    lengths, rises = zip(*periods, strict=True)
+    one = segment(0.01, lengths, rises)
+    for (drawn,) in drawn_segments([one], 3, seed):
+        assert min(lengths) - 1e-9 <= drawn.period <= max(lengths) + 1e-9
+        assert min(rises) - 1e-9 <= drawn.jump <= max(rises) + 1e-9
+        assert drawn.count == len(lengths)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    rng = np.random.default_rng(0)
+    same = [segment(0.01, rng.normal(100, 20, 50), np.full(50, 0.5)) for _ in range(2)]
+    apart = [segment(0.01, rng.normal(mean, 20, 50), np.full(50, 0.5)) for mean in (80, 120)]
+    width = [np.std(drawn_law_periods(seeds, 0.5, 0.02, 400, seed=0)) for seeds in (same, apart)]
+    # within: 20/√100; between two seeds: 20/√2
+    assert width[0] == pytest.approx(2.0, rel=0.5)
+    assert width[1] == pytest.approx(math.hypot(14.1, 2.0), rel=0.2)
+
+
+def test_saved_models_keep_their_intervals(tmp_path):
+    runs = [REFERENCE.oscillate(0.5, wd, steps=round(40 / (0.5 * wd)), seed=3) for wd in (0.02, 0.004)]
+    model = simulate.PeriodModel.from_probe(runs)
+    model.save(tmp_path / "model.json")
+    again = simulate.PeriodModel.load(tmp_path / "model.json")
+    assert again == model
+    assert again.law_interval(0.5, 0.01) == model.law_interval(0.5, 0.01)
+
+
+def test_older_models_say_that_they_know_no_intervals():
+    older = dataclasses.replace(
+        REFERENCE, segments=tuple(dataclasses.replace(each, lengths=(), rises=()) for each in REFERENCE.segments)
+    )
+    assert older.period(0.5, 0.01).mean > 0
+    with pytest.raises(ValueError, match="segments must hold their periods"):
+        older.law_interval(0.5, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"level": 1.0}, "level"), ({"level": 0}, "level"), ({"draws": 1}, "draws"), ({"seed": -1}, "seed")],
+)
+def test_bad_input(options, words):
+    with pytest.raises(ValueError, match=words):
+        REFERENCE.law_interval(0.5, 0.01, **options)
+
+
+def test_an_interval_leaves_out_equal_shares():
+    found = Interval.of(np.arange(1001), 0.5)
+    assert (found.lower, found.upper) == (250.0, 750.0)
