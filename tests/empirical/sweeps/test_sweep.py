@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import multiprocessing
 import signal
 import socket
 import subprocess
@@ -76,6 +77,13 @@ def test_workers_of_dask_come_to_the_same_bits(tmp_path, one_thread):
     assert found.drop_vars(["folder", "seconds"]).identical(serial.drop_vars(["folder", "seconds"]))
     for one, other in zip(serial.folder.values.flat, found.folder.values.flat, strict=True):
         assert simulate.load(one).identical(simulate.load(other))
+
+
+def test_a_pool_of_processes_is_an_executor_too(tmp_path, one_thread):
+    serial = sweep(RUNS, tmp_path / "serial", one_thread)
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        found = sweep(RUNS, tmp_path / "pool", executor)
+    assert found.drop_vars(["folder", "seconds"]).identical(serial.drop_vars(["folder", "seconds"]))
 
 
 def test_longer_and_shorter_runs_are_made_again(tmp_path, one_thread):
