@@ -395,3 +395,12 @@ def test_records_may_wait_and_come_to_the_same(tmp_path, monkeypatch):
     assert files[0] == files[1]
     for name in ("steps.log", "evaluations.log"):
         assert (tmp_path / "at once" / name).read_bytes() == (tmp_path / "late" / name).read_bytes()
+
+
+def test_a_run_killed_after_its_last_checkpoint_keeps_its_last_evaluation(tmp_path):
+    # the last evaluation is no regular one
+    config = dataclasses.replace(CONFIG_900, steps=150)
+    killed_run(tmp_path / "run", 150, config)
+    resumed = resume(tmp_path / "run")
+    assert resumed.eval_step.values.tolist() == [0, 100, 150]
+    assert resumed.identical(train(config))

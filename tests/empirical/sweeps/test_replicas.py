@@ -84,6 +84,18 @@ def test_runs_of_several_lengths_end_when_they_are_to(tmp_path, alone):
         xr.testing.assert_identical(simulate.load(folder), alone_at(place, run, tmp_path))
 
 
+def test_a_checkpoint_holds_one_replica_only(tmp_path):
+    runs = [dataclasses.replace(run, width=64, steps=5, replicas=8) for run in RUNS]
+    folders = [tmp_path / str(k) for k in range(len(runs))]
+    train_together(runs, folders, range(len(runs)), lambda config, run: None, never)
+    weights = 2 * 64 * 64 * 4
+    for folder in folders:
+        sizes = [file.stat().st_size for file in folder.glob("checkpoint-*.pt")]
+        # with the state of the random numbers and what torch adds
+        assert len(sizes) == 2
+        assert all(weights < size < weights + 100_000 for size in sizes)
+
+
 def test_a_run_that_was_begun_keeps_its_place(tmp_path):
     narrow = [dataclasses.replace(run, width=3) for run in RUNS[:3]]
     expected = [alone_at(place, run, tmp_path / "alone") for place, run in zip((2, 0, 1), narrow, strict=True)]
