@@ -13,17 +13,18 @@ import time
 import numpy as np
 
 from simulate import PeriodModel, oscillation, period
+from simulate.oscillator import looks_apart
 
 WALKERS, STEPS, ROUNDS = 1024, 10_000, 7
 INTRINSIC_LR = 2e-3
 PYTHON_GOAL, STATISTICS_GOAL, NOISE_GOAL, PERIOD_GOAL = 100, 1.25, 1.8, 1.0
 
-model = PeriodModel.reference()
+model = PeriodModel.reference().oscillator
 quiet = dataclasses.replace(model, hazard=(-80.0, model.hazard[1]))
 
 
 def python_loop(steps=100_000):
-    shrink, decay, growth, a, power, b0, b1, b2, spread, peak, peak_sd, duration = model._constants(INTRINSIC_LR)
+    shrink, decay, growth, a, power, b0, b1, b2, spread, peak, peak_sd, duration = model.constants(INTRINSIC_LR)
     generator = random.Random(0)
     x, loss, hazard, until, climb = 2.0, 0.5, 0.0, -1, 0.0
     ready, threshold = x - model.rise, generator.expovariate(1)
@@ -48,13 +49,13 @@ def python_loop(steps=100_000):
 
 
 def compiled(with_statistics=False, of=model):
-    constants = np.array([of._constants(INTRINSIC_LR)] * WALKERS)
+    constants = np.array([of.constants(INTRINSIC_LR)] * WALKERS)
     walkers = np.arange(WALKERS)
-    state = of._fresh(np.full(WALKERS, 2.0), constants, 0, walkers)
+    state = of.fresh(np.full(WALKERS, 2.0), constants, 0, walkers)
     sums = np.zeros((WALKERS if with_statistics else 0, oscillation.STATISTICS))
     if with_statistics:
         sums[:, oscillation.HIGH], sums[:, oscillation.LOW] = -np.inf, np.inf
-    look_every = of.looks_apart(INTRINSIC_LR)
+    look_every = looks_apart(INTRINSIC_LR)
     began = time.process_time()
     oscillation.iterate_oscillation(
         state, constants, np.uint64(0), walkers, 0, STEPS, 0, np.empty((3, 0, 0)), sums,

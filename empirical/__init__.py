@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from empirical.sweeps.sweep import WorkersLostError as WorkersLostError
     from empirical.sweeps.sweep import sweep as sweep
     from empirical.sweeps.workers import dask_executor as dask_executor
+    from empirical.trials.held_out import validate_held_out as validate_held_out
     from empirical.trials.probe import probe as probe
     from empirical.trials.validation import validate as validate
 
@@ -53,6 +54,7 @@ _HOMES = {
     "sweep": "empirical.sweeps.sweep",
     "train": "empirical.runs.loop",
     "validate": "empirical.trials.validation",
+    "validate_held_out": "empirical.trials.held_out",
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "sweep",
     "train",
     "validate",
+    "validate_held_out",
 ]
 
 

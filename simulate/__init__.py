@@ -1,12 +1,14 @@
 """Dynamics of the norm and trajectories, without networks."""
 
+from simulate.expectation import Expectation
 from simulate.intervals import Interval
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient
 from simulate.maps.norm_map import norm_map, replay
 from simulate.maps.norm_ode import norm_ode
 from simulate.maps.random_walk import random_walk
-from simulate.period_model import Period, PeriodModel, oscillate, period
+from simulate.oscillator import Oscillator, Period
+from simulate.period_model import PeriodModel, oscillate, period
 from simulate.phase_diagram import phase_diagram
 from simulate.trajectories import plots
 from simulate.trajectories.folder import load, save
@@ -16,8 +18,10 @@ __all__ = [
     "AdversarialGradient",
     "BoundedGradient",
     "Classification",
+    "Expectation",
     "Interval",
     "NormalizedRegression",
+    "Oscillator",
     "Period",
     "PeriodModel",
     "Periods",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from simulate.probe import Segment, balance_law
+from simulate.probe import Pooled, Segment, balance_law, pooled
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Interval:
         return f"{self.lower:.4g} … {self.upper:.4g} steps ({self.level:.0%})".replace("%", " %")
 
     @classmethod
-    def of(cls, values: Sequence[float], level: float) -> Interval:
+    def of(cls, values: npt.ArrayLike, level: float) -> Interval:
         """Interval that leaves out equal shares of values at both ends.
 
         Examples
@@ -46,23 +46,7 @@ class Interval:
         return cls(float(lower), float(upper), level)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """What segments of one ηλ show in one draw.
-
-    Attributes
-    ----------
-    intrinsic_lr, count, period, jump, outside_growth : as in `Segment`.
-    """
-
-    intrinsic_lr: float
-    count: int
-    period: float
-    jump: float
-    outside_growth: float
-
-
-def drawn_segments(segments: Sequence[Segment], count: int, seed: int) -> Iterator[list[Drawn]]:
+def drawn_segments(segments: Sequence[Segment], count: int, seed: int) -> Iterator[list[Pooled]]:
     """Draw seeds, and periods of each, again with replacement.
 
     Parameters
@@ -73,28 +57,22 @@ def drawn_segments(segments: Sequence[Segment], count: int, seed: int) -> Iterat
 
     Yields
     ------
-    One for each ηλ, the largest first.
-
-    Raises
-    ------
-    ValueError : the periods of a segment were not kept.
+    One for each ηλ of `pooled`, the largest first.
 
     Examples
     --------
-    >>> one = Segment(0.01, 3, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 60.0, 70.0), rises=(0.4, 0.5, 0.6))
+    >>> one = Segment(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
     >>> [(drawn.intrinsic_lr, drawn.count) for (drawn,) in drawn_segments([one], 2, seed=0)]
-    [(0.01, 3), (0.01, 3)]
+    [(0.01, 12), (0.01, 12)]
     """
-    if not all(segment.lengths for segment in segments):
-        raise ValueError("segments must hold their periods for an interval; those of an older model were not kept")
     random = np.random.default_rng(seed)
-    rates = sorted({segment.intrinsic_lr for segment in segments}, reverse=True)
-    groups = [[segment for segment in segments if segment.intrinsic_lr == rate] for rate in rates]
+    rates = [each.intrinsic_lr for each in pooled(segments)]
+    groups = [[each for each in segments if each.intrinsic_lr == rate and each.count] for rate in rates]
     for _ in range(count):
         yield [_drawn(rate, group, random) for rate, group in zip(rates, groups, strict=True)]
 
 
-def _drawn(rate: float, group: Sequence[Segment], random: np.random.Generator) -> Drawn:
+def _drawn(rate: float, group: Sequence[Segment], random: np.random.Generator) -> Pooled:
     lengths, rises = [], []
     for number in random.integers(len(group), size=len(group)):
         segment = group[number]
@@ -102,8 +80,7 @@ def _drawn(rate: float, group: Sequence[Segment], random: np.random.Generator) -
         lengths.append(np.asarray(segment.lengths)[chosen])
         rises.append(np.asarray(segment.rises)[chosen])
     period, jump = float(np.concatenate(lengths).mean()), float(np.concatenate(rises).mean())
-    count = sum(part.size for part in lengths)
-    return Drawn(rate, count, period, jump, 1 - jump / (-math.log1p(-rate) * period))
+    return Pooled(rate, sum(part.size for part in lengths), period, jump)
 
 
 def drawn_law_periods(segments: Sequence[Segment], lr: float, wd: float, count: int, seed: int) -> list[float]:
@@ -111,17 +88,8 @@ def drawn_law_periods(segments: Sequence[Segment], lr: float, wd: float, count: 
 
     Examples
     --------
-    >>> one = Segment(0.01, 3, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 60.0, 70.0), rises=(0.4, 0.5, 0.6))
+    >>> one = Segment(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
     >>> all(50 <= period <= 70 for period in drawn_law_periods([one], 0.5, 0.02, count=5, seed=0))
     True
     """
-    found = []
-    for seen in drawn_segments(segments, count, seed):
-        law = balance_law(
-            [each.intrinsic_lr for each in seen],
-            [each.count for each in seen],
-            [each.jump for each in seen],
-            [each.outside_growth for each in seen],
-        )
-        found.append(law.period(lr, wd))
-    return found
+    return [balance_law(seen).period(lr, wd) for seen in drawn_segments(segments, count, seed)]

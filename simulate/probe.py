@@ -11,54 +11,14 @@ import numpy as np
 import xarray as xr
 
 import theory
+from simulate.oscillator import Oscillator, Trend
 from simulate.trajectories.contract import check_trajectory, intrinsic_lr
-from simulate.trajectories.periods import OUTSIDE_GROWTH_MAX, find_periods, settled_part
+from simulate.trajectories.periods import OUTSIDE_GROWTH_MAX, Classification, Periods, classify, settled_part
 from theory.arguments import FloatArray
 
-_FEWEST = 10  # periods in a segment of a probe
-
-
-@dataclass(frozen=True)
-class Trend:
-    """A positive constant of a network that changes with ηλ as a power of it.
-
-    Parameters
-    ----------
-    value : at the reference ηλ.
-    power : value(ηλ) = value·(ηλ/reference)^power.
-
-    Examples
-    --------
-    >>> Trend(24.0, -0.5).at(0.25)
-    48.0
-    """
-
-    value: float
-    power: float
-
-    def at(self, relative: float) -> float:
-        """Value at ηλ = `relative` times the reference.
-
-        Examples
-        --------
-        >>> Trend(2.0, 0.0).at(0.1)
-        2.0
-        """
-        return float(self.value * relative**self.power)
-
-    @classmethod
-    def through(cls, relative: Sequence[float], values: Sequence[float]) -> Trend:
-        """Fit a power law to values > 0, exactly where there are two; those of one ηλ alone give a constant.
-
-        Examples
-        --------
-        >>> round(Trend.through([1.0, 0.25], [24.0, 48.0]).at(1.0), 9)
-        24.0
-        """
-        if len(set(relative)) < 2:
-            return cls(float(np.exp(np.mean(np.log(values)))), 0.0)
-        power, log_value = np.polyfit(np.log(relative), np.log(values), 1)
-        return cls(float(np.exp(log_value)), float(power))
+FEWEST = 10  # periods at each ηλ of a probe for a law of their length
+SHORTEST = 12  # relaxations that a segment must last
+_LEAST_SHARE = 0.01  # of growth outside: what is less is noise about nothing, and has no power
 
 
 @dataclass(frozen=True)
@@ -71,9 +31,13 @@ class Segment:
     count, period, period_stderr : number of periods, their mean length and its standard error in steps.
     jump, outside_growth : J and φ.
     norm_min, norm_max : geometric mean of ρ/√η at the troughs and peaks.
-    simulated_period, simulated_norm_min, simulated_norm_max : the same of the reduced model.
+    simulated_period, simulated_norm_min, simulated_norm_max : the same of the reduced model, where there is one.
     run : what the trajectory says of its training (its `config` attribute).
-    lengths, rises : steps and ln(ρ_max/ρ_min) of each period; empty in models that were saved before they were kept.
+    lengths, rises : steps and ln(ρ_max/ρ_min) of each period.
+    verdict, rotation_ratio, log_norm_sd, autocorrelation_time, threshold_ratio : of `simulate.classify`.
+    norm : geometric mean of ρ/√η.
+
+    What there is not, such as the mean of no periods, is NaN.
     """
 
     intrinsic_lr: float
@@ -90,35 +54,143 @@ class Segment:
     run: str = field(default="", repr=False)
     lengths: tuple[float, ...] = field(default=(), repr=False)
     rises: tuple[float, ...] = field(default=(), repr=False)
+    verdict: str = ""
+    rotation_ratio: float = math.nan
+    log_norm_sd: float = math.nan
+    autocorrelation_time: float = math.nan
+    threshold_ratio: float = math.nan
+    norm: float = math.nan
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it has periods enough, and a share of growth in their rises, for a reduced model."""
+        return self.count >= FEWEST and self.outside_growth <= OUTSIDE_GROWTH_MAX
+
+    def __str__(self) -> str:
+        return f"{self.verdict} at lr * wd = {self.intrinsic_lr:.3g}, {self.count} periods"
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What all segments of one ηλ show together; or one draw of what they might have shown.
+
+    Attributes
+    ----------
+    intrinsic_lr, count, period, jump, outside_growth : as in `Segment`.
+    """
+
+    intrinsic_lr: float
+    count: int
+    period: float
+    jump: float
+
+    @property
+    def outside_growth(self) -> float:
+        """φ, by the balance of growth and decay."""
+        return 1 - self.jump / (-math.log1p(-self.intrinsic_lr) * self.period)
+
+
+def pooled(segments: Sequence[Segment]) -> list[Pooled]:
+    """Pool the periods of each ηλ, from the lowest up to the last at which there are 10 and more; the largest first.
+
+    Raises
+    ------
+    ValueError : there are fewer at the lowest: what rests there and not above has no periods to make a law of.
+
+    Examples
+    --------
+    >>> two = [Segment(0.01, n, t, 1.0, 0.5, 0.2, 1.0, 2.0) for n, t in ((10, 60.0), (30, 80.0))]
+    >>> [(each.count, each.period) for each in pooled(two)]
+    [(40, 75.0)]
+    """
+    found: list[Pooled] = []
+    for rate in sorted({segment.intrinsic_lr for segment in segments}):
+        there = [segment for segment in segments if segment.intrinsic_lr == rate and segment.count]
+        counts = [segment.count for segment in there]
+        if sum(counts) < FEWEST:
+            break
+        period, jump = (
+            float(np.average([getattr(segment, name) for segment in there], weights=counts))
+            for name in ("period", "jump")
+        )
+        found.insert(0, Pooled(rate, sum(counts), period, jump))
+    if not found:
+        raise ValueError(
+            f"segments must show at least {FEWEST} periods at the lowest lr * wd for a law of their length, "
+            f"got {'; '.join(map(str, segments))}"
+        )
+    return found
+
+
+def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, Classification]:
+    """Check a trajectory of a probe and sum it up, with norms in units of √η.
+
+    Parameters
+    ----------
+    trajectory : one run.
+    rise : d of the period finder.
+    name : of the trajectory, for messages.
+    """
+    try:
+        check_trajectory(trajectory, "grad_norm", "loss", single=True)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+    if trajectory.attrs.get("optimizer", "SGD()") != "SGD()":
+        raise ValueError(f"{name} must be of optimizer SGD(), got {trajectory.attrs['optimizer']}")
+    if np.any(np.diff(trajectory.step.values) != 1):
+        raise ValueError(f"{name} must have every step (record_every=1); rows are missing")
+    rate = intrinsic_lr(trajectory)
+    if not 0 < rate < 1:
+        raise ValueError(f"{name} must have 0 < lr * wd < 1, got {rate:.6g}")
+    if trajectory.sizes["step"] < SHORTEST / rate:
+        raise ValueError(
+            f"{name} must have at least {SHORTEST}/(lr * wd) = {SHORTEST / rate:.4g} rows, "
+            f"got {trajectory.sizes['step']}"
+        )
+    if "rotation" not in trajectory:
+        # of scale-invariant weights under plain SGD the one-step law tells it
+        known = theory.rotation(
+            trajectory.norm.values, trajectory.attrs["lr"], trajectory.attrs["wd"], trajectory.grad_norm.values
+        )
+        trajectory = trajectory.assign(rotation=("step", known))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        judged = classify(trajectory, rise=rise)
+    periods, scale = judged.periods, math.sqrt(trajectory.attrs["lr"])
+    segment = Segment(
+        intrinsic_lr=rate,
+        count=periods.count,
+        period=periods.mean,
+        period_stderr=periods.stderr,
+        jump=periods.jump,
+        outside_growth=periods.outside_growth,
+        norm_min=periods.trough_norm / scale,
+        norm_max=periods.peak_norm / scale,
+        run=str(trajectory.attrs.get("config", "")),
+        lengths=tuple(periods.lengths.tolist()),
+        rises=tuple(np.log(periods.norm_max / periods.norm_min).tolist()),
+        verdict=judged.verdict,
+        rotation_ratio=judged.rotation_ratio,
+        log_norm_sd=judged.log_norm_sd,
+        autocorrelation_time=judged.autocorrelation_time,
+        threshold_ratio=judged.threshold_ratio,
+        norm=judged.typical_norm / scale,
+    )
+    return segment, judged
 
 
 class Falls:
-    """The falls of one segment of a probe, each from a peak of ln z to the next trough, and the jumps after them."""
+    """The falls of one segment of a probe, each from a peak of ln z to the next trough, and the jumps after them.
 
-    def __init__(self, trajectory: xr.Dataset, rise: float, name: str) -> None:
-        try:
-            check_trajectory(trajectory, "grad_norm", "loss", single=True)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}: {error}") from None
-        if trajectory.attrs.get("optimizer", "SGD()") != "SGD()":
-            raise ValueError(f"{name} must be of optimizer SGD(), got {trajectory.attrs['optimizer']}")
-        if np.any(np.diff(trajectory.step.values) != 1):
-            raise ValueError(f"{name} must have every step (record_every=1); rows are missing")
-        self.rate = intrinsic_lr(trajectory)
-        if not 0 < self.rate < 1:
-            raise ValueError(f"{name} must have 0 < lr * wd < 1, got {self.rate:.6g}")
+    Parameters
+    ----------
+    trajectory : one that `measured` has checked.
+    periods : its periods.
+    """
+
+    def __init__(self, trajectory: xr.Dataset, periods: Periods) -> None:
+        self.periods, self.rate = periods, periods.intrinsic_lr
         settled = settled_part(trajectory)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            self.periods = find_periods(settled, rise=rise, discard=0)
-        if self.periods.count < _FEWEST:
-            raise ValueError(f"{name} must have at least {_FEWEST} periods, got {self.periods.count}")
-        if self.periods.outside_growth > OUTSIDE_GROWTH_MAX:
-            raise ValueError(
-                f"{name} must have a clear period, but {self.periods.outside_growth:.0%} of the growth of its norm "
-                f"lies outside the rises of {rise} and more"
-            )
-        self.run = str(trajectory.attrs.get("config", ""))
         self.log_norm = np.log(settled.norm.values.astype(np.float64)) - math.log(trajectory.attrs["lr"]) / 2
         self.loss = np.maximum(settled.loss.values.astype(np.float64), np.finfo(np.float64).tiny)
         self.effective_lr = np.exp(-2 * self.log_norm)
@@ -131,11 +203,10 @@ class Falls:
         self.spans = [slice(a, b) for a, b in zip(self.peaks, self.onsets[1:], strict=True)]
         # integral of the effective learning rate since the peak
         self.times = [np.concatenate([[0.0], np.cumsum(self.effective_lr[span])[:-1]]) for span in self.spans]
-        self.loss_decay = self._loss_decay()
         self.duration = float(np.mean(self.peaks - self.onsets[:-1]))
         self.first_losses, self.smooth = np.empty(0), [np.empty(0)]
 
-    def _loss_decay(self) -> float:
+    def loss_decay(self) -> float:
         """C of dL/dτ = -cL²: median over the falls of the slope of 1/L, with L the mean of each eighth of a fall."""
         slopes = []
         for span, times in zip(self.spans, self.times, strict=True):
@@ -181,48 +252,66 @@ class Falls:
 
         return math.exp(brentq(excess, -100, 300))
 
-    def segment(self) -> Segment:
-        """Sum up the periods, with norms in units of √η."""
-        scale = self.periods.norm_min / np.exp(self.log_norm[self.onsets[:-1]])
-        return Segment(
-            intrinsic_lr=self.rate,
-            count=self.periods.count,
-            period=self.periods.mean,
-            period_stderr=self.periods.stderr,
-            jump=self.periods.jump,
-            outside_growth=self.periods.outside_growth,
-            norm_min=float(np.exp(np.log(self.periods.norm_min / scale).mean())),
-            norm_max=float(np.exp(np.log(self.periods.norm_max / scale).mean())),
-            run=self.run,
-            lengths=tuple(self.periods.lengths.tolist()),
-            rises=tuple(np.log(self.periods.norm_max / self.periods.norm_min).tolist()),
-        )
 
-
-def balance_law(
-    rates: Sequence[float], counts: Sequence[int], jumps: Sequence[float], outside: Sequence[float]
-) -> theory.BalanceLaw:
-    """Fit J = A + B ln(1/ηλ) and φ ∝ (ηλ)^ν to what segments show.
+def balance_law(seen: Sequence[Pooled]) -> theory.BalanceLaw:
+    """Fit J = A + B ln(1/ηλ) and φ/(1-φ) ∝ (ηλ)^ν to what segments show.
 
     Parameters
     ----------
-    rates, counts, jumps, outside : ηλ, number of periods, J and φ of each segment.
+    seen : one for each ηλ.
 
     Examples
     --------
-    >>> law = balance_law([0.01, 0.002], [100, 100], [0.5, 0.8], [0.3, 0.1])
+    >>> law = balance_law([Pooled(0.01, 100, 75.0, 0.5), Pooled(0.002, 100, 440.0, 0.8)])
     >>> round(law.jump, 3), round(law.jump_slope, 3), round(law.outside, 3)
-    (0.5, 0.186, 0.3)
+    (0.5, 0.186, 0.337)
     """
+    rates = [each.intrinsic_lr for each in seen]
+    jumps, outside = [each.jump for each in seen], [each.outside_growth for each in seen]
     reference = max(rates)
-    if len(set(rates)) == 1:
-        return theory.BalanceLaw(float(np.mean(jumps)), 0.0, float(np.mean(outside)), 0.0, reference)
-    slope, jump = np.polyfit(-np.log(np.array(rates) / reference), jumps, 1, w=np.sqrt(counts))
-    # a share that is not above 0 has no power
-    if min(outside) <= 0:
-        return theory.BalanceLaw(float(jump), float(slope), float(np.mean(outside)), 0.0, reference)
-    trend = Trend.through([rate / reference for rate in rates], outside)
-    return theory.BalanceLaw(float(jump), float(slope), trend.value, trend.power, reference)
+    if len(rates) == 1:
+        return theory.BalanceLaw(jumps[0], 0.0, outside[0], 0.0, reference, "odds")
+    relative = np.array(rates) / reference
+    slope, jump = np.polyfit(-np.log(relative), jumps, 1, w=np.sqrt([each.count for each in seen]))
+    if max(outside) <= _LEAST_SHARE:
+        return theory.BalanceLaw(float(jump), float(slope), float(np.mean(outside)), 0.0, reference, "odds")
+    shares = np.maximum(outside, _LEAST_SHARE)
+    odds = Trend.through(relative.tolist(), (shares / (1 - shares)).tolist())
+    return theory.BalanceLaw(float(jump), float(slope), odds.value / (1 + odds.value), odds.power, reference, "odds")
+
+
+def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator:
+    """Fit the constants of the reduced model.
+
+    Parameters
+    ----------
+    seen, segments : of the same trajectories, the largest ηλ first.
+
+    Raises
+    ------
+    ValueError : the loss does not fall between breaks.
+    """
+    reference = seen[0].rate
+    relative = [each.rate / reference for each in seen]
+    loss_decay = Trend.through(relative, [each.loss_decay() for each in seen])
+    for each, share in zip(seen, relative, strict=True):
+        each.smooth_loss(loss_decay.at(share))
+    jump, spread = jump_law(seen)
+    starts = [np.log(each.first_losses) for each in seen]
+    return Oscillator(
+        loss_decay=loss_decay,
+        growth=Trend.through(relative, [each.growth_constant() for each in seen]),
+        hazard=hazard_law(seen),
+        jump=jump,
+        jump_spread=spread,
+        peak_loss=Trend.through(relative, [math.exp(values.mean()) for values in starts]),
+        peak_loss_sd=Trend.through(relative, [values.std() for values in starts]),
+        duration=Trend.through(relative, [each.duration for each in seen]),
+        rise=seen[0].periods.rise,
+        reference=reference,
+        lowest=seen[-1].rate,
+        peak=float(np.mean([math.log(segment.norm_max) for segment in segments])),
+    )
 
 
 def jump_law(seen: Sequence[Falls]) -> tuple[tuple[float, float, float], float]:

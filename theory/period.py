@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import FloatArray, broadcast, intrinsic_lr, learning_rate, one_real, plain, real, weight_decay
+from theory.arguments import (
+    FloatArray,
+    broadcast,
+    choice,
+    intrinsic_lr,
+    learning_rate,
+    one_real,
+    plain,
+    real,
+    weight_decay,
+)
 
 
 class Balance(NamedTuple):
@@ -74,16 +84,19 @@ def balance(
 class BalanceLaw:
     """Period of a network as a function of ηλ: T·(-ln(1-ηλ)) = J/(1-φ), with J and φ measured on that network.
 
-    The identity is exact; that J is linear in ln ηλ and φ a power of it is an approximation, good to some 10 % where
-    both were fitted at two values of ηλ and the wanted one is not larger than these.
+    The identity is exact; that J is linear in ln ηλ and φ or its odds a power of it is an approximation. Where both
+    were fitted at two values of ηλ and the wanted one is not larger than these, the odds are good to some 5 %, the
+    share to some 10 % (docs/validation.md).
 
     Parameters
     ----------
     jump : J at the reference, the mean rise of ln ρ in a destabilization, > 0.
     jump_slope : growth of J per unit of ln(reference/ηλ).
     outside : φ at the reference, the share of growth outside the detected rises, < 1.
-    outside_power : φ ∝ (ηλ)^outside_power.
+    outside_power : power of ηλ with which φ, or its odds, grows.
     reference : ηλ at which `jump` and `outside` hold, 0 < reference < 1.
+    power_of : "share": φ ∝ (ηλ)^outside_power; "odds": φ/(1-φ) ∝ (ηλ)^outside_power, that is
+        T·(-ln(1-ηλ)) = J·(1 + odds), where growth outside the rises comes on top of J and never takes all.
 
     Raises
     ------
@@ -103,6 +116,7 @@ class BalanceLaw:
     outside: float
     outside_power: float
     reference: float
+    power_of: str = "share"
 
     def __post_init__(self) -> None:
         one_real("jump", self.jump, above=0)
@@ -110,6 +124,7 @@ class BalanceLaw:
         one_real("outside", self.outside, below=1)
         one_real("outside_power", self.outside_power)
         one_real("reference", self.reference, above=0, below=1)
+        choice("power_of", self.power_of, ("share", "odds"))
 
     def jump_at(self, intrinsic: FloatArray) -> FloatArray:
         """J at ηλ.
@@ -128,8 +143,14 @@ class BalanceLaw:
         --------
         >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).outside_at(np.array(0.01)))
         0.3
+        >>> float(BalanceLaw(0.5, 0.2, 0.5, 1.0, 0.01, "odds").outside_at(np.array(0.04)))
+        0.8
         """
-        return np.asarray(self.outside * (intrinsic / self.reference) ** self.outside_power)
+        factor = (intrinsic / self.reference) ** self.outside_power
+        if self.power_of == "share":
+            return np.asarray(self.outside * factor)
+        # of the odds times the factor, written so that it has no poles for φ >= 0
+        return np.asarray(self.outside * factor / (1 - self.outside + self.outside * factor))
 
     def period(self, lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
         """Mean period T in steps.

@@ -94,7 +94,7 @@ def sweep(
         which is opened when there is something to do, and closed at the end; by default on processes of this machine.
     until : extend each run until the standard error of its mean period is at most this share of it, unless it is at
         equilibrium.
-    periods : extend each run until it has so many periods, whatever its verdict.
+    periods : extend each run until it has so many periods, unless it is at equilibrium.
     max_steps : of an extended run; default ten times its `steps`.
     threads : of PyTorch and BLAS in each worker. The last bits of a run depend on it.
     traces : keep the trajectories of runs. Without them only the summaries stay, some 500 bytes each, and a run that

@@ -115,7 +115,10 @@ class Summary:
     seconds : that this took, next to nothing where nothing was left to do; of replicas, each has its share.
     error : last lines of the error of a failed run, else "".
     numbers : `final_norm`, `norm_min`, `norm_max`, the evaluations at the end, and, where the run is long enough,
-        `periods`, `period`, `period_stderr` (steps), `rotation_ratio` and `log_norm_sd`; see `simulate.classify`.
+        `periods`, `period`, `period_stderr` (steps), `jump`, `outside_growth`, `trough_norm`, `peak_norm`,
+        `typical_norm`, `threshold_ratio`, `rotation_ratio`, `log_norm_sd` and `autocorrelation_time`; see
+        `simulate.classify`. What is not finite, such as `threshold_ratio` without a period at twice the rise, is left
+        out of the log.
     verdict : of `simulate.classify`; "" where the run is too short.
     """
 
@@ -197,7 +200,7 @@ def extended(summary: Summary, terms: Terms, asked: int) -> int | None:
     if terms.until is not None and summary.verdict != EQUILIBRIUM:
         # the error falls with the square root of the number of periods
         lacks.append(min(summary.period_error / terms.until, _MOST_GROWTH) ** 2)
-    if terms.periods is not None:
+    if terms.periods is not None and summary.verdict != EQUILIBRIUM:
         lacks.append(terms.periods / max(summary.numbers.get("periods", 0.0), 1.0))
     if max(lacks) <= 1:
         return None
@@ -337,8 +340,15 @@ def summed_up(config: RunConfig, trajectory: xr.Dataset) -> Summary:
             periods=found.periods.count,
             period=found.periods.mean,
             period_stderr=found.periods.stderr,
+            jump=found.periods.jump,
+            outside_growth=found.periods.outside_growth,
+            trough_norm=found.periods.trough_norm,
+            peak_norm=found.periods.peak_norm,
+            typical_norm=found.typical_norm,
+            threshold_ratio=found.threshold_ratio,
             rotation_ratio=found.rotation_ratio,
             log_norm_sd=found.log_norm_sd,
+            autocorrelation_time=found.autocorrelation_time,
         )
     return Summary(
         identity=config.identity,

@@ -1,4 +1,4 @@
-"""The probe of a network: short runs at two values of ηλ, from which its periods at others follow."""
+"""The probe of a network: short runs at two or three values of ηλ, from which its norm at others follows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,12 +23,15 @@ from empirical.runs.loop import train
 from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import Terms, extended, run_path, summed_up
+from simulate.period_model import REACH
+from simulate.probe import SHORTEST
 from simulate.trajectories.contract import COMPLETE
+from simulate.trajectories.periods import PERIODIC
 from theory.arguments import one_real, whole_number
 
 # First lengths, in units of 1/ηλ: what is left out, and of each wanted period about as much as networks need.
 _SETTLING, _OF_A_PERIOD = 2.0, 0.8
-_LONGEST = 40.0
+_LONGEST = 8.0
 
 
 def probe(
@@ -38,6 +42,7 @@ def probe(
     lr: float = 0.5,
     intrinsic_lr: float = 0.01,
     ratio: float = 5.0,
+    reach: float = REACH,
     periods: int = 100,
     seeds: int = 2,
     rise: float = 0.1,
@@ -48,6 +53,9 @@ def probe(
 ) -> simulate.PeriodModel:
     """Train a network at two values of ηλ until enough of its periods were seen, and calibrate a period model on them.
 
+    A network that has no clear periods at the lower of them is trained at a third, the lowest that is asked for later:
+    what rests there rests in between, and what swings there shows how.
+
     In a script the call belongs under ``if __name__ == "__main__":``, since processes are started.
 
     Parameters
@@ -57,6 +65,7 @@ def probe(
     lr : η of all runs.
     intrinsic_lr : ηλ of the upper segment, the largest that is asked for later, 0 < ηλ < 1.
     ratio : upper over lower ηλ, above 1.
+    reach : upper ηλ over that of the third segment, above `ratio`.
     periods : wanted in each segment, of all seeds together, at least 10 of each seed.
     seeds : runs in each segment; with one, a seed that is unlike others misleads. Those of a module of your own begin
         with its weights, and differ in the order of the data alone.
@@ -68,12 +77,12 @@ def probe(
 
     Returns
     -------
-    PeriodModel: `model.period(lr, wd)`, and its balance law `model.law.period(lr, wd)`.
+    PeriodModel: `model.expect(lr, wd)`, its period `model.law.period(lr, wd)`, and `model.period(lr, wd)` with the
+    norms at its ends. The last two raise a ValueError for a network that shows no periods.
 
     Raises
     ------
-    TypeError, ValueError : an argument is out of range, the network rests at equilibrium, its training ends, or its
-        period is not clear; the message says at which ηλ.
+    TypeError, ValueError : an argument is out of range, or training ends; the message says at which ηλ.
 
     Source: docs/mathematics.md §5.
 
@@ -88,35 +97,47 @@ def probe(
     one_real("lr", lr, above=0)
     one_real("intrinsic_lr", intrinsic_lr, above=0, below=1)
     one_real("ratio", ratio, above=1)
+    one_real("reach", reach, above=ratio)
     whole_number("seeds", seeds, at_least=1)
     whole_number("periods", periods, at_least=10 * seeds)
     one_real("rise", rise, above=0)
     own_data = None if inputs is None and targets is None else (inputs, targets)
     wanted = math.ceil(periods / seeds)
-    configs = [
-        run
-        for rate in (intrinsic_lr, intrinsic_lr / ratio)
-        for run in grid(
+
+    def runs_at(rate: float) -> tuple[RunConfig, ...]:
+        return grid(
             model=model if isinstance(model, str) else CUSTOM,
             lr=lr,
             wd=rate / lr,
             seed=range(seeds),
-            steps=math.ceil((_SETTLING + _OF_A_PERIOD * wanted) / rate),
+            steps=math.ceil(max(_SETTLING + _OF_A_PERIOD * wanted, SHORTEST) / rate),
             **settings,
         )
-    ]
+
+    upper_and_lower = [run for rate in (intrinsic_lr, intrinsic_lr / ratio) for run in runs_at(rate)]
     limit = _SETTLING + _OF_A_PERIOD * _LONGEST * wanted
     with ExitStack() as opened:
         if out is None:
             out = tempfile.mkdtemp(prefix="bnwd-probe-")
             opened.callback(shutil.rmtree, out, ignore_errors=True)
-        terms = Terms(out=Path(out), periods=wanted, max_steps=math.ceil(limit * ratio / intrinsic_lr))
-        if isinstance(model, str) and own_data is None:
-            # side by side; what is left to be done, or failed, is done or told below
-            sweep(configs, out, executor, periods=wanted, max_steps=terms.max_steps, progress=progress)
-        module = None if isinstance(model, str) else model
-        found = [_extended_here(run, terms, module, own_data, progress) for run in configs]
-        return _calibrated(found, rise)
+        folder = Path(out)
+
+        def trained(configs: Sequence[RunConfig]) -> list[xr.Dataset]:
+            most = math.ceil(limit / (configs[-1].wd * lr))
+            if isinstance(model, str) and own_data is None:
+                # side by side; what is left to be done, or failed, is done or told below
+                sweep(configs, folder, executor, periods=wanted, max_steps=most, progress=progress)
+            module = None if isinstance(model, str) else model
+            terms = Terms(out=folder, periods=wanted, max_steps=most)
+            found = [_extended_here(run, terms, module, own_data, progress) for run in configs]
+            for run in found:
+                _check_that_it_went_on(run)
+            return found
+
+        found = trained(upper_and_lower)
+        if any(_judged(run, rise).verdict != PERIODIC for run in found[seeds:]):
+            found += trained(runs_at(intrinsic_lr / reach))
+        return simulate.PeriodModel.from_probe(found, rise=rise)
 
 
 def _extended_here(
@@ -132,18 +153,16 @@ def _extended_here(
         config = dataclasses.replace(config, steps=steps)
 
 
-def _calibrated(runs: Sequence[xr.Dataset], rise: float) -> simulate.PeriodModel:
-    """Calibrate on runs, or say at which of them there is nothing to be had."""
-    for run in runs:
-        if run.status.item() != COMPLETE:
-            raise ValueError(f"model must be one whose training goes on, but at {_at(run)} it has {run.status.item()}")
-    try:
-        return simulate.PeriodModel.from_probe(runs, rise=rise)
-    except ValueError as error:
-        verdicts = "; ".join(f"{simulate.classify(run, rise=rise)} at {_at(run)}" for run in runs)
-        raise ValueError(f"model must be one with clear periods, but {error} (found: {verdicts})") from error
+def _judged(run: xr.Dataset, rise: float) -> simulate.Classification:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return simulate.classify(run, rise=rise)
 
 
-def _at(run: xr.Dataset) -> str:
-    rate = float(run.attrs["lr"]) * float(run.attrs["wd"])
-    return f"lr * wd = {rate:.3g}, seed {json.loads(run.attrs['config'])['seed']}"
+def _check_that_it_went_on(run: xr.Dataset) -> None:
+    if run.status.item() != COMPLETE:
+        rate, seed = float(run.attrs["lr"]) * float(run.attrs["wd"]), json.loads(run.attrs["config"])["seed"]
+        raise ValueError(
+            f"model must be one whose training goes on, but at lr * wd = {rate:.3g}, seed {seed} it has "
+            f"{run.status.item()}"
+        )

@@ -19,8 +19,12 @@ from theory.optimizers import optimizer_named
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
-# What `classify` asks for; reasons in its docstring.
+# What `verdict_of` asks for; reasons in the docstring of `classify`.
 ROTATION_RATIO_MIN, LOG_NORM_SD_MAX, OUTSIDE_GROWTH_MAX, PERIODS_MIN = 0.8, 0.05, 0.9, 5
+THRESHOLD_RATIO_MAX, OUTSIDE_GROWTH_SMALL = 2.0, 0.25
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_LOOKS = 100  # of the autocorrelation per relaxation 1/ηλ
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Periods:
     norm_max: npt.NDArray[np.float64] = field(repr=False)
     rise: float
     intrinsic_lr: float
+
+    def __str__(self) -> str:
+        return f"T = {self.mean:.4g} ± {self.stderr:.2g} steps"
 
     @property
     def count(self) -> int:
@@ -69,6 +76,16 @@ class Periods:
         return float(np.log(self.norm_max / self.norm_min).mean()) if self.count else math.nan
 
     @property
+    def trough_norm(self) -> float:
+        """Geometric mean of `norm_min`; NaN without periods."""
+        return float(np.exp(np.log(self.norm_min).mean())) if self.count else math.nan
+
+    @property
+    def peak_norm(self) -> float:
+        """Geometric mean of `norm_max`; NaN without periods."""
+        return float(np.exp(np.log(self.norm_max).mean())) if self.count else math.nan
+
+    @property
     def outside_growth(self) -> float:
         """φ: share of all growth of ln ρ that lies outside the detected rises; T·(-ln(1-ηλ)) = J/(1-φ).
 
@@ -81,23 +98,78 @@ class Periods:
 
 @dataclass(frozen=True)
 class Classification:
-    """A verdict, and the numbers that decided.
+    """A verdict, the numbers that decided, and what else describes how ln ρ moves without any threshold.
+
+    `str` of it is the verdict in a few words: "equilibrium", "periodic, T = … ± … steps" or "no clear period".
 
     Attributes
     ----------
     verdict : "equilibrium", "periodic" or "no clear period".
     rotation_ratio : median rotation over its equilibrium value.
     log_norm_sd : standard deviation of ln ρ.
+    typical_norm : geometric mean of ρ.
+    norm_quantiles : ρ that is not exceeded in 5, 25, 50, 75 and 95 % of the rows.
+    autocorrelation_time : steps after which the autocorrelation of ln ρ has fallen to 1/e; NaN where it has not in half
+        of the rows.
+    threshold_ratio : mean period at twice the rise over that at the rise; inf without periods at twice the rise, NaN
+        without any.
     periods : what `find_periods` gave.
     """
 
     verdict: str
     rotation_ratio: float
     log_norm_sd: float
+    typical_norm: float
+    norm_quantiles: tuple[float, ...]
+    autocorrelation_time: float
+    threshold_ratio: float
     periods: Periods = field(repr=False)
 
     def __str__(self) -> str:
+        if self.verdict == PERIODIC:
+            return f"{PERIODIC}, {self.periods}"
         return self.verdict
+
+    @property
+    def reason(self) -> str:
+        """Why, in one sentence."""
+        rests = f"rotation {self.rotation_ratio:.2f} of equilibrium, spread of ln ρ {self.log_norm_sd:.3f}"
+        if self.verdict == EQUILIBRIUM:
+            return rests
+        periods = self.periods
+        if periods.count < PERIODS_MIN:
+            return f"{rests}, and {periods.count} periods"
+        shares = f"{periods.count} periods, {periods.outside_growth:.0%} of the growth outside their rises"
+        if self.verdict == PERIODIC or periods.outside_growth > OUTSIDE_GROWTH_MAX:
+            return f"{rests}, {shares}"
+        coarse = "no period" if math.isinf(self.threshold_ratio) else f"{self.threshold_ratio * periods.mean:.4g} steps"
+        return (
+            f"{rests}, and a period that depends on the threshold of its detection: {periods.mean:.4g} steps for rises "
+            f"of {periods.rise:g} and more, {coarse} for {2 * periods.rise:g}"
+        )
+
+
+def verdict_of(
+    rotation_ratio: float, log_norm_sd: float, periods: float, outside_growth: float, threshold_ratio: float
+) -> str:
+    """Verdict that these numbers of a trace, measured or predicted, lead to; the rules are those of `classify`.
+
+    Parameters
+    ----------
+    rotation_ratio, log_norm_sd, outside_growth, threshold_ratio : as in `Classification`; NaN where unknown.
+    periods : their number.
+
+    Examples
+    --------
+    >>> verdict_of(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4)
+    'periodic'
+    >>> verdict_of(0.3, 0.1, periods=60, outside_growth=0.8, threshold_ratio=2.6)
+    'no clear period'
+    """
+    if ROTATION_RATIO_MIN <= rotation_ratio < math.inf and log_norm_sd <= LOG_NORM_SD_MAX:
+        return EQUILIBRIUM
+    clear = threshold_ratio < THRESHOLD_RATIO_MAX or outside_growth <= OUTSIDE_GROWTH_SMALL
+    return PERIODIC if periods >= PERIODS_MIN and outside_growth <= OUTSIDE_GROWTH_MAX and clear else NO_CLEAR_PERIOD
 
 
 def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> Periods:
@@ -147,7 +219,9 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
 
     - "equilibrium": median rotation >= 0.8 of its equilibrium value *and* standard deviation of ln ρ <= 0.05. That the
       mean of ρ⁴ fits the equilibrium formula proves nothing: it does so on periodic traces too. Never without decay.
-    - "periodic": at least 5 periods, and at most 0.9 of the growth of ln ρ outside the detected rises.
+    - "periodic": at least 5 periods, at most 0.9 of the growth of ln ρ outside the detected rises, and a period that
+      does not double when `rise` is doubled: what does has no length of its own but that of the threshold. Where at
+      most 0.25 of the growth is outside, the rises are the whole story, and the second is not asked.
     - "no clear period": everything else.
 
     Parameters
@@ -190,14 +264,65 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.median(trajectory.rotation.values[settled] / expected))
-    sd = float(np.log(trajectory.norm.values[settled]).std())
-    if ROTATION_RATIO_MIN <= ratio < math.inf and sd <= LOG_NORM_SD_MAX:
-        verdict = EQUILIBRIUM
-    elif periods.count >= PERIODS_MIN and periods.outside_growth <= OUTSIDE_GROWTH_MAX:
-        verdict = PERIODIC
-    else:
-        verdict = NO_CLEAR_PERIOD
-    return Classification(verdict=verdict, rotation_ratio=ratio, log_norm_sd=sd, periods=periods)
+    log_norm = np.log(trajectory.norm.values[settled])
+    sd = float(log_norm.std())
+    coarse = _periods(trajectory, settled, 2 * periods.rise)
+    found = (periods.count > 0, coarse.count > 0)
+    threshold_ratio = {(True, True): coarse.mean / periods.mean, (True, False): math.inf}.get(found, math.nan)
+    return Classification(
+        verdict=verdict_of(ratio, sd, periods.count, periods.outside_growth, threshold_ratio),
+        rotation_ratio=ratio,
+        log_norm_sd=sd,
+        typical_norm=math.exp(log_norm.mean()),
+        norm_quantiles=tuple(np.exp(np.quantile(log_norm, QUANTILES)).tolist()),
+        autocorrelation_time=autocorrelation_time(
+            trajectory.step.values[settled],
+            log_norm,
+            1 / (_LOOKS * periods.intrinsic_lr) if periods.intrinsic_lr else 1,
+        ),
+        threshold_ratio=threshold_ratio,
+        periods=periods,
+    )
+
+
+def autocorrelation_time(step: npt.ArrayLike, values: npt.ArrayLike, least_gap: float = 1.0) -> float:
+    """Steps after which the autocorrelation of a series has fallen to 1/e.
+
+    Parameters
+    ----------
+    step, values : of the rows, in order.
+    least_gap : the series is looked at in rows about so many steps apart.
+
+    Returns
+    -------
+    steps: float; NaN where the autocorrelation has not fallen to 1/e in half of the rows, or does not vary.
+
+    Examples
+    --------
+    >>> step = np.arange(100_000)
+    >>> round(autocorrelation_time(step, np.cos(2 * np.pi * step / 1000)))  # arccos(1/e)·1000/2π
+    190
+    """
+    steps, series = np.asarray(step, dtype=float), np.asarray(values, dtype=float)
+    if series.size < 4:
+        return math.nan
+    gap = float(np.median(np.diff(steps)))
+    every = max(1, int(least_gap / gap))
+    looked = series[::every] - series[::every].mean()
+    count = looked.size
+    # padded to twice its length, the transform of the squared spectrum does not wrap around
+    spectrum = np.abs(np.fft.rfft(looked, 2 * count)) ** 2
+    # each lag has fewer products than the one before
+    products = np.fft.irfft(spectrum)[: count // 2] / np.arange(count, count - count // 2, -1)
+    if not products.size or not products[0] > 0:
+        return math.nan
+    correlation = products / products[0]
+    fallen = np.flatnonzero(correlation < math.exp(-1))
+    if not fallen.size:
+        return math.nan
+    last = int(fallen[0])
+    above, below = correlation[last - 1], correlation[last]
+    return float((last - 1 + (above - math.exp(-1)) / (above - below)) * every * gap)
 
 
 def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
@@ -206,12 +331,18 @@ def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
     rise = one_real("rise", rise, above=0)
     k = intrinsic_lr(trajectory)
     settled = settled_rows(trajectory, discard)
-    step, norm = trajectory.step.values[settled], trajectory.norm.values[settled]
+    step = trajectory.step.values[settled]
     if k > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / k):
         warnings.warn(
             f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above 0.01/(lr*wd) = {0.01 / k:.3g}",
             stacklevel=3,
         )
+    return _periods(trajectory, settled, rise)
+
+
+def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float) -> Periods:
+    """Periods of these rows."""
+    step, norm = trajectory.step.values[settled], trajectory.norm.values[settled]
     troughs, peaks = _zigzag(np.log(norm), rise)
     onsets = step[troughs]
     return Periods(
@@ -220,7 +351,7 @@ def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
         norm_min=norm[troughs[:-1]],
         norm_max=norm[peaks[: max(len(troughs) - 1, 0)]],
         rise=rise,
-        intrinsic_lr=k,
+        intrinsic_lr=intrinsic_lr(trajectory),
     )
 
 

@@ -76,9 +76,23 @@ def test_a_module_and_arrays_of_ones_own(model):
     assert found.law.period(0.5, 0.02) == pytest.approx(model.law.period(0.5, 0.02), rel=0.35)
 
 
-def test_a_network_at_equilibrium_is_refused(here):
-    with pytest.raises(ValueError, match=r"model must be one with clear periods, but .*equilibrium at lr \* wd = 0.01"):
-        probe("mlp", width=4, batch_size=16, label_noise=0.5, intrinsic_lr=0.01, ratio=2, periods=20, executor=here)
+def test_a_network_at_equilibrium_is_expected_to_rest(here, tmp_path):
+    network = {"width": 4, "batch_size": 16, "label_noise": 0.5}
+    rates = {"intrinsic_lr": 0.02, "ratio": 2, "reach": 4}
+    found = probe("mlp", periods=20, out=tmp_path / "runs", executor=here, **rates, **network)
+    # at the lower setting too it rests, so that a third one is trained
+    assert sorted({segment.intrinsic_lr for segment in found.segments}) == pytest.approx([0.005, 0.01, 0.02])
+    assert found.oscillator is None
+    assert not found.has_law
+    expected = found.expect(0.5, 0.014)
+    assert expected.verdict == str(expected) == "equilibrium"
+    run = train(RunConfig(lr=0.5, wd=0.014, steps=20_000, seed=9, **network))
+    measured = simulate.classify(run)
+    assert measured.verdict == "equilibrium"
+    assert expected.norm == pytest.approx(measured.typical_norm, rel=0.03)
+    assert expected.rotation_ratio == pytest.approx(measured.rotation_ratio, rel=0.05)
+    with pytest.raises(ValueError, match="equilibrium at lr"):
+        found.period(0.5, 0.014)
 
 
 def test_training_that_ends_is_refused(here):
@@ -93,6 +107,7 @@ def test_training_that_ends_is_refused(here):
         ({"lr": 0}, "lr"),
         ({"intrinsic_lr": 1.0}, "intrinsic_lr"),
         ({"ratio": 1.0}, "ratio"),
+        ({"reach": 5.0}, "reach"),
         ({"periods": 19}, "periods"),
         ({"seeds": 0}, "seeds"),
         ({"rise": 0}, "rise"),

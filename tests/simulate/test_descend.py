@@ -499,7 +499,7 @@ class TestPeriods:
         angle, norm = math.acos(1 - k) / 2, math.sqrt(0.5 / 1.3)
         run = self.run(0.5, k, (norm * math.cos(angle), norm * math.sin(angle)))
         found = simulate.classify(run)
-        assert str(found) == "periodic"
+        assert found.verdict == "periodic"
         assert found.periods.count > 50
         assert 0.15 < found.periods.jump < 0.35
         assert found.periods.lengths.std() < 0.05 * found.periods.mean
@@ -507,7 +507,7 @@ class TestPeriods:
     def test_large_ones(self):
         run = self.run(50.0)
         found = simulate.classify(run)
-        assert str(found) == "periodic"
+        assert found.verdict == "periodic"
         assert found.periods.count > 50
         assert found.periods.jump > 2
         # between them the norm falls freely for ln ρ = J: T ηλ ≈ J

@@ -7,12 +7,12 @@ from simulate import oscillation
 from simulate.maps.noise import stream_key
 from simulate.period_model import PeriodModel
 
-REFERENCE = PeriodModel.reference()
+REFERENCE = PeriodModel.reference().oscillator
 
 
 def fresh(intrinsic, walkers, seed=0):
-    constants = np.array([REFERENCE._constants(intrinsic)] * walkers)
-    return REFERENCE._fresh(np.full(walkers, REFERENCE._peak()), constants, seed, np.arange(walkers)), constants
+    constants = np.array([REFERENCE.constants(intrinsic)] * walkers)
+    return REFERENCE.fresh(np.full(walkers, REFERENCE.peak), constants, seed, np.arange(walkers)), constants
 
 
 def step_by_step(state, constants, seed, walker, steps, least_rise):

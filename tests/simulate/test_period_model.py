@@ -9,8 +9,8 @@ import xarray as xr
 
 import simulate
 import theory
+from simulate.oscillator import Trend
 from simulate.period_model import PeriodModel
-from simulate.probe import Trend
 
 REFERENCE = PeriodModel.reference()
 TRACES = Path(__file__).parents[1] / "traces"
@@ -54,7 +54,7 @@ def test_single_segments_and_their_order(probe):
     model = PeriodModel.from_probe(probe[::-1])
     assert model == PeriodModel.from_probe(probe)
     alone = PeriodModel.from_probe(probe[:1])
-    assert alone.law.jump_slope == alone.loss_decay.power == 0
+    assert alone.law.jump_slope == alone.oscillator.loss_decay.power == 0
     assert alone.period(0.5, 0.02, periods=1000).mean == pytest.approx(model.period(0.5, 0.02).mean, rel=0.1)
 
 
@@ -63,12 +63,12 @@ def test_calibration_finds_its_own_model_again():
     segments = [REFERENCE.oscillate(0.5, wd, steps=round(800 / wd), seed=4) for wd in (0.02, 0.004)]
     model = PeriodModel.from_probe(segments)
     for intrinsic in (0.01, 0.002, 0.001):
-        raw = [each._simulated(intrinsic, 2000, 1) for each in (REFERENCE, model)]
+        raw = [each.oscillator.simulated(intrinsic, 2000, 1) for each in (REFERENCE, model)]
         assert raw[1].mean == pytest.approx(raw[0].mean, rel=0.1)
         assert raw[1].norm_min == pytest.approx(raw[0].norm_min, rel=0.05)
-    assert model.loss_decay.at(1.0) == pytest.approx(REFERENCE.loss_decay.at(1.0), rel=0.15)
-    assert model.hazard[1] == pytest.approx(REFERENCE.hazard[1], rel=0.15)
-    assert model.jump_spread == pytest.approx(REFERENCE.jump_spread, rel=0.1)
+    assert model.oscillator.loss_decay.at(1.0) == pytest.approx(REFERENCE.oscillator.loss_decay.at(1.0), rel=0.15)
+    assert model.oscillator.hazard[1] == pytest.approx(REFERENCE.oscillator.hazard[1], rel=0.15)
+    assert model.oscillator.jump_spread == pytest.approx(REFERENCE.oscillator.jump_spread, rel=0.1)
 
 
 def test_periods_depend_on_lr_times_wd_alone_and_norms_scale_with_the_root_of_lr():
@@ -93,8 +93,8 @@ def test_trajectories_obey_the_one_step_law_and_the_contract():
     np.testing.assert_allclose(simulate.replay(run).norm, run.norm, rtol=1e-10)
     assert run.attrs["source"] == "period_model"
     np.testing.assert_allclose(run.effective_lr, 0.5 / run.norm**2, rtol=1e-12)
-    assert str(simulate.classify(run)) == "periodic"
-    found, told = simulate.find_periods(run), REFERENCE._simulated(0.01, 2000, 0)
+    assert simulate.classify(run).verdict == "periodic"
+    found, told = simulate.find_periods(run), REFERENCE.oscillator.simulated(0.01, 2000, 0)
     assert abs(found.mean - told.mean) < 4 * found.stderr
     # the least fall of any orbit: ln(peak/trough) over the decay of a step
     falls = np.log(found.norm_max[:-1] / found.norm_min[1:]) / -np.log1p(-0.01)
@@ -151,9 +151,10 @@ def test_saving_and_loading(tmp_path):
     for text in (
         "{",
         "[]",
+        '{"schema": 3}',
         '{"schema": 2}',
         '{"schema": 1}',
-        json.dumps({**json.loads(path.read_text()), "hazard": 3}),
+        json.dumps({**json.loads(path.read_text()), "oscillator": 3}),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match="path must"):
@@ -162,8 +163,9 @@ def test_saving_and_loading(tmp_path):
 
 def test_outside_the_calibrated_range_it_warns():
     for wd in (0.05, 1e-4):
-        with pytest.warns(UserWarning, match="outside the range of the model"):
-            REFERENCE.period(0.5, wd, periods=20)
+        for call in (REFERENCE.expect, REFERENCE.law_interval, REFERENCE.period):
+            with pytest.warns(UserWarning, match="outside the range of the model"):
+                call(0.5, wd)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         REFERENCE.period(0.5, 0.02)
@@ -172,7 +174,7 @@ def test_outside_the_calibrated_range_it_warns():
 
 
 def test_a_model_without_breaks_has_no_period():
-    quiet = dataclasses.replace(REFERENCE, hazard=(-80.0, 0.0))
+    quiet = dataclasses.replace(REFERENCE, oscillator=dataclasses.replace(REFERENCE.oscillator, hazard=(-80.0, 0.0)))
     told = quiet.period(0.5, 0.02, periods=20)
     assert told.count == 0
     assert np.isnan(told.mean)
@@ -210,7 +212,7 @@ def test_trends():
             r"segments\[0\]: .*loss",
         ),
         (lambda: dataclasses.replace(REFERENCE, rise=0.0), "rise must be"),
-        (lambda: dataclasses.replace(REFERENCE, hazard=(1.0,)), "hazard must be 2 numbers"),
+        (lambda: dataclasses.replace(REFERENCE.oscillator, hazard=(1.0,)), "hazard must be 2 numbers"),
         (lambda: dataclasses.replace(REFERENCE, segments=()), "segments must be"),
     ],
 )

@@ -6,11 +6,11 @@ import pytest
 import xarray as xr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.signal import find_peaks
+from scipy.signal import find_peaks, lfilter
 
 import theory
 from simulate import BoundedGradient, RecordedGradient, classify, find_periods, norm_map
-from simulate.trajectories.periods import _zigzag
+from simulate.trajectories.periods import _zigzag, autocorrelation_time, verdict_of
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
 seeds = st.integers(0, 10_000)
@@ -419,6 +419,95 @@ class TestClassify:
         # before the decay θ is at equilibrium, and after it a tenth of that; the median is of the first part
         assert math.isclose(classify(run, discard=1000).rotation_ratio, 1, rel_tol=1e-6)
         assert classify(run, discard=4000).rotation_ratio < 0.5
+
+
+def relaxing(seed, correlation, spread, count=40_000):
+    """A stationary series whose autocorrelation falls by this factor from row to row."""
+    noise = np.random.default_rng(seed).normal(size=count) * spread * math.sqrt(1 - correlation**2)
+    noise[0] /= math.sqrt(1 - correlation**2)
+    return lfilter([1.0], [1.0, -correlation], noise)
+
+
+class TestWithoutThreshold:
+    @pytest.mark.parametrize("time", [5.0, 30.0, 200.0])
+    def test_autocorrelation_time_of_a_known_process(self, time):
+        found = [autocorrelation_time(np.arange(40_000), relaxing(n, math.exp(-1 / time), 0.1)) for n in range(20)]
+        assert np.mean(found) == pytest.approx(time, rel=0.1)
+
+    def test_looks_further_apart_find_the_same(self):
+        values = relaxing(0, math.exp(-1 / 200), 0.1)
+        fine, coarse = (autocorrelation_time(np.arange(40_000), values, least_gap=gap) for gap in (1, 10))
+        assert coarse == pytest.approx(fine, rel=0.05)
+        # rows that are already apart
+        assert autocorrelation_time(np.arange(0, 40_000, 10), values[::10]) == pytest.approx(coarse, rel=1e-12)
+
+    @pytest.mark.parametrize("values", [np.ones(100), np.arange(3.0), np.arange(1000.0)])
+    def test_it_is_unknown_where_nothing_comes_back(self, values):
+        found = autocorrelation_time(np.arange(values.size), values)
+        # a steady climb is correlated with itself for a third of its length
+        assert math.isnan(found) or found > values.size / 6
+
+    def test_units_of_the_weights_are_free(self):
+        run = with_rotation(relaxing(1, 0.99, 0.1, 5000), 0.5)
+        plain, scaled = classify(run, discard=0), classify(run.assign(norm=run.norm * 7), discard=0)
+        assert scaled.log_norm_sd == pytest.approx(plain.log_norm_sd, rel=1e-9)
+        assert scaled.autocorrelation_time == pytest.approx(plain.autocorrelation_time, rel=1e-9)
+        np.testing.assert_allclose(scaled.norm_quantiles, 7 * np.array(plain.norm_quantiles), rtol=1e-12)
+        assert scaled.typical_norm == pytest.approx(7 * plain.typical_norm, rel=1e-12)
+
+    def test_quantiles_are_those_of_the_rows(self):
+        judged = classify(with_rotation(np.log(np.linspace(1, 2, 1001)), 0.5), discard=0)
+        np.testing.assert_allclose(judged.norm_quantiles, [1.05, 1.25, 1.5, 1.75, 1.95], rtol=1e-3)
+
+
+class TestPeriodOfTheThreshold:
+    def test_of_noise_the_period_is_that_of_the_threshold(self):
+        # no period: how often it rises by d depends on d alone
+        judged = classify(with_rotation(relaxing(3, 0.99, 0.08), 0.5), discard=0)
+        assert judged.periods.count > 100
+        assert judged.threshold_ratio > 2
+        assert judged.verdict == str(judged) == "no clear period"
+
+    def test_a_sawtooth_has_the_same_period_at_any_threshold_below_its_height(self):
+        judged = classify(with_rotation(sawtooth(90, 10, 0.9, 20), 0.2), discard=0)
+        assert judged.threshold_ratio == 1
+        assert judged.verdict == "periodic"
+        assert str(judged) == "periodic, T = 100 ± 0 steps"
+
+    def test_small_teeth_are_periods_if_they_are_all_the_growth_there_is(self):
+        # higher than the threshold, lower than twice of it
+        k, height = 0.002, 0.15
+        fast = round(height / -math.log1p(-k))
+        judged = classify(with_rotation(sawtooth(fast, 5, height, 20), 0.2, k), discard=0)
+        assert judged.threshold_ratio == math.inf
+        assert judged.periods.outside_growth < 0.25
+        assert judged.verdict == "periodic"
+        # the same teeth, most of whose decay is made up for outside
+        slow = classify(with_rotation(sawtooth(3 * fast, 5, height, 20), 0.2, k), discard=0)
+        assert 0.5 < slow.periods.outside_growth < 0.9
+        assert slow.verdict == "no clear period"
+        assert "depends on the threshold" in slow.reason
+        assert "no period for 0.2" in slow.reason
+
+    def test_the_reason_names_what_decided(self):
+        assert "spread of ln ρ 0.000" in classify(with_rotation(np.zeros(500), 0.9), discard=0).reason
+        assert classify(with_rotation(sawtooth(90, 10, 0.9, 3), 0.2), discard=0).reason.endswith("and 2 periods")
+        clear = classify(with_rotation(sawtooth(90, 10, 0.9, 20), 0.2), discard=0)
+        assert "19 periods" in clear.reason
+
+    @FIXED
+    @given(
+        ratio=st.floats(0, 2), sd=st.floats(0, 1), periods=st.integers(0, 50),
+        outside=st.floats(0, 1), threshold=st.floats(1, 10),
+    )  # fmt: skip
+    def test_verdicts_are_one_of_three_and_nothing_unknown_is_periodic(self, ratio, sd, periods, outside, threshold):
+        found = verdict_of(ratio, sd, periods, outside, threshold)
+        assert (found == "equilibrium") == (ratio >= 0.8 and sd <= 0.05)
+        if found == "periodic":
+            assert periods >= 5
+            assert outside <= 0.9
+            assert threshold < 2 or outside <= 0.25
+        assert verdict_of(math.nan, sd, periods, math.nan, math.nan) == "no clear period"
 
 
 class TestBadInput:

@@ -32,6 +32,29 @@ def test_period_depends_on_the_intrinsic_lr_alone_and_shrinks_with_it(k, lr):
     assert period * -math.log1p(-k) == pytest.approx(jump / (1 - 0.27 * (k / 0.01) ** 0.6), rel=1e-9)
 
 
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.floats(1e-7, 0.5), st.floats(-0.2, 0.99), st.floats(-2, 2), st.floats(0, 0.3))
+def test_with_odds_growth_outside_comes_on_top_of_the_jump(k, outside, power, slope):
+    law = theory.BalanceLaw(0.6, slope, outside, power, 0.5, "odds")
+    odds = outside / (1 - outside) * (k / 0.5) ** power
+    jump = 0.6 + slope * math.log(0.5 / k)
+    if odds > -0.9:
+        assert law.period(0.5, k / 0.5) * -math.log1p(-k) == pytest.approx(jump * (1 + odds), rel=1e-9)
+    # at the reference both forms are one
+    share = theory.BalanceLaw(0.6, slope, outside, power, 0.5)
+    assert law.period(1.0, 0.5) == pytest.approx(share.period(1.0, 0.5), rel=1e-12)
+    if outside >= 0:
+        assert 0 <= law.outside_at(np.array(k)) < 1, "a share that takes never all"
+
+
+def test_a_share_can_outgrow_the_whole_and_odds_cannot():
+    rates = np.geomspace(1e-8, 0.5, 50)
+    for power in (-0.5, 0.5):
+        odds = theory.BalanceLaw(0.5, 0.0, 0.8, power, 0.01, "odds")
+        assert np.isfinite(odds.period(1.0, rates)).all()
+        assert np.isnan(theory.BalanceLaw(0.5, 0.0, 0.8, power, 0.01).period(1.0, rates)).any()
+
+
 def test_far_from_the_reference_there_may_be_no_period():
     law = theory.BalanceLaw(**LAW)
     assert np.isnan(law.period(1.0, 0.9))
@@ -62,7 +85,14 @@ def test_limits():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("jump", 0), ("jump_slope", float("nan")), ("outside", 1.0), ("outside_power", "a"), ("reference", 1.0)],
+    [
+        ("jump", 0),
+        ("jump_slope", float("nan")),
+        ("outside", 1.0),
+        ("outside_power", "a"),
+        ("reference", 1.0),
+        ("power_of", "phi"),
+    ],
 )
 def test_bad_parameters_are_named(name, value):
     with pytest.raises((ValueError, TypeError), match=name):
