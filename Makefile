@@ -4,10 +4,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= report
 
-.PHONY: validate test acceptance notebooks benchmarks clean
+.PHONY: validate held-out test acceptance notebooks benchmarks clean
 
 validate: $(STAMP)
 	$(BIN)/bnwd validate --out $(OUT)
+
+# predictions on trial, half an hour; its page and picture go into docs
+held-out: $(STAMP)
+	$(BIN)/bnwd validate --held-out --out held_out; code=$$?; cp held_out/held_out.md held_out/held_out.png docs/; exit $$code
 
 test: $(STAMP)
 	$(BIN)/ruff check .

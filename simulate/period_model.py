@@ -211,7 +211,7 @@ class PeriodModel:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"path must hold a whole period model, got {path!r}: {error!r}") from None
 
-    @property
+    @functools.cached_property
     def law(self) -> theory.BalanceLaw:
         """The balance law of the period; ValueError without 10 periods at the lowest ηλ of the probe."""
         return balance_law(pooled(self.segments))

@@ -30,7 +30,15 @@ from theory.momentum import (
     momentum_stationary_bounds,
 )
 from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
-from theory.period import Balance, BalanceLaw, balance, fall_product, least_fall, least_time_between_jumps
+from theory.period import (
+    Balance,
+    BalanceLaw,
+    balance,
+    fall_product,
+    free_decay,
+    least_fall,
+    least_time_between_jumps,
+)
 from theory.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay, WarmUp
 from theory.symmetry import EquivalentRun, RunWithoutDecay, equivalent_run, run_without_decay
 from theory.tracking import (
@@ -74,6 +82,7 @@ __all__ = [
     "equivalent_run",
     "fall_product",
     "fall_time",
+    "free_decay",
     "gradient_growth",
     "invariance_norm",
     "jump_norm",

@@ -19,6 +19,7 @@ from theory.arguments import (
     real,
     weight_decay,
 )
+from theory.optimizers import SGD, Adam, AdamW, Optimizer, checked_optimizer
 
 
 class Balance(NamedTuple):
@@ -213,6 +214,51 @@ def least_fall(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> An
         near = np.round(steps)
         whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
     return plain(whole)
+
+
+def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | None = None) -> Any:
+    """Fall of ln ρ in a step without gradients, once the momentum buffer has followed: -ln(1-ηλ), about ηλ.
+
+    Under coupled decay with momentum the weights follow a linear recursion, whose roots z solve z² - Tz + D = 0: heavy
+    ball T = 1+μ-ηλ, D = μ; Nesterov T = (1+μ)(1-ηλ), D = μ(1-ηλ). The fall is -ln of the larger one, about ηλ/(1-μ); of
+    two complex ones, for large ηλ, it is that of their size.
+
+    Parameters
+    ----------
+    lr, wd : η > 0, λ >= 0, ηλ < 1; numbers or arrays that broadcast.
+    optimizer : default `theory.SGD()`. Of an optimizer of one's own, decay is taken to be ηλ of the weights themselves.
+
+    Returns
+    -------
+    float or array; NaN for `Adam`, whose decay goes through the normalized gradient.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range.
+
+    Source: docs/mathematics.md §5.
+
+    Examples
+    --------
+    >>> from theory.optimizers import SGD, AdamW
+    >>> round(free_decay(0.1, 0.01), 7), round(free_decay(0.1, 0.01, optimizer=SGD(momentum=0.9)), 7)
+    (0.0010005, 0.0111892)
+    >>> free_decay(0.1, 0.01, optimizer=AdamW(dim=10)) == free_decay(0.1, 0.01)
+    True
+    """
+    rule = checked_optimizer(optimizer)
+    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
+    if isinstance(rule, Adam) and not isinstance(rule, AdamW):
+        return plain(np.full(k.shape, np.nan))
+    if not (isinstance(rule, SGD) and rule.momentum and not rule.decoupled):
+        return plain(0 - np.log1p(-k))
+    mu = rule.momentum
+    # z = 1-u: u² - (2-T)u + ηλ = 0 for both
+    linear, product = (1 - mu + k * (1 + mu), mu * (1 - k)) if rule.nesterov else (1 - mu + k, mu + 0 * k)
+    discriminant = linear**2 - 4 * k
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slow = np.log1p(-2 * k / (linear + np.sqrt(np.maximum(discriminant, 0))))
+    return plain(0 - np.where(discriminant >= 0, slow, np.log(product) / 2))
 
 
 def least_time_between_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:

@@ -42,7 +42,12 @@ _PERIODS_SHOWN = 8
 
 
 def write_report(
-    path: Path, preset: str, rows: list[Row], cells: list[list[str]], runs: Mapping[str, xr.Dataset]
+    path: Path,
+    preset: str,
+    rows: list[Row],
+    cells: list[list[str]],
+    runs: Mapping[str, xr.Dataset],
+    places: Mapping[str, str],
 ) -> None:
     """Write the page, aside and renamed.
 
@@ -51,7 +56,7 @@ def write_report(
     path : of the page.
     preset : name of the validation.
     rows, cells : the table, as rows and as the texts of its cells.
-    runs : trajectories by name, those of the preset "digits".
+    runs, places : trajectories by name, those of the preset "digits", and their folders as seen from the page.
     """
     held = sum(row.holds for row in rows)
     figures = [
@@ -107,6 +112,7 @@ def write_report(
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         for title, figure, caption in figures
     )
+    listed = "\n".join(_table_line("td", [name, place], ["words", "words"]) for name, place in places.items())
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Training with normalization and weight decay: validation on {html.escape(preset)}</title>
@@ -121,8 +127,11 @@ every step. Rows that begin with “control” must fail the test they are put t
 </tbody></table>
 {pictures}
 <h2>Data</h2>
-<p>The table is in <code>table.csv</code>; every run is a folder in <code>runs/</code> that opens with
-<code>simulate.load("runs/{next(iter(runs))}")</code> as a labelled dataset.</p>
+<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one labelled
+dataset, <code>simulate.load</code> each by its folder:</p>
+<table><tbody>
+{listed}
+</tbody></table>
 <footer>bnwd {theory.__version__}, Python {platform.python_version()}, {_versions(runs)},
 {html.escape(platform.platform())}. The claims are those of Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.</footer>
 </body></html>

@@ -5,32 +5,27 @@ from __future__ import annotations
 import csv
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from tqdm import tqdm
 
 import simulate
 import theory
 from empirical.config import RunConfig
+from empirical.sweeps.sweep import sweep
+from empirical.sweeps.task import FAILED, run_path
 from empirical.trials import checks, report
 from empirical.trials.checks import Row
-from simulate.maps.iteration import usable_processors
 from simulate.trajectories.contract import COMPLETE
-from simulate.trajectories.folder import steps_written, write_json
+from simulate.trajectories.folder import write_json
 from theory.arguments import choice
 
 MARKER, TABLE, REPORT, RUNS = "validation.json", "table.csv", "report.html", "runs"
-_POLL_SECONDS = 0.2
 
 Runs = Mapping[str, xr.Dataset]
 
@@ -132,8 +127,8 @@ def validate(
     Parameters
     ----------
     preset : "digits": 17 runs on 8×8 images, about two minutes on two cores.
-    out : folder for `report.html`, `table.csv` and the runs. A report that this function made before is replaced; an
-        interrupted one is continued; anything else is refused.
+    out : folder for `report.html`, `table.csv` and the runs, which are a sweep (`empirical.open_sweep`). A report that
+        this function made before is replaced; an interrupted one is continued; anything else is refused.
     progress : show a progress bar; by default only in a terminal.
 
     Returns
@@ -158,15 +153,15 @@ def validate(
     choice("preset", preset, PRESETS)
     chosen = PRESETS[preset]
     folder = _claim_folder(Path(out), preset, chosen)
-    _train_all(chosen.runs, folder / RUNS, progress)
-    runs = {name: simulate.load(folder / RUNS / name) for name in chosen.runs}
+    runs = _train_all(chosen.runs, folder / RUNS, progress)
     broken = {name: run.status.item() for name, run in runs.items() if run.status.item() != COMPLETE}
     if broken:
         raise RuntimeError(
             f"every run must be complete to be compared, got {broken}; their traces are in {folder / RUNS}"
         )
     result = Validation(chosen.rows(runs), folder)
-    report.write_report(folder / REPORT, preset, result.rows, table_cells(result.rows), runs)
+    places = {name: run_path(Path(RUNS), run).as_posix() for name, run in chosen.runs.items()}
+    report.write_report(folder / REPORT, preset, result.rows, table_cells(result.rows), runs, places)
     _write_table(folder / TABLE, result.rows)
     write_json(folder / MARKER, {**_described(preset, chosen), "complete": True})
     return result
@@ -237,73 +232,14 @@ def _claim_folder(folder: Path, preset: str, chosen: Preset) -> Path:
     return folder
 
 
-def _train_all(runs: Mapping[str, RunConfig], folder: Path, progress: bool | None) -> None:
-    """Train all runs side by side, one process for each core."""
-    from empirical.runs.loop import Interrupted
-    from empirical.runs.signals import stop_requested
-
-    context = multiprocessing.get_context("spawn")
-    # ConvNet steps take five times as long as those of an MLP: the long runs go first
-    cost = {name: config.steps * (5 if config.model == "convnet" else 1) for name, config in runs.items()}
-    waiting = context.Queue()
-    workers = min(usable_processors(), len(runs))
-    for name in sorted(runs, key=lambda name: -cost[name]):
-        waiting.put((runs[name].to_dict(), str(folder / name)))
-    for _ in range(workers):
-        waiting.put(None)
-    processes = [context.Process(target=_work, args=(waiting,), daemon=True) for _ in range(workers)]
-    weight = {name: cost[name] / config.steps for name, config in runs.items()}
-    bar = tqdm(
-        total=sum(cost.values()),
-        desc="training",
-        disable=None if progress is None else not progress,
-        bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
-    )
-    with bar, stop_requested() as stop:
-        for process in processes:
-            process.start()
-        while any(process.is_alive() for process in processes) and not stop.is_set():
-            time.sleep(_POLL_SECONDS)
-            steps = {name: steps_written(folder / name) for name in runs}
-            bar.set_postfix_str(f"{sum(steps[n] >= c.steps for n, c in runs.items())}/{len(runs)} runs", refresh=False)
-            bar.update(sum(steps[name] * weight[name] for name in runs) - bar.n)
-            if any(process.exitcode for process in processes):
-                break
-        failed = [process.exitcode for process in processes if process.exitcode]
-        if stop.is_set() or failed:
-            for process in processes:
-                process.terminate()
-        for process in processes:
-            process.join()
-        waiting.cancel_join_thread()
-    if stop.is_set():
-        raise Interrupted(folder.parent, sum(steps_written(folder / name) for name in runs))
-    if failed:
-        raise RuntimeError(f"a training process failed (exit code {failed[0]}); what it printed is above")
-
-
-def _work(waiting: Any) -> None:
-    """Train the runs of the queue, in a process of its own."""
-    import torch
-
-    from empirical.runs.loop import Interrupted, train
-
-    torch.set_num_threads(1)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    try:
-        while (job := waiting.get()) is not None:
-            train(RunConfig.from_dict(job[0]), job[1], progress=False)
-    except Interrupted:
-        # the parent process speaks for all
-        return
-
-
-def _stop_with_parent() -> None:
-    """End this process like an interrupted one when its parent is gone, even if that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+def _train_all(runs: Mapping[str, RunConfig], folder: Path, progress: bool | None) -> dict[str, xr.Dataset]:
+    """Train all runs side by side, the long ones first, and open them by name."""
+    # ConvNet steps take five times as long as those of an MLP
+    ordered = sorted(runs.values(), key=lambda run: -run.steps * (5 if run.model == "convnet" else 1))
+    found = sweep(ordered, folder, progress=progress)
+    if (found.status == FAILED).any():
+        raise RuntimeError(f"a training process failed: {found.error.values[found.status == FAILED][0]}")
+    return {name: simulate.load(run_path(folder, run)) for name, run in runs.items()}
 
 
 def _write_table(path: Path, rows: list[Row]) -> None:

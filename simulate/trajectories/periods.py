@@ -38,6 +38,8 @@ class Periods:
     norm_min, norm_max : ρ at the trough that begins each period and at its peak, shape (count,).
     rise : the rise d of ln ρ that counts as a destabilization.
     intrinsic_lr : ηλ.
+    decay : fall of ln ρ in a step without gradients, -ln(1-ηλ) for plain SGD (`theory.free_decay`); NaN where there is
+        none.
     """
 
     onsets: npt.NDArray[np.int64]
@@ -46,6 +48,7 @@ class Periods:
     norm_max: npt.NDArray[np.float64] = field(repr=False)
     rise: float
     intrinsic_lr: float
+    decay: float
 
     def __str__(self) -> str:
         return f"T = {self.mean:.4g} ± {self.stderr:.2g} steps"
@@ -87,13 +90,11 @@ class Periods:
 
     @property
     def outside_growth(self) -> float:
-        """φ: share of all growth of ln ρ that lies outside the detected rises; T·(-ln(1-ηλ)) = J/(1-φ).
+        """φ: share of all growth of ln ρ that lies outside the detected rises; T·decay = J/(1-φ).
 
-        NaN without periods, and unless 0 < ηλ < 1.
+        NaN without periods, and without decay.
         """
-        if not (self.count and 0 < self.intrinsic_lr < 1):
-            return math.nan
-        return 1 - self.jump / (-math.log1p(-self.intrinsic_lr) * self.mean)
+        return 1 - self.jump / (self.decay * self.mean) if self.count and self.decay > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -352,7 +353,15 @@ def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float
         norm_max=norm[peaks[: max(len(troughs) - 1, 0)]],
         rise=rise,
         intrinsic_lr=intrinsic_lr(trajectory),
+        decay=_decay(trajectory),
     )
+
+
+def _decay(trajectory: xr.Dataset) -> float:
+    k = intrinsic_lr(trajectory)
+    if not 0 < k < 1:
+        return math.nan
+    return float(theory.free_decay(1.0, k, optimizer=optimizer_named(_optimizer(trajectory))))
 
 
 def _optimizer(trajectory: xr.Dataset) -> str:

@@ -12,11 +12,17 @@ import numpy as np
 import pytest
 
 import simulate
+from empirical.sweeps.task import run_path
 from empirical.trials import checks, validation
 from empirical.trials.validation import MARKER, PRESETS, REPORT, RUNS, TABLE, Preset, digits_rows, validate
 from simulate.trajectories.folder import is_locked, steps_written
 
-NAMES = list(PRESETS["digits"].runs)
+CONFIGS = PRESETS["digits"].runs
+NAMES = list(CONFIGS)
+
+
+def folder_of(out, name):
+    return run_path(out / RUNS, CONFIGS[name])
 
 
 def shortened():
@@ -47,7 +53,11 @@ def test_the_machinery_from_training_to_report(monkeypatch, tmp_path):
     assert len(pictures) == 6
     assert all(base64.b64decode(p.removeprefix("data:image/png;base64,"))[:4] == b"\x89PNG" for p in pictures)
     assert not re.search(r'(href|src)="(?!data:)', page), "the page must be self-contained"
-    assert sorted(p.name for p in (out / RUNS).iterdir()) == sorted(NAMES)
+    assert len(list((out / RUNS).glob("runs/*/*"))) == len(NAMES)
+    for name, run in PRESETS["digits"].runs.items():
+        place = run_path(out / RUNS, run)
+        assert f'<td class="words">{place.relative_to(out).as_posix()}</td>' in page, name
+        assert simulate.load(place).attrs["lr"] == run.lr
     # the next call replaces this report, and an unfinished one is continued
     validation._claim_folder(out, "digits", PRESETS["digits"])
     assert [p.name for p in out.iterdir()] == [MARKER]
@@ -78,11 +88,11 @@ def test_stopping_keeps_the_runs_and_the_next_call_goes_on(tmp_path):
 
     def stopped_after(steps, number):
         process = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True)
-        while sum(steps_written(out / RUNS / name) for name in NAMES) < steps and process.poll() is None:
+        while sum(steps_written(folder_of(out, name)) for name in NAMES) < steps and process.poll() is None:
             time.sleep(0.1)
         os.kill(process.pid, number)
         _, message = process.communicate()
-        return process.returncode, message, {name: steps_written(out / RUNS / name) for name in NAMES}
+        return process.returncode, message, {name: steps_written(folder_of(out, name)) for name in NAMES}
 
     code, message, first = stopped_after(200, signal.SIGINT)
     assert code == 130, message
@@ -92,10 +102,10 @@ def test_stopping_keeps_the_runs_and_the_next_call_goes_on(tmp_path):
     code, _, second = stopped_after(sum(first.values()) + 200, signal.SIGKILL)
     assert code == -signal.SIGKILL
     begun = [name for name in NAMES if second[name]]
-    while any(is_locked(out / RUNS / name) for name in begun):
+    while any(is_locked(folder_of(out, name)) for name in begun):
         time.sleep(0.1)
     assert all(second[name] >= first[name] for name in NAMES)
-    assert {simulate.load(out / RUNS / name).status.item() for name in begun} <= {"interrupted", "complete"}
+    assert {simulate.load(folder_of(out, name)).status.item() for name in begun} <= {"interrupted", "complete"}
     code, _, third = stopped_after(sum(second.values()) + 200, signal.SIGTERM)
     assert code == 130
     assert all(third[name] >= second[name] for name in NAMES)

@@ -215,6 +215,7 @@ def found(lengths, rise=0.1, intrinsic_lr=0.005):
         norm_max=np.full(lengths.size, 2.0),
         rise=rise,
         intrinsic_lr=intrinsic_lr,
+        decay=-np.log1p(-intrinsic_lr),
     )
 
 

@@ -287,6 +287,14 @@ TIES = {
         lambda: theory.BalanceLaw(0.6, 0.0, 0.3, 0.0, 0.01).period(LR, WD),
         lambda: published("balance_law", "period", jump=0.6, outside=0.3, **SETTING),
     ),
+    "free_decay: heavy ball": (
+        lambda: theory.free_decay(0.1, 0.02, optimizer=theory.SGD(momentum=0.5)),
+        lambda: published("free_decay", "slow", lr=0.1, wd=0.02, linear=0.5 + 0.002),
+    ),
+    "free_decay: Nesterov": (
+        lambda: theory.free_decay(0.1, 0.02, optimizer=theory.SGD(momentum=0.5, nesterov=True)),
+        lambda: published("free_decay", "slow", lr=0.1, wd=0.02, linear=0.5 + 0.002 * 1.5),
+    ),
     "least_fall": (
         lambda: theory.least_fall(LR, WD, 3.0),
         lambda: float(np.ceil(published("least_fall", "least", ratio=3.0, **SETTING))),

@@ -217,3 +217,50 @@ def test_the_product_tends_to_its_limit_logistically():
 def test_bad_values_of_the_balance_are_named(call, name):
     with pytest.raises(ValueError, match=name):
         call()
+
+
+RULES = [
+    theory.SGD(),
+    theory.SGD(momentum=0.5),
+    theory.SGD(momentum=0.9),
+    theory.SGD(momentum=0.9, nesterov=True),
+    theory.SGD(momentum=0.9, decoupled=True),
+    theory.AdamW(dim=1),
+    theory.Lion(dim=1),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(st.floats(1e-6, 2e-3), st.floats(1e-2, 10))
+def test_weights_without_gradients_decay_so_fast(rule, k, lr):
+    weights, state = np.array([1.0]), rule.start(np.array([1.0]))
+    sizes = []
+    for _ in range(600):
+        weights, state = rule.update(weights, np.zeros(1), state, lr, k / lr)
+        sizes.append(abs(float(weights[0])))
+    # after 300 steps the buffer has followed
+    assert math.log(sizes[300] / sizes[-1]) / 299 == pytest.approx(
+        theory.free_decay(lr, k / lr, optimizer=rule), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_beyond_the_edge_of_ringing_the_mean_decay_is_that_of_the_complex_roots(nesterov):
+    rule = theory.SGD(momentum=0.81, nesterov=nesterov)
+    state = rule.start(np.array([1.0]))
+    path = [np.array([1.0])]
+    for _ in range(4000):
+        weights, state = rule.update(path[-1], np.zeros(1), state, 0.5, 0.3)
+        path.append(weights)
+    size = np.abs(np.array(path).ravel())
+    peaks = [np.log(size[at : at + 100].max()) for at in (200, 3000)]
+    assert (peaks[0] - peaks[1]) / 2800 == pytest.approx(theory.free_decay(0.5, 0.3, optimizer=rule), rel=1e-2)
+
+
+def test_decay_through_the_normalized_gradient_has_no_rate():
+    assert np.isnan(theory.free_decay(0.1, 0.01, optimizer=theory.Adam(dim=5)))
+    assert theory.free_decay(0.1, 0.0, optimizer=theory.SGD(momentum=0.9)) == 0
+    np.testing.assert_allclose(theory.free_decay([0.1, 0.2], 0.01), -np.log1p([-0.001, -0.002]))
+    with pytest.raises(ValueError, match="lr"):
+        theory.free_decay(100.0, 0.02)

@@ -30,6 +30,7 @@ _MODULES = {
     "equivalent_run": "symmetry",
     "fall_product": "period",
     "fall_time": "flow",
+    "free_decay": "period",
     "heavy_ball": "optimizers",
     "invariance_norm": "groups",
     "inverse_design": "design",

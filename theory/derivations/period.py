@@ -8,6 +8,7 @@ from sympy import Derivative, Limit, cos, exp, log, oo
 from theory.derivations import one_step
 from theory.derivations.derivation import Derivation, Eq, Ge, Gt
 from theory.derivations.symbols import BELOW_ONE, c, delta, lr, next_norm, norm, s, t, wd
+from theory.derivations.symbols import momentum as mu
 from theory.derivations.symbols import rotation as theta
 
 steps, grown, change, cosine = sympy.symbols("steps grown change cosine", positive=True)
@@ -75,6 +76,53 @@ def balance_law() -> Derivation:
     result.step(Eq(grown, jump / (1 - outside)), "Solve for the growth.")
     result.step(
         Eq(period, jump / (1 - outside) / DECAY), "The law; it defines φ, and predicts T once J and φ are known."
+    )
+    return result
+
+
+def free_decay() -> Derivation:
+    """Derive how fast weights fall without gradients, under coupled decay with momentum.
+
+    Examples
+    --------
+    >>> free_decay().unproved()
+    []
+    """
+    weights, pushed, slow, linear = sympy.symbols("weights pushed slow linear", positive=True)
+    z, k = sympy.Symbol("z"), lr * wd
+    # ηv of the buffer v; each row gives the next of (weights, ηv)
+    steps_of = {
+        "heavy_ball": sympy.Matrix([[1 - k, -mu], [k, mu]]),
+        "nesterov": sympy.Matrix([[1 - k - mu * k, -(mu**2)], [k, mu]]),
+    }
+    after = {name: list(matrix * sympy.Matrix([weights, pushed])) for name, matrix in steps_of.items()}
+    result = Derivation(
+        "Decay of weights without gradients, with momentum.",
+        "0 < ηλ < 1, coupled decay; `weights` is any component x, `pushed` its buffer times η; 1-u is a root z of the "
+        "polynomial; `linear` = 1-μ+ηλ for heavy ball, 1-μ+ηλ(1+μ) for Nesterov.",
+        {"lr": lr, "wd": wd, "momentum": mu, "linear": linear, "slow": slow},
+        {slow: -log(1 - 2 * k / (linear + sympy.sqrt(linear**2 - 4 * k)))},
+    )
+    buffer = mu * pushed + k * weights
+    result.step(Eq(weights - buffer, after["heavy_ball"][0]), "A step of heavy ball is linear in (x, ηv), …")
+    result.step(
+        Eq(weights - k * weights - mu * buffer, after["nesterov"][0]), "… one of Nesterov too; the buffer moves alike."
+    )
+    polynomials = {name: matrix.charpoly(z).as_expr() for name, matrix in steps_of.items()}
+    result.step(Eq(polynomials["heavy_ball"], z**2 - (1 + mu - k) * z + mu), "Roots of heavy ball.")
+    result.step(Eq(polynomials["nesterov"], z**2 - (1 + mu) * (1 - k) * z + mu * (1 - k)), "Roots of Nesterov.")
+    for name, middle in (("heavy_ball", 1 - mu + k), ("nesterov", 1 - mu + k * (1 + mu))):
+        result.step(
+            Eq(polynomials[name].subs(z, 1 - z), z**2 - middle * z + k),
+            "With z = 1-u (written z again): the smaller u keeps its digits.",
+        )
+    result.step(
+        Eq((z**2 - linear * z + k).subs(z, 2 * k / (linear + sympy.sqrt(linear**2 - 4 * k))), 0), "The smaller root."
+    )
+    result.step(
+        Eq(slow, -log(1 - 2 * k / (linear + sympy.sqrt(linear**2 - 4 * k)))),
+        "After the other root has died out ln ρ falls by this in each step; complex roots have the size of the root of "
+        "their product.",
     )
     return result
 
