@@ -16,6 +16,7 @@ from simulate.trajectories.periods import PERIODIC, PERIODS_MIN, verdict_of
 from theory.arguments import FloatArray
 
 _MOST_ROTATION = 1.0  # of its equilibrium value, where a power law would have it grow
+_LARGEST_SHARE = 0.995  # beyond which odds are a matter of rounding
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def expectation(
     segments: Sequence[Segment],
     lr: float,
     rate: float,
+    unit: float,
     law: theory.BalanceLaw | None,
     interval: Interval | None,
     reduced: Period | None,
@@ -67,21 +69,21 @@ def expectation(
     - Where there is a law, and not above the settings it was fitted to, the spread of ln ρ goes with J and its
       autocorrelation time with T: their ratios, and the share of T in T at twice the rise, are interpolated in ln ηλ
       between the settings of the probe and held beyond.
-    - Rotation over its equilibrium value is a power of ηλ between and beyond them. Elsewhere so is the spread, and the
-      autocorrelation time in units of 1/ηλ is interpolated and held.
+    - Of the rotation over its equilibrium value the odds are interpolated between them, and below them it is a power of
+      ηλ. Elsewhere so is the spread, and the autocorrelation time in units of 1/ηλ is interpolated and held.
     - The typical norm keeps its place between the troughs and peaks of the reduced model; without one it is a power.
 
     Parameters
     ----------
     segments : of the probe.
-    lr, rate : η and ηλ.
+    lr, rate, unit : η, ηλ, and the unit of the segments' norms at η.
     law, interval, reduced : balance law, its interval and the periods of the reduced model there, where there are any.
 
     Examples
     --------
     >>> from simulate import PeriodModel
     >>> probe = PeriodModel.reference().segments
-    >>> resting = expectation(probe[:1], 0.5, 0.01, None, None, None)
+    >>> resting = expectation(probe[:1], 0.5, 0.01, 0.5**0.5, None, None, None)
     >>> math.isnan(resting.period)
     True
     """
@@ -100,7 +102,7 @@ def expectation(
         sd = _power(segments, rate, lambda each: each.log_norm_sd)
         memory = interpolated(segments, rate, lambda each: each.autocorrelation_time * each.intrinsic_lr) / rate
         threshold_ratio = math.nan
-    rotation_ratio = min(_power(segments, rate, lambda each: each.rotation_ratio), _MOST_ROTATION)
+    rotation_ratio = _rotation_ratio(segments, rate)
     norm_min = norm_max = effective_lr_max = math.nan
     if reduced is not None:
         norm_min, norm_max, effective_lr_max = reduced.norm_min, reduced.norm_max, reduced.effective_lr_max
@@ -108,7 +110,7 @@ def expectation(
         place = interpolated(swinging, rate, lambda each: math.log(each.norm / each.norm_min) / each.jump)
         norm = norm_min * (norm_max / norm_min) ** place
     else:
-        norm = math.sqrt(lr) * _power(segments, rate, lambda each: each.norm)
+        norm = unit * _power(segments, rate, lambda each: each.norm)
     return Expectation(
         verdict=verdict_of(rotation_ratio, sd, 0 if math.isnan(period) else PERIODS_MIN, outside, threshold_ratio),
         period=period,
@@ -123,6 +125,19 @@ def expectation(
         norm_max=norm_max,
         effective_lr_max=effective_lr_max,
     )
+
+
+def _rotation_ratio(segments: Sequence[Segment], rate: float) -> float:
+    if rate < min(each.intrinsic_lr for each in segments) or any(each.rotation_ratio <= 0 for each in segments):
+        return min(_power(segments, rate, lambda each: each.rotation_ratio), _MOST_ROTATION)
+    # near rest it changes little, far from rest as a power: the odds do both
+    odds = math.exp(interpolated(segments, rate, lambda each: _log_odds(each.rotation_ratio)))
+    return odds / (1 + odds)
+
+
+def _log_odds(share: float) -> float:
+    kept = min(share, _LARGEST_SHARE)
+    return math.log(kept / (1 - kept))
 
 
 def interpolated(segments: Sequence[Segment], rate: float, number: Callable[[Segment], float]) -> float:
@@ -148,7 +163,7 @@ def interpolated(segments: Sequence[Segment], rate: float, number: Callable[[Seg
 
 def _power(segments: Sequence[Segment], rate: float, number: Callable[[Segment], float]) -> float:
     """Power law of ηλ from one setting to the next, held above them and gone on with below."""
-    rates, means = _means(segments, lambda each: math.log(number(each)))
+    rates, means = _means(segments, lambda each: math.log(number(each)) if number(each) > 0 else math.nan)
     if rates.size > 1 and math.log(rate) < rates[0]:
         slope = (means[1] - means[0]) / (rates[1] - rates[0])
         return math.exp(means[0] + slope * (math.log(rate) - rates[0]))

@@ -23,11 +23,12 @@ from simulate import oscillation
 from simulate.expectation import Expectation, expectation, interpolated
 from simulate.intervals import Interval, drawn_law_periods, drawn_segments
 from simulate.oscillator import Oscillator, Period, Trend
-from simulate.probe import Falls, Segment, balance_law, calibrated, measured, pooled
+from simulate.probe import Falls, Segment, balance_law, calibrated, measured, norm_unit, pooled
 from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory
 from simulate.trajectories.folder import write_json
 from theory import arguments
 from theory.arguments import FloatArray, learning_rate, one_real, weight_decay, whole_number
+from theory.optimizers import optimizer_named
 
 REACH = 30.0  # predictions are given without a warning down to this share of the largest ηλ of a probe
 _SCHEMA = 2
@@ -43,8 +44,8 @@ class PeriodModel:
     """What the norm of a network does at other lr and wd, from a probe of that network.
 
     `law` is the balance law of its period, `period` and `oscillate` its reduced model (see `Oscillator`), and `expect`
-    says what is to be expected at a setting, rest included. It is a description of plain SGD with constant lr on a
-    network whose trained weights are all scale-invariant, for one batch size.
+    says what is to be expected at a setting, rest included. It is a description of one optimizer with constant lr and
+    one batch size; the reduced model, of plain SGD on a network whose trained weights are all scale-invariant.
 
     Parameters
     ----------
@@ -52,6 +53,7 @@ class PeriodModel:
     rise : d of the period finder.
     oscillator : the reduced model; None where the probe shows no clear period.
     unfit : why there is none.
+    optimizer : of the probe, in words.
 
     Raises
     ------
@@ -72,6 +74,7 @@ class PeriodModel:
     rise: float
     oscillator: Oscillator | None
     unfit: str = ""
+    optimizer: str = "SGD()"
 
     def __post_init__(self) -> None:
         one_real("rise", self.rise, above=0)
@@ -88,10 +91,11 @@ class PeriodModel:
 
         Parameters
         ----------
-        segments : trajectories with `norm`, `grad_norm` and `loss` at every step, of plain SGD with
-            constant lr, best at two values of ηλ (a factor of 5 apart, the larger one the largest that is asked for
-            later) with 100 and more periods each, at least 12/ηλ steps long. More than one trajectory may have the same
-            ηλ. From one value of ηλ alone the trends with ηλ stay unknown and are taken to be flat.
+        segments : trajectories with `norm`, `grad_norm` and `loss` at every step, of SGD without momentum, AdamW or
+            Lion (these with `rotation` too), with constant lr, best at two values of ηλ (a factor of 5 apart, the
+            larger one the largest that is asked for later) with 100 and more periods each, at least 12/ηλ steps long.
+            More than one trajectory may have the same ηλ. From one value of ηλ alone the trends with ηλ stay unknown
+            and are taken to be flat.
         rise : d of the period finder.
 
         Returns
@@ -118,9 +122,16 @@ class PeriodModel:
         runs = [(run, *measured(run, rise, f"segments[{i}]")) for i, run in enumerate(segments)]
         runs.sort(key=lambda run: -run[1].intrinsic_lr)
         summed = [segment for _, segment, _ in runs]
+        rules = {str(run.attrs.get("optimizer", "SGD()")) for run, _, _ in runs}
+        if len(rules) > 1:
+            raise ValueError(f"segments must be of one optimizer, got {', '.join(sorted(rules))}")
+        (rule,) = rules
         lowest = summed[-1].intrinsic_lr
         if not any(segment.is_clear for segment in summed if segment.intrinsic_lr == lowest):
-            return cls(tuple(summed), rise, None, f"its probe shows no clear period: {'; '.join(map(str, summed))}")
+            unclear = f"its probe shows no clear period: {'; '.join(map(str, summed))}"
+            return cls(tuple(summed), rise, None, unclear, rule)
+        if rule != "SGD()":
+            return cls(tuple(summed), rise, None, f"that is one of SGD(), not of {rule}", rule)
         clear = [run for run in runs if run[1].is_clear]
         try:
             oscillator = calibrated(
@@ -207,6 +218,7 @@ class PeriodModel:
                 rise=content["rise"],
                 oscillator=None if oscillator is None else _oscillator(oscillator),
                 unfit=content["unfit"],
+                optimizer=content["optimizer"],
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"path must hold a whole period model, got {path!r}: {error!r}") from None
@@ -425,6 +437,7 @@ class PeriodModel:
                 self.segments,
                 lr,
                 rate,
+                norm_unit(optimizer_named(self.optimizer), lr),
                 self.law if self.has_law else None,
                 self.law_interval(lr, wd, level=level) if self.has_law else None,
                 self.period(lr, wd) if self.oscillator is not None and self._swings(rate) else None,

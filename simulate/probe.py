@@ -15,9 +15,11 @@ from simulate.oscillator import Oscillator, Trend
 from simulate.trajectories.contract import check_trajectory, intrinsic_lr
 from simulate.trajectories.periods import OUTSIDE_GROWTH_MAX, Classification, Periods, classify, settled_part
 from theory.arguments import FloatArray
+from theory.optimizers import optimizer_named
 
 FEWEST = 10  # periods at each ηλ of a probe for a law of their length
 SHORTEST = 12  # relaxations that a segment must last
+_BREAKS_ALONE = 0.05  # share of growth outside, at most, of a setting that has nothing but breaks
 _LEAST_SHARE = 0.01  # of growth outside: what is less is noise about nothing, and has no power
 
 
@@ -37,7 +39,8 @@ class Segment:
     verdict, rotation_ratio, log_norm_sd, autocorrelation_time, threshold_ratio : of `simulate.classify`.
     norm : geometric mean of ρ/√η.
 
-    What there is not, such as the mean of no periods, is NaN.
+    Norms of AdamW and Lion are in units of η, to which they are proportional. What there is not, such as the mean of no
+    periods, is NaN.
     """
 
     intrinsic_lr: float
@@ -123,7 +126,7 @@ def pooled(segments: Sequence[Segment]) -> list[Pooled]:
 
 
 def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, Classification]:
-    """Check a trajectory of a probe and sum it up, with norms in units of √η.
+    """Check a trajectory of a probe and sum it up, with norms in units of `norm_unit`.
 
     Parameters
     ----------
@@ -135,8 +138,14 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
         check_trajectory(trajectory, "grad_norm", "loss", single=True)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
-    if trajectory.attrs.get("optimizer", "SGD()") != "SGD()":
-        raise ValueError(f"{name} must be of optimizer SGD(), got {trajectory.attrs['optimizer']}")
+    rule = optimizer_named(str(trajectory.attrs.get("optimizer", "SGD()")))
+    if not isinstance(rule, (theory.SGD, theory.AdamW, theory.Lion)) or (
+        isinstance(rule, theory.SGD) and rule.momentum and not rule.decoupled
+    ):
+        raise ValueError(
+            f"{name} must be of an optimizer that decays the weights by ηλ in each step (SGD without momentum or "
+            f"decoupled, AdamW, Lion), got {rule!r}"
+        )
     if np.any(np.diff(trajectory.step.values) != 1):
         raise ValueError(f"{name} must have every step (record_every=1); rows are missing")
     rate = intrinsic_lr(trajectory)
@@ -148,6 +157,8 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
             f"got {trajectory.sizes['step']}"
         )
     if "rotation" not in trajectory:
+        if rule != theory.SGD():
+            raise ValueError(f"{name} must have the variable 'rotation' with {rule!r}")
         # of scale-invariant weights under plain SGD the one-step law tells it
         known = theory.rotation(
             trajectory.norm.values, trajectory.attrs["lr"], trajectory.attrs["wd"], trajectory.grad_norm.values
@@ -156,7 +167,7 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         judged = classify(trajectory, rise=rise)
-    periods, scale = judged.periods, math.sqrt(trajectory.attrs["lr"])
+    periods, scale = judged.periods, norm_unit(rule, trajectory.attrs["lr"])
     segment = Segment(
         intrinsic_lr=rate,
         count=periods.count,
@@ -177,6 +188,19 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
         norm=judged.typical_norm / scale,
     )
     return segment, judged
+
+
+def norm_unit(rule: theory.Optimizer, lr: float) -> float:
+    """What norms are proportional to at equal ηλ: √η with SGD, η with AdamW and Lion.
+
+    Source: docs/mathematics.md §6.
+
+    Examples
+    --------
+    >>> norm_unit(theory.SGD(), 0.25), norm_unit(theory.AdamW(dim=10), 0.25)
+    (0.5, 0.25)
+    """
+    return math.sqrt(lr) if isinstance(rule, theory.SGD) else lr
 
 
 class Falls:
@@ -273,11 +297,15 @@ def balance_law(seen: Sequence[Pooled]) -> theory.BalanceLaw:
         return theory.BalanceLaw(jumps[0], 0.0, outside[0], 0.0, reference, "odds")
     relative = np.array(rates) / reference
     slope, jump = np.polyfit(-np.log(relative), jumps, 1, w=np.sqrt([each.count for each in seen]))
+    # where nothing grows but in breaks, as under full batches, J grows ever less: held below the probe it was nearer
+    held = min(rates) if outside[rates.index(min(rates))] <= _BREAKS_ALONE else 0.0
     if max(outside) <= _LEAST_SHARE:
-        return theory.BalanceLaw(float(jump), float(slope), float(np.mean(outside)), 0.0, reference, "odds")
+        flat = float(np.mean(outside))
+        return theory.BalanceLaw(float(jump), float(slope), flat, 0.0, reference, "odds", held)
     shares = np.maximum(outside, _LEAST_SHARE)
     odds = Trend.through(relative.tolist(), (shares / (1 - shares)).tolist())
-    return theory.BalanceLaw(float(jump), float(slope), odds.value / (1 + odds.value), odds.power, reference, "odds")
+    share = odds.value / (1 + odds.value)
+    return theory.BalanceLaw(float(jump), float(slope), share, odds.power, reference, "odds", held)
 
 
 def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator:

@@ -98,6 +98,7 @@ class BalanceLaw:
     reference : ηλ at which `jump` and `outside` hold, 0 < reference < 1.
     power_of : "share": φ ∝ (ηλ)^outside_power; "odds": φ/(1-φ) ∝ (ηλ)^outside_power, that is
         T·(-ln(1-ηλ)) = J·(1 + odds), where growth outside the rises comes on top of J and never takes all.
+    lowest : ηλ below which J is held; 0: nowhere.
 
     Raises
     ------
@@ -118,6 +119,7 @@ class BalanceLaw:
     outside_power: float
     reference: float
     power_of: str = "share"
+    lowest: float = 0.0
 
     def __post_init__(self) -> None:
         one_real("jump", self.jump, above=0)
@@ -126,6 +128,7 @@ class BalanceLaw:
         one_real("outside_power", self.outside_power)
         one_real("reference", self.reference, above=0, below=1)
         choice("power_of", self.power_of, ("share", "odds"))
+        one_real("lowest", self.lowest, at_least=0, below=1)
 
     def jump_at(self, intrinsic: FloatArray) -> FloatArray:
         """J at ηλ.
@@ -135,7 +138,7 @@ class BalanceLaw:
         >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).jump_at(np.array(0.01)))
         0.5
         """
-        return self.jump + self.jump_slope * np.log(self.reference / intrinsic)
+        return self.jump + self.jump_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
 
     def outside_at(self, intrinsic: FloatArray) -> FloatArray:
         """φ at ηλ.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,16 +44,22 @@ class Network:
     settings : of its `RunConfig`.
     blind : whether it was never trained before the method was fixed.
     rates : ηλ of the settings to be predicted, and η of each.
+    beyond : whether it is of a kind that the method was not made for.
+    lr : η of the probe.
     """
 
     name: str
     settings: Mapping[str, Any]
     blind: bool = False
     rates: Mapping[float, float] = field(default_factory=lambda: RATES)
+    beyond: bool = False
+    lr: float = 0.5
 
     @property
     def kind(self) -> str:
-        """What goals it is held to: "full batch", "convnet" or "mlp"."""
+        """What goals it is held to: "mlp", "convnet" or "full batch"; none for what is "beyond" the method."""
+        if self.beyond:
+            return "beyond"
         if self.settings.get("sampling") == "full_batch":
             return "full batch"
         return str(self.settings["model"])
@@ -62,7 +69,12 @@ def _mlp(name: str, width: int, *, blind: bool = False, **settings: Any) -> Netw
     return Network(name, {"model": "mlp", "width": width, **settings}, blind)
 
 
+def _beyond(name: str, rates: Mapping[float, float], lr: float = 0.5, **settings: Any) -> Network:
+    return Network(name, {"model": "mlp", "width": 64, **settings}, True, rates, True, lr)
+
+
 _FULL_BATCH = {5e-3: 0.2, 1e-3: 1.0, 5e-4: 0.5}
+_FEW = {5e-3: 0.2, 1e-3: 1.0}
 NETWORKS: Mapping[str, Network] = {
     # those with which the method was developed
     "convnet8": Network("ConvNet 8", {"model": "convnet", "width": 8}),
@@ -96,6 +108,10 @@ NETWORKS: Mapping[str, Network] = {
     "mlp48-full": Network(
         "MLP 48, full batch", {"model": "mlp", "width": 48, "samples": 300, "sampling": "full_batch"}, True, _FULL_BATCH
     ),
+    # other normalization, affine parameters and a free last layer, another optimizer
+    "layer64": _beyond("MLP 64, layer normalization", _FEW, normalization="layer"),
+    "affine64": _beyond("MLP 64, all weights trained", _FEW, scale_invariant=False),
+    "adamw64": _beyond("MLP 64, AdamW", {5e-3: 2e-3, 1e-3: 1e-3}, 1e-3, optimizer=theory.AdamW(dim=1)),
 }
 
 
@@ -242,6 +258,7 @@ mnist32, mnist64, mnist64-all; got 'mlp7'
     models = {}
     for name in names:
         models[name] = probe(
+            lr=NETWORKS[name].lr,
             periods=probe_periods,
             out=folder / PROBES / name,
             executor=executor,
@@ -308,16 +325,18 @@ def _cost(run: RunConfig) -> float:
 
 def _row(name: str, model: simulate.PeriodModel, rate: float, run: RunConfig, measured: Measured) -> dict[str, Any]:
     lr = float(run.lr)  # type: ignore[arg-type]
-    expected = model.expect(lr, run.wd)
-    naive = share = reduced = math.nan
+    with warnings.catch_warnings():
+        # what lies outside the range of a model is on trial too
+        warnings.simplefilter("ignore", UserWarning)
+        expected = model.expect(lr, run.wd)
+        reduced = math.nan if model.oscillator is None else model.period(lr, run.wd).mean
+    naive = share = math.nan
     if model.has_law:
         # the prediction of whoever has one run: T·ηλ as it was at the lower of the two settings
         seen = pooled(model.segments)
         lower = seen[min(1, len(seen) - 1)]
         naive = lower.period * lower.intrinsic_lr / rate
         share = _share_law(model).period(lr, run.wd)
-    if model.oscillator is not None:
-        reduced = model.period(lr, run.wd).mean
     interval = expected.interval
     return {
         "network": name,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 PAGE, FIGURE = "held_out.md", "held_out.png"
 _LEAST_PERIODS = 60
 _COLUMNS = 3
+_JUDGED = ["mlp", "convnet"]
 Array = npt.NDArray[np.float64]
 
 
@@ -65,7 +66,7 @@ def relative_error(table: xr.Dataset, predicted: str, measured: str) -> Array:
 
 
 def clear_periods(table: xr.Dataset) -> xr.Dataset:
-    """Settings whose measured period is clear and known from 60 periods or more, those of full batches apart.
+    """Settings whose measured period is clear and known from 60 periods or more, of the kinds the method is made for.
 
     Examples
     --------
@@ -75,7 +76,7 @@ def clear_periods(table: xr.Dataset) -> xr.Dataset:
     1
     """
     kept = (table.measured_verdict == PERIODIC) & (table.measured_periods >= _LEAST_PERIODS)
-    return table.isel(setting=np.flatnonzero((kept & (table.kind != "full batch")).values))
+    return table.isel(setting=np.flatnonzero((kept & table.kind.isin(_JUDGED)).values))
 
 
 def measures(table: xr.Dataset) -> list[Measure]:
@@ -98,7 +99,7 @@ def measures(table: xr.Dataset) -> list[Measure]:
         part = clear.isel(setting=np.flatnonzero((clear.kind == kind).values))
         if part.sizes["setting"]:
             found += _norm_measures(words, part, norm_goal, rate_goal)
-    batched = table.isel(setting=np.flatnonzero((table.kind != "full batch").values))
+    batched = table.isel(setting=np.flatnonzero(table.kind.isin(_JUDGED).values))
     if batched.sizes["setting"]:
         found += _verdict_measures(batched)
     full = table.isel(setting=np.flatnonzero((table.kind == "full batch").values))

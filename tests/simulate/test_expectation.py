@@ -141,6 +141,16 @@ class TestVerdicts:
         infinite = model(*(dataclasses.replace(each, threshold_ratio=math.inf) for each in TestScaling.TWO))
         assert infinite.expect(1.0, 0.005).threshold_ratio == math.inf
 
+    @FIXED
+    @given(st.floats(0.05, 0.98), st.floats(0.05, 0.98), st.floats(0.0101, 0.0399))
+    def test_rotation_lies_between_that_of_the_settings_and_changes_little_near_rest(self, upper, lower, rate):
+        found = model(rest(0.04, upper), rest(0.01, lower)).expect(1.0, rate).rotation_ratio
+        assert min(upper, lower) - 1e-9 <= found <= max(upper, lower) + 1e-9
+        # halfway: the odds are the geometric mean
+        half = model(rest(0.04, upper), rest(0.01, lower)).expect(1.0, 0.02).rotation_ratio
+        odds = [value / (1 - value) for value in (upper, lower, half)]
+        assert odds[2] == pytest.approx(math.sqrt(odds[0] * odds[1]), rel=1e-9)
+
     def test_rotation_is_never_above_that_of_equilibrium(self):
         made = model(rest(0.01, 0.5), rest(0.005, 0.95))
         with warnings.catch_warnings():
@@ -162,7 +172,7 @@ class TestLaw:
             pooled([high, middle, rest(0.001)])
 
     @FIXED
-    @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95), st.floats(0.2, 2), st.floats(0.2, 2))
+    @given(st.floats(0.02, 0.95), st.floats(0.02, 0.95), st.floats(0.2, 2), st.floats(0.2, 2))
     def test_through_two_settings_it_goes_exactly(self, upper, lower, jump, other):
         seen = [
             Pooled(rate, 50, j / (1 - phi) / -math.log1p(-rate), j)
@@ -171,6 +181,8 @@ class TestLaw:
         law = balance_law(seen)
         for each in seen:
             assert law.period(1.0, each.intrinsic_lr) == pytest.approx(each.period, rel=1e-9)
+        if abs(lower - 0.05) > 1e-9:
+            assert law.lowest == (0.002 if lower < 0.05 else 0.0)
 
     def test_a_share_that_is_nothing_but_noise_has_no_power(self):
         # as under full batches, where a trace has no growth outside its breaks but end effects
@@ -179,6 +191,7 @@ class TestLaw:
         ]
         law = balance_law(seen)
         assert law.outside_power == 0
+        assert law.lowest == 0.002, "with nothing but breaks J is held below the probe"
         assert law.period(1.0, 5e-4) == pytest.approx(2.6 / 1.03 / -math.log1p(-5e-4), rel=1e-9)
 
 

@@ -236,5 +236,34 @@ def test_bad_types_are_named(call, message):
 
 def test_of_another_optimizer_it_learns_nothing(probe):
     other = probe[0].assign_attrs(optimizer=repr(theory.SGD(momentum=0.9)))
-    with pytest.raises(ValueError, match="must be of optimizer SGD"):
+    with pytest.raises(ValueError, match=r"must be of an optimizer that decays .* got SGD\(momentum=0.9\)"):
         PeriodModel.from_probe([other])
+
+
+def swinging(rule, lr, k, *, cycle=150, seed=0):
+    """A trajectory of falls and jumps whose gradients are those of its norms, under a decoupled rule."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.normal(cycle, 0.2 * cycle, 40).astype(int)
+    grad_norm = np.concatenate([np.r_[60.0, np.full(n, 0.1)] for n in lengths])
+    run = simulate.norm_map(1.0, k, simulate.RecordedGradient(grad_norm), norm=5.0, steps=grad_norm.size)
+    # the norms of AdamW are proportional to lr
+    return run.assign(norm=run.norm * lr, loss=run.norm * 0 + 1.0).assign_attrs(lr=lr, wd=k / lr, optimizer=repr(rule))
+
+
+def test_of_adamw_it_expects_periods_and_norms_in_proportion_to_lr():
+    rule = theory.AdamW(dim=100)
+    model = PeriodModel.from_probe([swinging(rule, 1e-3, 0.005), swinging(rule, 1e-3, 0.001, cycle=700)])
+    assert model.oscillator is None
+    assert "not of AdamW" in model.unfit
+    one, other = model.expect(1e-3, 3.0), model.expect(2e-3, 1.5)
+    assert one.period == pytest.approx(other.period, rel=1e-9)
+    assert one.period * 0.003 == pytest.approx(0.75, rel=0.3)
+    assert other.norm == pytest.approx(2 * one.norm, rel=1e-9)
+    with pytest.raises(ValueError, match="not of AdamW"):
+        model.period(1e-3, 3.0)
+
+
+def test_segments_of_two_optimizers_are_refused(probe):
+    other = swinging(theory.AdamW(dim=100), 1e-3, 0.005)
+    with pytest.raises(ValueError, match=r"segments must be of one optimizer, got AdamW\(.*SGD\(\)"):
+        PeriodModel.from_probe([probe[0], other])

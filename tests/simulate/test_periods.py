@@ -290,6 +290,17 @@ class TestNoClearPeriod:
         assert caught[0].filename == __file__
 
 
+@pytest.mark.parametrize("rule", [theory.SGD(momentum=0.9), theory.SGD(momentum=0.9, decoupled=True)])
+def test_growth_outside_is_counted_against_the_decay_of_the_optimizer(rule):
+    # falls as fast as weights without gradients fall: nothing grows but in the rises, which lose one step of decay
+    decay = theory.free_decay(0.5, 0.002 / 0.5, optimizer=rule)
+    fall = round(0.9 / decay)
+    run = trajectory(sawtooth(fall, 1, decay * fall, 12), k=0.002).assign_attrs(optimizer=repr(rule))
+    periods = find_periods(run, discard=0)
+    assert periods.decay == decay
+    assert periods.outside_growth == pytest.approx(1 / (fall + 1), rel=1e-6)
+
+
 class TestInvariance:
     @FIXED
     @given(seed=seeds, scale=st.floats(1e-6, 1e6), rise=rises)

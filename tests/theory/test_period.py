@@ -55,6 +55,13 @@ def test_a_share_can_outgrow_the_whole_and_odds_cannot():
         assert np.isnan(theory.BalanceLaw(0.5, 0.0, 0.8, power, 0.01).period(1.0, rates)).any()
 
 
+def test_below_the_lowest_the_jump_is_held():
+    held = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds", 0.002)
+    free = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds")
+    np.testing.assert_allclose(held.jump_at(np.array([0.01, 0.002])), free.jump_at(np.array([0.01, 0.002])), rtol=1e-15)
+    assert held.jump_at(np.array(1e-4)) == held.jump_at(np.array(0.002)) < free.jump_at(np.array(1e-4))
+
+
 def test_far_from_the_reference_there_may_be_no_period():
     law = theory.BalanceLaw(**LAW)
     assert np.isnan(law.period(1.0, 0.9))
