@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from empirical.groups import Group as Group
     from empirical.groups import scale_invariant_groups as scale_invariant_groups
     from empirical.groups import scaling_symmetries as scaling_symmetries
+    from empirical.measures.curvature import Curvature as Curvature
+    from empirical.measures.curvature import curvature as curvature
     from empirical.measures.monitor import Monitor as Monitor
     from empirical.presets import paper_runs as paper_runs
     from empirical.runs.cost import RunCost as RunCost
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from empirical.trials.validation import validate as validate
 
 _HOMES = {
+    "Curvature": "empirical.measures.curvature",
     "Group": "empirical.groups",
     "Interrupted": "empirical.runs.loop",
     "Monitor": "empirical.measures.monitor",
@@ -41,6 +44,7 @@ _HOMES = {
     "StorageError": "empirical.runs.folder",
     "SweepInterrupted": "empirical.sweeps.sweep",
     "WorkersLostError": "empirical.sweeps.sweep",
+    "curvature": "empirical.measures.curvature",
     "dask_executor": "empirical.sweeps.workers",
     "grid": "empirical.sweeps.grid",
     "load_model": "empirical.runs.loop",
@@ -58,6 +62,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Curvature",
     "Group",
     "Interrupted",
     "Monitor",
@@ -66,6 +71,7 @@ __all__ = [
     "StorageError",
     "SweepInterrupted",
     "WorkersLostError",
+    "curvature",
     "dask_executor",
     "grid",
     "load_model",
