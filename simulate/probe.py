@@ -13,7 +13,14 @@ import xarray as xr
 import theory
 from simulate.oscillator import Oscillator, Trend
 from simulate.trajectories.contract import check_trajectory, intrinsic_lr
-from simulate.trajectories.periods import OUTSIDE_GROWTH_MAX, Classification, Periods, classify, settled_part
+from simulate.trajectories.periods import (
+    EQUILIBRIUM,
+    OUTSIDE_GROWTH_MAX,
+    Classification,
+    Periods,
+    classify,
+    settled_part,
+)
 from theory.arguments import FloatArray
 from theory.optimizers import optimizer_named
 
@@ -96,6 +103,9 @@ class Pooled:
 def pooled(segments: Sequence[Segment]) -> list[Pooled]:
     """Pool the periods of each ηλ, from the lowest up to the last at which there are 10 and more; the largest first.
 
+    Settings at rest are left out if there are two others: the few rises of their noise are no breaks, and a law that
+    goes through them is too steep.
+
     Raises
     ------
     ValueError : there are fewer at the lowest: what rests there and not above has no periods to make a law of.
@@ -107,11 +117,15 @@ def pooled(segments: Sequence[Segment]) -> list[Pooled]:
     [(40, 75.0)]
     """
     found: list[Pooled] = []
+    resting = set()
     for rate in sorted({segment.intrinsic_lr for segment in segments}):
-        there = [segment for segment in segments if segment.intrinsic_lr == rate and segment.count]
+        everything = [segment for segment in segments if segment.intrinsic_lr == rate]
+        there = [segment for segment in everything if segment.count]
         counts = [segment.count for segment in there]
         if sum(counts) < FEWEST:
             break
+        if all(segment.verdict == EQUILIBRIUM for segment in everything):
+            resting.add(rate)
         period, jump = (
             float(np.average([getattr(segment, name) for segment in there], weights=counts))
             for name in ("period", "jump")
@@ -122,7 +136,8 @@ def pooled(segments: Sequence[Segment]) -> list[Pooled]:
             f"segments must show at least {FEWEST} periods at the lowest lr * wd for a law of their length, "
             f"got {'; '.join(map(str, segments))}"
         )
-    return found
+    swinging = [each for each in found if each.intrinsic_lr not in resting]
+    return swinging if len(swinging) > 1 else found
 
 
 def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, Classification]:

@@ -108,6 +108,10 @@ NETWORKS: Mapping[str, Network] = {
     "mlp48-full": Network(
         "MLP 48, full batch", {"model": "mlp", "width": 48, "samples": 300, "sampling": "full_batch"}, True, _FULL_BATCH
     ),
+    # those that were first trained after the ones above had shown what fails
+    "mnist96": _mlp("MLP 96, 3000 MNIST images", 96, blind=True, dataset="mnist5k", samples=3000),
+    "mlp80": _mlp("MLP 80, batch 40", 80, blind=True, batch_size=40),
+    "convnet5": Network("ConvNet 5, batch 32", {"model": "convnet", "width": 5, "batch_size": 32}, True),
     # other normalization, affine parameters and a free last layer, another optimizer
     "layer64": _beyond("MLP 64, layer normalization", _FEW, normalization="layer"),
     "affine64": _beyond("MLP 64, all weights trained", _FEW, scale_invariant=False),
@@ -246,9 +250,9 @@ def validate_held_out(
     >>> validate_held_out(networks=["mlp7"])
     Traceback (most recent call last):
     ...
-    ValueError: networks must be one of convnet6, convnet8, mlp10, mlp128, mlp16, mlp20, mlp24, mlp256, mlp28, mlp32, \
-mlp48-batch24, mlp48-full, mlp64, mlp64-batch16, mlp64-deep, mlp64-full, mlp64-noise, mlp96, mlp96-noise, mnist128, \
-mnist32, mnist64, mnist64-all; got 'mlp7'
+    ValueError: networks must be one of adamw64, affine64, convnet5, convnet6, convnet8, layer64, mlp10, mlp128, \
+mlp16, mlp20, mlp24, mlp256, mlp28, mlp32, mlp48-batch24, mlp48-full, mlp64, mlp64-batch16, mlp64-deep, mlp64-full, \
+mlp64-noise, mlp80, mlp96, mlp96-noise, mnist128, mnist32, mnist64, mnist64-all, mnist96; got 'mlp7'
     """
     names = [choice("networks", name, NETWORKS) for name in (NETWORKS if networks is None else networks)]
     if not names:
@@ -332,10 +336,12 @@ def _row(name: str, model: simulate.PeriodModel, rate: float, run: RunConfig, me
         reduced = math.nan if model.oscillator is None else model.period(lr, run.wd).mean
     naive = share = math.nan
     if model.has_law:
-        # the prediction of whoever has one run: T·ηλ as it was at the lower of the two settings
-        seen = pooled(model.segments)
-        lower = seen[min(1, len(seen) - 1)]
-        naive = lower.period * lower.intrinsic_lr / rate
+        # the prediction of whoever has runs at one setting: T·ηλ as it was at the lower of the first two
+        lower = sorted({segment.intrinsic_lr for segment in model.segments}, reverse=True)[1]
+        there = [segment for segment in model.segments if segment.intrinsic_lr == lower and segment.count]
+        if there:
+            mean = np.average([segment.period for segment in there], weights=[segment.count for segment in there])
+            naive = float(mean) * lower / rate
         share = _share_law(model).period(lr, run.wd)
     interval = expected.interval
     return {

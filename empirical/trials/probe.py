@@ -26,7 +26,7 @@ from empirical.sweeps.task import Terms, extended, run_path, summed_up
 from simulate.period_model import REACH
 from simulate.probe import SHORTEST
 from simulate.trajectories.contract import COMPLETE
-from simulate.trajectories.periods import PERIODIC
+from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC
 from theory.arguments import one_real, whole_number
 
 # First lengths, in units of 1/ηλ: what is left out, and of each wanted period about as much as networks need.
@@ -53,8 +53,8 @@ def probe(
 ) -> simulate.PeriodModel:
     """Train a network at two values of ηλ until enough of its periods were seen, and calibrate a period model on them.
 
-    A network that has no clear periods at the lower of them is trained at a third, the lowest that is asked for later:
-    what rests there rests in between, and what swings there shows how.
+    A network that rests at the upper of them, or has no clear periods at the lower, is trained at a third, the lowest
+    that is asked for later: what rests there rests in between, and what swings there shows how.
 
     In a script the call belongs under ``if __name__ == "__main__":``, since processes are started.
 
@@ -135,7 +135,8 @@ def probe(
             return found
 
         found = trained(upper_and_lower)
-        if any(_judged(run, rise).verdict != PERIODIC for run in found[seeds:]):
+        verdicts = [_judged(run, rise).verdict for run in found]
+        if EQUILIBRIUM in verdicts[:seeds] or set(verdicts[seeds:]) != {PERIODIC}:
             found += trained(runs_at(intrinsic_lr / reach))
         return simulate.PeriodModel.from_probe(found, rise=rise)
 

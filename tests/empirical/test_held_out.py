@@ -212,3 +212,13 @@ def test_a_run_that_fails_is_told(tmp_path, monkeypatch):
         pytest.raises(RuntimeError, match=r"every run must be complete to be compared, but: .*the disk is gone"),
     ):
         validate_held_out(tmp_path / "new", probe_periods=20, executor=executor, progress=False)
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(10_000)
+def test_predictions_of_networks_that_were_never_seen(tmp_path):
+    names = [name for name, network in NETWORKS.items() if not network.beyond]
+    found = measures(validate_held_out(tmp_path / "held_out", names, progress=False))
+    missed_goals = [m.claim for m in found if m.reached is False and not m.claim.startswith("stretch")]
+    # known to be missed on the day of docs/held_out.md; anything else is news
+    assert set(missed_goals) <= {"effective lr at the break, MLP: worst factor"}, format_measures(found)
