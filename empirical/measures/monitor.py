@@ -1,32 +1,50 @@
-"""Telemetry of scale-invariant weights in anyone's training loop."""
+"""Telemetry of scale-invariant weights in anyone's training loop, and where their norm is heading."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
 
+import theory
 from empirical.groups import scale_invariant_groups
+from empirical.measures.forecast import Forecast, forecast
 from empirical.steps.contract import Layout
 from empirical.steps.telemetry import records, scalar_products
 from simulate.trajectories.contract import RUNNING
 from simulate.trajectories.folder import trajectory_of_records
 
+_SHOWN = ("norm", "grad_norm", "rotation", "radial_defect")
+
+
+class ScalarWriter(Protocol):
+    """What takes numbers while training runs, such as `torch.utils.tensorboard.SummaryWriter`."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> Any:
+        """Take one number."""
+
 
 class Monitor:
     """Watches a model and its optimizer, step by step, without touching either.
 
-    Call `before_step(loss)` after the backward pass and `after_step()` after the optimizer's step.
+    Call `before_step(loss)` after the backward pass and `after_step()` after the optimizer's step. With accumulated
+    gradients that is once for each step of the optimizer; with a gradient scaler tell its scale, and steps that it
+    skips are counted and left out.
 
     Parameters
     ----------
     model : the model that is trained.
-    optimizer : a `torch.optim.SGD` with coupled weight decay, one and the same `lr` and `weight_decay` for all
-        scale-invariant weights.
+    optimizer : with one and the same `lr` and `weight_decay` for all weights that are watched.
     inputs : some training samples, to find the scale-invariant weights.
+    weights : names of scale-invariant weights; default all. Groups of which some are not named are left out.
+    writer : of TensorBoard, or anything with its `add_scalar`; gets the numbers of every `write_every`-th step.
+    write_every : steps.
 
     Raises
     ------
@@ -49,19 +67,37 @@ class Monitor:
     3
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        inputs: Tensor,
+        *,
+        weights: Sequence[str] | None = None,
+        writer: ScalarWriter | None = None,
+        write_every: int = 100,
+    ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        groups = scale_invariant_groups(model, inputs)
+        if writer is not None and not hasattr(writer, "add_scalar"):
+            raise TypeError(f"writer must have the method add_scalar, got {type(writer).__name__}")
+        self._every = theory.arguments.whole_number("write_every", write_every, at_least=1)
+        groups = {name: group.weights for name, group in scale_invariant_groups(model, inputs).items()}
+        if weights is not None:
+            found = {name for members in groups.values() for name in members}
+            unknown = sorted(set(weights) - found)
+            if unknown:
+                raise ValueError(f"weights must be names of scale-invariant weights, {sorted(found)}, got {unknown}")
+            groups = {name: members for name, members in groups.items() if set(members) <= set(weights)}
         if not groups:
             raise ValueError("model must have scale-invariant weights (before a normalization layer), found none")
-        members = {name: group.weights for name, group in groups.items()}
-        self._layout = Layout.of(model, members)
-        parameters = dict(model.named_parameters())
-        self._measured = [parameters[name] for names in members.values() for name in names]
-        self._optimizer = optimizer
+        self._model, self._optimizer, self._writer = model, optimizer, writer
+        self._layout = Layout.of(model, groups)
+        self._names = [name for members in groups.values() for name in members]
+        self._shapes = {name: self._layout.places[name][1] for name in self._names}
+        self._lost: set[str] = set()
         self._settings()
-        device = self._measured[0].device
+        device = self._weights()[0].device
         self._before, self._gradient, self._after = (
             torch.empty(1, self._layout.measured, dtype=torch.float64, device=device) for _ in range(3)
         )
@@ -69,24 +105,33 @@ class Monitor:
         self._rows: list[np.ndarray[Any, Any]] = []
         self._pending: tuple[Tensor, float] | None = None
         self._wd = 0.0
+        self.skipped = 0
 
-    def before_step(self, loss: Tensor | float) -> None:
+    def before_step(self, loss: Tensor | float, *, scale: float | Any = 1.0) -> None:
         """Note weights and gradient; call it after the backward pass and before the optimizer's step.
 
         Parameters
         ----------
-        loss : the mini-batch loss that was differentiated.
+        loss : the mini-batch loss that was differentiated, unscaled.
+        scale : by which the gradients are too large: a number, or the `torch.amp.GradScaler`; 1 after its `unscale_`.
 
         Raises
         ------
-        ValueError : a scale-invariant weight has no gradient.
+        ValueError : none of the scale-invariant weights has a gradient, or `scale` is not above 0.
         """
-        missing = [n for n, p in zip(self._layout.places, self._measured, strict=False) if p.grad is None]
-        if missing:
-            raise ValueError(f"every scale-invariant weight must have a gradient before the step, got none: {missing}")
+        factor = float(scale.get_scale()) if hasattr(scale, "get_scale") else float(scale)
+        if not factor > 0:
+            raise ValueError(f"scale must be a number > 0, got {scale!r}")
+        weights = self._weights()
+        if all(p.grad is None for p in weights):
+            raise ValueError(
+                "scale-invariant weights must have a gradient before the step, got none; call it after backward"
+            )
         lr, self._wd = self._settings()
-        _fill(self._before, [p.detach() for p in self._measured])
-        _fill(self._gradient, [p.grad for p in self._measured if p.grad is not None])
+        _fill(self._before, [p.detach() for p in weights])
+        # the optimizer leaves alone what has no gradient
+        _fill(self._gradient, [torch.zeros_like(p) if p.grad is None else p.grad for p in weights])
+        self._gradient /= factor
         self._pending = (torch.as_tensor(loss).detach().double().cpu(), lr)
 
     def after_step(self) -> None:
@@ -100,10 +145,17 @@ class Monitor:
             raise RuntimeError("after_step must follow before_step")
         loss, lr = self._pending
         self._pending = None
-        _fill(self._after, [p.detach() for p in self._measured])
+        _fill(self._after, [p.detach() for p in self._weights()])
+        if not torch.isfinite(self._gradient).all() and torch.equal(self._before, self._after):
+            # a gradient scaler does nothing with gradients that overflowed
+            self.skipped += 1
+            return
         products = torch.empty(1, len(self._slices), 3, 3, dtype=torch.float64, device=self._before.device)
         scalar_products(self._before, self._gradient, self._after, self._slices, products)
-        self._rows.append(records(products[0].cpu().numpy(), loss.numpy(), np.asarray(lr)))
+        row = records(products[0].cpu().numpy(), loss.numpy(), np.asarray(lr))
+        self._rows.append(row)
+        if self._writer is not None and (len(self._rows) - 1) % self._every == 0:
+            self._write(row, lr)
 
     def trajectory(self) -> xr.Dataset:
         """Return what was seen so far as a trajectory of the common contract, with status "running".
@@ -115,7 +167,12 @@ class Monitor:
         if not self._rows:
             raise ValueError("monitor must have seen at least one step, got none")
         rows = np.stack(self._rows)
-        attributes: dict[str, Any] = {"optimizer": "SGD()", "wd": self._wd, "torch_version": torch.__version__}
+        attributes: dict[str, Any] = {
+            "optimizer": repr(self.rule),
+            "wd": self._wd,
+            "skipped_steps": self.skipped,
+            "torch_version": torch.__version__,
+        }
         if np.ptp(rows["lr"]) == 0:
             attributes["lr"] = float(rows["lr"][0])
         return trajectory_of_records(
@@ -126,8 +183,93 @@ class Monitor:
             attributes=attributes,
         )
 
+    def forecast(
+        self, *, grad_norm_max: float | None = None, delta: float = 0.1, rotation: float | None = None
+    ) -> Forecast:
+        """Say where the norm is heading at the present learning rate and weight decay; `print` it.
+
+        Parameters
+        ----------
+        grad_norm_max : largest g̃ to reckon with for a jump; default the largest seen so far.
+        delta : a jump is a step that turns the weights by 1-cos θ > δ.
+        rotation : wanted angle per step in radians: the forecast then says which lr or wd gives it.
+
+        Returns
+        -------
+        Forecast
+
+        Raises
+        ------
+        ValueError : fewer than two steps were seen, or an argument is out of range.
+
+        Source: docs/mathematics.md §2, §4, §5, §8.
+
+        Examples
+        --------
+        >>> model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+        >>> inputs, targets = torch.randn(16, 5), torch.zeros(16).long()
+        >>> monitor = Monitor(model, optimizer, inputs)
+        >>> for _ in range(3):
+        ...     loss = nn.functional.cross_entropy(model(inputs), targets)
+        ...     optimizer.zero_grad()
+        ...     loss.backward()
+        ...     monitor.before_step(loss)
+        ...     optimizer.step()
+        ...     monitor.after_step()
+        >>> monitor.forecast().heading in ("settles", "falls")
+        True
+        """
+        return forecast(self.trajectory(), grad_norm_max=grad_norm_max, delta=delta, rotation=rotation)
+
+    @property
+    def rule(self) -> theory.Optimizer:
+        """The optimizer as `theory` knows it; plain SGD where it does not."""
+        group = self._group()
+        size = self._layout.measured
+        kinds: dict[str, Any] = {"Adam": theory.Adam, "AdamW": theory.AdamW, "Lion": theory.Lion}
+        name = type(self._optimizer).__name__
+        if name == "SGD" and group.get("dampening", 0) == 0:
+            return theory.SGD(momentum=float(group["momentum"]), nesterov=bool(group["nesterov"]))
+        if name in kinds and "betas" in group:
+            return kinds[name](dim=size, betas=tuple(float(beta) for beta in group["betas"]))  # type: ignore[no-any-return]
+        return theory.SGD()
+
+    def _write(self, row: np.ndarray[Any, Any], lr: float) -> None:
+        step = len(self._rows) - 1
+        assert self._writer is not None
+        for name in _SHOWN:
+            self._writer.add_scalar(f"bnwd/{name}", float(row[name]), step)
+        self._writer.add_scalar("bnwd/effective_lr", lr / float(row["norm"]) ** 2, step)
+        for group, norm, angle in zip(self._layout.groups, row["group_norm"], row["group_rotation"], strict=True):
+            self._writer.add_scalar(f"bnwd/norm/{group}", float(norm), step)
+            self._writer.add_scalar(f"bnwd/rotation/{group}", float(angle), step)
+
+    def _weights(self) -> list[Tensor]:
+        """The watched parameters as they are now: they may have been replaced, frozen or taken away."""
+        parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        found: list[Tensor] = []
+        for name in self._names:
+            parameter: Tensor | None = parameters.get(name)
+            if parameter is None or parameter.shape != self._shapes[name]:
+                if name not in self._lost:
+                    self._lost.add(name)
+                    warnings.warn(
+                        f"{name} has gone or changed its shape; its norm counts as NaN from here", stacklevel=3
+                    )
+                parameter = torch.full(self._shapes[name], math.nan, device=next(self._model.parameters()).device)
+            found.append(parameter)
+        return found
+
+    def _group(self) -> dict[str, Any]:
+        ours = {id(p) for p in self._weights()}
+        return next(
+            (g for g in self._optimizer.param_groups if any(id(p) in ours for p in g["params"])),
+            self._optimizer.param_groups[0],
+        )
+
     def _settings(self) -> tuple[float, float]:
-        ours = {id(p) for p in self._measured}
+        ours = {id(p) for p in self._weights()}
         found = {
             (float(group["lr"]), float(group.get("weight_decay", 0)))
             for group in self._optimizer.param_groups
@@ -135,10 +277,11 @@ class Monitor:
         }
         if len(found) != 1:
             raise ValueError(
-                f"optimizer must move all scale-invariant weights with one lr and weight_decay, got {sorted(found)}"
+                f"optimizer must move all scale-invariant weights with one lr and weight_decay, got {sorted(found)}; "
+                "say by `weights` which of them are to be watched"
             )
         return found.pop()
 
 
 def _fill(vector: Tensor, tensors: list[Tensor]) -> None:
-    torch.cat([tensor.reshape(-1) for tensor in tensors], out=vector[0])
+    torch.cat([tensor.reshape(-1).to(vector) for tensor in tensors], out=vector[0])

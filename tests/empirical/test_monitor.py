@@ -1,12 +1,18 @@
+import math
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import empirical
 import simulate
+import theory
 from empirical.data import batch_indices, load_data
+from empirical.measures.forecast import forecast
 from empirical.networks import build_network
 
 CONFIG = empirical.RunConfig(lr=0.3, wd=0.02, model="convnet", width=4, dtype="float64", steps=15)
@@ -69,6 +75,14 @@ def test_misuse_is_named():
         monitor.after_step()
     with pytest.raises(ValueError, match="must have a gradient"):
         monitor.before_step(0.0)
+    with pytest.raises(ValueError, match="scale"):
+        monitor.before_step(0.0, scale=0.0)
+    with pytest.raises(ValueError, match="weights must be names of scale-invariant weights"):
+        empirical.Monitor(model, optimizer, inputs, weights=["3.weight"])
+    with pytest.raises(TypeError, match="writer"):
+        empirical.Monitor(model, optimizer, inputs, writer=3)
+    with pytest.raises(ValueError, match="write_every"):
+        empirical.Monitor(model, optimizer, inputs, write_every=0)
 
 
 def test_two_settings_for_invariant_weights_are_refused():
@@ -76,3 +90,206 @@ def test_two_settings_for_invariant_weights_are_refused():
     groups = [{"params": [model[0].weight], "lr": 0.1}, {"params": [model[2].weight], "lr": 0.2}]
     with pytest.raises(ValueError, match="one lr and weight_decay"):
         empirical.Monitor(model, torch.optim.SGD(groups, lr=0.1), torch.randn(16, 5))
+
+    # unless one of them is chosen
+    monitor = empirical.Monitor(model, torch.optim.SGD(groups, lr=0.1), torch.randn(16, 5), weights=["2.weight"])
+    model(torch.randn(16, 5)).sum().backward()
+    monitor.before_step(0.0)
+
+
+def by_hand(model, names, lr):
+    """Norm, g̃ and effective lr of these weights, from their gradients as they are."""
+    parameters = dict(model.named_parameters())
+    weights = torch.cat([parameters[name].detach().reshape(-1) for name in names]).double()
+    slopes = torch.cat([parameters[name].grad.reshape(-1) for name in names]).double()
+    norm = float(weights.norm())
+    return norm, norm * float(slopes.norm()), lr / norm**2
+
+
+def test_accumulated_gradients_and_a_scaler_that_skips():
+    torch.manual_seed(0)
+    model, optimizer, inputs = small()
+    monitor = empirical.Monitor(model, optimizer, inputs)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+    seen, skipped = [], 0
+    for number in range(12):
+        optimizer.zero_grad()
+        total = 0.0
+        for part in torch.randn(3, 8, 5):
+            loss = cross_entropy(model(part), torch.arange(8) % 3) / 3
+            scaler.scale(loss).backward()
+            total += loss.item()
+        if number in (4, 9):
+            # an overflow of half precision
+            model[0].weight.grad[0, 0] = torch.inf
+        scale = scaler.get_scale()
+        monitor.before_step(total, scale=scaler)
+        before = model[0].weight.detach().clone()
+        if number not in (4, 9):
+            norm, grad_norm, rate = by_hand(model, ["0.weight"], 0.1)
+            seen.append((norm, grad_norm / scale, rate, total))
+        scaler.step(optimizer)
+        scaler.update()
+        skipped += bool(torch.equal(before, model[0].weight))
+        monitor.after_step()
+    assert skipped == monitor.skipped == 2
+    run = monitor.trajectory()
+    assert run.attrs["skipped_steps"] == 2
+    found = np.stack([run[name].values for name in ("norm", "grad_norm", "effective_lr", "loss")], axis=1)
+    np.testing.assert_allclose(found, seen, rtol=1e-6)
+    # what was skipped is no gap: each norm follows from the one before
+    np.testing.assert_allclose(simulate.replay(run).norm, run.norm, rtol=1e-5)
+
+
+def test_it_survives_what_happens_to_parameters():
+    torch.manual_seed(0)
+    shared = nn.Linear(8, 8)
+    model = nn.Sequential(
+        nn.Linear(5, 8),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        shared,
+        nn.BatchNorm1d(8),
+        shared,
+        nn.BatchNorm1d(8),
+        nn.Linear(8, 3),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+    monitor = empirical.Monitor(model, optimizer, torch.randn(16, 5))
+    inputs, targets = torch.randn(16, 5), torch.arange(16) % 3
+
+    def one():
+        optimizer.zero_grad()
+        loss = cross_entropy(model(inputs), targets)
+        loss.backward()
+        monitor.before_step(loss)
+        expected = math.sqrt(sum(float(model[i].weight.detach().double().square().sum()) for i in (0, 3)))
+        optimizer.step()
+        monitor.after_step()
+        return expected
+
+    expected = [one(), one()]
+    # frozen: no gradient, no decay
+    model[0].weight.requires_grad_(False)
+    expected += [one(), one()]
+    model[0].weight.requires_grad_(True)
+    # other values, as from a checkpoint; and another object of the same name
+    model.load_state_dict({name: value * 0.5 for name, value in model.state_dict().items()})
+    expected += [one()]
+    model[0].weight = nn.Parameter(model[0].weight.detach() * 2)
+    optimizer.add_param_group({"params": [model[0].weight], "lr": 0.1, "weight_decay": 0.01})
+    expected += [one(), one()]
+    run = monitor.trajectory()
+    assert run.group.values.tolist() == ["0.weight", "3.weight"]
+    np.testing.assert_allclose(run.norm.values, expected, rtol=1e-6)
+    assert run.group_rotation.values[2, 0] == run.group_grad_norm.values[2, 0] == 0
+    # another shape
+    model[0] = nn.Linear(5, 8)
+    model[0].weight = nn.Parameter(torch.randn(8, 4))
+    model[3].weight.grad = torch.ones_like(model[3].weight)
+    with pytest.warns(UserWarning, match="0.weight has gone or changed its shape"):
+        monitor.before_step(1.0)
+    monitor.after_step()
+    last = monitor.trajectory().isel(step=-1)
+    assert np.isnan(last.norm)
+    assert np.isfinite(last.group_norm.values[1])
+
+
+def test_numbers_go_to_a_writer():
+    class Writer(list):
+        def add_scalar(self, tag, scalar_value, global_step):
+            self.append((tag, scalar_value, global_step))
+
+    model, optimizer, inputs = small()
+    writer = Writer()
+    monitor = empirical.Monitor(model, optimizer, inputs, writer=writer, write_every=2)
+    for _ in range(5):
+        step(model, optimizer, inputs, monitor)
+    assert {at for _, _, at in writer} == {0, 2, 4}
+    norms = [value for tag, value, _ in writer if tag == "bnwd/norm"]
+    np.testing.assert_allclose(norms, monitor.trajectory().norm.values[::2], rtol=1e-12)
+    assert {"bnwd/effective_lr", "bnwd/rotation", "bnwd/norm/0.weight"} <= {tag for tag, _, _ in writer}
+
+
+@pytest.mark.parametrize(
+    ("make", "rule"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), theory.SGD(momentum=0.9, nesterov=True)),
+        (lambda p: torch.optim.AdamW(p, lr=0.1, betas=(0.8, 0.95)), theory.AdamW(dim=40, betas=(0.8, 0.95))),
+        (lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01), theory.Adam(dim=40)),
+        (lambda p: torch.optim.RMSprop(p, lr=0.1, weight_decay=0.01), theory.SGD()),
+    ],
+)
+def test_the_optimizer_is_known(make, rule):
+    model, _, inputs = small()
+    optimizer = make(model.parameters())
+    monitor = empirical.Monitor(model, optimizer, inputs)
+    step(model, optimizer, inputs, monitor)
+    step(model, optimizer, inputs, monitor)
+    assert monitor.trajectory().attrs["optimizer"] == repr(rule)
+    assert monitor.forecast().norm > 0
+
+
+class TestForecast:
+    def test_it_settles_where_the_map_settles(self):
+        for norm in (1.0, 2.0, 8.0):
+            run = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.8, 2.2), norm=norm, steps=60, seed=0)
+            later = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.8, 2.2), norm=norm, steps=2000, seed=0)
+            found = forecast(run)
+            assert found.heading == "settles"
+            assert found.equilibrium_norm == pytest.approx(float(later.norm[-1000:].mean()), rel=0.05)
+            near = np.abs(later.norm.values / found.equilibrium_norm - 1) < 0.05
+            assert near[60 + int(found.steps_to_settle) + 50 :].all()
+
+    @settings(deadline=None, derandomize=True, max_examples=40)
+    @given(st.floats(0.0005, 0.05), st.integers(0, 1000), st.floats(0.02, 0.5))
+    def test_no_jump_is_earlier_than_the_earliest(self, k, seed, delta):
+        # gradients that grow as the norm falls, with bursts
+        generator = np.random.default_rng(seed)
+        grad_norm = np.exp(generator.normal(size=3000)) * np.where(generator.random(3000) < 0.02, 20, 0.2)
+        run = simulate.norm_map(0.5, k / 0.5, simulate.RecordedGradient(grad_norm), norm=30.0, steps=3000)
+        jumps = np.flatnonzero(1 - np.cos(run.rotation.values) > delta)
+        for begun in (50, 500):
+            found = forecast(
+                run.isel(step=slice(begun)).assign(final_norm=run.norm[begun]),
+                grad_norm_max=float(grad_norm.max()),
+                delta=delta,
+            )
+            later = jumps[jumps >= begun]
+            if later.size:
+                assert found.earliest_jump <= later[0] - begun
+            if math.isinf(found.earliest_jump):
+                assert not later.size
+
+    def test_a_free_fall_is_called_so_and_its_jump_is_due_in_time(self):
+        run = simulate.norm_map(0.5, 0.01, 0.05, norm=10.0, steps=300)
+        found = forecast(run, grad_norm_max=2.0)
+        assert found.growth < 0.01
+        # it falls on until the largest gradient jumps
+        burst = simulate.norm_map(0.5, 0.01, 0.05, norm=float(run.final_norm), steps=5000)
+        able = np.flatnonzero(1 - np.cos(theory.rotation(burst.norm.values, 0.5, 0.01, 2.0)) > 0.1)[0]
+        assert found.earliest_jump <= able <= found.earliest_jump / 0.5 + 1
+
+    def test_what_gives_a_wanted_rotation(self):
+        run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.7, steps=500)
+        found = forecast(run, rotation=0.05)
+        assert theory.equilibrium_rotation(0.5, found.wd_for_rotation) == pytest.approx(0.05, rel=1e-9)
+        assert theory.equilibrium_rotation(found.lr_for_rotation, 0.02) == pytest.approx(0.05, rel=1e-9)
+        assert "For 0.05: wd =" in str(found)
+
+    def test_without_decay_the_norm_grows(self):
+        found = forecast(simulate.norm_map(0.5, 0.0, 2.0, norm=2.7, steps=50))
+        assert found.heading == "grows"
+        assert "without end" in str(found)
+
+    def test_what_jumped_swings(self):
+        gradient = np.tile(np.r_[60.0, np.full(200, 0.1)], 5)
+        run = simulate.norm_map(0.5, 0.02, simulate.RecordedGradient(gradient), norm=2.0, steps=gradient.size)
+        assert forecast(run).heading == "swings"
+
+    @pytest.mark.parametrize("options", [{"delta": 1.0}, {"grad_norm_max": 0.0}, {"rotation": 2.0}])
+    def test_bad_input(self, options):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            forecast(simulate.norm_map(0.5, 0.02, 2.0, norm=2.7, steps=50), **options)
+        with pytest.raises(ValueError, match="at least two steps"):
+            forecast(simulate.norm_map(0.5, 0.02, 2.0, norm=2.7, steps=1))
