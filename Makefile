@@ -9,7 +9,7 @@ OUT ?= report
 validate: $(STAMP)
 	$(BIN)/bnwd validate --out $(OUT)
 
-# predictions on trial, half an hour; its page and picture go into docs
+# predictions on trial, 40 minutes; its page and picture go into docs
 held-out: $(STAMP)
 	$(BIN)/bnwd validate --held-out --out held_out; code=$$?; cp held_out/held_out.md held_out/held_out.png docs/; exit $$code
 

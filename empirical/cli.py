@@ -372,7 +372,7 @@ def validate(
     held_out: Annotated[
         bool,
         typer.Option(
-            "--held-out", help="Probe networks, predict their norms at other settings, and train there (half an hour)."
+            "--held-out", help="Probe networks, predict their norms at other settings, and train there (40 minutes)."
         ),
     ] = False,
     network: Annotated[

@@ -11,14 +11,14 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import check_trajectory, setting
+from simulate.trajectories.periods import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from theory.arguments import one_real
 from theory.optimizers import optimizer_named
 
-SETTLES, FALLS, GROWS, SWINGS = "settles", "falls", "grows", "swings"
+SETTLES, FALLS, RISES, SWINGS = "settles", "falls", "rises", "swings"
 _WINDOW = 1.0  # relaxations 1/ηλ that are looked back
 _BEGINNING = 2.0  # relaxations at the start of a run that belong to its beginning
-_AT_REST = 0.05  # |ln ρ/ρ*| of a norm that has arrived
-_FREE = 0.5  # share of the decay below which growth no longer holds the norm
+_AT_REST = 0.1  # |ln ρ/ρ*| of a norm that has arrived
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Forecast:
 
     Attributes
     ----------
-    heading : "settles": the norm goes to `equilibrium_norm`; "falls": gradients are too small to hold it, and it falls
-        about as fast as decay alone; "swings": after the first 2/ηλ steps it has jumped, by more than δ; "grows":
-        there is no decay to end its growth.
+    heading : "settles": in the last 1/ηλ steps the norm was as quiet, and turned as fast, as at equilibrium, and is at
+        `equilibrium_norm`; "swings": after the first 2/ηλ steps it has jumped, by more than δ; else "falls" or "rises",
+        to `equilibrium_norm` if g̃ stays what it was.
     norm, grad_norm : the last ρ, and the root-mean-square g̃ of the last 1/ηλ steps (or of all, if they are fewer).
     lr, wd : at the last step.
     equilibrium_norm : ρ* for this g̃.
-    steps_to_settle : until ρ is within 1 % of ρ*; NaN where it does not settle.
+    steps_to_settle : until ρ would be within 1 % of ρ* with this g̃.
     growth : growth of ln ρ over its decay in the same steps: 1 at rest, 0 in a free fall.
     grad_norm_max, delta : what a jump is reckoned with.
     earliest_jump : steps until a step can turn the weights by 1-cos θ > δ, if g̃ stays below `grad_norm_max`; 0: the
@@ -63,12 +63,12 @@ class Forecast:
         rest = (
             f"ρ = {self.norm:.4g}, equilibrium ρ* = {self.equilibrium_norm:.4g} at lr = {self.lr:g}, wd = {self.wd:g}."
         )
+        gone = f"growth makes up for {self.growth:.0%} of the decay" if self.wd > 0 else "there is no decay"
         told = {
-            SETTLES: f"The norm settles: {rest}"
-            + ("" if self.steps_to_settle == 0 else f" It is there in some {self.steps_to_settle:.0f} steps."),
-            FALLS: f"The norm falls: growth makes up for {self.growth:.0%} of the decay. {rest}",
-            SWINGS: f"The norm swings: it has jumped before. {rest}",
-            GROWS: f"The norm grows without end: ρ = {self.norm:.4g}, no weight decay.",
+            SETTLES: f"The norm settles: {rest}",
+            FALLS: f"The norm falls, {gone}: {rest} With this g̃ it would be there in {self.steps_to_settle:.0f} steps.",
+            RISES: f"The norm rises, {gone}: {rest}",
+            SWINGS: f"The norm swings, it has jumped before: {rest}",
         }
         parts = [told[self.heading]]
         limit = f"if g̃ stays below {self.grad_norm_max:.4g}"
@@ -112,7 +112,7 @@ def forecast(
     >>> import simulate
     >>> found = forecast(simulate.norm_map(0.5, 0.02, 2.0, norm=6.0, steps=40))
     >>> found.heading, round(found.equilibrium_norm, 2), round(found.norm, 2)
-    ('settles', 2.66, 4.16)
+    ('falls', 2.66, 4.16)
     """
     check_trajectory(trajectory, "grad_norm", "rotation", single=True)
     delta = one_real("delta", delta, above=0, below=1)
@@ -148,7 +148,20 @@ def forecast(
         }
     # the way from where it began may begin with a jump
     late = angles[round(_BEGINNING / k) :] if k > 0 else angles[:0]
-    heading = _heading(norm, rest, growth, k, bool((1 - np.cos(late) > delta).any()))
+    expected = float(theory.equilibrium_rotation(lr, wd, grad_norm=recent, optimizer=rule))
+    quiet = (
+        k > 0
+        and window >= _WINDOW / k - 1
+        and float(np.median(angles[-window:])) >= ROTATION_RATIO_MIN * expected
+        and float(np.log(norms[-window:]).std()) <= LOG_NORM_SD_MAX
+        and abs(math.log(norm / rest)) <= _AT_REST
+    )
+    if (1 - np.cos(late) > delta).any():
+        heading = SWINGS
+    elif quiet:
+        heading = SETTLES
+    else:
+        heading = FALLS if norms[-1] < norms[-1 - window] else RISES
     return Forecast(
         heading=heading,
         norm=norm,
@@ -156,29 +169,20 @@ def forecast(
         lr=lr,
         wd=wd,
         equilibrium_norm=rest,
-        steps_to_settle=_steps_to_settle(norm, rest, k) if heading == SETTLES else math.nan,
+        steps_to_settle=_steps_to_settle(norm, rest, k),
         growth=growth,
         grad_norm_max=limit,
         delta=delta,
         earliest_jump=earliest,
         rotation=float(np.sqrt(np.mean(angles[-window:] ** 2))),
-        equilibrium_rotation=float(theory.equilibrium_rotation(lr, wd, grad_norm=recent, optimizer=rule)),
+        equilibrium_rotation=expected,
         **wish,
     )
 
 
-def _heading(norm: float, rest: float, growth: float, k: float, jumped: bool) -> str:
-    if k == 0:
-        return GROWS
-    if jumped:
-        return SWINGS
-    # far above its rest every norm falls almost freely; near or below it only one that gradients do not hold
-    if growth < _FREE and norm < rest * math.exp(_AT_REST):
-        return FALLS
-    return SETTLES
-
-
 def _steps_to_settle(norm: float, rest: float, k: float) -> float:
     """Until ρ is within 1 %: (ρ/ρ*)⁴ - 1 shrinks by exp(-4ηλ) a step."""
+    if k == 0:
+        return math.inf
     apart = abs((norm / rest) ** 4 - 1)
     return max(0.0, math.log(apart / 0.04) / (4 * k)) if apart > 0 else 0.0

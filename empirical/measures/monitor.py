@@ -217,7 +217,7 @@ class Monitor:
         ...     monitor.before_step(loss)
         ...     optimizer.step()
         ...     monitor.after_step()
-        >>> monitor.forecast().heading in ("settles", "falls")
+        >>> monitor.forecast().heading in ("falls", "rises")
         True
         """
         return forecast(self.trajectory(), grad_norm_max=grad_norm_max, delta=delta, rotation=rotation)

@@ -231,15 +231,19 @@ def test_the_optimizer_is_known(make, rule):
 
 
 class TestForecast:
-    def test_it_settles_where_the_map_settles(self):
-        for norm in (1.0, 2.0, 8.0):
-            run = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.8, 2.2), norm=norm, steps=60, seed=0)
-            later = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.8, 2.2), norm=norm, steps=2000, seed=0)
-            found = forecast(run)
-            assert found.heading == "settles"
-            assert found.equilibrium_norm == pytest.approx(float(later.norm[-1000:].mean()), rel=0.05)
-            near = np.abs(later.norm.values / found.equilibrium_norm - 1) < 0.05
-            assert near[60 + int(found.steps_to_settle) + 50 :].all()
+    @pytest.mark.parametrize(
+        ("norm", "steps", "heading"), [(8.0, 60, "falls"), (1.5, 20, "rises"), (2.7, 400, "settles")]
+    )
+    def test_it_goes_where_the_map_goes(self, norm, steps, heading):
+        gradient = simulate.BoundedGradient(1.8, 2.2)
+        run = simulate.norm_map(0.5, 0.02, gradient, norm=norm, steps=steps, seed=0)
+        later = simulate.norm_map(0.5, 0.02, gradient, norm=norm, steps=2000, seed=0)
+        found = forecast(run)
+        assert found.heading == heading
+        assert found.equilibrium_norm == pytest.approx(float(later.norm[-1000:].mean()), rel=0.05)
+        near = np.abs(later.norm.values / found.equilibrium_norm - 1) < 0.05
+        assert near[steps + int(found.steps_to_settle) + 50 :].all()
+        assert heading in str(found)
 
     @settings(deadline=None, derandomize=True, max_examples=40)
     @given(st.floats(0.0005, 0.05), st.integers(0, 1000), st.floats(0.02, 0.5))
@@ -277,10 +281,11 @@ class TestForecast:
         assert theory.equilibrium_rotation(found.lr_for_rotation, 0.02) == pytest.approx(0.05, rel=1e-9)
         assert "For 0.05: wd =" in str(found)
 
-    def test_without_decay_the_norm_grows(self):
+    def test_without_decay_the_norm_rises_for_ever(self):
         found = forecast(simulate.norm_map(0.5, 0.0, 2.0, norm=2.7, steps=50))
-        assert found.heading == "grows"
-        assert "without end" in str(found)
+        assert found.heading == "rises"
+        assert found.steps_to_settle == found.equilibrium_norm == math.inf
+        assert "there is no decay" in str(found)
 
     def test_what_jumped_swings(self):
         gradient = np.tile(np.r_[60.0, np.full(200, 0.1)], 5)
@@ -293,3 +298,50 @@ class TestForecast:
             forecast(simulate.norm_map(0.5, 0.02, 2.0, norm=2.7, steps=50), **options)
         with pytest.raises(ValueError, match="at least two steps"):
             forecast(simulate.norm_map(0.5, 0.02, 2.0, norm=2.7, steps=1))
+
+
+def random_run(number, widths, rates):
+    """A training whose settings are drawn: small networks rest, wide ones swing."""
+    generator = np.random.default_rng(number)
+    lr, k = (float(np.exp(generator.uniform(*np.log(ends)))) for ends in ((0.1, 1.6), rates))
+    config = empirical.RunConfig(
+        lr=lr, wd=k / lr, width=int(generator.choice(widths)), seed=number, steps=round(20 / k), evaluate_every=10**6
+    )
+    return empirical.train(config), k, generator
+
+
+@pytest.mark.parametrize("runs", [10, pytest.param(50, marks=pytest.mark.acceptance)])
+def test_where_real_training_settles(runs):
+    settled, errors = 0, []
+    for number in range(runs):
+        run, k, generator = random_run(number, [4, 6, 8, 12, 16], (0.004, 0.02))
+        now = round(generator.uniform(5, 9) / k)
+        found = forecast(run.isel(step=slice(now)).assign(final_norm=run.norm[now]))
+        if found.heading == "settles":
+            settled += 1
+            errors.append(found.equilibrium_norm / float(np.exp(np.log(run.norm[now:]).mean())) - 1)
+    assert settled > runs / 2
+    assert np.abs(errors).max() < 0.05
+
+
+@pytest.mark.parametrize("runs", [3, pytest.param(50, marks=pytest.mark.acceptance)])
+def test_how_soon_a_real_fall_can_end(runs):
+    shares = []
+    for number in range(runs):
+        run, _, generator = random_run(1000 + number, [64, 96, 128], (0.0005, 0.002))
+        periods, norm = simulate.find_periods(run), run.norm.values
+        jumps = np.flatnonzero(1 - np.cos(run.rotation.values) > 0.1)
+        begun = generator.integers(periods.count)
+        first, last = periods.onsets[begun], periods.onsets[begun + 1]
+        peak = first + int(np.argmax(norm[first:last])) + 1
+        later = jumps[jumps > peak]
+        if not later.size:
+            continue
+        limit = float(run.grad_norm.values[peak : later[0] + 1].max())
+        found = forecast(run.isel(step=slice(peak)).assign(final_norm=run.norm[peak]), grad_norm_max=limit)
+        assert found.heading == "swings"
+        assert found.earliest_jump <= later[0] - peak
+        shares.append(found.earliest_jump / (later[0] - peak))
+    assert len(shares) > runs / 2
+    # a bound, and not a poor one
+    assert np.median(shares) > 0.3
