@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from empirical.groups import scaling_symmetries as scaling_symmetries
     from empirical.measures.curvature import Curvature as Curvature
     from empirical.measures.curvature import curvature as curvature
+    from empirical.measures.minima import successive_minima as successive_minima
     from empirical.measures.monitor import Monitor as Monitor
     from empirical.presets import paper_runs as paper_runs
     from empirical.runs.cost import RunCost as RunCost
@@ -55,6 +56,7 @@ _HOMES = {
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
     "scaling_symmetries": "empirical.groups",
+    "successive_minima": "empirical.measures.minima",
     "sweep": "empirical.sweeps.sweep",
     "train": "empirical.runs.loop",
     "validate": "empirical.trials.validation",
@@ -82,6 +84,7 @@ __all__ = [
     "resume",
     "scale_invariant_groups",
     "scaling_symmetries",
+    "successive_minima",
     "sweep",
     "train",
     "validate",

@@ -60,7 +60,7 @@ def evaluate(problem: Problem, data: Data, state: State, *, batch_size: int | No
         ("validation", data.validation_inputs, data.validation_targets),
     ):
         if inputs is not None and targets is not None:
-            values[f"{name}_loss"], values[f"{name}_error"] = _loss_and_error(_scores(model, data, inputs), targets)
+            values[f"{name}_loss"], values[f"{name}_error"] = _loss_and_error(outputs_of(model, data, inputs), targets)
     model.train()
     return values
 
@@ -78,11 +78,18 @@ def record_statistics(model: nn.Module, data: Data) -> Tensor:
     (10, 2)
     """
     with recorded_statistics(model):
-        outputs = _scores(model, data, data.inputs)
-    return outputs if data.size <= _AT_ONCE else _scores(model, data, data.inputs)
+        outputs = outputs_of(model, data, data.inputs)
+    return outputs if data.size <= _AT_ONCE else outputs_of(model, data, data.inputs)
 
 
-def _scores(model: nn.Module, data: Data, inputs: Tensor) -> Tensor:
+def outputs_of(model: nn.Module, data: Data, inputs: Tensor) -> Tensor:
+    """Outputs of a model for all samples of a set, in parts, without gradients.
+
+    Examples
+    --------
+    >>> tuple(outputs_of(nn.Linear(3, 2), Data(torch.randn(10, 3), torch.zeros(10).long()), torch.randn(5, 3)).shape)
+    (5, 2)
+    """
     with torch.no_grad():
         return torch.cat([model(data.prepared(part)) for part in inputs.split(_AT_ONCE)])
 

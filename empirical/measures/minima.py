@@ -1,0 +1,313 @@
+"""Minima that training visits in successive periods: how far apart they are, how good, and what lies between."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import simulate
+import theory
+from empirical.config import RunConfig
+from empirical.data import Data
+from empirical.runs.evaluation import outputs_of, record_statistics
+from empirical.runs.loop import load_model, train
+from empirical.runs.preparation import prepare
+from theory.arguments import FloatArray, whole_number
+
+# share of a period over which the loss of mini-batches is averaged, and least number of steps
+_SMOOTHED, _LEAST_SMOOTHED = 0.02, 5
+PATHS = ("linear", "great_circle")
+
+
+def successive_minima(
+    config: RunConfig,
+    *,
+    periods: int = 5,
+    seeds: Sequence[int] = (0, 1, 2),
+    points: int = 21,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Train a periodic network, stop at the minimum of each period, and compare these minima.
+
+    A minimum is where the loss, averaged over a fiftieth of the period, is lowest between two destabilizations. Each
+    network is trained twice: once to see where its minima are, and once, bit for bit the same, to stop at them.
+
+    Parameters
+    ----------
+    config : of the runs; long enough for the periods after the first 2/ηλ steps.
+    periods : how many successive minima, at least 2.
+    seeds : of the runs.
+    points : on the paths between successive minima, ends included.
+    out : folder of the runs and of the networks at the minima, `seed-…/minimum-….pt`, which are used again; None keeps
+        none.
+    progress : show a progress bar; by default only in a terminal.
+
+    Returns
+    -------
+    Dataset with the dimensions `seed`, `minimum`, and
+
+    - `step`, `norm`, `train_loss`, `train_error`, `test_error` of each, in eval mode with the statistics of the whole
+      training set;
+    - `ensemble_test_error` of the mean probabilities of the first minima up to this one;
+    - `angle` (radians) and `distance` between the scale-invariant weights of two, along `minimum` and `other`;
+    - `path_loss` along `path` ("linear", "great_circle": each scale-invariant group turns at constant speed), `gap`
+      (from one minimum to the next) and `share` of the way, on the training set; `barrier` is its highest value above
+      the higher end.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is out of range, or a run has fewer periods.
+
+    Source: arXiv 2106.15739 §5 (minima of successive periods).
+
+    Examples
+    --------
+    >>> config = RunConfig(lr=0.5, wd=0.02, width=64, steps=1200)
+    >>> found = successive_minima(config, periods=3, seeds=[0], points=3)
+    >>> found.angle.dims, found.path_loss.shape, float(found.angle.isel(seed=0, minimum=1, other=1))
+    (('seed', 'minimum', 'other'), (1, 2, 2, 3), 0.0)
+    """
+    periods, points = whole_number("periods", periods, at_least=2), whole_number("points", points, at_least=3)
+    if not isinstance(config, RunConfig):
+        raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
+    if not seeds:
+        raise ValueError("seeds must be at least one, got none")
+    with ExitStack() as opened:
+        folder = Path(out if out is not None else opened.enter_context(tempfile.TemporaryDirectory()))
+        found = [
+            _of_one(dataclasses.replace(config, seed=seed), folder / f"seed-{seed}", periods, points, progress)
+            for seed in seeds
+        ]
+    together = xr.concat(found, xr.DataArray(list(seeds), dims="seed", name="seed"))
+    units = {"norm": "weight", "distance": "weight", "angle": "radian", "step": "step"}
+    for name in map(str, together.variables):
+        together[name].attrs["units"] = units.get(name, "1")
+    return together.assign_attrs(source="minima", version=theory.__version__, config=repr(config))
+
+
+def _of_one(config: RunConfig, folder: Path, periods: int, points: int, progress: bool | None) -> xr.Dataset:
+    run = train(config, folder / "whole", progress=progress)
+    steps = minimum_steps(run, periods)
+    setup = prepare(config)
+    groups = {
+        name: [n for n, (p, _) in setup.problem.layout.places.items() if _inside(p, part)]
+        for name, part in setup.problem.layout.groups.items()
+    }
+    networks = _stopped(config, folder, steps, progress)
+    weights = [_flat(network, [n for names in groups.values() for n in names]) for network in networks]
+    scored = [_scored(network, setup.data) for network in networks]
+    norms = np.array([float(w.norm()) for w in weights])
+    cosines = np.array([[float(a @ b) / (float(a.norm()) * float(b.norm())) for b in weights] for a in weights])
+    angle = np.arccos(np.clip(cosines, -1, 1))
+    np.fill_diagonal(angle, 0.0)
+    variables = {
+        "step": ("minimum", np.array(steps)),
+        "norm": ("minimum", norms),
+        "angle": (("minimum", "other"), angle),
+        "distance": (("minimum", "other"), np.array([[float((a - b).norm()) for b in weights] for a in weights])),
+        **{
+            name: ("minimum", np.array([each[name] for each in scored]))
+            for name in ("train_loss", "train_error", "test_error")
+        },
+        "ensemble_test_error": ("minimum", _ensemble_errors(networks, setup.data)),
+    }
+    shares = np.linspace(0, 1, points)
+    losses = np.array(
+        [
+            [
+                [_loss_between(a, b, groups, path, float(share), setup.data) for share in shares]
+                for a, b in itertools.pairwise(networks)
+            ]
+            for path in PATHS
+        ]
+    )
+    variables["path_loss"] = (("path", "gap", "share"), losses)
+    variables["barrier"] = (("path", "gap"), losses.max(axis=2) - np.maximum(losses[..., 0], losses[..., -1]))
+    return xr.Dataset(variables, {"share": shares, "path": np.array(PATHS, dtype=object)})
+
+
+def _stopped(config: RunConfig, folder: Path, steps: Sequence[int], progress: bool | None) -> list[nn.Module]:
+    """Networks of a run at these steps, kept in files of their own."""
+    files = [folder / f"minimum-{step}.pt" for step in steps]
+    if not all(file.exists() for file in files):
+        # a folder that was trained further than the first step does not go back
+        shutil.rmtree(folder / "stopped", ignore_errors=True)
+        for step, file in zip(steps, files, strict=True):
+            train(dataclasses.replace(config, steps=step), folder / "stopped", progress=progress)
+            aside = file.with_name(file.name + ".partial")
+            torch.save(load_model(folder / "stopped").state_dict(), aside)
+            os.replace(aside, file)
+        shutil.rmtree(folder / "stopped")
+    networks = []
+    for file in files:
+        network = prepare(config).problem.model
+        network.load_state_dict(torch.load(file, weights_only=True))
+        networks.append(network.eval())
+    return networks
+
+
+def minimum_steps(run: xr.Dataset, periods: int) -> list[int]:
+    """Steps at which the averaged loss is lowest in each of the last successive periods.
+
+    Parameters
+    ----------
+    run : a trajectory with `loss` at every step.
+    periods : how many.
+
+    Raises
+    ------
+    ValueError : there are fewer.
+
+    Examples
+    --------
+    >>> step = np.arange(2000)
+    >>> wave = np.cos(2 * np.pi * step / 100)
+    >>> run = xr.Dataset({"norm": ("step", np.exp(0.3 * wave)), "loss": ("step", 2 - np.sin(2 * np.pi * step / 100))},
+    ...                  {"step": step}, {"lr": 0.5, "wd": 0.02})
+    >>> minimum_steps(run, 3)  # a quarter of the period after the peaks of the norm
+    [1725, 1825, 1925]
+    """
+    found = simulate.find_periods(run)
+    if found.count < periods:
+        raise ValueError(
+            f"config must have at least {periods} periods after the first 2/(lr * wd) steps, got {found.count}"
+        )
+    width = max(_LEAST_SMOOTHED, round(_SMOOTHED * found.mean))
+    loss = run.loss.values.astype(float)
+    smooth = np.convolve(np.pad(loss, width, mode="edge"), np.ones(width) / width, mode="same")[width:-width]
+    first = int(run.step[0])
+    ends = found.onsets[-periods - 1 :] - first
+    return [first + int(a + np.argmin(smooth[a:b])) for a, b in itertools.pairwise(ends)]
+
+
+def _inside(place: slice, part: slice) -> bool:
+    return bool(part.start <= place.start and place.stop <= part.stop)
+
+
+def _flat(network: nn.Module, names: Sequence[str]) -> Tensor:
+    parameters = dict(network.named_parameters())
+    return torch.cat([parameters[name].detach().double().reshape(-1) for name in names])
+
+
+def _scored(network: nn.Module, data: Data) -> dict[str, float]:
+    outputs = outputs_of(network, data, data.inputs)
+    scored = {
+        "train_loss": float(cross_entropy(outputs, data.targets)),
+        "train_error": _error(outputs, data.targets),
+        "test_error": math.nan,
+    }
+    if data.test_inputs is not None and data.test_targets is not None:
+        scored["test_error"] = _error(outputs_of(network, data, data.test_inputs), data.test_targets)
+    return scored
+
+
+def _error(outputs: Tensor, targets: Tensor) -> float:
+    return float((outputs.argmax(dim=1) != targets).double().mean())
+
+
+def _ensemble_errors(networks: Sequence[nn.Module], data: Data) -> FloatArray:
+    if data.test_inputs is None or data.test_targets is None:
+        return np.full(len(networks), np.nan)
+    shares = torch.stack([torch.softmax(outputs_of(network, data, data.test_inputs), dim=1) for network in networks])
+    return np.array([_error(shares[: n + 1].mean(dim=0), data.test_targets) for n in range(len(networks))])
+
+
+def _loss_between(
+    first: nn.Module, second: nn.Module, groups: dict[str, list[str]], path: str, share: float, data: Data
+) -> float:
+    """Training loss at a share of the way from one network to another."""
+    between = copy.deepcopy(first)
+    ends = [dict(network.named_parameters()) for network in (first, second)]
+    middle = dict(between.named_parameters())
+    turned = {name for names in groups.values() for name in names} if path == "great_circle" else set()
+    with torch.no_grad():
+        for name, parameter in middle.items():
+            if name not in turned:
+                parameter.copy_((1 - share) * ends[0][name] + share * ends[1][name])
+        for names in groups.values() if turned else ():
+            a, b = (_flat(network, names) for network in (first, second))
+            at = 0
+            point = turned_vector(a, b, share)
+            for name in names:
+                size = middle[name].numel()
+                middle[name].copy_(point[at : at + size].reshape(middle[name].shape))
+                at += size
+    between.eval()
+    record_statistics(between, data)
+    return float(cross_entropy(outputs_of(between, data, data.inputs), data.targets))
+
+
+def turned_vector(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Vector at a share of the angle from one to another, whose norm goes from one to the other geometrically.
+
+    Examples
+    --------
+    >>> [round(x, 4) for x in turned_vector(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 4.0]), 0.5).tolist()]
+    [1.4142, 1.4142]
+    """
+    norms = float(first.norm()), float(second.norm())
+    a, b = first / norms[0], second / norms[1]
+    angle = math.acos(max(-1.0, min(1.0, float(a @ b))))
+    length = norms[0] ** (1 - share) * norms[1] ** share
+    # of two that are one any weights will do
+    sides = (1 - share, share, 1.0) if angle < 1e-9 else tuple(math.sin(x * angle) for x in (1 - share, share, 1.0))
+    point: Tensor = (a * sides[0] + b * sides[1]) * (length / sides[2])
+    return point
+
+
+def format_minima(found: xr.Dataset) -> str:
+    """Lay the minima out in plain text: means over the seeds, with their standard errors.
+
+    Parameters
+    ----------
+    found : of `successive_minima`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> made = xr.Dataset({"angle": (("seed", "minimum", "other"), np.zeros((1, 2, 2)))})
+    >>> for name in ("train_loss", "test_error", "ensemble_test_error"):
+    ...     made[name] = (("seed", "minimum"), np.full((1, 2), 0.05))
+    >>> made["barrier"] = (("seed", "path", "gap"), np.full((1, 2, 1), 1.5))
+    >>> print(format_minima(made.assign_coords(path=list(PATHS))).splitlines()[1])
+    angle to the next, degrees         0
+    """
+
+    def told(values: xr.DataArray, form: Callable[[float], str]) -> str:
+        each = values.mean([dim for dim in values.dims if dim != "seed"]).values
+        error = f" ± {form(float(np.std(each, ddof=1) / math.sqrt(each.size)))}" if each.size > 1 else ""
+        return form(float(each.mean())) + error
+
+    def plain(value: float) -> str:
+        return f"{value:.3g}"
+
+    count = found.sizes["minimum"]
+    following = xr.concat([found.angle.isel(minimum=i, other=i + 1) for i in range(count - 1)], "gap")
+    lines = [
+        ("angle to the next, degrees", told(np.rad2deg(following), plain)),
+        ("angle from first to last, degrees", told(np.rad2deg(found.angle.isel(minimum=0, other=count - 1)), plain)),
+        ("training loss", told(found.train_loss, plain)),
+        ("test error of one, %", told(100 * found.test_error, plain)),
+        (f"test error of all {count} together, %", told(100 * found.ensemble_test_error.isel(minimum=-1), plain)),
+        *(
+            (f"barrier, {str(path).replace('_', ' ')} path", told(found.barrier.sel(path=path), plain))
+            for path in PATHS
+        ),
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join([f"{count} successive minima", *(f"{name.ljust(width)}  {value}" for name, value in lines)])
