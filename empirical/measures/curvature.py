@@ -184,6 +184,14 @@ class Landscape:
         )
         return _flat(found, self._weights).to(vector)
 
+    def tangent_product(self, vector: Tensor) -> Tensor:
+        """Return P H P v, P the projection across the weights: the Hessian within the sphere that they lie on."""
+        across = self.point / self.point.norm()
+        flat = vector - across * (across @ vector)
+        product = self.hessian_product(flat)
+        within: Tensor = product - across * (across @ product)
+        return within
+
     def gauss_newton_product(self, vector: Tensor) -> Tensor:
         """Return Jᵀ B J v, B the Hessian of the loss by the outputs."""
         return self._through_outputs(vector, self._bent)
@@ -301,9 +309,8 @@ def curvature(
     found: dict[str, Trace] = {}
     if traces:
         found = {name: trace(product, whole.point, vectors, seed) for name, product in matrices.items()}
-    members = [
-        name for group in scale_invariant_groups(model, _tensor(inputs, model)).values() for name in group.weights
-    ]
+    groups = scale_invariant_groups(model, _tensor(inputs, model))
+    members = [name for group in groups.values() for name in group.weights]
     sharpness = tangent = norm = math.nan
     products = whole.products
     if members:
@@ -311,15 +318,8 @@ def curvature(
             torch.manual_seed(seed)
             sphere = Landscape(model, inputs, targets, loss=loss, weights=members, dtype=dtype)
         norm = float(sphere.point.norm())
-        across = sphere.point / norm
-
-        def tangential(vector: Tensor) -> Tensor:
-            flat = vector - across * (across @ vector)
-            product = sphere.hessian_product(flat)
-            return product - across * (across @ product)
-
         (top,) = largest_eigenvalues(sphere.hessian_product, sphere.point, 1, tolerance, seed)
-        (within,) = largest_eigenvalues(tangential, sphere.point, 1, tolerance, seed)
+        (within,) = largest_eigenvalues(sphere.tangent_product, sphere.point, 1, tolerance, seed)
         sharpness, tangent = norm**2 * float(top), norm**2 * float(within)
         products += sphere.products
     return Curvature(

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,8 +23,9 @@ import theory
 from empirical.config import RunConfig
 from empirical.data import Data
 from empirical.runs.evaluation import outputs_of, record_statistics
-from empirical.runs.loop import load_model, train
+from empirical.runs.loop import train
 from empirical.runs.preparation import prepare
+from empirical.runs.snapshots import networks_at
 from theory.arguments import FloatArray, whole_number
 
 # share of a period over which the loss of mini-batches is averaged, and least number of steps
@@ -53,7 +53,7 @@ def successive_minima(
     periods : how many successive minima, at least 2.
     seeds : of the runs.
     points : on the paths between successive minima, ends included.
-    out : folder of the runs and of the networks at the minima, `seed-…/minimum-….pt`, which are used again; None keeps
+    out : folder of the runs and of the networks at the minima, `seed-…/step-….pt`, which are used again; None keeps
         none.
     progress : show a progress bar; by default only in a terminal.
 
@@ -108,7 +108,7 @@ def _of_one(config: RunConfig, folder: Path, periods: int, points: int, progress
         name: [n for n, (p, _) in setup.problem.layout.places.items() if _inside(p, part)]
         for name, part in setup.problem.layout.groups.items()
     }
-    networks = _stopped(config, folder, steps, progress)
+    networks = networks_at(config, steps, folder, progress=progress)
     weights = [_flat(network, [n for names in groups.values() for n in names]) for network in networks]
     scored = [_scored(network, setup.data) for network in networks]
     norms = np.array([float(w.norm()) for w in weights])
@@ -139,26 +139,6 @@ def _of_one(config: RunConfig, folder: Path, periods: int, points: int, progress
     variables["path_loss"] = (("path", "gap", "share"), losses)
     variables["barrier"] = (("path", "gap"), losses.max(axis=2) - np.maximum(losses[..., 0], losses[..., -1]))
     return xr.Dataset(variables, {"share": shares, "path": np.array(PATHS, dtype=object)})
-
-
-def _stopped(config: RunConfig, folder: Path, steps: Sequence[int], progress: bool | None) -> list[nn.Module]:
-    """Networks of a run at these steps, kept in files of their own."""
-    files = [folder / f"minimum-{step}.pt" for step in steps]
-    if not all(file.exists() for file in files):
-        # a folder that was trained further than the first step does not go back
-        shutil.rmtree(folder / "stopped", ignore_errors=True)
-        for step, file in zip(steps, files, strict=True):
-            train(dataclasses.replace(config, steps=step), folder / "stopped", progress=progress)
-            aside = file.with_name(file.name + ".partial")
-            torch.save(load_model(folder / "stopped").state_dict(), aside)
-            os.replace(aside, file)
-        shutil.rmtree(folder / "stopped")
-    networks = []
-    for file in files:
-        network = prepare(config).problem.model
-        network.load_state_dict(torch.load(file, weights_only=True))
-        networks.append(network.eval())
-    return networks
 
 
 def minimum_steps(run: xr.Dataset, periods: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Curvature against oracles that are computed another way: differences of gradients, and dense matrices."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -311,3 +312,20 @@ def test_bad_input(options, words):
 def test_no_model():
     with pytest.raises(TypeError, match="model must be a torch"):
         curvature(3, torch.ones(2, 4), torch.zeros(2))
+
+
+def test_under_full_batches_the_edge_is_reached_before_a_break(tmp_path):
+    from empirical.trials.edge import FULL_BATCH, edge, edge_figure
+
+    config = dataclasses.replace(FULL_BATCH, wd=0.02, width=32, samples=200, steps=1500)
+    found = edge(config, tmp_path, points=8)
+    assert found.steps[-1] == found.onset
+    # far below it in the fall, at it where the fall ends
+    assert found.product[2:5].max() < 1.5
+    assert found.before_the_break > 1.2
+    figure = edge_figure({"full batch": found})
+    assert "before the break" in figure.axes[0].get_title()
+    with pytest.raises(ValueError, match="at least one period"):
+        edge(dataclasses.replace(config, steps=150), tmp_path / "short")
+    with pytest.raises(ValueError, match="points"):
+        edge(config, tmp_path, points=1)
