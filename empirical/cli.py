@@ -361,7 +361,7 @@ def _or_dash(number: float, text: str, otherwise: str = "–") -> str:
     return otherwise if math.isnan(number) else text
 
 
-@app.command(epilog="Examples: bnwd validate --out report;  bnwd validate --held-out --network mlp64 --out held_out")
+@app.command(epilog="Example: bnwd validate --out report, or bnwd validate --held-out --network mlp64 --out held_out")
 @_errors_in_one_line
 def validate(
     preset: Annotated[str, typer.Option(help="digits.")] = "digits",

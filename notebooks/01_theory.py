@@ -286,7 +286,7 @@ plt.show()
 # Growth and decay balance over every run, exactly; the law of the period follows.
 
 # %%
-display(derivations.balance, derivations.balance_law, derivations.least_fall)
+display(derivations.balance, derivations.balance_law, derivations.least_fall, derivations.free_decay)
 
 # %%
 gradient = np.tile(np.r_[60.0, np.full(300, 0.3)], 8)

@@ -312,6 +312,9 @@ def balance_law(seen: Sequence[Pooled]) -> theory.BalanceLaw:
         return theory.BalanceLaw(jumps[0], 0.0, outside[0], 0.0, reference, "odds")
     relative = np.array(rates) / reference
     slope, jump = np.polyfit(-np.log(relative), jumps, 1, w=np.sqrt([each.count for each in seen]))
+    if jump <= 0:
+        # through more than two settings, of which the lower have jumps of another size: the line serves these
+        return balance_law([each for each in seen if each.intrinsic_lr < reference])
     # where nothing grows but in breaks, as under full batches, J grows ever less: held below the probe it was nearer
     held = min(rates) if outside[rates.index(min(rates))] <= _BREAKS_ALONE else 0.0
     if max(outside) <= _LEAST_SHARE:

@@ -32,6 +32,8 @@ _LOOK_SECONDS, _WAIT_SECONDS, _WAIT_STEP = 2.0, 60.0, 0.5
 # a run is extended to what its precision asks for, but not at once by more than this, nor by less
 _MOST_GROWTH, _LEAST_GROWTH, _RESERVE = 4.0, 1.25, 1.1
 _MOST_GROWTH_OF_STEPS = 10
+# relaxations 1/ηλ from which on a run that looks at rest is believed
+_BELIEVED = 30.0
 # PyTorch's random numbers and its number of threads belong to the process
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -114,9 +116,9 @@ class Summary:
     status_step : steps that were made.
     seconds : that this took, next to nothing where nothing was left to do; of replicas, each has its share.
     error : last lines of the error of a failed run, else "".
-    numbers : `final_norm`, `norm_min`, `norm_max`, the evaluations at the end, and, where the run is long enough,
-        `periods`, `period`, `period_stderr` (steps), `jump`, `outside_growth`, `trough_norm`, `peak_norm`,
-        `typical_norm`, `threshold_ratio`, `rotation_ratio`, `log_norm_sd` and `autocorrelation_time`; see
+    numbers : `final_norm`, `norm_min`, `norm_max`, `relaxations` (steps·ηλ), the evaluations at the end, and, where the
+        run is long enough, `periods`, `period`, `period_stderr` (steps), `jump`, `outside_growth`, `trough_norm`,
+        `peak_norm`, `typical_norm`, `threshold_ratio`, `rotation_ratio`, `log_norm_sd` and `autocorrelation_time`; see
         `simulate.classify`. What is not finite, such as `threshold_ratio` without a period at twice the rise, is left
         out of the log.
     verdict : of `simulate.classify`; "" where the run is too short.
@@ -197,10 +199,11 @@ def extended(summary: Summary, terms: Terms, asked: int) -> int | None:
     if summary.status != COMPLETE or summary.steps >= most:
         return None
     lacks = [0.0]
-    if terms.until is not None and summary.verdict != EQUILIBRIUM:
+    rests = summary.verdict == EQUILIBRIUM and summary.numbers.get("relaxations", math.inf) >= _BELIEVED
+    if terms.until is not None and not rests:
         # the error falls with the square root of the number of periods
         lacks.append(min(summary.period_error / terms.until, _MOST_GROWTH) ** 2)
-    if terms.periods is not None and summary.verdict != EQUILIBRIUM:
+    if terms.periods is not None and not rests:
         lacks.append(terms.periods / max(summary.numbers.get("periods", 0.0), 1.0))
     if max(lacks) <= 1:
         return None
@@ -322,6 +325,8 @@ def summed_up(config: RunConfig, trajectory: xr.Dataset) -> Summary:
     numbers = {"final_norm": trajectory.final_norm.item()}
     if trajectory.sizes["step"]:
         numbers.update(norm_min=float(trajectory.norm.min()), norm_max=float(trajectory.norm.max()))
+    if not callable(config.lr):
+        numbers["relaxations"] = config.lr * config.wd * int(trajectory.status_step)
     # a run that was cut from a longer one, or that diverged, has none at its end
     if trajectory.sizes.get("eval_step", 0) and trajectory.eval_step[-1] == trajectory.status_step:
         numbers.update({str(n): float(v[-1]) for n, v in trajectory.data_vars.items() if v.dims == ("eval_step",)})

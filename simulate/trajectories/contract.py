@@ -73,6 +73,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "period_stderr": ("step", "standard error of the mean length of the periods"),
     "periods": ("", "number of complete periods"),
     "outside_growth": ("1", "share of the growth of ln(norm) outside the detected rises"),
+    "relaxations": ("1", "steps times lr times wd"),
     "jump": ("1", "mean rise of ln(norm) in a destabilization"),
     "trough_norm": ("weight", "geometric mean of the norm at the troughs"),
     "peak_norm": ("weight", "geometric mean of the norm at the peaks"),

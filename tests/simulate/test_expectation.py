@@ -184,6 +184,14 @@ class TestLaw:
         if abs(lower - 0.05) > 1e-9:
             assert law.lowest == (0.002 if lower < 0.05 else 0.0)
 
+    def test_jumps_that_no_line_joins_are_joined_where_they_are_large(self):
+        # as under layer normalization; a line through all three is negative at the upper setting
+        seen = [Pooled(0.01, 50, 80.0, 0.2), Pooled(0.002, 50, 400.0, 0.6), Pooled(0.00033, 50, 7900.0, 2.5)]
+        law = balance_law(seen)
+        assert law.reference == 0.002
+        assert law.period(1.0, 0.002) == pytest.approx(400.0, rel=1e-9)
+        assert law.period(1.0, 0.00033) == pytest.approx(7900.0, rel=1e-9)
+
     def test_a_share_that_is_nothing_but_noise_has_no_power(self):
         # as under full batches, where a trace has no growth outside its breaks but end effects
         seen = [

@@ -207,11 +207,20 @@ def test_a_run_is_extended_until_its_period_is_known(tmp_path, one_thread):
 
 
 def test_a_run_is_extended_until_it_has_so_many_periods(tmp_path, one_thread):
-    run = RunConfig(lr=0.5, wd=0.02, width=64, batch_size=32, steps=500)
+    # after 500 steps it looks at rest, which is too early to be believed
+    run = RunConfig(lr=0.5, wd=0.01, width=64, steps=500)
     found = sweep([run], tmp_path / "sweep", one_thread, periods=40, max_steps=40_000)
     assert 40 <= found.periods.item() < 80
     sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), periods=40, max_steps=40_000)
     assert not nothing_to_do.handed_out
+
+
+def test_a_run_at_rest_is_left_alone(tmp_path, one_thread):
+    run = RunConfig(lr=0.5, wd=0.02, width=4, steps=500)
+    found = sweep([run], tmp_path / "sweep", one_thread, periods=10_000, max_steps=10**6)
+    assert found.verdict.item() == "equilibrium"
+    # it was extended until it could be believed
+    assert 30 <= found.relaxations.item() < 130
 
 
 @pytest.mark.parametrize("wanted", [{"until": 1e-300}, {"periods": 10**9}, {"until": 0.5, "periods": 10**9}])
