@@ -134,6 +134,8 @@ class TestVerdicts:
         found = [made.expect(1.0, rate).verdict for rate in (0.01, 0.004, 0.002, 0.001, 0.0003)]
         assert found == ["equilibrium"] * 3 + ["no clear period", "periodic"]
         assert made.expect(1.0, 0.0003).period == pytest.approx(1500, rel=1e-3)
+        # above the settings of the law the spread is that of the network at rest
+        assert made.expect(1.0, 0.01).log_norm_sd == pytest.approx(0.02, rel=1e-9)
 
     def test_a_period_that_doubles_with_the_threshold_is_not_clear(self):
         made = model(*(dataclasses.replace(each, threshold_ratio=2.5) for each in TestScaling.TWO))
@@ -170,6 +172,14 @@ class TestLaw:
         assert [each.intrinsic_lr for each in pooled([high, rest(0.003), low])] == [0.001]
         with pytest.raises(ValueError, match="at least 10 periods at the lowest"):
             pooled([high, middle, rest(0.001)])
+
+    def test_a_setting_at_rest_is_no_part_of_the_law_if_there_are_two_others(self):
+        resting = segment(0.01, 20, period=200.0, jump=0.12, verdict="equilibrium")
+        middle, low = segment(0.002, period=400.0), segment(0.0003, period=2500.0)
+        assert [each.intrinsic_lr for each in pooled([resting, middle, low])] == [0.002, 0.0003]
+        assert [each.intrinsic_lr for each in pooled([resting, low])] == [0.01, 0.0003]
+        # one seed that swings makes a setting that swings
+        assert [each.intrinsic_lr for each in pooled([resting, segment(0.01), middle, low])] == [0.01, 0.002, 0.0003]
 
     @FIXED
     @given(st.floats(0.02, 0.95), st.floats(0.02, 0.95), st.floats(0.2, 2), st.floats(0.2, 2))
