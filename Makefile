@@ -11,6 +11,7 @@ validate: $(STAMP)
 
 # predictions on trial, 40 minutes; its page and picture go into docs
 held-out: $(STAMP)
+	rm -f held_out/held_out.md
 	$(BIN)/bnwd validate --held-out --out held_out; code=$$?; cp held_out/held_out.md held_out/held_out.png docs/; exit $$code
 
 test: $(STAMP)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from simulate import oscillation
 from simulate.maps.noise import stream_key
-from theory.arguments import FloatArray, one_real
+from theory.arguments import FloatArray, one_real, whole_number
 
 _WALKERS = 16
 _LOOKS = 100  # looks of the period finder per relaxation 1/ηλ: those it asks for
@@ -198,9 +198,13 @@ class Oscillator:
 
         Parameters
         ----------
-        rate : ηλ.
-        periods : how many; more than 16 are rounded up to a multiple of 16.
+        rate : ηλ, between 0 and 1.
+        periods : how many, at least 2; more than 16 are rounded up to a multiple of 16.
         seed : of the random numbers.
+
+        Raises
+        ------
+        TypeError, ValueError : an argument is no number or out of range.
 
         Examples
         --------
@@ -208,6 +212,8 @@ class Oscillator:
         >>> PeriodModel.reference().oscillator.simulated(0.01, periods=20, seed=0).count
         32
         """
+        rate = one_real("rate", rate, above=0, below=1)
+        periods, seed = whole_number("periods", periods, at_least=2), whole_number("seed", seed, at_most=2**63 - 1)
         walkers = min(_WALKERS, periods)
         each = -(-periods // walkers)
         constants = np.array([self.constants(rate)] * walkers)

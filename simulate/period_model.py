@@ -562,7 +562,8 @@ class PeriodModel:
     def _errors(self, size: tuple[float, float], rate: float, draws: int, seed: int) -> FloatArray:
         """Random logarithms of what a prediction is wrong by."""
         apart = min(abs(math.log(rate / segment.intrinsic_lr)) for segment in self.segments)
-        return np.random.default_rng(seed).normal(0, size[0] + size[1] * apart, draws)
+        # apart from the numbers by which periods are drawn
+        return np.random.default_rng([seed, 1]).normal(0, size[0] + size[1] * apart, draws)
 
     def _rate(self, lr: Any, wd: Any) -> float:
         lr, wd = one_real("lr", lr, above=0), one_real("wd", wd, above=0)

@@ -12,7 +12,7 @@ import xarray as xr
 
 import theory
 from simulate.oscillator import Oscillator, Trend
-from simulate.trajectories.contract import check_trajectory, intrinsic_lr
+from simulate.trajectories.contract import check_trajectory, intrinsic_lr, unfixed_optimizer
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
     OUTSIDE_GROWTH_MAX,
@@ -153,7 +153,7 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
         check_trajectory(trajectory, "grad_norm", "loss", single=True)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
-    rule = optimizer_named(str(trajectory.attrs.get("optimizer", "SGD()")))
+    rule = optimizer_named(unfixed_optimizer(trajectory, name))
     if not isinstance(rule, (theory.SGD, theory.AdamW, theory.Lion)) or (
         isinstance(rule, theory.SGD) and rule.momentum and not rule.decoupled
     ):
@@ -292,12 +292,16 @@ class Falls:
         return math.exp(brentq(excess, -100, 300))
 
 
-def balance_law(seen: Sequence[Pooled]) -> theory.BalanceLaw:
-    """Fit J = A + B ln(1/ηλ) and φ/(1-φ) ∝ (ηλ)^ν to what segments show.
+def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.BalanceLaw:
+    """Fit J = A + B ln(1/ηλ), and φ/(1-φ) or φ itself ∝ (ηλ)^ν, to what segments show.
+
+    J is held below the lowest of them where the line says little about it: where it falls, since it would reach 0, and
+    where nothing grows but in breaks, as under full batches, whose J grows ever less.
 
     Parameters
     ----------
     seen : one for each ηλ.
+    power_of : "odds" or "share", as in `theory.BalanceLaw`.
 
     Examples
     --------
@@ -305,25 +309,23 @@ def balance_law(seen: Sequence[Pooled]) -> theory.BalanceLaw:
     >>> round(law.jump, 3), round(law.jump_slope, 3), round(law.outside, 3)
     (0.5, 0.186, 0.337)
     """
-    rates = [each.intrinsic_lr for each in seen]
-    jumps, outside = [each.jump for each in seen], [each.outside_growth for each in seen]
-    reference = max(rates)
-    if len(rates) == 1:
-        return theory.BalanceLaw(jumps[0], 0.0, outside[0], 0.0, reference, "odds")
-    relative = np.array(rates) / reference
-    slope, jump = np.polyfit(-np.log(relative), jumps, 1, w=np.sqrt([each.count for each in seen]))
-    if jump <= 0:
+    rates = np.array([each.intrinsic_lr for each in seen])
+    jumps, outside = (np.array([getattr(each, name) for each in seen]) for name in ("jump", "outside_growth"))
+    reference = float(rates.max())
+    if len(seen) == 1:
+        return theory.BalanceLaw(float(jumps[0]), 0.0, float(outside[0]), 0.0, reference, power_of)
+    relative = rates / reference
+    slope, jump = (float(x) for x in np.polyfit(-np.log(relative), jumps, 1, w=np.sqrt([each.count for each in seen])))
+    if (jump - slope * np.log(relative)).min() <= 0:
         # through more than two settings, of which the lower have jumps of another size: the line serves these
-        return balance_law([each for each in seen if each.intrinsic_lr < reference])
-    # where nothing grows but in breaks, as under full batches, J grows ever less: held below the probe it was nearer
-    held = min(rates) if outside[rates.index(min(rates))] <= _BREAKS_ALONE else 0.0
-    if max(outside) <= _LEAST_SHARE:
-        flat = float(np.mean(outside))
-        return theory.BalanceLaw(float(jump), float(slope), flat, 0.0, reference, "odds", held)
+        return balance_law([each for each in seen if each.intrinsic_lr < reference], power_of)
+    held = float(rates.min()) if slope < 0 or outside[rates.argmin()] <= _BREAKS_ALONE else 0.0
+    if outside.max() <= _LEAST_SHARE:
+        return theory.BalanceLaw(jump, slope, float(outside.mean()), 0.0, reference, power_of, held)
     shares = np.maximum(outside, _LEAST_SHARE)
-    odds = Trend.through(relative.tolist(), (shares / (1 - shares)).tolist())
-    share = odds.value / (1 + odds.value)
-    return theory.BalanceLaw(float(jump), float(slope), share, odds.power, reference, "odds", held)
+    grows = Trend.through(relative.tolist(), (shares / (1 - shares) if power_of == "odds" else shares).tolist())
+    share = grows.value / (1 + grows.value) if power_of == "odds" else grows.value
+    return theory.BalanceLaw(jump, slope, share, grows.power, reference, power_of, held)
 
 
 def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator:

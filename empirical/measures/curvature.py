@@ -19,6 +19,7 @@ from theory.arguments import choice, one_real, whole_number
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 _EXACT_TRACE = 1000  # weights up to which a trace is summed over all unit vectors
+_IGNORED = -100  # target that PyTorch's cross-entropy leaves out
 _LEAST_VECTORS = 20  # of a Krylov space
 
 
@@ -129,12 +130,10 @@ class Landscape:
         self._kind = loss if isinstance(loss, str) else None
         self._function: Loss = _LOSSES[loss] if isinstance(loss, str) else loss
         device = self._weights[0].device
-        inputs = torch.as_tensor(inputs, device=device)
-        if inputs.is_floating_point() and dtype is not None:
-            inputs = inputs.to(dtype)
-        self._targets = torch.as_tensor(targets, device=device)
-        if self._targets.is_floating_point() and dtype is not None:
-            self._targets = self._targets.to(dtype)
+        given = (torch.as_tensor(values, device=device) for values in (inputs, targets))
+        inputs, self._targets = (
+            values.to(self._weights[0].dtype) if values.is_floating_point() else values for values in given
+        )
         # fused attention knows no second derivative
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), sdpa_kernel(SDPBackend.MATH):
             self._outputs = self._model(inputs)
@@ -240,7 +239,12 @@ class Landscape:
             return spread
         shares = torch.softmax(self._outputs.detach(), dim=1)
         centred: Tensor = pushed - torch.sum(shares * pushed, dim=1, keepdim=True)
-        covariance: Tensor = shares * centred * (self._outputs.shape[1] / count)
+        if self._targets.is_floating_point():
+            samples: float | Tensor = count / self._outputs.shape[1]
+        else:
+            told = (self._targets != _IGNORED).to(shares.dtype)
+            centred, samples = centred * told.unsqueeze(1), told.sum()
+        covariance: Tensor = shares * centred / samples
         return covariance
 
 
@@ -295,6 +299,8 @@ def curvature(
     k, vectors = whole_number("k", k, at_least=1), whole_number("vectors", vectors, at_least=2)
     tolerance = one_real("tolerance", tolerance, above=0, below=1)
     seed = whole_number("seed", seed, at_most=2**63 - 1)
+    if not hasattr(inputs, "__len__") or len(inputs) < 2:
+        raise ValueError("inputs must be a batch of at least 2 samples, by which scale-invariant weights are found")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         whole = Landscape(model, inputs, targets, loss=loss, weights=weights, dtype=dtype)
@@ -369,6 +375,9 @@ def largest_eigenvalues(
         dense = np.stack([multiplied(column) for column in np.eye(size)])
         return np.asarray(np.linalg.eigvalsh((dense + dense.T) / 2)[::-1][:k], dtype=np.float64)
     start = np.random.default_rng(seed).normal(size=size)
+    if not multiplied(start).any():
+        # a Krylov space that is nothing
+        return np.zeros(k)
     operator = LinearOperator((size, size), matvec=multiplied, dtype=np.float64)
     space = max(2 * k + 1, _LEAST_VECTORS)
     found = eigsh(operator, k=k, which="LA", v0=start, tol=tolerance, ncv=space, return_eigenvectors=False)
@@ -403,6 +412,11 @@ def trace(product: Callable[[Tensor], Tensor], like: Tensor, vectors: int, seed:
 
 
 def _mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"targets must have the shape of the outputs with loss='mse', {tuple(outputs.shape)}, got "
+            f"{tuple(targets.shape)}"
+        )
     return ((outputs - targets) ** 2).mean()
 
 

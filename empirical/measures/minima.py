@@ -53,7 +53,7 @@ def successive_minima(
     periods : how many successive minima, at least 2.
     seeds : of the runs.
     points : on the paths between successive minima, ends included.
-    out : folder of the runs and of the networks at the minima, `seed-…/step-….pt`, which are used again; None keeps
+    out : folder of the runs and of the networks at the minima, `seed-…/…-step-….pt`, which are used again; None keeps
         none.
     progress : show a progress bar; by default only in a terminal.
 

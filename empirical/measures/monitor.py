@@ -146,8 +146,8 @@ class Monitor:
         loss, lr = self._pending
         self._pending = None
         _fill(self._after, [p.detach() for p in self._weights()])
-        if not torch.isfinite(self._gradient).all() and torch.equal(self._before, self._after):
-            # a gradient scaler does nothing with gradients that overflowed
+        if torch.equal(self._before, self._after) and self._overflowed():
+            # a gradient scaler does nothing if any gradient of the optimizer overflowed
             self.skipped += 1
             return
         products = torch.empty(1, len(self._slices), 3, 3, dtype=torch.float64, device=self._before.device)
@@ -168,7 +168,7 @@ class Monitor:
             raise ValueError("monitor must have seen at least one step, got none")
         rows = np.stack(self._rows)
         attributes: dict[str, Any] = {
-            "optimizer": repr(self.rule),
+            "optimizer": type(self._optimizer).__name__ if self.rule is None else repr(self.rule),
             "wd": self._wd,
             "skipped_steps": self.skipped,
             "torch_version": torch.__version__,
@@ -223,8 +223,8 @@ class Monitor:
         return forecast(self.trajectory(), grad_norm_max=grad_norm_max, delta=delta, rotation=rotation)
 
     @property
-    def rule(self) -> theory.Optimizer:
-        """The optimizer as `theory` knows it; plain SGD where it does not."""
+    def rule(self) -> theory.Optimizer | None:
+        """The optimizer as `theory` knows it; None where it does not."""
         group = self._group()
         size = self._layout.measured
         kinds: dict[str, Any] = {"Adam": theory.Adam, "AdamW": theory.AdamW, "Lion": theory.Lion}
@@ -232,8 +232,13 @@ class Monitor:
         if name == "SGD" and group.get("dampening", 0) == 0:
             return theory.SGD(momentum=float(group["momentum"]), nesterov=bool(group["nesterov"]))
         if name in kinds and "betas" in group:
-            return kinds[name](dim=size, betas=tuple(float(beta) for beta in group["betas"]))  # type: ignore[no-any-return]
-        return theory.SGD()
+            rule: theory.Optimizer = kinds[name](dim=size, betas=tuple(float(beta) for beta in group["betas"]))
+            return rule
+        return None
+
+    def _overflowed(self) -> bool:
+        slopes = (p.grad for group in self._optimizer.param_groups for p in group["params"])
+        return any(slope is not None and not torch.isfinite(slope).all() for slope in slopes)
 
     def _write(self, row: np.ndarray[Any, Any], lr: float) -> None:
         step = len(self._rows) - 1

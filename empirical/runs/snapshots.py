@@ -26,7 +26,7 @@ def networks_at(
     ----------
     config : of the run; its own `steps` do not matter.
     steps : increasing.
-    folder : for the weights, `step-….pt`, which are used again; made if it does not exist.
+    folder : for the weights, `…-step-….pt`, named by run and step, which are used again; made if it does not exist.
     progress : show a progress bar; by default only in a terminal.
 
     Returns
@@ -47,9 +47,11 @@ def networks_at(
     """
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise ValueError(f"steps must increase, got {list(steps)}")
-    files = [folder / f"step-{step}.pt" for step in steps]
+    # another run may have been there
+    own = config.identity[:12]
+    files = [folder / f"{own}-step-{step}.pt" for step in steps]
     if not all(file.exists() for file in files):
-        place = folder / "stopped"
+        place = folder / f"{own}-stopped"
         # a folder that was trained further than the first step does not go back
         shutil.rmtree(place, ignore_errors=True)
         for step, file in zip(steps, files, strict=True):

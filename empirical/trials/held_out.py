@@ -21,7 +21,8 @@ from empirical.sweeps.grid import grid
 from empirical.sweeps.store import read_summaries
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.trials.probe import probe
-from simulate.probe import pooled
+from simulate.probe import balance_law, pooled
+from simulate.trajectories.contract import described, intrinsic_lr
 from simulate.trajectories.folder import write_json
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODS_MIN, verdict_of
 from theory.arguments import choice, whole_number
@@ -183,9 +184,11 @@ def together(rate: float, runs: Sequence[Mapping[str, float]]) -> Measured:
     period = pooled_mean(column("period"))
     error = outside = threshold_ratio = math.nan
     if number:
-        within = float(np.sqrt(np.nansum((counts * column("period_stderr"))[swung] ** 2))) / number
+        # of a run with one period no scatter is known
+        scattered = (counts * column("period_stderr"))[swung]
+        within = float(np.sqrt(np.sum(scattered**2))) / number
         between = float(np.std(column("period")[swung], ddof=1)) / math.sqrt(swung.sum()) if swung.sum() > 1 else 0.0
-        error = max(within, between)
+        error = max(within, between) if math.isfinite(within) else math.nan
         outside = 1 - pooled_mean(column("jump")) / (-math.log1p(-rate) * period)
         # periods at twice the rise; a summary leaves out what is infinite
         coarse = float(
@@ -238,7 +241,7 @@ def validate_held_out(
     Dataset along `setting`, with the coordinates `network`, `kind`, `blind`, `lr`, `wd`, and variables `measured_…` and
     `predicted_…` of the same names; `naive_period` is c/(ηλ) with the c of the lower setting of the probe (NaN if it
     rests there), `share_period` the balance law with a power of φ in place of its odds, `reduced_period` that of the
-    reduced model.
+    reduced model, `one_setting_period` that of one calibrated at the lower setting of a probe of two alone.
 
     Raises
     ------
@@ -272,7 +275,12 @@ mlp64-noise, mlp80, mlp96, mlp96-noise, mnist128, mnist32, mnist64, mnist64-all,
             **NETWORKS[name].settings,
         )
         models[name].save(folder / MODELS / f"{name}.json")
-    runs = {(name, rate): _references(NETWORKS[name], rate, lr) for name in names for rate, lr in _rates(name)}
+    alone = {name: _of_one_setting(folder / PROBES / name, models[name]) for name in names}
+    runs = {
+        (name, rate): _references(NETWORKS[name], rate, lr)
+        for name in names
+        for rate, lr in NETWORKS[name].rates.items()
+    }
     sweep(
         sorted((run for group in runs.values() for run in group), key=_cost, reverse=True),
         folder / REFERENCES,
@@ -288,7 +296,8 @@ mlp64-noise, mlp80, mlp96, mlp96-noise, mnist128, mnist32, mnist64, mnist64-all,
     rows = []
     for (name, rate), group in runs.items():
         numbers = [{**found[run.identity].numbers, "seconds": found[run.identity].seconds} for run in group]
-        rows.append(_row(name, models[name], rate, group[0], together(rate, numbers)))
+        measured = together(rate, numbers)
+        rows.append(_row(name, models[name], alone[name], rate, NETWORKS[name].rates[rate], measured))
     table = _table(rows, models)
     aside = folder / (TABLE + ".partial")
     table.to_dataframe().to_csv(aside)
@@ -308,10 +317,6 @@ def _claimed(folder: Path) -> Path:
     return folder
 
 
-def _rates(name: str) -> list[tuple[float, float]]:
-    return list(NETWORKS[name].rates.items())
-
-
 def _references(network: Network, rate: float, lr: float) -> tuple[RunConfig, ...]:
     return grid(
         lr=lr,
@@ -329,13 +334,31 @@ def _cost(run: RunConfig) -> float:
     return run.steps * (15 if run.model == "convnet" else (run.width or 64) / 64 * pixels)
 
 
-def _row(name: str, model: simulate.PeriodModel, rate: float, run: RunConfig, measured: Measured) -> dict[str, Any]:
-    lr = float(run.lr)  # type: ignore[arg-type]
+def _of_one_setting(runs: Path, model: simulate.PeriodModel) -> simulate.PeriodModel | None:
+    """The reduced model from the runs of a probe at the lower of its two settings alone; None without one."""
+    rates = sorted({segment.intrinsic_lr for segment in model.segments}, reverse=True)
+    if model.oscillator is None or len(rates) != 2:
+        return None
+    trajectories = [simulate.load(place) for place in sorted(runs.glob("runs/*/*"))]
+    alone = [each for each in trajectories if math.isclose(intrinsic_lr(each), rates[1], rel_tol=1e-9)]
+    found = simulate.PeriodModel.from_probe(alone)
+    return None if found.oscillator is None else found
+
+
+def _row(
+    name: str,
+    model: simulate.PeriodModel,
+    alone: simulate.PeriodModel | None,
+    rate: float,
+    lr: float,
+    measured: Measured,
+) -> dict[str, Any]:
+    wd, swinging = rate / lr, None if model.oscillator is None else model
     with warnings.catch_warnings():
         # what lies outside the range of a model is on trial too
         warnings.simplefilter("ignore", UserWarning)
-        expected = model.expect(lr, run.wd)
-        reduced = math.nan if model.oscillator is None else model.period(lr, run.wd).mean
+        expected = model.expect(lr, wd)
+        reduced, single = (math.nan if one is None else one.period(lr, wd).mean for one in (swinging, alone))
     naive = share = math.nan
     if model.has_law:
         # the prediction of whoever has runs at one setting: T·ηλ as it was at the lower of the first two
@@ -345,14 +368,14 @@ def _row(name: str, model: simulate.PeriodModel, rate: float, run: RunConfig, me
         if there and any(segment.verdict != EQUILIBRIUM for segment in there):
             mean = np.average([segment.period for segment in there], weights=[segment.count for segment in there])
             naive = float(mean) * lower / rate
-        share = _share_law(model).period(lr, run.wd)
+        share = balance_law(pooled(model.segments), "share").period(lr, wd)
     interval = expected.interval
     return {
         "network": name,
         "kind": NETWORKS[name].kind,
         "blind": NETWORKS[name].blind,
         "lr": lr,
-        "wd": run.wd,
+        "wd": wd,
         **{f"measured_{key}": value for key, value in vars(measured).items()},
         **{f"predicted_{key}": value for key, value in vars(expected).items() if key != "interval"},
         "predicted_period_lower": interval.lower if interval else math.nan,
@@ -360,20 +383,8 @@ def _row(name: str, model: simulate.PeriodModel, rate: float, run: RunConfig, me
         "naive_period": naive,
         "share_period": share,
         "reduced_period": reduced,
+        "one_setting_period": single,
     }
-
-
-def _share_law(model: simulate.PeriodModel) -> theory.BalanceLaw:
-    """The balance law with φ itself as a power of ηλ, through the same two settings."""
-    seen = pooled(model.segments)
-    upper, lower = seen[0], seen[-1]
-    law = model.law
-    power = 0.0
-    if lower is not upper and min(upper.outside_growth, lower.outside_growth) > 0:
-        power = math.log(lower.outside_growth / upper.outside_growth) / math.log(
-            lower.intrinsic_lr / upper.intrinsic_lr
-        )
-    return theory.BalanceLaw(law.jump, law.jump_slope, upper.outside_growth, power, law.reference)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], models: Mapping[str, simulate.PeriodModel]) -> xr.Dataset:
@@ -387,14 +398,6 @@ def _table(rows: Sequence[Mapping[str, Any]], models: Mapping[str, simulate.Peri
         else:
             columns[key] = ("setting", np.asarray(values))
     coords = ("network", "kind", "blind", "lr", "wd")
-    described = {
-        "lr": "weight^2/loss",
-        "wd": "loss/weight^2",
-        "period": "step",
-        "norm": "weight",
-        "seconds": "s",
-        "time": "step",
-    }
     table = xr.Dataset(
         {key: value for key, value in columns.items() if key not in coords},
         {key: columns[key] for key in coords},
@@ -405,6 +408,7 @@ def _table(rows: Sequence[Mapping[str, Any]], models: Mapping[str, simulate.Peri
         },
     )
     for key in map(str, table.variables):
-        units = next((unit for word, unit in described.items() if word in key.split("_") or key == word), "1")
-        table[key].attrs["units"] = units
+        # what was measured and what was predicted have one name; all else is some period
+        plain = key.removeprefix("measured_").removeprefix("predicted_")
+        table[key].attrs["units"] = (described(plain) or described("period" if "period" in key else "jump"))["units"]
     return table

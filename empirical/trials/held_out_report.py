@@ -152,6 +152,7 @@ def _period_measures(words: str, part: xr.Dataset) -> list[Measure]:
         ),
         Measure(f"… of the balance law{words}", f"{law.mean():.1%}, {law.max():.0%}", "–", None),
         Measure(f"mean standard error of the measurement{words}", f"{noise:.1%}", "–", None),
+        *_one_setting(words, part),
         _share(f"measured T in its 90 % interval{words}", inside, 0.8),
         _measure(
             f"median half-width of the interval{words}",
@@ -159,6 +160,19 @@ def _period_measures(words: str, part: xr.Dataset) -> list[Measure]:
             0.2,
         ),
     ]
+
+
+def _one_setting(words: str, part: xr.Dataset) -> list[Measure]:
+    """A reduced model from one setting, beside law and naive where there is one."""
+    alone, naive, law = (
+        np.abs(relative_error(part, f"{name}_period", "measured_period"))
+        for name in ("one_setting", "naive", "predicted")
+    )
+    both = np.isfinite(alone) & np.isfinite(naive)
+    if not both.any():
+        return []
+    told = ", ".join(f"{error[both].mean():.1%}" for error in (alone, naive, law))
+    return [Measure(f"a reduced model from one setting, naive, law{words} ({both.sum()} settings)", told, "–", None)]
 
 
 def _norm_measures(words: str, part: xr.Dataset, norm_goal: float, rate_goal: float) -> list[Measure]:

@@ -101,6 +101,8 @@ def probe(
     whole_number("seeds", seeds, at_least=1)
     whole_number("periods", periods, at_least=10 * seeds)
     one_real("rise", rise, above=0)
+    if settings.get("fixed") is not None:
+        raise ValueError(f"fixed must be None, since what is held fixed obeys another law, got {settings['fixed']!r}")
     own_data = None if inputs is None and targets is None else (inputs, targets)
     wanted = math.ceil(periods / seeds)
 

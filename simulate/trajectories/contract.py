@@ -75,6 +75,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "outside_growth": ("1", "share of the growth of ln(norm) outside the detected rises"),
     "relaxations": ("1", "steps times lr times wd"),
     "jump": ("1", "mean rise of ln(norm) in a destabilization"),
+    "effective_lr_max": ("1/loss", "lr / norm^2 at the troughs"),
     "trough_norm": ("weight", "geometric mean of the norm at the troughs"),
     "peak_norm": ("weight", "geometric mean of the norm at the peaks"),
     "typical_norm": ("weight", "geometric mean of the norm"),
@@ -88,6 +89,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "status": ("", "running, complete, interrupted, diverged or collapsed"),
     "status_step": ("step", "number of updates made when the status was set"),
 }
+FIXED = " with fixed "  # in the text of the optimizer of a run that obeys another law
 EVALUATIONS = ("train_loss", "train_error", "test_loss", "test_error")
 VALIDATION_EVALUATIONS = ("validation_loss", "validation_error")
 BATCH_EVALUATIONS = ("train_mode_loss", "train_mode_error", "mean_grad_norm", "full_grad_norm")
@@ -251,6 +253,29 @@ def setting(trajectory: xr.Dataset, name: str) -> xr.DataArray:
     if name in trajectory.attrs:
         return xr.DataArray(float(trajectory.attrs[name]))
     raise ValueError(f"trajectory must say its {name}, as a variable, a coordinate or an attribute; it does not")
+
+
+def unfixed_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
+    """Text of the optimizer of a run that obeys its law of the norm.
+
+    Parameters
+    ----------
+    trajectory : one run; one that does not say is of plain SGD.
+    name : of the trajectory, for messages.
+
+    Raises
+    ------
+    ValueError : the norm or the effective learning rate was held fixed.
+
+    Examples
+    --------
+    >>> unfixed_optimizer(xr.Dataset(attrs={"optimizer": "SGD(momentum=0.9)"}))
+    'SGD(momentum=0.9)'
+    """
+    told = str(trajectory.attrs.get("optimizer", "SGD()"))
+    if FIXED in told:
+        raise ValueError(f"{name} must be of a run in which nothing is held fixed, got {told}")
+    return told
 
 
 def intrinsic_lr(trajectory: xr.Dataset) -> float:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import check_trajectory, intrinsic_lr, setting
+from simulate.trajectories.contract import FIXED, check_trajectory, intrinsic_lr, setting
 from theory.arguments import one_real, whole_number
 from theory.optimizers import optimizer_named
 
@@ -140,6 +140,8 @@ class Classification:
         periods = self.periods
         if periods.count < PERIODS_MIN:
             return f"{rests}, and {periods.count} periods"
+        if math.isnan(periods.outside_growth):
+            return f"{rests}, and {periods.count} periods, but no rate of decay that their growth could be held against"
         shares = f"{periods.count} periods, {periods.outside_growth:.0%} of the growth outside their rises"
         if self.verdict == PERIODIC or periods.outside_growth > OUTSIDE_GROWTH_MAX:
             return f"{rests}, {shares}"
@@ -368,7 +370,7 @@ def _optimizer(trajectory: xr.Dataset) -> str:
     """Text of the optimizer: a coordinate where it is swept, an attribute otherwise; what is held fixed is no part."""
     swept = trajectory.coords.get("optimizer")
     told = trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item()
-    return str(told).partition(" with fixed ")[0]
+    return str(told).partition(FIXED)[0]
 
 
 def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> float:

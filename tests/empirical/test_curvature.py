@@ -329,3 +329,34 @@ def test_under_full_batches_the_edge_is_reached_before_a_break(tmp_path):
         edge(dataclasses.replace(config, steps=150), tmp_path / "short")
     with pytest.raises(ValueError, match="points"):
         edge(config, tmp_path, points=1)
+
+
+def test_targets_that_are_left_out_count_for_nothing():
+    model, inputs, targets = case("mlp", "own layer")
+    kept = [0, 3, 4, 7]
+    left_out = torch.full_like(targets, -100)
+    left_out[kept] = targets[kept]
+    found, alone = curvature(model, inputs, left_out), curvature(model, inputs[kept], targets[kept])
+    for name in ("hessian_eigenvalues", "gauss_newton_eigenvalues", "fisher_eigenvalues"):
+        # each sample is normalized by itself
+        np.testing.assert_allclose(getattr(found, name), getattr(alone, name), rtol=1e-8)
+
+
+def test_a_loss_without_curvature_has_none():
+    found = curvature(
+        nn.Linear(30, 1), torch.randn(8, 30), torch.zeros(8), loss=lambda outputs, targets: outputs.mean()
+    )
+    assert found.hessian_eigenvalues.tolist() == found.gauss_newton_eigenvalues.tolist() == [0.0]
+
+
+def test_numbers_of_another_type_are_taken():
+    model, inputs, targets = case("mlp", "own batch")
+    single = curvature(model.float(), inputs.numpy(), targets, dtype=None, tolerance=1e-4)
+    assert single.hessian_eigenvalues == pytest.approx(curvature(model, inputs, targets).hessian_eigenvalues, rel=1e-3)
+
+
+def test_shapes_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"shape of the outputs with loss='mse', \(8, 1\), got \(8,\)"):
+        curvature(nn.Linear(4, 1), torch.randn(8, 4), torch.randn(8), loss="mse")
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        curvature(nn.Linear(4, 3), torch.randn(1, 4), torch.zeros(1).long())

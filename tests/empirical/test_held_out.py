@@ -1,6 +1,7 @@
 """Held-out trials: pooling, measures that can fail, and the whole way from probes to a page."""
 
 import concurrent.futures
+import json
 import math
 
 import numpy as np
@@ -47,6 +48,11 @@ class TestPooling:
         assert together(0.01, [RUN, without]).threshold_ratio == pytest.approx(80 / 32)
         assert together(0.01, [without]).threshold_ratio == math.inf
 
+    def test_an_error_that_is_not_known_is_not_zero(self):
+        single = {**RUN, "periods": 1, "period_stderr": math.nan}
+        assert math.isnan(together(0.01, [single]).period_stderr)
+        assert math.isnan(together(0.01, [RUN, single]).period_stderr)
+
     def test_runs_without_periods_rest_or_are_not_clear(self):
         nothing = {"periods": 0, "rotation_ratio": 0.9, "log_norm_sd": 0.02, "typical_norm": 2.0, "seconds": 1.0}
         assert together(0.01, [nothing] * 2).verdict == "equilibrium"
@@ -58,7 +64,7 @@ def table(count=50, **changed):
     """A table of perfect predictions, on which some columns are multiplied."""
     names = ("period", "log_norm_sd", "norm", "norm_min", "norm_max", "autocorrelation_time")
     columns = {f"{side}_{name}": np.full(count, 10.0) for name in names for side in ("measured", "predicted")}
-    columns |= {f"{name}_period": np.full(count, 13.0) for name in ("naive", "share", "reduced")}
+    columns |= {f"{name}_period": np.full(count, 13.0) for name in ("naive", "share", "reduced", "one_setting")}
     columns |= {"measured_periods": np.full(count, 80.0), "measured_period_stderr": np.full(count, 0.4)}
     columns |= {"predicted_period_lower": np.full(count, 9.0), "predicted_period_upper": np.full(count, 11.0)}
     columns |= {f"{side}_verdict": np.array(["periodic"] * count, dtype=object) for side in ("measured", "predicted")}
@@ -147,6 +153,11 @@ def test_from_probes_to_predictions_of_what_was_trained(trial):
     np.testing.assert_allclose(found.predicted_period[1:], found.measured_period[1:], rtol=0.3)
     assert found.measured_periods.values[1:].min() >= 20
     np.testing.assert_allclose(found.lr * found.wd, [5e-3, 4e-3, 1e-3])
+    units = {name: found[name].attrs["units"] for name in map(str, found.variables)}
+    assert units["measured_log_norm_sd"] == units["predicted_rotation_ratio"] == "1"
+    assert units["predicted_effective_lr_max"] == "1/loss"
+    assert units["predicted_period_lower"] == units["naive_period"] == units["measured_period"] == "step"
+    assert units["measured_periods"] == ""
     assert {each.name for each in (out / "models").iterdir()} == {"rests.json", "swings.json"}
     # the second call trains nothing and says the same
     xr.testing.assert_equal(found.drop_vars("measured_seconds"), again.drop_vars("measured_seconds"))
@@ -170,8 +181,11 @@ def test_predictions_do_not_see_the_references(trial):
     for i in (1, 2):
         row = found.isel(setting=i)
         assert row.predicted_period.item() == pytest.approx(model.law.period(row.lr.item(), row.wd.item()), rel=1e-12)
-    trained = {segment.intrinsic_lr for segment in model.segments}
-    assert not trained & set(np.round((found.lr * found.wd).values[1:], 12))
+    # it was calibrated on runs of other seeds and settings
+    runs = [json.loads(segment.run) for segment in model.segments]
+    assert {run["seed"] for run in runs} == {0, 1}
+    asked = (found.lr * found.wd).values[1:]
+    assert all(abs(run["lr"] * run["wd"] / rate - 1) > 0.1 for run in runs for rate in asked)
 
 
 def test_networks_are_what_they_say():

@@ -111,6 +111,7 @@ def test_training_that_ends_is_refused(here):
         ({"periods": 19}, "periods"),
         ({"seeds": 0}, "seeds"),
         ({"rise": 0}, "rise"),
+        ({"fixed": "effective_lr"}, "fixed"),
         ({"wdth": 8}, "wdth"),
         ({"dataset": "faces"}, "dataset"),
     ],

@@ -191,8 +191,33 @@ class TestLaw:
         law = balance_law(seen)
         for each in seen:
             assert law.period(1.0, each.intrinsic_lr) == pytest.approx(each.period, rel=1e-9)
-        if abs(lower - 0.05) > 1e-9:
-            assert law.lowest == (0.002 if lower < 0.05 else 0.0)
+        if abs(lower - 0.05) > 1e-9 and abs(jump - other) > 1e-9:
+            assert law.lowest == (0.002 if lower < 0.05 or other < jump else 0.0)
+
+    @FIXED
+    @given(st.floats(0.1, 0.6), st.floats(0.02, 0.95), st.floats(0.01 / 30, 0.01))
+    def test_jumps_that_shrink_do_not_reach_zero(self, upper, lower, rate):
+        two = (segment(0.01, jump=0.6, period=80.0), segment(0.002, jump=lower * upper, period=450.0))
+        made = model(*two)
+        expected = made.expect(1.0, rate)
+        assert lower * upper * (1 - 1e-9) <= made.law.jump_at(np.array(rate)) <= 0.6 * (1 + 1e-9)
+        assert expected.log_norm_sd > 0
+        assert expected.period > 0
+        assert expected.interval.lower < expected.interval.upper
+
+    def test_a_line_that_is_negative_below_leaves_out_the_upper_setting(self):
+        seen = [Pooled(rate, 50, j / 0.7 / rate, j) for rate, j in ((0.01, 2.5), (0.002, 0.1), (0.00033, 0.1))]
+        law = balance_law(seen)
+        assert law.reference == 0.002
+        assert law.jump_at(np.array([0.002, 0.0005])) == pytest.approx([0.1, 0.1])
+
+    @FIXED
+    @given(st.floats(0.05, 0.9), st.floats(0.05, 0.9))
+    def test_the_share_too_goes_through_two_settings(self, upper, lower):
+        seen = [Pooled(r, 50, 0.5 / (1 - phi) / -math.log1p(-r), 0.5) for r, phi in ((0.01, upper), (0.002, lower))]
+        law = balance_law(seen, "share")
+        for each in seen:
+            assert law.outside_at(np.array(each.intrinsic_lr)) == pytest.approx(each.outside_growth, rel=1e-9)
 
     def test_jumps_that_no_line_joins_are_joined_where_they_are_large(self):
         # as under layer normalization; a line through all three is negative at the upper setting

@@ -191,6 +191,8 @@ def test_trends():
     ("call", "message"),
     [
         (lambda: simulate.period(0.0, 0.1), "lr must be"),
+        (lambda: REFERENCE.oscillator.simulated(0.01, periods=0, seed=0), "periods must be"),
+        (lambda: REFERENCE.oscillator.simulated(1.5, periods=10, seed=0), "rate must be"),
         (lambda: simulate.period(0.5, 0.0), "wd must be"),
         (lambda: simulate.period(0.5, 3.0), "lr \\* wd must be < 1"),
         (lambda: simulate.period(0.5, 0.02, periods=1), "periods must be"),
@@ -261,6 +263,11 @@ def test_of_adamw_it_expects_periods_and_norms_in_proportion_to_lr():
     assert other.norm == pytest.approx(2 * one.norm, rel=1e-9)
     with pytest.raises(ValueError, match="not of AdamW"):
         model.period(1e-3, 3.0)
+
+
+def test_what_is_held_fixed_is_refused(probe):
+    with pytest.raises(ValueError, match="nothing is held fixed, got SGD"):
+        PeriodModel.from_probe([probe[0].assign_attrs(optimizer="SGD() with fixed norm")])
 
 
 def test_segments_of_two_optimizers_are_refused(probe):

@@ -500,6 +500,12 @@ class TestPeriodOfTheThreshold:
         assert "depends on the threshold" in slow.reason
         assert "no period for 0.2" in slow.reason
 
+    def test_without_a_rate_of_decay_the_reason_says_so(self):
+        run = with_rotation(sawtooth(90, 10, 0.9, 20), 0.2).assign_attrs(optimizer="Adam(dim=5)")
+        judged = classify(run, discard=0)
+        assert judged.verdict == "no clear period"
+        assert "no rate of decay" in judged.reason
+
     def test_the_reason_names_what_decided(self):
         assert "spread of ln ρ 0.000" in classify(with_rotation(np.zeros(500), 0.9), discard=0).reason
         assert classify(with_rotation(sawtooth(90, 10, 0.9, 3), 0.2), discard=0).reason.endswith("and 2 periods")
