@@ -27,6 +27,7 @@ from theory.optimizers import optimizer_named
 FEWEST = 10  # periods at each ηλ of a probe for a law of their length
 SHORTEST = 12  # relaxations that a segment must last
 _BREAKS_ALONE = 0.05  # share of growth outside, at most, of a setting that has nothing but breaks
+_LINE_MISSES = 0.5  # share of a jump by which a line through three settings may miss it
 _LEAST_SHARE = 0.01  # of growth outside: what is less is noise about nothing, and has no power
 
 
@@ -316,8 +317,8 @@ def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.Balanc
         return theory.BalanceLaw(float(jumps[0]), 0.0, float(outside[0]), 0.0, reference, power_of)
     relative = rates / reference
     slope, jump = (float(x) for x in np.polyfit(-np.log(relative), jumps, 1, w=np.sqrt([each.count for each in seen])))
-    if (jump - slope * np.log(relative)).min() <= 0:
-        # through more than two settings, of which the lower have jumps of another size: the line serves these
+    if not np.all(np.abs((jump - slope * np.log(relative)) / jumps - 1) <= _LINE_MISSES):
+        # no line joins more than two settings, of which the lower have jumps of another size: it serves these
         return balance_law([each for each in seen if each.intrinsic_lr < reference], power_of)
     held = float(rates.min()) if slope < 0 or outside[rates.argmin()] <= _BREAKS_ALONE else 0.0
     if outside.max() <= _LEAST_SHARE:

@@ -219,9 +219,10 @@ class TestLaw:
         for each in seen:
             assert law.outside_at(np.array(each.intrinsic_lr)) == pytest.approx(each.outside_growth, rel=1e-9)
 
-    def test_jumps_that_no_line_joins_are_joined_where_they_are_large(self):
-        # as under layer normalization; a line through all three is negative at the upper setting
-        seen = [Pooled(0.01, 50, 80.0, 0.2), Pooled(0.002, 50, 400.0, 0.6), Pooled(0.00033, 50, 7900.0, 2.5)]
+    @pytest.mark.parametrize("upper", [0.15, 0.205, 0.25])
+    def test_jumps_that_no_line_joins_are_joined_where_they_are_large(self, upper):
+        # as under layer normalization; a line through all three is 0.03 at the upper setting, and negative below 0.2
+        seen = [Pooled(0.01, 165, 80.0, upper), Pooled(0.002, 120, 400.0, 0.624), Pooled(0.00033, 121, 7900.0, 2.47)]
         law = balance_law(seen)
         assert law.reference == 0.002
         assert law.period(1.0, 0.002) == pytest.approx(400.0, rel=1e-9)
