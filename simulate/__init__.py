@@ -11,13 +11,16 @@ from simulate.oscillator import Oscillator, Period
 from simulate.period_model import PeriodModel, oscillate, period
 from simulate.phase_diagram import phase_diagram
 from simulate.trajectories import plots
+from simulate.trajectories.diagnosis import Diagnosis, Spike, diagnose
 from simulate.trajectories.folder import load, save
 from simulate.trajectories.periods import Classification, Periods, classify, find_periods
+from simulate.trajectories.training_log import read_log, training_log
 
 __all__ = [
     "AdversarialGradient",
     "BoundedGradient",
     "Classification",
+    "Diagnosis",
     "Expectation",
     "Interval",
     "NormalizedRegression",
@@ -28,8 +31,10 @@ __all__ = [
     "Ratio2D",
     "RayleighQuotient",
     "RecordedGradient",
+    "Spike",
     "classify",
     "descend",
+    "diagnose",
     "find_periods",
     "load",
     "norm_map",
@@ -39,6 +44,8 @@ __all__ = [
     "phase_diagram",
     "plots",
     "random_walk",
+    "read_log",
     "replay",
     "save",
+    "training_log",
 ]

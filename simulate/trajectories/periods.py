@@ -346,7 +346,7 @@ def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
 def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float) -> Periods:
     """Periods of these rows."""
     step, norm = trajectory.step.values[settled], trajectory.norm.values[settled]
-    troughs, peaks = _zigzag(np.log(norm), rise)
+    troughs, peaks = zigzag(np.log(norm), rise)
     onsets = step[troughs]
     return Periods(
         onsets=onsets,
@@ -411,7 +411,7 @@ def settled_rows(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDAr
 
 
 @numba.njit(cache=True, nogil=True)
-def _zigzag(values: Any, rise: float) -> Any:
+def zigzag(values: Any, rise: float) -> Any:
     """Indices of alternating troughs and peaks; each trough is confirmed by a rise, each peak by a fall."""
     troughs = np.empty(values.size, dtype=np.int64)
     peaks = np.empty(values.size, dtype=np.int64)

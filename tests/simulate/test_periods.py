@@ -10,7 +10,7 @@ from scipy.signal import find_peaks, lfilter
 
 import theory
 from simulate import BoundedGradient, RecordedGradient, classify, find_periods, norm_map
-from simulate.trajectories.periods import _zigzag, autocorrelation_time, verdict_of
+from simulate.trajectories.periods import autocorrelation_time, verdict_of, zigzag
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
 seeds = st.integers(0, 10_000)
@@ -56,7 +56,7 @@ class TestAgainstPeakProminence:
     @given(seed=seeds, rise=rises)
     def test_same_events_but_for_one_at_an_end(self, trace, seed, rise):
         values = trace(seed)
-        troughs, peaks = _zigzag(values, rise)
+        troughs, peaks = zigzag(values, rise)
         # without a fall before it a trough has no prominence: only the first can be beyond the other's reach
         for ours, theirs in (
             (troughs, find_peaks(-values, prominence=rise)[0]),
@@ -69,14 +69,14 @@ class TestAgainstPeakProminence:
     def test_another_rise_gives_other_events(self, seed, rise):
         values = random_walk(seed)
         assume(values.size > 1000 and values.std() > 1)
-        coarse, fine = _zigzag(values, 2 * rise)[0], _zigzag(values, rise / 4)[0]
+        coarse, fine = zigzag(values, 2 * rise)[0], zigzag(values, rise / 4)[0]
         assert set(coarse) < set(fine)
 
     @FIXED
     @given(seed=seeds, rise=rises)
     def test_troughs_and_peaks_alternate_with_moves_of_at_least_the_rise(self, seed, rise):
         values = random_walk(seed)
-        troughs, peaks = _zigzag(values, rise)
+        troughs, peaks = zigzag(values, rise)
         assert len(troughs) - len(peaks) in (0, 1)
         turns = np.empty(len(troughs) + len(peaks), dtype=int)
         turns[0::2], turns[1::2] = troughs, peaks
@@ -89,7 +89,7 @@ class TestAgainstPeakProminence:
 
     @pytest.mark.parametrize("values", [[], [1.0], [1.0, 1.0, 1.0], [0.0, 1.0, 2.0], [2.0, 1.0, 0.0], [0.0, 2.0, 0.0]])
     def test_no_trough_where_none_is_complete(self, values):
-        troughs, peaks = _zigzag(np.array(values, dtype=float), 0.1)
+        troughs, peaks = zigzag(np.array(values, dtype=float), 0.1)
         assert len(troughs) == len(peaks) == 0
 
 

@@ -1,0 +1,603 @@
+"""Why the loss of a training spiked: what its log shows, what it lacks, and what would change it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+import theory
+from simulate.trajectories.contract import unfixed_optimizer
+from simulate.trajectories.spikes import EXPECTED_WITHIN, OUTLIER, RISE, arrival, before, find_spikes, standing_out
+from simulate.trajectories.training_log import read_log, training_log, with_settings
+from theory.arguments import FloatArray
+from theory.optimizers import optimizer_named
+
+NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
+    "norm-driven",
+    "bad batch",
+    "lr step",
+    "data shift",
+    "overflow",
+    "unknown",
+)
+CAUSES = (NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN)
+NO_SPIKES, SEVERAL = "no spikes", "several causes"
+
+_LR_RISES = 1.5  # factor by which a learning rate steps up
+_LR_WAITS = EXPECTED_WITHIN  # rows that a spike may come after it
+_TURNED = 2.0  # times the usual rotation of the quickest steps, by which weights that are on their way out turn
+_TURNED_SOME = 1.2  # the same, up to which they turn as usual
+_ARRIVES = 0.4  # share of its peak with which a loss that comes from the data arrives
+_ABOVE = 1.5  # how far it stands out, where the norm was not falling (else as far as any outlier)
+_LEVEL = 0.8  # share of its largest mean at which a loss that stays high begins
+_FALL, _FALL_RATE = 0.05, 0.2  # of ln ρ, and as a share of its decay: what counts as a fall
+_FREE = 0.3  # the same share, of a fall that growth hardly hinders
+_RETURNS = 20  # rows in which a network forgets one batch
+_MEMORY = 1.2  # losses above the usual in them, together, in units of the first
+_EXPLAINED = (0.7, 1.4)  # of the growth of ln ρ, by the law of a step
+_RISEN = 10.0  # times the usual loss, before numbers overflow
+_SPARSE = 0.2  # share of rows without a loss, from which it is logged at some rows only
+_RELAXATIONS = 2.0  # that are looked back for the last peak of the norm
+
+
+@dataclass(frozen=True)
+class Spike:
+    """One spike of the loss and what it comes from; NaN where the log does not tell.
+
+    Attributes
+    ----------
+    step, last_step : of the first and last row with a high loss.
+    cause : "norm-driven", "bad batch", "lr step", "data shift", "overflow" or "unknown".
+    peak_loss, usual_loss : largest loss, and the median of the rows before.
+    norm_rise : growth of ln ρ in it.
+    fall, fall_rate : of ln ρ from its last peak until then, and its speed over that of decay alone.
+    effective_lr : η/ρ² where it began.
+    turned_before : largest rotation of the three steps before the loss was high, over that of the quickest of usual
+        steps (of which one in twenty is quicker).
+    growth_explained : what the law of a step makes of the gradients, over `norm_rise`.
+    evidence : sentences.
+    advice : what would change it; empty where nothing is known.
+    """
+
+    step: int
+    last_step: int
+    cause: str
+    peak_loss: float
+    usual_loss: float
+    norm_rise: float
+    fall: float
+    fall_rate: float
+    effective_lr: float
+    turned_before: float
+    growth_explained: float
+    evidence: tuple[str, ...] = field(repr=False)
+    advice: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.cause}. " + " ".join(self.evidence + ((self.advice,) if self.advice else ()))
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Spikes of a log and their causes; `print` it.
+
+    Attributes
+    ----------
+    spikes : in order.
+    missing : what the log lacks for causes to be told apart.
+    next_step, next_stderr : where the next norm-driven spike is expected, and how uncertain that is; NaN without one.
+    log : what was looked at.
+    """
+
+    spikes: tuple[Spike, ...]
+    missing: tuple[str, ...]
+    next_step: float
+    next_stderr: float
+    log: xr.Dataset = field(repr=False)
+
+    @property
+    def cause(self) -> str:
+        """The cause of more than half of the spikes; "several causes" if none is, "no spikes" without any."""
+        counts = Counter(spike.cause for spike in self.spikes).most_common(1)
+        if not counts:
+            return NO_SPIKES
+        cause, count = counts[0]
+        return cause if 2 * count > len(self.spikes) else SEVERAL
+
+    def __str__(self) -> str:
+        counts = Counter(spike.cause for spike in self.spikes)
+        told = ", ".join(f"{count} {cause}" for cause, count in counts.most_common())
+        lines = [f"{len(self.spikes)} spikes: {told}" if len(self.spikes) > 1 else told and f"1 spike: {told}"]
+        lines = lines if self.spikes else ["no spikes: no loss stands out from those before it"]
+        lines += [f"  {spike}" for spike in self.spikes]
+        if not math.isnan(self.next_step):
+            around = "" if math.isnan(self.next_stderr) else f" ± {self.next_stderr:.0f}"
+            lines.append(f"The next norm-driven spike is expected about step {self.next_step:.0f}{around}.")
+        if self.missing:
+            lines.append(f"The log lacks {'; '.join(self.missing)}.")
+        return "\n".join(lines)
+
+
+def diagnose(
+    log: xr.Dataset | str | os.PathLike[str] | Mapping[str, npt.ArrayLike],
+    *,
+    lr: float | None = None,
+    wd: float | None = None,
+    optimizer: theory.Optimizer | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Diagnosis:
+    """Say where the loss of a training spiked, and whether the norm of the weights, the data or a setting did it.
+
+    - "overflow": loss, norm or gradient is no finite number any more.
+    - "lr step": the learning rate rose by half or more in one step, shortly before.
+    - "norm-driven": the norm had fallen, and the weights turned unusually far in the steps *before* the loss was high:
+      the step is too long for the norm, the norm grows, and the next fall begins.
+    - "bad batch", "data shift": the loss was high at once, after steps as usual, so it came from the data. After one
+      batch it is back within some steps; what stays high is a change of the data, or of their labels.
+    - "unknown": none of these, or the log lacks what would tell.
+
+    Parameters
+    ----------
+    log : a trajectory or a log of `training_log`; the path of a CSV file, of TensorBoard's files, or of a run; or
+        columns by name. Best with loss, learning rate, norm of the scale-invariant weights and norm of their gradient,
+        all before each step.
+    lr, wd, optimizer : where the log does not say them; without any, the optimizer is taken for plain SGD.
+    names : of the columns, as in `training_log`.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    TypeError, ValueError : there is no such log, or it has no loss.
+
+    Source: docs/diagnosis.md; docs/mathematics.md §1, §5.
+
+    Examples
+    --------
+    >>> quiet = np.random.default_rng(0).uniform(0.1, 0.2, 400)
+    >>> quiet[300] = np.inf
+    >>> print(diagnose({"loss": quiet}).spikes[0])
+    step 300: overflow. The loss is not finite from here, for 1 step. The loss before was 0.155.
+    """
+    if isinstance(log, xr.Dataset):
+        held = with_settings(log, lr=lr, wd=wd, optimizer=optimizer)
+        if "step" not in held.dims or any(held[name].dims != ("step",) for name in ("loss",) if name in held):
+            raise ValueError(f"log must be one run with dimension ('step',), got {dict(held.sizes)}; select one first")
+    elif isinstance(log, (str, os.PathLike)):
+        held = read_log(log, lr=lr, wd=wd, optimizer=optimizer, names=names)
+    else:
+        held = training_log(cast(Mapping[str, npt.ArrayLike], log), lr=lr, wd=wd, optimizer=optimizer, names=names)
+    if "loss" not in held:
+        raise ValueError(f"log must have the loss of each step, got {sorted(map(str, held.data_vars))}")
+    rows = _Rows.of(held)
+    spikes = _overflows(rows) + [_judged(rows, first, last) for first, last in _spikes(rows)]
+    spikes.sort(key=lambda spike: spike.step)
+    next_step, next_stderr = _next(rows, [spike for spike in spikes if spike.cause == NORM_DRIVEN])
+    missing = rows.missing if any(spike.cause == UNKNOWN for spike in spikes) else ()
+    return Diagnosis(tuple(spikes), missing, next_step, next_stderr, rows.log)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Columns of a log at the rows that have a loss; those that are not known are None."""
+
+    log: xr.Dataset
+    step: npt.NDArray[np.int64]
+    # as logged, and with the number before in the place of what is none
+    logged_loss: FloatArray
+    loss: FloatArray
+    lr: FloatArray | None
+    wd: FloatArray | None
+    norm: FloatArray | None
+    grad_norm: FloatArray | None
+    decay: FloatArray | None
+    rotation: FloatArray | None
+    rule: theory.Optimizer | None
+    missing: tuple[str, ...]
+
+    @classmethod
+    def of(cls, log: xr.Dataset) -> _Rows:
+        log = _logged(log)
+        count = log.sizes["step"]
+        step = log.step.values
+        lr, wd, norm, grad_norm = (_column(log, name, count) for name in ("lr", "wd", "norm", "grad_norm"))
+        rule = _rule(unfixed_optimizer(log, "log"))
+        gap = float(np.median(np.diff(step))) if count > 1 else 1.0
+        missing = [
+            text
+            for text, value in (
+                ("the learning rate", lr),
+                ("the weight decay", wd),
+                ("the norm of the scale-invariant weights", norm),
+            )
+            if value is None
+        ]
+        decay = None
+        if lr is not None and wd is not None and rule is not None:
+            rate = lr * wd
+            with np.errstate(invalid="ignore"):
+                known = np.where((rate >= 0) & (rate < 1), rate, np.nan)
+            decay = np.full(count, np.nan)
+            usable = np.isfinite(known)
+            decay[usable] = theory.free_decay(np.ones(usable.sum()), known[usable], optimizer=rule)
+            decay = decay * np.diff(step, append=step[-1] + gap)
+            if np.isnan(decay).any():
+                missing.append("a known rate of decay: that of Adam goes through its normalized gradient")
+                decay = None
+        elif rule is None:
+            missing.append("an optimizer whose law of the norm is known")
+        if gap > 1:
+            missing.append(f"every step: rows lie {gap:.0f} steps apart")
+        rotation = _rotation(log, rule, lr, norm, grad_norm, decay, gap)
+        if rotation is None and norm is not None:
+            missing.append("what tells how far steps turn the weights: the norm of their gradient")
+        logged = log.loss.values.astype(float)
+        known = np.maximum.accumulate(np.where(np.isfinite(logged), np.arange(count), -1))
+        loss = np.where(known >= 0, logged[np.maximum(known, 0)], logged[np.isfinite(logged)][0])
+        return cls(log, step, logged, loss, lr, wd, norm, grad_norm, decay, rotation, rule, tuple(missing))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether there is a row for each step."""
+        return self.step.size < 2 or float(np.median(np.diff(self.step))) <= 1
+
+
+def _logged(log: xr.Dataset) -> xr.Dataset:
+    """Rows that have a loss; where most have, one that has none is no number."""
+    loss = log.loss.values.astype(float)
+    seen = np.flatnonzero(~np.isnan(loss))
+    if not np.isfinite(loss).any():
+        raise ValueError("log must have a loss that is a number, got none")
+    inside = loss[: seen[-1] + 1]
+    if np.isnan(inside).mean() > _SPARSE:
+        log, loss = log.isel(step=seen), loss[seen]
+    if "norm" in log:
+        has = np.isfinite(log.norm.values) & np.isfinite(loss)
+        # norms at some rows only
+        if 0.01 < has.mean() < 1 - _SPARSE and np.isfinite(log.norm.values[np.isfinite(loss)]).mean() < 1 - _SPARSE:
+            log = log.isel(step=np.flatnonzero(has))
+    return log
+
+
+def _column(log: xr.Dataset, name: str, count: int) -> FloatArray | None:
+    if name in log.variables:
+        values = np.broadcast_to(log[name].values.astype(float), (count,)).copy()
+        if name in ("lr", "wd"):
+            # logged when it changes
+            known = np.flatnonzero(np.isfinite(values))
+            if known.size:
+                at = np.maximum(np.searchsorted(known, np.arange(count), side="right") - 1, 0)
+                values = values[known[at]]
+        return values if np.isfinite(values).any() else None
+    return np.full(count, float(log.attrs[name])) if name in log.attrs else None
+
+
+def _rule(text: str) -> theory.Optimizer | None:
+    try:
+        return optimizer_named(text)
+    except ValueError:
+        return None
+
+
+def _rotation(
+    log: xr.Dataset,
+    rule: theory.Optimizer | None,
+    lr: FloatArray | None,
+    norm: FloatArray | None,
+    grad_norm: FloatArray | None,
+    decay: FloatArray | None,
+    gap: float,
+) -> FloatArray | None:
+    """Angle of each step: as measured, by the law of a step of plain SGD, or by the growth of the norm."""
+    if "rotation" in log:
+        measured: FloatArray = log.rotation.values.astype(float)
+        return measured
+    if norm is None:
+        return None
+    with np.errstate(all="ignore"):
+        if rule == theory.SGD() and lr is not None and grad_norm is not None:
+            turned: FloatArray = np.where(np.isfinite(grad_norm), np.arctan(lr * grad_norm / norm**2), np.nan)
+            return turned
+        if decay is None or gap > 1:
+            return None
+        growth = np.diff(np.log(norm), append=np.nan) + decay
+        grown: FloatArray = np.sqrt(np.maximum(2 * growth, 0))
+        return grown
+
+
+def _spikes(rows: _Rows) -> list[tuple[int, int]]:
+    end = rows.loss.size
+    if rows.norm is not None and not np.isfinite(rows.norm).all():
+        # nothing comes after weights that are no numbers
+        end = int(np.flatnonzero(~np.isfinite(rows.norm))[0])
+    expected = np.array([], dtype=int)
+    if rows.lr is not None:
+        expected = np.flatnonzero(rows.lr[1:end] >= _LR_RISES * rows.lr[: max(end - 1, 0)]) + 1
+    return find_spikes(
+        rows.loss[:end],
+        None if rows.norm is None else rows.norm[:end],
+        None if rows.decay is None else rows.decay[:end],
+        expected,
+    )
+
+
+def _overflows(rows: _Rows) -> list[Spike]:
+    bad = ~np.isfinite(rows.logged_loss)
+    for values in (rows.norm, rows.grad_norm):
+        if values is not None:
+            bad |= np.isinf(values)
+    found = []
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]]).astype(int)))
+    for first, end in edges.reshape(-1, 2).tolist():
+        what = [
+            name
+            for name, values in (("loss", rows.logged_loss), ("norm", rows.norm), ("gradient", rows.grad_norm))
+            if values is not None and not np.isfinite(values[first])
+        ]
+        to_the_end = end == rows.loss.size and end - first > 1
+        lasts = "to the end" if to_the_end else f"for {end - first} step{'s' if end - first > 1 else ''}"
+        evidence = [f"The {' and the '.join(what)} {'is' if len(what) == 1 else 'are'} not finite from here, {lasts}."]
+        advice = ""
+        if first:
+            usual = float(np.median(rows.loss[before(first)]))
+            evidence.append(f"The loss before was {usual:.3g}.")
+            if rows.loss[first - 1] > _RISEN * usual:
+                evidence.append(f"It had risen to {rows.loss[first - 1]:.3g} already: see what comes before.")
+        if to_the_end:
+            advice = (
+                "A check of the gradients before each step, as loss scalers make, would have left the weights alone."
+            )
+        found.append(_spike(rows, first, end - 1, OVERFLOW, evidence, advice))
+    return found
+
+
+def _judged(rows: _Rows, first: int, last: int) -> Spike:
+    loss = rows.loss
+    typical, peak = float(np.median(loss[before(max(first, 1))])), float(loss[first : last + 1].max())
+    arrives = arrival(loss, first, last)
+    turned = _turned_before(rows, arrives)
+    fall, fall_rate, trough = _fall(rows, first)
+    rise = math.nan
+    if rows.norm is not None:
+        rise = float(np.log(rows.norm[first : min(last + 2, rows.norm.size)].max() / rows.norm[trough]))
+    told = [f"The loss rose from {typical:.3g} to {peak:.3g}."]
+    if stepped := _lr_step(rows, arrives):
+        at, factor = stepped
+        told.append(
+            f"The learning rate rose by a factor of {factor:.3g} at step {rows.step[at]}, "
+            f"{rows.step[arrives] - rows.step[at]} steps before."
+        )
+        return _spike(rows, first, last, LR_STEP, told, _advice_lr(rows, at), turned=turned)
+    numbers: dict[str, Any] = {"fall": fall, "fall_rate": fall_rate, "turned": turned, "trough": trough}
+    if rows.lr is None or rows.wd is None or rows.norm is None or rows.decay is None or rows.rotation is None:
+        return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
+    if math.isnan(turned):
+        told.append("There are too few steps before it to compare with.")
+        return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
+    fell = fall >= _FALL and fall_rate >= _FREE
+    above = standing_out(loss, arrives)
+    # a batch like others may begin what a low norm has made possible
+    arrived = (
+        turned <= _TURNED_SOME
+        and loss[arrives] >= _ARRIVES * peak
+        and _is_level(loss[arrives : last + 1])
+        and (above >= OUTLIER or (not fell and max(above / _ABOVE, _mean_above(loss, arrives) / OUTLIER) >= 1))
+    )
+    if turned >= _TURNED:
+        told.append(
+            f"Before it was high, a step turned the weights {turned:.1f} times as far as the quickest of usual steps."
+        )
+        return _from_the_weights(rows, first, last, told, numbers, rise)
+    if arrived and rows.is_dense:
+        told.append(f"It came at once, at step {rows.step[arrives]}, after steps that turned the weights as usual.")
+        return _from_the_data(rows, first, last, arrives, told, numbers)
+    if fell and rise >= RISE and not arrived:
+        told.append("It rose over several steps, while the norm grew.")
+        return _from_the_weights(rows, first, last, told, numbers, rise)
+    told.append("Neither had the weights turned unusually before, nor did it come at once.")
+    return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
+
+
+def _from_the_weights(
+    rows: _Rows, first: int, last: int, told: list[str], numbers: dict[str, Any], rise: float
+) -> Spike:
+    assert rows.norm is not None
+    assert rows.lr is not None
+    assert rows.wd is not None
+    assert rows.decay is not None
+    trough = numbers["trough"]
+    explained = _growth_explained(rows, trough, min(last + 1, rows.norm.size - 1))
+    if not (numbers["fall"] >= _FALL and numbers["fall_rate"] >= _FALL_RATE):
+        told.append("But the norm had not fallen before.")
+        return _spike(rows, first, last, UNKNOWN, told, "", explained=explained, **numbers)
+    effective = float(rows.lr[trough] / rows.norm[trough] ** 2)
+    told.append(
+        f"The norm had fallen by {-math.expm1(-numbers['fall']):.0%}, at {numbers['fall_rate']:.0%} of the speed of "
+        f"decay alone, and the effective learning rate had risen to {effective:.3g}."
+    )
+    if rise > 0:
+        told.append(f"In the spike the norm grew by {math.expm1(rise):.0%}.")
+    if not math.isnan(explained) and rise > 0:
+        if not _EXPLAINED[0] <= explained <= _EXPLAINED[1]:
+            told.append(f"But the gradients explain {explained:.0%} of that: the norm was changed by something else.")
+            return _spike(rows, first, last, UNKNOWN, told, "", explained=explained, **numbers)
+        told.append(f"The law of a step explains {explained:.0%} of it.")
+    span = int(rows.step[-1] - rows.step[0])
+    gap = span / max(rows.step.size - 1, 1)
+    takes = numbers["fall"] / (numbers["fall_rate"] * float(rows.decay[trough])) * gap
+    advice = (
+        "Half the weight decay, or half the learning rate, about doubles the time between such spikes; with wd < "
+        f"{float(rows.wd[trough]) * takes / span:.2g} a fall of this depth takes longer than this log ({span} steps)."
+    )
+    return _spike(rows, first, last, NORM_DRIVEN, told, advice, explained=explained, **numbers)
+
+
+def _from_the_data(rows: _Rows, first: int, last: int, arrives: int, told: list[str], numbers: dict[str, Any]) -> Spike:
+    after = rows.loss[arrives + 1 : arrives + 1 + _RETURNS]
+    usual = float(rows.loss[before(first)].mean())
+    excess = float((after - usual).sum() / (rows.loss[arrives] - usual))
+    told.append(
+        f"In the {after.size} steps after it the loss was above the usual by {excess:.2g} times what it was at first."
+    )
+    if excess > _MEMORY:
+        advice = f"See what data, or labels, came from step {rows.step[arrives]} on; lr and wd did not do this."
+        return _spike(rows, first, last, DATA_SHIFT, told, advice, **numbers)
+    if after.size < _RETURNS:
+        return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
+    advice = f"See the batch of step {rows.step[arrives]}; lr and wd did not do this."
+    if rows.grad_norm is not None and rows.norm is not None:
+        gradients = (rows.grad_norm / rows.norm)[before(first)]
+        clip = 2 * float(np.nanquantile(gradients, 0.99))
+        advice += f" Gradients clipped at {clip:.2g} would have kept it from turning the weights so far."
+    return _spike(rows, first, last, BAD_BATCH, told, advice, **numbers)
+
+
+def _spike(
+    rows: _Rows,
+    first: int,
+    last: int,
+    cause: str,
+    evidence: list[str],
+    advice: str,
+    *,
+    fall: float = math.nan,
+    fall_rate: float = math.nan,
+    turned: float = math.nan,
+    explained: float = math.nan,
+    trough: int | None = None,
+) -> Spike:
+    start = first if trough is None else trough
+    effective = rise = math.nan
+    if rows.norm is not None:
+        grown = rows.norm[start : min(last + 2, rows.norm.size)]
+        with np.errstate(all="ignore"):
+            rise = float(np.log(np.nanmax(grown) / grown[0])) if np.isfinite(grown).any() else math.nan
+            effective = math.nan if rows.lr is None else float(rows.lr[start] / rows.norm[start] ** 2)
+    return Spike(
+        step=int(rows.step[first]),
+        last_step=int(rows.step[last]),
+        cause=cause,
+        peak_loss=float(np.max(rows.logged_loss[first : last + 1])),
+        usual_loss=float(np.median(rows.loss[before(first)])) if first else math.nan,
+        norm_rise=rise,
+        fall=fall,
+        fall_rate=fall_rate,
+        effective_lr=effective,
+        turned_before=turned,
+        growth_explained=explained,
+        evidence=tuple(evidence),
+        advice=advice,
+    )
+
+
+def _mean_above(loss: FloatArray, arrives: int) -> float:
+    """How far the mean of five losses stands out."""
+    means = np.convolve(loss[: arrives + 5], np.full(5, 0.2), "valid")
+    return standing_out(means, means.size - 1, before(max(means.size - 5, 1))) if means.size > 5 else 0.0
+
+
+def _is_level(loss: FloatArray) -> bool:
+    """Whether the mean of five losses is at the start about as high as it ever gets."""
+    means = np.convolve(loss, np.full(5, 0.2), "valid") if loss.size >= 5 else loss[:1]
+    return bool(means[0] >= _LEVEL * np.nanmax(means[:30]))
+
+
+def _turned_before(rows: _Rows, arrives: int) -> float:
+    if rows.rotation is None:
+        return math.nan
+    # what leads to the spike is not usual any more
+    usual = rows.rotation[before(max(arrives - 10, 0))]
+    usual = usual[np.isfinite(usual)]
+    recent = rows.rotation[max(arrives - 3, 0) : arrives]
+    recent = recent[np.isfinite(recent)]
+    if usual.size < 20 or not recent.size:
+        return math.nan
+    quickest = float(np.quantile(usual, 0.95))
+    return float(recent.max()) / quickest if quickest > 0 else math.nan
+
+
+def _fall(rows: _Rows, first: int) -> tuple[float, float, int]:
+    """Depth and speed of the fall that ends with the lowest norm near this row, and that row."""
+    if rows.norm is None or rows.decay is None or not rows.decay[first] > 0:
+        return math.nan, math.nan, first
+    near = slice(max(first - 20, 0), first + 3)
+    trough = near.start + int(np.nanargmin(rows.norm[near]))
+    looked = before(trough + 1, max(10, min(trough + 1, round(_RELAXATIONS / float(rows.decay[first])))))
+    back = np.log(rows.norm[looked])[::-1]
+    # back to where it had last risen by as much as counts as a fall
+    highest = np.maximum.accumulate(back)
+    risen = np.flatnonzero(back < highest - _FALL)
+    peak = trough - int(np.argmax(back[: int(risen[0]) if risen.size else back.size]))
+    if peak == trough:
+        return 0.0, 0.0, trough
+    fall = float(np.log(rows.norm[peak] / rows.norm[trough]))
+    return fall, fall / float(rows.decay[peak:trough].sum()), trough
+
+
+def _growth_explained(rows: _Rows, trough: int, end: int) -> float:
+    if rows.rule != theory.SGD() or rows.grad_norm is None or not rows.is_dense or rows.norm is None or end <= trough:
+        return math.nan
+    assert rows.lr is not None
+    assert rows.wd is not None
+    here = slice(trough, end)
+    norm, lr = rows.norm[here], rows.lr[here]
+    stepped = np.sqrt(((1 - lr * rows.wd[here]) * norm) ** 2 + (lr * rows.grad_norm[here] / norm) ** 2)
+    top = trough + int(np.argmax(rows.norm[trough : end + 1]))
+    if top == trough:
+        return math.nan
+    return float(np.log(stepped / norm)[: top - trough].sum() / np.log(rows.norm[top] / rows.norm[trough]))
+
+
+def _lr_step(rows: _Rows, arrives: int) -> tuple[int, float] | None:
+    """Row of the largest rise of the learning rate shortly before, and its factor."""
+    if rows.lr is None:
+        return None
+    start = max(arrives - _LR_WAITS, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factors = rows.lr[start : arrives + 1] / rows.lr[start - 1 : arrives]
+    if not factors.size or not np.nanmax(factors) >= _LR_RISES:
+        return None
+    at = int(np.nanargmax(factors))
+    return start + at, float(factors[at])
+
+
+def _advice_lr(rows: _Rows, at: int) -> str:
+    advice = "A smaller rise turns the weights less."
+    if rows.lr is not None and rows.wd is not None and rows.lr[at] * rows.wd[at] > 0:
+        steps = 1 / (2 * float(rows.lr[at] * rows.wd[at]))
+        advice = (
+            f"Raised over some {steps:.0f} steps, 1/(2 lr wd), the norm can follow; with wd smaller by as much, lr wd "
+            "and the rotation at rest stay as they were."
+        )
+    return advice
+
+
+def _next(rows: _Rows, spikes: list[Spike]) -> tuple[float, float]:
+    """Step of the next norm-driven spike: from their distances, or from one fall like the last."""
+    if not spikes:
+        return math.nan, math.nan
+    last = spikes[-1]
+    steps = np.array([spike.step for spike in spikes])
+    if len(spikes) > 2:
+        apart = np.diff(steps)
+        return float(steps[-1] + apart.mean()), float(apart.std(ddof=1))
+    assert rows.norm is not None
+    assert rows.decay is not None
+    assert rows.lr is not None
+    trough = math.sqrt(float(rows.lr[np.searchsorted(rows.step, last.step)]) / last.effective_lr)
+    rate = last.fall_rate * float(rows.decay[-1])
+    present = rows.norm[-1]
+    if not (np.isfinite(present) and rate > 0):
+        return math.nan, math.nan
+    gap = float(rows.step[-1] - rows.step[-2]) if rows.step.size > 1 else 1.0
+    return float(rows.step[-1] + max(math.log(present / trough) / rate * gap, 0.0)), math.nan

@@ -1,0 +1,202 @@
+"""Where the loss of a training spikes, whatever the reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from simulate.trajectories.periods import zigzag
+from theory.arguments import FloatArray
+
+# Above the median, in units of the largest of some hundred rows. In 30 trainings at rest a loss reaches at most 1.9,
+# and the mean of five 2.6.
+OUTLIER = 3.0
+LOOKED_BACK = 200
+_FEWEST = 50  # rows before a spike, of which it stands out
+_TOGETHER = 5  # rows whose mean stands out where the single one does not
+EXPECTED_ABOVE, EXPECTED_WITHIN = 1.5, 30  # where there is another reason to expect a spike
+RISE = 0.1
+# At rest the norm takes a good part of a relaxation time to rise by so much, or does it at a loss as before.
+_QUICK = 0.35
+_OFTEN_HIGH, _ONCE_HIGH = 3.0, 15.0
+_LONGEST = 300
+
+
+def find_spikes(
+    loss: FloatArray, norm: FloatArray | None, decay: FloatArray | None, expected: npt.ArrayLike = ()
+) -> list[tuple[int, int]]:
+    """Find first and last row of each spike of the loss.
+
+    A spike is a loss, or a mean of five in a row, three times as far above the median of the 200 rows before as the
+    largest of them; or a quick rise of the
+    norm, by a tenth and more, while the loss is high: its median three times, or its largest fifteen times, the median
+    before. In the 30 rows after one where a spike is expected, one and a half times
+    as far is enough. It lasts until the loss is back, at most 300 rows.
+
+    Parameters
+    ----------
+    loss : of each row, finite.
+    norm : ρ of each row; None where it is not known.
+    decay : fall of ln ρ from row to row without gradients; None where it is not known.
+    expected : rows after which a spike is expected, for another reason than the loss.
+
+    Returns
+    -------
+    pairs of row numbers, in order; they do not overlap.
+
+    Examples
+    --------
+    >>> quiet = np.random.default_rng(0).uniform(1, 2, 500)
+    >>> find_spikes(quiet, None, None)
+    []
+    >>> quiet[300:304] = 9
+    >>> find_spikes(quiet, None, None)
+    [(300, 303)]
+    """
+    begun = [_first_high(loss, row) for row in _outliers(loss)]
+    ends: dict[int, int] = {}
+    for row in np.asarray(expected, dtype=int).tolist():
+        usual, then = loss[before(row)], loss[row : row + EXPECTED_WITHIN]
+        if (
+            usual.size
+            and (
+                high := np.flatnonzero(
+                    then - np.median(usual) > EXPECTED_ABOVE * np.ptp(np.maximum(usual, np.median(usual)))
+                )
+            ).size
+        ):
+            begun.append(row + int(high[0]))
+    if norm is not None and decay is not None:
+        for first, last in _quick_rises(loss, norm, decay):
+            begun.append(first)
+            ends[first] = last
+    found: list[tuple[int, int]] = []
+    for row in sorted(begun):
+        last = max(_back(loss, row), ends.get(row, row))
+        first = _begins(loss, row, last)
+        if found and first <= found[-1][1] + _TOGETHER:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        else:
+            found.append((first, last))
+    return found
+
+
+def arrival(loss: FloatArray, first: int, last: int) -> int:
+    """First row of a spike that is nearer to its peak than to what was usual, on a logarithmic scale.
+
+    Examples
+    --------
+    >>> arrival(np.array([1.0] * 50 + [1.5, 30.0, 100.0]), 50, 52)
+    51
+    """
+    usual, high = loss[before(first)], loss[first : last + 1]
+    if not usual.size:
+        return first
+    peak, quantile = float(high.max()), float(np.quantile(usual, 0.95))
+    edge = math.sqrt(quantile * peak) if quantile > 0 else (quantile + peak) / 2
+    return first + int(np.flatnonzero(high >= min(edge, peak))[0])
+
+
+def standing_out(loss: FloatArray, row: int, usual: slice | None = None) -> float:
+    """How far a loss is above the median of the rows before, in units of the largest of them.
+
+    Examples
+    --------
+    >>> standing_out(np.array([1.0, 1.0, 2.0, 1.0, 4.0]), 4)
+    3.0
+    """
+    seen = loss[before(row) if usual is None else usual]
+    typical = float(np.median(seen))
+    return float((loss[row] - typical) / max(float(seen.max()) - typical, 1e-300))
+
+
+def before(row: int, rows: int = LOOKED_BACK) -> slice:
+    """Rows that something at this row is compared with.
+
+    Examples
+    --------
+    >>> before(30), before(1000)
+    (slice(0, 30, None), slice(800, 1000, None))
+    """
+    return slice(max(0, row - rows), row)
+
+
+def _outliers(loss: FloatArray) -> Sequence[int]:
+    """Rows that stand out; of those close together the first."""
+    found: list[int] = []
+    for series, late in ((loss, 0), (_means(loss), _TOGETHER - 1)):
+        if series.size <= _FEWEST + late + 1:
+            continue
+        shown = np.concatenate([np.full(LOOKED_BACK, math.nan), series])
+        window = sliding_window_view(shown, LOOKED_BACK)
+        candidates = np.arange(_FEWEST + late, series.size)
+        # rows before, and of means those that are not shared
+        largest = np.nanmax(window[candidates - late], axis=1)
+        candidates = candidates[series[candidates] > largest]
+        found += [
+            row + late
+            for row in candidates.tolist()
+            if standing_out(series, row, slice(max(0, row - late - LOOKED_BACK), row - late)) > OUTLIER
+        ]
+    return sorted(set(found))
+
+
+def _means(loss: FloatArray) -> FloatArray:
+    if loss.size < _TOGETHER:
+        return loss[:0]
+    return np.convolve(loss, np.full(_TOGETHER, 1 / _TOGETHER), "valid")
+
+
+def _first_high(loss: FloatArray, row: int) -> int:
+    """The first of the last few rows that is above what was usual before them."""
+    usual = loss[before(row - _TOGETHER + 1)]
+    recent = np.arange(max(row - _TOGETHER + 1, 0), row + 1)
+    high = recent[loss[recent] > np.quantile(usual, 0.95)] if usual.size else recent
+    return int(high[0]) if high.size else row
+
+
+def _begins(loss: FloatArray, first: int, last: int) -> int:
+    """First of the rows that lead to the arrival, without three in a row that are as usual."""
+    usual = loss[before(first)]
+    if not usual.size:
+        return first
+    high = np.quantile(usual, 0.95)
+    row = arrival(loss, first, last)
+    while row > first and (near := np.flatnonzero(loss[max(row - 3, first) : row] > high)).size:
+        row = max(row - 3, first) + int(near[0])
+    return row
+
+
+def _back(loss: FloatArray, first: int) -> int:
+    """Last row before the loss is back, for five rows, where nineteen in twenty were."""
+    usual = loss[before(first)]
+    if not usual.size:
+        return first
+    high = loss[first : first + _LONGEST] > max(float(np.quantile(usual, 0.95)), 2 * float(np.median(usual)))
+    together = np.convolve(high, np.ones(_TOGETHER), "valid") if high.size >= _TOGETHER else np.ones(1)
+    quiet = np.flatnonzero(together == 0)
+    return first + max((int(quiet[0]) if quiet.size else high.size) - 1, 0)
+
+
+def _quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray) -> list[tuple[int, int]]:
+    usable = np.isfinite(norm) & (norm > 0)
+    if not usable.all():
+        return []
+    troughs, peaks = zigzag(np.log(norm), RISE)
+    found = []
+    # the last rise may not have ended
+    for trough, peak in zip(troughs.tolist(), [*peaks.tolist(), norm.size - 1], strict=False):
+        rate = float(decay[trough])
+        usual = loss[before(trough, min(2000, max(_FEWEST, round(0.5 / rate) if rate > 0 else LOOKED_BACK)))]
+        top = trough + int(np.argmax(norm[trough : peak + 1]))
+        if usual.size < _FEWEST or not (top - trough) * rate <= _QUICK or not np.median(usual) > 0:
+            continue
+        during, typical = loss[trough : top + 1], float(np.median(usual))
+        if np.median(during) >= _OFTEN_HIGH * typical or during.max() >= _ONCE_HIGH * typical:
+            high = np.flatnonzero(during > np.quantile(usual, 0.95))
+            found.append((trough + int(high[0]) if high.size else trough, top))
+    return found
