@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections import Counter
@@ -112,12 +113,32 @@ class Diagnosis:
         cause, count = counts[0]
         return cause if 2 * count > len(self.spikes) else SEVERAL
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the log, for JSON: what is not finite is None.
+
+        Examples
+        --------
+        >>> diagnose({"loss": np.ones(100)}).to_dict()
+        {'cause': 'no spikes', 'spikes': [], 'missing': [], 'next_step': None, 'next_stderr': None}
+        """
+        spikes = [{name: _plain(value) for name, value in dataclasses.asdict(spike).items()} for spike in self.spikes]
+        ends = {"next_step": _plain(self.next_step), "next_stderr": _plain(self.next_stderr)}
+        return {"cause": self.cause, "spikes": spikes, "missing": list(self.missing), **ends}
+
     def __str__(self) -> str:
         counts = Counter(spike.cause for spike in self.spikes)
         told = ", ".join(f"{count} {cause}" for cause, count in counts.most_common())
-        lines = [f"{len(self.spikes)} spikes: {told}" if len(self.spikes) > 1 else told and f"1 spike: {told}"]
-        lines = lines if self.spikes else ["no spikes: no loss stands out from those before it"]
-        lines += [f"  {spike}" for spike in self.spikes]
+        if not self.spikes:
+            return "no spikes: no loss stands out from those before it"
+        lines = [f"{len(self.spikes)} spikes: {told}" if len(self.spikes) > 1 else f"1 spike: {told}"]
+        for cause in counts:
+            alike = [spike for spike in self.spikes if spike.cause == cause]
+            # what is said of one holds for those like it
+            chosen = max(alike, key=lambda spike: spike.peak_loss)
+            lines.append(f"  {chosen}")
+            if len(alike) > 1:
+                steps = ", ".join(str(spike.step) for spike in alike if spike is not chosen)
+                lines.append(f"    {cause} too: step{'s' if len(alike) > 2 else ''} {steps}")
         if not math.isnan(self.next_step):
             around = "" if math.isnan(self.next_stderr) else f" ± {self.next_stderr:.0f}"
             lines.append(f"The next norm-driven spike is expected about step {self.next_step:.0f}{around}.")
@@ -250,6 +271,10 @@ class _Rows:
     def is_dense(self) -> bool:
         """Whether there is a row for each step."""
         return self.step.size < 2 or float(np.median(np.diff(self.step))) <= 1
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _logged(log: xr.Dataset) -> xr.Dataset:

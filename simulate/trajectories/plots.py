@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,16 @@ import numpy as np
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import COLLAPSED, DIVERGED, VARIABLES, check_trajectory, intrinsic_lr
+from simulate.trajectories.contract import COLLAPSED, DIVERGED, VARIABLES, check_trajectory, intrinsic_lr, setting
+from simulate.trajectories.diagnosis import (
+    BAD_BATCH,
+    DATA_SHIFT,
+    LR_STEP,
+    NORM_DRIVEN,
+    OVERFLOW,
+    UNKNOWN,
+    Diagnosis,
+)
 from simulate.trajectories.periods import EQUILIBRIUM, NO_CLEAR_PERIOD, PERIODIC, Periods
 from theory.arguments import FloatArray, choice, whole_number
 
@@ -25,6 +35,15 @@ _VERDICTS = {
     NO_CLEAR_PERIOD: ("#CC79A7", "...."),
     COLLAPSED: ("#000000", ""),
     DIVERGED: ("#D55E00", "xxxx"),
+}
+# Different in shape too.
+_CAUSES = {
+    NORM_DRIVEN: ("#D55E00", "^"),
+    BAD_BATCH: ("#56B4E9", "v"),
+    LR_STEP: ("#009E73", "s"),
+    DATA_SHIFT: ("#F0E442", "D"),
+    OVERFLOW: ("#000000", "X"),
+    UNKNOWN: ("#CC79A7", "o"),
 }
 _NUMBERS_SHOWN = 6
 _SHORT = {
@@ -398,6 +417,71 @@ def _constant_products(ax: Axes, taken: Sequence[tuple[float, float]]) -> None:
                 color="0.15",
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
             )
+
+
+def plot_diagnosis(
+    diagnosis: Diagnosis, axes: Axes | Sequence[Axes] | None = None, *, most_points: int = 4000
+) -> Sequence[Axes]:
+    """Draw the log of a diagnosis over the steps, its spikes marked by their cause.
+
+    Parameters
+    ----------
+    diagnosis : of `simulate.diagnose`.
+    axes : one for the loss, and one each for norm and effective learning rate if the log has them; new ones by default.
+    most_points : as in `plot_trajectory`.
+
+    Returns
+    -------
+    the axes.
+
+    Raises
+    ------
+    TypeError, ValueError : no diagnosis, or a wrong number of axes.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from simulate.trajectories.diagnosis import diagnose
+    >>> len(plot_diagnosis(diagnose({"loss": np.ones(100)})))
+    1
+    """
+    if not isinstance(diagnosis, Diagnosis):
+        raise TypeError(f"diagnosis must be a simulate.Diagnosis, got {type(diagnosis).__name__}")
+    most_points = whole_number("most_points", most_points, at_least=2)
+    log = diagnosis.log
+    if "norm" in log and "effective_lr" not in log and ("lr" in log.variables or "lr" in log.attrs):
+        log = log.assign(effective_lr=setting(log, "lr") / log.norm**2)
+    shown = [name for name in ("loss", "norm", "effective_lr") if name in log]
+    drawn_on = _new_axes(len(shown), layout="constrained") if axes is None else list(np.ravel(np.asarray(axes, object)))
+    if len(drawn_on) != len(shown):
+        raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
+    for ax, name in zip(drawn_on, shown, strict=True):
+        _curve(ax, log.where(np.isfinite(log[name])), name, most_points, color="0.35")
+        for spike in diagnosis.spikes:
+            ax.axvspan(spike.step, spike.last_step, color=_CAUSES[spike.cause][0], alpha=0.25, linewidth=0)
+        if not math.isnan(diagnosis.next_step):
+            ax.axvline(diagnosis.next_step, color=_CAUSES[NORM_DRIVEN][0], linestyle="--", linewidth=1)
+        if np.any(log[name].values > 0):
+            ax.set_yscale("log")
+            _label_ticks(ax)
+        ax.set_ylabel(_SHORT[name])
+        ax.margins(x=0.01)
+    top = drawn_on[0]
+    for cause, (color, marker) in _CAUSES.items():
+        seen = [spike for spike in diagnosis.spikes if spike.cause == cause]
+        if seen:
+            highest = np.nanmax(np.where(np.isfinite(log.loss.values), log.loss.values, np.nan))
+            peaks = [min(spike.peak_loss, highest) if spike.peak_loss == spike.peak_loss else highest for spike in seen]
+            at = [spike.step for spike in seen]
+            top.plot(
+                at, peaks, marker, color=color, markersize=7, markeredgecolor="black", markeredgewidth=0.5, label=cause
+            )
+    if not math.isnan(diagnosis.next_step):
+        top.plot([], [], "--", color=_CAUSES[NORM_DRIVEN][0], linewidth=1, label="next expected")
+    if top.get_legend_handles_labels()[0]:
+        top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False, borderaxespad=0.2)
+    drawn_on[-1].set_xlabel("step")
+    return drawn_on
 
 
 def _new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:

@@ -24,6 +24,7 @@ RISE = 0.1
 _QUICK = 0.35
 _OFTEN_HIGH, _ONCE_HIGH = 3.0, 15.0
 _LONGEST = 300
+_OVER = 0.1  # share of its peak below which a spike is over
 
 
 def find_spikes(
@@ -35,7 +36,8 @@ def find_spikes(
     largest of them; or a quick rise of the
     norm, by a tenth and more, while the loss is high: its median three times, or its largest fifteen times, the median
     before. In the 30 rows after one where a spike is expected, one and a half times
-    as far is enough. It lasts until the loss is back, at most 300 rows.
+    as far is enough. It lasts until the loss is back, or a tenth
+    of its peak, at most 300 rows.
 
     Parameters
     ----------
@@ -176,7 +178,9 @@ def _back(loss: FloatArray, first: int) -> int:
     usual = loss[before(first)]
     if not usual.size:
         return first
-    high = loss[first : first + _LONGEST] > max(float(np.quantile(usual, 0.95)), 2 * float(np.median(usual)))
+    after = loss[first : first + _LONGEST]
+    # a spike out of very low losses is over long before they are as low again
+    high = after > max(float(np.quantile(usual, 0.95)), 2 * float(np.median(usual)), _OVER * float(after.max()))
     together = np.convolve(high, np.ones(_TOGETHER), "valid") if high.size >= _TOGETHER else np.ones(1)
     quiet = np.flatnonzero(together == 0)
     return first + max((int(quiet[0]) if quiet.size else high.size) - 1, 0)
