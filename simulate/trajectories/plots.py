@@ -456,7 +456,7 @@ def plot_diagnosis(
     if len(drawn_on) != len(shown):
         raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
     for ax, name in zip(drawn_on, shown, strict=True):
-        _curve(ax, log.where(np.isfinite(log[name])), name, most_points, color="0.35")
+        _curve(ax, log[[name]].where(np.isfinite(log[name])), name, most_points, color="0.35")
         for spike in diagnosis.spikes:
             ax.axvspan(spike.step, spike.last_step, color=_CAUSES[spike.cause][0], alpha=0.25, linewidth=0)
         if not math.isnan(diagnosis.next_step):

@@ -162,11 +162,11 @@ def _first_high(loss: FloatArray, row: int) -> int:
 
 
 def _begins(loss: FloatArray, first: int, last: int) -> int:
-    """First of the rows that lead to the arrival, without three in a row that are as usual."""
+    """First of the rows that lead to the arrival, without three in a row that are not above all before."""
     usual = loss[before(first)]
     if not usual.size:
         return first
-    high = np.quantile(usual, 0.95)
+    high = usual.max()
     row = arrival(loss, first, last)
     while row > first and (near := np.flatnonzero(loss[max(row - 3, first) : row] > high)).size:
         row = max(row - 3, first) + int(near[0])

@@ -1,0 +1,350 @@
+"""Spikes of a loss: found where they are, and each told by what tells it; unknown where the log lacks that."""
+
+import itertools
+import math
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+
+import simulate
+import theory
+from simulate.trajectories.diagnosis import (
+    BAD_BATCH,
+    DATA_SHIFT,
+    LR_STEP,
+    NORM_DRIVEN,
+    OVERFLOW,
+    UNKNOWN,
+)
+from simulate.trajectories.spikes import find_spikes
+
+FIXED = settings(deadline=None, derandomize=True, max_examples=25)
+LR, WD = 0.5, 0.02  # ηλ = 0.01
+
+
+def noise(count, seed, level=0.1):
+    return level * np.random.default_rng(seed).uniform(0.8, 1.25, count)
+
+
+def breaking(periods=4, fall=150, seed=0, lr=LR, wd=WD):
+    """Norm that falls freely, with gradients that then grow over some steps and jump it up; loss that follows them."""
+    burst = np.array([4.0, 15.0, 40.0, 60.0, 30.0, 10.0])
+    gradients = np.concatenate([np.append(noise(fall, seed + number, 0.02), burst) for number in range(periods)])
+    run = simulate.norm_map(lr, wd, simulate.RecordedGradient(gradients), norm=6.0, steps=gradients.size)
+    # a step of the norm makes the loss of the next
+    turned = np.append(0.0, run.rotation.values[:-1])
+    return run.assign(loss=("step", noise(gradients.size, seed + 99) + 3 * turned**2)), fall + 6
+
+
+def resting(count=800, seed=0, lr=LR, wd=WD):
+    """Norm at rest, loss and gradients as usual."""
+    gradients = noise(count, seed, 2.0)
+    start = theory.equilibrium_norm(lr, wd, 2.0)
+    run = simulate.norm_map(lr, wd, simulate.RecordedGradient(gradients), norm=start, steps=count)
+    return run.assign(loss=("step", noise(count, seed + 99)))
+
+
+def changed(run, **columns):
+    return run.assign({name: (run[name].dims, values) for name, values in columns.items()})
+
+
+def hit(run, at, losses):
+    """Losses that come from elsewhere."""
+    loss = run.loss.values.copy()
+    loss[at : at + len(losses)] = losses
+    return changed(run, loss=loss)
+
+
+@FIXED
+@given(st.integers(0, 10**6), st.integers(3, 6), st.integers(100, 250), st.floats(0.005, 0.03))
+def test_breaks_after_falls_are_norm_driven(seed, periods, fall, rate):
+    run, length = breaking(periods, fall, seed, wd=rate / LR)
+    found = simulate.diagnose(run)
+    assert {spike.cause for spike in found.spikes} == {NORM_DRIVEN}
+    assert all(spike.step % length >= fall - 3 for spike in found.spikes)
+
+
+def test_a_break_in_numbers():
+    run, length = breaking(5)
+    found = simulate.diagnose(run)
+    assert found.cause == NORM_DRIVEN
+    assert len(found.spikes) == 5
+    for number, spike in enumerate(found.spikes):
+        trough = number * length + 150
+        assert trough <= spike.step <= trough + 4
+        near = slice(trough - 3, trough + 8)
+        assert spike.norm_rise == pytest.approx(float(np.log(run.norm[near].max() / run.norm[near].min())), rel=1e-6)
+        assert spike.growth_explained == pytest.approx(1, abs=1e-9)
+        assert 0.9 < spike.fall_rate <= 1.01
+        assert spike.fall == pytest.approx(1.5, rel=0.15)
+        assert spike.effective_lr == pytest.approx(float(run.effective_lr[near].max()), rel=1e-6)
+        assert spike.peak_loss == run.loss[spike.step : spike.last_step + 1].max()
+    assert found.next_step == pytest.approx(found.spikes[-1].step + length, abs=2)
+    assert "norm had fallen" in str(found)
+    assert "doubles the time" in str(found)
+
+
+def test_the_next_is_expected_after_one_fall_like_the_last():
+    run, length = breaking(5)
+    short = run.isel(step=slice(0, 2 * length + 80))
+    found = simulate.diagnose(short)
+    assert len(found.spikes) == 2
+    assert found.next_step == pytest.approx(2 * length + 150, abs=15)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_comes_with_the_data(seed):
+    run = resting(seed=seed)
+    one = simulate.diagnose(hit(run, 500, [3.0, 0.4, 0.2]))
+    assert [s.cause for s in one.spikes] == [BAD_BATCH]
+    # a chance record may stand before it
+    assert 497 <= one.spikes[0].step <= 500
+    assert "clipped" in one.spikes[0].advice
+    lasting = simulate.diagnose(hit(run, 500, noise(300, seed, 2.0)))
+    assert lasting.spikes[0].cause == DATA_SHIFT
+    decaying = simulate.diagnose(hit(run, 500, 3.0 * np.exp(-np.arange(60) / 12) + 0.1))
+    assert [s.cause for s in decaying.spikes] == [DATA_SHIFT]
+
+
+def test_noise_has_no_spikes():
+    for seed in range(20):
+        found = simulate.diagnose(resting(seed=seed))
+        assert found.spikes == ()
+        assert found.cause == "no spikes"
+        assert "no loss stands out" in str(found)
+
+
+@pytest.mark.parametrize("wait", [1, 5, 25])
+def test_a_step_of_the_learning_rate(wait):
+    run = resting().drop_vars("effective_lr")
+    lr = np.where(np.arange(800) < 500, 0.05, 0.5)
+    stepped = hit(run, 500 + wait, [2.0, 1.5, 0.8, 0.3]).assign(lr=("step", lr))
+    (spike,) = simulate.diagnose(stepped).spikes
+    assert spike.cause == LR_STEP
+    assert f"a factor of 10 at step 500, {wait} steps before" in " ".join(spike.evidence)
+    # long after it, it is no reason
+    late = hit(run, 600, [2.0, 0.2]).assign(lr=("step", lr))
+    assert [s.cause for s in simulate.diagnose(late).spikes] == [BAD_BATCH]
+    # nor is one that falls
+    fallen = hit(run, 501, [2.0, 0.2]).assign(lr=("step", lr[::-1].copy()))
+    assert LR_STEP not in [s.cause for s in simulate.diagnose(fallen).spikes]
+
+
+class TestOverflow:
+    def test_one_step_that_was_skipped(self):
+        run = hit(resting(), 500, [math.inf])
+        (spike,) = simulate.diagnose(run).spikes
+        assert (spike.step, spike.last_step, spike.cause) == (500, 500, OVERFLOW)
+        assert spike.advice == ""
+
+    def test_weights_that_are_lost(self):
+        run = resting()
+        broken = {name: np.where(np.arange(800) < 600, run[name], math.nan) for name in ("loss", "norm", "grad_norm")}
+        (spike,) = simulate.diagnose(changed(run, **broken)).spikes
+        assert (spike.step, spike.last_step, spike.cause) == (600, 799, OVERFLOW)
+        assert "to the end" in spike.evidence[0]
+        assert "loss scalers" in spike.advice
+
+    def test_an_infinite_gradient_alone(self):
+        run = resting()
+        gradients = run.grad_norm.values.copy()
+        gradients[300] = math.inf
+        (spike,) = simulate.diagnose(changed(run, grad_norm=gradients)).spikes
+        assert (spike.step, spike.cause) == (300, OVERFLOW)
+        assert "gradient" in spike.evidence[0]
+
+    def test_what_rose_before(self):
+        run = hit(resting(), 500, [4.0, 40.0, math.inf, 0.1])
+        overflow = simulate.diagnose(run).spikes[-1]
+        assert (overflow.step, overflow.cause) == (502, OVERFLOW)
+        assert "see what comes before" in overflow.evidence[-1]
+
+
+class TestWhatIsMissing:
+    @pytest.mark.parametrize(
+        ("lacking", "word"),
+        [
+            (["norm", "grad_norm", "rotation", "effective_lr"], "norm of the scale-invariant weights"),
+            (["lr"], "learning rate"),
+            (["wd"], "weight decay"),
+        ],
+    )
+    def test_it_is_named_and_nothing_is_claimed(self, lacking, word):
+        for run in (breaking()[0], hit(resting(), 500, [3.0, 0.2])):
+            kept = {key: value for key, value in run.attrs.items() if key not in lacking}
+            found = simulate.diagnose(run.drop_vars(lacking, errors="ignore").drop_attrs().assign_attrs(kept))
+            assert {spike.cause for spike in found.spikes} == {UNKNOWN}
+            assert any(word in text for text in found.missing)
+            assert word in str(found)
+
+    def test_the_norm_alone_tells_how_far_steps_turn(self):
+        run, _ = breaking()
+        bare = run[["loss", "norm"]].assign_attrs(run.attrs)
+        assert simulate.diagnose(bare).cause == NORM_DRIVEN
+        assert simulate.diagnose(hit(resting(), 500, [3.0, 0.2])[["loss", "norm"]]).cause == BAD_BATCH
+
+    def test_of_rows_far_apart_no_batch_is_blamed(self):
+        run = hit(resting(8000), 5000, [3.0] * 10).isel(step=slice(None, None, 10))
+        found = simulate.diagnose(run)
+        assert [spike.cause for spike in found.spikes] == [UNKNOWN]
+        assert "rows lie 10 steps apart" in str(found)
+
+    def test_adam_has_no_known_decay(self):
+        run, _ = breaking()
+        found = simulate.diagnose(run, optimizer=theory.Adam(dim=10))
+        assert {spike.cause for spike in found.spikes} == {UNKNOWN}
+        assert "Adam" in str(found)
+        of_ones_own = simulate.diagnose(run.assign_attrs(optimizer="RMSprop"))
+        assert {spike.cause for spike in of_ones_own.spikes} == {UNKNOWN}
+        assert "optimizer whose law" in str(of_ones_own)
+
+    def test_norms_logged_now_and_then(self):
+        run, _ = breaking(fall=300)
+        norm = np.where(np.arange(run.sizes["step"]) % 2 == 0, run.norm.values, math.nan)
+        found = simulate.diagnose(changed(run, norm=norm))
+        assert found.log.sizes["step"] == (run.sizes["step"] + 1) // 2
+        assert set(found.missing) <= {"every step: rows lie 2 steps apart"}
+
+    def test_a_loss_logged_now_and_then_is_no_overflow(self):
+        run = resting()
+        loss = np.where(np.arange(800) % 10 == 0, run.loss.values, math.nan)
+        assert simulate.diagnose(changed(run, loss=loss)).spikes == ()
+
+
+def test_a_norm_that_something_else_changed_is_not_explained():
+    run, length = breaking(3)
+    norm = run.norm.values.copy()
+    # weights are scaled up while the loss is high
+    norm[2 * length - 2 :] *= 3
+    found = simulate.diagnose(changed(run, norm=norm).drop_vars("effective_lr"))
+    spike = next(s for s in found.spikes if s.step >= length + 150)
+    assert spike.cause == UNKNOWN
+    assert "changed by something else" in spike.evidence[-1]
+
+
+def test_without_a_fall_the_norm_is_not_blamed():
+    run = resting()
+    rotation = run.rotation.values.copy()
+    rotation[497:500] = 1.0
+    found = simulate.diagnose(hit(changed(run, rotation=rotation), 500, [3.0, 2.0, 0.3]))
+    assert [spike.cause for spike in found.spikes] == [UNKNOWN]
+    assert "had not fallen" in found.spikes[0].evidence[-1]
+
+
+class TestInvariance:
+    """A diagnosis does not depend on units."""
+
+    @FIXED
+    @given(st.floats(1e-3, 1e3), st.floats(1e-2, 1e2), st.integers(0, 5))
+    def test_of_loss_and_weights(self, loss, weight, seed):
+        for run in (breaking(seed=seed)[0], hit(resting(seed=seed), 500, [3.0, 0.2])):
+            # L → a L, w → b w: g̃ → a g̃, η → b²/a η, λ → a/b² λ
+            scaled = changed(
+                run, loss=run.loss.values * loss, norm=run.norm.values * weight, grad_norm=run.grad_norm.values * loss
+            ).drop_vars("effective_lr")
+            other = simulate.diagnose(scaled, lr=LR * weight**2 / loss, wd=WD * loss / weight**2)
+            own = simulate.diagnose(run)
+            assert [(s.step, s.last_step, s.cause) for s in other.spikes] == [
+                (s.step, s.last_step, s.cause) for s in own.spikes
+            ]
+            for one, two in zip(own.spikes, other.spikes, strict=True):
+                assert two.fall_rate == pytest.approx(one.fall_rate, rel=1e-6, nan_ok=True)
+                assert two.growth_explained == pytest.approx(one.growth_explained, rel=1e-6, nan_ok=True)
+
+    def test_of_what_came_before(self):
+        run, length = breaking(6)
+        whole = simulate.diagnose(run)
+        late = simulate.diagnose(run.isel(step=slice(length, None)))
+        assert [s.step for s in late.spikes] == [s.step for s in whole.spikes if s.step >= length]
+
+
+class TestFindSpikes:
+    @FIXED
+    @given(st.integers(0, 10**6), st.integers(250, 900), st.floats(4.0, 1e3), st.integers(1, 30))
+    def test_it_finds_what_stands_out_and_nothing_else(self, seed, at, height, length):
+        loss = noise(1000, seed)
+        assert find_spikes(loss, None, None) == []
+        loss[at : at + length] = 0.25 * height
+        ((first, last),) = find_spikes(loss, None, None)
+        assert at - 3 <= first <= at
+        assert last == at + length - 1
+
+    @FIXED
+    @given(st.integers(0, 10**6))
+    def test_spikes_do_not_overlap(self, seed):
+        loss = np.exp(np.random.default_rng(seed).normal(size=2000) * 2)
+        found = find_spikes(loss, None, None)
+        assert all(first <= last for first, last in found)
+        assert all(one[1] < two[0] for one, two in itertools.pairwise(found))
+
+    def test_short_logs_have_none(self):
+        for count in range(60):
+            assert find_spikes(np.geomspace(1, 1e9, count), None, None) == []
+
+    def test_a_higher_level_is_reported_once(self):
+        loss = np.append(noise(500, 0), noise(1500, 1, 3.0))
+        assert len(find_spikes(loss, None, None)) == 1
+
+    def test_less_is_enough_where_one_is_expected(self):
+        loss = noise(600, 0)
+        loss[405] = 0.16
+        assert find_spikes(loss, None, None) == []
+        assert find_spikes(loss, None, None, [400]) == [(405, 405)]
+        assert find_spikes(loss, None, None, [370]) == []
+
+
+class TestPicture:
+    @pytest.fixture(autouse=True)
+    def _without_a_screen(self):
+        mpl.use("Agg")
+        yield
+        plt.close("all")
+
+    def test_spikes_are_marked_by_cause(self):
+        run, _ = breaking(4)
+        mixed = hit(run, 300 + 100, [math.inf])
+        found = simulate.diagnose(mixed)
+        axes = simulate.plots.plot_diagnosis(found)
+        assert [ax.get_ylabel() for ax in axes] == ["mini-batch loss", "norm ρ", "effective lr η̃ = η/ρ²"]
+        labels = [text.get_text() for text in axes[0].get_legend().get_texts()]
+        assert labels == [NORM_DRIVEN, OVERFLOW, "next expected"]
+        marked = {line.get_label(): line.get_xdata() for line in axes[0].lines}
+        assert list(marked[NORM_DRIVEN]) == [s.step for s in found.spikes if s.cause == NORM_DRIVEN]
+        assert np.isfinite(np.concatenate([line.get_ydata() for line in axes[0].lines[1:]])).all()
+
+    def test_a_loss_alone(self):
+        axes = simulate.plots.plot_diagnosis(simulate.diagnose({"loss": noise(300, 0)}))
+        assert len(axes) == 1
+        assert axes[0].get_legend() is None
+
+    def test_bad_input(self):
+        found = simulate.diagnose({"loss": noise(300, 0)})
+        with pytest.raises(TypeError, match=r"diagnosis must be a simulate\.Diagnosis, got Dataset"):
+            simulate.plots.plot_diagnosis(found.log)
+        with pytest.raises(ValueError, match="axes must be 1"):
+            simulate.plots.plot_diagnosis(found, plt.subplots(2)[1])
+
+
+@pytest.mark.parametrize(
+    ("log", "error", "message"),
+    [
+        ({"norm": [1.0]}, ValueError, r"loss of each step, got \['norm'\]"),
+        ({"loss": [math.nan] * 3}, ValueError, "a loss that is a number"),
+        ("no such file", ValueError, "no such file"),
+        (3, TypeError, "columns must be a mapping"),
+        (xr.Dataset({"loss": (("lr", "step"), np.ones((2, 3)))}), ValueError, "one run with dimension"),
+        (
+            resting(60).assign_attrs(optimizer="SGD() with fixed norm"),
+            ValueError,
+            "in which nothing is held fixed",
+        ),
+    ],
+)
+def test_bad_logs_are_named(log, error, message):
+    with pytest.raises(error, match=message):
+        simulate.diagnose(log)

@@ -1,0 +1,183 @@
+"""Logs of anyone's training: what is understood, what is refused, and the same log by every way in."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import simulate
+import theory
+from simulate.trajectories.training_log import NAMES, with_settings
+
+NUMBERS = arrays.arrays(float, 12, elements=st.floats(1e-6, 1e6))
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(NUMBERS, NUMBERS, NUMBERS, st.data())
+def test_columns_are_found_under_any_usual_name(loss, norm, gradient, data):
+    wanted = {"loss": loss, "norm": norm, "gradient": gradient}
+    names = {meaning: data.draw(st.sampled_from(NAMES[meaning])) for meaning in wanted}
+    written = {
+        meaning: data.draw(st.sampled_from([name, name.upper(), name.replace("_", "/"), f" {name}"]))
+        for meaning, name in names.items()
+    }
+    log = simulate.training_log({written[meaning]: values for meaning, values in wanted.items()}, lr=0.1, wd=0.01)
+    np.testing.assert_array_equal(log.loss, loss)
+    np.testing.assert_array_equal(log.norm, norm)
+    # in the units of a trajectory
+    np.testing.assert_allclose(log.grad_norm, gradient * norm, rtol=1e-15)
+    assert log.attrs == {"lr": 0.1, "wd": 0.01}
+    assert log.step.values.tolist() == list(range(12))
+    assert log.norm.attrs["units"] == "weight"
+
+
+def test_names_of_ones_own():
+    columns = {"l": [1.0, 2.0], "w": [3.0, 4.0], "loss": [9.0, 9.0], "when": [5, 7]}
+    log = simulate.training_log(columns, names={"loss": "l", "norm": "w", "step": "when"}, optimizer=theory.SGD(0.9))
+    assert log.loss.values.tolist() == [1.0, 2.0]
+    assert log.step.values.tolist() == [5, 7]
+    assert log.attrs["optimizer"] == "SGD(momentum=0.9)"
+
+
+def test_a_constant_replaces_a_column():
+    log = simulate.training_log({"loss": [1.0, 2.0], "lr": [3.0, 3.0]}, lr=0.5)
+    assert "lr" not in log.variables
+    assert log.attrs["lr"] == 0.5
+    kept = with_settings(xr.Dataset({"lr": ("step", [1.0])}), wd=0.2)
+    assert kept.lr.values.tolist() == [1.0]
+    assert kept.attrs["wd"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "error", "message"),
+    [
+        (3, {}, TypeError, "columns must be a mapping"),
+        ({"loss": [1.0], "norm": [1.0, 2.0]}, {}, ValueError, "one length"),
+        ({"accuracy": [1.0]}, {}, ValueError, r"a loss or a norm of the weights, got \['accuracy'\]"),
+        ({"loss": [1.0]}, {"names": {"norm": "w"}}, ValueError, r"names must be of columns, \['loss'\], got 'w'"),
+        ({"loss": [1.0]}, {"names": {"weight": "loss"}}, ValueError, "names must be for step, loss"),
+        ({"loss": [1.0, 2.0], "step": [5, 5]}, {}, ValueError, "step must grow"),
+        ({"loss": [1.0]}, {"lr": -1.0}, ValueError, "lr must be"),
+        ({"loss": [1.0]}, {"optimizer": "SGD"}, TypeError, "optimizer must be"),
+    ],
+)
+def test_bad_columns_are_named(columns, options, error, message):
+    with pytest.raises(error, match=message):
+        simulate.training_log(columns, **options)
+
+
+def write(path, rows, delimiter=","):
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv(tmp_path, delimiter):
+    rows = [["epoch", "phase", "step", "loss", "lr", "weight_norm"], [0, "train", 0, 1.5, 0.1, 3.0]]
+    rows += [[0, "train", 10, "nan", "", 2.9], [0, "train", 20, "inf", 0.05, 2.8]]
+    log = simulate.read_log(write(tmp_path / "log.csv", rows, delimiter), wd=0.01)
+    np.testing.assert_array_equal(log.loss, [1.5, math.nan, math.inf])
+    np.testing.assert_array_equal(log.lr, [0.1, math.nan, 0.05])
+    assert log.step.values.tolist() == [0, 10, 20]
+    assert set(log.data_vars) == {"loss", "lr", "norm"}
+
+
+def test_bad_files_are_named(tmp_path):
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ValueError, match="an empty one"):
+        simulate.read_log(tmp_path / "empty.csv")
+    with pytest.raises(ValueError, match="2 cells in each line, got 3 in line 3"):
+        simulate.read_log(write(tmp_path / "ragged.csv", [["loss", "lr"], [1, 2], [1, 2, 3]]))
+    with pytest.raises(ValueError, match="path must be a saved trajectory or a run folder"):
+        simulate.read_log(tmp_path)
+    with pytest.raises(ValueError, match="path must be a CSV file"):
+        simulate.read_log(tmp_path / "none.csv")
+
+
+def test_a_saved_trajectory_is_a_log(tmp_path):
+    run = simulate.norm_map(0.5, 0.01, 2.0, norm=3.0, steps=20)
+    simulate.save(run, tmp_path / "run.zarr")
+    read = simulate.read_log(tmp_path / "run.zarr", wd=0.02)
+    xr.testing.assert_equal(read, run)
+    assert read.attrs["wd"] == 0.02
+
+
+def test_event_files_of_tensorboard(tmp_path):
+    event_file = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    def scalar(tag, value, step):
+        return Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+
+    writer = event_file.EventFileWriter(str(tmp_path))
+    for step in range(6):
+        writer.add_event(scalar("train/loss", 1.0 + step, step))
+        if step % 2 == 0:
+            writer.add_event(scalar("weight_norm", 3.0, step))
+    # a restart logs a step again
+    writer.add_event(scalar("train/loss", 9.0, 5))
+    writer.close()
+    for place in (tmp_path, next(tmp_path.iterdir())):
+        log = simulate.read_log(place, lr=0.1)
+        np.testing.assert_array_equal(log.loss, [1, 2, 3, 4, 5, 9])
+        np.testing.assert_array_equal(log.norm, [3, math.nan] * 3)
+
+
+def test_event_files_without_tensorboard_say_what_to_do(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
+    (tmp_path / "events.out.tfevents.1.host").write_bytes(b"")
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        simulate.read_log(tmp_path)
+
+
+def test_the_command_reads_what_the_function_reads(tmp_path):
+    from typer.testing import CliRunner
+
+    from empirical.cli import app
+
+    loss = np.random.default_rng(0).uniform(0.1, 0.2, 400)
+    loss[300] = math.inf
+    path = write(tmp_path / "log.csv", [["my loss", "lr"], *[[value, 0.1] for value in loss]])
+    picture = tmp_path / "spikes.png"
+    arguments = ["diagnose", str(path), "--column", "loss=my loss", "--wd", "0.01", "--picture", str(picture)]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "step 300: overflow" in shown.output
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert found["cause"] == "overflow"
+    assert found["spikes"][0]["step"] == 300
+    assert found["spikes"][0]["peak_loss"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["none.csv"], "none.csv"),
+        (["log.csv", "--column", "loss"], "--column"),
+        (["log.csv", "--optimizer", "SGB()"], "SGB()"),
+        (["log.csv", "--picture", "no/such/folder.png"], "picture"),
+        (["log.csv", "--lr", "-1"], "lr"),
+    ],
+)
+def test_the_command_refuses_in_one_line(arguments, word, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from empirical.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "log.csv", [["loss"], [1.0]])
+    result = CliRunner().invoke(app, ["diagnose", *arguments])
+    assert result.exit_code == 2
+    assert word in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
