@@ -162,10 +162,13 @@ _OTHER_EVENTS = {
 def development_runs() -> list[LabelledRun]:
     """Cases with which the rules of the diagnosis were made.
 
+    The last 74 were held out first. 89 % of the diagnoses were right; four of the eight others were one hard batch of a
+    network that had learned all samples, which was taken for a change of the data.
+
     Examples
     --------
     >>> len(development_runs())
-    72
+    146
     """
     swing: tuple[dict[str, Any], ...] = (
         {"width": 64, "lr": 0.5, "wd": 0.004, "steps": 5000},
@@ -195,17 +198,10 @@ def development_runs() -> list[LabelledRun]:
         {"width": 64, "dataset": "mnist5k", "lr": 0.3, "wd": 0.02},
         {"width": 20, "batch_size": 8, "lr": 0.5, "wd": 0.02},
     )
-    return [*_swinging(swing, 0), *_with_events(quiet, _EVENTS, 50)]
+    return [*_swinging(swing, 0), *_with_events(quiet, _EVENTS, 50), *_first_held_out()]
 
 
-def held_out_runs() -> list[LabelledRun]:
-    """Cases of other networks, and some other events, that were trained once the rules were fixed.
-
-    Examples
-    --------
-    >>> len(held_out_runs())
-    74
-    """
+def _first_held_out() -> list[LabelledRun]:
     swing: tuple[dict[str, Any], ...] = (
         {"width": 80, "batch_size": 40, "lr": 0.4, "wd": 0.005, "steps": 6000},
         {"width": 128, "lr": 1.0, "wd": 0.001, "steps": 8000},
@@ -237,6 +233,47 @@ def held_out_runs() -> list[LabelledRun]:
         {"width": 14, "scale_invariant": False, "lr": 0.5, "wd": 0.01},
     )
     return [*_swinging(swing, 200), *_with_events(quiet, _OTHER_EVENTS, 250)]
+
+
+def held_out_runs() -> list[LabelledRun]:
+    """Cases of other networks that were trained when the rules were fixed, and not before.
+
+    Examples
+    --------
+    >>> len(held_out_runs())
+    74
+    """
+    swing: tuple[dict[str, Any], ...] = (
+        {"width": 72, "batch_size": 48, "lr": 0.6, "wd": 0.003, "steps": 6000},
+        {"width": 160, "batch_size": 100, "lr": 0.3, "wd": 0.008, "steps": 5000},
+        {"width": 56, "lr": 0.6, "wd": 0.006, "samples": 500, "steps": 5000, **_FULL},
+        {"model": "convnet", "width": 7, "lr": 0.7, "wd": 0.005, "steps": 3500},
+        {"model": "convnet", "width": 12, "batch_size": 96, "lr": 0.4, "wd": 0.01, "steps": 2500},
+        {"width": 80, "batch_size": 64, "lr": 0.6, "wd": 0.004, "dataset": "mnist5k", "samples": 1500, "steps": 5000},
+        {"width": 48, "batch_size": 50, "lr": 0.4, "wd": 0.008, "dataset": "mnist5k", "samples": 700, "steps": 5000},
+        {"width": 80, "normalization": "layer", "batch_size": 80, "lr": 0.6, "wd": 0.003, "steps": 6000},
+        {"width": 72, "normalization": "rms", "lr": 0.5, "wd": 0.004, "steps": 6000},
+        {"model": "convnet", "width": 7, "normalization": "instance", "lr": 0.5, "wd": 0.01, "steps": 3000},
+        {"model": "convnet", "width": 6, "scale_invariant": False, "lr": 0.4, "wd": 0.012, "steps": 4000},
+        {"width": 80, "samples": 350, "lr": 0.04, "wd": 0.012, "optimizer": _MOMENTUM, "steps": 4000, **_FULL},
+        {"model": "convnet", "width": 7, "lr": 0.06, "wd": 0.02, "optimizer": _MOMENTUM, "steps": 4000},
+        {"model": "convnet", "width": 9, "lr": 1e-3, "wd": 2.5, "optimizer": _ADAMW, "steps": 4000},
+    )
+    quiet: tuple[dict[str, Any], ...] = (
+        {"width": 18, "lr": 0.4, "wd": 0.015},
+        {"width": 40, "batch_size": 20, "lr": 0.4, "wd": 0.02},
+        {"width": 64, "label_noise": 0.15, "batch_size": 48, "lr": 0.6, "wd": 0.01},
+        {"width": 80, "dataset": "mnist5k", "lr": 0.5, "wd": 0.02},
+        {"model": "convnet", "width": 5, "label_noise": 0.25, "lr": 0.3, "wd": 0.03, "steps": 1500},
+        {"width": 24, "normalization": "layer", "label_noise": 0.1, "lr": 0.5, "wd": 0.012},
+        {"width": 14, "lr": 0.04, "wd": 0.015, "optimizer": _MOMENTUM},
+        {"width": 48, "label_noise": 0.2, "lr": 1e-3, "wd": 4.0, "optimizer": _ADAMW},
+        {"width": 96, "batch_size": 48, "lr": 0.4, "wd": 0.0004, "steps": 900},
+        {"model": "convnet", "width": 7, "batch_size": 48, "lr": 0.6, "wd": 0.0003, "steps": 700},
+        {"width": 40, "normalization": "rms", "label_noise": 0.15, "lr": 0.5, "wd": 0.015},
+        {"width": 10, "scale_invariant": False, "lr": 0.3, "wd": 0.02},
+    )
+    return [*_swinging(swing, 400), *_with_events(quiet, _OTHER_EVENTS, 450)]
 
 
 def _swinging(networks: Sequence[dict[str, Any]], seed: int) -> list[LabelledRun]:

@@ -16,7 +16,15 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import unfixed_optimizer
-from simulate.trajectories.spikes import EXPECTED_WITHIN, OUTLIER, RISE, arrival, before, find_spikes, standing_out
+from simulate.trajectories.spikes import (
+    EXPECTED_WITHIN,
+    MEAN_OUTLIER,
+    RISE,
+    arrival,
+    before,
+    find_spikes,
+    standing_out,
+)
 from simulate.trajectories.training_log import read_log, training_log, with_settings
 from theory.arguments import FloatArray
 from theory.optimizers import optimizer_named
@@ -37,12 +45,13 @@ _LR_WAITS = EXPECTED_WITHIN  # rows that a spike may come after it
 _TURNED = 2.0  # times the usual rotation of the quickest steps, by which weights that are on their way out turn
 _TURNED_SOME = 1.2  # the same, up to which they turn as usual
 _ARRIVES = 0.4  # share of its peak with which a loss that comes from the data arrives
-_ABOVE = 1.5  # how far it stands out, where the norm was not falling (else as far as any outlier)
+# How far it stands out, at least. Falling norms make losses jump by themselves, and a batch may begin it.
+_ABOVE, _ABOVE_IN_A_FALL = 1.5, 3.0
 _LEVEL = 0.8  # share of its largest mean at which a loss that stays high begins
 _FALL, _FALL_RATE = 0.05, 0.2  # of ln ρ, and as a share of its decay: what counts as a fall
 _FREE = 0.3  # the same share, of a fall that growth hardly hinders
-_RETURNS = 20  # rows in which a network forgets one batch
-_MEMORY = 1.2  # losses above the usual in them, together, in units of the first
+_RETURNS = (5, 20)  # rows after a batch, in which a network has forgotten it, or not
+_FORGOTTEN, _REMAINS = 0.055, 0.065  # their mean loss above the usual, in units of the first
 _EXPLAINED = (0.7, 1.4)  # of the growth of ln ρ, by the law of a step
 _RISEN = 10.0  # times the usual loss, before numbers overflow
 _SPARSE = 0.2  # share of rows without a loss, from which it is logged at some rows only
@@ -411,12 +420,11 @@ def _judged(rows: _Rows, first: int, last: int) -> Spike:
         return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
     fell = fall >= _FALL and fall_rate >= _FREE
     above = standing_out(loss, arrives)
-    # a batch like others may begin what a low norm has made possible
     arrived = (
         turned <= _TURNED_SOME
         and loss[arrives] >= _ARRIVES * peak
         and _is_level(loss[arrives : last + 1])
-        and (above >= OUTLIER or (not fell and max(above / _ABOVE, _mean_above(loss, arrives) / OUTLIER) >= 1))
+        and (above >= _ABOVE_IN_A_FALL if fell else max(above / _ABOVE, _mean_above(loss, arrives) / MEAN_OUTLIER) >= 1)
     )
     if turned >= _TURNED:
         told.append(
@@ -427,7 +435,7 @@ def _judged(rows: _Rows, first: int, last: int) -> Spike:
         told.append(f"It came at once, at step {rows.step[arrives]}, after steps that turned the weights as usual.")
         return _from_the_data(rows, first, last, arrives, told, numbers)
     if fell and rise >= RISE and not arrived:
-        told.append("It rose over several steps, while the norm grew.")
+        told.append("While it was high the norm grew, as it does when steps are too long for it.")
         return _from_the_weights(rows, first, last, told, numbers, rise)
     told.append("Neither had the weights turned unusually before, nor did it come at once.")
     return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
@@ -468,16 +476,18 @@ def _from_the_weights(
 
 
 def _from_the_data(rows: _Rows, first: int, last: int, arrives: int, told: list[str], numbers: dict[str, Any]) -> Spike:
-    after = rows.loss[arrives + 1 : arrives + 1 + _RETURNS]
+    after = rows.loss[arrives + _RETURNS[0] : arrives + _RETURNS[1] + 1]
+    if after.size <= _RETURNS[1] - _RETURNS[0]:
+        told.append("The log ends too soon after it to tell one batch from a change that lasts.")
+        return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
     usual = float(rows.loss[before(first)].mean())
-    excess = float((after - usual).sum() / (rows.loss[arrives] - usual))
-    told.append(
-        f"In the {after.size} steps after it the loss was above the usual by {excess:.2g} times what it was at first."
-    )
-    if excess > _MEMORY:
+    left = float((after.mean() - usual) / (rows.loss[arrives] - usual))
+    told.append(f"{_RETURNS[0]} to {_RETURNS[1]} steps after it, {max(left, 0.0):.1%} of it was left.")
+    if left > _REMAINS:
         advice = f"See what data, or labels, came from step {rows.step[arrives]} on; lr and wd did not do this."
         return _spike(rows, first, last, DATA_SHIFT, told, advice, **numbers)
-    if after.size < _RETURNS:
+    if left > _FORGOTTEN:
+        told.append("That is between what one batch leaves and what a change of the data does.")
         return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
     advice = f"See the batch of step {rows.step[arrives]}; lr and wd did not do this."
     if rows.grad_norm is not None and rows.norm is not None:

@@ -14,7 +14,9 @@ from theory.arguments import FloatArray
 
 # Above the median, in units of the largest of some hundred rows. In 30 trainings at rest a loss reaches at most 1.9,
 # and the mean of five 2.6.
-OUTLIER = 3.0
+OUTLIER, MEAN_OUTLIER = 2.5, 3.0
+# Of a network that has learned its samples the losses of some batches stand out by any factor, but not by much.
+_SMALL = 0.1  # share of the largest loss of the log
 LOOKED_BACK = 200
 _FEWEST = 50  # rows before a spike, of which it stands out
 _TOGETHER = 5  # rows whose mean stands out where the single one does not
@@ -32,8 +34,8 @@ def find_spikes(
 ) -> list[tuple[int, int]]:
     """Find first and last row of each spike of the loss.
 
-    A spike is a loss, or a mean of five in a row, three times as far above the median of the 200 rows before as the
-    largest of them; or a quick rise of the
+    A spike is a loss, or a mean of five in a row, two and a half or three times as far above the median of the 200 rows
+    before as the largest of them, and at least a tenth as far as the largest loss of all; or a quick rise of the
     norm, by a tenth and more, while the loss is high: its median three times, or its largest fifteen times, the median
     before. In the 30 rows after one where a spike is expected, one and a half times
     as far is enough. It lasts until the loss is back, or a tenth
@@ -59,7 +61,7 @@ def find_spikes(
     >>> find_spikes(quiet, None, None)
     [(300, 303)]
     """
-    begun = [_first_high(loss, row) for row in _outliers(loss)]
+    begun = [_first_high(loss, row) for row in _outliers(loss) if _is_large(loss, row)]
     ends: dict[int, int] = {}
     for row in np.asarray(expected, dtype=int).tolist():
         usual, then = loss[before(row)], loss[row : row + EXPECTED_WITHIN]
@@ -130,7 +132,7 @@ def before(row: int, rows: int = LOOKED_BACK) -> slice:
 def _outliers(loss: FloatArray) -> Sequence[int]:
     """Rows that stand out; of those close together the first."""
     found: list[int] = []
-    for series, late in ((loss, 0), (_means(loss), _TOGETHER - 1)):
+    for series, late, limit in ((loss, 0, OUTLIER), (_means(loss), _TOGETHER - 1, MEAN_OUTLIER)):
         if series.size <= _FEWEST + late + 1:
             continue
         shown = np.concatenate([np.full(LOOKED_BACK, math.nan), series])
@@ -142,9 +144,14 @@ def _outliers(loss: FloatArray) -> Sequence[int]:
         found += [
             row + late
             for row in candidates.tolist()
-            if standing_out(series, row, slice(max(0, row - late - LOOKED_BACK), row - late)) > OUTLIER
+            if standing_out(series, row, slice(max(0, row - late - LOOKED_BACK), row - late)) > limit
         ]
     return sorted(set(found))
+
+
+def _is_large(loss: FloatArray, row: int) -> bool:
+    usual = float(np.median(loss[before(row)]))
+    return float(loss[row : row + _TOGETHER].max()) - usual >= _SMALL * (float(loss.max()) - usual)
 
 
 def _means(loss: FloatArray) -> FloatArray:

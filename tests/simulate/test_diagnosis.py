@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
@@ -63,6 +63,8 @@ def hit(run, at, losses):
 @FIXED
 @given(st.integers(0, 10**6), st.integers(3, 6), st.integers(100, 250), st.floats(0.005, 0.03))
 def test_breaks_after_falls_are_norm_driven(seed, periods, fall, rate):
+    # longer falls would end at rest
+    assume(fall * rate < 2.5)
     run, length = breaking(periods, fall, seed, wd=rate / LR)
     found = simulate.diagnose(run)
     assert {spike.cause for spike in found.spikes} == {NORM_DRIVEN}
@@ -292,7 +294,7 @@ class TestFindSpikes:
 
     def test_less_is_enough_where_one_is_expected(self):
         loss = noise(600, 0)
-        loss[405] = 0.16
+        loss[405] = 0.15
         assert find_spikes(loss, None, None) == []
         assert find_spikes(loss, None, None, [400]) == [(405, 405)]
         assert find_spikes(loss, None, None, [370]) == []
