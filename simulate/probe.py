@@ -28,6 +28,7 @@ FEWEST = 10  # periods at each ηλ of a probe for a law of their length
 SHORTEST = 12  # relaxations that a segment must last
 _BREAKS_ALONE = 0.05  # share of growth outside, at most, of a setting that has nothing but breaks
 _LINE_MISSES = 0.5  # share of a jump by which a line through three settings may miss it
+_SLOPE_BELOW = 1 / 3  # of J below the lowest setting, in units of that above, where all growth is in breaks
 _LEAST_SHARE = 0.01  # of growth outside: what is less is noise about nothing, and has no power
 
 
@@ -296,8 +297,9 @@ class Falls:
 def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.BalanceLaw:
     """Fit J = A + B ln(1/ηλ), and φ/(1-φ) or φ itself ∝ (ηλ)^ν, to what segments show.
 
-    J is held below the lowest of them where the line says little about it: where it falls, since it would reach 0, and
-    where nothing grows but in breaks, as under full batches, whose J grows ever less.
+    Where the line says little about J it goes on otherwise below the lowest of them: where it falls it is held, since it
+    would reach 0; where nothing grows but in breaks, as under full batches, J grows ever less, and it goes on at a third
+    of the slope.
 
     Parameters
     ----------
@@ -320,13 +322,15 @@ def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.Balanc
     if not np.all(np.abs((jump - slope * np.log(relative)) / jumps - 1) <= _LINE_MISSES):
         # no line joins more than two settings, of which the lower have jumps of another size: it serves these
         return balance_law([each for each in seen if each.intrinsic_lr < reference], power_of)
-    held = float(rates.min()) if slope < 0 or outside[rates.argmin()] <= _BREAKS_ALONE else 0.0
+    breaks_alone = bool(outside[rates.argmin()] <= _BREAKS_ALONE)
+    lowest = float(rates.min()) if slope < 0 or breaks_alone else 0.0
+    below = _SLOPE_BELOW * slope if breaks_alone and slope > 0 else 0.0
     if outside.max() <= _LEAST_SHARE:
-        return theory.BalanceLaw(jump, slope, float(outside.mean()), 0.0, reference, power_of, held)
+        return theory.BalanceLaw(jump, slope, float(outside.mean()), 0.0, reference, power_of, lowest, below)
     shares = np.maximum(outside, _LEAST_SHARE)
     grows = Trend.through(relative.tolist(), (shares / (1 - shares) if power_of == "odds" else shares).tolist())
     share = grows.value / (1 + grows.value) if power_of == "odds" else grows.value
-    return theory.BalanceLaw(jump, slope, share, grows.power, reference, power_of, held)
+    return theory.BalanceLaw(jump, slope, share, grows.power, reference, power_of, lowest, below)
 
 
 def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator:

@@ -98,7 +98,8 @@ class BalanceLaw:
     reference : ηλ at which `jump` and `outside` hold, 0 < reference < 1.
     power_of : "share": φ ∝ (ηλ)^outside_power; "odds": φ/(1-φ) ∝ (ηλ)^outside_power, that is
         T·(-ln(1-ηλ)) = J·(1 + odds), where growth outside the rises comes on top of J and never takes all.
-    lowest : ηλ below which J is held; 0: nowhere.
+    lowest : ηλ below which J has another slope; 0: nowhere.
+    slope_below : that slope; 0 holds J.
 
     Raises
     ------
@@ -120,6 +121,7 @@ class BalanceLaw:
     reference: float
     power_of: str = "share"
     lowest: float = 0.0
+    slope_below: float = 0.0
 
     def __post_init__(self) -> None:
         one_real("jump", self.jump, above=0)
@@ -129,6 +131,7 @@ class BalanceLaw:
         one_real("reference", self.reference, above=0, below=1)
         choice("power_of", self.power_of, ("share", "odds"))
         one_real("lowest", self.lowest, at_least=0, below=1)
+        one_real("slope_below", self.slope_below)
 
     def jump_at(self, intrinsic: FloatArray) -> FloatArray:
         """J at ηλ.
@@ -138,7 +141,10 @@ class BalanceLaw:
         >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).jump_at(np.array(0.01)))
         0.5
         """
-        return self.jump + self.jump_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
+        jump = self.jump + self.jump_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
+        if not self.slope_below:
+            return np.asarray(jump)
+        return np.asarray(jump + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
 
     def outside_at(self, intrinsic: FloatArray) -> FloatArray:
         """φ at ηλ.

@@ -110,6 +110,9 @@ NETWORKS: Mapping[str, Network] = {
     "mlp48-full": Network(
         "MLP 48, full batch", {"model": "mlp", "width": 48, "samples": 300, "sampling": "full_batch"}, True, _FULL_BATCH
     ),
+    "mlp96-full": Network(
+        "MLP 96, full batch", {"model": "mlp", "width": 96, "samples": 500, "sampling": "full_batch"}, True, _FULL_BATCH
+    ),
     # those that were first trained after the ones above had shown what fails
     "mnist96": _mlp("MLP 96, 3000 MNIST images", 96, blind=True, dataset="mnist5k", samples=3000),
     "mlp80": _mlp("MLP 80, batch 40", 80, blind=True, batch_size=40),
@@ -257,7 +260,7 @@ def validate_held_out(
     ...
     ValueError: networks must be one of adamw64, affine64, convnet5, convnet6, convnet8, layer64, mlp10, mlp128, \
 mlp16, mlp20, mlp24, mlp256, mlp28, mlp32, mlp48-batch24, mlp48-full, mlp64, mlp64-batch16, mlp64-deep, mlp64-full, \
-mlp64-noise, mlp80, mlp96, mlp96-noise, mnist128, mnist32, mnist64, mnist64-all, mnist96; got 'mlp7'
+mlp64-noise, mlp80, mlp96, mlp96-full, mlp96-noise, mnist128, mnist32, mnist64, mnist64-all, mnist96; got 'mlp7'
     """
     names = [choice("networks", name, NETWORKS) for name in (NETWORKS if networks is None else networks)]
     if not names:

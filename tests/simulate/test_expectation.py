@@ -235,7 +235,8 @@ class TestLaw:
         ]
         law = balance_law(seen)
         assert law.outside_power == 0
-        assert law.lowest == 0.002, "with nothing but breaks J is held below the probe"
+        assert law.lowest == 0.002, "with nothing but breaks J grows ever less below the probe"
+        assert law.slope_below == pytest.approx(law.jump_slope / 3, rel=1e-12)
         assert law.period(1.0, 5e-4) == pytest.approx(2.6 / 1.03 / -math.log1p(-5e-4), rel=1e-9)
 
 

@@ -55,6 +55,15 @@ def test_a_share_can_outgrow_the_whole_and_odds_cannot():
         assert np.isnan(theory.BalanceLaw(0.5, 0.0, 0.8, power, 0.01).period(1.0, rates)).any()
 
 
+@given(st.floats(1e-5, 0.5), st.floats(-1, 1), st.floats(-1, 1))
+def test_below_the_lowest_the_jump_has_another_slope(intrinsic, slope, below):
+    law = theory.BalanceLaw(3.0, slope, 0.2, 0.5, 0.01, "odds", 0.002, below)
+    expected = 3 + slope * np.log(0.01 / max(intrinsic, 0.002))
+    if intrinsic < 0.002:
+        expected += below * np.log(0.002 / intrinsic)
+    assert law.jump_at(np.array(intrinsic)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
 def test_below_the_lowest_the_jump_is_held():
     held = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds", 0.002)
     free = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds")
