@@ -298,7 +298,7 @@ def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.Balanc
     """Fit J = A + B ln(1/ηλ), and φ/(1-φ) or φ itself ∝ (ηλ)^ν, to what segments show.
 
     Where the line says little about J, it goes on otherwise below the lowest of them. Where it falls it is held, since
-    it would reach 0. Where nothing grows but in breaks, as under full batches, J grows ever less, and goes on at a third
+    it would reach 0. Where nothing grows but in breaks, as under full batches, J grows ever less and goes on at a third
     of the slope.
 
     Parameters
