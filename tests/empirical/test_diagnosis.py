@@ -1,0 +1,186 @@
+"""The diagnosis of real trainings in which something was made to happen."""
+
+import concurrent.futures
+
+import numpy as np
+import pytest
+import torch
+
+import empirical
+import simulate
+import theory
+from empirical.trials.diagnosis import LOGS, OUTCOMES, format_outcomes, judge_diagnoses, outcome
+from empirical.trials.labelled_runs import LABELS, NOISE, LabelledRun, development_runs, held_out_runs, train_labelled
+from simulate.trajectories.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
+
+QUIET = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 900}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("label", "event"),
+    [
+        (BAD_BATCH, "wrong labels"),
+        (BAD_BATCH, "one label"),
+        (BAD_BATCH, "noise for images"),
+        (LR_STEP, "lr times 10"),
+        (DATA_SHIFT, "labels renamed"),
+        (DATA_SHIFT, "labels drawn"),
+        (DATA_SHIFT, "pixels shuffled"),
+        (OVERFLOW, "infinite"),
+        (OVERFLOW, "skipped"),
+        (NOISE, None),
+    ],
+)
+def test_what_was_made_to_happen_is_found(label, event):
+    case = LabelledRun(label, QUIET, event, None if event is None else 700, seed=3)
+    log = train_labelled(case)
+    for name, lacking in LOGS.items():
+        found = outcome(case, simulate.diagnose(lacking(log)))
+        assert found == "right" if name in ("full", "no gradient norm") else found != "wrong", name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.008, "steps": 1200},
+        {"width": 64, "lr": 0.5, "wd": 0.008, "samples": 200, "sampling": "full_batch", "steps": 2000},
+    ],
+    ids=["ConvNet", "full batch"],
+)
+def test_periods_are_norm_driven(settings):
+    case = LabelledRun(NORM_DRIVEN, settings, seed=1)
+    log = train_labelled(case)
+    found = simulate.diagnose(log)
+    assert outcome(case, found) == "right"
+    explained = [spike.growth_explained for spike in found.spikes if spike.cause == NORM_DRIVEN]
+    np.testing.assert_allclose(explained, 1, atol=0.01)
+    # the troughs that the period finder knows are among them
+    onsets = simulate.find_periods(log.assign_attrs(lr=0.5), discard=100).onsets
+    near = [min(abs(onset - spike.step) for spike in found.spikes) for onset in onsets]
+    assert np.mean(np.array(near) <= 15) > 0.8
+
+
+def test_a_log_is_what_the_training_did():
+    # the same run by the project's own engines
+    case = LabelledRun(
+        NOISE, {"width": 8, "lr": 0.5, "wd": 0.02, "steps": 50, "sampling": "full_batch", "samples": 100}
+    )
+    log = train_labelled(case)
+    run = empirical.train(empirical.RunConfig(**case.settings))
+    for name in ("loss", "norm", "grad_norm"):
+        np.testing.assert_allclose(log[name], run[name], rtol=2e-3)
+    assert log.attrs == {"wd": 0.02, "optimizer": "SGD()"}
+    replayed = simulate.replay(log.assign(final_norm=log.norm[-1]).assign_attrs(lr=0.5))
+    np.testing.assert_allclose(replayed.norm, log.norm, rtol=1e-5)
+
+
+def test_a_monitor_is_a_log():
+    inputs, targets = torch.randn(256, 20, generator=torch.Generator().manual_seed(0)), torch.arange(256) % 4
+    model = torch.nn.Sequential(
+        torch.nn.Linear(20, 8), torch.nn.BatchNorm1d(8, eps=1e-12), torch.nn.ReLU(), torch.nn.Linear(8, 4)
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, weight_decay=0.01)
+    monitor = empirical.Monitor(model, optimizer, inputs)
+    for step in range(400):
+        chosen = torch.randint(256, (64,), generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        wrong = 1 if step == 300 else 0
+        loss = torch.nn.functional.cross_entropy(model(inputs[chosen]) * (30 if wrong else 1), targets[chosen])
+        loss.backward()
+        monitor.before_step(loss)
+        optimizer.step()
+        monitor.after_step()
+    (spike,) = simulate.diagnose(monitor.trajectory()).spikes
+    assert (spike.step, spike.cause) == (300, BAD_BATCH)
+
+
+class TestOutcome:
+    """The judge can say no."""
+
+    LOSS = np.random.default_rng(0).uniform(1, 2, 400)
+
+    def found(self, *spikes):
+        loss = self.LOSS.copy()
+        for step in spikes:
+            loss[step] = np.inf
+        return simulate.diagnose({"loss": loss})
+
+    def unknown(self, *spikes):
+        loss = self.LOSS.copy()
+        for step in spikes:
+            loss[step] = 90.0
+        return simulate.diagnose({"loss": loss})
+
+    def test_noise(self):
+        case = LabelledRun(NOISE, {})
+        assert outcome(case, self.found()) == "right"
+        assert outcome(case, self.found(200)) == "wrong"
+        assert outcome(case, self.unknown(200)) == "unknown"
+
+    def test_an_event(self):
+        case = LabelledRun(OVERFLOW, {}, "infinite", 200)
+        assert outcome(case, self.found(200)) == outcome(case, self.found(229)) == "right"
+        assert outcome(case, self.found()) == outcome(case, self.found(231)) == "missed"
+        assert outcome(case, self.found(100, 200)) == "wrong"
+        assert outcome(case, self.unknown(200)) == "unknown"
+        assert outcome(LabelledRun(BAD_BATCH, {}, "one label", 200), self.found(200)) == "wrong"
+
+    def test_periods(self):
+        case = LabelledRun(NORM_DRIVEN, {})
+        assert outcome(case, self.found(200)) == "wrong"
+        assert outcome(case, self.found()) == "missed"
+        assert outcome(case, self.unknown(200)) == "unknown"
+
+
+def test_the_page_counts():
+    cases = [LabelledRun(NOISE, {"width": 4}), LabelledRun(OVERFLOW, {"width": 5}, "infinite", 7)]
+    judged = [dict.fromkeys(LOGS, "right") | {"spikes": "none"}, dict.fromkeys(LOGS, UNKNOWN) | {"spikes": "1"}]
+    page = format_outcomes({"a": (cases, judged)})
+    assert "| a | 2 | 50 % | 50 % | 0 % | 0 % |" in page
+    assert "| noise | 1 | 100 % | 0 % | 0 % | 0 % |" in page
+    assert "| no norm | 2 | 50 % | 50 % | 0 % | 0 % |" in page
+    assert "| width=5 | overflow: infinite, step 7 | 1 | unknown |" in page
+
+
+def test_cases_held_out_are_others():
+    def kinds(cases):
+        return {str(sorted((k, str(v)) for k, v in case.settings.items())) for case in cases}
+
+    development, held_out = development_runs(), held_out_runs()
+    assert not kinds(development) & kinds(held_out)
+    assert not {case.seed for case in development} & {case.seed for case in held_out}
+    for cases in (development, held_out):
+        assert {case.label for case in cases} == set(LABELS)
+        for case in cases:
+            empirical.RunConfig(**case.settings)
+    assert len(held_out) >= 30
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(3000)
+def test_diagnoses_of_runs_held_out():
+    cases = held_out_runs()
+    with concurrent.futures.ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        judged = judge_diagnoses(cases, executor, progress=False)
+    counts = {name: {each: [j[name] for j in judged].count(each) for each in OUTCOMES} for name in LOGS}
+    page = format_outcomes({"held out": (cases, judged)})
+    assert counts["full"]["right"] >= 0.9 * len(cases), page
+    assert counts["full"][UNKNOWN] <= 0.1 * len(cases), page
+    # unknown rather than wrong
+    for name in set(LOGS) - {"full", "no gradient norm"}:
+        assert counts[name]["wrong"] <= 0.02 * len(cases), page
+
+
+def test_other_optimizers_train_too():
+    for rule in (theory.SGD(momentum=0.9), theory.AdamW(dim=1)):
+        log = train_labelled(LabelledRun(NOISE, {"width": 4, "lr": 1e-3, "wd": 0.1, "steps": 20, "optimizer": rule}))
+        assert log.loss.values[-5:].mean() < log.loss.values[0]
+        assert log.attrs["optimizer"] == repr(rule)
