@@ -12,10 +12,10 @@ BLOCKS = blocks("README.md")
 
 
 def test_blocks_are_short():
-    assert [4 < len(block.splitlines()) <= 12 for block in BLOCKS] == [True] * 6
+    assert [3 < len(block.splitlines()) <= 12 for block in BLOCKS] == [True] * 7
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=["predict", "simulate", "period", "train", "own", "sweep"])
+@pytest.mark.parametrize("block", BLOCKS, ids=["predict", "simulate", "period", "train", "own", "sweep", "diagnose"])
 def test_block_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("Agg")

@@ -162,13 +162,14 @@ _OTHER_EVENTS = {
 def development_runs() -> list[LabelledRun]:
     """Cases with which the rules of the diagnosis were made.
 
-    The last 74 were held out first. 89 % of the diagnoses were right; four of the eight others were one hard batch of a
-    network that had learned all samples, which was taken for a change of the data.
+    148 of them were held out first. Of the first half 89 % of the diagnoses were right; four of the eight others were
+    one hard batch of a network that had learned all samples, which was taken for a change of the data. Of the second
+    half, under rules that left such batches alone, 86 % were right, 5 % unknown, 4 % missed and 4 % wrong.
 
     Examples
     --------
     >>> len(development_runs())
-    146
+    220
     """
     swing: tuple[dict[str, Any], ...] = (
         {"width": 64, "lr": 0.5, "wd": 0.004, "steps": 5000},
@@ -198,7 +199,7 @@ def development_runs() -> list[LabelledRun]:
         {"width": 64, "dataset": "mnist5k", "lr": 0.3, "wd": 0.02},
         {"width": 20, "batch_size": 8, "lr": 0.5, "wd": 0.02},
     )
-    return [*_swinging(swing, 0), *_with_events(quiet, _EVENTS, 50), *_first_held_out()]
+    return [*_swinging(swing, 0), *_with_events(quiet, _EVENTS, 50), *_first_held_out(), *_second_held_out()]
 
 
 def _first_held_out() -> list[LabelledRun]:
@@ -235,14 +236,7 @@ def _first_held_out() -> list[LabelledRun]:
     return [*_swinging(swing, 200), *_with_events(quiet, _OTHER_EVENTS, 250)]
 
 
-def held_out_runs() -> list[LabelledRun]:
-    """Cases of other networks that were trained when the rules were fixed, and not before.
-
-    Examples
-    --------
-    >>> len(held_out_runs())
-    74
-    """
+def _second_held_out() -> list[LabelledRun]:
     swing: tuple[dict[str, Any], ...] = (
         {"width": 72, "batch_size": 48, "lr": 0.6, "wd": 0.003, "steps": 6000},
         {"width": 160, "batch_size": 100, "lr": 0.3, "wd": 0.008, "steps": 5000},
@@ -274,6 +268,47 @@ def held_out_runs() -> list[LabelledRun]:
         {"width": 10, "scale_invariant": False, "lr": 0.3, "wd": 0.02},
     )
     return [*_swinging(swing, 400), *_with_events(quiet, _OTHER_EVENTS, 450)]
+
+
+def held_out_runs() -> list[LabelledRun]:
+    """Cases of other networks that were trained when the rules were fixed, and not before.
+
+    Examples
+    --------
+    >>> len(held_out_runs())
+    74
+    """
+    swing: tuple[dict[str, Any], ...] = (
+        {"width": 88, "batch_size": 56, "lr": 0.45, "wd": 0.004, "steps": 6000},
+        {"width": 112, "batch_size": 72, "lr": 0.8, "wd": 0.002, "steps": 6000},
+        {"width": 40, "lr": 0.4, "wd": 0.01, "samples": 350, "steps": 5000, **_FULL},
+        {"model": "convnet", "width": 9, "lr": 0.45, "wd": 0.008, "steps": 3500},
+        {"model": "convnet", "width": 6, "batch_size": 80, "lr": 0.6, "wd": 0.007, "steps": 3500},
+        {"width": 72, "batch_size": 60, "lr": 0.4, "wd": 0.006, "dataset": "mnist5k", "samples": 1200, "steps": 5000},
+        {"width": 40, "batch_size": 40, "lr": 0.6, "wd": 0.006, "dataset": "mnist5k", "samples": 600, "steps": 5000},
+        {"width": 72, "normalization": "layer", "batch_size": 56, "lr": 0.45, "wd": 0.005, "steps": 6000},
+        {"width": 88, "normalization": "rms", "lr": 0.6, "wd": 0.003, "steps": 6000},
+        {"model": "convnet", "width": 9, "normalization": "group", "lr": 0.6, "wd": 0.008, "steps": 3000},
+        {"model": "convnet", "width": 9, "scale_invariant": False, "lr": 0.6, "wd": 0.007, "steps": 4000},
+        {"width": 72, "samples": 450, "lr": 0.05, "wd": 0.01, "optimizer": _MOMENTUM, "steps": 4000, **_FULL},
+        {"model": "convnet", "width": 12, "lr": 0.05, "wd": 0.014, "optimizer": _MOMENTUM, "steps": 4000},
+        {"model": "convnet", "width": 7, "lr": 1.5e-3, "wd": 1.6, "optimizer": _ADAMW, "steps": 4000},
+    )
+    quiet: tuple[dict[str, Any], ...] = (
+        {"width": 15, "lr": 0.6, "wd": 0.01},
+        {"width": 56, "batch_size": 18, "lr": 0.3, "wd": 0.025},
+        {"width": 72, "label_noise": 0.2, "batch_size": 56, "lr": 0.4, "wd": 0.018},
+        {"width": 56, "dataset": "mnist5k", "batch_size": 48, "lr": 0.4, "wd": 0.02},
+        {"model": "convnet", "width": 6, "label_noise": 0.3, "batch_size": 48, "lr": 0.4, "wd": 0.025, "steps": 1500},
+        {"width": 20, "normalization": "layer", "label_noise": 0.25, "lr": 0.4, "wd": 0.015},
+        {"width": 18, "lr": 0.05, "wd": 0.012, "optimizer": _MOMENTUM},
+        {"width": 32, "label_noise": 0.15, "lr": 1.5e-3, "wd": 3.5, "optimizer": _ADAMW},
+        {"width": 112, "batch_size": 56, "lr": 0.5, "wd": 0.0003, "steps": 900},
+        {"model": "convnet", "width": 9, "batch_size": 56, "lr": 0.5, "wd": 0.0003, "steps": 700},
+        {"width": 28, "normalization": "rms", "label_noise": 0.25, "lr": 0.4, "wd": 0.018},
+        {"width": 12, "scale_invariant": False, "lr": 0.4, "wd": 0.015},
+    )
+    return [*_swinging(swing, 600), *_with_events(quiet, _OTHER_EVENTS, 650)]
 
 
 def _swinging(networks: Sequence[dict[str, Any]], seed: int) -> list[LabelledRun]:

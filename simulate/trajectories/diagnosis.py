@@ -18,11 +18,12 @@ import theory
 from simulate.trajectories.contract import unfixed_optimizer
 from simulate.trajectories.spikes import (
     EXPECTED_WITHIN,
-    MEAN_OUTLIER,
+    OUTLIERS,
     RISE,
     arrival,
     before,
     find_spikes,
+    means,
     standing_out,
 )
 from simulate.trajectories.training_log import read_log, training_log, with_settings
@@ -46,12 +47,13 @@ _TURNED = 2.0  # times the usual rotation of the quickest steps, by which weight
 _TURNED_SOME = 1.2  # the same, up to which they turn as usual
 _ARRIVES = 0.4  # share of its peak with which a loss that comes from the data arrives
 # How far it stands out, at least. Falling norms make losses jump by themselves, and a batch may begin it.
-_ABOVE, _ABOVE_IN_A_FALL = 1.5, 3.0
+_ABOVE, _ABOVE_IN_A_FALL, _FAR_ABOVE = 1.5, 5.0, 10.0
 _LEVEL = 0.8  # share of its largest mean at which a loss that stays high begins
 _FALL, _FALL_RATE = 0.05, 0.2  # of ln ρ, and as a share of its decay: what counts as a fall
+_DEEP = 0.1  # of ln ρ: a fall that rest does not make
 _FREE = 0.3  # the same share, of a fall that growth hardly hinders
 _RETURNS = (5, 20)  # rows after a batch, in which a network has forgotten it, or not
-_FORGOTTEN, _REMAINS = 0.055, 0.065  # their mean loss above the usual, in units of the first
+_FORGOTTEN, _REMAINS = 0.048, 0.07  # their mean loss above the usual, in units of the first
 _EXPLAINED = (0.7, 1.4)  # of the growth of ln ρ, by the law of a step
 _RISEN = 10.0  # times the usual loss, before numbers overflow
 _SPARSE = 0.2  # share of rows without a loss, from which it is logged at some rows only
@@ -419,12 +421,13 @@ def _judged(rows: _Rows, first: int, last: int) -> Spike:
         told.append("There are too few steps before it to compare with.")
         return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
     fell = fall >= _FALL and fall_rate >= _FREE
+    deep = fall >= _DEEP and fall_rate >= _FREE
     above = standing_out(loss, arrives)
     arrived = (
-        turned <= _TURNED_SOME
+        turned <= (_TURNED if above >= _FAR_ABOVE else _TURNED_SOME)
         and loss[arrives] >= _ARRIVES * peak
         and _is_level(loss[arrives : last + 1])
-        and (above >= _ABOVE_IN_A_FALL if fell else max(above / _ABOVE, _mean_above(loss, arrives) / MEAN_OUTLIER) >= 1)
+        and (above >= _ABOVE_IN_A_FALL if deep else above >= _ABOVE or _means_stand_out(loss, arrives))
     )
     if turned >= _TURNED:
         told.append(
@@ -535,10 +538,13 @@ def _spike(
     )
 
 
-def _mean_above(loss: FloatArray, arrives: int) -> float:
-    """How far the mean of five losses stands out."""
-    means = np.convolve(loss[: arrives + 5], np.full(5, 0.2), "valid")
-    return standing_out(means, means.size - 1, before(max(means.size - 5, 1))) if means.size > 5 else 0.0
+def _means_stand_out(loss: FloatArray, arrives: int) -> bool:
+    """Whether the mean of some losses from there on is an outlier."""
+    for rows, limit in OUTLIERS.items():
+        series = means(loss[: arrives + rows], rows)
+        if series.size > rows and standing_out(series, series.size - 1, before(series.size - rows)) >= limit:
+            return True
+    return False
 
 
 def _is_level(loss: FloatArray) -> bool:

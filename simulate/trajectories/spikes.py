@@ -12,9 +12,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from simulate.trajectories.periods import zigzag
 from theory.arguments import FloatArray
 
-# Above the median, in units of the largest of some hundred rows. In 30 trainings at rest a loss reaches at most 1.9,
-# and the mean of five 2.6.
-OUTLIER, MEAN_OUTLIER = 2.5, 3.0
+# How far a loss is above the median, in units of the largest of some hundred rows, by the number of rows it is a mean
+# of. Nine in ten trainings at rest have none above 1.9, 2.2 and 2.7.
+OUTLIERS = {1: 2.5, 5: 3.0, 20: 4.5}
 # Of a network that has learned its samples the losses of some batches stand out by any factor, but not by much.
 _SMALL = 0.1  # share of the largest loss of the log
 LOOKED_BACK = 200
@@ -34,12 +34,11 @@ def find_spikes(
 ) -> list[tuple[int, int]]:
     """Find first and last row of each spike of the loss.
 
-    A spike is a loss, or a mean of five in a row, two and a half or three times as far above the median of the 200 rows
-    before as the largest of them, and at least a tenth as far as the largest loss of all; or a quick rise of the
-    norm, by a tenth and more, while the loss is high: its median three times, or its largest fifteen times, the median
-    before. In the 30 rows after one where a spike is expected, one and a half times
-    as far is enough. It lasts until the loss is back, or a tenth
-    of its peak, at most 300 rows.
+    A spike is a loss, or a mean of five or twenty in a row, two and a half (three; four and a half) times as far above
+    the median of the 200 rows before as the largest of them, and at least a tenth as far as the largest loss of all; or
+    a quick rise of the norm, by a tenth and more, while the loss is high: its median three times, or its largest
+    fifteen times, the median before. In the 30 rows after one where a spike is expected, one and a half times as far is
+    enough. It lasts until the loss is back, or at a tenth of its peak, at most 300 rows.
 
     Parameters
     ----------
@@ -61,7 +60,7 @@ def find_spikes(
     >>> find_spikes(quiet, None, None)
     [(300, 303)]
     """
-    begun = [_first_high(loss, row) for row in _outliers(loss) if _is_large(loss, row)]
+    begun = [row for row in _outliers(loss) if _is_large(loss, row)]
     ends: dict[int, int] = {}
     for row in np.asarray(expected, dtype=int).tolist():
         usual, then = loss[before(row)], loss[row : row + EXPECTED_WITHIN]
@@ -130,9 +129,10 @@ def before(row: int, rows: int = LOOKED_BACK) -> slice:
 
 
 def _outliers(loss: FloatArray) -> Sequence[int]:
-    """Rows that stand out; of those close together the first."""
+    """First rows of what stands out."""
     found: list[int] = []
-    for series, late, limit in ((loss, 0, OUTLIER), (_means(loss), _TOGETHER - 1, MEAN_OUTLIER)):
+    for rows, limit in OUTLIERS.items():
+        series, late = means(loss, rows), rows - 1
         if series.size <= _FEWEST + late + 1:
             continue
         shown = np.concatenate([np.full(LOOKED_BACK, math.nan), series])
@@ -142,7 +142,7 @@ def _outliers(loss: FloatArray) -> Sequence[int]:
         largest = np.nanmax(window[candidates - late], axis=1)
         candidates = candidates[series[candidates] > largest]
         found += [
-            row + late
+            _first_high(loss, row, row + late)
             for row in candidates.tolist()
             if standing_out(series, row, slice(max(0, row - late - LOOKED_BACK), row - late)) > limit
         ]
@@ -154,18 +154,23 @@ def _is_large(loss: FloatArray, row: int) -> bool:
     return float(loss[row : row + _TOGETHER].max()) - usual >= _SMALL * (float(loss.max()) - usual)
 
 
-def _means(loss: FloatArray) -> FloatArray:
-    if loss.size < _TOGETHER:
-        return loss[:0]
-    return np.convolve(loss, np.full(_TOGETHER, 1 / _TOGETHER), "valid")
+def means(loss: FloatArray, rows: int) -> FloatArray:
+    """Means of so many rows, beginning with each.
+
+    Examples
+    --------
+    >>> means(np.array([1.0, 3.0, 5.0]), 2).tolist()
+    [2.0, 4.0]
+    """
+    return np.convolve(loss, np.full(rows, 1 / rows), "valid") if loss.size >= rows else loss[:0]
 
 
-def _first_high(loss: FloatArray, row: int) -> int:
-    """The first of the last few rows that is above what was usual before them."""
-    usual = loss[before(row - _TOGETHER + 1)]
-    recent = np.arange(max(row - _TOGETHER + 1, 0), row + 1)
-    high = recent[loss[recent] > np.quantile(usual, 0.95)] if usual.size else recent
-    return int(high[0]) if high.size else row
+def _first_high(loss: FloatArray, first: int, last: int) -> int:
+    """The one of these rows from which the mean to the last stands out the most, for its number of rows."""
+    usual = loss[before(first)]
+    excess = loss[first : last + 1] - (float(np.median(usual)) if usual.size else 0.0)
+    counts = np.arange(excess.size, 0, -1)
+    return first + int(np.argmax(np.cumsum(excess[::-1])[::-1] / np.sqrt(counts)))
 
 
 def _begins(loss: FloatArray, first: int, last: int) -> int:
