@@ -20,7 +20,7 @@ from empirical.steps.telemetry import records, scalar_products
 from simulate.trajectories.contract import RUNNING
 from simulate.trajectories.folder import trajectory_of_records
 
-_SHOWN = ("norm", "grad_norm", "rotation", "radial_defect")
+_SHOWN = ("loss", "lr", "norm", "grad_norm", "rotation", "radial_defect")
 
 
 class ScalarWriter(Protocol):
@@ -45,6 +45,7 @@ class Monitor:
     weights : names of scale-invariant weights; default all. Groups of which some are not named are left out.
     writer : of TensorBoard, or anything with its `add_scalar`; gets the numbers of every `write_every`-th step.
     write_every : steps.
+    first_step : number of the first step, in the trajectory and for the writer, where training goes on.
 
     Raises
     ------
@@ -76,12 +77,14 @@ class Monitor:
         weights: Sequence[str] | None = None,
         writer: ScalarWriter | None = None,
         write_every: int = 100,
+        first_step: int = 0,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if writer is not None and not hasattr(writer, "add_scalar"):
             raise TypeError(f"writer must have the method add_scalar, got {type(writer).__name__}")
         self._every = theory.arguments.whole_number("write_every", write_every, at_least=1)
+        self._first = theory.arguments.whole_number("first_step", first_step)
         groups = {name: group.weights for name, group in scale_invariant_groups(model, inputs).items()}
         if weights is not None:
             found = {name for members in groups.values() for name in members}
@@ -181,6 +184,7 @@ class Monitor:
             first_norm=float(rows["norm"][0]),
             groups=list(self._layout.groups),
             attributes=attributes,
+            first_step=self._first,
         )
 
     def forecast(
@@ -223,6 +227,11 @@ class Monitor:
         return forecast(self.trajectory(), grad_norm_max=grad_norm_max, delta=delta, rotation=rotation)
 
     @property
+    def has_gradient(self) -> bool:
+        """Whether any of the watched weights has a gradient; without one there is no step to note."""
+        return any(p.grad is not None for p in self._weights())
+
+    @property
     def rule(self) -> theory.Optimizer | None:
         """The optimizer as `theory` knows it; None where it does not."""
         group = self._group()
@@ -241,7 +250,7 @@ class Monitor:
         return any(slope is not None and not torch.isfinite(slope).all() for slope in slopes)
 
     def _write(self, row: np.ndarray[Any, Any], lr: float) -> None:
-        step = len(self._rows) - 1
+        step = self._first + len(self._rows) - 1
         assert self._writer is not None
         for name in _SHOWN:
             self._writer.add_scalar(f"bnwd/{name}", float(row[name]), step)

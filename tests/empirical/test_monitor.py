@@ -83,6 +83,8 @@ def test_misuse_is_named():
         empirical.Monitor(model, optimizer, inputs, writer=3)
     with pytest.raises(ValueError, match="write_every"):
         empirical.Monitor(model, optimizer, inputs, write_every=0)
+    with pytest.raises(ValueError, match="first_step"):
+        empirical.Monitor(model, optimizer, inputs, first_step=-1)
 
 
 def test_two_settings_for_invariant_weights_are_refused():
@@ -206,13 +208,17 @@ def test_numbers_go_to_a_writer():
 
     model, optimizer, inputs = small()
     writer = Writer()
-    monitor = empirical.Monitor(model, optimizer, inputs, writer=writer, write_every=2)
+    monitor = empirical.Monitor(model, optimizer, inputs, writer=writer, write_every=2, first_step=7)
     for _ in range(5):
         step(model, optimizer, inputs, monitor)
-    assert {at for _, _, at in writer} == {0, 2, 4}
-    norms = [value for tag, value, _ in writer if tag == "bnwd/norm"]
-    np.testing.assert_allclose(norms, monitor.trajectory().norm.values[::2], rtol=1e-12)
-    assert {"bnwd/effective_lr", "bnwd/rotation", "bnwd/norm/0.weight"} <= {tag for tag, _, _ in writer}
+    assert {at for _, _, at in writer} == {7, 9, 11}
+    run = monitor.trajectory()
+    assert run.step.values.tolist() == [7, 8, 9, 10, 11]
+    for name in ("loss", "norm", "grad_norm", "rotation", "effective_lr"):
+        values = [value for tag, value, _ in writer if tag == f"bnwd/{name}"]
+        np.testing.assert_allclose(values, run[name].values[::2], rtol=1e-12, err_msg=name)
+    assert [value for tag, value, _ in writer if tag == "bnwd/lr"] == [0.1] * 3
+    assert {"bnwd/radial_defect", "bnwd/norm/0.weight", "bnwd/rotation/0.weight"} <= {tag for tag, _, _ in writer}
 
 
 @pytest.mark.parametrize(
