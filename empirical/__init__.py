@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from empirical.groups import scaling_symmetries as scaling_symmetries
     from empirical.measures.curvature import Curvature as Curvature
     from empirical.measures.curvature import curvature as curvature
+    from empirical.measures.lightning_callback import MonitorCallback as MonitorCallback
     from empirical.measures.minima import successive_minima as successive_minima
     from empirical.measures.monitor import Monitor as Monitor
     from empirical.presets import paper_runs as paper_runs
@@ -40,6 +41,7 @@ _HOMES = {
     "Group": "empirical.groups",
     "Interrupted": "empirical.runs.loop",
     "Monitor": "empirical.measures.monitor",
+    "MonitorCallback": "empirical.measures.lightning_callback",
     "RunConfig": "empirical.config",
     "RunCost": "empirical.runs.cost",
     "StorageError": "empirical.runs.folder",
@@ -68,6 +70,7 @@ __all__ = [
     "Group",
     "Interrupted",
     "Monitor",
+    "MonitorCallback",
     "RunConfig",
     "RunCost",
     "StorageError",

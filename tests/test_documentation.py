@@ -16,6 +16,9 @@ def test_there_is_a_page_for_each():
     assert all(len(blocks(page)) >= 2 for page in PAGES if page.stem in own)
 
 
+# Lightning about PyTorch 2.13, and about data that are in memory already
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_page_runs(page, tmp_path, monkeypatch, capsys):
     run_page(page, tmp_path, monkeypatch, capsys)

@@ -211,9 +211,7 @@ def _cell(text: str) -> float:
 
 def _of_tensorboard(place: Path) -> dict[str, FloatArray]:
     try:
-        from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-not-found]
-            EventAccumulator,
-        )
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
         raise ImportError("event files need TensorBoard: pip install tensorboard, or export them as CSV") from None
     read = EventAccumulator(str(place), size_guidance={"scalars": 0})
