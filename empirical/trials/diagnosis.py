@@ -10,6 +10,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
@@ -25,9 +26,11 @@ from empirical.trials.labelled_runs import (
 )
 from simulate.trajectories.contract import versions
 from simulate.trajectories.diagnosis import NORM_DRIVEN, UNKNOWN, Diagnosis
+from simulate.trajectories.spikes import LOOKED_BACK
 
 RIGHT, WRONG, MISSED = "right", "wrong", "missed"
 OUTCOMES = (RIGHT, UNKNOWN, MISSED, WRONG)
+NO_EFFECT = "no effect"
 _NEAR = (-2, 30)  # steps from an event in which its spike begins
 _MOST = 0.8  # share of the spikes of a periodic training that must be norm-driven
 
@@ -110,7 +113,7 @@ def judge_diagnoses(
 
     Returns
     -------
-    list of the outcome for each of `LOGS`, in the order of the cases; and "spikes": the causes that were found.
+    list of the outcome for each of `LOGS`, or "no effect", in the order of the cases; and "spikes": what was found.
 
     Examples
     --------
@@ -127,16 +130,56 @@ def judge_diagnoses(
     return list(tqdm(executor.map(_judged, cases), "labelled runs", len(cases), disable=hidden))
 
 
+def has_effect(case: LabelledRun, log: xr.Dataset) -> bool:
+    """Whether what was made to happen shows: within 30 steps a loss above all of the 200 before, or none at all.
+
+    A network can be dead by then, or its usual losses as large.
+
+    Parameters
+    ----------
+    case : what was to happen.
+    log : of its training.
+
+    Examples
+    --------
+    >>> log = xr.Dataset({"loss": ("step", [1.0, 2.0, 1.0, 3.0])})
+    >>> has_effect(LabelledRun("bad batch", {}, "one label", 2), log), has_effect(LabelledRun("noise", {}), log)
+    (True, True)
+    """
+    if case.at is None:
+        return True
+    loss = log.loss.values
+    then = loss[case.at : case.at + _NEAR[1] + 1]
+    return not np.isfinite(then).all() or bool(then.max() > loss[max(case.at - LOOKED_BACK, 0) : case.at].max())
+
+
 def _judged(case: LabelledRun) -> dict[str, str]:
-    log = train_labelled(case)
+    return judged_log(case, train_labelled(case))
+
+
+def judged_log(case: LabelledRun, log: xr.Dataset) -> dict[str, str]:
+    """Judge the diagnosis of a log, whole and lacking.
+
+    Parameters
+    ----------
+    case : what was made to happen.
+    log : of its training.
+
+    Examples
+    --------
+    >>> log = simulate.training_log({"loss": np.random.default_rng(0).uniform(1, 2, 400)})
+    >>> judged_log(LabelledRun("noise", {}), log)["full"]
+    'right'
+    """
     found = {name: simulate.diagnose(lacking(log)) for name, lacking in LOGS.items()}
     counts = Counter(spike.cause for spike in found["full"].spikes)
     told = ", ".join(f"{count} {cause}" for cause, count in counts.most_common()) or "none"
-    return {**{name: outcome(case, each) for name, each in found.items()}, "spikes": told}
+    judged = {name: outcome(case, each) if has_effect(case, log) else NO_EFFECT for name, each in found.items()}
+    return {**judged, "spikes": told}
 
 
 def format_outcomes(trials: Mapping[str, tuple[Sequence[LabelledRun], Sequence[Mapping[str, str]]]]) -> str:
-    """Write the outcomes as Markdown: shares, confusion by label, lacking logs, and every case.
+    """Write the outcomes as Markdown: shares of the runs with an effect, by label and by log, and every case.
 
     Parameters
     ----------
@@ -155,16 +198,16 @@ def format_outcomes(trials: Mapping[str, tuple[Sequence[LabelledRun], Sequence[M
         f"| full logs | runs | {' | '.join(OUTCOMES)} |",
         "| --- " * 6 + "|",
     ]
-    for name, (cases, judged) in trials.items():
-        lines.append(f"| {name} | {len(cases)} | {_shares([each['full'] for each in judged])} |")
+    for name, (_, judged) in trials.items():
+        lines.append(f"| {name} | {_shares([each['full'] for each in judged])} |")
     for name, (cases, judged) in trials.items():
         lines += ["", f"| {name}: label | runs | {' | '.join(OUTCOMES)} |", "| --- " * 6 + "|"]
         for label in LABELS:
             of_it = [each["full"] for case, each in zip(cases, judged, strict=True) if case.label == label]
             if of_it:
-                lines.append(f"| {label} | {len(of_it)} | {_shares(of_it)} |")
+                lines.append(f"| {label} | {_shares(of_it)} |")
         lines += ["", f"| {name}: log | runs | {' | '.join(OUTCOMES)} |", "| --- " * 6 + "|"]
-        lines += [f"| {log} | {len(cases)} | {_shares([each[log] for each in judged])} |" for log in LOGS]
+        lines += [f"| {log} | {_shares([each[log] for each in judged])} |" for log in LOGS]
     for name, (cases, judged) in trials.items():
         lines += ["", f"| {name}: settings | made to happen | spikes found | outcome |", "| --- " * 4 + "|"]
         for case, each in zip(cases, judged, strict=True):
@@ -174,7 +217,10 @@ def format_outcomes(trials: Mapping[str, tuple[Sequence[LabelledRun], Sequence[M
 
 
 def _shares(outcomes: Sequence[str]) -> str:
-    return " | ".join(f"{outcomes.count(each) / len(outcomes):.0%}".replace("%", " %") for each in OUTCOMES)
+    """Number of runs with an effect, and shares of them."""
+    counted = [each for each in outcomes if each != NO_EFFECT]
+    shares = (f"{counted.count(each) / max(len(counted), 1):.0%}".replace("%", " %") for each in OUTCOMES)
+    return " | ".join([str(len(counted)), *shares])
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
