@@ -464,6 +464,31 @@ def diagnose(
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
+@app.command(epilog="Example: bnwd claims --fast --out claims")
+@_errors_in_one_line
+def claims(
+    out: Annotated[Path, typer.Option(help="Folder for runs, pictures and claims.md; runs are used again.")] = Path(
+        "claims"
+    ),
+    name: Annotated[list[str] | None, typer.Option(help="Only these statements; default all.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Only those that take two minutes together.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one for each processor.")] = None,
+) -> None:
+    """Put each statement of the paper and its neighbours on trial with real training, and print the verdicts.
+
+    Exit code 1 if a rule says that a control holds, for then it proves nothing; what a verdict is does not matter.
+    """
+    import empirical
+    from empirical.trials.claims.rules import HOLDS
+    from empirical.trials.claims.trial import PAGE, format_outcomes, judge_claims
+
+    found = judge_claims(out, name, fast=fast, executor=empirical.dask_executor(workers=workers))
+    typer.echo(format_outcomes(found))
+    typer.echo(f"\npage and pictures: {out / PAGE}")
+    if any(each.control.verdict == HOLDS for each in found):
+        raise typer.Exit(1)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 0 done, 1 a claim or run failed, 2 bad input, 130 interrupted.
 

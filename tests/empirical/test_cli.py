@@ -14,7 +14,7 @@ import theory
 from empirical.cli import app
 from simulate.trajectories.folder import STATUS, steps_written
 
-COMMANDS = ["predict", "simulate", "train", "sweep", "probe", "validate", "diagnose"]
+COMMANDS = ["predict", "simulate", "train", "sweep", "probe", "validate", "diagnose", "claims"]
 
 
 def bnwd(*arguments):

@@ -367,12 +367,32 @@ def test_where_real_training_settles(runs):
     assert np.abs(errors).max() < 0.05
 
 
-@pytest.mark.parametrize("runs", [3, pytest.param(50, marks=pytest.mark.acceptance)])
+def periodic_run(number):
+    """A training that swings: of an MLP, a ConvNet, or an MLP under full batches, at settings that are drawn."""
+    generator = np.random.default_rng(2000 + number)
+    kind = ("mlp", "convnet", "full batch")[generator.integers(3)]
+    k, lr = (float(np.exp(generator.uniform(*np.log(ends)))) for ends in ((5e-4, 4e-3), (0.1, 1.6)))
+    kinds = {
+        "mlp": {"width": int(generator.choice([64, 96, 128]))},
+        "convnet": {"model": "convnet", "width": int(generator.choice([5, 6, 8]))},
+        "full batch": {
+            "width": int(generator.choice([48, 64, 96])),
+            "samples": int(generator.choice([200, 300, 400])),
+            "sampling": "full_batch",
+        },
+    }
+    settings = {"lr": lr, "wd": k / lr, "seed": number, "steps": round(15 / k), "evaluate_every": 10**6}
+    return empirical.train(empirical.RunConfig(**settings, **kinds[kind])), generator
+
+
+@pytest.mark.parametrize("runs", [4, pytest.param(50, marks=pytest.mark.acceptance)])
 def test_how_soon_a_real_fall_can_end(runs):
     shares = []
     for number in range(runs):
-        run, _, generator = random_run(1000 + number, [64, 96, 128], (0.0005, 0.002))
+        run, generator = periodic_run(number)
         periods, norm = simulate.find_periods(run), run.norm.values
+        if periods.count < 2:
+            continue
         jumps = np.flatnonzero(1 - np.cos(run.rotation.values) > 0.1)
         begun = generator.integers(periods.count)
         first, last = periods.onsets[begun], periods.onsets[begun + 1]
@@ -386,5 +406,5 @@ def test_how_soon_a_real_fall_can_end(runs):
         assert found.earliest_jump <= later[0] - peak
         shares.append(found.earliest_jump / (later[0] - peak))
     assert len(shares) > runs / 2
-    # a bound, and a loose one where falls are shallow: the median of 50 is 0.14
-    assert 0 < np.median(shares) <= 1
+    # a bound, and a loose one where falls are shallow: the median of 50 is 0.4
+    assert (0.3 if runs >= 50 else 0) < np.median(shares) <= 1

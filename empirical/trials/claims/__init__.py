@@ -1,0 +1,1 @@
+"""Statements of the paper and of its neighbours, each on trial with real training."""

@@ -1,0 +1,378 @@
+"""All statements on trial: their experiments, rules and controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import theory
+from empirical.config import RunConfig
+from empirical.presets import paper_runs
+from empirical.trials.claims.claim import Claim, Runs
+from empirical.trials.claims.figures import (
+    equilibrium_angle,
+    has_periods,
+    has_verdict,
+    largest_fall,
+    late_gradient_growth,
+    least_of,
+    log_loss_ratio,
+    none_of,
+    period_ratio,
+    rotation_over_formula,
+    small_angle,
+    swings,
+)
+from empirical.trials.claims.rules import Between, EverySeed
+
+PAPER = "arXiv 2106.15739"
+_SEEDS = range(5)
+_MOMENTUM = theory.SGD(momentum=0.9)
+# ηλ = 0.005: some forty relaxations, twenty periods
+_CONVNET: Mapping[str, Any] = {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.01, "steps": 8000}
+_REST: Mapping[str, Any] = {"model": "mlp", "width": 8, "lr": 0.5, "wd": 0.02, "steps": 5000}
+_WIDE: Mapping[str, Any] = {"model": "mlp", "width": 96, "lr": 0.5, "wd": 0.004, "steps": 12_000}
+_ALL_SAY = "five seeds that said yes by chance would all do so in 3 % of cases"
+_PERIODIC = (
+    "simulate.classify: at least 5 periods, not doubled by a doubled threshold, growth not mostly outside breaks"
+)
+
+
+def _runs(settings: Mapping[str, Any], seeds: Sequence[int] = _SEEDS, **changed: Any) -> list[RunConfig]:
+    return [RunConfig(**{"evaluate_every": 10**6, **settings, **changed, "seed": seed}) for seed in seeds]
+
+
+def _all(settings: Mapping[str, Any], seeds: Sequence[int] = _SEEDS, **changed: Any) -> Runs:
+    return {"all": _runs(settings, seeds, **changed)}
+
+
+def _periodic(
+    name: str, statement: str, source: str, runs: Runs, control: Runs, control_name: str, **further: Any
+) -> Claim:
+    return Claim(
+        name=name,
+        statement=statement,
+        source=source,
+        runs=runs,
+        figure=has_verdict("periodic"),
+        figure_name="share of seeds that are periodic",
+        rule=EverySeed(),
+        reason=f"{_PERIODIC}; {_ALL_SAY}",
+        control=control,
+        control_name=control_name,
+        shown="all",
+        **further,
+    )
+
+
+def all_claims() -> list[Claim]:
+    """Every statement on trial, those of the paper first.
+
+    Examples
+    --------
+    >>> len(all_claims()) >= 20, len({claim.name for claim in all_claims()}) == len(all_claims())
+    (True, True)
+    """
+    return [*_of_the_paper(), *_of_neighbours()]
+
+
+def _of_the_paper() -> list[Claim]:
+    slow: Mapping[str, Any] = {"lr": 0.25, "wd": 0.01, "steps": 16_000}
+    same = "two groups of one setting"
+    halves = "a period that did not depend on it would give 0, one that is inverse to it 1; 0.5 is nearer to the second"
+    resting, not_decaying = "a network that rests (MLP 8)", "the same network without decay"
+    eager: Mapping[str, Any] = {"lr": 0.5, "wd": 0.01, "steps": 6000}
+    return [
+        _periodic(
+            "sgd-is-periodic",
+            "Training with SGD, normalization and weight decay is periodic.",
+            PAPER,
+            _all(_CONVNET),
+            _all(_REST),
+            resting,
+            paper=paper_runs("convnet"),
+            fast=True,
+        ),
+        _periodic(
+            "full-batch-is-periodic",
+            "So is full-batch gradient descent: noise is not the reason.",
+            PAPER,
+            _all({"width": 64, "samples": 400, "sampling": "full_batch", "lr": 0.5, "wd": 0.008, "steps": 6000}),
+            _all({"width": 64, "samples": 400, "sampling": "full_batch", "lr": 0.5, "wd": 0.0, "steps": 2000}),
+            not_decaying,
+            paper=paper_runs("convnet"),
+            fast=True,
+        ),
+        Claim(
+            "period-shortens-with-lr",
+            "The period is the shorter, the larger the learning rate.",
+            PAPER,
+            {"slow": _runs({**_CONVNET, **slow}), "fast": _runs(_CONVNET, wd=0.01)},
+            period_ratio("slow", "fast", math.log(2)),
+            "-d ln T / d ln η",
+            Between(low=0.5),
+            halves,
+            {"slow": _runs(_CONVNET, range(10, 15)), "fast": _runs(_CONVNET, wd=0.01)},
+            same,
+            "slow",
+            paper=paper_runs("convnet"),
+        ),
+        Claim(
+            "period-shortens-with-wd",
+            "The period is the shorter, the larger the weight decay.",
+            PAPER,
+            {"slow": _runs(_CONVNET, wd=0.005, steps=16_000), "fast": _runs(_CONVNET)},
+            period_ratio("slow", "fast", math.log(2)),
+            "-d ln T / d ln λ",
+            Between(low=0.5),
+            halves,
+            {"slow": _runs(_CONVNET, range(10, 15)), "fast": _runs(_CONVNET)},
+            same,
+            "slow",
+            paper=paper_runs("convnet"),
+        ),
+        Claim(
+            "only-the-product-matters",
+            "The period depends on η and λ through ηλ alone.",
+            f"{PAPER}; docs/mathematics.md §6",
+            {"high": _runs(_CONVNET), "low": _runs(_CONVNET, range(10, 15), lr=0.1, wd=0.05)},
+            period_ratio("high", "low"),
+            "ln of the ratio of periods at (0.5, 0.01) and (0.1, 0.05)",
+            Between(low=-0.15, high=0.15),
+            "15 % is what five seeds of some twenty periods can tell; a factor of 5 in η alone would give 1.6",
+            {"high": _runs(_CONVNET), "low": _runs(_CONVNET, range(10, 15), wd=0.005, steps=16_000)},
+            "half the product",
+            "low",
+            paper=paper_runs("convnet"),
+        ),
+        Claim(
+            "small-networks-rest",
+            "Small networks reach an equilibrium.",
+            PAPER,
+            _all(_REST),
+            has_verdict("equilibrium"),
+            "share of seeds at equilibrium",
+            EverySeed(),
+            f"simulate.classify: rotation at least 0.8 of equilibrium, spread of ln ρ at most 0.05; {_ALL_SAY}",
+            _all(_CONVNET),
+            "a ConvNet, which is periodic",
+            "all",
+            fast=True,
+        ),
+        _periodic(
+            "wide-networks-swing",
+            "Wide networks, which can learn all samples, are periodic.",
+            PAPER,
+            _all(_WIDE),
+            _all(_WIDE, width=8, steps=6000),
+            "the same with 8 units",
+        ),
+        _periodic(
+            "momentum",
+            "Momentum does not end the periods.",
+            PAPER,
+            _all(_CONVNET, lr=0.05, wd=0.016, steps=12_000, optimizer=_MOMENTUM),
+            _all(_REST, lr=0.05, wd=0.02, optimizer=_MOMENTUM),
+            resting,
+            paper=paper_runs("convnet", "momentum"),
+        ),
+        _periodic(
+            "augmentation",
+            "Augmentation does not end the periods.",
+            PAPER,
+            _all(_CONVNET, augmentation=1, steps=6000),
+            _all(_CONVNET, augmentation=1, wd=0.0, steps=1500),
+            not_decaying,
+            paper=paper_runs("convnet", "augmentation"),
+            scale="a wider network, which can learn all augmented samples",
+        ),
+        _periodic(
+            "all-weights-trained",
+            "Training the weights that are not scale-invariant too does not end the periods.",
+            PAPER,
+            _all(_CONVNET, scale_invariant=False, steps=6000),
+            _all(_CONVNET, scale_invariant=False, wd=0.0, steps=1500),
+            not_decaying,
+            paper=paper_runs("convnet", "all_trained"),
+        ),
+        _periodic(
+            "layer-normalization",
+            "Layer normalization has periods too.",
+            PAPER,
+            _all({**eager, "width": 64, "normalization": "layer", "wd": 0.004, "steps": 10_000}),
+            _all({**eager, "width": 64, "normalization": "layer", "wd": 0.0, "steps": 1500}),
+            not_decaying,
+        ),
+        _periodic(
+            "group-normalization",
+            "Group normalization has periods too.",
+            PAPER,
+            _all({**eager, "model": "convnet", "normalization": "group", "steps": 5000}),
+            _all({**eager, "model": "convnet", "normalization": "group", "wd": 0.0, "steps": 1000}),
+            not_decaying,
+        ),
+        _periodic(
+            "instance-normalization",
+            "Instance normalization has periods too.",
+            PAPER,
+            _all({**eager, "model": "convnet", "normalization": "instance", "steps": 5000}),
+            _all({**eager, "model": "convnet", "normalization": "instance", "wd": 0.0, "steps": 1000}),
+            not_decaying,
+        ),
+        _periodic(
+            "weight-normalization",
+            "Weight normalization has periods too.",
+            PAPER,
+            _all({**eager, "width": 64, "normalization": "weight", "wd": 0.004, "steps": 10_000}),
+            _all({**eager, "width": 64, "normalization": "weight", "wd": 0.0, "steps": 1500}),
+            not_decaying,
+        ),
+        Claim(
+            "adamw-swings",
+            "Under AdamW the norm swings too.",
+            PAPER,
+            _all({"width": 64, "lr": 1e-3, "wd": 2.0, "optimizer": theory.AdamW(dim=1), "steps": 8000}),
+            swings(),
+            "share of seeds that swing",
+            EverySeed(),
+            f"five jumps of ln ρ by a tenth, spread above 0.05, rotation below 0.8 of equilibrium; {_ALL_SAY}",
+            _all({"width": 8, "lr": 1e-3, "wd": 5.0, "optimizer": theory.AdamW(dim=1), "steps": 4000}),
+            "a network of 8 units, which rests",
+            "all",
+        ),
+        Claim(
+            "adam-swings",
+            "Under Adam with L2 regularization the norm swings too.",
+            PAPER,
+            _all({"width": 64, "lr": 1e-3, "wd": 1e-3, "optimizer": theory.Adam(dim=1), "steps": 12_000}),
+            swings(),
+            "share of seeds that swing",
+            EverySeed(),
+            f"five jumps of ln ρ by a tenth, spread above 0.05, rotation below 0.8 of equilibrium; {_ALL_SAY}",
+            _all({"width": 64, "lr": 1e-3, "wd": 0.0, "optimizer": theory.Adam(dim=1), "steps": 2000}),
+            not_decaying,
+            "all",
+        ),
+        Claim(
+            "no-decay-no-periods",
+            "Without weight decay there are no periods: the norm only grows.",
+            PAPER,
+            _all(_CONVNET, wd=0.0, steps=4000),
+            largest_fall(),
+            "largest fall of ln ρ",
+            Between(high=1e-3),
+            "a step of SGD without decay is orthogonal to the weights: it cannot shrink them but by rounding",
+            _all(_CONVNET),
+            "the same network with decay",
+            "all",
+            fast=True,
+        ),
+        Claim(
+            "no-normalization-no-periods",
+            "Without normalization there are no periods.",
+            PAPER,
+            _all(
+                {"width": 64, "normalization": "none", "scale_invariant": False, "lr": 0.1, "wd": 0.01, "steps": 10_000}
+            ),
+            none_of(has_periods()),
+            "share of seeds without periods",
+            EverySeed(),
+            f"fewer than two rises of ln ρ by a tenth with as large falls between; {_ALL_SAY}",
+            _all({"width": 64, "scale_invariant": False, "lr": 0.5, "wd": 0.004, "steps": 8000}),
+            "a like network with batch normalization",
+            "all",
+        ),
+    ]
+
+
+def _of_neighbours() -> list[Claim]:
+    sphere: Mapping[str, Any] = {"width": 32, "fixed": "norm", "init_norm": 1.0, "wd": 0.0, "steps": 4000}
+    decaying = theory.Linear(0.5, 0.005, 8000)
+    adamw: Mapping[str, Any] = {"width": 8, "lr": 1e-3, "wd": 5.0, "optimizer": theory.AdamW(dim=1), "steps": 6000}
+    return [
+        Claim(
+            "function-depends-on-the-product",
+            "At equilibrium the loss depends on η and λ through ηλ alone.",
+            "arXiv 2010.02916",
+            {"one": _runs(_REST), "other": _runs(_REST, range(10, 15), lr=0.1, wd=0.1)},
+            log_loss_ratio("one", "other"),
+            "ln of the ratio of mean losses at (0.5, 0.02) and (0.1, 0.1)",
+            Between(low=-0.1, high=0.1),
+            "10 % is what five seeds can tell; twice the product changes the loss by more",
+            {"one": _runs(_REST), "other": _runs(_REST, range(10, 15), wd=0.06)},
+            "three times the product",
+            "one",
+            fast=True,
+        ),
+        Claim(
+            "angular-update",
+            "At equilibrium steps turn the weights by √(2ηλ), whatever the gradients.",
+            "arXiv 2006.08419",
+            _all(_REST),
+            rotation_over_formula(small_angle),
+            "root-mean-square rotation over √(2ηλ)",
+            Between(low=0.97, high=1.03),
+            "the exact value is arccos(1-ηλ), 0.2 % more; a run on the way to rest is off by more",
+            _all(_REST, init_norm=60.0, steps=130),
+            "the same, on the way to rest",
+            "all",
+            fast=True,
+        ),
+        Claim(
+            "angular-update-momentum",
+            "With momentum by √(2ηλ/(1+μ)).",
+            "arXiv 2006.08419",
+            _all(_REST, lr=0.05, wd=0.02, optimizer=_MOMENTUM, steps=8000),
+            rotation_over_formula(small_angle),
+            "root-mean-square rotation over √(2ηλ/(1+μ))",
+            Between(low=0.95, high=1.05),
+            "the formula without (1+μ) would be off by 27 %",
+            _all(_REST, lr=0.05, wd=0.02, optimizer=_MOMENTUM, init_norm=60.0, steps=1300),
+            "the same, on the way to rest",
+            "all",
+        ),
+        Claim(
+            "three-regimes-on-the-sphere",
+            "On the sphere training converges, hovers or does not learn: three regimes of the effective learning rate.",
+            "arXiv 2209.03695",
+            {name: _runs(sphere, lr=lr) for name, lr in (("small", 0.01), ("middle", 0.03), ("large", 0.3))},
+            least_of(log_loss_ratio("middle", "small"), log_loss_ratio("large", "middle")),
+            "smaller of the two ln ratios of late losses, middle to small and large to middle",
+            Between(low=math.log(2)),
+            "regimes whose late losses differ by less than a factor of 2 would be one",
+            {
+                name: _runs(sphere, seeds, lr=0.03)
+                for name, seeds in (("small", range(5)), ("middle", range(10, 15)), ("large", range(20, 25)))
+            },
+            "three groups at one effective learning rate",
+            "middle",
+        ),
+        Claim(
+            "rotation-under-adamw",
+            "Under AdamW steps turn the weights by what independent gradients predict.",
+            "arXiv 2305.17212",
+            _all(adamw),
+            rotation_over_formula(equilibrium_angle),
+            "root-mean-square rotation over theory.equilibrium_rotation",
+            Between(low=0.95, high=1.05),
+            "5 %, as for momentum",
+            _all(adamw, init_norm=200.0, steps=500),
+            "the same, on the way to rest",
+            "all",
+            scale="gradients of small networks are not independent from step to step (docs/training.md)",
+        ),
+        Claim(
+            "late-gradient-growth",
+            "Under a learning rate that decays to nearly 0 the gradient norm grows late in training.",
+            "arXiv 2506.02285",
+            _all({"width": 16, "lr": decaying, "wd": 0.02, "steps": 8000}),
+            late_gradient_growth(),
+            "ln of ‖∇f‖ at 90-95 % of the run over that at 45-50 %",
+            Between(low=0.1),
+            "growth by a tenth, which a constant learning rate does not show",
+            _all({"width": 16, "lr": 0.5, "wd": 0.02, "steps": 8000}),
+            "a constant learning rate",
+            "all",
+        ),
+    ]

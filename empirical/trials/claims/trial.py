@@ -1,0 +1,230 @@
+"""Put statements on trial: train what they need, judge, and write the page with a picture for each."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import simulate
+from empirical.config import RunConfig
+from empirical.sweeps.sweep import AnyExecutor, sweep
+from empirical.sweeps.task import FAILED, run_path
+from empirical.trials.claims.claim import Claim, Outcome, Runs, outcome
+from empirical.trials.claims.figures import Trajectories
+from empirical.trials.claims.rules import HOLDS, Between, EverySeed
+from empirical.trials.claims.statements import all_claims
+from simulate.trajectories.contract import versions
+from simulate.trajectories.plots import MEASURED, PREDICTED
+from theory.arguments import choice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RUNS, PAGE = "runs", "claims.md"
+
+
+def judge_claims(
+    out: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    *,
+    fast: bool = False,
+    executor: AnyExecutor | None = None,
+    progress: bool | None = None,
+) -> list[Outcome]:
+    """Put statements of the paper and its neighbours on trial with real training.
+
+    Parameters
+    ----------
+    out : folder of the runs, which are used again; pictures and `claims.md` are written there.
+    names : of the statements; default all.
+    fast : only those that need two minutes together.
+    executor : as in `empirical.sweep`.
+    progress : show a progress bar; by default only in a terminal.
+
+    Returns
+    -------
+    Outcomes, in the order of the statements.
+
+    Raises
+    ------
+    TypeError, ValueError : no such statement, or a folder that cannot be used.
+    RuntimeError : a training failed.
+
+    Source: the statements' own; the rules are in `empirical.trials.claims.statements`.
+
+    Examples
+    --------
+    >>> judge_claims("claims", ["everything"])
+    Traceback (most recent call last):
+    ...
+    ValueError: names must be one of adam-swings, adamw-swings, all-weights-trained, angular-update, \
+angular-update-momentum, augmentation, full-batch-is-periodic, function-depends-on-the-product, group-normalization, \
+instance-normalization, late-gradient-growth, layer-normalization, momentum, no-decay-no-periods, \
+no-normalization-no-periods, only-the-product-matters, period-shortens-with-lr, period-shortens-with-wd, \
+rotation-under-adamw, sgd-is-periodic, small-networks-rest, three-regimes-on-the-sphere, weight-normalization, \
+wide-networks-swing; got 'everything'
+    """
+    known = {claim.name: claim for claim in all_claims()}
+    chosen = [known[choice("names", name, known)] for name in (known if names is None else names)]
+    chosen = [claim for claim in chosen if claim.fast or not fast]
+    if not chosen:
+        raise ValueError("names must leave at least one statement, got none")
+    folder = Path(out)
+    wanted = {run.identity: run for claim in chosen for run in claim.all_runs}
+    longest = {identity: _longest(chosen, identity) for identity in wanted}
+    runs = sorted(longest.values(), key=lambda run: -run.steps)
+    found = sweep(runs, folder / RUNS, executor, progress=progress)
+    if (found.status == FAILED).any():
+        raise RuntimeError(f"a training failed: {found.error.values[found.status == FAILED][0]}")
+    outcomes = []
+    for claim in chosen:
+        trained, control = _opened(claim.runs, folder / RUNS), _opened(claim.control, folder / RUNS)
+        outcomes.append(outcome(claim, trained, control))
+        figure = draw(outcomes[-1], trained, control)
+        figure.savefig(folder / f"{claim.name}.png", dpi=80)
+        from matplotlib import pyplot as plt
+
+        plt.close(figure)
+    (folder / PAGE).write_text(format_page(outcomes), encoding="utf-8")
+    return outcomes
+
+
+def _longest(claims: Sequence[Claim], identity: str) -> RunConfig:
+    """The longest of the runs that differ in their steps alone."""
+    alike = [run for claim in claims for run in claim.all_runs if run.identity == identity]
+    return max(alike, key=lambda run: run.steps)
+
+
+def _opened(runs: Runs, folder: Path) -> Trajectories:
+    return {
+        name: [simulate.load(run_path(folder, run)).isel(step=slice(0, run.steps)) for run in group]
+        for name, group in runs.items()
+    }
+
+
+def format_outcomes(outcomes: Sequence[Outcome]) -> str:
+    """Lay verdicts out in plain text, a line for each statement.
+
+    Examples
+    --------
+    >>> format_outcomes([])
+    'statement  figure ± error  n  verdict  control'
+    """
+    lines = [("statement", "figure ± error", "n", "verdict", "control")]
+    for each in outcomes:
+        figure = f"{each.judged.figure:.3g} ± {each.judged.error:.2g}"
+        lines.append((each.claim.name, figure, str(each.judged.count), each.judged.verdict, each.control.verdict))
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
+    return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def format_page(outcomes: Sequence[Outcome]) -> str:
+    """Write the page of all statements in Markdown.
+
+    Examples
+    --------
+    >>> format_page([]).splitlines()[0]
+    '<!-- written by `bnwd claims` -->'
+    """
+    said = versions()
+    lines = [
+        "<!-- written by `bnwd claims` -->",
+        f"*{datetime.date.today().isoformat()}, bnwd {said['bnwd_version']}, Python {said['python_version']}, "
+        f"torch {torch.__version__}.*",
+        "",
+        "| statement | source | figure ± error | n | verdict |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for each in outcomes:
+        figure = f"{each.judged.figure:.3g} ± {each.judged.error:.2g}"
+        lines.append(
+            f"| [{each.claim.statement}](#{each.claim.name}) | {each.claim.source} | {figure} | {each.judged.count} "
+            f"| **{each.judged.verdict}** |"
+        )
+    for each in outcomes:
+        claim = each.claim
+        lines += [
+            "",
+            f"## {claim.name}",
+            "",
+            f"{claim.statement} ({claim.source})",
+            "",
+            f"![{claim.figure_name}]({claim.name}.png)",
+            "",
+            f"- Trained: {_described(claim.runs)}.",
+            f"- Measured: {claim.figure_name}; rule: {claim.rule}. Why: {claim.reason}.",
+            f"- Found: {each.judged}. By seed: {', '.join(f'{value:.3g}' for value in each.figures)}.",
+            f"- Control, {claim.control_name} ({_described(claim.control)}): {each.control}.",
+        ]
+        if claim.paper:
+            lines.append(f"- At the paper's scale, for a GPU: {_described({'runs': claim.paper})}.")
+        if each.judged.verdict != HOLDS and claim.scale:
+            lines.append(f"- What it would take: {claim.scale}.")
+    return "\n".join(lines) + "\n"
+
+
+def _described(runs: Runs) -> str:
+    told = []
+    for name, group in runs.items():
+        first = group[0]
+        network = f"{first.model} {first.resolved_width}" + (
+            "" if first.normalization == "batch" else f", {first.normalization}"
+        )
+        lr = f"{first.lr:g}" if isinstance(first.lr, float) else repr(first.lr)
+        label = "" if len(runs) == 1 else f"{name}: "
+        told.append(
+            f"{label}{network}, η = {lr}, λ = {first.wd:g}, {first.optimizer!r}, {first.dataset}, {first.steps} steps"
+        )
+    return "; ".join(told)
+
+
+def draw(found: Outcome, runs: Trajectories, control: Trajectories) -> Figure:
+    """Draw figures by seed with the limits of the rule, and the norm of the first run of claim and control.
+
+    Parameters
+    ----------
+    found : outcome of a claim.
+    runs, control : its trajectories.
+
+    Returns
+    -------
+    matplotlib figure.
+    """
+    from matplotlib import pyplot as plt
+
+    claim = found.claim
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9.5, 3.0), layout="constrained", gridspec_kw={"width_ratios": [1, 2]}
+    )
+    for place, values, color, marker in (
+        (0, found.figures, MEASURED, "o"),
+        (1, found.control_figures, PREDICTED, "s"),
+    ):
+        spread = np.linspace(-0.12, 0.12, values.size)
+        left.plot(place + spread, values, marker, color=color, markersize=6, markerfacecolor="none")
+    limits = [claim.rule.low, claim.rule.high] if isinstance(claim.rule, Between) else [1.0]
+    for limit in limits:
+        if np.isfinite(limit):
+            left.axhline(limit, color="0.3", linestyle="--", linewidth=1)
+    if isinstance(claim.rule, EverySeed):
+        left.set_ylim(-0.1, 1.1)
+        left.set_yticks([0, 1], ["no", "yes"])
+    left.set_xlim(-0.5, 1.5)
+    left.set_xticks([0, 1], [f"claim:\n{found.judged.verdict}", f"control:\n{found.control.verdict}"])
+    left.set_title(claim.figure_name, fontsize=8)
+    for name, trajectories, color, style in (("claim", runs, MEASURED, "-"), ("control", control, PREDICTED, "--")):
+        run = trajectories[claim.shown][0]
+        every = max(1, run.sizes["step"] // 4000)
+        right.plot(run.step[::every], run.norm[::every], style, color=color, linewidth=0.9, label=name)
+    right.set_yscale("log")
+    right.set_xlabel("step")
+    right.set_ylabel("norm ρ")
+    right.legend(fontsize=8, frameon=False)
+    figure.suptitle(claim.statement, fontsize=9)
+    return figure

@@ -1,0 +1,169 @@
+"""Statements on trial: rules that can say no, experiments that are sound, and the quick ones for real."""
+
+import concurrent.futures
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from empirical.trials.claims.claim import outcome
+from empirical.trials.claims.figures import (
+    has_periods,
+    has_verdict,
+    largest_fall,
+    late_gradient_growth,
+    least_of,
+    log_loss_ratio,
+    none_of,
+    period_ratio,
+)
+from empirical.trials.claims.rules import FAILS, HOLDS, UNDECIDED, Between, EverySeed
+from empirical.trials.claims.statements import all_claims
+from empirical.trials.claims.trial import PAGE, format_outcomes, format_page, judge_claims
+
+FIGURES = st.lists(st.floats(-100, 100), min_size=3, max_size=8)
+
+
+class TestRules:
+    @settings(deadline=None, derandomize=True)
+    @given(FIGURES, st.floats(-50, 0), st.floats(0.1, 50))
+    def test_between_is_a_test_of_the_mean(self, figures, low, width):
+        rule = Between(low, low + width)
+        judged = rule.judge(figures)
+        if np.ptp(figures) == 0:
+            interval = (np.mean(figures),) * 2
+        else:
+            interval = stats.t.interval(0.95, len(figures) - 1, np.mean(figures), stats.sem(figures))
+        inside = low < interval[0] and interval[1] < low + width
+        outside = interval[1] <= low or interval[0] >= low + width
+        assert judged.verdict == (HOLDS if inside else FAILS if outside else UNDECIDED)
+        assert judged.count == len(figures)
+
+    @settings(deadline=None, derandomize=True)
+    @given(FIGURES, st.floats(-50, 50))
+    def test_a_limit_and_its_opposite_never_both_hold(self, figures, limit):
+        above, below = Between(low=limit).judge(figures).verdict, Between(high=limit).judge(figures).verdict
+        # of figures that all are the limit, neither holds
+        assert {above, below} in ({HOLDS, FAILS}, {UNDECIDED}, {FAILS})
+
+    @pytest.mark.parametrize("yes", range(6))
+    def test_every_seed(self, yes):
+        verdict = EverySeed().judge([1] * yes + [0] * (5 - yes)).verdict
+        assert verdict == {5: HOLDS, 0: FAILS, 1: FAILS}.get(yes, UNDECIDED)
+
+    def test_no_rule_decides_on_few_seeds(self):
+        for rule in (Between(low=0), EverySeed()):
+            for figures in ([], [1], [1, 1]):
+                with pytest.raises(ValueError, match="at least 3 seeds"):
+                    rule.judge(figures)
+        assert EverySeed().judge([1, 1, 1]).verdict == UNDECIDED
+        assert Between(low=0).judge([1, 2, math.nan]).verdict == UNDECIDED
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match="low must be"):
+            Between(1, 1)
+        with pytest.raises(ValueError, match="0 or 1"):
+            EverySeed().judge([0.5] * 5)
+
+
+def run(**columns):
+    return xr.Dataset({name: ("step", np.asarray(values, dtype=float)) for name, values in columns.items()})
+
+
+class TestFigures:
+    def test_falls_and_periods(self):
+        wave = np.exp(np.abs(np.arange(1000) % 100 - 50) / 50)
+        swinging = run(norm=wave, rotation=np.full(1000, 0.01), grad_norm=np.ones(1000)).assign_attrs(lr=0.1, wd=0.1)
+        assert largest_fall()({"all": [swinging]})[0] == pytest.approx(1.0)
+        assert has_periods()({"all": [swinging]}) == [1.0]
+        assert none_of(has_periods())({"all": [swinging]}) == [0.0]
+        rising = run(norm=np.linspace(1, 5, 1000), rotation=np.full(1000, 0.01)).assign_attrs(lr=0.1, wd=0.0)
+        assert largest_fall()({"all": [rising]}) == [0.0]
+        assert has_periods()({"all": [rising]}) == [0.0]
+        assert has_verdict("periodic")({"all": [rising]}) == [0.0]
+
+    def test_ratios_pair_the_seeds(self):
+        def wave(length):
+            norm = np.exp(np.abs(np.arange(4000) % length - length / 2) / length * 2)
+            return run(norm=norm, rotation=np.full(4000, 0.01)).assign_attrs(lr=0.1, wd=0.05)
+
+        groups = {"a": [wave(100), wave(200)], "b": [wave(200), wave(200)]}
+        np.testing.assert_allclose(period_ratio("b", "a", math.log(2))(groups), [1, 0], atol=1e-6)
+        with pytest.raises(ValueError, match="argument 2 is longer"):
+            period_ratio("a", "b")({"a": groups["a"][:1], "b": groups["b"]})
+        losses = {"a": [run(loss=[9, 9, 4, 4])], "b": [run(loss=[1, 1, 2, 2])]}
+        assert log_loss_ratio("a", "b")(losses) == [pytest.approx(math.log(2))]
+        assert least_of(log_loss_ratio("a", "b"), log_loss_ratio("b", "a"))(losses) == [pytest.approx(-math.log(2))]
+
+    def test_growth_of_gradients(self):
+        growing = run(grad_norm=np.linspace(1, 3, 1000), norm=np.full(1000, 2.0))
+        assert late_gradient_growth()({"all": [growing]})[0] == pytest.approx(math.log(2.85 / 1.95), rel=1e-3)
+
+
+class TestStatements:
+    CLAIMS = all_claims()
+
+    def test_there_are_enough(self):
+        assert len(self.CLAIMS) >= 20
+        assert len({claim.name for claim in self.CLAIMS}) == len(self.CLAIMS)
+        assert {"2010.02916", "2006.08419", "2209.03695", "2305.17212", "2506.02285"} <= {
+            claim.source.removeprefix("arXiv ") for claim in self.CLAIMS
+        }
+
+    @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+    def test_the_experiment_is_sound(self, claim):
+        assert claim.statement.endswith(".")
+        assert claim.reason
+        assert claim.control_name
+        assert set(claim.runs) == set(claim.control)
+        assert claim.shown in claim.runs
+        for runs in (claim.runs, claim.control):
+            for group in runs.values():
+                seeds = [each.seed for each in group]
+                assert len(seeds) >= 3
+                assert len(set(seeds)) == len(seeds)
+                # nothing but the seed differs
+                assert len({each.to_dict().__repr__().replace(f"'seed': {each.seed}", "") for each in group}) == 1
+        # what is compared is not the same
+        assert [each.identity for group in claim.runs.values() for each in group] != [
+            each.identity for group in claim.control.values() for each in group
+        ] or any(
+            a.steps != b.steps
+            for name in claim.runs
+            for a, b in zip(claim.runs[name], claim.control[name], strict=True)
+        )
+        # groups of one comparison share no run, which would make it look more certain than it is
+        identities = [each.identity for group in claim.runs.values() for each in group]
+        assert len(set(identities)) == len(identities)
+
+    def test_there_is_no_such(self):
+        with pytest.raises(ValueError, match="names must be one of"):
+            judge_claims("claims", ["no such"])
+
+
+def test_pages():
+    like = TestStatements.CLAIMS[0]
+    claim = dataclasses.replace(
+        like, name="falls", statement="The norm falls.", source="nobody", figure=lambda runs: [1.0] * 5, scale="more"
+    )
+    found = outcome(claim, {}, {})
+    assert "| [The norm falls.](#falls) | nobody | 1 ± 0 | 5 | **holds** |" in format_page([found])
+    assert format_outcomes([found]).splitlines()[1].split() == ["falls", "1", "±", "0", "5", "holds", "holds"]
+
+
+@pytest.mark.timeout(600)
+def test_the_quick_ones(tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(1) as here:
+        found = judge_claims(tmp_path, fast=True, executor=here, progress=False)
+    assert len(found) >= 5
+    for each in found:
+        assert each.judged.verdict == HOLDS, (each.claim.name, each.judged)
+        assert each.control.verdict == FAILS, (each.claim.name, each.control)
+        assert (tmp_path / f"{each.claim.name}.png").stat().st_size > 10_000
+    page = (tmp_path / PAGE).read_text(encoding="utf-8")
+    assert all(f"## {each.claim.name}" in page for each in found)
