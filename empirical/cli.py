@@ -39,7 +39,7 @@ def _errors_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
             message, code = str(error) or "interrupted", 130
         except (typer.Exit, typer.Abort):
             raise
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, ImportError) as error:
             message, code = str(error), 1
         else:
             return

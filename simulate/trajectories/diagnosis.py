@@ -23,6 +23,7 @@ from simulate.trajectories.spikes import (
     arrival,
     before,
     find_spikes,
+    leave_out,
     means,
     standing_out,
 )
@@ -48,6 +49,8 @@ _TURNED_SOME = 1.2  # the same, up to which they turn as usual
 _ARRIVES = 0.4  # share of its peak with which a loss that comes from the data arrives
 # How far it stands out, at least. Falling norms make losses jump by themselves, and a batch may begin it.
 _ABOVE, _ABOVE_IN_A_FALL, _FAR_ABOVE = 1.5, 5.0, 10.0
+_GREW = 0.015  # of ln ρ in a spike, at least
+_LAWFUL = 0.02  # of ln ρ, by which a step may be off its law
 _LEVEL = 0.8  # share of its largest mean at which a loss that stays high begins
 _FALL, _FALL_RATE = 0.05, 0.2  # of ln ρ, and as a share of its decay: what counts as a fall
 _DEEP = 0.1  # of ln ρ: a fall that rest does not make
@@ -169,7 +172,7 @@ def diagnose(
     """Say where the loss of a training spiked, and whether the norm of the weights, the data or a setting did it.
 
     - "overflow": loss, norm or gradient is no finite number any more.
-    - "lr step": the learning rate rose by half or more in one step, shortly before.
+    - "lr step": the learning rate rose by half or more within the 30 rows before, and steps turned the weights farther.
     - "norm-driven": the norm had fallen, and the weights turned unusually far in the steps *before* the loss was high:
       the step is too long for the norm, the norm grows, and the next fall begins.
     - "bad batch", "data shift": the loss was high at once, after steps as usual, so it came from the data. After one
@@ -212,7 +215,10 @@ def diagnose(
     if "loss" not in held:
         raise ValueError(f"log must have the loss of each step, got {sorted(map(str, held.data_vars))}")
     rows = _Rows.of(held)
-    spikes = _overflows(rows) + [_judged(rows, first, last) for first, last in _spikes(rows)]
+    places = _spikes(rows)
+    usual = rows.loss.copy()
+    leave_out(usual, places)
+    spikes = _overflows(rows) + [_judged(rows, usual, first, last) for first, last in places]
     spikes.sort(key=lambda spike: spike.step)
     next_step, next_stderr = _next(rows, [spike for spike in spikes if spike.cause == NORM_DRIVEN])
     missing = rows.missing if any(spike.cause == UNKNOWN for spike in spikes) else ()
@@ -289,14 +295,16 @@ def _plain(value: Any) -> Any:
 
 
 def _logged(log: xr.Dataset) -> xr.Dataset:
-    """Rows that have a loss; where most have, one that has none is no number."""
+    """Rows that have a loss, and those after the last of them, where most rows have one."""
     loss = log.loss.values.astype(float)
     seen = np.flatnonzero(~np.isnan(loss))
     if not np.isfinite(loss).any():
         raise ValueError("log must have a loss that is a number, got none")
-    inside = loss[: seen[-1] + 1]
-    if np.isnan(inside).mean() > _SPARSE:
-        log, loss = log.isel(step=seen), loss[seen]
+    # a loss that is missing between others was not logged; at the end it is no number any more
+    if seen.size < loss.size:
+        kept = np.append(seen, np.arange(seen[-1] + 1, loss.size))
+        kept = seen if np.isnan(loss[: seen[-1] + 1]).mean() > _SPARSE else kept
+        log, loss = log.isel(step=kept), loss[kept]
     if "norm" in log:
         has = np.isfinite(log.norm.values) & np.isfinite(loss)
         # norms at some rows only
@@ -314,6 +322,12 @@ def _column(log: xr.Dataset, name: str, count: int) -> FloatArray | None:
             if known.size:
                 at = np.maximum(np.searchsorted(known, np.arange(count), side="right") - 1, 0)
                 values = values[known[at]]
+        positive = np.isfinite(values) & (values > 0)
+        if name == "norm" and positive.any():
+            # between two norms it is somewhere between; after the last there is none
+            known = np.flatnonzero(positive)
+            gaps = np.flatnonzero(np.isnan(values[: known[-1]]) | (values[: known[-1]] <= 0))
+            values[gaps] = np.exp(np.interp(gaps, known, np.log(values[known])))
         return values if np.isfinite(values).any() else None
     return np.full(count, float(log.attrs[name])) if name in log.attrs else None
 
@@ -355,10 +369,11 @@ def _spikes(rows: _Rows) -> list[tuple[int, int]]:
     end = rows.loss.size
     if rows.norm is not None and not np.isfinite(rows.norm).all():
         # nothing comes after weights that are no numbers
-        end = int(np.flatnonzero(~np.isfinite(rows.norm))[0])
+        end = int(np.flatnonzero(np.isfinite(rows.norm))[-1]) + 1
     expected = np.array([], dtype=int)
     if rows.lr is not None:
-        expected = np.flatnonzero(rows.lr[1:end] >= _LR_RISES * rows.lr[: max(end - 1, 0)]) + 1
+        old = rows.lr[: max(end - 1, 0)]
+        expected = np.flatnonzero((old > 0) & (rows.lr[1:end] >= _LR_RISES * old)) + 1
     return find_spikes(
         rows.loss[:end],
         None if rows.norm is None else rows.norm[:end],
@@ -397,7 +412,7 @@ def _overflows(rows: _Rows) -> list[Spike]:
     return found
 
 
-def _judged(rows: _Rows, first: int, last: int) -> Spike:
+def _judged(rows: _Rows, usual: FloatArray, first: int, last: int) -> Spike:
     loss = rows.loss
     typical, peak = float(np.median(loss[before(max(first, 1))])), float(loss[first : last + 1].max())
     arrives = arrival(loss, first, last)
@@ -407,13 +422,14 @@ def _judged(rows: _Rows, first: int, last: int) -> Spike:
     if rows.norm is not None:
         rise = float(np.log(rows.norm[first : min(last + 2, rows.norm.size)].max() / rows.norm[trough]))
     told = [f"The loss rose from {typical:.3g} to {peak:.3g}."]
-    if stepped := _lr_step(rows, arrives):
+    # a rise that has not made steps turn the weights farther is no reason
+    if (stepped := _lr_step(rows, arrives)) and not (rows.is_dense and turned < _TURNED_SOME):
         at, factor = stepped
         told.append(
-            f"The learning rate rose by a factor of {factor:.3g} at step {rows.step[at]}, "
-            f"{rows.step[arrives] - rows.step[at]} steps before."
+            f"The learning rate had risen by a factor of {factor:.3g} in the {_LR_WAITS} steps before step "
+            f"{rows.step[arrives]}, most at step {rows.step[at]}."
         )
-        return _spike(rows, first, last, LR_STEP, told, _advice_lr(rows, at), turned=turned)
+        return _spike(rows, first, last, LR_STEP, told, _advice_lr(rows, arrives), turned=turned)
     numbers: dict[str, Any] = {"fall": fall, "fall_rate": fall_rate, "turned": turned, "trough": trough}
     if rows.lr is None or rows.wd is None or rows.norm is None or rows.decay is None or rows.rotation is None:
         return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
@@ -422,7 +438,8 @@ def _judged(rows: _Rows, first: int, last: int) -> Spike:
         return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
     fell = fall >= _FALL and fall_rate >= _FREE
     deep = fall >= _DEEP and fall_rate >= _FREE
-    above = standing_out(loss, arrives)
+    # from losses that are no part of a spike
+    above = standing_out(np.append(usual[:arrives], loss[arrives]), arrives)
     arrived = (
         turned <= (_TURNED if above >= _FAR_ABOVE else _TURNED_SOME)
         and loss[arrives] >= _ARRIVES * peak
@@ -434,6 +451,12 @@ def _judged(rows: _Rows, first: int, last: int) -> Spike:
             f"Before it was high, a step turned the weights {turned:.1f} times as far as the quickest of usual steps."
         )
         return _from_the_weights(rows, first, last, told, numbers, rise)
+    if arrived and rows.is_dense and (row := _unlawful(rows, arrives)) is not None:
+        told.append(
+            f"At step {rows.step[row]} the norm changed as the law of a step does not explain: weights were set anew, "
+            "loaded or scaled."
+        )
+        return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
     if arrived and rows.is_dense:
         told.append(f"It came at once, at step {rows.step[arrives]}, after steps that turned the weights as usual.")
         return _from_the_data(rows, first, last, arrives, told, numbers)
@@ -454,13 +477,16 @@ def _from_the_weights(
     trough = numbers["trough"]
     explained = _growth_explained(rows, trough, min(last + 1, rows.norm.size - 1))
     if not (numbers["fall"] >= _FALL and numbers["fall_rate"] >= _FALL_RATE):
-        told.append("But the norm had not fallen before.")
+        told.append("But the norm had not fallen before, or far slower than by decay.")
         return _spike(rows, first, last, UNKNOWN, told, "", explained=explained, **numbers)
     effective = float(rows.lr[trough] / rows.norm[trough] ** 2)
     told.append(
         f"The norm had fallen by {-math.expm1(-numbers['fall']):.0%}, at {numbers['fall_rate']:.0%} of the speed of "
         f"decay alone, and the effective learning rate had risen to {effective:.3g}."
     )
+    if not rise >= _GREW:
+        told.append("But it did not grow in the spike.")
+        return _spike(rows, first, last, UNKNOWN, told, "", explained=explained, **numbers)
     if rise > 0:
         told.append(f"In the spike the norm grew by {math.expm1(rise):.0%}.")
     if not math.isnan(explained) and rise > 0:
@@ -496,7 +522,8 @@ def _from_the_data(rows: _Rows, first: int, last: int, arrives: int, told: list[
     if rows.grad_norm is not None and rows.norm is not None:
         gradients = (rows.grad_norm / rows.norm)[before(first)]
         clip = 2 * float(np.nanquantile(gradients, 0.99))
-        advice += f" Gradients clipped at {clip:.2g} would have kept it from turning the weights so far."
+        if rows.grad_norm[arrives] / rows.norm[arrives] > clip:
+            advice += f" Gradients clipped at {clip:.2g} would have kept it from turning the weights so far."
     return _spike(rows, first, last, BAD_BATCH, told, advice, **numbers)
 
 
@@ -536,6 +563,21 @@ def _spike(
         evidence=tuple(evidence),
         advice=advice,
     )
+
+
+def _unlawful(rows: _Rows, arrives: int) -> int | None:
+    """Row near the arrival at which the norm of plain SGD did not do what the law of a step says."""
+    if rows.rule != theory.SGD() or rows.grad_norm is None or rows.norm is None:
+        return None
+    assert rows.lr is not None
+    assert rows.wd is not None
+    here = slice(max(arrives - 3, 0), min(arrives + 2, rows.norm.size - 1))
+    norm, lr, wd, gradients = rows.norm[here], rows.lr[here], rows.wd[here], rows.grad_norm[here]
+    with np.errstate(all="ignore"):
+        law = np.log(np.sqrt(((1 - lr * wd) * norm) ** 2 + (lr * gradients / norm) ** 2) / norm)
+        measured = np.log(rows.norm[here.start + 1 : here.stop + 1] / norm)
+        off = np.abs(measured - law) > _LAWFUL + 0.5 * np.abs(law)
+    return here.start + int(np.argmax(off)) if off.any() else None
 
 
 def _means_stand_out(loss: FloatArray, arrives: int) -> bool:
@@ -600,22 +642,21 @@ def _growth_explained(rows: _Rows, trough: int, end: int) -> float:
 
 
 def _lr_step(rows: _Rows, arrives: int) -> tuple[int, float] | None:
-    """Row of the largest rise of the learning rate shortly before, and its factor."""
-    if rows.lr is None:
+    """Row of the largest rise of the learning rate shortly before, and the factor since its least value."""
+    if rows.lr is None or arrives == 0:
         return None
-    start = max(arrives - _LR_WAITS, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factors = rows.lr[start : arrives + 1] / rows.lr[start - 1 : arrives]
-    if not factors.size or not np.nanmax(factors) >= _LR_RISES:
+    start = max(arrives - _LR_WAITS, 0)
+    recent = rows.lr[start : arrives + 1]
+    known = recent[recent > 0]
+    if not known.size or not recent[-1] >= _LR_RISES * float(known.min()):
         return None
-    at = int(np.nanargmax(factors))
-    return start + at, float(factors[at])
+    return start + 1 + int(np.argmax(np.diff(recent))), float(recent[-1] / known.min())
 
 
-def _advice_lr(rows: _Rows, at: int) -> str:
+def _advice_lr(rows: _Rows, arrives: int) -> str:
     advice = "A smaller rise turns the weights less."
-    if rows.lr is not None and rows.wd is not None and rows.lr[at] * rows.wd[at] > 0:
-        steps = 1 / (2 * float(rows.lr[at] * rows.wd[at]))
+    if rows.lr is not None and rows.wd is not None and rows.lr[arrives] * rows.wd[arrives] > 0:
+        steps = 1 / (2 * float(rows.lr[arrives] * rows.wd[arrives]))
         advice = (
             f"Raised over some {steps:.0f} steps, 1/(2 lr wd), the norm can follow; with wd smaller by as much, lr wd "
             "and the rotation at rest stay as they were."
@@ -631,14 +672,16 @@ def _next(rows: _Rows, spikes: list[Spike]) -> tuple[float, float]:
     steps = np.array([spike.step for spike in spikes])
     if len(spikes) > 2:
         apart = np.diff(steps)
-        return float(steps[-1] + apart.mean()), float(apart.std(ddof=1))
+        due = float(steps[-1] + apart.mean())
+        # what has not come in time may not come at all
+        return (due, float(apart.std(ddof=1))) if due > rows.step[-1] else (math.nan, math.nan)
     assert rows.norm is not None
     assert rows.decay is not None
     assert rows.lr is not None
     trough = math.sqrt(float(rows.lr[np.searchsorted(rows.step, last.step)]) / last.effective_lr)
     rate = last.fall_rate * float(rows.decay[-1])
     present = rows.norm[-1]
-    if not (np.isfinite(present) and rate > 0):
+    if not (np.isfinite(present) and rate > 0 and present > trough):
         return math.nan, math.nan
     gap = float(rows.step[-1] - rows.step[-2]) if rows.step.size > 1 else 1.0
-    return float(rows.step[-1] + max(math.log(present / trough) / rate * gap, 0.0)), math.nan
+    return float(rows.step[-1] + math.log(present / trough) / rate * gap), math.nan

@@ -461,7 +461,7 @@ def plot_diagnosis(
             ax.axvspan(spike.step, spike.last_step, color=_CAUSES[spike.cause][0], alpha=0.25, linewidth=0)
         if not math.isnan(diagnosis.next_step):
             ax.axvline(diagnosis.next_step, color=_CAUSES[NORM_DRIVEN][0], linestyle="--", linewidth=1)
-        if np.any(log[name].values > 0):
+        if np.all(log[name].values[np.isfinite(log[name].values)] > 0):
             ax.set_yscale("log")
             _label_ticks(ax)
         ax.set_ylabel(_SHORT[name])

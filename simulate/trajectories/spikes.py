@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
 from simulate.trajectories.periods import zigzag
 from theory.arguments import FloatArray
@@ -17,6 +16,7 @@ from theory.arguments import FloatArray
 OUTLIERS = {1: 2.5, 5: 3.0, 20: 4.5}
 # Of a network that has learned its samples the losses of some batches stand out by any factor, but not by much.
 _SMALL = 0.1  # share of the largest loss of the log
+_OF_SINGLE = 0.6  # share of the largest single loss that a mean of twenty has at least
 LOOKED_BACK = 200
 _FEWEST = 50  # rows before a spike, of which it stands out
 _TOGETHER = 5  # rows whose mean stands out where the single one does not
@@ -60,26 +60,51 @@ def find_spikes(
     >>> find_spikes(quiet, None, None)
     [(300, 303)]
     """
-    begun = [row for row in _outliers(loss) if _is_large(loss, row)]
-    ends: dict[int, int] = {}
+    found: list[tuple[int, int]] = []
+    usual = loss.copy()
+    # a short spike is no measure for the next one; a long one leaves losses that are high for a while
+    while begun := [row for row in _outliers(loss, usual) if _is_large(loss, row)]:
+        found = _merged(loss, [*found, *((row, row) for row in begun)])
+        known = int(np.isnan(usual).sum())
+        leave_out(usual, found)
+        if int(np.isnan(usual).sum()) == known:
+            break
+    begun = [first for first, _ in found]
+    ends = dict(found)
     for row in np.asarray(expected, dtype=int).tolist():
-        usual, then = loss[before(row)], loss[row : row + EXPECTED_WITHIN]
-        if (
-            usual.size
-            and (
-                high := np.flatnonzero(
-                    then - np.median(usual) > EXPECTED_ABOVE * np.ptp(np.maximum(usual, np.median(usual)))
-                )
-            ).size
-        ):
+        seen, then = loss[before(row)], loss[row : row + EXPECTED_WITHIN]
+        if seen.size < _FEWEST:
+            continue
+        largest = max(float(seen.max()) - float(np.median(seen)), 0.0)
+        if (high := np.flatnonzero(then - np.median(seen) > EXPECTED_ABOVE * largest)).size:
             begun.append(row + int(high[0]))
     if norm is not None and decay is not None:
         for first, last in _quick_rises(loss, norm, decay):
             begun.append(first)
-            ends[first] = last
+            ends[first] = max(last, ends.get(first, last))
+    return _merged(loss, [(first, ends.get(first, first)) for first in begun])
+
+
+def leave_out(usual: FloatArray, spikes: Sequence[tuple[int, int]]) -> None:
+    """Make the losses of short spikes NaN, in place.
+
+    Examples
+    --------
+    >>> loss = np.ones(5)
+    >>> leave_out(loss, [(1, 2)])
+    >>> loss.tolist()
+    [1.0, nan, nan, 1.0, 1.0]
+    """
+    for first, last in spikes:
+        if last - first < _TOGETHER:
+            usual[first : last + 1] = math.nan
+
+
+def _merged(loss: FloatArray, spikes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Whole spikes, in order, those that touch as one."""
     found: list[tuple[int, int]] = []
-    for row in sorted(begun):
-        last = max(_back(loss, row), ends.get(row, row))
+    for row, end in sorted(set(spikes)):
+        last = max(_back(loss, row), end)
         first = _begins(loss, row, last)
         if found and first <= found[-1][1] + _TOGETHER:
             found[-1] = (found[-1][0], max(last, found[-1][1]))
@@ -105,7 +130,7 @@ def arrival(loss: FloatArray, first: int, last: int) -> int:
 
 
 def standing_out(loss: FloatArray, row: int, usual: slice | None = None) -> float:
-    """How far a loss is above the median of the rows before, in units of the largest of them.
+    """How far a loss is above the median of the rows before, in units of the largest of them; NaN are left out.
 
     Examples
     --------
@@ -113,6 +138,9 @@ def standing_out(loss: FloatArray, row: int, usual: slice | None = None) -> floa
     3.0
     """
     seen = loss[before(row) if usual is None else usual]
+    seen = seen[~np.isnan(seen)]
+    if not seen.size:
+        return math.nan
     typical = float(np.median(seen))
     return float((loss[row] - typical) / max(float(seen.max()) - typical, 1e-300))
 
@@ -128,30 +156,43 @@ def before(row: int, rows: int = LOOKED_BACK) -> slice:
     return slice(max(0, row - rows), row)
 
 
-def _outliers(loss: FloatArray) -> Sequence[int]:
-    """First rows of what stands out."""
+def _outliers(loss: FloatArray, usual: FloatArray) -> Sequence[int]:
+    """First rows of what stands out from the usual losses, of which those of spikes are NaN."""
+    # imported here: it is needed by nothing else that is imported with this
+    from scipy.ndimage import maximum_filter1d
+
     found: list[int] = []
     for rows, limit in OUTLIERS.items():
-        series, late = means(loss, rows), rows - 1
-        if series.size <= _FEWEST + late + 1:
+        series, compared, late = means(loss, rows), means(usual, rows), rows - 1
+        fewest = _FEWEST if rows <= _TOGETHER else 2 * _FEWEST
+        if series.size <= fewest + late + 1:
             continue
-        shown = np.concatenate([np.full(LOOKED_BACK, math.nan), series])
-        window = sliding_window_view(shown, LOOKED_BACK)
-        candidates = np.arange(_FEWEST + late, series.size)
+        known = np.where(np.isnan(compared), -math.inf, compared)
         # rows before, and of means those that are not shared
-        largest = np.nanmax(window[candidates - late], axis=1)
-        candidates = candidates[series[candidates] > largest]
-        found += [
-            _first_high(loss, row, row + late)
-            for row in candidates.tolist()
-            if standing_out(series, row, slice(max(0, row - late - LOOKED_BACK), row - late)) > limit
-        ]
+        largest = maximum_filter1d(known, LOOKED_BACK, origin=(LOOKED_BACK - 1) // 2, mode="constant", cval=-math.inf)
+        candidates = np.arange(fewest + late, series.size)
+        candidates = candidates[(series[candidates] > largest[candidates - late - 1]) & ~np.isnan(compared[candidates])]
+        for row in candidates.tolist():
+            window = slice(max(0, row - late - LOOKED_BACK), row - late)
+            held = compared[window]
+            if np.isfinite(held).sum() < _FEWEST:
+                continue
+            typical = float(np.nanmedian(held))
+            excess = float(series[row]) - typical
+            if excess <= limit * (float(np.nanmax(held)) - typical):
+                continue
+            # a mean that is nothing beside single losses is noise
+            if rows > _TOGETHER and excess < _OF_SINGLE * (float(np.nanmax(usual[window])) - typical):
+                continue
+            found.append(_first_high(loss, row, row + late))
     return sorted(set(found))
 
 
 def _is_large(loss: FloatArray, row: int) -> bool:
     usual = float(np.median(loss[before(row)]))
-    return float(loss[row : row + _TOGETHER].max()) - usual >= _SMALL * (float(loss.max()) - usual)
+    # of five, for one alone may be a slip
+    largest = float(means(loss, _TOGETHER).max(initial=-math.inf))
+    return float(loss[row : row + _TOGETHER].max()) - usual >= _SMALL * (largest - usual)
 
 
 def means(loss: FloatArray, rows: int) -> FloatArray:

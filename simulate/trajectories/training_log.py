@@ -23,7 +23,7 @@ from theory.optimizers import checked_optimizer, optimizer_text
 # Names under which a column is found, in lower case with single underscores; the first is its own.
 NAMES: dict[str, tuple[str, ...]] = {
     "step": ("step", "global_step", "iteration", "iter", "update", "updates"),
-    "loss": ("loss", "train_loss", "training_loss", "loss_train", "batch_loss", "train_batch_loss"),
+    "loss": ("loss", "train_loss", "train_loss_step", "training_loss", "loss_train", "batch_loss", "train_batch_loss"),
     "lr": ("lr", "learning_rate", "train_lr", "train_learning_rate", "lr_sgd", "lr_adamw", "bnwd_lr"),
     "wd": ("wd", "weight_decay"),
     "norm": ("norm", "weight_norm", "weights_norm", "param_norm", "params_norm", "parameter_norm", "bnwd_norm"),
@@ -32,6 +32,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 # What a monitor writes is measured at norm 1 already.
 _OF_THE_MONITOR = {"loss": "bnwd_loss", "grad_norm": "bnwd_grad_norm", "rotation": "bnwd_rotation"}
 _EVENTS = "events.out.tfevents"
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_NAMES_SHOWN = 20
 
 
 def training_log(
@@ -46,9 +48,10 @@ def training_log(
 
     Parameters
     ----------
-    columns : by name, all of one length, or a data frame; NaN where a number was not logged. Understood are the loss,
-        the learning rate, the weight decay, the norm of the weights, the norm of their gradient as it is (the data set
-        has g̃: norm times gradient norm) and the step number, under their usual names.
+    columns : by name, all of one length or one number, or a data frame; NaN where a number was not logged. Understood
+        are the loss, the learning rate, the weight decay, the norm of the weights, the norm of their gradient as it is
+        (the data set has g̃: norm times gradient norm) and the step number, under their usual names. Rows of one step
+        become one; where steps go back, as after a restart, the later rows count.
     lr, wd : where they are constant and no column.
     optimizer : `theory.SGD(momentum=0.9)`, …; without it nothing is said, and plain SGD assumed.
     names : other names of columns, such as ``{"loss": "my loss", "norm": "w", "gradient": "g"}``.
@@ -69,19 +72,20 @@ def training_log(
     """
     if not hasattr(columns, "keys"):
         raise TypeError(f"columns must be a mapping of names to numbers, got {type(columns).__name__}")
-    held = {str(name): _numbers(str(name), columns[name]) for name in columns.keys()}  # noqa: SIM118
+    held = {str(name): _numbers(columns[name]) for name in columns.keys()}  # noqa: SIM118
+    count = max((values.size for values in held.values()), default=0)
+    held = {name: np.repeat(values, count) if values.ndim == 0 else values for name, values in held.items()}
     lengths = {name: len(values) for name, values in held.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns must be of one length, got {lengths}")
     found = _found(held, names or {})
     if "loss" not in found and "norm" not in found:
         raise ValueError(
-            f"columns must have a loss or a norm of the weights, got {sorted(held)}; tell by `names` which they are"
+            f"columns must have a loss or a norm of the weights, got {_listed(held)}; tell by `names` which they are"
         )
-    count = len(next(iter(held.values())))
+    if "step" in found:
+        found = _in_order(found)
     step = found.pop("step", np.arange(count, dtype=float))
-    if not (np.isfinite(step).all() and (np.diff(step) > 0).all()):
-        raise ValueError("step must grow from row to row")
     attributes: dict[str, Any] = {}
     for name, value in (("lr", lr), ("wd", wd)):
         if value is not None:
@@ -91,7 +95,10 @@ def training_log(
         attributes["optimizer"] = optimizer_text(checked_optimizer(optimizer))
     if "gradient" in found:
         gradient = found.pop("gradient")
-        if "norm" in found:
+        # next to these a gradient norm is that of a trajectory
+        if {"rotation", "effective_lr"} & set(map(_plain_name, held)):
+            found.setdefault("grad_norm", gradient)
+        elif "norm" in found:
             found.setdefault("grad_norm", gradient * found["norm"])
     return xr.Dataset(
         {name: ("step", values, described(name)) for name, values in found.items()},
@@ -133,7 +140,7 @@ def read_log(
     """
     place = Path(path)
     known = {"lr": lr, "wd": wd, "optimizer": optimizer, "names": names}
-    if place.is_dir() and not any(_EVENTS in each.name for each in place.iterdir()):
+    if place.is_dir() and next(place.rglob(f"*{_EVENTS}*"), None) is None:
         return with_settings(load(place), lr=lr, wd=wd, optimizer=optimizer)
     if place.is_dir() or (place.is_file() and _EVENTS in place.name):
         return training_log(_of_tensorboard(place), **known)  # type: ignore[arg-type]
@@ -161,12 +168,12 @@ def with_settings(
 
 
 def _found(held: Mapping[str, FloatArray], names: Mapping[str, str]) -> dict[str, FloatArray]:
-    plain = {re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"): name for name in held}
+    plain = {_plain_name(name): name for name in held}
     found = {}
     for meaning, usual in NAMES.items():
         if meaning in names:
             if names[meaning] not in held:
-                raise ValueError(f"names must be of columns, {sorted(held)}, got {names[meaning]!r}")
+                raise ValueError(f"names must be of columns, {_listed(held)}, got {names[meaning]!r}")
             found[meaning] = held[names[meaning]]
         elif column := next((plain[name] for name in usual if name in plain), None):
             found[meaning] = held[column]
@@ -178,35 +185,74 @@ def _found(held: Mapping[str, FloatArray], names: Mapping[str, str]) -> dict[str
     return found
 
 
-def _numbers(name: str, values: npt.ArrayLike) -> FloatArray:
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _listed(names: Mapping[str, Any]) -> list[str]:
+    return sorted(names) if len(names) <= _NAMES_SHOWN else [*sorted(names)[:_NAMES_SHOWN], "…"]
+
+
+def _in_order(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Rows with growing steps: those of one step together, and of what was done again the last."""
+    merged: dict[float, dict[str, float]] = {}
+    for row in range(len(columns["step"])):
+        step = float(columns["step"][row])
+        if not math.isfinite(step):
+            continue
+        if merged and step < next(reversed(merged)):
+            merged = {earlier: held for earlier, held in merged.items() if earlier < step}
+        into = merged.setdefault(step, {})
+        into.update({name: float(v[row]) for name, v in columns.items() if name not in into or not np.isnan(v[row])})
+    return {name: np.array([held[name] for held in merged.values()]) for name in columns}
+
+
+def _numbers(values: npt.ArrayLike) -> FloatArray:
     try:
-        return np.asarray(values, dtype=float).reshape(-1)
-    except (TypeError, ValueError):
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError, RuntimeError):
         # a column of words is no number's; it may be the name of a phase
-        return np.full(len(values), np.nan)  # type: ignore[arg-type]
+        return np.array([_number(value) for value in np.asarray(values, dtype=object).reshape(-1)])
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _of_csv(place: Path) -> dict[str, FloatArray]:
-    with place.open(newline="") as file:
-        start = file.read(4096)
-        file.seek(0)
-        delimiter = max(",;\t", key=start.split("\n", 1)[0].count)
-        rows = csv.reader(file, delimiter=delimiter)
-        header = next(rows, None)
-        if not header:
-            raise ValueError(f"path must be a CSV file with a line of names, got an empty one, {str(place)!r}")
-        cells = [row for row in rows if row]
-    for number, row in enumerate(cells):
+    try:
+        text = place.read_text(encoding="utf-8-sig")
+        start = text.lstrip().split("\n", 1)[0]
+        delimiter = max(",;\t", key=start.count)
+        lines = csv.reader(text.splitlines(), delimiter=delimiter, skipinitialspace=True)
+        rows = [(lines.line_num, row) for row in lines if any(cell.strip() for cell in row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"path must be a CSV file in UTF-8, got {str(place)!r} ({error})") from None
+    if not rows:
+        raise ValueError(f"path must be a CSV file with a line of names, got an empty one, {str(place)!r}")
+    header = [name.strip() for name in rows[0][1]]
+    cells = [(number, row) for number, row in rows[1:] if [cell.strip() for cell in row] != header]
+    # the last line of a log that is being written
+    if cells and len(cells[-1][1]) < len(header):
+        cells.pop()
+    for number, row in cells:
         if len(row) != len(header):
-            raise ValueError(f"path must have {len(header)} cells in each line, got {len(row)} in line {number + 2}")
-    return {name.strip(): np.array([_cell(row[at]) for row in cells]) for at, name in enumerate(header)}
+            raise ValueError(f"path must have {len(header)} cells in each line, got {len(row)} in line {number}")
+    for at, name in enumerate(header):
+        texts = [row[at].strip() for _, row in cells if row[at].strip()]
+        commas = [each for each in texts if _DECIMAL_COMMA.fullmatch(each)]
+        if len(commas) > len(texts) / 2:
+            raise ValueError(f"path must have numbers with a point, got {commas[0]!r} in column {name!r}")
+    return {name: np.array([_cell(row[at]) for _, row in cells]) for at, name in enumerate(header)}
 
 
 def _cell(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    number = _number(text)
+    # what was logged as no number is another thing than what was not logged
+    return math.inf if math.isnan(number) and text.strip().lower().lstrip("+-") == "nan" else number
 
 
 def _of_tensorboard(place: Path) -> dict[str, FloatArray]:
@@ -214,13 +260,20 @@ def _of_tensorboard(place: Path) -> dict[str, FloatArray]:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
         raise ImportError("event files need TensorBoard: pip install tensorboard, or export them as CSV") from None
-    read = EventAccumulator(str(place), size_guidance={"scalars": 0})
+    folders = sorted({found.parent for found in place.rglob(f"*{_EVENTS}*")}) if place.is_dir() else [place]
+    if len(folders) > 1:
+        some = ", ".join(str(each) for each in folders[:_NAMES_SHOWN])
+        raise ValueError(f"path must be of one run, got one with event files in {some}; choose one of them")
+    read = EventAccumulator(str(folders[0]), size_guidance={"scalars": 0})
     read.Reload()
     scalars = {tag: read.Scalars(tag) for tag in read.Tags()["scalars"]}
     if not scalars:
-        raise ValueError(f"path must have scalars, got an event file without any, {str(place)!r}")
+        raise ValueError(f"path must have scalars, got event files without any, {str(place)!r}")
     # a step that was logged again, after a restart, counts as it was logged last
-    seen = {tag: {event.step: event.value for event in events} for tag, events in scalars.items()}
+    seen = {
+        tag: {event.step: math.inf if math.isnan(event.value) else event.value for event in events}
+        for tag, events in scalars.items()
+    }
     steps = sorted(set().union(*seen.values()))
     columns = {tag: np.array([values.get(step, math.nan) for step in steps]) for tag, values in seen.items()}
     return {**columns, "step": np.array(steps, dtype=float)}

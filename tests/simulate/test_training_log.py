@@ -62,7 +62,6 @@ def test_a_constant_replaces_a_column():
         ({"accuracy": [1.0]}, {}, ValueError, r"a loss or a norm of the weights, got \['accuracy'\]"),
         ({"loss": [1.0]}, {"names": {"norm": "w"}}, ValueError, r"names must be of columns, \['loss'\], got 'w'"),
         ({"loss": [1.0]}, {"names": {"weight": "loss"}}, ValueError, "names must be for step, loss"),
-        ({"loss": [1.0, 2.0], "step": [5, 5]}, {}, ValueError, "step must grow"),
         ({"loss": [1.0]}, {"lr": -1.0}, ValueError, "lr must be"),
         ({"loss": [1.0]}, {"optimizer": "SGD"}, TypeError, "optimizer must be"),
     ],
@@ -70,6 +69,32 @@ def test_a_constant_replaces_a_column():
 def test_bad_columns_are_named(columns, options, error, message):
     with pytest.raises(error, match=message):
         simulate.training_log(columns, **options)
+
+
+def test_steps_are_put_in_order():
+    nan = math.nan
+    # a validation row of the same step, a row without a step, and a restart from step 2
+    columns = {
+        "step": [0, 1, 1, nan, 2, 3, 2, 3, 4],
+        "loss": [1, 2, nan, 9, 3, 4, 5, 6, 7],
+        "lr": [nan, nan, 0.1, 9, 1, 1, 2, 2, 2],
+    }
+    log = simulate.training_log(columns)
+    assert log.step.values.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(log.loss, [1, 2, 5, 6, 7])
+    np.testing.assert_array_equal(log.lr, [nan, 0.1, 2, 2, 2])
+
+
+def test_one_number_is_a_column():
+    log = simulate.training_log({"loss": [1.0, 2.0], "lr": 0.5, "weight_norm": ["3.0", "oops"]})
+    np.testing.assert_array_equal(log.lr, [0.5, 0.5])
+    np.testing.assert_array_equal(log.norm, [3.0, math.nan])
+
+
+def test_columns_of_a_trajectory_keep_their_units():
+    run = simulate.norm_map(0.5, 0.01, 2.0, norm=3.0, steps=20)
+    log = simulate.training_log({name: run[name].values for name in ("norm", "grad_norm", "rotation")})
+    np.testing.assert_array_equal(log.grad_norm, run.grad_norm)
 
 
 def write(path, rows, delimiter=","):
@@ -83,13 +108,27 @@ def test_csv(tmp_path, delimiter):
     rows = [["epoch", "phase", "step", "loss", "lr", "weight_norm"], [0, "train", 0, 1.5, 0.1, 3.0]]
     rows += [[0, "train", 10, "nan", "", 2.9], [0, "train", 20, "inf", 0.05, 2.8]]
     log = simulate.read_log(write(tmp_path / "log.csv", rows, delimiter), wd=0.01)
-    np.testing.assert_array_equal(log.loss, [1.5, math.nan, math.inf])
+    # what was logged as no number is not what was not logged
+    np.testing.assert_array_equal(log.loss, [1.5, math.inf, math.inf])
     np.testing.assert_array_equal(log.lr, [0.1, math.nan, 0.05])
     assert log.step.values.tolist() == [0, 10, 20]
     assert set(log.data_vars) == {"loss", "lr", "norm"}
 
 
+def test_csv_as_it_comes(tmp_path):
+    text = '\ufeff\r\nstep, "loss" ,lr\r\n0,1.5,0.1\r\n   \r\nstep, "loss" ,lr\r\n1,,0.1\r\n2,2.5,0.1\r\n3,3.'
+    (tmp_path / "log.csv").write_bytes(text.encode())
+    log = simulate.read_log(tmp_path / "log.csv", names={"loss": "loss"})
+    assert log.step.values.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(log.loss, [1.5, math.nan, 2.5])
+
+
 def test_bad_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="with a point, got '0,5' in column 'loss'"):
+        simulate.read_log(write(tmp_path / "comma.csv", [["step", "loss"], [0, "0,5"], [1, "0,6"]], ";"))
+    (tmp_path / "wide.csv").write_bytes("loss\n1\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"UTF-8, got '.*wide\.csv'"):
+        simulate.read_log(tmp_path / "wide.csv")
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(ValueError, match="an empty one"):
         simulate.read_log(tmp_path / "empty.csv")

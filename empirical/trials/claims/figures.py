@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 
 import simulate
 import theory
+from empirical.config import RunConfig
+from empirical.measures.minima import minimum_steps
+from empirical.runs.snapshots import networks_at
 from simulate.trajectories.contract import setting, unfixed_optimizer
 from theory.optimizers import optimizer_named
+
+_MINIMA = 3
 
 Trajectories = Mapping[str, Sequence[xr.Dataset]]
 Figure = Callable[[Trajectories], list[float]]
@@ -200,6 +210,47 @@ def late_gradient_growth(group: str = "all") -> Figure:
         return found
 
     return figure
+
+
+def angle_between_minima(group: str = "all") -> Figure:
+    """Mean angle, in degrees, between the weights at the last three successive minima of the loss, one in each period.
+
+    Where there are no three periods: between the weights after half, three quarters and all of the steps. Runs are made
+    again up to these steps; networks are kept in the folder that the attribute `folder` of the trajectory names.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from empirical.runs.loop import train
+    >>> run = train(RunConfig(lr=0.5, wd=0.01, width=8, steps=60))
+    >>> 0 < angle_between_minima()({"all": [run.assign_attrs(folder=tempfile.mkdtemp())]})[0] < 90
+    True
+    """
+
+    def figure(runs: Trajectories) -> list[float]:
+        found = []
+        for run in runs[group]:
+            config, steps = RunConfig.from_dict(json.loads(run.attrs["config"])), run.sizes["step"]
+            if simulate.classify(run, discard=0).periods.count > _MINIMA:
+                chosen = minimum_steps(run, _MINIMA)
+            else:
+                chosen = [steps // 2, 3 * steps // 4, steps]
+            folder = Path(run.attrs["folder"])
+            folder.mkdir(parents=True, exist_ok=True)
+            networks = networks_at(config, chosen, folder, progress=False)
+            weights = [
+                torch.cat([p.detach().double().flatten() for p in network.parameters() if p.requires_grad])
+                for network in networks
+            ]
+            found.append(math.degrees(float(np.mean([_angle(a, b) for a, b in itertools.pairwise(weights)]))))
+        return found
+
+    return figure
+
+
+def _angle(first: Tensor, second: Tensor) -> float:
+    cosine = float(first @ second) / (float(first.norm()) * float(second.norm()))
+    return math.acos(min(1.0, max(-1.0, cosine)))
 
 
 def _late(run: xr.Dataset) -> xr.Dataset:

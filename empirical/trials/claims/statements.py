@@ -11,6 +11,7 @@ from empirical.config import RunConfig
 from empirical.presets import paper_runs
 from empirical.trials.claims.claim import Claim, Runs
 from empirical.trials.claims.figures import (
+    angle_between_minima,
     equilibrium_angle,
     has_periods,
     has_verdict,
@@ -167,6 +168,20 @@ def _of_the_paper() -> list[Claim]:
             _all(_WIDE),
             _all(_WIDE, width=8, steps=6000),
             "the same with 8 units",
+        ),
+        Claim(
+            "minima-differ",
+            "The minima of successive periods are different ones.",
+            PAPER,
+            _all(_CONVNET, wd=0.004, steps=6000),
+            angle_between_minima(),
+            "mean angle between weights at successive minima, degrees",
+            Between(low=20.0),
+            "a network that stays in its minimum turns by some degrees at most in as many steps",
+            _all(_CONVNET, wd=0.0, steps=6000),
+            not_decaying,
+            "all",
+            paper=paper_runs("convnet"),
         ),
         _periodic(
             "momentum",

@@ -26,7 +26,7 @@ from theory.arguments import choice
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RUNS, PAGE = "runs", "claims.md"
+RUNS, NETWORKS, PAGE = "runs", "networks", "claims.md"
 
 
 def judge_claims(
@@ -64,11 +64,11 @@ def judge_claims(
     Traceback (most recent call last):
     ...
     ValueError: names must be one of adam-swings, adamw-swings, all-weights-trained, angular-update, \
-angular-update-momentum, augmentation, full-batch-is-periodic, function-depends-on-the-product, group-normalization, \
-instance-normalization, late-gradient-growth, layer-normalization, momentum, no-decay-no-periods, \
-no-normalization-no-periods, only-the-product-matters, period-shortens-with-lr, period-shortens-with-wd, \
-rotation-under-adamw, sgd-is-periodic, small-networks-rest, three-regimes-on-the-sphere, weight-normalization, \
-wide-networks-swing; got 'everything'
+angular-update-momentum, augmentation, full-batch-is-periodic, function-depends-on-the-product, \
+group-normalization, instance-normalization, late-gradient-growth, layer-normalization, minima-differ, momentum, \
+no-decay-no-periods, no-normalization-no-periods, only-the-product-matters, period-shortens-with-lr, \
+period-shortens-with-wd, rotation-under-adamw, sgd-is-periodic, small-networks-rest, three-regimes-on-the-sphere, \
+weight-normalization, wide-networks-swing; got 'everything'
     """
     known = {claim.name: claim for claim in all_claims()}
     chosen = [known[choice("names", name, known)] for name in (known if names is None else names)]
@@ -102,8 +102,12 @@ def _longest(claims: Sequence[Claim], identity: str) -> RunConfig:
 
 
 def _opened(runs: Runs, folder: Path) -> Trajectories:
+    networks = str(folder.parent / NETWORKS)
     return {
-        name: [simulate.load(run_path(folder, run)).isel(step=slice(0, run.steps)) for run in group]
+        name: [
+            simulate.load(run_path(folder, run)).isel(step=slice(0, run.steps)).assign_attrs(folder=networks)
+            for run in group
+        ]
         for name, group in runs.items()
     }
 
