@@ -94,6 +94,20 @@ def optimizer_named(text: str) -> Optimizer:
     raise ValueError(f"optimizer must be written like SGD(momentum=0.9), one of {', '.join(OPTIMIZERS)}; got {text!r}")
 
 
+def optimizer_if_known(text: str) -> Optimizer | None:
+    """Optimizer of a text, None for one that `optimizer_named` refuses.
+
+    Examples
+    --------
+    >>> optimizer_if_known("SGD(momentum=0.5)"), optimizer_if_known("RMSprop")
+    (SGD(momentum=0.5), None)
+    """
+    try:
+        return optimizer_named(text)
+    except ValueError:
+        return None
+
+
 def optimizer_text(rule: Optimizer) -> str:
     """Inverse of `optimizer_named`.
 

@@ -13,7 +13,7 @@ import theory
 from simulate.trajectories.contract import check_trajectory, setting, unfixed_optimizer
 from simulate.trajectories.periods import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from theory.arguments import one_real
-from theory.optimizers import optimizer_named
+from theory.optimizers import optimizer_if_known
 
 SETTLES, FALLS, RISES, SWINGS = "settles", "falls", "rises", "swings"
 _WINDOW = 1.0  # relaxations that are looked back
@@ -127,7 +127,7 @@ def forecast(
     lr = float(rates.values if rates.ndim == 0 else rates.values[-1])
     wd = float(setting(trajectory, "wd").values)
     k = lr * wd
-    rule = _rule(unfixed_optimizer(trajectory))
+    rule = optimizer_if_known(unfixed_optimizer(trajectory))
     norms = np.append(trajectory.norm.values.astype(float), float(trajectory.final_norm))
     gradients, angles = trajectory.grad_norm.values.astype(float), trajectory.rotation.values.astype(float)
     if not (np.isfinite(norms).all() and np.isfinite(gradients).all() and gradients.any()):
@@ -198,10 +198,3 @@ def _steps_to_settle(norm: float, rest: float, rule: theory.Optimizer | None, re
     power = 2 if isinstance(rule, (theory.AdamW, theory.Lion)) else 4
     apart = abs((norm / rest) ** power - 1)
     return max(0.0, math.log(apart / (0.01 * power)) / power * relaxation) if apart > 0 else 0.0
-
-
-def _rule(text: str) -> theory.Optimizer | None:
-    try:
-        return optimizer_named(text)
-    except ValueError:
-        return None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import unfixed_optimizer
+from simulate.trajectories.log_rows import Rows
 from simulate.trajectories.spikes import (
     EXPECTED_WITHIN,
     OUTLIERS,
@@ -29,7 +29,6 @@ from simulate.trajectories.spikes import (
 )
 from simulate.trajectories.training_log import read_log, training_log, with_settings
 from theory.arguments import FloatArray
-from theory.optimizers import optimizer_named
 
 NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
     "norm-driven",
@@ -59,7 +58,6 @@ _RETURNS = (5, 20)  # rows after a batch, in which a network has forgotten it, o
 _FORGOTTEN, _REMAINS = 0.048, 0.07  # their mean loss above the usual, in units of the first
 _EXPLAINED = (0.7, 1.4)  # of the growth of ln ρ, by the law of a step
 _RISEN = 10.0  # times the usual loss, before numbers overflow
-_SPARSE = 0.2  # share of rows without a loss, from which it is logged at some rows only
 _RELAXATIONS = 2.0  # that are looked back for the last peak of the norm
 
 
@@ -214,7 +212,7 @@ def diagnose(
         held = training_log(cast(Mapping[str, npt.ArrayLike], log), lr=lr, wd=wd, optimizer=optimizer, names=names)
     if "loss" not in held:
         raise ValueError(f"log must have the loss of each step, got {sorted(map(str, held.data_vars))}")
-    rows = _Rows.of(held)
+    rows = Rows.of(held)
     places = _spikes(rows)
     usual = rows.loss.copy()
     leave_out(usual, places)
@@ -225,147 +223,11 @@ def diagnose(
     return Diagnosis(tuple(spikes), missing, next_step, next_stderr, rows.log)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Columns of a log at the rows that have a loss; those that are not known are None."""
-
-    log: xr.Dataset
-    step: npt.NDArray[np.int64]
-    # as logged, and with the number before in the place of what is none
-    logged_loss: FloatArray
-    loss: FloatArray
-    lr: FloatArray | None
-    wd: FloatArray | None
-    norm: FloatArray | None
-    grad_norm: FloatArray | None
-    decay: FloatArray | None
-    rotation: FloatArray | None
-    rule: theory.Optimizer | None
-    missing: tuple[str, ...]
-
-    @classmethod
-    def of(cls, log: xr.Dataset) -> _Rows:
-        log = _logged(log)
-        count = log.sizes["step"]
-        step = log.step.values
-        lr, wd, norm, grad_norm = (_column(log, name, count) for name in ("lr", "wd", "norm", "grad_norm"))
-        rule = _rule(unfixed_optimizer(log, "log"))
-        gap = float(np.median(np.diff(step))) if count > 1 else 1.0
-        missing = [
-            text
-            for text, value in (
-                ("the learning rate", lr),
-                ("the weight decay", wd),
-                ("the norm of the scale-invariant weights", norm),
-            )
-            if value is None
-        ]
-        decay = None
-        if lr is not None and wd is not None and rule is not None:
-            rate = lr * wd
-            with np.errstate(invalid="ignore"):
-                known = np.where((rate >= 0) & (rate < 1), rate, np.nan)
-            decay = np.full(count, np.nan)
-            usable = np.isfinite(known)
-            decay[usable] = theory.free_decay(np.ones(usable.sum()), known[usable], optimizer=rule)
-            decay = decay * np.diff(step, append=step[-1] + gap)
-            if np.isnan(decay).any():
-                missing.append("a known rate of decay: that of Adam goes through its normalized gradient")
-                decay = None
-        elif rule is None:
-            missing.append("an optimizer whose law of the norm is known")
-        if gap > 1:
-            missing.append(f"every step: rows lie {gap:.0f} steps apart")
-        rotation = _rotation(log, rule, lr, norm, grad_norm, decay, gap)
-        if rotation is None and norm is not None:
-            missing.append("what tells how far steps turn the weights: the norm of their gradient")
-        logged = log.loss.values.astype(float)
-        known = np.maximum.accumulate(np.where(np.isfinite(logged), np.arange(count), -1))
-        loss = np.where(known >= 0, logged[np.maximum(known, 0)], logged[np.isfinite(logged)][0])
-        return cls(log, step, logged, loss, lr, wd, norm, grad_norm, decay, rotation, rule, tuple(missing))
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether there is a row for each step."""
-        return self.step.size < 2 or float(np.median(np.diff(self.step))) <= 1
-
-
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _logged(log: xr.Dataset) -> xr.Dataset:
-    """Rows that have a loss, and those after the last of them, where most rows have one."""
-    loss = log.loss.values.astype(float)
-    seen = np.flatnonzero(~np.isnan(loss))
-    if not np.isfinite(loss).any():
-        raise ValueError("log must have a loss that is a number, got none")
-    # a loss that is missing between others was not logged; at the end it is no number any more
-    if seen.size < loss.size:
-        kept = np.append(seen, np.arange(seen[-1] + 1, loss.size))
-        kept = seen if np.isnan(loss[: seen[-1] + 1]).mean() > _SPARSE else kept
-        log, loss = log.isel(step=kept), loss[kept]
-    if "norm" in log:
-        has = np.isfinite(log.norm.values) & np.isfinite(loss)
-        # norms at some rows only
-        if 0.01 < has.mean() < 1 - _SPARSE and np.isfinite(log.norm.values[np.isfinite(loss)]).mean() < 1 - _SPARSE:
-            log = log.isel(step=np.flatnonzero(has))
-    return log
-
-
-def _column(log: xr.Dataset, name: str, count: int) -> FloatArray | None:
-    if name in log.variables:
-        values = np.broadcast_to(log[name].values.astype(float), (count,)).copy()
-        if name in ("lr", "wd"):
-            # logged when it changes
-            known = np.flatnonzero(np.isfinite(values))
-            if known.size:
-                at = np.maximum(np.searchsorted(known, np.arange(count), side="right") - 1, 0)
-                values = values[known[at]]
-        positive = np.isfinite(values) & (values > 0)
-        if name == "norm" and positive.any():
-            # between two norms it is somewhere between; after the last there is none
-            known = np.flatnonzero(positive)
-            gaps = np.flatnonzero(np.isnan(values[: known[-1]]) | (values[: known[-1]] <= 0))
-            values[gaps] = np.exp(np.interp(gaps, known, np.log(values[known])))
-        return values if np.isfinite(values).any() else None
-    return np.full(count, float(log.attrs[name])) if name in log.attrs else None
-
-
-def _rule(text: str) -> theory.Optimizer | None:
-    try:
-        return optimizer_named(text)
-    except ValueError:
-        return None
-
-
-def _rotation(
-    log: xr.Dataset,
-    rule: theory.Optimizer | None,
-    lr: FloatArray | None,
-    norm: FloatArray | None,
-    grad_norm: FloatArray | None,
-    decay: FloatArray | None,
-    gap: float,
-) -> FloatArray | None:
-    """Angle of each step: as measured, by the law of a step of plain SGD, or by the growth of the norm."""
-    if "rotation" in log:
-        measured: FloatArray = log.rotation.values.astype(float)
-        return measured
-    if norm is None:
-        return None
-    with np.errstate(all="ignore"):
-        if rule == theory.SGD() and lr is not None and grad_norm is not None:
-            turned: FloatArray = np.where(np.isfinite(grad_norm), np.arctan(lr * grad_norm / norm**2), np.nan)
-            return turned
-        if decay is None or gap > 1:
-            return None
-        growth = np.diff(np.log(norm), append=np.nan) + decay
-        grown: FloatArray = np.sqrt(np.maximum(2 * growth, 0))
-        return grown
-
-
-def _spikes(rows: _Rows) -> list[tuple[int, int]]:
+def _spikes(rows: Rows) -> list[tuple[int, int]]:
     end = rows.loss.size
     if rows.norm is not None and not np.isfinite(rows.norm).all():
         # nothing comes after weights that are no numbers
@@ -382,7 +244,7 @@ def _spikes(rows: _Rows) -> list[tuple[int, int]]:
     )
 
 
-def _overflows(rows: _Rows) -> list[Spike]:
+def _overflows(rows: Rows) -> list[Spike]:
     bad = ~np.isfinite(rows.logged_loss)
     for values in (rows.norm, rows.grad_norm):
         if values is not None:
@@ -412,7 +274,7 @@ def _overflows(rows: _Rows) -> list[Spike]:
     return found
 
 
-def _judged(rows: _Rows, usual: FloatArray, first: int, last: int) -> Spike:
+def _judged(rows: Rows, usual: FloatArray, first: int, last: int) -> Spike:
     loss = rows.loss
     typical, peak = float(np.median(loss[before(max(first, 1))])), float(loss[first : last + 1].max())
     arrives = arrival(loss, first, last)
@@ -468,7 +330,7 @@ def _judged(rows: _Rows, usual: FloatArray, first: int, last: int) -> Spike:
 
 
 def _from_the_weights(
-    rows: _Rows, first: int, last: int, told: list[str], numbers: dict[str, Any], rise: float
+    rows: Rows, first: int, last: int, told: list[str], numbers: dict[str, Any], rise: float
 ) -> Spike:
     assert rows.norm is not None
     assert rows.lr is not None
@@ -504,7 +366,7 @@ def _from_the_weights(
     return _spike(rows, first, last, NORM_DRIVEN, told, advice, explained=explained, **numbers)
 
 
-def _from_the_data(rows: _Rows, first: int, last: int, arrives: int, told: list[str], numbers: dict[str, Any]) -> Spike:
+def _from_the_data(rows: Rows, first: int, last: int, arrives: int, told: list[str], numbers: dict[str, Any]) -> Spike:
     after = rows.loss[arrives + _RETURNS[0] : arrives + _RETURNS[1] + 1]
     if after.size <= _RETURNS[1] - _RETURNS[0]:
         told.append("The log ends too soon after it to tell one batch from a change that lasts.")
@@ -528,7 +390,7 @@ def _from_the_data(rows: _Rows, first: int, last: int, arrives: int, told: list[
 
 
 def _spike(
-    rows: _Rows,
+    rows: Rows,
     first: int,
     last: int,
     cause: str,
@@ -565,7 +427,7 @@ def _spike(
     )
 
 
-def _unlawful(rows: _Rows, arrives: int) -> int | None:
+def _unlawful(rows: Rows, arrives: int) -> int | None:
     """Row near the arrival at which the norm of plain SGD did not do what the law of a step says."""
     if rows.rule != theory.SGD() or rows.grad_norm is None or rows.norm is None:
         return None
@@ -595,7 +457,7 @@ def _is_level(loss: FloatArray) -> bool:
     return bool(means[0] >= _LEVEL * np.nanmax(means[:30]))
 
 
-def _turned_before(rows: _Rows, arrives: int) -> float:
+def _turned_before(rows: Rows, arrives: int) -> float:
     if rows.rotation is None:
         return math.nan
     # what leads to the spike is not usual any more
@@ -609,7 +471,7 @@ def _turned_before(rows: _Rows, arrives: int) -> float:
     return float(recent.max()) / quickest if quickest > 0 else math.nan
 
 
-def _fall(rows: _Rows, first: int) -> tuple[float, float, int]:
+def _fall(rows: Rows, first: int) -> tuple[float, float, int]:
     """Depth and speed of the fall that ends with the lowest norm near this row, and that row."""
     if rows.norm is None or rows.decay is None or not rows.decay[first] > 0:
         return math.nan, math.nan, first
@@ -627,7 +489,7 @@ def _fall(rows: _Rows, first: int) -> tuple[float, float, int]:
     return fall, fall / float(rows.decay[peak:trough].sum()), trough
 
 
-def _growth_explained(rows: _Rows, trough: int, end: int) -> float:
+def _growth_explained(rows: Rows, trough: int, end: int) -> float:
     if rows.rule != theory.SGD() or rows.grad_norm is None or not rows.is_dense or rows.norm is None or end <= trough:
         return math.nan
     assert rows.lr is not None
@@ -641,7 +503,7 @@ def _growth_explained(rows: _Rows, trough: int, end: int) -> float:
     return float(np.log(stepped / norm)[: top - trough].sum() / np.log(rows.norm[top] / rows.norm[trough]))
 
 
-def _lr_step(rows: _Rows, arrives: int) -> tuple[int, float] | None:
+def _lr_step(rows: Rows, arrives: int) -> tuple[int, float] | None:
     """Row of the largest rise of the learning rate shortly before, and the factor since its least value."""
     if rows.lr is None or arrives == 0:
         return None
@@ -653,7 +515,7 @@ def _lr_step(rows: _Rows, arrives: int) -> tuple[int, float] | None:
     return start + 1 + int(np.argmax(np.diff(recent))), float(recent[-1] / known.min())
 
 
-def _advice_lr(rows: _Rows, arrives: int) -> str:
+def _advice_lr(rows: Rows, arrives: int) -> str:
     advice = "A smaller rise turns the weights less."
     if rows.lr is not None and rows.wd is not None and rows.lr[arrives] * rows.wd[arrives] > 0:
         steps = 1 / (2 * float(rows.lr[arrives] * rows.wd[arrives]))
@@ -664,7 +526,7 @@ def _advice_lr(rows: _Rows, arrives: int) -> str:
     return advice
 
 
-def _next(rows: _Rows, spikes: list[Spike]) -> tuple[float, float]:
+def _next(rows: Rows, spikes: list[Spike]) -> tuple[float, float]:
     """Step of the next norm-driven spike: from their distances, or from one fall like the last."""
     if not spikes:
         return math.nan, math.nan
