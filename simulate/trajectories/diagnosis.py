@@ -29,6 +29,7 @@ from simulate.trajectories.spikes import (
 )
 from simulate.trajectories.training_log import read_log, training_log, with_settings
 from theory.arguments import FloatArray
+from theory.destabilization import step_angle
 
 NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
     "norm-driven",
@@ -434,10 +435,9 @@ def _unlawful(rows: Rows, arrives: int) -> int | None:
     assert rows.lr is not None
     assert rows.wd is not None
     here = slice(max(arrives - 3, 0), min(arrives + 2, rows.norm.size - 1))
-    norm, lr, wd, gradients = rows.norm[here], rows.lr[here], rows.wd[here], rows.grad_norm[here]
     with np.errstate(all="ignore"):
-        law = np.log(np.sqrt(((1 - lr * wd) * norm) ** 2 + (lr * gradients / norm) ** 2) / norm)
-        measured = np.log(rows.norm[here.start + 1 : here.stop + 1] / norm)
+        law = _lawful_growth(rows, here)
+        measured = np.log(rows.norm[here.start + 1 : here.stop + 1] / rows.norm[here])
         off = np.abs(measured - law) > _LAWFUL + 0.5 * np.abs(law)
     return here.start + int(np.argmax(off)) if off.any() else None
 
@@ -489,18 +489,27 @@ def _fall(rows: Rows, first: int) -> tuple[float, float, int]:
     return fall, fall / float(rows.decay[peak:trough].sum()), trough
 
 
+def _lawful_growth(rows: Rows, here: slice) -> FloatArray:
+    """Growth of ln ρ in each of these steps of plain SGD by the law of a step: ρ⁺ = (1-ηλ)ρ/cos θ."""
+    assert rows.lr is not None
+    assert rows.wd is not None
+    assert rows.norm is not None
+    assert rows.grad_norm is not None
+    k = rows.lr[here] * rows.wd[here]
+    angle = step_angle(rows.lr[here] * rows.grad_norm[here] / rows.norm[here] ** 2, k)
+    growth: FloatArray = np.log1p(-k) - np.log(np.cos(angle))
+    return growth
+
+
 def _growth_explained(rows: Rows, trough: int, end: int) -> float:
     if rows.rule != theory.SGD() or rows.grad_norm is None or not rows.is_dense or rows.norm is None or end <= trough:
         return math.nan
     assert rows.lr is not None
     assert rows.wd is not None
-    here = slice(trough, end)
-    norm, lr = rows.norm[here], rows.lr[here]
-    stepped = np.sqrt(((1 - lr * rows.wd[here]) * norm) ** 2 + (lr * rows.grad_norm[here] / norm) ** 2)
     top = trough + int(np.argmax(rows.norm[trough : end + 1]))
     if top == trough:
         return math.nan
-    return float(np.log(stepped / norm)[: top - trough].sum() / np.log(rows.norm[top] / rows.norm[trough]))
+    return float(_lawful_growth(rows, slice(trough, top)).sum() / np.log(rows.norm[top] / rows.norm[trough]))
 
 
 def _lr_step(rows: Rows, arrives: int) -> tuple[int, float] | None:

@@ -11,6 +11,7 @@ import xarray as xr
 import theory
 from simulate.trajectories.contract import unfixed_optimizer
 from theory.arguments import FloatArray
+from theory.destabilization import step_angle
 from theory.optimizers import optimizer_if_known
 
 _SPARSE = 0.2  # share of rows without a loss, from which it is logged at some rows only
@@ -90,7 +91,7 @@ class Rows:
             missing.append("an optimizer whose law of the norm is known")
         if gap > 1:
             missing.append(f"every step: rows lie {gap:.0f} steps apart")
-        rotation = _rotation(log, rule, lr, norm, grad_norm, decay, gap)
+        rotation = _rotation(log, rule, lr, wd, norm, grad_norm, decay, gap)
         if rotation is None and norm is not None:
             missing.append("what tells how far steps turn the weights: the norm of their gradient")
         logged = log.loss.values.astype(float)
@@ -146,6 +147,7 @@ def _rotation(
     log: xr.Dataset,
     rule: theory.Optimizer | None,
     lr: FloatArray | None,
+    wd: FloatArray | None,
     norm: FloatArray | None,
     grad_norm: FloatArray | None,
     decay: FloatArray | None,
@@ -159,7 +161,8 @@ def _rotation(
         return None
     with np.errstate(all="ignore"):
         if rule == theory.SGD() and lr is not None and grad_norm is not None:
-            turned: FloatArray = np.where(np.isfinite(grad_norm), np.arctan(lr * grad_norm / norm**2), np.nan)
+            decayed = 0.0 if wd is None else lr * wd
+            turned: FloatArray = np.where(np.isfinite(grad_norm), step_angle(lr * grad_norm / norm**2, decayed), np.nan)
             return turned
         if decay is None or gap > 1:
             return None
