@@ -39,7 +39,6 @@ NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
     "overflow",
     "unknown",
 )
-CAUSES = (NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN)
 NO_SPIKES, SEVERAL = "no spikes", "several causes"
 
 _LR_RISES = 1.5  # factor by which a learning rate steps up

@@ -139,16 +139,14 @@ def read_log(
     ValueError: path must be a CSV file, an event file of TensorBoard or a folder of a run, got 'no such file'
     """
     place = Path(path)
-    known = {"lr": lr, "wd": wd, "optimizer": optimizer, "names": names}
     if place.is_dir() and next(place.rglob(f"*{_EVENTS}*"), None) is None:
         return with_settings(load(place), lr=lr, wd=wd, optimizer=optimizer)
-    if place.is_dir() or (place.is_file() and _EVENTS in place.name):
-        return training_log(_of_tensorboard(place), **known)  # type: ignore[arg-type]
-    if not place.is_file():
+    if not place.exists():
         raise ValueError(
             f"path must be a CSV file, an event file of TensorBoard or a folder of a run, got {str(path)!r}"
         )
-    return training_log(_of_csv(place), **known)  # type: ignore[arg-type]
+    columns = _of_tensorboard(place) if place.is_dir() or _EVENTS in place.name else _of_csv(place)
+    return training_log(columns, lr=lr, wd=wd, optimizer=optimizer, names=names)
 
 
 def with_settings(
