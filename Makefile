@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= report
 
-.PHONY: validate held-out test acceptance notebooks benchmarks clean
+.PHONY: validate held-out claims test acceptance notebooks benchmarks clean
 
 validate: $(STAMP)
 	$(BIN)/bnwd validate --out $(OUT)
@@ -13,6 +13,10 @@ validate: $(STAMP)
 held-out: $(STAMP)
 	rm -f held_out/held_out.md
 	$(BIN)/bnwd validate --held-out --out held_out; code=$$?; cp held_out/held_out.md held_out/held_out.png docs/; exit $$code
+
+# every statement on trial, a quarter of an hour; its page and pictures go into docs
+claims: $(STAMP)
+	$(BIN)/bnwd claims --out claims; code=$$?; mkdir -p docs/claims; cp claims/claims.md claims/*.png docs/claims/; exit $$code
 
 test: $(STAMP)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from empirical.measures.lightning_callback import MonitorCallback as MonitorCallback
     from empirical.measures.minima import successive_minima as successive_minima
     from empirical.measures.monitor import Monitor as Monitor
+    from empirical.presets import at_paper_scale as at_paper_scale
     from empirical.presets import paper_runs as paper_runs
     from empirical.runs.cost import RunCost as RunCost
     from empirical.runs.folder import StorageError as StorageError
@@ -47,6 +48,7 @@ _HOMES = {
     "StorageError": "empirical.runs.folder",
     "SweepInterrupted": "empirical.sweeps.sweep",
     "WorkersLostError": "empirical.sweeps.sweep",
+    "at_paper_scale": "empirical.presets",
     "curvature": "empirical.measures.curvature",
     "dask_executor": "empirical.sweeps.workers",
     "grid": "empirical.sweeps.grid",
@@ -76,6 +78,7 @@ __all__ = [
     "StorageError",
     "SweepInterrupted",
     "WorkersLostError",
+    "at_paper_scale",
     "curvature",
     "dask_executor",
     "grid",

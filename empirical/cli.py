@@ -472,6 +472,9 @@ def claims(
     ),
     name: Annotated[list[str] | None, typer.Option(help="Only these statements; default all.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Only those that take two minutes together.")] = False,
+    paper_scale: Annotated[
+        bool, typer.Option("--paper-scale", help="With ConvNets on CIFAR-10, for a GPU: hours for each statement.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Processes; default one for each processor.")] = None,
 ) -> None:
     """Put each statement of the paper and its neighbours on trial with real training, and print the verdicts.
@@ -482,7 +485,9 @@ def claims(
     from empirical.trials.claims.rules import HOLDS
     from empirical.trials.claims.trial import PAGE, format_outcomes, judge_claims
 
-    found = judge_claims(out, name, fast=fast, executor=empirical.dask_executor(workers=workers))
+    found = judge_claims(
+        out, name, fast=fast, paper_scale=paper_scale, executor=empirical.dask_executor(workers=workers)
+    )
     typer.echo(format_outcomes(found))
     typer.echo(f"\npage and pictures: {out / PAGE}")
     if any(each.control.verdict == HOLDS for each in found):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from empirical.config import RunConfig
+from theory.schedules import Constant, Cosine, Linear
 from theory.sgd import SGD
 
 # the paper's learning rates reach from the first to the last
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _WEIGHT_DECAY, _EPOCHS, _BATCH, _TRAINING_SAMPLES = 0.001, 1000, 128, 50_000
+# more steps, and as much less decay, than on embedded data
+_LONGER = 16
 _NETWORKS = {"convnet": ("convnet", 32, "cifar10"), "resnet18": ("resnet18", 64, "cifar100")}
 _KINDS: dict[str, dict[str, Any]] = {
     "scale_invariant": {},
@@ -61,3 +65,54 @@ def paper_runs(network: str, kind: str = "scale_invariant") -> tuple[RunConfig, 
         "device": "auto",
     }
     return tuple(RunConfig(lr=lr, **{**common, **_KINDS[kind]}) for lr in LEARNING_RATES)
+
+
+def at_paper_scale(run: RunConfig) -> RunConfig:
+    """A small run as it would be at the scale of the paper: a ConvNet on CIFAR-10, for a GPU.
+
+    The network becomes a ConvNet four times as wide (MLPs: of half as many channels as they have units), λ becomes 16
+    times as small and the run as many times as long, so that as many relaxation times 1/ηλ pass. Learning rates, their
+    ratios, optimizer and normalization stay; a choice of n samples becomes one of 10 n.
+
+    Parameters
+    ----------
+    run : of an MLP or a ConvNet.
+
+    Returns
+    -------
+    RunConfig
+
+    Raises
+    ------
+    ValueError : it is a run of another network, or of another schedule than Constant, Linear or Cosine.
+
+    Source: arXiv 2106.15739, experimental setup.
+
+    Examples
+    --------
+    >>> run = at_paper_scale(RunConfig(model="convnet", lr=0.5, wd=0.016, steps=1000))
+    >>> run.width, run.dataset, run.wd, run.steps
+    (32, 'cifar10', 0.001, 16000)
+    """
+    width = run.resolved_width
+    if run.model not in ("mlp", "convnet") or width is None:
+        raise ValueError(f"run must be of an MLP or a ConvNet, got model={run.model!r}")
+    lr = run.lr
+    if isinstance(lr, (Linear, Cosine)):
+        lr = dataclasses.replace(lr, steps=lr.steps * _LONGER)
+    elif callable(lr) and not isinstance(lr, Constant):
+        raise ValueError(f"run must have a rate that is constant or a Linear or Cosine schedule, got lr={lr!r}")
+    return dataclasses.replace(
+        run,
+        model="convnet",
+        width=4 * width if run.model == "convnet" else max(1, width // 2),
+        depth=None,
+        dataset=_NETWORKS["convnet"][2],
+        samples=None if run.samples is None else 10 * run.samples,
+        augmentation=None if run.augmentation is None else _KINDS["augmentation"]["augmentation"],
+        batch_size=_BATCH,
+        lr=lr,
+        wd=run.wd / _LONGER,
+        steps=run.steps * _LONGER,
+        device="auto",
+    )

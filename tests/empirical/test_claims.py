@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from empirical import dask_executor
 from empirical.trials.claims.claim import outcome
 from empirical.trials.claims.figures import (
     has_periods,
@@ -141,6 +142,17 @@ class TestStatements:
         identities = [each.identity for group in claim.runs.values() for each in group]
         assert len(set(identities)) == len(identities)
 
+    @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+    def test_at_the_papers_scale_it_is_the_same_comparison(self, claim):
+        large = claim.at_paper_scale()
+        for small_runs, large_runs in ((claim.runs, large.runs), (claim.control, large.control)):
+            assert [(name, [run.seed for run in group]) for name, group in small_runs.items()] == [
+                (name, [run.seed for run in group]) for name, group in large_runs.items()
+            ]
+        assert {run.dataset for run in large.all_runs} == {"cifar10"}
+        assert len({run.identity for run in large.all_runs}) == len({run.identity for run in claim.all_runs})
+        assert (large.rule, large.figure) == (claim.rule, claim.figure)
+
     def test_there_is_no_such(self):
         with pytest.raises(ValueError, match="names must be one of"):
             judge_claims("claims", ["no such"])
@@ -156,6 +168,18 @@ def test_pages():
     assert format_outcomes([found]).splitlines()[1].split() == ["falls", "1", "±", "0", "5", "holds", "holds"]
 
 
+def test_a_table_at_the_papers_scale_is_of_other_runs(tmp_path, monkeypatch):
+    # of which a machine without a GPU trains none: a stand-in for the network and its steps
+    def smaller(run):
+        return dataclasses.replace(run, width=run.resolved_width // 2, steps=200)
+
+    monkeypatch.setattr("empirical.trials.claims.claim.at_paper_scale", smaller)
+    with concurrent.futures.ThreadPoolExecutor(1) as here:
+        (found,) = judge_claims(tmp_path, ["no-decay-no-periods"], paper_scale=True, executor=here, progress=False)
+    assert {run.steps for run in found.claim.all_runs} == {200}
+    assert found.judged.verdict == HOLDS
+
+
 @pytest.mark.timeout(600)
 def test_the_quick_ones(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(1) as here:
@@ -167,3 +191,23 @@ def test_the_quick_ones(tmp_path):
         assert (tmp_path / f"{each.claim.name}.png").stat().st_size > 10_000
     page = (tmp_path / PAGE).read_text(encoding="utf-8")
     assert all(f"## {each.claim.name}" in page for each in found)
+    # again: of the same runs, none of them trained anew
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("steps.log")}
+    again = judge_claims(tmp_path, [found[0].claim.name, found[-1].claim.name], progress=False)
+    np.testing.assert_array_equal(again[0].figures, found[0].figures)
+    np.testing.assert_array_equal(again[1].control_figures, found[-1].control_figures)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("steps.log")}
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(3600)
+def test_the_whole_table(tmp_path):
+    found = judge_claims(tmp_path, executor=dask_executor(), progress=False)
+    assert len(found) == len(all_claims()) >= 20
+    for each in found:
+        # what a verdict is, is for training to say; that a rule can say no, its control must show
+        assert each.control.verdict == FAILS, (each.claim.name, each.control)
+        assert np.isfinite(each.figures).all(), each.claim.name
+        if each.judged.verdict != HOLDS:
+            assert each.claim.scale, each.claim.name
+    assert len(list(tmp_path.glob("*.png"))) == len(found)

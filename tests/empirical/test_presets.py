@@ -3,7 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from empirical import paper_runs, train
+import empirical
+import theory
+from empirical import at_paper_scale, paper_runs, train
 from empirical.presets import _KINDS, LEARNING_RATES
 from tests.devices import every_device
 
@@ -26,6 +28,40 @@ def test_presets_are_the_papers(network, kind):
     assert {run.steps for run in runs} == {1000 * (50_000 // 128)}
     with pytest.raises(ValueError, match="must be one of"):
         paper_runs(network, "other")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.01, "steps": 8000, "augmentation": 1},
+        {"width": 64, "samples": 400, "sampling": "full_batch", "lr": 0.5, "wd": 0.008, "steps": 6000},
+        {"width": 1, "lr": theory.Linear(0.5, 0.005, 8000), "wd": 0.02, "normalization": "layer", "steps": 8000},
+        {"fixed": "norm", "init_norm": 1.0, "lr": theory.Constant(0.1), "wd": 0.0, "seed": 3},
+    ],
+)
+def test_at_the_papers_scale_as_many_relaxation_times_pass(settings):
+    small = empirical.RunConfig(**settings)
+    large = at_paper_scale(small)
+    # where a schedule has come to, and relaxations, after each share of the run
+    for share in (0.0, 0.3, 1.0):
+        rates = [r.lr(round(share * r.steps)) if callable(r.lr) else r.lr for r in (small, large)]
+        assert rates[0] == pytest.approx(rates[1])
+        assert rates[0] * small.wd * small.steps == pytest.approx(rates[1] * large.wd * large.steps)
+    assert (large.dataset, large.model, large.batch_size) == ("cifar10", "convnet", 128)
+    assert large.steps > small.steps
+    kept = ("optimizer", "normalization", "scale_invariant", "fixed", "init_norm", "sampling", "seed")
+    assert all(getattr(small, name) == getattr(large, name) for name in kept)
+    wider = dataclasses.replace(small, width=2 * small.resolved_width + 2)
+    assert at_paper_scale(wider).width > large.width
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"model": "resnet18", "lr": 0.5}, {"model": "transformer", "lr": 0.5}, {"lr": theory.Exponential(0.5, 1)}],
+)
+def test_other_networks_and_schedules_have_no_such_scale(settings):
+    with pytest.raises(ValueError, match="run must"):
+        at_paper_scale(empirical.RunConfig(wd=0.01, **settings))
 
 
 @every_device

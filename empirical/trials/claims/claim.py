@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from empirical.config import RunConfig
+from empirical.presets import at_paper_scale
 from empirical.trials.claims.figures import Figure, Trajectories
 from empirical.trials.claims.rules import Judged, Rule
 
@@ -31,8 +33,8 @@ class Claim:
     rule, reason : by which it is judged, and why with this threshold.
     control : runs of which the statement is not true, of the same groups.
     control_name : what they are.
-    shown : group whose first run is drawn, of claim and control.
-    paper : the experiment at the paper's scale, for a GPU; empty where the paper has none.
+    shown : group of the control whose first run is drawn, beside the first of each group of the claim.
+    drawn : what of it, "norm" or "loss".
     scale : what would have to be larger where the statement does not hold here.
     fast : whether it is part of the quick subset.
     """
@@ -48,9 +50,24 @@ class Claim:
     control: Runs
     control_name: str
     shown: str
-    paper: Sequence[RunConfig] = ()
+    drawn: str = "norm"
     scale: str = ""
     fast: bool = False
+
+    def at_paper_scale(self) -> Claim:
+        """The same statement, figure and rule, with claim and control at the scale of the paper, for a GPU.
+
+        Examples
+        --------
+        >>> from empirical.trials.claims.statements import all_claims
+        >>> all_claims()[0].at_paper_scale().runs["all"][0].dataset
+        'cifar10'
+        """
+        runs, control = (
+            {name: [at_paper_scale(run) for run in group] for name, group in each.items()}
+            for each in (self.runs, self.control)
+        )
+        return dataclasses.replace(self, runs=runs, control=control)
 
     @property
     def all_runs(self) -> list[RunConfig]:

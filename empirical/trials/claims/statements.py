@@ -8,8 +8,8 @@ from typing import Any
 
 import theory
 from empirical.config import RunConfig
-from empirical.presets import paper_runs
 from empirical.trials.claims.claim import Claim, Runs
+from empirical.trials.claims.corrected_decay import CorrectedSGD
 from empirical.trials.claims.figures import (
     angle_between_minima,
     equilibrium_angle,
@@ -34,6 +34,8 @@ _MOMENTUM = theory.SGD(momentum=0.9)
 _CONVNET: Mapping[str, Any] = {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.01, "steps": 8000}
 _REST: Mapping[str, Any] = {"model": "mlp", "width": 8, "lr": 0.5, "wd": 0.02, "steps": 5000}
 _WIDE: Mapping[str, Any] = {"model": "mlp", "width": 96, "lr": 0.5, "wd": 0.004, "steps": 12_000}
+# scale-invariant weights of the MLPs of 8 and 64 units on 64 pixels
+_DIM_8, _DIM_64 = 8 * 64 + 8 * 8, 64 * 64 + 64 * 64
 _ALL_SAY = "five seeds that said yes by chance would all do so in 3 % of cases"
 _PERIODIC = (
     "simulate.classify: at least 5 periods, not doubled by a doubled threshold, growth not mostly outside breaks"
@@ -92,17 +94,15 @@ def _of_the_paper() -> list[Claim]:
             _all(_CONVNET),
             _all(_REST),
             resting,
-            paper=paper_runs("convnet"),
             fast=True,
         ),
         _periodic(
             "full-batch-is-periodic",
-            "So is full-batch gradient descent: noise is not the reason.",
+            "Full-batch gradient descent is periodic too: noise is not the reason.",
             PAPER,
             _all({"width": 64, "samples": 400, "sampling": "full_batch", "lr": 0.5, "wd": 0.008, "steps": 6000}),
             _all({"width": 64, "samples": 400, "sampling": "full_batch", "lr": 0.5, "wd": 0.0, "steps": 2000}),
             not_decaying,
-            paper=paper_runs("convnet"),
             fast=True,
         ),
         Claim(
@@ -117,7 +117,6 @@ def _of_the_paper() -> list[Claim]:
             {"slow": _runs(_CONVNET, range(10, 15)), "fast": _runs(_CONVNET, wd=0.01)},
             same,
             "slow",
-            paper=paper_runs("convnet"),
         ),
         Claim(
             "period-shortens-with-wd",
@@ -131,7 +130,6 @@ def _of_the_paper() -> list[Claim]:
             {"slow": _runs(_CONVNET, range(10, 15)), "fast": _runs(_CONVNET)},
             same,
             "slow",
-            paper=paper_runs("convnet"),
         ),
         Claim(
             "only-the-product-matters",
@@ -145,7 +143,6 @@ def _of_the_paper() -> list[Claim]:
             {"high": _runs(_CONVNET), "low": _runs(_CONVNET, range(10, 15), wd=0.005, steps=16_000)},
             "half the product",
             "low",
-            paper=paper_runs("convnet"),
         ),
         Claim(
             "small-networks-rest",
@@ -181,7 +178,6 @@ def _of_the_paper() -> list[Claim]:
             _all(_CONVNET, wd=0.0, steps=6000),
             not_decaying,
             "all",
-            paper=paper_runs("convnet"),
         ),
         _periodic(
             "momentum",
@@ -190,7 +186,6 @@ def _of_the_paper() -> list[Claim]:
             _all(_CONVNET, lr=0.05, wd=0.016, steps=12_000, optimizer=_MOMENTUM),
             _all(_REST, lr=0.05, wd=0.02, optimizer=_MOMENTUM),
             resting,
-            paper=paper_runs("convnet", "momentum"),
         ),
         _periodic(
             "augmentation",
@@ -199,8 +194,15 @@ def _of_the_paper() -> list[Claim]:
             _all(_CONVNET, augmentation=1, steps=6000),
             _all(_CONVNET, augmentation=1, wd=0.0, steps=1500),
             not_decaying,
-            paper=paper_runs("convnet", "augmentation"),
-            scale="a wider network, which can learn all augmented samples",
+            scale="a network that can learn all augmented samples, which augmentation-of-few is about",
+        ),
+        _periodic(
+            "augmentation-of-few",
+            "Augmentation does not end the periods where the network can learn all augmented samples (of two classes).",
+            PAPER,
+            _all(_CONVNET, augmentation=1, classes=(0, 1), wd=0.004),
+            _all(_CONVNET, augmentation=1, classes=(0, 1), wd=0.0, steps=1500),
+            not_decaying,
         ),
         _periodic(
             "all-weights-trained",
@@ -209,7 +211,6 @@ def _of_the_paper() -> list[Claim]:
             _all(_CONVNET, scale_invariant=False, steps=6000),
             _all(_CONVNET, scale_invariant=False, wd=0.0, steps=1500),
             not_decaying,
-            paper=paper_runs("convnet", "all_trained"),
         ),
         _periodic(
             "layer-normalization",
@@ -217,6 +218,15 @@ def _of_the_paper() -> list[Claim]:
             PAPER,
             _all({**eager, "width": 64, "normalization": "layer", "wd": 0.004, "steps": 10_000}),
             _all({**eager, "width": 64, "normalization": "layer", "wd": 0.0, "steps": 1500}),
+            not_decaying,
+            scale="twice as many units, as in layer-normalization-wide",
+        ),
+        _periodic(
+            "layer-normalization-wide",
+            "Layer normalization has periods too, in a network of 128 units.",
+            PAPER,
+            _all({**eager, "width": 128, "normalization": "layer", "wd": 0.004, "steps": 10_000}),
+            _all({**eager, "width": 128, "normalization": "layer", "wd": 0.0, "steps": 1500}),
             not_decaying,
         ),
         _periodic(
@@ -242,17 +252,26 @@ def _of_the_paper() -> list[Claim]:
             _all({**eager, "width": 64, "normalization": "weight", "wd": 0.004, "steps": 10_000}),
             _all({**eager, "width": 64, "normalization": "weight", "wd": 0.0, "steps": 1500}),
             not_decaying,
+            scale="wider networks: weight-normalization-wide, of four times as many units, comes nearer",
+        ),
+        _periodic(
+            "weight-normalization-wide",
+            "Weight normalization has periods too, in a network of 256 units.",
+            PAPER,
+            _all({**eager, "width": 256, "normalization": "weight", "wd": 0.002, "steps": 16_000}),
+            _all({**eager, "width": 256, "normalization": "weight", "wd": 0.0, "steps": 1500}),
+            not_decaying,
         ),
         Claim(
             "adamw-swings",
             "Under AdamW the norm swings too.",
             PAPER,
-            _all({"width": 64, "lr": 1e-3, "wd": 2.0, "optimizer": theory.AdamW(dim=1), "steps": 8000}),
+            _all({"width": 64, "lr": 1e-3, "wd": 2.0, "optimizer": theory.AdamW(dim=_DIM_64), "steps": 8000}),
             swings(),
             "share of seeds that swing",
             EverySeed(),
             f"five jumps of ln ρ by a tenth, spread above 0.05, rotation below 0.8 of equilibrium; {_ALL_SAY}",
-            _all({"width": 8, "lr": 1e-3, "wd": 5.0, "optimizer": theory.AdamW(dim=1), "steps": 4000}),
+            _all({"width": 8, "lr": 1e-3, "wd": 5.0, "optimizer": theory.AdamW(dim=_DIM_8), "steps": 4000}),
             "a network of 8 units, which rests",
             "all",
         ),
@@ -260,12 +279,12 @@ def _of_the_paper() -> list[Claim]:
             "adam-swings",
             "Under Adam with L2 regularization the norm swings too.",
             PAPER,
-            _all({"width": 64, "lr": 1e-3, "wd": 1e-3, "optimizer": theory.Adam(dim=1), "steps": 12_000}),
+            _all({"width": 64, "lr": 1e-3, "wd": 3e-3, "optimizer": theory.Adam(dim=_DIM_64), "steps": 12_000}),
             swings(),
             "share of seeds that swing",
             EverySeed(),
             f"five jumps of ln ρ by a tenth, spread above 0.05, rotation below 0.8 of equilibrium; {_ALL_SAY}",
-            _all({"width": 64, "lr": 1e-3, "wd": 0.0, "optimizer": theory.Adam(dim=1), "steps": 2000}),
+            _all({"width": 64, "lr": 1e-3, "wd": 0.0, "optimizer": theory.Adam(dim=_DIM_64), "steps": 2000}),
             not_decaying,
             "all",
         ),
@@ -303,8 +322,8 @@ def _of_the_paper() -> list[Claim]:
 
 def _of_neighbours() -> list[Claim]:
     sphere: Mapping[str, Any] = {"width": 32, "fixed": "norm", "init_norm": 1.0, "wd": 0.0, "steps": 4000}
-    decaying = theory.Linear(0.5, 0.005, 8000)
-    adamw: Mapping[str, Any] = {"width": 8, "lr": 1e-3, "wd": 5.0, "optimizer": theory.AdamW(dim=1), "steps": 6000}
+    decayed: Mapping[str, Any] = {"width": 16, "lr": theory.Linear(0.5, 0.005, 8000), "wd": 0.02, "steps": 8000}
+    adamw: Mapping[str, Any] = {"width": 8, "lr": 1e-3, "wd": 5.0, "optimizer": theory.AdamW(dim=_DIM_8), "steps": 6000}
     return [
         Claim(
             "function-depends-on-the-product",
@@ -317,7 +336,8 @@ def _of_neighbours() -> list[Claim]:
             "10 % is what five seeds can tell; twice the product changes the loss by more",
             {"one": _runs(_REST), "other": _runs(_REST, range(10, 15), wd=0.06)},
             "three times the product",
-            "one",
+            "other",
+            drawn="loss",
             fast=True,
         ),
         Claim(
@@ -336,7 +356,7 @@ def _of_neighbours() -> list[Claim]:
         ),
         Claim(
             "angular-update-momentum",
-            "With momentum by √(2ηλ/(1+μ)).",
+            "At equilibrium steps with momentum turn the weights by √(2ηλ/(1+μ)).",
             "arXiv 2006.08419",
             _all(_REST, lr=0.05, wd=0.02, optimizer=_MOMENTUM, steps=8000),
             rotation_over_formula(small_angle),
@@ -361,7 +381,8 @@ def _of_neighbours() -> list[Claim]:
                 for name, seeds in (("small", range(5)), ("middle", range(10, 15)), ("large", range(20, 25)))
             },
             "three groups at one effective learning rate",
-            "middle",
+            "large",
+            drawn="loss",
         ),
         Claim(
             "rotation-under-adamw",
@@ -375,19 +396,46 @@ def _of_neighbours() -> list[Claim]:
             _all(adamw, init_norm=200.0, steps=500),
             "the same, on the way to rest",
             "all",
-            scale="gradients of small networks are not independent from step to step (docs/training.md)",
+            scale="gradients that are independent from step to step, as those of the small batches of "
+            "rotation-under-adamw-noisy nearly are",
+        ),
+        Claim(
+            "rotation-under-adamw-noisy",
+            "Under AdamW steps turn the weights by what independent gradients predict, in batches of 4 samples.",
+            "arXiv 2305.17212",
+            _all(adamw, batch_size=4),
+            rotation_over_formula(equilibrium_angle),
+            "root-mean-square rotation over theory.equilibrium_rotation",
+            Between(low=0.95, high=1.05),
+            "5 %, as for momentum",
+            _all(adamw, batch_size=4, init_norm=200.0, steps=500),
+            "the same, on the way to rest",
+            "all",
         ),
         Claim(
             "late-gradient-growth",
             "Under a learning rate that decays to nearly 0 the gradient norm grows late in training.",
             "arXiv 2506.02285",
-            _all({"width": 16, "lr": decaying, "wd": 0.02, "steps": 8000}),
+            _all(decayed),
             late_gradient_growth(),
             "ln of ‖∇f‖ at 90-95 % of the run over that at 45-50 %",
             Between(low=0.1),
             "growth by a tenth, which a constant learning rate does not show",
             _all({"width": 16, "lr": 0.5, "wd": 0.02, "steps": 8000}),
             "a constant learning rate",
+            "all",
+        ),
+        Claim(
+            "corrected-decay",
+            "Weight decay that falls with the learning rate removes the late growth of the gradient norm.",
+            "arXiv 2506.02285",
+            _all({**decayed, "optimizer": CorrectedSGD(lr_max=0.5)}),
+            late_gradient_growth(),
+            "ln of ‖∇f‖ at 90-95 % of the run over that at 45-50 %",
+            Between(high=0.1),
+            "growth by a tenth, as for the growth itself",
+            _all(decayed),
+            "the same decay throughout",
             "all",
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 import simulate
-from empirical.config import RunConfig
+from empirical.config import HUB_DATASETS, RunConfig
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import FAILED, run_path
 from empirical.trials.claims.claim import Claim, Outcome, Runs, outcome
@@ -34,6 +35,7 @@ def judge_claims(
     names: Sequence[str] | None = None,
     *,
     fast: bool = False,
+    paper_scale: bool = False,
     executor: AnyExecutor | None = None,
     progress: bool | None = None,
 ) -> list[Outcome]:
@@ -44,6 +46,8 @@ def judge_claims(
     out : folder of the runs, which are used again; pictures and `claims.md` are written there.
     names : of the statements; default all.
     fast : only those that need two minutes together.
+    paper_scale : the same statements and rules with ConvNets on CIFAR-10 (`empirical.at_paper_scale`), for a GPU: hours
+        for each.
     executor : as in `empirical.sweep`.
     progress : show a progress bar; by default only in a terminal.
 
@@ -64,17 +68,20 @@ def judge_claims(
     Traceback (most recent call last):
     ...
     ValueError: names must be one of adam-swings, adamw-swings, all-weights-trained, angular-update, \
-angular-update-momentum, augmentation, full-batch-is-periodic, function-depends-on-the-product, \
-group-normalization, instance-normalization, late-gradient-growth, layer-normalization, minima-differ, momentum, \
-no-decay-no-periods, no-normalization-no-periods, only-the-product-matters, period-shortens-with-lr, \
-period-shortens-with-wd, rotation-under-adamw, sgd-is-periodic, small-networks-rest, three-regimes-on-the-sphere, \
-weight-normalization, wide-networks-swing; got 'everything'
+angular-update-momentum, augmentation, augmentation-of-few, corrected-decay, full-batch-is-periodic, \
+function-depends-on-the-product, group-normalization, instance-normalization, late-gradient-growth, \
+layer-normalization, layer-normalization-wide, minima-differ, momentum, no-decay-no-periods, \
+no-normalization-no-periods, only-the-product-matters, period-shortens-with-lr, period-shortens-with-wd, \
+rotation-under-adamw, rotation-under-adamw-noisy, sgd-is-periodic, small-networks-rest, three-regimes-on-the-sphere, \
+weight-normalization, weight-normalization-wide, wide-networks-swing; got 'everything'
     """
     known = {claim.name: claim for claim in all_claims()}
     chosen = [known[choice("names", name, known)] for name in (known if names is None else names)]
     chosen = [claim for claim in chosen if claim.fast or not fast]
     if not chosen:
         raise ValueError("names must leave at least one statement, got none")
+    if paper_scale:
+        chosen = [claim.at_paper_scale() for claim in chosen]
     folder = Path(out)
     wanted = {run.identity: run for claim in chosen for run in claim.all_runs}
     longest = {identity: _longest(chosen, identity) for identity in wanted}
@@ -142,6 +149,10 @@ def format_page(outcomes: Sequence[Outcome]) -> str:
         f"*{datetime.date.today().isoformat()}, bnwd {said['bnwd_version']}, Python {said['python_version']}, "
         f"torch {torch.__version__}.*",
         "",
+        "Each statement was put on trial with real training on embedded data. Its rule and threshold were fixed in the "
+        "code before the runs and can say no: of a control, for which the statement is not true, it must not say that "
+        "it holds. The error is the standard error over n seeds; a figure of 1 ± 0 is a yes of every seed.",
+        "",
         "| statement | source | figure ± error | n | verdict |",
         "| --- | --- | --- | --- | --- |",
     ]
@@ -166,8 +177,9 @@ def format_page(outcomes: Sequence[Outcome]) -> str:
             f"- Found: {each.judged}. By seed: {', '.join(f'{value:.3g}' for value in each.figures)}.",
             f"- Control, {claim.control_name} ({_described(claim.control)}): {each.control}.",
         ]
-        if claim.paper:
-            lines.append(f"- At the paper's scale, for a GPU: {_described({'runs': claim.paper})}.")
+        if not any(run.dataset in HUB_DATASETS for run in claim.all_runs):
+            at_scale = _described(claim.at_paper_scale().runs)
+            lines.append(f"- At the paper's scale, `bnwd claims --paper-scale --name {claim.name}`: {at_scale}.")
         if each.judged.verdict != HOLDS and claim.scale:
             lines.append(f"- What it would take: {claim.scale}.")
     return "\n".join(lines) + "\n"
@@ -189,7 +201,7 @@ def _described(runs: Runs) -> str:
 
 
 def draw(found: Outcome, runs: Trajectories, control: Trajectories) -> Figure:
-    """Draw figures by seed with the limits of the rule, and the norm of the first run of claim and control.
+    """Draw figures by seed with the limits of the rule, and norm or loss of the first runs of claim and control.
 
     Parameters
     ----------
@@ -220,15 +232,20 @@ def draw(found: Outcome, runs: Trajectories, control: Trajectories) -> Figure:
         left.set_ylim(-0.1, 1.1)
         left.set_yticks([0, 1], ["no", "yes"])
     left.set_xlim(-0.5, 1.5)
-    left.set_xticks([0, 1], [f"claim:\n{found.judged.verdict}", f"control:\n{found.control.verdict}"])
-    left.set_title(claim.figure_name, fontsize=8)
-    for name, trajectories, color, style in (("claim", runs, MEASURED, "-"), ("control", control, PREDICTED, "--")):
-        run = trajectories[claim.shown][0]
-        every = max(1, run.sizes["step"] // 4000)
-        right.plot(run.step[::every], run.norm[::every], style, color=color, linewidth=0.9, label=name)
+    verdicts = [f"{name}:\n{judged.verdict}" for name, judged in (("claim", found.judged), ("control", found.control))]
+    left.set_xticks([0, 1], verdicts, fontsize=7)
+    left.set_title(textwrap.fill(claim.figure_name, 40), fontsize=8)
+    shown = [(f"claim: {name}" if len(runs) > 1 else "claim", group[0]) for name, group in runs.items()]
+    for place, (label, run) in enumerate([*shown, (f"control, {claim.control_name}", control[claim.shown][0])]):
+        is_control = place == len(shown)
+        every = max(1, run.sizes["step"] // (4000 if claim.drawn == "norm" else 200))
+        # the loss of a mini-batch is noise: means over the stretches between its points
+        line = run[["norm", claim.drawn]].coarsen(step=every, boundary="trim").mean()[claim.drawn]
+        style = {"linestyle": "--", "color": PREDICTED} if is_control else {"color": MEASURED, "alpha": 0.55**place}
+        right.plot(line.step, line, linewidth=0.9, label=label, **style)
     right.set_yscale("log")
     right.set_xlabel("step")
-    right.set_ylabel("norm ρ")
-    right.legend(fontsize=8, frameon=False)
+    right.set_ylabel("norm ρ" if claim.drawn == "norm" else "loss of a mini-batch")
+    right.legend(fontsize=7, frameon=False)
     figure.suptitle(claim.statement, fontsize=9)
     return figure
