@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import textwrap
@@ -189,15 +190,22 @@ def _described(runs: Runs) -> str:
     told = []
     for name, group in runs.items():
         first = group[0]
-        network = f"{first.model} {first.resolved_width}" + (
-            "" if first.normalization == "batch" else f", {first.normalization}"
-        )
+        network = f"{first.model} {first.resolved_width}"
+        further = "".join(f", {name} = {value}" for name, value in first.to_dict().items() if name in _unusual(first))
         lr = f"{first.lr:g}" if isinstance(first.lr, float) else repr(first.lr)
         label = "" if len(runs) == 1 else f"{name}: "
         told.append(
-            f"{label}{network}, η = {lr}, λ = {first.wd:g}, {first.optimizer!r}, {first.dataset}, {first.steps} steps"
+            f"{label}{network}, η = {lr}, λ = {first.wd:g}, {first.optimizer!r}, {first.dataset}, "
+            f"{first.steps} steps{further}"
         )
     return "; ".join(told)
+
+
+def _unusual(run: RunConfig) -> set[str]:
+    """Names of the settings that are not as by default, without those that are always told or decide nothing."""
+    told = {"lr", "wd", "model", "width", "optimizer", "dataset", "steps", "seed", "evaluate_every", "device"}
+    ordinary = {f.name: f.default for f in dataclasses.fields(run)}
+    return {name for name, value in ordinary.items() if getattr(run, name) != value} - told
 
 
 def draw(found: Outcome, runs: Trajectories, control: Trajectories) -> Figure:
