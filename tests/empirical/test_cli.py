@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import resource
 import signal
@@ -70,9 +71,113 @@ def test_predict_never_loads_torch():
     code = (
         "import sys; from empirical.cli import app\n"
         "app(['predict', '--lr', '0.5', '--wd', '0.01'], standalone_mode=False)\n"
-        "assert 'torch' not in sys.modules and 'sympy' not in sys.modules and 'scipy' not in sys.modules"
+        "assert 'torch' not in sys.modules and 'sympy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "command", [[], *([command] for command in COMMANDS)], ids=lambda each: " ".join(each) or "bnwd"
+)
+def test_no_help_loads_torch(command):
+    code = (
+        "import sys; from empirical.cli import app\n"
+        f"try: app({[*command, '--help']!r})\n"
+        "except SystemExit as stopped: assert not stopped.code\n"
+        "assert not {'torch', 'sympy', 'scipy', 'numba'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_predict_as_json_is_what_theory_and_the_reference_model_say():
+    arguments = ("--lr", 0.5, "--wd", 0.01, "--grad-norm-range", 1, 30, "--norm", 9, "--sharpness", 50)
+    found = json.loads(bnwd("predict", *arguments, "--json").stdout)
+    bounds, model = theory.norm_bounds(0.5, 0.01, 1.0, 30.0), simulate.PeriodModel.reference()
+    known = model.law_interval(0.5, 0.01)
+    assert found == {
+        "equilibrium_norm": theory.equilibrium_norm(0.5, 0.01),
+        "equilibrium_effective_lr": theory.equilibrium_effective_lr(0.5, 0.01),
+        "equilibrium_rotation": theory.equilibrium_rotation(0.5, 0.01),
+        "relaxation_time": theory.relaxation_time(0.5, 0.01),
+        "free_fall": 1 / theory.free_decay(0.5, 0.01),
+        "jump_norm": theory.jump_norm(0.5, 0.01, 1.0, 0.1),
+        "norm_lower": bounds.lower,
+        "norm_upper": bounds.upper,
+        "jumps": theory.jump_regime(0.5, 0.01, 1.0, 30.0, 0.1),
+        "jump_earliest": theory.steps_to_jump(9.0, 0.5, 0.01, 1.0, 30.0, 0.1).earliest,
+        "jump_latest": None,
+        "critical_norm": theory.critical_norm(0.5, 50.0, wd=0.01),
+        "period": model.law.period(0.5, 0.01),
+        "period_lower": known.lower,
+        "period_upper": known.upper,
+        "period_network": "convnet, digits",
+        "period_calibrated": "yes",
+    }
+
+
+def test_predict_takes_a_probe_and_says_where_it_is_not_calibrated(tmp_path):
+    simulate.PeriodModel.reference().save(tmp_path / "own.json")
+    output = bnwd("predict", "--lr", 0.5, "--wd", 1e-4, "--probe", tmp_path / "own.json").stdout
+    assert "own.json" in output
+    line = next(line for line in output.splitlines() if "calibrated" in line)
+    assert line.split()[2] == "no"
+
+
+@pytest.mark.parametrize("optimizer", ["SGD(momentum=0.9)", "AdamW(dim=100)", "Adam(dim=100)", "Lion(dim=100)"])
+def test_predict_leaves_out_what_is_not_known(optimizer):
+    found = json.loads(bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--json").stdout)
+    assert {"equilibrium_norm", "equilibrium_rotation"} <= set(found)
+    assert not {"period", "jump_norm", "relaxation_time"} & set(found)
+    assert ("free_fall" in found) == (optimizer != "Adam(dim=100)")
+    refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--grad-norm-range", 1, 2)
+    assert one_line_error(refused, "grad_norm_range must be left out")
+
+
+class TestSettingsFile:
+    def run(self, folder, text, *arguments):
+        (folder / "bnwd.toml").write_text(text, encoding="utf-8")
+        return bnwd("--config", folder / "bnwd.toml", *arguments)
+
+    def test_options_of_the_command_line_come_first(self, tmp_path):
+        text = '[predict]\nlr = 0.5\nwd = 0.01\ngrad-norm = 4.0\noptimizer = "SGD(momentum=0.5)"\njson = true\n'
+        found = json.loads(self.run(tmp_path, text, "predict", "--wd", 0.02).stdout)
+        rule = theory.SGD(momentum=0.5)
+        assert found["equilibrium_norm"] == theory.equilibrium_norm(0.5, 0.02, 4.0, optimizer=rule)
+
+    def test_a_run_from_a_file(self, tmp_path):
+        text = "[train]\nlr = 0.5\nwd = 0.02\nwidth = 8\nsteps = 20\nscale_invariant = false\n[predict]\nlr = 1\n"
+        assert self.run(tmp_path, text, "train", "--out", tmp_path / "run").exit_code == 0
+        config = json.loads(simulate.load(tmp_path / "run").attrs["config"])
+        assert (config["lr"], config["width"], config["scale_invariant"]) == (0.5, 8, False)
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("[trian]\nlr = 1\n", ("config must be one of", "train", "trian")),
+            ("[train]\nspeed = 1\n", ("config [train] must be one of", "wd", "speed")),
+            ("train = 3\n", ("config must hold tables", "train = 3")),
+            ("[train\n", ("config must be a TOML file",)),
+            ('[train]\nlr = "fast"\nwd = 1\n', ("--lr",)),
+        ],
+    )
+    def test_what_it_does_not_know_is_refused(self, text, words, tmp_path):
+        assert one_line_error(self.run(tmp_path, text, "train", "--out", tmp_path / "run"), *words)
+        assert not (tmp_path / "run").exists()
+
+    def test_there_is_no_such_file(self, tmp_path):
+        assert one_line_error(
+            bnwd("--config", tmp_path / "no.toml", "predict"), "config must be a TOML file", "no.toml"
+        )
+
+
+def test_the_shell_completes_commands_and_options():
+    def completed(words):
+        told = {"_BNWD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        command = [sys.executable, "-c", "import sys; sys.argv[0] = 'bnwd'; from empirical.cli import main; main()"]
+        return subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False).stdout
+
+    assert completed("bnwd pre").split() == ["predict"]
+    assert "--grad-norm" in completed("bnwd predict --gr").split()
 
 
 def test_simulate_saves_a_trajectory(tmp_path):
@@ -227,7 +332,7 @@ def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):
 
 
 def test_a_long_run_says_beforehand_what_it_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr("empirical.cli._LONG", 0)
+    monkeypatch.setattr("empirical.command_line.training._LONG", 0)
     result = bnwd("train", "--lr", 0.5, "--wd", 0.01, "--width", 8, "--steps", 20, "--out", tmp_path / "run")
     assert result.exit_code == 0
     assert re.search(r"bnwd: this run takes about .* (s|min|h), at most .*B of disk", result.stderr)

@@ -1,0 +1,1 @@
+"""The commands of `bnwd`, by what they are about."""

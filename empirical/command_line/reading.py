@@ -1,0 +1,59 @@
+"""Commands that read what a training left behind: `diagnose`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from empirical.command_line.application import app, errors_in_one_line
+
+
+@app.command(epilog="Example: bnwd diagnose log.csv --wd 0.0005 --picture spikes.png")
+@errors_in_one_line
+def diagnose(
+    log: Annotated[
+        Path,
+        typer.Argument(help="CSV file with a line of names, event file of TensorBoard or a folder of them, or a run."),
+    ],
+    lr: Annotated[float | None, typer.Option(help="Learning rate, where it is constant and no column.")] = None,
+    wd: Annotated[float | None, typer.Option(help="Weight decay, where it is no column.")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help='Such as "SGD(momentum=0.9)" or "AdamW(dim=1)"; default plain SGD.')
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="meaning=name, where a name is unusual: loss=…, lr=…, wd=…, norm=…, gradient=…, step=…"),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="File for a picture with the spikes marked.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, NaN as null.")] = False,
+) -> None:
+    """Say why the loss of a training spiked: norm of the weights, bad batch, lr step, change of data, overflow.
+
+    Best are loss, lr, norm of the scale-invariant weights and norm of their gradient at every step; what is missing is
+    named. Exit code 0 whatever is found.
+    """
+    import simulate as floor
+    from theory.optimizers import optimizer_named
+
+    names = {}
+    for text in column or []:
+        meaning, equals, name = text.partition("=")
+        if not equals:
+            raise ValueError(f"--column must be written like loss=name, got {text!r}")
+        names[meaning] = name
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise ValueError(f"picture must be a file in an existing folder, got {str(picture)!r}")
+    found = floor.diagnose(
+        log, lr=lr, wd=wd, optimizer=None if optimizer is None else optimizer_named(optimizer), names=names or None
+    )
+    if picture is not None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        figure = floor.plots.plot_diagnosis(found)[0].get_figure(root=True)
+        assert figure is not None
+        figure.savefig(picture, dpi=120)
+    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
