@@ -1,0 +1,50 @@
+"""What earlier versions stored is opened, and gone on with, by this one: tests/stored has runs of each schema."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import empirical
+import simulate
+from simulate.trajectories.contract import SCHEMA
+
+STORED = Path(__file__).parents[1] / "stored"
+# what the version that stored them said of their last step
+NORM, LOSS, TEST_ERRORS = 2.7519933891239403, 1.5139604471623898, [0.65, 0.66388889]
+schemas = pytest.mark.parametrize("schema", range(1, SCHEMA + 1))
+
+
+@pytest.fixture
+def stored(schema, tmp_path):
+    """A copy, since opening a run may write its lock."""
+    shutil.copytree(STORED / f"schema_{schema}", tmp_path / "stored")
+    return tmp_path / "stored"
+
+
+@schemas
+@pytest.mark.parametrize(("name", "status"), [("finished", "complete"), ("killed", "interrupted")])
+def test_a_run_opens(stored, name, status):
+    run = simulate.load(stored / name)
+    assert (run.status.item(), run.sizes["step"], run.sizes["eval_step"]) == (status, 30, 4)
+    np.testing.assert_array_equal([run.norm[-1], run.loss[-1]], [NORM, LOSS])
+    assert abs(simulate.replay(run).norm / run.norm - 1).max() < 1e-6
+
+
+@schemas
+@pytest.mark.parametrize("name", ["finished", "killed"])
+def test_it_goes_on(stored, name):
+    config = empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=40, evaluate_every=10)
+    run = empirical.train(config, stored / name, progress=False)
+    assert (run.status.item(), run.sizes["step"]) == ("complete", 40)
+    assert run.norm[29] == NORM
+    assert float(run.norm[30]) == pytest.approx(NORM, rel=0.1)
+
+
+@schemas
+def test_a_sweep_opens(stored):
+    found = empirical.open_sweep(stored / "sweep")
+    assert found.wd.values.tolist() == [0.01, 0.02]
+    np.testing.assert_allclose(found.test_error, TEST_ERRORS, rtol=1e-6)
+    assert float(empirical.open_sweep(stored / "sweep", traces=True).norm.sel(wd=0.02)[-1]) == NORM
