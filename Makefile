@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= report
 
-.PHONY: validate held-out claims test acceptance notebooks benchmarks clean
+.PHONY: validate held-out claims test acceptance notebooks benchmarks docs dist clean
 
 validate: $(STAMP)
 	$(BIN)/bnwd validate --out $(OUT)
@@ -35,6 +35,15 @@ notebooks: $(STAMP)
 
 benchmarks: $(STAMP)
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+# the site, into build/site; README.html is its first page
+docs: $(STAMP)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -b html -c docs . build/site
+
+# wheel and source archive, into dist
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt theory/_version.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "bnwd needs Python 3.11 or newer; set PYTHON=...")'

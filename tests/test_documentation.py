@@ -1,5 +1,8 @@
 """What the pages of the documentation say is done here; things of one's own that must be refused are refused."""
 
+import json
+import re
+
 import pytest
 
 import empirical
@@ -84,3 +87,16 @@ def test_the_command_line_finds_what_lies_in_the_current_folder(tmp_path, monkey
         main(["train", *rule, "--width", "8", "--steps", "5", "--out", "run"])
     again = empirical.resume(tmp_path / "run")
     assert again.attrs["optimizer"] == "my_sign:SignDescent(dim=300)"
+
+
+def test_the_options_in_a_file_are_those_of_the_commands(tmp_path, monkeypatch, capsys):
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/cli.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bnwd.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--config", "bnwd.toml", "predict"])
+    assert "7.75082" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["--config", "bnwd.toml", "train", "--wd", "0.02", "--steps", "5"])
+    config = json.loads(empirical.resume(tmp_path / "runs/a").attrs["config"])
+    assert [config[name] for name in ("lr", "wd", "model", "steps")] == [0.5, 0.02, "convnet", 5]

@@ -51,6 +51,7 @@ _SHORT = {
     "effective_lr": "effective lr η̃ = η/ρ²",
     "loss": "mini-batch loss",
     "grad_norm": "gradient norm g̃",
+    "rotation": "rotation θ, radians",
 }
 
 
