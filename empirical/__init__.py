@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from empirical.sweeps.sweep import WorkersLostError as WorkersLostError
     from empirical.sweeps.sweep import sweep as sweep
     from empirical.sweeps.workers import dask_executor as dask_executor
+    from empirical.trials.claims.trial import judge_claims as judge_claims
+    from empirical.trials.figures.drawing import draw_figures as draw_figures
     from empirical.trials.held_out import validate_held_out as validate_held_out
     from empirical.trials.probe import probe as probe
+    from empirical.trials.run_report import write_run_report as write_run_report
     from empirical.trials.validation import validate as validate
 
 _HOMES = {
@@ -51,7 +54,9 @@ _HOMES = {
     "at_paper_scale": "empirical.presets",
     "curvature": "empirical.measures.curvature",
     "dask_executor": "empirical.sweeps.workers",
+    "draw_figures": "empirical.trials.figures.drawing",
     "grid": "empirical.sweeps.grid",
+    "judge_claims": "empirical.trials.claims.trial",
     "load_model": "empirical.runs.loop",
     "open_sweep": "empirical.sweeps.store",
     "paper_runs": "empirical.presets",
@@ -65,6 +70,7 @@ _HOMES = {
     "train": "empirical.runs.loop",
     "validate": "empirical.trials.validation",
     "validate_held_out": "empirical.trials.held_out",
+    "write_run_report": "empirical.trials.run_report",
 }
 
 __all__ = [
@@ -81,7 +87,9 @@ __all__ = [
     "at_paper_scale",
     "curvature",
     "dask_executor",
+    "draw_figures",
     "grid",
+    "judge_claims",
     "load_model",
     "open_sweep",
     "paper_runs",
@@ -95,6 +103,7 @@ __all__ = [
     "train",
     "validate",
     "validate_held_out",
+    "write_run_report",
 ]
 
 

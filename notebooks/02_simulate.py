@@ -27,6 +27,7 @@ import pandas as pd
 
 import simulate
 import theory
+from simulate.explorer import explore, explorer, plot_explored
 
 FAST = bool(os.environ.get("BNWD_FAST"))  # a short version for tests
 plt.rcParams.update(
@@ -273,3 +274,23 @@ pd.DataFrame(
 #   warning: what they say there was never held against training.
 # - *Nothing says so* if the probe has one $\eta\lambda$ only (its constants are then taken to be the same everywhere), if the question is
 #   about another batch size, or if some of the trained weights are not scale-invariant.
+
+# %% [markdown]
+# ## 7. Explore one setting
+# `explore` collects what parts 1 to 6 and `01_theory` say of one setting: equilibria at the least, the root mean square and the largest
+# $\tilde g$, bounds, rotation, relaxation, $\delta$-jumps, the edge of stability, the period of the reference model, and a trajectory. In
+# the shaded norms the largest $\tilde g$, or every one, makes a step a jump. What does not exist is said in words: with momentum there
+# is a lower bound, but no formula for jumps.
+
+# %%
+found = explore(LR, 0.02, grad_norm_min=0.1, grad_norm_max=20.0, norm=20.0, delta=0.1)
+fig, axes = plt.subplots(1, 3, figsize=(14, 4.4), width_ratios=[1.2, 1, 0.9])
+plot_explored(found, axes)
+plt.show()
+
+# %% [markdown]
+# The same with sliders, which need a running kernel and `ipywidgets` (extra `notebooks`). For readers without Python,
+# `simulate.explorer_page.write_explorer_page("explorer.html")` writes it as one page for any browser.
+
+# %%
+explorer()

@@ -1,6 +1,8 @@
 """Dynamics of the norm and trajectories, without networks."""
 
 from simulate.expectation import Expectation
+from simulate.explorer import Explored, explore, plot_explored
+from simulate.explorer_page import write_explorer_page
 from simulate.intervals import Interval
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient
@@ -22,6 +24,7 @@ __all__ = [
     "Classification",
     "Diagnosis",
     "Expectation",
+    "Explored",
     "Interval",
     "NormalizedRegression",
     "Oscillator",
@@ -35,6 +38,7 @@ __all__ = [
     "classify",
     "descend",
     "diagnose",
+    "explore",
     "find_periods",
     "load",
     "norm_map",
@@ -42,10 +46,12 @@ __all__ = [
     "oscillate",
     "period",
     "phase_diagram",
+    "plot_explored",
     "plots",
     "random_walk",
     "read_log",
     "replay",
     "save",
     "training_log",
+    "write_explorer_page",
 ]

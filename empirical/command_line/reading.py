@@ -1,4 +1,4 @@
-"""Commands that read what a training left behind: `diagnose`."""
+"""Commands that show what there is: `diagnose` and `report` a training, `explore` the theory."""
 
 from __future__ import annotations
 
@@ -57,3 +57,33 @@ def diagnose(
         assert figure is not None
         figure.savefig(picture, dpi=120)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+
+
+@app.command(epilog="Example: bnwd report runs/a --out report.html")
+@errors_in_one_line
+def report(
+    source: Annotated[Path, typer.Argument(help="Folder of a run or of a sweep, or a saved trajectory.")],
+    out: Annotated[Path, typer.Option(help="HTML file; replaced.")] = Path("report.html"),
+    probe: Annotated[
+        Path | None, typer.Option(help="File of `bnwd probe` of this network, for the periods it predicts.")
+    ] = None,
+) -> None:
+    """Write a page about a run or a sweep: prediction against measurement, figures, settings; one file, no network."""
+    import matplotlib
+
+    import empirical
+    import simulate as floor
+
+    matplotlib.use("Agg")
+    model = None if probe is None else floor.PeriodModel.load(probe)
+    typer.echo(empirical.write_run_report(source, out, model=model))
+
+
+@app.command(epilog="Example: bnwd explore --out explorer.html")
+@errors_in_one_line
+def explore(out: Annotated[Path, typer.Option(help="HTML file; replaced.")] = Path("explorer.html")) -> None:
+    """Write a page with sliders for lr, wd, momentum and gradients, and what follows from them; needs no Python."""
+    import simulate as floor
+
+    floor.write_explorer_page(out)
+    typer.echo(out)

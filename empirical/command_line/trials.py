@@ -1,4 +1,4 @@
-"""Commands that put theory on trial: `validate` and `claims`."""
+"""Commands that train what the paper is about: `validate`, `claims` and `figures`."""
 
 from __future__ import annotations
 
@@ -92,3 +92,40 @@ def claims(
     typer.echo(f"\npage and pictures: {out / PAGE}")
     if any(each.control.verdict == HOLDS for each in found):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: bnwd figures --fast --name norm --format svg --out figures")
+@errors_in_one_line
+def figures(
+    out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("figures"),
+    name: Annotated[list[str] | None, typer.Option(help="Only these, such as norm or periods; default all.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; what it lacks is trained. Default: runs, in --out.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--format", help="pdf, svg or png, also several; default pdf and png.")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Of shorter runs and fewer seeds.")] = False,
+    paper_scale: Annotated[
+        bool, typer.Option("--paper-scale", help="With ConvNets on CIFAR-10, for a GPU: hours for each figure.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one for each processor.")] = None,
+) -> None:
+    """Draw the figures of the paper in print quality, from stored runs, and train those that are missing."""
+    import matplotlib
+
+    import empirical
+
+    matplotlib.use("Agg")
+    drawn = empirical.draw_figures(
+        out,
+        name,
+        runs=runs,
+        fast=fast,
+        paper_scale=paper_scale,
+        formats=kind or ("pdf", "png"),
+        executor=empirical.dask_executor(workers=workers),
+    )
+    for paths in drawn.values():
+        for path in paths:
+            typer.echo(path)

@@ -82,7 +82,7 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
     fourth = settled.norm.values**4
     measured = float(fourth.mean() ** 0.25)
     # both ρ* ∝ (E g̃²)^¼ and the mean (E ρ⁴)^¼ have a quarter of the relative error of their averages
-    error = math.hypot(_relative_error(fourth), _relative_error(squares)) / 4
+    error = math.hypot(relative_error(fourth), relative_error(squares)) / 4
     judged = simulate.classify(run)
     angle = theory.equilibrium_rotation(lr, wd)
     return [
@@ -395,8 +395,14 @@ def same_losses(name: str, first: xr.Dataset, second: xr.Dataset, *, control: bo
     )
 
 
-def _relative_error(values: npt.NDArray[np.float64]) -> float:
-    """Relative standard error of the mean of a correlated series, from the means of blocks."""
+def relative_error(values: npt.NDArray[np.float64]) -> float:
+    """Relative standard error of the mean of a correlated series, from the means of blocks.
+
+    Examples
+    --------
+    >>> relative_error(np.ones(100)), relative_error(np.arange(1.0, 101.0)) > 0.1
+    (0.0, True)
+    """
     means = np.array([block.mean() for block in np.array_split(values, _BLOCKS)])
     return float(means.std(ddof=1) / math.sqrt(_BLOCKS) / values.mean())
 

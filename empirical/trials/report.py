@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-import math
-import os
-import platform
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 import simulate
 import theory
-from empirical.trials import checks
+from empirical.trials import checks, page
 from empirical.trials.checks import Row
+from empirical.trials.run_report import PERIODS_SHOWN, predicted_levels, some_periods
 from simulate.trajectories.contract import setting
-from simulate.trajectories.periods import settled_part
 from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-p, figcaption { max-width: 50rem; }
-table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top; }
-th:first-child, td:first-child, td.words, th.words { text-align: left; }
-td.holds { color: #00664b; } td.FAILS { color: #fff; background: #b3261e; font-weight: bold; }
-figure { margin: 1.5rem 0; } figure img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .9rem; }
-footer { margin-top: 3rem; color: #777; font-size: .8rem; }
-"""
-_PERIODS_SHOWN = 8
 
 
 def write_report(
@@ -63,7 +44,7 @@ def write_report(
         (
             "A periodic run",
             _periodic_figure(runs["convnet-high-1"]),
-            f"ConvNet on digits, {checks.setting_name(runs['convnet-high-1'])}: {_PERIODS_SHOWN} periods. The "
+            f"ConvNet on digits, {checks.setting_name(runs['convnet-high-1'])}: {PERIODS_SHOWN} periods. The "
             "norm falls by weight decay, the effective lr rises, training destabilizes (green: the onsets that the "
             "detector found), the norm jumps up. Dashed: the norm simulated from the measured gradient norms alone. "
             "Dotted: the equilibrium that the mean square of the gradient norm predicts, at which the run never rests.",
@@ -101,124 +82,63 @@ def write_report(
             "with ε = 1e-12; with ε = 1e-5 the runs part.",
         ),
     ]
-    head, *body = cells
-    heads = _table_line("th", head, ["words", "", "", "", "", "words", ""])
-    table = "\n".join(
-        _table_line("td", line, ["words", "", "", "", "", "words", row.verdict])
-        for line, row in zip(body, rows, strict=True)
+    heads, *texts = cells
+    lines = [_table_cells(row, line) for row, line in zip(rows, texts, strict=True)]
+    told = (
+        f"<p><strong>{held} of {len(rows)} claims hold.</strong> Every row holds a prediction of <code>theory</code> "
+        "and a simulation of <code>simulate</code> against networks trained on the data set "
+        f"“{html.escape(preset)}” with telemetry at every step. Rows that begin with “control” must fail the test they "
+        "are put to: they show that the test can fail.</p>"
     )
-    pictures = "\n".join(
-        f'<h2>{title}</h2>\n<figure><img alt="{title}" src="data:image/png;base64,{_encoded(figure)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for title, figure, caption in figures
+    data = page.section(
+        "Data",
+        '<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one '
+        "labelled dataset, <code>simulate.load</code> each by its folder:</p>",
+        page.table("folders of the runs", [], [[name, place] for name, place in places.items()]),
     )
-    listed = "\n".join(_table_line("td", [name, place], ["words", "words"]) for name, place in places.items())
-    page = f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Training with normalization and weight decay: validation on {html.escape(preset)}</title>
-<style>{_STYLE}</style></head><body>
-<h1>Training with batch normalization and weight decay: theory, simulation and {len(runs)} real runs</h1>
-<p><strong>{held} of {len(rows)} claims hold.</strong> Every row holds a prediction of <code>theory</code> and a
-simulation of <code>simulate</code> against networks trained on the data set “{html.escape(preset)}” with telemetry at
-every step. Rows that begin with “control” must fail the test they are put to: they show that the test can fail.</p>
-<table><thead>{heads}</thead>
-<tbody>
-{table}
-</tbody></table>
-{pictures}
-<h2>Data</h2>
-<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one labelled
-dataset, <code>simulate.load</code> each by its folder:</p>
-<table><tbody>
-{listed}
-</tbody></table>
-<footer>bnwd {theory.__version__}, Python {platform.python_version()}, {_versions(runs)},
-{html.escape(platform.platform())}. The claims are those of Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.</footer>
-</body></html>
-"""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
-
-
-def _table_line(tag: str, cells: list[str], classes: list[str]) -> str:
-    texts = zip(cells, classes, strict=True)
-    return "<tr>" + "".join(f'<{tag} class="{kind}">{html.escape(cell)}</{tag}>' for cell, kind in texts) + "</tr>"
-
-
-def _versions(runs: Mapping[str, xr.Dataset]) -> str:
-    attributes = next(iter(runs.values())).attrs
-    return f"torch {attributes['torch_version']}, numpy {attributes['numpy_version']}"
-
-
-def _encoded(figure: Figure) -> str:
-    memory = io.BytesIO()
-    figure.savefig(memory, format="png", dpi=110)
-    return base64.b64encode(memory.getvalue()).decode()
-
-
-def _new_figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, Any]:
-    # without pyplot: no global state, no display needed
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, **shared)
-
-
-def _some_periods(run: xr.Dataset) -> tuple[xr.Dataset, simulate.Periods]:
-    """Cut out the last periods of a run."""
-    found = simulate.find_periods(run)
-    shown = min(_PERIODS_SHOWN, found.count)
-    if shown == 0:
-        return run, found
-    last = replace(
-        found,
-        onsets=found.onsets[-shown - 1 :],
-        lengths=found.lengths[-shown:],
-        norm_min=found.norm_min[-shown:],
-        norm_max=found.norm_max[-shown:],
+    page.write_page(
+        path,
+        f"Training with batch normalization and weight decay: theory, simulation and {len(runs)} real runs",
+        [told, page.table("claims", heads, lines), *(page.figure_section(*each) for each in figures), data],
+        footer=f"Trained with torch {next(iter(runs.values())).attrs['torch_version']}. "
+        "The claims are those of Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.",
     )
-    return run.sel(step=slice(int(last.onsets[0]), int(last.onsets[-1]))), last
 
 
-def _predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:
-    lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
-    rms = math.sqrt(float((settled_part(gradients).grad_norm ** 2).mean()))
-    return {
-        "norm": theory.equilibrium_norm(lr, wd, rms),
-        "effective_lr": theory.equilibrium_effective_lr(lr, wd, rms),
-    }
+def _table_cells(row: Row, texts: list[str]) -> list[page.Cell]:
+    """Cells that are shown as these texts, and sorted by the numbers of the row."""
+    values = [None, row.predicted, row.simulated, row.measured, row.difference, None, None]
+    kinds = [""] * 6 + [row.verdict]
+    return [page.Cell(*cell) for cell in zip(texts, values, kinds, strict=True)]
 
 
 def _periodic_figure(run: xr.Dataset) -> Figure:
-    part, periods = _some_periods(run)
-    figure, axes = _new_figure(7.5, 3, sharex=True)
+    part, periods = some_periods(run)
+    figure, axes = page.new_figure(7.5, 3, sharex=True)
     simulated = simulate.replay(run).sel(step=part.step)
     simulate.plots.plot_trajectory(
-        part, list(axes), simulated=simulated, periods=periods, levels=_predicted_levels(run, run)
+        part, list(axes), simulated=simulated, periods=periods, levels=predicted_levels(run, run)
     )
     return figure
 
 
 def _phase_figure(run: xr.Dataset) -> Figure:
-    part, periods = _some_periods(run)
-    figure, ax = _new_figure(5.5)
+    part, periods = some_periods(run)
+    figure, ax = page.new_figure(5.5)
     simulate.plots.plot_phase(part, ax, periods=periods)
     return figure
 
 
 def _equilibrium_figure(run: xr.Dataset, other: xr.Dataset) -> Figure:
-    figure, axes = _new_figure(7.5, 3, sharex=True)
-    simulate.plots.plot_trajectory(
-        run, list(axes), simulated=simulate.replay(run), levels=_predicted_levels(run, other)
-    )
+    figure, axes = page.new_figure(7.5, 3, sharex=True)
+    simulate.plots.plot_trajectory(run, list(axes), simulated=simulate.replay(run), levels=predicted_levels(run, other))
     return figure
 
 
 def _envelope_figure(run: xr.Dataset) -> Figure:
     lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
     window = round(1 / (lr * wd))
-    figure, ax = _new_figure(3.5)
+    figure, ax = page.new_figure(3.5)
     first = max(run.sizes["step"] - 6 * window - 1, 0)
     for start in range(first, run.sizes["step"] - window, window):
         part = run.isel(step=slice(start, start + window))
@@ -234,7 +154,7 @@ def _envelope_figure(run: xr.Dataset) -> Figure:
 
 
 def _replay_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
-    figure, ax = _new_figure(4.2)
+    figure, ax = page.new_figure(4.2)
     shown = {
         "convnet-high-1": ("ConvNet, periodic", MEASURED),
         "small-mlp-1": ("BN-MLP width 8, equilibrium", ONSET),
@@ -255,7 +175,7 @@ def _replay_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def _symmetry_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
-    figure, axes = _new_figure(3.8, columns=2, sharey=True)
+    figure, axes = page.new_figure(3.8, columns=2, sharey=True)
     for ax, suffix, title in zip(axes, ("", "-default-eps"), ("ε = 1e-12", "ε = 1e-5"), strict=True):
         for which, color, style in (("high", MEASURED, "-"), ("low", PREDICTED, "--")):
             run = runs[f"symmetry-{which}{suffix}"]

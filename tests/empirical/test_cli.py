@@ -16,6 +16,7 @@ from empirical.cli import app
 from simulate.trajectories.folder import STATUS, steps_written
 
 COMMANDS = ["predict", "simulate", "train", "sweep", "probe", "validate", "diagnose", "claims"]
+COMMANDS += ["figures", "report", "explore"]
 
 
 def bnwd(*arguments):

@@ -1,4 +1,3 @@
-import base64
 import csv
 import dataclasses
 import os
@@ -16,6 +15,7 @@ from empirical.sweeps.task import run_path
 from empirical.trials import checks, validation
 from empirical.trials.validation import MARKER, PRESETS, REPORT, RUNS, TABLE, Preset, digits_rows, validate
 from simulate.trajectories.folder import is_locked, steps_written
+from tests.html_pages import checked
 
 CONFIGS = PRESETS["digits"].runs
 NAMES = list(CONFIGS)
@@ -48,15 +48,15 @@ def test_the_machinery_from_training_to_report(monkeypatch, tmp_path):
         table = list(csv.DictReader(file))
     assert [line["claim"] for line in table] == [row.claim for row in result.rows]
     assert [line["verdict"] for line in table] == [row.verdict for row in result.rows]
-    page = (out / REPORT).read_text(encoding="utf-8")
-    pictures = re.findall(r'src="([^"]*)"', page)
-    assert len(pictures) == 6
-    assert all(base64.b64decode(p.removeprefix("data:image/png;base64,"))[:4] == b"\x89PNG" for p in pictures)
-    assert not re.search(r'(href|src)="(?!data:)', page), "the page must be self-contained"
+    found = checked(out / REPORT)
+    assert len(re.findall("<svg", found.text)) == 6
+    assert [cell for cell, _ in found.column(0, "verdict")] == [row.verdict for row in result.rows]
+    shown = [float(value or "nan") for _, value in found.column(0, "predicted")]
+    np.testing.assert_array_equal(shown, [row.predicted for row in result.rows])
     assert len(list((out / RUNS).glob("runs/*/*"))) == len(NAMES)
     for name, run in PRESETS["digits"].runs.items():
         place = run_path(out / RUNS, run)
-        assert f'<td class="words">{place.relative_to(out).as_posix()}</td>' in page, name
+        assert [[name, None], [place.relative_to(out).as_posix(), None]] in found.tables[1]
         assert simulate.load(place).attrs["lr"] == run.lr
     # the next call replaces this report, and an unfinished one is continued
     validation._claim_folder(out, "digits", PRESETS["digits"])

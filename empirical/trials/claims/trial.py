@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-import simulate
 from empirical.config import HUB_DATASETS, RunConfig
-from empirical.sweeps.sweep import AnyExecutor, sweep
-from empirical.sweeps.task import FAILED, run_path
-from empirical.trials.claims.claim import Claim, Outcome, Runs, outcome
+from empirical.sweeps.sweep import AnyExecutor
+from empirical.trials.claims.claim import Outcome, Runs, outcome
 from empirical.trials.claims.figures import Trajectories
 from empirical.trials.claims.rules import HOLDS, Between, EverySeed
 from empirical.trials.claims.statements import all_claims
+from empirical.trials.stored_runs import stored_run, train_missing
 from simulate.trajectories.contract import versions
 from simulate.trajectories.plots import MEASURED, PREDICTED
 from theory.arguments import choice
@@ -84,12 +83,8 @@ weight-normalization, weight-normalization-wide, wide-networks-swing; got 'every
     if paper_scale:
         chosen = [claim.at_paper_scale() for claim in chosen]
     folder = Path(out)
-    wanted = {run.identity: run for claim in chosen for run in claim.all_runs}
-    longest = {identity: _longest(chosen, identity) for identity in wanted}
-    runs = sorted(longest.values(), key=lambda run: -run.steps)
-    found = sweep(runs, folder / RUNS, executor, progress=progress)
-    if (found.status == FAILED).any():
-        raise RuntimeError(f"a training failed: {found.error.values[found.status == FAILED][0]}")
+    runs = (run for claim in chosen for run in claim.all_runs)
+    train_missing(runs, folder / RUNS, executor, progress=progress)
     outcomes = []
     for claim in chosen:
         trained, control = _opened(claim.runs, folder / RUNS), _opened(claim.control, folder / RUNS)
@@ -103,20 +98,10 @@ weight-normalization, weight-normalization-wide, wide-networks-swing; got 'every
     return outcomes
 
 
-def _longest(claims: Sequence[Claim], identity: str) -> RunConfig:
-    """The longest of the runs that differ in their steps alone."""
-    alike = [run for claim in claims for run in claim.all_runs if run.identity == identity]
-    return max(alike, key=lambda run: run.steps)
-
-
 def _opened(runs: Runs, folder: Path) -> Trajectories:
     networks = str(folder.parent / NETWORKS)
     return {
-        name: [
-            simulate.load(run_path(folder, run)).isel(step=slice(0, run.steps)).assign_attrs(folder=networks)
-            for run in group
-        ]
-        for name, group in runs.items()
+        name: [stored_run(folder, run).assign_attrs(folder=networks) for run in group] for name, group in runs.items()
     }
 
 

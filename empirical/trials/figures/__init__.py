@@ -1,0 +1,1 @@
+"""The figures of the paper at small scale, in print quality."""

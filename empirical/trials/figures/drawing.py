@@ -1,0 +1,127 @@
+"""Draw the figures of the paper: train what they need and is missing, and write each in print quality."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from empirical.sweeps.sweep import AnyExecutor
+from empirical.trials.claims.figures import Trajectories
+from empirical.trials.claims.trial import NETWORKS, RUNS
+from empirical.trials.figures.all_figures import all_figures
+from empirical.trials.figures.paper_figure import STYLE, PaperFigure
+from empirical.trials.stored_runs import stored_run, train_missing
+from theory.arguments import choice
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# what the words about a figure are called in a file; no time of writing, so that the same figure is the same file
+_METADATA: dict[str, tuple[str, dict[str, Any]]] = {
+    "pdf": ("Subject", {"CreationDate": None}),
+    "svg": ("Description", {"Date": None}),
+    "png": ("Description", {}),
+}
+_DPI = 300
+
+
+def draw_figures(
+    out: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    *,
+    runs: str | os.PathLike[str] | None = None,
+    fast: bool = False,
+    paper_scale: bool = False,
+    formats: Sequence[str] = ("pdf", "png"),
+    executor: AnyExecutor | None = None,
+    progress: bool | None = None,
+) -> dict[str, list[Path]]:
+    """Draw the figures of the paper in print quality, from runs that are stored, and trained where they are missing.
+
+    Parameters
+    ----------
+    out : folder of the figures, made if it does not exist. Files carry their caption as metadata.
+    names : of the figures; default all.
+    runs : folder of the runs, which are used again; default `out`/runs. Networks are kept beside it.
+    fast : shorter runs, fewer settings and seeds: all in half a minute.
+    paper_scale : the same figures of ConvNets on CIFAR-10 (`PaperFigure.at_paper_scale`), for a GPU: hours.
+    formats : "pdf", "svg", "png": one file for each.
+    executor, progress : as in `empirical.sweep`.
+
+    Returns
+    -------
+    Paths by the name of the figure, in the order of `formats`.
+
+    Raises
+    ------
+    TypeError, ValueError : no such figure or format, or a folder that cannot be used.
+    RuntimeError : a training failed.
+
+    Source: arXiv 2106.15739, figures of §3 to §5.
+
+    Examples
+    --------
+    >>> draw_figures("figures", ["everything"])
+    Traceback (most recent call last):
+    ...
+    ValueError: names must be one of full-batch, minima, norm, periods, phase-picture, training-curves, width; got \
+'everything'
+    """
+    known = {figure.name: figure for figure in all_figures(fast)}
+    chosen = [known[choice("names", name, known)] for name in _several("names", known if names is None else names)]
+    wanted = [choice("formats", each, _METADATA) for each in _several("formats", formats)]
+    if paper_scale:
+        chosen = [figure.at_paper_scale() for figure in chosen]
+    folder = Path(out)
+    stored = folder / RUNS if runs is None else Path(runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    swept = [run for figure in chosen if figure.measure is None for run in figure.all_runs]
+    train_missing(swept, stored, executor, progress=progress)
+    return {figure.name: _write(figure, trajectories(figure, stored), folder, wanted) for figure in chosen}
+
+
+def trajectories(figure: PaperFigure, runs: Path) -> Trajectories:
+    """What a figure is drawn from.
+
+    Parameters
+    ----------
+    figure : its runs have been trained, unless it measures them itself.
+    runs : their folder.
+    """
+    if figure.measure is not None:
+        # not in the folder of the sweep, which holds nothing else
+        return figure.measure(figure.runs, runs.with_name(NETWORKS))
+    return {name: [stored_run(runs, run) for run in group] for name, group in figure.runs.items()}
+
+
+def _several(name: str, given: Any) -> list[str]:
+    if isinstance(given, str):
+        raise TypeError(f"{name} must be a sequence of words, got the one word {given!r}")
+    words = list(dict.fromkeys(given))
+    if not words:
+        raise ValueError(f"{name} must be at least one, got none")
+    return words
+
+
+def _write(figure: PaperFigure, drawn_from: Trajectories, folder: Path, formats: Sequence[str]) -> list[Path]:
+    import matplotlib
+
+    written = []
+    with matplotlib.rc_context(STYLE):
+        drawn = figure.draw(drawn_from)
+        for each in formats:
+            path = folder / f"{figure.name}.{each}"
+            _save(drawn, path, each, figure)
+            written.append(path)
+    return written
+
+
+def _save(drawn: Figure, path: Path, kind: str, figure: PaperFigure) -> None:
+    """Write aside and rename."""
+    words, metadata = _METADATA[kind]
+    aside = path.with_name(path.name + ".partial")
+    told = {"Title": figure.name, words: f"{figure.caption} {figure.seen}".strip(), **metadata}
+    drawn.savefig(aside, format=kind, dpi=_DPI, metadata=told)
+    os.replace(aside, path)

@@ -1,0 +1,182 @@
+"""A figure: which runs it needs, how it is drawn from them, and in which style."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+import simulate
+from empirical.config import RunConfig
+from empirical.presets import at_paper_scale
+from empirical.trials.claims.claim import Runs
+from empirical.trials.claims.figures import Trajectories
+from simulate.trajectories.plots import ONSET
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches
+# Fonts are embedded, and text stays text, in files that journals take.
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    # the same drawing gives the same file
+    "svg.hashsalt": "bnwd",
+}
+# what tells runs of a figure apart
+_TOLD = ("model", "width", "dataset", "samples", "sampling", "lr", "wd", "steps")
+
+
+@dataclass(frozen=True)
+class PaperFigure:
+    """One figure, what it needs, and how it is drawn.
+
+    Attributes
+    ----------
+    name : of one or a few words, with hyphens.
+    caption : what is drawn.
+    seen : what is seen in it; empty where no run of that scale has been looked at.
+    runs : what is trained, by group.
+    draw : from the trajectories.
+    measure : gives what is drawn from runs and a folder, where it is not the trajectories of these runs alone.
+    """
+
+    name: str
+    caption: str
+    seen: str
+    runs: Runs
+    draw: Callable[[Trajectories], Figure]
+    measure: Callable[[Runs, Path], Trajectories] | None = None
+
+    @property
+    def all_runs(self) -> list[RunConfig]:
+        """Runs of all groups."""
+        return [run for group in self.runs.values() for run in group]
+
+    def at_paper_scale(self) -> PaperFigure:
+        """The same figure of runs at the scale of the paper, for a GPU, with as many evaluations.
+
+        Examples
+        --------
+        >>> from empirical.trials.figures.all_figures import all_figures
+        >>> run = all_figures()[0].at_paper_scale().all_runs[0]
+        >>> run.dataset, run.steps // run.evaluate_every
+        ('cifar10', 200)
+        """
+        runs = {name: [_larger(run) for run in group] for name, group in self.runs.items()}
+        return dataclasses.replace(self, runs=runs, seen="")
+
+    def scales(self) -> list[dict[str, object]]:
+        """Settings of the runs here and at the scale of the paper, a row for each that differs not in its seed alone.
+
+        Examples
+        --------
+        >>> from empirical.trials.figures.all_figures import all_figures
+        >>> row = all_figures()[0].scales()[0]
+        >>> row["wd"], row["full width"]
+        (0.01, 32)
+        """
+        pairs = zip(self.all_runs, self.at_paper_scale().all_runs, strict=True)
+        rows = [{**_told(run), **{f"full {name}": value for name, value in _told(full).items()}} for run, full in pairs]
+        return list({tuple(row.values()): row for row in rows}.values())
+
+
+def _larger(run: RunConfig) -> RunConfig:
+    full = at_paper_scale(run)
+    return dataclasses.replace(full, evaluate_every=run.evaluate_every * full.steps // run.steps)
+
+
+def _told(run: RunConfig) -> dict[str, object]:
+    filled_in = {"width": run.resolved_width, "samples": "all" if run.samples is None else run.samples}
+    return {name: filled_in.get(name, getattr(run, name)) for name in _TOLD}
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, Any]:
+    """An empty figure of so many inches with its axes, without pyplot: no global state, no display needed.
+
+    Examples
+    --------
+    >>> new_figure(ONE_COLUMN, 2.0, 2)[1].shape
+    (2,)
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **shared)
+
+
+def last_periods(run: xr.Dataset, count: int) -> tuple[xr.Dataset, npt.NDArray[np.int64]]:
+    """Cut the last periods out of a run.
+
+    Parameters
+    ----------
+    run : a trajectory.
+    count : at most so many.
+
+    Returns
+    -------
+    part, onsets : from the first to the last of these onsets; the whole run and no onsets where there is no period.
+
+    Examples
+    --------
+    >>> part, onsets = last_periods(simulate.oscillate(0.5, 0.01, steps=3000, seed=0), 2)
+    >>> len(onsets), int(part.step[-1] - onsets[-1])
+    (3, 0)
+    """
+    periods = simulate.classify(run).periods
+    if not periods.count:
+        return run, periods.onsets[:0]
+    onsets = periods.onsets[-count - 1 :]
+    ends = slice(int(onsets[0]), int(onsets[-1]))
+    part = run.sel(step=ends)
+    return (part.sel(eval_step=ends) if "eval_step" in part.dims else part), onsets
+
+
+def mark_onsets(axes: Iterable[Axes], onsets: Sequence[int] | npt.NDArray[np.int64]) -> None:
+    """Mark where periods begin, the first with a label.
+
+    Examples
+    --------
+    >>> _, ax = new_figure(ONE_COLUMN, 2.0)
+    >>> mark_onsets([ax], [3, 7])
+    >>> [line.get_xdata()[0] for line in ax.lines]
+    [3, 7]
+    """
+    for ax in axes:
+        for place, onset in enumerate(onsets):
+            label = "onset of a period" if place == 0 else None
+            ax.axvline(onset, color=ONSET, linewidth=0.7, linestyle=(0, (4, 2)), zorder=0, label=label)
+
+
+def legend_above(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
+    """Put one legend over all axes, each label once.
+
+    Examples
+    --------
+    >>> figure, axes = new_figure(ONE_COLUMN, 2.0, 2)
+    >>> for ax in axes:
+    ...     mark_onsets([ax], [3])
+    >>> legend_above(figure, axes, 2)
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['onset of a period']
+    """
+    entries = [ax.get_legend_handles_labels() for ax in axes]
+    by_label = {label: handle for handles, labels in entries for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(list(by_label.values()), list(by_label), loc="outside upper center", ncols=columns)

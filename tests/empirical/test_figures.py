@@ -1,0 +1,361 @@
+"""The paper's figures: from runs that are trained once, in print quality, and what is said of them is seen in them."""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from scipy import stats
+
+import simulate
+import theory
+from empirical import RunConfig
+from empirical.trials.claims.trial import NETWORKS, RUNS
+from empirical.trials.figures.all_figures import all_figures
+from empirical.trials.figures.comparisons import measured_periods
+from empirical.trials.figures.drawing import draw_figures, trajectories
+from empirical.trials.figures.paper_figure import ONE_COLUMN, STYLE, TWO_COLUMNS, last_periods
+from empirical.trials.stored_runs import train_missing
+
+FIGURES = {figure.name: figure for figure in all_figures(fast=True)}
+FORMATS = ("pdf", "svg")
+LABELS = {
+    "training-curves": {"step", "loss (nats)", "error (%)"},
+    "norm": {"step", "norm ρ", "effective lr η/ρ²", "rotation", "(radians per step)", "ηλ = 0.002"},
+    "phase-picture": {"gradient norm g̃", "effective lr η̃ = η/ρ²", "step"},
+    "periods": {"ηλ", "period T (steps)", "T·ηλ", "reduced model", "balance law"},
+    "width": {"width of the network", "spread of ln ρ", "rotation over that of equilibrium", "equilibrium", "periodic"},
+    "minima": {"periods between the minima", "angle (degrees)", "test error (%)"},
+    "full-batch": {"step", "norm ρ", "training loss (nats)", "onset of a period"},
+}
+each_figure = pytest.mark.parametrize("name", FIGURES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("figures")
+
+
+@pytest.fixture(scope="module")
+def files(folder):
+    with concurrent.futures.ThreadPoolExecutor(1) as here:
+        return draw_figures(folder, fast=True, formats=FORMATS, executor=here, progress=False)
+
+
+@pytest.fixture(scope="module")
+def runs(files, folder):
+    return {name: trajectories(figure, folder / RUNS) for name, figure in FIGURES.items()}
+
+
+@pytest.fixture(scope="module")
+def drawn(runs):
+    with matplotlib.rc_context(STYLE):
+        return {name: figure.draw(runs[name]) for name, figure in FIGURES.items()}
+
+
+def line(ax, label):
+    (found,) = [each for each in ax.lines if each.get_label() == label]
+    return np.array(found.get_xdata()), np.array(found.get_ydata())
+
+
+def onsets_marked(ax):
+    return [each.get_xdata()[0] for each in ax.lines if len(set(each.get_xdata())) == 1 and len(each.get_xdata()) == 2]
+
+
+def test_what_is_no_figure_is_refused_before_anything_is_done(tmp_path):
+    for options, error, words in (
+        ({"names": ["norm", "norms"]}, ValueError, "names must be one of .*; got 'norms'"),
+        ({"names": []}, ValueError, "names must be at least one"),
+        ({"names": "norm"}, TypeError, "names must be a sequence of words, got the one word 'norm'"),
+        ({"formats": ["tiff"]}, ValueError, "formats must be one of pdf, png, svg; got 'tiff'"),
+        ({"formats": ()}, ValueError, "formats must be at least one"),
+    ):
+        with pytest.raises(error, match=words):
+            draw_figures(tmp_path / "new", **{"names": ["norm"], "fast": True, **options})
+    assert not (tmp_path / "new").exists()
+
+
+class TestFiles:
+    def test_there_is_one_for_each_figure_and_format(self, files, folder):
+        assert files == {name: [folder / f"{name}.{kind}" for kind in FORMATS] for name in FIGURES}
+        assert {path.name for path in folder.iterdir() if path.is_file()} == {
+            path.name for paths in files.values() for path in paths
+        }
+
+    @each_figure
+    def test_a_pdf_is_vector_with_embedded_fonts_as_wide_as_a_column(self, files, name):
+        content = files[name][0].read_bytes()
+        assert content.startswith(b"%PDF")
+        # TrueType fonts, not outlines of single letters
+        assert b"/FontFile2" in content
+        assert b"/Type3" not in content
+        # the cloud of points of a phase picture, and its scale of colours, alone are pixels
+        assert (b"/Subtype /Image" in content) == (name == "phase-picture")
+        width = float(re.search(rb"/MediaBox \[ 0 0 ([0-9.]+)", content)[1]) / 72
+        assert any(width == pytest.approx(column, abs=0.01) for column in (ONE_COLUMN, TWO_COLUMNS))
+
+    @each_figure
+    def test_an_svg_keeps_its_text_and_carries_its_caption(self, files, name):
+        root = ElementTree.parse(files[name][1]).getroot()
+        texts = {"".join(each.itertext()).strip() for each in root.iter("{http://www.w3.org/2000/svg}text")}
+        assert texts >= LABELS[name]
+        images = list(root.iter("{http://www.w3.org/2000/svg}image"))
+        assert bool(images) == (name == "phase-picture")
+        assert f"{FIGURES[name].caption} {FIGURES[name].seen}" in "".join(root.itertext())
+
+    def test_the_same_call_again_trains_nothing_and_gives_the_same_files(self, files, folder):
+        kept = [*(folder / RUNS).rglob("steps.log"), *(folder / NETWORKS).rglob("*.pt"), *folder.rglob("whole/*.log")]
+        assert len(kept) > 20
+        before = {path: path.stat().st_mtime_ns for path in kept}
+        contents = {path: path.read_bytes() for paths in files.values() for path in paths}
+        chosen = ["periods", "training-curves", "minima"]
+        again = draw_figures(folder, chosen, fast=True, formats=FORMATS, executor=NoWorkers(), progress=False)
+        assert again == {name: files[name] for name in chosen}
+        assert {path: path.stat().st_mtime_ns for path in kept} == before
+        assert {path: path.read_bytes() for path in contents} == contents
+
+    def test_runs_of_elsewhere_are_used(self, files, folder, tmp_path):
+        options = {"fast": True, "executor": NoWorkers(), "progress": False}
+        found = draw_figures(tmp_path, ["width"], runs=folder / RUNS, formats=("png",), **options)
+        assert found == {"width": [tmp_path / "width.png"]}
+        assert [path.name for path in tmp_path.iterdir()] == ["width.png"]
+
+
+class NoWorkers(concurrent.futures.Executor):
+    """That nothing may be given to."""
+
+    def submit(self, *arguments, **options):
+        raise AssertionError("nothing was to be trained")
+
+
+class TestData:
+    def test_training_curves(self, drawn, runs):
+        (run,) = runs["training-curves"]["all"]
+        loss, error = drawn["training-curves"].axes
+        onsets = simulate.find_periods(run).onsets[-6:]
+        assert onsets_marked(loss) == onsets_marked(error) == onsets.tolist()
+        part = run.sel(eval_step=slice(onsets[0], onsets[-1]))
+        for ax, label, name, unit in (
+            (loss, "training set", "train_loss", 1),
+            (error, "training set", "train_error", 100),
+            (error, "test set", "test_error", 100),
+        ):
+            x, y = line(ax, label)
+            np.testing.assert_array_equal(x, part.eval_step)
+            np.testing.assert_array_equal(y, unit * part[name])
+
+    def test_norm(self, drawn, runs):
+        axes = np.reshape(drawn["norm"].axes, (3, 3))
+        for column, (run,) in zip(axes.T, runs["norm"].values(), strict=True):
+            for ax, name in zip(column, ("norm", "effective_lr", "rotation"), strict=True):
+                x, y = line(ax, "measured")
+                np.testing.assert_array_equal(y, run[name].sel(step=x))
+                assert x[-1] == run.step[-1]
+            onsets = simulate.find_periods(run).onsets
+            assert onsets_marked(column[0]) == [each for each in onsets if each >= x[0]]
+            level = theory.equilibrium_rotation(run.attrs["lr"], run.attrs["wd"])
+            assert line(column[2], "equilibrium")[1].tolist() == [level, level]
+
+    def test_the_loop_of_the_phase_picture_is_one_period(self, drawn, runs):
+        (run,) = runs["phase-picture"]["all"]
+        ax = drawn["phase-picture"].axes[0]
+        x, y = line(ax, "one period")
+        periods = simulate.find_periods(run)
+        assert len(x) - 1 in periods.lengths.tolist()
+        # averages stay within what is averaged
+        assert run.grad_norm.min() < x.min() < x.max() < run.grad_norm.max()
+        assert run.effective_lr.min() < y.min() < y.max() < run.effective_lr.max()
+        assert sum(each.arrow_patch is not None for each in ax.texts) >= 4
+
+    def test_periods(self, drawn, runs):
+        left, right = drawn["periods"].axes
+        for rate, bars in zip((0.5, 0.1), zip(left.containers, right.containers, strict=True), strict=True):
+            groups = {name: group for name, group in runs["periods"].items() if name.startswith(f"lr={rate:g} ")}
+            assert bars[0].get_label() == f"training, η = {rate:g}"
+            expected = np.array([measured_periods(group) for group in groups.values()])
+            order = np.argsort([float(name.rpartition("=")[2]) for name in groups])
+            products = np.sort([float(name.rpartition("=")[2]) for name in groups])
+            for bar, unit in zip(bars, (1, products), strict=True):
+                np.testing.assert_allclose(bar.lines[0].get_ydata(), expected[order, 0] * unit)
+                ends = np.array([segment[:, 1] for segment in bar.lines[2][0].get_segments()])
+                np.testing.assert_allclose(np.ptp(ends, axis=1), 2 * expected[order, 1] * unit)
+        x, y = line(left, "balance law")
+        np.testing.assert_allclose(y, simulate.PeriodModel.reference().law.period(0.1, x / 0.1))
+
+    def test_width(self, drawn, runs):
+        for ax, name in zip(drawn["width"].axes, ("log_norm_sd", "rotation_ratio"), strict=True):
+            points = {
+                (float(x), float(y), marks.get_label())
+                for marks in ax.lines
+                if marks.get_linestyle() == "None"
+                for x, y in zip(*marks.get_data(), strict=True)
+            }
+            found = {int(width): [simulate.classify(run) for run in group] for width, group in runs["width"].items()}
+            assert points == {
+                (width, getattr(each, name), each.verdict) for width, group in found.items() for each in group
+            }
+
+    def test_minima(self, drawn, runs):
+        (found,) = runs["minima"]["all"]
+        left, right = drawn["minima"].axes
+        pairs = [(n, found.angle.values[:, i, i + n].mean(axis=0)) for n in range(1, 6) for i in range(6 - n)]
+        expected = [np.rad2deg(np.mean([angle for n, angle in pairs if n == apart])) for apart in range(1, 6)]
+        np.testing.assert_allclose(line(left, "mean")[1], expected)
+        for bar, name in zip(right.containers, ("test_error", "ensemble_test_error"), strict=True):
+            np.testing.assert_allclose(bar.lines[0].get_ydata(), 100 * found[name].mean("seed"))
+
+    def test_full_batch(self, drawn, runs):
+        (run,) = runs["full-batch"]["all"]
+        for ax, name in zip(drawn["full-batch"].axes, ("norm", "loss"), strict=True):
+            curve = ax.lines[0].get_ydata()
+            assert (curve.min(), curve.max()) == (run[name].min(), run[name].max())
+            assert onsets_marked(ax) == simulate.find_periods(run).onsets.tolist()
+
+    @each_figure
+    def test_grey_prints_tell_curves_apart(self, drawn, name):
+        def looks(each):
+            return each.get_linestyle(), str(each.get_marker()), each.get_linewidth() > 1.1
+
+        for ax in drawn[name].axes:
+            labelled = [each for each in ax.lines if not each.get_label().startswith("_") and each.get_label()]
+            for one, other in itertools.combinations(labelled, 2):
+                grey = [np.dot(to_rgb(each.get_color()), (0.3, 0.59, 0.11)) for each in (one, other)]
+                faint = [1.0 if each.get_alpha() is None else each.get_alpha() for each in (one, other)]
+                apart = looks(one) != looks(other) or abs(grey[0] - grey[1]) > 0.25 or faint[0] != faint[1]
+                assert apart, (one.get_label(), other.get_label())
+
+
+class TestWhatIsSeen:
+    """Sentence by sentence of `PaperFigure.seen`."""
+
+    def test_errors_jump_and_the_training_set_is_learned_again(self, runs):
+        part, onsets = last_periods(runs["training-curves"]["all"][0], 5)
+        for begin, end in itertools.pairwise(onsets):
+            period = part.sel(eval_step=slice(begin, end), step=slice(begin, end))
+            before = float(period.loss[-30:-5].mean())
+            assert float(period.loss[:20].max()) > 10 * before
+            assert float(period.train_error.max()) > 10 * float(period.train_error.min())
+            assert float(period.test_error.max()) > 3 * float(period.test_error.min())
+            assert float(period.train_error.min()) < 0.02
+
+    def test_larger_products_have_shorter_periods_and_steps_turn_little(self, runs):
+        found = [simulate.classify(run) for group in runs["norm"].values() for run in group]
+        lengths = [each.periods.mean for each in found]
+        assert lengths == sorted(lengths, reverse=True)
+        assert all(each.rotation_ratio < 1 for each in found)
+
+    def test_training_goes_round_clockwise(self, runs):
+        (run,) = runs["phase-picture"]["all"]
+        part, onsets = last_periods(run, 8)
+        areas = []
+        for begin, end in itertools.pairwise(onsets):
+            period = part.sel(step=slice(begin, end))
+            x, y = np.log(period.grad_norm.values), np.log(period.effective_lr.values)
+            areas.append(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)) / 2)
+        assert max(areas) < 0
+
+    def test_periods_depend_on_the_product(self, runs):
+        lengths = {
+            name: np.concatenate([simulate.find_periods(run).lengths for run in group])
+            for name, group in runs["periods"].items()
+        }
+        products = sorted({float(name.rpartition("=")[2]) for name in lengths})
+        model, together = simulate.PeriodModel.reference(), []
+        for rate in products:
+            one, other = (lengths[f"lr={lr:g} rate={rate:g}"] for lr in (0.5, 0.1))
+            error = np.hypot(stats.sem(one), stats.sem(other))
+            assert error < 0.15 * one.mean()
+            assert abs(one.mean() - other.mean()) < 3 * error
+            together.append(np.concatenate([one, other]).mean())
+            for predicted in (model.period(0.5, rate / 0.5).mean, model.law.period(0.5, rate / 0.5)):
+                assert predicted == pytest.approx(together[-1], rel=0.2)
+        slope = np.log(together[0] / together[-1]) / np.log(products[-1] / products[0])
+        assert 1 < slope < 1.4
+
+    def test_the_model_was_calibrated_on_other_runs(self):
+        known = [RunConfig.from_dict(json.loads(each.run)) for each in simulate.PeriodModel.reference().segments]
+        chosen = [figure for fast in (True, False) for figure in all_figures(fast) if figure.name == "periods"]
+        own = [run for figure in chosen for run in figure.all_runs]
+        assert {run.seed for run in own}.isdisjoint(each.seed for each in known)
+
+    def test_narrow_networks_rest_and_the_widest_swing(self, runs):
+        groups = runs["width"]
+        assert {simulate.classify(run).verdict for run in groups["8"]} == {"equilibrium"}
+        assert {simulate.classify(run).verdict for run in groups["96"]} == {"periodic"}
+
+    def test_minima_are_others_and_together_no_worse(self, runs):
+        (found,) = runs["minima"]["all"]
+        degrees = np.rad2deg(found.angle.values)
+        apart = [np.diagonal(degrees, n, axis1=1, axis2=2) for n in range(1, 6)]
+        assert apart[0].min() > 5
+        means = [each.mean() for each in apart]
+        assert means == sorted(means)
+        assert float(found.ensemble_test_error[:, -1].mean()) <= float(found.test_error.mean())
+
+    def test_full_batches_have_periods(self, runs):
+        assert simulate.classify(runs["full-batch"]["all"][0]).verdict == "periodic"
+
+
+@pytest.fixture(scope="module")
+def full_runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    draw_figures(folder, progress=False)
+    return {figure.name: trajectories(figure, folder / RUNS) for figure in all_figures()}
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(1200)
+class TestWhatIsSeenAtFullSize(TestWhatIsSeen):
+    @pytest.fixture
+    def runs(self, full_runs):
+        return full_runs
+
+
+class TestScales:
+    @pytest.mark.parametrize("fast", [True, False])
+    def test_at_the_papers_scale_it_is_the_same_figure(self, fast):
+        for figure in all_figures(fast):
+            large = figure.at_paper_scale()
+            assert (large.name, large.caption, large.draw, large.seen) == (figure.name, figure.caption, figure.draw, "")
+            assert [(name, [run.seed for run in group]) for name, group in large.runs.items()] == [
+                (name, [run.seed for run in group]) for name, group in figure.runs.items()
+            ]
+            assert {run.dataset for run in large.all_runs} == {"cifar10"}
+            for small, full in zip(figure.all_runs, large.all_runs, strict=True):
+                assert full.steps * full.lr * full.wd == pytest.approx(small.steps * small.lr * small.wd)
+                assert full.steps / full.evaluate_every == small.steps / small.evaluate_every
+            assert len(figure.scales()) == len({run.identity for run in figure.all_runs}) / len(
+                {run.seed for run in figure.all_runs}
+            )
+
+    def test_runs_of_that_scale_are_drawn(self, tmp_path, monkeypatch):
+        # of which a machine without a GPU trains none: a stand-in for networks and steps
+        def smaller(run):
+            return dataclasses.replace(run, model="mlp", width=24, steps=1200)
+
+        monkeypatch.setattr("empirical.trials.figures.paper_figure.at_paper_scale", smaller)
+        names = ["norm", "phase-picture", "periods"]
+        options = {"fast": True, "paper_scale": True, "formats": ("svg",), "progress": False}
+        with concurrent.futures.ThreadPoolExecutor(1) as here:
+            found = draw_figures(tmp_path, names, executor=here, **options)
+        assert list(found) == names
+        text = found["periods"][0].read_text(encoding="utf-8")
+        # the reference model is of another network
+        assert "training, η = 0.1" in text
+        assert "balance law" not in text
+
+
+def broken():
+    raise OSError("no such data")
+
+
+def test_a_failed_training_is_told(tmp_path):
+    run = RunConfig(lr=0.5, wd=0.01, dataset=f"{__name__}:broken", steps=10)
+    with concurrent.futures.ThreadPoolExecutor(1) as here, pytest.raises(RuntimeError, match="no such data"):
+        train_missing([run], tmp_path / "runs", here, progress=False)

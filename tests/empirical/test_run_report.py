@@ -1,0 +1,351 @@
+"""Reports of runs and sweeps: what they say, that they stand alone, and how a browser shows them."""
+
+import concurrent.futures
+import dataclasses
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import empirical
+import simulate
+import theory
+from empirical.sweeps.grid import grid
+from empirical.sweeps.store import SweepFolder, open_sweep
+from empirical.sweeps.task import Summary, failed
+from empirical.trials import page
+from empirical.trials.run_report import examine, write_run_report
+from empirical.trials.sweep_report import sweep_runs
+from simulate.trajectories.periods import settled_part
+from tests.html_pages import Page, checked
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def report(source, folder, **options):
+    return checked(write_run_report(source, folder / "report.html", **options))
+
+
+def trained(**settings):
+    given = {"lr": 0.5, "wd": 0.02, "model": "mlp", "width": 8, "steps": 150, **settings}
+    return empirical.train(empirical.RunConfig(**given))
+
+
+def bare():
+    return xr.Dataset({"norm": ("step", np.linspace(1, 2, 50))}, {"step": np.arange(50)})
+
+
+KINDS = {
+    "periodic": lambda: simulate.oscillate(0.5, 0.02, steps=3000),
+    "rest": lambda: simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1000),
+    "adversarial": lambda: simulate.norm_map(
+        0.5, 0.02, simulate.AdversarialGradient(1, 30, towards="upper"), norm=10.0, steps=3000
+    ),
+    "diverged map": lambda: simulate.norm_map(0.5, 0.02, 1e200, norm=2.6, steps=10),
+    "collapsed map": lambda: simulate.norm_map(0.5, 1.0, 0.0, norm=2.6, steps=2000),
+    "diverged training": lambda: trained(fixed="effective_lr", wd=0.0),
+    "no rows": lambda: simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=0),
+    "one row": lambda: simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1),
+    "short": lambda: simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=30),
+    "short training": trained,
+    "AdamW": lambda: trained(lr=0.01, wd=1.0, optimizer=theory.AdamW(dim=584), steps=250),
+    "Adam": lambda: trained(lr=0.01, wd=0.1, optimizer=theory.Adam(dim=584), steps=100),
+    "landscape": lambda: simulate.descend(simulate.Ratio2D(), 0.5, 0.1, steps=500, seed=0),
+    "momentum": lambda: simulate.norm_map(0.1, 0.02, 2.0, norm=2.6, steps=2000, optimizer=theory.SGD(momentum=0.9)),
+    "schedule": lambda: simulate.norm_map(theory.Cosine(0.5, 0.01, 900), 0.02, 2.0, norm=2.6, steps=900),
+    "no decay": lambda: simulate.norm_map(0.5, 0.0, 2.0, norm=2.6, steps=200),
+    "large decay": lambda: simulate.norm_map(1.5, 1.0, 2.0, norm=2.6, steps=200),
+    "every tenth row": lambda: simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000, record_every=10),
+    "fixed norm": lambda: trained(fixed="norm", wd=0.0),
+    "fixed effective lr": lambda: trained(fixed="effective_lr", lr=0.01, wd=0.0),
+    "nothing but norms": bare,
+    "a loss that is no number": lambda: simulate.oscillate(0.5, 0.02, steps=900).assign(
+        loss=("step", np.full(900, np.nan))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_trajectory_gives_a_page(kind, tmp_path):
+    found = report(KINDS[kind](), tmp_path)
+    words = "".join(found.words)
+    if kind in ("periodic", "rest"):
+        assert ("What cannot be said" in words) == (kind == "rest"), "a map of norms has no loss"
+        assert f"Verdict: {'periodic' if kind == 'periodic' else 'equilibrium'}" in words
+    elif kind not in ("momentum", "landscape"):
+        assert "What cannot be said, and why" in words
+    if kind.startswith("fixed"):
+        assert "nothing is held fixed" in words
+    for status in ("diverged", "collapsed"):
+        assert (f"{status.capitalize()} after" in words) == kind.startswith(status)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    norm=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=64), min_size=0, max_size=60),
+    columns=st.sets(st.sampled_from(["grad_norm", "effective_lr", "rotation", "loss", "lr"])),
+    attrs=st.dictionaries(st.sampled_from(["lr", "wd"]), st.floats(0, 3)),
+    optimizer=st.sampled_from(["SGD()", "SGD(momentum=0.9)", "RMSprop", "SGD() with fixed norm"]),
+)
+def test_whatever_is_in_a_trajectory_it_gives_a_page(norm, columns, attrs, optimizer, tmp_path_factory):
+    values = ("step", np.array(norm, dtype=float))
+    steps = np.arange(len(norm))
+    run = xr.Dataset({"norm": values} | dict.fromkeys(sorted(columns), values), {"step": steps}, attrs)
+    report(run.assign_attrs(optimizer=optimizer), tmp_path_factory.mktemp("page"))
+
+
+def test_numbers_are_those_of_theory_and_simulation(tmp_path):
+    run = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.0, 3.0), norm=2.6, steps=4000, seed=0)
+    found = report(run, tmp_path)
+    part = settled_part(run)
+    rms = float(np.sqrt((part.grad_norm**2).mean()))
+    predicted = [float(value) for _, value in found.column(0, "predicted")]
+    measured = [float(value) for _, value in found.column(0, "measured")]
+    assert predicted[:2] == [
+        pytest.approx(theory.equilibrium_norm(0.5, 0.02, rms), rel=1e-12),
+        theory.equilibrium_rotation(0.5, 0.02),
+    ]
+    assert measured[:2] == pytest.approx([float((part.norm**4).mean() ** 0.25), float(np.median(part.rotation))])
+    # on any stationary trace, equilibrium or not, the geometric mean of cos θ is 1-ηλ
+    assert measured[2] == pytest.approx(predicted[2], rel=0.01)
+    assert [float(value) for _, value in found.column(0, "measured / predicted")[:3]] == pytest.approx(
+        [m / p for m, p in zip(measured[:3], predicted[:3], strict=True)]
+    )
+    assert float(found.column(0, "measured")[4][1]) < 1e-12
+
+
+def test_the_mean_norm_is_known_within_its_error():
+    lines = [
+        examine(
+            simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(0.0, 3.0), norm=1.9, steps=4000, seed=seed)
+        ).comparisons[0]
+        for seed in range(12)
+    ]
+    means = np.array([line.measured for line in lines])
+    assert 0.5 < np.mean([line.error for line in lines]) / means.std(ddof=1) < 2
+
+
+def test_periods_are_held_against_what_does_not_know_them(tmp_path):
+    run = simulate.oscillate(0.5, 0.02, steps=4000, seed=3)
+    periods = simulate.find_periods(run)
+    lines = {line.quantity: line for line in examine(run).comparisons}
+    bound = lines["period, at least"]
+    assert bound.predicted == pytest.approx(0.1 / -math.log1p(-0.01))
+    assert (bound.measured, bound.error) == (periods.mean, periods.stderr)
+    assert lines["period, by the balance of growth and decay"].ratio == pytest.approx(1, rel=1e-9)
+    # gradients that are said to be larger than they were make the replay and the balance wrong
+    wrong = run.assign(rotation=run.rotation * 1.05)
+    assert {line.quantity: line for line in examine(wrong).comparisons}[
+        "period, by the balance of growth and decay"
+    ].ratio == pytest.approx(1 / 1.05**2, rel=0.02)
+    model = simulate.PeriodModel.reference()
+    own = {line.quantity: line for line in examine(run, model).comparisons}
+    assert own["period, law of the network’s probe"].predicted == model.law.period(0.5, 0.02)
+    assert own["period, reduced model of the probe"].predicted == model.period(0.5, 0.02).mean
+    assert "A probe lets expect: periodic" in "".join(report(run, tmp_path, model=model).words)
+
+
+def test_a_probe_does_not_predict_its_own_runs_nor_other_optimizers():
+    model = simulate.PeriodModel.reference()
+    run = simulate.oscillate(0.5, 0.02, steps=3000)
+    assert not examine(run).expected, "a run that does not say what it is has no probe"
+    part = run.assign_attrs(config=model.segments[0].run)
+    assert "part of the probe" in " ".join(examine(part).notes)
+    config = json.loads(model.segments[0].run)
+    assert examine(run.assign_attrs(config=json.dumps({**config, "seed": 77}))).expected
+    assert not examine(run.assign_attrs(config=json.dumps({**config, "seed": 77, "width": 99}))).expected
+    assert "the probe is of" in " ".join(examine(run.assign_attrs(optimizer="SGD(momentum=0.9)"), model).notes)
+
+
+def test_sources_that_are_stored_and_bad_ones(tmp_path):
+    run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=300)
+    simulate.save(run, tmp_path / "run.zarr")
+    words = "".join(report(tmp_path / "run.zarr", tmp_path).words)
+    assert f'simulate.load("{tmp_path / "run.zarr"}")' in words
+    target = tmp_path / "deep" / "page.html"
+    assert write_run_report(str(tmp_path / "run.zarr"), str(target)) == target
+    for source, path, told in (
+        (tmp_path / "none", target, "source must be a run folder"),
+        (tmp_path, target, "must be a saved trajectory or a run folder"),
+        (run, tmp_path, "path must be a file"),
+        (simulate.norm_map([0.5, 0.1], 0.02, 2.0, norm=2.6, steps=3), target, "must be one run"),
+        (xr.Dataset(), target, "must have the variable"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            write_run_report(source, path)
+    with pytest.raises(TypeError, match=r"model must be a simulate\.PeriodModel, got int"):
+        write_run_report(run, target, model=3)
+
+
+def test_text_of_a_run_is_text_on_the_page(tmp_path):
+    run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=300)
+    evil = '"><script>alert(1)</script>'
+    found = report(run.assign_attrs(config=json.dumps({"model": evil, "dataset": evil})), tmp_path)
+    assert evil not in found.text
+    assert html.escape(evil) in found.text
+
+
+LAW = theory.BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01, "odds")
+
+
+def made_sweep(path):
+    """A sweep whose periods obey a law exactly, with a run that diverged, one that failed and one to come."""
+    configs = grid(lr=[0.1, 0.5], wd=[0.02, 0.01, 0.004], seed=range(2), width=8)
+    folder = SweepFolder(path)
+    folder.begin(configs)
+    lost, broken, _ = others = (configs[1], configs[3], configs[5])
+    for number, config in enumerate(configs):
+        if config in others:
+            continue
+        k = np.array(config.lr * config.wd)
+        numbers = {
+            "periods": 50.0 + number,
+            "period": float(LAW.period(config.lr, config.wd)),
+            "period_stderr": 2.0,
+            "jump": float(LAW.jump_at(k)),
+            "outside_growth": float(LAW.outside_at(k)),
+            "norm_min": 1.0 + number,
+            "test_error": 0.1 / (number + 1),
+        }
+        folder.append(
+            Summary(
+                identity=config.identity,
+                steps=config.steps,
+                status="complete",
+                status_step=1000,
+                seconds=1.0,
+                numbers=numbers,
+                verdict="periodic",
+            )
+        )
+    error = failed(broken, ValueError("no <such> data"))
+    folder.append(error, dataclasses.replace(error, identity=lost.identity, status="diverged", error=""))
+    folder.close()
+    return configs
+
+
+def test_a_sweep_has_a_row_for_each_run(tmp_path):
+    configs = made_sweep(tmp_path / "sweep")
+    found = report(tmp_path / "sweep", tmp_path)
+    assert [[float(text) for text, _ in found.column(0, name)] for name in ("lr", "wd", "seed")] == [
+        [getattr(config, name) for config in configs] for name in ("lr", "wd", "seed")
+    ]
+    opened = open_sweep(tmp_path / "sweep")
+    assert [text for text, _ in found.column(0, "status")] == opened.status.values.ravel().tolist()
+    shown = [float(value or "nan") for _, value in found.column(0, "period ± error")]
+    np.testing.assert_array_equal(shown, opened.period.values.ravel())
+    words = "".join(found.words)
+    assert "no <such> data" in words
+    assert "diverged after 0 steps" in words
+    assert words.count("1 pending") == 1
+
+
+def test_periods_of_a_sweep_are_predicted_by_other_runs(tmp_path):
+    made_sweep(tmp_path / "sweep")
+    runs, _ = sweep_runs(tmp_path / "sweep")
+    for run in runs:
+        # the others obey the law, so that two of their ηλ give it
+        assert run.predicted["law"] == pytest.approx(LAW.period(run.config.lr, run.config.wd), rel=1e-6)
+    # 0.5 · 0.004 = 0.1 · 0.02, at which runs of both η have an answer
+    equal = {(run.config.lr, run.config.wd, run.config.seed): run.predicted["equal"] for run in runs}
+    assert math.isnan(equal[0.5, 0.01, 0])
+    assert equal[0.5, 0.004, 1] == pytest.approx(LAW.period(0.1, 0.02))
+    assert equal[0.1, 0.02, 0] == pytest.approx(LAW.period(0.1, 0.02))
+
+
+def test_a_sweep_of_trainings(tmp_path):
+    configs = [
+        empirical.RunConfig(lr=lr, wd=0.02, width=8, steps=steps, seed=seed)
+        for seed, (lr, steps) in enumerate([(0.5, 400), (0.3, 60), (theory.Cosine(0.5, 0.1, 60), 60)])
+    ]
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        empirical.sweep(configs, tmp_path / "sweep", executor)
+    found = report(tmp_path / "sweep", tmp_path)
+    assert [text for text, _ in found.column(0, "status")] == ["complete"] * 3
+    run = simulate.load(open_sweep(tmp_path / "sweep").folder.values[0])
+    part = settled_part(run)
+    at_rest = theory.equilibrium_norm(0.5, 0.02, float(np.sqrt((part.grad_norm**2).mean())))
+    assert float(found.column(0, "predicted at rest")[0][1]) == pytest.approx(at_rest)
+    assert "varies in time" in "".join(found.words)
+    one = tmp_path / "one"
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        empirical.sweep(configs[1:2], one, executor)
+    assert len(report(one, tmp_path).tables[0]) == 2
+
+
+SCRIPT = """
+<script>
+window.addEventListener("load", () => {
+  const told = {errors: window.failures, boxes: [], orders: []};
+  for (const svg of document.querySelectorAll("svg")) {
+    const box = svg.getBoundingClientRect(), inner = svg.getBBox();
+    told.boxes.push([box.width, box.height, inner.width, inner.height]);
+  }
+  const table = document.querySelector("table.sortable");
+  const at = COLUMN;
+  for (let times = 0; times < 2; times++) {
+    table.tHead.rows[0].cells[at].querySelector("button").click();
+    told.orders.push([...table.tBodies[0].rows].map(row => row.cells[at].dataset.value ?? row.cells[at].textContent));
+  }
+  told.sorted = table.tHead.rows[0].cells[at].getAttribute("aria-sort");
+  told.wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.body.dataset.told = JSON.stringify(told);
+});
+</script>
+"""
+WATCH = '<script>window.failures = []; window.addEventListener("error", e => window.failures.push(e.message));</script>'
+
+
+def seen_by_a_browser(path, column):
+    """What a browser makes of a page: boxes of its pictures, orders of its first table after clicks, errors."""
+    text = path.read_text(encoding="utf-8")
+    watched = text.replace("<head>", f"<head>{WATCH}", 1).replace(
+        "</body>", SCRIPT.replace("COLUMN", str(column)) + "</body>"
+    )
+    copy = path.with_name("watched.html")
+    copy.write_text(watched, encoding="utf-8")
+    quiet = ["background-networking", "component-update", "sync", "gpu", "dev-shm-usage"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", *(f"--disable-{what}" for what in quiet), "--no-first-run"]
+    command += [f"--user-data-dir={path.parent / 'profile'}", "--window-size=500,900", "--virtual-time-budget=5000"]
+    done = subprocess.run([*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
+    told = re.search(r'data-told="([^"]*)"', done.stdout)
+    assert told, done.stderr
+    return json.loads(html.unescape(told[1]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_draws_the_figures_and_sorts_by_value(tmp_path):
+    run = report(simulate.oscillate(0.5, 0.02, steps=3000), tmp_path)
+    made_sweep(tmp_path / "sweep")
+    written = write_run_report(tmp_path / "sweep", tmp_path / "sweep.html")
+    for path, drawn, head in ((tmp_path / "report.html", 5, "predicted"), (written, 2, "period ± error")):
+        found = run if path != written else checked(written)
+        column = [text for text, _ in found.tables[0][0]].index(head)
+        told = seen_by_a_browser(path, column)
+        assert told["errors"] == []
+        assert len(told["boxes"]) == drawn
+        assert np.min(told["boxes"]) > 50
+        assert told["wide"] <= 0, "a narrow page must not scroll sideways as a whole"
+        up, down = ([float(value) for value in order if value] for order in told["orders"])
+        values = sorted(float(value) for _, value in found.column(0, head) if value)
+        assert len(set(values)) > 2
+        assert up == values
+        assert down == values[::-1]
+        assert all(order[len(values) :] == [""] * (len(order) - len(values)) for order in told["orders"])
+        assert told["sorted"] == "descending"
+
+
+def test_figures_of_a_page_share_no_names():
+    figure, ax = page.new_figure(2.0)
+    ax.plot([1, 2], [1, 2], "o")
+    found = [Page(page.svg(figure, title)).ids for title in ("first", "second")]
+    assert found[0]
+    assert not set(found[0]) & set(found[1])
