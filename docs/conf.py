@@ -21,6 +21,7 @@ from sphinx.writers.html5 import HTML5Translator
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import simulate  # noqa: E402
 import theory  # noqa: E402
 from theory import derivations  # noqa: E402
 
@@ -38,6 +39,7 @@ exclude_patterns += ["theory", "simulate", "empirical", "tests", "benchmarks", "
 CONTENTS = {
     "How to": [
         "docs/your_training",
+        "docs/explorer",
         "docs/diagnosis",
         "docs/training",
         "docs/data",
@@ -251,9 +253,16 @@ def display_formula(translator: HTML5Translator, node: nodes.math_block) -> None
     raise nodes.SkipNode
 
 
+def write_explorer(app: Sphinx, failure: Exception | None) -> None:
+    """Write the page that docs/explorer shows in a frame."""
+    if failure is None and app.builder.format == "html":
+        simulate.write_explorer_page(Path(app.outdir) / "explorer.html")
+
+
 def setup(app: Sphinx) -> None:
     """Connect the above to Sphinx."""
     app.connect("source-read", complete_page)
+    app.connect("build-finished", write_explorer)
     app.connect("autodoc-process-docstring", docstring_to_rst)
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("autodoc-skip-member", skip_field_aliases)
