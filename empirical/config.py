@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,6 +257,19 @@ class RunConfig:
         }
         decisive.update(width=self.resolved_width, depth=self.resolved_depth, data_seed=self.resolved_data_seed)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def settings_without(self, names: Collection[str]) -> str:
+        """All settings but some, as text that is the same whether they were said or left to the default.
+
+        Examples
+        --------
+        >>> one, other = RunConfig(lr=0.5, wd=0.01, width=64), RunConfig(lr=0.1, wd=0.01)
+        >>> one.settings_without({"lr"}) == other.settings_without({"lr"})
+        True
+        """
+        resolved = {"width": self.resolved_width, "depth": self.resolved_depth, "data_seed": self.resolved_data_seed}
+        held = {**self.to_dict(), **resolved}
+        return json.dumps({name: value for name, value in held.items() if name not in names}, sort_keys=True)
 
     @property
     def shape(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import theory
+from theory.arguments import one_real
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ def predictions(
     [('equilibrium_norm', 2.659), ('equilibrium_effective_lr', 0.014), ('equilibrium_rotation', 0.032)]
     """
     rule = theory.SGD() if optimizer is None else optimizer
+    for name, value in (("lr", lr), ("wd", wd), ("grad_norm", grad_norm)):
+        one_real(name, value)
+    if grad_norm_range is not None and len(grad_norm_range) != 2:
+        raise ValueError(f"grad_norm_range must be two numbers, got {grad_norm_range!r}")
     if norm is not None and grad_norm_range is None:
         raise ValueError(f"norm must come with grad_norm_range, which says when a jump is due, got {norm!r} alone")
     found = _at_rest(lr, wd, grad_norm, rule)
@@ -149,11 +154,15 @@ def _period(lr: float, wd: float, probe: str | os.PathLike[str] | None) -> list[
 
     model = simulate.PeriodModel.reference() if probe is None else simulate.PeriodModel.load(probe)
     if not model.has_law:
-        return []
+        raise ValueError(f"probe must be of a network that shows periods, got {str(probe)!r}, which shows none")
+    if model.optimizer != "SGD()":
+        raise ValueError(f"probe must be of plain SGD as the prediction is, got one of {model.optimizer}")
     with warnings.catch_warnings():
         # what it would warn of, the note says
         warnings.simplefilter("ignore", UserWarning)
         period, known = model.law.period(lr, wd), model.law_interval(lr, wd)
+    if not math.isfinite(period):
+        return []
     low, high = model.calibrated_range
     inside = low * (1 - 1e-9) <= lr * wd <= high * (1 + 1e-9)
     said = json.loads(model.segments[0].run or "{}")

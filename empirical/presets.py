@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from empirical.config import RunConfig
+from theory.rules import Optimizer
 from theory.schedules import Constant, Cosine, Linear
 from theory.sgd import SGD
 
@@ -72,7 +73,7 @@ def at_paper_scale(run: RunConfig) -> RunConfig:
 
     The network becomes a ConvNet four times as wide (MLPs: of half as many channels as they have units), λ becomes 16
     times as small and the run as many times as long, so that as many relaxation times 1/ηλ pass. Learning rates, their
-    ratios, optimizer and normalization stay; a choice of n samples becomes one of 10 n.
+    ratios, optimizer and normalization stay, and a batch size that is not the default; n samples become 10 n.
 
     Parameters
     ----------
@@ -102,17 +103,37 @@ def at_paper_scale(run: RunConfig) -> RunConfig:
         lr = dataclasses.replace(lr, steps=lr.steps * _LONGER)
     elif callable(lr) and not isinstance(lr, Constant):
         raise ValueError(f"run must have a rate that is constant or a Linear or Cosine schedule, got lr={lr!r}")
-    return dataclasses.replace(
+    scaled = dataclasses.replace(
         run,
         model="convnet",
         width=4 * width if run.model == "convnet" else max(1, width // 2),
         depth=None,
         dataset=_NETWORKS["convnet"][2],
-        samples=None if run.samples is None else 10 * run.samples,
+        samples=None if run.samples is None else min(10 * run.samples, _TRAINING_SAMPLES),
         augmentation=None if run.augmentation is None else _KINDS["augmentation"]["augmentation"],
-        batch_size=_BATCH,
+        batch_size=_BATCH if run.batch_size == _ordinary("batch_size") else run.batch_size,
         lr=lr,
         wd=run.wd / _LONGER,
         steps=run.steps * _LONGER,
         device="auto",
+        engine="auto",
     )
+    return dataclasses.replace(scaled, optimizer=_of_all_weights(scaled))
+
+
+def _ordinary(name: str) -> Any:
+    return next(f.default for f in dataclasses.fields(RunConfig) if f.name == name)
+
+
+def _of_all_weights(run: RunConfig) -> Optimizer:
+    """The optimizer of a run; where it knows the number of weights, with that of the weights that are trained."""
+    rule: Any = run.optimizer
+    if not hasattr(rule, "dim"):
+        return run.optimizer
+    import torch
+
+    from empirical.networks import build_network
+
+    network = build_network(run, torch.zeros(2, 3, 32, 32), 10)
+    changed: Optimizer = dataclasses.replace(rule, dim=sum(p.numel() for p in network.parameters() if p.requires_grad))
+    return changed

@@ -139,7 +139,7 @@ float(np.abs(curves[0] / curves[1] - 1).max())
 
 # %% [markdown]
 # ## 5. Predict your own network
-# Ten lines: a network and data of your own, a probe of it at two values of $\eta\lambda$, and what to expect at others.
+# A network and data of your own, a probe of it at two values of $\eta\lambda$, and what to expect at others.
 
 # %%
 import itertools

@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from simulate.explorer import (
     period_values,
     rest_values,
 )
+from simulate.trajectories.folder import writable_file
 from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
 from theory.arguments import FloatArray, whole_number
 
@@ -145,9 +145,7 @@ def write_explorer_page(path: str | os.PathLike[str], *, seed: int = 0) -> None:
     --------
     >>> write_explorer_page("explorer.html")  # doctest: +SKIP
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise ValueError(f"path must be in a folder that exists, got {os.fspath(path)!r}")
+    target = writable_file("path", path)
     aside = target.with_name(target.name + ".partial")
     aside.write_text(_page(explorer_frames(seed=seed)), encoding="utf-8")
     os.replace(aside, target)

@@ -98,5 +98,5 @@ def test_the_options_in_a_file_are_those_of_the_commands(tmp_path, monkeypatch, 
     assert "7.75082" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="0"):
         main(["--config", "bnwd.toml", "train", "--wd", "0.02", "--steps", "5"])
-    config = json.loads(empirical.resume(tmp_path / "runs/a").attrs["config"])
+    config = json.loads(empirical.resume(tmp_path / "runs/b").attrs["config"])
     assert [config[name] for name in ("lr", "wd", "model", "steps")] == [0.5, 0.02, "convnet", 5]

@@ -21,7 +21,7 @@ def test_block_runs(block, tmp_path, monkeypatch, capsys):
     plt.switch_backend("Agg")
     names = {"simulate": simulate}
     (tmp_path / "runs").mkdir()
-    for name, wd in (("high", 0.02), ("low", 0.004)):
+    for name, wd in (("high", 0.02), ("low", 0.004), *([("a", 0.02)] if "diagnose(" in block else [])):
         simulate.save(simulate.oscillate(0.5, wd, steps=round(200 / wd)), tmp_path / "runs" / name)
     exec(block.replace("steps=5000)\nrun", "steps=450)\nrun").replace("steps=5000,", "steps=2000,"), names)
     plt.close("all")

@@ -235,6 +235,26 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> str:
     return value
 
 
+def several(name: str, values: Any, allowed: Collection[str]) -> list[str]:
+    """Check that `values` are one or more of the allowed words; what is said twice counts once.
+
+    Raises
+    ------
+    TypeError, ValueError : one word alone, none, or one that is not allowed.
+
+    Examples
+    --------
+    >>> several("formats", ["pdf", "png", "pdf"], ["pdf", "png", "svg"])
+    ['pdf', 'png']
+    """
+    if isinstance(values, str):
+        raise TypeError(f"{name} must be a sequence of words, got the one word {values!r}")
+    words = [choice(name, value, allowed) for value in dict.fromkeys(values)]
+    if not words:
+        raise ValueError(f"{name} must be at least one of {', '.join(sorted(allowed))}; got none")
+    return words
+
+
 def plain(result: Any) -> Any:
     """Return a float for a 0-d result, an array otherwise: scalars in, float out.
 

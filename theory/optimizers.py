@@ -91,7 +91,10 @@ def optimizer_named(text: str) -> Optimizer:
             return made
     except SyntaxError:
         pass
-    raise ValueError(f"optimizer must be written like SGD(momentum=0.9), one of {', '.join(OPTIMIZERS)}; got {text!r}")
+    raise ValueError(
+        f"optimizer must be written like SGD(momentum=0.9) or AdamW(dim=4096), one of {', '.join(OPTIMIZERS)}; "
+        f"got {text!r}"
+    )
 
 
 def optimizer_if_known(text: str) -> Optimizer | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from theory._version import __version__
 from theory.arguments import choice
 
 app = typer.Typer(
@@ -53,6 +54,13 @@ def find_modules_here() -> None:
         sys.path.append(here)
 
 
+def print_version(wanted: bool) -> None:
+    """Print the version, if it is wanted, and end."""
+    if wanted:
+        typer.echo(f"bnwd {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 @errors_in_one_line
 def settings(
@@ -60,10 +68,13 @@ def settings(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="TOML file with a table for each command and its options in it, such as [train] with lr = 0.5; "
-            "options on the command line come first."
+            help="Before the command: TOML file with a table for each command and its options in it, such as [train] "
+            "with lr = 0.5; options on the command line come first."
         ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Read the settings file, if there is one."""
     if config is not None:
@@ -90,7 +101,7 @@ def read_settings(path: Path, context: typer.Context) -> dict[str, dict[str, Any
         names = {
             option.lstrip("-").replace("-", "_"): parameter.name
             for parameter in commands[command].params
-            for option in (*parameter.opts, parameter.name)
+            for option in parameter.opts
         }
         found[command] = {
             names[choice(f"config [{command}]", option.replace("-", "_"), list(names))]: value

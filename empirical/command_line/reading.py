@@ -85,5 +85,6 @@ def explore(out: Annotated[Path, typer.Option(help="HTML file; replaced.")] = Pa
     """Write a page with sliders for lr, wd, momentum and gradients, and what follows from them; needs no Python."""
     import simulate as floor
 
+    typer.echo("bnwd: computing what the sliders show, a quarter of a minute", err=True)
     floor.write_explorer_page(out)
     typer.echo(out)

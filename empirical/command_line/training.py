@@ -191,10 +191,10 @@ def probe(
 ) -> None:
     """Train a network shortly at two values of lr * wd, and predict its periods at others."""
     import empirical
+    from simulate.trajectories.folder import writable_file
 
     find_modules_here()
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ValueError(f"out must be a file in an existing folder, got {str(out)!r}")
+    writable_file("out", out)
     found = empirical.probe(
         model,
         lr=lr,

@@ -79,7 +79,8 @@ def claims(
 ) -> None:
     """Put each statement of the paper and its neighbours on trial with real training, and print the verdicts.
 
-    Exit code 1 if a rule says that a control holds, for then it proves nothing; what a verdict is does not matter.
+    The page and the table are of the statements that are asked for; docs/claims/claims.md lists all. Exit code 1 if a
+    rule says that a control holds, for then it proves nothing; what a verdict is does not matter.
     """
     import empirical
     from empirical.trials.claims.rules import HOLDS

@@ -70,7 +70,7 @@ class Forecast:
         gone = "there is no decay" if self.wd == 0 else f"growth makes up for {self.growth:.0%} of the decay"
         told = {
             SETTLES: f"The norm settles: {rest}",
-            FALLS: f"The norm falls, {gone}: {rest} With this g̃ it would be there in {self.steps_to_settle:.0f} steps.",
+            FALLS: f"The norm falls, {gone}: {rest} {self._arrival()}",
             RISES: f"The norm rises, {gone}: {rest}",
             SWINGS: f"The norm swings, it has jumped before: {rest}",
         }
@@ -89,6 +89,11 @@ class Forecast:
                 f"{self.lr_for_rotation:.3g} at this wd."
             )
         return " ".join(parts)
+
+    def _arrival(self) -> str:
+        if not self.norm > self.equilibrium_norm:
+            return "It is below that already: gradients are not independent of those before, as ρ* assumes."
+        return f"With this g̃ it would be there in {self.steps_to_settle:.0f} steps."
 
 
 def forecast(

@@ -91,6 +91,16 @@ class Monitor:
             unknown = sorted(set(weights) - found)
             if unknown:
                 raise ValueError(f"weights must be names of scale-invariant weights, {sorted(found)}, got {unknown}")
+            split = [
+                members
+                for members in groups.values()
+                if set(members) & set(weights) and not set(members) <= set(weights)
+            ]
+            if split:
+                raise ValueError(
+                    f"weights must name all of {split[0]} or none, which are scale-invariant only together; "
+                    f"a layer without bias is so by itself. Got {sorted(weights)}"
+                )
             groups = {name: members for name, members in groups.items() if set(members) <= set(weights)}
         if not groups:
             raise ValueError("model must have scale-invariant weights (before a normalization layer), found none")

@@ -94,7 +94,7 @@ def _opened(
         "distributed.worker.profile.enabled": False,
         **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _ENVIRONMENT.items()},
     }
-    with dask.config.set(settings), _quiet("distributed.client"), ExitStack() as opened:
+    with dask.config.set(settings), _quiet("distributed.client"), _quiet("distributed.nanny"), ExitStack() as opened:
         if scheduler is None:
             where = {"address": opened.enter_context(_processes_here(workers))}
         else:

@@ -74,5 +74,9 @@ def stored_run(folder: Path, run: RunConfig) -> xr.Dataset:
     ...     dict(stored_run(Path(folder), short)[["loss", "test_loss"]].sizes)
     {'step': 20, 'eval_step': 3}
     """
-    found = simulate.load(run_path(folder, run)).isel(step=slice(0, run.steps))
+    whole = simulate.load(run_path(folder, run))
+    found = whole.isel(step=slice(0, run.steps))
+    if run.steps < whole.sizes["step"]:
+        found = found.assign(final_norm=whole.norm[run.steps].drop_vars(["step", "epoch"], errors="ignore"))
+        found["status_step"] = run.steps
     return found.sel(eval_step=slice(0, run.steps)) if "eval_step" in found.dims else found

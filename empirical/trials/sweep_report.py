@@ -77,8 +77,7 @@ class SweepRun:
     @functools.cached_property
     def network(self) -> str:
         """Settings but those in which runs of one network differ."""
-        held = self.config.to_dict().items()
-        return json.dumps([[name, value] for name, value in held if name not in RATES_AND_SEEDS | LENGTH_AND_ENGINE])
+        return self.config.settings_without(RATES_AND_SEEDS | LENGTH_AND_ENGINE)
 
     @property
     def decays(self) -> bool:

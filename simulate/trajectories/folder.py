@@ -88,6 +88,39 @@ def steps_written(folder: Path) -> int:
         return 0
 
 
+def writable_file(name: str, path: str | os.PathLike[str]) -> Path:
+    """Check, before any work, that a file can be written, aside and renamed.
+
+    Parameters
+    ----------
+    name : of the argument.
+    path : of the file; its folder must exist.
+
+    Raises
+    ------
+    ValueError : it is a folder, is in none, or cannot be written.
+
+    Examples
+    --------
+    >>> writable_file("out", "no such folder/model.json")
+    Traceback (most recent call last):
+    ...
+    ValueError: out must be a file in an existing folder, got 'no such folder/model.json'
+    """
+    target = Path(path)
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise ValueError(f"{name} must be a file in an existing folder, got {os.fspath(path)!r}")
+    aside = target.with_name(target.name + ".partial")
+    try:
+        aside.touch()
+        aside.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{name} must be a file that can be written, got {os.fspath(path)!r}: {error.strerror}"
+        ) from None
+    return target
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     r"""Write JSON aside and rename, so that a reader never sees half a file.
 

@@ -257,7 +257,11 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     periods = _found(trajectory, rise, discard)
     settled = settled_rows(trajectory, discard)
     if len(settled) < 2:
-        raise ValueError("trajectory must have rows left after `discard`, got fewer than two")
+        left_out = "its first 2/(lr*wd)" if discard is None else f"discard = {discard}"
+        raise ValueError(
+            f"trajectory must have rows left after `discard`, got fewer than two of {trajectory.sizes['step']}: "
+            f"{left_out} steps are left out; train longer, or give a smaller discard"
+        )
     lr = setting(trajectory, "lr")
     expected = theory.equilibrium_rotation(
         np.asarray(lr.values[settled] if lr.ndim else lr.values, dtype=float),

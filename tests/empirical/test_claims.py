@@ -10,8 +10,11 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from typer.testing import CliRunner
 
+import theory
 from empirical import dask_executor
+from empirical.cli import app
 from empirical.trials.claims.claim import outcome
 from empirical.trials.claims.figures import (
     has_periods,
@@ -22,6 +25,7 @@ from empirical.trials.claims.figures import (
     log_loss_ratio,
     none_of,
     period_ratio,
+    swings,
 )
 from empirical.trials.claims.rules import FAILS, HOLDS, UNDECIDED, Between, EverySeed
 from empirical.trials.claims.statements import all_claims
@@ -64,11 +68,12 @@ class TestRules:
                     rule.judge(figures)
         assert EverySeed().judge([1, 1, 1]).verdict == UNDECIDED
         assert Between(low=0).judge([1, 2, math.nan]).verdict == UNDECIDED
+        assert EverySeed().judge([1, 1, 1, 1, math.nan]).verdict == UNDECIDED
 
     def test_bad_input(self):
         with pytest.raises(ValueError, match="low must be"):
             Between(1, 1)
-        with pytest.raises(ValueError, match="0 or 1"):
+        with pytest.raises(ValueError, match="0, 1 or NaN"):
             EverySeed().judge([0.5] * 5)
 
 
@@ -100,6 +105,26 @@ class TestFigures:
         losses = {"a": [run(loss=[9, 9, 4, 4])], "b": [run(loss=[1, 1, 2, 2])]}
         assert log_loss_ratio("a", "b")(losses) == [pytest.approx(math.log(2))]
         assert least_of(log_loss_ratio("a", "b"), log_loss_ratio("b", "a"))(losses) == [pytest.approx(-math.log(2))]
+
+    def test_swings_are_jumps_that_spread_and_turn_little(self):
+        def wave(height, rotation):
+            norm = np.exp(np.abs(np.arange(4000) % 200 - 100) / 100 * height)
+            given = run(norm=norm, rotation=np.full(4000, rotation), grad_norm=np.ones(4000))
+            return given.assign_attrs(lr=0.1, wd=0.05, optimizer="SGD()")
+
+        rest = theory.equilibrium_rotation(0.1, 0.05)
+        assert swings()({"all": [wave(1.0, 0.5 * rest)]}) == [1.0]
+        assert swings()({"all": [wave(0.11, 0.5 * rest)]}) == [0.0], "too little spread"
+        assert swings()({"all": [wave(1.0, rest)]}) == [0.0], "turns as at rest"
+        assert swings()({"all": [wave(1.0, 0.5 * rest).isel(step=slice(0, 900))]}) == [0.0], "too few jumps"
+
+    def test_of_a_run_that_ended_early_nothing_is_told(self):
+        short = run(norm=[1.0], rotation=[0.1], grad_norm=[1.0]).assign_attrs(lr=0.1, wd=0.05)
+        groups = {"all": [short], "a": [short], "b": [short]}
+        for figure in (has_verdict("periodic"), swings(), period_ratio("a", "b")):
+            assert np.isnan(figure(groups)).all()
+        claim = dataclasses.replace(TestStatements.CLAIMS[0], figure=lambda runs: [math.inf] * 5)
+        assert outcome(claim, {}, {}).judged.verdict == UNDECIDED
 
     def test_growth_of_gradients(self):
         growing = run(grad_norm=np.linspace(1, 3, 1000), norm=np.full(1000, 2.0))
@@ -153,6 +178,17 @@ class TestStatements:
         assert len({run.identity for run in large.all_runs}) == len({run.identity for run in claim.all_runs})
         assert (large.rule, large.figure) == (claim.rule, claim.figure)
 
+    def test_at_the_papers_scale_no_two_are_the_same(self):
+        said = [
+            [run.identity for group in claim.at_paper_scale().runs.values() for run in group] for claim in self.CLAIMS
+        ]
+        at_small = [[run.identity for group in claim.runs.values() for run in group] for claim in self.CLAIMS]
+        assert [said.index(each) for each in said] == [at_small.index(each) for each in at_small]
+
+    def test_one_name_is_no_list_of_names(self):
+        with pytest.raises(TypeError, match="names must be a sequence"):
+            judge_claims("claims", "momentum")
+
     def test_there_is_no_such(self):
         with pytest.raises(ValueError, match="names must be one of"):
             judge_claims("claims", ["no such"])
@@ -166,6 +202,17 @@ def test_pages():
     found = outcome(claim, {}, {})
     assert "| [The norm falls.](#falls) | nobody | 1 ± 0 | 5 | **holds** |" in format_page([found])
     assert format_outcomes([found]).splitlines()[1].split() == ["falls", "1", "±", "0", "5", "holds", "holds"]
+
+
+def test_the_command_fails_where_a_control_holds(tmp_path, monkeypatch):
+    like = dataclasses.replace(TestStatements.CLAIMS[0], figure=lambda runs: [float(runs["yes"])] * 5)
+    for control, code in ((True, 1), (False, 0)):
+        found = outcome(like, {"yes": True}, {"yes": control})
+        monkeypatch.setattr("empirical.trials.claims.trial.judge_claims", lambda *_, found=found, **__: [found])
+        assert CliRunner().invoke(app, ["claims", "--out", str(tmp_path)]).exit_code == code
+        said = "1 ± 0 (n = 5): holds" if control else "0 ± 0 (n = 5): does not hold here"
+        (line,) = [line for line in format_page([found]).splitlines() if line.startswith("- Control")]
+        assert said in line
 
 
 def test_a_table_at_the_papers_scale_is_of_other_runs(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -124,6 +125,24 @@ def test_predict_takes_a_probe_and_says_where_it_is_not_calibrated(tmp_path):
     assert line.split()[2] == "no"
 
 
+def test_predict_refuses_probes_of_something_else(tmp_path):
+    content = json.loads((Path(simulate.__file__).parent / "reference_model.json").read_text(encoding="utf-8"))
+    run = json.loads(content["segments"][0]["run"])
+    other = {**run, "optimizer": {"SGD": {"momentum": 0.9, "decoupled": True}}}
+    for segment in content["segments"]:
+        segment["run"] = json.dumps(other)
+    content["optimizer"] = "SGD(momentum=0.9, decoupled=True)"
+    (tmp_path / "other.json").write_text(json.dumps(content), encoding="utf-8")
+    refused = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--probe", tmp_path / "other.json")
+    assert one_line_error(refused, "probe must be of plain SGD", "momentum=0.9")
+
+
+def test_predict_leaves_out_a_period_beyond_the_law():
+    found = json.loads(bnwd("predict", "--lr", 0.5, "--wd", 1.9, "--json").stdout)
+    assert "equilibrium_norm" in found
+    assert "period" not in found
+
+
 @pytest.mark.parametrize("optimizer", ["SGD(momentum=0.9)", "AdamW(dim=100)", "Adam(dim=100)", "Lion(dim=100)"])
 def test_predict_leaves_out_what_is_not_known(optimizer):
     found = json.loads(bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--json").stdout)
@@ -132,6 +151,24 @@ def test_predict_leaves_out_what_is_not_known(optimizer):
     assert ("free_fall" in found) == (optimizer != "Adam(dim=100)")
     refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--grad-norm-range", 1, 2)
     assert one_line_error(refused, "grad_norm_range must be left out")
+
+
+def test_the_version():
+    assert bnwd("--version").stdout == f"bnwd {theory.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [("explore",), ("probe",), ("report", "run.zarr")])
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    simulate.save(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=300), "run.zarr")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    before = sorted(tmp_path.iterdir())
+    for out in ("folder", "file/below"):
+        result = bnwd(*command, "--out", out)
+        assert result.exit_code == 2, result.output
+        assert "must be a file" in result.stderr
+        assert sorted(tmp_path.iterdir()) == before
 
 
 class TestSettingsFile:

@@ -2,10 +2,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 import empirical
 import theory
-from empirical import at_paper_scale, paper_runs, train
+from empirical import at_paper_scale, paper_runs, scale_invariant_groups, train
+from empirical.networks import build_network
 from empirical.presets import _KINDS, LEARNING_RATES
 from tests.devices import every_device
 
@@ -53,6 +55,25 @@ def test_at_the_papers_scale_as_many_relaxation_times_pass(settings):
     assert all(getattr(small, name) == getattr(large, name) for name in kept)
     wider = dataclasses.replace(small, width=2 * small.resolved_width + 2)
     assert at_paper_scale(wider).width > large.width
+
+
+def test_at_the_papers_scale_an_optimizer_knows_the_larger_network():
+    run = empirical.RunConfig(lr=1e-3, wd=0.01, width=8, optimizer=theory.Adam(dim=576, betas=(0.8, 0.9)))
+    large = at_paper_scale(run)
+    network = build_network(large, torch.zeros(2, 3, 32, 32), 10)
+    weights = sum(
+        network.get_parameter(name).numel()
+        for group in scale_invariant_groups(network, torch.randn(8, 3, 32, 32)).values()
+        for name in group.weights
+    )
+    assert large.optimizer == theory.Adam(dim=weights, betas=(0.8, 0.9))
+
+
+def test_what_was_said_of_samples_and_batches_stays():
+    run = empirical.RunConfig(lr=0.5, wd=0.01, batch_size=4, samples=900, engine="eager")
+    large = at_paper_scale(run)
+    assert (large.batch_size, large.samples, large.engine) == (4, 9000, "auto")
+    assert at_paper_scale(empirical.RunConfig(lr=0.5, wd=0.01, dataset="mnist5k", samples=5400)).samples == 50_000
 
 
 @pytest.mark.parametrize(

@@ -140,12 +140,6 @@ def test_periods_are_held_against_what_does_not_know_them(tmp_path):
     bound = lines["period, at least"]
     assert bound.predicted == pytest.approx(0.1 / -math.log1p(-0.01))
     assert (bound.measured, bound.error) == (periods.mean, periods.stderr)
-    assert lines["period, by the balance of growth and decay"].ratio == pytest.approx(1, rel=1e-9)
-    # gradients that are said to be larger than they were make the replay and the balance wrong
-    wrong = run.assign(rotation=run.rotation * 1.05)
-    assert {line.quantity: line for line in examine(wrong).comparisons}[
-        "period, by the balance of growth and decay"
-    ].ratio == pytest.approx(1 / 1.05**2, rel=0.02)
     model = simulate.PeriodModel.reference()
     own = {line.quantity: line for line in examine(run, model).comparisons}
     assert own["period, law of the network’s probe"].predicted == model.law.period(0.5, 0.02)
@@ -161,6 +155,14 @@ def test_a_probe_does_not_predict_its_own_runs_nor_other_optimizers():
     assert "part of the probe" in " ".join(examine(part).notes)
     config = json.loads(model.segments[0].run)
     assert examine(run.assign_attrs(config=json.dumps({**config, "seed": 77}))).expected
+    # said or left to the default, it is the same network, and the same run
+    assert examine(run.assign_attrs(config=json.dumps({**config, "seed": 77, "width": 8}))).expected
+    for same in ({"width": 8}, {"data_seed": 0}, {"depth": 3}):
+        notes = " ".join(examine(run.assign_attrs(config=json.dumps({**config, **same}))).notes)
+        assert "part of the probe" in notes, same
+    other = examine(run.assign_attrs(config=json.dumps({**config, "seed": 77, "width": 9})), model)
+    assert "of another network" in " ".join(other.notes)
+    assert not other.expected
     assert not examine(run.assign_attrs(config=json.dumps({**config, "seed": 77, "width": 99}))).expected
     assert "the probe is of" in " ".join(examine(run.assign_attrs(optimizer="SGD(momentum=0.9)"), model).notes)
 
@@ -259,6 +261,13 @@ def test_periods_of_a_sweep_are_predicted_by_other_runs(tmp_path):
     assert math.isnan(equal[0.5, 0.01, 0])
     assert equal[0.5, 0.004, 1] == pytest.approx(LAW.period(0.1, 0.02))
     assert equal[0.1, 0.02, 0] == pytest.approx(LAW.period(0.1, 0.02))
+
+
+def test_a_sweep_is_not_predicted_by_the_probe_of_another_network(tmp_path):
+    made_sweep(tmp_path / "sweep")
+    runs, notes = sweep_runs(tmp_path / "sweep", simulate.PeriodModel.reference())
+    assert all(math.isnan(run.predicted["probe"]) for run in runs)
+    assert "of another network" in " ".join(notes)
 
 
 def test_a_sweep_of_trainings(tmp_path):

@@ -116,4 +116,6 @@ def outcome(claim: Claim, runs: Trajectories, control: Trajectories) -> Outcome:
     figures, control_figures = (
         np.asarray(claim.figure(each), dtype=np.float64).reshape(-1) for each in (runs, control)
     )
+    # of a loss that overflowed no mean can be told
+    figures, control_figures = (np.where(np.isfinite(each), each, np.nan) for each in (figures, control_figures))
     return Outcome(claim, claim.rule.judge(figures), claim.rule.judge(control_figures), figures, control_figures)

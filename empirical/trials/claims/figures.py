@@ -36,7 +36,9 @@ def has_verdict(verdict: str, group: str = "all") -> Figure:
     >>> has_verdict("equilibrium")({"all": [rest]})
     [1.0]
     """
-    return lambda runs: [float(simulate.classify(run).verdict == verdict) for run in runs[group]]
+    return lambda runs: [
+        math.nan if judged is None else float(judged.verdict == verdict) for judged in map(_judged, runs[group])
+    ]
 
 
 def swings(group: str = "all") -> Figure:
@@ -55,7 +57,10 @@ def swings(group: str = "all") -> Figure:
         found = []
         for run in runs[group]:
             # 2/ηλ, which is left out of other runs, says nothing of Adam's
-            judged = simulate.classify(run, discard=run.sizes["step"] // 4)
+            judged = _judged(run, run.sizes["step"] // 4)
+            if judged is None:
+                found.append(math.nan)
+                continue
             found.append(float(judged.periods.count >= 5 and judged.log_norm_sd > 0.05 and judged.rotation_ratio < 0.8))
         return found
 
@@ -74,7 +79,10 @@ def period_ratio(first: str, second: str, power: float = 1.0) -> Figure:
     """
 
     def figure(runs: Trajectories) -> list[float]:
-        means = {name: [simulate.classify(run).periods.mean for run in runs[name]] for name in (first, second)}
+        means = {
+            name: [math.nan if judged is None else judged.periods.mean for judged in map(_judged, runs[name])]
+            for name in (first, second)
+        }
         return [math.log(a / b) / power for a, b in zip(means[first], means[second], strict=True)]
 
     return figure
@@ -104,7 +112,10 @@ def has_periods(group: str = "all") -> Figure:
     >>> has_periods()({"all": [simulate.norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5000)]})
     [0.0]
     """
-    return lambda runs: [float(simulate.classify(run, discard=0).periods.count >= 2) for run in runs[group]]
+    return lambda runs: [
+        math.nan if judged is None else float(judged.periods.count >= 2)
+        for judged in (_judged(run, 0) for run in runs[group])
+    ]
 
 
 def none_of(figure: Figure) -> Figure:
@@ -252,6 +263,14 @@ def angle_between_minima(group: str = "all") -> Figure:
 def _angle(first: Tensor, second: Tensor) -> float:
     cosine = float(first @ second) / (float(first.norm()) * float(second.norm()))
     return math.acos(min(1.0, max(-1.0, cosine)))
+
+
+def _judged(run: xr.Dataset, discard: int | None = None) -> simulate.Classification | None:
+    """What `simulate.classify` says; None of a run that ended too early for it."""
+    try:
+        return simulate.classify(run, discard=discard)
+    except ValueError:
+        return None
 
 
 def _late(run: xr.Dataset) -> xr.Dataset:

@@ -90,6 +90,8 @@ class Between:
 class EverySeed:
     """The figure, 1 for yes and 0 for no, is yes for every seed; it does not hold if it is no for all but one or more.
 
+    NaN, of a run of which it could not be told, leaves it undecided.
+
     Attributes
     ----------
     seeds : that are needed. Of five that say yes or no by chance, all say yes in 3 % of cases.
@@ -114,8 +116,10 @@ class EverySeed:
         ValueError : fewer than three, or a figure that is neither yes nor no.
         """
         values = _figures(figures)
-        if not np.isin(values, (0, 1)).all():
-            raise ValueError(f"figures must be 0 or 1, got {values.tolist()}")
+        if not np.isin(values[~np.isnan(values)], (0, 1)).all():
+            raise ValueError(f"figures must be 0, 1 or NaN, got {values.tolist()}")
+        if np.isnan(values).any():
+            return Judged(UNDECIDED, math.nan, math.nan, values.size)
         yes = int(values.sum())
         share = yes / values.size
         enough = values.size >= self.seeds

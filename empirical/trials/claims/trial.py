@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 import os
 import textwrap
 from collections.abc import Sequence
@@ -19,10 +20,11 @@ from empirical.trials.claims.claim import Outcome, Runs, outcome
 from empirical.trials.claims.figures import Trajectories
 from empirical.trials.claims.rules import HOLDS, Between, EverySeed
 from empirical.trials.claims.statements import all_claims
+from empirical.trials.page import new_figure
 from empirical.trials.stored_runs import stored_run, train_missing
 from simulate.trajectories.contract import versions
 from simulate.trajectories.plots import MEASURED, PREDICTED
-from theory.arguments import choice
+from theory.arguments import several
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +78,7 @@ rotation-under-adamw, rotation-under-adamw-noisy, sgd-is-periodic, small-network
 weight-normalization, weight-normalization-wide, wide-networks-swing; got 'everything'
     """
     known = {claim.name: claim for claim in all_claims()}
-    chosen = [known[choice("names", name, known)] for name in (known if names is None else names)]
+    chosen = [known[name] for name in (known if names is None else several("names", names, known))]
     chosen = [claim for claim in chosen if claim.fast or not fast]
     if not chosen:
         raise ValueError("names must leave at least one statement, got none")
@@ -89,13 +91,17 @@ weight-normalization, weight-normalization-wide, wide-networks-swing; got 'every
     for claim in chosen:
         trained, control = _opened(claim.runs, folder / RUNS), _opened(claim.control, folder / RUNS)
         outcomes.append(outcome(claim, trained, control))
-        figure = draw(outcomes[-1], trained, control)
-        figure.savefig(folder / f"{claim.name}.png", dpi=80)
-        from matplotlib import pyplot as plt
-
-        plt.close(figure)
-    (folder / PAGE).write_text(format_page(outcomes), encoding="utf-8")
+        drawn = io.BytesIO()
+        draw(outcomes[-1], trained, control).savefig(drawn, format="png", dpi=80)
+        _write_aside(folder / f"{claim.name}.png", drawn.getvalue())
+    _write_aside(folder / PAGE, format_page(outcomes).encode())
     return outcomes
+
+
+def _write_aside(path: Path, content: bytes) -> None:
+    aside = path.with_name(path.name + ".partial")
+    aside.write_bytes(content)
+    os.replace(aside, path)
 
 
 def _opened(runs: Runs, folder: Path) -> Trajectories:
@@ -137,7 +143,8 @@ def format_page(outcomes: Sequence[Outcome]) -> str:
         "",
         "Each statement was put on trial with real training on embedded data. Its rule and threshold were fixed in the "
         "code before the runs and can say no: of a control, for which the statement is not true, it must not say that "
-        "it holds. The error is the standard error over n seeds; a figure of 1 ± 0 is a yes of every seed.",
+        "it holds. The error is the standard error over n seeds; where the rule is a share, 1 ± 0 is a yes of every "
+        "seed. What a figure is, and its limits, stands with the statement.",
         "",
         "| statement | source | figure ± error | n | verdict |",
         "| --- | --- | --- | --- | --- |",
@@ -205,12 +212,8 @@ def draw(found: Outcome, runs: Trajectories, control: Trajectories) -> Figure:
     -------
     matplotlib figure.
     """
-    from matplotlib import pyplot as plt
-
     claim = found.claim
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9.5, 3.0), layout="constrained", gridspec_kw={"width_ratios": [1, 2]}
-    )
+    figure, (left, right) = new_figure(3.0, 1, 2, gridspec_kw={"width_ratios": [1, 2]})
     for place, values, color, marker in (
         (0, found.figures, MEASURED, "o"),
         (1, found.control_figures, PREDICTED, "s"),

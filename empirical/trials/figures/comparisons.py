@@ -17,6 +17,7 @@ from empirical.measures.minima import successive_minima
 from empirical.trials.claims.claim import Runs
 from empirical.trials.claims.figures import Trajectories
 from empirical.trials.figures.paper_figure import TWO_COLUMNS, new_figure
+from empirical.trials.run_report import LENGTH_AND_ENGINE, RATES_AND_SEEDS, same_network
 from simulate.trajectories.contract import intrinsic_lr, setting
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
@@ -36,10 +37,6 @@ Array = npt.NDArray[np.float64]
 _MINIMA, _SIMULATED = 6, 1000
 _VERDICTS = {EQUILIBRIUM: (MEASURED, "o"), NO_CLEAR_PERIOD: ("0.45", "x"), PERIODIC: (PREDICTED, "^")}
 # on which periods depend, beside ηλ
-_OF_A_NETWORK = (
-    "model", "resolved_width", "resolved_depth", "normalization", "optimizer", "scale_invariant", "dataset", "classes",
-    "samples", "batch_size", "sampling",
-)  # fmt: skip
 # marker, face, edge, and where it stands, so that none hides another
 _RATES_MARKED = (("o", MEASURED, MEASURED, 0.985), ("s", "white", "black", 1.015))
 
@@ -122,9 +119,9 @@ def _draw_predictions(left: Axes, right: Axes, x: Array, runs: Trajectories) -> 
 
 def _is_reference(run: xr.Dataset) -> bool:
     """Whether a run is of the network and data that the reference model was calibrated on."""
-    texts = (run.attrs["config"], simulate.PeriodModel.reference().segments[0].run)
-    own, known = (RunConfig.from_dict(json.loads(text)) for text in texts)
-    return all(getattr(own, name) == getattr(known, name) for name in _OF_A_NETWORK)
+    return same_network(
+        run.attrs["config"], simulate.PeriodModel.reference().segments[0].run, RATES_AND_SEEDS | LENGTH_AND_ENGINE
+    )
 
 
 def draw_width(runs: Trajectories) -> Figure:

@@ -13,7 +13,7 @@ from empirical.trials.claims.trial import NETWORKS, RUNS
 from empirical.trials.figures.all_figures import all_figures
 from empirical.trials.figures.paper_figure import STYLE, PaperFigure
 from empirical.trials.stored_runs import stored_run, train_missing
-from theory.arguments import choice
+from theory.arguments import several
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,12 +70,12 @@ def draw_figures(
 'everything'
     """
     known = {figure.name: figure for figure in all_figures(fast)}
-    chosen = [known[choice("names", name, known)] for name in _several("names", known if names is None else names)]
-    wanted = [choice("formats", each, _METADATA) for each in _several("formats", formats)]
+    chosen = [known[name] for name in several("names", known if names is None else names, known)]
+    wanted = several("formats", formats, _METADATA)
     if paper_scale:
         chosen = [figure.at_paper_scale() for figure in chosen]
     folder = Path(out)
-    stored = folder / RUNS if runs is None else Path(runs)
+    stored = folder / RUNS if runs is None else Path(runs).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     swept = [run for figure in chosen if figure.measure is None for run in figure.all_runs]
     train_missing(swept, stored, executor, progress=progress)
@@ -94,15 +94,6 @@ def trajectories(figure: PaperFigure, runs: Path) -> Trajectories:
         # not in the folder of the sweep, which holds nothing else
         return figure.measure(figure.runs, runs.with_name(NETWORKS))
     return {name: [stored_run(runs, run) for run in group] for name, group in figure.runs.items()}
-
-
-def _several(name: str, given: Any) -> list[str]:
-    if isinstance(given, str):
-        raise TypeError(f"{name} must be a sequence of words, got the one word {given!r}")
-    words = list(dict.fromkeys(given))
-    if not words:
-        raise ValueError(f"{name} must be at least one, got none")
-    return words
 
 
 def _write(figure: PaperFigure, drawn_from: Trajectories, folder: Path, formats: Sequence[str]) -> list[Path]:
