@@ -198,9 +198,9 @@ def test_text_of_a_run_is_text_on_the_page(tmp_path):
 LAW = theory.BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01, "odds")
 
 
-def made_sweep(path):
+def made_sweep(path, **further):
     """A sweep whose periods obey a law exactly, with a run that diverged, one that failed and one to come."""
-    configs = grid(lr=[0.1, 0.5], wd=[0.02, 0.01, 0.004], seed=range(2), width=8)
+    configs = grid(lr=[0.1, 0.5], wd=[0.02, 0.01, 0.004], seed=range(2), width=8, **further)
     folder = SweepFolder(path)
     folder.begin(configs)
     lost, broken, _ = others = (configs[1], configs[3], configs[5])
@@ -261,6 +261,33 @@ def test_periods_of_a_sweep_are_predicted_by_other_runs(tmp_path):
     assert math.isnan(equal[0.5, 0.01, 0])
     assert equal[0.5, 0.004, 1] == pytest.approx(LAW.period(0.1, 0.02))
     assert equal[0.1, 0.02, 0] == pytest.approx(LAW.period(0.1, 0.02))
+
+
+@pytest.mark.parametrize(
+    ("further", "law", "equal"),
+    [
+        ({"optimizer": theory.SGD(momentum=0.9)}, False, True),
+        ({"optimizer": theory.Adam(dim=576)}, False, False),
+        ({"optimizer": theory.AdamW(dim=576)}, True, True),
+        ({"scale_invariant": False}, True, False),
+    ],
+)
+def test_what_holds_for_decay_by_the_product_alone_is_not_said_of_others(further, law, equal, tmp_path):
+    made_sweep(tmp_path / "sweep", **further)
+    runs, _ = sweep_runs(tmp_path / "sweep")
+    assert any(not math.isnan(run.predicted["law"]) for run in runs) == law
+    assert any(not math.isnan(run.predicted["equal"]) for run in runs) == equal
+
+
+@pytest.mark.parametrize("rule", [theory.SGD(momentum=0.9), theory.AdamW(dim=300)], ids=repr)
+def test_of_other_optimizers_the_mean_square_norm_is_held_against_theirs(rule):
+    lr, wd = (0.05, 0.02) if isinstance(rule, theory.SGD) else (0.01, 1.0)
+    rest = theory.equilibrium_norm(lr, wd, 2.0, optimizer=rule)
+    walk = simulate.random_walk(lr, wd, 2.0, dim=300, steps=20_000, optimizer=rule, norm=rest, seed=1).isel(batch=0)
+    line = next(each for each in examine(walk).comparisons if each.quantity.startswith("norm"))
+    settled = walk.norm.values[round(2 / (lr * wd)) :]
+    assert line.measured == pytest.approx(np.sqrt((settled**2).mean()))
+    assert line.ratio == pytest.approx(1, abs=0.02)
 
 
 def test_a_sweep_is_not_predicted_by_the_probe_of_another_network(tmp_path):
