@@ -45,7 +45,15 @@ def cluster(tmp_path):
 
 def bnwd_sweep(file, out, *options, **process):
     command = [sys.executable, "-c", "from empirical.cli import main; main()", "sweep", str(file), "--out", str(out)]
-    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **process)
+    return subprocess.Popen(
+        [*command, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # tests that a shell runs in the background ignore it, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **process,
+    )
 
 
 def written(tmp_path, text):
