@@ -19,11 +19,13 @@
 
 # %%
 import os
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.datasets import load_digits
 
 import empirical
 import simulate
@@ -36,6 +38,7 @@ plt.rcParams.update(
 torch.set_num_threads(1)
 LR, WD = 0.5, 0.01
 STEPS = 2000 if FAST else 10_000
+OWN_WD = 0.006  # of your own network, in part 5
 
 # %% [markdown]
 # ## 1. Train
@@ -139,29 +142,16 @@ float(np.abs(curves[0] / curves[1] - 1).max())
 
 # %% [markdown]
 # ## 5. Predict your own network
-# A network and data of your own, a probe of it at two values of $\eta\lambda$, and what to expect at others.
+# Ten lines: a network and data of your own, a probe of it at two values of $\eta\lambda$, and what to expect at others.
 
 # %%
-import itertools
-
-from sklearn.datasets import load_digits
-
 digits = load_digits()
 images, labels = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
 torch.manual_seed(0)
-sizes = [64, 128, 128]
-hidden = [
-    layer
-    for before, after in itertools.pairwise(sizes)
-    for layer in (
-        torch.nn.Linear(before, after, bias=False),
-        torch.nn.BatchNorm1d(after, eps=1e-12, affine=False),
-        torch.nn.ReLU(),
-    )
-]
-module = torch.nn.Sequential(*hidden, torch.nn.Linear(128, 10, bias=False))
+linear, norm = partial(torch.nn.Linear, bias=False), partial(torch.nn.BatchNorm1d, eps=1e-12, affine=False)
+hidden = [linear(64, 128), norm(128), torch.nn.ReLU(), linear(128, 128), norm(128), torch.nn.ReLU()]
+module = torch.nn.Sequential(*hidden, linear(128, 10))
 module[-1].weight.requires_grad_(False).mul_(10 / module[-1].weight.norm())  # its norm must not decay
-OWN_WD = 0.006
 model = empirical.probe(module, images, labels, periods=20 if FAST else 60, seeds=1, progress=False)
 expected = model.expect(LR, OWN_WD)
 expected
