@@ -26,7 +26,7 @@ from simulate.explorer import (
     period_values,
     rest_values,
 )
-from simulate.trajectories.folder import writable_file
+from simulate.trajectories.folder import writable_file, written_aside
 from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
 from theory.arguments import FloatArray, whole_number
 
@@ -146,9 +146,8 @@ def write_explorer_page(path: str | os.PathLike[str], *, seed: int = 0) -> None:
     >>> write_explorer_page("explorer.html")  # doctest: +SKIP
     """
     target = writable_file("path", path)
-    aside = target.with_name(target.name + ".partial")
-    aside.write_text(_page(explorer_frames(seed=seed)), encoding="utf-8")
-    os.replace(aside, target)
+    with written_aside(target) as aside:
+        aside.write_text(_page(explorer_frames(seed=seed)), encoding="utf-8")
 
 
 def stored(bands: FloatArray) -> tuple[str, float, float]:

@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from theory._version import __version__
 from theory.arguments import choice
 
+
+class Commands(TyperGroup):
+    """The commands, with errors in how they are called in one line too."""
+
+    def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
+        """Parse the arguments and run the command."""
+        given = list(sys.argv[1:] if args is None else args)
+        if not standalone_mode:
+            return super().main(given, standalone_mode=False, **extra)
+        try:
+            code = super().main(given, standalone_mode=False, **extra)
+        except typer.TyperException as error:
+            typer.echo(f"bnwd: {_misuse(error, given)}", err=True)
+            code = 2
+        sys.exit(code)
+
+
+def _misuse(error: typer.TyperException, given: Sequence[str]) -> str:
+    """What is wrong with the arguments, and where to read how it is right."""
+    context: Any = getattr(error, "ctx", None)
+    option: Any = getattr(error, "param", None)
+    message = error.format_message().rstrip(".")
+    if option is not None and message.startswith("Invalid value"):
+        values: list[Any] = [value for name in option.opts for value in _values(given, name, option.nargs)]
+        place = ""
+        if not values:
+            values, place = [(context.default_map or {}).get(option.name)], f" in {context.parent.params['config']}"
+        wanted = error.message.replace("Input should be", "must be").partition(", ")[0]
+        message = f"{option.opts[0]} {wanted}, got {values[-1]!r}{place}"
+    return message if context is None else f"{message}; see {context.command_path} --help"
+
+
+def _values(given: Sequence[str], name: str, count: int) -> Iterator[str]:
+    for place, word in enumerate(given):
+        if word == name:
+            yield " ".join(given[place + 1 : place + 1 + count])
+        elif word.startswith(f"{name}="):
+            yield word.removeprefix(f"{name}=")
+
+
 app = typer.Typer(
     name="bnwd",
+    cls=Commands,
     help="Dynamics of neural-network training with normalization and weight decay: predict it, simulate it, train.",
     epilog="Exit codes: 0 done, 1 a claim or run failed, 2 bad input, 130 interrupted. "
     "Example: bnwd predict --lr 0.5 --wd 0.01",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -46,6 +90,34 @@ def errors_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
         raise typer.Exit(code)
 
     return reported
+
+
+@contextlib.contextmanager
+def naming(**options: str) -> Iterator[None]:
+    """Let errors name the option of the command line in place of the argument that it is given to."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        message = str(error)
+        for argument, option in options.items():
+            message = message.replace(f"`{argument}`", option)
+            if message.startswith(f"{argument} must "):
+                message = option + message.removeprefix(argument)
+        raise type(error)(message) from None
+
+
+def completed_from(find: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What the shell completes the value of an option from; called when it does."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in find() if value.startswith(incomplete)]
+
+    return complete
+
+
+def completed_from_config(name: str) -> Callable[[str], list[str]]:
+    """What the shell completes the value of an option from, by the name of a table of `empirical.config`."""
+    return completed_from(lambda: getattr(importlib.import_module("empirical.config"), name))
 
 
 def find_modules_here() -> None:
@@ -76,7 +148,10 @@ def settings(
         bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Read the settings file, if there is one."""
+    """Read the settings file, if there is one; without a command, show the help."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
     if config is not None:
         context.default_map = read_settings(config, context)
 

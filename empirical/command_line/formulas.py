@@ -17,10 +17,14 @@ from empirical.command_line.application import (
     app,
     errors_in_one_line,
     find_modules_here,
+    naming,
 )
 
 
-@app.command(epilog="Example: bnwd predict --lr 0.5 --wd 0.01 --grad-norm 12 --grad-norm-range 1 30 --norm 9")
+@app.command(
+    short_help="What follows from lr and wd, by formula alone.",
+    epilog="Example: bnwd predict --lr 0.5 --wd 0.01 --grad-norm 12 --grad-norm-range 1 30 --norm 9",
+)
 @errors_in_one_line
 def predict(
     lr: LearningRate,
@@ -49,21 +53,25 @@ def predict(
     from theory.optimizers import optimizer_named
 
     find_modules_here()
-    found = predictions(
-        lr,
-        wd,
-        grad_norm,
-        optimizer=optimizer_named(optimizer),
-        grad_norm_range=grad_norm_range,
-        norm=norm,
-        delta=delta,
-        sharpness=sharpness,
-        probe=probe,
-    )
+    with naming(path="--probe"):
+        found = predictions(
+            lr,
+            wd,
+            grad_norm,
+            optimizer=optimizer_named(optimizer),
+            grad_norm_range=grad_norm_range,
+            norm=norm,
+            delta=delta,
+            sharpness=sharpness,
+            probe=probe,
+        )
     typer.echo(json.dumps(as_plain(found), indent=2) if as_json else format_predictions(found))
 
 
-@app.command(epilog="Example: bnwd simulate --lr 0.5 --wd 0.01 --grad-norm 12 --norm 3 --steps 1000 --out fall.zarr")
+@app.command(
+    short_help="The norm without a network.",
+    epilog="Example: bnwd simulate --lr 0.5 --wd 0.01 --grad-norm 12 --norm 3 --steps 1000 --out fall.zarr",
+)
 @errors_in_one_line
 def simulate(
     lr: LearningRate,
@@ -81,7 +89,10 @@ def simulate(
     """Iterate the exact law of the norm, without a network; --out saves the trajectory for simulate.load."""
     import simulate as floor
     import theory
+    from simulate.trajectories.folder import unused_path
 
+    if out is not None:
+        unused_path("--out", out)
     gradient = grad_norm if grad_norm_max is None else floor.BoundedGradient(grad_norm, grad_norm_max)
     trajectory = floor.norm_map(lr, wd, gradient, norm=norm, steps=steps, seed=seed)
     if out is not None:

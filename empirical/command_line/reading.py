@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
-from empirical.command_line.application import app, errors_in_one_line
+from empirical.command_line.application import app, errors_in_one_line, naming
 
 
-@app.command(epilog="Example: bnwd diagnose log.csv --wd 0.0005 --picture spikes.png")
+@app.command(
+    short_help="Why the loss of a training spiked.",
+    epilog="Example: bnwd diagnose log.csv --wd 0.0005 --picture spikes.png",
+)
 @errors_in_one_line
 def diagnose(
     log: Annotated[
@@ -36,6 +39,7 @@ def diagnose(
     named. Exit code 0 whatever is found.
     """
     import simulate as floor
+    from simulate.trajectories.folder import writable_file, written_aside
     from theory.optimizers import optimizer_named
 
     names = {}
@@ -44,22 +48,27 @@ def diagnose(
         if not equals:
             raise ValueError(f"--column must be written like loss=name, got {text!r}")
         names[meaning] = name
-    if picture is not None and not picture.absolute().parent.is_dir():
-        raise ValueError(f"picture must be a file in an existing folder, got {str(picture)!r}")
-    found = floor.diagnose(
-        log, lr=lr, wd=wd, optimizer=None if optimizer is None else optimizer_named(optimizer), names=names or None
-    )
+    if picture is not None:
+        writable_file("--picture", picture)
+    with naming(names="--column", path="log"):
+        found = floor.diagnose(
+            log, lr=lr, wd=wd, optimizer=None if optimizer is None else optimizer_named(optimizer), names=names or None
+        )
     if picture is not None:
         import matplotlib
 
         matplotlib.use("Agg")
         figure = floor.plots.plot_diagnosis(found)[0].get_figure(root=True)
         assert figure is not None
-        figure.savefig(picture, dpi=120)
+        with written_aside(picture) as aside:
+            figure.savefig(aside, format=picture.suffix[1:] or "png", dpi=120)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
 
-@app.command(epilog="Example: bnwd report runs/a --out report.html")
+@app.command(
+    short_help="Page about a run or a sweep.",
+    epilog="Example: bnwd report runs/a --out report.html",
+)
 @errors_in_one_line
 def report(
     source: Annotated[Path, typer.Argument(help="Folder of a run or of a sweep, or a saved trajectory.")],
@@ -75,16 +84,23 @@ def report(
     import simulate as floor
 
     matplotlib.use("Agg")
-    model = None if probe is None else floor.PeriodModel.load(probe)
-    typer.echo(empirical.write_run_report(source, out, model=model))
+    with naming(path="--probe"):
+        model = None if probe is None else floor.PeriodModel.load(probe)
+    with naming(path="--out"):
+        typer.echo(empirical.write_run_report(source, out, model=model))
 
 
-@app.command(epilog="Example: bnwd explore --out explorer.html")
+@app.command(
+    short_help="Page with sliders for lr, wd, momentum and gradients.",
+    epilog="Example: bnwd explore --out explorer.html",
+)
 @errors_in_one_line
 def explore(out: Annotated[Path, typer.Option(help="HTML file; replaced.")] = Path("explorer.html")) -> None:
     """Write a page with sliders for lr, wd, momentum and gradients, and what follows from them; needs no Python."""
     import simulate as floor
+    from simulate.trajectories.folder import writable_file
 
+    writable_file("--out", out)
     typer.echo("bnwd: computing what the sliders show, a quarter of a minute", err=True)
     floor.write_explorer_page(out)
     typer.echo(out)

@@ -13,28 +13,43 @@ from empirical.command_line.application import (
     OptimizerName,
     WeightDecay,
     app,
+    completed_from_config,
     errors_in_one_line,
     find_modules_here,
+    naming,
 )
 
 # seconds from which a run says beforehand what it will need
 _LONG = 10
 
 
-@app.command(epilog="Example: bnwd train --lr 0.5 --wd 0.01 --model convnet --steps 5000 --out runs/a")
+@app.command(
+    short_help="Train a network and measure every step.",
+    epilog="Example: bnwd train --lr 0.5 --wd 0.01 --model convnet --steps 5000 --out runs/a",
+)
 @errors_in_one_line
 def train(
     lr: LearningRate,
     wd: WeightDecay,
     out: Annotated[Path, typer.Option(help="Run folder: new, or of the same run, which is then continued.")],
-    model: Annotated[str, typer.Option(help="mlp, convnet, resnet18, transformer, or module:function.")] = "mlp",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="mlp, convnet, resnet18, transformer, or module:function.",
+            autocompletion=completed_from_config("MODELS"),
+        ),
+    ] = "mlp",
     optimizer: OptimizerName = "SGD()",
     width: Annotated[
         int | None, typer.Option(help="Units, channels or size of a token; default 64, convnet 8.")
     ] = None,
     depth: Annotated[int | None, typer.Option(help="Hidden layers, convolutions or blocks; default 2, 3, 2.")] = None,
     normalization: Annotated[
-        str, typer.Option(help="batch, layer, group, instance, rms, weight, none as a control, or module:class.")
+        str,
+        typer.Option(
+            help="batch, layer, group, instance, rms, weight, none as a control, or module:class.",
+            autocompletion=completed_from_config("NORMALIZATIONS"),
+        ),
     ] = "batch",
     norm_eps: Annotated[float, typer.Option(help="ε of the normalization.")] = 1e-12,
     scale_invariant: Annotated[bool, typer.Option(help="Train scale-invariant weights only, or everything.")] = True,
@@ -42,12 +57,19 @@ def train(
         float | None, typer.Option(help="Learning rate of weights that are not scale-invariant; 0 freezes them.")
     ] = None,
     other_wd: Annotated[float | None, typer.Option(help="Weight decay of those; default: the same.")] = None,
-    fixed: Annotated[str | None, typer.Option(help="Hold norm or effective_lr of the scale-invariant weights.")] = None,
+    fixed: Annotated[
+        str | None,
+        typer.Option(
+            help="Hold norm or effective_lr of the scale-invariant weights.",
+            autocompletion=completed_from_config("FIXED"),
+        ),
+    ] = None,
     init_norm: Annotated[float | None, typer.Option(help="Norm of the scale-invariant weights at the start.")] = None,
     dataset: Annotated[
         str,
         typer.Option(
-            help="digits, mnist5k, gaussian, random_labels, cifar10, …, owner/name, a path, or module:function."
+            help="digits, mnist5k, gaussian, random_labels, cifar10, …, owner/name, a path, or module:function.",
+            autocompletion=completed_from_config("EMBEDDED_DATASETS"),
         ),
     ] = "digits",
     samples: Annotated[int | None, typer.Option(help="Training samples to keep; default all.")] = None,
@@ -59,15 +81,29 @@ def train(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Samples of a mini-batch.")] = 64,
     sampling: Annotated[
-        str, typer.Option(help="without_replacement, with_replacement or full_batch.")
+        str,
+        typer.Option(
+            help="without_replacement, with_replacement or full_batch.",
+            autocompletion=completed_from_config("SAMPLINGS"),
+        ),
     ] = "without_replacement",
     micro_batch: Annotated[int | None, typer.Option(help="Samples that go through the network at a time.")] = None,
     steps: Annotated[int, typer.Option(help="Number of updates.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the initial weights.")] = 0,
     data_seed: Annotated[int | None, typer.Option(help="Of the order of the data; default: the seed.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16 (matrix products only).")] = "float32",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32, float64 or bfloat16 (matrix products only).", autocompletion=completed_from_config("DTYPES")
+        ),
+    ] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "cpu",
-    engine: Annotated[str, typer.Option(help="auto, eager, kernel, replicas or compiled.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="auto, eager, kernel, replicas or compiled.", autocompletion=completed_from_config("ENGINES")
+        ),
+    ] = "auto",
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations.")] = 1000,
     evaluate_batches: Annotated[
         bool, typer.Option("--evaluate-batches", help="Evaluate losses and gradients of mini-batches too.")
@@ -103,7 +139,10 @@ def train(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: bnwd sweep sweep.toml --out sweeps/a")
+@app.command(
+    short_help="Train many runs side by side.",
+    epilog="Example: bnwd sweep sweep.toml --out sweeps/a",
+)
 @errors_in_one_line
 def sweep(
     file: Annotated[
@@ -141,7 +180,8 @@ def sweep(
     from empirical.sweeps.store import overview
 
     find_modules_here()
-    runs = empirical.read_sweep(file)
+    with naming(path="file"):
+        runs = empirical.read_sweep(file)
     resources = dict(_named_number("--resource", text) for text in resource or [])
     wanted = dict(_named_number("--until", text) for text in until or [])
     for name in wanted:
@@ -172,7 +212,10 @@ def _named_number(option: str, text: str) -> tuple[str, float]:
         raise ValueError(f"{option} must be written like name=number, got {text!r}") from None
 
 
-@app.command(epilog="Example: bnwd probe --model mlp --width 64 --out mlp64.json")
+@app.command(
+    short_help="Train a network shortly, to predict its periods.",
+    epilog="Example: bnwd probe --model mlp --width 64 --out mlp64.json",
+)
 @errors_in_one_line
 def probe(
     out: Annotated[Path, typer.Option(help="File for the period model, for simulate.PeriodModel.load; replaced.")],
@@ -194,7 +237,7 @@ def probe(
     from simulate.trajectories.folder import writable_file
 
     find_modules_here()
-    writable_file("out", out)
+    writable_file("--out", out)
     found = empirical.probe(
         model,
         lr=lr,

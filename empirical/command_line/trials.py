@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from empirical.command_line.application import app, errors_in_one_line
+from empirical.command_line.application import app, completed_from, errors_in_one_line, naming
 
 
-@app.command(epilog="Example: bnwd validate --out report, or bnwd validate --held-out --network mlp64 --out held_out")
+def _networks() -> Iterable[str]:
+    from empirical.trials.held_out import NETWORKS
+
+    return NETWORKS
+
+
+def _statements() -> Iterable[str]:
+    from empirical.trials.claims.statements import all_claims
+
+    return (claim.name for claim in all_claims())
+
+
+def _figures() -> Iterable[str]:
+    from empirical.trials.figures.all_figures import all_figures
+
+    return (figure.name for figure in all_figures())
+
+
+@app.command(
+    short_help="Hold theory and simulation against training.",
+    epilog="Example: bnwd validate --out report, or bnwd validate --held-out --network mlp64 --out held_out",
+)
 @errors_in_one_line
 def validate(
     preset: Annotated[str, typer.Option(help="digits.")] = "digits",
@@ -25,7 +47,10 @@ def validate(
         ),
     ] = False,
     network: Annotated[
-        list[str] | None, typer.Option(help="With --held-out: only these, such as mlp64; default all.")
+        list[str] | None,
+        typer.Option(
+            help="With --held-out: only these, such as mlp64; default all.", autocompletion=completed_from(_networks)
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="With --held-out: processes; default one for each processor.")
@@ -41,7 +66,7 @@ def validate(
         _validate_held_out(out or Path("held_out"), network, workers)
         return
     if network or workers:
-        raise ValueError("network and workers must be left out without --held-out")
+        raise ValueError("--network and --workers must be left out without --held-out")
     folder = out or Path("report")
     result = empirical.validate(preset, folder)
     typer.echo(str(result))
@@ -55,7 +80,8 @@ def _validate_held_out(out: Path, networks: list[str] | None, workers: int | Non
     import empirical
     from empirical.trials import held_out_report
 
-    table = empirical.validate_held_out(out, networks, executor=empirical.dask_executor(workers=workers))
+    with naming(networks="--network"):
+        table = empirical.validate_held_out(out, networks, executor=empirical.dask_executor(workers=workers))
     found = held_out_report.measures(table)
     held_out_report.write_page(out, table, found)
     typer.echo(held_out_report.format_measures(found))
@@ -64,13 +90,22 @@ def _validate_held_out(out: Path, networks: list[str] | None, workers: int | Non
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: bnwd claims --fast --out claims")
+@app.command(
+    short_help="Put the statements of the paper on trial.",
+    epilog="Example: bnwd claims --fast --out claims",
+)
 @errors_in_one_line
 def claims(
     out: Annotated[Path, typer.Option(help="Folder for runs, pictures and claims.md; runs are used again.")] = Path(
         "claims"
     ),
-    name: Annotated[list[str] | None, typer.Option(help="Only these statements; default all.")] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these statements; default all.", autocompletion=completed_from(_statements)),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="Print names and statements, fast ones marked by *, and train nothing.")
+    ] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Only those that take two minutes together.")] = False,
     paper_scale: Annotated[
         bool, typer.Option("--paper-scale", help="With ConvNets on CIFAR-10, for a GPU: hours for each statement.")
@@ -79,32 +114,53 @@ def claims(
 ) -> None:
     """Put each statement of the paper and its neighbours on trial with real training, and print the verdicts.
 
-    The page and the table are of the statements that are asked for; docs/claims/claims.md lists all. Exit code 1 if a
-    rule says that a control holds, for then it proves nothing; what a verdict is does not matter.
+    The page is claims.md, or claims_asked.md where not all statements are asked for. Exit code 1 if a rule says that a
+    control holds, for then it proves nothing; what a verdict is does not matter.
     """
     import empirical
     from empirical.trials.claims.rules import HOLDS
-    from empirical.trials.claims.trial import PAGE, format_outcomes, judge_claims
+    from empirical.trials.claims.trial import chosen_claims, format_outcomes, judge_claims, page_name
 
+    with naming(names="--name"):
+        chosen = chosen_claims(name, fast=fast)
+    if show:
+        for claim in chosen:
+            typer.echo(f"{claim.name:<30} {'*' if claim.fast else ' '} {claim.statement}")
+        return
     found = judge_claims(
         out, name, fast=fast, paper_scale=paper_scale, executor=empirical.dask_executor(workers=workers)
     )
     typer.echo(format_outcomes(found))
-    typer.echo(f"\npage and pictures: {out / PAGE}")
+    typer.echo(f"\npage and pictures: {out / page_name(chosen)}")
     if any(each.control.verdict == HOLDS for each in found):
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: bnwd figures --fast --name norm --format svg --out figures")
+@app.command(
+    short_help="Draw the figures of the paper.",
+    epilog="Example: bnwd figures --fast --name norm --format svg --out figures",
+)
 @errors_in_one_line
 def figures(
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("figures"),
-    name: Annotated[list[str] | None, typer.Option(help="Only these, such as norm or periods; default all.")] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only these of training-curves, norm, phase-picture, periods, width, minima and full-batch; default "
+            "all.",
+            autocompletion=completed_from(_figures),
+        ),
+    ] = None,
     runs: Annotated[
         Path | None, typer.Option(help="Folder of the runs; what it lacks is trained. Default: runs, in --out.")
     ] = None,
     kind: Annotated[
-        list[str] | None, typer.Option("--format", help="pdf, svg or png, also several; default pdf and png.")
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help="pdf, svg or png, also several; default pdf and png.",
+            autocompletion=completed_from(lambda: ("pdf", "svg", "png")),
+        ),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Of shorter runs and fewer seeds.")] = False,
     paper_scale: Annotated[
@@ -118,15 +174,16 @@ def figures(
     import empirical
 
     matplotlib.use("Agg")
-    drawn = empirical.draw_figures(
-        out,
-        name,
-        runs=runs,
-        fast=fast,
-        paper_scale=paper_scale,
-        formats=kind or ("pdf", "png"),
-        executor=empirical.dask_executor(workers=workers),
-    )
+    with naming(names="--name", formats="--format"):
+        drawn = empirical.draw_figures(
+            out,
+            name,
+            runs=runs,
+            fast=fast,
+            paper_scale=paper_scale,
+            formats=kind or ("pdf", "png"),
+            executor=empirical.dask_executor(workers=workers),
+        )
     for paths in drawn.values():
         for path in paths:
             typer.echo(path)

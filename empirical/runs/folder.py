@@ -16,6 +16,7 @@ import pickle
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,18 @@ import torch
 
 from empirical.steps.contract import State
 from simulate.trajectories.contract import COMPLETE, RUNNING
-from simulate.trajectories.folder import CONFIG, EVALS, LOCK, STATUS, STEPS, STORE, held_folder, store_run, write_json
+from simulate.trajectories.folder import (
+    CONFIG,
+    EVALS,
+    LOCK,
+    STATUS,
+    STEPS,
+    STORE,
+    held_folder,
+    store_run,
+    write_json,
+    written_aside,
+)
 from simulate.trajectories.logs import (
     CHECK,
     count_records,
@@ -82,21 +94,29 @@ class RunFolder:
         self.path = Path(path)
         self._labelled, self._pace, self._written = labelled, pace, time.monotonic()
         self._waiting: dict[str, list[npt.NDArray[Any]]] = {}
+        # False too where it cannot be looked for, which held_folder tells
+        is_new = not os.path.exists(path)
         # a process that was killed while it began a run leaves no more than these
         beginnings = {LOCK, CONFIG + ".partial"}
         self._lock = held_folder(
             self.path, "a run to be continued", lambda names: CONFIG in names or names <= beginnings
         )
+        self._unused = self.path if is_new else None
         self.described: dict[str, Any] | None = None
         if (self.path / CONFIG).exists():
             self.described = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Let other processes have the folder; if it was made for a run that never began, drop it."""
+        if self._unused is not None:
+            with suppress(OSError):
+                (self._unused / LOCK).unlink()
+                self._unused.rmdir()
         self._lock.release()
 
     def begin(self, described: Mapping[str, Any]) -> None:
         """Write (or, for a continued run, renew) the description of the run; it is readable from now on."""
+        self._unused = None
         for left in self.path.glob("*.partial"):
             (shutil.rmtree if left.is_dir() else os.unlink)(left)
         # a log keeps the kind of records that it began with
@@ -156,7 +176,6 @@ class RunFolder:
                 with open(self.path / name, "rb") as file:
                     os.fsync(file.fileno())
         target = self.path / f"checkpoint-{step:012d}.pt"
-        aside = target.with_name(target.name + ".partial")
         content = {
             "step": step,
             "weights": state.weights,
@@ -167,11 +186,10 @@ class RunFolder:
         content["digest"] = _digest(content)
         memory = io.BytesIO()
         torch.save(content, memory)
-        with open(aside, "wb") as file:
+        with written_aside(target) as aside, open(aside, "wb") as file:
             file.write(memory.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, target)
         for old in self.checkpoints()[:-_CHECKPOINTS_KEPT]:
             old.unlink()
 
@@ -213,9 +231,8 @@ class RunFolder:
         every = self._description["config"]["evaluate_every"]
         # the extra evaluation after the last step of a shorter run is not part of a longer one
         kept = kept[(kept["eval_step"] <= step) & (kept["eval_step"] % every == 0)]
-        aside = self.path / (EVALS + ".partial")
-        aside.write_bytes((sealed(kept, 0) if CHECK in (log.names or ()) else kept).tobytes())
-        os.replace(aside, self.path / EVALS)
+        with written_aside(self.path / EVALS) as aside:
+            aside.write_bytes((sealed(kept, 0) if CHECK in (log.names or ()) else kept).tobytes())
 
     def finish(self, status: str, step: int, message: str = "") -> None:
         """Write the final status, then the labelled store, if there is to be one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from empirical.config import RunConfig
 from empirical.runs.loop import load_model, train
 from empirical.runs.preparation import prepare
+from simulate.trajectories.folder import written_aside
 
 
 def networks_at(
@@ -56,9 +56,8 @@ def networks_at(
         shutil.rmtree(place, ignore_errors=True)
         for step, file in zip(steps, files, strict=True):
             train(dataclasses.replace(config, steps=step), place, progress=progress)
-            aside = file.with_name(file.name + ".partial")
-            torch.save(load_model(place).state_dict(), aside)
-            os.replace(aside, file)
+            with written_aside(file) as aside:
+                torch.save(load_model(place).state_dict(), aside)
         shutil.rmtree(place)
     networks = []
     for file in files:

@@ -377,11 +377,10 @@ class _Progress:
             for run, _ in zip(given, range(_LOOKED_AT), strict=False)
         ]
         failures = self._statuses[FAILED]
-        done = sum(self._statuses.values()) - failures
-        self._bar.set_postfix_str(
-            f"runs: {done} done, {sum(steps > 0 for steps in written)} running, {failures} failed of {self._runs}",
-            refresh=False,
-        )
+        done, running = sum(self._statuses.values()) - failures, sum(steps > 0 for steps in written)
+        begun = done or running or failures
+        counts = f"{done} done, {running} running, {failures} failed of" if begun else "processes start for"
+        self._bar.set_postfix_str(f"runs: {counts} {self._runs}", refresh=False)
         self._bar.n = min(self._bar.total, self._steps + sum(written))
         self._bar.refresh()
         self._looked = time.monotonic()

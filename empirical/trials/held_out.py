@@ -23,7 +23,7 @@ from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.trials.probe import probe
 from simulate.probe import balance_law, pooled
 from simulate.trajectories.contract import described, intrinsic_lr
-from simulate.trajectories.folder import write_json
+from simulate.trajectories.folder import write_json, written_aside
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODS_MIN, verdict_of
 from theory.arguments import choice, whole_number
 
@@ -302,9 +302,8 @@ mlp64-noise, mlp80, mlp96, mlp96-full, mlp96-noise, mnist128, mnist32, mnist64, 
         measured = together(rate, numbers)
         rows.append(_row(name, models[name], alone[name], rate, NETWORKS[name].rates[rate], measured))
     table = _table(rows, models)
-    aside = folder / (TABLE + ".partial")
-    table.to_dataframe().to_csv(aside)
-    os.replace(aside, folder / TABLE)
+    with written_aside(folder / TABLE) as aside:
+        table.to_dataframe().to_csv(aside)
     return table
 
 

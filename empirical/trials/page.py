@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import math
-import os
 import platform
 import re
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import theory
 from simulate.trajectories.contract import versions
+from simulate.trajectories.folder import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -328,6 +328,5 @@ def write_page(path: Path, title: str, parts: Sequence[str], *, footer: str = ""
 </body></html>
 """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        aside.write_text(page, encoding="utf-8")

@@ -492,11 +492,7 @@ def _levels(run: xr.Dataset) -> dict[str, float]:
 def _trajectory_figure(run: xr.Dataset, **drawn: Any) -> Figure:
     shown = [name for name in ("loss", "norm", "effective_lr") if name in run and run[name].dims == ("step",)]
     figure, axes = page.new_figure(2.5 * len(shown), len(shown), sharex=True, squeeze=False)
-    for ax in simulate.plots.plot_trajectory(run, list(axes[:, 0]), variables=shown, most_points=_MOST_POINTS, **drawn):
-        if ax.get_legend() is not None and ax.get_yscale() == "log":
-            # room for the legend above the curves
-            low, high = ax.get_ylim()
-            ax.set_ylim(low, high * (high / low) ** 0.35)
+    simulate.plots.plot_trajectory(run, list(axes[:, 0]), variables=shown, most_points=_MOST_POINTS, **drawn)
     return figure
 
 

@@ -22,7 +22,7 @@ from empirical.sweeps.task import FAILED, run_path
 from empirical.trials import checks, report
 from empirical.trials.checks import Row
 from simulate.trajectories.contract import COMPLETE
-from simulate.trajectories.folder import write_json
+from simulate.trajectories.folder import write_json, written_aside
 from theory.arguments import choice
 
 MARKER, TABLE, REPORT, RUNS = "validation.json", "table.csv", "report.html", "runs"
@@ -244,9 +244,7 @@ def _train_all(runs: Mapping[str, RunConfig], folder: Path, progress: bool | Non
 
 def _write_table(path: Path, rows: list[Row]) -> None:
     names = [field.name for field in fields(Row) if field.name != "holds"]
-    aside = path.with_name(path.name + ".partial")
-    with open(aside, "w", encoding="utf-8", newline="") as file:
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*names, "verdict"])
         writer.writerows([*(getattr(row, name) for name in names), row.verdict] for row in rows)
-    os.replace(aside, path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,45 @@ def writable_file(name: str, path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def unused_path(name: str, path: str | os.PathLike[str]) -> Path:
+    """Check, before any work, that there is nothing at a path yet.
+
+    Examples
+    --------
+    >>> unused_path("out", "no such folder").name
+    'no such folder'
+    """
+    target = Path(path)
+    if target.exists():
+        raise ValueError(f"{name} must not exist yet, got {str(target)!r}")
+    return target
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Where to write what then becomes `path`, a file or a new folder; dropped if the writing fails.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with written_aside(target) as aside:
+    ...     _ = aside.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    aside = path.with_name(path.name + ".partial")
+    # of a process that was killed
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        yield aside
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            (shutil.rmtree if aside.is_dir() else os.unlink)(aside)
+        raise
+
+
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     r"""Write JSON aside and rename, so that a reader never sees half a file.
 
@@ -131,12 +171,10 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     >>> write_json(target, {"a": 1}); target.read_text()
     '{\n "a": 1\n}'
     """
-    aside = path.with_name(path.name + ".partial")
-    with open(aside, "w", encoding="utf-8") as file:
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=indent)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
@@ -163,10 +201,7 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(trajectory, xr.Dataset):
         raise TypeError(f"trajectory must be an xarray.Dataset, got {type(trajectory).__name__}")
-    target = Path(path)
-    if target.exists():
-        raise ValueError(f"path must not exist yet, got {str(target)!r}")
-    write_store(trajectory, target)
+    write_store(trajectory, unused_path("path", path))
 
 
 def write_store(trajectory: xr.Dataset, target: Path) -> None:
@@ -177,10 +212,8 @@ def write_store(trajectory: xr.Dataset, target: Path) -> None:
     >>> import tempfile
     >>> write_store(xr.Dataset({"a": 1}), Path(tempfile.mkdtemp()) / "a.zarr")
     """
-    aside = target.with_name(target.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
-    os.replace(aside, target)
+    with written_aside(target) as aside:
+        trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -296,22 +329,20 @@ def store_run(folder: Path) -> None:
     """
     target = folder / STORE
     shutil.rmtree(target, ignore_errors=True)
-    aside = target.with_name(target.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
     described, word, count = _state_of_run(folder)
-    for start in range(0, max(count, 1), BLOCK):
-        part = _rows_of_run(folder, described, word, count, start, start + BLOCK)
-        if start == 0:
-            chunks = {
-                name: {"chunks": tuple(max(1, min(size, BLOCK)) for size in part[name].shape)}
-                for name in part.variables
-                if "step" in part[name].dims
-            }
-            part.to_zarr(aside, mode="w-", consolidated=False, encoding=chunks)
-        else:
-            along = part.drop_vars([name for name in part.variables if "step" not in part[name].dims])
-            along.to_zarr(aside, append_dim="step", consolidated=False)
-    os.replace(aside, target)
+    with written_aside(target) as aside:
+        for start in range(0, max(count, 1), BLOCK):
+            part = _rows_of_run(folder, described, word, count, start, start + BLOCK)
+            if start == 0:
+                chunks = {
+                    name: {"chunks": tuple(max(1, min(size, BLOCK)) for size in part[name].shape)}
+                    for name in part.variables
+                    if "step" in part[name].dims
+                }
+                part.to_zarr(aside, mode="w-", consolidated=False, encoding=chunks)
+            else:
+                along = part.drop_vars([name for name in part.variables if "step" not in part[name].dims])
+                along.to_zarr(aside, append_dim="step", consolidated=False)
 
 
 def trajectory_of_records(

@@ -119,11 +119,26 @@ def plot_trajectory(
             ax.set_yscale("log")
             _label_ticks(ax)
         ax.set_ylabel(_SHORT.get(name, VARIABLES.get(name, ("", name))[1]))
-        if ax.get_legend_handles_labels()[0] and (simulated is not None or levels):
-            ax.legend(loc="upper right", fontsize=8, frameon=False)
         ax.margins(x=0)
     drawn_on[-1].set_xlabel("step")
+    if simulated is not None or levels:
+        _common_legend(drawn_on)
     return drawn_on
+
+
+def _common_legend(axes: Sequence[Axes]) -> None:
+    """One legend for all axes, above the first, where it hides nothing."""
+    entries = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    axes[0].legend(
+        entries.values(),
+        entries.keys(),
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=len(entries),
+        fontsize=8,
+        frameon=False,
+        borderaxespad=0.2,
+    )
 
 
 def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Periods | None = None) -> Axes:

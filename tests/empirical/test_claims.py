@@ -29,7 +29,7 @@ from empirical.trials.claims.figures import (
 )
 from empirical.trials.claims.rules import FAILS, HOLDS, UNDECIDED, Between, EverySeed
 from empirical.trials.claims.statements import all_claims
-from empirical.trials.claims.trial import PAGE, format_outcomes, format_page, judge_claims
+from empirical.trials.claims.trial import PAGE, PART, format_outcomes, format_page, judge_claims
 
 FIGURES = st.lists(st.floats(-100, 100), min_size=3, max_size=8)
 
@@ -236,7 +236,9 @@ def test_the_quick_ones(tmp_path):
         assert each.judged.verdict == HOLDS, (each.claim.name, each.judged)
         assert each.control.verdict == FAILS, (each.claim.name, each.control)
         assert (tmp_path / f"{each.claim.name}.png").stat().st_size > 10_000
-    page = (tmp_path / PAGE).read_text(encoding="utf-8")
+    # the page of all is not replaced by one of some
+    assert not (tmp_path / PAGE).exists()
+    page = (tmp_path / PART).read_text(encoding="utf-8")
     assert all(f"## {each.claim.name}" in page for each in found)
     # again: of the same runs, none of them trained anew
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("steps.log")}

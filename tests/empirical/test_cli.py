@@ -9,11 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import simulate
 import theory
 from empirical.cli import app
+from empirical.trials.claims.statements import all_claims
+from empirical.trials.figures.all_figures import all_figures
 from simulate.trajectories.folder import STATUS, steps_written
 
 COMMANDS = ["predict", "simulate", "train", "sweep", "probe", "validate", "diagnose", "claims"]
@@ -27,8 +30,9 @@ def bnwd(*arguments):
 def one_line_error(result, *words):
     assert result.exit_code == 2
     assert "Traceback" not in result.output
-    lines = result.stderr.strip().splitlines()
-    assert all(word in lines[-1] for word in words), lines
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("bnwd: ")
+    assert all(word in line for word in words), line
     return True
 
 
@@ -40,12 +44,17 @@ def test_help_teaches_with_an_example(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_example_of_the_help_is_accepted(command, tmp_path, monkeypatch):
+def test_the_examples_of_the_help_are_accepted(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # the two long ones are run by other tests, with fewer steps
-    if command in ("predict", "simulate"):
-        example = bnwd(command, "--help").output.partition("Example: bnwd ")[2].split()
-        assert bnwd(*example).exit_code == 0
+    examples = " ".join(bnwd(command, "--help").output.partition("Example: bnwd ")[2].split()).split(", or bnwd ")
+    for example in examples:
+        name, *arguments = example.split()
+        assert name == command
+        # what it does, where that takes longer, is what other tests are about
+        parsed = get_command(app).commands[command].make_context(command, list(arguments))
+        assert parsed.args == []
+        if command in ("predict", "simulate"):
+            assert bnwd(*example.split()).exit_code == 0
 
 
 def test_predict_gives_the_numbers_of_theory():
@@ -195,7 +204,8 @@ class TestSettingsFile:
             ("[train]\nspeed = 1\n", ("config [train] must be one of", "wd", "speed")),
             ("train = 3\n", ("config must hold tables", "train = 3")),
             ("[train\n", ("config must be a TOML file",)),
-            ('[train]\nlr = "fast"\nwd = 1\n', ("--lr",)),
+            ('[train]\nlr = "fast"\nwd = 1\n', ("--lr must be a valid number, got 'fast' in", "bnwd.toml")),
+            ("[train]\nlr = [0.1]\nwd = 1\n", ("--lr", "[0.1]", "bnwd.toml")),
         ],
     )
     def test_what_it_does_not_know_is_refused(self, text, words, tmp_path):
@@ -210,11 +220,16 @@ class TestSettingsFile:
 
 def test_the_shell_completes_commands_and_options():
     def completed(words):
-        told = {"_BNWD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        told = {"_BNWD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
         command = [sys.executable, "-c", "import sys; sys.argv[0] = 'bnwd'; from empirical.cli import main; main()"]
         return subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False).stdout
 
     assert completed("bnwd pre").split() == ["predict"]
+    assert completed("bnwd train --model ").split() == ["mlp", "convnet", "resnet18", "transformer"]
+    assert completed("bnwd figures --name p").split() == ["phase-picture", "periods"]
+    assert completed("bnwd figures --format ").split() == ["pdf", "svg", "png"]
+    assert "momentum" in completed("bnwd claims --name mo").split()
+    assert "mlp64" in completed("bnwd validate --held-out --network mlp6").split()
     assert "--grad-norm" in completed("bnwd predict --gr").split()
 
 
@@ -224,7 +239,7 @@ def test_simulate_saves_a_trajectory(tmp_path):
     result = bnwd(*arguments)
     assert result.exit_code == 0
     assert simulate.load(out).identical(simulate.norm_map(0.5, 0.01, 2.0, norm=3.0, steps=50, seed=0))
-    assert one_line_error(bnwd(*arguments), "path must not exist", "fall.zarr")
+    assert one_line_error(bnwd(*arguments), "--out must not exist", "fall.zarr")
 
 
 def test_train_says_what_happened(tmp_path):
@@ -242,8 +257,26 @@ def test_train_says_what_happened(tmp_path):
         (("predict", "--lr", 0.5, "--wd", -1), ("wd must be", ">= 0", "-1.0")),
         (("predict", "--lr", 10, "--wd", 1), ("lr * wd must be < 2", "10")),
         (("predict", "--lr", "nan", "--wd", 1), ("lr must be", "nan")),
-        (("predict", "--lr", "fast", "--wd", 1), ("--lr", "valid number")),
-        (("predict", "--lr", 1), ("--wd",)),
+        (("predict", "--lr", "fast", "--wd", 1), ("--lr must be a valid number, got 'fast'; see bnwd predict --help",)),
+        (("predict", "--lr=1", "--wd=fast"), ("--wd", "'fast'")),
+        (("predict", "--lr", 1, "--wd", 1, "--grad-norm-range", 1, "x"), ("--grad-norm-range", "'1 x'")),
+        (("train", "--lr", 1, "--wd", 1, "--out", "run", "--steps", 1.5), ("--steps must be a valid integer", "'1.5'")),
+        (("predict", "--lr", 1), ("'--wd'", "see bnwd predict --help")),
+        (("predict", "--speed", 1), ("--speed", "see bnwd predict --help")),
+        (
+            ("predict", "--lr", 1, "--wd", 0.1, "--probe", "no.json"),
+            ("--probe must be a saved period model", "no.json"),
+        ),
+        (("report", "file", "--probe", "no.json"), ("--probe must be", "no.json")),
+        (("claims", "--name", "luck"), ("--name must be one of", "momentum", "'luck'")),
+        (("claims", "--fast", "--name", "momentum"), ("--name must leave at least one",)),
+        (("figures", "--name", "cake"), ("--name must be one of", "norm", "'cake'")),
+        (("figures", "--format", "gif"), ("--format must be one of", "svg", "'gif'")),
+        (("figures", "--out", "file/figures"), ("out must be a folder", "file/figures")),
+        (("validate", "--network", "mlp64"), ("--network", "--held-out")),
+        (("validate", "--held-out", "--network", "mlp1"), ("--network must be one of", "mlp64", "'mlp1'")),
+        (("diagnose", "no.csv"), ("log must be a CSV file", "no.csv")),
+        (("diagnose", "file", "--picture", "no/where.png"), ("--picture must be a file", "no/where.png")),
         (("simulate", "--lr", 0.5, "--wd", 0.01, "--norm", -3), ("norm must be", "-3")),
         (("train", "--lr", 0.5, "--wd", 0.01, "--out", "run", "--model", "vgg"), ("model must be one of", "vgg")),
         (("train", "--lr", 0.5, "--wd", 0.01, "--out", "run", "--dataset", "faces"), ("dataset must be", "faces")),
@@ -252,7 +285,7 @@ def test_train_says_what_happened(tmp_path):
         (("validate", "--out", "."), ("out must be a new or empty folder", ".")),
         (("validate", "--out", "file"), ("out must be", "file")),
         (("predict", "--lr", 0.5, "--wd", 0.01, "--optimizer", "Adagrad()"), ("optimizer must be", "Adagrad()")),
-        (("sweep", "nothing.toml", "--out", "sweep"), ("path must be a TOML file", "nothing.toml")),
+        (("sweep", "nothing.toml", "--out", "sweep"), ("file must be a TOML file", "nothing.toml")),
         (("sweep", "file", "--out", "sweep"), ("file:",)),
         (("probe", "--periods", 5, "--out", "model.json"), ("periods must be", "5")),
         (("probe", "--ratio", 1, "--out", "model.json"), ("ratio must be", "1")),
@@ -265,6 +298,30 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, tmp_path, monke
     assert one_line_error(bnwd(*arguments), *words)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("command", [(), ("--config", "file")], ids=str)
+def test_without_a_command_it_teaches(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    result = bnwd(*command)
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in COMMANDS)
+    assert "..." not in result.stdout.partition("Commands:")[2]
+
+
+def test_the_help_of_figures_names_them_all():
+    told = " ".join(bnwd("figures", "--help").output.split())
+    assert [figure.name for figure in all_figures() if figure.name not in told] == []
+
+
+def test_claims_lists_what_there_is_and_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = bnwd("claims", "--list").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == [claim.name for claim in all_claims()]
+    fast = bnwd("claims", "--fast", "--list").stdout.splitlines()
+    assert fast == [line for line in listed if line.split()[1] == "*"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_another_run_is_exit_code_2(tmp_path):

@@ -17,6 +17,7 @@ import empirical
 import simulate
 import theory
 from empirical import RunConfig, load_model, resume, train
+from empirical.runs.folder import RunFolder
 from empirical.runs.preparation import ALL_TRAINED
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written, write_json
 
@@ -340,6 +341,14 @@ def test_training_leaves_the_global_random_state_alone():
     before = torch.get_rng_state()
     train(dataclasses.replace(CONFIG_40, steps=3))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_run_that_never_began_leaves_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in ("mine", "new/er"):
+        RunFolder(tmp_path / name).close()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["lock", "mine", "new"]
+    train(CONFIG_40, tmp_path / "new" / "er")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX systems")

@@ -10,7 +10,18 @@ import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, load, norm_map, save
 from simulate.trajectories.contract import SCHEMA, VARIABLES
-from simulate.trajectories.folder import CONFIG, EVALS, LOCK, STATUS, STEPS, STORE, is_locked, steps_written, write_json
+from simulate.trajectories.folder import (
+    CONFIG,
+    EVALS,
+    LOCK,
+    STATUS,
+    STEPS,
+    STORE,
+    is_locked,
+    steps_written,
+    write_json,
+    written_aside,
+)
 from simulate.trajectories.logs import evaluation_record, read_records, step_record
 
 EVALUATION_RECORD = evaluation_record()
@@ -49,6 +60,38 @@ def assert_same(one, other):
     for name in one.variables:
         assert one[name].dtype == other[name].dtype, name
         assert one[name].attrs == other[name].attrs, name
+
+
+class TestWrittenAside:
+    @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
+    def test_what_was_there_stays_where_writing_fails(self, stop, tmp_path):
+        (tmp_path / "page").write_text("before")
+
+        def write():
+            with written_aside(tmp_path / "page") as aside:
+                aside.write_text("half")
+                raise stop
+
+        with pytest.raises(stop):
+            write()
+        assert os.listdir(tmp_path) == ["page"]
+        assert (tmp_path / "page").read_text() == "before"
+
+    def test_a_folder_that_is_half_written_is_dropped(self, tmp_path):
+        def write():
+            with written_aside(tmp_path / "store") as aside:
+                (aside / "below").mkdir(parents=True)
+                raise ValueError("stop")
+
+        with pytest.raises(ValueError, match="stop"):
+            write()
+        assert os.listdir(tmp_path) == []
+
+    def test_a_place_that_cannot_be_taken_is_told(self, tmp_path):
+        (tmp_path / "taken").mkdir()
+        with pytest.raises(OSError, match="taken"), written_aside(tmp_path / "taken") as aside:
+            aside.write_text("whole")
+        assert os.listdir(tmp_path) == ["taken"]
 
 
 class TestSaveAndLoad:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import io
 import os
 import textwrap
 from collections.abc import Sequence
@@ -16,20 +15,52 @@ import torch
 
 from empirical.config import HUB_DATASETS, RunConfig
 from empirical.sweeps.sweep import AnyExecutor
-from empirical.trials.claims.claim import Outcome, Runs, outcome
+from empirical.trials.claims.claim import Claim, Outcome, Runs, outcome
 from empirical.trials.claims.figures import Trajectories
 from empirical.trials.claims.rules import HOLDS, Between, EverySeed
 from empirical.trials.claims.statements import all_claims
 from empirical.trials.page import new_figure
 from empirical.trials.stored_runs import stored_run, train_missing
 from simulate.trajectories.contract import versions
+from simulate.trajectories.folder import written_aside
 from simulate.trajectories.plots import MEASURED, PREDICTED
 from theory.arguments import several
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RUNS, NETWORKS, PAGE = "runs", "networks", "claims.md"
+RUNS, NETWORKS, PAGE, PART = "runs", "networks", "claims.md", "claims_asked.md"
+
+
+def chosen_claims(names: Sequence[str] | None = None, *, fast: bool = False) -> list[Claim]:
+    """Choose statements: all, or those that are named; of these all, or the fast ones.
+
+    Raises
+    ------
+    TypeError, ValueError : there is no such statement, or none is left.
+
+    Examples
+    --------
+    >>> [claim.name for claim in chosen_claims(["momentum", "sgd-is-periodic"])]
+    ['momentum', 'sgd-is-periodic']
+    """
+    known = {claim.name: claim for claim in all_claims()}
+    chosen = [known[name] for name in (known if names is None else several("names", names, known))]
+    chosen = [claim for claim in chosen if claim.fast or not fast]
+    if not chosen:
+        raise ValueError("names must leave at least one statement, got none")
+    return chosen
+
+
+def page_name(chosen: Sequence[Claim]) -> str:
+    """Name of the page of some statements, which does not replace that of all.
+
+    Examples
+    --------
+    >>> page_name(chosen_claims()), page_name(chosen_claims(["momentum"]))
+    ('claims.md', 'claims_asked.md')
+    """
+    return PAGE if len(chosen) == len(all_claims()) else PART
 
 
 def judge_claims(
@@ -45,7 +76,8 @@ def judge_claims(
 
     Parameters
     ----------
-    out : folder of the runs, which are used again; pictures and `claims.md` are written there.
+    out : folder of the runs, which are used again; pictures are written there, and `claims.md`, or `claims_asked.md`
+        where these are not all statements.
     names : of the statements; default all.
     fast : only those that need two minutes together.
     paper_scale : the same statements and rules with ConvNets on CIFAR-10 (`empirical.at_paper_scale`), for a GPU: hours
@@ -77,11 +109,7 @@ no-normalization-no-periods, only-the-product-matters, period-shortens-with-lr, 
 rotation-under-adamw, rotation-under-adamw-noisy, sgd-is-periodic, small-networks-rest, three-regimes-on-the-sphere, \
 weight-normalization, weight-normalization-wide, wide-networks-swing; got 'everything'
     """
-    known = {claim.name: claim for claim in all_claims()}
-    chosen = [known[name] for name in (known if names is None else several("names", names, known))]
-    chosen = [claim for claim in chosen if claim.fast or not fast]
-    if not chosen:
-        raise ValueError("names must leave at least one statement, got none")
+    chosen = chosen_claims(names, fast=fast)
     if paper_scale:
         chosen = [claim.at_paper_scale() for claim in chosen]
     folder = Path(out)
@@ -91,17 +119,11 @@ weight-normalization, weight-normalization-wide, wide-networks-swing; got 'every
     for claim in chosen:
         trained, control = _opened(claim.runs, folder / RUNS), _opened(claim.control, folder / RUNS)
         outcomes.append(outcome(claim, trained, control))
-        drawn = io.BytesIO()
-        draw(outcomes[-1], trained, control).savefig(drawn, format="png", dpi=80)
-        _write_aside(folder / f"{claim.name}.png", drawn.getvalue())
-    _write_aside(folder / PAGE, format_page(outcomes).encode())
+        with written_aside(folder / f"{claim.name}.png") as aside:
+            draw(outcomes[-1], trained, control).savefig(aside, format="png", dpi=80)
+    with written_aside(folder / page_name(chosen)) as aside:
+        aside.write_text(format_page(outcomes), encoding="utf-8")
     return outcomes
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    aside = path.with_name(path.name + ".partial")
-    aside.write_bytes(content)
-    os.replace(aside, path)
 
 
 def _opened(runs: Runs, folder: Path) -> Trajectories:

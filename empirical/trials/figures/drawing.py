@@ -13,6 +13,7 @@ from empirical.trials.claims.trial import NETWORKS, RUNS
 from empirical.trials.figures.all_figures import all_figures
 from empirical.trials.figures.paper_figure import STYLE, PaperFigure
 from empirical.trials.stored_runs import stored_run, train_missing
+from simulate.trajectories.folder import written_aside
 from theory.arguments import several
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ def draw_figures(
         chosen = [figure.at_paper_scale() for figure in chosen]
     folder = Path(out)
     stored = folder / RUNS if runs is None else Path(runs).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"out must be a folder that can be written, got {os.fspath(out)!r}: {error.strerror}"
+        ) from None
     swept = [run for figure in chosen if figure.measure is None for run in figure.all_runs]
     train_missing(swept, stored, executor, progress=progress)
     return {figure.name: _write(figure, trajectories(figure, stored), folder, wanted) for figure in chosen}
@@ -110,9 +116,7 @@ def _write(figure: PaperFigure, drawn_from: Trajectories, folder: Path, formats:
 
 
 def _save(drawn: Figure, path: Path, kind: str, figure: PaperFigure) -> None:
-    """Write aside and rename."""
     words, metadata = _METADATA[kind]
-    aside = path.with_name(path.name + ".partial")
     told = {"Title": figure.name, words: f"{figure.caption} {figure.seen}".strip(), **metadata}
-    drawn.savefig(aside, format=kind, dpi=_DPI, metadata=told)
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        drawn.savefig(aside, format=kind, dpi=_DPI, metadata=told)
