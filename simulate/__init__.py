@@ -1,8 +1,7 @@
 """Dynamics of the norm and trajectories, without networks."""
 
 from simulate.expectation import Expectation
-from simulate.explorer import Explored, explore, plot_explored
-from simulate.explorer_page import write_explorer_page
+from simulate.explorer import Explored, explore, plot_explored, write_explorer_page
 from simulate.intervals import Interval
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient

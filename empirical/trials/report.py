@@ -14,7 +14,7 @@ import simulate
 import theory
 from empirical.trials import checks, page
 from empirical.trials.checks import Row
-from empirical.trials.run_report import PERIODS_SHOWN, predicted_levels, some_periods
+from empirical.trials.findings import PERIODS_SHOWN, predicted_levels, some_periods
 from simulate.trajectories.contract import setting
 from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
 

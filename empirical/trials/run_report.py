@@ -5,84 +5,36 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xarray as xr
 
 import simulate
-import theory
-from empirical.config import RunConfig
-from empirical.measures.forecast import forecast
 from empirical.trials import checks, page
-from simulate.trajectories.contract import COMPLETE, check_trajectory, intrinsic_lr, setting, unfixed_optimizer
+from empirical.trials.findings import (
+    Comparison,
+    Findings,
+    Notes,
+    constant_rates,
+    examine,
+    held_config,
+    predicted_levels,
+    settled_rows,
+    some_periods,
+)
+from empirical.trials.sweep_report import is_sweep, sweep_parts
+from simulate.trajectories.contract import COMPLETE, check_trajectory, intrinsic_lr
 from simulate.trajectories.folder import writable_file
-from simulate.trajectories.periods import PERIODIC, settled_part
-from theory.optimizers import optimizer_named
+from simulate.trajectories.periods import PERIODIC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PERIODS_SHOWN = 8
 _MOST_POINTS = 2000  # of a curve
 _MOST_MARKED = 60  # periods, beyond which their marks hide the curves
-_FEWEST_ROWS = 40  # for an error of a mean of correlated rows
-# Settings in which runs of one network may differ.
-RATES_AND_SEEDS = frozenset({"lr", "wd", "seed", "data_seed", "init_norm"})
-LENGTH_AND_ENGINE = frozenset({"steps", "device", "engine", "replicas", "evaluate_every", "evaluate_batches"})
-
-Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A quantity that was predicted and measured; numbers that there are not are NaN.
-
-    Attributes
-    ----------
-    quantity, unit : what it is.
-    predicted, measured, error : numbers; the last is the standard error of the measured one.
-    inputs : what the prediction knows of the run.
-    """
-
-    quantity: str
-    predicted: float
-    measured: float
-    error: float = math.nan
-    unit: str = ""
-    inputs: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """Measured over predicted; NaN where nothing is predicted."""
-        return self.measured / self.predicted if self.predicted and math.isfinite(self.predicted) else math.nan
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What can be said of a run; what cannot is None, and `notes` say why.
-
-    Attributes
-    ----------
-    comparisons : predictions beside measurements.
-    classification, diagnosis, replayed : of `simulate.classify`, `simulate.diagnose` and `simulate.replay`.
-    outlook : where the norm is heading, in words.
-    expected : what the probe of the network lets expect, in words.
-    notes : what cannot be said or is uncertain, and why.
-    """
-
-    comparisons: tuple[Comparison, ...]
-    classification: simulate.Classification | None
-    diagnosis: simulate.Diagnosis | None
-    replayed: xr.Dataset | None
-    outlook: str
-    expected: str
-    notes: tuple[str, ...]
 
 
 def write_run_report(
@@ -117,9 +69,6 @@ def write_run_report(
     >>> write_run_report(run, Path(tempfile.mkdtemp()) / "report.html").name
     'report.html'
     """
-    # it imports this module
-    from empirical.trials.sweep_report import is_sweep, sweep_parts
-
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"path must be a file, got the folder {os.fspath(path)!r}")
@@ -142,212 +91,6 @@ def write_run_report(
     return target
 
 
-def examine(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> Findings:
-    """Predict what can be predicted of a run, and hold it against what was measured.
-
-    Parameters
-    ----------
-    run : one trajectory.
-    model : as in `write_run_report`.
-
-    Returns
-    -------
-    Findings
-
-    Raises
-    ------
-    TypeError, ValueError : no trajectory of one run.
-
-    Source: docs/mathematics.md §1, §2, §4, §5.
-
-    Examples
-    --------
-    >>> found = examine(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000))
-    >>> found.classification.verdict, round(found.comparisons[0].ratio, 6)
-    ('equilibrium', 1.0)
-    """
-    check_trajectory(run, single=True)
-    notes = Notes()
-    judged = notes.attempt("verdict", simulate.classify, run)
-    replayed = notes.attempt("replay", _replayed, run)
-    comparisons = [
-        *(notes.attempt("equilibrium", equilibrium, run) or []),
-        *(replay_lines(run, replayed) if replayed is not None else []),
-    ]
-    expected = ""
-    if judged is not None and judged.verdict == PERIODIC:
-        comparisons += notes.attempt("period", period_lines, judged.periods) or []
-        if replayed is not None:
-            comparisons += notes.attempt("period of the replay", _replayed_period, replayed, judged.periods) or []
-    config = run.attrs.get("config", "")
-    probe = notes.attempt(
-        "prediction from the probe", probe_of, config, str(run.attrs.get("optimizer", "SGD()")), model
-    )
-    if probe is not None:
-        lines, expected = notes.attempt("prediction from the probe", probe_lines, run, probe, judged) or ([], "")
-        comparisons += lines
-    told = notes.attempt("outlook", lambda: forecast(check_trajectory(run, "final_norm")))
-    return Findings(
-        tuple(comparisons),
-        judged,
-        notes.attempt("spikes", simulate.diagnose, run),
-        replayed,
-        "" if told is None else str(told),
-        expected,
-        tuple(dict.fromkeys(notes.told)),
-    )
-
-
-class Notes:
-    """Collects why things cannot be said, and what is said with a warning.
-
-    Examples
-    --------
-    >>> notes = Notes()
-    >>> notes.attempt("number", float, "many"), notes.told
-    (None, ["number: could not convert string to float: 'many'"])
-    """
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def attempt(self, what: str, function: Callable[..., Found], *given: Any) -> Found | None:
-        """Call a function; None, and a note of the reason, where it refuses what it is given."""
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            try:
-                return function(*given)
-            # numbers at the ends of the floating-point range are not for every formula, nor for every axis
-            except (ValueError, ArithmeticError) as error:
-                self.told.append(f"{what}: {error}")
-                return None
-            finally:
-                self.told += [f"{what}: {each.message}" for each in said if issubclass(each.category, UserWarning)]
-
-
-def equilibrium(run: xr.Dataset) -> list[Comparison]:
-    """Norm and rotation at which the run would rest, from its own gradient norms, beside what it did.
-
-    Examples
-    --------
-    >>> [line.unit for line in equilibrium(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000))]
-    ['weight', 'radian', 'radian']
-    """
-    rule, (lr, wd) = optimizer_named(unfixed_optimizer(run)), _constants(run)
-    if wd == 0:
-        raise ValueError("without weight decay there is none: the norm grows as long as there are gradients")
-    part = _settled(run)
-    squares = part.grad_norm.values**2
-    rms = math.sqrt(squares.mean())
-    # the power whose mean the formulas are about
-    power = 4 if rule == theory.SGD() else 2
-    powers = part.norm.values**power
-    norm = float(powers.mean()) ** (1 / power)
-    error = norm * _relative_error(powers) / power
-    inputs = "root mean square of g̃ after the first 2/ηλ steps, η, λ"
-    predicted = theory.equilibrium_norm(lr, wd, rms, optimizer=rule)
-    found = [Comparison(f"norm, (E ρ{'⁴' if power == 4 else '²'})^1/{power}", predicted, norm, error, "weight", inputs)]
-    if "rotation" not in part:
-        return found
-    angle = theory.equilibrium_rotation(lr, wd, grad_norm=rms, optimizer=rule)
-    known = "η, λ" if rule == theory.SGD() else inputs
-    turned = part.rotation.values
-    found.append(
-        Comparison(
-            "rotation of a step, median",
-            angle,
-            float(np.median(turned)),
-            unit="radian",
-            inputs=f"{known}; that the run rests",
-        )
-    )
-    if rule == theory.SGD() and (turned < math.pi / 2).all():
-        mean = math.acos(math.exp(float(np.log(np.cos(turned)).mean())))
-        words = f"{known}; that the norm neither grows nor falls in the long run"
-        found.append(
-            Comparison("rotation of a step, geometric mean of cos θ", angle, mean, unit="radian", inputs=words)
-        )
-    return found
-
-
-def replay_lines(run: xr.Dataset, replayed: xr.Dataset) -> list[Comparison]:
-    """The norm that the one-step law gives for the run's own gradient norms, beside the measured one.
-
-    Examples
-    --------
-    >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=20)
-    >>> replay_lines(run, simulate.replay(run))[0].ratio
-    1.0
-    """
-    inputs = "first norm, g̃ of each step, η, λ"
-    predicted, measured = float(replayed.norm[-1]), float(run.norm[-1])
-    with np.errstate(all="ignore"):
-        worst = float(np.fmax.reduce(np.abs(replayed.norm.values / run.norm.values - 1)))
-    return [
-        Comparison("last norm, replayed", predicted, measured, unit="weight", inputs=inputs),
-        Comparison("largest relative deviation of the replayed norm", 0.0, worst, inputs=inputs),
-    ]
-
-
-def period_lines(periods: simulate.Periods) -> list[Comparison]:
-    """Bound of the periods of a run beside their measured mean.
-
-    Raises
-    ------
-    ValueError : there is no rate of decay that a period could be held against.
-
-    Examples
-    --------
-    >>> gradient = simulate.RecordedGradient(np.where(np.arange(4000) % 150, 0.1, 60.0))
-    >>> run = simulate.norm_map(0.5, 0.01, gradient, norm=5.0, steps=4000)
-    >>> (line,) = period_lines(simulate.find_periods(run))
-    >>> line.measured > line.predicted, line.measured
-    (True, 150.0)
-    """
-    if not periods.decay > 0:
-        raise ValueError("the optimizer has no rate of decay that a period could be held against")
-    measured = (periods.mean, periods.stderr, "step")
-    words = f"η, λ; that a rise is {periods.rise:g} of ln ρ"
-    return [Comparison("period, at least", periods.rise / periods.decay, *measured, words)]
-
-
-def _replayed_period(replayed: xr.Dataset, measured: simulate.Periods) -> list[Comparison]:
-    found = simulate.find_periods(replayed, rise=measured.rise)
-    inputs = "first norm, g̃ of each step, η, λ; not the measured norms"
-    return [Comparison("period of the replayed norm", found.mean, measured.mean, measured.stderr, "step", inputs)]
-
-
-def probe_lines(
-    run: xr.Dataset, model: simulate.PeriodModel, judged: simulate.Classification | None
-) -> tuple[list[Comparison], str]:
-    """Predictions from a probe of the network, trained at other settings, and what it lets expect in words.
-
-    Raises
-    ------
-    ValueError : the rates of the run vary, or the probe says nothing about them.
-
-    Examples
-    --------
-    >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000)
-    >>> probe_lines(run, simulate.PeriodModel.reference(), None)[1][:8]
-    'periodic'
-    """
-    lr, wd = _constants(run)
-    expected = model.expect(lr, wd)
-    found = []
-    if judged is not None and judged.verdict == PERIODIC and model.has_law:
-        measured = (judged.periods.mean, judged.periods.stderr, "step")
-        found.append(
-            Comparison("period, law of the network’s probe", expected.period, *measured, "runs of the probe, η, λ")
-        )
-        if model.oscillator is not None:
-            own = model.period(lr, wd)
-            found.append(
-                Comparison("period, reduced model of the probe", own.mean, *measured, "runs of the probe, η, λ")
-            )
-    return found, str(expected)
-
-
 def title_of(run: xr.Dataset) -> str:
     """What a run is, in some words.
 
@@ -356,53 +99,13 @@ def title_of(run: xr.Dataset) -> str:
     >>> title_of(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1))
     'map, η=0.5 λ=0.02'
     """
-    config = _config(run.attrs.get("config", ""))
+    config = held_config(run.attrs.get("config", ""))
     what = f"{config['model']} on {config['dataset']}" if {"model", "dataset"} <= config.keys() else ""
     words = [what or str(run.attrs.get("source", "trajectory"))]
     with suppress(ValueError):
-        words.append(checks.setting_name(xr.Dataset(attrs=dict(zip(("lr", "wd"), _constants(run), strict=True)))))
+        words.append(checks.setting_name(xr.Dataset(attrs=dict(zip(("lr", "wd"), constant_rates(run), strict=True)))))
     rule = str(run.attrs.get("optimizer", "SGD()"))
     return ", ".join(words + ([rule] if rule != "SGD()" else []))
-
-
-def some_periods(run: xr.Dataset) -> tuple[xr.Dataset, simulate.Periods]:
-    """Cut out the last periods of a run.
-
-    Examples
-    --------
-    >>> part, periods = some_periods(simulate.oscillate(0.5, 0.02, steps=3000))
-    >>> periods.count, part.sizes["step"] == int(periods.onsets[-1] - periods.onsets[0] + 1)
-    (8, True)
-    """
-    found = simulate.find_periods(run)
-    shown = min(PERIODS_SHOWN, found.count)
-    if shown == 0:
-        return run, found
-    last = replace(
-        found,
-        onsets=found.onsets[-shown - 1 :],
-        lengths=found.lengths[-shown:],
-        norm_min=found.norm_min[-shown:],
-        norm_max=found.norm_max[-shown:],
-    )
-    return run.sel(step=slice(int(last.onsets[0]), int(last.onsets[-1]))), last
-
-
-def predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:
-    """Equilibrium of a run for the gradient norms of a trajectory, as levels of `plot_trajectory`.
-
-    Examples
-    --------
-    >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=500)
-    >>> round(predicted_levels(run, run)["norm"], 2)
-    2.66
-    """
-    (lr, wd), rule = _constants(run), optimizer_named(unfixed_optimizer(run))
-    rms = math.sqrt(float((settled_part(gradients).grad_norm ** 2).mean()))
-    return {
-        "norm": theory.equilibrium_norm(lr, wd, rms, optimizer=rule),
-        "effective_lr": theory.equilibrium_effective_lr(lr, wd, rms, optimizer=rule),
-    }
 
 
 def comparison_table(lines: tuple[Comparison, ...]) -> str:
@@ -483,7 +186,7 @@ def _picture(title: str, make: Callable[[], tuple[Figure, str]]) -> str:
 def _levels(run: xr.Dataset) -> dict[str, float]:
     """Predicted equilibrium, where there is one."""
     try:
-        _settled(run)
+        settled_rows(run)
         return {name: level for name, level in predicted_levels(run, run).items() if math.isfinite(level) and level > 0}
     except (ValueError, ArithmeticError):
         return {}
@@ -552,7 +255,7 @@ def settings(run: xr.Dataset) -> dict[str, str]:
     >>> settings(xr.Dataset(attrs={"lr": 0.1, "config": '{"model": "mlp", "width": null}'}))
     {'model': 'mlp', 'lr': '0.1'}
     """
-    held = {**_config(run.attrs.get("config", "")), **run.attrs}
+    held = {**held_config(run.attrs.get("config", "")), **run.attrs}
     return {
         str(name): value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
         for name, value in held.items()
@@ -572,102 +275,3 @@ def _made_with(run: xr.Dataset) -> str:
     names = ("bnwd", "torch", "numpy")
     told = [f"{name} {run.attrs[f'{name}_version']}" for name in names if f"{name}_version" in run.attrs]
     return f"The run was made with {', '.join(told)}." if told else ""
-
-
-def probe_of(config: str, optimizer: str, model: simulate.PeriodModel | None = None) -> simulate.PeriodModel | None:
-    """The model that predicts a run: the given one, else that of this project's own ConvNet if the run is one of it.
-
-    Parameters
-    ----------
-    config, optimizer : of the run, as JSON and as text.
-    model : of a probe of its network.
-
-    Raises
-    ------
-    ValueError : the run is part of the probe, or has another optimizer.
-
-    Examples
-    --------
-    >>> probe_of("", "SGD()") is None
-    True
-    """
-    reference = simulate.PeriodModel.reference()
-    if model is None and same_network(config, reference.segments[0].run, RATES_AND_SEEDS | LENGTH_AND_ENGINE):
-        model = reference
-    if model is None:
-        return None
-    if any(same_network(config, segment.run, LENGTH_AND_ENGINE) for segment in model.segments):
-        raise ValueError("a run that is part of the probe is not predicted by it, which knows the answer")
-    if optimizer != model.optimizer:
-        raise ValueError(f"the probe is of {model.optimizer}, the run of {optimizer}")
-    known = [segment.run for segment in model.segments if segment.run]
-    if _config(config) and known and not same_network(config, known[0], RATES_AND_SEEDS | LENGTH_AND_ENGINE):
-        raise ValueError("the probe is of another network than the run")
-    return model
-
-
-def same_network(config: str, other: str, free: frozenset[str]) -> bool:
-    """Whether two runs have the same settings but for some.
-
-    Parameters
-    ----------
-    config, other : of the runs, as JSON.
-    free : names that do not count.
-
-    Examples
-    --------
-    >>> own, other = '{"lr": 0.1, "wd": 0.01}', '{"lr": 0.2, "wd": 0.01, "width": 64}'
-    >>> same_network(own, other, frozenset({"lr"})), same_network(own, other, frozenset())
-    (True, False)
-    """
-    first, second = _config(config), _config(other)
-    try:
-        one, two = (RunConfig.from_dict(each).settings_without(free) for each in (first, second))
-    except (TypeError, ValueError):
-        # none, or of an optimizer, model or setting that is not known here
-        return False
-    return one == two
-
-
-def _config(text: str) -> dict[str, Any]:
-    try:
-        held = json.loads(text)
-    except json.JSONDecodeError:
-        return {}
-    return held if isinstance(held, dict) else {}
-
-
-def _constants(run: xr.Dataset) -> tuple[float, float]:
-    """Learning rate and weight decay of a run in which they are constant."""
-    found = []
-    for name in ("lr", "wd"):
-        values = np.unique(setting(run, name).values)
-        if values.size != 1:
-            raise ValueError(f"{name} varies in time, so that there is no one value to predict from")
-        found.append(float(values[0]))
-    return found[0], found[1]
-
-
-def _settled(run: xr.Dataset) -> xr.Dataset:
-    """Rows after the first 2/ηλ steps, if there are any, with gradient norms that are numbers."""
-    part = settled_part(check_trajectory(run, "grad_norm", single=True))
-    if not part.sizes["step"]:
-        raise ValueError("there are no rows after the first 2/ηλ steps, which belong to the beginning")
-    with np.errstate(over="ignore"):
-        squares = part.grad_norm.values.astype(float) ** 2
-    if not (np.isfinite(squares).all() and squares.any()):
-        raise ValueError("gradient norms are not finite, or all of them zero")
-    return part
-
-
-def _replayed(run: xr.Dataset) -> xr.Dataset:
-    # says what was held fixed, where the law was not at work
-    unfixed_optimizer(run)
-    replayed = simulate.replay(run)
-    if replayed.sizes["step"] < run.sizes["step"]:
-        raise ValueError(f"the replayed norm leaves the floating-point range at step {int(replayed.status_step)}")
-    return replayed
-
-
-def _relative_error(values: Any) -> float:
-    return checks.relative_error(values) if values.size >= _FEWEST_ROWS else math.nan

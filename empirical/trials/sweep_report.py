@@ -20,7 +20,7 @@ from empirical.config import RunConfig
 from empirical.sweeps.store import open_sweep, read_configs
 from empirical.sweeps.task import FAILED, run_path
 from empirical.trials import page
-from empirical.trials.run_report import LENGTH_AND_ENGINE, RATES_AND_SEEDS, Notes, equilibrium, probe_of
+from empirical.trials.findings import LENGTH_AND_ENGINE, RATES_AND_SEEDS, Notes, equilibrium, probe_of
 from simulate.probe import Segment, balance_law, pooled
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.periods import PERIODIC

@@ -122,19 +122,29 @@ def plot_trajectory(
         ax.margins(x=0)
     drawn_on[-1].set_xlabel("step")
     if simulated is not None or levels:
-        _common_legend(drawn_on)
+        legend_above(*drawn_on)
     return drawn_on
 
 
-def _common_legend(axes: Sequence[Axes]) -> None:
-    """One legend for all axes, above the first, where it hides nothing."""
+def legend_above(*axes: Axes) -> None:
+    """Draw one legend for all axes, above the first, where it hides nothing.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> top, bottom = Figure().subplots(2)
+    >>> _ = top.plot([1, 2], label="measured"), bottom.plot([1, 2], label="measured")
+    >>> legend_above(top, bottom)
+    >>> [text.get_text() for text in top.get_legend().get_texts()]
+    ['measured']
+    """
     entries = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     axes[0].legend(
         entries.values(),
         entries.keys(),
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=len(entries),
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3 if len(entries) > 4 else 4,
         fontsize=8,
         frameon=False,
         borderaxespad=0.2,
@@ -495,7 +505,7 @@ def plot_diagnosis(
     if not math.isnan(diagnosis.next_step):
         top.plot([], [], "--", color=_CAUSES[NORM_DRIVEN][0], linewidth=1, label="next expected")
     if top.get_legend_handles_labels()[0]:
-        top.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False, borderaxespad=0.2)
+        legend_above(top)
     drawn_on[-1].set_xlabel("step")
     return drawn_on
 

@@ -22,7 +22,8 @@ from empirical.sweeps.grid import grid
 from empirical.sweeps.store import SweepFolder, open_sweep
 from empirical.sweeps.task import Summary, failed
 from empirical.trials import page
-from empirical.trials.run_report import examine, write_run_report
+from empirical.trials.findings import examine
+from empirical.trials.run_report import write_run_report
 from empirical.trials.sweep_report import sweep_runs
 from simulate.trajectories.periods import settled_part
 from tests.html_pages import Page, checked

@@ -15,9 +15,9 @@ from matplotlib import pyplot as plt
 
 import simulate
 import theory
-from simulate import explorer as module
-from simulate import explorer_page as page
-from simulate.explorer import JUMPS, PERIOD, QUANTITIES, REST, explore, explorer, plot_explored
+from simulate.explorer import QUANTITIES, explore, explorer, page, plot_explored, quantities
+from simulate.explorer import sliders as sliders_module
+from simulate.explorer.quantities import JUMPS, PERIOD, REST
 
 SETTING = {"grad_norm_min": 1.0, "grad_norm_max": 10.0, "norm": 10.0}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -106,7 +106,7 @@ class TestExplore:
     )
     @settings(max_examples=60, deadline=None)
     def test_by_default_it_reaches_its_rest_and_stays_in_its_bounds(self, k, ratio, start, momentum, seed):
-        rest = module.rest_values(1.0, k, 1 / ratio, 1.0, momentum)["equilibrium_norm_rms"]
+        rest = quantities.rest_values(1.0, k, 1 / ratio, 1.0, momentum)["equilibrium_norm_rms"]
         found = explore(
             1.0, k, grad_norm_min=1 / ratio, grad_norm_max=1.0, norm=start * rest, momentum=momentum, seed=seed
         )
@@ -172,7 +172,8 @@ class TestPlotExplored:
         angles = {line.get_ydata()[0] for line in rotation.lines[1:]}
         known = [found.values[name] for name in ("equilibrium_rotation", "jump_angle")]
         assert angles == {value for value in known if not isinstance(value, str)}
-        left, right = (text.get_text().split("\n") for text in numbers.texts)
+        texts = [text.get_text() for text in numbers.texts]
+        left, right = texts[::2], texts[1::2]
         assert [words for words in left if words] == [quantity.words for quantity in QUANTITIES.values()]
         assert len(left) == len(right)
         for name, value in found.values.items():
@@ -261,7 +262,9 @@ class TestExplorer:
     def test_a_row_of_moves_is_drawn_once(self, parts, monkeypatch):
         sliders, _, _ = parts
         explored = []
-        monkeypatch.setattr(module, "explore", lambda *args, **named: explored.append(args) or explore(*args, **named))
+        monkeypatch.setattr(
+            sliders_module, "explore", lambda *args, **named: explored.append(args) or explore(*args, **named)
+        )
 
         async def moves():
             for value in (0.1, 0.2, 0.3):
@@ -311,7 +314,7 @@ class TestPage:
     def test_frames_rescaled_are_what_explore_says_at_any_rate_and_gradient(self, frames, place, lr, size):
         i, m, q, s, d = place
         k, momentum, ratio, delta = page.INTRINSIC[i], page.MOMENTA[m], page.RATIOS[q], page.DELTAS[d]
-        stored = [*frames.rest[i][m][q], *(frames.jumps[i][q][d][s] if not momentum else [module.NO_JUMPS] * 6)]
+        stored = [*frames.rest[i][m][q], *(frames.jumps[i][q][d][s] if not momentum else [quantities.NO_JUMPS] * 6)]
         stored += frames.period[m][i]
         factors = [lr**quantity.lr_power * size**quantity.grad_norm_power for quantity in QUANTITIES.values()]
         norm = page.STARTS[s] * frames.rest[i][m][q][1] * factors[1]

@@ -17,7 +17,7 @@ from empirical.measures.minima import successive_minima
 from empirical.trials.claims.claim import Runs
 from empirical.trials.claims.figures import Trajectories
 from empirical.trials.figures.paper_figure import TWO_COLUMNS, new_figure
-from empirical.trials.run_report import LENGTH_AND_ENGINE, RATES_AND_SEEDS, same_network
+from empirical.trials.findings import LENGTH_AND_ENGINE, RATES_AND_SEEDS, same_network
 from simulate.trajectories.contract import intrinsic_lr, setting
 from simulate.trajectories.periods import (
     EQUILIBRIUM,

@@ -1,13 +1,12 @@
-"""An explorer of one setting: all that theory and simulation say of it, in numbers, in a picture, in a notebook."""
+"""All that theory and simulation say of one setting, in numbers."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,20 +15,14 @@ import theory
 from simulate.maps.gradients import BoundedGradient
 from simulate.maps.norm_map import norm_map
 from simulate.period_model import period
-from simulate.trajectories.plots import ONSET, PREDICTED, plot_trajectory
 from theory.arguments import intrinsic_lr, one_real, ordered
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Value = float | str  # a number, or in words why there is none
 
 _RELAXATIONS = 12  # shown of a trajectory, after its fall
 _FEWEST_STEPS, _STEPS, _MOST_STEPS = 100, 1000, 2_000_000
 _ROWS = 2000
-_PATIENCE = 0.05  # seconds in which no slider has moved
 NO_JUMPS = "no jump formula with momentum"
-_LONG: Any = (0, (9, 2))  # dashes
 
 
 @dataclass(frozen=True)
@@ -279,86 +272,6 @@ def norm_trajectory(
     )
 
 
-def plot_explored(explored: Explored, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
-    """Draw the trajectory with equilibria, bounds and jumps: norm, rotation, and beside them the numbers.
-
-    Parameters
-    ----------
-    explored : of `explore`.
-    axes : three, for norm, rotation and numbers; new ones by default.
-
-    Returns
-    -------
-    the axes.
-
-    Raises
-    ------
-    TypeError, ValueError : no `Explored`, or a wrong number of axes.
-
-    Examples
-    --------
-    >>> import matplotlib; matplotlib.use("Agg")
-    >>> found = explore(0.5, 0.01, grad_norm_min=1.0, grad_norm_max=4.0, norm=10.0)
-    >>> [ax.get_ylabel() for ax in plot_explored(found)][0]
-    'norm ρ'
-    """
-    if not isinstance(explored, Explored):
-        raise TypeError(f"explored must be an Explored that explore returned, got {type(explored).__name__}")
-    if axes is None:
-        from matplotlib import pyplot as plt
-
-        axes = _axes_on(plt.figure(figsize=(11, 5.4)))
-    drawn_on = list(np.ravel(np.asarray(axes, dtype=object)))
-    if len(drawn_on) != 3:
-        raise ValueError(f"axes must be 3, for norm, rotation and numbers; got {len(drawn_on)}")
-    plot_trajectory(explored.trajectory, drawn_on[:2], variables=["norm", "rotation"])
-    if not drawn_on[0].get_shared_x_axes().joined(*drawn_on[:2]):
-        drawn_on[0].set_xlabel("step")
-    _draw_norm(explored, drawn_on[0])
-    _draw_rotation(explored, drawn_on[1])
-    _write_numbers(explored, drawn_on[2])
-    return drawn_on
-
-
-def explorer() -> Any:
-    """Make a widget for notebooks: sliders, and the picture of `plot_explored`, which follows them.
-
-    Returns
-    -------
-    ipywidgets.VBox. Its sliders keep ℓ <= L; a setting without meaning is answered by a message.
-
-    Raises
-    ------
-    ImportError : ipywidgets is not installed.
-
-    Examples
-    --------
-    >>> explorer()  # doctest: +SKIP
-    """
-    widgets = _ipywidgets()
-    sliders = _sliders(widgets)
-    image = widgets.Image(format="png", layout={"max_width": "100%"})
-    message = widgets.HTML()
-    _tie(sliders["grad_norm_min"], sliders["grad_norm_max"])
-
-    def update() -> None:
-        setting = {name: slider.value for name, slider in sliders.items()}
-        decays = not setting.pop("no_decay")
-        try:
-            explored = explore(setting.pop("lr"), setting.pop("wd") * decays, **setting)
-        except ValueError as error:
-            message.value, image.layout.display = _warning(str(error)), "none"
-            return
-        image.value, image.layout.display, message.value = _png(explored), "", ""
-
-    moved = _Debounced(update)
-    for slider in sliders.values():
-        slider.observe(moved, names="value")
-    update()
-    box = widgets.Box(list(sliders.values()), layout={"flex_flow": "row wrap"})
-    return widgets.VBox([box, message, image])
-
-
 def _told(formula: Callable[..., Any], *arguments: Any, none: str = "none", **named: Any) -> Value:
     """The finite number, or `none`, or what the theory says of arguments out of its range."""
     try:
@@ -394,173 +307,3 @@ def _steps(norm: float, lr: float, wd: float, grad_norm: float, momentum: float)
     if not math.isfinite(wanted):
         return _STEPS
     return round(min(max(float(f"{wanted:.1e}"), _FEWEST_STEPS), _MOST_STEPS))
-
-
-def _axes_on(figure: Any) -> list[Axes]:
-    figure.set_layout_engine("none")
-    grid = figure.add_gridspec(
-        2,
-        2,
-        width_ratios=[1.7, 1],
-        height_ratios=[1.6, 1],
-        left=0.08,
-        right=0.99,
-        top=0.86,
-        bottom=0.1,
-        wspace=0.06,
-        hspace=0.22,
-    )
-    top = figure.add_subplot(grid[0, 0])
-    top.tick_params(labelbottom=False)
-    return [top, figure.add_subplot(grid[1, 0], sharex=top), figure.add_subplot(grid[:, 1])]
-
-
-def _draw_norm(explored: Explored, ax: Axes) -> None:
-    known = {name: value for name, value in explored.values.items() if not isinstance(value, str) and value > 0}
-    ax.lines[-1].set_label("simulated")
-    norms = explored.trajectory.norm.values
-    heights = list(norms[np.isfinite(norms) & (norms > 0)])
-    kinds: Any = (
-        (("norm_lower", "norm_upper"), "bounds", {"color": "black", "linestyle": "--", "linewidth": 1.0}),
-        (
-            ("equilibrium_norm_min", "equilibrium_norm_max"),
-            "equilibrium at ℓ and L",
-            {"color": PREDICTED, "linestyle": ":", "linewidth": 2.0},
-        ),
-        (("equilibrium_norm_rms",), "equilibrium at rms g̃", {"color": PREDICTED, "linestyle": _LONG, "linewidth": 1.4}),
-    )
-    for names, label, style in kinds:
-        drawn = [known[name] for name in names if name in known]
-        lines = [ax.axhline(height, **style) for height in drawn]
-        for line in lines[:1]:
-            line.set_label(label)
-        heights += drawn
-    jumps_below, all_below = known.get("jump_norm_max", 0.0), known.get("jump_norm_min", 0.0)
-    # jumps that lie near below belong into the picture
-    least = min(heights) if jumps_below < min(heights) / 3 else min(*heights, jumps_below)
-    bottom = least / 1.25
-    ax.set_ylim(bottom, max(heights) * 1.25)
-    for low, high, hatch, label in (
-        (all_below, jumps_below, "//", "large g̃ jump"),
-        (0.0, all_below, "xx", "every g̃ jumps"),
-    ):
-        if high > max(low, bottom):
-            green: Any = {"facecolor": (ONSET, 0.15), "edgecolor": (ONSET, 0.6), "linewidth": 0}
-            ax.axhspan(max(low, bottom), high, hatch=hatch, label=label, zorder=0, **green)
-    _legend_above(ax)
-
-
-def _draw_rotation(explored: Explored, ax: Axes) -> None:
-    ax.lines[-1].set_label("simulated")
-    ax.set_yscale("linear")
-    for name, color, style, label in (
-        ("equilibrium_rotation", PREDICTED, _LONG, "at equilibrium"),
-        ("jump_angle", ONSET, "-.", "jump"),
-    ):
-        value = explored.values[name]
-        if not isinstance(value, str):
-            ax.axhline(value, color=color, linestyle=style, linewidth=1.4, label=label)
-    ax.set_ylim(bottom=0)
-    ax.set_ylabel("rotation (rad)")
-    _legend_above(ax)
-
-
-def _legend_above(ax: Axes) -> None:
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=8, frameon=False, borderaxespad=0.2)
-
-
-def _write_numbers(explored: Explored, ax: Axes) -> None:
-    ax.axis("off")
-    left, right, above = [], [], ""
-    for name, quantity in QUANTITIES.items():
-        text = quantity.text(explored.values[name])
-        texts = textwrap.wrap("as above" if len(text) > 27 and text == above else text, 27)
-        left += [quantity.words, *[""] * (len(texts) - 1)]
-        right += texts
-        above = text
-    for place, column, color in ((0.0, left, "0.25"), (0.56, right, "black")):
-        ax.text(
-            place, 1.0, "\n".join(column), transform=ax.transAxes, va="top", fontsize=8, color=color, linespacing=1.5
-        )
-    setting = f"η = {explored.lr:.3g}, λ = {explored.wd:.3g}, μ = {explored.momentum:.3g}, δ = {explored.delta:.3g}"
-    gradients = f"ℓ = {explored.grad_norm_min:.3g}, L = {explored.grad_norm_max:.3g}, ρ₀ = {explored.norm:.3g}"
-    ax.set_title(f"{setting}\n{gradients}", fontsize=9, loc="left")
-
-
-def _ipywidgets() -> Any:
-    try:
-        import ipywidgets
-    except ImportError:
-        raise ImportError("explorer needs ipywidgets: pip install 'bnwd[notebooks]'") from None
-    return ipywidgets
-
-
-def _sliders(widgets: Any) -> dict[str, Any]:
-    wide = {"style": {"description_width": "8.5em"}, "layout": {"width": "26em"}}
-
-    def logarithmic(words: str, value: float, low: float, high: float) -> Any:
-        return widgets.FloatLogSlider(
-            value=value, min=low, max=high, step=0.05, description=words, readout_format=".3g", **wide
-        )
-
-    return {
-        "lr": logarithmic("learning rate η", 0.5, -3, 0.5),
-        "wd": logarithmic("weight decay λ", 0.01, -5, 0),
-        "momentum": widgets.FloatSlider(value=0.0, min=0.0, max=0.99, step=0.01, description="momentum μ", **wide),
-        "grad_norm_min": logarithmic("least g̃, ℓ", 1.0, -2, 2),
-        "grad_norm_max": logarithmic("largest g̃, L", 10.0, -2, 2),
-        "norm": logarithmic("norm at start ρ₀", 10.0, -1, 2),
-        "delta": widgets.FloatSlider(value=0.1, min=0.01, max=0.9, step=0.01, description="jump δ", **wide),
-        "no_decay": widgets.Checkbox(value=False, description="no weight decay", **wide),
-    }
-
-
-def _tie(low: Any, high: Any) -> None:
-    """Let each of two sliders push the other along, so that low <= high."""
-
-    def low_moved(change: Any) -> None:
-        high.value = max(high.value, low.value)
-
-    def high_moved(change: Any) -> None:
-        low.value = min(low.value, high.value)
-
-    low.observe(low_moved, names="value")
-    high.observe(high_moved, names="value")
-
-
-class _Debounced:
-    """Calls once after a row of events; at once where no event loop runs."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call = call
-        self._waiting: Any = None
-
-    def __call__(self, change: Any) -> None:
-        import asyncio
-
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._call()
-            return
-        if self._waiting is not None:
-            self._waiting.cancel()
-        self._waiting = loop.call_later(_PATIENCE, self._call)
-
-
-def _warning(text: str) -> str:
-    import html
-
-    return f"<p role='alert'><strong>This setting has no meaning.</strong> {html.escape(text)}</p>"
-
-
-def _png(explored: Explored) -> bytes:
-    import io
-
-    # not pyplot's, which would keep it
-    from matplotlib.figure import Figure
-
-    figure, picture = Figure(figsize=(11, 5.4), dpi=90), io.BytesIO()
-    plot_explored(explored, _axes_on(figure))
-    figure.savefig(picture, format="png")
-    return picture.getvalue()

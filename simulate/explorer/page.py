@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.explorer import (
+from simulate.explorer.quantities import (
     JUMPS,
     NO_JUMPS,
     QUANTITIES,
@@ -52,7 +52,7 @@ class Frames:
 
     Attributes
     ----------
-    rest : lists of values in the order of `simulate.explorer.REST`, by places in INTRINSIC, MOMENTA, RATIOS.
+    rest : lists of values in the order of `simulate.explorer.quantities.REST`, by places in INTRINSIC, MOMENTA, RATIOS.
     jumps : likewise of `JUMPS`, by places in INTRINSIC, RATIOS, DELTAS, STARTS; of plain SGD.
     period : likewise of `PERIOD`, by places in MOMENTA, INTRINSIC.
     steps : of the trajectory, by places in INTRINSIC, MOMENTA, RATIOS, STARTS.
@@ -196,7 +196,7 @@ def _page(frames: Frames) -> str:
     # nothing in the data may end the element that holds it
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     colors = {"MEASURED": MEASURED, "PREDICTED": PREDICTED, "ONSET": ONSET, "VERSION": theory.__version__}
-    page = (resources.files("simulate") / "explorer_page.html").read_text(encoding="utf-8")
+    page = (resources.files("simulate.explorer") / "page.html").read_text(encoding="utf-8")
     for name, value in colors.items():
         page = page.replace(f"@{name}@", value)
     return page.replace("@SLIDERS@", _sliders()).replace("@DATA@", text)
