@@ -180,7 +180,8 @@ def equilibrium(run: xr.Dataset) -> list[Comparison]:
     error = norm * _relative_error(powers) / power
     inputs = "root mean square of g̃ after the first 2/ηλ steps, η, λ"
     predicted = theory.equilibrium_norm(lr, wd, rms, optimizer=rule)
-    found = [Comparison(f"norm, (E ρ{'⁴' if power == 4 else '²'})^1/{power}", predicted, norm, error, "weight", inputs)]
+    about = "(E ρ⁴)^¼" if power == 4 else "(E ρ²)^½"
+    found = [Comparison(f"norm, {about}", predicted, norm, error, "weight", inputs)]
     if "rotation" not in part:
         return found
     angle = theory.equilibrium_rotation(lr, wd, grad_norm=rms, optimizer=rule)

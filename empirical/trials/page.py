@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import math
 import platform
 import re
@@ -218,6 +219,17 @@ def section(title: str, *parts: str) -> str:
     '<h2>Data</h2>\n<p>none</p>'
     """
     return "\n".join([f"<h2>{html.escape(title)}</h2>", *parts])
+
+
+def plain(value: Any) -> str:
+    """A setting as text: words as they are, all else as in JSON.
+
+    Examples
+    --------
+    >>> plain("mlp"), plain(True), plain([1, 2])
+    ('mlp', 'true', '[1, 2]')
+    """
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def new_figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, Any]:

@@ -21,6 +21,8 @@ from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_STEPS_AT_REST = 2000
+
 
 def write_report(
     path: Path,
@@ -59,8 +61,8 @@ def write_report(
         (
             "A run at equilibrium",
             _equilibrium_figure(runs["small-mlp-1"], runs["small-mlp-2"]),
-            "BN-MLP of width 8, too small to fit the data: gradients stay noisy, and the norm settles where the "
-            "gradient norms of another seed predict it.",
+            "The last steps of a BN-MLP of width 8, too small to fit the data: gradients stay noisy, and the norm "
+            "settles where the gradient norms of another seed predict it.",
         ),
         (
             "Envelopes",
@@ -131,7 +133,11 @@ def _phase_figure(run: xr.Dataset) -> Figure:
 
 def _equilibrium_figure(run: xr.Dataset, other: xr.Dataset) -> Figure:
     figure, axes = page.new_figure(7.5, 3, sharex=True)
-    simulate.plots.plot_trajectory(run, list(axes), simulated=simulate.replay(run), levels=predicted_levels(run, other))
+    # its end: of the whole run the two curves would be one broad band
+    shown = {"step": slice(-_STEPS_AT_REST, None)}
+    simulate.plots.plot_trajectory(
+        run.isel(shown), list(axes), simulated=simulate.replay(run).isel(shown), levels=predicted_levels(run, other)
+    )
     return figure
 
 
@@ -156,14 +162,14 @@ def _envelope_figure(run: xr.Dataset) -> Figure:
 def _replay_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
     figure, ax = page.new_figure(4.2)
     shown = {
-        "convnet-high-1": ("ConvNet, periodic", MEASURED),
-        "small-mlp-1": ("BN-MLP width 8, equilibrium", ONSET),
-        "small-norm-default-eps": ("BN-MLP at ρ ≈ 0.1, ε = 1e-5", PREDICTED),
-        "unnormalized": ("MLP without normalization", "#000000"),
+        "convnet-high-1": ("ConvNet, periodic", MEASURED, "-"),
+        "small-mlp-1": ("BN-MLP width 8, equilibrium", ONSET, "-."),
+        "small-norm-default-eps": ("BN-MLP at ρ ≈ 0.1, ε = 1e-5", PREDICTED, "--"),
+        "unnormalized": ("MLP without normalization", "#000000", ":"),
     }
-    for name, (label, color) in shown.items():
+    for name, (label, color, style) in shown.items():
         deviation = np.maximum.accumulate(checks.replay_deviation(runs[name]))
-        ax.plot(np.maximum(deviation, 1e-9), color=color, label=label, linewidth=1.3)
+        ax.plot(np.maximum(deviation, 1e-9), style, color=color, label=label, linewidth=1.5)
     ax.axhline(checks.REPLAY_TOLERANCE, color="#888888", linestyle=":", linewidth=1)
     ax.set_xscale("log")
     ax.set_yscale("log")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -256,11 +255,7 @@ def settings(run: xr.Dataset) -> dict[str, str]:
     {'model': 'mlp', 'lr': '0.1'}
     """
     held = {**held_config(run.attrs.get("config", "")), **run.attrs}
-    return {
-        str(name): value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-        for name, value in held.items()
-        if name != "config" and value is not None
-    }
+    return {str(name): page.plain(value) for name, value in held.items() if name != "config" and value is not None}
 
 
 def _how_to_open(run: xr.Dataset, place: str) -> list[str]:

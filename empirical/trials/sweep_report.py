@@ -24,10 +24,11 @@ from empirical.trials.findings import LENGTH_AND_ENGINE, RATES_AND_SEEDS, Notes,
 from simulate.probe import Segment, balance_law, pooled
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.periods import PERIODIC
-from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
+from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
 from theory.optimizers import optimizer_text
 
 _MOST_READ = 200  # runs of which the gradient norms are read
+_FEW_RATES = 8  # each of which has room for its number
 _ENDED = (DIVERGED, COLLAPSED, FAILED)
 # heads of the columns of summaries that are shown where there are any
 _NUMBERS = {
@@ -231,13 +232,12 @@ def sweep_parts(path: Path, model: simulate.PeriodModel | None = None) -> list[s
         notes.attempt("verdicts over η and λ", _verdict_picture, runs),
     ]
     statuses = ", ".join(f"{count} {status}" for status, count in Counter(r.known["status"] for r in runs).items())
-    verdicts = ", ".join(f"{count} {word}" for word, count in Counter(r.known["verdict"] for r in runs).items() if word)
+    judged = Counter(run.known["verdict"] or "not judged" for run in runs)
+    verdicts = ", ".join(f"{count} {word}" for word, count in judged.items())
     ended = [_ending(run) for run in runs if run.known["status"] in _ENDED]
     unsaid = tuple(dict.fromkeys(notes.told))
     return [
-        page.paragraphs(
-            f"{len(runs)} run{'s' * (len(runs) != 1)}: {statuses}." + f" Verdicts: {verdicts}." * bool(verdicts)
-        ),
+        page.paragraphs(f"{len(runs)} run{'s' * (len(runs) != 1)}: {statuses}. Verdicts: {verdicts}."),
         page.section("Runs that diverged, collapsed or failed", page.bullets(ended)) if ended else "",
         page.section("Runs", page.paragraphs(_PREDICTED_FROM), _table(runs)),
         *(picture for picture in pictures if picture),
@@ -290,7 +290,7 @@ def _measured(run: SweepRun) -> list[page.Cell]:
     return [
         page.Cell(status, kind="FAILS" if status in _ENDED else ""),
         page.number(run.number("status_step"), "g"),
-        page.Cell(str(run.known["verdict"])),
+        page.Cell(str(run.known["verdict"]) or page.DASH),
         page.with_error(run.number("period"), run.number("period_stderr")),
         *(page.number(run.number(name)) for name in _PREDICTED_PERIODS),
         page.number(run.number("period") * run.rate, ".3g"),
@@ -302,7 +302,7 @@ def _common(runs: Sequence[SweepRun]) -> list[list[str]]:
     """Settings that are given and the same in all runs."""
     held = [{**run.config.to_dict(), "optimizer": optimizer_text(run.config.optimizer)} for run in runs]
     return [
-        [name, str(value)]
+        [name, page.plain(value)]
         for name, value in held[0].items()
         if value is not None and all(other.get(name) == value for other in held)
     ]
@@ -325,6 +325,9 @@ def _period_picture(runs: Sequence[SweepRun]) -> str:
     ax.errorbar(rates, periods, errors, fmt="o", color=MEASURED, capsize=3, markersize=5, label="measured")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    if len(numbered := sorted(set(rates.tolist()))) <= _FEW_RATES:
+        number_values(ax.xaxis, numbered)
+    label_log_ticks(ax)
     ax.set_xlabel("ηλ")
     ax.set_ylabel("period T in steps")
     ax.legend(fontsize=8, frameon=False)
@@ -333,7 +336,7 @@ def _period_picture(runs: Sequence[SweepRun]) -> str:
 
 
 def _verdict_picture(runs: Sequence[SweepRun]) -> str | None:
-    """Most frequent end of the runs at each η and λ, where both vary and all are known."""
+    """Most frequent end of the runs at each η and λ, where both vary."""
     if not {"lr", "wd"} <= runs[0].varied.keys():
         return None
     if any(math.isnan(run.rate) for run in runs):
@@ -345,13 +348,15 @@ def _verdict_picture(runs: Sequence[SweepRun]) -> str | None:
     for i, j in np.ndindex(verdict.shape):
         there = [run for run in runs if (run.config.lr, run.config.wd) == (lr[i], wd[j])]
         ends = Counter(run.end for run in there if run.end not in ("", FAILED))
-        if not ends:
-            raise ValueError(f"there is none at η = {lr[i]:g}, λ = {wd[j]:g} yet; they are drawn when all are known")
-        verdict[i, j] = ends.most_common(1)[0][0]
+        verdict[i, j] = ends.most_common(1)[0][0] if ends else ""
         lengths = [run.number("period") for run in there if run.end == PERIODIC]
         period[i, j] = np.mean(lengths) if lengths else math.nan
+    if not any(verdict.flat):
+        raise ValueError("none is known")
     diagram = xr.Dataset({"verdict": (("lr", "wd"), verdict), "period": (("lr", "wd"), period)}, {"lr": lr, "wd": wd})
     figure, ax = page.new_figure(5.0)
     simulate.plots.plot_phase_diagram(diagram, ax)
     caption = "What most runs at a setting do. Numbers: T·ηλ of periodic settings. Lines join equal ηλ."
+    if not all(verdict.flat):
+        caption += " White: not known, or not yet."
     return page.figure_section("Verdicts over η and λ", figure, caption)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from theory.arguments import FloatArray, choice, whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.colors import Colormap
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 MEASURED, PREDICTED, ONSET = "#0072B2", "#D55E00", "#009E73"
@@ -46,6 +48,7 @@ _CAUSES = {
     UNKNOWN: ("#CC79A7", "o"),
 }
 _NUMBERS_SHOWN = 6
+_FEW = 8  # values on an axis, each of which has room for its number
 _SHORT = {
     "norm": "norm ρ",
     "effective_lr": "effective lr η̃ = η/ρ²",
@@ -103,27 +106,61 @@ def plot_trajectory(
     drawn_on = _new_axes(len(shown)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
     if len(drawn_on) != len(shown):
         raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
+    told = "measured" if simulated is not None or trajectory.attrs.get("source") == "training" else "simulated"
     for ax, name in zip(drawn_on, shown, strict=True):
         compared = simulated is not None and name in simulated
         # a curve that is compared is broad and pale, so that it shows behind the other one
         broad = {"linewidth": 3.0, "alpha": 0.45} if compared else {}
-        _curve(ax, trajectory, name, most_points, color=MEASURED, label="measured", **broad)
+        _curve(ax, trajectory, name, most_points, color=MEASURED, label=told, **broad)
         if simulated is not None and compared:
             _curve(ax, simulated, name, most_points, color=PREDICTED, label="simulated", linestyle="--")
         if levels and name in levels:
-            ax.axhline(levels[name], color=PREDICTED, linewidth=1.2, linestyle=":", label="predicted equilibrium")
+            ax.axhline(levels[name], color="black", linewidth=1.4, linestyle=":", label="predicted equilibrium")
         if periods is not None and periods.onsets.size:
-            for onset in periods.onsets:
-                ax.axvline(onset, color=ONSET, linewidth=0.5, alpha=0.35, zorder=0)
+            mark_onsets([ax], periods.onsets)
         if np.any(trajectory[name].values > 0):
             ax.set_yscale("log")
-            _label_ticks(ax)
+            label_log_ticks(ax)
         ax.set_ylabel(_SHORT.get(name, VARIABLES.get(name, ("", name))[1]))
         ax.margins(x=0)
     drawn_on[-1].set_xlabel("step")
-    if simulated is not None or levels:
+    if simulated is not None or levels or periods is not None:
         legend_above(*drawn_on)
     return drawn_on
+
+
+def mark_onsets(axes: Iterable[Axes], onsets: Iterable[int]) -> None:
+    """Mark where periods begin, the first with a label.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> mark_onsets([ax], [3, 7])
+    >>> [line.get_xdata()[0] for line in ax.lines]
+    [3, 7]
+    """
+    for ax in axes:
+        for place, onset in enumerate(onsets):
+            label = "onset of a period" if place == 0 else None
+            ax.axvline(onset, color=ONSET, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0, label=label)
+
+
+def number_values(axis: Axis, values: Iterable[float]) -> None:
+    """Number the values that occur on an axis, and nothing between.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> ax.set_xscale("log")
+    >>> number_values(ax.xaxis, [0.25, 0.5])
+    >>> [text.get_text() for text in ax.get_xticklabels()]
+    ['0.25', '0.5']
+    """
+    places = [float(value) for value in values]
+    axis.set_ticks(places, [f"{place:g}" for place in places])
+    axis.set_ticks([], minor=True)
 
 
 def legend_above(*axes: Axes) -> None:
@@ -189,7 +226,7 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
         effective_lr[good],
         c=trajectory.step.values[good],
         s=7,
-        cmap="viridis",
+        cmap=_steps_in_colour(),
         alpha=0.7,
         linewidths=0,
         rasterized=True,
@@ -226,6 +263,14 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
     ax.set_xlabel("gradient norm g̃ on the unit sphere")
     ax.set_ylabel("effective lr η̃ = η/ρ²")
     return ax
+
+
+def _steps_in_colour() -> Colormap:
+    """Viridis without its palest end, which is hardly seen on white."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.85, 256)))
 
 
 def plot_periods(periods: Periods, ax: Axes | None = None, *, predicted: Periods | None = None) -> Axes:
@@ -305,8 +350,8 @@ def plot_periods(periods: Periods, ax: Axes | None = None, *, predicted: Periods
 def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Draw which settings of learning rate and weight decay rest, swing in periods, or end.
 
-    Each cell has the colour, and the pattern, of its verdict. The numbers are T·ηλ of periodic cells, of some of them
-    where there are many. Light lines join settings of equal ηλ.
+    Each cell has the colour, and the pattern, of its verdict; those without one stay white. The numbers are T·ηλ of
+    periodic cells, of some of them where there are many. Light lines join settings of equal ηλ.
 
     Parameters
     ----------
@@ -344,7 +389,7 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
     lr, wd = (np.asarray(diagram[name].values, dtype=np.float64) for name in ("lr", "wd"))
     verdicts = diagram.verdict.transpose("wd", "lr").values.astype(object).astype(str)
     scaled = diagram.period.transpose("wd", "lr").values * lr * wd[:, np.newaxis]
-    occurring = {choice("verdict", str(word), _VERDICTS) for word in np.unique(verdicts)}
+    occurring = {choice("verdict", str(word), _VERDICTS) for word in np.unique(verdicts) if word}
     if ax is None:
         (ax,) = _new_axes(1, width=7.5, height=5.0, layout="constrained")
     ax.set_xscale("log")
@@ -366,6 +411,9 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
                 ax.text(lr[j], wd[i], f"{scaled[i, j]:.2g}", ha="center", va="center", fontsize=8)
                 numbers.append((lr[j], wd[i]))
     _constant_products(ax, numbers)
+    for axis, values in ((ax.xaxis, lr), (ax.yaxis, wd)):
+        if values.size <= _FEW:
+            number_values(axis, values)
     ax.set_xlabel("learning rate η")
     ax.set_ylabel("weight decay λ")
     ax.legend(
@@ -489,7 +537,7 @@ def plot_diagnosis(
             ax.axvline(diagnosis.next_step, color=_CAUSES[NORM_DRIVEN][0], linestyle="--", linewidth=1)
         if np.all(log[name].values[np.isfinite(log[name].values)] > 0):
             ax.set_yscale("log")
-            _label_ticks(ax)
+            label_log_ticks(ax)
         ax.set_ylabel(_SHORT[name])
         ax.margins(x=0.01)
     top = drawn_on[0]
@@ -518,7 +566,18 @@ def _new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str |
     return list(axes[:, 0])
 
 
-def _label_ticks(ax: Axes) -> None:
+def label_log_ticks(ax: Axes) -> None:
+    """Number the ticks of a logarithmic y axis in full, between the powers of ten too where these are few.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> _ = ax.set(yscale="log", ylim=(3.5, 7.5))
+    >>> label_log_ticks(ax)
+    >>> [ax.yaxis.get_minor_formatter()(value) for value in (4.0, 5.0)]
+    ['4', '5']
+    """
     from matplotlib.ticker import FuncFormatter, LogFormatter
 
     # the norm often spans less than a decade: number the ticks between the powers of ten too, with all their digits
@@ -526,8 +585,11 @@ def _label_ticks(ax: Axes) -> None:
     chosen.set_axis(ax.yaxis)
 
     def text(value: float, position: int | None = None) -> str:
-        chosen.set_locs(ax.yaxis.get_ticklocs(minor=True))
-        return f"{value:.4g}" if chosen(value, position) else ""
+        between = ax.yaxis.get_ticklocs(minor=True)
+        chosen.set_locs(between)
+        low, high = ax.get_ylim()
+        numbered = [each for each in (*ax.yaxis.get_ticklocs(), *between) if low <= each <= high and chosen(each)]
+        return f"{value:.4g}" if len(numbered) < 2 or chosen(value, position) else ""
 
     ax.yaxis.set_major_formatter(FuncFormatter(text))
     ax.yaxis.set_minor_formatter(FuncFormatter(text))

@@ -156,7 +156,7 @@ class TestData:
                 x, y = line(ax, "measured")
                 np.testing.assert_array_equal(y, run[name].sel(step=x))
                 assert x[-1] == run.step[-1]
-            onsets = simulate.find_periods(run).onsets
+            onsets = simulate.find_periods(run, discard=0).onsets
             assert onsets_marked(column[0]) == [each for each in onsets if each >= x[0]]
             level = theory.equilibrium_rotation(run.attrs["lr"], run.attrs["wd"])
             assert line(column[2], "equilibrium")[1].tolist() == [level, level]

@@ -108,11 +108,13 @@ class TestPlotTrajectory:
         assert set(level.get_ydata()) == {2.0}
         assert [line.get_xdata()[0] for line in onsets] == periods.onsets.tolist()
         assert len(axes[1].lines) == 2 + len(onsets)
-        assert {text.get_text() for text in axes[0].get_legend().get_texts()} == {
+        assert [text.get_text() for text in axes[0].get_legend().get_texts()] == [
             "measured",
             "simulated",
             "predicted equilibrium",
-        }
+            "onset of a period",
+        ]
+        assert axes[1].get_legend() is None
         axes[0].figure.canvas.draw()
 
     def test_given_axes_are_used(self, run):

@@ -43,7 +43,7 @@ def _of_single_runs(fast: bool) -> list[PaperFigure]:
     return [
         PaperFigure(
             "training-curves",
-            "Loss and error of a ConvNet over five periods, on mini-batches, training set and test set.",
+            "Loss and error of a ConvNet over its last periods, on training and test set, and loss of mini-batches.",
             "Digits. At every onset loss and errors jump up; between onsets the training set is learned again.",
             {"all": _runs(_CONVNET, wd=0.01, steps=1200 if fast else 2000, evaluate_every=20 if fast else 10)},
             draw_training_curves,

@@ -26,11 +26,10 @@ from simulate.trajectories.periods import (
     PERIODIC,
     ROTATION_RATIO_MIN,
 )
-from simulate.trajectories.plots import MEASURED, PREDICTED
+from simulate.trajectories.plots import MEASURED, PREDICTED, label_log_ticks, number_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 Array = npt.NDArray[np.float64]
@@ -69,8 +68,6 @@ def draw_periods(runs: Trajectories) -> Figure:
     -------
     matplotlib figure.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     figure, (left, right) = new_figure(TWO_COLUMNS, 2.7, 1, 2)
     rates = sorted({float(setting(group[0], "lr")) for group in runs.values()}, reverse=True)
     for (marker, face, edge, shift), rate in zip(_RATES_MARKED, rates, strict=False):
@@ -84,13 +81,11 @@ def draw_periods(runs: Trajectories) -> Figure:
     together = [intrinsic_lr(group[0]) for group in runs.values()]
     _draw_predictions(left, right, np.geomspace(min(together), max(together), 15), runs)
     left.set(xscale="log", yscale="log", ylabel="period T (steps)")
-    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter(NullFormatter())
+    label_log_ticks(left)
     right.set(xscale="log", ylabel="T·ηλ", ylim=(0, 1.15 * right.get_ylim()[1]))
     for ax in (left, right):
         ax.set_xlabel("ηλ")
-        _number_ticks(ax.xaxis, sorted(set(np.round(together, 9))))
+        number_values(ax.xaxis, sorted(set(np.round(together, 9))))
     left.legend(loc="lower left")
     return figure
 
@@ -153,7 +148,7 @@ def draw_width(runs: Trajectories) -> Figure:
                 ax.plot(widths[chosen], values[chosen], marker, color=color, markerfacecolor="none", label=verdict)
         ax.axhline(limit, color="0.4", linestyle="--", linewidth=0.8)
         ax.set(xscale="log", xlabel="width of the network")
-        _number_ticks(ax.xaxis, sorted(set(widths.tolist())))
+        number_values(ax.xaxis, sorted(set(widths.tolist())))
     left.set(ylabel="spread of ln ρ", ylim=(0, None))
     right.set(ylabel="rotation over that of equilibrium", ylim=(0, 1.05))
     left.legend(loc="upper left")
@@ -214,9 +209,3 @@ def draw_minima(runs: Trajectories) -> Figure:
     right.set_ylim(0, 1.35 * right.get_ylim()[1])
     right.legend(loc="upper right")
     return figure
-
-
-def _number_ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Number the values that occur, and nothing between."""
-    axis.set_ticks(values, [f"{value:g}" for value in values])
-    axis.set_ticks([], minor=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from empirical.config import RunConfig
 from empirical.presets import at_paper_scale
 from empirical.trials.claims.claim import Runs
 from empirical.trials.claims.figures import Trajectories
-from simulate.trajectories.plots import ONSET
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,22 +148,6 @@ def last_periods(run: xr.Dataset, count: int) -> tuple[xr.Dataset, npt.NDArray[n
     return (part.sel(eval_step=ends) if "eval_step" in part.dims else part), onsets
 
 
-def mark_onsets(axes: Iterable[Axes], onsets: Sequence[int] | npt.NDArray[np.int64]) -> None:
-    """Mark where periods begin, the first with a label.
-
-    Examples
-    --------
-    >>> _, ax = new_figure(ONE_COLUMN, 2.0)
-    >>> mark_onsets([ax], [3, 7])
-    >>> [line.get_xdata()[0] for line in ax.lines]
-    [3, 7]
-    """
-    for ax in axes:
-        for place, onset in enumerate(onsets):
-            label = "onset of a period" if place == 0 else None
-            ax.axvline(onset, color=ONSET, linewidth=0.7, linestyle=(0, (4, 2)), zorder=0, label=label)
-
-
 def legend_above(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
     """Put one legend over all axes, each label once.
 
@@ -172,10 +155,10 @@ def legend_above(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
     --------
     >>> figure, axes = new_figure(ONE_COLUMN, 2.0, 2)
     >>> for ax in axes:
-    ...     mark_onsets([ax], [3])
+    ...     _ = ax.plot([1, 2], label="norm")
     >>> legend_above(figure, axes, 2)
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
-    ['onset of a period']
+    ['norm']
     """
     entries = [ax.get_legend_handles_labels() for ax in axes]
     by_label = {label: handle for handles, labels in entries for handle, label in zip(handles, labels, strict=True)}

@@ -15,11 +15,10 @@ from empirical.trials.figures.paper_figure import (
     TWO_COLUMNS,
     last_periods,
     legend_above,
-    mark_onsets,
     new_figure,
 )
 from simulate.trajectories.contract import intrinsic_lr, setting
-from simulate.trajectories.plots import PREDICTED
+from simulate.trajectories.plots import PREDICTED, mark_onsets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +32,7 @@ _SMOOTHED, _ARROWS, _ARROW_LENGTH = 0.12, 5, 0.08
 
 
 def draw_training_curves(runs: Trajectories) -> Figure:
-    """Loss on the training set, and errors on training and test set, over the last periods of the first run.
+    """Losses and errors on training and test set over the last periods of the first run.
 
     Parameters
     ----------
@@ -47,6 +46,7 @@ def draw_training_curves(runs: Trajectories) -> Figure:
     figure, (loss, error) = new_figure(ONE_COLUMN, 3.0, 2, sharex=True)
     simulate.plots.plot_trajectory(part, [loss], variables=["loss"])
     loss.lines[0].set(alpha=0.35, linewidth=0.6, label="mini-batches")
+    loss.plot(part.eval_step, part.test_loss, "--o", color=PREDICTED, markersize=2)
     loss.plot(part.eval_step, part.train_loss, color="black", label="training set")
     loss.set(ylabel="loss (nats)", xlabel="")
     error.plot(part.eval_step, 100 * part.test_error, "--o", color=PREDICTED, markersize=2, label="test set")
@@ -81,7 +81,8 @@ def draw_norm(runs: Trajectories) -> Figure:
         lr, wd = (float(setting(run, name)) for name in ("lr", "wd"))
         level = theory.equilibrium_rotation(lr, wd)
         column[2].axhline(level, color=PREDICTED, linestyle="--", linewidth=1.2, label="equilibrium")
-        onsets = simulate.classify(run).periods.onsets
+        # also of those that a verdict would leave to the beginning
+        onsets = simulate.find_periods(run, discard=0).onsets
         mark_onsets(column, onsets[onsets >= part.step.values[0]])
         column[0].set_title(f"ηλ = {lr * wd:g}")
     for ax in axes.flat:
