@@ -45,8 +45,8 @@ class RunConfig:
     ----------
     lr : learning rate η > 0, or a schedule such as `theory.Cosine`.
     wd : weight decay λ >= 0, with ηλ below the limit of the optimizer, 2 for SGD.
-    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, … or one of your own (docs/add_an_optimizer.md); in training its
-        `dim` plays no role.
+    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, … or one of your own (docs/add_an_optimizer.md); its `dim`
+        plays no role: a trajectory names the one with the number of weights that are measured.
     model : "mlp", "convnet" (3×3 convolutions of w, 2w, 2w, … channels), "resnet18" (pre-activation) or "transformer"
         (of image patches); the "module:name" of a function of your own (docs/add_a_model.md); "custom" is set by
         `train` for a module of your own.

@@ -130,8 +130,8 @@ def train(
         typer.echo(f"{'test error':<24} {trajectory.test_error.values[-1]:.2%}")
     try:
         judged = floor.classify(trajectory)
-    except ValueError:
-        typer.echo(f"{'norm dynamics':<24} too few steps to say (needs more than 2/(lr*wd))")
+    except ValueError as error:
+        typer.echo(f"{'norm dynamics':<24} not to be said: {error}")
     else:
         typer.echo(f"{'norm dynamics':<24} {judged} ({judged.reason})")
     typer.echo(f"{'saved':<24} {out}")

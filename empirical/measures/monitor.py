@@ -17,9 +17,11 @@ from empirical.groups import scale_invariant_groups
 from empirical.measures.forecast import Forecast, forecast
 from empirical.steps.contract import Layout
 from empirical.steps.telemetry import records, scalar_products
-from simulate.trajectories.contract import RUNNING
+from simulate.trajectories.contract import RUNNING, VARIABLES
 from simulate.trajectories.folder import trajectory_of_records
 
+# relative deviation of a step from that of plain SGD: far above rounding, far below what clipping or scales do
+_STEP_TOLERANCE = 0.01
 _SHOWN = ("loss", "lr", "norm", "grad_norm", "rotation", "radial_defect")
 
 
@@ -103,7 +105,10 @@ class Monitor:
                 )
             groups = {name: members for name, members in groups.items() if set(members) <= set(weights)}
         if not groups:
-            raise ValueError("model must have scale-invariant weights (before a normalization layer), found none")
+            raise ValueError(
+                "model must have scale-invariant weights, found none: those that come right before a normalization "
+                "layer; put one in, or watch another model"
+            )
         self._model, self._optimizer, self._writer = model, optimizer, writer
         self._layout = Layout.of(model, groups)
         self._names = [name for members in groups.values() for name in members]
@@ -116,8 +121,11 @@ class Monitor:
         )
         self._slices = list(self._layout.groups.values())
         self._rows: list[np.ndarray[Any, Any]] = []
-        self._pending: tuple[Tensor, float] | None = None
-        self._wd = 0.0
+        self._pending: tuple[Tensor, float, float] | None = None
+        self._decays: list[float] = []
+        self._warned: set[str] = set()
+        self._seen: list[int] = []
+        self._all_move = True
         self.skipped = 0
 
     def before_step(self, loss: Tensor | float, *, scale: float | Any = 1.0) -> None:
@@ -130,8 +138,15 @@ class Monitor:
 
         Raises
         ------
-        ValueError : none of the scale-invariant weights has a gradient, or `scale` is not above 0.
+        ValueError : none of the scale-invariant weights has a gradient, `scale` is not above 0, or the loss is not one
+            number.
+
+        Warns
+        -----
+        UserWarning : once, if the weights are not those that the last step left, so that steps were not seen.
         """
+        if (size := torch.as_tensor(loss).numel()) != 1:
+            raise ValueError(f"loss must be one number, that of the mini-batch, got {size}")
         factor = float(scale.get_scale()) if hasattr(scale, "get_scale") else float(scale)
         if not factor > 0:
             raise ValueError(f"scale must be a number > 0, got {scale!r}")
@@ -140,12 +155,21 @@ class Monitor:
             raise ValueError(
                 "scale-invariant weights must have a gradient before the step, got none; call it after backward"
             )
-        lr, self._wd = self._settings()
+        lr, wd = self._settings()
         _fill(self._before, [p.detach() for p in weights])
+        same = [id(p) for p in weights] == self._seen
+        self._seen = [id(p) for p in weights]
+        if self._rows and same and not self._lost and not torch.equal(self._before, self._after):
+            self._warn(
+                "unseen",
+                "weights are not those that the last step left: other ones were loaded, or steps were not seen; call "
+                "before_step and after_step at every step of the optimizer",
+            )
         # the optimizer leaves alone what has no gradient
+        self._all_move = all(p.grad is not None for p in weights)
         _fill(self._gradient, [torch.zeros_like(p) if p.grad is None else p.grad for p in weights])
         self._gradient /= factor
-        self._pending = (torch.as_tensor(loss).detach().double().cpu(), lr)
+        self._pending = (torch.as_tensor(loss).detach().double().cpu().reshape(()), lr, wd)
 
     def after_step(self) -> None:
         """Note what the step changed; call it after the optimizer's step.
@@ -153,20 +177,26 @@ class Monitor:
         Raises
         ------
         RuntimeError : `before_step` was not called.
+
+        Warns
+        -----
+        UserWarning : once, if a step of plain SGD is not that of the gradient that `before_step` saw.
         """
         if self._pending is None:
             raise RuntimeError("after_step must follow before_step")
-        loss, lr = self._pending
+        loss, lr, wd = self._pending
         self._pending = None
         _fill(self._after, [p.detach() for p in self._weights()])
         if torch.equal(self._before, self._after) and self._overflowed():
             # a gradient scaler does nothing if any gradient of the optimizer overflowed
             self.skipped += 1
             return
+        self._check_step(lr, wd)
         products = torch.empty(1, len(self._slices), 3, 3, dtype=torch.float64, device=self._before.device)
         scalar_products(self._before, self._gradient, self._after, self._slices, products)
         row = records(products[0].cpu().numpy(), loss.numpy(), np.asarray(lr))
         self._rows.append(row)
+        self._decays.append(wd)
         if self._writer is not None and (len(self._rows) - 1) % self._every == 0:
             self._write(row, lr)
 
@@ -182,13 +212,13 @@ class Monitor:
         rows = np.stack(self._rows)
         attributes: dict[str, Any] = {
             "optimizer": type(self._optimizer).__name__ if self.rule is None else repr(self.rule),
-            "wd": self._wd,
+            "wd": self._decays[-1],
             "skipped_steps": self.skipped,
             "torch_version": torch.__version__,
         }
         if np.ptp(rows["lr"]) == 0:
             attributes["lr"] = float(rows["lr"][0])
-        return trajectory_of_records(
+        found = trajectory_of_records(
             rows,
             status=RUNNING,
             first_norm=float(rows["norm"][0]),
@@ -196,6 +226,11 @@ class Monitor:
             attributes=attributes,
             first_step=self._first,
         )
+        if len(set(self._decays)) == 1:
+            return found
+        del found.attrs["wd"]
+        units, meaning = VARIABLES["wd"]
+        return found.assign(wd=("step", np.array(self._decays), {"units": units, "long_name": meaning}))
 
     def forecast(
         self, *, grad_norm_max: float | None = None, delta: float = 0.1, rotation: float | None = None
@@ -255,6 +290,27 @@ class Monitor:
             return rule
         return None
 
+    def _check_step(self, lr: float, wd: float) -> None:
+        """Warn if plain SGD did not move the weights by the gradient that was seen."""
+        if self.rule != theory.SGD() or self._group().get("maximize") or self._lost or not self._all_move:
+            return
+        expected = self._before - lr * (self._gradient + wd * self._before)
+        apart, moved = (float((self._after - one).norm()) for one in (expected, self._before))
+        rounding = max(torch.finfo(p.dtype).eps for p in self._weights()) * float(self._after.norm())
+        if apart > _STEP_TOLERANCE * moved + rounding:
+            self._warn(
+                "another step",
+                f"a step moved the weights by {moved:.3g}, where lr * (gradient + wd * weights) leads to a place "
+                f"{apart:.3g} away: call before_step after all that changes gradients (clipping, unscaling), say "
+                "`scale` of gradients that are still scaled, and only of those",
+            )
+
+    def _warn(self, what: str, message: str) -> None:
+        """Warn the caller's caller, once of each thing."""
+        if what not in self._warned:
+            self._warned.add(what)
+            warnings.warn(message, stacklevel=3)
+
     def _overflowed(self) -> bool:
         slopes = (p.grad for group in self._optimizer.param_groups for p in group["params"])
         return any(slope is not None and not torch.isfinite(slope).all() for slope in slopes)
@@ -299,12 +355,25 @@ class Monitor:
             for group in self._optimizer.param_groups
             if any(id(p) in ours for p in group["params"])
         }
-        if len(found) != 1:
+        if not found:
+            raise ValueError(f"optimizer must move the scale-invariant weights of the model, got none of {self._names}")
+        if len(found) > 1:
             raise ValueError(
-                f"optimizer must move all scale-invariant weights with one lr and weight_decay, got {sorted(found)}; "
-                "say by `weights` which of them are to be watched"
+                f"optimizer must move all scale-invariant weights with one lr and weight_decay, got {sorted(found)}: "
+                f"{self._by_settings()}. Say by `weights` which are to be watched; a bias that is scale-invariant only "
+                "together with its layer's weights needs their settings, or bias=False"
             )
         return found.pop()
+
+    def _by_settings(self) -> str:
+        ours = {id(weight): name for weight, name in zip(self._weights(), self._names, strict=True)}
+        told = []
+        for group in self._optimizer.param_groups:
+            names = [ours[id(p)] for p in group["params"] if id(p) in ours]
+            if names:
+                shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+                told.append(f"{float(group['lr']):g}, {float(group.get('weight_decay', 0)):g} for {shown}")
+        return "; ".join(told)
 
 
 def _fill(vector: Tensor, tensors: list[Tensor]) -> None:

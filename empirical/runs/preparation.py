@@ -193,9 +193,13 @@ def _preparation(data: Data, augmentation: int | None) -> Callable[[Tensor], Ten
 def _describe(
     config: RunConfig, problem: Problem, groups: dict[str, tuple[str, ...]], invariant: bool, data: Data, per_epoch: int
 ) -> dict[str, Any]:
+    rule: Any = config.optimizer
+    if dataclasses.is_dataclass(rule) and "dim" in {field.name for field in dataclasses.fields(rule)}:
+        # training does not use it; what is said of the run does
+        rule = dataclasses.replace(rule, dim=problem.layout.measured)  # type: ignore[type-var]
     attributes: dict[str, Any] = {
         # what is held makes it another rule
-        "optimizer": optimizer_text(config.optimizer) + (f" with fixed {config.fixed}" if config.fixed else ""),
+        "optimizer": optimizer_text(rule) + (f" with fixed {config.fixed}" if config.fixed else ""),
         "wd": float(config.wd),
         "config": json.dumps(config.to_dict()),
         "scale_invariant": invariant,

@@ -148,7 +148,10 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
         rates_values = rates.broadcast_like(norm).transpose(*order).values
     else:
         rates_values = rates.broadcast_like(like).transpose(*dims).values[..., np.newaxis]
-    decay = setting(trajectory, "wd").broadcast_like(like).transpose(*dims)
+    decay = setting(trajectory, "wd")
+    if "step" in decay.dims:
+        raise ValueError("trajectory must have one weight decay to be replayed; cut it where wd changes")
+    decay = decay.broadcast_like(like).transpose(*dims)
     coords = {str(n): (tuple(map(str, c.dims)), c.values) for n, c in like.coords.items() if set(c.dims) <= set(dims)}
     begin, given = int(step[0]), np.asarray(grad_norm.values)
     state = fresh(like.values, begin)

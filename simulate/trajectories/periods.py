@@ -15,7 +15,7 @@ import xarray as xr
 import theory
 from simulate.trajectories.contract import FIXED, check_trajectory, intrinsic_lr, setting
 from theory.arguments import one_real, whole_number
-from theory.optimizers import optimizer_named
+from theory.optimizers import optimizer_if_known, optimizer_named
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
@@ -185,7 +185,7 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
     ----------
     trajectory : one run.
     rise : d > 0, in units of ln ρ.
-    discard : steps to leave out at the start; default 2/ηλ.
+    discard : steps to leave out at the start; default 2/ηλ, with momentum two over `theory.free_decay`.
 
     Returns
     -------
@@ -257,15 +257,18 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     periods = _found(trajectory, rise, discard)
     settled = settled_rows(trajectory, discard)
     if len(settled) < 2:
-        left_out = "its first 2/(lr*wd)" if discard is None else f"discard = {discard}"
+        left_out = f"its first {beginning(trajectory)}, two relaxation times," if discard is None else f"{discard}"
         raise ValueError(
             f"trajectory must have rows left after `discard`, got fewer than two of {trajectory.sizes['step']}: "
             f"{left_out} steps are left out; train longer, or give a smaller discard"
         )
-    lr = setting(trajectory, "lr")
+    lr, wd = (
+        np.asarray(each.values[settled] if each.ndim else each.values, dtype=float)
+        for each in (setting(trajectory, name) for name in ("lr", "wd"))
+    )
     expected = theory.equilibrium_rotation(
-        np.asarray(lr.values[settled] if lr.ndim else lr.values, dtype=float),
-        float(setting(trajectory, "wd").values),
+        lr,
+        wd,
         grad_norm=_root_mean_square(trajectory, settled),
         optimizer=optimizer_named(_optimizer(trajectory)),
     )
@@ -363,6 +366,23 @@ def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float
     )
 
 
+def beginning(trajectory: xr.Dataset) -> int:
+    """Number of steps at the start of a run that belong to its beginning, two relaxation times.
+
+    Examples
+    --------
+    >>> beginning(xr.Dataset(attrs={"lr": 0.1, "wd": 0.01}))
+    2000
+    >>> beginning(xr.Dataset(attrs={"lr": 0.1, "wd": 0.01, "optimizer": "SGD(momentum=0.9)"}))
+    179
+    """
+    k = intrinsic_lr(trajectory)
+    rule = optimizer_if_known(_optimizer(trajectory))
+    if 0 < k < 1 and isinstance(rule, theory.SGD) and rule.momentum:
+        return round(2 / float(theory.free_decay(1.0, k, optimizer=rule)))
+    return round(2 / k) if k > 0 else 0
+
+
 def _decay(trajectory: xr.Dataset) -> float:
     k = intrinsic_lr(trajectory)
     if not 0 < k < 1:
@@ -385,7 +405,7 @@ def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> fl
 
 
 def settled_part(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:
-    """Rows of one run after its first `discard` steps (default 2/ηλ) with a finite norm > 0.
+    """Rows of one run after its first `discard` steps (default as in `find_periods`) with a finite norm > 0.
 
     Examples
     --------
@@ -406,8 +426,7 @@ def settled_rows(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDAr
     10
     """
     if discard is None:
-        k = intrinsic_lr(trajectory)
-        discard = round(2 / k) if k > 0 else 0
+        discard = beginning(trajectory)
     discard = whole_number("discard", discard)
     step, norm = trajectory.step.values, trajectory.norm.values
     kept = np.isfinite(norm) & (norm > 0) & (step >= (step[0] if step.size else 0) + discard)

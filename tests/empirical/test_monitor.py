@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -62,6 +63,79 @@ def test_a_changing_learning_rate_becomes_a_variable():
     assert monitor.trajectory().lr.values.tolist() == [0.1, 0.2]
 
 
+def test_a_changing_weight_decay_becomes_a_variable():
+    model, optimizer, inputs = small()
+    monitor = empirical.Monitor(model, optimizer, inputs)
+    for wd in (0.01, 0.01, 0.5):
+        optimizer.param_groups[0]["weight_decay"] = wd
+        step(model, optimizer, inputs, monitor)
+    run = monitor.trajectory()
+    assert run.wd.values.tolist() == [0.01, 0.01, 0.5]
+    assert "wd" not in run.attrs
+    found = monitor.forecast(rotation=0.05)
+    assert (found.first_wd, found.wd, found.has_changed) == (0.01, 0.5, True)
+    assert "wd went from 0.01 to 0.5" in str(found)
+    assert math.isnan(found.wd_for_rotation)
+    assert simulate.classify(run, discard=0).verdict == "no clear period"
+    with pytest.raises(ValueError, match="one weight decay"):
+        simulate.replay(run)
+
+
+class TestStepsThatAreNotWhatWasSeen:
+    def told(self, act, steps=3, **options):
+        """Warnings of a loop in which `act` does something between gradient and step."""
+        torch.manual_seed(0)
+        model, optimizer, inputs = small()
+        monitor = empirical.Monitor(model, optimizer, inputs)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(steps):
+                optimizer.zero_grad()
+                loss = cross_entropy(model(inputs), torch.zeros(16).long())
+                (options.get("factor", 1.0) * loss).backward()
+                act(model, lambda loss=loss: monitor.before_step(loss, scale=options.get("scale", 1.0)))
+                optimizer.step()
+                monitor.after_step()
+                options.get("between", lambda: None)()
+        return [str(each.message) for each in said]
+
+    def clip(self, model):
+        nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+
+    def test_gradients_clipped_too_late(self):
+        (message,) = self.told(lambda model, see: (see(), self.clip(model)))
+        assert "call before_step after all that changes gradients" in message
+        assert self.told(lambda model, see: (self.clip(model), see())) == []
+
+    def test_a_scale_that_is_not_said_or_said_too_often(self):
+        def unscaled(model, see):
+            see()
+            for p in model.parameters():
+                p.grad /= 8
+
+        assert len(self.told(unscaled, factor=8.0)) == 1
+        assert self.told(unscaled, factor=8.0, scale=8.0) == []
+        assert len(self.told(lambda _, see: see(), scale=8.0)) == 1
+
+    def test_steps_that_were_not_seen(self):
+        model, optimizer, inputs = small()
+        monitor = empirical.Monitor(model, optimizer, inputs)
+        step(model, optimizer, inputs, monitor)
+        optimizer.step()
+        with pytest.warns(UserWarning, match="steps were not seen"):
+            step(model, optimizer, inputs, monitor)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+    def test_rounding_is_no_reason(self, dtype):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(50, 80), nn.BatchNorm1d(80), nn.ReLU(), nn.Linear(80, 3)).to(dtype)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, weight_decay=0.01)
+        inputs = torch.randn(16, 50, dtype=dtype)
+        monitor = empirical.Monitor(model, optimizer, inputs, weights=["0.weight"])
+        for _ in range(20):
+            step(model, optimizer, inputs, monitor)
+
+
 def test_misuse_is_named():
     model, optimizer, inputs = small()
     with pytest.raises(TypeError, match="optimizer must be"):
@@ -77,6 +151,8 @@ def test_misuse_is_named():
         monitor.before_step(0.0)
     with pytest.raises(ValueError, match="scale"):
         monitor.before_step(0.0, scale=0.0)
+    with pytest.raises(ValueError, match="loss must be one number"):
+        monitor.before_step(torch.zeros(16))
     with pytest.raises(ValueError, match="weights must be names of scale-invariant weights"):
         empirical.Monitor(model, optimizer, inputs, weights=["3.weight"])
     with pytest.raises(TypeError, match="writer"):
@@ -98,8 +174,10 @@ def test_a_weight_that_is_invariant_only_with_its_bias_is_not_watched_alone():
 def test_two_settings_for_invariant_weights_are_refused():
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     groups = [{"params": [model[0].weight], "lr": 0.1}, {"params": [model[2].weight], "lr": 0.2}]
-    with pytest.raises(ValueError, match="one lr and weight_decay"):
+    with pytest.raises(ValueError, match=r"one lr and weight_decay.*: 0.1, 0 for 0.weight; 0.2, 0 for 2.weight"):
         empirical.Monitor(model, torch.optim.SGD(groups, lr=0.1), torch.randn(16, 5))
+    with pytest.raises(ValueError, match=r"optimizer must move the scale-invariant weights.* got none"):
+        empirical.Monitor(model, torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), torch.randn(16, 5))
 
     # unless one of them is chosen
     monitor = empirical.Monitor(model, torch.optim.SGD(groups, lr=0.1), torch.randn(16, 5), weights=["2.weight"])
@@ -187,7 +265,8 @@ def test_it_survives_what_happens_to_parameters():
     model[0].weight.requires_grad_(True)
     # other values, as from a checkpoint; and another object of the same name
     model.load_state_dict({name: value * 0.5 for name, value in model.state_dict().items()})
-    expected += [one()]
+    with pytest.warns(UserWarning, match="not those that the last step left: other ones were loaded"):
+        expected += [one()]
     model[0].weight = nn.Parameter(model[0].weight.detach() * 2)
     optimizer.add_param_group({"params": [model[0].weight], "lr": 0.1, "weight_decay": 0.01})
     expected += [one(), one()]
@@ -248,6 +327,8 @@ def test_the_optimizer_is_known(make, rule):
     assert monitor.trajectory().attrs["optimizer"] == (type(optimizer).__name__ if rule is None else repr(rule))
     told = monitor.forecast(rotation=0.05)
     assert told.norm > 0
+    assert "nan" not in str(told)
+    assert ("no formula is known for RMSprop" in str(told)) == (type(optimizer).__name__ == "RMSprop")
     # of what theory does not know nothing is claimed
     assert math.isnan(told.equilibrium_norm) == math.isnan(told.equilibrium_rotation) == (rule is None)
     assert math.isnan(told.earliest_jump)
@@ -346,6 +427,41 @@ class TestForecast:
         assert below.norm < below.equilibrium_norm
         assert "below that already" in str(below)
         assert "would be there in" not in str(below)
+
+    def test_the_direction_is_that_of_the_last_steps(self):
+        # up at first, and then a long fall, all within one relaxation time
+        gradient = np.r_[np.full(20, 8.0), np.full(480, 1.0)]
+        run = simulate.norm_map(0.5, 0.001, simulate.RecordedGradient(gradient), norm=1.5, steps=500)
+        assert run.final_norm > run.norm[0]
+        found = forecast(run)
+        assert found.heading == "falls"
+        assert found.growth < 0.7
+        assert "It is early: 25% of one relaxation time" in str(found)
+
+    def test_of_a_learning_rate_that_changes_no_rest_is_claimed(self):
+        schedule = theory.Cosine(0.5, 1e-9, steps=2000)
+        run = simulate.norm_map(schedule, 0.01, simulate.BoundedGradient(1.0, 3.0), norm=4.0, steps=2000, seed=0)
+        found = forecast(run, rotation=0.02)
+        assert found.has_changed
+        assert found.first_lr > found.lr
+        # growth and decay of the steps that were made, whatever the last of them is
+        assert 0 < found.growth < 2
+        assert math.isnan(found.steps_to_settle)
+        assert math.isnan(found.wd_for_rotation)
+        assert "lr went from" in str(found)
+        assert "While lr or wd changes" in str(found)
+        assert "e+" not in str(found)
+        # at a constant one again, once the last relaxation time is of it alone
+        schedule = theory.StepDecay(0.5, (500,), 0.2)
+        run = simulate.norm_map(schedule, 0.05, 2.0, norm=4.0, steps=1000)
+        assert not forecast(run).has_changed
+
+    def test_what_is_there_but_turns_less_lingers(self):
+        run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.66, steps=500)
+        assert forecast(run).heading == "settles"
+        slow = forecast(run.assign(rotation=0.5 * run.rotation))
+        assert slow.heading == "lingers"
+        assert "turning less" in str(slow)
 
     def test_what_jumped_swings(self):
         gradient = np.tile(np.r_[60.0, np.full(200, 0.1)], 5)

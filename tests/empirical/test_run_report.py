@@ -286,7 +286,8 @@ def test_of_other_optimizers_the_mean_square_norm_is_held_against_theirs(rule):
     rest = theory.equilibrium_norm(lr, wd, 2.0, optimizer=rule)
     walk = simulate.random_walk(lr, wd, 2.0, dim=300, steps=20_000, optimizer=rule, norm=rest, seed=1).isel(batch=0)
     line = next(each for each in examine(walk).comparisons if each.quantity.startswith("norm"))
-    settled = walk.norm.values[round(2 / (lr * wd)) :]
+    pace = theory.free_decay(lr, wd, optimizer=rule) if rule == theory.SGD(momentum=0.9) else lr * wd
+    settled = walk.norm.values[round(2 / pace) :]
     assert line.measured == pytest.approx(np.sqrt((settled**2).mean()))
     assert line.ratio == pytest.approx(1, abs=0.02)
 

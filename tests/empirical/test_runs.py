@@ -331,6 +331,13 @@ def test_runs_of_equal_seeds_are_equal_and_others_differ():
     assert not np.allclose(first.loss, train(dataclasses.replace(CONFIG_40, data_seed=1)).loss)
 
 
+def test_a_trajectory_names_the_rule_with_the_weights_that_it_measures():
+    config = dataclasses.replace(CONFIG_40, optimizer=theory.AdamW(dim=1, betas=(0.8, 0.9)), steps=3)
+    run = train(config)
+    assert run.attrs["optimizer"] == "AdamW(dim=576, betas=(0.8, 0.9))"
+    assert RunConfig.from_dict(json.loads(run.attrs["config"])) == config
+
+
 def test_no_run_folder():
     for function in (resume, load_model):
         with pytest.raises(ValueError, match="path must be a run folder"):
