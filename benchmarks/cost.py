@@ -16,14 +16,14 @@ from empirical.data import load_data
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-# Okabe and Ito's colours, told apart by everyone; markers for print in grey
+# Okabe and Ito's colours, told apart by everyone; markers and dashes for print in grey
 STYLES = {
     ("mlp", "kernel"): ("#0072B2", "o", "-"),
     ("mlp", "replicas"): ("#56B4E9", "s", "-"),
     ("mlp", "plain loop"): ("#999999", "x", "--"),
-    ("convnet", "kernel"): ("#D55E00", "o", "-"),
-    ("convnet", "replicas"): ("#E69F00", "s", "-"),
-    ("convnet", "plain loop"): ("#444444", "x", "--"),
+    ("convnet", "kernel"): ("#D55E00", "v", "-."),
+    ("convnet", "replicas"): ("#E69F00", "^", "-."),
+    ("convnet", "plain loop"): ("#444444", "+", ":"),
 }
 WIDTHS = {"mlp": (16, 32, 64, 128, 256, 512), "convnet": (4, 8, 16, 32)}
 BATCHES, REPLICAS = (16, 32, 64, 128, 256, 512, 1024), (1, 2, 4, 8, 16, 32, 64)

@@ -31,7 +31,7 @@ class Commands(TyperGroup):
         except typer.TyperException as error:
             typer.echo(f"bnwd: {_misuse(error, given)}", err=True)
             code = 2
-        sys.exit(code)
+        sys.exit(code or 0)
 
 
 def _misuse(error: typer.TyperException, given: Sequence[str]) -> str:

@@ -35,8 +35,8 @@ def diagnose(
 ) -> None:
     """Say why the loss of a training spiked: norm of the weights, bad batch, lr step, change of data, overflow.
 
-    Best are loss, lr, norm of the scale-invariant weights and norm of their gradient at every step; what is missing is
-    named. Exit code 0 whatever is found.
+    Best are loss, lr, norm of the scale-invariant weights and norm of their gradient at every step; what is missing, or
+    contradicts the law of a step, is named. Exit code 0 whatever is found.
     """
     import simulate as floor
     from simulate.trajectories.folder import writable_file, written_aside

@@ -18,7 +18,7 @@ from empirical.measures.curvature import Landscape, largest_eigenvalues
 from empirical.runs.loop import train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
-from simulate.trajectories.plots import MEASURED, ONSET
+from simulate.trajectories.plots import MEASURED, ONSET, label_log_ticks
 from theory.arguments import FloatArray, whole_number
 
 if TYPE_CHECKING:
@@ -106,22 +106,24 @@ def edge_figure(found: dict[str, Edge]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(found), 5), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(found), 5), layout="constrained")
     axes = figure.subplots(2, len(found), squeeze=False, sharex="col")
     for column, (title, each) in enumerate(found.items()):
         top, bottom = axes[:, column]
         top.plot(each.steps, each.product, color=MEASURED, marker=".", label="η̃h, all training samples")
-        top.axhline(LIMIT, color="#888888", linestyle=":", label="edge of stability")
+        top.axhline(LIMIT, color="black", linestyle=":", label="edge of stability")
         part = each.run.sel(step=slice(int(each.steps[0]), each.onset + round(0.05 * (each.onset - each.steps[0]))))
-        bottom.semilogy(part.step, part.loss, color=MEASURED, linewidth=0.8)
+        bottom.plot(part.step, part.loss, color=MEASURED, linewidth=0.8)
         for ax in (top, bottom):
-            ax.axvline(each.onset, color=ONSET, linewidth=1, label="onset of the break")
-        top.set_yscale("log")
+            ax.axvline(each.onset, color=ONSET, linestyle="--", linewidth=1.2, label="onset of the break")
+            ax.set_yscale("log")
+            label_log_ticks(ax)
         top.set_title(f"{title}: η̃h = {each.before_the_break:.2f} before the break", fontsize=10)
+        bottom.locator_params(axis="x", nbins=6)
         bottom.set_xlabel("step")
         top.set_ylabel("η̃h")
         bottom.set_ylabel("loss of the batch")
-        top.legend(fontsize=8, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 

@@ -19,14 +19,14 @@ import simulate
 import theory
 from empirical.trials.held_out import MODELS, NETWORKS
 from simulate.trajectories.periods import PERIODIC
-from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
+from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE, FIGURE = "held_out.md", "held_out.png"
 _LEAST_PERIODS = 60
-_COLUMNS = 3
+_COLUMNS = 2
 _JUDGED = ["mlp", "convnet"]
 Array = npt.NDArray[np.float64]
 
@@ -258,21 +258,21 @@ def held_out_figure(table: xr.Dataset, models: Mapping[str, simulate.PeriodModel
 
     names = [name for name in _names(table) if models[name].has_law]
     rows = max(1, math.ceil(len(names) / _COLUMNS))
-    figure = Figure(figsize=(11, 2.7 * rows + 0.6), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, _COLUMNS, sharex=True, squeeze=False)).ravel()
+    figure = Figure(figsize=(8, 2.3 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     for name, ax in zip(names, axes, strict=False):
         _panel(ax, name, models[name], table.isel(setting=np.flatnonzero((table.network == name).values)))
     shown = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     if shown:
-        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+        figure.legend(
+            list(shown.values()), list(shown), loc="outside upper center", ncols=3, frameon=False, fontsize=10
+        )
     return figure
 
 
 def _panel(ax: Any, name: str, model: simulate.PeriodModel, part: xr.Dataset) -> None:
-    from matplotlib.ticker import LogLocator
-
     # above the settings of the law the network rests
     rates = np.geomspace(2.5e-4, 1.1 * model.law.reference, 40)
     law = np.array([model.law.period(1.0, rate) for rate in rates]) * rates
@@ -319,13 +319,12 @@ def _panel(ax: Any, name: str, model: simulate.PeriodModel, part: xr.Dataset) ->
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(2.4e-4, 1.3e-2)
-    for axis in ("major", "minor"):
-        getattr(ax.yaxis, f"set_{axis}_formatter")("{x:g}")
-    ax.yaxis.set_minor_locator(LogLocator(subs=(0.5, 2.0)))
-    ax.tick_params(which="both", labelsize=7)
-    ax.set_title(NETWORKS[name].name + (" (blind)" if NETWORKS[name].blind else ""), fontsize=9)
-    ax.set_xlabel("ηλ", fontsize=8)
-    ax.set_ylabel("T·ηλ", fontsize=8)
+    label_log_ticks(ax)
+    number_values(ax.xaxis, (3e-4, 1e-3, 3e-3, 1e-2))
+    ax.tick_params(which="both", labelsize=9)
+    ax.set_title(NETWORKS[name].name + (" (blind)" if NETWORKS[name].blind else ""), fontsize=10)
+    ax.set_xlabel("ηλ", fontsize=9)
+    ax.set_ylabel("T·ηλ", fontsize=9)
     ax.grid(which="both", axis="y", linewidth=0.3)
 
 

@@ -27,9 +27,10 @@ from simulate.trajectories.spikes import (
     means,
     standing_out,
 )
+from simulate.trajectories.step_law import contradiction
 from simulate.trajectories.training_log import read_log, training_log, with_settings
 from theory.arguments import FloatArray
-from theory.destabilization import step_angle
+from theory.optimizers import optimizer_text
 
 NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
     "norm-driven",
@@ -105,13 +106,16 @@ class Diagnosis:
     Attributes
     ----------
     spikes : in order.
-    missing : what the log lacks for causes to be told apart.
-    next_step, next_stderr : where the next norm-driven spike is expected, and how uncertain that is; NaN without one.
+    missing : what the log lacks: for spikes to be seen and, where one is unknown, for causes to be told apart.
+    remarks : what the causes rest on: an optimizer that was not given, norms that contradict their law.
+    next_step, next_stderr : where the next norm-driven spike is expected, and how uncertain that is; NaN without one,
+        the error too where there is but one fall to tell from.
     log : what was looked at.
     """
 
     spikes: tuple[Spike, ...]
     missing: tuple[str, ...]
+    remarks: tuple[str, ...]
     next_step: float
     next_stderr: float
     log: xr.Dataset = field(repr=False)
@@ -130,19 +134,20 @@ class Diagnosis:
 
         Examples
         --------
-        >>> diagnose({"loss": np.ones(100)}).to_dict()
-        {'cause': 'no spikes', 'spikes': [], 'missing': [], 'next_step': None, 'next_stderr': None}
+        >>> diagnose({"loss": np.ones(400)}).to_dict()
+        {'cause': 'no spikes', 'spikes': [], 'missing': [], 'remarks': [], 'next_step': None, 'next_stderr': None}
         """
         spikes = [{name: _plain(value) for name, value in dataclasses.asdict(spike).items()} for spike in self.spikes]
         ends = {"next_step": _plain(self.next_step), "next_stderr": _plain(self.next_stderr)}
-        return {"cause": self.cause, "spikes": spikes, "missing": list(self.missing), **ends}
+        texts = {"missing": list(self.missing), "remarks": list(self.remarks)}
+        return {"cause": self.cause, "spikes": spikes, **texts, **ends}
 
     def __str__(self) -> str:
         counts = Counter(spike.cause for spike in self.spikes)
         told = ", ".join(f"{count} {cause}" for cause, count in counts.most_common())
-        if not self.spikes:
-            return "no spikes: no loss stands out from those before it"
         lines = [f"{len(self.spikes)} spikes: {told}" if len(self.spikes) > 1 else f"1 spike: {told}"]
+        if not self.spikes:
+            lines = ["no spikes: no loss stands out from those before it"]
         for cause in counts:
             alike = [spike for spike in self.spikes if spike.cause == cause]
             # what is said of one holds for those like it
@@ -152,10 +157,11 @@ class Diagnosis:
                 steps = ", ".join(str(spike.step) for spike in alike if spike is not chosen)
                 lines.append(f"    {cause} too: step{'s' if len(alike) > 2 else ''} {steps}")
         if not math.isnan(self.next_step):
-            around = "" if math.isnan(self.next_stderr) else f" ± {self.next_stderr:.0f}"
+            around = ", from one fall like the last" if math.isnan(self.next_stderr) else f" ± {self.next_stderr:.0f}"
             lines.append(f"The next norm-driven spike is expected about step {self.next_step:.0f}{around}.")
+        lines += self.remarks
         if self.missing:
-            lines.append(f"The log lacks {'; '.join(self.missing)}.")
+            lines.append(f"{'The' if self.spikes else 'But the'} log lacks {'; '.join(self.missing)}.")
         return "\n".join(lines)
 
 
@@ -176,6 +182,8 @@ def diagnose(
     - "bad batch", "data shift": the loss was high at once, after steps as usual, so it came from the data. After one
       batch it is back within some steps; what stays high is a change of the data, or of their labels.
     - "unknown": none of these, or the log lacks what would tell.
+
+    A simulated trajectory has no data: what is not norm-driven there, or of the learning rate, is unknown.
 
     Parameters
     ----------
@@ -219,8 +227,14 @@ def diagnose(
     spikes = _overflows(rows) + [_judged(rows, usual, first, last) for first, last in places]
     spikes.sort(key=lambda spike: spike.step)
     next_step, next_stderr = _next(rows, [spike for spike in spikes if spike.cause == NORM_DRIVEN])
-    missing = rows.missing if any(spike.cause == UNKNOWN for spike in spikes) else ()
-    return Diagnosis(tuple(spikes), missing, next_step, next_stderr, rows.log)
+    missing = rows.missing if any(spike.cause == UNKNOWN for spike in spikes) else rows.limits
+    remarks = _remarks(rows) if any(spike.cause != OVERFLOW for spike in spikes) else ()
+    return Diagnosis(tuple(spikes), missing, remarks, next_step, next_stderr, rows.log)
+
+
+def _remarks(rows: Rows) -> tuple[str, ...]:
+    assumed = "No optimizer was given (optimizer=, or --optimizer): it was taken for plain SGD."
+    return tuple(filter(None, ("" if "optimizer" in rows.log.attrs else assumed, contradiction(rows))))
 
 
 def _plain(value: Any) -> Any:
@@ -245,18 +259,18 @@ def _spikes(rows: Rows) -> list[tuple[int, int]]:
 
 
 def _overflows(rows: Rows) -> list[Spike]:
+    columns = {"loss": rows.logged_loss, "norm": rows.logged_norm, "gradient": rows.grad_norm}
+    lost = {name: _lost(values) for name, values in columns.items() if values is not None}
     bad = ~np.isfinite(rows.logged_loss)
-    for values in (rows.norm, rows.grad_norm):
-        if values is not None:
-            bad |= np.isinf(values)
+    if rows.norm is not None:
+        # one that is finite again, at a loss that is, was not logged
+        bad |= np.isinf(rows.norm)
+    if rows.grad_norm is not None:
+        bad |= np.isinf(rows.grad_norm)
     found = []
     edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]]).astype(int)))
     for first, end in edges.reshape(-1, 2).tolist():
-        what = [
-            name
-            for name, values in (("loss", rows.logged_loss), ("norm", rows.norm), ("gradient", rows.grad_norm))
-            if values is not None and not np.isfinite(values[first])
-        ]
+        what = [name for name, gone in lost.items() if gone[first]]
         to_the_end = end == rows.loss.size and end - first > 1
         lasts = "to the end" if to_the_end else f"for {end - first} step{'s' if end - first > 1 else ''}"
         evidence = [f"The {' and the '.join(what)} {'is' if len(what) == 1 else 'are'} not finite from here, {lasts}."]
@@ -272,6 +286,14 @@ def _overflows(rows: Rows) -> list[Spike]:
             )
         found.append(_spike(rows, first, end - 1, OVERFLOW, evidence, advice))
     return found
+
+
+def _lost(values: FloatArray) -> npt.NDArray[np.bool_]:
+    """Where numbers are infinite, or none to the end: none that numbers follow may not have been logged."""
+    finite = np.flatnonzero(np.isfinite(values))
+    last = int(finite[-1]) if finite.size else -1
+    lost: npt.NDArray[np.bool_] = np.isinf(values) | (np.isnan(values) & (np.arange(values.size) > last))
+    return lost
 
 
 def _judged(rows: Rows, usual: FloatArray, first: int, last: int) -> Spike:
@@ -303,7 +325,8 @@ def _judged(rows: Rows, usual: FloatArray, first: int, last: int) -> Spike:
     # from losses that are no part of a spike
     above = standing_out(np.append(usual[:arrives], loss[arrives]), arrives)
     arrived = (
-        turned <= (_TURNED if above >= _FAR_ABOVE else _TURNED_SOME)
+        rows.simulation is None
+        and turned <= (_TURNED if above >= _FAR_ABOVE else _TURNED_SOME)
         and loss[arrives] >= _ARRIVES * peak
         and _is_level(loss[arrives : last + 1])
         and (above >= _ABOVE_IN_A_FALL if deep else above >= _ABOVE or _means_stand_out(loss, arrives))
@@ -314,10 +337,7 @@ def _judged(rows: Rows, usual: FloatArray, first: int, last: int) -> Spike:
         )
         return _from_the_weights(rows, first, last, told, numbers, rise)
     if arrived and rows.is_dense and (row := _unlawful(rows, arrives)) is not None:
-        told.append(
-            f"At step {rows.step[row]} the norm changed as the law of a step does not explain: weights were set anew, "
-            "loaded or scaled."
-        )
+        told.append(_set_anew(rows, row))
         return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
     if arrived and rows.is_dense:
         told.append(f"It came at once, at step {rows.step[arrives]}, after steps that turned the weights as usual.")
@@ -325,7 +345,9 @@ def _judged(rows: Rows, usual: FloatArray, first: int, last: int) -> Spike:
     if fell and rise >= RISE and not arrived:
         told.append("While it was high the norm grew, as it does when steps are too long for it.")
         return _from_the_weights(rows, first, last, told, numbers, rise)
-    told.append("Neither had the weights turned unusually before, nor did it come at once.")
+    without_data = f"and a simulation ({rows.simulation}) has no data that could have done it"
+    other = "nor did it come at once" if rows.simulation is None else without_data
+    told.append(f"Neither had the weights turned unusually before, {other}.")
     return _spike(rows, first, last, UNKNOWN, told, "", **numbers)
 
 
@@ -353,7 +375,10 @@ def _from_the_weights(
         told.append(f"In the spike the norm grew by {math.expm1(rise):.0%}.")
     if not math.isnan(explained) and rise > 0:
         if not _EXPLAINED[0] <= explained <= _EXPLAINED[1]:
-            told.append(f"But the gradients explain {explained:.0%} of that: the norm was changed by something else.")
+            reason = "they were clipped, or " if explained > 1 else ""
+            told.append(
+                f"But the gradients explain {explained:.0%} of that: {reason}the norm was changed by something else."
+            )
             return _spike(rows, first, last, UNKNOWN, told, "", explained=explained, **numbers)
         told.append(f"The law of a step explains {explained:.0%} of it.")
     span = int(rows.step[-1] - rows.step[0])
@@ -385,7 +410,10 @@ def _from_the_data(rows: Rows, first: int, last: int, arrives: int, told: list[s
         gradients = (rows.grad_norm / rows.norm)[before(first)]
         clip = 2 * float(np.nanquantile(gradients, 0.99))
         if rows.grad_norm[arrives] / rows.norm[arrives] > clip:
-            advice += f" Gradients clipped at {clip:.2g} would have kept it from turning the weights so far."
+            # of a trajectory it is g̃/ρ
+            column = rows.log.grad_norm.attrs.get("column")
+            which = "that of the scale-invariant weights" if column is None else f"that in column {column!r}"
+            advice += f" Gradients clipped at a norm of {clip:.2g}, {which}, would have turned the weights less."
     return _spike(rows, first, last, BAD_BATCH, told, advice, **numbers)
 
 
@@ -435,10 +463,25 @@ def _unlawful(rows: Rows, arrives: int) -> int | None:
     assert rows.wd is not None
     here = slice(max(arrives - 3, 0), min(arrives + 2, rows.norm.size - 1))
     with np.errstate(all="ignore"):
-        law = _lawful_growth(rows, here)
+        law = rows.lawful_growth(here)
         measured = np.log(rows.norm[here.start + 1 : here.stop + 1] / rows.norm[here])
         off = np.abs(measured - law) > _LAWFUL + 0.5 * np.abs(law)
+    # a norm that was not logged is anywhere between
+    off &= rows.has_norm[here] & rows.has_norm[here.start + 1 : here.stop + 1]
     return here.start + int(np.argmax(off)) if off.any() else None
+
+
+def _set_anew(rows: Rows, row: int) -> str:
+    """What a norm that is off its law says; one that grew, but less, may have had gradients that were clipped."""
+    assert rows.norm is not None
+    assert rows.decay is not None
+    changed = f"At step {rows.step[row]} the norm changed as the law of a step does not explain"
+    if contradiction(rows):
+        return f"{changed}, as at many steps of this log."
+    grown = float(np.log(rows.norm[row + 1] / rows.norm[row]))
+    lawful = float(rows.lawful_growth(slice(row, row + 1))[0])
+    clipped = "gradients were clipped after they were logged, or " if -rows.decay[row] <= grown < lawful else ""
+    return f"{changed}: {clipped}weights were set anew, loaded or scaled."
 
 
 def _means_stand_out(loss: FloatArray, arrives: int) -> bool:
@@ -488,18 +531,6 @@ def _fall(rows: Rows, first: int) -> tuple[float, float, int]:
     return fall, fall / float(rows.decay[peak:trough].sum()), trough
 
 
-def _lawful_growth(rows: Rows, here: slice) -> FloatArray:
-    """Growth of ln ρ in each of these steps of plain SGD by the law of a step: ρ⁺ = (1-ηλ)ρ/cos θ."""
-    assert rows.lr is not None
-    assert rows.wd is not None
-    assert rows.norm is not None
-    assert rows.grad_norm is not None
-    k = rows.lr[here] * rows.wd[here]
-    angle = step_angle(rows.lr[here] * rows.grad_norm[here] / rows.norm[here] ** 2, k)
-    growth: FloatArray = np.log1p(-k) - np.log(np.cos(angle))
-    return growth
-
-
 def _growth_explained(rows: Rows, trough: int, end: int) -> float:
     if rows.rule != theory.SGD() or rows.grad_norm is None or not rows.is_dense or rows.norm is None or end <= trough:
         return math.nan
@@ -508,7 +539,7 @@ def _growth_explained(rows: Rows, trough: int, end: int) -> float:
     top = trough + int(np.argmax(rows.norm[trough : end + 1]))
     if top == trough:
         return math.nan
-    return float(_lawful_growth(rows, slice(trough, top)).sum() / np.log(rows.norm[top] / rows.norm[trough]))
+    return float(rows.lawful_growth(slice(trough, top)).sum() / np.log(rows.norm[top] / rows.norm[trough]))
 
 
 def _lr_step(rows: Rows, arrives: int) -> tuple[int, float] | None:
@@ -525,13 +556,17 @@ def _lr_step(rows: Rows, arrives: int) -> tuple[int, float] | None:
 
 def _advice_lr(rows: Rows, arrives: int) -> str:
     advice = "A smaller rise turns the weights less."
-    if rows.lr is not None and rows.wd is not None and rows.lr[arrives] * rows.wd[arrives] > 0:
-        steps = 1 / (2 * float(rows.lr[arrives] * rows.wd[arrives]))
-        advice = (
-            f"Raised over some {steps:.0f} steps, 1/(2 lr wd), the norm can follow; with wd smaller by as much, lr wd "
-            "and the rotation at rest stay as they were."
-        )
-    return advice
+    if rows.lr is None or rows.wd is None or rows.rule is None or not 0 < rows.lr[arrives] * rows.wd[arrives] < 1:
+        return advice
+    decay = theory.free_decay(rows.lr[arrives], rows.wd[arrives], optimizer=rows.rule)
+    # of Adam it is not known
+    if not decay > 0:
+        return advice
+    return (
+        f"Raised over some {1 / (2 * decay):.0f} steps, in which the squared norm decays by a factor e under "
+        f"{optimizer_text(rows.rule)}, the norm can follow; with wd smaller by as much, lr wd and the rotation at rest "
+        "stay as they were."
+    )
 
 
 def _next(rows: Rows, spikes: list[Spike]) -> tuple[float, float]:

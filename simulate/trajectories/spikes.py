@@ -18,7 +18,7 @@ OUTLIERS = {1: 2.5, 5: 3.0, 20: 4.5}
 _SMALL = 0.1  # share of the largest loss of the log
 _OF_SINGLE = 0.6  # share of the largest single loss that a mean of twenty has at least
 LOOKED_BACK = 200
-_FEWEST = 50  # rows before a spike, of which it stands out
+FEWEST = 50  # rows before a spike, of which it stands out
 _TOGETHER = 5  # rows whose mean stands out where the single one does not
 EXPECTED_ABOVE, EXPECTED_WITHIN = 1.5, 30  # where there is another reason to expect a spike
 RISE = 0.1
@@ -73,7 +73,7 @@ def find_spikes(
     ends = dict(found)
     for row in np.asarray(expected, dtype=int).tolist():
         seen, then = loss[before(row)], loss[row : row + EXPECTED_WITHIN]
-        if seen.size < _FEWEST:
+        if seen.size < FEWEST:
             continue
         largest = max(float(seen.max()) - float(np.median(seen)), 0.0)
         if (high := np.flatnonzero(then - np.median(seen) > EXPECTED_ABOVE * largest)).size:
@@ -164,7 +164,7 @@ def _outliers(loss: FloatArray, usual: FloatArray) -> Sequence[int]:
     found: list[int] = []
     for rows, limit in OUTLIERS.items():
         series, compared, late = means(loss, rows), means(usual, rows), rows - 1
-        fewest = _FEWEST if rows <= _TOGETHER else 2 * _FEWEST
+        fewest = FEWEST if rows <= _TOGETHER else 2 * FEWEST
         if series.size <= fewest + late + 1:
             continue
         known = np.where(np.isnan(compared), -math.inf, compared)
@@ -175,7 +175,7 @@ def _outliers(loss: FloatArray, usual: FloatArray) -> Sequence[int]:
         for row in candidates.tolist():
             window = slice(max(0, row - late - LOOKED_BACK), row - late)
             held = compared[window]
-            if np.isfinite(held).sum() < _FEWEST:
+            if np.isfinite(held).sum() < FEWEST:
                 continue
             typical = float(np.nanmedian(held))
             excess = float(series[row]) - typical
@@ -248,9 +248,9 @@ def _quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray) -> list[
     # the last rise may not have ended
     for trough, peak in zip(troughs.tolist(), [*peaks.tolist(), norm.size - 1], strict=False):
         rate = float(decay[trough])
-        usual = loss[before(trough, min(2000, max(_FEWEST, round(0.5 / rate) if rate > 0 else LOOKED_BACK)))]
+        usual = loss[before(trough, min(2000, max(FEWEST, round(0.5 / rate) if rate > 0 else LOOKED_BACK)))]
         top = trough + int(np.argmax(norm[trough : peak + 1]))
-        if usual.size < _FEWEST or not (top - trough) * rate <= _QUICK or not np.median(usual) > 0:
+        if usual.size < FEWEST or not (top - trough) * rate <= _QUICK or not np.median(usual) > 0:
             continue
         during, typical = loss[trough : top + 1], float(np.median(usual))
         if np.median(during) >= _OFTEN_HIGH * typical or during.max() >= _ONCE_HIGH * typical:

@@ -17,6 +17,7 @@ import xarray as xr
 import theory
 from simulate.trajectories.contract import described
 from simulate.trajectories.folder import load
+from simulate.trajectories.log_rows import between_known
 from theory.arguments import FloatArray, one_real
 from theory.optimizers import checked_optimizer, optimizer_text
 
@@ -50,8 +51,9 @@ def training_log(
     ----------
     columns : by name, all of one length or one number, or a data frame; NaN where a number was not logged. Understood
         are the loss, the learning rate, the weight decay, the norm of the weights, the norm of their gradient as it is
-        (the data set has g̃: norm times gradient norm) and the step number, under their usual names. Rows of one step
-        become one; where steps go back, as after a restart, the later rows count.
+        (the data set has g̃: norm times gradient norm, with the norm between its neighbours where it was not logged)
+        and the step number, under their usual names. Rows of one step become one; where steps go back, as after a
+        restart, the later rows count.
     lr, wd : where they are constant and no column.
     optimizer : `theory.SGD(momentum=0.9)`, …; without it nothing is said, and plain SGD assumed.
     names : other names of columns, such as ``{"loss": "my loss", "norm": "w", "gradient": "g"}``.
@@ -78,7 +80,8 @@ def training_log(
     lengths = {name: len(values) for name, values in held.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns must be of one length, got {lengths}")
-    found = _found(held, names or {})
+    column = _found(held, names or {})
+    found = {meaning: held[name] for meaning, name in column.items()}
     if "loss" not in found and "norm" not in found:
         raise ValueError(
             f"columns must have a loss or a norm of the weights, got {_listed(held)}; tell by `names` which they are"
@@ -99,12 +102,15 @@ def training_log(
         if {"rotation", "effective_lr"} & set(map(_plain_name, held)):
             found.setdefault("grad_norm", gradient)
         elif "norm" in found:
-            found.setdefault("grad_norm", gradient * found["norm"])
-    return xr.Dataset(
+            found.setdefault("grad_norm", _times(gradient, found["norm"]))
+    log = xr.Dataset(
         {name: ("step", values, described(name)) for name, values in found.items()},
         coords={"step": ("step", step.astype(np.int64), described("step"))},
         attrs=attributes,
     )
+    if "grad_norm" in log and "gradient" in column and "grad_norm" not in column:
+        log.grad_norm.attrs["column"] = column["gradient"]
+    return log
 
 
 def read_log(
@@ -165,21 +171,31 @@ def with_settings(
     return log if optimizer is None else log.assign_attrs(optimizer=optimizer_text(checked_optimizer(optimizer)))
 
 
-def _found(held: Mapping[str, FloatArray], names: Mapping[str, str]) -> dict[str, FloatArray]:
+def _times(gradient: FloatArray, norm: FloatArray) -> FloatArray:
+    """g̃, no number only where the gradient is none: norms that were not logged are like those next to them."""
+    known = np.flatnonzero(np.isfinite(norm) & (norm > 0))
+    near = between_known(norm)
+    if known.size:
+        near[known[-1] :] = norm[known[-1]]
+    return gradient * near
+
+
+def _found(held: Mapping[str, FloatArray], names: Mapping[str, str]) -> dict[str, str]:
+    """Name of the column of each meaning that is found."""
     plain = {_plain_name(name): name for name in held}
     found = {}
     for meaning, usual in NAMES.items():
         if meaning in names:
             if names[meaning] not in held:
                 raise ValueError(f"names must be of columns, {_listed(held)}, got {names[meaning]!r}")
-            found[meaning] = held[names[meaning]]
+            found[meaning] = names[meaning]
         elif column := next((plain[name] for name in usual if name in plain), None):
-            found[meaning] = held[column]
+            found[meaning] = column
     if unknown := sorted(set(names) - set(NAMES)):
         raise ValueError(f"names must be for {', '.join(NAMES)}, got {unknown}")
     for meaning, name in _OF_THE_MONITOR.items():
         if name in plain and meaning not in found:
-            found[meaning] = held[plain[name]]
+            found[meaning] = plain[name]
     return found
 
 

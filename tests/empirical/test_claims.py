@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 from typer.testing import CliRunner
 
+import simulate
 import theory
 from empirical import dask_executor
 from empirical.cli import app
 from empirical.trials.claims.claim import outcome
 from empirical.trials.claims.figures import (
+    GRADIENT,
     has_periods,
     has_verdict,
     largest_fall,
@@ -27,6 +29,7 @@ from empirical.trials.claims.figures import (
     period_ratio,
     swings,
 )
+from empirical.trials.claims.picture import axis_label, draw, last_steps, write_picture
 from empirical.trials.claims.rules import FAILS, HOLDS, UNDECIDED, Between, EverySeed
 from empirical.trials.claims.statements import all_claims
 from empirical.trials.claims.trial import PAGE, PART, format_outcomes, format_page, judge_claims
@@ -148,6 +151,7 @@ class TestStatements:
         assert claim.control_name
         assert set(claim.runs) == set(claim.control)
         assert claim.shown in claim.runs
+        assert axis_label(claim.drawn)
         for runs in (claim.runs, claim.control):
             for group in runs.values():
                 seeds = [each.seed for each in group]
@@ -192,6 +196,73 @@ class TestStatements:
     def test_there_is_no_such(self):
         with pytest.raises(ValueError, match="names must be one of"):
             judge_claims("claims", ["no such"])
+
+
+SWINGING, SLOWER = (simulate.oscillate(0.5, wd, steps=8000, seed=0) for wd in (0.01, 0.005))
+RESTING = simulate.norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5000)
+
+
+def drawing(drawn, runs, control):
+    """The figure of a made-up claim with these runs, laid out."""
+    claim = dataclasses.replace(
+        TestStatements.CLAIMS[0], drawn=drawn, shown="all", figure=lambda runs: [0.0, 1.0, 1.0, 1.0, 1.0]
+    )
+    figure = draw(outcome(claim, {}, {}), runs, {"all": [control]})
+    figure.draw_without_rendering()
+    return figure
+
+
+class TestPictures:
+    def test_norms_are_drawn_to_the_end_on_equal_scales(self):
+        figure = drawing("norm", {"fast": [SWINGING], "slow": [SLOWER]}, RESTING)
+        panels = figure.axes[1:]
+        assert [ax.get_title(loc="left").split(":")[0] for ax in panels] == ["claim", "claim", "control"]
+        steps = last_steps([SWINGING, SLOWER])
+        for ax, run in zip(panels, (SWINGING, SLOWER, RESTING), strict=True):
+            (line,) = ax.lines
+            np.testing.assert_array_equal(line.get_ydata(), run.norm.values[-steps:])
+            assert line.get_xdata()[-1] == -1
+            assert tuple(ax.get_xlim()) == (-steps, 0)
+        spans = [np.ptp(np.log(ax.get_ylim())) for ax in panels]
+        np.testing.assert_allclose(spans, spans[0])
+        # what rests fills little of its panel
+        assert np.ptp(np.log(panels[2].lines[0].get_ydata())) < 0.1 * spans[0]
+
+    def test_so_many_steps_show_some_periods_of_the_slowest(self):
+        shown = last_steps([SWINGING, SLOWER])
+        assert shown / simulate.find_periods(SLOWER, discard=2000).mean == pytest.approx(8, rel=1e-3)
+        assert last_steps([SWINGING]) < shown
+        assert last_steps([RESTING]) == 5000
+
+    @pytest.mark.parametrize("drawn", ["loss", "rotation", GRADIENT])
+    def test_anything_else_is_drawn_in_means_below_its_legend(self, drawn):
+        means = {"grad_norm": 3.0, "loss": 0.5, "rotation": 0.01}
+
+        def noisy(steps, level):
+            noise = 1 + (-1) ** np.arange(steps) / 2
+            columns = {name: level * mean * noise for name, mean in means.items()}
+            return run(norm=np.full(steps, 2.0), **columns).assign_coords(step=np.arange(steps))
+
+        figure = drawing(drawn, {"a": [noisy(6000, 1.0)], "b": [noisy(6000, 1.5)]}, noisy(240, 1.2))
+        ax = figure.axes[1]
+        for line, level in zip(ax.lines, (1.0, 1.5, 1.2), strict=True):
+            np.testing.assert_allclose(line.get_ydata(), level * {GRADIENT: 1.5, **means}[drawn])
+            assert 0 < line.get_xdata()[0] < line.get_xdata()[-1] < 100
+        assert ax.get_ylabel().replace("\n", " ") == axis_label(drawn)
+        (legend,) = figure.subfigs[1].legends
+        assert [text.get_text() for text in legend.get_texts()][-1].endswith("(240 steps)")
+        assert legend.get_window_extent().y0 >= ax.get_window_extent().y1
+
+    def test_a_file_that_is_not_too_large(self, tmp_path):
+        claim = TestStatements.CLAIMS[0]
+        found = outcome(dataclasses.replace(claim, figure=lambda runs: [1.0] * 5), {}, {})
+        write_picture(tmp_path / "claim.png", found, {"all": [SWINGING]}, {"all": [RESTING]})
+        (made,) = tmp_path.iterdir()
+        assert 10_000 < made.stat().st_size < 120_000
+
+    def test_there_is_no_such_variable(self):
+        with pytest.raises(ValueError, match=r"name must be one of .*momentum"):
+            axis_label("momentum")
 
 
 def test_pages():

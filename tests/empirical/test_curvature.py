@@ -325,6 +325,10 @@ def test_under_full_batches_the_edge_is_reached_before_a_break(tmp_path):
     assert found.before_the_break > 1.2
     figure = edge_figure({"full batch": found})
     assert "before the break" in figure.axes[0].get_title()
+    figure.draw_without_rendering()
+    # above all axes, where no line crosses it
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y0 >= max(ax.get_window_extent().y1 for ax in figure.axes)
     with pytest.raises(ValueError, match="at least one period"):
         edge(dataclasses.replace(config, steps=150), tmp_path / "short")
     with pytest.raises(ValueError, match="points"):

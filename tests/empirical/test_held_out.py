@@ -175,6 +175,20 @@ def test_the_page_tells_every_setting(trial, monkeypatch):
     assert (out / "held_out.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_picture_is_read_panel_by_panel(trial, monkeypatch):
+    out, found, _ = trial
+    monkeypatch.setattr(held_out_report, "NETWORKS", SMALL)
+    models = {"swings": simulate.PeriodModel.load(out / "models" / "swings.json")}
+    figure = held_out_report.held_out_figure(found.sel(setting=found.network == "swings"), models)
+    figure.draw_without_rendering()
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title() for ax in panels] == ["MLP 64 (blind)"]
+    (legend,) = figure.legends
+    for ax in panels:
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["0.0003", "0.001", "0.003", "0.01"]
+        assert legend.get_window_extent().y0 >= ax.get_window_extent().y1
+
+
 def test_predictions_do_not_see_the_references(trial):
     out, found, _ = trial
     model = simulate.PeriodModel.load(out / "models" / "swings.json")

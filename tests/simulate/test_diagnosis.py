@@ -21,7 +21,9 @@ from simulate.trajectories.diagnosis import (
     OVERFLOW,
     UNKNOWN,
 )
-from simulate.trajectories.spikes import find_spikes
+from simulate.trajectories.log_rows import Rows
+from simulate.trajectories.spikes import FEWEST, LOOKED_BACK, find_spikes
+from simulate.trajectories.step_law import contradiction
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=25)
 LR, WD = 0.5, 0.02  # ηλ = 0.01
@@ -38,7 +40,7 @@ def breaking(periods=4, fall=150, seed=0, lr=LR, wd=WD):
     run = simulate.norm_map(lr, wd, simulate.RecordedGradient(gradients), norm=6.0, steps=gradients.size)
     # a step of the norm makes the loss of the next
     turned = np.append(0.0, run.rotation.values[:-1])
-    return run.assign(loss=("step", noise(gradients.size, seed + 99) + 3 * turned**2)), fall + 6
+    return trained(run).assign(loss=("step", noise(gradients.size, seed + 99) + 3 * turned**2)), fall + 6
 
 
 def resting(count=800, seed=0, lr=LR, wd=WD):
@@ -46,7 +48,12 @@ def resting(count=800, seed=0, lr=LR, wd=WD):
     gradients = noise(count, seed, 2.0)
     start = theory.equilibrium_norm(lr, wd, 2.0)
     run = simulate.norm_map(lr, wd, simulate.RecordedGradient(gradients), norm=start, steps=count)
-    return run.assign(loss=("step", noise(count, seed + 99)))
+    return trained(run).assign(loss=("step", noise(count, seed + 99)))
+
+
+def trained(run):
+    """As if it were of a training, which has data."""
+    return run.assign_attrs(source="training")
 
 
 def changed(run, **columns):
@@ -97,6 +104,10 @@ def test_the_next_is_expected_after_one_fall_like_the_last():
     found = simulate.diagnose(short)
     assert len(found.spikes) == 2
     assert found.next_step == pytest.approx(2 * length + 150, abs=15)
+    assert math.isnan(found.next_stderr)
+    assert f"about step {found.next_step:.0f}, from one fall like the last." in str(found)
+    several = simulate.diagnose(run)
+    assert f"about step {several.next_step:.0f} ± {several.next_stderr:.0f}." in str(several)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -125,11 +136,12 @@ def test_a_step_of_the_learning_rate(wait):
     lr = np.where(np.arange(800) < 500, 0.05, 0.5)
     rest = theory.equilibrium_norm(0.05, WD, 2.0)
     run = simulate.norm_map(lr_schedule(lr), WD, simulate.RecordedGradient(noise(800, 0, 2.0)), norm=rest, steps=800)
-    run = run.assign(loss=("step", noise(800, 99)))
+    run = trained(run).assign(loss=("step", noise(800, 99)))
     (spike,) = simulate.diagnose(hit(run, 500 + wait, [2.0, 1.5, 0.8, 0.3])).spikes
     assert spike.cause == LR_STEP
     assert "a factor of 10 in the 30 steps before" in " ".join(spike.evidence)
     assert "most at step 500" in " ".join(spike.evidence)
+    assert f"Raised over some {1 / (2 * theory.free_decay(0.5, WD)):.0f} steps" in spike.advice
     # long after it, it is no reason
     late = hit(run, 700, [2.0, 0.2])
     assert [s.cause for s in simulate.diagnose(late).spikes] == [BAD_BATCH]
@@ -137,6 +149,44 @@ def test_a_step_of_the_learning_rate(wait):
     still = resting().drop_vars("effective_lr")
     fallen = hit(still, 501, [2.0, 0.2]).assign(lr=("step", np.where(np.arange(800) < 500, LR, LR / 10)))
     assert LR_STEP not in [s.cause for s in simulate.diagnose(fallen).spikes]
+
+
+@pytest.mark.parametrize(
+    "rule", [theory.SGD(momentum=0.9), theory.SGD(momentum=0.5, nesterov=True), theory.AdamW(dim=1)]
+)
+def test_advice_for_the_learning_rate_is_that_of_the_optimizer(rule):
+    lr = np.where(np.arange(800) < 500, 0.05, 0.5)
+    log = {"loss": hit(resting(), 503, [2.0, 1.5, 0.3]).loss.values, "lr": lr, "norm": np.full(800, 3.0)}
+    (spike,) = simulate.diagnose(log, wd=0.002, optimizer=rule).spikes
+    assert spike.cause == LR_STEP
+    assert f"some {1 / (2 * theory.free_decay(0.5, 0.002, optimizer=rule)):.0f} steps" in spike.advice
+    assert repr(rule) in spike.advice
+    # its decay is not known
+    (adam,) = simulate.diagnose(log, wd=0.002, optimizer=theory.Adam(dim=1)).spikes
+    assert (adam.cause, adam.advice) == (LR_STEP, "A smaller rise turns the weights less.")
+
+
+class TestSimulations:
+    """They have no data that could be bad."""
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_breaks_of_the_period_model_are_those_of_the_norm(self, seed):
+        found = simulate.diagnose(simulate.oscillate(0.5, 0.01, steps=6000, seed=seed))
+        assert len(found.spikes) > 10
+        assert {spike.cause for spike in found.spikes} == {NORM_DRIVEN}
+
+    @pytest.mark.parametrize("source", ["map", "ode", "random_walk", "landscape", "period_model"])
+    @pytest.mark.parametrize("losses", [[3.0, 0.4, 0.2], noise(300, 1, 2.0)], ids=["short", "lasting"])
+    def test_what_the_norm_does_not_tell_is_unknown(self, source, losses):
+        run = hit(resting(), 500, losses)
+        assert simulate.diagnose(run).cause in (BAD_BATCH, DATA_SHIFT)
+        found = simulate.diagnose(run.assign_attrs(source=source))
+        assert {spike.cause for spike in found.spikes} == {UNKNOWN}
+        assert f"a simulation ({source}) has no data" in found.spikes[0].evidence[-1]
+        assert all(spike.advice == "" for spike in found.spikes)
+        # a data set of anyone may say where it comes from
+        ours = {key: value for key, value in run.attrs.items() if key != "schema"}
+        assert simulate.diagnose(run.drop_attrs().assign_attrs(ours, source="cluster")).cause != UNKNOWN
 
 
 class TestOverflow:
@@ -162,6 +212,20 @@ class TestOverflow:
         assert (spike.step, spike.cause) == (300, OVERFLOW)
         assert "gradient" in spike.evidence[0]
 
+    def test_only_what_is_not_finite_is_named(self):
+        run = resting()
+        norm = run.norm.values.copy()
+        norm[600:] = math.inf
+        log = {"loss": run.loss.values, "norm": norm, "grad_norm": (run.grad_norm / run.norm).values}
+        (spike,) = simulate.diagnose(log, lr=LR, wd=WD).spikes
+        assert (spike.step, spike.last_step, spike.cause) == (600, 799, OVERFLOW)
+        assert spike.evidence[0] == "The norm is not finite from here, to the end."
+        # a norm that was not logged in the same row is not lost
+        loss, norm = run.loss.values.copy(), run.norm.values.copy()
+        loss[300], norm[300] = math.inf, math.nan
+        (spike,) = simulate.diagnose({**log, "loss": loss, "norm": norm}, lr=LR, wd=WD).spikes
+        assert spike.evidence[0] == "The loss is not finite from here, for 1 step."
+
     def test_what_rose_before(self):
         run = hit(resting(), 500, [4.0, 40.0, math.inf, 0.1])
         overflow = simulate.diagnose(run).spikes[-1]
@@ -185,6 +249,9 @@ class TestWhatIsMissing:
             assert {spike.cause for spike in found.spikes} == {UNKNOWN}
             assert any(word in text for text in found.missing)
             assert word in str(found)
+            # and how it is given
+            option = {"lr": "(lr=, or --lr)", "wd": "(wd=, or --wd)"}.get(lacking[0], "--column norm=")
+            assert option in str(found)
 
     def test_the_norm_alone_tells_how_far_steps_turn(self):
         run, _ = breaking()
@@ -206,6 +273,52 @@ class TestWhatIsMissing:
         of_ones_own = simulate.diagnose(run.assign_attrs(optimizer="RMSprop"))
         assert {spike.cause for spike in of_ones_own.spikes} == {UNKNOWN}
         assert "optimizer whose law" in str(of_ones_own)
+        assert "(optimizer=, or --optimizer)" in str(of_ones_own)
+
+    def test_an_optimizer_that_was_taken_for_plain_sgd_is_told(self):
+        run = hit(resting(), 500, [3.0, 0.2])
+        bare = run.drop_attrs().assign_attrs(lr=LR, wd=WD)
+        taken = "it was taken for plain SGD"
+        assert taken in str(simulate.diagnose(bare))
+        assert any(taken in text for text in simulate.diagnose(bare).to_dict()["remarks"])
+        assert taken not in str(simulate.diagnose(bare, optimizer=theory.SGD()))
+        # nothing rests on it
+        assert simulate.diagnose({"loss": np.full(400, 0.1)}).remarks == ()
+
+    @pytest.mark.parametrize(
+        ("log", "limit"),
+        [
+            ({"loss": noise(400, 0), "step": np.arange(400) * 100}, "every step: rows lie 100 steps apart"),
+            ({"loss": noise(5, 0)}, f"enough rows: it has 5, and the first {FEWEST} of a log are not judged"),
+            ({"loss": noise(LOOKED_BACK - 1, 0)}, f"enough rows: it has {LOOKED_BACK - 1}, and the first"),
+            ({"loss": ["oops", *noise(400, 0)]}, "a loss in 1 of 401 rows"),
+            ({"loss": noise(400, 0), "step": [*range(300), *range(303, 403)]}, "3 of 403 steps"),
+            (
+                {"loss": noise(400, 0), "norm": np.where(np.arange(400) < 300, 1.0, np.nan)},
+                "norms after step 299, from",
+            ),
+        ],
+        ids=["sparse", "five", "few", "no number", "holes", "norms end"],
+    )
+    def test_what_limits_a_verdict_is_told_without_spikes_too(self, log, limit):
+        found = simulate.diagnose(log)
+        assert found.cause == "no spikes"
+        (told,) = found.to_dict()["missing"]
+        assert told.startswith(limit)
+        assert f"But the log lacks {told}." in str(found)
+
+    def test_nothing_limits_a_whole_log(self):
+        for found in (simulate.diagnose({"loss": noise(LOOKED_BACK, 0)}), simulate.diagnose(breaking()[0])):
+            assert found.missing == ()
+            assert "lacks" not in str(found)
+
+    def test_as_few_rows_as_are_told_of_have_no_spikes(self):
+        for count in range(1, FEWEST + 2):
+            loss = noise(count, 0)
+            loss[-1] = 1e6
+            found = simulate.diagnose({"loss": loss})
+            assert found.spikes == ()
+            assert f"it has {count}" in found.missing[0]
 
     def test_norms_logged_now_and_then(self):
         run, _ = breaking(fall=300)
@@ -238,6 +351,106 @@ def test_without_a_fall_the_norm_is_not_blamed():
     found = simulate.diagnose(hit(changed(run, rotation=rotation), 500, [3.0, 2.0, 0.3]))
     assert [spike.cause for spike in found.spikes] == [UNKNOWN]
     assert "had not fallen" in found.spikes[0].evidence[-1]
+
+
+def clipped_at(bound, gradients):
+    """Norm of a training with clipped gradients, of which the log has the norm before."""
+    norm, norms = 8.0, []
+    for gradient in gradients:
+        norms.append(norm)
+        norm = math.hypot((1 - LR * WD) * norm, LR * min(gradient, bound))
+    return np.array(norms)
+
+
+class TestNormsThatContradictTheLaw:
+    """It is said, and why it may be."""
+
+    GRADIENTS = np.random.default_rng(3).uniform(0.2, 1.0, 900)
+
+    def log(self, norm, gradients=GRADIENTS, wd=WD, **settings):
+        loss = noise(len(norm), 99)
+        loss[500] = 3.0
+        columns = {"loss": loss, "norm": norm, "grad_norm": gradients[: len(norm)]}
+        return simulate.training_log(columns, lr=LR, wd=wd, **settings)
+
+    @FIXED
+    @given(st.integers(0, 10**6), st.floats(1e-3, 0.05), st.sampled_from([None, 5]))
+    def test_a_right_log_has_nothing_of_it(self, seed, wd, digits):
+        gradients = np.random.default_rng(seed).uniform(0.2, 1.0, 900)
+        norm, norms = 8.0, []
+        for gradient in gradients:
+            norms.append(norm if digits is None else float(f"{norm:.{digits}g}"))
+            norm = math.hypot((1 - LR * wd) * norm, LR * gradient)
+        assert contradiction(Rows.of(self.log(np.array(norms), gradients, wd))) == ""
+
+    def test_norms_after_the_step(self):
+        right = clipped_at(math.inf, self.GRADIENTS)
+        found = simulate.diagnose(self.log(right[1:]))
+        assert "taken for the one after its step: log it before the step." in found.remarks[-1]
+        assert "set anew" not in str(found)
+        assert simulate.diagnose(self.log(right)).remarks[1:] == ()
+
+    def test_clipped_gradients(self):
+        found = simulate.diagnose(self.log(clipped_at(0.5, self.GRADIENTS)))
+        assert "clipped at 0.5:" in found.remarks[-1]
+
+    @pytest.mark.parametrize("said", [WD / 3, 2 * WD, 0.0])
+    def test_another_decay(self, said):
+        found = simulate.diagnose(self.log(clipped_at(math.inf, self.GRADIENTS), wd=said))
+        told = float(found.remarks[-1].rpartition("wd = ")[2].partition(";")[0].rstrip("."))
+        assert told == pytest.approx(WD, rel=0.03)
+        assert ("momentum" in found.remarks[-1]) == (said < WD)
+
+    def test_gradients_of_another_size(self):
+        found = simulate.diagnose(self.log(clipped_at(math.inf, self.GRADIENTS), 4 * self.GRADIENTS))
+        assert "gradients 0.25 times as large" in found.remarks[-1]
+
+    def test_without_gradients_the_decay_is_told(self):
+        norm = 8.0 * (1 - LR * WD) ** np.arange(900) * (1 + 1e-4 * np.random.default_rng(0).uniform(size=900))
+        found = simulate.diagnose(self.log(norm, np.zeros(900), wd=WD / 3))
+        assert f"It does with wd = {WD:.2g}" in found.remarks[-1]
+        # a decay that changes is none of what is tried
+        norm = 8.0 * np.exp(-np.cumsum(np.random.default_rng(0).uniform(0, 0.02, 900)))
+        assert "Reasons may be" in simulate.diagnose(self.log(norm, np.zeros(900))).remarks[-1]
+
+    def test_steps_that_take_several_rows(self):
+        found = simulate.diagnose(self.log(np.repeat(clipped_at(math.inf, self.GRADIENTS)[:225], 4)))
+        assert "every 4th row only: log one row for each step" in found.remarks[-1]
+
+    def test_what_nothing_explains(self):
+        momentum = simulate.norm_map(
+            LR, WD, simulate.RecordedGradient(self.GRADIENTS), norm=8.0, steps=900, optimizer=theory.SGD(momentum=0.9)
+        )
+        log = self.log(momentum.norm.values * np.exp(np.random.default_rng(0).normal(0, 0.02, 900)))
+        assert "Reasons may be another optimizer" in simulate.diagnose(log).remarks[-1]
+        # of no other optimizer is the law known in single steps
+        assert simulate.diagnose(log, optimizer=theory.SGD(momentum=0.9)).remarks == ()
+
+    def test_it_takes_a_training_at_every_step(self):
+        wrong = self.log(clipped_at(0.5, self.GRADIENTS))
+        assert contradiction(Rows.of(wrong)) != ""
+        for other in (
+            wrong.assign_attrs(source="map", schema=1),
+            wrong.isel(step=slice(None, None, 3)),
+            wrong.isel(step=slice(0, FEWEST)),
+            wrong.drop_vars("grad_norm"),
+            wrong.drop_vars("norm"),
+            changed(wrong, grad_norm=np.full(900, math.nan)),
+        ):
+            assert contradiction(Rows.of(other)) == ""
+
+    def test_clipped_gradients_in_a_break_are_named(self):
+        run, _ = breaking(4)
+        gradients = (run.grad_norm / run.norm).values
+        bound = float(np.quantile(gradients, 0.97))
+        norm = float(run.norm[0])
+        norms = []
+        for gradient in gradients:
+            norms.append(norm)
+            norm = math.hypot((1 - LR * WD) * norm, LR * min(gradient, bound))
+        log = {"loss": run.loss.values, "norm": norms, "grad_norm": gradients}
+        told = str(simulate.diagnose(log, lr=LR, wd=WD))
+        assert "they were clipped, or the norm was changed by something else" in told
 
 
 class TestLogsAsTheyAre:
@@ -278,7 +491,9 @@ class TestLogsAsTheyAre:
     def test_weights_that_were_replaced_are_no_bad_data(self, factor):
         run = resting()
         norm = run.norm.values.copy()
-        norm[500:] *= factor
+        # after that it obeys its law
+        later = simulate.RecordedGradient(run.grad_norm.values[500:])
+        norm[500:] = simulate.norm_map(LR, WD, later, norm=factor * norm[500], steps=300).norm
         found = simulate.diagnose(changed(hit(run, 500, [3.0, 0.4, 0.2]), norm=norm).drop_vars("effective_lr"))
         assert {s.cause for s in found.spikes} == {UNKNOWN}
         assert any("set anew" in " ".join(s.evidence) for s in found.spikes)
@@ -291,9 +506,19 @@ class TestLogsAsTheyAre:
         gradients[500] *= 8
         # the norm obeys its law
         again = simulate.norm_map(LR, WD, simulate.RecordedGradient(gradients), norm=float(run.norm[0]), steps=800)
-        large = simulate.diagnose(hit(again.assign(loss=run.loss), 500, [3.0, 0.2])).spikes[0]
+        hard = hit(trained(again).assign(loss=run.loss), 500, [3.0, 0.2])
+        large = simulate.diagnose(hard).spikes[0]
         assert large.cause == BAD_BATCH
         assert "clipped" in large.advice
+        assert "that of the scale-invariant weights" in large.advice
+        # of which gradients the bound is
+        columns = {
+            "loss": hard.loss.values,
+            "norm": hard.norm.values,
+            "total/grad": (hard.grad_norm / hard.norm).values,
+        }
+        named = simulate.diagnose(columns, lr=LR, wd=WD, names={"gradient": "total/grad"}).spikes[0]
+        assert named.advice == large.advice.replace("of the scale-invariant weights", "in column 'total/grad'")
 
     def test_what_did_not_come_in_time_is_not_expected(self):
         run, _ = breaking(5)

@@ -32,6 +32,7 @@ def test_columns_are_found_under_any_usual_name(loss, norm, gradient, data):
     np.testing.assert_array_equal(log.norm, norm)
     # in the units of a trajectory
     np.testing.assert_allclose(log.grad_norm, gradient * norm, rtol=1e-15)
+    assert log.grad_norm.attrs["column"] == written["gradient"]
     assert log.attrs == {"lr": 0.1, "wd": 0.01}
     assert log.step.values.tolist() == list(range(12))
     assert log.norm.attrs["units"] == "weight"
@@ -113,6 +114,31 @@ def test_csv(tmp_path, delimiter):
     np.testing.assert_array_equal(log.lr, [0.1, math.nan, 0.05])
     assert log.step.values.tolist() == [0, 10, 20]
     assert set(log.data_vars) == {"loss", "lr", "norm"}
+
+
+def test_a_norm_that_is_no_number_now_and_then_was_not_logged(tmp_path):
+    gradients = np.random.default_rng(0).uniform(1.6, 2.4, 900)
+    start = theory.equilibrium_norm(0.5, 0.02, 2.0)
+    run = simulate.norm_map(0.5, 0.02, simulate.RecordedGradient(gradients), norm=start, steps=900)
+    loss = np.random.default_rng(1).uniform(0.08, 0.12, 900)
+    # at a norm that was logged, at one that was not, and next to one
+    for at in (600, 602, 603):
+        bad = loss.copy()
+        bad[at] = 3.0
+        rows = np.column_stack([bad, run.norm, run.grad_norm / run.norm]).tolist()
+        for row in rows[::7]:
+            row[1] = "nan"
+        path = write(tmp_path / "log.csv", [["loss", "weight_norm", "grad_norm"], *rows])
+        found = simulate.diagnose(path, lr=0.5, wd=0.02, optimizer=theory.SGD())
+        assert [(spike.step, spike.cause) for spike in found.spikes] == [(at, "bad batch")]
+        assert found.remarks == ()
+        # the gradient was logged everywhere
+        assert np.isfinite(found.log.grad_norm).all()
+        np.testing.assert_allclose(found.log.grad_norm, run.grad_norm, rtol=0.02)
+    for row in rows[700:]:
+        row[1] = "nan"
+    (_, lost) = simulate.diagnose(write(tmp_path / "lost.csv", [["loss", "norm"], *[r[:2] for r in rows]])).spikes
+    assert (lost.step, lost.cause) == (700, "overflow")
 
 
 def test_csv_as_it_comes(tmp_path):
@@ -197,6 +223,9 @@ def test_the_command_reads_what_the_function_reads(tmp_path):
     assert found["cause"] == "overflow"
     assert found["spikes"][0]["step"] == 300
     assert found["spikes"][0]["peak_loss"] is None
+    few = write(tmp_path / "few.csv", [["loss"], *[[value] for value in loss[:5]]])
+    assert "But the log lacks enough rows: it has 5" in CliRunner().invoke(app, ["diagnose", str(few)]).output
+    assert json.loads(CliRunner().invoke(app, ["diagnose", str(few), "--json"]).output)["missing"]
 
 
 @pytest.mark.parametrize(

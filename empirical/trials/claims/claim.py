@@ -34,7 +34,7 @@ class Claim:
     control : runs of which the statement is not true, of the same groups.
     control_name : what they are.
     shown : group of the control whose first run is drawn, beside the first of each group of the claim.
-    drawn : what of it, "norm" or "loss".
+    drawn : what of it: a variable of a trajectory, or `figures.GRADIENT`.
     scale : what would have to be larger where the statement does not hold here.
     fast : whether it is part of the quick subset.
     """

@@ -22,6 +22,7 @@ from simulate.trajectories.contract import setting, unfixed_optimizer
 from theory.optimizers import optimizer_named
 
 _MINIMA = 3
+GRADIENT = "plain_gradient"  # what a claim can be drawn by beside the variables of a trajectory
 
 Trajectories = Mapping[str, Sequence[xr.Dataset]]
 Figure = Callable[[Trajectories], list[float]]
@@ -37,7 +38,7 @@ def has_verdict(verdict: str, group: str = "all") -> Figure:
     [1.0]
     """
     return lambda runs: [
-        math.nan if judged is None else float(judged.verdict == verdict) for judged in map(_judged, runs[group])
+        math.nan if judged is None else float(judged.verdict == verdict) for judged in map(classified, runs[group])
     ]
 
 
@@ -57,7 +58,7 @@ def swings(group: str = "all") -> Figure:
         found = []
         for run in runs[group]:
             # 2/ηλ, which is left out of other runs, says nothing of Adam's
-            judged = _judged(run, run.sizes["step"] // 4)
+            judged = classified(run, run.sizes["step"] // 4)
             if judged is None:
                 found.append(math.nan)
                 continue
@@ -80,7 +81,7 @@ def period_ratio(first: str, second: str, power: float = 1.0) -> Figure:
 
     def figure(runs: Trajectories) -> list[float]:
         means = {
-            name: [math.nan if judged is None else judged.periods.mean for judged in map(_judged, runs[name])]
+            name: [math.nan if judged is None else judged.periods.mean for judged in map(classified, runs[name])]
             for name in (first, second)
         }
         return [math.log(a / b) / power for a, b in zip(means[first], means[second], strict=True)]
@@ -114,7 +115,7 @@ def has_periods(group: str = "all") -> Figure:
     """
     return lambda runs: [
         math.nan if judged is None else float(judged.periods.count >= 2)
-        for judged in (_judged(run, 0) for run in runs[group])
+        for judged in (classified(run, 0) for run in runs[group])
     ]
 
 
@@ -214,7 +215,7 @@ def late_gradient_growth(group: str = "all") -> Figure:
     def figure(runs: Trajectories) -> list[float]:
         found = []
         for run in runs[group]:
-            squares = ((run.grad_norm / run.norm) ** 2).values
+            squares = (plain_gradient(run) ** 2).values
             late, middle = (
                 squares[int(a * squares.size) : int(b * squares.size)].mean() for a, b in ((0.9, 0.95), (0.45, 0.5))
             )
@@ -222,6 +223,18 @@ def late_gradient_growth(group: str = "all") -> Figure:
         return found
 
     return figure
+
+
+def plain_gradient(run: xr.Dataset) -> xr.DataArray:
+    """Gradient norm ‖∇f‖ at the weights as they are, not on the unit sphere.
+
+    Examples
+    --------
+    >>> plain_gradient(xr.Dataset({"grad_norm": ("step", [3.0]), "norm": ("step", [2.0])})).item()
+    1.5
+    """
+    gradient: xr.DataArray = run.grad_norm / run.norm
+    return gradient
 
 
 def angle_between_minima(group: str = "all") -> Figure:
@@ -265,8 +278,13 @@ def _angle(first: Tensor, second: Tensor) -> float:
     return math.acos(min(1.0, max(-1.0, cosine)))
 
 
-def _judged(run: xr.Dataset, discard: int | None = None) -> simulate.Classification | None:
-    """What `simulate.classify` says; None of a run that ended too early for it."""
+def classified(run: xr.Dataset, discard: int | None = None) -> simulate.Classification | None:
+    """What `simulate.classify` says; None of a run that ended too early for it.
+
+    Examples
+    --------
+    >>> classified(simulate.norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5))
+    """
     try:
         return simulate.classify(run, discard=discard)
     except ValueError:

@@ -11,6 +11,7 @@ from empirical.config import RunConfig
 from empirical.trials.claims.claim import Claim, Runs
 from empirical.trials.claims.corrected_decay import CorrectedSGD
 from empirical.trials.claims.figures import (
+    GRADIENT,
     angle_between_minima,
     equilibrium_angle,
     has_periods,
@@ -353,6 +354,7 @@ def _of_neighbours() -> list[Claim]:
             _all(_REST, init_norm=300.0, steps=200),
             "the same, on the way to rest",
             "all",
+            drawn="rotation",
             fast=True,
         ),
         Claim(
@@ -367,6 +369,7 @@ def _of_neighbours() -> list[Claim]:
             _all(_REST, lr=0.05, wd=0.02, optimizer=_MOMENTUM, init_norm=300.0, steps=200),
             "the same, on the way to rest",
             "all",
+            drawn="rotation",
         ),
         Claim(
             "three-regimes-on-the-sphere",
@@ -397,6 +400,7 @@ def _of_neighbours() -> list[Claim]:
             _all(adamw, init_norm=200.0, steps=500),
             "the same, on the way to rest",
             "all",
+            drawn="rotation",
             scale="gradients that are independent from step to step, as those of the small batches of "
             "rotation-under-adamw-noisy nearly are",
         ),
@@ -412,6 +416,7 @@ def _of_neighbours() -> list[Claim]:
             _all(adamw, batch_size=4, init_norm=200.0, steps=500),
             "the same, on the way to rest",
             "all",
+            drawn="rotation",
         ),
         Claim(
             "late-gradient-growth",
@@ -425,6 +430,7 @@ def _of_neighbours() -> list[Claim]:
             _all({"width": 16, "lr": 0.5, "wd": 0.02, "steps": 8000}),
             "a constant learning rate",
             "all",
+            drawn=GRADIENT,
         ),
         Claim(
             "corrected-decay",
@@ -438,5 +444,6 @@ def _of_neighbours() -> list[Claim]:
             _all(decayed),
             "the same decay throughout",
             "all",
+            drawn=GRADIENT,
         ),
     ]

@@ -5,29 +5,22 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from empirical.config import HUB_DATASETS, RunConfig
 from empirical.sweeps.sweep import AnyExecutor
 from empirical.trials.claims.claim import Claim, Outcome, Runs, outcome
 from empirical.trials.claims.figures import Trajectories
-from empirical.trials.claims.rules import HOLDS, Between, EverySeed
+from empirical.trials.claims.picture import write_picture
+from empirical.trials.claims.rules import HOLDS
 from empirical.trials.claims.statements import all_claims
-from empirical.trials.page import new_figure
 from empirical.trials.stored_runs import stored_run, train_missing
 from simulate.trajectories.contract import versions
 from simulate.trajectories.folder import written_aside
-from simulate.trajectories.plots import MEASURED, PREDICTED
 from theory.arguments import several
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 RUNS, NETWORKS, PAGE, PART = "runs", "networks", "claims.md", "claims_asked.md"
 
@@ -98,16 +91,10 @@ def judge_claims(
 
     Examples
     --------
-    >>> judge_claims("claims", ["everything"])
+    >>> judge_claims("claims", ["everything"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: names must be one of adam-swings, adamw-swings, all-weights-trained, angular-update, \
-angular-update-momentum, augmentation, augmentation-of-few, corrected-decay, full-batch-is-periodic, \
-function-depends-on-the-product, group-normalization, instance-normalization, late-gradient-growth, \
-layer-normalization, layer-normalization-wide, minima-differ, momentum, no-decay-no-periods, \
-no-normalization-no-periods, only-the-product-matters, period-shortens-with-lr, period-shortens-with-wd, \
-rotation-under-adamw, rotation-under-adamw-noisy, sgd-is-periodic, small-networks-rest, three-regimes-on-the-sphere, \
-weight-normalization, weight-normalization-wide, wide-networks-swing; got 'everything'
+    ValueError: names must be one of adam-swings, adamw-swings, all-weights-trained, ...; got 'everything'
     """
     chosen = chosen_claims(names, fast=fast)
     if paper_scale:
@@ -119,8 +106,7 @@ weight-normalization, weight-normalization-wide, wide-networks-swing; got 'every
     for claim in chosen:
         trained, control = _opened(claim.runs, folder / RUNS), _opened(claim.control, folder / RUNS)
         outcomes.append(outcome(claim, trained, control))
-        with written_aside(folder / f"{claim.name}.png") as aside:
-            draw(outcomes[-1], trained, control).savefig(aside, format="png", dpi=80)
+        write_picture(folder / f"{claim.name}.png", outcomes[-1], trained, control)
     with written_aside(folder / page_name(chosen)) as aside:
         aside.write_text(format_page(outcomes), encoding="utf-8")
     return outcomes
@@ -220,50 +206,3 @@ def _unusual(run: RunConfig) -> set[str]:
     told = {"lr", "wd", "model", "width", "optimizer", "dataset", "steps", "seed", "evaluate_every", "device"}
     ordinary = {f.name: f.default for f in dataclasses.fields(run)}
     return {name for name, value in ordinary.items() if getattr(run, name) != value} - told
-
-
-def draw(found: Outcome, runs: Trajectories, control: Trajectories) -> Figure:
-    """Draw figures by seed with the limits of the rule, and norm or loss of the first runs of claim and control.
-
-    Parameters
-    ----------
-    found : outcome of a claim.
-    runs, control : its trajectories.
-
-    Returns
-    -------
-    matplotlib figure.
-    """
-    claim = found.claim
-    figure, (left, right) = new_figure(3.0, 1, 2, gridspec_kw={"width_ratios": [1, 2]})
-    for place, values, color, marker in (
-        (0, found.figures, MEASURED, "o"),
-        (1, found.control_figures, PREDICTED, "s"),
-    ):
-        spread = np.linspace(-0.12, 0.12, values.size)
-        left.plot(place + spread, values, marker, color=color, markersize=6, markerfacecolor="none")
-    limits = [claim.rule.low, claim.rule.high] if isinstance(claim.rule, Between) else [1.0]
-    for limit in limits:
-        if np.isfinite(limit):
-            left.axhline(limit, color="0.3", linestyle="--", linewidth=1)
-    if isinstance(claim.rule, EverySeed):
-        left.set_ylim(-0.1, 1.1)
-        left.set_yticks([0, 1], ["no", "yes"])
-    left.set_xlim(-0.5, 1.5)
-    verdicts = [f"{name}:\n{judged.verdict}" for name, judged in (("claim", found.judged), ("control", found.control))]
-    left.set_xticks([0, 1], verdicts, fontsize=7)
-    left.set_title(textwrap.fill(claim.figure_name, 40), fontsize=8)
-    shown = [(f"claim: {name}" if len(runs) > 1 else "claim", group[0]) for name, group in runs.items()]
-    for place, (label, run) in enumerate([*shown, (f"control, {claim.control_name}", control[claim.shown][0])]):
-        is_control = place == len(shown)
-        every = max(1, run.sizes["step"] // (4000 if claim.drawn == "norm" else 200))
-        # the loss of a mini-batch is noise: means over the stretches between its points
-        line = run[["norm", claim.drawn]].coarsen(step=every, boundary="trim").mean()[claim.drawn]
-        style = {"linestyle": "--", "color": PREDICTED} if is_control else {"color": MEASURED, "alpha": 0.55**place}
-        right.plot(line.step, line, linewidth=0.9, label=label, **style)
-    right.set_yscale("log")
-    right.set_xlabel("step")
-    right.set_ylabel("norm ρ" if claim.drawn == "norm" else "loss of a mini-batch")
-    right.legend(fontsize=7, frameon=False)
-    figure.suptitle(claim.statement, fontsize=9)
-    return figure
