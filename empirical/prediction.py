@@ -6,12 +6,23 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 import theory
 from theory.arguments import one_real
+from theory.optimizers import optimizer_text
+
+# what plain SGD has besides, by key
+_KNOWN_OF_SGD = {
+    "relaxation_time": "relaxation time",
+    "free_fall": "free fall",
+    "jump_norm": "jumps",
+    "period": "periods",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ def predictions(
     optimizer: theory.Optimizer | None = None,
     grad_norm_range: tuple[float, float] | None = None,
     norm: float | None = None,
-    delta: float = 0.1,
+    delta: float | None = None,
     sharpness: float | None = None,
     probe: str | os.PathLike[str] | None = None,
 ) -> list[Predicted]:
@@ -55,13 +66,14 @@ def predictions(
     optimizer : default `theory.SGD()`.
     grad_norm_range : ℓ and L between which g̃ stays; adds bounds of the norm and whether jumps are possible.
     norm : ρ > 0 now; with the range it adds when a jump is possible and certain.
-    delta : a jump is a step with 1 - cos θ > δ, 0 < δ < 1.
+    delta : a jump is a step with 1 - cos θ > δ, 0 < δ < 1; default 0.1.
     sharpness : largest eigenvalue of the Hessian at weights of norm 1; adds the norm at the edge of stability.
     probe : file of a `simulate.PeriodModel`, whose period law is to be used; default that of the reference ConvNet.
 
     Returns
     -------
-    Numbers in a fixed order; what has no meaning for the setting or the optimizer is left out.
+    Numbers in a fixed order; what has no meaning for the setting is left out, what is not known for the optimizer is
+    named.
 
     Raises
     ------
@@ -71,21 +83,26 @@ def predictions(
 
     Examples
     --------
-    >>> [(each.key, round(each.value, 3)) for each in predictions(0.1, 0.01, optimizer=theory.SGD(momentum=0.9))][:3]
+    >>> found = predictions(0.1, 0.01, optimizer=theory.SGD(momentum=0.9))
+    >>> [(each.key, round(each.value, 3)) for each in found[:3]]
     [('equilibrium_norm', 2.659), ('equilibrium_effective_lr', 0.014), ('equilibrium_rotation', 0.032)]
     """
     rule = theory.SGD() if optimizer is None else optimizer
     for name, value in (("lr", lr), ("wd", wd), ("grad_norm", grad_norm)):
         one_real(name, value)
-    if grad_norm_range is not None and len(grad_norm_range) != 2:
+    if grad_norm_range is not None and np.shape(grad_norm_range) != (2,):
         raise ValueError(f"grad_norm_range must be two numbers, got {grad_norm_range!r}")
     if norm is not None and grad_norm_range is None:
         raise ValueError(f"norm must come with grad_norm_range, which says when a jump is due, got {norm!r} alone")
     found = _at_rest(lr, wd, grad_norm, rule)
     plain_sgd = rule == theory.SGD() and lr * wd < 1
+    if delta is not None and not plain_sgd:
+        raise ValueError(f"delta must be left out but for plain SGD with lr * wd < 1, got {delta!r} with {rule!r}")
+    delta = 0.1 if delta is None else delta
     if plain_sgd:
         words = f"norm below which a step is a jump (δ = {delta:g})"
-        found.append(Predicted("jump_norm", words, theory.jump_norm(lr, wd, grad_norm, delta)))
+        jumps = theory.jump_norm(lr, wd, grad_norm, delta)
+        found.append(Predicted("jump_norm", words, jumps, "", _of_gradient(grad_norm)))
     if grad_norm_range is not None:
         if not plain_sgd:
             raise ValueError(f"grad_norm_range must be left out but for plain SGD with lr * wd < 1, got {rule!r}")
@@ -100,27 +117,40 @@ def predictions(
         found += _period(lr, wd, probe)
     elif probe is not None:
         raise ValueError(f"probe must be left out but for plain SGD with 0 < lr * wd < 1, got {str(probe)!r}")
+    if rule != theory.SGD():
+        missing = [words for key, words in _KNOWN_OF_SGD.items() if key not in {each.key for each in found}]
+        found.append(Predicted("not_known", "not known", ", ".join(missing), "", f"for {optimizer_text(rule)}"))
     return found
 
 
+def _of_gradient(grad_norm: float) -> str:
+    return f"for g̃ = {grad_norm:g}"
+
+
 def _at_rest(lr: float, wd: float, grad_norm: float, rule: theory.Optimizer) -> list[Predicted]:
-    given: dict[str, Any] = {"grad_norm": grad_norm, "optimizer": rule}
-    found = [
-        Predicted("equilibrium_norm", "equilibrium norm ρ*", theory.equilibrium_norm(lr, wd, **given)),
-        Predicted(
-            "equilibrium_effective_lr",
-            "equilibrium effective lr η/ρ*²",
-            theory.equilibrium_effective_lr(lr, wd, **given),
-        ),
-        Predicted(
-            "equilibrium_rotation",
-            "equilibrium rotation θ*",
-            theory.equilibrium_rotation(lr, wd, **given),
-            "radians per step",
-        ),
-    ]
+    quantities: dict[str, tuple[str, Callable[..., Any], str]] = {
+        "equilibrium_norm": ("equilibrium norm ρ*", theory.equilibrium_norm, ""),
+        "equilibrium_effective_lr": ("equilibrium effective lr η/ρ*²", theory.equilibrium_effective_lr, ""),
+        "equilibrium_rotation": ("equilibrium rotation θ*", theory.equilibrium_rotation, "radians per step"),
+    }
+    if rule == theory.SGD() and lr * wd >= 1:
+        # each step turns the weights around, and there is no angle of rest
+        del quantities["equilibrium_rotation"]
+    found = []
+    for key, (words, formula, unit) in quantities.items():
+        value, other = (float(formula(lr, wd, grad_norm=g, optimizer=rule)) for g in (grad_norm, 2 * grad_norm))
+        note = "whatever g̃" if math.isclose(value, other) else _of_gradient(grad_norm)
+        if rule != theory.SGD():
+            note += ", of gradients that do not depend on those before"
+        found.append(Predicted(key, words, value, unit, note))
+    relaxation = math.nan
     if rule == theory.SGD():
-        found.append(Predicted("relaxation_time", "relaxation time", theory.relaxation_time(lr, wd), "steps"))
+        relaxation = float(theory.relaxation_time(lr, wd))
+    elif isinstance(rule, theory.SGD) and not rule.nesterov:
+        followed = theory.momentum_relaxation(lr, wd, momentum=rule.momentum, decoupled=rule.decoupled)
+        relaxation = float(followed.time)
+    if not math.isnan(relaxation):
+        found.append(Predicted("relaxation_time", "relaxation time", relaxation, "steps"))
     decay = theory.free_decay(lr, wd, optimizer=rule) if lr * wd < 1 else math.nan
     if decay > 0:
         words = "free fall by a factor of e"
@@ -137,7 +167,13 @@ def _within(
     found = [
         Predicted("norm_lower", "lower bound of the norm", bounds.lower, "", where),
         Predicted("norm_upper", "upper bound of the norm", bounds.upper, "", where),
-        Predicted("jumps", f"jumps (δ = {delta:g})", theory.jump_regime(lr, wd, low, high, delta), "", where),
+        Predicted(
+            "jumps",
+            f"jumps (δ = {delta:g})",
+            theory.jump_regime(lr, wd, low, high, delta),
+            "",
+            f"{where}, from a norm at which none is due at once",
+        ),
     ]
     if norm is not None:
         time = theory.steps_to_jump(norm, lr, wd, low, high, delta)
@@ -160,7 +196,7 @@ def _period(lr: float, wd: float, probe: str | os.PathLike[str] | None) -> list[
     with warnings.catch_warnings():
         # what it would warn of, the note says
         warnings.simplefilter("ignore", UserWarning)
-        period, known = model.law.period(lr, wd), model.law_interval(lr, wd)
+        period, known, expected = model.law.period(lr, wd), model.law_interval(lr, wd), model.expect(lr, wd)
     if not math.isfinite(period):
         return []
     low, high = model.calibrated_range
@@ -169,7 +205,8 @@ def _period(lr: float, wd: float, probe: str | os.PathLike[str] | None) -> list[
     network = ", ".join(str(said[key]) for key in ("model", "width", "dataset") if said.get(key) is not None)
     other = "another network needs a probe of its own: bnwd probe" if probe is None else str(probe)
     return [
-        Predicted("period", "period, where it is periodic", period, "steps"),
+        Predicted("period_verdict", "training of the network below", expected.verdict),
+        Predicted("period", "  period, where it is periodic", period, "steps"),
         Predicted("period_lower", "  at least (90 %)", known.lower, "steps"),
         Predicted("period_upper", "  at most (90 %)", known.upper, "steps"),
         Predicted("period_network", "  of the network", network or "unknown", "", other),
@@ -191,13 +228,17 @@ def format_predictions(found: Sequence[Predicted]) -> str:
     >>> print(format_predictions([Predicted("period", "period", 160.2, "steps", "of a ConvNet")]))
     period  160.2 steps  of a ConvNet
     """
-    cells = [(each.words, f"{_text(each.value)} {each.unit}".rstrip(), each.note) for each in found]
+    cells = [(each.words, _text(each), each.note) for each in found]
     widths = [max(len(row[i]) for row in cells) for i in range(2)] if cells else [0, 0]
     return "\n".join(f"{a.ljust(widths[0])}  {b.ljust(widths[1])}  {c}".rstrip() for a, b, c in cells)
 
 
-def _text(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.6g}"
+def _text(each: Predicted) -> str:
+    if isinstance(each.value, str):
+        return each.value
+    if math.isinf(each.value) and each.unit == "steps":
+        return "never"
+    return f"{each.value:.6g} {each.unit}".rstrip()
 
 
 def as_plain(found: Sequence[Predicted]) -> dict[str, Any]:

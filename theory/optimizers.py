@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from typing import Any
 
 import numpy as np
 
 from theory.adaptive import Adam, AdamW, Lion
+from theory.arguments import choice
 from theory.references import is_reference, reference_to, referred
 from theory.rules import Optimizer
 from theory.sgd import SGD, sgd_update
@@ -87,7 +89,7 @@ def optimizer_named(text: str) -> Optimizer:
         call = ast.parse("settings" + bracket + settings, mode="eval").body
         if isinstance(call, ast.Call) and not call.args and (name in OPTIMIZERS or is_reference(name)):
             given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-            made: Optimizer = optimizer_class(name)(**given)
+            made: Optimizer = _made(name, given)
             return made
     except SyntaxError:
         pass
@@ -95,6 +97,17 @@ def optimizer_named(text: str) -> Optimizer:
         f"optimizer must be written like SGD(momentum=0.9) or AdamW(dim=4096), one of {', '.join(OPTIMIZERS)}; "
         f"got {text!r}"
     )
+
+
+def _made(name: str, given: dict[str, Any]) -> Any:
+    kind = optimizer_class(name)
+    settings = inspect.signature(kind).parameters
+    for each in given:
+        choice(f"setting of {name}", each, list(settings))
+    missing = [each for each, known in settings.items() if known.default is known.empty and each not in given]
+    if missing:
+        raise ValueError(f"optimizer must say {' and '.join(missing)}, as in {name}({missing[0]}=4096)")
+    return kind(**given)
 
 
 def optimizer_if_known(text: str) -> Optimizer | None:

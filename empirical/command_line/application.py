@@ -82,6 +82,8 @@ def errors_in_one_line(command: Callable[..., None]) -> Callable[..., None]:
             message, code = str(error) or "interrupted", 130
         except (typer.Exit, typer.Abort):
             raise
+        except MemoryError as error:
+            message, code = f"not enough memory ({error}); take fewer steps, rows or samples", 1
         except (RuntimeError, OSError, ImportError) as error:
             message, code = str(error), 1
         else:
@@ -186,7 +188,10 @@ def read_settings(path: Path, context: typer.Context) -> dict[str, dict[str, Any
 
 
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate η > 0.")]
-WeightDecay = Annotated[float, typer.Option("--wd", help="Weight decay λ >= 0 (coupled, as in torch.optim.SGD).")]
+WeightDecay = Annotated[
+    float,
+    typer.Option("--wd", help="Weight decay λ >= 0, as in torch.optim: decoupled for AdamW and Lion, else coupled."),
+]
 GradientNorm = Annotated[
     float, typer.Option(help="Gradient norm g̃ of the loss at weights of norm 1 (norm times gradient norm).")
 ]
@@ -194,7 +199,8 @@ OptimizerName = Annotated[
     str,
     typer.Option(
         "--optimizer",
-        help='Such as "SGD(momentum=0.9)" or "AdamW(dim=4096)", dim: number of weights; or "module:Class()".',
+        help='Such as "SGD(momentum=0.9)" or "AdamW(dim=4096)", dim: number of scale-invariant weights; or '
+        '"module:Class()".',
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder for the result; must be new.")]

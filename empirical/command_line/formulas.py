@@ -32,12 +32,19 @@ def predict(
     grad_norm: GradientNorm = 1.0,
     grad_norm_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="Least and largest g̃: adds bounds of the norm, and whether jumps are possible."),
+        typer.Option(
+            metavar="LEAST LARGEST",
+            help="Two numbers between which g̃ stays, such as 1 30: adds bounds of the norm, and whether jumps are "
+            "possible.",
+        ),
     ] = None,
     norm: Annotated[
         float | None, typer.Option(help="Norm ρ now: with the range, adds when a jump is possible and certain.")
     ] = None,
-    delta: Annotated[float, typer.Option(help="A δ-jump is a step with 1 - cos(rotation) > δ, 0 < δ < 1.")] = 0.1,
+    delta: Annotated[
+        float | None,
+        typer.Option(help="A δ-jump is a step with 1 - cos(rotation) > δ, 0 < δ < 1; default 0.1.", show_default=False),
+    ] = None,
     sharpness: Annotated[
         float | None,
         typer.Option(help="Top Hessian eigenvalue at weights of norm 1: adds the edge of stability."),
@@ -83,6 +90,7 @@ def simulate(
         typer.Option(help="With it, g̃ is uniform between --grad-norm and this, independently at every step."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Number of updates.")] = 10_000,
+    record_every: Annotated[int, typer.Option(help="Steps between the rows that are kept.")] = 1,
     seed: Annotated[int, typer.Option(help="Of random gradient norms.")] = 0,
     out: Out = None,
 ) -> None:
@@ -94,7 +102,7 @@ def simulate(
     if out is not None:
         unused_path("--out", out)
     gradient = grad_norm if grad_norm_max is None else floor.BoundedGradient(grad_norm, grad_norm_max)
-    trajectory = floor.norm_map(lr, wd, gradient, norm=norm, steps=steps, seed=seed)
+    trajectory = floor.norm_map(lr, wd, gradient, norm=norm, steps=steps, record_every=record_every, seed=seed)
     if out is not None:
         floor.save(trajectory, out)
     typer.echo(f"{'status':<24} {trajectory.status.item()} after {trajectory.status_step.item()} steps")

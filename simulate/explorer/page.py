@@ -17,11 +17,12 @@ import xarray as xr
 
 import theory
 from simulate.explorer.quantities import (
-    JUMPS,
-    NO_JUMPS,
     QUANTITIES,
+    REST,
+    Level,
     Value,
     jump_values,
+    norm_levels,
     norm_trajectory,
     period_values,
     rest_values,
@@ -30,10 +31,11 @@ from simulate.trajectories.folder import writable_file, written_aside
 from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
 from theory.arguments import FloatArray, whole_number
 
-# η and λ go in equal factors, so that each product is one of INTRINSIC, at the sum of the places of the two.
-LR = tuple(0.5 * 10 ** (i / 4) for i in range(-6, 2))
-WD = tuple(0.01 * 10 ** (i / 4) for i in range(-8, 5))
-INTRINSIC = tuple(0.005 * 10 ** (i / 4) for i in range(-14, 6))
+# η and λ go in equal factors, so that each product is one of INTRINSIC, at the sum of the places of the two. The factor
+# √5 meets η = 0.1 and 0.5, λ = 1e-4 and 5e-4.
+LR = tuple(0.1 * 5 ** (i / 2) for i in range(-6, 4))
+WD = tuple(5e-4 * 5 ** (i / 2) for i in range(-2, 7))
+INTRINSIC = tuple(5e-5 * 5 ** (i / 2) for i in range(-8, 10))
 # So do ℓ and L: each ratio that the page allows is one of RATIOS, at the difference of the places.
 GRAD_NORMS = tuple(10 ** (i / 2) for i in range(-6, 5))
 RATIOS = tuple(10 ** (-i / 2) for i in range(5))
@@ -42,7 +44,7 @@ STARTS = tuple(10 ** (i / 2) for i in range(-2, 3))  # norm at the start over eq
 DELTAS = (0.01, 0.02, 0.1, 0.2, 0.5)
 BINS = 80  # of a trajectory
 # places of the sliders at first
-FIRST = {"lr": 6, "wd": 8, "momentum": 0, "low": 6, "high": 8, "start": 3, "delta": 2}
+FIRST = {"lr": 8, "wd": 6, "momentum": 0, "low": 6, "high": 8, "start": 3, "delta": 2}
 _LEVELS = 65535
 
 
@@ -54,6 +56,7 @@ class Frames:
     ----------
     rest : lists of values in the order of `simulate.explorer.quantities.REST`, by places in INTRINSIC, MOMENTA, RATIOS.
     jumps : likewise of `JUMPS`, by places in INTRINSIC, RATIOS, DELTAS, STARTS; of plain SGD.
+    momentum_jumps : likewise with any momentum, by places in DELTAS.
     period : likewise of `PERIOD`, by places in MOMENTA, INTRINSIC.
     steps : of the trajectory, by places in INTRINSIC, MOMENTA, RATIOS, STARTS.
     bands : least and largest norm, least and largest rotation in `BINS` parts of it: shape (*steps.shape, 4, BINS).
@@ -61,6 +64,7 @@ class Frames:
 
     rest: list[list[list[list[Value]]]]
     jumps: list[list[list[list[list[Value]]]]]
+    momentum_jumps: list[list[Value]]
     period: list[list[list[Value]]]
     steps: npt.NDArray[np.int64]
     bands: FloatArray
@@ -83,29 +87,28 @@ def explorer_frames(*, seed: int = 0) -> Frames:
     Examples
     --------
     >>> explorer_frames().steps.shape  # doctest: +SKIP
-    (20, 4, 5, 5)
+    (18, 4, 5, 5)
     """
     seed = whole_number("seed", seed, at_most=2**63 - 1)
-    rest = [[[_rest(k, mu, q) for q in RATIOS] for mu in MOMENTA] for k in INTRINSIC]
+    rest = [[[list(rest_values(1.0, k, q, 1.0, mu).values()) for q in RATIOS] for mu in MOMENTA] for k in INTRINSIC]
+    rms = np.array(rest, dtype=object)[..., REST.index("equilibrium_norm_rms")].astype(float)
+    norms = np.multiply.outer(rms, STARTS)
     jumps = [
         [
-            [
-                [list(jump_values(_start(k, 0.0, q, s), 1.0, k, q, 1.0, delta).values()) for s in STARTS]
-                for delta in DELTAS
-            ]
-            for q in RATIOS
+            [[list(jump_values(norm, 1.0, k, q, 1.0, delta, 0.0).values()) for norm in starts] for delta in DELTAS]
+            for q, starts in zip(RATIOS, plain, strict=True)
         ]
-        for k in INTRINSIC
+        for k, plain in zip(INTRINSIC, norms[:, 0].tolist(), strict=True)
     ]
+    momentum_jumps = [list(jump_values(1.0, 1.0, 0.0, 1.0, 1.0, delta, MOMENTA[-1]).values()) for delta in DELTAS]
     period = [[list(period_values(1.0, k, mu).values()) for k in INTRINSIC] for mu in MOMENTA]
-    shape = (len(INTRINSIC), len(MOMENTA), len(RATIOS), len(STARTS))
-    steps, bands = np.empty(shape, np.int64), np.empty((*shape, 4, BINS))
-    for place, (k, mu, q, s) in zip(
-        np.ndindex(shape), itertools.product(INTRINSIC, MOMENTA, RATIOS, STARTS), strict=True
+    steps, bands = np.empty(norms.shape, np.int64), np.empty((*norms.shape, 4, BINS))
+    for place, (k, mu, q, _) in zip(
+        np.ndindex(norms.shape), itertools.product(INTRINSIC, MOMENTA, RATIOS, STARTS), strict=True
     ):
-        run = norm_trajectory(_start(k, mu, q, s), 1.0, k, q, 1.0, mu, seed=seed)
+        run = norm_trajectory(float(norms[place]), 1.0, k, q, 1.0, mu, seed=seed)
         steps[place], bands[place] = run.attrs["updates"], bands_of(run)
-    return Frames(rest, jumps, period, steps, bands)
+    return Frames(rest, jumps, momentum_jumps, period, steps, bands)
 
 
 def bands_of(run: xr.Dataset) -> FloatArray:
@@ -164,14 +167,6 @@ def stored(bands: FloatArray) -> tuple[str, float, float]:
     return base64.b64encode(levels.tobytes()).decode("ascii"), low, high
 
 
-def _start(k: float, mu: float, q: float, start: float) -> float:
-    return start * float(rest_values(1.0, k, q, 1.0, mu)["equilibrium_norm_rms"])
-
-
-def _rest(k: float, mu: float, q: float) -> list[Value]:
-    return list(rest_values(1.0, k, q, 1.0, mu).values())
-
-
 def _page(frames: Frames) -> str:
     data: Mapping[str, Any] = {
         "lr": LR,
@@ -186,8 +181,9 @@ def _page(frames: Frames) -> str:
         "names": list(QUANTITIES),
         "quantities": [[q.words, q.units, q.lr_power, q.grad_norm_power] for q in QUANTITIES.values()],
         "rest": frames.rest,
+        "levels": [[[_levels(told) for told in row] for row in rows] for rows in frames.rest],
         "jumps": frames.jumps,
-        "no_jumps": [NO_JUMPS] * len(JUMPS),
+        "momentum_jumps": frames.momentum_jumps,
         "period": frames.period,
         "steps": frames.steps.tolist(),
         "norms": stored(frames.bands[..., :2, :]),
@@ -200,6 +196,10 @@ def _page(frames: Frames) -> str:
     for name, value in colors.items():
         page = page.replace(f"@{name}@", value)
     return page.replace("@SLIDERS@", _sliders()).replace("@DATA@", text)
+
+
+def _levels(told: list[Value]) -> list[Level]:
+    return norm_levels(dict(zip(REST, told, strict=True)))
 
 
 def _sliders() -> str:

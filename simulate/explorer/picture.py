@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulate.explorer.quantities import QUANTITIES, Explored
+from simulate.explorer.quantities import QUANTITIES, Explored, norm_levels
 from simulate.trajectories.plots import ONSET, PREDICTED, legend_above, plot_trajectory
 
 if TYPE_CHECKING:
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 _LONG: Any = (0, (9, 2))  # dashes
 _LINE = 13  # points
+_STYLES: dict[str, Any] = {
+    "bound": {"color": "black", "linestyle": "--", "linewidth": 1.0},
+    "ends": {"color": PREDICTED, "linestyle": ":", "linewidth": 2.0},
+    "rest": {"color": PREDICTED, "linestyle": _LONG, "linewidth": 1.4},
+}
 
 
 def plot_explored(explored: Explored, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
@@ -92,21 +97,11 @@ def _draw_norm(explored: Explored, ax: Axes) -> None:
     ax.lines[-1].set_label("simulated")
     norms = explored.trajectory.norm.values
     heights = list(norms[np.isfinite(norms) & (norms > 0)])
-    kinds: Any = (
-        (("norm_lower", "norm_upper"), "bounds", {"color": "black", "linestyle": "--", "linewidth": 1.0}),
-        (
-            ("equilibrium_norm_min", "equilibrium_norm_max"),
-            "equilibrium at ℓ and L",
-            {"color": PREDICTED, "linestyle": ":", "linewidth": 2.0},
-        ),
-        (("equilibrium_norm_rms",), "equilibrium at rms g̃", {"color": PREDICTED, "linestyle": _LONG, "linewidth": 1.4}),
-    )
-    for names, label, style in kinds:
-        drawn = [known[name] for name in names if name in known]
-        lines = [ax.axhline(height, **style) for height in drawn]
-        for line in lines[:1]:
-            line.set_label(label)
-        heights += drawn
+    for level in norm_levels(explored.values):
+        lines = [ax.axhline(known[name], **_STYLES[level.kind]) for name in level.names]
+        # as long as the legend is no wider than the axes
+        lines[0].set_label(textwrap.fill(level.words, 22))
+        heights += [known[name] for name in level.names]
     jumps_below, all_below = known.get("jump_norm_max", 0.0), known.get("jump_norm_min", 0.0)
     # jumps that lie near below belong into the picture
     least = min(heights) if jumps_below < min(heights) / 3 else min(*heights, jumps_below)
@@ -125,13 +120,16 @@ def _draw_norm(explored: Explored, ax: Axes) -> None:
 def _draw_rotation(explored: Explored, ax: Axes) -> None:
     ax.lines[-1].set_label("simulated")
     ax.set_yscale("linear")
+    most = float(np.nanmax(explored.trajectory.rotation.values))
     for name, color, style, label in (
         ("equilibrium_rotation", PREDICTED, _LONG, "at equilibrium"),
         ("jump_angle", ONSET, "-.", "jump"),
     ):
         value = explored.values[name]
-        if not isinstance(value, str):
+        # a jump far above the rotations would press them flat
+        if not isinstance(value, str) and (name != "jump_angle" or value <= 5 * most):
             ax.axhline(value, color=color, linestyle=style, linewidth=1.4, label=label)
+            most = max(most, value)
     ax.set_ylim(bottom=0)
     ax.set_ylabel("rotation (rad)")
     legend_above(ax)

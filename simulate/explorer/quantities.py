@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -63,8 +63,8 @@ QUANTITIES: dict[str, Quantity] = {
     "equilibrium_rotation": Quantity("rotation at equilibrium", "rad/step"),
     "relaxation_time": Quantity("relaxation time", "steps"),
     "edge_sharpness": Quantity("curvature at edge of stability", "loss", 0.0, 1.0),
-    "jump_regime": Quantity("jumps of a step", ""),
     "jump_angle": Quantity("a step jumps above", "rad"),
+    "jump_regime": Quantity("jumps of a step", ""),
     "jump_norm_max": Quantity("no g̃ jumps above norm", "weight", 0.5, 0.5),
     "jump_norm_min": Quantity("every g̃ jumps below norm", "weight", 0.5, 0.5),
     "jump_earliest": Quantity("earliest jump", "steps"),
@@ -76,6 +76,27 @@ QUANTITIES: dict[str, Quantity] = {
 REST = tuple(QUANTITIES)[:9]
 JUMPS = tuple(QUANTITIES)[9:15]
 PERIOD = tuple(QUANTITIES)[15:]
+
+
+class _End(NamedTuple):
+    bound: str
+    words: str
+    rest: str
+    letter: str
+
+
+_ENDS = (
+    _End("norm_lower", "lower bound", "equilibrium_norm_min", "ℓ"),
+    _End("norm_upper", "upper bound", "equilibrium_norm_max", "L"),
+)
+
+
+class Level(NamedTuple):
+    """Lines of one kind in the picture of the norm: "bound", "ends" or "rest", their words, the values they show."""
+
+    kind: str
+    words: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -161,7 +182,7 @@ def explore(
     run = norm_trajectory(norm, lr, wd, low, high, momentum, steps=steps, seed=seed)
     values = {
         **rest_values(lr, wd, low, high, momentum),
-        **(dict.fromkeys(JUMPS, NO_JUMPS) if momentum else jump_values(norm, lr, wd, low, high, delta)),
+        **jump_values(norm, lr, wd, low, high, delta, momentum),
         **period_values(lr, wd, momentum),
     }
     return Explored(lr, wd, float(momentum), low, high, norm, delta, values, run)
@@ -202,23 +223,29 @@ def rest_values(lr: float, wd: float, low: float, high: float, momentum: float) 
     }
 
 
-def jump_values(norm: float, lr: float, wd: float, low: float, high: float, delta: float) -> dict[str, Value]:
-    """What is said of jumps by plain SGD, by the names of `JUMPS`.
+def jump_values(
+    norm: float, lr: float, wd: float, low: float, high: float, delta: float, momentum: float
+) -> dict[str, Value]:
+    """What is said of jumps, by the names of `JUMPS`: with momentum the angle alone.
 
     Examples
     --------
-    >>> jump_values(2.0, 0.1, 0.01, 0.1, 2.0, 0.1)["jump_latest"]
+    >>> jump_values(2.0, 0.1, 0.01, 0.1, 2.0, 0.1, 0.0)["jump_latest"]
     'never'
     """
+    # arccos(1-δ), precise for small δ too
+    angle: dict[str, Value] = {"jump_angle": 2 * math.asin(math.sqrt(delta / 2))}
+    if momentum:
+        return {**dict.fromkeys(JUMPS, NO_JUMPS), **angle}
     try:
-        highest = theory.jump_norm(lr, wd, high, delta)
         regime = theory.jump_regime(lr, wd, low, high, delta)
+        highest = theory.jump_norm(lr, wd, high, delta)
         time = theory.steps_to_jump(norm, lr, wd, low, high, delta)
     except ValueError as error:
-        return dict.fromkeys(JUMPS, f"none: {error}")
+        return {**dict.fromkeys(JUMPS, _none(error)), **angle}
     lowest = theory.jump_norm(lr, wd, low, delta) if low else "none: without gradients nothing jumps"
-    angle = theory.rotation(highest, lr, wd, high)
-    return dict(zip(JUMPS, (regime, angle, highest, lowest, _when(time.earliest), _when(time.latest)), strict=True))
+    told = (regime, highest, lowest, _when(time.earliest), _when(time.latest))
+    return {**angle, **dict(zip(JUMPS[1:], told, strict=True))}
 
 
 def period_values(lr: float, wd: float, momentum: float) -> dict[str, Value]:
@@ -237,8 +264,38 @@ def period_values(lr: float, wd: float, momentum: float) -> dict[str, Value]:
             warnings.simplefilter("error", UserWarning)
             found = period(lr, wd)
     except (UserWarning, ValueError) as warning:
-        return dict.fromkeys(PERIOD, f"none: {str(warning).partition(';')[0]}")
+        return dict.fromkeys(PERIOD, _none(str(warning).partition(";")[0]))
     return dict(zip(PERIOD, (found.mean, found.norm_min, found.norm_max), strict=True))
+
+
+def norm_levels(values: Mapping[str, Value]) -> list[Level]:
+    """Bounds and equilibria as lines: where the two are equal there is one line, and its words say so.
+
+    Examples
+    --------
+    >>> [level.words for level in norm_levels(rest_values(0.5, 0.01, 1.0, 4.0, 0.0))]
+    ['bounds = equilibrium at ℓ and L', 'equilibrium at rms g̃']
+    >>> [level.words for level in norm_levels(rest_values(0.5, 1e-4, 1.0, 4.0, 0.9))]
+    ['lower bound', 'equilibrium at ℓ and L', 'equilibrium at rms g̃']
+    """
+    known = {name: value for name, value in values.items() if not isinstance(value, str) and value > 0}
+
+    def equal(one: str, other: str) -> bool:
+        return math.isclose(known.get(one, 0.0), known.get(other, math.inf), rel_tol=1e-9)
+
+    bounds = [end for end in _ENDS if end.bound in known]
+    joint = [end for end in bounds if equal(end.bound, end.rest)]
+    apart = [end for end in _ENDS if end.rest in known and end not in joint]
+    words = bounds[0].words if len(bounds) == 1 else "bounds"
+    if joint:
+        words += f" = {_equilibrium(joint)}" if joint == bounds else f" ({joint[0].words} = {_equilibrium(joint)})"
+    rms = "equilibrium_norm_rms"
+    levels = [
+        Level("bound", words, tuple(end.bound for end in bounds)),
+        Level("ends", _equilibrium(apart), tuple(end.rest for end in apart)),
+        Level("rest", "equilibrium at rms g̃", (rms,) if rms in known and not equal(rms, _ENDS[1].rest) else ()),
+    ]
+    return [level for level in levels if level.names]
 
 
 def norm_trajectory(
@@ -277,8 +334,17 @@ def _told(formula: Callable[..., Any], *arguments: Any, none: str = "none", **na
     try:
         number = float(formula(*arguments, **named))
     except ValueError as error:
-        return f"none: {error}"
+        return _none(error)
     return number if math.isfinite(number) else none
+
+
+def _none(why: object) -> str:
+    """Why there is no number, in the letters of all other words."""
+    return f"none: {why}".replace("lr * wd", "ηλ")
+
+
+def _equilibrium(ends: list[_End]) -> str:
+    return f"equilibrium at {' and '.join(end.letter for end in ends)}"
 
 
 def _when(step: float) -> Value:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from simulate.explorer.picture import axes_on, plot_explored
 from simulate.explorer.quantities import Explored, explore
 
+_MEANINGLESS = "This setting has no meaning."
 _PATIENCE = 0.05  # seconds in which no slider has moved
 
 
@@ -16,7 +18,8 @@ def explorer() -> Any:
 
     Returns
     -------
-    ipywidgets.VBox. Its sliders keep ℓ <= L; a setting without meaning is answered by a message.
+    ipywidgets.VBox. Its sliders keep ℓ <= L; a setting without meaning is answered by a message. What shows no widgets,
+    like pages of stored notebooks, shows the words of `explore` and the picture.
 
     Raises
     ------
@@ -30,6 +33,8 @@ def explorer() -> Any:
     sliders = _sliders(widgets)
     image = widgets.Image(format="png", layout={"max_width": "100%"})
     message = widgets.HTML()
+    row = widgets.Box(list(sliders.values()), layout={"flex_flow": "row wrap"})
+    box = _box_class(widgets)([row, message, image])
     _tie(sliders["grad_norm_min"], sliders["grad_norm_max"])
 
     def update() -> None:
@@ -39,15 +44,16 @@ def explorer() -> Any:
             explored = explore(setting.pop("lr"), setting.pop("wd") * decays, **setting)
         except ValueError as error:
             message.value, image.layout.display = _warning(str(error)), "none"
+            box.instead = {"text/plain": f"{_MEANINGLESS} {error}"}
             return
         image.value, image.layout.display, message.value = _png(explored), "", ""
+        box.instead = {"text/plain": str(explored), "image/png": base64.b64encode(image.value).decode("ascii")}
 
     moved = _Debounced(update)
     for slider in sliders.values():
         slider.observe(moved, names="value")
     update()
-    box = widgets.Box(list(sliders.values()), layout={"flex_flow": "row wrap"})
-    return widgets.VBox([box, message, image])
+    return box
 
 
 def _ipywidgets() -> Any:
@@ -56,6 +62,18 @@ def _ipywidgets() -> Any:
     except ImportError:
         raise ImportError("explorer needs ipywidgets: pip install 'bnwd[notebooks]'") from None
     return ipywidgets
+
+
+def _box_class(widgets: Any) -> Any:
+    class Explorer(widgets.VBox):  # type: ignore[misc]
+        """Box that carries what is shown in its place where there are no widgets, by MIME type."""
+
+        instead: Mapping[str, str]
+
+        def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
+            return {**super()._repr_mimebundle_(**named), **self.instead}
+
+    return Explorer
 
 
 def _sliders(widgets: Any) -> dict[str, Any]:
@@ -114,7 +132,7 @@ class _Debounced:
 def _warning(text: str) -> str:
     import html
 
-    return f"<p role='alert'><strong>This setting has no meaning.</strong> {html.escape(text)}</p>"
+    return f"<p role='alert'><strong>{_MEANINGLESS}</strong> {html.escape(text)}</p>"
 
 
 def _png(explored: Explored) -> bytes:

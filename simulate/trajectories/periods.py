@@ -51,6 +51,8 @@ class Periods:
     decay: float
 
     def __str__(self) -> str:
+        if not self.count:
+            return f"no period at rise={self.rise:g}"
         return f"T = {self.mean:.4g} ± {self.stderr:.2g} steps"
 
     @property

@@ -118,6 +118,7 @@ def test_predict_as_json_is_what_theory_and_the_reference_model_say():
         "jump_earliest": theory.steps_to_jump(9.0, 0.5, 0.01, 1.0, 30.0, 0.1).earliest,
         "jump_latest": None,
         "critical_norm": theory.critical_norm(0.5, 50.0, wd=0.01),
+        "period_verdict": model.expect(0.5, 0.01).verdict,
         "period": model.law.period(0.5, 0.01),
         "period_lower": known.lower,
         "period_upper": known.upper,
@@ -156,10 +157,32 @@ def test_predict_leaves_out_a_period_beyond_the_law():
 def test_predict_leaves_out_what_is_not_known(optimizer):
     found = json.loads(bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--json").stdout)
     assert {"equilibrium_norm", "equilibrium_rotation"} <= set(found)
-    assert not {"period", "jump_norm", "relaxation_time"} & set(found)
+    assert not {"period", "jump_norm"} & set(found)
+    # of momentum, whose buffer rings or not, and of nothing else
+    assert ("relaxation_time" in found) == optimizer.startswith("SGD")
+    assert {"jumps", "periods"} <= set(found["not_known"].split(", "))
     assert ("free_fall" in found) == (optimizer != "Adam(dim=100)")
     refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--grad-norm-range", 1, 2)
     assert one_line_error(refused, "grad_norm_range must be left out")
+    refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--delta", 0.2)
+    assert one_line_error(refused, "delta must be left out")
+
+
+def test_predict_says_for_which_gradients_and_what_is_never():
+    lines = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--grad-norm", 3).stdout.splitlines()
+    notes = {line.split("  ")[0]: line.rsplit("  ", 1)[1] for line in lines if line.startswith("equilibrium")}
+    assert notes["equilibrium norm ρ*"] == notes["equilibrium effective lr η/ρ*²"] == "for g̃ = 3"
+    assert notes["equilibrium rotation θ*"] == "whatever g̃"
+    adam = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", "AdamW(dim=100)").stdout.splitlines()[0]
+    assert adam.endswith("whatever g̃, of gradients that do not depend on those before")
+    lines = bnwd("predict", "--lr", 0.5, "--wd", 0).stdout.splitlines()
+    assert next(line for line in lines if line.startswith("relaxation")).split()[-1] == "never"
+
+
+def test_predict_where_a_step_turns_the_weights_around():
+    found = json.loads(bnwd("predict", "--lr", 3, "--wd", 0.5, "--json").stdout)
+    assert found["equilibrium_norm"] == theory.equilibrium_norm(3.0, 0.5)
+    assert "equilibrium_rotation" not in found
 
 
 def test_the_version():
@@ -242,6 +265,21 @@ def test_simulate_saves_a_trajectory(tmp_path):
     assert one_line_error(bnwd(*arguments), "--out must not exist", "fall.zarr")
 
 
+def test_simulate_keeps_some_rows_and_says_where_memory_ends(tmp_path, monkeypatch):
+    out = tmp_path / "fall.zarr"
+    arguments = ("simulate", "--lr", 0.5, "--wd", 0.01, "--norm", 3, "--steps", 50, "--out", out)
+    assert bnwd(*arguments, "--record-every", 10).exit_code == 0
+    assert simulate.load(out).step.values.tolist() == [0, 10, 20, 30, 40]
+
+    def too_large(*_, **__):
+        raise MemoryError("Unable to allocate 1 TiB")
+
+    monkeypatch.setattr("simulate.norm_map", too_large)
+    result = bnwd(*arguments[:-2])
+    assert result.exit_code == 1
+    assert result.stderr == "bnwd: not enough memory (Unable to allocate 1 TiB); take fewer steps, rows or samples\n"
+
+
 def test_train_says_what_happened(tmp_path):
     out = tmp_path / "run"
     result = bnwd("train", "--lr", 0.5, "--wd", 0.02, "--width", 8, "--steps", 200, "--out", out)
@@ -284,6 +322,8 @@ def test_train_says_what_happened(tmp_path):
         (("validate", "--preset", "moon"), ("preset must be one of", "moon")),
         (("validate", "--out", "."), ("out must be a new or empty folder", ".")),
         (("validate", "--out", "file"), ("out must be", "file")),
+        (("predict", "--lr", 1, "--wd", 0.1, "--optimizer", "SGD(momentun=0.9)"), ("setting of SGD", "momentum")),
+        (("predict", "--lr", 1, "--wd", 0.1, "--optimizer", "AdamW()"), ("optimizer must say dim", "AdamW(dim=4096)")),
         (("predict", "--lr", 0.5, "--wd", 0.01, "--optimizer", "Adagrad()"), ("optimizer must be", "Adagrad()")),
         (("sweep", "nothing.toml", "--out", "sweep"), ("file must be a TOML file", "nothing.toml")),
         (("sweep", "file", "--out", "sweep"), ("file:",)),

@@ -1,10 +1,12 @@
 import asyncio
+import base64
 import builtins
 import json
 import math
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -20,6 +22,7 @@ from simulate.explorer import sliders as sliders_module
 from simulate.explorer.quantities import JUMPS, PERIOD, REST
 
 SETTING = {"grad_norm_min": 1.0, "grad_norm_max": 10.0, "norm": 10.0}
+DOCS = Path(__file__).parents[2] / "docs"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # wherever a picture or a number may be missing
 SETTINGS = [
@@ -44,7 +47,10 @@ def _without_a_screen():
 
 @pytest.fixture(scope="module")
 def frames():
-    return page.explorer_frames()
+    with pytest.MonkeyPatch.context() as patch:
+        # slow decay, cut short
+        patch.setattr(quantities, "_MOST_STEPS", 50_000)
+        return page.explorer_frames()
 
 
 class TestExplore:
@@ -74,8 +80,22 @@ class TestExplore:
         assert found["relaxation_time"] == theory.momentum_relaxation(lr, wd, momentum=mu).time
         assert found["equilibrium_rotation"] == theory.equilibrium_rotation(lr, wd, optimizer=rule)
         assert "momentum" in found["norm_upper"]
-        assert {found[name] for name in JUMPS} == {"no jump formula with momentum"}
+        assert {found[name] for name in JUMPS if name != "jump_angle"} == {"no jump formula with momentum"}
         assert {found[name] for name in PERIOD} == {"the reference model is of plain SGD with weight decay"}
+
+    @given(
+        delta=st.floats(1e-6, 0.999),
+        momentum=st.sampled_from([0.0, 0.5, 0.99]),
+        wd=st.sampled_from([0.0, 0.01, 1.0]),
+    )
+    @settings(max_examples=15, deadline=None)
+    def test_the_angle_of_a_jump_needs_nothing_but_delta(self, delta, momentum, wd):
+        found = explore(1.0, wd, momentum=momentum, delta=delta, steps=1, **SETTING).values
+        assert 1 - math.cos(found["jump_angle"]) == pytest.approx(delta, rel=1e-9)
+        if not momentum and wd < 1:
+            assert theory.rotation(found["jump_norm_max"], 1.0, wd, 10.0) == pytest.approx(
+                found["jump_angle"], rel=1e-9
+            )
 
     @pytest.mark.parametrize("momentum", [0.0, 0.9])
     def test_the_curvature_is_that_whose_edge_is_the_equilibrium(self, momentum):
@@ -125,17 +145,18 @@ class TestExplore:
         said = str(found)
         assert "inf" not in re.split(r"\W+", said)
         assert "nan" not in said
+        assert "lr * wd" not in said
         k = setting["lr"] * setting["wd"]
         if not setting["wd"]:
             assert {found.values[name] for name in REST} == {"none without weight decay"}
         if k >= 1:
-            assert "lr * wd must be < 1" in found.values["equilibrium_rotation"]
-            assert "lr * wd must be < 1" in found.values["jump_regime"]
+            assert "ηλ must be < 1" in found.values["equilibrium_rotation"]
+            assert "ηλ must be < 1" in found.values["jump_regime"]
         if setting["grad_norm_min"] == 0:
             assert "without gradients" in found.values["equilibrium_norm_min"]
             assert "without gradients" in found.values["jump_norm_min"]
         if not 0.0003 < k < 0.011 and k and not setting.get("momentum"):
-            words = "outside the range of the model" if k < 1 else "lr * wd must be < 1"
+            words = "outside the range of the model" if k < 1 else "ηλ must be < 1"
             assert words in found.values["period"]
 
     @pytest.mark.parametrize(
@@ -159,19 +180,65 @@ class TestExplore:
             explore(**{"lr": 0.5, "wd": 0.01, **SETTING, **change})
 
 
+def known(values, *names):
+    return [values[name] for name in names if not isinstance(values[name], str) and values[name] > 0]
+
+
+class TestNormLevels:
+    @given(
+        k=st.floats(1e-6, 0.99),
+        ratio=st.sampled_from([0.0, 0.01, 0.5, 1.0]),
+        momentum=st.sampled_from([0.0, 0.5, 0.9]),
+    )
+    @settings(max_examples=80, deadline=None)
+    def test_every_height_is_drawn_in_one_way(self, k, ratio, momentum):
+        values = quantities.rest_values(1.0, k, ratio, 1.0, momentum)
+        levels = quantities.norm_levels(values)
+        kinds = [level.kind for level in levels]
+        assert len(set(kinds)) == len(kinds)
+        heights = {level.kind: known(values, *level.names) for level in levels}
+        assert all(len(heights[level.kind]) == len(level.names) for level in levels)
+        for number, kind in enumerate(kinds):
+            for other in kinds[:number]:
+                assert not any(a == pytest.approx(b, rel=1e-9) for a in heights[kind] for b in heights[other])
+        drawn = [height for group in heights.values() for height in group]
+        for value in known(values, *REST[:5]):
+            assert min(abs(math.log(value / height)) for height in drawn) < 1e-9
+
+    @pytest.mark.parametrize(
+        ("setting", "words"),
+        [
+            ((0.5, 0.01, 1.0, 10.0, 0.0), ["bounds = equilibrium at ℓ and L", "equilibrium at rms g̃"]),
+            ((0.5, 0.01, 10.0, 10.0, 0.0), ["bounds = equilibrium at ℓ and L"]),
+            (
+                (0.5, 0.1, 0.1, 10.0, 0.0),
+                ["bounds (lower bound = equilibrium at ℓ)", "equilibrium at L", "equilibrium at rms g̃"],
+            ),
+            ((3.0, 0.2, 1.0, 10.0, 0.0), ["bounds", "equilibrium at ℓ and L", "equilibrium at rms g̃"]),
+            ((0.1, 0.001, 1.0, 10.0, 0.9), ["lower bound", "equilibrium at ℓ and L", "equilibrium at rms g̃"]),
+            ((0.5, 0.0, 1.0, 10.0, 0.0), []),
+        ],
+        ids=str,
+    )
+    def test_their_words(self, setting, words):
+        assert [level.words for level in quantities.norm_levels(quantities.rest_values(*setting))] == words
+
+
 class TestPlotExplored:
     @pytest.mark.parametrize("setting", SETTINGS)
     def test_it_shows_the_numbers(self, setting):
         found = explore(**setting)
         norm, rotation, numbers = plot_explored(found)
         norm.figure.canvas.draw()
-        heights = {line.get_ydata()[0] for line in norm.lines[1:]}
-        for name in ("norm_lower", "norm_upper", "equilibrium_norm_min", "equilibrium_norm_max"):
-            value = found.values[name]
-            assert isinstance(value, str) or value in heights or value == 0
+        heights = [line.get_ydata()[0] for line in norm.lines[1:]]
+        assert len({f"{height:.9g}" for height in heights}) == len(heights)
+        for value in known(found.values, *REST[:5]):
+            assert any(value == pytest.approx(height, rel=1e-9) for height in heights)
         angles = {line.get_ydata()[0] for line in rotation.lines[1:]}
-        known = [found.values[name] for name in ("equilibrium_rotation", "jump_angle")]
-        assert angles == {value for value in known if not isinstance(value, str)}
+        assert angles >= set(known(found.values, "equilibrium_rotation"))
+        jump = found.values["jump_angle"]
+        most = max([float(found.trajectory.rotation.max()), *(angles - {jump})])
+        assert (jump in angles) == (jump <= 5 * most)
         texts = [text.get_text() for text in numbers.texts]
         left, right = texts[::2], texts[1::2]
         assert [words for words in left if words] == [quantity.words for quantity in QUANTITIES.values()]
@@ -191,6 +258,7 @@ class TestPlotExplored:
                 assert box.y0 >= 0
                 assert box.x1 <= figure.bbox.x1, text.get_text()
                 assert box.y1 <= figure.bbox.y1, text.get_text()
+            assert axes[0].get_legend().get_window_extent().x1 <= axes[2].get_window_extent().x0
             plt.close(figure)
 
     def test_the_shaded_norms_are_those_that_jump(self):
@@ -276,6 +344,25 @@ class TestExplorer:
         asyncio.run(moves())
         assert explored == [(0.3, 0.01)]
 
+    def test_where_there_are_no_widgets_it_is_its_words_and_its_picture(self, monkeypatch):
+        pytest.importorskip("ipywidgets")
+        formatters = pytest.importorskip("IPython.core.formatters")
+        box = explorer()
+        shown, _ = formatters.DisplayFormatter().format(box)
+        found = explore(0.5, 0.01, **SETTING)
+        assert shown["text/plain"] == str(found)
+        assert base64.b64decode(shown["image/png"]) == bytes(box.children[2].value)
+        assert shown["application/vnd.jupyter.widget-view+json"]["model_id"] == box.model_id
+        sliders = {slider.description: slider for slider in box.children[0].children}
+        sliders["jump δ"].value = 0.3
+        moved, _ = formatters.DisplayFormatter().format(box)
+        assert moved["text/plain"] == str(explore(0.5, 0.01, delta=0.3, **SETTING))
+        assert moved["image/png"] != shown["image/png"]
+        sliders["learning rate η"].value, sliders["weight decay λ"].value = 3.0, 1.0
+        shown, _ = formatters.DisplayFormatter().format(box)
+        assert shown["text/plain"].startswith("This setting has no meaning. lr * wd must be < 2 here")
+        assert "image/png" not in shown
+
     def test_without_ipywidgets_it_says_what_to_install(self, monkeypatch):
         found = builtins.__import__
 
@@ -290,8 +377,6 @@ class TestExplorer:
 
 
 def unpacked(text, low, high):
-    import base64
-
     levels = np.frombuffer(base64.b64decode(text), "<u2")
     return np.exp(low + (high - low) * levels / 65535)
 
@@ -303,10 +388,21 @@ class TestPage:
         for i, ratio in enumerate(page.RATIOS):
             shifted = page.GRAD_NORMS[: len(page.GRAD_NORMS) - i]
             np.testing.assert_allclose(np.array(page.GRAD_NORMS[i:]) * ratio, shifted, rtol=1e-12)
-        assert (page.LR[page.FIRST["lr"]], page.WD[page.FIRST["wd"]]) == (0.5, 0.01)
+        assert len(page.LR) + len(page.WD) - 1 == len(page.INTRINSIC)
+        assert (page.LR[page.FIRST["lr"]], page.WD[page.FIRST["wd"]]) == (0.5, 0.0125)
+
+    def test_common_settings_are_on_the_sliders(self):
+        for wanted, there in ((0.1, page.LR), (0.5, page.LR), (1e-4, page.WD), (5e-4, page.WD)):
+            assert min(abs(value / wanted - 1) for value in there) < 1e-12
+        assert min(page.LR) < 1e-3
 
     @given(
-        place=st.tuples(*(st.integers(0, n - 1) for n in (20, 4, 5, 5, 5))),
+        place=st.tuples(
+            *(
+                st.sampled_from(range(len(grid)))
+                for grid in (page.INTRINSIC, page.MOMENTA, page.RATIOS, page.STARTS, page.DELTAS)
+            )
+        ),
         lr=st.floats(1e-4, 1e3),
         size=st.floats(1e-4, 1e4),
     )
@@ -314,7 +410,7 @@ class TestPage:
     def test_frames_rescaled_are_what_explore_says_at_any_rate_and_gradient(self, frames, place, lr, size):
         i, m, q, s, d = place
         k, momentum, ratio, delta = page.INTRINSIC[i], page.MOMENTA[m], page.RATIOS[q], page.DELTAS[d]
-        stored = [*frames.rest[i][m][q], *(frames.jumps[i][q][d][s] if not momentum else [quantities.NO_JUMPS] * 6)]
+        stored = [*frames.rest[i][m][q], *(frames.momentum_jumps[d] if momentum else frames.jumps[i][q][d][s])]
         stored += frames.period[m][i]
         factors = [lr**quantity.lr_power * size**quantity.grad_norm_power for quantity in QUANTITIES.values()]
         norm = page.STARTS[s] * frames.rest[i][m][q][1] * factors[1]
@@ -347,6 +443,8 @@ class TestPage:
         data = json.loads(re.search(r'<script type="application/json" id="frames">(.*?)</script>', text)[1])
         assert data["rest"] == frames.rest
         assert data["jumps"] == frames.jumps
+        assert data["momentum_jumps"] == frames.momentum_jumps
+        assert "lr * wd" not in text
         assert data["period"] == frames.period
         assert data["steps"] == frames.steps.tolist()
         for name, part in (("norms", slice(0, 2)), ("rotations", slice(2, 4))):
@@ -385,9 +483,11 @@ class TestPage:
         "moves",
         [
             {},
-            {"lr": 3, "wd": 12, "low": 4, "high": 7, "start": 0, "delta": 4},
+            {"lr": 5, "wd": 8, "low": 4, "high": 7, "start": 0, "delta": 4},
             {"momentum": 2, "wd": 3},
+            {"momentum": 1, "lr": 0, "wd": 0},
             {"high": 10},
+            {"low": 4, "wd": 8},
         ],
         ids=str,
     )
@@ -416,19 +516,59 @@ class TestPage:
                 assert units == QUANTITIES[name].units.split()
         for name, values in (("lr", page.LR), ("wd", page.WD), ("low", page.GRAD_NORMS), ("high", page.GRAD_NORMS)):
             assert float(shown[name].split()[0]) == pytest.approx(values[places[name]], rel=6e-3)
+        assert shown["drawn"] == shown["keys"]
+        assert shown["words"] >= {level.words for level in quantities.norm_levels(found.values)}
+        assert shown["cut"] == "0"
+
+    @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+    @pytest.mark.parametrize("theme", ["light", "dark"])
+    def test_in_a_frame_it_is_as_high_as_it_needs_and_of_the_theme_around_it(self, frames, tmp_path, theme):
+        seen = """<script>addEventListener("message", () => parent.postMessage(
+            {theme: document.documentElement.dataset.theme, fits: document.documentElement.scrollHeight <= innerHeight},
+            "*"))</script></body>"""
+        (tmp_path / "explorer.html").write_text(page._page(frames).replace("</body>", seen), encoding="utf-8")
+        frame = re.search(r"<iframe.*</iframe>", (DOCS / "explorer.md").read_text(encoding="utf-8"))[0]
+        script = (DOCS / "_static" / "explorer.js").read_text(encoding="utf-8")
+        chosen = f"""addEventListener("message", ({{ data }}) => {{
+            if (data.theme) document.body.dataset.seen = `${{data.theme}} ${{data.fits}}`;
+            else setTimeout(() => {{ document.body.dataset.theme = "{theme}"; }}, 100); }});"""
+        around = f"<script>{script}</script>{frame.replace('../', '')}<script>{chosen}</script>"
+        around = f'<body style="width: 480px" data-theme="auto">{around}</body>'
+        done = dom(around, tmp_path)
+        assert re.search(r'data-seen="(.*?)"', done)[1] == f"{theme} true"
+        assert int(re.search(r"height: (\d+)px", done)[1]) > 1500
 
 
 def in_a_browser(text, folder, moves):
-    """Numbers and slider values that the page shows after its sliders were moved."""
+    """Numbers, slider values and lines that the page shows after its sliders were moved."""
     moved = "".join(
         f"input.{name}.value = {place}; input.{name}.dispatchEvent(new Event('input'));"
         for name, place in moves.items()
     )
+    # labels that leave the picture or touch another one
+    cut = """const boxes = [...document.querySelectorAll("#picture text")].map((text) => text.getBoundingClientRect());
+        const all = document.getElementById("picture").getBoundingClientRect();
+        const leaves = (a) => a.left < all.left || a.right > all.right || a.bottom > all.bottom;
+        const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+        const cut = boxes.filter((a, i) => leaves(a) || boxes.slice(0, i).some((b) => touch(a, b)));
+        document.body.dataset.cut = cut.length;
+        """
+    done = dom(text.replace("</body>", f"<script>{moved}{cut}</script></body>"), folder)
+    seen = dict(re.findall(r'<output[^>]* id="(\w+)-value">(.*?)</output>', done))
+    for names, value in re.findall(r'<td [^>]*data-names="([\w ]+)">(.*?)</td>', done):
+        seen |= dict.fromkeys(names.split(), value)
+    picture, keys = re.search(r'<svg id="picture".*?</svg>', done, re.S)[0], re.search(r"<ul .*?</ul>", done, re.S)[0]
+    kinds = re.compile(r'class="(simulated|bound|ends|rest|jump)"|fill="url\(#(\w+)\)"')
+    seen["drawn"], seen["keys"] = ({a + b for a, b in kinds.findall(part)} for part in (picture, keys))
+    seen["words"] = set(re.findall(r"</svg>(.*?)</li>", keys))
+    return seen | {"cut": re.search(r'data-cut="(\d+)"', done)[1]}
+
+
+def dom(text, folder):
+    """What a browser has made of a page."""
     file = folder / "page.html"
-    file.write_text(text.replace("</body>", f"<script>{moved}</script></body>"), encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     quiet = "--disable-gpu --disable-background-networking --disable-component-update --disable-sync --no-first-run"
     command = [CHROMIUM, "--headless", "--no-sandbox", *quiet.split(), f"--user-data-dir={folder / 'profile'}"]
-    command += ["--virtual-time-budget=5000", "--dump-dom", file.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
-    seen = dict(re.findall(r'<td data-name="(\w+)">(.*?)</td>', done.stdout))
-    return seen | dict(re.findall(r'<output[^>]* id="(\w+)-value">(.*?)</output>', done.stdout))
+    command += ["--window-size=500,2000", "--virtual-time-budget=5000", "--dump-dom", file.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True).stdout
