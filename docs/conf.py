@@ -60,7 +60,7 @@ myst_heading_anchors = 3
 smartquotes = False
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
-# widgets need a script from elsewhere; their text says the same
+# widgets need a script from elsewhere; `simulate.explorer.explorer` stores a picture and its words beside its own
 nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 
@@ -133,6 +133,22 @@ def all_derivations() -> Iterator[str]:
         yield f"## {title} ([{sections}](mathematics.md))\n"
         for name in by_module[module]:
             yield f"### `{name}`\n\n{getattr(derivations, name)._repr_markdown_()}\n"
+
+
+# a cell of one number, or a few, with what belongs to them
+NUMBERS = re.compile(r"[≤≥<>±+−-]? ?\d[\d ,.:;e%±≤≥×/()+−–-]{0,30}(\(\d+ of \d+\))?")
+# between a number and its sign
+JOINT = re.compile(r"(?<=\d) ?(?=%)|(?<=\d) (?=± \d)|(?<=[±≤≥]) (?=\d)")
+
+
+def keep_numbers_whole(app: Sphinx, document: nodes.document) -> None:
+    """Let no line end within a number; all pages write 97 %, whatever wrote them."""
+    for entry in document.findall(nodes.entry):
+        if NUMBERS.fullmatch(entry.astext().strip()):
+            entry["classes"].append("number")
+    for text in list(document.findall(nodes.Text)):
+        if not isinstance(text.parent, (nodes.literal, nodes.math, nodes.FixedTextElement)):
+            text.parent.replace(text, nodes.Text(JOINT.sub("\N{NO-BREAK SPACE}", text)))
 
 
 # --- docstrings ------------------------------------------------------------------------------------------------------
@@ -262,6 +278,7 @@ def write_explorer(app: Sphinx, failure: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Connect the above to Sphinx."""
     app.connect("source-read", complete_page)
+    app.connect("doctree-read", keep_numbers_whole)
     app.connect("build-finished", write_explorer)
     app.connect("autodoc-process-docstring", docstring_to_rst)
     app.connect("autodoc-process-signature", readable_signature)

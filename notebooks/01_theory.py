@@ -192,7 +192,7 @@ plt.show()
 
 # %% [markdown]
 # How soon: the earliest jump falls with $\ell$ and jumps with $L$; the latest takes the largest gradient that does not jump, as
-# long as there is one.
+# long as there is one. In the picture there always is one for $\delta=0.02$: that jump need never come.
 
 # %%
 display(derivations.steps_to_jump, derivations.fall_time)
@@ -200,11 +200,12 @@ display(derivations.steps_to_jump, derivations.fall_time)
 # %%
 k, low, high = 1e-3, 0.3, 20.0
 start = np.geomspace(0.7, 40, 60)
-fig, axes = plt.subplots(1, 2)
+fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
 for delta, color in ((0.02, "C0"), (5e-4, "C1")):
     time = theory.steps_to_jump(start, LR, k / LR, low, high, delta)
     axes[0].plot(start, np.maximum(time.earliest, 0.5), color=color, label=f"earliest, δ = {delta}")
-    axes[0].plot(start, np.maximum(time.latest, 0.5), "--", color=color, label=f"latest, δ = {delta}")
+    if np.isfinite(time.latest[-1]):
+        axes[0].plot(start, np.maximum(time.latest, 0.5), "--", color=color, label=f"latest, δ = {delta}")
 axes[0].set(
     xscale="log",
     yscale="log",
@@ -212,7 +213,7 @@ axes[0].set(
     ylabel="steps before the jump",
     title=f"ηλ = {k}, L/ℓ = {high / low:.0f}",
 )
-axes[0].legend(fontsize=8)
+axes[0].legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1)
 for k in (0.1, 0.03, 0.01):
     run = simulate.norm_map(LR, k / LR, G, norm=50.0, steps=int(4 / k))
     above = run.norm.values > 1.001 * theory.equilibrium_norm(LR, k / LR, G)
@@ -222,8 +223,8 @@ for k in (0.1, 0.03, 0.01):
     )
 axes[1].set(
     xlabel="ηλ · steps",
-    ylabel="error of theory.fall_time / ηλ (steps)",
-    title="Closed-form time of a fall",
+    ylabel="error / ηλ (steps)",
+    title="Error of theory.fall_time, in closed form",
     ylim=(-1.1, 1.1),
 )
 axes[1].legend()
@@ -495,9 +496,14 @@ lrs, angles = np.geomspace(1e-3, 1, 80), np.geomspace(5e-3, 0.5, 80)
 fig, axes = plt.subplots(1, 2, sharey=True)
 for ax, (name, rule) in zip(axes, {"SGD": theory.SGD(), "AdamW": theory.AdamW(dim=1000)}.items(), strict=True):
     wd = theory.wd_for_rotation(lrs, angles[:, np.newaxis], optimizer=rule)
-    lines = ax.contour(lrs, angles, np.log10(wd), levels=np.arange(-5, 3), cmap="viridis")
-    ax.clabel(lines, fmt=lambda level: f"λ = 1e{level:.0f}", fontsize=7, inline=False)
     ax.set(xscale="log", yscale="log", xlabel="learning rate η", title=f"{name}: decay for a rotation")
+    powers = np.arange(-5, 3)
+    lines = ax.contour(lrs, angles, np.log10(wd), levels=powers, colors=simulate.plots.MEASURED, linestyles="-")
+    # labels where lines cross the diagonal, but not in its corners
+    places = np.interp(powers, np.log10(wd[::-1].diagonal())[::-1], np.arange(80)[::-1]).astype(int)
+    inside = (places > 5) & (places < 75)
+    where = list(zip(lrs[places[inside]], angles[::-1][places[inside]], strict=True))
+    ax.clabel(lines, powers[inside], fmt=lambda power: f"λ = {10.0**power:g}", fontsize=8, colors="k", manual=where)
 axes[0].set_ylabel("wanted rotation (rad/step)")
 plt.show()
 

@@ -41,7 +41,7 @@ PERIODS = 60 if FAST else 1000
 # The reference model is that of this project's ConvNet with 8-16-16 channels on 8×8 digits, mini-batches of 64, plain SGD.
 
 # %%
-simulate.period(LR, 0.004, periods=PERIODS)
+pd.Series(vars(simulate.period(LR, 0.004, periods=PERIODS)))
 
 # %% [markdown]
 # `mean` is the length of a period in steps, `norm_min` and `norm_max` the norm where it begins and where it peaks,
@@ -97,11 +97,12 @@ simulate.plots.plot_periods(simulate.find_periods(run), axes[1])
 plt.show()
 
 # %%
-simulate.classify(run)
+judged = simulate.classify(run)
+print(f"{judged}: {judged.reason}")
 
 # %% [markdown]
-# At equilibrium `rotation_ratio`, the angle per step over its predicted value, would be near 1, and `log_norm_sd`, the spread of $\ln\rho$,
-# small. `oscillate` is the reduced model as it is. `period` multiplies its length by what the probe says it is off, which is why
+# At equilibrium the rotation (`rotation_ratio`, the median angle per step over its predicted value) would be near 1, and the spread
+# of $\ln\rho$ (`log_norm_sd`) small. `oscillate` is the reduced model as it is. `period` multiplies its length by what the probe says it is off, which is why
 # part 1 gave fewer steps than the histogram:
 
 # %%
@@ -290,7 +291,7 @@ plt.show()
 
 # %% [markdown]
 # The same with sliders, which need a running kernel and `ipywidgets` (extra `notebooks`). For readers without Python,
-# `simulate.explorer_page.write_explorer_page("explorer.html")` writes it as one page for any browser.
+# `simulate.write_explorer_page("explorer.html")` writes it as one page for any browser.
 
 # %%
 explorer()

@@ -64,7 +64,8 @@ simulate.plots.plot_trajectory(
 plt.show()
 
 # %%
-simulate.classify(run)
+judged = simulate.classify(run)
+print(f"{judged}: {judged.reason}")
 
 # %% [markdown]
 # ## 2. Replay: one law for the norm
@@ -154,7 +155,7 @@ module = torch.nn.Sequential(*hidden, linear(128, 10))
 module[-1].weight.requires_grad_(False).mul_(10 / module[-1].weight.norm())  # its norm must not decay
 model = empirical.probe(module, images, labels, periods=20 if FAST else 60, seeds=1, progress=False)
 expected = model.expect(LR, OWN_WD)
-expected
+print(expected)
 
 # %% [markdown]
 # And so it came, trained there:

@@ -22,7 +22,7 @@
 # bnwd figures --out large --paper-scale            # the same figures of ConvNets on CIFAR-10, on a GPU
 # ```
 #
-# Below each figure stand its settings, and beside them (`full …`) those of the same runs at the scale of the paper, which
+# Below each figure stand its settings, and below them (`full`) those of the same runs at the scale of the paper, which
 # `empirical.at_paper_scale` gives. Each run there is 16 times as long at a sixteenth of the decay, so that as many relaxation times
 # $1/\eta\lambda$ pass; `empirical.paper_runs` has the runs of the paper itself. Symbols as in `01_theory`.
 
@@ -32,7 +32,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
-from IPython.display import Image
+from IPython.display import Image, Markdown
 
 from empirical.trials.figures.all_figures import all_figures
 from empirical.trials.figures.drawing import draw_figures
@@ -44,6 +44,15 @@ with ThreadPoolExecutor(1) as one_by_one:  # without it, as many runs side by si
 figures = {figure.name: figure for figure in all_figures(FAST)}
 captions = {name: f"{figure.caption} {figure.seen}" for name, figure in figures.items()}
 
+
+def settings(name):
+    """Settings of the runs of a figure, here and at the scale of the paper."""
+    here = pd.DataFrame(figures[name].scales())
+    full = here[[column for column in here if column.startswith("full ")]]
+    parts = {"here": here.drop(columns=full.columns), "full": full.rename(columns=lambda column: column[5:])}
+    return pd.concat(parts)
+
+
 # %% [markdown]
 # ## 1. Loss and error
 # *The paper*: training with normalization and weight decay does not converge, it destabilizes again and again. *Here*: each time
@@ -53,10 +62,10 @@ captions = {name: f"{figure.caption} {figure.seen}" for name, figure in figures.
 Image(files["training-curves"][1], width=510)
 
 # %%
-captions["training-curves"]
+Markdown(captions["training-curves"])
 
 # %%
-pd.DataFrame(figures["training-curves"].scales())
+settings("training-curves")
 
 # %% [markdown]
 # ## 2. Norm, effective learning rate, rotation
@@ -68,10 +77,10 @@ pd.DataFrame(figures["training-curves"].scales())
 Image(files["norm"][1], width=1000)
 
 # %%
-captions["norm"]
+Markdown(captions["norm"])
 
 # %%
-pd.DataFrame(figures["norm"].scales())
+settings("norm")
 
 # %% [markdown]
 # ## 3. Phase picture
@@ -82,10 +91,10 @@ pd.DataFrame(figures["norm"].scales())
 Image(files["phase-picture"][1], width=510)
 
 # %%
-captions["phase-picture"]
+Markdown(captions["phase-picture"])
 
 # %%
-pd.DataFrame(figures["phase-picture"].scales())
+settings("phase-picture")
 
 # %% [markdown]
 # ## 4. Length of the periods
@@ -96,10 +105,10 @@ pd.DataFrame(figures["phase-picture"].scales())
 Image(files["periods"][1], width=1000)
 
 # %%
-captions["periods"]
+Markdown(captions["periods"])
 
 # %%
-pd.DataFrame(figures["periods"].scales())
+settings("periods")
 
 # %% [markdown]
 # ## 5. Width of the network
@@ -110,10 +119,10 @@ pd.DataFrame(figures["periods"].scales())
 Image(files["width"][1], width=1000)
 
 # %%
-captions["width"]
+Markdown(captions["width"])
 
 # %%
-pd.DataFrame(figures["width"].scales())
+settings("width")
 
 # %% [markdown]
 # ## 6. Minima of successive periods
@@ -125,10 +134,10 @@ pd.DataFrame(figures["width"].scales())
 Image(files["minima"][1], width=1000)
 
 # %%
-captions["minima"]
+Markdown(captions["minima"])
 
 # %%
-pd.DataFrame(figures["minima"].scales())
+settings("minima")
 
 # %% [markdown]
 # ## 7. Full batches
@@ -139,7 +148,7 @@ pd.DataFrame(figures["minima"].scales())
 Image(files["full-batch"][1], width=510)
 
 # %%
-captions["full-batch"]
+Markdown(captions["full-batch"])
 
 # %%
-pd.DataFrame(figures["full-batch"].scales())
+settings("full-batch")

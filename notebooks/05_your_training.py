@@ -22,6 +22,7 @@
 import os
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from sklearn.datasets import load_digits
@@ -46,7 +47,8 @@ STEPS = 600 if FAST else 4000
 torch.manual_seed(0)
 digits = load_digits()
 images, labels = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
-model = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+hidden = [torch.nn.Linear(64, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU()]
+model = torch.nn.Sequential(*hidden, torch.nn.Linear(16, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.2, weight_decay=0.02)
 
 monitor = empirical.Monitor(model, optimizer, images[:64])  # 1
@@ -70,7 +72,7 @@ list(run.group.values)  # the weights that are scale-invariant; the last layer i
 
 # %%
 told = monitor.forecast()
-str(told)
+print(told)
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(9, 4.4), sharex=True)
@@ -87,7 +89,8 @@ plt.show()
 # After the whole run `classify` judges by both: a median rotation near equilibrium and a norm that spreads little.
 
 # %%
-simulate.classify(run)
+judged = simulate.classify(run)
+print(f"{judged}: {judged.reason}")
 
 # %% [markdown]
 # ## 3. Will it destabilize?
@@ -106,6 +109,27 @@ pd.DataFrame(
 ).round(2)
 
 # %% [markdown]
+# **With momentum, Adam or AdamW no bound of the first jump is known.** Of heavy-ball momentum with the coupled decay of `torch.optim.SGD` it is
+# known how fast and how far the norm can fall, whatever the gradients. If training broke at a norm of 2 before, and the norm has just
+# peaked at 4, it is back at 2 after `momentum_least_fall` steps at the earliest; and while $\tilde g\ge\ell$ it does not stay below
+# `momentum_floor`. At what norm training breaks, no formula says: your own log does. Under AdamW only the fall without gradients is
+# known, which gradients can slow down or hasten, and under Adam not even that (NaN: not known).
+
+# %%
+rows = {}
+for name, lr, rule in (
+    ("SGD", 0.2, theory.SGD()),
+    ("SGD, momentum 0.9", 0.02, theory.SGD(momentum=0.9)),
+    ("AdamW", 0.001, theory.AdamW(dim=1024)),
+    ("Adam", 0.001, theory.Adam(dim=1024)),
+):
+    rows[name] = {"steps to half the norm, without gradients": np.log(2) / theory.free_decay(lr, 0.02, optimizer=rule)}
+    if isinstance(rule, theory.SGD):
+        rows[name]["at least, with any"] = theory.momentum_least_fall(lr, 0.02, ratio=2.0, momentum=rule.momentum)
+        rows[name]["floor of the norm for g̃ ≥ 1"] = theory.momentum_floor(lr, 0.02, 1.0, momentum=rule.momentum)
+pd.DataFrame(rows).T.round(2)
+
+# %% [markdown]
 # Whether your network rests or swings, and how long a period is, no formula tells from the settings alone: it depends on how well
 # the network learns its data. `empirical.probe(model, images, labels)` trains it shortly at two values of $\eta\lambda$ and predicts
 # the others, see `03_empirical`. On the command line: `bnwd probe`, then `bnwd predict --probe`.
@@ -116,24 +140,25 @@ pd.DataFrame(
 # %%
 wanted = theory.equilibrium_rotation(0.2, 0.02) / 2
 wish = monitor.forecast(rotation=wanted)
-pd.Series({"wanted rotation": wanted, "wd at this lr": wish.wd_for_rotation, "lr at this wd": wish.lr_for_rotation})
+answers = {"wanted rotation": wanted, "wd at this lr": wish.wd_for_rotation, "lr at this wd": wish.lr_for_rotation}
+pd.Series(answers).round(4)
 
 # %% [markdown]
-# The loop goes on with that weight decay, and the steps come to turn as far as wished. The norm needs some relaxation times to get
-# there.
+# The loop goes on with that weight decay, and the steps come to turn as far as wished. The same monitor watches: it notes learning
+# rate and weight decay of every step. The norm needs some relaxation times to get there, `theory.relaxation_time(lr, wd)`, about
+# $1/4\eta\lambda$ steps of plain SGD; with momentum it is that of `theory.momentum_relaxation`.
 
 # %%
 optimizer.param_groups[0]["weight_decay"] = wish.wd_for_rotation
-later = empirical.Monitor(model, optimizer, images[:64], first_step=STEPS)
 for _ in range(2 * STEPS):
     batch = torch.randint(len(images), (64,), generator=generator)
     optimizer.zero_grad()
     loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch])
     loss.backward()
-    later.before_step(loss)
+    monitor.before_step(loss)
     optimizer.step()
-    later.after_step()
-after = later.trajectory()
+    monitor.after_step()
+after = monitor.trajectory().isel(step=slice(STEPS, None))
 half = after.sizes["step"] // 2
 pd.Series(
     {
@@ -190,7 +215,7 @@ for step in range(1200 if FAST else 3000):
     optimizer.step()
     monitor.after_step()
 found = simulate.diagnose(monitor.trajectory())
-str(found)
+print(found)
 
 # %%
 fig, axes = plt.subplots(3, 1, figsize=(9, 6), sharex=True)

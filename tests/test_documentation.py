@@ -86,7 +86,8 @@ def test_the_command_line_finds_what_lies_in_the_current_folder(tmp_path, monkey
     with pytest.raises(SystemExit, match="0"):
         main(["train", *rule, "--width", "8", "--steps", "5", "--out", "run"])
     again = empirical.resume(tmp_path / "run")
-    assert again.attrs["optimizer"] == "my_sign:SignDescent(dim=300)"
+    # with the number of weights that it measured
+    assert again.attrs["optimizer"] == "my_sign:SignDescent(dim=576)"
 
 
 def test_the_options_in_a_file_are_those_of_the_commands(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,7 @@ def test_blocks_are_short():
 def test_block_runs(block, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     plt.switch_backend("Agg")
-    names = {"simulate": simulate}
+    names = {"simulate": simulate, "__name__": "__main__"}
     (tmp_path / "runs").mkdir()
     for name, wd in (("high", 0.02), ("low", 0.004), *([("a", 0.02)] if "diagnose(" in block else [])):
         simulate.save(simulate.oscillate(0.5, wd, steps=round(200 / wd)), tmp_path / "runs" / name)

@@ -23,17 +23,21 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the site needs {', '.joi
 
 
 class Page(HTMLParser):
-    """What a page links to, what it loads, and the names that links can lead to."""
+    """What a page links to, what it loads, the names that links can lead to, its code, its cells that are numbers."""
 
     def __init__(self, path):
         super().__init__()
         self.path, self.links, self.loads, self.ids, self.formulas, self.text = path, [], [], set(), 0, ""
+        self.code, self.numbers, self.into = [], [], None
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         given = dict(attrs)
         self.ids |= {given[name] for name in ("id", "name") if given.get(name)}
         self.formulas += tag == "math"
+        if tag == "pre" or (tag == "td" and "number" in given.get("class", "").split()):
+            self.into = self.code if tag == "pre" else self.numbers
+            self.into.append("")
         if tag == "a" and given.get("href"):
             self.links.append(given["href"])
         elif tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload"):
@@ -41,8 +45,14 @@ class Page(HTMLParser):
         elif given.get("src"):
             self.loads.append(given["src"])
 
+    def handle_endtag(self, tag):
+        if tag in ("pre", "td"):
+            self.into = None
+
     def handle_data(self, data):
         self.text += data
+        if self.into:
+            self.into[-1] += data
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +91,22 @@ def test_nothing_is_loaded_from_elsewhere(site):
     out = site["README.html"].path.parent
     elsewhere = re.compile(r"(?:url\(|@import)\s*['\"]?(?:https?:|//)")
     assert [path for path in out.rglob("*.css") if elsewhere.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_links_are_of_the_web(site):
+    assert {urlsplit(link).scheme for page in site.values() for link in page.links} <= {"", "http", "https"}
+
+
+def test_code_is_as_wide_as_a_page_at_most(site):
+    code = {name: page.code for name, page in site.items() if name.startswith(("README", "docs/"))}
+    assert [(name, line) for name in code for each in code[name] for line in each.splitlines() if len(line) > 120] == []
+
+
+def test_numbers_are_not_broken_over_lines(site):
+    assert {"5e-3", "1.191\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.070"} <= set(site["docs/validation.html"].numbers)
+    assert {"97\N{NO-BREAK SPACE}%", "219"} <= set(site["docs/diagnosis_trial.html"].numbers)
+    for name in ("docs/validation.html", "docs/held_out.html", "docs/diagnosis_trial.html"):
+        assert not re.search(r"\d ?%", site[name].text), name
 
 
 def drawing():

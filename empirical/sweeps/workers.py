@@ -6,9 +6,10 @@ import concurrent.futures
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import process, resource_tracker
 from typing import Any
 
 from empirical.runs.signals import stop_requested
@@ -25,6 +26,11 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": 2**25,
 }
 
+_GUARDED = (
+    'must be called under `if __name__ == "__main__":` in a script, '
+    "since each process that it starts imports the script first"
+)
+
 
 def dask_executor(
     scheduler: str | os.PathLike[str] | None = None,
@@ -36,7 +42,8 @@ def dask_executor(
 
     Parameters
     ----------
-    scheduler : address ("tcp://…") or scheduler file of a Dask cluster; None starts processes on this machine.
+    scheduler : address, such as `tcp://host:8786`, or scheduler file of a Dask cluster; None starts processes on this
+        machine.
     workers : number of processes on this machine; default one for each processor.
     resources : what each run needs of the resources that workers declare, such as {"GPU": 1}.
 
@@ -47,6 +54,7 @@ def dask_executor(
     Raises
     ------
     TypeError, ValueError : an argument is out of range; when it is opened, no scheduler answers.
+    RuntimeError : when it is opened, by a script outside of ``if __name__ == "__main__":``; processes do not start.
 
     Examples
     --------
@@ -66,6 +74,24 @@ def dask_executor(
     return _DaskExecutor(scheduler, workers or usable_processors(), needed)
 
 
+def refuse_in_a_script_that_is_imported(what: str) -> None:
+    """Refuse to start processes from one that has not started yet, but imports the script that has started it.
+
+    Raises
+    ------
+    RuntimeError : the script is one that calls this outside of ``if __name__ == "__main__":``.
+
+    Examples
+    --------
+    >>> refuse_in_a_script_that_is_imported("sweep")
+    """
+    # how multiprocessing itself knows
+    if getattr(process.current_process(), "_inheriting", False):
+        # this process ends by it, and its way here says nothing
+        sys.tracebacklimit = 0
+        raise RuntimeError(f"{what} {_GUARDED}")
+
+
 class _DaskExecutor(AbstractContextManager[concurrent.futures.Executor]):
     """Opened anew by each `with`."""
 
@@ -73,7 +99,11 @@ class _DaskExecutor(AbstractContextManager[concurrent.futures.Executor]):
         self._settings, self._open = settings, ExitStack()
 
     def __enter__(self) -> concurrent.futures.Executor:
-        return self._open.enter_context(_opened(*self._settings))
+        try:
+            return self._open.enter_context(_opened(*self._settings))
+        except RuntimeError as error:
+            # the way through context managers says nothing
+            raise error.with_traceback(None) from None
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
@@ -83,6 +113,7 @@ class _DaskExecutor(AbstractContextManager[concurrent.futures.Executor]):
 def _opened(
     scheduler: str | os.PathLike[str] | None, workers: int, needed: Mapping[str, float]
 ) -> Iterator[concurrent.futures.Executor]:
+    refuse_in_a_script_that_is_imported("dask_executor")
     # slow to import
     import dask
     from distributed import Client
@@ -133,7 +164,11 @@ def _processes_here(count: int) -> Iterator[Any]:
     cluster = None
     try:
         # memory is not limited: runs are no data that Dask could move away
-        cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
+        try:
+            cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
+        except RuntimeError:
+            # theirs is that none has started, with all that was waiting for it
+            raise RuntimeError(f"processes here did not start; what they said is above. A sweep {_GUARDED}") from None
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield cluster
     finally:

@@ -11,6 +11,7 @@ import simulate
 from empirical.config import RunConfig
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import FAILED, run_path
+from simulate.trajectories.contract import COMPLETE
 
 
 def train_missing(
@@ -78,5 +79,5 @@ def stored_run(folder: Path, run: RunConfig) -> xr.Dataset:
     found = whole.isel(step=slice(0, run.steps))
     if run.steps < whole.sizes["step"]:
         found = found.assign(final_norm=whole.norm[run.steps].drop_vars(["step", "epoch"], errors="ignore"))
-        found["status_step"] = run.steps
+        found["status"], found["status_step"] = COMPLETE, run.steps
     return found.sel(eval_step=slice(0, run.steps)) if "eval_step" in found.dims else found

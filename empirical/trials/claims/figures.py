@@ -28,7 +28,7 @@ Trajectories = Mapping[str, Sequence[xr.Dataset]]
 Figure = Callable[[Trajectories], list[float]]
 
 
-def has_verdict(verdict: str, group: str = "all") -> Figure:
+def has_verdict(verdict: str) -> Figure:
     """1 where `simulate.classify` gives this verdict, else 0.
 
     Examples
@@ -38,11 +38,11 @@ def has_verdict(verdict: str, group: str = "all") -> Figure:
     [1.0]
     """
     return lambda runs: [
-        math.nan if judged is None else float(judged.verdict == verdict) for judged in map(classified, runs[group])
+        math.nan if judged is None else float(judged.verdict == verdict) for judged in map(classified, runs["all"])
     ]
 
 
-def swings(group: str = "all") -> Figure:
+def swings() -> Figure:
     """1 where ln ρ jumps five times and more by a tenth, falls as much between, and spreads by more than 0.05.
 
     It asks for no rate of decay, which Adam does not have; the first quarter of the run is left out.
@@ -56,7 +56,7 @@ def swings(group: str = "all") -> Figure:
 
     def figure(runs: Trajectories) -> list[float]:
         found = []
-        for run in runs[group]:
+        for run in runs["all"]:
             # 2/ηλ, which is left out of other runs, says nothing of Adam's
             judged = classified(run, run.sizes["step"] // 4)
             if judged is None:
@@ -89,7 +89,7 @@ def period_ratio(first: str, second: str, power: float = 1.0) -> Figure:
     return figure
 
 
-def largest_fall(group: str = "all") -> Figure:
+def largest_fall() -> Figure:
     """Largest fall of ln ρ from a peak, over the run.
 
     Examples
@@ -99,13 +99,13 @@ def largest_fall(group: str = "all") -> Figure:
     """
 
     def figure(runs: Trajectories) -> list[float]:
-        logs = [np.log(run.norm.values) for run in runs[group]]
+        logs = [np.log(run.norm.values) for run in runs["all"]]
         return [float((np.maximum.accumulate(each) - each).max()) for each in logs]
 
     return figure
 
 
-def has_periods(group: str = "all") -> Figure:
+def has_periods() -> Figure:
     """1 where ln ρ has two periods and more, of rises and falls by a tenth, else 0.
 
     Examples
@@ -115,7 +115,7 @@ def has_periods(group: str = "all") -> Figure:
     """
     return lambda runs: [
         math.nan if judged is None else float(judged.periods.count >= 2)
-        for judged in (classified(run, 0) for run in runs[group])
+        for judged in (classified(run, 0) for run in runs["all"])
     ]
 
 
@@ -130,7 +130,7 @@ def none_of(figure: Figure) -> Figure:
     return lambda runs: [1 - value for value in figure(runs)]
 
 
-def rotation_over_formula(formula: Callable[[xr.Dataset], float], group: str = "all") -> Figure:
+def rotation_over_formula(formula: Callable[[xr.Dataset], float]) -> Figure:
     """Root-mean-square rotation of the second half of a run over what a formula says.
 
     Examples
@@ -141,7 +141,7 @@ def rotation_over_formula(formula: Callable[[xr.Dataset], float], group: str = "
     """
 
     def figure(runs: Trajectories) -> list[float]:
-        return [math.sqrt(float((_late(run).rotation ** 2).mean())) / formula(_late(run)) for run in runs[group]]
+        return [math.sqrt(float((_late(run).rotation ** 2).mean())) / formula(_late(run)) for run in runs["all"]]
 
     return figure
 
@@ -202,7 +202,7 @@ def least_of(*figures: Figure) -> Figure:
     return lambda runs: [min(values) for values in zip(*(figure(runs) for figure in figures), strict=True)]
 
 
-def late_gradient_growth(group: str = "all") -> Figure:
+def late_gradient_growth() -> Figure:
     """Logarithm of the gradient norm ‖∇f‖ at 90 to 95 % of the run over that at 45 to 50 %.
 
     Examples
@@ -214,7 +214,7 @@ def late_gradient_growth(group: str = "all") -> Figure:
 
     def figure(runs: Trajectories) -> list[float]:
         found = []
-        for run in runs[group]:
+        for run in runs["all"]:
             squares = (plain_gradient(run) ** 2).values
             late, middle = (
                 squares[int(a * squares.size) : int(b * squares.size)].mean() for a, b in ((0.9, 0.95), (0.45, 0.5))
@@ -237,7 +237,7 @@ def plain_gradient(run: xr.Dataset) -> xr.DataArray:
     return gradient
 
 
-def angle_between_minima(group: str = "all") -> Figure:
+def angle_between_minima() -> Figure:
     """Mean angle, in degrees, between the weights at the last three successive minima of the loss, one in each period.
 
     Where there are no three periods: between the weights after half, three quarters and all of the steps. Runs are made
@@ -254,7 +254,7 @@ def angle_between_minima(group: str = "all") -> Figure:
 
     def figure(runs: Trajectories) -> list[float]:
         found = []
-        for run in runs[group]:
+        for run in runs["all"]:
             config, steps = RunConfig.from_dict(json.loads(run.attrs["config"])), run.sizes["step"]
             if simulate.classify(run, discard=0).periods.count > _MINIMA:
                 chosen = minimum_steps(run, _MINIMA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,22 +54,25 @@ def draw_figures(
 
     Returns
     -------
-    Paths by the name of the figure, in the order of `formats`.
+    Paths by the name of the figure, in the order of `formats`; of figures that can be drawn.
 
     Raises
     ------
     TypeError, ValueError : no such figure or format, or a folder that cannot be used.
     RuntimeError : a training failed.
 
+    Warns
+    -----
+    UserWarning : a figure is left out, because a run ended too early for it.
+
     Source: arXiv 2106.15739, figures of §3 to §5.
 
     Examples
     --------
-    >>> draw_figures("figures", ["everything"])
+    >>> draw_figures("figures", ["everything"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: names must be one of full-batch, minima, norm, periods, phase-picture, training-curves, width; got \
-'everything'
+    ValueError: names must be one of full-batch, minima, norm, periods, ...; got 'everything'
     """
     known = {figure.name: figure for figure in all_figures(fast)}
     chosen = [known[name] for name in several("names", known if names is None else names, known)]
@@ -85,7 +89,14 @@ def draw_figures(
         ) from None
     swept = [run for figure in chosen if figure.measure is None for run in figure.all_runs]
     train_missing(swept, stored, executor, progress=progress)
-    return {figure.name: _write(figure, trajectories(figure, stored), folder, wanted) for figure in chosen}
+    written = {}
+    for figure in chosen:
+        try:
+            written[figure.name] = _write(figure, trajectories(figure, stored), folder, wanted)
+        except ValueError as error:
+            # the others may have taken hours to train
+            warnings.warn(f"the figure {figure.name} is left out: {error}", stacklevel=2)
+    return written
 
 
 def trajectories(figure: PaperFigure, runs: Path) -> Trajectories:
