@@ -47,7 +47,7 @@ dist: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt theory/_version.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "bnwd needs Python 3.11 or newer; set PYTHON=...")'
-	@echo "installing into $(VENV): some minutes, and 2 GB of packages the first time"
+	@echo "installing into $(VENV): some minutes, and up to 6 GB of packages the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
 	touch $(STAMP)
