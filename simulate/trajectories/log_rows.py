@@ -71,7 +71,7 @@ class Rows:
         lr, wd, logged_norm, grad_norm = (_column(log, name, count) for name in ("lr", "wd", "norm", "grad_norm"))
         norm = None if logged_norm is None else between_known(logged_norm)
         rule = optimizer_if_known(unfixed_optimizer(log, "log"))
-        gap = float(np.median(np.diff(step))) if count > 1 else 1.0
+        gap = _gap(step)
         missing = [
             text
             for text, value in (
@@ -108,7 +108,15 @@ class Rows:
     @property
     def is_dense(self) -> bool:
         """Whether there is a row for each step."""
-        return self.step.size < 2 or float(np.median(np.diff(self.step))) <= 1
+        return _gap(self.step) <= 1
+
+    @property
+    def decay_per_step(self) -> FloatArray | None:
+        """Fall of ln ρ in one step without gradients, from each row."""
+        if self.decay is None:
+            return None
+        per_step: FloatArray = self.decay / np.diff(self.step, append=self.step[-1] + _gap(self.step))
+        return per_step
 
     @property
     def has_norm(self) -> npt.NDArray[np.bool_]:
@@ -164,6 +172,11 @@ def _logged(log: xr.Dataset) -> xr.Dataset:
     return log
 
 
+def _gap(step: npt.NDArray[np.int64]) -> float:
+    """Distance of rows, as it mostly is, in steps."""
+    return float(np.median(np.diff(step))) if step.size > 1 else 1.0
+
+
 def _limits(whole: xr.Dataset, step: npt.NDArray[np.int64]) -> tuple[str, ...]:
     """What keeps spikes from being seen, in a log of which the rows with these steps are looked at."""
     found = []
@@ -173,7 +186,7 @@ def _limits(whole: xr.Dataset, step: npt.NDArray[np.int64]) -> tuple[str, ...]:
         found.append(f"a loss in {without} of {lost.size} rows")
     if step.size < LOOKED_BACK:
         found.append(f"enough rows: it has {step.size}, and the first {FEWEST} of a log are not judged")
-    if step.size > 1 and (gap := float(np.median(np.diff(step)))) > 1:
+    if (gap := _gap(step)) > 1:
         found.append(f"every step: rows lie {gap:.0f} steps apart")
     elif skipped := int((np.maximum(np.diff(whole.step.values), 1) - 1).sum()):
         found.append(f"{skipped} of {int(step[-1] - step[0]) + 1} steps")

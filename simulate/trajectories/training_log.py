@@ -6,7 +6,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ _OF_THE_MONITOR = {"loss": "bnwd_loss", "grad_norm": "bnwd_grad_norm", "rotation
 _EVENTS = "events.out.tfevents"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _NAMES_SHOWN = 20
+_LARGEST_STEP = 2.0**53
+# A training is restarted now and then, and most of what it did stays; steps that go back more often than once in
+# twenty rows, or each time after as many, count something else.
+_RESTARTS = 3
+_SHARE_OF_RESTARTS = 0.05
 
 
 def training_log(
@@ -53,7 +58,7 @@ def training_log(
         are the loss, the learning rate, the weight decay, the norm of the weights, the norm of their gradient as it is
         (the data set has g̃: norm times gradient norm, with the norm between its neighbours where it was not logged)
         and the step number, under their usual names. Rows of one step become one; where steps go back, as after a
-        restart, the later rows count.
+        restart, the later rows count. A step that counts within an epoch is none: leave it out.
     lr, wd : where they are constant and no column.
     optimizer : `theory.SGD(momentum=0.9)`, …; without it nothing is said, and plain SGD assumed.
     names : other names of columns, such as ``{"loss": "my loss", "norm": "w", "gradient": "g"}``.
@@ -64,7 +69,8 @@ def training_log(
 
     Raises
     ------
-    TypeError, ValueError : columns of different lengths, or none that is understood; numbers that are none.
+    TypeError, ValueError : columns of different lengths or of more than one dimension; none that is understood, or two
+        that are the same; numbers that are none; steps that are not whole, or go back too far, too often or regularly.
 
     Examples
     --------
@@ -75,6 +81,8 @@ def training_log(
     if not hasattr(columns, "keys"):
         raise TypeError(f"columns must be a mapping of names to numbers, got {type(columns).__name__}")
     held = {str(name): _numbers(columns[name]) for name in columns.keys()}  # noqa: SIM118
+    if deep := next((name for name, values in held.items() if values.ndim > 1), None):
+        raise ValueError(f"columns must have one dimension, got the shape {held[deep].shape} of column {deep!r}")
     count = max((values.size for values in held.values()), default=0)
     held = {name: np.repeat(values, count) if values.ndim == 0 else values for name, values in held.items()}
     lengths = {name: len(values) for name, values in held.items()}
@@ -87,7 +95,7 @@ def training_log(
             f"columns must have a loss or a norm of the weights, got {_listed(held)}; tell by `names` which they are"
         )
     if "step" in found:
-        found = _in_order(found)
+        found = _in_order(found, column["step"])
     step = found.pop("step", np.arange(count, dtype=float))
     attributes: dict[str, Any] = {}
     for name, value in (("lr", lr), ("wd", wd)):
@@ -126,7 +134,7 @@ def read_log(
     Parameters
     ----------
     path : of the file or folder.
-    lr, wd, optimizer, names : as in `training_log`.
+    lr, wd, optimizer, names : as in `training_log`; a run of `bnwd` takes no names.
 
     Returns
     -------
@@ -134,7 +142,7 @@ def read_log(
 
     Raises
     ------
-    ValueError : there is no such log, or it has no columns that are understood.
+    ValueError : there is no such log, or it has no columns that are understood, or other faults as in `training_log`.
     ImportError : TensorBoard is not installed, and it is one of its files.
 
     Examples
@@ -146,12 +154,13 @@ def read_log(
     """
     place = Path(path)
     if place.is_dir() and next(place.rglob(f"*{_EVENTS}*"), None) is None:
+        refuse_names(names)
         return with_settings(load(place), lr=lr, wd=wd, optimizer=optimizer)
     if not place.exists():
         raise ValueError(
             f"path must be a CSV file, an event file of TensorBoard or a folder of a run, got {str(path)!r}"
         )
-    columns = _of_tensorboard(place) if place.is_dir() or _EVENTS in place.name else _of_csv(place)
+    columns = _of_tensorboard(place, names or {}) if place.is_dir() or _EVENTS in place.name else _of_csv(place)
     return training_log(columns, lr=lr, wd=wd, optimizer=optimizer, names=names)
 
 
@@ -171,6 +180,24 @@ def with_settings(
     return log if optimizer is None else log.assign_attrs(optimizer=optimizer_text(checked_optimizer(optimizer)))
 
 
+def refuse_names(names: Mapping[str, str] | None) -> None:
+    """Refuse names of columns, where a trajectory is given.
+
+    Raises
+    ------
+    ValueError : there are some.
+
+    Examples
+    --------
+    >>> refuse_names({"loss": "train_loss"})
+    Traceback (most recent call last):
+    ...
+    ValueError: names must be left out with a trajectory, whose columns have theirs, got {'loss': 'train_loss'}
+    """
+    if names:
+        raise ValueError(f"names must be left out with a trajectory, whose columns have theirs, got {dict(names)}")
+
+
 def _times(gradient: FloatArray, norm: FloatArray) -> FloatArray:
     """g̃, no number only where the gradient is none: norms that were not logged are like those next to them."""
     known = np.flatnonzero(np.isfinite(norm) & (norm > 0))
@@ -180,22 +207,26 @@ def _times(gradient: FloatArray, norm: FloatArray) -> FloatArray:
     return gradient * near
 
 
-def _found(held: Mapping[str, FloatArray], names: Mapping[str, str]) -> dict[str, str]:
+def _found(held: Collection[str], names: Mapping[str, str]) -> dict[str, str]:
     """Name of the column of each meaning that is found."""
-    plain = {_plain_name(name): name for name in held}
+    plain: dict[str, list[str]] = {}
+    for name in held:
+        plain.setdefault(_plain_name(name), []).append(name)
     found = {}
     for meaning, usual in NAMES.items():
         if meaning in names:
             if names[meaning] not in held:
                 raise ValueError(f"names must be of columns, {_listed(held)}, got {names[meaning]!r}")
             found[meaning] = names[meaning]
-        elif column := next((plain[name] for name in usual if name in plain), None):
-            found[meaning] = column
+        elif alike := next((plain[name] for name in usual if name in plain), None):
+            if len(alike) > 1:
+                raise ValueError(f"columns must have one {meaning}, got {alike}; tell by `names` which it is")
+            found[meaning] = alike[0]
     if unknown := sorted(set(names) - set(NAMES)):
         raise ValueError(f"names must be for {', '.join(NAMES)}, got {unknown}")
     for meaning, name in _OF_THE_MONITOR.items():
         if name in plain and meaning not in found:
-            found[meaning] = plain[name]
+            found[meaning] = plain[name][0]
     return found
 
 
@@ -203,22 +234,44 @@ def _plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def _listed(names: Mapping[str, Any]) -> list[str]:
+def _listed(names: Collection[str]) -> list[str]:
     return sorted(names) if len(names) <= _NAMES_SHOWN else [*sorted(names)[:_NAMES_SHOWN], "…"]
 
 
-def _in_order(columns: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+def _in_order(columns: Mapping[str, FloatArray], name: str) -> dict[str, FloatArray]:
     """Rows with growing steps: those of one step together, and of what was done again the last."""
+    step = columns["step"]
+    known = np.isfinite(step)
+    odd = step[known & ((step != np.round(step)) | (np.abs(step) > _LARGEST_STEP))]
+    if odd.size or (step.size and not known.any()):
+        got = f"{odd[0]:g}" if odd.size else "none"
+        raise ValueError(f"step must be of whole numbers, got {got} in column {name!r}: leave it out to count the rows")
+    rows = np.flatnonzero(known)
     merged: dict[float, dict[str, float]] = {}
-    for row in range(len(columns["step"])):
-        step = float(columns["step"][row])
-        if not math.isfinite(step):
-            continue
-        if merged and step < next(reversed(merged)):
-            merged = {earlier: held for earlier, held in merged.items() if earlier < step}
-        into = merged.setdefault(step, {})
-        into.update({name: float(v[row]) for name, v in columns.items() if name not in into or not np.isnan(v[row])})
-    return {name: np.array([held[name] for held in merged.values()]) for name in columns}
+    for row in rows[_last_course(step[rows], f"column {name!r}")].tolist():
+        into = merged.setdefault(float(step[row]), {})
+        into.update({key: float(v[row]) for key, v in columns.items() if key not in into or not np.isnan(v[row])})
+    return {key: np.array([held[key] for held in merged.values()]) for key in columns}
+
+
+def _last_course(step: FloatArray, place: str) -> npt.NDArray[np.bool_]:
+    """Of each row, whether it was not done again: after it steps go back neither to its own nor to an earlier one."""
+    back = np.flatnonzero(np.diff(step) < 0) + 1
+    later = np.full(step.size + 1, np.inf)
+    later[back] = step[back]
+    counts: npt.NDArray[np.bool_] = step < np.minimum.accumulate(later[::-1])[::-1][1:]
+    dropped = int((~counts).sum())
+    often = back.size > max(_RESTARTS, _SHARE_OF_RESTARTS * step.size)
+    regular = back.size >= _RESTARTS and np.ptp(np.diff(back)) <= 1
+    if 2 * dropped >= max(step.size, 1) or often or regular:
+        times = "once" if back.size == 1 else f"{back.size} times"
+        first = f"{step[back[0] - 1]:.0f} to {step[back[0]]:.0f}"
+        raise ValueError(
+            f"step must go on, but for a few restarts; in {place} it goes back {times}, first from {first}, by which "
+            f"{dropped} of {step.size} rows would be left out: give a step that goes on from epoch to epoch, or leave "
+            "the column out to count the rows"
+        )
+    return counts
 
 
 def _numbers(values: npt.ArrayLike) -> FloatArray:
@@ -226,7 +279,8 @@ def _numbers(values: npt.ArrayLike) -> FloatArray:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError, RuntimeError):
         # a column of words is no number's; it may be the name of a phase
-        return np.array([_number(value) for value in np.asarray(values, dtype=object).reshape(-1)])
+        words = np.asarray(values, dtype=object)
+        return np.array([_number(value) for value in words.flat]).reshape(words.shape)
 
 
 def _number(value: Any) -> float:
@@ -248,6 +302,8 @@ def _of_csv(place: Path) -> dict[str, FloatArray]:
     if not rows:
         raise ValueError(f"path must be a CSV file with a line of names, got an empty one, {str(place)!r}")
     header = [name.strip() for name in rows[0][1]]
+    if doubled := next((name for name in header if name and header.count(name) > 1), None):
+        raise ValueError(f"path must have a name of its own for each column, got {doubled!r} more than once")
     cells = [(number, row) for number, row in rows[1:] if [cell.strip() for cell in row] != header]
     # the last line of a log that is being written
     if cells and len(cells[-1][1]) < len(header):
@@ -269,7 +325,7 @@ def _cell(text: str) -> float:
     return math.inf if math.isnan(number) and text.strip().lower().lstrip("+-") == "nan" else number
 
 
-def _of_tensorboard(place: Path) -> dict[str, FloatArray]:
+def _of_tensorboard(place: Path, names: Mapping[str, str]) -> dict[str, FloatArray]:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
@@ -283,11 +339,16 @@ def _of_tensorboard(place: Path) -> dict[str, FloatArray]:
     scalars = {tag: read.Scalars(tag) for tag in read.Tags()["scalars"]}
     if not scalars:
         raise ValueError(f"path must have scalars, got event files without any, {str(place)!r}")
-    # a step that was logged again, after a restart, counts as it was logged last
-    seen = {
-        tag: {event.step: math.inf if math.isnan(event.value) else event.value for event in events}
-        for tag, events in scalars.items()
-    }
+    used = set(_found([*scalars, "step"], names).values())
+    seen = {tag: _of_events(tag, events, tag in used) for tag, events in scalars.items()}
     steps = sorted(set().union(*seen.values()))
     columns = {tag: np.array([values.get(step, math.nan) for step in steps]) for tag, values in seen.items()}
     return {**columns, "step": np.array(steps, dtype=float)}
+
+
+def _of_events(tag: str, events: Sequence[Any], used: bool) -> dict[int, float]:
+    """Value of each step; one that was logged again, after a restart, counts as it was logged last."""
+    if used:
+        counts = _last_course(np.array([event.step for event in events], dtype=float), f"tag {tag!r}")
+        events = [event for event, kept in zip(events, counts, strict=True) if kept]
+    return {event.step: math.inf if math.isnan(event.value) else event.value for event in events}

@@ -33,10 +33,11 @@ def noise(count, seed, level=0.1):
     return level * np.random.default_rng(seed).uniform(0.8, 1.25, count)
 
 
-def breaking(periods=4, fall=150, seed=0, lr=LR, wd=WD):
+def breaking(periods=4, fall=150, seed=0, lr=LR, wd=WD, longer=0, level=0.02):
     """Norm that falls freely, with gradients that then grow over some steps and jump it up; loss that follows them."""
     burst = np.array([4.0, 15.0, 40.0, 60.0, 30.0, 10.0])
-    gradients = np.concatenate([np.append(noise(fall, seed + number, 0.02), burst) for number in range(periods)])
+    falls = [noise(fall + longer * number**2, seed + number, level) for number in range(periods)]
+    gradients = np.concatenate([np.append(each, burst) for each in falls])
     run = simulate.norm_map(lr, wd, simulate.RecordedGradient(gradients), norm=6.0, steps=gradients.size)
     # a step of the norm makes the loss of the next
     turned = np.append(0.0, run.rotation.values[:-1])
@@ -108,6 +109,99 @@ def test_the_next_is_expected_after_one_fall_like_the_last():
     assert f"about step {found.next_step:.0f}, from one fall like the last." in str(found)
     several = simulate.diagnose(run)
     assert f"about step {several.next_step:.0f} ± {several.next_stderr:.0f}." in str(several)
+
+
+class TestNumbersByHand:
+    """What is said of a fall is counted again from the columns of the log."""
+
+    FALL, LENGTH = 150, 156  # and six steps of large gradients
+    # lr falls by a fifth on the way from one spike to the next
+    SCHEDULE = np.geomspace(0.6, 0.2, 5 * LENGTH)
+
+    def logs(self):
+        # gradients that slow the falls down by some percent
+        yield breaking(5, level=0.5)[0].isel(step=slice(0, -20)), 1
+        yield breaking(5, lr=lr_schedule(self.SCHEDULE))[0], 1
+        yield breaking(5)[0].isel(step=slice(0, None, 2)), 2
+
+    def falls(self, run, gap):
+        """Rows of the highest norm after each break, and of the lowest before the next."""
+        norm = run.norm.values
+        for number in range(5):
+            begins, breaks = number * self.LENGTH // gap, (number * self.LENGTH + self.FALL) // gap
+            early, late = slice(max(begins - 4, 0), begins + 20), slice(breaks - 10, breaks + 3)
+            yield early.start + int(np.argmax(norm[early])), late.start + int(np.argmin(norm[late]))
+
+    def decays(self, run, gap):
+        """Factors of the norm from row to row by decay alone, 1 - ηλ at each step."""
+        lr = run.lr.values if "lr" in run.variables else np.full(run.sizes["step"], run.attrs["lr"])
+        return (1 - lr * WD) ** gap
+
+    def test_falls_and_growth(self):
+        for run, gap in self.logs():
+            norm, decays = run.norm.values, self.decays(run, gap)
+            found = simulate.diagnose(run).spikes
+            assert {spike.cause for spike in found} == {NORM_DRIVEN}
+            assert len(found) >= 4
+            for spike, (peak, trough) in zip(found, self.falls(run, gap), strict=False):
+                told = " ".join(spike.evidence)
+                alone = np.prod(decays[peak:trough])
+                assert spike.fall == pytest.approx(np.log(norm[peak] / norm[trough]), rel=1e-12)
+                assert spike.fall_rate == pytest.approx(np.log(norm[trough] / norm[peak]) / np.log(alone), rel=1e-12)
+                assert f"The norm had fallen by {100 * (1 - norm[trough] / norm[peak]):.0f}%" in told
+                first, last = (run.step.values.tolist().index(step) for step in (spike.step, spike.last_step))
+                grown = norm[first : last + 2].max() / norm[trough]
+                assert f"the norm grew by {100 * (grown - 1):.0f}%" in told
+
+    def test_the_advised_weight_decay(self):
+        for run, gap in self.logs():
+            steps = int(run.step[-1] - run.step[0])
+            decays = self.decays(run, gap)
+            for spike, (peak, trough) in zip(simulate.diagnose(run).spikes, self.falls(run, gap), strict=False):
+                # at the learning rate of its end
+                takes = gap * np.log(np.prod(decays[peak:trough])) / np.log(decays[trough])
+                assert f"with wd < {WD * takes / steps:.2g} a fall of this depth" in spike.advice
+                assert f"longer than this log ({steps} steps)" in spike.advice
+
+    def test_with_it_the_fall_takes_as_long_as_the_log(self):
+        run, _ = breaking(5)
+        spike = simulate.diagnose(run).spikes[-1]
+        advised = float(spike.advice.rpartition("wd < ")[2].partition(" ")[0])
+        still = simulate.norm_map(LR, advised, 0.0, norm=1.0, steps=run.sizes["step"])
+        assert -np.log(still.final_norm) == pytest.approx(spike.fall, rel=0.03)
+
+    def test_the_learning_rate_is_raised_over_a_relaxation_time(self):
+        lr = np.where(np.arange(800) < 500, 0.05, 0.5)
+        log = {"loss": hit(resting(), 503, [2.0, 1.5, 0.3]).loss.values, "lr": lr}
+        (spike,) = simulate.diagnose(log, wd=0.002).spikes
+        # (1 - 0.5 · 0.002)^(2 · 500) = 1/e
+        assert "Raised over some 500 steps, in which the squared norm decays by a factor e" in spike.advice
+
+    @pytest.mark.parametrize("gap", [1, 2, 3])
+    @pytest.mark.parametrize("without", [[], [-2, -3], [-2, -5, -6, -7]], ids=["even", "gap at the end", "gaps"])
+    def test_the_next_spike_from_one_fall(self, gap, without):
+        # up to half of the third fall
+        run = breaking(5)[0].isel(step=slice(0, 2 * self.LENGTH + 80, gap))
+        log = run.isel(step=np.delete(np.arange(run.sizes["step"]), without))
+        found = simulate.diagnose(log)
+        *_, (peak, trough) = itertools.islice(self.falls(run, gap), 2)
+        norm, each = log.norm.values, (1 - LR * WD) ** found.spikes[-1].fall_rate
+        # of the steps that are left the norm would take so many
+        left = np.log(norm[trough] / norm[-1]) / np.log(each)
+        assert found.spikes[-1].fall == pytest.approx(np.log(norm[peak] / norm[trough]), rel=1e-12)
+        assert found.next_step == pytest.approx(float(log.step[-1]) + left, rel=1e-12)
+        assert math.isnan(found.next_stderr)
+
+    def test_the_next_spike_from_distances(self):
+        run, _ = breaking(5, 120, longer=5)
+        found = simulate.diagnose(run)
+        at = [spike.step for spike in found.spikes]
+        apart = [later - earlier for earlier, later in itertools.pairwise(at)]
+        assert len(apart) == 4
+        mean = sum(apart) / 4
+        assert found.next_step == pytest.approx(at[-1] + mean)
+        assert found.next_stderr == pytest.approx(math.sqrt(sum((each - mean) ** 2 for each in apart) / 3))
+        assert found.next_stderr > 5
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -231,6 +325,52 @@ class TestOverflow:
         overflow = simulate.diagnose(run).spikes[-1]
         assert (overflow.step, overflow.cause) == (502, OVERFLOW)
         assert "see what comes before" in overflow.evidence[-1]
+
+
+class TestDivergence:
+    """A trajectory that ends as "diverged" has no row with numbers that are none; its status tells."""
+
+    LOSSES = (2.3, 2.2, 2.4, 2.1, 2.5, 3.0, 5.0, 18.0, 1.2e6, 2.6e15)
+
+    def diverged(self, losses, **more):
+        return resting(len(losses)).assign(loss=("step", np.array(losses)), status="diverged", **more)
+
+    def test_it_is_an_overflow_after_the_last_row(self):
+        found = simulate.diagnose(self.diverged(self.LOSSES, status_step=10))
+        (spike,) = found.spikes
+        assert (spike.step, spike.last_step, spike.cause) == (10, 10, OVERFLOW)
+        assert "step 10: overflow. The run diverged at this step: its numbers left the range of floating point" in str(
+            found
+        )
+        assert "It had risen to 2.6e+15 already" in str(found)
+        assert "no spikes" not in str(found)
+        assert found.to_dict()["spikes"][0]["peak_loss"] is None
+        # without the number of updates it is the step after the last
+        assert simulate.diagnose(self.diverged(self.LOSSES)).spikes[0].step == 10
+
+    def test_a_simulation_that_diverges(self):
+        # one step is as long as 1e160 times the norm
+        run = simulate.descend(simulate.RayleighQuotient([0.0, 1.0, 2.0]), 1e30, 0.0, steps=30, norm=1e-130)
+        assert run.status.item() == "diverged"
+        (spike,) = simulate.diagnose(run).spikes
+        assert (spike.step, spike.cause) == (run.status_step.item(), OVERFLOW)
+
+    def test_it_is_told_once(self):
+        losses = np.append(noise(300, 0), [math.nan] * 5)
+        (spike,) = simulate.diagnose(self.diverged(losses, status_step=300)).spikes
+        assert (spike.step, spike.last_step, spike.cause) == (300, 304, OVERFLOW)
+
+    @pytest.mark.parametrize("status", ["complete", "running", "interrupted", "collapsed"])
+    def test_no_other_status_is_one(self, status):
+        run = resting(300)
+        assert simulate.diagnose(run.assign(status=status, status_step=300)).spikes == ()
+
+    def test_nothing_is_expected_after_it(self):
+        run, _ = breaking(5)
+        assert simulate.diagnose(run.assign(status="complete")).next_step > run.sizes["step"]
+        found = simulate.diagnose(run.assign(status="diverged", status_step=run.sizes["step"]))
+        assert math.isnan(found.next_step)
+        assert [spike.cause for spike in found.spikes] == [NORM_DRIVEN] * 5 + [OVERFLOW]
 
 
 class TestWhatIsMissing:
@@ -657,6 +797,8 @@ class TestPicture:
         ("no such file", ValueError, "no such file"),
         (3, TypeError, "columns must be a mapping"),
         (xr.Dataset({"loss": (("lr", "step"), np.ones((2, 3)))}), ValueError, "one run with dimension"),
+        (resting(60).assign_coords(step=np.arange(60) % 20), ValueError, r"log\.step must be whole numbers that grow"),
+        (resting(60).assign_coords(step=np.arange(60) / 2), ValueError, r"log\.step must be whole numbers that grow"),
         (
             resting(60).assign_attrs(optimizer="SGD() with fixed norm"),
             ValueError,
@@ -667,3 +809,12 @@ class TestPicture:
 def test_bad_logs_are_named(log, error, message):
     with pytest.raises(error, match=message):
         simulate.diagnose(log)
+
+
+def test_names_are_for_columns_that_have_none_of_their_own(tmp_path):
+    run = resting(60)
+    simulate.save(run, tmp_path / "run.zarr")
+    for log in (run, tmp_path / "run.zarr"):
+        with pytest.raises(ValueError, match=r"names must be left out with a trajectory.*'loss': 'nope'"):
+            simulate.diagnose(log, names={"loss": "nope"})
+        assert simulate.diagnose(log, names={}).spikes == ()

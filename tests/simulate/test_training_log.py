@@ -65,6 +65,18 @@ def test_a_constant_replaces_a_column():
         ({"loss": [1.0]}, {"names": {"weight": "loss"}}, ValueError, "names must be for step, loss"),
         ({"loss": [1.0]}, {"lr": -1.0}, ValueError, "lr must be"),
         ({"loss": [1.0]}, {"optimizer": "SGD"}, TypeError, "optimizer must be"),
+        ({"loss": np.ones((2, 3))}, {}, ValueError, r"one dimension, got the shape \(2, 3\) of column 'loss'"),
+        ({"loss": [1.0, 2.0], "phase": [["a"], ["b"]]}, {}, ValueError, r"the shape \(2, 1\) of column 'phase'"),
+        (
+            {"step": [0.5, 0.7], "loss": [1, 2]},
+            {},
+            ValueError,
+            "step must be of whole numbers, got 0.5 in column 'step'",
+        ),
+        ({"i": [0, 2.5], "loss": [1, 2]}, {"names": {"step": "i"}}, ValueError, "got 2.5 in column 'i'"),
+        ({"step": [0, 1e300], "loss": [1, 2]}, {}, ValueError, r"whole numbers, got 1e\+300"),
+        ({"step": ["a", "b"], "loss": [1, 2]}, {}, ValueError, "whole numbers, got none in column 'step'"),
+        ({"Loss": [1.0], "loss": [2.0]}, {}, ValueError, r"one loss, got \['Loss', 'loss'\]; tell by `names`"),
     ],
 )
 def test_bad_columns_are_named(columns, options, error, message):
@@ -84,6 +96,73 @@ def test_steps_are_put_in_order():
     assert log.step.values.tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(log.loss, [1, 2, 5, 6, 7])
     np.testing.assert_array_equal(log.lr, [nan, 0.1, 2, 2, 2])
+
+
+def test_of_one_step_the_last_number_counts():
+    log = simulate.training_log({"step": [0, 1, 1, 1, 2], "loss": [1, 2, 3, math.nan, 4], "norm": [1, 5, 6, 7, 8]})
+    np.testing.assert_array_equal(log.loss, [1, 3, 4])
+    np.testing.assert_array_equal(log.norm, [1, 7, 8])
+
+
+class TestStepsThatGoBack:
+    def test_what_a_restart_has_not_done_again_yet_is_gone(self):
+        log = simulate.training_log({"step": [0, 1, 2, 3, 4, 5, 3, 4], "loss": [0, 1, 2, 3, 4, 5, 13, 14]})
+        assert log.step.values.tolist() == [0, 1, 2, 3, 4]
+        np.testing.assert_array_equal(log.loss, [0, 1, 2, 13, 14])
+
+    @settings(deadline=None, derandomize=True, max_examples=50)
+    @given(st.dictionaries(st.integers(20, 30), st.integers(1, 8), max_size=5))
+    def test_restarts_are_as_if_nothing_had_happened(self, restarts):
+        step, reached = [], 0
+        # no two parts of the same length
+        for length, back in restarts.items():
+            step += range(reached, reached + 3 * length)
+            reached += 3 * length - back
+        step += range(reached, reached + 50)
+        loss = np.arange(len(step), dtype=float)
+        log = simulate.training_log({"step": step, "loss": loss})
+        assert log.step.values.tolist() == list(range(reached + 50))
+        last = {at: row for row, at in enumerate(step)}
+        assert log.loss.values.tolist() == [last[at] for at in range(reached + 50)]
+
+    @pytest.mark.parametrize(
+        ("epochs", "rows", "cut"), [(20, 50, 0), (20, 50, 30), (2, 400, 0), (2, 400, 399), (3, 7, 2)]
+    )
+    def test_a_step_within_an_epoch_is_refused(self, epochs, rows, cut):
+        step = np.tile(np.arange(rows), epochs)[: epochs * rows - cut]
+        columns = {"step": step, "loss": np.random.default_rng(0).uniform(0.1, 0.2, step.size)}
+        dropped = (epochs - 1) * rows
+        times = "once" if epochs == 2 else f"{epochs - 1} times"
+        with pytest.raises(
+            ValueError, match=f"step must go on.*column 'step' it goes back {times}.*{dropped} of"
+        ) as told:
+            simulate.training_log(columns)
+        assert "give a step that goes on from epoch to epoch, or leave the column out" in str(told.value)
+        # what is advised
+        assert simulate.training_log({"loss": columns["loss"]}).sizes["step"] == step.size
+        assert simulate.training_log({**columns, "step": np.arange(step.size)}).sizes["step"] == step.size
+
+    def test_a_spike_in_an_early_epoch_is_not_lost(self):
+        loss = np.random.default_rng(0).uniform(0.1, 0.2, 1000)
+        loss[220] = 50.0
+        with pytest.raises(ValueError, match="step must go on"):
+            simulate.diagnose({"step": np.tile(np.arange(50), 20), "loss": loss})
+        assert [spike.step for spike in simulate.diagnose({"loss": loss}).spikes] == [220]
+
+    def test_going_back_regularly_or_often_is_refused(self):
+        # an evaluation that is logged with the step before, at every twentieth
+        regular = [each for step in range(400) for each in ([step, step - 1] if step % 20 == 19 else [step])]
+        shuffled = np.random.default_rng(0).permutation(100) // 5 * 5 + np.arange(100) * 50
+        for step in (regular, [*shuffled]):
+            with pytest.raises(
+                ValueError, match=r"goes back \d+ times, first from \d+ to \d+, by which \d+ of \d+ rows"
+            ):
+                simulate.training_log({"step": step, "loss": np.ones(len(step))})
+
+    def test_a_restart_that_leaves_out_most_is_refused(self):
+        step = [*range(600), *range(100, 400)]
+        with pytest.raises(ValueError, match="goes back once, first from 599 to 100, by which 500 of 900 rows"):
+            simulate.training_log({"step": step, "loss": np.ones(900)})
 
 
 def test_one_number_is_a_column():
@@ -160,6 +239,11 @@ def test_bad_files_are_named(tmp_path):
         simulate.read_log(tmp_path / "empty.csv")
     with pytest.raises(ValueError, match="2 cells in each line, got 3 in line 3"):
         simulate.read_log(write(tmp_path / "ragged.csv", [["loss", "lr"], [1, 2], [1, 2, 3]]))
+    with pytest.raises(ValueError, match="a name of its own for each column, got 'loss' more than once"):
+        simulate.read_log(write(tmp_path / "doubled.csv", [["", "", "loss", "loss"], [0, 0, 1, 2]]))
+    # columns without a name, as of lines that end with a comma
+    unnamed = simulate.read_log(write(tmp_path / "unnamed.csv", [["loss", "", ""], [1, "", ""], [2, "", ""]]))
+    assert unnamed.loss.values.tolist() == [1, 2]
     with pytest.raises(ValueError, match="path must be a saved trajectory or a run folder"):
         simulate.read_log(tmp_path)
     with pytest.raises(ValueError, match="path must be a CSV file"):
@@ -174,26 +258,41 @@ def test_a_saved_trajectory_is_a_log(tmp_path):
     assert read.attrs["wd"] == 0.02
 
 
-def test_event_files_of_tensorboard(tmp_path):
+def written_events(folder, scalars):
+    """Event file of tags, steps and values, in their order."""
     event_file = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
 
-    def scalar(tag, value, step):
-        return Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
-
-    writer = event_file.EventFileWriter(str(tmp_path))
-    for step in range(6):
-        writer.add_event(scalar("train/loss", 1.0 + step, step))
-        if step % 2 == 0:
-            writer.add_event(scalar("weight_norm", 3.0, step))
-    # a restart logs a step again
-    writer.add_event(scalar("train/loss", 9.0, 5))
+    writer = event_file.EventFileWriter(str(folder))
+    for tag, step, value in scalars:
+        writer.add_event(Event(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)])))
     writer.close()
+    return folder
+
+
+def test_event_files_of_tensorboard(tmp_path):
+    scalars = [("train/loss", step, 1.0 + step) for step in range(6)]
+    scalars += [("weight_norm", step, 3.0) for step in range(0, 6, 2)]
+    # a restart logs a step again
+    written_events(tmp_path, [*scalars, ("train/loss", 5, 9.0)])
     for place in (tmp_path, next(tmp_path.iterdir())):
         log = simulate.read_log(place, lr=0.1)
         np.testing.assert_array_equal(log.loss, [1, 2, 3, 4, 5, 9])
         np.testing.assert_array_equal(log.norm, [3, math.nan] * 3)
+
+
+def test_event_files_that_go_back(tmp_path):
+    restarted = [("loss", step, float(row)) for row, step in enumerate([0, 1, 2, 3, 4, 5, 3, 4])]
+    log = simulate.read_log(written_events(tmp_path / "restarted", restarted))
+    assert log.step.values.tolist() == [0, 1, 2, 3, 4]
+    assert log.loss.values.tolist() == [0, 1, 2, 6, 7]
+    within = [(tag, step, 1.0) for _ in range(20) for step in range(50) for tag in ("my/loss", "other")]
+    place = written_events(tmp_path / "epochs", [*within, *(("loss", step, 1.0) for step in range(1000))])
+    with pytest.raises(ValueError, match=r"step must go on.*tag 'my/loss' it goes back 19 times.*950 of 1000"):
+        simulate.read_log(place, names={"loss": "my/loss"})
+    # what is not used may count as it likes
+    assert simulate.read_log(place).sizes["step"] == 1000
 
 
 def test_event_files_without_tensorboard_say_what_to_do(tmp_path, monkeypatch):
@@ -236,6 +335,8 @@ def test_the_command_reads_what_the_function_reads(tmp_path):
         (["log.csv", "--optimizer", "SGB()"], "SGB()"),
         (["log.csv", "--picture", "no/such/folder.png"], "picture"),
         (["log.csv", "--lr", "-1"], "lr"),
+        (["run.zarr", "--column", "loss=nope"], "--column must be left out with a trajectory"),
+        (["epochs.csv"], "step must go on"),
     ],
 )
 def test_the_command_refuses_in_one_line(arguments, word, tmp_path, monkeypatch):
@@ -245,6 +346,8 @@ def test_the_command_refuses_in_one_line(arguments, word, tmp_path, monkeypatch)
 
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "log.csv", [["loss"], [1.0]])
+    write(tmp_path / "epochs.csv", [["step", "loss"], *([step, 1.0] for step in [*range(9)] * 3)])
+    simulate.save(simulate.norm_map(0.5, 0.01, 2.0, norm=3.0, steps=20), tmp_path / "run.zarr")
     result = CliRunner().invoke(app, ["diagnose", *arguments])
     assert result.exit_code == 2
     assert word in result.stderr
