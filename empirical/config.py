@@ -6,16 +6,22 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 import theory
-from theory.arguments import choice, intrinsic_lr, one_real, real, weight_decay, whole_number
-from theory.optimizers import OPTIMIZERS, checked_optimizer, optimizer_class, optimizer_class_name
+from theory.arguments import choice, did_you_mean, intrinsic_lr, one_real, real, weight_decay, whole_number
+from theory.optimizers import (
+    OPTIMIZERS,
+    checked_optimizer,
+    optimizer_class,
+    optimizer_class_name,
+    with_dim,
+)
 from theory.references import is_reference
 from theory.schedules import SCHEDULES, learning_rates
 
@@ -35,8 +41,28 @@ CUSTOM = "custom"
 _OUTSIDE_IDENTITY = ("steps", "device")
 # What the replicas in one step may differ in.
 _OF_EACH_REPLICA = ("lr", "wd", "other_lr", "other_wd", "init_norm", "seed", "data_seed", "steps")
+_NUMBERS = ("lr", "wd", "norm_eps", "other_lr", "other_wd", "init_norm", "validation", "label_noise")
+
+Class = TypeVar("Class", bound=type[Any])
 
 
+def _naming_what_it_lacks(cls: Class) -> Class:
+    """Let a dataclass tell which of its fields a word that is none of them is like."""
+    init: Callable[..., None] = cls.__init__
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **settings: Any) -> None:
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise TypeError(f"{cls.__name__} has no setting {name!r}{did_you_mean(name, known)}")
+        init(self, *args, **settings)
+
+    cls.__init__ = checked
+    return cls
+
+
+@_naming_what_it_lacks
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Settings of one training run, checked when it is made.
@@ -93,7 +119,7 @@ class RunConfig:
 
     Raises
     ------
-    TypeError, ValueError : a field is out of range, or fields contradict each other.
+    TypeError, ValueError : no field of this name, a field is out of range, or fields contradict each other.
 
     Examples
     --------
@@ -140,6 +166,7 @@ class RunConfig:
     evaluate_batches: bool = False
 
     def __post_init__(self) -> None:
+        self._check_that_each_is_one()
         checked_optimizer(self.optimizer)
         if not dataclasses.is_dataclass(self.optimizer):
             raise TypeError(f"optimizer must be {', '.join(OPTIMIZERS)} or a dataclass, got {self.optimizer!r}")
@@ -153,7 +180,8 @@ class RunConfig:
             intrinsic_lr(learning_rates(self.lr, 0, self.steps), decay, below=limit)
         else:
             intrinsic_lr(real("lr", one_real("lr", self.lr, above=0)), decay, below=limit)
-        _choice_or_own("model", self.model, [*MODELS, CUSTOM])
+        if self.model != CUSTOM:
+            _choice_or_own("model", self.model, list(MODELS))
         if self.dataset != CUSTOM:
             check_dataset(self.dataset)
         check_choice_of_samples(self.classes, self.samples, self.validation, self.label_noise)
@@ -203,6 +231,20 @@ class RunConfig:
         whole_number("evaluate_every", self.evaluate_every, at_least=1)
         if not isinstance(self.evaluate_batches, bool):
             raise TypeError(f"evaluate_batches must be True or False, got {self.evaluate_batches!r}")
+
+    def _check_that_each_is_one(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name != "classes" and isinstance(value, (list, tuple, range, np.ndarray)) and np.ndim(value):
+                kind = "number" if f.name in _NUMBERS else "value"
+                raise ValueError(
+                    f"{f.name} must be one {kind}, got {value!r}; several make several runs: "
+                    f"empirical.grid({f.name}=[…]) in Python, the table [grid] in a file"
+                )
+            may_be_other = callable(value) if f.name == "lr" else value is None and f.default is None
+            if f.name in _NUMBERS and not (may_be_other or _is_number(value)):
+                schedule = " or a schedule such as theory.Cosine" if f.name == "lr" else ""
+                raise TypeError(f"{f.name} must be a number{schedule}, got {value!r}")
 
     def _check_fixed(self) -> None:
         if self.fixed is None:
@@ -261,6 +303,8 @@ class RunConfig:
     def settings_without(self, names: Collection[str]) -> str:
         """All settings but some, as text that is the same whether they were said or left to the default.
 
+        The `dim` of an optimizer plays no role in training, and none here.
+
         Examples
         --------
         >>> one, other = RunConfig(lr=0.5, wd=0.01, width=64), RunConfig(lr=0.1, wd=0.01)
@@ -268,7 +312,7 @@ class RunConfig:
         True
         """
         resolved = {"width": self.resolved_width, "depth": self.resolved_depth, "data_seed": self.resolved_data_seed}
-        held = {**self.to_dict(), **resolved}
+        held = {**self.to_dict(), **resolved, "optimizer": _plain(with_dim(self.optimizer, 1))}
         return json.dumps({name: value for name, value in held.items() if name not in names}, sort_keys=True)
 
     @property
@@ -359,9 +403,16 @@ def from_plain(value: Any) -> Any:
     return value
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (float, int) or np.asarray(value).dtype.kind in "iuf"
+
+
 def _choice_or_own(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed and not is_reference(value):
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, or the 'module:name' of your own; got {value!r}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(allowed)}, or the 'module:name' of your own; "
+            f"got {value!r}{did_you_mean(value, allowed)}"
+        )
 
 
 def check_dataset(name: str) -> str:
@@ -382,7 +433,7 @@ def check_dataset(name: str) -> str:
     ):
         raise ValueError(
             f"dataset must be one of {', '.join(names)}, an id 'owner/name' of Hugging Face, an existing path, or the "
-            f"'module:name' of a function of your own; got {name!r}"
+            f"'module:name' of a function of your own; got {name!r}{did_you_mean(name, names)}"
         )
     return name
 

@@ -24,11 +24,11 @@ from simulate.expectation import Expectation, expectation, interpolated
 from simulate.intervals import Interval, drawn_law_periods, drawn_segments
 from simulate.oscillator import Oscillator, Period, Trend
 from simulate.probe import Falls, Segment, balance_law, calibrated, measured, norm_unit, pooled
-from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory
+from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory, unfixed_optimizer
 from simulate.trajectories.folder import write_json
 from theory import arguments
 from theory.arguments import FloatArray, learning_rate, one_real, weight_decay, whole_number
-from theory.optimizers import optimizer_named
+from theory.optimizers import optimizer_named, same_but_for_dim
 
 REACH = 30.0  # predictions are given without a warning down to this share of the largest ηλ of a probe
 _SCHEMA = 2
@@ -122,10 +122,10 @@ class PeriodModel:
         runs = [(run, *measured(run, rise, f"segments[{i}]")) for i, run in enumerate(segments)]
         runs.sort(key=lambda run: -run[1].intrinsic_lr)
         summed = [segment for _, segment, _ in runs]
-        rules = {str(run.attrs.get("optimizer", "SGD()")) for run, _, _ in runs}
-        if len(rules) > 1:
+        rules = {unfixed_optimizer(run) for run, _, _ in runs}
+        rule = unfixed_optimizer(runs[-1][0])
+        if not all(same_but_for_dim(rule, other) for other in rules):
             raise ValueError(f"segments must be of one optimizer, got {', '.join(sorted(rules))}")
-        (rule,) = rules
         lowest = summed[-1].intrinsic_lr
         if not any(segment.is_clear for segment in summed if segment.intrinsic_lr == lowest):
             unclear = f"its probe shows no clear period: {'; '.join(map(str, summed))}"

@@ -6,6 +6,7 @@ value and what is allowed, before any work starts.
 
 from __future__ import annotations
 
+import difflib
 import operator
 from collections.abc import Collection
 from typing import Any
@@ -14,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
+
+# Share of letters that a word and what was meant by it have in common: 0.8 with two of five letters swapped.
+_NEAR = 0.7
 
 
 def real(
@@ -223,16 +227,36 @@ def step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def choice(name: str, value: Any, allowed: Collection[str]) -> str:
-    """Check that `value` is one of the allowed words.
+    """Check that `value` is one of the allowed words; the error says which of them is like it.
 
     Examples
     --------
     >>> choice("sampling", "with_replacement", ["with_replacement", "without_replacement"])
     'with_replacement'
+    >>> choice("field", "widht", ["width", "depth"])
+    Traceback (most recent call last):
+    ...
+    ValueError: field must be one of depth, width; got 'widht', did you mean 'width'?
     """
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(sorted(allowed))}; got {value!r}")
+        meant = did_you_mean(value, allowed)
+        raise ValueError(f"{name} must be one of {', '.join(sorted(allowed))}; got {value!r}{meant}")
     return value
+
+
+def did_you_mean(value: Any, allowed: Collection[str]) -> str:
+    """End of a message that names the allowed word that is most like a wrong one; empty where none is.
+
+    Examples
+    --------
+    >>> did_you_mean("MLP", ["convnet", "mlp"]), did_you_mean("vgg", ["convnet", "mlp"])
+    (", did you mean 'mlp'?", '')
+    """
+    if not isinstance(value, str):
+        return ""
+    words = {word.lower(): word for word in allowed}
+    near = difflib.get_close_matches(value.lower(), words, n=1, cutoff=_NEAR)
+    return f", did you mean {words[near[0]]!r}?" if near else ""
 
 
 def several(name: str, values: Any, allowed: Collection[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 from typing import Any
 
@@ -133,6 +134,32 @@ def optimizer_text(rule: Optimizer) -> str:
     'SGD(momentum=0.9)'
     """
     return optimizer_class_name(rule) + repr(rule).removeprefix(type(rule).__name__)
+
+
+def with_dim(rule: Optimizer, dim: int) -> Optimizer:
+    """The same optimizer for so many weights, if it is one that asks for their number.
+
+    Examples
+    --------
+    >>> with_dim(AdamW(dim=1), 576), with_dim(SGD(), 576)
+    (AdamW(dim=576), SGD())
+    """
+    changed: Any = rule
+    if "dim" in getattr(type(rule), "__dataclass_fields__", ()):
+        changed = dataclasses.replace(changed, dim=dim)
+    return changed  # type: ignore[no-any-return]
+
+
+def same_but_for_dim(one: str, other: str) -> bool:
+    """Whether two texts are of one optimizer, for however many weights.
+
+    Examples
+    --------
+    >>> same_but_for_dim("AdamW(dim=1)", "AdamW(dim=576)"), same_but_for_dim("Adam(dim=1)", "AdamW(dim=1)")
+    (True, False)
+    """
+    first, second = optimizer_if_known(one), optimizer_if_known(other)
+    return one == other or (first is not None and second is not None and with_dim(first, 1) == with_dim(second, 1))
 
 
 def checked_optimizer(optimizer: Optimizer | None) -> Optimizer:

@@ -177,7 +177,7 @@ def sweep(
     divergence is no failure.
     """
     import empirical
-    from empirical.sweeps.store import overview
+    from empirical.sweeps.store import goal_line, overview
 
     find_modules_here()
     with naming(path="file"):
@@ -188,17 +188,20 @@ def sweep(
         if name not in ("stderr", "periods"):
             raise ValueError(f"--until must be stderr=… or periods=…, such as stderr=0.05, got {name}={wanted[name]:g}")
     executor = empirical.dask_executor(scheduler, workers=workers, resources=resources or None)
+    stderr, periods = wanted.get("stderr"), round(wanted["periods"]) if "periods" in wanted else None
     found = empirical.sweep(
         runs,
         out,
         executor,
-        until=wanted.get("stderr"),
-        periods=round(wanted["periods"]) if "periods" in wanted else None,
+        until=stderr,
+        periods=periods,
         max_steps=max_steps,
         threads=threads,
         traces=traces,
     )
     typer.echo(overview(found))
+    if wanted:
+        typer.echo(f"{', '.join(until or []):<24} {goal_line(out, stderr, periods)}")
     typer.echo(f"{'saved':<24} {out}")
     if (found.status == "failed").any():
         raise typer.Exit(1)

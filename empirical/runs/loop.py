@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import simulate
-from empirical.config import RunConfig
+from empirical.config import CUSTOM, RunConfig
 from empirical.runs.cost import RunCost, cost, space
 from empirical.runs.evaluation import record_statistics
 from empirical.runs.folder import RunFolder, StorageError, check_same_run, checkpoint_files, read_checkpoint
@@ -31,6 +32,7 @@ from empirical.runs.signals import stop_requested
 from empirical.steps import ENGINES, State
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED
 from simulate.trajectories.folder import CONFIG
+from theory.references import is_reference
 
 Result = TypeVar("Result")
 
@@ -94,6 +96,10 @@ def train(
     Interrupted : Ctrl-C or SIGTERM; the trace so far and a checkpoint are written first.
     StorageError : the disk is full, or such; what was written is kept, and the run can be resumed.
 
+    Warns
+    -----
+    UserWarning : a module of your own has no scale-invariant weights.
+
     Examples
     --------
     >>> run = train(RunConfig(lr=0.5, wd=0.01, width=8, steps=20))
@@ -107,6 +113,13 @@ def train(
     if not isinstance(config, RunConfig):
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
     setup = prepare(config, model, data)
+    own = setup.config.model == CUSTOM or (is_reference(config.model) and config.normalization != "none")
+    if own and not setup.described["attributes"]["scale_invariant"]:
+        warnings.warn(
+            "model has no scale-invariant weights, so all trained weights are measured together, and what is predicted "
+            "of scale-invariant weights does not hold for them; normalize after the weights that you mean",
+            stacklevel=2,
+        )
     if out is not None:
         return _train_in(RunFolder(out), setup, progress, announce)
     scratch = tempfile.mkdtemp(prefix="bnwd-")

@@ -20,7 +20,7 @@ from empirical.networks import build_network
 from empirical.runs.evaluation import evaluate
 from empirical.steps import ENGINES, Hyper, Layout, Problem, State, chosen_engine
 from simulate.trajectories.contract import BATCH_EVALUATIONS, EVALUATIONS, SCHEMA, VALIDATION_EVALUATIONS
-from theory.optimizers import optimizer_text
+from theory.optimizers import optimizer_text, with_dim
 from theory.references import is_reference
 from theory.schedules import learning_rates
 
@@ -99,7 +99,10 @@ def prepare(
     device, dtype = _device(config.device), getattr(torch, config.weight_dtype)
     for name, given, own in (("model", model, config.model), ("data", data, config.dataset)):
         if given is None and own == CUSTOM:
-            raise ValueError(f"{name} must be given, the run was made with one of the user's own; got None")
+            raise ValueError(
+                f"{name} must be given: 'custom' stands for the argument `{name}` of train, resume and load_model in "
+                f"Python; elsewhere write the 'module:name' of a function that makes it; got None"
+            )
     if alike is not None:
         held = alike.data
     else:
@@ -114,6 +117,7 @@ def prepare(
         network = build_network(config, looked_at, classes=int(held.targets.max()) + 1).to(device)
     elif isinstance(model, nn.Module):
         network = copy.deepcopy(model).to(device=device, dtype=dtype).train()
+        _meet(network, looked_at[:2], config)
     else:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     found = {name: group.weights for name, group in scale_invariant_groups(network, looked_at).items()}
@@ -155,6 +159,18 @@ def prepare(
     return Setup(config, problem, held, described, State.of(problem))
 
 
+def _meet(network: nn.Module, samples: Tensor, config: RunConfig) -> None:
+    """Let a module of the user's own show, before anything else looks at it, that it takes the data."""
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            copy.deepcopy(network)(samples)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        where = "`data`" if config.dataset == CUSTOM else f"dataset {config.dataset!r} (or of `data`)"
+        raise ValueError(
+            f"model must take inputs of shape {tuple(samples.shape[1:])}, those of {where}, got the error: {error}"
+        ) from error
+
+
 def _draws(network: nn.Module, samples: Tensor) -> bool:
     """Tell whether a network uses random numbers of its device when it is called."""
     on_gpu = samples.device.type == "cuda"
@@ -193,10 +209,8 @@ def _preparation(data: Data, augmentation: int | None) -> Callable[[Tensor], Ten
 def _describe(
     config: RunConfig, problem: Problem, groups: dict[str, tuple[str, ...]], invariant: bool, data: Data, per_epoch: int
 ) -> dict[str, Any]:
-    rule: Any = config.optimizer
-    if dataclasses.is_dataclass(rule) and "dim" in {field.name for field in dataclasses.fields(rule)}:
-        # training does not use it; what is said of the run does
-        rule = dataclasses.replace(rule, dim=problem.layout.measured)  # type: ignore[type-var]
+    # training does not use their number; what is said of the run does
+    rule = with_dim(config.optimizer, problem.layout.measured)
     attributes: dict[str, Any] = {
         # what is held makes it another rule
         "optimizer": optimizer_text(rule) + (f" with fixed {config.fixed}" if config.fixed else ""),

@@ -81,8 +81,8 @@ def read_sweep(path: str | os.PathLike[str]) -> tuple[RunConfig, ...]:
     Parameters
     ----------
     path : a file with the tables `run` (settings of all runs), `grid` (lists of values, all combinations of which are
-        run), or `runs` (an array of tables, each one run). A schedule is a table of its own, such as
-        lr = {Constant = {lr = 0.5}}.
+        run), or `runs` (an array of tables, each one run). Settings are written batch_size or batch-size. A schedule is
+        a table of its own, such as lr = {Constant = {lr = 0.5}}.
 
     Raises
     ------
@@ -108,20 +108,36 @@ def read_sweep(path: str | os.PathLike[str]) -> tuple[RunConfig, ...]:
 def _described(content: Mapping[str, Any]) -> tuple[RunConfig, ...]:
     for name in content:
         choice("table", name, _TABLES)
-    common, axes, listed = content.get("run", {}), content.get("grid", {}), content.get("runs", [{}])
     if "grid" in content and "runs" in content:
         raise ValueError("a sweep must have the table grid or the tables runs, got both")
+    common, axes = (_settings(name, content.get(name, {})) for name in ("run", "grid"))
+    listed = content.get("runs", [{}])
+    if not isinstance(listed, list):
+        raise ValueError(f"runs must be tables [[runs]], got {listed!r}")
     for name, values in axes.items():
         if not isinstance(values, list):
             raise ValueError(f"grid.{name} must be a list of values, got {values!r}")
     runs: list[RunConfig] = []
-    for own in listed:
+    for own in (_settings("runs", each) for each in listed):
         _refuse_twice(common, own)
         _refuse_twice(common, axes)
         # what is no axis of a file is one value, lists (of classes) included
         single = {name: tuple(value) if isinstance(value, list) else value for name, value in {**common, **own}.items()}
         runs += grid(**single, **axes)
     return different(runs)
+
+
+def _settings(table: str, content: Any) -> dict[str, Any]:
+    """Settings of a table by the names that they have in Python."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{table} must be a table of settings, got {content!r}")
+    found: dict[str, Any] = {}
+    for written, value in content.items():
+        name = written.replace("-", "_")
+        if name in found:
+            raise ValueError(f"{name} must be given once in the table {table}, got it with hyphen and underscore")
+        found[name] = value
+    return found
 
 
 def _refuse_twice(common: Mapping[str, Any], own: Mapping[str, Any]) -> None:

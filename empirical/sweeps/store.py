@@ -17,7 +17,7 @@ import xarray as xr
 
 from empirical.config import RunConfig
 from empirical.sweeps.grid import different, swept, swept_value
-from empirical.sweeps.task import RUNS, SESSION, Summary, identity_path, run_path
+from empirical.sweeps.task import FAILED, RUNS, SESSION, Summary, Terms, identity_path, lacking, run_path
 from empirical.sweeps.traces import Trace, with_traces
 from simulate.trajectories.contract import described
 from simulate.trajectories.folder import LOCK, held_folder, steps_written, write_json
@@ -160,13 +160,15 @@ def open_sweep(path: str | os.PathLike[str], *, traces: bool = False) -> xr.Data
     path : folder of the sweep.
     traces : with the trajectories, as variables along the settings and `step`, NaN where a run has no row. They are
         read from the logs of the runs when they are used: select before computing. The last evaluations become all of
-        them, along `eval_step`.
+        them, along `eval_step`. Where optimizers are swept, they are then named as in the trajectories, whose `dim` is
+        the number of weights that were measured, unless it differs by another setting.
 
     Returns
     -------
     Dataset whose dimensions are the settings in which the runs differ, if all their combinations are there, else `run`
     with these settings as coordinates. Variables: `status` ("pending" where nothing is known yet), `status_step`,
-    `seconds`, `verdict`, `error`, `folder` (for `simulate.load`), and the numbers of `Summary`, NaN where unknown.
+    `seconds`, `verdict` (of `simulate.classify`, "" where the run is too short to be judged, or has not ended),
+    `error`, `folder` (for `simulate.load`), and the numbers of `Summary`, NaN where unknown.
 
     Raises
     ------
@@ -255,15 +257,41 @@ def overview(opened: xr.Dataset, most: int = 40) -> str:
     0.5 pending            0
     2 pending
     """
-    shown = [name for name in _SHOWN if name in opened and not (name == "verdict" and not (opened.verdict != "").any())]
-    table = (
-        opened[shown].to_dataframe().reset_index() if opened.sizes else opened[shown].expand_dims("run").to_dataframe()
-    )
-    table = table[[*opened.coords, *shown]]
+    is_told = (opened.verdict != "") | opened.status.isin([PENDING, FAILED])
+    told = opened.assign(verdict=opened.verdict.where(is_told, "too short"))
+    shown = [name for name in _SHOWN if name in told and not (name == "verdict" and not (told.verdict != "").any())]
+    table = told[shown].to_dataframe().reset_index() if told.sizes else told[shown].expand_dims("run").to_dataframe()
+    table = table[[*told.coords, *shown]]
     counts = ", ".join(f"{count} {status}" for status, count in table.status.value_counts().items())
     if len(table) > most:
         return counts
     return f"{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='')}\n{counts}"
+
+
+def goal_line(path: str | os.PathLike[str], until: float | None, periods: int | None) -> str:
+    """How many runs of a sweep have the wanted precision, in words.
+
+    Parameters
+    ----------
+    path : folder of the sweep.
+    until, periods : as in `sweep`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from empirical.sweeps.grid import grid
+    >>> folder = SweepFolder(tempfile.mkdtemp())
+    >>> word = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
+    >>> goal_line(folder.path, until=0.05, periods=None)
+    'not reached by 2 of 2 runs'
+    """
+    place = Path(path)
+    terms, known = Terms(out=place, until=until, periods=periods), read_summaries(place)
+    found = [known.get(config.identity) for config in read_configs(place)]
+    at_rest = sum(summary is not None and summary.rests for summary in found)
+    short = sum(summary is None or not (summary.rests or lacking(summary, terms) <= 1) for summary in found)
+    rest = f"; {at_rest} left at equilibrium" if at_rest else ""
+    return f"not reached by {short} of {len(found)} runs{rest}"
 
 
 def _label(value: Any) -> Any:

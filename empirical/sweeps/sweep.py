@@ -23,7 +23,7 @@ from empirical.runs.signals import stop_requested
 from empirical.sweeps.grid import different
 from empirical.sweeps.store import SweepFolder, open_sweep, read_summaries
 from empirical.sweeps.task import FAILED, IN_USE, Summary, Terms, failed, perform, run_path
-from empirical.sweeps.workers import dask_executor
+from empirical.sweeps.workers import dask_executor, refuse_in_a_script_that_is_imported
 from simulate.trajectories.contract import INTERRUPTED
 from simulate.trajectories.folder import steps_written
 from theory.arguments import one_real, whole_number
@@ -92,9 +92,10 @@ def sweep(
     out : folder: new, or of an earlier sweep, whose runs are used again.
     executor : any executor of `concurrent.futures` whose workers see the same folder; or what `dask_executor` gives,
         which is opened when there is something to do, and closed at the end; by default on processes of this machine.
-    until : extend each run until the standard error of its mean period is at most this share of it, unless it is at
-        equilibrium.
-    periods : extend each run until it has so many periods, unless it is at equilibrium.
+    until : extend each run until the standard error of its mean period is at most this share of it, such as 0.05.
+        A run that looks at equilibrium is extended too, until that can be believed, which is after 30/ηλ steps, and
+        then left.
+    periods : extend each run until it has so many periods; one at equilibrium as with `until`.
     max_steps : of an extended run; default ten times its `steps`.
     threads : of PyTorch and BLAS in each worker. The last bits of a run depend on it.
     traces : keep the trajectories of runs. Without them only the summaries stay, some 500 bytes each, and a run that
@@ -110,6 +111,7 @@ def sweep(
     TypeError, ValueError : bad settings, the same run twice, or a folder that cannot be used; nothing is begun then.
     SweepInterrupted : Ctrl-C, SIGTERM, or the folder's file `session` was taken away; runs wrote checkpoints.
     WorkersLostError : the scheduler is gone or the pool of processes broken; what was done is kept.
+    RuntimeError : called by a script outside of ``if __name__ == "__main__":``; no processes start.
 
     Examples
     --------
@@ -121,9 +123,10 @@ def sweep(
     >>> found.status.sel(lr=0.5).item(), found.final_norm.dims
     ('complete', ('lr',))
     """
+    refuse_in_a_script_that_is_imported("sweep")
     runs = different(configs)
-    if until is not None:
-        one_real("until", until, above=0)
+    if until is not None and one_real("until", until, above=0) >= 1:
+        raise ValueError(f"until must be a share < 1, write 0.05 for 5 %, got {until!r}")
     if periods is not None:
         whole_number("periods", periods, at_least=1)
     if max_steps is not None:

@@ -121,7 +121,7 @@ class Summary:
         `peak_norm`, `typical_norm`, `threshold_ratio`, `rotation_ratio`, `log_norm_sd` and `autocorrelation_time`; see
         `simulate.classify`. What is not finite, such as `threshold_ratio` without a period at twice the rise, is left
         out of the log.
-    verdict : of `simulate.classify`; "" where the run is too short.
+    verdict : of `simulate.classify`; "" where the run is too short to be judged.
     """
 
     identity: str
@@ -137,6 +137,11 @@ class Summary:
     def is_final(self) -> bool:
         """Whether the same run would only come to the same end."""
         return self.status not in (FAILED, INTERRUPTED, IN_USE)
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is at equilibrium, and long enough to be believed."""
+        return self.verdict == EQUILIBRIUM and self.numbers.get("relaxations", math.inf) >= _BELIEVED
 
     @property
     def period_error(self) -> float:
@@ -198,17 +203,30 @@ def extended(summary: Summary, terms: Terms, asked: int) -> int | None:
     most = _MOST_GROWTH_OF_STEPS * asked if terms.max_steps is None else terms.max_steps
     if summary.status != COMPLETE or summary.steps >= most:
         return None
+    lacks = lacking(summary, terms)
+    if lacks <= 1 or summary.rests:
+        return None
+    steps = math.ceil(summary.steps * min(max(_RESERVE * lacks, _LEAST_GROWTH), _MOST_GROWTH))
+    return min(most, max(steps, summary.steps + 1))
+
+
+def lacking(summary: Summary, terms: Terms) -> float:
+    """Times as many steps that a run needs for the wanted precision; at most 1 where it has it.
+
+    Examples
+    --------
+    >>> found = Summary(identity="", steps=1000, status="complete", status_step=1000, seconds=1,
+    ...                 numbers={"period": 50.0, "period_stderr": 5.0, "periods": 20.0})
+    >>> lacking(found, Terms(out=Path("sweep"), until=0.05)), lacking(found, Terms(out=Path("sweep"), periods=20))
+    (4.0, 1.0)
+    """
     lacks = [0.0]
-    rests = summary.verdict == EQUILIBRIUM and summary.numbers.get("relaxations", math.inf) >= _BELIEVED
-    if terms.until is not None and not rests:
+    if terms.until is not None:
         # the error falls with the square root of the number of periods
         lacks.append(min(summary.period_error / terms.until, _MOST_GROWTH) ** 2)
-    if terms.periods is not None and not rests:
+    if terms.periods is not None:
         lacks.append(terms.periods / max(summary.numbers.get("periods", 0.0), 1.0))
-    if max(lacks) <= 1:
-        return None
-    steps = math.ceil(summary.steps * min(max(_RESERVE * max(lacks), _LEAST_GROWTH), _MOST_GROWTH))
-    return min(most, max(steps, summary.steps + 1))
+    return max(lacks)
 
 
 def perform(configs: Sequence[RunConfig], terms: Terms, places: Sequence[int] = (0,)) -> tuple[Summary, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,12 +163,8 @@ def with_traces(
         if all(name in other["evaluations"] for other in others):
             lazy = indexing.LazilyIndexedArray(_Evaluations(grid, name, coords["eval_step"]))
             variables[name] = ((*opened.dims, "eval_step"), lazy, described(name))
-    if "optimizer" not in opened.coords and len({kind["attributes"]["optimizer"] for kind in kinds.values()}) > 1:
-        # what is held fixed is told there too
-        rules: Grid = np.full(shape, "", dtype=object)
-        for config, place in zip(configs, places, strict=True):
-            rules[place] = kinds.get(config.shape, first)["attributes"]["optimizer"]
-        opened = opened.assign_coords(optimizer=(tuple(opened.dims), rules))
+    rules = {shape_of_run: kind["attributes"]["optimizer"] for shape_of_run, kind in kinds.items()}
+    opened = _with_rules(opened, configs, places, rules)
     attributes = {name: value for name, value in first["attributes"].items() if name not in opened.coords}
     common = {
         name: value
@@ -182,3 +178,29 @@ def with_traces(
         .assign_coords({name: ((name,), values, described(name)) for name, values in coords.items()})
         .assign_attrs({"source": "training", "schema": first["schema"], **common})
     )
+
+
+def _with_rules(
+    opened: xr.Dataset, configs: Sequence[RunConfig], places: Sequence[tuple[int, ...]], rules: Mapping[str, str]
+) -> xr.Dataset:
+    """Name the optimizers as the trajectories do, with what is held fixed and the number of measured weights.
+
+    `rules` are their names by the shape of a run. Labels of a dimension stay what they are where they would not be
+    different, or where a further setting makes several of one.
+    """
+    is_given = "optimizer" in opened.coords
+    if not is_given and len(set(rules.values())) == 1:
+        return opened
+    sizes = opened.optimizer.sizes if is_given else opened.sizes
+    axes = [list(opened.sizes).index(dim) for dim in sizes]
+    found: dict[tuple[int, ...], str] = {}
+    for config, place in zip(configs, places, strict=True):
+        at, rule = tuple(place[axis] for axis in axes), rules.get(config.shape)
+        if rule is not None and found.setdefault(at, rule) != rule:
+            return opened
+    told: Grid = opened.optimizer.values.copy() if is_given else np.full(tuple(sizes.values()), "", dtype=object)
+    for at, rule in found.items():
+        told[at] = rule
+    if "optimizer" in opened.dims and len(set(told)) < len(told):
+        return opened
+    return opened.assign_coords(optimizer=(tuple(sizes), told))

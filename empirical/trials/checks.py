@@ -68,8 +68,8 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
     """
     lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
     settled, settled_other = settled_part(run), settled_part(other)
-    squares = settled_other.grad_norm.values**2
-    predicted = theory.equilibrium_norm(lr, wd, math.sqrt(squares.mean()))
+    gradient, gradient_error = power_mean(settled_other.grad_norm.values, 2)
+    predicted = theory.equilibrium_norm(lr, wd, gradient)
     driven = simulate.norm_map(
         lr,
         wd,
@@ -79,10 +79,9 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
         seed=0,
     )
     simulated = settled_part(driven)
-    fourth = settled.norm.values**4
-    measured = float(fourth.mean() ** 0.25)
-    # both ρ* ∝ (E g̃²)^¼ and the mean (E ρ⁴)^¼ have a quarter of the relative error of their averages
-    error = math.hypot(relative_error(fourth), relative_error(squares)) / 4
+    measured, measured_error = power_mean(settled.norm.values, 4)
+    # ρ* goes with the square root of the gradient norm
+    error = math.hypot(measured_error / measured, gradient_error / gradient / 2)
     judged = simulate.classify(run)
     angle = theory.equilibrium_rotation(lr, wd)
     return [
@@ -91,7 +90,7 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
             f"|difference| <= {EQUILIBRIUM_TOLERANCE:.0%}",
             abs(measured / predicted - 1) <= EQUILIBRIUM_TOLERANCE,
             predicted,
-            float((simulated.norm.values**4).mean() ** 0.25),
+            power_mean(simulated.norm.values, 4)[0],
             measured,
             measured / predicted - 1,
             error,
@@ -395,14 +394,29 @@ def same_losses(name: str, first: xr.Dataset, second: xr.Dataset, *, control: bo
     )
 
 
-def relative_error(values: npt.NDArray[np.float64]) -> float:
-    """Relative standard error of the mean of a correlated series, from the means of blocks.
+def power_mean(values: npt.ArrayLike, power: float) -> tuple[float, float]:
+    """(E xᵖ)^(1/p) of a correlated series, and its standard error.
 
     Examples
     --------
-    >>> relative_error(np.ones(100)), relative_error(np.arange(1.0, 101.0)) > 0.1
-    (0.0, True)
+    >>> power_mean([1.0] * 20 + [7.0] * 20, 2)[0]
+    5.0
     """
+    powers = np.asarray(values, dtype=np.float64) ** power
+    mean = float(powers.mean()) ** (1 / power)
+    return mean, mean * relative_error(powers) / power
+
+
+def relative_error(values: npt.NDArray[np.float64]) -> float:
+    """Relative standard error of the mean of a correlated series, from the means of blocks; NaN of a short one.
+
+    Examples
+    --------
+    >>> relative_error(np.ones(100)), relative_error(np.arange(1.0, 101.0)) > 0.1, relative_error(np.ones(39))
+    (0.0, True, nan)
+    """
+    if values.size < 2 * _BLOCKS:
+        return math.nan
     means = np.array([block.mean() for block in np.array_split(values, _BLOCKS)])
     return float(means.std(ddof=1) / math.sqrt(_BLOCKS) / values.mean())
 

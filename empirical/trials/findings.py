@@ -19,13 +19,12 @@ from empirical.measures.forecast import forecast
 from empirical.trials import checks
 from simulate.trajectories.contract import check_trajectory, setting, unfixed_optimizer
 from simulate.trajectories.periods import PERIODIC, settled_part
-from theory.optimizers import optimizer_named
+from theory.optimizers import optimizer_named, same_but_for_dim
 
 PERIODS_SHOWN = 8
-_FEWEST_ROWS = 40  # for an error of a mean of correlated rows
+_LENGTH_AND_ENGINE = frozenset({"steps", "device", "engine", "replicas", "evaluate_every", "evaluate_batches"})
 # Settings in which runs of one network may differ.
-RATES_AND_SEEDS = frozenset({"lr", "wd", "seed", "data_seed", "init_norm"})
-LENGTH_AND_ENGINE = frozenset({"steps", "device", "engine", "replicas", "evaluate_every", "evaluate_batches"})
+WITHIN_A_NETWORK = _LENGTH_AND_ENGINE | {"lr", "wd", "seed", "data_seed", "init_norm"}
 
 Found = TypeVar("Found")
 
@@ -171,13 +170,10 @@ def equilibrium(run: xr.Dataset) -> list[Comparison]:
     if wd == 0:
         raise ValueError("without weight decay there is none: the norm grows as long as there are gradients")
     part = settled_rows(run)
-    squares = part.grad_norm.values**2
-    rms = math.sqrt(squares.mean())
+    rms, _ = checks.power_mean(part.grad_norm, 2)
     # the power whose mean the formulas are about
     power = 4 if rule == theory.SGD() else 2
-    powers = part.norm.values**power
-    norm = float(powers.mean()) ** (1 / power)
-    error = norm * _relative_error(powers) / power
+    norm, error = checks.power_mean(part.norm, power)
     inputs = "root mean square of g̃ after the first 2/ηλ steps, η, λ"
     predicted = theory.equilibrium_norm(lr, wd, rms, optimizer=rule)
     about = "(E ρ⁴)^¼" if power == 4 else "(E ρ²)^½"
@@ -215,13 +211,14 @@ def replay_lines(run: xr.Dataset, replayed: xr.Dataset) -> list[Comparison]:
     1.0
     """
     inputs = "first norm, g̃ of each step, η, λ"
-    predicted, measured = float(replayed.norm[-1]), float(run.norm[-1])
     with np.errstate(all="ignore"):
         worst = float(np.fmax.reduce(np.abs(replayed.norm.values / run.norm.values - 1)))
-    return [
-        Comparison("last norm, replayed", predicted, measured, unit="weight", inputs=inputs),
-        Comparison("largest relative deviation of the replayed norm", 0.0, worst, inputs=inputs),
-    ]
+    deviation = Comparison("largest relative deviation of the replayed norm", 0.0, worst, inputs=inputs)
+    if "final_norm" not in run:
+        return [deviation]
+    predicted, measured = (float(each.final_norm) for each in (replayed, run))
+    words = "norm after the last step, replayed"
+    return [Comparison(words, predicted, measured, unit="weight", inputs=inputs), deviation]
 
 
 def period_lines(periods: simulate.Periods) -> list[Comparison]:
@@ -283,17 +280,26 @@ def probe_lines(
     return found, str(expected)
 
 
-def some_periods(run: xr.Dataset) -> tuple[xr.Dataset, simulate.Periods]:
-    """Cut out the last periods of a run.
+def last_periods(run: xr.Dataset, count: int = PERIODS_SHOWN) -> tuple[xr.Dataset, simulate.Periods]:
+    """Cut the last periods out of a run.
+
+    Parameters
+    ----------
+    run : a trajectory.
+    count : at most so many.
+
+    Returns
+    -------
+    part, periods : from the first to the last onset of these periods; the whole run where there is no period.
 
     Examples
     --------
-    >>> part, periods = some_periods(simulate.oscillate(0.5, 0.02, steps=3000))
+    >>> part, periods = last_periods(simulate.oscillate(0.5, 0.02, steps=3000), 2)
     >>> periods.count, part.sizes["step"] == int(periods.onsets[-1] - periods.onsets[0] + 1)
-    (8, True)
+    (2, True)
     """
     found = simulate.find_periods(run)
-    shown = min(PERIODS_SHOWN, found.count)
+    shown = min(count, found.count)
     if shown == 0:
         return run, found
     last = replace(
@@ -303,7 +309,9 @@ def some_periods(run: xr.Dataset) -> tuple[xr.Dataset, simulate.Periods]:
         norm_min=found.norm_min[-shown:],
         norm_max=found.norm_max[-shown:],
     )
-    return run.sel(step=slice(int(last.onsets[0]), int(last.onsets[-1]))), last
+    ends = slice(int(last.onsets[0]), int(last.onsets[-1]))
+    part = run.sel(step=ends)
+    return (part.sel(eval_step=ends) if "eval_step" in part.dims else part), last
 
 
 def predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:
@@ -316,7 +324,7 @@ def predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]
     2.66
     """
     (lr, wd), rule = constant_rates(run), optimizer_named(unfixed_optimizer(run))
-    rms = math.sqrt(float((settled_part(gradients).grad_norm ** 2).mean()))
+    rms, _ = checks.power_mean(settled_part(gradients).grad_norm, 2)
     return {
         "norm": theory.equilibrium_norm(lr, wd, rms, optimizer=rule),
         "effective_lr": theory.equilibrium_effective_lr(lr, wd, rms, optimizer=rule),
@@ -341,34 +349,37 @@ def probe_of(config: str, optimizer: str, model: simulate.PeriodModel | None = N
     True
     """
     reference = simulate.PeriodModel.reference()
-    if model is None and same_network(config, reference.segments[0].run, RATES_AND_SEEDS | LENGTH_AND_ENGINE):
+    if model is None and is_of_network(config, reference.segments[0].run):
         model = reference
     if model is None:
         return None
-    if any(same_network(config, segment.run, LENGTH_AND_ENGINE) for segment in model.segments):
+    if any(_equal_but_for(_LENGTH_AND_ENGINE, config, segment.run) for segment in model.segments):
         raise ValueError("a run that is part of the probe is not predicted by it, which knows the answer")
-    if optimizer != model.optimizer:
+    if not same_but_for_dim(optimizer, model.optimizer):
         raise ValueError(f"the probe is of {model.optimizer}, the run of {optimizer}")
     known = [segment.run for segment in model.segments if segment.run]
-    if held_config(config) and known and not same_network(config, known[0], RATES_AND_SEEDS | LENGTH_AND_ENGINE):
+    if held_config(config) and known and not is_of_network(config, known[0]):
         raise ValueError("the probe is of another network than the run")
     return model
 
 
-def same_network(config: str, other: str, free: frozenset[str]) -> bool:
-    """Whether two runs have the same settings but for some.
+def is_of_network(config: str, other: str) -> bool:
+    """Whether two runs are of one network and training, and differ at most in rates, seeds, length and engine.
 
     Parameters
     ----------
-    config, other : of the runs, as JSON.
-    free : names that do not count.
+    config, other : of the runs, as JSON; those that are none are of no network.
 
     Examples
     --------
     >>> own, other = '{"lr": 0.1, "wd": 0.01}', '{"lr": 0.2, "wd": 0.01, "width": 64}'
-    >>> same_network(own, other, frozenset({"lr"})), same_network(own, other, frozenset())
-    (True, False)
+    >>> is_of_network(own, other), is_of_network(own, '{"lr": 0.1, "wd": 0.01, "width": 9}'), is_of_network("", "")
+    (True, False, False)
     """
+    return _equal_but_for(WITHIN_A_NETWORK, config, other)
+
+
+def _equal_but_for(free: frozenset[str], config: str, other: str) -> bool:
     first, second = held_config(config), held_config(other)
     try:
         one, two = (RunConfig.from_dict(each).settings_without(free) for each in (first, second))
@@ -443,7 +454,3 @@ def _replayed(run: xr.Dataset) -> xr.Dataset:
     if replayed.sizes["step"] < run.sizes["step"]:
         raise ValueError(f"the replayed norm leaves the floating-point range at step {int(replayed.status_step)}")
     return replayed
-
-
-def _relative_error(values: Any) -> float:
-    return checks.relative_error(values) if values.size >= _FEWEST_ROWS else math.nan

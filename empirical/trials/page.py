@@ -232,12 +232,25 @@ def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def new_figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, Any]:
-    """Figure of a page and its axes; without pyplot: no global state, no display needed.
+def counted(number: int, thing: str) -> str:
+    """A number of things in words.
+
+    Examples
+    --------
+    >>> counted(1, "step"), counted(2, "step")
+    ('1 step', '2 steps')
+    """
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def new_figure(
+    height: float, rows: int = 1, columns: int = 1, *, width: float = 9.5, **shared: Any
+) -> tuple[Figure, Any]:
+    """Figure and its axes, without pyplot: no global state, no display needed.
 
     Parameters
     ----------
-    height : in inches; the width is 9.5.
+    height, width : in inches; the default is that of a page.
     rows, columns, shared : of `Figure.subplots`.
 
     Examples
@@ -248,7 +261,7 @@ def new_figure(height: float, rows: int = 1, columns: int = 1, **shared: Any) ->
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.5, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, **shared)
 
 

@@ -14,7 +14,7 @@ import simulate
 import theory
 from empirical.trials import checks, page
 from empirical.trials.checks import Row
-from empirical.trials.findings import PERIODS_SHOWN, predicted_levels, some_periods
+from empirical.trials.findings import PERIODS_SHOWN, last_periods, predicted_levels
 from simulate.trajectories.contract import setting
 from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
 
@@ -42,18 +42,44 @@ def write_report(
     runs, places : trajectories by name, those of the preset "digits", and their folders as seen from the page.
     """
     held = sum(row.holds for row in rows)
-    figures = [
+    heads, *texts = cells
+    lines = [_table_cells(row, line) for row, line in zip(rows, texts, strict=True)]
+    told = (
+        f"<p><strong>{held} of {len(rows)} claims hold.</strong> Every row holds a prediction of <code>theory</code> "
+        "and a simulation of <code>simulate</code> against networks trained on the data set "
+        f"“{html.escape(preset)}” with telemetry at every step. Rows that begin with “control” must fail the test they "
+        "are put to: they show that the test can fail.</p>"
+    )
+    data = page.section(
+        "Data",
+        '<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one '
+        "labelled dataset, <code>simulate.load</code> each by its folder:</p>",
+        page.table("folders of the runs", [], [[name, place] for name, place in places.items()]),
+    )
+    page.write_page(
+        path,
+        f"Training with batch normalization and weight decay: theory, simulation and {len(runs)} real runs",
+        [told, page.table("claims", heads, lines), *(page.figure_section(*each) for each in _figures(runs)), data],
+        footer=f"Trained with torch {next(iter(runs.values())).attrs['torch_version']}. "
+        "The claims are those of Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.",
+    )
+
+
+def _figures(runs: Mapping[str, xr.Dataset]) -> list[tuple[str, Figure, str]]:
+    """Title, figure and caption of each."""
+    periodic = runs["convnet-high-1"]
+    return [
         (
             "A periodic run",
-            _periodic_figure(runs["convnet-high-1"]),
-            f"ConvNet on digits, {checks.setting_name(runs['convnet-high-1'])}: {PERIODS_SHOWN} periods. The "
-            "norm falls by weight decay, the effective lr rises, training destabilizes (green: the onsets that the "
-            "detector found), the norm jumps up. Dashed: the norm simulated from the measured gradient norms alone. "
-            "Dotted: the equilibrium that the mean square of the gradient norm predicts, at which the run never rests.",
+            _periodic_figure(periodic),
+            f"ConvNet on digits, {checks.setting_name(periodic)}: {PERIODS_SHOWN} periods. The norm falls by "
+            "weight decay, the effective lr rises, training destabilizes (green: the onsets that the detector found), "
+            "the norm jumps up. Dashed: the norm simulated from the measured gradient norms alone. Dotted: the "
+            "equilibrium that the mean square of the gradient norm predicts, at which the run never rests.",
         ),
         (
             "Phase picture",
-            _phase_figure(runs["convnet-high-1"]),
+            _phase_figure(periodic),
             "The same run as effective learning rate against gradient norm. Below the dotted line the norm falls, "
             "above it rises; a period goes up on the left, where gradients are small, breaks, and comes back on the "
             "right.",
@@ -84,27 +110,6 @@ def write_report(
             "with ε = 1e-12; with ε = 1e-5 the runs part.",
         ),
     ]
-    heads, *texts = cells
-    lines = [_table_cells(row, line) for row, line in zip(rows, texts, strict=True)]
-    told = (
-        f"<p><strong>{held} of {len(rows)} claims hold.</strong> Every row holds a prediction of <code>theory</code> "
-        "and a simulation of <code>simulate</code> against networks trained on the data set "
-        f"“{html.escape(preset)}” with telemetry at every step. Rows that begin with “control” must fail the test they "
-        "are put to: they show that the test can fail.</p>"
-    )
-    data = page.section(
-        "Data",
-        '<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one '
-        "labelled dataset, <code>simulate.load</code> each by its folder:</p>",
-        page.table("folders of the runs", [], [[name, place] for name, place in places.items()]),
-    )
-    page.write_page(
-        path,
-        f"Training with batch normalization and weight decay: theory, simulation and {len(runs)} real runs",
-        [told, page.table("claims", heads, lines), *(page.figure_section(*each) for each in figures), data],
-        footer=f"Trained with torch {next(iter(runs.values())).attrs['torch_version']}. "
-        "The claims are those of Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.",
-    )
 
 
 def _table_cells(row: Row, texts: list[str]) -> list[page.Cell]:
@@ -115,7 +120,7 @@ def _table_cells(row: Row, texts: list[str]) -> list[page.Cell]:
 
 
 def _periodic_figure(run: xr.Dataset) -> Figure:
-    part, periods = some_periods(run)
+    part, periods = last_periods(run)
     figure, axes = page.new_figure(7.5, 3, sharex=True)
     simulated = simulate.replay(run).sel(step=part.step)
     simulate.plots.plot_trajectory(
@@ -125,7 +130,7 @@ def _periodic_figure(run: xr.Dataset) -> Figure:
 
 
 def _phase_figure(run: xr.Dataset) -> Figure:
-    part, periods = some_periods(run)
+    part, periods = last_periods(run)
     figure, ax = page.new_figure(5.5)
     simulate.plots.plot_phase(part, ax, periods=periods)
     return figure

@@ -20,12 +20,12 @@ from empirical.trials.findings import (
     constant_rates,
     examine,
     held_config,
+    last_periods,
     predicted_levels,
     settled_rows,
-    some_periods,
 )
 from empirical.trials.sweep_report import is_sweep, sweep_parts
-from simulate.trajectories.contract import COMPLETE, check_trajectory, intrinsic_lr
+from simulate.trajectories.contract import COMPLETE, check_trajectory
 from simulate.trajectories.folder import writable_file
 from simulate.trajectories.periods import PERIODIC
 
@@ -71,23 +71,34 @@ def write_run_report(
     target = Path(path)
     if target.is_dir():
         raise ValueError(f"path must be a file, got the folder {os.fspath(path)!r}")
+    if model is not None and not isinstance(model, simulate.PeriodModel):
+        raise TypeError(f"model must be a simulate.PeriodModel, got {type(model).__name__}")
+    run, place = _opened(source)
     with suppress(OSError):
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
     writable_file("path", target)
-    if model is not None and not isinstance(model, simulate.PeriodModel):
-        raise TypeError(f"model must be a simulate.PeriodModel, got {type(model).__name__}")
-    if isinstance(source, xr.Dataset):
-        run, place = check_trajectory(source, single=True), ""
+    if run is None:
+        page.write_page(target, f"Sweep {Path(place).name}", sweep_parts(Path(place), model))
     else:
-        place = os.fspath(source)
-        if not Path(place).is_dir():
-            raise ValueError(f"source must be a run folder, a saved trajectory or a sweep folder, got {place!r}")
-        if is_sweep(Path(place)):
-            page.write_page(target, f"Sweep {Path(place).name}", sweep_parts(Path(place), model))
-            return target
-        run = check_trajectory(simulate.load(place), single=True)
-    page.write_page(target, title_of(run), _run_parts(run, place, model), footer=_made_with(run))
+        page.write_page(target, title_of(run), _run_parts(run, place, model), footer=_made_with(run))
     return target
+
+
+def _opened(source: str | os.PathLike[str] | xr.Dataset) -> tuple[xr.Dataset | None, str]:
+    """The trajectory, None of a sweep; and its folder, empty of one that was given."""
+    if isinstance(source, xr.Dataset):
+        return check_trajectory(source, single=True), ""
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source must be a folder or an xarray.Dataset, got {type(source).__name__}")
+    place = os.fspath(source)
+    if is_sweep(Path(place)):
+        return None, place
+    try:
+        loaded = simulate.load(place)
+    except ValueError as error:
+        told = str(error).replace("path must be", "source must be a sweep folder,")
+        raise ValueError(told.replace("path must", "source must")) from None
+    return check_trajectory(loaded, single=True), place
 
 
 def title_of(run: xr.Dataset) -> str:
@@ -135,6 +146,7 @@ def _run_parts(run: xr.Dataset, place: str, model: simulate.PeriodModel | None) 
     notes = Notes()
     pictures = [picture for picture in _pictures(run, found, notes) if picture]
     unsaid = tuple(dict.fromkeys([*found.notes, *notes.told]))
+    held = [[name, text] for name, text in settings(run).items()]
     compared = comparison_table(found.comparisons) if found.comparisons else page.paragraphs("Nothing can be compared.")
     return [
         *_verdict(run, found),
@@ -143,7 +155,7 @@ def _run_parts(run: xr.Dataset, place: str, model: simulate.PeriodModel | None) 
         page.section("What comes next", page.paragraphs(found.outlook)) if found.outlook else "",
         page.section("Spikes of the loss", page.lines(str(found.diagnosis))) if found.diagnosis is not None else "",
         *pictures,
-        page.section("Settings", page.table("settings", [], [[name, text] for name, text in settings(run).items()])),
+        page.section("Settings", page.table("settings", [], held)) if held else "",
         page.section("Data", *_how_to_open(run, place)),
     ]
 
@@ -151,7 +163,8 @@ def _run_parts(run: xr.Dataset, place: str, model: simulate.PeriodModel | None) 
 def _verdict(run: xr.Dataset, found: Findings) -> list[str]:
     steps = int(run.status_step) if "status_step" in run else run.sizes["step"]
     status = str(run.status.item()) if "status" in run else COMPLETE
-    ended = f"{steps} steps" if status == COMPLETE else f"{status} after {steps} steps"
+    lasted = page.counted(steps, "step")
+    ended = lasted if status == COMPLETE else f"{status} after {lasted}"
     judged, parts = found.classification, [page.lead("No verdict.")]
     if judged is not None:
         parts = [page.lead(f"Verdict: {judged}."), page.paragraphs(f"Why: {judged.reason}.")]
@@ -214,21 +227,18 @@ def _whole(run: xr.Dataset, found: Findings) -> tuple[Figure, str]:
 
 
 def _some_periods(run: xr.Dataset, found: Findings) -> tuple[Figure, str]:
-    part, periods = some_periods(run)
+    part, periods = last_periods(run)
     simulated = None if found.replayed is None else found.replayed.sel(step=part.step)
     caption = f"The last {periods.count} periods; green: their onsets. Dashed and dotted as above."
     return _trajectory_figure(part, simulated=simulated, periods=periods, levels=_levels(run)), caption
 
 
 def _phase(run: xr.Dataset, is_periodic: bool) -> tuple[Figure, str]:
-    part, periods = some_periods(run) if is_periodic else (run, None)
+    part, periods = last_periods(run) if is_periodic else (run, None)
     words = ["Effective learning rate against gradient norm."]
-    if unbalanced := str(run.attrs.get("optimizer", "SGD()")) != "SGD()":
-        # the line of balance is that of plain SGD; without decay there is none
-        part = part.drop_vars("wd", errors="ignore").assign_attrs(wd=0.0)
     figure, ax = page.new_figure(5.5)
     simulate.plots.plot_phase(part, ax, periods=periods)
-    if not unbalanced and 0 < intrinsic_lr(run) < 1:
+    if ax.lines:
         words.append("Below the dotted line the norm falls, above it rises.")
     return figure, " ".join([*words, "The same periods as above."] if is_periodic else words)
 
@@ -240,8 +250,8 @@ def _lengths(periods: simulate.Periods) -> tuple[Figure, str]:
 
 
 def _spikes(diagnosis: simulate.Diagnosis) -> tuple[Figure, str]:
-    names = {name for name in ("loss", "norm", "effective_lr") if name in diagnosis.log}
-    figure, axes = page.new_figure(2.5 * len(names) + 0.3, len(names), sharex=True, squeeze=False)
+    count = len(simulate.plots.drawn_log(diagnosis).data_vars)
+    figure, axes = page.new_figure(2.5 * count + 0.3, count, sharex=True, squeeze=False)
     simulate.plots.plot_diagnosis(diagnosis, list(axes[:, 0]), most_points=_MOST_POINTS)
     return figure, "Each spike of the loss is marked by its cause."
 
@@ -259,7 +269,7 @@ def settings(run: xr.Dataset) -> dict[str, str]:
 
 
 def _how_to_open(run: xr.Dataset, place: str) -> list[str]:
-    rows = f"{run.sizes['step']} rows: {', '.join(sorted(map(str, run.data_vars)))}."
+    rows = f"{page.counted(run.sizes['step'], 'row')}: {', '.join(sorted(map(str, run.data_vars)))}."
     if not place:
         return [page.paragraphs(f"The trajectory was given as it is, from memory. {rows}")]
     code = f'import simulate\n\nrun = simulate.load("{place}")    # an xarray.Dataset\nprint(run.norm)'

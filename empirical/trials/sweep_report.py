@@ -6,7 +6,7 @@ import functools
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from empirical.config import RunConfig
 from empirical.sweeps.store import open_sweep, read_configs
 from empirical.sweeps.task import FAILED, run_path
 from empirical.trials import page
-from empirical.trials.findings import LENGTH_AND_ENGINE, RATES_AND_SEEDS, Notes, equilibrium, probe_of
+from empirical.trials.findings import WITHIN_A_NETWORK, Notes, equilibrium, probe_of
 from simulate.probe import Segment, balance_law, pooled
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.periods import PERIODIC
@@ -78,12 +78,17 @@ class SweepRun:
     @functools.cached_property
     def network(self) -> str:
         """Settings but those in which runs of one network differ."""
-        return self.config.settings_without(RATES_AND_SEEDS | LENGTH_AND_ENGINE)
+        return self.config.settings_without(WITHIN_A_NETWORK)
 
     @property
     def decays(self) -> bool:
         """Whether its weights decay at a rate that depends on ηλ alone."""
         return bool(theory.free_decay(1.0, self.rate, optimizer=self.config.optimizer) > 0)
+
+    @property
+    def name(self) -> str:
+        """What tells it from the other runs."""
+        return ", ".join(f"{name} = {page.plain(value)}" for name, value in self.varied.items()) or "the run"
 
     @property
     def end(self) -> str:
@@ -124,7 +129,7 @@ def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[l
     >>> [run.varied for run in sweep_runs(folder.path)[0]]
     [{'lr': 0.1}, {'lr': 0.5}]
     """
-    opened, notes = open_sweep(path), Notes()
+    opened = open_sweep(path)
     configs = {str(run_path(path, config)): config for config in read_configs(path)}
     flat = opened if opened.sizes else opened.expand_dims("run")
     runs = [
@@ -134,9 +139,9 @@ def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[l
     networks = defaultdict(list)
     for run in runs:
         networks[run.network].append(run)
-    if len(runs) > _MOST_READ:
-        notes.told.append(f"norm at rest: of more than {_MOST_READ} runs the gradient norms are not read")
+    unsaid: dict[str, list[SweepRun]] = defaultdict(list)
     for run in runs:
+        notes = Notes()
         # at constant rates, within which alone the others tell something
         alike = [other for other in networks[run.network] if 0 < other.rate < 1] if 0 < run.rate < 1 else []
         run.predicted.update(
@@ -146,7 +151,19 @@ def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[l
         )
         if len(runs) <= _MOST_READ and run.known["status"] not in ("pending", FAILED):
             run.predicted.update(_rest(run, notes))
-    return runs, tuple(dict.fromkeys(notes.told))
+        for note in dict.fromkeys(notes.told):
+            unsaid[note].append(run)
+    told = [f"{note} ({_which(refused, runs)})" for note, refused in unsaid.items()]
+    if len(runs) > _MOST_READ:
+        told.insert(0, f"norm at rest: of more than {_MOST_READ} runs the gradient norms are not read")
+    return runs, tuple(told)
+
+
+def _which(some: Sequence[SweepRun], runs: Sequence[SweepRun]) -> str:
+    """Some of the runs in words: a single one by its name."""
+    if len(some) == 1:
+        return some[0].name
+    return f"all {len(runs)} runs" if len(some) == len(runs) else f"{len(some)} of {len(runs)} runs"
 
 
 def _law_period(run: SweepRun, others: Sequence[SweepRun]) -> float:
@@ -224,20 +241,17 @@ def sweep_parts(path: Path, model: simulate.PeriodModel | None = None) -> list[s
     >>> sweep_parts(folder.path)[0]
     '<p>2 runs: 2 pending.</p>'
     """
-    runs, told = sweep_runs(path, model)
+    runs, refused = sweep_runs(path, model)
     notes = Notes()
-    notes.told += told
+    notes.told += refused
     pictures = [
         notes.attempt("period against ηλ", _period_picture, runs),
         notes.attempt("verdicts over η and λ", _verdict_picture, runs),
     ]
-    statuses = ", ".join(f"{count} {status}" for status, count in Counter(r.known["status"] for r in runs).items())
-    judged = Counter(run.known["verdict"] or "not judged" for run in runs)
-    verdicts = ", ".join(f"{count} {word}" for word, count in judged.items())
     ended = [_ending(run) for run in runs if run.known["status"] in _ENDED]
     unsaid = tuple(dict.fromkeys(notes.told))
     return [
-        page.paragraphs(f"{len(runs)} run{'s' * (len(runs) != 1)}: {statuses}. Verdicts: {verdicts}."),
+        page.paragraphs(_summary(runs)),
         page.section("Runs that diverged, collapsed or failed", page.bullets(ended)) if ended else "",
         page.section("Runs", page.paragraphs(_PREDICTED_FROM), _table(runs)),
         *(picture for picture in pictures if picture),
@@ -262,11 +276,22 @@ _PREDICTED_FROM = (
 )
 
 
+def _summary(runs: Sequence[SweepRun]) -> str:
+    """How many runs there are, of each status and verdict."""
+
+    def numbers(words: Iterable[str]) -> str:
+        return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
+
+    told = f"{page.counted(len(runs), 'run')}: {numbers(run.known['status'] for run in runs)}."
+    if not any(run.known["verdict"] for run in runs):
+        return told
+    return f"{told} Verdicts: {numbers(run.known['verdict'] or 'not judged' for run in runs)}."
+
+
 def _ending(run: SweepRun) -> str:
-    where = ", ".join(f"{name} = {value}" for name, value in run.varied.items()) or "the run"
     error = str(run.known["error"]).strip().splitlines()
     why = f": {error[-1]}" if error else ""
-    return f"{where}: {run.known['status']} after {int(run.known['status_step'])} steps{why}"
+    return f"{run.name}: {run.known['status']} after {page.counted(int(run.known['status_step']), 'step')}{why}"
 
 
 def _table(runs: Sequence[SweepRun]) -> str:
@@ -280,7 +305,10 @@ def _table(runs: Sequence[SweepRun]) -> str:
 
 def _described(run: SweepRun) -> list[page.Cell]:
     return [
-        page.number(value, "g") if isinstance(value, (int, float)) else page.Cell(str(value))
+        page.Cell(page.plain(value))
+        # numbers in name alone
+        if isinstance(value, bool) or not isinstance(value, (int, float))
+        else page.number(value, "g")
         for value in run.varied.values()
     ]
 
@@ -315,8 +343,11 @@ def _period_picture(runs: Sequence[SweepRun]) -> str:
     figure, ax = page.new_figure(4.6)
     rates, periods = np.array([run.rate for run in shown]), np.array([run.number("period") for run in shown])
     ends = np.array([rates.min() / 1.3, rates.max() * 1.3])
-    scaled = math.exp(float(np.log(rates * periods).mean()))
-    ax.plot(ends, scaled / ends, "--", color=PREDICTED, label=f"T = {scaled:.3g}/ηλ, through their mean")
+    caption = "Mean period of each periodic run with its standard error."
+    if rates.min() < rates.max():
+        scaled = math.exp(float(np.log(rates * periods).mean()))
+        ax.plot(ends, scaled / ends, "--", color=PREDICTED, label=f"T = {scaled:.3g}/ηλ, through their mean")
+        caption += " Along the dashed line T·ηλ is the same."
     ax.plot(ends, 0.1 / -np.log1p(-ends), ":", color=ONSET, label="least period for rises of 0.1 in ln ρ")
     law = np.array([run.predicted["law"] for run in shown])
     if np.isfinite(law).any():
@@ -331,12 +362,11 @@ def _period_picture(runs: Sequence[SweepRun]) -> str:
     ax.set_xlabel("ηλ")
     ax.set_ylabel("period T in steps")
     ax.legend(fontsize=8, frameon=False)
-    caption = "Mean period of each periodic run with its standard error. Along the dashed line T·ηλ is the same."
     return page.figure_section("Period against ηλ", figure, caption)
 
 
 def _verdict_picture(runs: Sequence[SweepRun]) -> str | None:
-    """Most frequent end of the runs at each η and λ, where both vary."""
+    """Most frequent end of the runs at each η and λ, where both vary; failed runs do not count."""
     if not {"lr", "wd"} <= runs[0].varied.keys():
         return None
     if any(math.isnan(run.rate) for run in runs):
@@ -356,7 +386,10 @@ def _verdict_picture(runs: Sequence[SweepRun]) -> str | None:
     diagram = xr.Dataset({"verdict": (("lr", "wd"), verdict), "period": (("lr", "wd"), period)}, {"lr": lr, "wd": wd})
     figure, ax = page.new_figure(5.0)
     simulate.plots.plot_phase_diagram(diagram, ax)
-    caption = "What most runs at a setting do. Numbers: T·ηλ of periodic settings. Lines join equal ηλ."
+    caption = (
+        "The most frequent verdict of the runs at each η and λ, or how they ended without one. Numbers: mean T·ηλ of "
+        "the periodic ones. Along each line ηλ is the same."
+    )
     if not all(verdict.flat):
-        caption += " White: not known, or not yet."
+        caption += " White: settings of which no run has ended yet, or all failed."
     return page.figure_section("Verdicts over η and λ", figure, caption)

@@ -272,7 +272,9 @@ def unfixed_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
     >>> unfixed_optimizer(xr.Dataset(attrs={"optimizer": "SGD(momentum=0.9)"}))
     'SGD(momentum=0.9)'
     """
-    told = str(trajectory.attrs.get("optimizer", "SGD()"))
+    # a coordinate where it was swept
+    swept = trajectory.coords.get("optimizer")
+    told = str(trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item())
     if FIXED in told:
         raise ValueError(f"{name} must be of a run in which nothing is held fixed, got {told}")
     return told

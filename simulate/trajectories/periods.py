@@ -136,12 +136,15 @@ class Classification:
     @property
     def reason(self) -> str:
         """Why, in one sentence."""
-        rests = f"rotation {self.rotation_ratio:.2f} of equilibrium, spread of ln ρ {self.log_norm_sd:.3f}"
+        # without decay there is no rotation at equilibrium
+        known = math.isfinite(self.rotation_ratio)
+        turned = f"rotation {self.rotation_ratio:.2f} of equilibrium" if known else "no equilibrium"
+        rests = f"{turned}, spread of ln ρ {self.log_norm_sd:.3f}"
         if self.verdict == EQUILIBRIUM:
             return rests
         periods = self.periods
         if periods.count < PERIODS_MIN:
-            return f"{rests}, and {periods.count} periods"
+            return f"{rests}, and {periods.count} period{'s' * (periods.count != 1)}"
         if math.isnan(periods.outside_growth):
             return f"{rests}, and {periods.count} periods, but no rate of decay that their growth could be held against"
         shares = f"{periods.count} periods, {periods.outside_growth:.0%} of the growth outside their rises"

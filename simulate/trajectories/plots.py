@@ -22,6 +22,7 @@ from simulate.trajectories.diagnosis import (
 )
 from simulate.trajectories.periods import EQUILIBRIUM, NO_CLEAR_PERIOD, PERIODIC, Periods
 from theory.arguments import FloatArray, choice, whole_number
+from theory.optimizers import optimizer_if_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -191,7 +192,8 @@ def legend_above(*axes: Axes) -> None:
 def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Periods | None = None) -> Axes:
     """Draw the phase picture of one run: effective learning rate against gradient norm, both logarithmic.
 
-    The line η̃g̃ = √(2ηλ) is the balance of growth and decay: below it the norm falls, above it the norm rises.
+    The line η̃g̃ = √(1-(1-ηλ)²) is the balance of growth and decay: below it the norm falls, above it the norm rises.
+    It is drawn of plain SGD at one η and λ alone: else steps of equal η̃ and g̃ may make the norm fall or rise.
 
     Parameters
     ----------
@@ -235,13 +237,12 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
     if good.any():
         ax.set_xscale("log")
         ax.set_yscale("log")
-    k = intrinsic_lr(trajectory)
-    if good.any() and 0 < k < 1:
+    if good.any() and _balances_on_a_line(trajectory):
         ends = np.array([grad_norm[good].min(), grad_norm[good].max()])
         window = ax.get_ylim()
         ax.plot(
             ends,
-            theory.equilibrium_effective_lr(1.0, k, ends),
+            theory.equilibrium_effective_lr(1.0, intrinsic_lr(trajectory), ends),
             color=PREDICTED,
             linestyle=":",
             label="balance of growth and decay",
@@ -263,6 +264,15 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
     ax.set_xlabel("gradient norm g̃ on the unit sphere")
     ax.set_ylabel("effective lr η̃ = η/ρ²")
     return ax
+
+
+def _balances_on_a_line(trajectory: xr.Dataset) -> bool:
+    """Whether the law of its norm is that of plain SGD at one ηλ; no rule is known of what is held fixed."""
+    # a coordinate where it is swept
+    told = trajectory.coords.get("optimizer", trajectory.attrs.get("optimizer", "SGD()"))
+    is_plain = optimizer_if_known(str(np.asarray(told))) == theory.SGD()
+    is_constant = all(np.unique(setting(trajectory, name).values).size == 1 for name in ("lr", "wd"))
+    return is_plain and is_constant and 0 < intrinsic_lr(trajectory) < 1
 
 
 def _steps_in_colour() -> Colormap:
@@ -522,10 +532,8 @@ def plot_diagnosis(
     if not isinstance(diagnosis, Diagnosis):
         raise TypeError(f"diagnosis must be a simulate.Diagnosis, got {type(diagnosis).__name__}")
     most_points = whole_number("most_points", most_points, at_least=2)
-    log = diagnosis.log
-    if "norm" in log and "effective_lr" not in log and ("lr" in log.variables or "lr" in log.attrs):
-        log = log.assign(effective_lr=setting(log, "lr") / log.norm**2)
-    shown = [name for name in ("loss", "norm", "effective_lr") if name in log]
+    log = drawn_log(diagnosis)
+    shown = [str(name) for name in log.data_vars]
     drawn_on = _new_axes(len(shown), layout="constrained") if axes is None else list(np.ravel(np.asarray(axes, object)))
     if len(drawn_on) != len(shown):
         raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
@@ -556,6 +564,22 @@ def plot_diagnosis(
         legend_above(top)
     drawn_on[-1].set_xlabel("step")
     return drawn_on
+
+
+def drawn_log(diagnosis: Diagnosis) -> xr.Dataset:
+    """What `plot_diagnosis` draws, a variable for each of its axes, from the top.
+
+    Examples
+    --------
+    >>> from simulate.trajectories.diagnosis import diagnose
+    >>> log = {"loss": np.ones(100), "norm": np.full(100, 2.0), "lr": np.full(100, 0.1)}
+    >>> list(drawn_log(diagnose(log)))
+    ['loss', 'norm', 'effective_lr']
+    """
+    log = diagnosis.log
+    if "norm" in log and "effective_lr" not in log and ("lr" in log.variables or "lr" in log.attrs):
+        log = log.assign(effective_lr=setting(log, "lr") / log.norm**2)
+    return log[[name for name in ("loss", "norm", "effective_lr") if name in log]]
 
 
 def _new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:

@@ -1,10 +1,18 @@
 import dataclasses
+import inspect
 import json
+import pickle
+import re
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import theory
-from empirical.config import RunConfig
+from empirical import probe, train
+from empirical.config import CUSTOM, RunConfig
+from theory.optimizers import same_but_for_dim
 
 GOOD = {"lr": 0.5, "wd": 0.01}
 
@@ -45,6 +53,91 @@ GOOD = {"lr": 0.5, "wd": 0.01}
 def test_a_bad_field_is_named(field, value):
     with pytest.raises((ValueError, TypeError), match=field):
         RunConfig(**{**GOOD, field: value})
+
+
+@pytest.mark.parametrize("value", [[0.1, 0.2], (0.1, 0.2), np.array([0.1])], ids=repr)
+@pytest.mark.parametrize("field", ["lr", "wd", "init_norm", "seed", "model", "optimizer"])
+def test_several_values_are_several_runs(field, value):
+    words = rf"{field} must be one (number|value), got {re.escape(repr(value))}; .*empirical.grid\({field}=.*\[grid\]"
+    with pytest.raises(ValueError, match=words):
+        RunConfig(**{**GOOD, field: value})
+    with pytest.raises(ValueError, match="classes must be at least two"):
+        RunConfig(**GOOD, classes=(1,))
+
+
+@pytest.mark.parametrize("field", ["lr", "wd", "norm_eps", "other_lr", "label_noise"])
+@pytest.mark.parametrize("value", ["0.1", True, {}, object])
+def test_what_is_no_number_is_told_what_is_allowed(field, value):
+    if field == "lr" and value is object:
+        value = None
+    allowed = "a number or a schedule such as theory.Cosine" if field == "lr" else "a number"
+    with pytest.raises(TypeError, match=rf"^{field} must be {allowed}, got {re.escape(repr(value))}$"):
+        RunConfig(**{**GOOD, field: value})
+
+
+def test_numbers_of_any_kind_are_numbers():
+    for number in (1, np.float32(0.5), np.int64(1), np.array(0.5), torch.tensor(0.5)):
+        assert RunConfig(lr=number, wd=0.01).lr == number
+
+
+def test_a_word_that_is_no_setting_is_told_what_is_like_it():
+    with pytest.raises(TypeError, match=r"^RunConfig has no setting 'modle', did you mean 'model'\?$"):
+        RunConfig(**GOOD, modle="mlp")
+    with pytest.raises(TypeError, match=r"^RunConfig has no setting 'xyz'$"):
+        dataclasses.replace(RunConfig(**GOOD), xyz=1)
+    with pytest.raises(TypeError, match="'wd'"):
+        RunConfig(lr=0.1)
+    # it is a dataclass like any other
+    assert list(inspect.signature(RunConfig).parameters) == [field.name for field in dataclasses.fields(RunConfig)]
+    assert pickle.loads(pickle.dumps(RunConfig(**GOOD))) == RunConfig(**GOOD)
+
+
+def test_custom_is_for_modules_and_no_choice():
+    with pytest.raises(ValueError, match=r"mlp, .*; got 'convnte', did you mean 'convnet'\?$") as refusal:
+        RunConfig(**GOOD, model="convnte")
+    assert CUSTOM not in str(refusal.value)
+    for own in ("model", "dataset"):
+        with pytest.raises(ValueError, match=r"must be given: 'custom' stands for the argument .* 'module:name'"):
+            train(RunConfig(**GOOD, steps=1, **{own: CUSTOM}))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, r"shape \(1, 8, 8\), those of dataset 'digits' \(or of `data`\), got the error: mat1 and mat2"),
+        ((torch.zeros(90, 21), torch.arange(90) % 2), r"shape \(21,\), those of `data`, got the error: mat1 and mat2"),
+    ],
+)
+def test_a_module_that_does_not_take_the_data_is_told_their_shape(tmp_path, data, words):
+    module = nn.Sequential(nn.Linear(20, 9), nn.BatchNorm1d(9), nn.Linear(9, 2))
+    with pytest.raises(ValueError, match=f"^model must take inputs of {words}") as refusal:
+        train(RunConfig(**GOOD, steps=1), tmp_path / "run", model=module, data=data)
+    assert isinstance(refusal.value.__cause__, RuntimeError)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=f"^model must take inputs of {words}"):
+        probe(module, *(data or ()), periods=20)
+
+
+def test_a_module_without_scale_invariant_weights_is_warned_of_and_the_control_is_not():
+    config = RunConfig(**GOOD, steps=1)
+    with pytest.warns(UserWarning, match="model has no scale-invariant weights"):
+        train(config, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    # warnings are errors here
+    train(dataclasses.replace(config, normalization="none", scale_invariant=False))
+    train(config, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.BatchNorm1d(9), nn.Linear(9, 10)))
+
+
+@pytest.mark.parametrize("rule", [theory.Adam, theory.AdamW, theory.Lion])
+def test_the_dim_of_an_optimizer_is_no_difference_between_networks(rule):
+    one, other = (RunConfig(lr=0.01, wd=0.01, optimizer=rule(dim=dim)) for dim in (1, 576))
+    assert one.settings_without(()) == other.settings_without(())
+    assert same_but_for_dim(f"{one.optimizer}", f"{other.optimizer}")
+    further = rule(dim=1, betas=(0.5, 0.6))
+    assert one.settings_without(()) != dataclasses.replace(one, optimizer=further).settings_without(())
+    assert not same_but_for_dim(f"{one.optimizer}", f"{further}")
+    # what is not known is compared as it is written
+    assert same_but_for_dim("RMSprop(dim=1)", "RMSprop(dim=1)")
+    assert not same_but_for_dim("RMSprop(dim=1)", "RMSprop(dim=2)")
 
 
 @pytest.mark.parametrize("lr", [2.0, theory.Linear(0.1, 2.5, steps=10)])

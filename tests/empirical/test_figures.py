@@ -16,10 +16,13 @@ from scipy import stats
 import simulate
 import theory
 from empirical import RunConfig
+from empirical.sweeps.task import run_path
 from empirical.trials.claims.trial import NETWORKS, RUNS
 from empirical.trials.figures.all_figures import all_figures
+from empirical.trials.figures.comparisons import measured_periods
 from empirical.trials.figures.drawing import draw_figures, trajectories
-from empirical.trials.figures.paper_figure import ONE_COLUMN, STYLE, TWO_COLUMNS, last_periods
+from empirical.trials.figures.paper_figure import ONE_COLUMN, STYLE, TWO_COLUMNS
+from empirical.trials.findings import last_periods
 from empirical.trials.stored_runs import train_missing
 
 FIGURES = {figure.name: figure for figure in all_figures(fast=True)}
@@ -235,9 +238,9 @@ class TestWhatIsSeen:
     """Sentence by sentence of `PaperFigure.seen`."""
 
     def test_errors_jump_and_the_training_set_is_learned_again(self, runs):
-        part, onsets = last_periods(runs["training-curves"]["all"][0], 5)
+        part, periods = last_periods(runs["training-curves"]["all"][0], 5)
         jumps = []
-        for begin, end in itertools.pairwise(onsets):
+        for begin, end in itertools.pairwise(periods.onsets):
             period = part.sel(eval_step=slice(begin, end), step=slice(begin, end))
             before = float(period.loss[-30:-5].mean())
             assert float(period.loss[:20].max()) > 10 * before
@@ -254,9 +257,9 @@ class TestWhatIsSeen:
 
     def test_training_goes_round_clockwise(self, runs):
         (run,) = runs["phase-picture"]["all"]
-        part, onsets = last_periods(run, 8)
+        part, periods = last_periods(run, 8)
         areas = []
-        for begin, end in itertools.pairwise(onsets):
+        for begin, end in itertools.pairwise(periods.onsets):
             period = part.sel(step=slice(begin, end))
             x, y = np.log(period.grad_norm.values), np.log(period.effective_lr.values)
             areas.append(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)) / 2)
@@ -302,6 +305,53 @@ class TestWhatIsSeen:
 
     def test_full_batches_have_periods(self, runs):
         assert simulate.classify(runs["full-batch"]["all"][0]).verdict == "periodic"
+
+
+def ended_early(run, rows):
+    """What is left of a run that ended after so many steps."""
+    cut = run.isel(step=slice(0, rows))
+    return cut.sel(eval_step=slice(0, rows)) if "eval_step" in cut.dims else cut
+
+
+class TestRunsThatEndedEarly:
+    @pytest.mark.parametrize("rows", [1, 5, 150])
+    @pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if figure.measure is None])
+    def test_a_first_run_leaves_a_figure_of_what_there_is(self, runs, name, rows, tmp_path):
+        groups = {group: list(found) for group, found in runs[name].items()}
+        first = next(iter(groups.values()))
+        first[0] = ended_early(first[0], rows)
+        with matplotlib.rc_context(STYLE):
+            FIGURES[name].draw(groups).savefig(tmp_path / "figure.png")
+
+    def test_periods_are_those_of_the_others(self, runs):
+        whole = next(iter(runs["periods"].values()))
+        cut = [ended_early(whole[0], 150), *whole[1:]]
+        mean, error = measured_periods(cut)
+        assert mean == simulate.classify(whole[1]).periods.mean
+        assert np.isnan(error)
+        assert np.isnan(measured_periods(cut[:1])).all()
+
+    def test_widths_are_those_of_the_others(self, runs):
+        groups = {name: [ended_early(group[0], 5), *group[1:]] for name, group in runs["width"].items()}
+        for ax in FIGURES["width"].draw(groups).axes:
+            points = [each.get_xdata() for each in ax.lines if each.get_linestyle() == "None"]
+            assert sorted(np.concatenate(points)) == sorted(int(name) for name in groups)
+
+    def test_figures_that_nothing_is_left_of_are_left_out(self, files, folder, tmp_path, monkeypatch):
+        def stored(runs, run):
+            found = simulate.load(run_path(runs, run))
+            return found if run.sampling == "full_batch" else ended_early(found, 5)
+
+        monkeypatch.setattr("empirical.trials.figures.drawing.stored_run", stored)
+        options = {"fast": True, "formats": ("svg",), "executor": NoWorkers(), "progress": False}
+        with pytest.warns(UserWarning, match="is left out") as told:
+            found = draw_figures(tmp_path, ["width", "periods", "full-batch"], runs=folder / RUNS, **options)
+        assert [str(each.message) for each in told] == [
+            "the figure width is left out: every run ended before it could be judged",
+            "the figure periods is left out: no run has a period",
+        ]
+        assert found == {"full-batch": [tmp_path / "full-batch.svg"]}
+        assert [path.name for path in tmp_path.iterdir()] == ["full-batch.svg"]
 
 
 @pytest.fixture(scope="module")

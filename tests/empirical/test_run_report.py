@@ -14,17 +14,19 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import empirical
 import simulate
 import theory
+from empirical.cli import app
 from empirical.sweeps.grid import grid
 from empirical.sweeps.store import SweepFolder, open_sweep
 from empirical.sweeps.task import Summary, failed
 from empirical.trials import page
-from empirical.trials.findings import examine
+from empirical.trials.findings import examine, predicted_levels
 from empirical.trials.run_report import write_run_report
-from empirical.trials.sweep_report import sweep_runs
+from empirical.trials.sweep_report import SweepRun, sweep_runs
 from simulate.trajectories.periods import settled_part
 from tests.html_pages import Page, checked
 
@@ -87,6 +89,13 @@ def test_any_trajectory_gives_a_page(kind, tmp_path):
         assert "nothing is held fixed" in words
     for status in ("diverged", "collapsed"):
         assert (f"{status.capitalize()} after" in words) == kind.startswith(status)
+    assert ("1 step." in words) == (kind == "one row")
+    assert not re.search(r"(?<![\d.])1 steps", words)
+    # of plain SGD at one η and λ > 0 alone
+    is_drawn = "balance of growth and decay" in found.text
+    assert is_drawn == ("Below the dotted line the norm falls" in words)
+    if kind in ("rest", "short training", "momentum", "schedule", "Adam", "no decay", "fixed norm"):
+        assert is_drawn == (kind in ("rest", "short training"))
 
 
 @settings(max_examples=15, deadline=None)
@@ -121,6 +130,41 @@ def test_numbers_are_those_of_theory_and_simulation(tmp_path):
         [m / p for m, p in zip(measured[:3], predicted[:3], strict=True)]
     )
     assert float(found.column(0, "measured")[4][1]) < 1e-12
+
+
+def test_the_norm_after_the_last_step_is_the_same_everywhere():
+    # far from rest, so that a step changes the norm
+    found = examine(simulate.norm_map(0.5, 0.02, 2.0, norm=20.0, steps=250))
+    line = next(each for each in found.comparisons if each.quantity == "norm after the last step, replayed")
+    assert line.measured == simulate.norm_map(0.5, 0.02, 2.0, norm=20.0, steps=251).norm[-1]
+    assert line.ratio == 1
+    assert f"ρ = {line.measured:.4g}," in found.outlook
+
+
+def test_a_run_that_does_not_say_its_last_norm_is_compared_in_all_else():
+    run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=300)
+    found = examine(run.drop_vars("final_norm"))
+    whole, part = ({line.quantity for line in each.comparisons} for each in (examine(run), found))
+    assert whole - part == {"norm after the last step, replayed"}
+
+
+def test_levels_are_predicted_from_the_settled_rows_alone():
+    gradient = simulate.RecordedGradient(np.where(np.arange(1000) < 200, 30.0, 2.0))
+    run = simulate.norm_map(0.5, 0.02, gradient, norm=2.6, steps=1000)
+    assert predicted_levels(run, run) == {
+        "norm": pytest.approx(theory.equilibrium_norm(0.5, 0.02, 2.0)),
+        "effective_lr": pytest.approx(theory.equilibrium_effective_lr(0.5, 0.02, 2.0)),
+    }
+
+
+@pytest.mark.parametrize("columns", [[], ["lr"], ["effective_lr"]])
+def test_spikes_are_drawn_whatever_the_run_says_of_its_rates(columns, tmp_path):
+    loss = np.random.default_rng(0).uniform(0.1, 0.2, 400)
+    loss[300:310] = 5.0
+    given = {"loss": loss, "norm": np.full(400, 2.0), "lr": np.full(400, 0.1), "effective_lr": np.full(400, 0.025)}
+    kept = {name: ("step", given[name]) for name in ["loss", "norm", *columns]}
+    words = "".join(report(xr.Dataset(kept, {"step": np.arange(400)}), tmp_path).words)
+    assert "Each spike of the loss is marked by its cause" in words
 
 
 def test_the_mean_norm_is_known_within_its_error():
@@ -175,17 +219,32 @@ def test_sources_that_are_stored_and_bad_ones(tmp_path):
     assert f'simulate.load("{tmp_path / "run.zarr"}")' in words
     target = tmp_path / "deep" / "page.html"
     assert write_run_report(str(tmp_path / "run.zarr"), str(target)) == target
+    target = tmp_path / "new" / "page.html"
+    of_newer_schema = tmp_path / "newer.zarr"
+    simulate.save(run.assign_attrs(schema=10**6), of_newer_schema)
+    sources = "^source must be a sweep folder, a saved trajectory or a run folder, got "
     for source, path, told in (
-        (tmp_path / "none", target, "source must be a run folder"),
-        (tmp_path, target, "must be a saved trajectory or a run folder"),
-        (run, tmp_path, "path must be a file"),
-        (simulate.norm_map([0.5, 0.1], 0.02, 2.0, norm=2.6, steps=3), target, "must be one run"),
-        (xr.Dataset(), target, "must have the variable"),
+        (tmp_path / "none", target, f"{sources}'{tmp_path / 'none'}'$"),
+        (tmp_path, target, f"{sources}'{tmp_path}'$"),
+        (of_newer_schema, target, "^source must hold a trajectory of schema"),
+        (run, tmp_path, "^path must be a file"),
+        (simulate.norm_map([0.5, 0.1], 0.02, 2.0, norm=2.6, steps=3), target, "^trajectory must be one run"),
+        (xr.Dataset(), target, "^trajectory must have the variable"),
     ):
         with pytest.raises(ValueError, match=told):
             write_run_report(source, path)
-    with pytest.raises(TypeError, match=r"model must be a simulate\.PeriodModel, got int"):
+    with pytest.raises(TypeError, match=r"^model must be a simulate\.PeriodModel, got int"):
         write_run_report(run, target, model=3)
+    with pytest.raises(TypeError, match=r"^source must be a folder or an xarray\.Dataset, got int"):
+        write_run_report(3, target)
+    assert not target.parent.exists()
+
+
+def test_the_command_line_names_the_source_that_is_none(tmp_path):
+    found = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "new" / "o.html")])
+    assert found.exit_code == 2
+    assert found.stderr.startswith("bnwd: source must be a sweep folder, ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_text_of_a_run_is_text_on_the_page(tmp_path):
@@ -199,9 +258,24 @@ def test_text_of_a_run_is_text_on_the_page(tmp_path):
 LAW = theory.BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01, "odds")
 
 
-def made_sweep(path, **further):
-    """A sweep whose periods obey a law exactly, with a run that diverged, one that failed and one to come."""
-    configs = grid(lr=[0.1, 0.5], wd=[0.02, 0.01, 0.004], seed=range(2), width=8, **further)
+def summary_of(config, status="complete", verdict="periodic", **numbers):
+    return Summary(
+        identity=config.identity,
+        steps=config.steps,
+        status=status,
+        status_step=1000,
+        seconds=1.0,
+        numbers=numbers or {"period": 100.0, "periods": 20.0, "period_stderr": 2.0},
+        verdict=verdict,
+    )
+
+
+def made_sweep(path, spoiled=None, **further):
+    """A sweep whose periods obey a law exactly, with a run that diverged, one that failed and one to come.
+
+    The period of the run at the place `spoiled` is thrice what the law says.
+    """
+    configs = grid(**{"lr": [0.1, 0.5], "wd": [0.02, 0.01, 0.004], "seed": range(2), "width": 8, **further})
     folder = SweepFolder(path)
     folder.begin(configs)
     lost, broken, _ = others = (configs[1], configs[3], configs[5])
@@ -211,24 +285,14 @@ def made_sweep(path, **further):
         k = np.array(config.lr * config.wd)
         numbers = {
             "periods": 50.0 + number,
-            "period": float(LAW.period(config.lr, config.wd)),
+            "period": float(LAW.period(config.lr, config.wd)) * (3 if number == spoiled else 1),
             "period_stderr": 2.0,
             "jump": float(LAW.jump_at(k)),
             "outside_growth": float(LAW.outside_at(k)),
             "norm_min": 1.0 + number,
             "test_error": 0.1 / (number + 1),
         }
-        folder.append(
-            Summary(
-                identity=config.identity,
-                steps=config.steps,
-                status="complete",
-                status_step=1000,
-                seconds=1.0,
-                numbers=numbers,
-                verdict="periodic",
-            )
-        )
+        folder.append(summary_of(config, **numbers))
     error = failed(broken, ValueError("no <such> data"))
     folder.append(error, dataclasses.replace(error, identity=lost.identity, status="diverged", error=""))
     folder.close()
@@ -262,6 +326,89 @@ def test_periods_of_a_sweep_are_predicted_by_other_runs(tmp_path):
     assert math.isnan(equal[0.5, 0.01, 0])
     assert equal[0.5, 0.004, 1] == pytest.approx(LAW.period(0.1, 0.02))
     assert equal[0.1, 0.02, 0] == pytest.approx(LAW.period(0.1, 0.02))
+
+
+def test_no_prediction_of_a_period_knows_that_of_its_own_run(tmp_path):
+    configs = made_sweep(tmp_path / "exact")
+    # 0.5 · 0.004 = 0.1 · 0.02
+    spoiled = next(i for i, config in enumerate(configs) if (config.lr, config.wd, config.seed) == (0.5, 0.004, 1))
+    made_sweep(tmp_path / "spoiled", spoiled)
+    pairs = zip(*(sweep_runs(tmp_path / name)[0] for name in ("exact", "spoiled")), strict=True)
+    for number, (exact, other) in enumerate(pairs):
+        has_own_rate = exact.rate == pytest.approx(0.002)
+        # in seeds of its own ηλ no law is told apart from its period
+        assert (exact.predicted["law"] == other.predicted["law"]) == has_own_rate, exact.name
+        is_mirrored = (exact.config.lr, exact.config.wd) == (0.1, 0.02)
+        assert (other.predicted["equal"] != pytest.approx(exact.predicted["equal"], nan_ok=True)) == is_mirrored
+        if number == spoiled:
+            assert other.known["period"] == 3 * exact.known["period"]
+
+
+def swept(path, *summaries, **settings):
+    """A sweep of which this became."""
+    folder = SweepFolder(path)
+    folder.begin(grid(**settings))
+    folder.append(*summaries)
+    folder.close()
+    return path
+
+
+@pytest.mark.parametrize("status", ["diverged", "collapsed", "failed", "complete", "interrupted"])
+def test_how_a_run_ended_comes_before_its_verdict(status):
+    run = SweepRun(empirical.RunConfig(lr=0.1, wd=0.1), {}, {"status": status, "verdict": "periodic"})
+    assert run.end == ("periodic" if status in ("complete", "interrupted") else status)
+
+
+def test_the_picture_of_verdicts_is_of_the_most_frequent_end_and_not_of_failures(tmp_path, monkeypatch):
+    settings = {"lr": [0.1, 0.2], "wd": [0.1, 0.2], "seed": range(3)}
+    ends = {
+        (0.1, 0.1): [("failed", ""), ("failed", ""), ("complete", "periodic")],
+        (0.1, 0.2): [("diverged", "periodic"), ("diverged", ""), ("complete", "periodic")],
+        (0.2, 0.1): [("complete", "equilibrium"), ("complete", "equilibrium"), ("complete", "periodic")],
+        (0.2, 0.2): [("failed", "")] * 3,
+    }
+    summaries = [summary_of(run, *ends[run.lr, run.wd][run.seed]) for run in grid(**settings)]
+    drawn, draw = [], simulate.plots.plot_phase_diagram
+    monkeypatch.setattr("simulate.plots.plot_phase_diagram", lambda *given: drawn.append(given[0]) or draw(*given))
+    found = report(swept(tmp_path / "sweep", *summaries, **settings), tmp_path)
+    (diagram,) = drawn
+    assert diagram.verdict.values.tolist() == [["periodic", "diverged"], ["equilibrium", ""]]
+    assert diagram.period.values[:, 0].tolist() == [100, 100]
+    words = "".join(found.words)
+    assert "White: settings of which no run has ended yet, or all failed" in words
+    assert "diverged after 1000 steps" in words
+
+
+def test_a_line_through_periods_needs_two_values_of_the_product(tmp_path):
+    for wd, is_line in (([0.1, 0.2], True), ([0.1], False)):
+        settings = {"lr": [0.1], "wd": wd, "seed": range(2)}
+        place = swept(tmp_path / f"{len(wd)}", *map(summary_of, grid(**settings)), **settings)
+        found = report(place, tmp_path)
+        assert "least period for rises" in found.text
+        assert ("through their mean" in found.text) == ("dashed line" in "".join(found.words)) == is_line
+
+
+def test_yes_and_no_of_a_sweep_are_words(tmp_path):
+    settings = {"lr": 0.1, "wd": 0.1, "scale_invariant": [True, False], "width": [8, 9]}
+    summaries = [summary_of(config, "diverged", "") for config in grid(**settings)]
+    found = report(swept(tmp_path / "sweep", *summaries, **settings), tmp_path)
+    assert found.column(0, "scale_invariant") == [["true", None], ["false", None]] * 2
+    assert found.column(0, "width") == [["8", "8.0"]] * 2 + [["9", "9.0"]] * 2
+    assert "width = 9, scale_invariant = false: diverged" in "".join(found.words)
+
+
+def test_what_cannot_be_said_is_of_which_runs(tmp_path):
+    settings = {"lr": 0.1, "wd": [0.1, 0.2, 0.3]}
+    configs = grid(**settings)
+    for count, told in ((1, "(wd = 0.1)"), (2, "(2 of 3 runs)"), (3, "(all 3 runs)")):
+        place = swept(tmp_path / f"{count}", *map(summary_of, configs[:count]), **settings)
+        assert sweep_runs(place)[1] == (f"norm at rest: trajectories were not kept {told}",)
+
+
+def test_the_infinite_sort_as_numbers():
+    cells = [[page.Cell("a"), page.number(value)] for value in (math.inf, -math.inf, math.nan, 1.0)]
+    found = Page(page.table("numbers", ["name", "value"], cells))
+    assert [value for _, value in found.column(0, "value")] == ["Infinity", "-Infinity", "", "1.0"]
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,8 @@ def test_overflow_ends_with_diverged_and_the_rows_up_to_there():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(50)
-    run = train(RunConfig(lr=1.9e6, wd=1e-9, steps=100), model=model)
+    with pytest.warns(UserWarning, match="model has no scale-invariant weights"):
+        run = train(RunConfig(lr=1.9e6, wd=1e-9, steps=100), model=model)
     assert run.status.item() == "diverged"
     assert run.sizes["step"] == run.status_step.item() < 100
     assert np.isfinite(run.norm).all()
@@ -266,7 +267,8 @@ def test_vanishing_weights_end_with_collapsed():
         def forward(self, x):
             return 0.0 * nn.functional.linear(x.flatten(1), self.weight)
 
-    run = train(RunConfig(lr=1.0, wd=0.9, steps=200), model=Constant())
+    with pytest.warns(UserWarning, match="model has no scale-invariant weights"):
+        run = train(RunConfig(lr=1.0, wd=0.9, steps=200), model=Constant())
     assert run.status.item() == "collapsed"
     assert run.final_norm.item() ** 2 < torch.finfo(torch.float32).tiny
     assert run.sizes["step"] == run.status_step.item() < 200

@@ -506,6 +506,12 @@ class TestPeriodOfTheThreshold:
         assert judged.verdict == "no clear period"
         assert "no rate of decay" in judged.reason
 
+    def test_without_decay_no_rotation_is_compared(self):
+        reason = classify(simulate.norm_map(0.5, 0.0, 2.0, norm=2.6, steps=200)).reason
+        assert "inf" not in reason
+        assert reason.startswith("no equilibrium, spread of ln ρ")
+        assert reason.endswith("and 0 periods")
+
     def test_the_reason_names_what_decided(self):
         assert "spread of ln ρ 0.000" in classify(with_rotation(np.zeros(500), 0.9), discard=0).reason
         assert classify(with_rotation(sawtooth(90, 10, 0.9, 3), 0.2), discard=0).reason.endswith("and 2 periods")

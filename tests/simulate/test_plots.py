@@ -197,6 +197,29 @@ class TestPlotPhase:
         assert len(ax.lines) == 0
         ax.figure.canvas.draw()
 
+    @pytest.mark.parametrize("optimizer", ["SGD(momentum=0.9)", "Adam(dim=9)", "RMSprop", "SGD() with fixed norm"])
+    def test_no_line_under_another_law(self, run, optimizer):
+        assert not plots.plot_phase(run.assign_attrs(optimizer=optimizer)).lines
+        assert not plots.plot_phase(run.assign_coords(optimizer=optimizer)).lines, "a coordinate where it is swept"
+
+    @pytest.mark.parametrize("name", ["lr", "wd"])
+    def test_a_line_only_at_constant_rates(self, run, name):
+        constant = run.assign({name: ("step", np.full(100, run.attrs[name]))})
+        expected = plots.plot_phase(run).lines[0].get_data()
+        np.testing.assert_allclose(plots.plot_phase(constant).lines[0].get_data(), expected)
+        varied = constant.assign({name: constant[name] * np.linspace(1.0, 0.9, 100)})
+        ax = plots.plot_phase(varied)
+        assert not ax.lines
+        assert ax.get_legend() is None
+
+    def test_below_the_line_the_norm_falls(self, run):
+        grad_norm, effective_lr = plots.plot_phase(run).lines[0].get_data()
+        balance = (grad_norm * effective_lr)[0]
+        falls = np.diff(np.append(run.norm, run.final_norm)) < 0
+        below = run.grad_norm.values * run.effective_lr.values < balance
+        np.testing.assert_array_equal(falls, below)
+        assert 0 < below.mean() < 1
+
     @pytest.mark.parametrize("name", ["norm", "grad_norm", "effective_lr"])
     def test_missing_variables(self, run, name):
         with pytest.raises(ValueError, match=f"trajectory must have the variable '{name}'"):
@@ -453,6 +476,27 @@ class TestPlotPhaseDiagram:
         with pytest.raises(ValueError, match=r"^verdict must be one of .*; got 'unknown'"):
             plots.plot_phase_diagram(diagram([0.1], [0.1], ["unknown"]))
         assert plt.get_fignums() == []
+
+
+class TestPlotDiagnosis:
+    @pytest.mark.parametrize(
+        ("columns", "names"),
+        [
+            (["loss"], ["loss"]),
+            (["loss", "lr"], ["loss"]),
+            (["loss", "norm"], ["loss", "norm"]),
+            (["loss", "norm", "lr"], ["loss", "norm", "effective_lr"]),
+        ],
+    )
+    def test_an_axis_for_each_variable_that_the_log_gives(self, columns, names):
+        found = simulate.diagnose({name: np.full(100, 2.0) for name in columns})
+        log = plots.drawn_log(found)
+        assert list(log) == names
+        axes = plots.plot_diagnosis(found, list(plt.subplots(len(names), squeeze=False)[1][:, 0]))
+        for ax, name in zip(axes, names, strict=True):
+            np.testing.assert_array_equal(drawn(ax)[1], log[name])
+        if "effective_lr" in names:
+            assert set(log.effective_lr.values) == {0.5}
 
 
 def test_pictures_are_written(tmp_path):

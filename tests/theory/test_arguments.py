@@ -143,6 +143,12 @@ def test_validators_return_plain_values():
         (lambda: whole_number("n", 7, at_most=6), ValueError, r"^n must be a whole number >= 0 and <= 6, got 7$"),
         (lambda: choice("word", "c", {"b", "a"}), ValueError, r"^word must be one of a, b; got 'c'$"),
         (lambda: choice("word", 1, {"b", "a"}), ValueError, r"^word must be one of a, b; got 1$"),
+        (lambda: choice("word", "vgg", {"mlp"}), ValueError, r"^word must be one of mlp; got 'vgg'$"),
+        (
+            lambda: choice("word", "Widht", {"width", "depth"}),
+            ValueError,
+            r"^word must be one of depth, width; got 'Widht', did you mean 'width'\?$",
+        ),
         (
             lambda: real("x", [[1, 2], [3, np.nan]]),
             ValueError,

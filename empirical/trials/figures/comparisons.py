@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,10 @@ import simulate
 from empirical.config import RunConfig
 from empirical.measures.minima import successive_minima
 from empirical.trials.claims.claim import Runs
-from empirical.trials.claims.figures import Trajectories
-from empirical.trials.figures.paper_figure import TWO_COLUMNS, new_figure
-from empirical.trials.findings import LENGTH_AND_ENGINE, RATES_AND_SEEDS, same_network
+from empirical.trials.claims.figures import Trajectories, classified
+from empirical.trials.figures.paper_figure import TWO_COLUMNS
+from empirical.trials.findings import is_of_network
+from empirical.trials.page import new_figure
 from simulate.trajectories.contract import intrinsic_lr, setting
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
@@ -41,7 +43,7 @@ _RATES_MARKED = (("o", MEASURED, MEASURED, 0.985), ("s", "white", "black", 1.015
 
 
 def measured_periods(runs: Sequence[xr.Dataset]) -> tuple[float, float]:
-    """Mean over seeds of their mean period in steps, and its standard error; NaN without periods or with one seed.
+    """Mean of the mean periods of seeds that have any, in steps, and its standard error; NaN of none and of one.
 
     Examples
     --------
@@ -50,8 +52,11 @@ def measured_periods(runs: Sequence[xr.Dataset]) -> tuple[float, float]:
     >>> 0 < error < mean
     True
     """
-    means = np.array([simulate.classify(run).periods.mean for run in runs])
-    return float(means.mean()), float(means.std(ddof=1) / np.sqrt(means.size)) if means.size > 1 else float("nan")
+    judged = [each for each in map(classified, runs) if each is not None and each.periods.count]
+    if not judged:
+        return math.nan, math.nan
+    means = np.array([each.periods.mean for each in judged])
+    return float(means.mean()), float(means.std(ddof=1) / np.sqrt(means.size)) if means.size > 1 else math.nan
 
 
 def draw_periods(runs: Trajectories) -> Figure:
@@ -67,14 +72,20 @@ def draw_periods(runs: Trajectories) -> Figure:
     Returns
     -------
     matplotlib figure.
+
+    Raises
+    ------
+    ValueError : no run has a period.
     """
-    figure, (left, right) = new_figure(TWO_COLUMNS, 2.7, 1, 2)
+    measured = {name: measured_periods(group) for name, group in runs.items()}
+    if np.isnan(list(measured.values())).all():
+        raise ValueError("no run has a period")
+    figure, (left, right) = new_figure(2.7, 1, 2, width=TWO_COLUMNS)
     rates = sorted({float(setting(group[0], "lr")) for group in runs.values()}, reverse=True)
     for (marker, face, edge, shift), rate in zip(_RATES_MARKED, rates, strict=False):
-        groups = [group for group in runs.values() if float(setting(group[0], "lr")) == rate]
-        groups.sort(key=lambda group: intrinsic_lr(group[0]))
-        x = np.array([intrinsic_lr(group[0]) for group in groups])
-        means, errors = np.array([measured_periods(group) for group in groups]).T
+        groups = {intrinsic_lr(group[0]): name for name, group in runs.items() if setting(group[0], "lr") == rate}
+        x = np.array(sorted(groups))
+        means, errors = np.array([measured[groups[k]] for k in x]).T
         for ax, unit in ((left, 1.0), (right, x)):
             style = {"fmt": marker, "color": edge, "markerfacecolor": face, "capsize": 2, "zorder": 3}
             ax.errorbar(x * shift, means * unit, errors * unit, label=f"training, η = {rate:g}", **style)
@@ -96,8 +107,8 @@ def _draw_predictions(left: Axes, right: Axes, x: Array, runs: Trajectories) -> 
     near = min(runs.values(), key=lambda group: abs(np.log(intrinsic_lr(group[0]) / middle)))
     product = measured_periods(near)[0] * intrinsic_lr(near[0])
     curves = [(f"{product:.2g}/ηλ", ":", "0.4", product / x)] if np.isfinite(product) else []
-    if _is_reference(next(iter(runs.values()))[0]):
-        model = simulate.PeriodModel.reference()
+    model = simulate.PeriodModel.reference()
+    if is_of_network(next(iter(runs.values()))[0].attrs["config"], model.segments[0].run):
         curves += [
             (
                 "reduced model",
@@ -112,17 +123,10 @@ def _draw_predictions(left: Axes, right: Axes, x: Array, runs: Trajectories) -> 
             ax.plot(x, lengths * unit, linestyle=style, color=color, label=label)
 
 
-def _is_reference(run: xr.Dataset) -> bool:
-    """Whether a run is of the network and data that the reference model was calibrated on."""
-    return same_network(
-        run.attrs["config"], simulate.PeriodModel.reference().segments[0].run, RATES_AND_SEEDS | LENGTH_AND_ENGINE
-    )
-
-
 def draw_width(runs: Trajectories) -> Figure:
     """Spread of ln ρ and rotation over that of equilibrium, over the width, a point for each run by its verdict.
 
-    Dashed: what `simulate.classify` asks of an equilibrium.
+    Dashed: what `simulate.classify` asks of an equilibrium. Runs that ended before it could judge them are left out.
 
     Parameters
     ----------
@@ -131,11 +135,17 @@ def draw_width(runs: Trajectories) -> Figure:
     Returns
     -------
     matplotlib figure.
+
+    Raises
+    ------
+    ValueError : no run is left.
     """
-    figure, (left, right) = new_figure(TWO_COLUMNS, 2.5, 1, 2)
-    every = [run for group in runs.values() for run in group]
-    widths = np.array([RunConfig.from_dict(json.loads(run.attrs["config"])).resolved_width for run in every])
-    found = [simulate.classify(run) for run in every]
+    every = [(run, judged) for group in runs.values() for run in group if (judged := classified(run)) is not None]
+    if not every:
+        raise ValueError("every run ended before it could be judged")
+    figure, (left, right) = new_figure(2.5, 1, 2, width=TWO_COLUMNS)
+    widths = np.array([RunConfig.from_dict(json.loads(run.attrs["config"])).resolved_width for run, _ in every])
+    found = [judged for _, judged in every]
     verdicts = np.array([each.verdict for each in found])
     for ax, name, limit in (
         (left, "log_norm_sd", LOG_NORM_SD_MAX),
@@ -185,7 +195,7 @@ def draw_minima(runs: Trajectories) -> Figure:
     matplotlib figure.
     """
     (found,) = runs["all"]
-    figure, (left, right) = new_figure(TWO_COLUMNS, 2.5, 1, 2)
+    figure, (left, right) = new_figure(2.5, 1, 2, width=TWO_COLUMNS)
     count = found.sizes["minimum"]
     apart = np.arange(1, count)
     degrees = np.rad2deg(found.angle.values)

@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-import xarray as xr
-
-import simulate
 from empirical.config import RunConfig
 from empirical.presets import at_paper_scale
 from empirical.trials.claims.claim import Runs
@@ -107,53 +102,13 @@ def _told(run: RunConfig) -> dict[str, object]:
     return {name: filled_in.get(name, getattr(run, name)) for name in _TOLD}
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **shared: Any) -> tuple[Figure, Any]:
-    """An empty figure of so many inches with its axes, without pyplot: no global state, no display needed.
-
-    Examples
-    --------
-    >>> new_figure(ONE_COLUMN, 2.0, 2)[1].shape
-    (2,)
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, **shared)
-
-
-def last_periods(run: xr.Dataset, count: int) -> tuple[xr.Dataset, npt.NDArray[np.int64]]:
-    """Cut the last periods out of a run.
-
-    Parameters
-    ----------
-    run : a trajectory.
-    count : at most so many.
-
-    Returns
-    -------
-    part, onsets : from the first to the last of these onsets; the whole run and no onsets where there is no period.
-
-    Examples
-    --------
-    >>> part, onsets = last_periods(simulate.oscillate(0.5, 0.01, steps=3000, seed=0), 2)
-    >>> len(onsets), int(part.step[-1] - onsets[-1])
-    (3, 0)
-    """
-    periods = simulate.classify(run).periods
-    if not periods.count:
-        return run, periods.onsets[:0]
-    onsets = periods.onsets[-count - 1 :]
-    ends = slice(int(onsets[0]), int(onsets[-1]))
-    part = run.sel(step=ends)
-    return (part.sel(eval_step=ends) if "eval_step" in part.dims else part), onsets
-
-
 def legend_above(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
     """Put one legend over all axes, each label once.
 
     Examples
     --------
-    >>> figure, axes = new_figure(ONE_COLUMN, 2.0, 2)
+    >>> from empirical.trials.page import new_figure
+    >>> figure, axes = new_figure(2.0, 2, width=ONE_COLUMN)
     >>> for ax in axes:
     ...     _ = ax.plot([1, 2], label="norm")
     >>> legend_above(figure, axes, 2)

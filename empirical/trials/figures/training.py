@@ -10,13 +10,9 @@ import xarray as xr
 import simulate
 import theory
 from empirical.trials.claims.figures import Trajectories
-from empirical.trials.figures.paper_figure import (
-    ONE_COLUMN,
-    TWO_COLUMNS,
-    last_periods,
-    legend_above,
-    new_figure,
-)
+from empirical.trials.figures.paper_figure import ONE_COLUMN, TWO_COLUMNS, legend_above
+from empirical.trials.findings import last_periods
+from empirical.trials.page import new_figure
 from simulate.trajectories.contract import intrinsic_lr, setting
 from simulate.trajectories.plots import PREDICTED, mark_onsets
 
@@ -42,8 +38,8 @@ def draw_training_curves(runs: Trajectories) -> Figure:
     -------
     matplotlib figure.
     """
-    part, onsets = last_periods(runs["all"][0], _PERIODS_SHOWN)
-    figure, (loss, error) = new_figure(ONE_COLUMN, 3.0, 2, sharex=True)
+    part, periods = last_periods(runs["all"][0], _PERIODS_SHOWN)
+    figure, (loss, error) = new_figure(3.0, 2, width=ONE_COLUMN, sharex=True)
     simulate.plots.plot_trajectory(part, [loss], variables=["loss"])
     loss.lines[0].set(alpha=0.35, linewidth=0.6, label="mini-batches")
     loss.plot(part.eval_step, part.test_loss, "--o", color=PREDICTED, markersize=2)
@@ -56,7 +52,7 @@ def draw_training_curves(runs: Trajectories) -> Figure:
     error.set_ylim(0, 100)
     error.set_yticks([0, 1, 10, 100], ["0", "1", "10", "100"])
     error.set(ylabel="error (%)", xlabel="step")
-    mark_onsets([loss, error], onsets)
+    mark_onsets([loss, error], periods.onsets)
     legend_above(figure, [loss, error], 2)
     return figure
 
@@ -74,7 +70,7 @@ def draw_norm(runs: Trajectories) -> Figure:
     """
     shown = sorted((group[0] for group in runs.values()), key=intrinsic_lr)
     window = round(_RELAXATIONS_SHOWN / intrinsic_lr(shown[0]))
-    figure, axes = new_figure(TWO_COLUMNS, 3.8, 3, len(shown), sharex="col", sharey="row", squeeze=False)
+    figure, axes = new_figure(3.8, 3, len(shown), width=TWO_COLUMNS, sharex="col", sharey="row", squeeze=False)
     for column, run in zip(axes.T, shown, strict=True):
         part = run.isel(step=slice(-window, None))
         simulate.plots.plot_trajectory(part, list(column), variables=["norm", "effective_lr", "rotation"])
@@ -107,14 +103,15 @@ def draw_phase_picture(runs: Trajectories) -> Figure:
     matplotlib figure.
     """
     run = runs["all"][0]
-    part, onsets = last_periods(run, _PHASE_PERIODS)
-    figure, ax = new_figure(ONE_COLUMN, 2.9)
+    part, periods = last_periods(run, _PHASE_PERIODS)
+    figure, ax = new_figure(2.9, width=ONE_COLUMN)
     simulate.plots.plot_phase(part, ax)
     ax.collections[0].set(alpha=0.5, sizes=[3])
-    if onsets.size > 1:
-        _draw_loop(ax, part, *_typical(onsets))
+    if periods.count:
+        _draw_loop(ax, part, *_typical(periods.onsets))
     ax.set_xlabel("gradient norm g̃")
-    ax.get_legend().remove()
+    if (own := ax.get_legend()) is not None:
+        own.remove()
     legend_above(figure, [ax], 2)
     return figure
 
@@ -131,10 +128,10 @@ def draw_full_batch(runs: Trajectories) -> Figure:
     matplotlib figure.
     """
     run = runs["all"][0]
-    figure, axes = new_figure(ONE_COLUMN, 2.8, 2, sharex=True)
+    figure, axes = new_figure(2.8, 2, width=ONE_COLUMN, sharex=True)
     simulate.plots.plot_trajectory(run, list(axes), variables=["norm", "loss"])
     axes[1].set_ylabel("training loss (nats)")
-    mark_onsets(axes, simulate.classify(run).periods.onsets)
+    mark_onsets(axes, simulate.find_periods(run).onsets)
     axes[0].lines[0].set_label("")
     legend_above(figure, [axes[0]], 1)
     return figure

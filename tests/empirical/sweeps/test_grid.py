@@ -83,6 +83,13 @@ def test_a_file_says_the_same_as_keywords(tmp_path):
     assert read_sweep(path) == grid(model="convnet", classes=(3, 8), optimizer=rule, lr=lr, wd=[0.01, 0.02])
 
 
+def test_names_may_have_hyphens_as_on_the_command_line(tmp_path):
+    text = "[run]\nwd = 0.01\nlr = 0.1\nbatch-size = 32\n[grid]\ndata-seed = [1, 2]\n"
+    assert read_sweep(written(tmp_path, text)) == grid(wd=0.01, lr=0.1, batch_size=32, data_seed=[1, 2])
+    text = "[run]\nwd = 0.01\nlr = 0.1\n[[runs]]\ndata-seed = 1\n[[runs]]\ndata_seed = 2\n"
+    assert read_sweep(written(tmp_path, text)) == grid(wd=0.01, lr=0.1, data_seed=[1, 2])
+
+
 def test_a_file_may_list_runs(tmp_path):
     path = written(tmp_path, "[run]\nwd = 0.01\n[[runs]]\nlr = 0.1\n[[runs]]\nlr = 0.2\nwidth = 8\n")
     assert read_sweep(path) == (RunConfig(lr=0.1, wd=0.01), RunConfig(lr=0.2, wd=0.01, width=8))
@@ -94,6 +101,12 @@ def test_a_file_may_list_runs(tmp_path):
         ("lr = 0.1", "table must be one of"),
         ("[run]\nlr = ", "Invalid value"),
         ("[run]\nlr = 0.1\n", "wd"),
+        ("run = 3\n", "run must be a table of settings, got 3"),
+        ("[runs]\nlr = 0.1\n", r"runs must be tables \[\[runs\]\]"),
+        ("[run]\nbatch-size = 32\nbatch_size = 32\n", "batch_size must be given once"),
+        ("[run]\nbatch-size = 32\n[grid]\nbatch_size = [32]\n", "batch_size must be given once"),
+        ("[run]\nlr = 0.1\nwd = [0.02, 0.01]\n", r"wd must be one number, got \(0.02, 0.01\); .*\[grid\]"),
+        ("[run]\nlr = 0.1\nwd = 0.1\nwidht = 8\n", r"widht', did you mean 'width'\?"),
         ("[run]\nwd = 0.01\n[grid]\nlr = 0.1\n", "grid.lr must be a list"),
         ("[run]\nwd = 0.01\nlr = 0.1\n[grid]\nlr = [0.1]\n", "lr must be given once"),
         ("[run]\nwd = 0.01\n[grid]\nlr = [0.1]\n[[runs]]\nlr = 0.1\n", "got both"),

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 import theory
 from empirical import RunConfig
 from empirical.sweeps.grid import grid
-from empirical.sweeps.store import SweepFolder, open_sweep, read_configs, read_summaries, run_path
+from empirical.sweeps.store import (
+    SweepFolder,
+    goal_line,
+    open_sweep,
+    overview,
+    read_configs,
+    read_summaries,
+    run_path,
+)
 from empirical.sweeps.task import failed
 
 RUNS = grid(lr=[0.1, 0.5], wd=[0.01, 0.02], seed=range(3))
@@ -71,6 +79,29 @@ def test_settings_that_are_no_numbers(folder):
     found = opened.sel(lr=repr(schedules[1]), optimizer="AdamW(dim=5)", model="convnet", width=8)
     config = RunConfig(lr=schedules[1], wd=0.01, optimizer=rules[1], model="convnet", width=8)
     assert found.folder.item() == str(run_path(folder.path, config))
+
+
+def test_the_table_tells_which_runs_are_too_short_to_be_judged(folder):
+    folder.begin(RUNS[:4])
+    assert "verdict" not in overview(open_sweep(folder.path))
+    folder.append(made(RUNS[0]), dataclasses.replace(made(RUNS[1]), verdict="periodic"), made(RUNS[2], status="failed"))
+    lines = overview(open_sweep(folder.path)).splitlines()
+    told = ["too short" in line for line in lines]
+    assert told == [False, True, False, False, False, False]
+    assert "periodic" in lines[2]
+
+
+def test_how_many_runs_have_the_wanted_precision(folder):
+    folder.begin(RUNS[:6])
+    known = {"period": 100.0, "period_stderr": 4.0, "periods": 50.0}
+    folder.append(made(RUNS[0], **known), made(RUNS[1], **{**known, "period_stderr": 6.0}), made(RUNS[2]))
+    at_rest = dataclasses.replace(made(RUNS[3], relaxations=31.0), verdict="equilibrium")
+    too_early = dataclasses.replace(made(RUNS[4], relaxations=29.0), verdict="equilibrium")
+    folder.append(at_rest, too_early)
+    # the sixth has not begun
+    assert goal_line(folder.path, 0.05, None) == "not reached by 4 of 6 runs; 1 left at equilibrium"
+    assert goal_line(folder.path, None, 50) == "not reached by 3 of 6 runs; 1 left at equilibrium"
+    assert goal_line(folder.path, 0.05, 51) == "not reached by 5 of 6 runs; 1 left at equilibrium"
 
 
 def test_the_last_summary_counts(folder):

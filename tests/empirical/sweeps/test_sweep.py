@@ -295,7 +295,46 @@ def test_runs_of_a_sweep_have_few_files(tmp_path, one_thread):
     assert found.folder.item() == str(run_path(tmp_path, RUNS[0]))
 
 
+UNGUARDED = """
+import sys
+from empirical import grid, probe, sweep
+runs = grid(lr=[0.3, 0.5], wd=0.02, width=8, steps=20)
+{call}
+print("done")
+"""
+
+
+@pytest.mark.parametrize("call", ["sweep(runs, sys.argv[1])", "probe('mlp', width=8, periods=20, out=sys.argv[1])"])
+def test_a_script_without_its_guard_is_told_so(tmp_path, call):
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(call=call))
+    found = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "sweep")], capture_output=True, text=True, timeout=120, check=False
+    )
+    lines = found.stderr.splitlines()
+    guard = 'must be called under `if __name__ == "__main__":` in a script'
+    assert (found.returncode, found.stdout) == (1, "")
+    assert lines[0].startswith(f"RuntimeError: sweep {guard}")
+    assert lines[-1].startswith("RuntimeError: processes here did not start")
+    assert guard in lines[-1]
+    assert "distributed" not in found.stderr
+    assert found.stderr.count("Traceback") == 1
+    assert not list((tmp_path / "sweep").glob("s*"))
+
+
+def test_a_script_with_its_guard_runs(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED.format(call='if __name__ == "__main__":\n    sweep(runs, sys.argv[1])'))
+    found = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "sweep")], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    assert (open_sweep(tmp_path / "sweep").status == "complete").all()
+
+
 def test_bad_input_begins_nothing(tmp_path):
+    with pytest.raises(ValueError, match=r"until must be a share < 1, write 0.05 for 5 %, got 5.0"):
+        sweep(RUNS, tmp_path / "new", until=5.0)
     for options in ({"until": 0}, {"periods": 0}, {"max_steps": 5}, {"threads": 0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             sweep(RUNS, tmp_path / "new", **options)

@@ -99,6 +99,66 @@ def test_rules_that_differ_by_what_is_held_fixed(tmp_path):
         assert found.rotation_ratio == summaries.rotation_ratio.values[number]
 
 
+ADAM = {"lr": 0.01, "wd": 0.05, "steps": 4200, "batch_size": 16}
+
+
+def same_verdict(found, expected):
+    judged, asked = simulate.classify(found), simulate.classify(expected)
+    return (judged.verdict, judged.rotation_ratio) == (asked.verdict, asked.rotation_ratio)
+
+
+def swept_rules(path, **settings):
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        sweep(grid(**{**ADAM, **settings}), path, executor)
+    return open_sweep(path, traces=True)
+
+
+def test_optimizers_that_are_swept_are_named_as_in_the_trajectories(tmp_path):
+    # what is expected of Adam depends on the number of weights, whatever was given
+    opened = swept_rules(tmp_path, width=4, optimizer=[theory.Adam(dim=1), theory.SGD(momentum=0.5)])
+    loaded = [simulate.load(folder) for folder in opened.folder.values]
+    assert opened.optimizer.values.tolist() == [run.attrs["optimizer"] for run in loaded]
+    assert opened.optimizer.values.tolist() == ["Adam(dim=272)", "SGD(momentum=0.5)"]
+    assert open_sweep(tmp_path).optimizer.values.tolist() == ["Adam(dim=1)", "SGD(momentum=0.5)"]
+    for name, run in zip(opened.optimizer.values, loaded, strict=True):
+        assert same_verdict(opened.sel(optimizer=name), run)
+
+
+def test_one_optimizer_for_several_widths_is_named_for_each(tmp_path):
+    opened = swept_rules(tmp_path, width=[4, 5], optimizer=theory.Adam(dim=1))
+    assert opened.optimizer.dims == ("width",)
+    for width in (4, 5):
+        run = simulate.load(opened.folder.sel(width=width).item())
+        assert opened.optimizer.sel(width=width).item() == run.attrs["optimizer"] != "Adam(dim=1)"
+        assert same_verdict(opened.sel(width=width), run)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"width": [4, 5], "optimizer": [theory.Adam(dim=1), theory.SGD()]},
+        {"width": 4, "optimizer": [theory.Adam(dim=1), theory.Adam(dim=2)]},
+    ],
+)
+def test_labels_stay_where_names_are_not_one_for_each(tmp_path, settings):
+    opened = swept_rules(tmp_path, steps=5, **settings)
+    assert opened.optimizer.values.tolist() == [str(rule) for rule in settings["optimizer"]]
+
+
+def test_a_list_of_runs_names_the_optimizer_of_each(tmp_path):
+    runs = [
+        *grid(**{**ADAM, "steps": 5}, width=[4, 5], optimizer=theory.AdamW(dim=1)),
+        *grid(**{**ADAM, "steps": 5}, width=4, optimizer=theory.SGD()),
+    ]
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        sweep(runs, tmp_path, executor)
+    opened = open_sweep(tmp_path, traces=True)
+    assert opened.optimizer.dims == ("run",)
+    loaded = [simulate.load(folder).attrs["optimizer"] for folder in opened.folder.values]
+    assert opened.optimizer.values.tolist() == loaded
+    assert loaded[2] == "SGD()"
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_selecting_before_reading_is_selecting_after(path, data):
