@@ -507,7 +507,7 @@ class TestPeriodOfTheThreshold:
         assert "no rate of decay" in judged.reason
 
     def test_without_decay_no_rotation_is_compared(self):
-        reason = classify(simulate.norm_map(0.5, 0.0, 2.0, norm=2.6, steps=200)).reason
+        reason = classify(norm_map(0.5, 0.0, 2.0, norm=2.6, steps=200)).reason
         assert "inf" not in reason
         assert reason.startswith("no equilibrium, spread of ln ρ")
         assert reason.endswith("and 0 periods")
