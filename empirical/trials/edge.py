@@ -18,7 +18,7 @@ from empirical.measures.curvature import Landscape, largest_eigenvalues
 from empirical.runs.loop import train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
-from simulate.trajectories.plots import MEASURED, ONSET, label_log_ticks
+from simulate.trajectories.drawing import MEASURED, ONSET, label_log_ticks
 from theory.arguments import FloatArray, whole_number
 
 if TYPE_CHECKING:

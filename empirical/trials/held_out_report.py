@@ -18,8 +18,8 @@ import xarray as xr
 import simulate
 import theory
 from empirical.trials.held_out import MODELS, NETWORKS
+from simulate.trajectories.drawing import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
 from simulate.trajectories.periods import PERIODIC
-from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

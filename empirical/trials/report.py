@@ -16,7 +16,7 @@ from empirical.trials import checks, page
 from empirical.trials.checks import Row
 from empirical.trials.findings import PERIODS_SHOWN, last_periods, predicted_levels
 from simulate.trajectories.contract import setting
-from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED
+from simulate.trajectories.drawing import MEASURED, ONSET, PREDICTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

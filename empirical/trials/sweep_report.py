@@ -23,8 +23,8 @@ from empirical.trials import page
 from empirical.trials.findings import WITHIN_A_NETWORK, Notes, equilibrium, probe_of
 from simulate.probe import Segment, balance_law, pooled
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
+from simulate.trajectories.drawing import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
 from simulate.trajectories.periods import PERIODIC
-from simulate.trajectories.plots import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
 from theory.optimizers import optimizer_text
 
 _MOST_READ = 200  # runs of which the gradient norms are read

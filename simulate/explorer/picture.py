@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulate.explorer.quantities import QUANTITIES, Explored, norm_levels
-from simulate.trajectories.plots import ONSET, PREDICTED, legend_above, plot_trajectory
+from simulate.trajectories.drawing import ONSET, PREDICTED, legend_above
+from simulate.trajectories.plots import plot_trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from empirical.trials.claims.claim import Outcome
 from empirical.trials.claims.figures import GRADIENT, Trajectories, classified, plain_gradient
 from empirical.trials.claims.rules import Between, EverySeed
 from simulate.trajectories.contract import VARIABLES
+from simulate.trajectories.drawing import MEASURED, PREDICTED, label_log_ticks, number_values
 from simulate.trajectories.folder import written_aside
-from simulate.trajectories.plots import MEASURED, PREDICTED, label_log_ticks, number_values
 from theory.arguments import choice
 
 if TYPE_CHECKING:

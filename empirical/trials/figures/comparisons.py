@@ -21,6 +21,7 @@ from empirical.trials.figures.paper_figure import TWO_COLUMNS
 from empirical.trials.findings import is_of_network
 from empirical.trials.page import new_figure
 from simulate.trajectories.contract import intrinsic_lr, setting
+from simulate.trajectories.drawing import MEASURED, PREDICTED, label_log_ticks, number_values
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
     LOG_NORM_SD_MAX,
@@ -28,7 +29,6 @@ from simulate.trajectories.periods import (
     PERIODIC,
     ROTATION_RATIO_MIN,
 )
-from simulate.trajectories.plots import MEASURED, PREDICTED, label_log_ticks, number_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

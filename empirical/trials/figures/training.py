@@ -14,7 +14,7 @@ from empirical.trials.figures.paper_figure import ONE_COLUMN, TWO_COLUMNS, legen
 from empirical.trials.findings import last_periods
 from empirical.trials.page import new_figure
 from simulate.trajectories.contract import intrinsic_lr, setting
-from simulate.trajectories.plots import PREDICTED, mark_onsets
+from simulate.trajectories.drawing import PREDICTED, mark_onsets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
