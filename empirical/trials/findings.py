@@ -280,6 +280,19 @@ def probe_lines(
     return found, str(expected)
 
 
+def periods_to_draw(run: xr.Dataset, discard: int | None = None) -> simulate.Periods:
+    """Periods of a run, without a word on how clear they are.
+
+    Examples
+    --------
+    >>> periods_to_draw(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=500)).count
+    0
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return simulate.find_periods(run, discard=discard)
+
+
 def last_periods(run: xr.Dataset, count: int = PERIODS_SHOWN) -> tuple[xr.Dataset, simulate.Periods]:
     """Cut the last periods out of a run.
 
@@ -298,7 +311,7 @@ def last_periods(run: xr.Dataset, count: int = PERIODS_SHOWN) -> tuple[xr.Datase
     >>> periods.count, part.sizes["step"] == int(periods.onsets[-1] - periods.onsets[0] + 1)
     (2, True)
     """
-    found = simulate.find_periods(run)
+    found = periods_to_draw(run)
     shown = min(count, found.count)
     if shown == 0:
         return run, found

@@ -11,7 +11,7 @@ import simulate
 import theory
 from empirical.trials.claims.figures import Trajectories
 from empirical.trials.figures.paper_figure import ONE_COLUMN, TWO_COLUMNS, legend_above
-from empirical.trials.findings import last_periods
+from empirical.trials.findings import last_periods, periods_to_draw
 from empirical.trials.page import new_figure
 from simulate.trajectories.contract import intrinsic_lr, setting
 from simulate.trajectories.drawing import PREDICTED, mark_onsets
@@ -78,7 +78,7 @@ def draw_norm(runs: Trajectories) -> Figure:
         level = theory.equilibrium_rotation(lr, wd)
         column[2].axhline(level, color=PREDICTED, linestyle="--", linewidth=1.2, label="equilibrium")
         # also of those that a verdict would leave to the beginning
-        onsets = simulate.find_periods(run, discard=0).onsets
+        onsets = periods_to_draw(run, discard=0).onsets
         mark_onsets(column, onsets[onsets >= part.step.values[0]])
         column[0].set_title(f"ηλ = {lr * wd:g}")
     for ax in axes.flat:
@@ -131,7 +131,7 @@ def draw_full_batch(runs: Trajectories) -> Figure:
     figure, axes = new_figure(2.8, 2, width=ONE_COLUMN, sharex=True)
     simulate.plots.plot_trajectory(run, list(axes), variables=["norm", "loss"])
     axes[1].set_ylabel("training loss (nats)")
-    mark_onsets(axes, simulate.find_periods(run).onsets)
+    mark_onsets(axes, periods_to_draw(run).onsets)
     axes[0].lines[0].set_label("")
     legend_above(figure, [axes[0]], 1)
     return figure
