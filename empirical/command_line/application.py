@@ -105,7 +105,10 @@ def naming(**options: str) -> Iterator[None]:
             message = message.replace(f"`{argument}`", option)
             if message.startswith(f"{argument} must "):
                 message = option + message.removeprefix(argument)
-        raise type(error)(message) from None
+        if message == str(error):
+            raise
+        # not of a subclass, which may want more than a message
+        raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from None
 
 
 def completed_from(find: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

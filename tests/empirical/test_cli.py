@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import simulate
 import theory
 from empirical.cli import app
+from empirical.command_line.application import naming
 from empirical.trials.claims.statements import all_claims
 from empirical.trials.figures.all_figures import all_figures
 from simulate.trajectories.folder import STATUS, steps_written
@@ -348,6 +349,15 @@ def test_without_a_command_it_teaches(command, tmp_path, monkeypatch):
     assert result.exit_code == 0
     assert all(name in result.stdout for name in COMMANDS)
     assert "..." not in result.stdout.partition("Commands:")[2]
+
+
+def test_options_are_named_in_place_of_arguments_whatever_the_error():
+    with pytest.raises(ValueError, match=r"^--out must be new"), naming(path="--out"):
+        raise json.JSONDecodeError("path must be new", "{}", 0)
+    with pytest.raises(TypeError, match=r"^tell by --column"), naming(names="--column"):
+        raise TypeError("tell by `names`")
+    with pytest.raises(UnicodeDecodeError), naming(path="--out"):
+        b"\xff".decode()
 
 
 def test_the_help_of_figures_names_them_all():
