@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from simulate import norm_map
-from simulate.maps import kernels
+from simulate.maps import _kernels
 from simulate.maps.iteration import usable_processors
 
 COUNT, STEPS, ROUNDS = 4096, 4000, 7
@@ -43,14 +43,14 @@ def compiled(count=COUNT, steps=STEPS, with_statistics=False):
     r, ended, code = start[:count].copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     sums = np.zeros((count if with_statistics else 0, 4))
     rows = np.empty((count, 0))
-    kernels.iterate_constant(r, shrink[:count], push[:count], 0, steps, 0, 0, rows, sums, ended, code)
+    _kernels.iterate_constant(r, shrink[:count], push[:count], 0, steps, 0, 0, rows, sums, ended, code)
     return steps * count
 
 
 def by_fours(count=COUNT, steps=STEPS):
     r, ended, code = start[:count].copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
     rows = np.empty((count, 0))
-    kernels.iterate_constant_by_fours(r, shrink[:count], push[:count], 0, steps, 0, 0, rows, ended, code)
+    _kernels.iterate_constant_by_fours(r, shrink[:count], push[:count], 0, steps, 0, 0, rows, ended, code)
     return steps * count
 
 

@@ -12,8 +12,9 @@ import time
 
 import numpy as np
 
-from simulate import PeriodModel, oscillation, period
-from simulate.oscillator import looks_apart
+from simulate import PeriodModel, period
+from simulate.period_model import _kernel
+from simulate.period_model.reduced_model import looks_apart
 
 WALKERS, STEPS, ROUNDS = 1024, 10_000, 7
 INTRINSIC_LR = 2e-3
@@ -52,12 +53,12 @@ def compiled(with_statistics=False, of=model):
     constants = np.array([of.constants(INTRINSIC_LR)] * WALKERS)
     walkers = np.arange(WALKERS)
     state = of.fresh(np.full(WALKERS, 2.0), constants, 0, walkers)
-    sums = np.zeros((WALKERS if with_statistics else 0, oscillation.STATISTICS))
+    sums = np.zeros((WALKERS if with_statistics else 0, _kernel.STATISTICS))
     if with_statistics:
-        sums[:, oscillation.HIGH], sums[:, oscillation.LOW] = -np.inf, np.inf
+        sums[:, _kernel.HIGH], sums[:, _kernel.LOW] = -np.inf, np.inf
     look_every = looks_apart(INTRINSIC_LR)
     began = time.process_time()
-    oscillation.iterate_oscillation(
+    _kernel.iterate_oscillation(
         state, constants, np.uint64(0), walkers, 0, STEPS, 0, np.empty((3, 0, 0)), sums,
         1000, look_every, 10**9, of.rise, of.rise,
     )  # fmt: skip

@@ -113,7 +113,7 @@ def command_help() -> Iterator[str]:
     import typer
     from typer.testing import CliRunner
 
-    from empirical.cli import app
+    from empirical.cli.main import app
 
     names: list[list[str]] = [[], *([name] for name in typer.main.get_command(app).commands)]
     for name in names:
@@ -127,7 +127,7 @@ def all_derivations() -> Iterator[str]:
     for name in derivations.__all__:
         by_module.setdefault(derivations._MODULES[name], []).append(name)
 
-    about = {module: inspect.getdoc(import_module(f"theory.derivations.{module}")) or "" for module in by_module}
+    about = {module: inspect.getdoc(import_module(f"theory.derivations._{module}")) or "" for module in by_module}
     for module in sorted(by_module, key=lambda module: (int(re.search(r"§(\d+)", about[module])[1]), module)):
         title, sections = re.match(r"(.*?)[.:]? \(docs/mathematics.md (.*?)\)", about[module]).groups()
         yield f"## {title} ([{sections}](mathematics.md))\n"

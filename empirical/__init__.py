@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from empirical.calibration import probe as probe
     from empirical.config import RunConfig as RunConfig
     from empirical.groups import Group as Group
     from empirical.groups import scale_invariant_groups as scale_invariant_groups
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
     from empirical.measures.monitor import Monitor as Monitor
     from empirical.presets import at_paper_scale as at_paper_scale
     from empirical.presets import paper_runs as paper_runs
+    from empirical.reports.run_report import write_run_report as write_run_report
     from empirical.runs.cost import RunCost as RunCost
     from empirical.runs.folder import StorageError as StorageError
     from empirical.runs.loop import Interrupted as Interrupted
     from empirical.runs.loop import load_model as load_model
     from empirical.runs.loop import resume as resume
     from empirical.runs.loop import train as train
+    from empirical.studies.claims.study import judge_claims as judge_claims
+    from empirical.studies.paper_figures.drawing import draw_figures as draw_figures
+    from empirical.studies.predictions.study import validate_held_out as validate_held_out
+    from empirical.studies.validation.study import validate as validate
     from empirical.sweeps.grid import grid as grid
     from empirical.sweeps.grid import read_sweep as read_sweep
     from empirical.sweeps.store import open_sweep as open_sweep
@@ -33,12 +39,6 @@ if TYPE_CHECKING:
     from empirical.sweeps.sweep import WorkersLostError as WorkersLostError
     from empirical.sweeps.sweep import sweep as sweep
     from empirical.sweeps.workers import dask_executor as dask_executor
-    from empirical.trials.claims.trial import judge_claims as judge_claims
-    from empirical.trials.figures.drawing import draw_figures as draw_figures
-    from empirical.trials.held_out import validate_held_out as validate_held_out
-    from empirical.trials.probe import probe as probe
-    from empirical.trials.run_report import write_run_report as write_run_report
-    from empirical.trials.validation import validate as validate
 
 _HOMES = {
     "Curvature": "empirical.measures.curvature",
@@ -54,13 +54,13 @@ _HOMES = {
     "at_paper_scale": "empirical.presets",
     "curvature": "empirical.measures.curvature",
     "dask_executor": "empirical.sweeps.workers",
-    "draw_figures": "empirical.trials.figures.drawing",
+    "draw_figures": "empirical.studies.paper_figures.drawing",
     "grid": "empirical.sweeps.grid",
-    "judge_claims": "empirical.trials.claims.trial",
+    "judge_claims": "empirical.studies.claims.study",
     "load_model": "empirical.runs.loop",
     "open_sweep": "empirical.sweeps.store",
     "paper_runs": "empirical.presets",
-    "probe": "empirical.trials.probe",
+    "probe": "empirical.calibration",
     "read_sweep": "empirical.sweeps.grid",
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
@@ -68,9 +68,9 @@ _HOMES = {
     "successive_minima": "empirical.measures.minima",
     "sweep": "empirical.sweeps.sweep",
     "train": "empirical.runs.loop",
-    "validate": "empirical.trials.validation",
-    "validate_held_out": "empirical.trials.held_out",
-    "write_run_report": "empirical.trials.run_report",
+    "validate": "empirical.studies.validation.study",
+    "validate_held_out": "empirical.studies.predictions.study",
+    "write_run_report": "empirical.reports.run_report",
 }
 
 __all__ = [

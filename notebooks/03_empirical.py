@@ -198,7 +198,7 @@ plt.show()
 import tempfile
 from pathlib import Path
 
-from empirical.trials.edge import FULL_BATCH, LIMIT, edge
+from empirical.studies.tables.edge import FULL_BATCH, LIMIT, edge
 
 with tempfile.TemporaryDirectory() as folder:
     found = edge(FULL_BATCH, Path(folder), points=8 if FAST else 40, progress=False)

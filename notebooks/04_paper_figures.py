@@ -34,8 +34,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 from IPython.display import Image, Markdown
 
-from empirical.trials.figures.all_figures import all_figures
-from empirical.trials.figures.drawing import draw_figures
+from empirical.studies.paper_figures.all_figures import all_figures
+from empirical.studies.paper_figures.drawing import draw_figures
 
 FAST = bool(os.environ.get("BNWD_FAST"))  # a short version for tests
 OUT = tempfile.mkdtemp()  # a folder of your own keeps figures and runs

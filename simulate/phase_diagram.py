@@ -16,7 +16,7 @@ from tqdm import tqdm
 import theory
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.iteration import usable_processors
-from simulate.period_model import PeriodModel
+from simulate.period_model.model import PeriodModel
 from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, described, versions
 from simulate.trajectories.periods import classify, settled_rows
 from theory.arguments import FloatArray, intrinsic_lr, one_real, real, whole_number

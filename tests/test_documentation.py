@@ -7,7 +7,7 @@ import pytest
 
 import empirical
 import theory
-from empirical.cli import main
+from empirical.cli.main import main
 from tests.pages import ROOT, blocks, run_page
 
 PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "docs").glob("*.md"))

@@ -13,7 +13,7 @@ import pytest
 import empirical
 import simulate
 import theory
-from empirical.cli import app
+from empirical.cli.main import app
 from theory import derivations
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ import xarray as xr
 from torch import Tensor
 
 import theory
-from empirical.measures.forecast import Forecast
 from empirical.measures.monitor import Monitor, ScalarWriter
+from simulate.diagnosis.forecast import Forecast
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 

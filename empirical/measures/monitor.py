@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import theory
 from empirical.groups import scale_invariant_groups
-from empirical.measures.forecast import Forecast, forecast
 from empirical.steps.contract import Layout
 from empirical.steps.telemetry import records, scalar_products
+from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.trajectories.contract import RUNNING, VARIABLES
 from simulate.trajectories.folder import trajectory_of_records
 

@@ -11,7 +11,7 @@ from empirical.runs.folder import in_bytes
 from empirical.runs.preparation import Setup
 from empirical.runs.replicas import advance_replicas
 from empirical.steps import ENGINES
-from simulate.trajectories.logs import checked, evaluation_log, step_record
+from simulate.trajectories.log import checked, evaluation_log, step_record
 
 # of steps, from which the time of a run is told
 _MEASURED_SECONDS = 0.2

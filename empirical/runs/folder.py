@@ -25,20 +25,10 @@ import numpy.typing as npt
 import torch
 
 from empirical.steps.contract import State
+from simulate._files import LOCK, held_folder, write_json, written_aside
 from simulate.trajectories.contract import COMPLETE, RUNNING
-from simulate.trajectories.folder import (
-    CONFIG,
-    EVALS,
-    LOCK,
-    STATUS,
-    STEPS,
-    STORE,
-    held_folder,
-    store_run,
-    write_json,
-    written_aside,
-)
-from simulate.trajectories.logs import (
+from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, store_run
+from simulate.trajectories.log import (
     CHECK,
     count_records,
     evaluation_log,

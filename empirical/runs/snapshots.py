@@ -14,7 +14,7 @@ from torch import nn
 from empirical.config import RunConfig
 from empirical.runs.loop import load_model, train
 from empirical.runs.preparation import prepare
-from simulate.trajectories.folder import written_aside
+from simulate._files import written_aside
 
 
 def networks_at(

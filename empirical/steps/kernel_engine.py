@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 import theory
 from empirical.networks.normalization import BatchNorm
+from empirical.steps._kernels.convnet import train_convnet
+from empirical.steps._kernels.mlp import train_mlp
 from empirical.steps.contract import Hyper, Problem, State
-from empirical.steps.kernels.convnet import train_convnet
-from empirical.steps.kernels.mlp import train_mlp
 from empirical.steps.telemetry import records
 
 _MLP = [

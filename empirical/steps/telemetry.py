@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from empirical.steps.kernels.products import replica_products
-from simulate.trajectories.logs import step_record
+from empirical.steps._kernels.products import replica_products
+from simulate.trajectories.log import step_record
 
 # Rows and columns of the scalar products: weights, gradient of the loss, change of the weights.
 WEIGHTS, GRADIENT, CHANGE = 0, 1, 2
@@ -101,7 +101,7 @@ def records(
 
     Returns
     -------
-    structured array of shape (…), see `simulate.trajectories.logs.step_record`.
+    structured array of shape (…), see `simulate.trajectories.log.step_record`.
 
     Examples
     --------

@@ -19,8 +19,9 @@ from empirical.config import RunConfig
 from empirical.sweeps.grid import different, swept, swept_value
 from empirical.sweeps.task import FAILED, RUNS, SESSION, Summary, Terms, identity_path, lacking, run_path
 from empirical.sweeps.traces import Trace, with_traces
+from simulate._files import LOCK, held_folder, write_json
 from simulate.trajectories.contract import described
-from simulate.trajectories.folder import LOCK, held_folder, steps_written, write_json
+from simulate.trajectories.folder import steps_written
 from theory.optimizers import optimizer_text
 
 _SWEEP, _SUMMARIES, _DROPPED = "sweep.json", "summaries.log", ".dropped"

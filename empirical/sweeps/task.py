@@ -20,8 +20,8 @@ import xarray as xr
 
 import simulate
 from empirical.config import RunConfig
+from simulate._files import FolderInUseError, is_locked
 from simulate.trajectories.contract import COMPLETE, INTERRUPTED
-from simulate.trajectories.folder import FolderInUseError, is_locked
 from simulate.trajectories.periods import EQUILIBRIUM
 
 SESSION, RUNS = "session", "runs"

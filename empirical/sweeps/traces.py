@@ -19,7 +19,7 @@ from xarray.core import indexing
 from empirical.config import RunConfig
 from simulate.trajectories.contract import described
 from simulate.trajectories.folder import CONFIG, EVALS, STEPS
-from simulate.trajectories.logs import column, column_names, evaluation_log, read_records, step_log
+from simulate.trajectories.log import column, column_names, evaluation_log, read_records, step_log
 
 Grid = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]

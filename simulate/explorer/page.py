@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
+from simulate._files import writable_file, written_aside
 from simulate.explorer.quantities import (
     QUANTITIES,
     REST,
@@ -27,8 +28,7 @@ from simulate.explorer.quantities import (
     period_values,
     rest_values,
 )
-from simulate.trajectories.drawing import MEASURED, ONSET, PREDICTED
-from simulate.trajectories.folder import writable_file, written_aside
+from simulate.plots.style import MEASURED, ONSET, PREDICTED
 from theory.arguments import FloatArray, whole_number
 
 # η and λ go in equal factors, so that each product is one of INTRINSIC, at the sum of the places of the two. The factor

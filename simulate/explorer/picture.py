@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulate.explorer.quantities import QUANTITIES, Explored, norm_levels
-from simulate.trajectories.drawing import ONSET, PREDICTED, legend_above
-from simulate.trajectories.plots import plot_trajectory
+from simulate.plots.style import ONSET, PREDICTED, legend_above
+from simulate.plots.trajectory import plot_trajectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ import xarray as xr
 import theory
 from simulate.maps.gradients import BoundedGradient
 from simulate.maps.norm_map import norm_map
-from simulate.period_model import period
+from simulate.period_model.model import period
 from theory.arguments import intrinsic_lr, one_real, ordered
 
 Value = float | str  # a number, or in words why there is none

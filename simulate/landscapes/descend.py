@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.landscapes import kernels
+from simulate.landscapes import _kernels
 from simulate.landscapes.landscapes import Landscape, NormalizedRegression, Ratio2D, RayleighQuotient
 from simulate.trajectories.contract import (
     COLLAPSED,
@@ -23,7 +23,7 @@ from simulate.trajectories.contract import (
 from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
 from theory.schedules import learning_rates
 
-_FIXED = {None: kernels.FREE, "norm": kernels.FIXED_NORM, "effective_lr": kernels.FIXED_EFFECTIVE_LR}
+_FIXED = {None: _kernels.FREE, "norm": _kernels.FIXED_NORM, "effective_lr": _kernels.FIXED_EFFECTIVE_LR}
 _STATUSES = (COMPLETE, COLLAPSED, DIVERGED)
 
 
@@ -128,8 +128,8 @@ def descend(
     intrinsic_lr(*((schedule[:, np.newaxis], decays) if callable(lr) else (rates, decays)), below=limit)
 
     step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
-    recorded = np.full((kernels.COLUMNS, count, step.size), np.nan)
-    kernels.iterate_descent(
+    recorded = np.full((_kernels.COLUMNS, count, step.size), np.nan)
+    _kernels.iterate_descent(
         *landscape.parts(),
         state["weights"],
         state["velocity"],
@@ -227,7 +227,7 @@ def _fresh(
     numbers = np.arange(count, dtype=np.int64)
     held = np.empty((count, landscape.dim))
     if given is None:
-        kernels.random_directions(seed, numbers, held)
+        _kernels.random_directions(seed, numbers, held)
         held *= (np.broadcast_to(norms, count) / np.sqrt((held * held).sum(axis=1)))[:, np.newaxis]
     else:
         held[...] = given

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from simulate.landscapes import kernels
+from simulate.landscapes import _kernels
 from simulate.maps.noise import stream_key
 from theory.arguments import FloatArray, choice, one_real, plain, real, whole_number
 
-_LOSSES = {"squared": kernels.SQUARED, "logistic": kernels.LOGISTIC}
+_LOSSES = {"squared": _kernels.SQUARED, "logistic": _kernels.LOGISTIC}
 
 Parts = tuple[int, FloatArray, FloatArray, FloatArray, int]
 
@@ -93,7 +93,7 @@ class Ratio2D:
 
     def parts(self) -> Parts:
         """Return the parts for the compiled loop."""
-        return kernels.RATIO, _frozen([[]]), _frozen([]), _frozen([self.sharpness, self.highest]), 0
+        return _kernels.RATIO, _frozen([[]]), _frozen([]), _frozen([self.sharpness, self.highest]), 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -157,7 +157,7 @@ class RayleighQuotient:
 
     def parts(self) -> Parts:
         """Return the parts for the compiled loop."""
-        return kernels.RAYLEIGH, _frozen([[]]), np.asarray(self.spectrum), _frozen([]), 0
+        return _kernels.RAYLEIGH, _frozen([[]]), np.asarray(self.spectrum), _frozen([]), 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -232,7 +232,7 @@ class NormalizedRegression:
             return np.arange(examples)
         key = np.uint64(stream_key(seed, walker))
         draws = step * self.batch_size + np.arange(self.batch_size)
-        return np.array([kernels.drawn(key, draw, examples) for draw in draws])
+        return np.array([_kernels.drawn(key, draw, examples) for draw in draws])
 
     def value(self, weights: npt.ArrayLike, batch: npt.NDArray[np.int64] | None = None) -> Any:
         """Return the loss of weights (..., dim) on a mini-batch, by default on all examples."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.maps import kernels
+from simulate.maps import _kernels
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, check_trajectory
 from theory.arguments import FloatArray
 
@@ -165,7 +165,7 @@ def move_on(state: State, plan: Plan, crossing: FloatArray) -> Made:
     Examples
     --------
     >>> still = fresh(np.array(2.0))
-    >>> plan = Plan(np.ones(1), np.zeros(()), Drive(kernels.GIVEN, np.zeros(1), np.zeros(1)), np.array(3), 3, 1,
+    >>> plan = Plan(np.ones(1), np.zeros(()), Drive(_kernels.GIVEN, np.zeros(1), np.zeros(1)), np.array(3), 3, 1,
     ...             theory.SGD(), "map")
     >>> move_on(still, plan, np.empty((1, 0))).sq_norm.tolist()
     [[4.0, 4.0, 4.0]]
@@ -186,12 +186,12 @@ def move_on(state: State, plan: Plan, crossing: FloatArray) -> Made:
     recorded, gradients = np.full((count, step.size), np.nan), np.full((count, step.size), np.nan)
     turns = np.full((count, step.size if moving else 0), np.nan)
     statistics = np.tile([np.inf, 0.0, 0.0, 0.0], (0 if stride else count, 1))
-    constant = drive.kind == kernels.GIVEN and plan.rates.shape[-1] == drive.low.shape[-1] == 1
+    constant = drive.kind == _kernels.GIVEN and plan.rates.shape[-1] == drive.low.shape[-1] == 1
     constant = constant and plan.source == "map" and steps > 0 and bool((updates == steps).all())
     rows = (stride, first_row)
 
     def step_by_step(part: slice) -> None:
-        kernels.iterate_norm_map(
+        _kernels.iterate_norm_map(
             state.sq_norm[part],
             rates[part],
             decay[part],
@@ -218,12 +218,12 @@ def move_on(state: State, plan: Plan, crossing: FloatArray) -> Made:
         shrink, push = 1.0 - rates[part, 0] * decay[part], rates[part, 0] * low[part, 0]
         ended, code = state.ended[part], state.code[part]
         if not plan.exact:
-            kernels.iterate_constant_by_fours(
+            _kernels.iterate_constant_by_fours(
                 state.sq_norm[part], shrink, push, state.begin, steps, *rows, recorded[part], ended, code
             )
         else:
-            before, ran = state.sq_norm[part].copy(), code == kernels.RUNS
-            kernels.iterate_constant(
+            before, ran = state.sq_norm[part].copy(), code == _kernels.RUNS
+            _kernels.iterate_constant(
                 state.sq_norm[part],
                 shrink,
                 push,
@@ -236,9 +236,9 @@ def move_on(state: State, plan: Plan, crossing: FloatArray) -> Made:
                 code,
             )
             # where a trajectory ended its sums have gone on
-            for one in np.flatnonzero(ran & (code != kernels.RUNS)) if statistics.size else ():
+            for one in np.flatnonzero(ran & (code != _kernels.RUNS)) if statistics.size else ():
                 place = part.start + int(one)
-                state.sq_norm[place], state.code[place] = before[one], kernels.RUNS
+                state.sq_norm[place], state.code[place] = before[one], _kernels.RUNS
                 step_by_step(slice(place, place + 1))
         gradients[part] = low[part, :1]
 
@@ -250,7 +250,7 @@ def move_on(state: State, plan: Plan, crossing: FloatArray) -> Made:
             now = slice(begin, min(begin + piece, steps))
             known = now if scheduled else slice(0, 1)
             coefficients = linear_rule(plan.optimizer, rates[part, known], decay[part, np.newaxis])
-            kernels.iterate_moments(
+            _kernels.iterate_moments(
                 state.sq_norm[part],
                 state.velocity[part],
                 np.broadcast_to(coefficients, (size, now.stop - now.start, 2, 3)),
@@ -289,7 +289,7 @@ def linear_rule(optimizer: theory.SGD, lr: FloatArray, wd: FloatArray) -> FloatA
 
 def _on_threads(work: Callable[[slice], None], count: int, steps: int, threads: int | None) -> None:
     """Do the work on whole blocks of the batch; what it gives does not depend on how they are shared out."""
-    blocks = -(-count // kernels.BLOCK)
+    blocks = -(-count // _kernels.BLOCK)
     if threads is None:
         threads = usable_processors() if count * steps >= _WORTH_THREADS else 1
     threads = min(threads, blocks)
@@ -297,7 +297,7 @@ def _on_threads(work: Callable[[slice], None], count: int, steps: int, threads: 
         work(slice(0, count))
         return
     parts = min(blocks, threads * _PARTS_PER_THREAD)
-    ends = [min(blocks * i // parts * kernels.BLOCK, count) for i in range(parts + 1)]
+    ends = [min(blocks * i // parts * _kernels.BLOCK, count) for i in range(parts + 1)]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, map(slice, ends, ends[1:])))
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.maps import kernels
+from simulate.maps import _kernels
 from simulate.maps.gradients import AdversarialGradient, GradientRule
 from simulate.maps.iteration import Drive, Plan, fresh, move_on
 from simulate.maps.layout import Layout
@@ -158,7 +158,7 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     plan = Plan(
         rates_values,
         decay.values,
-        Drive(kernels.GIVEN, given, given),
+        Drive(_kernels.GIVEN, given, given),
         np.asarray((~missing).sum(axis=-1)),
         step.size,
         1,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.maps import kernels
+from simulate.maps import _kernels
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, GradientRule
 from simulate.maps.iteration import STATUSES, Drive, Made, Plan, State, continued, fresh, move_on
 from simulate.maps.layout import Layout, lay_out, place
@@ -114,7 +114,7 @@ def simulated(
         threads,
     )
     made = move_on(state, plan, crossing)
-    if (drive.kind == kernels.RANDOM and layout.dims) or (start is not None and "walker" in start.coords):
+    if (drive.kind == _kernels.RANDOM and layout.dims) or (start is not None and "walker" in start.coords):
         layout.coords["walker"] = (layout.dims, state.numbers.reshape(decay.shape))
     run = assembled(made, state, plan, layout, callable(lr), {"seed": seed, "updates": begin + steps})
     if not stride:
@@ -198,20 +198,20 @@ def _checked_levels(levels: npt.ArrayLike) -> FloatArray:
 
 def _drive(rule: Any, constant: FloatArray, shape: tuple[int, ...], begin: int, steps: int, seed: int) -> Drive:
     if rule is None:
-        return Drive(kernels.GIVEN, constant[..., np.newaxis], constant[..., np.newaxis])
+        return Drive(_kernels.GIVEN, constant[..., np.newaxis], constant[..., np.newaxis])
     if isinstance(rule, BoundedGradient):
-        return Drive(kernels.RANDOM, _one_for_all_steps(rule.low, shape), _one_for_all_steps(rule.high, shape), seed)
+        return Drive(_kernels.RANDOM, _one_for_all_steps(rule.low, shape), _one_for_all_steps(rule.high, shape), seed)
     values = rule.values_for(shape, begin + steps, seed)[..., begin:]
-    return Drive(kernels.GIVEN, values, values)
+    return Drive(_kernels.GIVEN, values, values)
 
 
 def _adversary(rule: AdversarialGradient, first_rate: FloatArray, decay: FloatArray) -> Drive:
     low, high = _one_for_all_steps(rule.low, decay.shape), _one_for_all_steps(rule.high, decay.shape)
     if rule.towards == "lower":
-        return Drive(kernels.LOWEST, low, high)
+        return Drive(_kernels.LOWEST, low, high)
     # the lower end of the attracting interval under the learning rate of step 0
     rest = theory.norm_bounds(first_rate, decay, low[..., 0], high[..., 0]).lower ** 2
-    return Drive(kernels.HIGHEST, low, high, rest=np.asarray(rest))
+    return Drive(_kernels.HIGHEST, low, high, rest=np.asarray(rest))
 
 
 def _one_for_all_steps(values: npt.ArrayLike, shape: tuple[int, ...]) -> FloatArray:
@@ -222,7 +222,7 @@ def _crossing(heights: FloatArray | None, start: xr.Dataset | None, state: State
     """Times of crossing that are known before the first step, inf elsewhere; shape (batch, levels)."""
     if heights is None:
         return np.empty((state.sq_norm.size, 0))
-    running = (state.code == kernels.RUNS)[:, np.newaxis]
+    running = (state.code == _kernels.RUNS)[:, np.newaxis]
     crossing = np.where(running & (state.sq_norm[:, np.newaxis] == heights**2), float(state.begin), np.inf)
     if start is not None and "crossing_time" in start.variables:
         known = start.crossing_time.transpose(*dims, "level").values.reshape(state.sq_norm.size, -1)
@@ -234,10 +234,10 @@ def _crossing(heights: FloatArray | None, start: xr.Dataset | None, state: State
 def _with_statistics(trajectory: xr.Dataset, sums: FloatArray, made: npt.NDArray[np.int64]) -> xr.Dataset:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         values = {
-            "norm_min": np.sqrt(np.where(made > 0, sums[:, kernels.LEAST], np.nan)),
-            "norm_max": np.sqrt(np.where(made > 0, sums[:, kernels.MOST], np.nan)),
-            "mean_sq_norm": sums[:, kernels.SUM] / made,
-            "mean_fourth_norm": sums[:, kernels.SUM_OF_SQUARES] / made,
+            "norm_min": np.sqrt(np.where(made > 0, sums[:, _kernels.LEAST], np.nan)),
+            "norm_max": np.sqrt(np.where(made > 0, sums[:, _kernels.MOST], np.nan)),
+            "mean_sq_norm": sums[:, _kernels.SUM] / made,
+            "mean_fourth_norm": sums[:, _kernels.SUM_OF_SQUARES] / made,
         }
     dims, shape = trajectory.final_norm.dims, trajectory.final_norm.shape
     for name, value in values.items():

@@ -14,6 +14,7 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import FIXED, check_trajectory, intrinsic_lr, setting
+from simulate.trajectories.statistics import autocorrelation_time
 from theory.arguments import one_real, whole_number
 from theory.optimizers import optimizer_if_known, optimizer_named
 
@@ -298,46 +299,6 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
         threshold_ratio=threshold_ratio,
         periods=periods,
     )
-
-
-def autocorrelation_time(step: npt.ArrayLike, values: npt.ArrayLike, least_gap: float = 1.0) -> float:
-    """Steps after which the autocorrelation of a series has fallen to 1/e.
-
-    Parameters
-    ----------
-    step, values : of the rows, in order.
-    least_gap : the series is looked at in rows about so many steps apart.
-
-    Returns
-    -------
-    steps: float; NaN where the autocorrelation has not fallen to 1/e in half of the rows, or does not vary.
-
-    Examples
-    --------
-    >>> step = np.arange(100_000)
-    >>> round(autocorrelation_time(step, np.cos(2 * np.pi * step / 1000)))  # arccos(1/e)·1000/2π
-    190
-    """
-    steps, series = np.asarray(step, dtype=float), np.asarray(values, dtype=float)
-    if series.size < 4:
-        return math.nan
-    gap = float(np.median(np.diff(steps)))
-    every = max(1, int(least_gap / gap))
-    looked = series[::every] - series[::every].mean()
-    count = looked.size
-    # padded to twice its length, the transform of the squared spectrum does not wrap around
-    spectrum = np.abs(np.fft.rfft(looked, 2 * count)) ** 2
-    # each lag has fewer products than the one before
-    products = np.fft.irfft(spectrum)[: count // 2] / np.arange(count, count - count // 2, -1)
-    if not products.size or not products[0] > 0:
-        return math.nan
-    correlation = products / products[0]
-    fallen = np.flatnonzero(correlation < math.exp(-1))
-    if not fallen.size:
-        return math.nan
-    last = int(fallen[0])
-    above, below = correlation[last - 1], correlation[last]
-    return float((last - 1 + (above - math.exp(-1)) / (above - below)) * every * gap)
 
 
 def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:

@@ -3,7 +3,7 @@ import dataclasses
 
 import theory
 from empirical import RunConfig, probe, train
-from empirical.trials.findings import examine
+from empirical.reports.comparison import examine
 
 
 def test_a_probe_of_adamw_predicts_whatever_dim_was_written(tmp_path):

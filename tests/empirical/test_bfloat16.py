@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import simulate
-from empirical.trials.precision import MEASURED, SETTINGS, means_and_errors, trained
+from empirical.studies.tables.precision import MEASURED, SETTINGS, means_and_errors, trained
 
 
 def check_periods(config):

@@ -15,9 +15,12 @@ from typer.testing import CliRunner
 import simulate
 import theory
 from empirical import dask_executor
-from empirical.cli import app
-from empirical.trials.claims.claim import outcome
-from empirical.trials.claims.figures import (
+from empirical.cli.main import app
+from empirical.studies.claims.all_claims import all_claims
+from empirical.studies.claims.claim import outcome
+from empirical.studies.claims.figures import axis_label, draw, last_steps, write_picture
+from empirical.studies.claims.rules import FAILS, HOLDS, UNDECIDED, Between, EverySeed
+from empirical.studies.claims.statistics import (
     GRADIENT,
     has_periods,
     has_verdict,
@@ -29,10 +32,7 @@ from empirical.trials.claims.figures import (
     period_ratio,
     swings,
 )
-from empirical.trials.claims.picture import axis_label, draw, last_steps, write_picture
-from empirical.trials.claims.rules import FAILS, HOLDS, UNDECIDED, Between, EverySeed
-from empirical.trials.claims.statements import all_claims
-from empirical.trials.claims.trial import PAGE, PART, format_outcomes, format_page, judge_claims
+from empirical.studies.claims.study import PAGE, PART, format_outcomes, format_page, judge_claims
 
 FIGURES = st.lists(st.floats(-100, 100), min_size=3, max_size=8)
 
@@ -279,7 +279,7 @@ def test_the_command_fails_where_a_control_holds(tmp_path, monkeypatch):
     like = dataclasses.replace(TestStatements.CLAIMS[0], figure=lambda runs: [float(runs["yes"])] * 5)
     for control, code in ((True, 1), (False, 0)):
         found = outcome(like, {"yes": True}, {"yes": control})
-        monkeypatch.setattr("empirical.trials.claims.trial.judge_claims", lambda *_, found=found, **__: [found])
+        monkeypatch.setattr("empirical.studies.claims.study.judge_claims", lambda *_, found=found, **__: [found])
         assert CliRunner().invoke(app, ["claims", "--out", str(tmp_path)]).exit_code == code
         said = "1 ± 0 (n = 5): holds" if control else "0 ± 0 (n = 5): does not hold here"
         (line,) = [line for line in format_page([found]).splitlines() if line.startswith("- Control")]
@@ -291,7 +291,7 @@ def test_a_table_at_the_papers_scale_is_of_other_runs(tmp_path, monkeypatch):
     def smaller(run):
         return dataclasses.replace(run, width=run.resolved_width // 2, steps=200)
 
-    monkeypatch.setattr("empirical.trials.claims.claim.at_paper_scale", smaller)
+    monkeypatch.setattr("empirical.studies.claims.claim.at_paper_scale", smaller)
     with concurrent.futures.ThreadPoolExecutor(1) as here:
         (found,) = judge_claims(tmp_path, ["no-decay-no-periods"], paper_scale=True, executor=here, progress=False)
     assert {run.steps for run in found.claim.all_runs} == {200}

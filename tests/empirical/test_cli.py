@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import simulate
 import theory
-from empirical.cli import app
-from empirical.command_line.application import naming
-from empirical.trials.claims.statements import all_claims
-from empirical.trials.figures.all_figures import all_figures
+from empirical.cli.application import naming
+from empirical.cli.main import app
+from empirical.studies.claims.all_claims import all_claims
+from empirical.studies.paper_figures.all_figures import all_figures
 from simulate.trajectories.folder import STATUS, steps_written
 
 COMMANDS = ["predict", "simulate", "train", "sweep", "probe", "validate", "diagnose", "claims"]
@@ -81,7 +81,7 @@ def test_predict_and_train_take_an_optimizer(tmp_path):
 
 def test_predict_never_loads_torch():
     code = (
-        "import sys; from empirical.cli import app\n"
+        "import sys; from empirical.cli.main import app\n"
         "app(['predict', '--lr', '0.5', '--wd', '0.01'], standalone_mode=False)\n"
         "assert 'torch' not in sys.modules and 'sympy' not in sys.modules"
     )
@@ -93,7 +93,7 @@ def test_predict_never_loads_torch():
 )
 def test_no_help_loads_torch(command):
     code = (
-        "import sys; from empirical.cli import app\n"
+        "import sys; from empirical.cli.main import app\n"
         f"try: app({[*command, '--help']!r})\n"
         "except SystemExit as stopped: assert not stopped.code\n"
         "assert not {'torch', 'sympy', 'scipy', 'numba'} & set(sys.modules)"
@@ -245,7 +245,11 @@ class TestSettingsFile:
 def test_the_shell_completes_commands_and_options():
     def completed(words):
         told = {"_BNWD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
-        command = [sys.executable, "-c", "import sys; sys.argv[0] = 'bnwd'; from empirical.cli import main; main()"]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[0] = 'bnwd'; from empirical.cli.main import main; main()",
+        ]
         return subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False).stdout
 
     assert completed("bnwd pre").split() == ["predict"]
@@ -462,7 +466,7 @@ def test_bad_options_of_a_sweep_begin_nothing(tmp_path, sweep_file, options, wor
 
 def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):
     out = tmp_path / "run"
-    command = "from empirical.cli import main; main()"
+    command = "from empirical.cli.main import main; main()"
     arguments = ["train", "--lr", "0.5", "--wd", "0.01", "--width", "8", "--steps", "100000", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True)
     while steps_written(out) < 200 and process.poll() is None:
@@ -477,7 +481,7 @@ def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):
 
 
 def test_a_long_run_says_beforehand_what_it_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr("empirical.command_line.training._LONG", 0)
+    monkeypatch.setattr("empirical.cli.training._LONG", 0)
     result = bnwd("train", "--lr", 0.5, "--wd", 0.01, "--width", 8, "--steps", 20, "--out", tmp_path / "run")
     assert result.exit_code == 0
     assert re.search(r"bnwd: this run takes about .* (s|min|h), at most .*B of disk", result.stderr)

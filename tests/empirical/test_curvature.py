@@ -315,7 +315,7 @@ def test_no_model():
 
 
 def test_under_full_batches_the_edge_is_reached_before_a_break(tmp_path):
-    from empirical.trials.edge import FULL_BATCH, edge, edge_figure
+    from empirical.studies.tables.edge import FULL_BATCH, edge, edge_figure
 
     config = dataclasses.replace(FULL_BATCH, wd=0.02, width=32, samples=200, steps=1500)
     found = edge(config, tmp_path, points=8)

@@ -9,7 +9,15 @@ import torch
 import empirical
 import simulate
 import theory
-from empirical.trials.diagnosis import (
+from empirical.studies.diagnosis.labelled_runs import (
+    LABELS,
+    NOISE,
+    LabelledRun,
+    development_runs,
+    held_out_runs,
+    train_labelled,
+)
+from empirical.studies.diagnosis.study import (
     LOGS,
     NO_EFFECT,
     OUTCOMES,
@@ -19,8 +27,7 @@ from empirical.trials.diagnosis import (
     judged_log,
     outcome,
 )
-from empirical.trials.labelled_runs import LABELS, NOISE, LabelledRun, development_runs, held_out_runs, train_labelled
-from simulate.trajectories.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
+from simulate.diagnosis.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
 
 QUIET = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 900}
 

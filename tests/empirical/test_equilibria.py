@@ -2,7 +2,7 @@
 
 import pytest
 
-from empirical.trials.equilibria import ADAMW, HEAVY_BALL, LION, NESTEROV, measure, setting
+from empirical.studies.tables.equilibria import ADAMW, HEAVY_BALL, LION, NESTEROV, measure, setting
 
 
 @pytest.mark.parametrize(

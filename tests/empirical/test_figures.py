@@ -16,14 +16,14 @@ from scipy import stats
 import simulate
 import theory
 from empirical import RunConfig
+from empirical.reports.comparison import last_periods
+from empirical.studies.claims.study import NETWORKS, RUNS
+from empirical.studies.paper_figures.all_figures import all_figures
+from empirical.studies.paper_figures.comparisons import measured_periods
+from empirical.studies.paper_figures.drawing import draw_figures, trajectories
+from empirical.studies.paper_figures.paper_figure import ONE_COLUMN, STYLE, TWO_COLUMNS
+from empirical.studies.stored_runs import train_missing
 from empirical.sweeps.task import run_path
-from empirical.trials.claims.trial import NETWORKS, RUNS
-from empirical.trials.figures.all_figures import all_figures
-from empirical.trials.figures.comparisons import measured_periods
-from empirical.trials.figures.drawing import draw_figures, trajectories
-from empirical.trials.figures.paper_figure import ONE_COLUMN, STYLE, TWO_COLUMNS
-from empirical.trials.findings import last_periods
-from empirical.trials.stored_runs import train_missing
 
 FIGURES = {figure.name: figure for figure in all_figures(fast=True)}
 FORMATS = ("pdf", "svg")
@@ -342,7 +342,7 @@ class TestRunsThatEndedEarly:
             found = simulate.load(run_path(runs, run))
             return found if run.sampling == "full_batch" else ended_early(found, 5)
 
-        monkeypatch.setattr("empirical.trials.figures.drawing.stored_run", stored)
+        monkeypatch.setattr("empirical.studies.paper_figures.drawing.stored_run", stored)
         options = {"fast": True, "formats": ("svg",), "executor": NoWorkers(), "progress": False}
         with pytest.warns(UserWarning, match="is left out") as told:
             found = draw_figures(tmp_path, ["width", "periods", "full-batch"], runs=folder / RUNS, **options)
@@ -391,7 +391,7 @@ class TestScales:
         def smaller(run):
             return dataclasses.replace(run, model="mlp", width=24, steps=1200)
 
-        monkeypatch.setattr("empirical.trials.figures.paper_figure.at_paper_scale", smaller)
+        monkeypatch.setattr("empirical.studies.paper_figures.paper_figure.at_paper_scale", smaller)
         names = ["norm", "phase-picture", "periods"]
         options = {"fast": True, "paper_scale": True, "formats": ("svg",), "progress": False}
         with concurrent.futures.ThreadPoolExecutor(1) as here:

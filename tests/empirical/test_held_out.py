@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from empirical.trials import held_out, held_out_report
-from empirical.trials.held_out import NETWORKS, Network, together, validate_held_out
-from empirical.trials.held_out_report import format_measures, measures, write_page
-from simulate.trajectories.folder import write_json
+from empirical.studies.predictions import report, study
+from empirical.studies.predictions.report import format_measures, measures, write_page
+from empirical.studies.predictions.study import NETWORKS, Network, together, validate_held_out
+from simulate._files import write_json
 
 RUN = {
     "periods": 40, "period": 100.0, "period_stderr": 4.0, "jump": 0.5, "threshold_ratio": 1.25, "rotation_ratio": 0.3,
@@ -139,7 +139,7 @@ SMALL = {
 def trial(tmp_path_factory):
     out = tmp_path_factory.mktemp("trial") / "held_out"
     with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(1) as executor:
-        patch.setattr(held_out, "NETWORKS", SMALL)
+        patch.setattr(study, "NETWORKS", SMALL)
         found = validate_held_out(out, periods=20, probe_periods=40, executor=executor, progress=False)
         again = validate_held_out(out, periods=20, probe_periods=40, executor=executor, progress=False)
     return out, found, again
@@ -166,7 +166,7 @@ def test_from_probes_to_predictions_of_what_was_trained(trial):
 
 def test_the_page_tells_every_setting(trial, monkeypatch):
     out, found, _ = trial
-    monkeypatch.setattr(held_out_report, "NETWORKS", SMALL)
+    monkeypatch.setattr(report, "NETWORKS", SMALL)
     write_page(out, found, measures(found))
     page = (out / "held_out.md").read_text()
     assert page.count("| MLP 64 (blind) |") == 2
@@ -177,9 +177,9 @@ def test_the_page_tells_every_setting(trial, monkeypatch):
 
 def test_the_picture_is_read_panel_by_panel(trial, monkeypatch):
     out, found, _ = trial
-    monkeypatch.setattr(held_out_report, "NETWORKS", SMALL)
+    monkeypatch.setattr(report, "NETWORKS", SMALL)
     models = {"swings": simulate.PeriodModel.load(out / "models" / "swings.json")}
-    figure = held_out_report.held_out_figure(found.sel(setting=found.network == "swings"), models)
+    figure = report.held_out_figure(found.sel(setting=found.network == "swings"), models)
     figure.draw_without_rendering()
     panels = [ax for ax in figure.axes if ax.get_visible()]
     assert [ax.get_title() for ax in panels] == ["MLP 64 (blind)"]
@@ -211,7 +211,7 @@ def test_networks_are_what_they_say():
     assert judged >= 40
     assert sum(network.blind for network in NETWORKS.values()) >= 2
     # seeds of the probes are others
-    assert not set(held_out.SEEDS) & {0, 1}
+    assert not set(study.SEEDS) & {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
 
 
 def test_a_run_that_fails_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(held_out, "NETWORKS", {"rests": SMALL["rests"]})
+    monkeypatch.setattr(study, "NETWORKS", {"rests": SMALL["rests"]})
     # sweeps are stopped by it, probes go on by themselves
     monkeypatch.setattr("empirical.runs.loop.train_together", lambda *arguments: [OSError("the disk is gone")])
     with (

@@ -13,8 +13,8 @@ import empirical
 import simulate
 import theory
 from empirical.data import batch_indices, load_data
-from empirical.measures.forecast import forecast
 from empirical.networks import build_network
+from simulate.diagnosis.forecast import forecast
 
 CONFIG = empirical.RunConfig(lr=0.3, wd=0.02, model="convnet", width=4, dtype="float64", steps=15)
 

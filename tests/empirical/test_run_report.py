@@ -19,14 +19,14 @@ from typer.testing import CliRunner
 import empirical
 import simulate
 import theory
-from empirical.cli import app
+from empirical.cli.main import app
+from empirical.reports import page
+from empirical.reports.comparison import examine, predicted_levels
+from empirical.reports.run_report import write_run_report
+from empirical.reports.sweep_report import SweepRun, sweep_runs
 from empirical.sweeps.grid import grid
 from empirical.sweeps.store import SweepFolder, open_sweep
 from empirical.sweeps.task import Summary, failed
-from empirical.trials import page
-from empirical.trials.findings import examine, predicted_levels
-from empirical.trials.run_report import write_run_report
-from empirical.trials.sweep_report import SweepRun, sweep_runs
 from simulate.trajectories.periods import settled_part
 from tests.html_pages import Page, checked
 

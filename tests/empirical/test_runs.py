@@ -19,7 +19,8 @@ import theory
 from empirical import RunConfig, load_model, resume, train
 from empirical.runs.folder import RunFolder
 from empirical.runs.preparation import ALL_TRAINED
-from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written, write_json
+from simulate._files import write_json
+from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written
 
 CONFIG_40 = RunConfig(lr=0.5, wd=0.01, width=8, steps=40, evaluate_every=10)
 

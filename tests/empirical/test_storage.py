@@ -26,8 +26,9 @@ from empirical import RunConfig, StorageError, resume, train
 from empirical.runs import loop
 from empirical.runs.folder import RunFolder
 from empirical.runs.loop import train_together
-from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written, write_json
-from simulate.trajectories.logs import BLOCK, checked, count_records, step_record
+from simulate._files import write_json
+from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written
+from simulate.trajectories.log import BLOCK, checked, count_records, step_record
 
 CONFIG_900 = RunConfig(lr=0.5, wd=0.01, width=8, steps=900, evaluate_every=100)
 RECORD = checked(step_record(2))

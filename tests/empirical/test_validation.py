@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import simulate
+from empirical.studies.validation import checks, study
+from empirical.studies.validation.study import MARKER, PRESETS, REPORT, RUNS, TABLE, Preset, digits_rows, validate
 from empirical.sweeps.task import run_path
-from empirical.trials import checks, validation
-from empirical.trials.validation import MARKER, PRESETS, REPORT, RUNS, TABLE, Preset, digits_rows, validate
-from simulate.trajectories.folder import is_locked, steps_written
+from simulate._files import is_locked
+from simulate.trajectories.folder import steps_written
 from tests.html_pages import checked
 
 CONFIGS = PRESETS["digits"].runs
@@ -59,10 +60,10 @@ def test_the_machinery_from_training_to_report(monkeypatch, tmp_path):
         assert [[name, None], [place.relative_to(out).as_posix(), None]] in found.tables[1]
         assert simulate.load(place).attrs["lr"] == run.lr
     # the next call replaces this report, and an unfinished one is continued
-    validation._claim_folder(out, "digits", PRESETS["digits"])
+    study._claim_folder(out, "digits", PRESETS["digits"])
     assert [p.name for p in out.iterdir()] == [MARKER]
     (out / RUNS).mkdir()
-    validation._claim_folder(out, "digits", PRESETS["digits"])
+    study._claim_folder(out, "digits", PRESETS["digits"])
     assert sorted(p.name for p in out.iterdir()) == [RUNS, MARKER]
 
 
@@ -76,7 +77,7 @@ def test_what_is_not_our_report_is_refused_and_kept(tmp_path):
 
 INTERRUPTED = """
 import sys
-from empirical.cli import main
+from empirical.cli.main import main
 if __name__ == "__main__":
     main(["validate", "--out", sys.argv[1]])
 """
@@ -113,9 +114,9 @@ def test_stopping_keeps_the_runs_and_the_next_call_goes_on(tmp_path):
 
 def test_a_failing_row_fails_the_validation(tmp_path):
     good = checks.Row("a", "rule", True)
-    assert validation.Validation([good], tmp_path).holds
-    assert not validation.Validation([good, dataclasses.replace(good, holds=False)], tmp_path).holds
-    assert "FAILS" in str(validation.Validation([dataclasses.replace(good, holds=False)], tmp_path))
+    assert study.Validation([good], tmp_path).holds
+    assert not study.Validation([good, dataclasses.replace(good, holds=False)], tmp_path).holds
+    assert "FAILS" in str(study.Validation([dataclasses.replace(good, holds=False)], tmp_path))
 
 
 def noisy(seed, scale=1.0, steps=6000, low=1.5):

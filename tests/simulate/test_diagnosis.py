@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 
 import simulate
 import theory
-from simulate.trajectories.diagnosis import (
+from simulate.diagnosis.diagnosis import (
     BAD_BATCH,
     DATA_SHIFT,
     LR_STEP,
@@ -21,9 +21,9 @@ from simulate.trajectories.diagnosis import (
     OVERFLOW,
     UNKNOWN,
 )
-from simulate.trajectories.log_rows import Rows
-from simulate.trajectories.spikes import FEWEST, LOOKED_BACK, find_spikes
-from simulate.trajectories.step_law import contradiction
+from simulate.diagnosis.log_rows import Rows
+from simulate.diagnosis.spikes import FEWEST, LOOKED_BACK, find_spikes
+from simulate.diagnosis.step_law import contradiction
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=25)
 LR, WD = 0.5, 0.02  # ηλ = 0.01

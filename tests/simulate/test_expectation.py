@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from simulate.expectation import interpolated
-from simulate.probe import Pooled, Segment, balance_law, pooled
+from simulate.period_model.calibration import Pooled, Segment, balance_law, pooled
+from simulate.period_model.prediction import interpolated
 
 REFERENCE = simulate.PeriodModel.reference()
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)

@@ -9,20 +9,10 @@ import xarray as xr
 import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, load, norm_map, save
+from simulate._files import LOCK, is_locked, write_json, written_aside
 from simulate.trajectories.contract import SCHEMA, VARIABLES
-from simulate.trajectories.folder import (
-    CONFIG,
-    EVALS,
-    LOCK,
-    STATUS,
-    STEPS,
-    STORE,
-    is_locked,
-    steps_written,
-    write_json,
-    written_aside,
-)
-from simulate.trajectories.logs import evaluation_record, read_records, step_record
+from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, steps_written
+from simulate.trajectories.log import evaluation_record, read_records, step_record
 
 EVALUATION_RECORD = evaluation_record()
 GROUPS = ["conv1.weight", "conv2.weight"]

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from simulate.intervals import Interval, drawn_law_periods, drawn_segments
-from simulate.probe import Segment
+from simulate.period_model.calibration import Segment
+from simulate.period_model.intervals import Interval, drawn_law_periods, drawn_segments
 
 REFERENCE = simulate.PeriodModel.reference()
 SETTINGS = [(0.5, 0.012), (0.5, 0.004), (0.5, 0.0015)]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, kernels
+from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, _kernels
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=40)
 
@@ -88,7 +88,7 @@ class TestCompiled:
         unit = direction(landscape.dim, seed)
         unit /= np.linalg.norm(unit)
         gradient = np.empty_like(unit)
-        loss = kernels.loss_and_gradient(*landscape.parts(), np.uint64(1), 0, unit, gradient)
+        loss = _kernels.loss_and_gradient(*landscape.parts(), np.uint64(1), 0, unit, gradient)
         np.testing.assert_allclose(loss, landscape.value(unit), rtol=1e-13, atol=1e-15)
         np.testing.assert_allclose(gradient, landscape.gradient(unit), rtol=1e-12, atol=1e-14)
 
@@ -98,7 +98,7 @@ class TestCompiled:
         for sign in (1, -1):
             unit = np.array([1.0, 0.0]) * sign
             gradient = np.empty(2)
-            loss = kernels.loss_and_gradient(*regression.parts(), np.uint64(1), 0, unit, gradient)
+            loss = _kernels.loss_and_gradient(*regression.parts(), np.uint64(1), 0, unit, gradient)
             margin = sign * scale
             expected = math.log1p(math.exp(-margin)) if abs(margin) < 700 else max(-margin, 0.0)
             slope = -1 / (1 + math.exp(min(margin, 700.0)))
@@ -200,7 +200,7 @@ class TestBatches:
         assert scatter.max() < 0.02
 
     def test_the_largest_random_number_is_an_example_too(self):
-        found = max(kernels.drawn(np.uint64(key), 0, 3) for key in range(200))
+        found = max(_kernels.drawn(np.uint64(key), 0, 3) for key in range(200))
         assert found == 2
 
 

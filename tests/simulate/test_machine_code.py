@@ -7,8 +7,8 @@ import numba
 import numpy as np
 import pytest
 
-from simulate import oscillation
-from simulate.maps import kernels
+from simulate.maps import _kernels
+from simulate.period_model import _kernel
 
 PACKED = {"x86_64": r"\bv?divpd\b", "AMD64": r"\bv?divpd\b", "aarch64": r"\bfdiv\s+v", "arm64": r"\bfdiv(\.2d|\s+v)"}
 BATCH = np.ones(300), np.full(300, 0.9), np.full(300, 0.1)
@@ -24,10 +24,10 @@ def by_fours(kernel):
 
 
 def reduced(kernel):
-    state = np.zeros((40, len(oscillation.STATES)))
+    state = np.zeros((40, len(_kernel.STATES)))
     kernel(
-        state, np.ones((40, oscillation.CONSTANTS)), np.uint64(0), np.arange(40), 0, 0, 0, np.empty((3, 0, 0)),
-        np.zeros((0, oscillation.STATISTICS)), 0, 1, 0, 0.1, 0.1,
+        state, np.ones((40, _kernel.CONSTANTS)), np.uint64(0), np.arange(40), 0, 0, 0, np.empty((3, 0, 0)),
+        np.zeros((0, _kernel.STATISTICS)), 0, 1, 0, 0.1, 0.1,
     )  # fmt: skip
 
 
@@ -35,9 +35,9 @@ def reduced(kernel):
 @pytest.mark.parametrize(
     ("kernel", "call"),
     [
-        (kernels.iterate_constant, constant),
-        (kernels.iterate_constant_by_fours, by_fours),
-        (oscillation.iterate_oscillation, reduced),
+        (_kernels.iterate_constant, constant),
+        (_kernels.iterate_constant_by_fours, by_fours),
+        (_kernel.iterate_oscillation, reduced),
     ],
     ids=["map", "map by fours", "reduced model"],
 )
@@ -56,7 +56,7 @@ def test_without_numpys_divisions_it_would_not():
     # the switch that makes the difference: Python's error model tests each divisor
     if platform.machine() not in PACKED:
         pytest.skip("no pattern for the divisions of this processor")
-    slow = numba.njit(nogil=True, error_model="python")(kernels.iterate_constant.py_func)
+    slow = numba.njit(nogil=True, error_model="python")(_kernels.iterate_constant.py_func)
     constant(slow)
     (text,) = slow.inspect_asm().values()
     assert not re.search(PACKED[platform.machine()], text)

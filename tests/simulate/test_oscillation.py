@@ -3,9 +3,9 @@ import pytest
 from scipy import stats
 
 import simulate
-from simulate import oscillation
 from simulate.maps.noise import stream_key
-from simulate.period_model import PeriodModel
+from simulate.period_model import _kernel
+from simulate.period_model.model import PeriodModel
 
 REFERENCE = PeriodModel.reference().oscillator
 
@@ -17,12 +17,12 @@ def fresh(intrinsic, walkers, seed=0):
 
 def step_by_step(state, constants, seed, walker, steps, least_rise):
     """One walker in plain Python, from the equations; returns ln z and the loss before each step."""
-    x, loss = state[oscillation.LOG_NORM], state[oscillation.LOSS]
+    x, loss = state[_kernel.LOG_NORM], state[_kernel.LOSS]
     shrink, decay, growth, a, power, b0, b1, b2, spread, peak, peak_sd, duration = constants
     key, breaks, until, climb = stream_key(np.uint64(seed), walker), 0, None, 0.0
 
     def uniform(stream, number):
-        return oscillation.uniform(np.uint64(stream), number)
+        return _kernel.uniform(np.uint64(stream), number)
 
     def normal(stream, number):
         return np.sqrt(-2 * np.log(uniform(stream, 2 * number))) * np.cos(2 * np.pi * uniform(stream, 2 * number + 1))
@@ -56,9 +56,9 @@ def run(intrinsic, walkers, steps, *, seed=0, record_every=1, first=0):
     state, constants = fresh(intrinsic, walkers + first, seed)
     state, constants = state[first:], constants[first:]
     recorded = np.empty((3, walkers, -(-steps // record_every)))
-    oscillation.iterate_oscillation(
+    _kernel.iterate_oscillation(
         state, constants, np.uint64(seed), np.arange(first, first + walkers), 0, steps, record_every, recorded,
-        np.empty((0, oscillation.STATISTICS)), 0, 1, 0, 0.1, 0.1,
+        np.empty((0, _kernel.STATISTICS)), 0, 1, 0, 0.1, 0.1,
     )  # fmt: skip
     return state, recorded
 
@@ -88,21 +88,21 @@ def test_statistics_are_those_of_the_period_finder():
         walkers, discard = 70, round(2 / intrinsic)
         _, recorded = run(intrinsic, walkers, steps)
         state, constants = fresh(intrinsic, walkers)
-        statistics = np.zeros((walkers, oscillation.STATISTICS))
-        statistics[:, oscillation.HIGH], statistics[:, oscillation.LOW] = -np.inf, np.inf
+        statistics = np.zeros((walkers, _kernel.STATISTICS))
+        statistics[:, _kernel.HIGH], statistics[:, _kernel.LOW] = -np.inf, np.inf
         # in two parts, as `period` does
         for begin, size in ((0, steps // 3), (steps // 3, steps - steps // 3)):
-            oscillation.iterate_oscillation(
+            _kernel.iterate_oscillation(
                 state, constants, np.uint64(0), np.arange(walkers), begin, size, 0, np.empty((3, 0, 0)), statistics,
                 discard, look_every, 10**6, 0.1, 0.1,
             )  # fmt: skip
         for i in range(0, walkers, 7):
             found = periods_of(recorded[0, i], intrinsic, look_every, discard)
-            assert statistics[i, oscillation.COUNT] == found.count > 20
-            assert statistics[i, oscillation.LENGTH] == found.lengths.sum()
-            assert statistics[i, oscillation.SQ_LENGTH] == (found.lengths**2).sum()
-            assert statistics[i, oscillation.TROUGHS] == pytest.approx(np.log(found.norm_min).sum(), rel=1e-12)
-            assert statistics[i, oscillation.PEAKS] == pytest.approx(np.log(found.norm_max).sum(), rel=1e-12)
+            assert statistics[i, _kernel.COUNT] == found.count > 20
+            assert statistics[i, _kernel.LENGTH] == found.lengths.sum()
+            assert statistics[i, _kernel.SQ_LENGTH] == (found.lengths**2).sum()
+            assert statistics[i, _kernel.TROUGHS] == pytest.approx(np.log(found.norm_min).sum(), rel=1e-12)
+            assert statistics[i, _kernel.PEAKS] == pytest.approx(np.log(found.norm_max).sum(), rel=1e-12)
 
 
 def periods_of(log_norm, intrinsic, look_every, discard):
@@ -117,27 +117,27 @@ def periods_of(log_norm, intrinsic, look_every, discard):
 def test_statistics_end_at_the_wanted_number_of_periods():
     walkers = 5
     state, constants = fresh(0.01, walkers)
-    statistics = np.zeros((walkers, oscillation.STATISTICS))
-    statistics[:, oscillation.HIGH], statistics[:, oscillation.LOW] = -np.inf, np.inf
-    oscillation.iterate_oscillation(
+    statistics = np.zeros((walkers, _kernel.STATISTICS))
+    statistics[:, _kernel.HIGH], statistics[:, _kernel.LOW] = -np.inf, np.inf
+    _kernel.iterate_oscillation(
         state, constants, np.uint64(0), np.arange(walkers), 0, 100_000, 0, np.empty((3, 0, 0)), statistics,
         200, 1, 12, 0.1, 0.1,
     )  # fmt: skip
-    assert (statistics[:, oscillation.COUNT] == 12).all()
+    assert (statistics[:, _kernel.COUNT] == 12).all()
 
 
 def test_breaks_come_with_the_hazard():
     # a hazard that does not depend on anything: z and L stay, as p = 0 and the loss does not fall
     walkers, hazard, steps = 4000, 0.01, 400
     constants = np.array([[-1e-12, 0.0, 0.0, np.log(hazard), 0.0, 5.0, 0.0, 0.0, 0.1, 0.0, 0.0, 1.0]] * walkers)
-    state = np.zeros((walkers, len(oscillation.STATES)))
-    state[:, oscillation.LOSS] = 1.0
+    state = np.zeros((walkers, len(_kernel.STATES)))
+    state[:, _kernel.LOSS] = 1.0
     for i in range(walkers):
-        oscillation.begin_fall(state[i], constants[i], np.uint64(stream_key(np.uint64(3), i)), 0.0)
+        _kernel.begin_fall(state[i], constants[i], np.uint64(stream_key(np.uint64(3), i)), 0.0)
     recorded = np.empty((3, walkers, steps))
-    oscillation.iterate_oscillation(
+    _kernel.iterate_oscillation(
         state, constants, np.uint64(3), np.arange(walkers), 0, steps, 1, recorded,
-        np.empty((0, oscillation.STATISTICS)), 0, 1, 0, 0.1, 0.0,
+        np.empty((0, _kernel.STATISTICS)), 0, 1, 0, 0.1, 0.0,
     )  # fmt: skip
     first = np.argmax(recorded[2] > 1, axis=1) - 1
     broke = (recorded[2] > 1).any(axis=1)
@@ -150,13 +150,13 @@ def test_breaks_come_with_the_hazard():
 
 def test_normal_numbers_are_normal():
     key = np.uint64(stream_key(np.uint64(0), 0))
-    values = np.array([oscillation.normal(key, n) for n in range(50_000)])
+    values = np.array([_kernel.normal(key, n) for n in range(50_000)])
     assert stats.kstest(values, "norm").pvalue > 1e-3
     assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 4 / np.sqrt(values.size)
 
 
 def test_the_series_is_exp():
     y = np.linspace(-0.2, 0.2, 1001)
-    np.testing.assert_allclose([oscillation._exp(each) for each in y], np.exp(y), rtol=1e-15)
+    np.testing.assert_allclose([_kernel._exp(each) for each in y], np.exp(y), rtol=1e-15)
     near = y[abs(y) <= 0.05]
-    np.testing.assert_allclose([oscillation._exp_near(each) for each in near], np.exp(near), rtol=1e-15)
+    np.testing.assert_allclose([_kernel._exp_near(each) for each in near], np.exp(near), rtol=1e-15)

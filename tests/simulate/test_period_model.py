@@ -9,8 +9,8 @@ import xarray as xr
 
 import simulate
 import theory
-from simulate.oscillator import Trend
-from simulate.period_model import PeriodModel
+from simulate.period_model.model import PeriodModel
+from simulate.period_model.reduced_model import Trend
 
 REFERENCE = PeriodModel.reference()
 TRACES = Path(__file__).parents[1] / "traces"

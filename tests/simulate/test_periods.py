@@ -10,7 +10,8 @@ from scipy.signal import find_peaks, lfilter
 
 import theory
 from simulate import BoundedGradient, RecordedGradient, classify, find_periods, norm_map
-from simulate.trajectories.periods import autocorrelation_time, verdict_of, zigzag
+from simulate.trajectories.periods import verdict_of, zigzag
+from simulate.trajectories.statistics import autocorrelation_time
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
 seeds = st.integers(0, 10_000)

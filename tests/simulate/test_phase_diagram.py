@@ -397,7 +397,7 @@ def test_bad_values_are_named_before_any_run_is_made(monkeypatch, arguments, err
     def run(*_, **__):
         raise AssertionError("a run was made")
 
-    monkeypatch.setattr("simulate.landscapes.kernels.iterate_descent", run)
+    monkeypatch.setattr("simulate.landscapes._kernels.iterate_descent", run)
     with pytest.raises(error, match=message):
         phase_diagram(**{**GOOD, **arguments})
 

@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, norm_map, plots
+from simulate.plots.diagnosis import drawn_log
 
 
 @pytest.fixture(autouse=True)
@@ -490,7 +491,7 @@ class TestPlotDiagnosis:
     )
     def test_an_axis_for_each_variable_that_the_log_gives(self, columns, names):
         found = simulate.diagnose({name: np.full(100, 2.0) for name in columns})
-        log = plots.drawn_log(found)
+        log = drawn_log(found)
         assert list(log) == names
         axes = plots.plot_diagnosis(found, list(plt.subplots(len(names), squeeze=False)[1][:, 0]))
         for ax, name in zip(axes, names, strict=True):

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 import simulate
 import theory
-from simulate.trajectories.training_log import NAMES, with_settings
+from simulate.diagnosis.training_log import NAMES, with_settings
 
 NUMBERS = arrays.arrays(float, 12, elements=st.floats(1e-6, 1e6))
 
@@ -307,7 +307,7 @@ def test_event_files_without_tensorboard_say_what_to_do(tmp_path, monkeypatch):
 def test_the_command_reads_what_the_function_reads(tmp_path):
     from typer.testing import CliRunner
 
-    from empirical.cli import app
+    from empirical.cli.main import app
 
     loss = np.random.default_rng(0).uniform(0.1, 0.2, 400)
     loss[300] = math.inf
@@ -342,7 +342,7 @@ def test_the_command_reads_what_the_function_reads(tmp_path):
 def test_the_command_refuses_in_one_line(arguments, word, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
-    from empirical.cli import app
+    from empirical.cli.main import app
 
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "log.csv", [["loss"], [1.0]])

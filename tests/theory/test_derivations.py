@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import theory
 from theory import derivations
-from theory.derivations.derivation import Derivation, Eq
+from theory.derivations._derivation import Derivation, Eq
 
 NAMES = derivations.__all__
 positive = st.floats(1e-3, 1e3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import theory
 from tests.theory.test_derivations import log_uniform
-from theory.derivations import momentum as derived_here
+from theory.derivations import _momentum as derived_here
 from theory.momentum import (
     momentum_envelope,
     momentum_floor,

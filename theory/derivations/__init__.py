@@ -66,7 +66,7 @@ __all__ = list(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'theory.derivations' has no attribute {name!r}")
-    derive = getattr(importlib.import_module(f"theory.derivations.{_MODULES[name]}"), name)
+    derive = getattr(importlib.import_module(f"theory.derivations._{_MODULES[name]}"), name)
     globals()[name] = derive()
     return globals()[name]
 

@@ -44,7 +44,15 @@ def cluster(tmp_path):
 
 
 def bnwd_sweep(file, out, *options, **process):
-    command = [sys.executable, "-c", "from empirical.cli import main; main()", "sweep", str(file), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        "from empirical.cli.main import main; main()",
+        "sweep",
+        str(file),
+        "--out",
+        str(out),
+    ]
     return subprocess.Popen(
         [*command, *options],
         stdout=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""Pages for users: the report of a run, of a sweep, and the comparison behind it."""

@@ -1,0 +1,357 @@
+"""Self-contained HTML pages of tables and figures: nothing is loaded from elsewhere, scripts are not needed to read."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import math
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import theory
+from simulate._files import written_aside
+from simulate.trajectories.contract import versions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DASH = "–"
+# The inverted picture of a dark page keeps its hues. Phones scroll what would be too small to read.
+_STYLE = """
+:root { color-scheme: light dark; --text: #222; --pale: #5c5c5c; --line: #d8d8d8; --page: #fff; --good: #00664b; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --pale: #a8a8a8; --line: #444; --page: #1a1a1a; --good: #5fd0a8; }
+  svg { filter: invert(.9) hue-rotate(180deg) brightness(1.4); }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 75rem;
+  margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+p, li, figcaption { max-width: 50rem; }
+pre { white-space: pre-wrap; font-size: .85rem; max-width: 60rem; }
+table { border-collapse: collapse; font-size: .85rem; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th { font-weight: 600; } tbody th { font-weight: normal; } .words { text-align: left; }
+tbody .words { min-width: 7.5rem; max-width: 26rem; } td:not(.words) { white-space: nowrap; }
+thead th { min-width: 3.2rem; vertical-align: bottom; }
+thead button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
+  text-align: inherit; }
+th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
+td.holds { color: var(--good); } td.FAILS { color: #fff; background: #b3261e; font-weight: bold; }
+.scroll { overflow-x: auto; }
+figure { margin: 1.5rem 0; }
+figure svg { display: block; width: 100%; min-width: 34rem; max-width: 60rem; height: auto; }
+figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
+figcaption, footer { color: var(--pale); font-size: .9rem; } footer { margin-top: 3rem; font-size: .8rem; }
+"""
+_SORT = """
+for (const head of document.querySelectorAll("table.sortable thead th")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...head.childNodes);
+  head.append(button);
+  const key = row => row.cells[head.cellIndex].dataset.value ?? row.cells[head.cellIndex].textContent;
+  const compare = (a, b) => a - b || (isNaN(a) - isNaN(b)) || (isNaN(a) ? a.localeCompare(b) : 0);
+  button.addEventListener("click", () => {
+    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+    const body = head.closest("table").tBodies[0];
+    const known = row => key(row) !== "";
+    body.append(...[...body.rows].sort((a, b) => (known(b) - known(a)) || sign * compare(key(a), key(b))));
+  });
+}
+"""
+_FONTS = re.compile(r'font-family: [^;"]*')
+_LONG_NUMBER = re.compile(r"(\.\d\d)\d+")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes
+    ----------
+    text : what is shown.
+    value : number by which it is sorted; None: by its text. NaN comes last.
+    kind : its CSS class.
+    """
+
+    text: str
+    value: float | None = None
+    kind: str = ""
+
+
+def number(value: float, form: str = ".4g") -> Cell:
+    """Cell of a number, a dash where it is NaN.
+
+    Examples
+    --------
+    >>> number(0.123456).text, number(math.nan).text
+    ('0.1235', '–')
+    """
+    return Cell(DASH if math.isnan(value) else format(value, form), float(value))
+
+
+def with_error(value: float, error: float) -> Cell:
+    """Cell of a number and its standard error, if there is one.
+
+    Examples
+    --------
+    >>> with_error(71.25, 2.6).text, with_error(71.25, math.nan).text
+    ('71.25 ± 2.6', '71.25')
+    """
+    known = not (math.isnan(value) or math.isnan(error))
+    return Cell(number(value).text + (f" ± {error:.2g}" if known else ""), float(value))
+
+
+def table(name: str, heads: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> str:
+    """HTML of a table whose heads sort it, by value, where scripts run. Columns without numbers are of words.
+
+    Parameters
+    ----------
+    name : for those who do not see it.
+    heads : of the columns; none: settings that need no sorting.
+    rows : cells, one for each head. The first of a row names it.
+
+    Examples
+    --------
+    >>> '<td data-value="2.0">2</td>' in table("numbers", ["a", "b"], [["one", number(2.0)]])
+    True
+    """
+    cells = [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    words = [all(cell.value is None for cell in column) for column in zip(*cells, strict=True)] or [True] * len(heads)
+    head = "".join(
+        f'<th scope="col"{_class("words" if left else "")}>{html.escape(text)}</th>'
+        for text, left in zip(heads, words, strict=bool(heads))
+    )
+    body = "\n".join(
+        "<tr>"
+        + "".join(_cell(cell, i == 0, left) for i, (cell, left) in enumerate(zip(row, words, strict=True)))
+        + "</tr>"
+        for row in cells
+    )
+    return _scrolled(
+        name,
+        f"<table{_class('sortable' if heads else '')}>"
+        + (f"<thead><tr>{head}</tr></thead>\n" if heads else "")
+        + f"<tbody>\n{body}\n</tbody></table>",
+    )
+
+
+def _cell(cell: Cell, is_first: bool, left: bool) -> str:
+    tag, scope = ("th", ' scope="row"') if is_first else ("td", "")
+    key = "" if cell.value is None else f' data-value="{_sort_key(cell.value)}"'
+    kinds = " ".join(filter(None, ["words" if left else "", cell.kind]))
+    return f"<{tag}{scope}{_class(kinds)}{key}>{html.escape(cell.text)}</{tag}>"
+
+
+def _class(kinds: str) -> str:
+    return f' class="{html.escape(kinds)}"' if kinds else ""
+
+
+def _sort_key(value: float) -> str:
+    """The number as JavaScript reads it; nothing for NaN."""
+    if math.isnan(value):
+        return ""
+    return repr(value).replace("inf", "Infinity")
+
+
+def _scrolled(name: str, content: str) -> str:
+    """Let it scroll sideways by itself, by keyboard too."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(name)}">{content}</div>'
+
+
+def paragraphs(*texts: str) -> str:
+    """HTML of plain texts.
+
+    Examples
+    --------
+    >>> paragraphs("a < b")
+    '<p>a &lt; b</p>'
+    """
+    return "\n".join(f"<p>{html.escape(text)}</p>" for text in texts)
+
+
+def lead(text: str) -> str:
+    """HTML of the sentence that matters most.
+
+    Examples
+    --------
+    >>> lead("a < b")
+    '<p><strong>a &lt; b</strong></p>'
+    """
+    return f"<p><strong>{html.escape(text)}</strong></p>"
+
+
+def bullets(texts: Sequence[str]) -> str:
+    """HTML of a list of plain texts; nothing without any.
+
+    Examples
+    --------
+    >>> bullets(["a"]), bullets([])
+    ('<ul><li>a</li></ul>', '')
+    """
+    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>" if texts else ""
+
+
+def lines(text: str) -> str:
+    """HTML of a text whose lines stay as they are.
+
+    Examples
+    --------
+    >>> lines("a < b")
+    '<pre>a &lt; b</pre>'
+    """
+    return f"<pre>{html.escape(text)}</pre>"
+
+
+def section(title: str, *parts: str) -> str:
+    r"""HTML of a head and what is below it.
+
+    Examples
+    --------
+    >>> section("Data", "<p>none</p>")
+    '<h2>Data</h2>\n<p>none</p>'
+    """
+    return "\n".join([f"<h2>{html.escape(title)}</h2>", *parts])
+
+
+def plain(value: Any) -> str:
+    """A setting as text: words as they are, all else as in JSON.
+
+    Examples
+    --------
+    >>> plain("mlp"), plain(True), plain([1, 2])
+    ('mlp', 'true', '[1, 2]')
+    """
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things in words.
+
+    Examples
+    --------
+    >>> counted(1, "step"), counted(2, "step")
+    ('1 step', '2 steps')
+    """
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def new_figure(
+    height: float, rows: int = 1, columns: int = 1, *, width: float = 9.5, **shared: Any
+) -> tuple[Figure, Any]:
+    """Figure and its axes, without pyplot: no global state, no display needed.
+
+    Parameters
+    ----------
+    height, width : in inches; the default is that of a page.
+    rows, columns, shared : of `Figure.subplots`.
+
+    Examples
+    --------
+    >>> figure, axes = new_figure(3.0, 2, sharex=True)
+    >>> len(axes)
+    2
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **shared)
+
+
+def figure_section(title: str, figure: Figure, caption: str) -> str:
+    """HTML of a head, a figure as inline SVG, and its caption.
+
+    Examples
+    --------
+    >>> "<svg" in figure_section("Nothing", new_figure(1.0)[0], "An empty figure.")
+    True
+    """
+    picture = _scrolled(title, svg(figure, title))
+    return section(title, f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>")
+
+
+def svg(figure: Figure, title: str) -> str:
+    """Figure as an SVG element that can stand beside others in one page.
+
+    Parameters
+    ----------
+    figure : of matplotlib.
+    title : another one for each figure of a page: names inside the element begin with it.
+
+    Examples
+    --------
+    >>> svg(new_figure(1.0)[0], "Empty").startswith('<svg role="img" aria-label="Empty" viewBox=')
+    True
+    """
+    from matplotlib import rc_context
+
+    memory = io.StringIO()
+    # text stays text; a fixed salt gives the same page for the same run
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(memory, format="svg", dpi=150, transparent=True, metadata=nothing)
+    text = memory.getvalue()
+    box = re.search(r'viewBox="[^"]*"', text)
+    inner = text[text.index(">", text.index("<svg")) + 1 :]
+    inner = re.sub(r"<style.*?</style>", "", inner, count=1, flags=re.DOTALL)
+    # HTML knows the namespaces, and machines the fonts that they have
+    inner = inner.replace("xlink:href", "href")
+    inner = re.sub(r'(?<= d=")[^"]*', lambda path: _LONG_NUMBER.sub(r"\1", path[0]), inner)
+    inner = _FONTS.sub("font-family: 'DejaVu Sans', Verdana, sans-serif", inner)
+    return f'<svg role="img" aria-label="{html.escape(title)}" {box[0] if box else ""}>{_own_names(inner, title)}'
+
+
+def _own_names(inner: str, title: str) -> str:
+    """Drop names that nothing refers to, and begin the others with the title."""
+    prefix = re.sub(r"\W+", "-", title.lower())
+    used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", inner))
+    inner = re.sub(r' id="([^"]*)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", inner)
+    return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", inner)
+
+
+def write_page(path: Path, title: str, parts: Sequence[str], *, footer: str = "") -> None:
+    """Write a page, aside and renamed.
+
+    Parameters
+    ----------
+    path : of the page; its folder is made if there is none.
+    title : head of the page.
+    parts : HTML.
+    footer : plain text after the versions.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "page.html"
+    >>> write_page(target, "Nothing", [])
+    >>> target.read_text(encoding="utf-8")[:15]
+    '<!DOCTYPE html>'
+    """
+    known = versions()
+    made_by = (
+        f"bnwd {theory.__version__}, Python {known['python_version']}, numpy {known['numpy_version']}, "
+        f"{platform.platform()}."
+    )
+    content = "\n".join(parts)
+    page = f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title>
+<style>{_STYLE}</style></head><body>
+<h1>{html.escape(title)}</h1>
+<main>
+{content}
+</main>
+<footer>{html.escape(" ".join([made_by, footer]).strip())}</footer>
+<script>{_SORT}</script>
+</body></html>
+"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(path) as aside:
+        aside.write_text(page, encoding="utf-8")

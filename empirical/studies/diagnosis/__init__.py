@@ -1,0 +1,1 @@
+"""Diagnosis tested on trainings with known causes."""

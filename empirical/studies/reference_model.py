@@ -1,0 +1,48 @@
+"""Calibrates `simulate.PeriodModel.reference()` anew: `python -m empirical.studies.reference_model RUNS MODEL.json`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import simulate
+from empirical.config import RunConfig
+from empirical.runs.loop import train
+
+# the largest ηλ and a fifth of it, two seeds each: some 400 and 120 periods
+PROBE = tuple(
+    RunConfig(lr=0.5, wd=wd, model="convnet", steps=steps, seed=seed, evaluate_every=5000)
+    for wd, steps in ((0.02, 30_000), (0.004, 60_000))
+    for seed in (0, 1)
+)
+
+
+def calibrate_reference(runs: Path, target: Path) -> simulate.PeriodModel:
+    """Train the reference ConvNet on the four settings of `PROBE`, or continue with runs that are there, and calibrate.
+
+    Parameters
+    ----------
+    runs : folder of the run folders.
+    target : file to write; replaced.
+
+    Returns
+    -------
+    simulate.PeriodModel
+
+    Examples
+    --------
+    >>> [config.steps for config in PROBE]
+    [30000, 30000, 60000, 60000]
+    """
+    segments = []
+    for config in PROBE:
+        segments.append(train(config, out=runs / f"wd={config.wd:g} seed={config.seed}"))
+    model = simulate.PeriodModel.from_probe(segments)
+    model.save(target)
+    return model
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m empirical.studies.reference_model RUNS MODEL.json")
+    calibrate_reference(Path(sys.argv[1]), Path(sys.argv[2]))

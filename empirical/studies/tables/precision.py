@@ -1,0 +1,63 @@
+"""Periods in bfloat16 against float32: `python -m empirical.studies.tables.precision` prints the table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+import simulate
+from empirical.config import RunConfig
+from empirical.runs.loop import train
+from simulate.trajectories.periods import Periods
+
+SETTINGS = tuple(
+    RunConfig(lr=0.5, wd=wd, model=model, steps=steps, evaluate_every=steps)
+    for model, wd, steps in [
+        ("convnet", 0.02, 15_000),
+        ("convnet", 0.01, 25_000),
+        ("mlp", 0.02, 30_000),
+        ("mlp", 0.01, 30_000),
+    ]
+)
+MEASURED = ("lengths", "norm_min", "norm_max")
+
+
+def trained(config: RunConfig) -> dict[str, xr.Dataset]:
+    """Train a setting in both precisions.
+
+    Examples
+    --------
+    >>> list(trained(RunConfig(lr=0.5, wd=0.02, width=4, steps=5)))
+    ['float32', 'bfloat16']
+    """
+    return {dtype: train(dataclasses.replace(config, dtype=dtype)) for dtype in ("float32", "bfloat16")}
+
+
+def means_and_errors(periods: Mapping[str, Periods], measured: str) -> dict[str, tuple[float, float]]:
+    """Mean and standard error of what was measured of each period, by precision.
+
+    Parameters
+    ----------
+    periods : of each precision.
+    measured : "lengths" (steps), "norm_min" or "norm_max" (ρ).
+    """
+    values = {dtype: np.asarray(getattr(found, measured)) for dtype, found in periods.items()}
+    return {dtype: (float(v.mean()), float(v.std(ddof=1) / np.sqrt(len(v)))) for dtype, v in values.items()}
+
+
+def main() -> None:
+    """Print the table of all settings."""
+    print("| network, lr = 0.5 | wd | float32: period, steps | bfloat16 |")
+    print("| --- | --- | --- | --- |")
+    for config in SETTINGS:
+        periods = {dtype: simulate.find_periods(run) for dtype, run in trained(config).items()}
+        found = means_and_errors(periods, "lengths")
+        cells = [f"{found[d][0]:.3g} ± {found[d][1]:.2g} ({periods[d].count} periods)" for d in found]
+        print(f"| {config.model} | {config.wd:g} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Validation: predictions and simulations compared with training, row by row."""

@@ -1,0 +1,115 @@
+"""Pictures of diagnosed logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from simulate.diagnosis.diagnosis import (
+    BAD_BATCH,
+    DATA_SHIFT,
+    LR_STEP,
+    NORM_DRIVEN,
+    OVERFLOW,
+    UNKNOWN,
+    Diagnosis,
+)
+from simulate.plots.style import AXIS_LABELS, draw_curve, label_log_ticks, legend_above, new_axes
+from simulate.trajectories.contract import setting
+from theory.arguments import whole_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Of the palette of Okabe and Ito, different in shape too.
+_CAUSES = {
+    NORM_DRIVEN: ("#D55E00", "^"),
+    BAD_BATCH: ("#56B4E9", "v"),
+    LR_STEP: ("#009E73", "s"),
+    DATA_SHIFT: ("#F0E442", "D"),
+    OVERFLOW: ("#000000", "X"),
+    UNKNOWN: ("#CC79A7", "o"),
+}
+
+
+def plot_diagnosis(
+    diagnosis: Diagnosis, axes: Axes | Sequence[Axes] | None = None, *, most_points: int = 4000
+) -> Sequence[Axes]:
+    """Draw the log of a diagnosis over the steps, its spikes marked by their cause.
+
+    Parameters
+    ----------
+    diagnosis : of `simulate.diagnose`.
+    axes : one for the loss, and one each for norm and effective learning rate if the log has them; new ones by default.
+    most_points : as in `plot_trajectory`.
+
+    Returns
+    -------
+    the axes.
+
+    Raises
+    ------
+    TypeError, ValueError : no diagnosis, or a wrong number of axes.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> from simulate.diagnosis.diagnosis import diagnose
+    >>> len(plot_diagnosis(diagnose({"loss": np.ones(100)})))
+    1
+    """
+    if not isinstance(diagnosis, Diagnosis):
+        raise TypeError(f"diagnosis must be a simulate.Diagnosis, got {type(diagnosis).__name__}")
+    most_points = whole_number("most_points", most_points, at_least=2)
+    log = drawn_log(diagnosis)
+    shown = [str(name) for name in log.data_vars]
+    drawn_on = new_axes(len(shown), layout="constrained") if axes is None else list(np.ravel(np.asarray(axes, object)))
+    if len(drawn_on) != len(shown):
+        raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
+    for ax, name in zip(drawn_on, shown, strict=True):
+        draw_curve(ax, log[[name]].where(np.isfinite(log[name])), name, most_points, color="0.35")
+        for spike in diagnosis.spikes:
+            ax.axvspan(spike.step, spike.last_step, color=_CAUSES[spike.cause][0], alpha=0.25, linewidth=0)
+        if not math.isnan(diagnosis.next_step):
+            ax.axvline(diagnosis.next_step, color=_CAUSES[NORM_DRIVEN][0], linestyle="--", linewidth=1)
+        if np.all(log[name].values[np.isfinite(log[name].values)] > 0):
+            ax.set_yscale("log")
+            label_log_ticks(ax)
+        ax.set_ylabel(AXIS_LABELS[name])
+        ax.margins(x=0.01)
+    top = drawn_on[0]
+    for cause, (color, marker) in _CAUSES.items():
+        seen = [spike for spike in diagnosis.spikes if spike.cause == cause]
+        if seen:
+            highest = np.nanmax(np.where(np.isfinite(log.loss.values), log.loss.values, np.nan))
+            peaks = [min(spike.peak_loss, highest) if spike.peak_loss == spike.peak_loss else highest for spike in seen]
+            at = [spike.step for spike in seen]
+            top.plot(
+                at, peaks, marker, color=color, markersize=7, markeredgecolor="black", markeredgewidth=0.5, label=cause
+            )
+    if not math.isnan(diagnosis.next_step):
+        top.plot([], [], "--", color=_CAUSES[NORM_DRIVEN][0], linewidth=1, label="next expected")
+    if top.get_legend_handles_labels()[0]:
+        legend_above(top)
+    drawn_on[-1].set_xlabel("step")
+    return drawn_on
+
+
+def drawn_log(diagnosis: Diagnosis) -> xr.Dataset:
+    """What `plot_diagnosis` draws, a variable for each of its axes, from the top.
+
+    Examples
+    --------
+    >>> from simulate.diagnosis.diagnosis import diagnose
+    >>> log = {"loss": np.ones(100), "norm": np.full(100, 2.0), "lr": np.full(100, 0.1)}
+    >>> list(drawn_log(diagnose(log)))
+    ['loss', 'norm', 'effective_lr']
+    """
+    log = diagnosis.log
+    if "norm" in log and "effective_lr" not in log and ("lr" in log.variables or "lr" in log.attrs):
+        log = log.assign(effective_lr=setting(log, "lr") / log.norm**2)
+    return log[[name for name in ("loss", "norm", "effective_lr") if name in log]]

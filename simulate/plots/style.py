@@ -1,0 +1,157 @@
+"""What pictures have in common: colours, legends, marks, ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+MEASURED, PREDICTED, ONSET = "#0072B2", "#D55E00", "#009E73"
+
+AXIS_LABELS = {
+    "norm": "norm ρ",
+    "effective_lr": "effective lr η̃ = η/ρ²",
+    "loss": "mini-batch loss",
+    "grad_norm": "gradient norm g̃",
+    "rotation": "rotation θ, radians",
+}
+
+
+def mark_onsets(axes: Iterable[Axes], onsets: Iterable[int]) -> None:
+    """Mark where periods begin, the first with a label.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> mark_onsets([ax], [3, 7])
+    >>> [line.get_xdata()[0] for line in ax.lines]
+    [3, 7]
+    """
+    for ax in axes:
+        for place, onset in enumerate(onsets):
+            label = "onset of a period" if place == 0 else None
+            ax.axvline(onset, color=ONSET, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0, label=label)
+
+
+def number_values(axis: Axis, values: Iterable[float]) -> None:
+    """Number the values that occur on an axis, and nothing between.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> ax.set_xscale("log")
+    >>> number_values(ax.xaxis, [0.25, 0.5])
+    >>> [text.get_text() for text in ax.get_xticklabels()]
+    ['0.25', '0.5']
+    """
+    places = [float(value) for value in values]
+    axis.set_ticks(places, [f"{place:g}" for place in places])
+    axis.set_ticks([], minor=True)
+
+
+def legend_above(*axes: Axes) -> None:
+    """Draw one legend for all axes, above the first, where it hides nothing.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> top, bottom = Figure().subplots(2)
+    >>> _ = top.plot([1, 2], label="measured"), bottom.plot([1, 2], label="measured")
+    >>> legend_above(top, bottom)
+    >>> [text.get_text() for text in top.get_legend().get_texts()]
+    ['measured']
+    """
+    entries = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    axes[0].legend(
+        entries.values(),
+        entries.keys(),
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=3 if len(entries) > 4 else 4,
+        fontsize=8,
+        frameon=False,
+        borderaxespad=0.2,
+    )
+
+
+def label_log_ticks(ax: Axes) -> None:
+    """Number the ticks of a logarithmic y axis in full, between the powers of ten too where these are few.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().subplots()
+    >>> _ = ax.set(yscale="log", ylim=(3.5, 7.5))
+    >>> label_log_ticks(ax)
+    >>> [ax.yaxis.get_minor_formatter()(value) for value in (4.0, 5.0)]
+    ['4', '5']
+    """
+    from matplotlib.ticker import FuncFormatter, LogFormatter
+
+    # the norm often spans less than a decade: number the ticks between the powers of ten too, with all their digits
+    chosen = LogFormatter(minor_thresholds=(1, 0.4))
+    chosen.set_axis(ax.yaxis)
+
+    def text(value: float, position: int | None = None) -> str:
+        between = ax.yaxis.get_ticklocs(minor=True)
+        chosen.set_locs(between)
+        low, high = ax.get_ylim()
+        numbered = [each for each in (*ax.yaxis.get_ticklocs(), *between) if low <= each <= high and chosen(each)]
+        return f"{value:.4g}" if len(numbered) < 2 or chosen(value, position) else ""
+
+    ax.yaxis.set_major_formatter(FuncFormatter(text))
+    ax.yaxis.set_minor_formatter(FuncFormatter(text))
+
+
+def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:
+    """Axes of a new figure, one below the other, with the same x axis; sizes in inches, the height of each.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("Agg")
+    >>> len(new_axes(2))
+    2
+    """
+    # pyplot takes half a second to import: only those who draw pay for it
+    from matplotlib import pyplot as plt
+
+    axes = plt.subplots(count, 1, sharex=True, figsize=(width, height * count), squeeze=False, layout=layout)[1]
+    return list(axes[:, 0])
+
+
+def draw_curve(ax: Axes, trajectory: xr.Dataset, name: str, most_points: int, **style: Any) -> None:
+    """Draw a variable over the steps; of more than `most_points` rows, the range within bins of equal width.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> from matplotlib.figure import Figure
+    >>> ax, run = Figure().subplots(), xr.Dataset({"norm": ("step", np.ones(10))}, coords={"step": np.arange(10)})
+    >>> draw_curve(ax, run, "norm", most_points=4)
+    >>> ax.lines[0].get_xdata().size
+    4
+    """
+    style = {"linewidth": 0.9, **style}
+    step, values = trajectory.step.values, trajectory[name].values
+    if step.size <= most_points:
+        ax.plot(step, values, **style)
+        return
+    bins = most_points // 2
+    size = -(-step.size // bins)
+    first = step[::size]
+    padded = np.full(first.size * size, np.nan)
+    padded[: step.size] = values
+    rows = padded.reshape(first.size, size)
+    known = np.isfinite(rows).any(axis=1)
+    rows, at = rows[known], first[known]
+    both = np.stack([np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)], axis=1).ravel()
+    ax.plot(np.repeat(at, 2), both, **style)

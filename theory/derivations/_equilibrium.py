@@ -1,0 +1,185 @@
+"""Equilibrium of the norm for constant g̃: place, effective learning rate, rotation, speed (docs/mathematics.md §2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+from sympy import Abs, Derivative, Limit, cos, exp, log, sqrt, tan
+
+from theory.derivations import _one_step
+from theory.derivations._derivation import Derivation, Eq, Gt
+from theory.derivations._symbols import (
+    BELOW_ONE,
+    BELOW_TWO,
+    a,
+    b,
+    grad_norm,
+    lr,
+    multiplier,
+    norm,
+    sq_norm,
+    t,
+    wd,
+)
+from theory.derivations._symbols import effective_lr as eta_eff
+from theory.derivations._symbols import relaxation_time as tau
+from theory.derivations._symbols import rotation as theta
+
+A, B = (1 - lr * wd) ** 2, (lr * grad_norm) ** 2
+
+
+def fixed_square() -> Any:
+    """Square u = r² of the fixed point of r⁺ = a r + b/r: after multiplication by r the equation is linear in u.
+
+    Examples
+    --------
+    >>> sympy.simplify(fixed_square() - b / (1 - a))
+    0
+    """
+    u = sympy.Symbol("u")
+    (solution,) = sympy.solve(Eq(u, sympy.expand(_one_step.square_map(a, b) * sq_norm).subs(sq_norm**2, u)), u)
+    return solution
+
+
+def _equilibrium() -> dict[Any, Any]:
+    square = fixed_square().subs({a: A, b: B})
+    return {sq_norm: sqrt(square), norm: sqrt(sqrt(square))}
+
+
+def equilibrium_norm() -> Derivation:
+    """Derive ρ*⁴ = ηg̃²/(λ(2-ηλ)).
+
+    Examples
+    --------
+    >>> print(equilibrium_norm()[-2])
+    Eq(norm**4, grad_norm**2*lr/(wd*(-lr*wd + 2)))
+    """
+    result = Derivation(
+        "Norm at equilibrium.",
+        "Constant g̃ > 0; 0 < ηλ < 2.",
+        {"lr": lr, "wd": wd, "grad_norm": grad_norm, "norm": norm},
+        _equilibrium(),
+    )
+    result.step(
+        Eq(sq_norm, _one_step.square_map(A, B)),
+        "At equilibrium the step r⁺ = (1-ηλ)² r + (ηg̃)²/r changes nothing.",
+        BELOW_TWO,
+    )
+    result.step(
+        Eq(sq_norm**2, fixed_square().subs({a: A, b: B})),
+        "Multiplied by r the equation is linear in r²: it has one solution.",
+        BELOW_TWO,
+    )
+    result.step(
+        Eq(1 - A, sympy.factor(1 - A)), "Difference of two squares; positive because 0 < ηλ < 2, so the norm exists."
+    )
+    formula = lr * grad_norm**2 / (wd * (2 - lr * wd))
+    result.step(Eq(norm**4, formula), "Insert ρ⁴ = r² and cancel η.", BELOW_TWO)
+    result.step(Eq(norm, formula ** sympy.Rational(1, 4)), "The norm is the positive root.", BELOW_TWO)
+    return result
+
+
+def equilibrium_effective_lr() -> Derivation:
+    """Derive η̃* = √(ηλ(2-ηλ))/g̃.
+
+    Examples
+    --------
+    >>> print(equilibrium_effective_lr()[-1].rhs ** 2)
+    lr*wd*(-lr*wd + 2)/grad_norm**2
+    """
+    result = Derivation(
+        "Effective learning rate at equilibrium.",
+        "Constant g̃ > 0; 0 < ηλ < 2.",
+        {"lr": lr, "wd": wd, "grad_norm": grad_norm, "norm": norm, "effective_lr": eta_eff},
+        {**_equilibrium(), eta_eff: lr / sqrt(fixed_square().subs({a: A, b: B}))},
+    )
+    result.step(Eq(norm**4, equilibrium_norm()[-2].rhs), "Norm at equilibrium.", BELOW_TWO)
+    result.step(
+        Eq(eta_eff, lr / norm**2), "A step at norm ρ moves the direction as one at norm 1 with η/ρ².", BELOW_TWO
+    )
+    result.step(
+        Eq(eta_eff**2, sympy.cancel(lr**2 / equilibrium_norm()[-2].rhs)), "Insert the norm, squared.", BELOW_TWO
+    )
+    result.step(Eq(eta_eff, sqrt(lr * wd * (2 - lr * wd)) / grad_norm), "Positive root.", BELOW_TWO)
+    return result
+
+
+def equilibrium_rotation() -> Derivation:
+    """Derive cos θ* = 1-ηλ.
+
+    Examples
+    --------
+    >>> print(equilibrium_rotation()[-1])
+    Eq(rotation, acos(-lr*wd + 1))
+    """
+    angle = _one_step.rotation()[-1].rhs
+    result = Derivation(
+        "Rotation per step at equilibrium.",
+        "Constant g̃ > 0; 0 < ηλ < 1.",
+        {"lr": lr, "wd": wd, "rotation": theta},
+        {**_equilibrium(), theta: angle.subs(norm, sqrt(sqrt(fixed_square().subs({a: A, b: B}))))},
+    )
+    effective = equilibrium_effective_lr()[-1].rhs
+    result.step(Eq(tan(theta), tan(angle)), "Angle of one step, at the norm of the equilibrium.", BELOW_ONE)
+    tangent = effective * grad_norm / (1 - lr * wd)
+    result.step(Eq(tan(theta), tangent), "Insert η̃*: the gradient norm cancels.", BELOW_ONE)
+    result.step(
+        Eq(1 / cos(theta) ** 2, sympy.factor(sympy.cancel(1 + tangent**2))), "1/cos² θ = 1 + tan² θ.", BELOW_ONE
+    )
+    result.step(Eq(cos(theta), 1 - lr * wd), "Positive root, for θ < π/2.", BELOW_ONE)
+    k = sympy.Symbol("k", positive=True)
+    result.step(
+        Eq(Limit(sympy.acos(1 - k) / sqrt(2 * k), k, 0), 1), "For small k = ηλ the angle is √(2ηλ), to first order."
+    )
+    result.step(Eq(theta, sympy.acos(1 - lr * wd)), "Inverse of the cosine on (0, π/2).", BELOW_ONE)
+    return result
+
+
+def relaxation_time() -> Derivation:
+    """Derive the multiplier 1 - 4ηλ + 2(ηλ)² of the fixed point and the relaxation time -1/ln|multiplier|.
+
+    Examples
+    --------
+    >>> print(relaxation_time()[3])
+    Eq(multiplier, 2*lr**2*wd**2 - 4*lr*wd + 1)
+    """
+    image = _one_step.square_map(a, b)
+    slope = sympy.diff(image, sq_norm)
+    magnitude, time = sympy.symbols("magnitude time", positive=True)
+    (steps,) = sympy.solve(Eq(log(magnitude**time).expand(force=True), -1), time)
+    value = sympy.expand((2 * a - 1).subs(a, A))
+    result = Derivation(
+        "Relaxation time of the norm.",
+        "Constant g̃ > 0; 0 < ηλ < 2, ηλ ≠ 1, multiplier ≠ 0.",
+        {"lr": lr, "wd": wd, "multiplier": multiplier, "relaxation_time": tau},
+        {
+            tau: steps.subs(magnitude, Abs(multiplier)),
+            multiplier: sympy.cancel(slope.subs(sq_norm, sqrt(fixed_square()))).subs({a: A, b: B}),
+        },
+    )
+    result.step(Eq(Derivative(image, sq_norm), slope), "Slope of the map r⁺ = a r + b/r.")
+    result.step(
+        Eq(Derivative(image, sq_norm).doit().subs(sq_norm, sqrt(b / (1 - a))), 2 * a - 1),
+        "At the fixed point r² = b/(1-a).",
+    )
+    twice = _one_step.square_map(a, b, image) - sq_norm
+    u = sq_norm**2
+    cycle = a * (a * u + b - u) * (a * u + b + u) / (sq_norm * (a * u + b))
+    result.step(
+        Eq(twice, cycle),
+        "A 2-cycle would be a zero of the second iterate minus r; only the fixed point a r² + b = r² is one, and a "
+        "continuous map of an interval without 2-cycles brings every orbit to a fixed point.",
+    )
+    result.step(Eq(multiplier, value), "Insert a = (1-ηλ)² and expand.")
+    result.step(Gt(1, 2 * a - 1), "The multiplier is below 1 …", {a: 1 / (1 + t)})
+    result.step(Gt(2 * a - 1, -1), "… and above -1, so small deviations shrink.", {a: 1 / (1 + t)})
+    result.step(
+        Eq(Abs(multiplier) ** tau, exp(-1)),
+        "A deviation shrinks by |multiplier| a step; solve for the number of steps in which it shrinks by e.",
+    )
+    k = sympy.Symbol("k", positive=True)
+    small = -1 / log(value.subs(lr, k / wd).expand())
+    result.step(Eq(Limit(4 * k * small, k, 0), 1), "For small k = ηλ the time is 1/(4ηλ), to first order.")
+    result.step(Eq(tau, -1 / log(Abs(value))), "Insert the multiplier.")
+    return result

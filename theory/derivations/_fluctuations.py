@@ -1,0 +1,191 @@
+"""Moments of the norm when the gradient norm fluctuates (docs/mathematics.md §2)."""
+
+from __future__ import annotations
+
+import sympy
+from sympy import Derivative, sqrt
+
+from theory.derivations import _equilibrium
+from theory.derivations._derivation import Derivation, Eq
+from theory.derivations._one_step import square_map
+from theory.derivations._symbols import BELOW_ONE, a, b, lr, next_sq_norm, sq_norm, wd
+
+variation, mean_ratio, deviation, correlation = sympy.symbols(
+    "variation mean_ratio deviation correlation", positive=True
+)
+
+
+def moment_identities() -> Derivation:
+    """Derive (1-a)E[ρ²] = η²E‖∇f‖² and (1-a)E[ρ⁴] = η²E[g̃²] + ½E[(r⁺-r)²] of every stationary trace.
+
+    Examples
+    --------
+    >>> moment_identities().unproved()
+    []
+    """
+    mean_r, mean_u, mean_push, mean_b, mean_change = sympy.symbols(
+        "mean_sq_norm mean_fourth mean_push mean_b mean_sq_change", positive=True
+    )
+    product = sympy.Symbol("mean_product", positive=True)
+    # E[r⁺] = E[r], and E[(r⁺)²] = E[r²]
+    (push,) = sympy.solve(Eq(mean_r, a * mean_r + mean_push), mean_push)
+    (along,) = sympy.solve(Eq(mean_change, 2 * mean_u - 2 * product), product)
+    (drive,) = sympy.solve(Eq(along, a * mean_u + mean_b), mean_b)
+    result = Derivation(
+        "Moments of a stationary trace, whatever moves g̃.",
+        "r = ρ² and r⁺ have the same distribution; `mean_push` = η²E‖∇f‖², `mean_b` = η²E[g̃²], `mean_product` = E[r "
+        "r⁺], "
+        "`mean_sq_change` = E[(r⁺-r)²].",
+        {
+            "a": a,
+            "b": b,
+            "sq_norm": sq_norm,
+            "next_sq_norm": next_sq_norm,
+            "mean_sq_norm": mean_r,
+            "mean_fourth": mean_u,
+            "mean_push": mean_push,
+            "mean_b": mean_b,
+            "mean_product": product,
+            "mean_sq_change": mean_change,
+        },
+        {next_sq_norm: square_map(a, b), mean_push: push, mean_b: drive, product: along},
+    )
+    result.step(
+        Eq((1 - a) * mean_r, mean_push),
+        "Mean of r⁺ = a r + b/r, in which b/r = η²‖∇f‖²: the first identity.",
+    )
+    result.step(Eq(sq_norm * next_sq_norm, a * sq_norm**2 + b), "Multiply the map by r: linear in r² = ρ⁴.")
+    result.step(
+        Eq(sq_norm * next_sq_norm, (sq_norm**2 + next_sq_norm**2 - (next_sq_norm - sq_norm) ** 2) / 2),
+        "The product in terms of squares, …",
+    )
+    result.step(Eq(product, mean_u - mean_change / 2), "… and its mean, since E[(r⁺)²] = E[r²].")
+    result.step(Eq((1 - a) * mean_u, mean_b + mean_change / 2), "Equate the two means: the second identity.")
+    return result
+
+
+def moments_of_a_window() -> Derivation:
+    """Derive what the moment identities become over N steps of any trace: (r_N-r_0)/N and (r_N²-r_0²)/2N are added.
+
+    Examples
+    --------
+    >>> moments_of_a_window().unproved()
+    []
+    """
+    total_r, total_u, total_change, steps = sympy.symbols("sum_r sum_sq_r sum_sq_change steps", positive=True)
+    first = sympy.Symbol("first_sq_norm", positive=True)
+    pushes, drives = sympy.symbols("sum_push sum_b", positive=True)
+    after = square_map(a, b)
+    result = Derivation(
+        "Moments over a window of any trace.",
+        "N = `steps` updates from r = r_0 = `first_sq_norm`; the sums run over them: `sum_r` = Σr, `sum_sq_r` = Σr², "
+        "`sum_push` = Ση²‖∇f‖² = Σb/r, `sum_b` = Ση²g̃², `sum_sq_change` = Σ(r⁺-r)²; r is now r_N.",
+        {
+            "a": a,
+            "b": b,
+            "sq_norm": sq_norm,
+            "next_sq_norm": next_sq_norm,
+            "sum_r": total_r,
+            "sum_sq_r": total_u,
+            "sum_push": pushes,
+            "sum_b": drives,
+            "sum_sq_change": total_change,
+            "first_sq_norm": first,
+            "steps": steps,
+        },
+        {
+            next_sq_norm: after,
+            pushes: (1 - a) * total_r + sq_norm - first,
+            drives: (1 - a) * total_u + (sq_norm**2 - first**2) / 2 - total_change / 2,
+        },
+    )
+    result.step(
+        Eq((1 - a) * (total_r + sq_norm) + next_sq_norm - first, pushes + b / sq_norm),
+        "If Σpush = (1-a)Σr + r_N - r_0 holds for N steps, as it does for none, it holds for one more, …",
+    )
+    grown = total_change + (next_sq_norm - sq_norm) ** 2
+    result.step(
+        Eq((1 - a) * (total_u + sq_norm**2) + (next_sq_norm**2 - first**2) / 2, drives + b + grown / 2),
+        "… and so does Σb = (1-a)Σr² + (r_N²-r_0²)/2 - ½Σ(r⁺-r)².",
+    )
+    result.step(
+        Eq((1 - a) * total_r / steps + (sq_norm - first) / steps, pushes / steps),
+        "By induction; divided by N: the first identity with its term of the two ends.",
+    )
+    result.step(
+        Eq((1 - a) * total_u / steps + (sq_norm**2 - first**2) / (2 * steps), (drives + total_change / 2) / steps),
+        "The second likewise; both terms vanish for N → ∞ where r stays bounded.",
+    )
+    return result
+
+
+def equilibrium_spread() -> Derivation:
+    """Derive E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), correlation 2a-1 and sd(ln ρ) = κ(ηλ)V/4 for independent g̃.
+
+    Examples
+    --------
+    >>> equilibrium_spread().unproved()
+    []
+    """
+    y, xi = sympy.symbols("y xi", real=True)
+    variance, change = sympy.symbols("variance sq_change", positive=True)
+    rest = sqrt(_equilibrium.fixed_square())
+    image = square_map(a, b * (1 + xi), rest * (1 + y)) / rest - 1
+    slope, kick = (sympy.simplify(image.diff(x).subs({y: 0, xi: 0})) for x in (y, xi))
+    (spread,) = sympy.solve(Eq(variance, slope**2 * variance + kick**2 * variation**2), variance)
+    kappa = sqrt((1 - lr * wd) ** -2 - 1)
+    # the second of the moment identities, in units of ρ*⁴ for the mean square of g̃, for which (1-a)ρ*⁴ = η²E[g̃²]
+    identity = moment_identities()
+    names = identity.symbols
+    units = {names["mean_fourth"]: mean_ratio, names["mean_b"]: 1 - a, names["mean_sq_change"]: change}
+    (ratio,) = sympy.solve(identity[-1].subs(units), mean_ratio)
+    half = (sympy.log(sq_norm * (1 + y)) / 2).diff(y).subs(y, 0)
+    result = Derivation(
+        "Spread of the norm at equilibrium.",
+        "g̃ independent in time; V = `variation` is the standard deviation of g̃² over its mean; first order in "
+        "κ(ηλ)²V²; "
+        "r = r*(1+y), b = (ηg̃)² with mean b times (1+ξ); 0 < ηλ < 1, a = (1-ηλ)².",
+        {
+            "lr": lr,
+            "wd": wd,
+            "a": a,
+            "variation": variation,
+            "variance": variance,
+            "sq_change": change,
+            "mean_ratio": mean_ratio,
+            "deviation": deviation,
+            "correlation": correlation,
+        },
+        {
+            mean_ratio: ratio,
+            deviation: half * sqrt(variance),
+            correlation: slope,
+            change: (slope - 1) ** 2 * variance + kick**2 * variation**2,
+            variance: spread,
+            a: (1 - lr * wd) ** 2,
+        },
+    )
+    at_rest = {y: 0, xi: 0}
+    result.step(
+        Eq(Derivative(image, y).doit().subs(at_rest), 2 * a - 1), "A deviation of r is multiplied by the multiplier …"
+    )
+    result.step(Eq(Derivative(image, xi).doit().subs(at_rest), 1 - a), "… and one of g̃² enters with this weight.")
+    result.step(
+        Eq(variance, (2 * a - 1) ** 2 * variance + (1 - a) ** 2 * variation**2),
+        "Independent parts: variances add, and do not change from step to step.",
+    )
+    result.step(Eq(variance, (1 - a) * variation**2 / (4 * a)), "Solve: 1-(2a-1)² = 4a(1-a).")
+    result.step(
+        Eq(change, (2 * a - 2) ** 2 * variance + (1 - a) ** 2 * variation**2),
+        "Mean square of (r⁺-r)/r*, the two parts again.",
+    )
+    result.step(Eq(change, (1 - a) ** 2 * variation**2 / a), "Insert the variance.")
+    result.step(
+        Eq(mean_ratio, 1 + change / (2 * (1 - a))),
+        "The second of `moment_identities`, divided by (1-a)r*² = η²E[g̃²].",
+    )
+    result.step(Eq(deviation, sqrt(variance) / 2), "ln ρ = ½ ln r, so it strays half as far as y.", BELOW_ONE)
+    result.step(Eq(mean_ratio, 1 + (1 - a) * variation**2 / (2 * a)), "The mean of ρ⁴.")
+    result.step(Eq(correlation, 2 * a - 1), "The correlation of a linear recursion with independent input.")
+    result.step(Eq(deviation, kappa * variation / 4), "(1-a)/a = κ(ηλ)².", BELOW_ONE)
+    return result
