@@ -48,8 +48,8 @@ PAIRS = {
         lambda: theory.rotation(norm, lr, wd, g),
         lambda: np.arctan(lr * g / (norm * norm * (1 - lr * wd))),
     ),
-    "jump_norm": (
-        lambda: theory.jump_norm(lr, wd, g, delta),
+    "angular_jump_norm": (
+        lambda: theory.angular_jump_norm(lr, wd, g, delta),
         lambda: np.sqrt(lr * g / ((1 - lr * wd) * np.sqrt((1 - delta) ** -2 - 1))),
     ),
     "norm_bounds": (lambda: theory.norm_bounds(lr, wd, low, g), bounds),

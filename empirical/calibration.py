@@ -27,7 +27,7 @@ from simulate.period_model.calibration import SHORTEST
 from simulate.period_model.model import REACH
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC
-from theory.arguments import one_real, whole_number
+from theory.arguments import check_integer, check_number
 
 # First lengths, in units of 1/ηλ: what is left out, and of each wanted period about as much as networks need.
 _SETTLING, _OF_A_PERIOD = 2.0, 0.8
@@ -94,13 +94,13 @@ def probe(
     >>> 200 < found.law.period(0.5, 0.004) < 300
     True
     """
-    one_real("lr", lr, above=0)
-    one_real("intrinsic_lr", intrinsic_lr, above=0, below=1)
-    one_real("ratio", ratio, above=1)
-    one_real("reach", reach, above=ratio)
-    whole_number("seeds", seeds, at_least=1)
-    whole_number("periods", periods, at_least=10 * seeds)
-    one_real("rise", rise, above=0)
+    check_number("lr", lr, above=0)
+    check_number("intrinsic_lr", intrinsic_lr, above=0, below=1)
+    check_number("ratio", ratio, above=1)
+    check_number("reach", reach, above=ratio)
+    check_integer("seeds", seeds, at_least=1)
+    check_integer("periods", periods, at_least=10 * seeds)
+    check_number("rise", rise, above=0)
     if settings.get("fixed") is not None:
         raise ValueError(f"fixed must be None, since what is held fixed obeys another law, got {settings['fixed']!r}")
     own_data = None if inputs is None and targets is None else (inputs, targets)

@@ -14,10 +14,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 import theory
-from theory.arguments import choice, did_you_mean, intrinsic_lr, one_real, real, weight_decay, whole_number
+from theory.arguments import (
+    check_choice,
+    check_integer,
+    check_intrinsic_lr,
+    check_number,
+    check_real,
+    check_wd,
+    suggestion,
+)
 from theory.optimizers import (
     OPTIMIZERS,
-    checked_optimizer,
+    check_optimizer,
     optimizer_class,
     optimizer_class_name,
     with_dim,
@@ -55,7 +63,7 @@ def _naming_what_it_lacks(cls: Class) -> Class:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in settings:
             if name not in known:
-                raise TypeError(f"{cls.__name__} has no setting {name!r}{did_you_mean(name, known)}")
+                raise TypeError(f"{cls.__name__} has no setting {name!r}{suggestion(name, known)}")
         init(self, *args, **settings)
 
     cls.__init__ = checked
@@ -167,32 +175,32 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_that_each_is_one()
-        checked_optimizer(self.optimizer)
+        check_optimizer(self.optimizer)
         if not dataclasses.is_dataclass(self.optimizer):
             raise TypeError(f"optimizer must be {', '.join(OPTIMIZERS)} or a dataclass, got {self.optimizer!r}")
         optimizer_class_name(self.optimizer)
         limit = self.optimizer.intrinsic_lr_limit
-        whole_number("steps", self.steps)
-        decay = weight_decay(one_real("wd", self.wd, at_least=0))
+        check_integer("steps", self.steps)
+        decay = check_wd(check_number("wd", self.wd, at_least=0))
         if callable(self.lr):
             if type(self.lr).__name__ not in SCHEDULES:
                 raise ValueError(f"lr must be a number or one of {', '.join(SCHEDULES)}, got {self.lr!r}")
-            intrinsic_lr(learning_rates(self.lr, 0, self.steps), decay, below=limit)
+            check_intrinsic_lr(learning_rates(self.lr, 0, self.steps), decay, below=limit)
         else:
-            intrinsic_lr(real("lr", one_real("lr", self.lr, above=0)), decay, below=limit)
+            check_intrinsic_lr(check_real("lr", check_number("lr", self.lr, above=0)), decay, below=limit)
         if self.model != CUSTOM:
             _choice_or_own("model", self.model, list(MODELS))
         if self.dataset != CUSTOM:
             check_dataset(self.dataset)
         check_choice_of_samples(self.classes, self.samples, self.validation, self.label_noise)
-        whole_number("dataset_seed", self.dataset_seed)
+        check_integer("dataset_seed", self.dataset_seed)
         if self.augmentation is not None:
-            whole_number("augmentation", self.augmentation)
+            check_integer("augmentation", self.augmentation)
         _choice_or_own("normalization", self.normalization, NORMALIZATIONS)
-        choice("sampling", self.sampling, SAMPLINGS)
-        choice("dtype", self.dtype, DTYPES)
-        choice("engine", self.engine, ENGINES)
-        if whole_number("replicas", self.replicas, at_least=1) > 1:
+        check_choice("sampling", self.sampling, SAMPLINGS)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("engine", self.engine, ENGINES)
+        if check_integer("replicas", self.replicas, at_least=1) > 1:
             if self.engine == "kernel":
                 raise ValueError(
                     f"replicas must be 1 with engine='kernel', which trains one by one, got {self.replicas}"
@@ -200,35 +208,35 @@ class RunConfig:
             if self.augmentation is not None:
                 raise ValueError(f"replicas must be 1 with augmentation, which is random, got {self.replicas}")
         if self.width is not None:
-            whole_number("width", self.width, at_least=1)
+            check_integer("width", self.width, at_least=1)
         if self.depth is not None:
-            whole_number("depth", self.depth, at_least=1)
+            check_integer("depth", self.depth, at_least=1)
             if self.model in MODELS and self.model not in DEPTHS:
                 raise ValueError(f"depth must be None for model={self.model!r}, whose depth is fixed, got {self.depth}")
         if self.model == "mlp" and self.normalization == "instance":
             raise ValueError("normalization must not be 'instance' for model='mlp', whose channels are single numbers")
         # below it ε is nothing, and a channel without variance is divided by zero
-        one_real("norm_eps", self.norm_eps, at_least=float(np.finfo(self.weight_dtype).tiny))
+        check_number("norm_eps", self.norm_eps, at_least=float(np.finfo(self.weight_dtype).tiny))
         if not isinstance(self.scale_invariant, bool):
             raise TypeError(f"scale_invariant must be True or False, got {self.scale_invariant!r}")
         if self.scale_invariant and self.normalization == "none" and self.model != CUSTOM:
             raise ValueError("scale_invariant must be False with normalization='none', got True: nothing is invariant")
         if self.other_lr is not None:
-            one_real("other_lr", self.other_lr, at_least=0)
+            check_number("other_lr", self.other_lr, at_least=0)
         if self.other_wd is not None:
-            one_real("other_wd", self.other_wd, at_least=0)
+            check_number("other_wd", self.other_wd, at_least=0)
         self._check_fixed()
         if self.init_norm is not None:
-            one_real("init_norm", self.init_norm, above=0)
+            check_number("init_norm", self.init_norm, above=0)
         if self.micro_batch is not None:
-            whole_number("micro_batch", self.micro_batch, at_least=1)
-        whole_number("batch_size", self.batch_size, at_least=1)
-        whole_number("seed", self.seed, at_most=2**63 - 1)
+            check_integer("micro_batch", self.micro_batch, at_least=1)
+        check_integer("batch_size", self.batch_size, at_least=1)
+        check_integer("seed", self.seed, at_most=2**63 - 1)
         if self.data_seed is not None:
-            whole_number("data_seed", self.data_seed, at_most=2**63 - 1)
+            check_integer("data_seed", self.data_seed, at_most=2**63 - 1)
         if not isinstance(self.device, str) or not self.device:
             raise TypeError(f"device must be a word such as 'cpu', 'cuda' or 'auto', got {self.device!r}")
-        whole_number("evaluate_every", self.evaluate_every, at_least=1)
+        check_integer("evaluate_every", self.evaluate_every, at_least=1)
         if not isinstance(self.evaluate_batches, bool):
             raise TypeError(f"evaluate_batches must be True or False, got {self.evaluate_batches!r}")
 
@@ -249,7 +257,7 @@ class RunConfig:
     def _check_fixed(self) -> None:
         if self.fixed is None:
             return
-        choice("fixed", self.fixed, FIXED)
+        check_choice("fixed", self.fixed, FIXED)
         if self.fixed == "norm" and self.wd != 0:
             raise ValueError(f"wd must be 0 with fixed='norm', got {self.wd!r}")
         if self.fixed == "effective_lr" and not isinstance(self.optimizer, theory.SGD):
@@ -354,7 +362,7 @@ class RunConfig:
         """
         known = [f.name for f in dataclasses.fields(cls)]
         for name in content:
-            choice("field", name, known)
+            check_choice("field", name, known)
         rich = {name: from_plain(value) for name, value in content.items()}
         if rich.get("classes") is not None:
             rich["classes"] = tuple(rich["classes"])
@@ -411,7 +419,7 @@ def _choice_or_own(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed and not is_reference(value):
         raise ValueError(
             f"{name} must be one of {', '.join(allowed)}, or the 'module:name' of your own; "
-            f"got {value!r}{did_you_mean(value, allowed)}"
+            f"got {value!r}{suggestion(value, allowed)}"
         )
 
 
@@ -433,7 +441,7 @@ def check_dataset(name: str) -> str:
     ):
         raise ValueError(
             f"dataset must be one of {', '.join(names)}, an id 'owner/name' of Hugging Face, an existing path, or the "
-            f"'module:name' of a function of your own; got {name!r}{did_you_mean(name, names)}"
+            f"'module:name' of a function of your own; got {name!r}{suggestion(name, names)}"
         )
     return name
 
@@ -455,8 +463,8 @@ def check_choice_of_samples(
         if isinstance(classes, (str, int)) or len(set(classes)) != len(classes) or len(classes) < 2:
             raise ValueError(f"classes must be at least two different class numbers, got {classes!r}")
         for number in classes:
-            whole_number("classes", number)
+            check_integer("classes", number)
     if samples is not None:
-        whole_number("samples", samples, at_least=2)
-    one_real("validation", validation, at_least=0, below=1)
-    one_real("label_noise", label_noise, at_least=0, at_most=1)
+        check_integer("samples", samples, at_least=2)
+    check_number("validation", validation, at_least=0, below=1)
+    check_number("label_noise", label_noise, at_least=0, at_most=1)

@@ -165,7 +165,7 @@ plt.show()
 # A $\delta$-jump is a step with $1-\cos\theta>\delta$. It happens exactly below a norm.
 
 # %%
-display(derivations.jump_norm, derivations.jump_regime, derivations.jumps_in_a_swing)
+display(derivations.angular_jump_norm, derivations.angular_jump_regime, derivations.angular_jumps_while_ringing)
 
 # %% [markdown]
 # **Two camps, one statement.** With $\ell=L$ (bottom edge) only jumps with $\delta<\eta\lambda$ happen, which are the
@@ -177,7 +177,7 @@ ks, ratios = np.geomspace(1e-6, 0.29, 300), np.geomspace(1, 1000, 300)
 words = ["impossible", "possible", "certain"]
 fig, axes = plt.subplots(1, 3, sharey=True, figsize=(9, 3.4))
 for ax, delta in zip(axes, (1e-3, 0.02, 0.3), strict=True):
-    regime = theory.jump_regime(LR, ks / LR, G / ratios[:, np.newaxis], G, delta)
+    regime = theory.angular_jump_regime(LR, ks / LR, G / ratios[:, np.newaxis], G, delta)
     image = np.select([regime == word for word in words], range(3))
     ax.contourf(ks, ratios, image, levels=[-0.5, 0.5, 1.5, 2.5], colors=["#dceaf7", "#f7d9a8", "#b4462f"])
     ax.set(xscale="log", yscale="log", xlabel="ηλ", title=f"δ = {delta}")
@@ -195,14 +195,14 @@ plt.show()
 # long as there is one. In the picture there always is one for $\delta=0.02$: that jump need never come.
 
 # %%
-display(derivations.steps_to_jump, derivations.fall_time)
+display(derivations.steps_to_angular_jump, derivations.decay_time)
 
 # %%
 k, low, high = 1e-3, 0.3, 20.0
 start = np.geomspace(0.7, 40, 60)
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
 for delta, color in ((0.02, "C0"), (5e-4, "C1")):
-    time = theory.steps_to_jump(start, LR, k / LR, low, high, delta)
+    time = theory.steps_to_angular_jump(start, LR, k / LR, low, high, delta)
     axes[0].plot(start, np.maximum(time.earliest, 0.5), color=color, label=f"earliest, δ = {delta}")
     if np.isfinite(time.latest[-1]):
         axes[0].plot(start, np.maximum(time.latest, 0.5), "--", color=color, label=f"latest, δ = {delta}")
@@ -219,12 +219,12 @@ for k in (0.1, 0.03, 0.01):
     above = run.norm.values > 1.001 * theory.equilibrium_norm(LR, k / LR, G)
     steps = run.step.values[above]
     axes[1].plot(
-        steps * k, (theory.fall_time(50.0, run.norm.values[above], LR, k / LR, G) - steps) / k, label=f"ηλ = {k}"
+        steps * k, (theory.decay_time(50.0, run.norm.values[above], LR, k / LR, G) - steps) / k, label=f"ηλ = {k}"
     )
 axes[1].set(
     xlabel="ηλ · steps",
     ylabel="error / ηλ (steps)",
-    title="Error of theory.fall_time, in closed form",
+    title="Error of theory.decay_time, in closed form",
     ylim=(-1.1, 1.1),
 )
 axes[1].legend()
@@ -234,7 +234,7 @@ plt.show()
 # Whatever the gradients, jumps cannot come more often than decay makes room for them.
 
 # %%
-derivations.least_time_between_jumps
+derivations.least_time_between_angular_jumps
 
 # %%
 gradient = np.exp(3 * np.random.default_rng(0).normal(size=4_000 if FAST else 40_000))
@@ -244,7 +244,7 @@ for k, color in ((0.003, "C0"), (0.03, "C1")):
     run = simulate.norm_map(LR, k / LR, simulate.RecordedGradient(gradient), norm=3.0, steps=gradient.size)
     turned = 1 - np.cos(run.rotation.values)
     counts = np.array([np.count_nonzero(turned > delta) for delta in deltas])
-    ax.plot(deltas, theory.least_time_between_jumps(LR, k / LR, deltas), color=color, label=f"least, ηλ = {k}")
+    ax.plot(deltas, theory.least_time_between_angular_jumps(LR, k / LR, deltas), color=color, label=f"least, ηλ = {k}")
     ax.plot(deltas[counts > 0], gradient.size / counts[counts > 0], "o", ms=3, color=color)
 ax.set(
     xscale="log",
@@ -287,14 +287,14 @@ plt.show()
 # Growth and decay balance over every run, exactly; the law of the period follows.
 
 # %%
-display(derivations.balance, derivations.balance_law, derivations.least_fall, derivations.free_decay)
+display(derivations.balance, derivations.balance_law, derivations.least_decay_steps, derivations.free_decay)
 
 # %%
 gradient = np.tile(np.r_[60.0, np.full(300, 0.3)], 8)
 run = simulate.norm_map(LR, 0.02, simulate.RecordedGradient(gradient), norm=2.0, steps=gradient.size)
 found = simulate.find_periods(run, discard=0)
 parts = theory.balance(run.norm.values[0], run.final_norm.item(), run.rotation.values, LR, 0.02)
-law = theory.BalanceLaw(found.jump, 0.0, found.outside_growth, 1.0, found.intrinsic_lr)
+law = theory.BalanceLaw(found.norm_rise, 0.0, found.outside_growth, 1.0, found.intrinsic_lr)
 fig, ax = plt.subplots()
 ax.plot(run.step, run.norm)
 for onset in found.onsets:
@@ -340,13 +340,15 @@ plt.show()
 # While gradients are small, loss times effective learning rate follows a logistic curve to about $2\eta\lambda/c$.
 
 # %%
-derivations.fall_product
+derivations.decay_phase_product
 
 # %%
 steps = np.arange(12_000)
 fig, ax = plt.subplots()
 for start in (1e-7, 1e-5, 1e-3):
-    ax.plot(steps, theory.fall_product(steps, start, LR, 1e-3 / LR, tail=50.0), label=f"Lη̃ = {start:g} at the start")
+    ax.plot(
+        steps, theory.decay_phase_product(steps, start, LR, 1e-3 / LR, tail=50.0), label=f"Lη̃ = {start:g} at the start"
+    )
 ax.axhline(2e-3 / 50, color="k", lw=1, label="2ηλ/c")
 ax.set(
     xlabel="steps into the fall",
@@ -440,8 +442,8 @@ plt.show()
 
 # %%
 display(
-    derivations.momentum_floor,
-    derivations.momentum_least_fall,
+    derivations.momentum_lower_bound,
+    derivations.momentum_least_decay_steps,
     derivations.momentum_stationary_bounds,
     derivations.momentum_relaxation,
 )
@@ -453,7 +455,9 @@ generator = np.random.default_rng(0)
 fig, axes = plt.subplots(1, 2)
 steps = 300
 axes[0].plot(theory.momentum_envelope(steps, 4.0, LR, k / LR, low, momentum=mu), "k-", label="theory.momentum_envelope")
-axes[0].axhline(theory.momentum_floor(LR, k / LR, low, momentum=mu), color="k", ls=":", label="theory.momentum_floor")
+axes[0].axhline(
+    theory.momentum_lower_bound(LR, k / LR, low, momentum=mu), color="k", ls=":", label="theory.momentum_lower_bound"
+)
 for kind in ("alternating", "random", "constant"):
     x, state, norms = np.array([4.0, 0.0, 0.0]), (np.zeros(3),), []
     for step in range(steps):

@@ -111,8 +111,8 @@ pd.DataFrame(
 # %% [markdown]
 # **With momentum, Adam or AdamW no bound of the first jump is known.** Of heavy-ball momentum with the coupled decay of `torch.optim.SGD` it is
 # known how fast and how far the norm can fall, whatever the gradients. If training broke at a norm of 2 before, and the norm has just
-# peaked at 4, it is back at 2 after `momentum_least_fall` steps at the earliest; and while $\tilde g\ge\ell$ it does not stay below
-# `momentum_floor`. At what norm training breaks, no formula says: your own log does. Under AdamW only the fall without gradients is
+# peaked at 4, it is back at 2 after `momentum_least_decay_steps` steps at the earliest; and while $\tilde g\ge\ell$ it does not stay below
+# `momentum_lower_bound`. At what norm training breaks, no formula says: your own log does. Under AdamW only the fall without gradients is
 # known, which gradients can slow down or hasten, and under Adam not even that (NaN: not known).
 
 # %%
@@ -125,8 +125,10 @@ for name, lr, rule in (
 ):
     rows[name] = {"steps to half the norm, without gradients": np.log(2) / theory.free_decay(lr, 0.02, optimizer=rule)}
     if isinstance(rule, theory.SGD):
-        rows[name]["at least, with any"] = theory.momentum_least_fall(lr, 0.02, ratio=2.0, momentum=rule.momentum)
-        rows[name]["floor of the norm for g̃ ≥ 1"] = theory.momentum_floor(lr, 0.02, 1.0, momentum=rule.momentum)
+        rows[name]["at least, with any"] = theory.momentum_least_decay_steps(
+            lr, 0.02, ratio=2.0, momentum=rule.momentum
+        )
+        rows[name]["floor of the norm for g̃ ≥ 1"] = theory.momentum_lower_bound(lr, 0.02, 1.0, momentum=rule.momentum)
 pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]

@@ -17,10 +17,10 @@ import theory
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.iteration import usable_processors
 from simulate.period_model.model import PeriodModel
-from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, described, versions
+from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, variable_attributes, versions
 from simulate.trajectories.periods import classify, settled_rows
-from theory.arguments import FloatArray, intrinsic_lr, one_real, real, whole_number
-from theory.optimizers import checked_optimizer
+from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_number, check_real
+from theory.optimizers import check_optimizer
 
 Model = NormalizedRegression | Ratio2D | RayleighQuotient | PeriodModel
 
@@ -107,14 +107,14 @@ def phase_diagram(
             "model must be a NormalizedRegression, Ratio2D, RayleighQuotient or PeriodModel, "
             f"got {type(model).__name__}"
         )
-    rule = checked_optimizer(optimizer)
+    rule = check_optimizer(optimizer)
     if not isinstance(rule, theory.SGD):
         raise ValueError(f"optimizer must be a theory.SGD, got {rule!r}")
     rates, decays = _axis("lr", lr), _axis("wd", wd)
-    products = intrinsic_lr(rates[:, np.newaxis], decays, below=1.0)
-    relaxations = one_real("relaxations", relaxations, at_least=4)
-    seed = whole_number("seed", seed, at_most=2**63 - 1)
-    rise = one_real("rise", rise, above=0)
+    products = check_intrinsic_lr(rates[:, np.newaxis], decays, below=1.0)
+    relaxations = check_number("relaxations", relaxations, at_least=4)
+    seed = check_integer("seed", seed, at_most=2**63 - 1)
+    rise = check_number("rise", rise, above=0)
     if isinstance(model, PeriodModel):
         if repr(rule) != repr(theory.SGD()):
             raise ValueError(f"optimizer must be theory.SGD() with a PeriodModel, got {rule!r}")
@@ -130,7 +130,7 @@ def phase_diagram(
             effective_lr = model.peak_effective_lr
     elif effective_lr is None:
         effective_lr = rule.stability_limit / _curvature(model)
-    effective_lr = one_real("effective_lr", effective_lr, above=0)
+    effective_lr = check_number("effective_lr", effective_lr, above=0)
 
     verdicts = np.empty(products.shape, dtype=object)
     numbers = {name: np.full(products.shape, np.nan) for name in _NUMBERS}
@@ -185,13 +185,13 @@ def phase_diagram(
         },
     )
     for name in map(str, diagram.variables):
-        diagram[name].attrs.update(described(name))
+        diagram[name].attrs.update(variable_attributes(name))
     return diagram
 
 
 def _axis(name: str, value: npt.ArrayLike) -> FloatArray:
     """One axis of the grid."""
-    values = np.atleast_1d(real(name, value, above=0)).copy()
+    values = np.atleast_1d(check_real(name, value, above=0)).copy()
     if values.ndim != 1 or not values.size:
         raise ValueError(f"{name} must be a number or a list of at least one, got shape {values.shape}")
     falls = np.flatnonzero(np.diff(values) <= 0)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from theory.arguments import FloatArray, one_real, whole_number
+from theory.arguments import FloatArray, check_integer, check_number
 from theory.rules import ShortRepr
 
 
@@ -34,7 +34,7 @@ class DirectionVariance(NamedTuple):
         return self.instant + s * self.repeated
 
 
-def decoupled_square(k: FloatArray, variance: DirectionVariance) -> FloatArray:
+def decoupled_square(intrinsic_lr: FloatArray, variance: DirectionVariance) -> FloatArray:
     """Stationary E[x²]/η² of x⁺ = (1-ηλ)x - ηu for k = ηλ: S/(1-s²), s = 1-k.
 
     Examples
@@ -43,10 +43,10 @@ def decoupled_square(k: FloatArray, variance: DirectionVariance) -> FloatArray:
     1.333333
     """
     with np.errstate(divide="ignore"):
-        return np.asarray(variance.summed(1 - k) / (k * (2 - k)))
+        return np.asarray(variance.summed(1 - intrinsic_lr) / (intrinsic_lr * (2 - intrinsic_lr)))
 
 
-def decoupled_turn(k: FloatArray, variance: DirectionVariance) -> FloatArray:
+def decoupled_turn(intrinsic_lr: FloatArray, variance: DirectionVariance) -> FloatArray:
     """1 - E[x⁺x]/E[x²] of the same.
 
     Examples
@@ -54,7 +54,11 @@ def decoupled_turn(k: FloatArray, variance: DirectionVariance) -> FloatArray:
     >>> float(decoupled_turn(np.array(0.5), DirectionVariance(1.0, 0.0)))
     0.5
     """
-    return np.asarray(k * (2 * variance.instant - k * variance.repeated) / (2 * variance.summed(1 - k)))
+    return np.asarray(
+        intrinsic_lr
+        * (2 * variance.instant - intrinsic_lr * variance.repeated)
+        / (2 * variance.summed(1 - intrinsic_lr))
+    )
 
 
 def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> DirectionVariance:
@@ -82,9 +86,9 @@ class _Adaptive(ShortRepr):
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        whole_number("dim", self.dim, at_least=1)
-        object.__setattr__(self, "betas", checked_betas(self.betas))
-        one_real("eps", self.eps, at_least=0)
+        check_integer("dim", self.dim, at_least=1)
+        object.__setattr__(self, "betas", check_betas(self.betas))
+        check_number("eps", self.eps, at_least=0)
 
     def start(self, weights: Any) -> tuple[Any, ...]:
         """Return the state before the first step: means of gradient and squared gradient, and the step number."""
@@ -139,8 +143,8 @@ class AdamW(_Adaptive):
         >>> round(float(AdamW(dim=200).equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 3)
         0.999
         """
-        k = lr * wd
-        square = decoupled_square(k, adam_direction_variance(self.betas, 1 - k))
+        intrinsic_lr = lr * wd
+        square = decoupled_square(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr))
         return lr * np.sqrt(self.dim * square) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
@@ -151,8 +155,10 @@ class AdamW(_Adaptive):
         >>> float(AdamW(dim=200, betas=(0.0, 0.9)).equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0)))
         0.05
         """
-        k = lr * wd
-        return decoupled_turn(k, adam_direction_variance(self.betas, 1 - k)) * np.ones_like(grad_norm)
+        intrinsic_lr = lr * wd
+        return decoupled_turn(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr)) * np.ones_like(
+            grad_norm
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -276,8 +282,8 @@ class Lion(ShortRepr):
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
-        whole_number("dim", self.dim, at_least=1)
-        object.__setattr__(self, "betas", checked_betas(self.betas))
+        check_integer("dim", self.dim, at_least=1)
+        object.__setattr__(self, "betas", check_betas(self.betas))
 
     def start(self, weights: Any) -> tuple[Any, ...]:
         """Return the state before the first step: no momentum."""
@@ -300,8 +306,12 @@ class Lion(ShortRepr):
         >>> round(float(lone.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
         1.0
         """
-        k = lr * wd
-        return lr * np.sqrt(self.dim * decoupled_square(k, self._variance(1 - k))) * np.ones_like(grad_norm)
+        intrinsic_lr = lr * wd
+        return (
+            lr
+            * np.sqrt(self.dim * decoupled_square(intrinsic_lr, self._variance(1 - intrinsic_lr)))
+            * np.ones_like(grad_norm)
+        )
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*, cos θ* = s + (1-s²)(q-1)/(2sq) with s = 1-ηλ.
@@ -312,8 +322,8 @@ class Lion(ShortRepr):
         >>> round(float(lone.equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0))), 12)
         0.05
         """
-        k = lr * wd
-        return decoupled_turn(k, self._variance(1 - k)) * np.ones_like(grad_norm)
+        intrinsic_lr = lr * wd
+        return decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
 
     @property
     def correlation(self) -> float:
@@ -343,15 +353,15 @@ class Lion(ShortRepr):
         return DirectionVariance(np.ones_like(s), 4 / np.pi * total)
 
 
-def checked_betas(betas: Any) -> tuple[float, float]:
+def check_betas(betas: Any) -> tuple[float, float]:
     """Check (β₁, β₂): two numbers in [0, 1).
 
     Examples
     --------
-    >>> checked_betas([0.9, 0.99])
+    >>> check_betas([0.9, 0.99])
     (0.9, 0.99)
     """
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"betas must be two numbers (β₁, β₂), got {betas!r}")
-    first, second = (one_real("betas", beta, at_least=0, below=1) for beta in betas)
+    first, second = (check_number("betas", beta, at_least=0, below=1) for beta in betas)
     return first, second

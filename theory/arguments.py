@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 _NEAR = 0.7
 
 
-def real(
+def check_real(
     name: str,
     value: npt.ArrayLike,
     *,
@@ -48,9 +48,9 @@ def real(
 
     Examples
     --------
-    >>> float(real("lr", 0.1, above=0))
+    >>> float(check_real("lr", 0.1, above=0))
     0.1
-    >>> real("lr", [0.1, -2.0], above=0)
+    >>> check_real("lr", [0.1, -2.0], above=0)
     Traceback (most recent call last):
     ...
     ValueError: lr must be a finite number > 0, got -2.0 at index 1
@@ -88,43 +88,43 @@ def real(
     return array
 
 
-def one_real(name: str, value: Any, **limits: float) -> float:
-    """Check that `value` is one finite real number in a range; like `real`, for a single number.
+def check_number(name: str, value: Any, **limits: float) -> float:
+    """Check that `value` is one finite real number in a range; like `check_real`, for a single number.
 
     Examples
     --------
-    >>> one_real("delta", 0.5, above=0, below=1)
+    >>> check_number("delta", 0.5, above=0, below=1)
     0.5
     """
-    array = real(name, value, **limits)
+    array = check_real(name, value, **limits)
     if array.ndim:
         raise ValueError(f"{name} must be one number, got an array of shape {array.shape}")
     return float(array)
 
 
-def learning_rate(value: npt.ArrayLike, name: str = "lr") -> FloatArray:
+def check_lr(value: npt.ArrayLike, name: str = "lr") -> FloatArray:
     """Check a learning rate: finite and > 0.
 
     Examples
     --------
-    >>> float(learning_rate(0.1))
+    >>> float(check_lr(0.1))
     0.1
     """
-    return real(name, value, above=0)
+    return check_real(name, value, above=0)
 
 
-def weight_decay(value: npt.ArrayLike, name: str = "wd") -> FloatArray:
+def check_wd(value: npt.ArrayLike, name: str = "wd") -> FloatArray:
     """Check a weight decay: finite and >= 0.
 
     Examples
     --------
-    >>> float(weight_decay(0))
+    >>> float(check_wd(0))
     0.0
     """
-    return real(name, value, at_least=0)
+    return check_real(name, value, at_least=0)
 
 
-def intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) -> FloatArray:
+def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) -> FloatArray:
     """Product lr * wd, checked to lie below `below`: 2 for results on norms, 1 for results on rotations and jumps.
 
     Raises
@@ -133,7 +133,7 @@ def intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) -> Float
 
     Examples
     --------
-    >>> float(intrinsic_lr(learning_rate(0.5), weight_decay(0.01)))
+    >>> float(check_intrinsic_lr(check_lr(0.5), check_wd(0.01)))
     0.005
     """
     lr, wd = broadcast(lr=lr, wd=wd)
@@ -163,12 +163,12 @@ def broadcast(**arrays: FloatArray) -> tuple[FloatArray, ...]:
         raise ValueError(f"shapes must broadcast together, got {shapes}") from None
 
 
-def ordered(low_name: str, low: FloatArray, high_name: str, high: FloatArray) -> None:
+def check_order(low_name: str, low: FloatArray, high_name: str, high: FloatArray) -> None:
     """Check low <= high elementwise.
 
     Examples
     --------
-    >>> ordered("low", np.asarray(1.0), "high", np.asarray(2.0))
+    >>> check_order("low", np.asarray(1.0), "high", np.asarray(2.0))
     """
     low, high = broadcast(**{low_name: low, high_name: high})
     bad = low > high
@@ -180,7 +180,7 @@ def ordered(low_name: str, low: FloatArray, high_name: str, high: FloatArray) ->
         )
 
 
-def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
+def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
     """Check that `value` is one whole number in a range.
 
     Raises
@@ -190,7 +190,7 @@ def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | Non
 
     Examples
     --------
-    >>> whole_number("steps", 10)
+    >>> check_integer("steps", 10)
     10
     """
     allowed = f"a whole number >= {at_least}" + ("" if at_most is None else f" and <= {at_most}")
@@ -205,12 +205,12 @@ def whole_number(name: str, value: Any, *, at_least: int = 0, at_most: int | Non
     return number
 
 
-def step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
+def check_steps(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Step numbers 0 … N of a last step N, or the given one-dimensional array of such.
 
     Examples
     --------
-    >>> step_numbers(2), step_numbers([5, 1])
+    >>> check_steps(2), check_steps([5, 1])
     (array([0, 1, 2]), array([5, 1]))
     """
     try:
@@ -218,7 +218,7 @@ def step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
     except ValueError:
         raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}") from None
     if wanted.ndim == 0:
-        return np.arange(whole_number("steps", steps) + 1)
+        return np.arange(check_integer("steps", steps) + 1)
     if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
         raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}")
     if wanted.size and wanted.min() < 0:
@@ -226,30 +226,30 @@ def step_numbers(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
     return wanted.astype(np.int64)
 
 
-def choice(name: str, value: Any, allowed: Collection[str]) -> str:
+def check_choice(name: str, value: Any, allowed: Collection[str]) -> str:
     """Check that `value` is one of the allowed words; the error says which of them is like it.
 
     Examples
     --------
-    >>> choice("sampling", "with_replacement", ["with_replacement", "without_replacement"])
+    >>> check_choice("sampling", "with_replacement", ["with_replacement", "without_replacement"])
     'with_replacement'
-    >>> choice("field", "widht", ["width", "depth"])
+    >>> check_choice("field", "widht", ["width", "depth"])
     Traceback (most recent call last):
     ...
     ValueError: field must be one of depth, width; got 'widht', did you mean 'width'?
     """
     if not isinstance(value, str) or value not in allowed:
-        meant = did_you_mean(value, allowed)
+        meant = suggestion(value, allowed)
         raise ValueError(f"{name} must be one of {', '.join(sorted(allowed))}; got {value!r}{meant}")
     return value
 
 
-def did_you_mean(value: Any, allowed: Collection[str]) -> str:
+def suggestion(value: Any, allowed: Collection[str]) -> str:
     """End of a message that names the allowed word that is most like a wrong one; empty where none is.
 
     Examples
     --------
-    >>> did_you_mean("MLP", ["convnet", "mlp"]), did_you_mean("vgg", ["convnet", "mlp"])
+    >>> suggestion("MLP", ["convnet", "mlp"]), suggestion("vgg", ["convnet", "mlp"])
     (", did you mean 'mlp'?", '')
     """
     if not isinstance(value, str):
@@ -259,7 +259,7 @@ def did_you_mean(value: Any, allowed: Collection[str]) -> str:
     return f", did you mean {words[near[0]]!r}?" if near else ""
 
 
-def several(name: str, values: Any, allowed: Collection[str]) -> list[str]:
+def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]:
     """Check that `values` are one or more of the allowed words; what is said twice counts once.
 
     Raises
@@ -268,23 +268,23 @@ def several(name: str, values: Any, allowed: Collection[str]) -> list[str]:
 
     Examples
     --------
-    >>> several("formats", ["pdf", "png", "pdf"], ["pdf", "png", "svg"])
+    >>> check_choices("formats", ["pdf", "png", "pdf"], ["pdf", "png", "svg"])
     ['pdf', 'png']
     """
     if isinstance(values, str):
         raise TypeError(f"{name} must be a sequence of words, got the one word {values!r}")
-    words = [choice(name, value, allowed) for value in dict.fromkeys(values)]
+    words = [check_choice(name, value, allowed) for value in dict.fromkeys(values)]
     if not words:
         raise ValueError(f"{name} must be at least one of {', '.join(sorted(allowed))}; got none")
     return words
 
 
-def plain(result: Any) -> Any:
+def to_float(result: Any) -> Any:
     """Return a float for a 0-d result, an array otherwise: scalars in, float out.
 
     Examples
     --------
-    >>> plain(np.asarray(2.0))
+    >>> to_float(np.asarray(2.0))
     2.0
     """
     array = np.asarray(result)

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from theory.arguments import (
     FloatArray,
     broadcast,
-    intrinsic_lr,
-    learning_rate,
-    ordered,
-    plain,
-    real,
-    step_numbers,
-    weight_decay,
+    check_intrinsic_lr,
+    check_lr,
+    check_order,
+    check_real,
+    check_steps,
+    check_wd,
+    to_float,
 )
 
 
@@ -58,9 +58,9 @@ def norm_bounds(
     (1.4955, 2.9911)
     """
     lr, wd, low, high = _checked(lr, wd, grad_norm_min, grad_norm_max)
-    k = intrinsic_lr(lr, wd)
+    intrinsic_lr = check_intrinsic_lr(lr, wd)
     # Everything in units of r = ρ²/(ηL): then only a and q = ℓ/L are left and nothing overflows.
-    a, one_minus_a, q = (1 - k) ** 2, k * (2 - k), low / high
+    a, one_minus_a, q = (1 - intrinsic_lr) ** 2, intrinsic_lr * (2 - intrinsic_lr), low / high
     with np.errstate(divide="ignore", invalid="ignore"):
         monotone = a >= 0.5
         rest = 1 / np.sqrt(one_minus_a)
@@ -72,11 +72,11 @@ def norm_bounds(
             root = np.sqrt((1 - q * q) ** 2 + (2 * a * q) ** 2)
             product = (1 + q * q + root) / (2 * (1 - a * a))
             highest = np.sqrt((1 - q * q + 2 * a * a * q * q + root) / (2 * a * (1 - a * a)))
-            degenerate = k == 1
+            degenerate = intrinsic_lr == 1
             lower = np.where(degenerate, 0.0, np.where(exchange, product / highest, lower))
             upper = np.where(degenerate, np.inf, np.where(exchange, highest, upper))
     unit = np.sqrt(lr * high)
-    return Bounds(plain(unit * np.sqrt(lower)), plain(unit * np.sqrt(upper)))
+    return Bounds(to_float(unit * np.sqrt(lower)), to_float(unit * np.sqrt(upper)))
 
 
 def norm_envelope(
@@ -115,12 +115,14 @@ def norm_envelope(
     >>> envelope.lower.round(4), envelope.upper.round(4)
     (array([1.   , 0.999, 0.998]), array([1.    , 1.004 , 1.0079]))
     """
-    wanted = step_numbers(steps)
+    wanted = check_steps(steps)
     lr, wd, low, high = _checked(lr, wd, grad_norm_min, grad_norm_max)
-    start = real("norm", norm, above=0)
-    k = intrinsic_lr(lr, wd)
-    start, lr, high, q, k = broadcast(norm=start, lr=lr, grad_norm_max=high, grad_norm_min=low / high, wd=k)
-    a = (1 - k) ** 2
+    start = check_real("norm", norm, above=0)
+    intrinsic_lr = check_intrinsic_lr(lr, wd)
+    start, lr, high, q, intrinsic_lr = broadcast(
+        norm=start, lr=lr, grad_norm_max=high, grad_norm_min=low / high, wd=intrinsic_lr
+    )
+    a = (1 - intrinsic_lr) ** 2
     unit = np.sqrt(lr * high)
     lower = upper = (start / unit) ** 2
     ends = np.empty((2, *start.shape, wanted.size))
@@ -154,7 +156,7 @@ def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
 def _checked(
     lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
 ) -> tuple[FloatArray, ...]:
-    low = real("grad_norm_min", grad_norm_min, at_least=0)
-    high = real("grad_norm_max", grad_norm_max, above=0)
-    ordered("grad_norm_min", low, "grad_norm_max", high)
-    return broadcast(lr=learning_rate(lr), wd=weight_decay(wd), grad_norm_min=low, grad_norm_max=high)
+    low = check_real("grad_norm_min", grad_norm_min, at_least=0)
+    high = check_real("grad_norm_max", grad_norm_max, above=0)
+    check_order("grad_norm_min", low, "grad_norm_max", high)
+    return broadcast(lr=check_lr(lr), wd=check_wd(wd), grad_norm_min=low, grad_norm_max=high)

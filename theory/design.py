@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import FloatArray, broadcast, learning_rate, plain, real
-from theory.optimizers import Optimizer, checked_optimizer, rotation_limit
+from theory.arguments import FloatArray, broadcast, check_lr, check_real, to_float
+from theory.optimizers import Optimizer, check_optimizer, rotation_limit
 
 # The unknown is searched on a logarithmic scale: a range of 700 halved a hundred times is below rounding.
 _HALVINGS = 100
@@ -49,8 +49,8 @@ def wd_for_rotation(
     0.009992
     """
     rate, angle, gradient = _checked("lr", lr, "rotation", rotation, grad_norm)
-    rule = checked_optimizer(optimizer)
-    return plain(_solve(lambda wd: rule.equilibrium_turn(rate, wd, gradient), _turn(angle), _largest(rule, rate)))
+    rule = check_optimizer(optimizer)
+    return to_float(_solve(lambda wd: rule.equilibrium_turn(rate, wd, gradient), _turn(angle), _largest(rule, rate)))
 
 
 def lr_for_rotation(
@@ -83,8 +83,8 @@ def lr_for_rotation(
     0.499583
     """
     decay, angle, gradient = _checked("wd", wd, "rotation", rotation, grad_norm)
-    rule = checked_optimizer(optimizer)
-    return plain(_solve(lambda lr: rule.equilibrium_turn(lr, decay, gradient), _turn(angle), _largest(rule, decay)))
+    rule = check_optimizer(optimizer)
+    return to_float(_solve(lambda lr: rule.equilibrium_turn(lr, decay, gradient), _turn(angle), _largest(rule, decay)))
 
 
 def wd_for_norm(
@@ -115,13 +115,13 @@ def wd_for_norm(
     0.01
     """
     rate, wanted, gradient = _checked("lr", lr, "norm", norm, grad_norm)
-    rule = checked_optimizer(optimizer)
+    rule = check_optimizer(optimizer)
 
     # the norm falls with λ, so that its inverse rises, up to the edge of stability
     def inverse(wd: FloatArray) -> FloatArray:
         return np.asarray(1 / rule.equilibrium_norm(rate, wd, gradient))
 
-    return plain(_solve(inverse, 1 / wanted, _end_of_rise(inverse, _largest(rule, rate))))
+    return to_float(_solve(inverse, 1 / wanted, _end_of_rise(inverse, _largest(rule, rate))))
 
 
 def lr_for_norm(
@@ -151,8 +151,8 @@ def lr_for_norm(
     0.1
     """
     decay, wanted, gradient = _checked("wd", wd, "norm", norm, grad_norm)
-    rule = checked_optimizer(optimizer)
-    return plain(_solve(lambda lr: rule.equilibrium_norm(lr, decay, gradient), wanted, _largest(rule, decay)))
+    rule = check_optimizer(optimizer)
+    return to_float(_solve(lambda lr: rule.equilibrium_norm(lr, decay, gradient), wanted, _largest(rule, decay)))
 
 
 def wd_for_relaxation(lr: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
@@ -178,8 +178,8 @@ def wd_for_relaxation(lr: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
     >>> round(wd_for_relaxation(0.1, 250), 5)
     0.00999
     """
-    rate, time = broadcast(lr=learning_rate(lr), steps=real("steps", steps, above=0))
-    return plain(_intrinsic_for(time) / rate)
+    rate, time = broadcast(lr=check_lr(lr), steps=check_real("steps", steps, above=0))
+    return to_float(_intrinsic_for(time) / rate)
 
 
 def lr_for_relaxation(wd: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
@@ -205,8 +205,8 @@ def lr_for_relaxation(wd: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
     >>> round(lr_for_relaxation(0.01, 250), 5)
     0.09985
     """
-    decay, time = broadcast(wd=real("wd", wd, above=0), steps=real("steps", steps, above=0))
-    return plain(_intrinsic_for(time) / decay)
+    decay, time = broadcast(wd=check_real("wd", wd, above=0), steps=check_real("steps", steps, above=0))
+    return to_float(_intrinsic_for(time) / decay)
 
 
 def _intrinsic_for(time: FloatArray) -> FloatArray:
@@ -222,9 +222,9 @@ def _checked(
     limit = {"below": np.pi / 2} if second == "rotation" else {}
     return broadcast(
         **{
-            first: learning_rate(setting, first),
-            second: real(second, wanted, above=0, **limit),
-            "grad_norm": real("grad_norm", grad_norm, above=0),
+            first: check_lr(setting, first),
+            second: check_real(second, wanted, above=0, **limit),
+            "grad_norm": check_real("grad_norm", grad_norm, above=0),
         }
     )
 

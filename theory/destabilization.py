@@ -10,18 +10,18 @@ import numpy.typing as npt
 from theory.arguments import (
     FloatArray,
     broadcast,
-    intrinsic_lr,
-    learning_rate,
-    ordered,
-    plain,
-    real,
-    weight_decay,
+    check_intrinsic_lr,
+    check_lr,
+    check_order,
+    check_real,
+    check_wd,
+    to_float,
 )
 from theory.bounds import Bounds, norm_bounds
 from theory.flow import flow_time
-from theory.optimizers import SGD, checked_optimizer
+from theory.optimizers import SGD, check_optimizer
 
-ITERATED_STEPS = 20_000  # up to here `steps_to_jump` runs the map itself
+ITERATED_STEPS = 20_000  # up to here `steps_to_angular_jump` runs the map itself
 RINGING = 1 - np.sqrt(0.5)  # ηλ above which (1-ηλ)² < 1/2 and the norm swings about its rest
 
 
@@ -81,14 +81,14 @@ def rotation(norm: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_nor
     >>> round(rotation(1.0, lr=0.1, wd=0.01, grad_norm=2.0), 5)
     0.19759
     """
-    norm, lr, wd = real("norm", norm, above=0), learning_rate(lr), weight_decay(wd)
-    grad_norm = real("grad_norm", grad_norm, at_least=0)
-    k = intrinsic_lr(lr, wd, below=1.0)
-    norm, lr, grad_norm, k = broadcast(norm=norm, lr=lr, grad_norm=grad_norm, wd=k)
-    return plain(step_angle(lr / norm * (grad_norm / norm), k))
+    norm, lr, wd = check_real("norm", norm, above=0), check_lr(lr), check_wd(wd)
+    grad_norm = check_real("grad_norm", grad_norm, at_least=0)
+    intrinsic_lr = check_intrinsic_lr(lr, wd, below=1.0)
+    norm, lr, grad_norm, intrinsic_lr = broadcast(norm=norm, lr=lr, grad_norm=grad_norm, wd=intrinsic_lr)
+    return to_float(step_angle(lr / norm * (grad_norm / norm), intrinsic_lr))
 
 
-def jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
+def angular_jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
     """Norm below which, and only below which, a step with this g̃ is a δ-jump: 1 - cos θ > δ.
 
     ρ² = ηg̃/((1-ηλ)κ(δ)): the inverse of `rotation` at cos θ = 1-δ.
@@ -111,17 +111,17 @@ def jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike, de
 
     Examples
     --------
-    >>> round(jump_norm(0.1, 0.01, grad_norm=2.0, delta=0.1), 5)
+    >>> round(angular_jump_norm(0.1, 0.01, grad_norm=2.0, delta=0.1), 5)
     0.64293
     """
-    lr, wd = learning_rate(lr), weight_decay(wd)
-    grad_norm, delta = real("grad_norm", grad_norm, above=0), real("delta", delta, above=0, below=1)
-    k = intrinsic_lr(lr, wd, below=1.0)
-    lr, grad_norm, delta, k = broadcast(lr=lr, grad_norm=grad_norm, delta=delta, wd=k)
-    return plain(_jump_norm(lr, k, grad_norm, delta))
+    lr, wd = check_lr(lr), check_wd(wd)
+    grad_norm, delta = check_real("grad_norm", grad_norm, above=0), check_real("delta", delta, above=0, below=1)
+    intrinsic_lr = check_intrinsic_lr(lr, wd, below=1.0)
+    lr, grad_norm, delta, intrinsic_lr = broadcast(lr=lr, grad_norm=grad_norm, delta=delta, wd=intrinsic_lr)
+    return to_float(_angular_jump_norm(lr, intrinsic_lr, grad_norm, delta))
 
 
-def jump_regime(
+def angular_jump_regime(
     lr: npt.ArrayLike,
     wd: npt.ArrayLike,
     grad_norm_min: npt.ArrayLike,
@@ -134,7 +134,7 @@ def jump_regime(
     "possible": some sequences jump and some never do. The last holds for ℓ = 0 too: without gradients nothing jumps.
 
     For ηλ > 0.2929, (1-ηλ)² < 1/2, where the norm swings about its rest, "impossible" is L/ℓ <= 2(1-ηλ)²κ(δ), and
-    what is "possible" depends on the start: from some norms, not from all. `steps_to_jump` takes the start.
+    what is "possible" depends on the start: from some norms, not from all. `steps_to_angular_jump` takes the start.
 
     Parameters
     ----------
@@ -154,32 +154,32 @@ def jump_regime(
 
     Examples
     --------
-    >>> jump_regime(0.1, 0.01, grad_norm_min=1.0, grad_norm_max=2.0, delta=0.1)
+    >>> angular_jump_regime(0.1, 0.01, grad_norm_min=1.0, grad_norm_max=2.0, delta=0.1)
     'impossible'
-    >>> jump_regime(0.1, 0.01, grad_norm_min=0.1, grad_norm_max=2.0, delta=[0.1, 0.0005]).tolist()
+    >>> angular_jump_regime(0.1, 0.01, grad_norm_min=0.1, grad_norm_max=2.0, delta=[0.1, 0.0005]).tolist()
     ['possible', 'certain']
     """
-    lr, k, low, high, delta = _checked_range(lr, wd, grad_norm_min, grad_norm_max, delta)
-    regime = np.where(_certain(k, low, delta), "certain", "possible")
-    regime = np.where(_impossible(k, low, high, delta), "impossible", regime)
+    lr, intrinsic_lr, low, high, delta = _checked_range(lr, wd, grad_norm_min, grad_norm_max, delta)
+    regime = np.where(_certain(intrinsic_lr, low, delta), "certain", "possible")
+    regime = np.where(_impossible(intrinsic_lr, low, high, delta), "impossible", regime)
     return str(regime) if regime.ndim == 0 else regime
 
 
-class JumpTime(NamedTuple):
+class AngularJumpTime(NamedTuple):
     """Steps before the step that is the first δ-jump, at the least and at the most: floats or arrays of one shape."""
 
     earliest: Any
     latest: Any
 
 
-def steps_to_jump(
+def steps_to_angular_jump(
     norm: npt.ArrayLike,
     lr: npt.ArrayLike,
     wd: npt.ArrayLike,
     grad_norm_min: npt.ArrayLike,
     grad_norm_max: npt.ArrayLike,
     delta: npt.ArrayLike,
-) -> JumpTime:
+) -> AngularJumpTime:
     """Number of steps before the first step that is a δ-jump, at the least and at the most, when ℓ <= g̃ <= L.
 
     Both are attained. The earliest jump comes by falling with ℓ until r = ρ² is below r_δ(L), then jumping with L. The
@@ -198,7 +198,7 @@ def steps_to_jump(
 
     Returns
     -------
-    JumpTime(earliest, latest): whole numbers as floats, 0 if the very first step jumps, inf if no step ever does.
+    AngularJumpTime(earliest, latest): whole numbers as floats, 0 if the very first step jumps, inf if no step ever does.
     Falls of up to 20 000 steps are iterated. A longer one is taken from a closed form in continuous time whose error,
     measured, is below ηλ steps: the number is exact unless that time lies so close to a whole one, else off by one.
     A fall that ends a relative distance d above the r at which it would come to rest is known as well as its arguments
@@ -214,38 +214,38 @@ def steps_to_jump(
 
     Examples
     --------
-    >>> steps_to_jump(2.0, 0.1, 0.01, grad_norm_min=0.1, grad_norm_max=2.0, delta=0.1)
-    JumpTime(earliest=1220.0, latest=inf)
+    >>> steps_to_angular_jump(2.0, 0.1, 0.01, grad_norm_min=0.1, grad_norm_max=2.0, delta=0.1)
+    AngularJumpTime(earliest=1220.0, latest=inf)
     """
-    lr, k, low, high, delta = _checked_range(lr, wd, grad_norm_min, grad_norm_max, delta)
-    norm = real("norm", norm, above=0)
-    arrays = broadcast(norm=norm, lr=lr, wd=k, grad_norm_min=low, grad_norm_max=high, delta=delta)
+    lr, intrinsic_lr, low, high, delta = _checked_range(lr, wd, grad_norm_min, grad_norm_max, delta)
+    norm = check_real("norm", norm, above=0)
+    arrays = broadcast(norm=norm, lr=lr, wd=intrinsic_lr, grad_norm_min=low, grad_norm_max=high, delta=delta)
     shape = arrays[0].shape
-    norm, lr, k, low, high, delta = (array.ravel() for array in arrays)
-    # norms are compared as `jump_norm` rounds them, falls are followed in units of r = ρ²/(ηL)
-    jumps_with_high = norm < _jump_norm(lr, k, high, delta)
-    jumps_with_low = norm < _jump_norm(lr, k, low, delta)
-    start, q, high_end = (norm / np.sqrt(lr * high)) ** 2, low / high, 1 / ((1 - k) * kappa(delta))
+    norm, lr, intrinsic_lr, low, high, delta = (array.ravel() for array in arrays)
+    # norms are compared as `angular_jump_norm` rounds them, falls are followed in units of r = ρ²/(ηL)
+    jumps_with_high = norm < _angular_jump_norm(lr, intrinsic_lr, high, delta)
+    jumps_with_low = norm < _angular_jump_norm(lr, intrinsic_lr, low, delta)
+    start, q, high_end = (norm / np.sqrt(lr * high)) ** 2, low / high, 1 / ((1 - intrinsic_lr) * kappa(delta))
 
-    ringing = k > RINGING
+    ringing = intrinsic_lr > RINGING
 
     earliest = np.where(jumps_with_high, 0.0, np.inf)
-    undecided = ~jumps_with_high & ~_impossible(k, low, high, delta)
+    undecided = ~jumps_with_high & ~_impossible(intrinsic_lr, low, high, delta)
     i = np.flatnonzero(undecided & ~ringing)
-    earliest[i] = np.maximum(_fall(start[i], high_end[i], k[i], q[i])[0], 1)
+    earliest[i] = np.maximum(_fall(start[i], high_end[i], intrinsic_lr[i], q[i])[0], 1)
     i = np.flatnonzero(undecided & ringing)
-    earliest[i] = _earliest_in_a_swing(start[i], high_end[i], k[i], q[i])
+    earliest[i] = _earliest_while_ringing(start[i], high_end[i], intrinsic_lr[i], q[i])
 
     latest = np.where(jumps_with_low, 0.0, np.inf)
-    i = np.flatnonzero(~jumps_with_low & ~ringing & _certain(k, low, delta))
-    steps, reached = _fall(start[i], high_end[i], k[i], np.ones(i.size))
+    i = np.flatnonzero(~jumps_with_low & ~ringing & _certain(intrinsic_lr, low, delta))
+    steps, reached = _fall(start[i], high_end[i], intrinsic_lr[i], np.ones(i.size))
     distance = np.log(reached / (q * high_end)[i])
-    rest = _steps_down(distance, k[i], delta[i]) + 1
+    rest = _steps_down(distance, intrinsic_lr[i], delta[i]) + 1
     latest[i] = np.maximum(steps + np.where(distance >= 0, rest, 0), 1)
     i = np.flatnonzero(~jumps_with_low & ringing & (low > 0))
-    latest[i] = _latest_in_a_swing(start[i], high_end[i], k[i], q[i], delta[i])
+    latest[i] = _latest_while_ringing(start[i], high_end[i], intrinsic_lr[i], q[i], delta[i])
     latest = np.maximum(latest, np.where(np.isinf(latest), 0, earliest))
-    return JumpTime(plain(earliest.reshape(shape)), plain(latest.reshape(shape)))
+    return AngularJumpTime(to_float(earliest.reshape(shape)), to_float(latest.reshape(shape)))
 
 
 def critical_norm(
@@ -285,39 +285,43 @@ def critical_norm(
     >>> critical_norm(0.25, 32.0)
     2.0
     """
-    rule = checked_optimizer(optimizer)
+    rule = check_optimizer(optimizer)
     if not isinstance(rule, SGD):
         raise ValueError(f"optimizer must be an SGD, got {rule!r}")
     if not isinstance(falling, bool):
         raise TypeError(f"falling must be True or False, got {falling!r}")
-    lr, sharpness, decay = learning_rate(lr), real("sharpness", sharpness, at_least=0), weight_decay(wd)
-    k = intrinsic_lr(lr, decay, below=1.0)
-    lr, sharpness, k = broadcast(lr=lr, sharpness=sharpness, wd=k)
-    return plain(np.sqrt(lr) * np.sqrt(sharpness / rule.edge_with_decay(k, falling)))
+    lr, sharpness, decay = check_lr(lr), check_real("sharpness", sharpness, at_least=0), check_wd(wd)
+    intrinsic_lr = check_intrinsic_lr(lr, decay, below=1.0)
+    lr, sharpness, intrinsic_lr = broadcast(lr=lr, sharpness=sharpness, wd=intrinsic_lr)
+    return to_float(np.sqrt(lr) * np.sqrt(sharpness / rule.edge_with_decay(intrinsic_lr, falling)))
 
 
-def _jump_norm(lr: FloatArray, k: FloatArray, grad_norm: FloatArray, delta: FloatArray) -> FloatArray:
-    return np.asarray(np.sqrt(lr) * np.sqrt(grad_norm / ((1 - k) * kappa(delta))))
+def _angular_jump_norm(
+    lr: FloatArray, intrinsic_lr: FloatArray, grad_norm: FloatArray, delta: FloatArray
+) -> FloatArray:
+    return np.asarray(np.sqrt(lr) * np.sqrt(grad_norm / ((1 - intrinsic_lr) * kappa(delta))))
 
 
-def _impossible(k: FloatArray, low: FloatArray, high: FloatArray, delta: FloatArray) -> Any:
+def _impossible(intrinsic_lr: FloatArray, low: FloatArray, high: FloatArray, delta: FloatArray) -> Any:
     """Whether r_ℓ, below which the norm does not sink, is at or above r_δ(L); in a swing, the least r⁺ of any r."""
-    return high * np.where(k > RINGING, 1 / (2 * (1 - k) ** 2), kappa(k)) <= low * kappa(delta)
+    return high * np.where(
+        intrinsic_lr > RINGING, 1 / (2 * (1 - intrinsic_lr) ** 2), kappa(intrinsic_lr)
+    ) <= low * kappa(delta)
 
 
-def _certain(k: FloatArray, low: FloatArray, delta: FloatArray) -> Any:
-    return (delta < k) & (low > 0)
+def _certain(intrinsic_lr: FloatArray, low: FloatArray, delta: FloatArray) -> Any:
+    return (delta < intrinsic_lr) & (low > 0)
 
 
-def _fall(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _fall(start: FloatArray, end: FloatArray, intrinsic_lr: FloatArray, q: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Least t with r_t < end under r⁺ = a r + q²/r, and r_t; one-dimensional arrays, end above the fixed point."""
-    time = flow_time(start, end, k, q)
+    time = flow_time(start, end, intrinsic_lr, q)
     steps = np.where(start < end, 0.0, np.floor(time) + 1)
     # the last step of a closed form, at the speed of the map at its end
-    reached = np.where(start < end, start, end * ((1 - k) ** 2 + (q / end) ** 2) ** (steps - time))
+    reached = np.where(start < end, start, end * ((1 - intrinsic_lr) ** 2 + (q / end) ** 2) ** (steps - time))
     # iterate y = r/r* - 1, which shrinks by a factor per step, so that rounding does not add up; q = 0 is geometric
     i = np.flatnonzero((start >= end) & (steps <= ITERATED_STEPS) & (q > 0))
-    one_minus_a = (k * (2 - k))[i]
+    one_minus_a = (intrinsic_lr * (2 - intrinsic_lr))[i]
     rest = q[i] / np.sqrt(one_minus_a)
     y, goal = start[i] / rest - 1, end[i] / rest - 1
     for t in range(1, ITERATED_STEPS + 2):
@@ -331,17 +335,17 @@ def _fall(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> t
     return steps, np.minimum(reached, np.nextafter(end, 0))
 
 
-def _earliest_in_a_swing(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> FloatArray:
+def _earliest_while_ringing(start: FloatArray, end: FloatArray, intrinsic_lr: FloatArray, q: FloatArray) -> FloatArray:
     """Least t at which some sequence with q <= g̃ <= 1 has r_t < end, for (1-ηλ)² < 1/2; one-dimensional arrays."""
     steps = np.full(start.size, np.nan)
     i, lowest, highest = np.arange(start.size), start.copy(), start.copy()
-    attractor = Bounds(*(np.asarray(bound) ** 2 for bound in norm_bounds(1.0, k, q, 1.0)))
+    attractor = Bounds(*(np.asarray(bound) ** 2 for bound in norm_bounds(1.0, intrinsic_lr, q, 1.0)))
     for t in range(1, ITERATED_STEPS + 1):
         # a convex function of r: least at its turning point, greatest at an end
-        turning = np.clip(q[i] / (1 - k[i]), lowest, highest)
+        turning = np.clip(q[i] / (1 - intrinsic_lr[i]), lowest, highest)
         lowest, highest = (
-            _after(turning, k[i], q[i]),
-            np.maximum(_after(lowest, k[i], 1.0), _after(highest, k[i], 1.0)),
+            _after(turning, intrinsic_lr[i], q[i]),
+            np.maximum(_after(lowest, intrinsic_lr[i], 1.0), _after(highest, intrinsic_lr[i], 1.0)),
         )
         steps[i[lowest < end[i]]] = t
         # no step lengthens the distance of ln r from the attractor
@@ -356,45 +360,50 @@ def _earliest_in_a_swing(start: FloatArray, end: FloatArray, k: FloatArray, q: F
     return steps
 
 
-def _latest_in_a_swing(
-    start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray, delta: FloatArray
+def _latest_while_ringing(
+    start: FloatArray, end: FloatArray, intrinsic_lr: FloatArray, q: FloatArray, delta: FloatArray
 ) -> FloatArray:
     """Least t at which every sequence with q <= g̃ <= 1 has jumped or has r_t < q·end, where every g̃ jumps."""
     steps = np.full(start.size, np.nan)
     i, lowest, highest = np.arange(start.size), start.copy(), start.copy()
-    grown = ((1 - k) / (1 - delta)) ** 2
-    rest = 1 / np.sqrt(k * (2 - k))
+    grown = ((1 - intrinsic_lr) / (1 - delta)) ** 2
+    rest = 1 / np.sqrt(intrinsic_lr * (2 - intrinsic_lr))
     for t in range(1, ITERATED_STEPS + 1):
         # one r that is held for ever, or about which the swing of a constant g̃ stays quiet, is enough for never
         away = np.maximum(np.log(np.maximum(lowest / rest[i], q[i] * rest[i] / highest)), 0)
-        quiet = np.where(away > 0, np.exp(-away) * kappa(delta[i]) >= kappa(k[i]), delta[i] >= k[i])
+        quiet = np.where(
+            away > 0, np.exp(-away) * kappa(delta[i]) >= kappa(intrinsic_lr[i]), delta[i] >= intrinsic_lr[i]
+        )
         steps[i[quiet]] = np.inf
         # below the threshold of L the greatest r falls by a constant factor
-        falling = ~quiet & (highest < end[i]) & (delta[i] < k[i])
+        falling = ~quiet & (highest < end[i]) & (delta[i] < intrinsic_lr[i])
         j = i[falling]
-        steps[j] = t + _steps_down(np.log(highest[falling] / (q[j] * end[j])), k[j], delta[j])
+        steps[j] = t + _steps_down(np.log(highest[falling] / (q[j] * end[j])), intrinsic_lr[j], delta[j])
         open_still = np.isnan(steps[i])
         i, lowest, highest = i[open_still], lowest[open_still], highest[open_still]
         if not i.size:
             break
         inside = (lowest <= end[i]) & (end[i] <= highest)
-        turning = np.clip(q[i] / (1 - k[i]), lowest, highest)
-        ends = [np.minimum(_after(r, k[i], 1.0), grown[i] * r) for r in (lowest, highest)]
+        turning = np.clip(q[i] / (1 - intrinsic_lr[i]), lowest, highest)
+        ends = [np.minimum(_after(r, intrinsic_lr[i], 1.0), grown[i] * r) for r in (lowest, highest)]
         top = np.where(inside, grown[i] * end[i], 0.0)
-        lowest, highest = np.maximum(_after(turning, k[i], q[i]), q[i] * end[i]), np.maximum(top, np.maximum(*ends))
+        lowest, highest = (
+            np.maximum(_after(turning, intrinsic_lr[i], q[i]), q[i] * end[i]),
+            np.maximum(top, np.maximum(*ends)),
+        )
         gone = highest < q[i] * end[i]
         steps[i[gone]] = t
         i, lowest, highest = i[~gone], lowest[~gone], highest[~gone]
     return steps
 
 
-def _steps_down(distance: FloatArray, k: FloatArray, delta: FloatArray) -> FloatArray:
+def _steps_down(distance: FloatArray, intrinsic_lr: FloatArray, delta: FloatArray) -> FloatArray:
     """Whole steps of the largest g̃ without a jump in a fall of ln r: each is a constant factor below r_δ(L), δ < ηλ."""
-    return np.asarray(np.floor(distance / (2 * np.log1p((k - delta) / (1 - k)))))
+    return np.asarray(np.floor(distance / (2 * np.log1p((intrinsic_lr - delta) / (1 - intrinsic_lr)))))
 
 
-def _after(r: FloatArray, k: FloatArray, g: FloatArray | float) -> FloatArray:
-    return np.asarray((1 - k) ** 2 * r + g * (g / r))
+def _after(r: FloatArray, intrinsic_lr: FloatArray, g: FloatArray | float) -> FloatArray:
+    return np.asarray((1 - intrinsic_lr) ** 2 * r + g * (g / r))
 
 
 def _checked_range(
@@ -404,9 +413,12 @@ def _checked_range(
     grad_norm_max: npt.ArrayLike,
     delta: npt.ArrayLike,
 ) -> tuple[FloatArray, ...]:
-    lr, wd = learning_rate(lr), weight_decay(wd)
-    low, high = real("grad_norm_min", grad_norm_min, at_least=0), real("grad_norm_max", grad_norm_max, above=0)
-    ordered("grad_norm_min", low, "grad_norm_max", high)
-    delta = real("delta", delta, above=0, below=1)
-    k = intrinsic_lr(lr, wd, below=1.0)
-    return broadcast(lr=lr, wd=k, grad_norm_min=low, grad_norm_max=high, delta=delta)
+    lr, wd = check_lr(lr), check_wd(wd)
+    low, high = (
+        check_real("grad_norm_min", grad_norm_min, at_least=0),
+        check_real("grad_norm_max", grad_norm_max, above=0),
+    )
+    check_order("grad_norm_min", low, "grad_norm_max", high)
+    delta = check_real("delta", delta, above=0, below=1)
+    intrinsic_lr = check_intrinsic_lr(lr, wd, below=1.0)
+    return broadcast(lr=lr, wd=intrinsic_lr, grad_norm_min=low, grad_norm_max=high, delta=delta)

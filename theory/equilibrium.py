@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import broadcast, intrinsic_lr, learning_rate, plain, real, weight_decay
-from theory.optimizers import Optimizer, checked_optimizer, rotation_limit
+from theory.arguments import broadcast, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
+from theory.optimizers import Optimizer, check_optimizer, rotation_limit
 
 
 def equilibrium_norm(
@@ -39,11 +39,11 @@ def equilibrium_norm(
     >>> round(equilibrium_norm(0.1, 0.01, grad_norm=2.0), 4)
     2.115
     """
-    lr, wd, grad_norm = learning_rate(lr), weight_decay(wd), real("grad_norm", grad_norm, above=0)
-    rule = checked_optimizer(optimizer)
-    intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
+    lr, wd, grad_norm = check_lr(lr), check_wd(wd), check_real("grad_norm", grad_norm, above=0)
+    rule = check_optimizer(optimizer)
+    check_intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
     lr, wd, grad_norm = broadcast(lr=lr, wd=wd, grad_norm=grad_norm)
-    return plain(rule.equilibrium_norm(lr, wd, grad_norm))
+    return to_float(rule.equilibrium_norm(lr, wd, grad_norm))
 
 
 def equilibrium_effective_lr(
@@ -71,7 +71,7 @@ def equilibrium_effective_lr(
     0.022355
     """
     norm = equilibrium_norm(lr, wd, grad_norm, optimizer=optimizer)
-    return plain(learning_rate(lr) / norm**2)
+    return to_float(check_lr(lr) / norm**2)
 
 
 def equilibrium_rotation(
@@ -104,12 +104,12 @@ def equilibrium_rotation(
     >>> round(equilibrium_rotation(0.5, 0.01), 5)
     0.10004
     """
-    lr, wd = learning_rate(lr), weight_decay(wd)
-    gradient, rule = real("grad_norm", grad_norm, above=0), checked_optimizer(optimizer)
-    intrinsic_lr(lr, wd, below=rotation_limit(rule))
+    lr, wd = check_lr(lr), check_wd(wd)
+    gradient, rule = check_real("grad_norm", grad_norm, above=0), check_optimizer(optimizer)
+    check_intrinsic_lr(lr, wd, below=rotation_limit(rule))
     lr, wd, gradient = broadcast(lr=lr, wd=wd, grad_norm=gradient)
     # 2 asin √((1-cos θ)/2) is exact also where cos θ rounds to 1
-    return plain(2 * np.arcsin(np.sqrt(rule.equilibrium_turn(lr, wd, gradient) / 2)))
+    return to_float(2 * np.arcsin(np.sqrt(rule.equilibrium_turn(lr, wd, gradient) / 2)))
 
 
 def relaxation_time(lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
@@ -134,10 +134,10 @@ def relaxation_time(lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
     >>> round(relaxation_time(0.1, 0.01), 2)
     249.62
     """
-    k = intrinsic_lr(learning_rate(lr), weight_decay(wd))
-    change = 2 * k * (k - 2)
+    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd))
+    change = 2 * intrinsic_lr * (intrinsic_lr - 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         # ln|1 + change|; log1p keeps all digits near its zeros, ηλ = 0 and, where the sign has flipped, ηλ = 1;
         # -1/-0 is inf
-        logarithm = np.log1p(np.where(change > -1, change, -2 * (1 - k) ** 2))
-        return plain(-1 / np.where(logarithm == 0, -0.0, logarithm))
+        logarithm = np.log1p(np.where(change > -1, change, -2 * (1 - intrinsic_lr) ** 2))
+        return to_float(-1 / np.where(logarithm == 0, -0.0, logarithm))

@@ -10,12 +10,12 @@ import numpy.typing as npt
 from theory.arguments import (
     FloatArray,
     broadcast,
-    intrinsic_lr,
-    learning_rate,
-    ordered,
-    plain,
-    real,
-    weight_decay,
+    check_intrinsic_lr,
+    check_lr,
+    check_order,
+    check_real,
+    check_wd,
+    to_float,
 )
 
 
@@ -50,16 +50,16 @@ def norm_flow(
     >>> round(norm_flow(1000, 4.0, 0.1, 0.01, grad_norm=2.0), 4)
     2.2208
     """
-    start, rate, decay = real("norm", norm, above=0), learning_rate(lr), weight_decay(wd)
-    gradient, passed = real("grad_norm", grad_norm, at_least=0), real("time", time, at_least=0)
+    start, rate, decay = check_real("norm", norm, above=0), check_lr(lr), check_wd(wd)
+    gradient, passed = check_real("grad_norm", grad_norm, at_least=0), check_real("time", time, at_least=0)
     start, rate, decay, gradient, passed = broadcast(norm=start, lr=rate, wd=decay, grad_norm=gradient, time=passed)
     fall = 4 * rate * decay * passed
     # the integral of 2 exp(-4ηλs) over the time, finite also without decay
     growth = 2 * passed * np.where(fall > 0, -np.expm1(-fall) / np.where(fall > 0, fall, 1), 1.0)
-    return plain(_fourth_norm(start * np.exp(-fall / 4), np.sqrt(rate) * np.sqrt(gradient) * growth**0.25))
+    return to_float(_fourth_norm(start * np.exp(-fall / 4), np.sqrt(rate) * np.sqrt(gradient) * growth**0.25))
 
 
-def fall_time(
+def decay_time(
     norm: npt.ArrayLike, norm_to: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike
 ) -> Any:
     """Number of steps, not rounded, in which the norm falls from one value to another under constant g̃.
@@ -86,25 +86,27 @@ def fall_time(
 
     Examples
     --------
-    >>> round(fall_time(4.0, 2.5, 0.1, 0.01, grad_norm=2.0), 2)
+    >>> round(decay_time(4.0, 2.5, 0.1, 0.01, grad_norm=2.0), 2)
     628.67
     """
-    start, end = real("norm", norm, above=0), real("norm_to", norm_to, above=0)
-    ordered("norm_to", end, "norm", start)
-    rate, decay, gradient = learning_rate(lr), weight_decay(wd), real("grad_norm", grad_norm, at_least=0)
-    k = intrinsic_lr(rate, decay, below=1 - np.sqrt(0.5))
-    start, end, rate, gradient, k = broadcast(norm=start, norm_to=end, lr=rate, grad_norm=gradient, wd=k)
+    start, end = check_real("norm", norm, above=0), check_real("norm_to", norm_to, above=0)
+    check_order("norm_to", end, "norm", start)
+    rate, decay, gradient = check_lr(lr), check_wd(wd), check_real("grad_norm", grad_norm, at_least=0)
+    intrinsic_lr = check_intrinsic_lr(rate, decay, below=1 - np.sqrt(0.5))
+    start, end, rate, gradient, intrinsic_lr = broadcast(
+        norm=start, norm_to=end, lr=rate, grad_norm=gradient, wd=intrinsic_lr
+    )
     # in units of the start's r nothing overflows
     push = rate / start * (gradient / start)
     first, last = np.ones_like(start), (end / start) ** 2
     with np.errstate(divide="ignore"):
-        reached = (k > 0) & (last * np.sqrt(k * (2 - k)) > push)
-    safe = np.where(reached, k, 0.1), np.where(reached, push, 0.0)
+        reached = (intrinsic_lr > 0) & (last * np.sqrt(intrinsic_lr * (2 - intrinsic_lr)) > push)
+    safe = np.where(reached, intrinsic_lr, 0.1), np.where(reached, push, 0.0)
     time = np.where(reached, flow_time(first, np.where(reached, last, 1.0), *safe), np.inf)
-    return plain(np.where(start == end, 0.0, time))
+    return to_float(np.where(start == end, 0.0, time))
 
 
-def flow_time(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) -> FloatArray:
+def flow_time(start: FloatArray, end: FloatArray, intrinsic_lr: FloatArray, q: FloatArray) -> FloatArray:
     """Time to fall from one r = ρ² to another with k = ηλ > 0 and q = ηg̃, in a flow with the rates of the map.
 
     With u = r², u⁺-u = (b-(1-a)u)(b+(1+a)u)/u: the time is a sum of the logarithms of the distances to the two zeros.
@@ -114,9 +116,11 @@ def flow_time(start: FloatArray, end: FloatArray, k: FloatArray, q: FloatArray) 
     >>> round(float(flow_time(np.array(2.0), np.array(1.0), np.array(0.01), np.array(0.0))), 3)  # ln 2/(-2 ln 0.99)
     34.484
     """
-    rest, other = q / np.sqrt(k * (2 - k)), q / np.sqrt(1 + (1 - k) ** 2)
-    far = -1 / (4 * np.log1p(-k))  # steps per unit of -ln u at u = ∞, where u⁺ = a² u
-    near = -1 / np.log1p(-2 * k * (2 - k))  # the same of ln(u-u*) at the fixed point, where it shrinks by 2a-1
+    rest, other = q / np.sqrt(intrinsic_lr * (2 - intrinsic_lr)), q / np.sqrt(1 + (1 - intrinsic_lr) ** 2)
+    far = -1 / (4 * np.log1p(-intrinsic_lr))  # steps per unit of -ln u at u = ∞, where u⁺ = a² u
+    near = -1 / np.log1p(
+        -2 * intrinsic_lr * (2 - intrinsic_lr)
+    )  # the same of ln(u-u*) at the fixed point, where it shrinks by 2a-1
     plain_fall = 2 * np.log(start / end)
     nearness = [np.log(np.maximum((1 - rest / r) * (1 + rest / r), np.finfo(float).eps)) for r in (start, end)]
     others = np.log1p((other / start) ** 2) - np.log1p((other / end) ** 2)

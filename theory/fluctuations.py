@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from theory.arguments import broadcast, intrinsic_lr, learning_rate, plain, real, weight_decay
+from theory.arguments import broadcast, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
 from theory.destabilization import kappa
 
 
@@ -49,8 +49,8 @@ def equilibrium_spread(lr: npt.ArrayLike, wd: npt.ArrayLike, variation: npt.Arra
     >>> round(spread.mean_ratio, 5), round(spread.deviation, 4), round(spread.correlation, 4)
     (1.00254, 0.0178, 0.9602)
     """
-    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
-    k, relative = broadcast(wd=k, variation=real("variation", variation, at_least=0))
+    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
+    intrinsic_lr, relative = broadcast(wd=intrinsic_lr, variation=check_real("variation", variation, at_least=0))
     # (1-a)/a = κ(ηλ)²
-    width = kappa(k) * relative
-    return Spread(plain(1 + width**2 / 2), plain(width / 4), plain(1 - 2 * k * (2 - k)))
+    width = kappa(intrinsic_lr) * relative
+    return Spread(to_float(1 + width**2 / 2), to_float(width / 4), to_float(1 - 2 * intrinsic_lr * (2 - intrinsic_lr)))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import broadcast, plain, real
+from theory.arguments import broadcast, check_real, to_float
 
 
 def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
@@ -38,7 +38,9 @@ def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
     >>> round(total_grad_norm([1.0, 1.0], [3.0, 1.0]), 4), round(total_grad_norm([3**0.5, 1.0], [3.0, 1.0]), 4)
     (4.4721, 4.0)
     """
-    norms, gradients = broadcast(norm=real("norm", norm, above=0), grad_norm=real("grad_norm", grad_norm, at_least=0))
+    norms, gradients = broadcast(
+        norm=check_real("norm", norm, above=0), grad_norm=check_real("grad_norm", grad_norm, at_least=0)
+    )
     if norms.ndim == 0 or norms.shape[-1] == 0:
         raise ValueError(f"norm and grad_norm must have the groups as last axis, got shape {norms.shape}")
     # relative to the largest norm and the largest quotient no square overflows
@@ -47,7 +49,7 @@ def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
     largest = quotients.max(axis=-1, keepdims=True)
     shares = quotients / np.where(largest > 0, largest, 1)
     squares = (relative**2).sum(axis=-1) * (shares**2).sum(axis=-1)
-    return plain(np.sqrt(squares) * largest[..., 0])
+    return to_float(np.sqrt(squares) * largest[..., 0])
 
 
 def invariance_norm(eps: npt.ArrayLike, variance: npt.ArrayLike, tolerance: npt.ArrayLike) -> Any:
@@ -77,10 +79,10 @@ def invariance_norm(eps: npt.ArrayLike, variance: npt.ArrayLike, tolerance: npt.
     >>> round(invariance_norm(1e-5, variance=0.5, tolerance=0.01), 4)
     0.0445
     """
-    share = real("tolerance", tolerance, above=0, below=1)
-    square, width = real("variance", variance, above=0), real("eps", eps, at_least=0)
+    share = check_real("tolerance", tolerance, above=0, below=1)
+    square, width = check_real("variance", variance, above=0), check_real("eps", eps, at_least=0)
     width, square, share = broadcast(eps=width, variance=square, tolerance=share)
-    return plain(np.sqrt(width / square) * np.sqrt((1 - share) / share))
+    return to_float(np.sqrt(width / square) * np.sqrt((1 - share) / share))
 
 
 def decay_invariance_norm(
@@ -117,13 +119,13 @@ def decay_invariance_norm(
     >>> round(decay_invariance_norm(1e-5, 0.5, wd=1e-3, output_slope=0.01, tolerance=0.1), 4)
     0.2115
     """
-    width, square = real("eps", eps, at_least=0), real("variance", variance, above=0)
-    decay, slope = real("wd", wd, above=0), np.abs(real("output_slope", output_slope))
-    share = real("tolerance", tolerance, above=0)
+    width, square = check_real("eps", eps, at_least=0), check_real("variance", variance, above=0)
+    decay, slope = check_real("wd", wd, above=0), np.abs(check_real("output_slope", output_slope))
+    share = check_real("tolerance", tolerance, above=0)
     width, square, decay, slope, share = broadcast(
         eps=width, variance=square, wd=decay, output_slope=slope, tolerance=share
     )
     # |P|ε = share·λ r (σ²r + ε), a quadratic in r = ρ², in units of ε/σ² and solved without cancellation
     unit = np.sqrt(width / square)
     force = np.where(width > 0, 4 * (slope / share / decay) / np.where(width > 0, width / square, 1), 0.0)
-    return plain(unit * np.sqrt(np.where(width > 0, force / (2 * (1 + np.sqrt(1 + force))), 0.0)))
+    return to_float(unit * np.sqrt(np.where(width > 0, force / (2 * (1 + np.sqrt(1 + force))), 0.0)))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import FloatArray, broadcast, learning_rate, plain, real, step_numbers, weight_decay
+from theory.arguments import FloatArray, broadcast, check_lr, check_real, check_steps, check_wd, to_float
 from theory.bounds import Bounds
 
 
@@ -25,7 +25,7 @@ class MomentumRelaxation(NamedTuple):
     rings: Any
 
 
-def momentum_floor(
+def momentum_lower_bound(
     lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, *, momentum: npt.ArrayLike
 ) -> Any:
     """Norm below which heavy-ball SGD with coupled decay cannot stay: lim inf ρ is at least this if g̃ >= ℓ always.
@@ -54,17 +54,17 @@ def momentum_floor(
 
     Examples
     --------
-    >>> round(momentum_floor(0.1, 0.001, 1.0, momentum=0.9), 4)
+    >>> round(momentum_lower_bound(0.1, 0.001, 1.0, momentum=0.9), 4)
     2.2649
     """
-    lr, wd, mu, low = _checked(lr, wd, momentum, grad_norm_min=real("grad_norm_min", grad_norm_min, at_least=0))
-    k = lr * wd
-    fall, margin, largest = _rates(k, mu)
+    lr, wd, mu, low = _checked(lr, wd, momentum, grad_norm_min=check_real("grad_norm_min", grad_norm_min, at_least=0))
+    intrinsic_lr = lr * wd
+    fall, margin, largest = _rates(intrinsic_lr, mu)
     with np.errstate(divide="ignore", invalid="ignore"):
         resting = 1 / np.sqrt((1 + mu) * fall)
         overshooting = 2 * np.sqrt(np.maximum(margin, 0) / (1 + mu)) / largest
         sq_norm = np.where(2 * fall <= largest, resting, overshooting)
-    return plain(np.where(low == 0, 0.0, np.sqrt(lr) * np.sqrt(low) * np.sqrt(np.where(low == 0, 0.0, sq_norm))))
+    return to_float(np.where(low == 0, 0.0, np.sqrt(lr) * np.sqrt(low) * np.sqrt(np.where(low == 0, 0.0, sq_norm))))
 
 
 def momentum_envelope(
@@ -80,7 +80,7 @@ def momentum_envelope(
 
     r = ρ² is never below the recursion R⁺ = (1+μ)R - μR⁻ + φ(R) from R₀ = r₀, R₁ = (1-ηλ)²r₀ + (ηℓ)²/r₀, where
     φ(R) = -γR + β/R with β = (ηℓ)²/(1+μ), continued by its tangent below R = √(β/(m-γ)); γ and m as in
-    `momentum_floor`. With other first two norms it holds from R₀ = r₀ and R₁ = r₁. It ends at the floor. For 2γ <= m it
+    `momentum_lower_bound`. With other first two norms it holds from R₀ = r₀ and R₁ = r₁. It ends at the floor. For 2γ <= m it
     lies above the solution, with the same first two values, of the linear recursion
     e⁺ = (1+μ-2γ)e - μe⁻ of e = R - floor². Without momentum it is the lower end of `norm_envelope` for L without limit.
 
@@ -88,7 +88,7 @@ def momentum_envelope(
     ----------
     steps : last step N (then t = 0 … N), or a one-dimensional array of the wanted t >= 0.
     norm : ρ at t = 0, > 0, where the velocity is zero.
-    lr, wd, grad_norm_min, momentum : as in `momentum_floor`; all broadcast with `norm`.
+    lr, wd, grad_norm_min, momentum : as in `momentum_lower_bound`; all broadcast with `norm`.
 
     Returns
     -------
@@ -105,11 +105,11 @@ def momentum_envelope(
     >>> momentum_envelope(3, 1.0, 0.1, 0.01, 1.0, momentum=0.5).round(4)
     array([1.    , 1.004 , 1.0083, 1.0126])
     """
-    wanted = step_numbers(steps)
-    start, low = real("norm", norm, above=0), real("grad_norm_min", grad_norm_min, at_least=0)
+    wanted = check_steps(steps)
+    start, low = check_real("norm", norm, above=0), check_real("grad_norm_min", grad_norm_min, at_least=0)
     lr, wd, mu, start, low = _checked(lr, wd, momentum, norm=start, grad_norm_min=low)
-    k = lr * wd
-    fall, margin, largest = _rates(k, mu)
+    intrinsic_lr = lr * wd
+    fall, margin, largest = _rates(intrinsic_lr, mu)
     # in units where ηℓ is 1, or the first norm is, neither a large nor a small ℓ overflows
     unit = np.where(low > 0, np.sqrt(lr) * np.sqrt(low), start)
     push = np.where(low > 0, 1.0, 0.0)
@@ -129,7 +129,7 @@ def momentum_envelope(
                 done += 1
                 continue
             if step == 0:
-                change_now = k * (k - 2) * current + push / current
+                change_now = intrinsic_lr * (intrinsic_lr - 2) * current + push / current
             else:
                 growth = np.where(push > 0, beta / current, 0.0)
                 change_now = mu * change + np.where(
@@ -143,12 +143,14 @@ def momentum_envelope(
     return unit[..., np.newaxis] * np.sqrt(np.maximum(squares, 0))
 
 
-def momentum_least_fall(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike, *, momentum: npt.ArrayLike) -> Any:
+def momentum_least_decay_steps(
+    lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike, *, momentum: npt.ArrayLike
+) -> Any:
     """Least number of steps in which the norm of heavy-ball SGD with coupled decay can fall by a factor.
 
     With p the larger root of z² - (1+μ-γ)z + μ, γ = ηλ(2-ηλ/(1+μ)): 2 ln(ratio)/(-ln p) steps, whatever the gradients,
     from a peak, that is a norm not below the one a step before, to any later trough. A run that starts at rest with
-    ηλ < 1 loses no more than √p in any step. Without momentum √p = 1-ηλ, and this is `least_fall`; with momentum
+    ηλ < 1 loses no more than √p in any step. Without momentum √p = 1-ηλ, and this is `least_decay_steps`; with momentum
     p ≈ 1-2ηλ/(1-μ), the rate at which weights without gradients decay, so no bound is better to first order in ηλ.
 
     Parameters
@@ -170,20 +172,20 @@ def momentum_least_fall(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLi
 
     Examples
     --------
-    >>> momentum_least_fall(0.5, 0.0001, ratio=2.0, momentum=0.9)
+    >>> momentum_least_decay_steps(0.5, 0.0001, ratio=2.0, momentum=0.9)
     1374.0
     """
-    lr, wd, mu, ratio = _checked(lr, wd, momentum, ratio=real("ratio", ratio, at_least=1))
-    k, falls = lr * wd, 2 * np.log(ratio)
-    fall, margin, _ = _rates(k, mu)
-    trace = (1 + mu - k) ** 2 / (1 + mu)
+    lr, wd, mu, ratio = _checked(lr, wd, momentum, ratio=check_real("ratio", ratio, at_least=1))
+    intrinsic_lr, falls = lr * wd, 2 * np.log(ratio)
+    fall, margin, _ = _rates(intrinsic_lr, mu)
+    trace = (1 + mu - intrinsic_lr) ** 2 / (1 + mu)
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = _log_root(fall, trace, mu, margin * (trace + 2 * np.sqrt(mu)))
         steps = np.where(falls == 0, 0.0, falls / -logarithm)
         # a quotient that is a whole number but for rounding is that number
         near = np.round(steps)
         whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
-    return plain(np.where(margin < 0, 0.0, whole))
+    return to_float(np.where(margin < 0, 0.0, whole))
 
 
 def momentum_stationary_bounds(
@@ -218,13 +220,13 @@ def momentum_stationary_bounds(
     >>> round(bounds.lower, 4), round(bounds.upper, 4)
     (0.513, 9.7469)
     """
-    square = real("mean_sq_gradient", mean_sq_gradient, at_least=0)
+    square = check_real("mean_sq_gradient", mean_sq_gradient, at_least=0)
     lr, wd, mu, square = _checked(lr, wd, momentum, mean_sq_gradient=square)
     with np.errstate(divide="ignore", invalid="ignore"):
         lower = np.sqrt(lr) * np.sqrt(square) / np.sqrt(wd) / np.sqrt(2 * (1 + mu) - lr * wd)
         upper = lower * (1 + mu) / (1 - mu)
     undecided = (square == 0) & (wd == 0)
-    return Bounds(plain(np.where(undecided, 0.0, lower)), plain(np.where(undecided, np.inf, upper)))
+    return Bounds(to_float(np.where(undecided, 0.0, lower)), to_float(np.where(undecided, np.inf, upper)))
 
 
 def momentum_relaxation(
@@ -264,14 +266,14 @@ def momentum_relaxation(
     if not isinstance(decoupled, (bool, np.bool_)):
         raise TypeError(f"decoupled must be True or False, got {decoupled!r}")
     lr, wd, mu = _checked(lr, wd, momentum, decoupled=bool(decoupled))
-    k = lr * wd
+    intrinsic_lr = lr * wd
     if decoupled:
-        own, one_minus_own = (1 - k) * mu, 1 - mu + k * mu
-        change = 2 * k * (2 - k) * (1 - mu) * (1 + mu) / (1 + own)
-        mirrored = 2 * (1 + mu - k) ** 2 / (1 + own)
+        own, one_minus_own = (1 - intrinsic_lr) * mu, 1 - mu + intrinsic_lr * mu
+        change = 2 * intrinsic_lr * (2 - intrinsic_lr) * (1 - mu) * (1 + mu) / (1 + own)
+        mirrored = 2 * (1 + mu - intrinsic_lr) ** 2 / (1 + own)
     else:
         own, one_minus_own = mu, 1 - mu
-        change, mirrored = 2 * k * (2 - k / (1 + mu)), 2 * (1 + mu - k) ** 2 / (1 + mu)
+        change, mirrored = 2 * intrinsic_lr * (2 - intrinsic_lr / (1 + mu)), 2 * (1 + mu - intrinsic_lr) ** 2 / (1 + mu)
     # Roots of the other sign, beyond the ringing, are those of K' = 2(1+π)-K with the sign changed.
     nearer, farther = np.minimum(change, mirrored), np.maximum(change, mirrored)
     root = np.sqrt(np.maximum(own, 0))
@@ -284,18 +286,18 @@ def momentum_relaxation(
         real_roots = _log_root(nearer, trace, own, np.maximum(discriminant, 0))
         logarithm = np.where(rings, np.log1p(-one_minus_own) / 2, real_roots)
         time = np.where(logarithm == 0, np.inf, -1 / logarithm)
-    return MomentumRelaxation(plain(time), bool(rings) if rings.ndim == 0 else rings)
+    return MomentumRelaxation(to_float(time), bool(rings) if rings.ndim == 0 else rings)
 
 
-def _rates(k: FloatArray, mu: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _rates(intrinsic_lr: FloatArray, mu: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return γ, m-γ and m = (1-√μ)², the largest γ at which z² - (1+μ-γ)z + μ has real roots.
 
     1-√μ and m-γ = A² - B² with A = (1+μ-k)/√(1+μ), B² = 2√μ are written so that nothing cancels but what must.
     """
     largest = ((1 - mu) / (1 + np.sqrt(mu))) ** 2
     one, other = np.sqrt(1 + mu), np.sqrt(2 * np.sqrt(mu))
-    margin = (largest / (one + other) - k / one) * (one + other - k / one)
-    return k * (2 - k / (1 + mu)), margin, largest
+    margin = (largest / (one + other) - intrinsic_lr / one) * (one + other - intrinsic_lr / one)
+    return intrinsic_lr * (2 - intrinsic_lr / (1 + mu)), margin, largest
 
 
 def _log_root(change: FloatArray, trace: FloatArray, own: FloatArray, discriminant: FloatArray) -> FloatArray:
@@ -312,8 +314,8 @@ def _log_root(change: FloatArray, trace: FloatArray, own: FloatArray, discrimina
 def _checked(
     lr: npt.ArrayLike, wd: npt.ArrayLike, momentum: npt.ArrayLike, *, decoupled: bool = False, **others: FloatArray
 ) -> tuple[FloatArray, ...]:
-    mu = real("momentum", momentum, at_least=0, below=1)
-    checked = broadcast(lr=learning_rate(lr), wd=weight_decay(wd), momentum=mu, **others)
+    mu = check_real("momentum", momentum, at_least=0, below=1)
+    checked = broadcast(lr=check_lr(lr), wd=check_wd(wd), momentum=mu, **others)
     rate, decay, mu = checked[:3]
     product, limit = rate * decay, np.asarray(2.0 if decoupled else 2 * (1 + mu))
     good = product < limit

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from theory.adaptive import Adam, AdamW, Lion
-from theory.arguments import choice
-from theory.references import is_reference, reference_to, referred
+from theory.arguments import check_choice
+from theory.references import format_reference, import_reference, is_reference
 from theory.rules import Optimizer
 from theory.sgd import SGD, sgd_update
 
@@ -22,11 +22,11 @@ __all__ = [
     "AdamW",
     "Lion",
     "Optimizer",
-    "checked_optimizer",
+    "check_optimizer",
+    "format_optimizer",
     "optimizer_class",
     "optimizer_class_name",
-    "optimizer_named",
-    "optimizer_text",
+    "parse_optimizer",
     "sgd_update",
 ]
 
@@ -51,7 +51,7 @@ def optimizer_class(name: str) -> type[Any]:
         raise ValueError(
             f"optimizer must be one of {', '.join(OPTIMIZERS)} or the 'module:name' of a class; got {name!r}"
         )
-    kind = referred("optimizer", name)
+    kind = import_reference("optimizer", name)
     if not (isinstance(kind, type) and hasattr(kind, "update") and hasattr(kind, "equilibrium_norm")):
         raise ValueError(f"optimizer must be a class with the methods of theory.rules.Optimizer, got {name!r}")
     return kind
@@ -70,10 +70,10 @@ def optimizer_class_name(rule: Optimizer) -> str:
     'SGD'
     """
     kind = type(rule)
-    return kind.__name__ if OPTIMIZERS.get(kind.__name__) is kind else reference_to("optimizer", kind)
+    return kind.__name__ if OPTIMIZERS.get(kind.__name__) is kind else format_reference("optimizer", kind)
 
 
-def optimizer_named(text: str) -> Optimizer:
+def parse_optimizer(text: str) -> Optimizer:
     """Optimizer from its short form, as trajectories carry it in their attribute `optimizer`.
 
     Raises
@@ -82,7 +82,7 @@ def optimizer_named(text: str) -> Optimizer:
 
     Examples
     --------
-    >>> optimizer_named("SGD(momentum=0.9)"), optimizer_named("theory.sgd:SGD()")
+    >>> parse_optimizer("SGD(momentum=0.9)"), parse_optimizer("theory.sgd:SGD()")
     (SGD(momentum=0.9), SGD())
     """
     name, bracket, settings = text.partition("(")
@@ -104,33 +104,33 @@ def _made(name: str, given: dict[str, Any]) -> Any:
     kind = optimizer_class(name)
     settings = inspect.signature(kind).parameters
     for each in given:
-        choice(f"setting of {name}", each, list(settings))
+        check_choice(f"setting of {name}", each, list(settings))
     missing = [each for each, known in settings.items() if known.default is known.empty and each not in given]
     if missing:
         raise ValueError(f"optimizer must say {' and '.join(missing)}, as in {name}({missing[0]}=4096)")
     return kind(**given)
 
 
-def optimizer_if_known(text: str) -> Optimizer | None:
-    """Optimizer of a text, None for one that `optimizer_named` refuses.
+def parse_if_known(text: str) -> Optimizer | None:
+    """Optimizer of a text, None for one that `parse_optimizer` refuses.
 
     Examples
     --------
-    >>> optimizer_if_known("SGD(momentum=0.5)"), optimizer_if_known("RMSprop")
+    >>> parse_if_known("SGD(momentum=0.5)"), parse_if_known("RMSprop")
     (SGD(momentum=0.5), None)
     """
     try:
-        return optimizer_named(text)
+        return parse_optimizer(text)
     except ValueError:
         return None
 
 
-def optimizer_text(rule: Optimizer) -> str:
-    """Inverse of `optimizer_named`.
+def format_optimizer(rule: Optimizer) -> str:
+    """Inverse of `parse_optimizer`.
 
     Examples
     --------
-    >>> optimizer_text(SGD(momentum=0.9))
+    >>> format_optimizer(SGD(momentum=0.9))
     'SGD(momentum=0.9)'
     """
     return optimizer_class_name(rule) + repr(rule).removeprefix(type(rule).__name__)
@@ -150,19 +150,19 @@ def with_dim(rule: Optimizer, dim: int) -> Optimizer:
     return changed  # type: ignore[no-any-return]
 
 
-def same_but_for_dim(one: str, other: str) -> bool:
+def equal_up_to_dim(one: str, other: str) -> bool:
     """Whether two texts are of one optimizer, for however many weights.
 
     Examples
     --------
-    >>> same_but_for_dim("AdamW(dim=1)", "AdamW(dim=576)"), same_but_for_dim("Adam(dim=1)", "AdamW(dim=1)")
+    >>> equal_up_to_dim("AdamW(dim=1)", "AdamW(dim=576)"), equal_up_to_dim("Adam(dim=1)", "AdamW(dim=1)")
     (True, False)
     """
-    first, second = optimizer_if_known(one), optimizer_if_known(other)
+    first, second = parse_if_known(one), parse_if_known(other)
     return one == other or (first is not None and second is not None and with_dim(first, 1) == with_dim(second, 1))
 
 
-def checked_optimizer(optimizer: Optimizer | None) -> Optimizer:
+def check_optimizer(optimizer: Optimizer | None) -> Optimizer:
     """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`; None stands for `SGD()`.
 
     Raises
@@ -171,7 +171,7 @@ def checked_optimizer(optimizer: Optimizer | None) -> Optimizer:
 
     Examples
     --------
-    >>> checked_optimizer(None)
+    >>> check_optimizer(None)
     SGD()
     """
     if optimizer is None:

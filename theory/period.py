@@ -11,15 +11,15 @@ import numpy.typing as npt
 from theory.arguments import (
     FloatArray,
     broadcast,
-    choice,
-    intrinsic_lr,
-    learning_rate,
-    one_real,
-    plain,
-    real,
-    weight_decay,
+    check_choice,
+    check_intrinsic_lr,
+    check_lr,
+    check_number,
+    check_real,
+    check_wd,
+    to_float,
 )
-from theory.optimizers import SGD, Adam, AdamW, Optimizer, checked_optimizer
+from theory.optimizers import SGD, Adam, AdamW, Optimizer, check_optimizer
 
 
 class Balance(NamedTuple):
@@ -65,20 +65,20 @@ def balance(
     >>> round(parts.grown - parts.decayed - parts.change, 12)
     0.0
     """
-    angle = real("rotation", rotation, at_least=0, below=np.pi / 2)
+    angle = check_real("rotation", rotation, at_least=0, below=np.pi / 2)
     if angle.ndim == 0:
         raise ValueError("rotation must have the steps as last axis, got one number")
-    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
-    angle, k = broadcast(rotation=angle, wd=k)
+    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
+    angle, intrinsic_lr = broadcast(rotation=angle, wd=intrinsic_lr)
     # -ln cos θ = -½ ln(1 - sin² θ) keeps its digits at small angles; 0 - … is not -0
     grown = 0 - np.log1p(-(np.sin(angle) ** 2)).sum(axis=-1) / 2
     first, last, grown, decayed = broadcast(
-        norm=real("norm", norm, above=0),
-        final_norm=real("final_norm", final_norm, above=0),
+        norm=check_real("norm", norm, above=0),
+        final_norm=check_real("final_norm", final_norm, above=0),
         rotation=np.asarray(grown),
-        lr=np.asarray(0 - np.log1p(-k).sum(axis=-1)),
+        lr=np.asarray(0 - np.log1p(-intrinsic_lr).sum(axis=-1)),
     )
-    return Balance(plain(decayed), plain(grown), plain(np.log(last / first)))
+    return Balance(to_float(decayed), to_float(grown), to_float(np.log(last / first)))
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class BalanceLaw:
 
     Parameters
     ----------
-    jump : J at the reference, the mean rise of ln ρ in a destabilization, > 0.
-    jump_slope : growth of J per unit of ln(reference/ηλ).
-    outside : φ at the reference, the share of growth outside the detected rises, < 1.
-    outside_power : power of ηλ with which φ, or its odds, grows.
-    reference : ηλ at which `jump` and `outside` hold, 0 < reference < 1.
-    power_of : "share": φ ∝ (ηλ)^outside_power; "odds": φ/(1-φ) ∝ (ηλ)^outside_power, that is
+    norm_rise : J at the reference, the mean rise of ln ρ in a destabilization, > 0.
+    norm_rise_slope : growth of J per unit of ln(reference/ηλ).
+    outside_growth : φ at the reference, the share of growth outside the detected rises, < 1.
+    outside_growth_power : power of ηλ with which φ, or its odds, grows.
+    reference : ηλ at which `norm_rise` and `outside_growth` hold, 0 < reference < 1.
+    power_of : "share": φ ∝ (ηλ)^outside_growth_power; "odds": φ/(1-φ) ∝ (ηλ)^outside_growth_power, that is
         T·(-ln(1-ηλ)) = J·(1 + odds), where growth outside the rises comes on top of J and never takes all.
     lowest : ηλ below which J has another slope; 0: nowhere.
     slope_below : that slope; 0 holds J.
@@ -109,58 +109,58 @@ class BalanceLaw:
 
     Examples
     --------
-    >>> law = BalanceLaw(jump=0.52, jump_slope=0.2, outside=0.27, outside_power=0.6, reference=0.01)
+    >>> law = BalanceLaw(norm_rise=0.52, norm_rise_slope=0.2, outside_growth=0.27, outside_growth_power=0.6, reference=0.01)
     >>> round(law.period(0.5, 0.02), 1)
     70.9
     """
 
-    jump: float
-    jump_slope: float
-    outside: float
-    outside_power: float
+    norm_rise: float
+    norm_rise_slope: float
+    outside_growth: float
+    outside_growth_power: float
     reference: float
     power_of: str = "share"
     lowest: float = 0.0
     slope_below: float = 0.0
 
     def __post_init__(self) -> None:
-        one_real("jump", self.jump, above=0)
-        one_real("jump_slope", self.jump_slope)
-        one_real("outside", self.outside, below=1)
-        one_real("outside_power", self.outside_power)
-        one_real("reference", self.reference, above=0, below=1)
-        choice("power_of", self.power_of, ("share", "odds"))
-        one_real("lowest", self.lowest, at_least=0, below=1)
-        one_real("slope_below", self.slope_below)
+        check_number("norm_rise", self.norm_rise, above=0)
+        check_number("norm_rise_slope", self.norm_rise_slope)
+        check_number("outside_growth", self.outside_growth, below=1)
+        check_number("outside_growth_power", self.outside_growth_power)
+        check_number("reference", self.reference, above=0, below=1)
+        check_choice("power_of", self.power_of, ("share", "odds"))
+        check_number("lowest", self.lowest, at_least=0, below=1)
+        check_number("slope_below", self.slope_below)
 
-    def jump_at(self, intrinsic: FloatArray) -> FloatArray:
+    def norm_rise_at(self, intrinsic: FloatArray) -> FloatArray:
         """J at ηλ.
 
         Examples
         --------
-        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).jump_at(np.array(0.01)))
+        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).norm_rise_at(np.array(0.01)))
         0.5
         """
-        jump = self.jump + self.jump_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
+        norm_rise = self.norm_rise + self.norm_rise_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
         if not self.slope_below:
-            return np.asarray(jump)
-        return np.asarray(jump + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
+            return np.asarray(norm_rise)
+        return np.asarray(norm_rise + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
 
-    def outside_at(self, intrinsic: FloatArray) -> FloatArray:
+    def outside_growth_at(self, intrinsic: FloatArray) -> FloatArray:
         """φ at ηλ.
 
         Examples
         --------
-        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).outside_at(np.array(0.01)))
+        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).outside_growth_at(np.array(0.01)))
         0.3
-        >>> float(BalanceLaw(0.5, 0.2, 0.5, 1.0, 0.01, "odds").outside_at(np.array(0.04)))
+        >>> float(BalanceLaw(0.5, 0.2, 0.5, 1.0, 0.01, "odds").outside_growth_at(np.array(0.04)))
         0.8
         """
-        factor = (intrinsic / self.reference) ** self.outside_power
+        factor = (intrinsic / self.reference) ** self.outside_growth_power
         if self.power_of == "share":
-            return np.asarray(self.outside * factor)
+            return np.asarray(self.outside_growth * factor)
         # of the odds times the factor, written so that it has no poles for φ >= 0
-        return np.asarray(self.outside * factor / (1 - self.outside + self.outside * factor))
+        return np.asarray(self.outside_growth * factor / (1 - self.outside_growth + self.outside_growth * factor))
 
     def period(self, lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
         """Mean period T in steps.
@@ -179,19 +179,19 @@ class BalanceLaw:
 
         Examples
         --------
-        >>> law = BalanceLaw(jump=0.5, jump_slope=0.0, outside=0.0, outside_power=1.0, reference=0.01)
+        >>> law = BalanceLaw(norm_rise=0.5, norm_rise_slope=0.0, outside_growth=0.0, outside_growth_power=1.0, reference=0.01)
         >>> round(law.period(1.0, 0.01), 3)  # 0.5/-ln(0.99)
         49.75
         """
-        rate, decay = learning_rate(lr), real("wd", wd, above=0)
-        k = intrinsic_lr(rate, weight_decay(decay), below=1.0)
-        jump, outside = self.jump_at(k), self.outside_at(k)
-        good = (jump > 0) & (outside < 1)
+        rate, decay = check_lr(lr), check_real("wd", wd, above=0)
+        intrinsic_lr = check_intrinsic_lr(rate, check_wd(decay), below=1.0)
+        norm_rise, outside_growth = self.norm_rise_at(intrinsic_lr), self.outside_growth_at(intrinsic_lr)
+        good = (norm_rise > 0) & (outside_growth < 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return plain(np.where(good, jump / (1 - outside) / -np.log1p(-k), np.nan))
+            return to_float(np.where(good, norm_rise / (1 - outside_growth) / -np.log1p(-intrinsic_lr), np.nan))
 
 
-def least_fall(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> Any:
+def least_decay_steps(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> Any:
     """Least number of steps in which the norm can fall by a factor, whatever the gradients: ln(ratio)/(-ln(1-ηλ)).
 
     Parameters
@@ -211,18 +211,18 @@ def least_fall(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> An
 
     Examples
     --------
-    >>> least_fall(0.5, 0.01, ratio=2.0)
+    >>> least_decay_steps(0.5, 0.01, ratio=2.0)
     139.0
     """
-    falls = np.log(real("ratio", ratio, at_least=1))
-    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
-    falls, k = broadcast(ratio=falls, wd=k)
+    falls = np.log(check_real("ratio", ratio, at_least=1))
+    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
+    falls, intrinsic_lr = broadcast(ratio=falls, wd=intrinsic_lr)
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.where(falls == 0, 0.0, falls / -np.log1p(-k))
+        steps = np.where(falls == 0, 0.0, falls / -np.log1p(-intrinsic_lr))
         # a quotient that is a whole number but for rounding is that number
         near = np.round(steps)
         whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
-    return plain(whole)
+    return to_float(whole)
 
 
 def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | None = None) -> Any:
@@ -255,22 +255,26 @@ def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | N
     >>> free_decay(0.1, 0.01, optimizer=AdamW(dim=10)) == free_decay(0.1, 0.01)
     True
     """
-    rule = checked_optimizer(optimizer)
-    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
+    rule = check_optimizer(optimizer)
+    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
     if isinstance(rule, Adam) and not isinstance(rule, AdamW):
-        return plain(np.full(k.shape, np.nan))
+        return to_float(np.full(intrinsic_lr.shape, np.nan))
     if not (isinstance(rule, SGD) and rule.momentum and not rule.decoupled):
-        return plain(0 - np.log1p(-k))
+        return to_float(0 - np.log1p(-intrinsic_lr))
     mu = rule.momentum
     # z = 1-u: u² - (2-T)u + ηλ = 0 for both
-    linear, product = (1 - mu + k * (1 + mu), mu * (1 - k)) if rule.nesterov else (1 - mu + k, mu + 0 * k)
-    discriminant = linear**2 - 4 * k
+    linear, product = (
+        (1 - mu + intrinsic_lr * (1 + mu), mu * (1 - intrinsic_lr))
+        if rule.nesterov
+        else (1 - mu + intrinsic_lr, mu + 0 * intrinsic_lr)
+    )
+    discriminant = linear**2 - 4 * intrinsic_lr
     with np.errstate(divide="ignore", invalid="ignore"):
-        slow = np.log1p(-2 * k / (linear + np.sqrt(np.maximum(discriminant, 0))))
-    return plain(0 - np.where(discriminant >= 0, slow, np.log(product) / 2))
+        slow = np.log1p(-2 * intrinsic_lr / (linear + np.sqrt(np.maximum(discriminant, 0))))
+    return to_float(0 - np.where(discriminant >= 0, slow, np.log(product) / 2))
 
 
-def least_time_between_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
+def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
     """Least mean number of steps between δ-jumps in a long run of bounded norm, whatever the gradients.
 
     It is ln(1-δ)/ln(1-ηλ); the norm is bounded wherever ηλ > 0 and g̃ is. While the norm grows jumps may come at once.
@@ -295,16 +299,16 @@ def least_time_between_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.Ar
 
     Examples
     --------
-    >>> round(least_time_between_jumps(0.5, 0.01, delta=0.1), 2)
+    >>> round(least_time_between_angular_jumps(0.5, 0.01, delta=0.1), 2)
     21.02
     """
-    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
-    k, delta = broadcast(wd=k, delta=real("delta", delta, above=0, below=1))
+    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
+    intrinsic_lr, delta = broadcast(wd=intrinsic_lr, delta=check_real("delta", delta, above=0, below=1))
     with np.errstate(divide="ignore"):
-        return plain(np.log1p(-delta) / np.log1p(-k))
+        return to_float(np.log1p(-delta) / np.log1p(-intrinsic_lr))
 
 
-def fall_product(
+def decay_phase_product(
     steps: npt.ArrayLike, product: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, tail: npt.ArrayLike
 ) -> Any:
     """Product of loss and effective learning rate in a fall, under the loss of a cross-entropy tail, dL/dτ = -cL².
@@ -331,15 +335,19 @@ def fall_product(
 
     Examples
     --------
-    >>> round(fall_product(2000, 1e-4, 0.5, 0.01, tail=50.0), 6)  # near 2·0.005/50
+    >>> round(decay_phase_product(2000, 1e-4, 0.5, 0.01, tail=50.0), 6)  # near 2·0.005/50
     0.000202
     """
-    passed, start = real("steps", steps, at_least=0), real("product", product, above=0)
-    constant = real("tail", tail, above=0)
-    k = intrinsic_lr(learning_rate(lr), weight_decay(wd), below=1.0)
-    passed, start, k, constant = broadcast(steps=passed, product=start, wd=k, tail=constant)
+    passed, start = check_real("steps", steps, at_least=0), check_real("product", product, above=0)
+    constant = check_real("tail", tail, above=0)
+    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
+    passed, start, intrinsic_lr, constant = broadcast(steps=passed, product=start, wd=intrinsic_lr, tail=constant)
     with np.errstate(over="ignore"):
         # with y = 1/(Lη̃): y⁺ = a(y + c), a = (1-ηλ)²; the sum a + … + a^t is without cancellation
-        log_a = 2 * np.log1p(-k)
-        summed = np.where(k > 0, (1 - k) ** 2 * np.expm1(passed * log_a) / np.where(k > 0, np.expm1(log_a), 1), passed)
-        return plain(start / (np.exp(passed * log_a) + start * constant * summed))
+        log_a = 2 * np.log1p(-intrinsic_lr)
+        summed = np.where(
+            intrinsic_lr > 0,
+            (1 - intrinsic_lr) ** 2 * np.expm1(passed * log_a) / np.where(intrinsic_lr > 0, np.expm1(log_a), 1),
+            passed,
+        )
+        return to_float(start / (np.exp(passed * log_a) + start * constant * summed))

@@ -21,7 +21,7 @@ def is_reference(text: Any) -> bool:
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
-def referred(argument: str, text: str) -> Callable[..., Any]:
+def import_reference(argument: str, text: str) -> Callable[..., Any]:
     """Import the function or class that "module:name" refers to.
 
     Raises
@@ -31,7 +31,7 @@ def referred(argument: str, text: str) -> Callable[..., Any]:
 
     Examples
     --------
-    >>> referred("model", "math:sqrt")(9.0)
+    >>> import_reference("model", "math:sqrt")(9.0)
     3.0
     """
     module, _, name = text.partition(":")
@@ -50,7 +50,7 @@ def referred(argument: str, text: str) -> Callable[..., Any]:
     return function
 
 
-def reference_to(argument: str, kind: type[Any]) -> str:
+def format_reference(argument: str, kind: type[Any]) -> str:
     """Return the "module:name" of a class.
 
     Raises
@@ -60,7 +60,7 @@ def reference_to(argument: str, kind: type[Any]) -> str:
     Examples
     --------
     >>> import decimal
-    >>> reference_to("number", decimal.Decimal)
+    >>> format_reference("number", decimal.Decimal)
     'decimal:Decimal'
     """
     text = f"{kind.__module__}:{kind.__qualname__}"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import FloatArray, learning_rate, one_real, real, whole_number
+from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_real
 
 
 class Schedule(Protocol):
@@ -31,7 +31,7 @@ class Constant:
     lr: float
 
     def __post_init__(self) -> None:
-        one_real("lr", self.lr, above=0)
+        check_number("lr", self.lr, above=0)
 
     def __call__(self, step: npt.ArrayLike) -> FloatArray:
         """Return η at each step."""
@@ -53,9 +53,9 @@ class StepDecay:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        one_real("lr", self.lr, above=0)
-        one_real("factor", self.factor, above=0)
-        milestones = tuple(whole_number("milestones", m) for m in self.milestones)
+        check_number("lr", self.lr, above=0)
+        check_number("factor", self.factor, above=0)
+        milestones = tuple(check_integer("milestones", m) for m in self.milestones)
         if list(milestones) != sorted(set(milestones)):
             raise ValueError(f"milestones must increase, got {self.milestones!r}")
         object.__setattr__(self, "milestones", milestones)
@@ -81,9 +81,9 @@ class Linear:
     steps: int
 
     def __post_init__(self) -> None:
-        one_real("lr", self.lr, above=0)
-        one_real("lr_end", self.lr_end, above=0)
-        whole_number("steps", self.steps, at_least=1)
+        check_number("lr", self.lr, above=0)
+        check_number("lr_end", self.lr_end, above=0)
+        check_integer("steps", self.steps, at_least=1)
 
     def __call__(self, step: npt.ArrayLike) -> FloatArray:
         """Return η at each step."""
@@ -106,9 +106,9 @@ class Cosine:
     steps: int
 
     def __post_init__(self) -> None:
-        one_real("lr", self.lr, above=0)
-        one_real("lr_end", self.lr_end, above=0)
-        whole_number("steps", self.steps, at_least=1)
+        check_number("lr", self.lr, above=0)
+        check_number("lr_end", self.lr_end, above=0)
+        check_integer("steps", self.steps, at_least=1)
 
     def __call__(self, step: npt.ArrayLike) -> FloatArray:
         """Return η at each step."""
@@ -130,8 +130,8 @@ class Exponential:
     factor: float
 
     def __post_init__(self) -> None:
-        one_real("lr", self.lr, above=0)
-        one_real("factor", self.factor, above=0)
+        check_number("lr", self.lr, above=0)
+        check_number("factor", self.factor, above=0)
 
     def __call__(self, step: npt.ArrayLike) -> FloatArray:
         """Return η at each step."""
@@ -153,7 +153,7 @@ class WarmUp:
     after: Schedule
 
     def __post_init__(self) -> None:
-        whole_number("steps", self.steps, at_least=1)
+        check_integer("steps", self.steps, at_least=1)
         if not callable(self.after):
             raise TypeError(f"after must be a schedule such as Constant(0.1), got {self.after!r}")
 
@@ -197,10 +197,10 @@ def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> Float
     [1.0, 0.75]
     """
     if callable(lr):
-        rates = real("lr", lr(np.arange(start, stop)), above=0)
+        rates = check_real("lr", lr(np.arange(start, stop)), above=0)
         if rates.shape != (stop - start,):
             raise ValueError(
                 f"lr must give one rate for each of {stop - start} steps, got shape {rates.shape} from {lr!r}"
             )
         return rates
-    return np.full(stop - start, one_real("lr", learning_rate(lr), above=0))
+    return np.full(stop - start, check_number("lr", check_lr(lr), above=0))

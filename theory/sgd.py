@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from theory.arguments import FloatArray, one_real
+from theory.arguments import FloatArray, check_number
 from theory.rules import ShortRepr
 
 
@@ -47,7 +47,7 @@ class SGD(ShortRepr):
     decoupled: bool = False
 
     def __post_init__(self) -> None:
-        one_real("momentum", self.momentum, at_least=0, below=1)
+        check_number("momentum", self.momentum, at_least=0, below=1)
         for name in ("nesterov", "decoupled"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -78,7 +78,7 @@ class SGD(ShortRepr):
         limit = 2 + 2 * float(self.momentum)
         return limit / (1 + 2 * float(self.momentum)) if self.nesterov else limit
 
-    def edge_with_decay(self, k: FloatArray, falling: bool) -> FloatArray:
+    def edge_with_decay(self, intrinsic_lr: FloatArray, falling: bool) -> FloatArray:
         """Largest η̃h at which the direction is stable when decay by k = ηλ acts too.
 
         With `falling` the norm falls freely, by its own factor q per step, and the direction is unstable once a step
@@ -89,17 +89,17 @@ class SGD(ShortRepr):
         >>> [float(SGD().edge_with_decay(np.array(0.1), falling)) for falling in (False, True)]
         [1.9, 1.8]
         """
-        mu, s = float(self.momentum), 1 - k
+        mu, s = float(self.momentum), 1 - intrinsic_lr
         if self.decoupled:
             q = np.maximum(s, mu) if falling else np.ones_like(s)
             share = q * (1 + mu) + mu if self.nesterov else q
             return np.asarray((q * q + q * (s + mu) + mu * s) / share)
         # the zeros of z² - (1+μ)(1-E)z + μ(1-E), Nesterov, and of z² - (1+μ-E)z + μ at E = ηλ
-        trace, determinant = ((1 + mu) * s, mu * s) if self.nesterov else (1 + mu - k, np.full_like(s, mu))
+        trace, determinant = ((1 + mu) * s, mu * s) if self.nesterov else (1 + mu - intrinsic_lr, np.full_like(s, mu))
         square = trace * trace / 4 - determinant
         q = np.where(square >= 0, trace / 2 + np.sqrt(np.maximum(square, 0)), np.nan) if falling else np.ones_like(s)
         if self.nesterov:
-            return np.asarray(1 + q * q / ((1 + mu) * q + mu) - k)
+            return np.asarray(1 + q * q / ((1 + mu) * q + mu) - intrinsic_lr)
         return np.asarray((q * q + mu) / q + trace)
 
     def start(self, weights: Any) -> tuple[Any, ...]:
@@ -140,17 +140,21 @@ class SGD(ShortRepr):
         >>> float(SGD().equilibrium_norm(np.array(1.0), np.array(1.0), np.array(4.0)))
         2.0
         """
-        mu, k = self.momentum, lr * wd
+        mu, intrinsic_lr = self.momentum, lr * wd
         growth: Any
         if self.decoupled:
             # per ηλ: with s = 1-ηλ, 1-s² = ηλ(2-ηλ) and 1-sμ = 1-μ+ηλμ
-            rest = (1 - mu + mu * k) * (2 - k) * (1 - mu * mu)
-            growth = (1 + mu + mu * k - 2 * mu**3 * k) if self.nesterov else 1 + (1 - k) * mu
+            rest = (1 - mu + mu * intrinsic_lr) * (2 - intrinsic_lr) * (1 - mu * mu)
+            growth = (
+                (1 + mu + mu * intrinsic_lr - 2 * mu**3 * intrinsic_lr)
+                if self.nesterov
+                else 1 + (1 - intrinsic_lr) * mu
+            )
         elif self.nesterov:
-            rest = (1 - mu + mu * k) * (2 + 2 * mu - k * (1 + 2 * mu))
-            growth = 1 + mu + mu * k + 2 * mu * mu * k
+            rest = (1 - mu + mu * intrinsic_lr) * (2 + 2 * mu - intrinsic_lr * (1 + 2 * mu))
+            growth = 1 + mu + mu * intrinsic_lr + 2 * mu * mu * intrinsic_lr
         else:
-            rest, growth = (2 - k if mu == 0 else (1 - mu) * (2 - k / (1 + mu))), 1.0
+            rest, growth = (2 - intrinsic_lr if mu == 0 else (1 - mu) * (2 - intrinsic_lr / (1 + mu))), 1.0
         with np.errstate(divide="ignore"):
             return np.asarray(np.sqrt(grad_norm) * np.sqrt(np.sqrt(lr * growth / (wd * rest))))
 
@@ -162,17 +166,23 @@ class SGD(ShortRepr):
         >>> float(SGD().equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0)))
         0.05
         """
-        mu, k = self.momentum, lr * wd
+        mu, intrinsic_lr = self.momentum, lr * wd
         turn: Any
         if self.decoupled and self.nesterov:
-            turn = (1 - mu) * (1 + 2 * mu - 2 * mu**3 + k * mu * (1 + mu) ** 2) / (1 + mu + mu * k - 2 * mu**3 * k)
+            turn = (
+                (1 - mu)
+                * (1 + 2 * mu - 2 * mu**3 + intrinsic_lr * mu * (1 + mu) ** 2)
+                / (1 + mu + mu * intrinsic_lr - 2 * mu**3 * intrinsic_lr)
+            )
         elif self.decoupled:
-            turn = (1 - mu) / (1 + mu - mu * k)
+            turn = (1 - mu) / (1 + mu - mu * intrinsic_lr)
         elif self.nesterov:
-            turn = (1 + 2 * mu - 2 * mu**3 + k * mu * (1 + 3 * mu + 2 * mu * mu)) / (1 + mu + k * mu * (1 + 2 * mu))
+            turn = (1 + 2 * mu - 2 * mu**3 + intrinsic_lr * mu * (1 + 3 * mu + 2 * mu * mu)) / (
+                1 + mu + intrinsic_lr * mu * (1 + 2 * mu)
+            )
         else:
             turn = 1 / (1 + mu)
-        return np.asarray(k * turn)
+        return np.asarray(intrinsic_lr * turn)
 
 
 def sgd_update(

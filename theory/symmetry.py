@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import broadcast, intrinsic_lr, learning_rate, one_real, plain, real, weight_decay
-from theory.optimizers import SGD, Optimizer, checked_optimizer
+from theory.arguments import broadcast, check_intrinsic_lr, check_lr, check_number, check_real, check_wd, to_float
+from theory.optimizers import SGD, Optimizer, check_optimizer
 from theory.schedules import Exponential
 
 
@@ -65,14 +65,14 @@ def equivalent_run(
     >>> equivalent_run(0.5, 0.01, 2.0, lr_to=0.125)
     EquivalentRun(lr=0.125, wd=0.04, norm=1.0)
     """
-    rule = checked_optimizer(optimizer)
-    lr, wd, norm = learning_rate(lr), weight_decay(wd), real("norm", norm, above=0)
-    to = learning_rate(lr_to, "lr_to")
-    intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
+    rule = check_optimizer(optimizer)
+    lr, wd, norm = check_lr(lr), check_wd(wd), check_real("norm", norm, above=0)
+    to = check_lr(lr_to, "lr_to")
+    check_intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
     lr, wd, norm, to = broadcast(lr=lr, wd=wd, norm=norm, lr_to=to)
     factor = to / lr
     return EquivalentRun(
-        plain(to * 1.0), plain(wd / factor**rule.wd_exponent), plain(norm * factor**rule.norm_exponent)
+        to_float(to * 1.0), to_float(wd / factor**rule.wd_exponent), to_float(norm * factor**rule.norm_exponent)
     )
 
 
@@ -104,19 +104,19 @@ def run_without_decay(lr: float, wd: float, *, optimizer: SGD | None = None) -> 
     >>> run.schedule([0, 1]).round(6).tolist(), run.velocity, run.shrink
     ([0.105263, 0.116635], 0.0, 0.95)
     """
-    rule = checked_optimizer(optimizer)
+    rule = check_optimizer(optimizer)
     if not isinstance(rule, SGD) or rule.nesterov or rule.decoupled:
         raise ValueError(f"optimizer must be SGD with coupled decay and without Nesterov momentum, got {rule!r}")
-    rate, decay, mu = one_real("lr", lr, above=0), one_real("wd", wd, at_least=0), float(rule.momentum)
-    k = float(intrinsic_lr(np.asarray(rate), np.asarray(decay), below=1.0))
+    rate, decay, mu = check_number("lr", lr, above=0), check_number("wd", wd, at_least=0), float(rule.momentum)
+    intrinsic_lr = float(check_intrinsic_lr(np.asarray(rate), np.asarray(decay), below=1.0))
     largest = (1 - np.sqrt(mu)) ** 2
-    if k > largest:
+    if intrinsic_lr > largest:
         raise ValueError(
-            f"lr * wd must be <= (1-√momentum)² = {largest:g} here, got {k:g}: with more decay the norm of "
+            f"lr * wd must be <= (1-√momentum)² = {largest:g} here, got {intrinsic_lr:g}: with more decay the norm of "
             "free weights rings, and no growing rate replaces it"
         )
     # 1-α is the smaller root of z² - (1-μ+ηλ)z + ηλ
-    middle = (1 - mu + k) / 2
-    fall = k / (middle + np.sqrt(max(middle * middle - k, 0.0))) if k else 0.0
-    velocity = (k - fall) / (rate * mu) if mu else 0.0
+    middle = (1 - mu + intrinsic_lr) / 2
+    fall = intrinsic_lr / (middle + np.sqrt(max(middle * middle - intrinsic_lr, 0.0))) if intrinsic_lr else 0.0
+    velocity = (intrinsic_lr - fall) / (rate * mu) if mu else 0.0
     return RunWithoutDecay(Exponential(rate / (1 - fall), (1 - fall) ** -2), float(velocity), float(1 - fall))

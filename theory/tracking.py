@@ -10,12 +10,12 @@ import numpy.typing as npt
 from theory.arguments import (
     FloatArray,
     broadcast,
-    learning_rate,
-    one_real,
-    plain,
-    real,
-    weight_decay,
-    whole_number,
+    check_integer,
+    check_lr,
+    check_number,
+    check_real,
+    check_wd,
+    to_float,
 )
 from theory.equilibrium import equilibrium_norm
 from theory.schedules import Schedule
@@ -49,13 +49,13 @@ def tracking_lag(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
     >>> round(tracking_lag(Linear(0.5, 1e-6, steps=10_000), 0.01, 5000), 6)  # 1/(16·0.25·0.01·5000)
     0.005
     """
-    decay, at = weight_decay(wd), real("step", step, at_least=0)
+    decay, at = check_wd(wd), check_real("step", step, at_least=0)
     decay, at = broadcast(wd=decay, step=at)
     # central difference of ln η over one step, one-sided at the beginning
     before = np.maximum(at - 0.5, 0)
     change = np.log(_rates(lr, at + 0.5) / _rates(lr, before)) / (at + 0.5 - before)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return plain(np.where(change == 0, 0.0, -change / (16 * _rates(lr, at) * decay)))
+        return to_float(np.where(change == 0, 0.0, -change / (16 * _rates(lr, at) * decay)))
 
 
 def corrected_decay(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, *, lr_max: npt.ArrayLike) -> Any:
@@ -87,9 +87,9 @@ def corrected_decay(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, *, lr_
     >>> corrected_decay(Linear(0.5, 0.1, steps=100), 0.01, [0, 100], lr_max=0.5).round(6).tolist()
     [0.01, 0.002]
     """
-    decay, at = weight_decay(wd), real("step", step, at_least=0)
-    decay, at, largest = broadcast(wd=decay, step=at, lr_max=learning_rate(lr_max, "lr_max"))
-    return plain(decay * _rates(lr, at) / largest)
+    decay, at = check_wd(wd), check_real("step", step, at_least=0)
+    decay, at, largest = broadcast(wd=decay, step=at, lr_max=check_lr(lr_max, "lr_max"))
+    return to_float(decay * _rates(lr, at) / largest)
 
 
 def quasi_equilibrium_norm(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, grad_norm: npt.ArrayLike = 1.0) -> Any:
@@ -118,7 +118,7 @@ def quasi_equilibrium_norm(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike,
     >>> quasi_equilibrium_norm(Linear(0.5, 0.1, steps=100), 0.01, [0, 100], 2.0).round(3).tolist()
     [3.164, 2.115]
     """
-    return equilibrium_norm(_rates(lr, real("step", step, at_least=0)), wd, grad_norm)
+    return equilibrium_norm(_rates(lr, check_real("step", step, at_least=0)), wd, grad_norm)
 
 
 def gradient_growth(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
@@ -149,8 +149,8 @@ def gradient_growth(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any
     >>> round(gradient_growth(Linear(0.5, 0.005, steps=100), 0.01, 100), 2)  # 100^¼
     3.16
     """
-    decay = real("wd", wd, above=0)
-    return plain(quasi_equilibrium_norm(lr, decay, 0) / quasi_equilibrium_norm(lr, decay, step))
+    decay = check_real("wd", wd, above=0)
+    return to_float(quasi_equilibrium_norm(lr, decay, 0) / quasi_equilibrium_norm(lr, decay, step))
 
 
 def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolerance: float = 0.1) -> int:
@@ -180,9 +180,9 @@ def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolera
     >>> tracked_steps(Linear(0.5, 1e-9, steps=10_000), 0.01, 10_000)  # 10 000 - √(10 000/(1.6·0.5·0.01))
     8882
     """
-    count, limit = whole_number("steps", steps, at_least=1), one_real("tolerance", tolerance, above=0)
-    begin = whole_number("start", start, at_most=count)
-    lag = tracking_lag(lr, one_real("wd", wd, above=0), np.arange(begin, count))
+    count, limit = check_integer("steps", steps, at_least=1), check_number("tolerance", tolerance, above=0)
+    begin = check_integer("start", start, at_most=count)
+    lag = tracking_lag(lr, check_number("wd", wd, above=0), np.arange(begin, count))
     lost = np.flatnonzero(np.abs(lag) > limit)
     return begin + int(lost[0]) if lost.size else count
 
@@ -190,4 +190,4 @@ def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolera
 def _rates(lr: Schedule, at: FloatArray) -> FloatArray:
     if not callable(lr):
         raise TypeError(f"lr must be a schedule such as Cosine(0.1, 0.01, steps=1000), got {lr!r}")
-    return real("lr", lr(at), above=0)
+    return check_real("lr", lr(at), above=0)

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from theory._version import __version__
-from theory.arguments import choice
+from theory.arguments import check_choice
 
 
 class Commands(TyperGroup):
@@ -175,7 +175,7 @@ def read_settings(path: Path, context: typer.Context) -> dict[str, dict[str, Any
     commands: dict[str, Any] = getattr(context.command, "commands")  # noqa: B009
     found: dict[str, dict[str, Any]] = {}
     for command, table in content.items():
-        choice("config", command, list(commands))
+        check_choice("config", command, list(commands))
         if not isinstance(table, dict):
             raise ValueError(f"config must hold tables such as [{command}], got {command} = {table!r}")
         names = {
@@ -184,7 +184,7 @@ def read_settings(path: Path, context: typer.Context) -> dict[str, dict[str, Any
             for option in parameter.opts
         }
         found[command] = {
-            names[choice(f"config [{command}]", option.replace("-", "_"), list(names))]: value
+            names[check_choice(f"config [{command}]", option.replace("-", "_"), list(names))]: value
             for option, value in table.items()
         }
     return found

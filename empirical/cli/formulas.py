@@ -57,7 +57,7 @@ def predict(
 ) -> None:
     """Say where norm and rotation settle, when steps become jumps and how long periods are, by formula alone."""
     from empirical.cli.prediction import as_plain, format_predictions, predictions
-    from theory.optimizers import optimizer_named
+    from theory.optimizers import parse_optimizer
 
     find_modules_here()
     with naming(path="--probe"):
@@ -65,7 +65,7 @@ def predict(
             lr,
             wd,
             grad_norm,
-            optimizer=optimizer_named(optimizer),
+            optimizer=parse_optimizer(optimizer),
             grad_norm_range=grad_norm_range,
             norm=norm,
             delta=delta,

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 import theory
-from theory.arguments import one_real
-from theory.optimizers import optimizer_text
+from theory.arguments import check_number
+from theory.optimizers import format_optimizer
 
 # what plain SGD has besides, by key
 _KNOWN_OF_SGD = {
     "relaxation_time": "relaxation time",
     "free_fall": "free fall",
-    "jump_norm": "jumps",
+    "angular_jump_norm": "jumps",
     "period": "periods",
 }
 
@@ -89,7 +89,7 @@ def predictions(
     """
     rule = theory.SGD() if optimizer is None else optimizer
     for name, value in (("lr", lr), ("wd", wd), ("grad_norm", grad_norm)):
-        one_real(name, value)
+        check_number(name, value)
     if grad_norm_range is not None and np.shape(grad_norm_range) != (2,):
         raise ValueError(f"grad_norm_range must be two numbers, got {grad_norm_range!r}")
     if norm is not None and grad_norm_range is None:
@@ -101,8 +101,8 @@ def predictions(
     delta = 0.1 if delta is None else delta
     if plain_sgd:
         words = f"norm below which a step is a jump (δ = {delta:g})"
-        jumps = theory.jump_norm(lr, wd, grad_norm, delta)
-        found.append(Predicted("jump_norm", words, jumps, "", _of_gradient(grad_norm)))
+        jumps = theory.angular_jump_norm(lr, wd, grad_norm, delta)
+        found.append(Predicted("angular_jump_norm", words, jumps, "", _of_gradient(grad_norm)))
     if grad_norm_range is not None:
         if not plain_sgd:
             raise ValueError(f"grad_norm_range must be left out but for plain SGD with lr * wd < 1, got {rule!r}")
@@ -119,7 +119,7 @@ def predictions(
         raise ValueError(f"probe must be left out but for plain SGD with 0 < lr * wd < 1, got {str(probe)!r}")
     if rule != theory.SGD():
         missing = [words for key, words in _KNOWN_OF_SGD.items() if key not in {each.key for each in found}]
-        found.append(Predicted("not_known", "not known", ", ".join(missing), "", f"for {optimizer_text(rule)}"))
+        found.append(Predicted("not_known", "not known", ", ".join(missing), "", f"for {format_optimizer(rule)}"))
     return found
 
 
@@ -170,13 +170,13 @@ def _within(
         Predicted(
             "jumps",
             f"jumps (δ = {delta:g})",
-            theory.jump_regime(lr, wd, low, high, delta),
+            theory.angular_jump_regime(lr, wd, low, high, delta),
             "",
             f"{where}, from a norm at which none is due at once",
         ),
     ]
     if norm is not None:
-        time = theory.steps_to_jump(norm, lr, wd, low, high, delta)
+        time = theory.steps_to_angular_jump(norm, lr, wd, low, high, delta)
         since = f"from norm {norm:g}, {where}"
         found += [
             Predicted("jump_earliest", "first jump, at the earliest", time.earliest, "steps", since),

@@ -40,7 +40,7 @@ def diagnose(
     """
     import simulate as floor
     from simulate._files import writable_file, written_aside
-    from theory.optimizers import optimizer_named
+    from theory.optimizers import parse_optimizer
 
     names = {}
     for text in column or []:
@@ -52,7 +52,7 @@ def diagnose(
         writable_file("--picture", picture)
     with naming(names="--column", path="log"):
         found = floor.diagnose(
-            log, lr=lr, wd=wd, optimizer=None if optimizer is None else optimizer_named(optimizer), names=names or None
+            log, lr=lr, wd=wd, optimizer=None if optimizer is None else parse_optimizer(optimizer), names=names or None
         )
     if picture is not None:
         import matplotlib

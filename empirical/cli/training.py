@@ -113,10 +113,10 @@ def train(
     settings = {name: value for name, value in locals().items() if name != "out"}
     import empirical
     import simulate as floor
-    from theory.optimizers import optimizer_named
+    from theory.optimizers import parse_optimizer
 
     find_modules_here()
-    config = empirical.RunConfig(**{**settings, "optimizer": optimizer_named(optimizer)})
+    config = empirical.RunConfig(**{**settings, "optimizer": parse_optimizer(optimizer)})
 
     def announce(cost: empirical.RunCost) -> None:
         if cost.seconds > _LONG:

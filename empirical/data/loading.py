@@ -14,7 +14,7 @@ from empirical.config import check_choice_of_samples, check_dataset
 from empirical.data.contract import Data, measured, user_data
 from empirical.data.embedded import EMBEDDED
 from empirical.data.hub import HUB, from_files, from_hub
-from theory.references import is_reference, referred
+from theory.references import import_reference, is_reference
 
 
 def load_data(
@@ -63,7 +63,7 @@ def load_data(
     if name in EMBEDDED:
         data = EMBEDDED[name]()
     elif is_reference(name):
-        data = user_data(referred("dataset", name)(), dtype, torch.device("cpu"))
+        data = user_data(import_reference("dataset", name)(), dtype, torch.device("cpu"))
     else:
         data = from_files(name) if name not in HUB and Path(name).exists() else from_hub(name)
     for_samples, for_validation, for_labels = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))

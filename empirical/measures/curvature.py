@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from empirical.groups import scale_invariant_groups
-from theory.arguments import choice, one_real, whole_number
+from theory.arguments import check_choice, check_integer, check_number
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 _EXACT_TRACE = 1000  # weights up to which a trace is summed over all unit vectors
@@ -113,7 +113,7 @@ class Landscape:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         if isinstance(loss, str):
-            choice("loss", loss, _LOSSES)
+            check_choice("loss", loss, _LOSSES)
         elif not callable(loss):
             raise TypeError(f"loss must be a name or a function of outputs and targets, got {type(loss).__name__}")
         self._model = copy.deepcopy(model)
@@ -296,9 +296,9 @@ def curvature(
     >>> found.hessian_eigenvalues.shape, found.spherical_sharpness >= found.tangent_sharpness > 0
     ((1,), True)
     """
-    k, vectors = whole_number("k", k, at_least=1), whole_number("vectors", vectors, at_least=2)
-    tolerance = one_real("tolerance", tolerance, above=0, below=1)
-    seed = whole_number("seed", seed, at_most=2**63 - 1)
+    k, vectors = check_integer("k", k, at_least=1), check_integer("vectors", vectors, at_least=2)
+    tolerance = check_number("tolerance", tolerance, above=0, below=1)
+    seed = check_integer("seed", seed, at_most=2**63 - 1)
     if not hasattr(inputs, "__len__") or len(inputs) < 2:
         raise ValueError("inputs must be a batch of at least 2 samples, by which scale-invariant weights are found")
     with torch.random.fork_rng():

@@ -107,7 +107,7 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
             raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
         self._inputs, self._submodule, self._weights = inputs, submodule, weights
         self._writer, self._write = writer, write
-        self._every = theory.arguments.whole_number("write_every", write_every, at_least=1)
+        self._every = theory.arguments.check_integer("write_every", write_every, at_least=1)
         self.monitor: Monitor | None = None
         self._hooks: list[Any] = []
         self._begin()

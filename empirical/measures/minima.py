@@ -26,7 +26,7 @@ from empirical.runs.evaluation import outputs_of, record_statistics
 from empirical.runs.loop import train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
-from theory.arguments import FloatArray, whole_number
+from theory.arguments import FloatArray, check_integer
 
 # share of a period over which the loss of mini-batches is averaged, and least number of steps
 _SMOOTHED, _LEAST_SMOOTHED = 0.02, 5
@@ -82,7 +82,7 @@ def successive_minima(
     >>> found.angle.dims, found.path_loss.shape, float(found.angle.isel(seed=0, minimum=1, other=1))
     (('seed', 'minimum', 'other'), (1, 2, 2, 3), 0.0)
     """
-    periods, points = whole_number("periods", periods, at_least=2), whole_number("points", points, at_least=3)
+    periods, points = check_integer("periods", periods, at_least=2), check_integer("points", points, at_least=3)
     if not isinstance(config, RunConfig):
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
     if not seeds:

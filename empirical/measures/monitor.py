@@ -85,8 +85,8 @@ class Monitor:
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if writer is not None and not hasattr(writer, "add_scalar"):
             raise TypeError(f"writer must have the method add_scalar, got {type(writer).__name__}")
-        self._every = theory.arguments.whole_number("write_every", write_every, at_least=1)
-        self._first = theory.arguments.whole_number("first_step", first_step)
+        self._every = theory.arguments.check_integer("write_every", write_every, at_least=1)
+        self._first = theory.arguments.check_integer("first_step", first_step)
         groups = {name: group.weights for name, group in scale_invariant_groups(model, inputs).items()}
         if weights is not None:
             found = {name for members in groups.values() for name in members}

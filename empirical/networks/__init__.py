@@ -11,7 +11,7 @@ from empirical.config import RunConfig
 from empirical.networks import convnet, mlp, resnet, transformer
 from empirical.networks.layers import Layers
 from empirical.networks.normalization import BatchNorm, recorded_statistics
-from theory.references import is_reference, referred
+from theory.references import import_reference, is_reference
 
 __all__ = ["BatchNorm", "build_network", "recorded_statistics"]
 
@@ -43,7 +43,7 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
     (5, 10)
     """
     make = Layers(config.normalization, config.norm_eps, config.scale_invariant)
-    build = referred("model", config.model) if is_reference(config.model) else _NETWORKS[config.model]
+    build = import_reference("model", config.model) if is_reference(config.model) else _NETWORKS[config.model]
     shape = tuple(inputs.shape[1:]) if config.model not in _OF_IMAGES else _image_shape(config, inputs)
     sizes = {"width": config.resolved_width, "depth": config.resolved_depth}
     dtype = getattr(torch, config.weight_dtype)

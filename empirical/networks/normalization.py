@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from theory.references import is_reference, referred
+from theory.references import import_reference, is_reference
 
 # the largest number of groups of a group normalization
 _MOST_GROUPS = 8
@@ -225,7 +225,7 @@ def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> n
     4
     """
     if is_reference(kind):
-        own = referred("normalization", kind)(channels, eps, affine)
+        own = import_reference("normalization", kind)(channels, eps, affine)
         if not isinstance(own, nn.Module):
             raise TypeError(f"normalization must make a torch.nn.Module, got {type(own).__name__} from {kind!r}")
         return own

@@ -16,10 +16,10 @@ import simulate
 import theory
 from empirical.config import RunConfig
 from simulate.diagnosis.forecast import forecast
-from simulate.trajectories.contract import check_trajectory, setting, unfixed_optimizer
+from simulate.trajectories.contract import check_trajectory, setting_variable, unconstrained_optimizer
 from simulate.trajectories.periods import PERIODIC, settled_part
 from simulate.trajectories.statistics import power_mean
-from theory.optimizers import optimizer_named, same_but_for_dim
+from theory.optimizers import equal_up_to_dim, parse_optimizer
 
 PERIODS_SHOWN = 8
 _LENGTH_AND_ENGINE = frozenset({"steps", "device", "engine", "replicas", "evaluate_every", "evaluate_batches"})
@@ -166,7 +166,7 @@ def equilibrium(run: xr.Dataset) -> list[Comparison]:
     >>> [line.unit for line in equilibrium(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000))]
     ['weight', 'radian', 'radian']
     """
-    rule, (lr, wd) = optimizer_named(unfixed_optimizer(run)), constant_rates(run)
+    rule, (lr, wd) = parse_optimizer(unconstrained_optimizer(run)), constant_rates(run)
     if wd == 0:
         raise ValueError("without weight decay there is none: the norm grows as long as there are gradients")
     part = settled_rows(run)
@@ -336,7 +336,7 @@ def predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]
     >>> round(predicted_levels(run, run)["norm"], 2)
     2.66
     """
-    (lr, wd), rule = constant_rates(run), optimizer_named(unfixed_optimizer(run))
+    (lr, wd), rule = constant_rates(run), parse_optimizer(unconstrained_optimizer(run))
     rms, _ = power_mean(settled_part(gradients).grad_norm, 2)
     return {
         "norm": theory.equilibrium_norm(lr, wd, rms, optimizer=rule),
@@ -368,7 +368,7 @@ def probe_of(config: str, optimizer: str, model: simulate.PeriodModel | None = N
         return None
     if any(_equal_but_for(_LENGTH_AND_ENGINE, config, segment.run) for segment in model.segments):
         raise ValueError("a run that is part of the probe is not predicted by it, which knows the answer")
-    if not same_but_for_dim(optimizer, model.optimizer):
+    if not equal_up_to_dim(optimizer, model.optimizer):
         raise ValueError(f"the probe is of {model.optimizer}, the run of {optimizer}")
     known = [segment.run for segment in model.segments if segment.run]
     if held_config(config) and known and not is_of_network(config, known[0]):
@@ -431,7 +431,7 @@ def constant_rates(run: xr.Dataset) -> tuple[float, float]:
     """
     found = []
     for name in ("lr", "wd"):
-        values = np.unique(setting(run, name).values)
+        values = np.unique(setting_variable(run, name).values)
         if values.size != 1:
             raise ValueError(f"{name} varies in time, so that there is no one value to predict from")
         found.append(float(values[0]))
@@ -462,7 +462,7 @@ def settled_rows(run: xr.Dataset) -> xr.Dataset:
 
 def _replayed(run: xr.Dataset) -> xr.Dataset:
     # says what was held fixed, where the law was not at work
-    unfixed_optimizer(run)
+    unconstrained_optimizer(run)
     replayed = simulate.replay(run)
     if replayed.sizes["step"] < run.sizes["step"]:
         raise ValueError(f"the replayed norm leaves the floating-point range at step {int(replayed.status_step)}")
@@ -477,4 +477,4 @@ def setting_name(run: xr.Dataset) -> str:
     >>> setting_name(xr.Dataset(attrs={"lr": 0.5, "wd": 0.01}))
     'η=0.5 λ=0.01'
     """
-    return f"η={float(setting(run, 'lr')):g} λ={float(setting(run, 'wd')):g}"
+    return f"η={float(setting_variable(run, 'lr')):g} λ={float(setting_variable(run, 'wd')):g}"

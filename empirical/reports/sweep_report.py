@@ -25,7 +25,7 @@ from simulate.period_model.calibration import Segment, balance_law, pooled
 from simulate.plots.style import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.periods import PERIODIC
-from theory.optimizers import optimizer_text
+from theory.optimizers import format_optimizer
 
 _MOST_READ = 200  # runs of which the gradient norms are read
 _FEW_RATES = 8  # each of which has room for its number
@@ -179,7 +179,7 @@ def _law_period(run: SweepRun, others: Sequence[SweepRun]) -> float:
             count=int(other.number("periods")),
             period=other.number("period"),
             period_stderr=other.number("period_stderr"),
-            jump=other.number("jump"),
+            norm_rise=other.number("norm_rise"),
             outside_growth=other.number("outside_growth"),
             norm_min=math.nan,
             norm_max=math.nan,
@@ -208,7 +208,7 @@ def _equal_period(run: SweepRun, others: Sequence[SweepRun]) -> float:
 
 
 def _probe_period(run: SweepRun, model: simulate.PeriodModel | None) -> float:
-    probe = probe_of(json.dumps(run.config.to_dict()), optimizer_text(run.config.optimizer), model)
+    probe = probe_of(json.dumps(run.config.to_dict()), format_optimizer(run.config.optimizer), model)
     if probe is None or callable(run.config.lr) or not 0 < run.rate < 1 or not probe.has_law:
         return math.nan
     return float(probe.law.period(run.config.lr, run.config.wd))
@@ -328,7 +328,7 @@ def _measured(run: SweepRun) -> list[page.Cell]:
 
 def _common(runs: Sequence[SweepRun]) -> list[list[str]]:
     """Settings that are given and the same in all runs."""
-    held = [{**run.config.to_dict(), "optimizer": optimizer_text(run.config.optimizer)} for run in runs]
+    held = [{**run.config.to_dict(), "optimizer": format_optimizer(run.config.optimizer)} for run in runs]
     return [
         [name, page.plain(value)]
         for name, value in held[0].items()

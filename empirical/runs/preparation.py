@@ -20,7 +20,7 @@ from empirical.networks import build_network
 from empirical.runs.evaluation import evaluate
 from empirical.steps import ENGINES, Hyper, Layout, Problem, State, chosen_engine
 from simulate.trajectories.contract import BATCH_EVALUATIONS, EVALUATIONS, SCHEMA, VALIDATION_EVALUATIONS
-from theory.optimizers import optimizer_text, with_dim
+from theory.optimizers import format_optimizer, with_dim
 from theory.references import is_reference
 from theory.schedules import learning_rates
 
@@ -213,7 +213,7 @@ def _describe(
     rule = with_dim(config.optimizer, problem.layout.measured)
     attributes: dict[str, Any] = {
         # what is held makes it another rule
-        "optimizer": optimizer_text(rule) + (f" with fixed {config.fixed}" if config.fixed else ""),
+        "optimizer": format_optimizer(rule) + (f" with fixed {config.fixed}" if config.fixed else ""),
         "wd": float(config.wd),
         "config": json.dumps(config.to_dict()),
         "scale_invariant": invariant,

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from empirical.config import RunConfig, from_plain
-from theory.arguments import choice
-from theory.optimizers import optimizer_named
+from theory.arguments import check_choice
+from theory.optimizers import parse_optimizer
 
 _TABLES = ("run", "grid", "runs")
 
@@ -42,7 +42,7 @@ def grid(**settings: Any) -> tuple[RunConfig, ...]:
     """
     axes = []
     for name, given in settings.items():
-        choice("setting", name, [field.name for field in dataclasses.fields(RunConfig)])
+        check_choice("setting", name, [field.name for field in dataclasses.fields(RunConfig)])
         values = list(given) if isinstance(given, (list, range, np.ndarray)) else [given]
         if not values:
             raise ValueError(f"{name} must have at least one value, got {given!r}")
@@ -107,7 +107,7 @@ def read_sweep(path: str | os.PathLike[str]) -> tuple[RunConfig, ...]:
 
 def _described(content: Mapping[str, Any]) -> tuple[RunConfig, ...]:
     for name in content:
-        choice("table", name, _TABLES)
+        check_choice("table", name, _TABLES)
     if "grid" in content and "runs" in content:
         raise ValueError("a sweep must have the table grid or the tables runs, got both")
     common, axes = (_settings(name, content.get(name, {})) for name in ("run", "grid"))
@@ -147,7 +147,7 @@ def _refuse_twice(common: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 def _value(name: str, value: Any) -> Any:
     if name == "optimizer" and isinstance(value, str):
-        return optimizer_named(value)
+        return parse_optimizer(value)
     if isinstance(value, dict):
         return from_plain(value)
     if name == "classes" and isinstance(value, list):

@@ -20,9 +20,9 @@ from empirical.sweeps.grid import different, swept, swept_value
 from empirical.sweeps.task import FAILED, RUNS, SESSION, Summary, Terms, identity_path, lacking, run_path
 from empirical.sweeps.traces import Trace, with_traces
 from simulate._files import LOCK, held_folder, write_json
-from simulate.trajectories.contract import described
+from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.folder import steps_written
-from theory.optimizers import optimizer_text
+from theory.optimizers import format_optimizer
 
 _SWEEP, _SUMMARIES, _DROPPED = "sweep.json", "summaries.log", ".dropped"
 PENDING = "pending"
@@ -204,10 +204,10 @@ def open_sweep(path: str | os.PathLike[str], *, traces: bool = False) -> xr.Data
         filled = np.empty(shape, dtype=flat.dtype)
         for where, value in zip(at, flat, strict=True):
             filled[where] = value
-        variables[name] = (dims, filled, described(name))
+        variables[name] = (dims, filled, variable_attributes(name))
     opened = xr.Dataset(variables, coords)
     for name in axes:
-        opened[name].attrs.update(described(name))
+        opened[name].attrs.update(variable_attributes(name))
     if not traces:
         return opened
     return with_traces(opened, configs, at, [_trace(place, config, summaries) for config in configs])
@@ -299,7 +299,7 @@ def _label(value: Any) -> Any:
     """What a coordinate can hold: numbers and words as they are, anything else as it is written."""
     if value is None or isinstance(value, (int, float, str)):
         return value
-    return optimizer_text(value) if hasattr(value, "update") else repr(value)
+    return format_optimizer(value) if hasattr(value, "update") else repr(value)
 
 
 def _array(values: Sequence[Any]) -> np.ndarray[Any, Any]:

@@ -26,7 +26,7 @@ from empirical.sweeps.task import FAILED, IN_USE, Summary, Terms, failed, perfor
 from empirical.sweeps.workers import dask_executor, refuse_in_a_script_that_is_imported
 from simulate.trajectories.contract import INTERRUPTED
 from simulate.trajectories.folder import steps_written
-from theory.arguments import one_real, whole_number
+from theory.arguments import check_integer, check_number
 
 Runs = tuple[RunConfig, ...]
 AnyExecutor = concurrent.futures.Executor | AbstractContextManager[concurrent.futures.Executor]
@@ -125,15 +125,15 @@ def sweep(
     """
     refuse_in_a_script_that_is_imported("sweep")
     runs = different(configs)
-    if until is not None and one_real("until", until, above=0) >= 1:
+    if until is not None and check_number("until", until, above=0) >= 1:
         raise ValueError(f"until must be a share < 1, write 0.05 for 5 %, got {until!r}")
     if periods is not None:
-        whole_number("periods", periods, at_least=1)
+        check_integer("periods", periods, at_least=1)
     if max_steps is not None:
         if until is None and periods is None:
             raise ValueError(f"max_steps must be None without until or periods, got {max_steps!r}")
-        whole_number("max_steps", max_steps, at_least=1)
-    whole_number("threads", threads, at_least=1)
+        check_integer("max_steps", max_steps, at_least=1)
+    check_integer("threads", threads, at_least=1)
     executor = dask_executor() if executor is None else executor
     if not isinstance(executor, (concurrent.futures.Executor, AbstractContextManager)):
         raise TypeError(

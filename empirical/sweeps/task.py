@@ -117,7 +117,7 @@ class Summary:
     seconds : that this took, next to nothing where nothing was left to do; of replicas, each has its share.
     error : last lines of the error of a failed run, else "".
     numbers : `final_norm`, `norm_min`, `norm_max`, `relaxations` (steps·ηλ), the evaluations at the end, and, where the
-        run is long enough, `periods`, `period`, `period_stderr` (steps), `jump`, `outside_growth`, `trough_norm`,
+        run is long enough, `periods`, `period`, `period_stderr` (steps), `norm_rise`, `outside_growth`, `trough_norm`,
         `peak_norm`, `typical_norm`, `threshold_ratio`, `rotation_ratio`, `log_norm_sd` and `autocorrelation_time`; see
         `simulate.classify`. What is not finite, such as `threshold_ratio` without a period at twice the rise, is left
         out of the log.
@@ -363,7 +363,7 @@ def summed_up(config: RunConfig, trajectory: xr.Dataset) -> Summary:
             periods=found.periods.count,
             period=found.periods.mean,
             period_stderr=found.periods.stderr,
-            jump=found.periods.jump,
+            norm_rise=found.periods.norm_rise,
             outside_growth=found.periods.outside_growth,
             trough_norm=found.periods.trough_norm,
             peak_norm=found.periods.peak_norm,

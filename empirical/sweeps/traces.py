@@ -17,7 +17,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from empirical.config import RunConfig
-from simulate.trajectories.contract import described
+from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.folder import CONFIG, EVALS, STEPS
 from simulate.trajectories.log import column, column_names, evaluation_log, read_records, step_log
 
@@ -156,13 +156,13 @@ def with_traces(
             continue
         sizes = {"step": steps, **({"group": len(groups or ())} if name.startswith("group_") else {})}
         lazy = indexing.LazilyIndexedArray(_Rows(grid, name, tuple(sizes.values())))
-        variables[name] = ((*opened.dims, *sizes), lazy, described(name))
+        variables[name] = ((*opened.dims, *sizes), lazy, variable_attributes(name))
     if groups is not None:
         coords["group"] = np.array(groups, dtype=object)
     for name in first["evaluations"]:
         if all(name in other["evaluations"] for other in others):
             lazy = indexing.LazilyIndexedArray(_Evaluations(grid, name, coords["eval_step"]))
-            variables[name] = ((*opened.dims, "eval_step"), lazy, described(name))
+            variables[name] = ((*opened.dims, "eval_step"), lazy, variable_attributes(name))
     rules = {shape_of_run: kind["attributes"]["optimizer"] for shape_of_run, kind in kinds.items()}
     opened = _with_rules(opened, configs, places, rules)
     attributes = {name: value for name, value in first["attributes"].items() if name not in opened.coords}
@@ -175,7 +175,7 @@ def with_traces(
     return (
         opened.drop_vars(last)
         .assign(variables)
-        .assign_coords({name: ((name,), values, described(name)) for name, values in coords.items()})
+        .assign_coords({name: ((name,), values, variable_attributes(name)) for name, values in coords.items()})
         .assign_attrs({"source": "training", "schema": first["schema"], **common})
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from empirical.runs.signals import stop_requested
 from simulate.maps.iteration import usable_processors
-from theory.arguments import one_real, whole_number
+from theory.arguments import check_integer, check_number
 
 # seconds within which a scheduler must answer
 _ANSWER_SECONDS = 15
@@ -65,8 +65,8 @@ def dask_executor(
     if scheduler is not None and workers is not None:
         raise ValueError(f"workers must be None with a scheduler, which has its own, got {workers!r}")
     if workers is not None:
-        whole_number("workers", workers, at_least=1)
-    needed = {name: one_real(f"resources[{name!r}]", value, above=0) for name, value in (resources or {}).items()}
+        check_integer("workers", workers, at_least=1)
+    needed = {name: check_number(f"resources[{name!r}]", value, above=0) for name, value in (resources or {}).items()}
     if needed and scheduler is None:
         raise ValueError(f"resources must be None without a scheduler, whose workers declare them, got {needed}")
     if scheduler is not None and "://" not in str(scheduler) and not os.path.isfile(scheduler):

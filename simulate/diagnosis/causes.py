@@ -22,7 +22,7 @@ from simulate.diagnosis.spikes import (
 )
 from simulate.diagnosis.step_law import contradiction
 from theory.arguments import FloatArray
-from theory.optimizers import optimizer_text
+from theory.optimizers import format_optimizer
 
 NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
     "norm-driven",
@@ -325,6 +325,6 @@ def _advice_lr(rows: Rows, arrives: int) -> str:
         return advice
     return (
         f"Raised over some {1 / (2 * decay):.0f} steps, in which the squared norm decays by a factor e under "
-        f"{optimizer_text(rows.rule)}, the norm can follow; with wd smaller by as much, lr wd and the rotation at rest "
+        f"{format_optimizer(rows.rule)}, the norm can follow; with wd smaller by as much, lr wd and the rotation at rest "
         "stay as they were."
     )

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import check_trajectory, setting, unfixed_optimizer
+from simulate.trajectories.contract import check_trajectory, setting_variable, unconstrained_optimizer
 from simulate.trajectories.periods import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
-from theory.arguments import FloatArray, one_real
-from theory.optimizers import optimizer_if_known
+from theory.arguments import FloatArray, check_number
+from theory.optimizers import parse_if_known
 
 SETTLES, LINGERS, FALLS, RISES, SWINGS = "settles", "lingers", "falls", "rises", "swings"
 _WINDOW = 1.0  # relaxations that are looked back
@@ -183,18 +183,18 @@ def forecast(
     ('falls', 2.66, 4.16)
     """
     check_trajectory(trajectory, "grad_norm", "rotation", single=True)
-    delta = one_real("delta", delta, above=0, below=1)
+    delta = check_number("delta", delta, above=0, below=1)
     if trajectory.sizes["step"] < 2:
         raise ValueError(f"trajectory must have at least two steps, got {trajectory.sizes['step']}")
     rates, decays = (_every_step(trajectory, name) for name in ("lr", "wd"))
     lr, wd = float(rates[-1]), float(decays[-1])
-    told = unfixed_optimizer(trajectory)
-    rule = optimizer_if_known(told)
+    told = unconstrained_optimizer(trajectory)
+    rule = parse_if_known(told)
     norms = np.append(trajectory.norm.values.astype(float), float(trajectory.final_norm))
     gradients, angles = trajectory.grad_norm.values.astype(float), trajectory.rotation.values.astype(float)
     if not (np.isfinite(norms).all() and np.isfinite(gradients).all() and gradients.any()):
         raise ValueError("trajectory must have finite norms and gradients, not all of them zero; weights may have gone")
-    limit = one_real("grad_norm_max", float(gradients.max()) if grad_norm_max is None else grad_norm_max, above=0)
+    limit = check_number("grad_norm_max", float(gradients.max()) if grad_norm_max is None else grad_norm_max, above=0)
     fall = _free_decay(rates, decays, rule)
     # where the rule gives no rate of decay, that of the weights themselves
     pace = np.where(np.isnan(fall), rates * decays, fall)
@@ -209,7 +209,7 @@ def forecast(
     decayed = float(fall[-recent:].sum())
     wish: dict[str, Any] = {}
     if rotation is not None:
-        wanted = one_real("rotation", rotation, above=0, below=math.pi / 2)
+        wanted = check_number("rotation", rotation, above=0, below=math.pi / 2)
         wish = {"wanted_rotation": wanted}
         if rule is not None and not has_changed:
             wish["wd_for_rotation"] = float(theory.wd_for_rotation(lr, wanted, grad_norm=typical, optimizer=rule))
@@ -245,7 +245,7 @@ def forecast(
         growth=1 + grown / decayed if decayed > 0 else math.nan,
         grad_norm_max=limit,
         delta=delta,
-        earliest_jump=float(theory.steps_to_jump(norm, lr, wd, 0.0, limit, delta).earliest)
+        earliest_jump=float(theory.steps_to_angular_jump(norm, lr, wd, 0.0, limit, delta).earliest)
         if rule == theory.SGD() and lr > 0 and lr * wd < 1
         else math.nan,
         rotation=float(np.sqrt(np.mean(angles[-(recent if has_changed else window) :] ** 2))),
@@ -258,7 +258,7 @@ def forecast(
 
 
 def _every_step(trajectory: xr.Dataset, name: str) -> FloatArray:
-    found = np.asarray(setting(trajectory, name).values, dtype=np.float64)
+    found = np.asarray(setting_variable(trajectory, name).values, dtype=np.float64)
     return np.broadcast_to(found, (trajectory.sizes["step"],))
 
 

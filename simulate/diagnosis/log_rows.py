@@ -10,10 +10,10 @@ import xarray as xr
 
 import theory
 from simulate.diagnosis.spikes import FEWEST, LOOKED_BACK
-from simulate.trajectories.contract import unfixed_optimizer
+from simulate.trajectories.contract import unconstrained_optimizer
 from theory.arguments import FloatArray
 from theory.destabilization import step_angle
-from theory.optimizers import optimizer_if_known
+from theory.optimizers import parse_if_known
 
 _TRAINING = "training"  # source of a trajectory that has data
 _SPARSE = 0.2  # share of rows without a loss, from which it is logged at some rows only
@@ -70,7 +70,7 @@ class Rows:
         step = log.step.values
         lr, wd, logged_norm, grad_norm = (_column(log, name, count) for name in ("lr", "wd", "norm", "grad_norm"))
         norm = None if logged_norm is None else between_known(logged_norm)
-        rule = optimizer_if_known(unfixed_optimizer(log, "log"))
+        rule = parse_if_known(unconstrained_optimizer(log, "log"))
         gap = _gap(step)
         missing = [
             text
@@ -143,10 +143,10 @@ class Rows:
         assert self.wd is not None
         assert self.norm is not None
         assert self.grad_norm is not None
-        k = self.lr[here] * self.wd[here]
+        intrinsic_lr = self.lr[here] * self.wd[here]
         gradients = self.grad_norm[here] if grad_norm is None else grad_norm
-        angle = step_angle(self.lr[here] * gradients / self.norm[here] ** 2, k)
-        growth: FloatArray = np.log1p(-k) - np.log(np.cos(angle))
+        angle = step_angle(self.lr[here] * gradients / self.norm[here] ** 2, intrinsic_lr)
+        growth: FloatArray = np.log1p(-intrinsic_lr) - np.log(np.cos(angle))
         return growth
 
 

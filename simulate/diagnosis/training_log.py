@@ -16,10 +16,10 @@ import xarray as xr
 
 import theory
 from simulate.diagnosis.log_rows import between_known
-from simulate.trajectories.contract import described
+from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.folder import load
-from theory.arguments import FloatArray, one_real
-from theory.optimizers import checked_optimizer, optimizer_text
+from theory.arguments import FloatArray, check_number
+from theory.optimizers import check_optimizer, format_optimizer
 
 # Names under which a column is found, in lower case with single underscores; the first is its own.
 NAMES: dict[str, tuple[str, ...]] = {
@@ -100,10 +100,10 @@ def training_log(
     attributes: dict[str, Any] = {}
     for name, value in (("lr", lr), ("wd", wd)):
         if value is not None:
-            attributes[name] = one_real(name, value, at_least=0)
+            attributes[name] = check_number(name, value, at_least=0)
             found.pop(name, None)
     if optimizer is not None:
-        attributes["optimizer"] = optimizer_text(checked_optimizer(optimizer))
+        attributes["optimizer"] = format_optimizer(check_optimizer(optimizer))
     if "gradient" in found:
         gradient = found.pop("gradient")
         # next to these a gradient norm is that of a trajectory
@@ -112,8 +112,8 @@ def training_log(
         elif "norm" in found:
             found.setdefault("grad_norm", _times(gradient, found["norm"]))
     log = xr.Dataset(
-        {name: ("step", values, described(name)) for name, values in found.items()},
-        coords={"step": ("step", step.astype(np.int64), described("step"))},
+        {name: ("step", values, variable_attributes(name)) for name, values in found.items()},
+        coords={"step": ("step", step.astype(np.int64), variable_attributes("step"))},
         attrs=attributes,
     )
     if "grad_norm" in log and "gradient" in column and "grad_norm" not in column:
@@ -176,8 +176,8 @@ def with_settings(
     """
     for name, value in (("lr", lr), ("wd", wd)):
         if value is not None:
-            log = log.drop_vars(name, errors="ignore").assign_attrs({name: one_real(name, value, at_least=0)})
-    return log if optimizer is None else log.assign_attrs(optimizer=optimizer_text(checked_optimizer(optimizer)))
+            log = log.drop_vars(name, errors="ignore").assign_attrs({name: check_number(name, value, at_least=0)})
+    return log if optimizer is None else log.assign_attrs(optimizer=format_optimizer(check_optimizer(optimizer)))
 
 
 def refuse_names(names: Mapping[str, str] | None) -> None:

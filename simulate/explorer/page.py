@@ -29,7 +29,7 @@ from simulate.explorer.quantities import (
     rest_values,
 )
 from simulate.plots.style import MEASURED, ONSET, PREDICTED
-from theory.arguments import FloatArray, whole_number
+from theory.arguments import FloatArray, check_integer
 
 # η and λ go in equal factors, so that each product is one of INTRINSIC, at the sum of the places of the two. The factor
 # √5 meets η = 0.1 and 0.5, λ = 1e-4 and 5e-4.
@@ -89,24 +89,30 @@ def explorer_frames(*, seed: int = 0) -> Frames:
     >>> explorer_frames().steps.shape  # doctest: +SKIP
     (18, 4, 5, 5)
     """
-    seed = whole_number("seed", seed, at_most=2**63 - 1)
-    rest = [[[list(rest_values(1.0, k, q, 1.0, mu).values()) for q in RATIOS] for mu in MOMENTA] for k in INTRINSIC]
+    seed = check_integer("seed", seed, at_most=2**63 - 1)
+    rest = [
+        [[list(rest_values(1.0, intrinsic_lr, q, 1.0, mu).values()) for q in RATIOS] for mu in MOMENTA]
+        for intrinsic_lr in INTRINSIC
+    ]
     rms = np.array(rest, dtype=object)[..., REST.index("equilibrium_norm_rms")].astype(float)
     norms = np.multiply.outer(rms, STARTS)
     jumps = [
         [
-            [[list(jump_values(norm, 1.0, k, q, 1.0, delta, 0.0).values()) for norm in starts] for delta in DELTAS]
+            [
+                [list(jump_values(norm, 1.0, intrinsic_lr, q, 1.0, delta, 0.0).values()) for norm in starts]
+                for delta in DELTAS
+            ]
             for q, starts in zip(RATIOS, plain, strict=True)
         ]
-        for k, plain in zip(INTRINSIC, norms[:, 0].tolist(), strict=True)
+        for intrinsic_lr, plain in zip(INTRINSIC, norms[:, 0].tolist(), strict=True)
     ]
     momentum_jumps = [list(jump_values(1.0, 1.0, 0.0, 1.0, 1.0, delta, MOMENTA[-1]).values()) for delta in DELTAS]
-    period = [[list(period_values(1.0, k, mu).values()) for k in INTRINSIC] for mu in MOMENTA]
+    period = [[list(period_values(1.0, intrinsic_lr, mu).values()) for intrinsic_lr in INTRINSIC] for mu in MOMENTA]
     steps, bands = np.empty(norms.shape, np.int64), np.empty((*norms.shape, 4, BINS))
-    for place, (k, mu, q, _) in zip(
+    for place, (intrinsic_lr, mu, q, _) in zip(
         np.ndindex(norms.shape), itertools.product(INTRINSIC, MOMENTA, RATIOS, STARTS), strict=True
     ):
-        run = norm_trajectory(float(norms[place]), 1.0, k, q, 1.0, mu, seed=seed)
+        run = norm_trajectory(float(norms[place]), 1.0, intrinsic_lr, q, 1.0, mu, seed=seed)
         steps[place], bands[place] = run.attrs["updates"], bands_of(run)
     return Frames(rest, jumps, momentum_jumps, period, steps, bands)
 

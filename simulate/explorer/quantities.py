@@ -15,7 +15,7 @@ import theory
 from simulate.maps.gradients import BoundedGradient
 from simulate.maps.norm_map import norm_map
 from simulate.period_model.model import period
-from theory.arguments import intrinsic_lr, one_real, ordered
+from theory.arguments import check_intrinsic_lr, check_number, check_order
 
 Value = float | str  # a number, or in words why there is none
 
@@ -64,7 +64,7 @@ QUANTITIES: dict[str, Quantity] = {
     "relaxation_time": Quantity("relaxation time", "steps"),
     "edge_sharpness": Quantity("curvature at edge of stability", "loss", 0.0, 1.0),
     "jump_angle": Quantity("a step jumps above", "rad"),
-    "jump_regime": Quantity("jumps of a step", ""),
+    "angular_jump_regime": Quantity("jumps of a step", ""),
     "jump_norm_max": Quantity("no g̃ jumps above norm", "weight", 0.5, 0.5),
     "jump_norm_min": Quantity("every g̃ jumps below norm", "weight", 0.5, 0.5),
     "jump_earliest": Quantity("earliest jump", "steps"),
@@ -168,17 +168,20 @@ def explore(
     Examples
     --------
     >>> found = explore(0.5, 0.01, grad_norm_min=1.0, grad_norm_max=4.0, norm=10.0)
-    >>> round(found.values["relaxation_time"], 1), found.values["jump_regime"]
+    >>> round(found.values["relaxation_time"], 1), found.values["angular_jump_regime"]
     (49.6, 'impossible')
     >>> explore(0.5, 0.0, grad_norm_min=1.0, grad_norm_max=4.0, norm=10.0).values["equilibrium_norm_max"]
     'none without weight decay'
     """
-    lr, wd = one_real("lr", lr, above=0), one_real("wd", wd, at_least=0)
-    low, high = one_real("grad_norm_min", grad_norm_min, at_least=0), one_real("grad_norm_max", grad_norm_max, above=0)
-    ordered("grad_norm_min", np.asarray(low), "grad_norm_max", np.asarray(high))
-    norm, delta = one_real("norm", norm, above=0), one_real("delta", delta, above=0, below=1)
+    lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, at_least=0)
+    low, high = (
+        check_number("grad_norm_min", grad_norm_min, at_least=0),
+        check_number("grad_norm_max", grad_norm_max, above=0),
+    )
+    check_order("grad_norm_min", np.asarray(low), "grad_norm_max", np.asarray(high))
+    norm, delta = check_number("norm", norm, above=0), check_number("delta", delta, above=0, below=1)
     rule = theory.SGD(momentum=momentum)
-    intrinsic_lr(np.asarray(lr), np.asarray(wd), below=rule.intrinsic_lr_limit)
+    check_intrinsic_lr(np.asarray(lr), np.asarray(wd), below=rule.intrinsic_lr_limit)
     run = norm_trajectory(norm, lr, wd, low, high, momentum, steps=steps, seed=seed)
     values = {
         **rest_values(lr, wd, low, high, momentum),
@@ -202,7 +205,7 @@ def rest_values(lr: float, wd: float, low: float, high: float, momentum: float) 
     swings = "none: at this ηλ the norm swings for ever"
     named: Any = {"optimizer": rule}
     if momentum:
-        floor = float(theory.momentum_floor(lr, wd, low, momentum=momentum))
+        floor = float(theory.momentum_lower_bound(lr, wd, low, momentum=momentum))
         lower: Value = floor if floor or not low else "none: at this ηλ the norm rings"
         upper: Value = "no upper bound is known with momentum"
     else:
@@ -238,12 +241,12 @@ def jump_values(
     if momentum:
         return {**dict.fromkeys(JUMPS, NO_JUMPS), **angle}
     try:
-        regime = theory.jump_regime(lr, wd, low, high, delta)
-        highest = theory.jump_norm(lr, wd, high, delta)
-        time = theory.steps_to_jump(norm, lr, wd, low, high, delta)
+        regime = theory.angular_jump_regime(lr, wd, low, high, delta)
+        highest = theory.angular_jump_norm(lr, wd, high, delta)
+        time = theory.steps_to_angular_jump(norm, lr, wd, low, high, delta)
     except ValueError as error:
         return {**dict.fromkeys(JUMPS, _none(error)), **angle}
-    lowest = theory.jump_norm(lr, wd, low, delta) if low else "none: without gradients nothing jumps"
+    lowest = theory.angular_jump_norm(lr, wd, low, delta) if low else "none: without gradients nothing jumps"
     told = (regime, highest, lowest, _when(time.earliest), _when(time.latest))
     return {**angle, **dict(zip(JUMPS[1:], told, strict=True))}
 
@@ -368,7 +371,7 @@ def _edge_sharpness(lr: float, wd: float, grad_norm: float, rule: theory.SGD) ->
 
 def _steps(norm: float, lr: float, wd: float, grad_norm: float, momentum: float) -> int:
     rest = theory.equilibrium_norm(lr, wd, grad_norm, optimizer=theory.SGD(momentum=momentum))
-    fall = theory.momentum_least_fall(lr, wd, max(norm / rest, 1.0), momentum=momentum)
+    fall = theory.momentum_least_decay_steps(lr, wd, max(norm / rest, 1.0), momentum=momentum)
     wanted = float(fall + _RELAXATIONS * _relaxation_time(lr, wd, momentum))
     if not math.isfinite(wanted):
         return _STEPS

@@ -20,7 +20,7 @@ from simulate.trajectories.contract import (
     check_trajectory,
     make_trajectory,
 )
-from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
+from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.schedules import learning_rates
 
 _FIXED = {None: _kernels.FREE, "norm": _kernels.FIXED_NORM, "effective_lr": _kernels.FIXED_EFFECTIVE_LR}
@@ -105,10 +105,10 @@ def descend(
         raise ValueError(f"optimizer must be a theory.SGD, got {rule!r}")
     if not (fixed is None or isinstance(fixed, str)) or fixed not in _FIXED:
         raise ValueError(f"fixed must be one of None, 'norm', 'effective_lr'; got {fixed!r}")
-    steps, record_every = whole_number("steps", steps), whole_number("record_every", record_every, at_least=1)
-    seed = whole_number("seed", seed, at_most=2**63 - 1)
-    walkers = whole_number("walkers", walkers, at_least=1)
-    decay = weight_decay(wd)
+    steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)
+    seed = check_integer("seed", seed, at_most=2**63 - 1)
+    walkers = check_integer("walkers", walkers, at_least=1)
+    decay = check_wd(wd)
     if fixed == "norm" and decay.any():
         raise ValueError(f"wd must be 0 with fixed='norm', got {wd!r}")
     name = repr(rule) if fixed is None else f"{rule!r} with fixed {fixed}"
@@ -122,10 +122,10 @@ def descend(
     begin, count = state["begin"], state["weights"].shape[0]
     dims = ("batch",) if state["batch"] else ()
     schedule = np.ascontiguousarray(learning_rates(lr, begin, begin + steps)) if callable(lr) else np.empty(0)
-    rates = np.ones(count) if callable(lr) else _per_walker("lr", learning_rate(lr), count, dims)
+    rates = np.ones(count) if callable(lr) else _per_walker("lr", check_lr(lr), count, dims)
     decays = _per_walker("wd", decay, count, dims)
     limit = rule.intrinsic_lr_limit
-    intrinsic_lr(*((schedule[:, np.newaxis], decays) if callable(lr) else (rates, decays)), below=limit)
+    check_intrinsic_lr(*((schedule[:, np.newaxis], decays) if callable(lr) else (rates, decays)), below=limit)
 
     step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
     recorded = np.full((_kernels.COLUMNS, count, step.size), np.nan)
@@ -202,9 +202,9 @@ def _fresh(
     decay: FloatArray,
 ) -> dict[str, Any]:
     """State before the first step; its arrays are the caller's in no case."""
-    real("norm", norm, above=0)
-    norms = real("norm", norm, at_least=NORM_MIN, at_most=NORM_MAX)
-    given = None if weights is None else real("weights", weights)
+    check_real("norm", norm, above=0)
+    norms = check_real("norm", norm, at_least=NORM_MIN, at_most=NORM_MAX)
+    given = None if weights is None else check_real("weights", weights)
     if given is not None:
         if not np.array_equal(norms, 1.0):
             raise ValueError(f"norm must be left out with weights, whose norm it would be, got {norm!r}")
@@ -233,7 +233,7 @@ def _fresh(
         held[...] = given
     with np.errstate(over="ignore"):
         lengths = np.sqrt((held * held).sum(axis=1))
-    real("norm of weights", lengths, at_least=NORM_MIN * (1 - 1e-12), at_most=NORM_MAX)
+    check_real("norm of weights", lengths, at_least=NORM_MIN * (1 - 1e-12), at_most=NORM_MAX)
     return {
         "batch": bool(batch),
         "begin": 0,

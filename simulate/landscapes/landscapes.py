@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from simulate.landscapes import _kernels
 from simulate.maps.noise import stream_key
-from theory.arguments import FloatArray, choice, one_real, plain, real, whole_number
+from theory.arguments import FloatArray, check_choice, check_integer, check_number, check_real, to_float
 
 _LOSSES = {"squared": _kernels.SQUARED, "logistic": _kernels.LOGISTIC}
 
@@ -71,7 +71,7 @@ class Ratio2D:
 
     def __post_init__(self) -> None:
         for name in ("sharpness", "highest"):
-            object.__setattr__(self, name, one_real(name, getattr(self, name), above=0))
+            object.__setattr__(self, name, check_number(name, getattr(self, name), above=0))
 
     @property
     def dim(self) -> int:
@@ -81,7 +81,7 @@ class Ratio2D:
     def value(self, weights: npt.ArrayLike) -> Any:
         """Return the loss of weights (..., 2)."""
         x, y = np.moveaxis(_unit(weights, 2)[0], -1, 0)
-        return plain(self.sharpness * self.highest * y**2 / (2 * self.highest * x**2 + self.sharpness * y**2))
+        return to_float(self.sharpness * self.highest * y**2 / (2 * self.highest * x**2 + self.sharpness * y**2))
 
     def gradient(self, weights: npt.ArrayLike) -> FloatArray:
         """Return the gradient at weights (..., 2)."""
@@ -120,7 +120,7 @@ class RayleighQuotient:
     spectrum: npt.ArrayLike
 
     def __post_init__(self) -> None:
-        spectrum = _frozen(real("spectrum", self.spectrum))
+        spectrum = _frozen(check_real("spectrum", self.spectrum))
         if spectrum.ndim != 1 or spectrum.size < 2:
             raise ValueError(f"spectrum must be a list of at least 2 numbers, got shape {spectrum.shape}")
         object.__setattr__(self, "spectrum", spectrum)
@@ -146,7 +146,7 @@ class RayleighQuotient:
     def value(self, weights: npt.ArrayLike) -> Any:
         """Return the loss of weights (..., dim)."""
         unit, _ = _unit(weights, self.dim)
-        return plain((np.asarray(self.spectrum) * unit**2).sum(axis=-1) / 2)
+        return to_float((np.asarray(self.spectrum) * unit**2).sum(axis=-1) / 2)
 
     def gradient(self, weights: npt.ArrayLike) -> FloatArray:
         """Return the gradient at weights (..., dim)."""
@@ -194,18 +194,18 @@ class NormalizedRegression:
     output_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        inputs, targets = _frozen(real("inputs", self.inputs)), _frozen(real("targets", self.targets))
+        inputs, targets = _frozen(check_real("inputs", self.inputs)), _frozen(check_real("targets", self.targets))
         if inputs.ndim != 2 or inputs.shape[0] < 1 or inputs.shape[1] < 2:
             raise ValueError(f"inputs must have the shape (examples >= 1, weights >= 2), got {inputs.shape}")
         if targets.shape != inputs.shape[:1]:
             raise ValueError(f"targets must have the shape {inputs.shape[:1]} of the examples, got {targets.shape}")
-        choice("loss", self.loss, _LOSSES)
+        check_choice("loss", self.loss, _LOSSES)
         other = targets[np.abs(targets) != 1]
         if self.loss == "logistic" and other.size:
             raise ValueError(f"targets must be -1 or +1 for the logistic loss, got {float(other[0])!r}")
         if self.batch_size is not None:
-            object.__setattr__(self, "batch_size", whole_number("batch_size", self.batch_size, at_least=1))
-        object.__setattr__(self, "output_norm", one_real("output_norm", self.output_norm, above=0))
+            object.__setattr__(self, "batch_size", check_integer("batch_size", self.batch_size, at_least=1))
+        object.__setattr__(self, "output_norm", check_number("output_norm", self.output_norm, above=0))
         object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "targets", targets)
 
@@ -238,8 +238,8 @@ class NormalizedRegression:
         """Return the loss of weights (..., dim) on a mini-batch, by default on all examples."""
         predictions, targets, _, _, _ = self._predictions(weights, batch)
         if self.loss == "squared":
-            return plain(((predictions - targets) ** 2).mean(axis=-1) / 2)
-        return plain(np.logaddexp(0, -targets * predictions).mean(axis=-1))
+            return to_float(((predictions - targets) ** 2).mean(axis=-1) / 2)
+        return to_float(np.logaddexp(0, -targets * predictions).mean(axis=-1))
 
     def gradient(self, weights: npt.ArrayLike, batch: npt.NDArray[np.int64] | None = None) -> FloatArray:
         """Return the gradient at weights (..., dim) on a mini-batch, by default on all examples."""
@@ -290,7 +290,7 @@ class NormalizedRegression:
 
 def _unit(weights: npt.ArrayLike, dim: int) -> tuple[FloatArray, FloatArray]:
     """Directions and norms of checked weights (..., dim)."""
-    given = real("weights", weights)
+    given = check_real("weights", weights)
     if given.shape[-1:] != (dim,):
         raise ValueError(f"weights must have {dim} numbers along the last axis, got shape {given.shape}")
     norm = np.sqrt((given * given).sum(axis=-1, keepdims=True))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulate.maps.noise import uniforms
-from theory.arguments import FloatArray, broadcast, choice, ordered, real
+from theory.arguments import FloatArray, broadcast, check_choice, check_order, check_real
 
 
 class GradientRule(Protocol):
@@ -44,7 +44,7 @@ class RecordedGradient:
     values: npt.ArrayLike
 
     def __post_init__(self) -> None:
-        values = real("values", self.values, at_least=0).copy()
+        values = check_real("values", self.values, at_least=0).copy()
         if values.ndim == 0:
             raise ValueError("values must have the steps as last axis, got one number")
         object.__setattr__(self, "values", values)
@@ -85,8 +85,8 @@ class BoundedGradient:
     high: npt.ArrayLike
 
     def __post_init__(self) -> None:
-        low, high = real("low", self.low, at_least=0).copy(), real("high", self.high, at_least=0).copy()
-        ordered("low", low, "high", high)
+        low, high = check_real("low", self.low, at_least=0).copy(), check_real("high", self.high, at_least=0).copy()
+        check_order("low", low, "high", high)
         low, high = broadcast(low=low, high=high)
         object.__setattr__(self, "low", low)
         object.__setattr__(self, "high", high)
@@ -139,7 +139,7 @@ class AdversarialGradient:
         bounded = BoundedGradient(self.low, self.high)
         object.__setattr__(self, "low", bounded.low)
         object.__setattr__(self, "high", bounded.high)
-        choice("towards", self.towards, ("lower", "upper"))
+        check_choice("towards", self.towards, ("lower", "upper"))
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

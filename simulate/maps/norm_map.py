@@ -12,7 +12,7 @@ from simulate.maps.gradients import AdversarialGradient, GradientRule
 from simulate.maps.iteration import Drive, Plan, fresh, move_on
 from simulate.maps.layout import Layout
 from simulate.maps.simulation import assembled, simulated
-from simulate.trajectories.contract import check_trajectory, setting
+from simulate.trajectories.contract import check_trajectory, setting_variable
 
 
 def norm_map(
@@ -141,14 +141,14 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     missing = np.isnan(grad_norm.values)
     if np.any(missing[..., :-1] & ~missing[..., 1:]):
         raise ValueError("trajectory must have g̃ at every step to be replayed; grad_norm is NaN before a later value")
-    rates = setting(trajectory, "lr")
+    rates = setting_variable(trajectory, "lr")
     if rates.dims == ("step",):
         rates_values = rates.values
     elif "step" in rates.dims:
         rates_values = rates.broadcast_like(norm).transpose(*order).values
     else:
         rates_values = rates.broadcast_like(like).transpose(*dims).values[..., np.newaxis]
-    decay = setting(trajectory, "wd")
+    decay = setting_variable(trajectory, "wd")
     if "step" in decay.dims:
         raise ValueError("trajectory must have one weight decay to be replayed; cut it where wd changes")
     decay = decay.broadcast_like(like).transpose(*dims)

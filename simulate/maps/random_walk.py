@@ -8,7 +8,7 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, make_trajectory
-from theory.arguments import intrinsic_lr, one_real, real, weight_decay, whole_number
+from theory.arguments import check_integer, check_intrinsic_lr, check_number, check_real, check_wd
 from theory.schedules import learning_rates
 
 
@@ -60,18 +60,20 @@ def random_walk(
     True
     """
     rule = optimizer or theory.SGD()
-    decay = float(weight_decay(one_real("wd", wd, at_least=0)))
-    gradient_norm = one_real("grad_norm", grad_norm, above=0)
-    dim, walkers = whole_number("dim", dim, at_least=2), whole_number("walkers", walkers, at_least=1)
-    steps, record_every = whole_number("steps", steps), whole_number("record_every", record_every, at_least=1)
+    decay = float(check_wd(check_number("wd", wd, at_least=0)))
+    gradient_norm = check_number("grad_norm", grad_norm, above=0)
+    dim, walkers = check_integer("dim", dim, at_least=2), check_integer("walkers", walkers, at_least=1)
+    steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)
     rates = learning_rates(lr, 0, steps)
-    intrinsic_lr(rates if callable(lr) else real("lr", lr), np.asarray(decay), below=rule.intrinsic_lr_limit)
+    check_intrinsic_lr(
+        rates if callable(lr) else check_real("lr", lr), np.asarray(decay), below=rule.intrinsic_lr_limit
+    )
     if norm is None:
         first = learning_rates(lr, 0, 1)[0]
         rest = theory.equilibrium_norm(first, decay, gradient_norm, optimizer=rule)
         norm = rest if np.isfinite(rest) else 1.0
-    start = one_real("norm", norm, above=0)
-    generator = np.random.default_rng(whole_number("seed", seed))
+    start = check_number("norm", norm, above=0)
+    generator = np.random.default_rng(check_integer("seed", seed))
 
     weights = _unit(generator.normal(size=(walkers, dim))) * start
     state = rule.start(weights)
@@ -104,7 +106,7 @@ def random_walk(
     if callable(lr):
         columns["lr"] = rates[step]
     else:
-        attributes["lr"] = one_real("lr", lr, above=0)
+        attributes["lr"] = check_number("lr", lr, above=0)
     return make_trajectory(
         columns,
         step=step,

@@ -13,8 +13,8 @@ from simulate.maps import _kernels
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, GradientRule
 from simulate.maps.iteration import STATUSES, Drive, Made, Plan, State, continued, fresh, move_on
 from simulate.maps.layout import Layout, lay_out, place
-from simulate.trajectories.contract import NORM_MAX, NORM_MIN, described, make_trajectory
-from theory.arguments import FloatArray, intrinsic_lr, learning_rate, real, weight_decay, whole_number
+from simulate.trajectories.contract import NORM_MAX, NORM_MIN, make_trajectory, variable_attributes
+from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.destabilization import step_angle
 from theory.schedules import learning_rates
 
@@ -43,17 +43,17 @@ def simulated(
     ...           optimizer=theory.SGD()).norm.size
     3
     """
-    steps = whole_number("steps", steps)
-    stride = 0 if record_every is None else whole_number("record_every", record_every, at_least=1)
-    seed = None if seed is None else whole_number("seed", seed, at_most=2**63 - 1)
-    threads = None if threads is None else whole_number("threads", threads, at_least=1)
+    steps = check_integer("steps", steps)
+    stride = 0 if record_every is None else check_integer("record_every", record_every, at_least=1)
+    seed = None if seed is None else check_integer("seed", seed, at_most=2**63 - 1)
+    threads = None if threads is None else check_integer("threads", threads, at_least=1)
     rule = cast(Any, grad_norm) if hasattr(grad_norm, "batch_shape") else None
     heights = None if levels is None else _checked_levels(levels)
     state = None
-    checked = {"wd": weight_decay(wd)}
+    checked = {"wd": check_wd(wd)}
     if start is None:
-        real("norm", cast(npt.ArrayLike, norm), above=0)
-        checked["norm"] = real("norm", cast(npt.ArrayLike, norm), at_least=NORM_MIN, at_most=NORM_MAX)
+        check_real("norm", cast(npt.ArrayLike, norm), above=0)
+        checked["norm"] = check_real("norm", cast(npt.ArrayLike, norm), at_least=NORM_MIN, at_most=NORM_MAX)
     elif norm is not None:
         raise ValueError(f"norm must be left out with start, which says what it is; got {norm!r}")
     else:
@@ -68,11 +68,11 @@ def simulated(
     if callable(lr):
         rates = learning_rates(lr, begin, begin + steps)
     else:
-        checked["lr"] = learning_rate(lr)
+        checked["lr"] = check_lr(lr)
     checked["grad_norm"] = (
         np.zeros(rule.batch_shape)
         if rule is not None
-        else real("grad_norm", cast(npt.ArrayLike, grad_norm), at_least=0)
+        else check_real("grad_norm", cast(npt.ArrayLike, grad_norm), at_least=0)
     )
     _check_exact(exact, callable(lr) or rule is not None or optimizer.momentum > 0, record_every)
     # the trajectory keeps these, the caller may change his own
@@ -90,7 +90,7 @@ def simulated(
     decay = layout.arrays["wd"]
     if rates is None:
         rates = layout.arrays["lr"][..., np.newaxis]
-    intrinsic_lr(rates, decay[..., np.newaxis], below=optimizer.intrinsic_lr_limit)
+    check_intrinsic_lr(rates, decay[..., np.newaxis], below=optimizer.intrinsic_lr_limit)
     if isinstance(rule, AdversarialGradient):
         if optimizer.momentum:
             raise ValueError(
@@ -120,9 +120,9 @@ def simulated(
     if not stride:
         run = _with_statistics(run, made.statistics, np.maximum(state.ended - begin, 0))
     if heights is not None:
-        run = run.assign_coords(level=(("level",), heights, described("level")))
+        run = run.assign_coords(level=(("level",), heights, variable_attributes("level")))
         times = crossing.reshape(*decay.shape, -1)
-        run = run.assign(crossing_time=((*layout.dims, "level"), times, described("crossing_time")))
+        run = run.assign(crossing_time=((*layout.dims, "level"), times, variable_attributes("crossing_time")))
     return run
 
 
@@ -175,7 +175,7 @@ def assembled(
     if plan.optimizer.momentum:
         last_state["final_velocity_along"], last_state["final_velocity_across"] = state.velocity.T
     for name, values in last_state.items():
-        trajectory = trajectory.assign({name: (dims, values.reshape(shape), described(name))})
+        trajectory = trajectory.assign({name: (dims, values.reshape(shape), variable_attributes(name))})
     return trajectory
 
 
@@ -189,8 +189,8 @@ def _check_exact(exact: Any, varying: bool, record_every: int | None) -> None:
 
 
 def _checked_levels(levels: npt.ArrayLike) -> FloatArray:
-    real("levels", levels, above=0)
-    checked = real("levels", levels, at_least=NORM_MIN, at_most=NORM_MAX).copy()
+    check_real("levels", levels, above=0)
+    checked = check_real("levels", levels, at_least=NORM_MIN, at_most=NORM_MAX).copy()
     if checked.ndim != 1:
         raise ValueError(f"levels must be one-dimensional, got shape {checked.shape}")
     return checked
@@ -241,5 +241,5 @@ def _with_statistics(trajectory: xr.Dataset, sums: FloatArray, made: npt.NDArray
         }
     dims, shape = trajectory.final_norm.dims, trajectory.final_norm.shape
     for name, value in values.items():
-        trajectory = trajectory.assign({name: (dims, value.reshape(shape), described(name))})
+        trajectory = trajectory.assign({name: (dims, value.reshape(shape), variable_attributes(name))})
     return trajectory

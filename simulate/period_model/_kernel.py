@@ -15,7 +15,7 @@ STATES = ("log_norm", "loss", "effective_lr", "rate", "hazard", "threshold", "cl
 LOG_NORM, LOSS, EFFECTIVE_LR, RATE, HAZARD, THRESHOLD, CLIMB, UNTIL, BREAKS, READY = range(10)
 CONSTANTS = 12
 LOG_SHRINK, LOSS_DECAY, GROWTH, HAZARD_BASE, HAZARD_POWER = range(5)
-JUMP, JUMP_OF_NORM, JUMP_OF_LOSS, JUMP_SPREAD, PEAK_LOSS, PEAK_LOSS_SD, DURATION = range(5, 12)
+PEAK_BASE, PEAK_OF_NORM, PEAK_OF_LOSS, PEAK_RESIDUAL_SD, PEAK_LOSS, PEAK_LOSS_SD, DURATION = range(5, 12)
 STATISTICS = 13
 COUNT, LENGTH, SQ_LENGTH, TROUGHS, PEAKS = range(5)
 HIGH, LOW, LOW_AT, DIRECTION, TROUGH, TROUGH_AT, PEAK, FOUND = range(5, 13)
@@ -73,10 +73,10 @@ def _break(state: Any, constants: Any, key: Any, step: int, least_rise: float) -
     """Begin a rise: draw where it ends, and the loss from which the next fall begins."""
     draws = stream_key(key, 2 * np.int64(state[BREAKS]) + 1)
     here = state[LOG_NORM]
-    mean = constants[JUMP] + constants[JUMP_OF_NORM] * here + constants[JUMP_OF_LOSS] * np.log(state[LOSS]) - here
+    mean = constants[PEAK_BASE] + constants[PEAK_OF_NORM] * here + constants[PEAK_OF_LOSS] * np.log(state[LOSS]) - here
     rise = least_rise
     for number in range(_REDRAWS):
-        drawn = mean + constants[JUMP_SPREAD] * normal(draws, number + 1)
+        drawn = mean + constants[PEAK_RESIDUAL_SD] * normal(draws, number + 1)
         if drawn > least_rise:
             rise = drawn
             break

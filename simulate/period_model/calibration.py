@@ -12,7 +12,7 @@ import xarray as xr
 
 import theory
 from simulate.period_model.reduced_model import Oscillator, Trend
-from simulate.trajectories.contract import check_trajectory, intrinsic_lr, unfixed_optimizer
+from simulate.trajectories.contract import check_trajectory, mean_intrinsic_lr, unconstrained_optimizer
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
     OUTSIDE_GROWTH_MAX,
@@ -22,7 +22,7 @@ from simulate.trajectories.periods import (
     settled_part,
 )
 from theory.arguments import FloatArray
-from theory.optimizers import optimizer_named
+from theory.optimizers import parse_optimizer
 
 FEWEST = 10  # periods at each ηλ of a probe for a law of their length
 SHORTEST = 12  # relaxations that a segment must last
@@ -40,7 +40,7 @@ class Segment:
     ----------
     intrinsic_lr : ηλ.
     count, period, period_stderr : number of periods, their mean length and its standard error in steps.
-    jump, outside_growth : J and φ.
+    norm_rise, outside_growth : J and φ.
     norm_min, norm_max : geometric mean of ρ/√η at the troughs and peaks.
     simulated_period, simulated_norm_min, simulated_norm_max : the same of the reduced model, where there is one.
     run : what the trajectory says of its training (its `config` attribute).
@@ -56,7 +56,7 @@ class Segment:
     count: int
     period: float
     period_stderr: float
-    jump: float
+    norm_rise: float
     outside_growth: float
     norm_min: float
     norm_max: float
@@ -88,18 +88,18 @@ class Pooled:
 
     Attributes
     ----------
-    intrinsic_lr, count, period, jump, outside_growth : as in `Segment`.
+    intrinsic_lr, count, period, norm_rise, outside_growth : as in `Segment`.
     """
 
     intrinsic_lr: float
     count: int
     period: float
-    jump: float
+    norm_rise: float
 
     @property
     def outside_growth(self) -> float:
         """φ, by the balance of growth and decay."""
-        return 1 - self.jump / (-math.log1p(-self.intrinsic_lr) * self.period)
+        return 1 - self.norm_rise / (-math.log1p(-self.intrinsic_lr) * self.period)
 
 
 def pooled(segments: Sequence[Segment]) -> list[Pooled]:
@@ -128,11 +128,11 @@ def pooled(segments: Sequence[Segment]) -> list[Pooled]:
             break
         if all(segment.verdict == EQUILIBRIUM for segment in everything):
             resting.add(rate)
-        period, jump = (
+        period, norm_rise = (
             float(np.average([getattr(segment, name) for segment in there], weights=counts))
-            for name in ("period", "jump")
+            for name in ("period", "norm_rise")
         )
-        found.insert(0, Pooled(rate, sum(counts), period, jump))
+        found.insert(0, Pooled(rate, sum(counts), period, norm_rise))
     if not found:
         raise ValueError(
             f"segments must show at least {FEWEST} periods at the lowest lr * wd for a law of their length, "
@@ -155,7 +155,7 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
         check_trajectory(trajectory, "grad_norm", "loss", single=True)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
-    rule = optimizer_named(unfixed_optimizer(trajectory, name))
+    rule = parse_optimizer(unconstrained_optimizer(trajectory, name))
     if not isinstance(rule, (theory.SGD, theory.AdamW, theory.Lion)) or (
         isinstance(rule, theory.SGD) and rule.momentum and not rule.decoupled
     ):
@@ -165,7 +165,7 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
         )
     if np.any(np.diff(trajectory.step.values) != 1):
         raise ValueError(f"{name} must have every step (record_every=1); rows are missing")
-    rate = intrinsic_lr(trajectory)
+    rate = mean_intrinsic_lr(trajectory)
     if not 0 < rate < 1:
         raise ValueError(f"{name} must have 0 < lr * wd < 1, got {rate:.6g}")
     if trajectory.sizes["step"] < SHORTEST / rate:
@@ -190,7 +190,7 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
         count=periods.count,
         period=periods.mean,
         period_stderr=periods.stderr,
-        jump=periods.jump,
+        norm_rise=periods.norm_rise,
         outside_growth=periods.outside_growth,
         norm_min=periods.trough_norm / scale,
         norm_max=periods.peak_norm / scale,
@@ -309,28 +309,34 @@ def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.Balanc
     Examples
     --------
     >>> law = balance_law([Pooled(0.01, 100, 75.0, 0.5), Pooled(0.002, 100, 440.0, 0.8)])
-    >>> round(law.jump, 3), round(law.jump_slope, 3), round(law.outside, 3)
+    >>> round(law.norm_rise, 3), round(law.norm_rise_slope, 3), round(law.outside_growth, 3)
     (0.5, 0.186, 0.337)
     """
     rates = np.array([each.intrinsic_lr for each in seen])
-    jumps, outside = (np.array([getattr(each, name) for each in seen]) for name in ("jump", "outside_growth"))
+    jumps, outside_growth = (
+        np.array([getattr(each, name) for each in seen]) for name in ("norm_rise", "outside_growth")
+    )
     reference = float(rates.max())
     if len(seen) == 1:
-        return theory.BalanceLaw(float(jumps[0]), 0.0, float(outside[0]), 0.0, reference, power_of)
+        return theory.BalanceLaw(float(jumps[0]), 0.0, float(outside_growth[0]), 0.0, reference, power_of)
     relative = rates / reference
-    slope, jump = (float(x) for x in np.polyfit(-np.log(relative), jumps, 1, w=np.sqrt([each.count for each in seen])))
-    if not np.all(np.abs((jump - slope * np.log(relative)) / jumps - 1) <= _LINE_MISSES):
+    slope, norm_rise = (
+        float(x) for x in np.polyfit(-np.log(relative), jumps, 1, w=np.sqrt([each.count for each in seen]))
+    )
+    if not np.all(np.abs((norm_rise - slope * np.log(relative)) / jumps - 1) <= _LINE_MISSES):
         # no line joins more than two settings, of which the lower have jumps of another size: it serves these
         return balance_law([each for each in seen if each.intrinsic_lr < reference], power_of)
-    breaks_alone = bool(outside[rates.argmin()] <= _BREAKS_ALONE)
+    breaks_alone = bool(outside_growth[rates.argmin()] <= _BREAKS_ALONE)
     lowest = float(rates.min()) if slope < 0 or breaks_alone else 0.0
     below = _SLOPE_BELOW * slope if breaks_alone and slope > 0 else 0.0
-    if outside.max() <= _LEAST_SHARE:
-        return theory.BalanceLaw(jump, slope, float(outside.mean()), 0.0, reference, power_of, lowest, below)
-    shares = np.maximum(outside, _LEAST_SHARE)
+    if outside_growth.max() <= _LEAST_SHARE:
+        return theory.BalanceLaw(
+            norm_rise, slope, float(outside_growth.mean()), 0.0, reference, power_of, lowest, below
+        )
+    shares = np.maximum(outside_growth, _LEAST_SHARE)
     grows = Trend.through(relative.tolist(), (shares / (1 - shares) if power_of == "odds" else shares).tolist())
     share = grows.value / (1 + grows.value) if power_of == "odds" else grows.value
-    return theory.BalanceLaw(jump, slope, share, grows.power, reference, power_of, lowest, below)
+    return theory.BalanceLaw(norm_rise, slope, share, grows.power, reference, power_of, lowest, below)
 
 
 def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator:
@@ -349,14 +355,14 @@ def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator
     loss_decay = Trend.through(relative, [each.loss_decay() for each in seen])
     for each, share in zip(seen, relative, strict=True):
         each.smooth_loss(loss_decay.at(share))
-    jump, spread = jump_law(seen)
+    coefficients, residual_sd = fit_peak_law(seen)
     starts = [np.log(each.first_losses) for each in seen]
     return Oscillator(
         loss_decay=loss_decay,
         growth=Trend.through(relative, [each.growth_constant() for each in seen]),
         hazard=hazard_law(seen),
-        jump=jump,
-        jump_spread=spread,
+        peak_coefficients=coefficients,
+        peak_residual_sd=residual_sd,
         peak_loss=Trend.through(relative, [math.exp(values.mean()) for values in starts]),
         peak_loss_sd=Trend.through(relative, [values.std() for values in starts]),
         duration=Trend.through(relative, [each.duration for each in seen]),
@@ -367,7 +373,7 @@ def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator
     )
 
 
-def jump_law(seen: Sequence[Falls]) -> tuple[tuple[float, float, float], float]:
+def fit_peak_law(seen: Sequence[Falls]) -> tuple[tuple[float, float, float], float]:
     """Regress ln z at the peak on ln z and ln L at the trough before it: coefficients, and the spread that remains."""
     rows, peaks = [], []
     for each in seen:

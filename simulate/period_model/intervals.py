@@ -79,8 +79,8 @@ def _drawn(rate: float, group: Sequence[Segment], random: np.random.Generator) -
         chosen = random.integers(len(segment.lengths), size=len(segment.lengths))
         lengths.append(np.asarray(segment.lengths)[chosen])
         rises.append(np.asarray(segment.rises)[chosen])
-    period, jump = float(np.concatenate(lengths).mean()), float(np.concatenate(rises).mean())
-    return Pooled(rate, sum(part.size for part in lengths), period, jump)
+    period, norm_rise = float(np.concatenate(lengths).mean()), float(np.concatenate(rises).mean())
+    return Pooled(rate, sum(part.size for part in lengths), period, norm_rise)
 
 
 def drawn_law_periods(segments: Sequence[Segment], lr: float, wd: float, count: int, seed: int) -> list[float]:

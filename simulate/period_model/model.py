@@ -25,10 +25,10 @@ from simulate.period_model.calibration import Falls, Segment, balance_law, calib
 from simulate.period_model.intervals import Interval, drawn_law_periods, drawn_segments
 from simulate.period_model.prediction import Expectation, expectation, interpolated
 from simulate.period_model.reduced_model import Oscillator, Period, Trend
-from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory, unfixed_optimizer
+from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory, unconstrained_optimizer
 from theory import arguments
-from theory.arguments import FloatArray, learning_rate, one_real, weight_decay, whole_number
-from theory.optimizers import optimizer_named, same_but_for_dim
+from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_wd
+from theory.optimizers import equal_up_to_dim, parse_optimizer
 
 REACH = 30.0  # predictions are given without a warning down to this share of the largest ηλ of a probe
 _SCHEMA = 2
@@ -77,7 +77,7 @@ class PeriodModel:
     optimizer: str = "SGD()"
 
     def __post_init__(self) -> None:
-        one_real("rise", self.rise, above=0)
+        check_number("rise", self.rise, above=0)
         if not self.segments:
             raise ValueError("segments must be at least one, got none")
 
@@ -116,15 +116,15 @@ class PeriodModel:
         >>> abs(again.period(0.5, 0.01).mean / reference.period(0.5, 0.01).mean - 1) < 0.2
         True
         """
-        rise = one_real("rise", rise, above=0)
+        rise = check_number("rise", rise, above=0)
         if isinstance(segments, xr.Dataset) or not segments:
             raise TypeError("segments must be a sequence of trajectories, at least one")
         runs = [(run, *measured(run, rise, f"segments[{i}]")) for i, run in enumerate(segments)]
         runs.sort(key=lambda run: -run[1].intrinsic_lr)
         summed = [segment for _, segment, _ in runs]
-        rules = {unfixed_optimizer(run) for run, _, _ in runs}
-        rule = unfixed_optimizer(runs[-1][0])
-        if not all(same_but_for_dim(rule, other) for other in rules):
+        rules = {unconstrained_optimizer(run) for run, _, _ in runs}
+        rule = unconstrained_optimizer(runs[-1][0])
+        if not all(equal_up_to_dim(rule, other) for other in rules):
             raise ValueError(f"segments must be of one optimizer, got {', '.join(sorted(rules))}")
         lowest = summed[-1].intrinsic_lr
         if not any(segment.is_clear for segment in summed if segment.intrinsic_lr == lowest):
@@ -292,9 +292,9 @@ class PeriodModel:
         >>> period.norm_min < period.norm_max, period.count
         (True, 208)
         """
-        lr, rate = one_real("lr", lr, above=0), self._rate(lr, wd)
-        periods = whole_number("periods", periods, at_least=2)
-        seed = whole_number("seed", seed, at_most=2**63 - 1)
+        lr, rate = check_number("lr", lr, above=0), self._rate(lr, wd)
+        periods = check_integer("periods", periods, at_least=2)
+        seed = check_integer("seed", seed, at_most=2**63 - 1)
         own = self._reduced().simulated(rate, periods, seed)
         if not self._swings(rate) and rate <= self.calibrated_range[1] * (1 + 1e-9):
             warnings.warn(f"the probe shows no clear period near lr * wd = {rate:.3g}", stacklevel=2)
@@ -428,8 +428,8 @@ class PeriodModel:
         >>> expected.verdict, 0.25 < expected.log_norm_sd < 0.5
         ('periodic', True)
         """
-        lr, rate = one_real("lr", lr, above=0), self._rate(lr, wd)
-        level = one_real("level", level, above=0, below=1)
+        lr, rate = check_number("lr", lr, above=0), self._rate(lr, wd)
+        level = check_number("level", level, above=0, below=1)
         with warnings.catch_warnings():
             # said already
             warnings.simplefilter("ignore", UserWarning)
@@ -437,7 +437,7 @@ class PeriodModel:
                 self.segments,
                 lr,
                 rate,
-                norm_unit(optimizer_named(self.optimizer), lr),
+                norm_unit(parse_optimizer(self.optimizer), lr),
                 self.law if self.has_law else None,
                 self.law_interval(lr, wd, level=level) if self.has_law else None,
                 self.period(lr, wd) if self.oscillator is not None and self._swings(rate) else None,
@@ -487,11 +487,11 @@ class PeriodModel:
         (2000, True)
         """
         reduced = self._reduced()
-        steps, record_every = whole_number("steps", steps), whole_number("record_every", record_every, at_least=1)
-        seed = whole_number("seed", seed, at_most=2**63 - 1)
-        peak = np.sqrt(np.asarray(learning_rate(lr)) / self.peak_effective_lr)
-        begins = peak if norm is None else arguments.real("norm", norm, above=0)
-        rates, decays, begins = arguments.broadcast(lr=learning_rate(lr), wd=weight_decay(wd), norm=begins)
+        steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)
+        seed = check_integer("seed", seed, at_most=2**63 - 1)
+        peak = np.sqrt(np.asarray(check_lr(lr)) / self.peak_effective_lr)
+        begins = peak if norm is None else arguments.check_real("norm", norm, above=0)
+        rates, decays, begins = arguments.broadcast(lr=check_lr(lr), wd=check_wd(wd), norm=begins)
         if rates.ndim > 1:
             raise ValueError(f"lr, wd and norm must have at most one axis, got shapes that broadcast to {rates.shape}")
         dims = ("batch",) if rates.ndim else ()
@@ -517,9 +517,9 @@ class PeriodModel:
             0, 1, 0, self.rise, self.rise,
         )  # fmt: skip
         log_norm, loss, change = (values.reshape(*rates.shape, step.size) for values in recorded)
-        k = (rates * decays)[..., np.newaxis]
+        intrinsic_lr = (rates * decays)[..., np.newaxis]
         # the growth that decay did not explain, as the gradient that makes it
-        turn = (1 - k) * np.sqrt(np.expm1(2 * np.maximum(change - np.log1p(-k), 0)))
+        turn = (1 - intrinsic_lr) * np.sqrt(np.expm1(2 * np.maximum(change - np.log1p(-intrinsic_lr), 0)))
         effective_lr = np.exp(-2 * log_norm)
         own = {name: (dims, values) for name, values in (("lr", flat_rates), ("wd", flat_decays))} if dims else {}
         return make_trajectory(
@@ -527,7 +527,7 @@ class PeriodModel:
                 "norm": np.sqrt(rates)[..., np.newaxis] * np.exp(log_norm),
                 "grad_norm": turn / effective_lr,
                 "effective_lr": effective_lr,
-                "rotation": np.arctan2(turn, 1 - k),
+                "rotation": np.arctan2(turn, 1 - intrinsic_lr),
                 "loss": loss,
             },
             step=step,
@@ -566,8 +566,8 @@ class PeriodModel:
         return np.random.default_rng([seed, 1]).normal(0, size[0] + size[1] * apart, draws)
 
     def _rate(self, lr: Any, wd: Any) -> float:
-        lr, wd = one_real("lr", lr, above=0), one_real("wd", wd, above=0)
-        rate = float(arguments.intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
+        lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, above=0)
+        rate = float(arguments.check_intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
         least, largest = self.calibrated_range
         # a product of lr and wd may be off by rounding
         if not least * (1 - 1e-9) <= rate <= largest * (1 + 1e-9):
@@ -651,15 +651,15 @@ def _segment(content: Mapping[str, Any]) -> Segment:
 
 def _oscillator(content: Mapping[str, Any]) -> Oscillator:
     trends = ("loss_decay", "growth", "peak_loss", "peak_loss_sd", "duration")
-    lists = {name: tuple(content[name]) for name in ("hazard", "jump")}
+    lists = {name: tuple(content[name]) for name in ("hazard", "peak_coefficients")}
     return Oscillator(**{**content, **lists, **{name: Trend(**content[name]) for name in trends}})
 
 
 def _checked_draws(level: float, draws: int, seed: int) -> tuple[float, int, int]:
     return (
-        one_real("level", level, above=0, below=1),
-        whole_number("draws", draws, at_least=2),
-        whole_number("seed", seed, at_most=2**63 - 1),
+        check_number("level", level, above=0, below=1),
+        check_integer("draws", draws, at_least=2),
+        check_integer("seed", seed, at_most=2**63 - 1),
     )
 
 

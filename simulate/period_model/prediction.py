@@ -87,13 +87,13 @@ def expectation(
     >>> math.isnan(resting.period)
     True
     """
-    period = outside = math.nan
+    period = outside_growth = math.nan
     if law is not None:
-        period, outside = float(law.period(lr, rate / lr)), float(law.outside_at(np.asarray(rate)))
+        period, outside_growth = float(law.period(lr, rate / lr)), float(law.outside_growth_at(np.asarray(rate)))
     if law is not None and rate <= law.reference * (1 + 1e-9):
         swinging = [each for each in segments if each.count]
-        sd = float(law.jump_at(np.asarray(rate))) * math.exp(
-            interpolated(swinging, rate, lambda each: math.log(each.log_norm_sd / each.jump))
+        sd = float(law.norm_rise_at(np.asarray(rate))) * math.exp(
+            interpolated(swinging, rate, lambda each: math.log(each.log_norm_sd / each.norm_rise))
         )
         memory = period * interpolated(swinging, rate, lambda each: each.autocorrelation_time / each.period)
         share = interpolated(swinging, rate, lambda each: 1 / each.threshold_ratio)
@@ -107,15 +107,17 @@ def expectation(
     if reduced is not None:
         norm_min, norm_max, effective_lr_max = reduced.norm_min, reduced.norm_max, reduced.effective_lr_max
         swinging = [each for each in segments if each.is_clear]
-        place = interpolated(swinging, rate, lambda each: math.log(each.norm / each.norm_min) / each.jump)
+        place = interpolated(swinging, rate, lambda each: math.log(each.norm / each.norm_min) / each.norm_rise)
         norm = norm_min * (norm_max / norm_min) ** place
     else:
         norm = unit * _power(segments, rate, lambda each: each.norm)
     return Expectation(
-        verdict=verdict_of(rotation_ratio, sd, 0 if math.isnan(period) else PERIODS_MIN, outside, threshold_ratio),
+        verdict=verdict_of(
+            rotation_ratio, sd, 0 if math.isnan(period) else PERIODS_MIN, outside_growth, threshold_ratio
+        ),
         period=period,
         interval=interval,
-        outside_growth=outside,
+        outside_growth=outside_growth,
         threshold_ratio=threshold_ratio,
         rotation_ratio=rotation_ratio,
         log_norm_sd=sd,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from simulate.maps.noise import stream_key
 from simulate.period_model import _kernel
-from theory.arguments import FloatArray, one_real, whole_number
+from theory.arguments import FloatArray, check_integer, check_number
 
 _WALKERS = 16
 _LOOKS = 100  # looks of the period finder per relaxation 1/ηλ: those it asks for
@@ -73,7 +73,7 @@ class Period:
     count : simulated periods.
     norm_min, norm_max : ρ at the troughs and at the peaks, geometric means.
     effective_lr_max : η/ρ² at `norm_min`, where a destabilization begins.
-    jump, outside_growth : J and φ of the simulated trace.
+    norm_rise, outside_growth : J and φ of the simulated trace.
     """
 
     mean: float
@@ -83,7 +83,7 @@ class Period:
     norm_min: float
     norm_max: float
     effective_lr_max: float
-    jump: float
+    norm_rise: float
     outside_growth: float
 
 
@@ -102,7 +102,7 @@ class Oscillator:
     ----------
     loss_decay, growth : c and k.
     hazard : (a, p).
-    jump : (b₀, b₁, b₂), and `jump_spread` s.
+    peak_coefficients : (b₀, b₁, b₂), and `peak_residual_sd` s.
     peak_loss, peak_loss_sd : e to the mean of ln L at the beginning of a fall, and the standard deviation of ln L.
     duration : steps of a rise.
     rise : d of the period finder.
@@ -127,8 +127,8 @@ class Oscillator:
     loss_decay: Trend
     growth: Trend
     hazard: tuple[float, float]
-    jump: tuple[float, float, float]
-    jump_spread: float
+    peak_coefficients: tuple[float, float, float]
+    peak_residual_sd: float
     peak_loss: Trend
     peak_loss_sd: Trend
     duration: Trend
@@ -139,19 +139,19 @@ class Oscillator:
 
     def __post_init__(self) -> None:
         for name in ("loss_decay", "growth", "peak_loss", "peak_loss_sd", "duration"):
-            one_real(name, getattr(self, name).value, above=0)
-            one_real(name, getattr(self, name).power)
-        for name, size in (("hazard", 2), ("jump", 3)):
+            check_number(name, getattr(self, name).value, above=0)
+            check_number(name, getattr(self, name).power)
+        for name, size in (("hazard", 2), ("peak_coefficients", 3)):
             values = getattr(self, name)
             if len(values) != size:
                 raise ValueError(f"{name} must be {size} numbers, got {values!r}")
             for value in values:
-                one_real(name, value)
-        one_real("jump_spread", self.jump_spread, at_least=0)
-        one_real("rise", self.rise, above=0)
-        one_real("reference", self.reference, above=0, below=1)
-        one_real("lowest", self.lowest, above=0, at_most=self.reference)
-        one_real("peak", self.peak)
+                check_number(name, value)
+        check_number("peak_residual_sd", self.peak_residual_sd, at_least=0)
+        check_number("rise", self.rise, above=0)
+        check_number("reference", self.reference, above=0, below=1)
+        check_number("lowest", self.lowest, above=0, at_most=self.reference)
+        check_number("peak", self.peak)
 
     def constants(self, rate: float) -> list[float]:
         """Those of the compiled loop at ηλ = `rate`, in the order of `simulate.period_model._kernel`.
@@ -168,8 +168,8 @@ class Oscillator:
             self.loss_decay.at(relative),
             self.growth.at(relative),
             *self.hazard,
-            *self.jump,
-            self.jump_spread,
+            *self.peak_coefficients,
+            self.peak_residual_sd,
             math.log(self.peak_loss.at(relative)),
             self.peak_loss_sd.at(relative),
             max(1.0, round(self.duration.at(relative))),
@@ -212,8 +212,8 @@ class Oscillator:
         >>> PeriodModel.reference().oscillator.simulated(0.01, periods=20, seed=0).count
         32
         """
-        rate = one_real("rate", rate, above=0, below=1)
-        periods, seed = whole_number("periods", periods, at_least=2), whole_number("seed", seed, at_most=2**63 - 1)
+        rate = check_number("rate", rate, above=0, below=1)
+        periods, seed = check_integer("periods", periods, at_least=2), check_integer("seed", seed, at_most=2**63 - 1)
         walkers = min(_WALKERS, periods)
         each = -(-periods // walkers)
         constants = np.array([self.constants(rate)] * walkers)
@@ -243,7 +243,7 @@ class Oscillator:
             norm_min=math.exp(trough),
             norm_max=math.exp(peak),
             effective_lr_max=math.exp(-2 * trough),
-            jump=peak - trough,
+            norm_rise=peak - trough,
             outside_growth=1 - (peak - trough) / (-math.log1p(-rate) * mean),
         )
 

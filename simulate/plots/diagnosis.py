@@ -19,8 +19,8 @@ from simulate.diagnosis.diagnosis import (
     Diagnosis,
 )
 from simulate.plots.style import AXIS_LABELS, draw_curve, label_log_ticks, legend_above, new_axes
-from simulate.trajectories.contract import setting
-from theory.arguments import whole_number
+from simulate.trajectories.contract import setting_variable
+from theory.arguments import check_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def plot_diagnosis(
     """
     if not isinstance(diagnosis, Diagnosis):
         raise TypeError(f"diagnosis must be a simulate.Diagnosis, got {type(diagnosis).__name__}")
-    most_points = whole_number("most_points", most_points, at_least=2)
+    most_points = check_integer("most_points", most_points, at_least=2)
     log = drawn_log(diagnosis)
     shown = [str(name) for name in log.data_vars]
     drawn_on = new_axes(len(shown), layout="constrained") if axes is None else list(np.ravel(np.asarray(axes, object)))
@@ -111,5 +111,5 @@ def drawn_log(diagnosis: Diagnosis) -> xr.Dataset:
     """
     log = diagnosis.log
     if "norm" in log and "effective_lr" not in log and ("lr" in log.variables or "lr" in log.attrs):
-        log = log.assign(effective_lr=setting(log, "lr") / log.norm**2)
+        log = log.assign(effective_lr=setting_variable(log, "lr") / log.norm**2)
     return log[[name for name in ("loss", "norm", "effective_lr") if name in log]]

@@ -11,7 +11,7 @@ import xarray as xr
 from simulate.plots.style import new_axes, number_values
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.periods import EQUILIBRIUM, NO_CLEAR_PERIOD, PERIODIC
-from theory.arguments import FloatArray, choice
+from theory.arguments import FloatArray, check_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
     lr, wd = (np.asarray(diagram[name].values, dtype=np.float64) for name in ("lr", "wd"))
     verdicts = diagram.verdict.transpose("wd", "lr").values.astype(object).astype(str)
     scaled = diagram.period.transpose("wd", "lr").values * lr * wd[:, np.newaxis]
-    occurring = {choice("verdict", str(word), _VERDICTS) for word in np.unique(verdicts) if word}
+    occurring = {check_choice("verdict", str(word), _VERDICTS) for word in np.unique(verdicts) if word}
     if ax is None:
         (ax,) = new_axes(1, width=7.5, height=5.0, layout="constrained")
     ax.set_xscale("log")

@@ -20,10 +20,10 @@ from simulate.plots.style import (
     mark_onsets,
     new_axes,
 )
-from simulate.trajectories.contract import VARIABLES, check_trajectory, intrinsic_lr, setting
+from simulate.trajectories.contract import VARIABLES, check_trajectory, mean_intrinsic_lr, setting_variable
 from simulate.trajectories.periods import Periods
-from theory.arguments import FloatArray, whole_number
-from theory.optimizers import optimizer_if_known
+from theory.arguments import FloatArray, check_integer
+from theory.optimizers import parse_if_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,7 @@ def plot_trajectory(
     check_trajectory(trajectory, single=True)
     if simulated is not None:
         check_trajectory(simulated, single=True)
-    most_points = whole_number("most_points", most_points, at_least=2)
+    most_points = check_integer("most_points", most_points, at_least=2)
     wanted = [variables] if isinstance(variables, str) else list(variables)
     shown = [name for name in wanted if name in trajectory and trajectory[name].dims == ("step",)]
     if not shown:
@@ -154,7 +154,7 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Perio
         window = ax.get_ylim()
         ax.plot(
             ends,
-            theory.equilibrium_effective_lr(1.0, intrinsic_lr(trajectory), ends),
+            theory.equilibrium_effective_lr(1.0, mean_intrinsic_lr(trajectory), ends),
             color=PREDICTED,
             linestyle=":",
             label="balance of growth and decay",
@@ -182,9 +182,9 @@ def _balances_on_a_line(trajectory: xr.Dataset) -> bool:
     """Whether the law of its norm is that of plain SGD at one ηλ; no rule is known of what is held fixed."""
     # a coordinate where it is swept
     told = trajectory.coords.get("optimizer", trajectory.attrs.get("optimizer", "SGD()"))
-    is_plain = optimizer_if_known(str(np.asarray(told))) == theory.SGD()
-    is_constant = all(np.unique(setting(trajectory, name).values).size == 1 for name in ("lr", "wd"))
-    return is_plain and is_constant and 0 < intrinsic_lr(trajectory) < 1
+    is_plain = parse_if_known(str(np.asarray(told))) == theory.SGD()
+    is_constant = all(np.unique(setting_variable(trajectory, name).values).size == 1 for name in ("lr", "wd"))
+    return is_plain and is_constant and 0 < mean_intrinsic_lr(trajectory) < 1
 
 
 def _steps_in_colour() -> Colormap:
@@ -254,12 +254,13 @@ def plot_periods(periods: Periods, ax: Axes | None = None, *, predicted: Periods
             ax.axvspan(
                 given.mean - given.stderr, given.mean + given.stderr, color=colours[name], alpha=0.25, linewidth=0
             )
-    k = periods.intrinsic_lr
-    if k > 0:
+    intrinsic_lr = periods.intrinsic_lr
+    if intrinsic_lr > 0:
         top = ax.secondary_xaxis(
-            "top", functions=(lambda steps: np.multiply(steps, k), lambda value: np.divide(value, k))
+            "top",
+            functions=(lambda steps: np.multiply(steps, intrinsic_lr), lambda value: np.divide(value, intrinsic_lr)),
         )
-        top.set_xlabel(f"T·ηλ, ηλ = {k:.3g}")
+        top.set_xlabel(f"T·ηλ, ηλ = {intrinsic_lr:.3g}")
     ax.set_xlabel(f"period T in steps, rises of ln ρ ≥ {periods.rise:g}")
     ax.set_ylabel("share of periods")
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))

@@ -74,7 +74,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "periods": ("", "number of complete periods"),
     "outside_growth": ("1", "share of the growth of ln(norm) outside the detected rises"),
     "relaxations": ("1", "steps times lr times wd"),
-    "jump": ("1", "mean rise of ln(norm) in a destabilization"),
+    "norm_rise": ("1", "mean rise of ln(norm) in a destabilization"),
     "effective_lr_max": ("1/loss", "lr / norm^2 at the troughs"),
     "trough_norm": ("weight", "geometric mean of the norm at the troughs"),
     "peak_norm": ("weight", "geometric mean of the norm at the peaks"),
@@ -160,18 +160,18 @@ def make_trajectory(
     if evaluations:
         all_coords["eval_step"] = (("eval_step",), np.asarray(evaluations["eval_step"], dtype=np.int64))
     dataset = xr.Dataset(
-        {name: (*value, described(name)) for name, value in variables.items()},
-        coords={name: (*value, described(name)) for name, value in all_coords.items()},
+        {name: (*value, variable_attributes(name)) for name, value in variables.items()},
+        coords={name: (*value, variable_attributes(name)) for name, value in all_coords.items()},
     )
     return dataset.assign_attrs({"source": source, "schema": SCHEMA, **versions(), **(attributes or {})})
 
 
-def described(name: str) -> dict[str, str]:
+def variable_attributes(name: str) -> dict[str, str]:
     """Units and long name of a variable of the contract; nothing for any other.
 
     Examples
     --------
-    >>> described("rotation")["units"]
+    >>> variable_attributes("rotation")["units"]
     'radian'
     """
     return dict(zip(("units", "long_name"), VARIABLES[name], strict=True)) if name in VARIABLES else {}
@@ -236,7 +236,7 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def setting(trajectory: xr.Dataset, name: str) -> xr.DataArray:
+def setting_variable(trajectory: xr.Dataset, name: str) -> xr.DataArray:
     """`lr` or `wd` of a trajectory: a variable or coordinate where it varies, an attribute otherwise.
 
     Raises
@@ -245,7 +245,7 @@ def setting(trajectory: xr.Dataset, name: str) -> xr.DataArray:
 
     Examples
     --------
-    >>> setting(xr.Dataset(attrs={"lr": 0.1}), "lr").item()
+    >>> setting_variable(xr.Dataset(attrs={"lr": 0.1}), "lr").item()
     0.1
     """
     if name in trajectory.variables:
@@ -255,7 +255,7 @@ def setting(trajectory: xr.Dataset, name: str) -> xr.DataArray:
     raise ValueError(f"trajectory must say its {name}, as a variable, a coordinate or an attribute; it does not")
 
 
-def unfixed_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
+def unconstrained_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
     """Text of the optimizer of a run that obeys its law of the norm.
 
     Parameters
@@ -269,7 +269,7 @@ def unfixed_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
 
     Examples
     --------
-    >>> unfixed_optimizer(xr.Dataset(attrs={"optimizer": "SGD(momentum=0.9)"}))
+    >>> unconstrained_optimizer(xr.Dataset(attrs={"optimizer": "SGD(momentum=0.9)"}))
     'SGD(momentum=0.9)'
     """
     # a coordinate where it was swept
@@ -280,15 +280,15 @@ def unfixed_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
     return told
 
 
-def intrinsic_lr(trajectory: xr.Dataset) -> float:
+def mean_intrinsic_lr(trajectory: xr.Dataset) -> float:
     """ηλ of one run; the mean over the steps where the learning rate varies.
 
     Examples
     --------
-    >>> intrinsic_lr(xr.Dataset(attrs={"lr": 0.5, "wd": 0.01}))
+    >>> mean_intrinsic_lr(xr.Dataset(attrs={"lr": 0.5, "wd": 0.01}))
     0.005
     """
-    found = [setting(trajectory, name) for name in ("lr", "wd")]
+    found = [setting_variable(trajectory, name) for name in ("lr", "wd")]
     if all(value.ndim == 0 for value in found):
         return float(found[0].values) * float(found[1].values)
     return float((found[0] * found[1]).mean())

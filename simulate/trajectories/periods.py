@@ -13,10 +13,10 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import FIXED, check_trajectory, intrinsic_lr, setting
+from simulate.trajectories.contract import FIXED, check_trajectory, mean_intrinsic_lr, setting_variable
 from simulate.trajectories.statistics import autocorrelation_time
-from theory.arguments import one_real, whole_number
-from theory.optimizers import optimizer_if_known, optimizer_named
+from theory.arguments import check_integer, check_number
+from theory.optimizers import parse_if_known, parse_optimizer
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
@@ -77,7 +77,7 @@ class Periods:
         return self.std / math.sqrt(self.count) if self.count > 1 else math.nan
 
     @property
-    def jump(self) -> float:
+    def norm_rise(self) -> float:
         """J: mean of ln(norm_max/norm_min)."""
         return float(np.log(self.norm_max / self.norm_min).mean()) if self.count else math.nan
 
@@ -97,7 +97,7 @@ class Periods:
 
         NaN without periods, and without decay.
         """
-        return 1 - self.jump / (self.decay * self.mean) if self.count and self.decay > 0 else math.nan
+        return 1 - self.norm_rise / (self.decay * self.mean) if self.count and self.decay > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -270,13 +270,13 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
         )
     lr, wd = (
         np.asarray(each.values[settled] if each.ndim else each.values, dtype=float)
-        for each in (setting(trajectory, name) for name in ("lr", "wd"))
+        for each in (setting_variable(trajectory, name) for name in ("lr", "wd"))
     )
     expected = theory.equilibrium_rotation(
         lr,
         wd,
         grad_norm=_root_mean_square(trajectory, settled),
-        optimizer=optimizer_named(_optimizer(trajectory)),
+        optimizer=parse_optimizer(_optimizer(trajectory)),
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.median(trajectory.rotation.values[settled] / expected))
@@ -304,13 +304,13 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
 def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
     """Check, and find the periods without a word on how clear they are."""
     check_trajectory(trajectory, single=True)
-    rise = one_real("rise", rise, above=0)
-    k = intrinsic_lr(trajectory)
+    rise = check_number("rise", rise, above=0)
+    intrinsic_lr = mean_intrinsic_lr(trajectory)
     settled = settled_rows(trajectory, discard)
     step = trajectory.step.values[settled]
-    if k > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / k):
+    if intrinsic_lr > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / intrinsic_lr):
         warnings.warn(
-            f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above 0.01/(lr*wd) = {0.01 / k:.3g}",
+            f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above 0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}",
             stacklevel=3,
         )
     return _periods(trajectory, settled, rise)
@@ -327,7 +327,7 @@ def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float
         norm_min=norm[troughs[:-1]],
         norm_max=norm[peaks[: max(len(troughs) - 1, 0)]],
         rise=rise,
-        intrinsic_lr=intrinsic_lr(trajectory),
+        intrinsic_lr=mean_intrinsic_lr(trajectory),
         decay=_decay(trajectory),
     )
 
@@ -342,18 +342,18 @@ def beginning(trajectory: xr.Dataset) -> int:
     >>> beginning(xr.Dataset(attrs={"lr": 0.1, "wd": 0.01, "optimizer": "SGD(momentum=0.9)"}))
     179
     """
-    k = intrinsic_lr(trajectory)
-    rule = optimizer_if_known(_optimizer(trajectory))
-    if 0 < k < 1 and isinstance(rule, theory.SGD) and rule.momentum:
-        return round(2 / float(theory.free_decay(1.0, k, optimizer=rule)))
-    return round(2 / k) if k > 0 else 0
+    intrinsic_lr = mean_intrinsic_lr(trajectory)
+    rule = parse_if_known(_optimizer(trajectory))
+    if 0 < intrinsic_lr < 1 and isinstance(rule, theory.SGD) and rule.momentum:
+        return round(2 / float(theory.free_decay(1.0, intrinsic_lr, optimizer=rule)))
+    return round(2 / intrinsic_lr) if intrinsic_lr > 0 else 0
 
 
 def _decay(trajectory: xr.Dataset) -> float:
-    k = intrinsic_lr(trajectory)
-    if not 0 < k < 1:
+    intrinsic_lr = mean_intrinsic_lr(trajectory)
+    if not 0 < intrinsic_lr < 1:
         return math.nan
-    return float(theory.free_decay(1.0, k, optimizer=optimizer_named(_optimizer(trajectory))))
+    return float(theory.free_decay(1.0, intrinsic_lr, optimizer=parse_optimizer(_optimizer(trajectory))))
 
 
 def _optimizer(trajectory: xr.Dataset) -> str:
@@ -393,7 +393,7 @@ def settled_rows(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDAr
     """
     if discard is None:
         discard = beginning(trajectory)
-    discard = whole_number("discard", discard)
+    discard = check_integer("discard", discard)
     step, norm = trajectory.step.values, trajectory.norm.values
     kept = np.isfinite(norm) & (norm > 0) & (step >= (step[0] if step.size else 0) + discard)
     return np.flatnonzero(kept)

@@ -65,7 +65,7 @@ def test_predict_gives_the_numbers_of_theory():
         theory.equilibrium_effective_lr(0.5, 0.01, 12.0),
         theory.equilibrium_rotation(0.5, 0.01),
         theory.relaxation_time(0.5, 0.01),
-        theory.jump_norm(0.5, 0.01, 12.0, 0.1),
+        theory.angular_jump_norm(0.5, 0.01, 12.0, 0.1),
     ):
         assert f"{value:.6g}" in output
 
@@ -112,11 +112,11 @@ def test_predict_as_json_is_what_theory_and_the_reference_model_say():
         "equilibrium_rotation": theory.equilibrium_rotation(0.5, 0.01),
         "relaxation_time": theory.relaxation_time(0.5, 0.01),
         "free_fall": 1 / theory.free_decay(0.5, 0.01),
-        "jump_norm": theory.jump_norm(0.5, 0.01, 1.0, 0.1),
+        "angular_jump_norm": theory.angular_jump_norm(0.5, 0.01, 1.0, 0.1),
         "norm_lower": bounds.lower,
         "norm_upper": bounds.upper,
-        "jumps": theory.jump_regime(0.5, 0.01, 1.0, 30.0, 0.1),
-        "jump_earliest": theory.steps_to_jump(9.0, 0.5, 0.01, 1.0, 30.0, 0.1).earliest,
+        "jumps": theory.angular_jump_regime(0.5, 0.01, 1.0, 30.0, 0.1),
+        "jump_earliest": theory.steps_to_angular_jump(9.0, 0.5, 0.01, 1.0, 30.0, 0.1).earliest,
         "jump_latest": None,
         "critical_norm": theory.critical_norm(0.5, 50.0, wd=0.01),
         "period_verdict": model.expect(0.5, 0.01).verdict,
@@ -137,7 +137,9 @@ def test_predict_takes_a_probe_and_says_where_it_is_not_calibrated(tmp_path):
 
 
 def test_predict_refuses_probes_of_something_else(tmp_path):
-    content = json.loads((Path(simulate.__file__).parent / "reference_model.json").read_text(encoding="utf-8"))
+    content = json.loads(
+        (Path(simulate.__file__).parent / "period_model" / "reference_model.json").read_text(encoding="utf-8")
+    )
     run = json.loads(content["segments"][0]["run"])
     other = {**run, "optimizer": {"SGD": {"momentum": 0.9, "decoupled": True}}}
     for segment in content["segments"]:
@@ -158,7 +160,7 @@ def test_predict_leaves_out_a_period_beyond_the_law():
 def test_predict_leaves_out_what_is_not_known(optimizer):
     found = json.loads(bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--json").stdout)
     assert {"equilibrium_norm", "equilibrium_rotation"} <= set(found)
-    assert not {"period", "jump_norm"} & set(found)
+    assert not {"period", "angular_jump_norm"} & set(found)
     # of momentum, whose buffer rings or not, and of nothing else
     assert ("relaxation_time" in found) == optimizer.startswith("SGD")
     assert {"jumps", "periods"} <= set(found["not_known"].split(", "))

@@ -12,7 +12,7 @@ from torch import nn
 import theory
 from empirical import probe, train
 from empirical.config import CUSTOM, RunConfig
-from theory.optimizers import same_but_for_dim
+from theory.optimizers import equal_up_to_dim
 
 GOOD = {"lr": 0.5, "wd": 0.01}
 
@@ -131,13 +131,13 @@ def test_a_module_without_scale_invariant_weights_is_warned_of_and_the_control_i
 def test_the_dim_of_an_optimizer_is_no_difference_between_networks(rule):
     one, other = (RunConfig(lr=0.01, wd=0.01, optimizer=rule(dim=dim)) for dim in (1, 576))
     assert one.settings_without(()) == other.settings_without(())
-    assert same_but_for_dim(f"{one.optimizer}", f"{other.optimizer}")
+    assert equal_up_to_dim(f"{one.optimizer}", f"{other.optimizer}")
     further = rule(dim=1, betas=(0.5, 0.6))
     assert one.settings_without(()) != dataclasses.replace(one, optimizer=further).settings_without(())
-    assert not same_but_for_dim(f"{one.optimizer}", f"{further}")
+    assert not equal_up_to_dim(f"{one.optimizer}", f"{further}")
     # what is not known is compared as it is written
-    assert same_but_for_dim("RMSprop(dim=1)", "RMSprop(dim=1)")
-    assert not same_but_for_dim("RMSprop(dim=1)", "RMSprop(dim=2)")
+    assert equal_up_to_dim("RMSprop(dim=1)", "RMSprop(dim=1)")
+    assert not equal_up_to_dim("RMSprop(dim=1)", "RMSprop(dim=2)")
 
 
 @pytest.mark.parametrize("lr", [2.0, theory.Linear(0.1, 2.5, steps=10)])

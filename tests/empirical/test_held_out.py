@@ -17,7 +17,7 @@ from empirical.studies.predictions.study import NETWORKS, Network, together, val
 from simulate._files import write_json
 
 RUN = {
-    "periods": 40, "period": 100.0, "period_stderr": 4.0, "jump": 0.5, "threshold_ratio": 1.25, "rotation_ratio": 0.3,
+    "periods": 40, "period": 100.0, "period_stderr": 4.0, "norm_rise": 0.5, "threshold_ratio": 1.25, "rotation_ratio": 0.3,
     "log_norm_sd": 0.3, "autocorrelation_time": 20.0, "typical_norm": 2.0, "trough_norm": 1.0, "peak_norm": 3.0,
     "seconds": 1.0,
 }  # fmt: skip

@@ -287,8 +287,8 @@ def made_sweep(path, spoiled=None, **further):
             "periods": 50.0 + number,
             "period": float(LAW.period(config.lr, config.wd)) * (3 if number == spoiled else 1),
             "period_stderr": 2.0,
-            "jump": float(LAW.jump_at(k)),
-            "outside_growth": float(LAW.outside_at(k)),
+            "norm_rise": float(LAW.norm_rise_at(k)),
+            "outside_growth": float(LAW.outside_growth_at(k)),
             "norm_min": 1.0 + number,
             "test_error": 0.1 / (number + 1),
         }

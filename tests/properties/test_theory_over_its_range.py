@@ -17,7 +17,9 @@ def log_uniform(low, high):
 
 lrs, gradients, norms = log_uniform(1e-6, 1e3), log_uniform(1e-6, 1e6), log_uniform(1e-6, 1e6)
 small = log_uniform(1e-8, 0.99)  # ηλ for rotations and jumps
-anywhere = st.one_of(log_uniform(1e-8, 1.99), st.floats(0.9, 1.1)).filter(lambda k: abs(k - 1) > 1e-3)
+anywhere = st.one_of(log_uniform(1e-8, 1.99), st.floats(0.9, 1.1)).filter(
+    lambda intrinsic_lr: abs(intrinsic_lr - 1) > 1e-3
+)
 monotone = log_uniform(1e-8, 0.29)
 deltas = st.one_of(log_uniform(1e-9, 0.999), log_uniform(1e-9, 0.5).map(lambda x: 1 - x))
 ratios = log_uniform(1.0, 1e3)
@@ -42,8 +44,8 @@ def finite(*values):
 
 @everywhere
 @given(rules, lrs, small, gradients)
-def test_equilibria_are_finite_and_move_the_right_way(rule, lr, k, g):
-    wd = k / lr
+def test_equilibria_are_finite_and_move_the_right_way(rule, lr, intrinsic_lr, g):
+    wd = intrinsic_lr / lr
     norm = theory.equilibrium_norm(lr, wd, g, optimizer=rule)
     effective = theory.equilibrium_effective_lr(lr, wd, g, optimizer=rule)
     angle = theory.equilibrium_rotation(lr, wd, grad_norm=g, optimizer=rule)
@@ -52,7 +54,9 @@ def test_equilibria_are_finite_and_move_the_right_way(rule, lr, k, g):
     assert effective == pytest.approx(lr / norm**2, rel=1e-12)
     # more decay: a smaller norm, but for Nesterov near its edge of stability, and a larger rotation; a larger gradient:
     # no smaller norm
-    assert theory.equilibrium_norm(lr, wd * 0.9, g, optimizer=rule) > norm or (k > 0.3 and rule.intrinsic_lr_limit < 2)
+    assert theory.equilibrium_norm(lr, wd * 0.9, g, optimizer=rule) > norm or (
+        intrinsic_lr > 0.3 and rule.intrinsic_lr_limit < 2
+    )
     slower = theory.equilibrium_rotation(lr, wd * 0.9, grad_norm=g, optimizer=rule)
     assert slower <= angle * (1 + 1e-9)
     assert theory.equilibrium_norm(lr, wd, g * 1.1, optimizer=rule) >= norm * (1 - 1e-9)
@@ -60,8 +64,8 @@ def test_equilibria_are_finite_and_move_the_right_way(rule, lr, k, g):
 
 @everywhere
 @given(lrs, anywhere, gradients, ratios, norms, st.integers(0, 60))
-def test_bounds_are_ordered_and_close_in_on_the_equilibrium(lr, k, high, ratio, norm, steps):
-    wd, low = k / lr, high / ratio
+def test_bounds_are_ordered_and_close_in_on_the_equilibrium(lr, intrinsic_lr, high, ratio, norm, steps):
+    wd, low = intrinsic_lr / lr, high / ratio
     bounds = theory.norm_bounds(lr, wd, low, high)
     assert finite(*bounds)
     assert bounds.lower <= bounds.upper * (1 + 1e-12)
@@ -70,7 +74,7 @@ def test_bounds_are_ordered_and_close_in_on_the_equilibrium(lr, k, high, ratio, 
     assert bounds.upper >= rests[1] * (1 - 1e-9)
     one = theory.norm_bounds(lr, wd, high, high)
     # near a = 0 the two ends of the attractor are known as far as 1-ηλ is
-    assert one == pytest.approx([rests[1]] * 2, rel=1e-12 / min(abs(1 - k), 1 - abs(1 - k)))
+    assert one == pytest.approx([rests[1]] * 2, rel=1e-12 / min(abs(1 - intrinsic_lr), 1 - abs(1 - intrinsic_lr)))
     narrower = theory.norm_bounds(lr, wd, (low * high) ** 0.5, high)
     assert narrower.lower >= bounds.lower * (1 - 1e-9)
     assert narrower.upper <= bounds.upper * (1 + 1e-9)
@@ -79,88 +83,92 @@ def test_bounds_are_ordered_and_close_in_on_the_equilibrium(lr, k, high, ratio, 
     assert (envelope.lower <= envelope.upper * (1 + 1e-12)).all()
     relaxation = theory.relaxation_time(lr, wd)
     assert relaxation >= 0
-    if k < 0.25:
+    if intrinsic_lr < 0.25:
         assert np.isfinite(relaxation)
         assert theory.relaxation_time(lr, wd * 0.9) > relaxation
 
 
 @everywhere
 @given(lrs, small, gradients, deltas, norms)
-def test_rotation_and_jump_norm_are_inverse(lr, k, g, delta, norm):
-    wd = k / lr
-    threshold = theory.jump_norm(lr, wd, g, delta)
+def test_rotation_and_jump_norm_are_inverse(lr, intrinsic_lr, g, delta, norm):
+    wd = intrinsic_lr / lr
+    threshold = theory.angular_jump_norm(lr, wd, g, delta)
     assert finite(threshold)
     turned = 2 * np.sin(theory.rotation(threshold, lr, wd, g) / 2) ** 2
     assert turned == pytest.approx(delta, rel=1e-9)
     angle = theory.rotation(norm, lr, wd, g)
     assert 0 < angle <= np.pi / 2
     if 1e-6 < angle < 1.5:
-        there = theory.jump_norm(lr, wd, g, 2 * np.sin(angle / 2) ** 2)
+        there = theory.angular_jump_norm(lr, wd, g, 2 * np.sin(angle / 2) ** 2)
         assert there == pytest.approx(norm, rel=1e-9)
     assert theory.rotation(norm * 1.1, lr, wd, g) <= angle
     # at equilibrium the threshold of δ = ηλ
-    assert theory.jump_norm(lr, wd, g, k) == pytest.approx(theory.equilibrium_norm(lr, wd, g), rel=1e-9 / (1 - k))
+    assert theory.angular_jump_norm(lr, wd, g, intrinsic_lr) == pytest.approx(
+        theory.equilibrium_norm(lr, wd, g), rel=1e-9 / (1 - intrinsic_lr)
+    )
 
 
 @everywhere
 @given(lrs, st.one_of(small, st.floats(0.25, 0.99)), gradients, ratios, deltas, log_uniform(1e-3, 1e3))
-def test_jumps_come_in_their_order(lr, k, high, ratio, delta, relative):
-    wd, low = k / lr, high / ratio
+def test_jumps_come_in_their_order(lr, intrinsic_lr, high, ratio, delta, relative):
+    wd, low = intrinsic_lr / lr, high / ratio
     norm = relative * theory.equilibrium_norm(lr, wd, high)
-    regime = theory.jump_regime(lr, wd, low, high, delta)
-    time = theory.steps_to_jump(norm, lr, wd, low, high, delta)
+    regime = theory.angular_jump_regime(lr, wd, low, high, delta)
+    time = theory.steps_to_angular_jump(norm, lr, wd, low, high, delta)
     assume(not np.isnan(time).any())
     assert 0 <= time.earliest <= time.latest
-    quiet = norm >= theory.jump_norm(lr, wd, high, delta)
+    quiet = norm >= theory.angular_jump_norm(lr, wd, high, delta)
     if quiet:
         # where the norm swings, "possible" depends on the start
-        swings = k > 0.2928
+        swings = intrinsic_lr > 0.2928
         assert (time.earliest == np.inf) == (regime == "impossible") or (swings and regime == "possible")
         assert (time.latest < np.inf) == (regime == "certain") or (swings and regime == "possible")
         assert time.earliest >= 1
     else:
         assert time.earliest == 0
     # a larger range of gradients: never later at the earliest, never sooner at the latest
-    wider = theory.steps_to_jump(norm, lr, wd, low, high * 2, delta)
+    wider = theory.steps_to_angular_jump(norm, lr, wd, low, high * 2, delta)
     assert wider.earliest <= time.earliest or np.isnan(wider.earliest)
     order = ["impossible", "possible", "certain"]
-    less = theory.jump_regime(lr, wd, low, high, delta + (1 - delta) / 2)
+    less = theory.angular_jump_regime(lr, wd, low, high, delta + (1 - delta) / 2)
     assert order.index(less) <= order.index(regime) or regime == "certain"
 
 
 @everywhere
 @given(lrs, monotone, gradients, norms, log_uniform(1e-3, 1), log_uniform(1e-3, 1e8))
-def test_flows_and_falls(lr, k, g, norm, share, time):
-    wd = k / lr
+def test_flows_and_falls(lr, intrinsic_lr, g, norm, share, time):
+    wd = intrinsic_lr / lr
     later = theory.norm_flow(time, norm, lr, wd, g)
     assert finite(later)
     rest = (lr * g * g / (2 * wd)) ** 0.25
     assert min(norm, rest) * (1 - 1e-9) <= later <= max(norm, rest) * (1 + 1e-9)
-    fall = theory.fall_time(norm, norm * share, lr, wd, g)
+    fall = theory.decay_time(norm, norm * share, lr, wd, g)
     assert fall >= 0
     # nothing falls faster than decay alone
-    assert fall >= np.log(1 / share) / -np.log1p(-k) * (1 - 1e-9) - 1e-9
-    assert theory.least_fall(lr, wd, 1 / share) >= 0
+    assert fall >= np.log(1 / share) / -np.log1p(-intrinsic_lr) * (1 - 1e-9) - 1e-9
+    assert theory.least_decay_steps(lr, wd, 1 / share) >= 0
 
 
 @everywhere
 @given(lrs, small, deltas, log_uniform(1e-12, 1e3), log_uniform(1e-6, 1e6), log_uniform(1, 1e9), st.floats(0, 10))
-def test_periods_and_spread(lr, k, delta, product, tail, steps, variation):
-    wd = k / lr
-    assert finite(theory.least_time_between_jumps(lr, wd, delta))
-    moved = theory.fall_product(steps, product, lr, wd, tail)
-    limit = ((1 - k) ** -2 - 1) / tail
+def test_periods_and_spread(lr, intrinsic_lr, delta, product, tail, steps, variation):
+    wd = intrinsic_lr / lr
+    assert finite(theory.least_time_between_angular_jumps(lr, wd, delta))
+    moved = theory.decay_phase_product(steps, product, lr, wd, tail)
+    limit = ((1 - intrinsic_lr) ** -2 - 1) / tail
     assert min(product, limit) * (1 - 1e-6) <= moved <= max(product, limit) * (1 + 1e-6)
     spread = theory.equilibrium_spread(lr, wd, variation)
     assert np.isfinite(spread).all()
-    law = theory.BalanceLaw(jump=0.5, jump_slope=0.0, outside=0.0, outside_power=1.0, reference=0.01)
-    assert law.period(lr, wd) == pytest.approx(0.5 / -np.log1p(-k), rel=1e-9)
+    law = theory.BalanceLaw(
+        norm_rise=0.5, norm_rise_slope=0.0, outside_growth=0.0, outside_growth_power=1.0, reference=0.01
+    )
+    assert law.period(lr, wd) == pytest.approx(0.5 / -np.log1p(-intrinsic_lr), rel=1e-9)
 
 
 @everywhere
 @given(rules, lrs, small, norms, lrs, lrs)
-def test_equivalent_runs_compose(rule, lr, k, norm, to, further):
-    wd = k / lr
+def test_equivalent_runs_compose(rule, lr, intrinsic_lr, norm, to, further):
+    wd = intrinsic_lr / lr
     there = theory.equivalent_run(lr, wd, norm, lr_to=to, optimizer=rule)
     assert finite(*there)
     beyond = theory.equivalent_run(*there, lr_to=further, optimizer=rule)
@@ -170,8 +178,8 @@ def test_equivalent_runs_compose(rule, lr, k, norm, to, further):
 
 @everywhere
 @given(rules, lrs, small, gradients)
-def test_inverse_design_inverts_or_says_nan(rule, lr, k, g):
-    wd = k / lr
+def test_inverse_design_inverts_or_says_nan(rule, lr, intrinsic_lr, g):
+    wd = intrinsic_lr / lr
     norm = theory.equilibrium_norm(lr, wd, g, optimizer=rule)
     for found in (
         (lr, theory.wd_for_norm(lr, norm, grad_norm=g, optimizer=rule)),
@@ -191,9 +199,9 @@ def test_inverse_design_inverts_or_says_nan(rule, lr, k, g):
 
 @everywhere
 @given(lrs, small, log_uniform(1e-6, 1e6), log_uniform(1, 1e9), momenta, st.booleans(), st.booleans())
-def test_edges_and_relaxation(lr, k, sharpness, steps, momentum, nesterov, decoupled):
+def test_edges_and_relaxation(lr, intrinsic_lr, sharpness, steps, momentum, nesterov, decoupled):
     rule = theory.SGD(momentum=momentum, nesterov=nesterov and momentum > 0, decoupled=decoupled)
-    wd = k / lr
+    wd = intrinsic_lr / lr
     edges = [theory.critical_norm(lr, sharpness, wd=w, optimizer=rule) for w in (0.0, wd)]
     assert finite(*edges)
     assert edges[1] >= edges[0] * (1 - 1e-12)
@@ -204,8 +212,8 @@ def test_edges_and_relaxation(lr, k, sharpness, steps, momentum, nesterov, decou
 
 @everywhere
 @given(lrs, small, st.integers(1, 10**6), log_uniform(1e-6, 1.0), gradients)
-def test_schedules(lr, k, steps, end, g):
-    wd = k / lr
+def test_schedules(lr, intrinsic_lr, steps, end, g):
+    wd = intrinsic_lr / lr
     at = np.array([0, steps // 2, steps])
     for schedule in (theory.Linear(lr, lr * end, steps), theory.Cosine(lr, lr * end, steps), theory.Constant(lr)):
         assert finite(theory.quasi_equilibrium_norm(schedule, wd, at, g), theory.gradient_growth(schedule, wd, at))
@@ -223,9 +231,9 @@ def test_groups_and_eps(groups, eps, wd, tolerance):
 
 
 @pytest.mark.parametrize("k", [0.0, 0.5, 1.0])
-def test_no_decay_and_the_degenerate_setting_do_not_warn(k):
+def test_no_decay_and_the_degenerate_setting_do_not_warn(intrinsic_lr):
     lr = np.array([1e-6, 1.0, 1e3])
-    wd = k / lr
+    wd = intrinsic_lr / lr
     for rule in (theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=5), theory.Adam(dim=5), theory.Lion(dim=5)):
         assert not np.isnan(theory.equilibrium_norm(lr, wd, 2.0, optimizer=rule)).any()
         assert not np.isnan(theory.equilibrium_effective_lr(lr, wd, 2.0, optimizer=rule)).any()

@@ -52,12 +52,12 @@ def check_one_run(config):
     note(f"empirical.RunConfig.from_dict({config.to_dict()!r})")
     run = empirical.train(config)
     assert run.status.item() == "complete"
-    lr, wd, k = config.lr, config.wd, config.lr * config.wd
+    lr, wd, intrinsic_lr = config.lr, config.wd, config.lr * config.wd
     norm, gradient = np.append(run.norm, run.final_norm), run.grad_norm.values
     # §1: orthogonality, the one-step law, its least value, the angle
     assert run.radial_defect.max() < 1e-4
     assert np.abs(simulate.replay(run).norm / run.norm - 1).max() < TOLERANCE
-    assert (norm[1:] ** 2 >= 2 * (1 - k) * lr * gradient * (1 - TOLERANCE)).all()
+    assert (norm[1:] ** 2 >= 2 * (1 - intrinsic_lr) * lr * gradient * (1 - TOLERANCE)).all()
     angle = theory.rotation(run.norm.values, lr, wd, gradient)
     np.testing.assert_allclose(run.rotation, angle, rtol=1e-4, atol=1e-6)
     # §3: the envelope of the run's own smallest and largest gradient norm, and the attracting interval
@@ -84,16 +84,16 @@ def check_one_run(config):
     assert (run.group_grad_norm.sum("group") <= run.grad_norm * (1 + 1e-5)).all()
     # §4: a step is a jump exactly below the threshold, and none comes before the earliest that is possible
     for delta in (0.01, 0.1, 0.5):
-        threshold = theory.jump_norm(lr, wd, gradient[gradient > 0], delta)
+        threshold = theory.angular_jump_norm(lr, wd, gradient[gradient > 0], delta)
         before, turned = run.norm.values[gradient > 0], run.rotation.values[gradient > 0]
         clear = np.abs(before / threshold - 1) > 1e-3
         np.testing.assert_array_equal(1 - np.cos(turned[clear]) > delta, before[clear] < threshold[clear])
         jumps = np.flatnonzero(1 - np.cos(run.rotation.values) > delta * (1 + 1e-3))
         if wd > 0 and low > 0 and jumps.size:
-            assert jumps[0] >= theory.steps_to_jump(norm[0], lr, wd, low, high, delta).earliest
+            assert jumps[0] >= theory.steps_to_angular_jump(norm[0], lr, wd, low, high, delta).earliest
     # §5: balance of decay and growth, exact for any run
     balance = -np.log(np.cos(run.rotation.values)).sum() - np.log(norm[-1] / norm[0])
-    np.testing.assert_allclose(-STEPS * np.log1p(-k), balance, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(-STEPS * np.log1p(-intrinsic_lr), balance, rtol=1e-3, atol=1e-4)
 
 
 @settings(deadline=None, derandomize=True, max_examples=20)

@@ -501,7 +501,7 @@ class TestPeriods:
         found = simulate.classify(run)
         assert found.verdict == "periodic"
         assert found.periods.count > 50
-        assert 0.15 < found.periods.jump < 0.35
+        assert 0.15 < found.periods.norm_rise < 0.35
         assert found.periods.lengths.std() < 0.05 * found.periods.mean
 
     def test_large_ones(self):
@@ -509,7 +509,7 @@ class TestPeriods:
         found = simulate.classify(run)
         assert found.verdict == "periodic"
         assert found.periods.count > 50
-        assert found.periods.jump > 2
+        assert found.periods.norm_rise > 2
         # between them the norm falls freely for ln ρ = J: T ηλ ≈ J
         assert found.periods.outside_growth < 0.05
         # single steps throw the weights out of the valley

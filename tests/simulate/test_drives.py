@@ -116,7 +116,9 @@ def test_adversarial_periods():
     assert found.std < 0.01 * found.mean
     # as long as a fall between the two ends takes
     ends = run.norm[found.onsets[0] : found.onsets[1] + 1]
-    assert found.mean == pytest.approx(theory.fall_time(ends.max(), ends.min() * (1 + 1e-9), 0.5, 0.02, 0.05), rel=0.02)
+    assert found.mean == pytest.approx(
+        theory.decay_time(ends.max(), ends.min() * (1 + 1e-9), 0.5, 0.02, 0.05), rel=0.02
+    )
 
 
 def test_random_gradients_depend_on_seed_place_and_step_alone():

@@ -17,16 +17,16 @@ REFERENCE = simulate.PeriodModel.reference()
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
 
 
-def segment(rate, count=50, period=80.0, jump=0.5, *, scaled=1.0, **numbers):
+def segment(rate, count=50, period=80.0, norm_rise=0.5, *, scaled=1.0, **numbers):
     """A segment with periods of `period`, T·ηλ = 0.8 at ηλ = 0.01, or with none."""
     known = {
         "verdict": "periodic", "rotation_ratio": 0.3, "log_norm_sd": 0.2, "autocorrelation_time": 15.0,
         "threshold_ratio": 1.2, "norm": 3.0,
     }  # fmt: skip
-    outside = 1 - jump / (-math.log1p(-rate) * period)
+    outside_growth = 1 - norm_rise / (-math.log1p(-rate) * period)
     return Segment(
-        rate, count, period, 1.0, jump, outside, 2.0, 2.0 * math.exp(jump), lengths=(period,) * count,
-        rises=(jump,) * count, **{**known, **numbers},
+        rate, count, period, 1.0, norm_rise, outside_growth, 2.0, 2.0 * math.exp(norm_rise), lengths=(period,) * count,
+        rises=(norm_rise,) * count, **{**known, **numbers},
     )  # fmt: skip
 
 
@@ -74,14 +74,14 @@ class TestOfTheReference:
 
 
 class TestScaling:
-    TWO = (segment(0.01), segment(0.002, period=450.0, jump=0.8, log_norm_sd=0.4, autocorrelation_time=80.0))
+    TWO = (segment(0.01), segment(0.002, period=450.0, norm_rise=0.8, log_norm_sd=0.4, autocorrelation_time=80.0))
 
     @FIXED
     @given(st.floats(0.01 / 30, 0.01))
     def test_spread_goes_with_the_jump_and_memory_with_the_period(self, rate):
         made = model(*self.TWO)
         expected, law = made.expect(1.0, rate), made.law
-        share = expected.log_norm_sd / law.jump_at(np.array(rate))
+        share = expected.log_norm_sd / law.norm_rise_at(np.array(rate))
         assert min(0.4, 0.5) - 1e-9 <= share <= 0.5 + 1e-9
         assert 15 / 80 - 0.01 <= expected.autocorrelation_time / expected.period <= 80 / 450 + 0.01
 
@@ -90,7 +90,7 @@ class TestScaling:
         low, lower = made.expect(1.0, 0.001), made.expect(1.0, 0.0005)
         for expected in (low, lower):
             rate = 0.001 if expected is low else 0.0005
-            assert expected.log_norm_sd / made.law.jump_at(np.array(rate)) == pytest.approx(0.4 / 0.8, rel=1e-9)
+            assert expected.log_norm_sd / made.law.norm_rise_at(np.array(rate)) == pytest.approx(0.4 / 0.8, rel=1e-9)
             assert expected.threshold_ratio == pytest.approx(1.2, rel=1e-9)
 
     @FIXED
@@ -127,10 +127,12 @@ class TestVerdicts:
             made.expect(1.0, 0.001)
 
     def test_a_third_segment_shows_where_rest_ends(self):
-        swings = segment(0.0003, period=1500.0, jump=0.35, rotation_ratio=0.1, log_norm_sd=0.15, threshold_ratio=1.3)
+        swings = segment(
+            0.0003, period=1500.0, norm_rise=0.35, rotation_ratio=0.1, log_norm_sd=0.15, threshold_ratio=1.3
+        )
         # at rest with some rises of the noise, which are next to nothing of the growth
         quiet = {"rotation_ratio": 0.9, "log_norm_sd": 0.03, "threshold_ratio": math.inf, "verdict": "equilibrium"}
-        made = model(rest(0.01, 0.95, 0.02), segment(0.002, 20, period=1200.0, jump=0.12, **quiet), swings)
+        made = model(rest(0.01, 0.95, 0.02), segment(0.002, 20, period=1200.0, norm_rise=0.12, **quiet), swings)
         found = [made.expect(1.0, rate).verdict for rate in (0.01, 0.004, 0.002, 0.001, 0.0003)]
         assert found == ["equilibrium"] * 3 + ["no clear period", "periodic"]
         assert made.expect(1.0, 0.0003).period == pytest.approx(1500, rel=1e-3)
@@ -163,7 +165,7 @@ class TestVerdicts:
 class TestLaw:
     def test_periods_of_one_setting_are_pooled_by_their_number(self):
         (both,) = pooled([segment(0.01, 10, 60.0, 0.4), segment(0.01, 30, 80.0, 0.6)])
-        assert (both.count, both.period, both.jump) == (40, 75.0, pytest.approx(0.55))
+        assert (both.count, both.period, both.norm_rise) == (40, 75.0, pytest.approx(0.55))
 
     def test_only_settings_from_the_lowest_up_that_have_periods_make_the_law(self):
         low, middle, high = segment(0.001, period=900.0), segment(0.003, period=280.0), segment(0.01)
@@ -174,7 +176,7 @@ class TestLaw:
             pooled([high, middle, rest(0.001)])
 
     def test_a_setting_at_rest_is_no_part_of_the_law_if_there_are_two_others(self):
-        resting = segment(0.01, 20, period=200.0, jump=0.12, verdict="equilibrium")
+        resting = segment(0.01, 20, period=200.0, norm_rise=0.12, verdict="equilibrium")
         middle, low = segment(0.002, period=400.0), segment(0.0003, period=2500.0)
         assert [each.intrinsic_lr for each in pooled([resting, middle, low])] == [0.002, 0.0003]
         assert [each.intrinsic_lr for each in pooled([resting, low])] == [0.01, 0.0003]
@@ -183,24 +185,24 @@ class TestLaw:
 
     @FIXED
     @given(st.floats(0.02, 0.95), st.floats(0.02, 0.95), st.floats(0.2, 2), st.floats(0.2, 2))
-    def test_through_two_settings_it_goes_exactly(self, upper, lower, jump, other):
+    def test_through_two_settings_it_goes_exactly(self, upper, lower, norm_rise, other):
         seen = [
             Pooled(rate, 50, j / (1 - phi) / -math.log1p(-rate), j)
-            for rate, phi, j in ((0.01, upper, jump), (0.002, lower, other))
+            for rate, phi, j in ((0.01, upper, norm_rise), (0.002, lower, other))
         ]
         law = balance_law(seen)
         for each in seen:
             assert law.period(1.0, each.intrinsic_lr) == pytest.approx(each.period, rel=1e-9)
-        if abs(lower - 0.05) > 1e-9 and abs(jump - other) > 1e-9:
-            assert law.lowest == (0.002 if lower < 0.05 or other < jump else 0.0)
+        if abs(lower - 0.05) > 1e-9 and abs(norm_rise - other) > 1e-9:
+            assert law.lowest == (0.002 if lower < 0.05 or other < norm_rise else 0.0)
 
     @FIXED
     @given(st.floats(0.1, 0.6), st.floats(0.02, 0.95), st.floats(0.01 / 30, 0.01))
     def test_jumps_that_shrink_do_not_reach_zero(self, upper, lower, rate):
-        two = (segment(0.01, jump=0.6, period=80.0), segment(0.002, jump=lower * upper, period=450.0))
+        two = (segment(0.01, norm_rise=0.6, period=80.0), segment(0.002, norm_rise=lower * upper, period=450.0))
         made = model(*two)
         expected = made.expect(1.0, rate)
-        assert lower * upper * (1 - 1e-9) <= made.law.jump_at(np.array(rate)) <= 0.6 * (1 + 1e-9)
+        assert lower * upper * (1 - 1e-9) <= made.law.norm_rise_at(np.array(rate)) <= 0.6 * (1 + 1e-9)
         assert expected.log_norm_sd > 0
         assert expected.period > 0
         assert expected.interval.lower < expected.interval.upper
@@ -209,7 +211,7 @@ class TestLaw:
         seen = [Pooled(rate, 50, j / 0.7 / rate, j) for rate, j in ((0.01, 2.5), (0.002, 0.1), (0.00033, 0.1))]
         law = balance_law(seen)
         assert law.reference == 0.002
-        assert law.jump_at(np.array([0.002, 0.0005])) == pytest.approx([0.1, 0.1])
+        assert law.norm_rise_at(np.array([0.002, 0.0005])) == pytest.approx([0.1, 0.1])
 
     @FIXED
     @given(st.floats(0.05, 0.9), st.floats(0.05, 0.9))
@@ -217,7 +219,7 @@ class TestLaw:
         seen = [Pooled(r, 50, 0.5 / (1 - phi) / -math.log1p(-r), 0.5) for r, phi in ((0.01, upper), (0.002, lower))]
         law = balance_law(seen, "share")
         for each in seen:
-            assert law.outside_at(np.array(each.intrinsic_lr)) == pytest.approx(each.outside_growth, rel=1e-9)
+            assert law.outside_growth_at(np.array(each.intrinsic_lr)) == pytest.approx(each.outside_growth, rel=1e-9)
 
     @pytest.mark.parametrize("upper", [0.15, 0.205, 0.25])
     def test_jumps_that_no_line_joins_are_joined_where_they_are_large(self, upper):
@@ -234,9 +236,9 @@ class TestLaw:
             Pooled(rate, 50, 2.6 / (1 - phi) / -math.log1p(-rate), 2.6) for rate, phi in ((0.01, -0.04), (0.002, -0.02))
         ]
         law = balance_law(seen)
-        assert law.outside_power == 0
+        assert law.outside_growth_power == 0
         assert law.lowest == 0.002, "with nothing but breaks J grows ever less below the probe"
-        assert law.slope_below == pytest.approx(law.jump_slope / 3, rel=1e-12)
+        assert law.slope_below == pytest.approx(law.norm_rise_slope / 3, rel=1e-12)
         assert law.period(1.0, 5e-4) == pytest.approx(2.6 / 1.03 / -math.log1p(-5e-4), rel=1e-9)
 
 

@@ -63,11 +63,11 @@ class TestExplore:
         assert (found["norm_lower"], found["norm_upper"]) == theory.norm_bounds(lr, wd, low, high)
         assert found["equilibrium_rotation"] == theory.equilibrium_rotation(lr, wd)
         assert found["relaxation_time"] == pytest.approx(theory.relaxation_time(lr, wd), rel=1e-12)
-        assert found["jump_regime"] == theory.jump_regime(lr, wd, low, high, delta)
-        assert found["jump_norm_max"] == theory.jump_norm(lr, wd, high, delta)
-        assert found["jump_norm_min"] == theory.jump_norm(lr, wd, low, delta)
+        assert found["angular_jump_regime"] == theory.angular_jump_regime(lr, wd, low, high, delta)
+        assert found["jump_norm_max"] == theory.angular_jump_norm(lr, wd, high, delta)
+        assert found["jump_norm_min"] == theory.angular_jump_norm(lr, wd, low, delta)
         assert math.cos(found["jump_angle"]) == pytest.approx(1 - delta)
-        time = theory.steps_to_jump(norm, lr, wd, low, high, delta)
+        time = theory.steps_to_angular_jump(norm, lr, wd, low, high, delta)
         assert (found["jump_earliest"], found["jump_latest"]) == (time.earliest, "never")
         assert found["period"] == simulate.period(lr, wd).mean
 
@@ -76,7 +76,7 @@ class TestExplore:
         found = explore(lr, wd, momentum=mu, **SETTING).values
         rule = theory.SGD(momentum=mu)
         assert found["equilibrium_norm_max"] == theory.equilibrium_norm(lr, wd, 10.0, optimizer=rule)
-        assert found["norm_lower"] == theory.momentum_floor(lr, wd, 1.0, momentum=mu)
+        assert found["norm_lower"] == theory.momentum_lower_bound(lr, wd, 1.0, momentum=mu)
         assert found["relaxation_time"] == theory.momentum_relaxation(lr, wd, momentum=mu).time
         assert found["equilibrium_rotation"] == theory.equilibrium_rotation(lr, wd, optimizer=rule)
         assert "momentum" in found["norm_upper"]
@@ -151,7 +151,7 @@ class TestExplore:
             assert {found.values[name] for name in REST} == {"none without weight decay"}
         if k >= 1:
             assert "ηλ must be < 1" in found.values["equilibrium_rotation"]
-            assert "ηλ must be < 1" in found.values["jump_regime"]
+            assert "ηλ must be < 1" in found.values["angular_jump_regime"]
         if setting["grad_norm_min"] == 0:
             assert "without gradients" in found.values["equilibrium_norm_min"]
             assert "without gradients" in found.values["jump_norm_min"]
@@ -236,9 +236,9 @@ class TestPlotExplored:
             assert any(value == pytest.approx(height, rel=1e-9) for height in heights)
         angles = {line.get_ydata()[0] for line in rotation.lines[1:]}
         assert angles >= set(known(found.values, "equilibrium_rotation"))
-        jump = found.values["jump_angle"]
-        most = max([float(found.trajectory.rotation.max()), *(angles - {jump})])
-        assert (jump in angles) == (jump <= 5 * most)
+        norm_rise = found.values["jump_angle"]
+        most = max([float(found.trajectory.rotation.max()), *(angles - {norm_rise})])
+        assert (norm_rise in angles) == (norm_rise <= 5 * most)
         texts = [text.get_text() for text in numbers.texts]
         left, right = texts[::2], texts[1::2]
         assert [words for words in left if words] == [quantity.words for quantity in QUANTITIES.values()]

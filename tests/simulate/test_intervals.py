@@ -17,10 +17,23 @@ SETTINGS = [(0.5, 0.012), (0.5, 0.004), (0.5, 0.0015)]
 
 
 def segment(rate, lengths, rises):
-    mean, jump = float(np.mean(lengths)), float(np.mean(rises))
-    outside = 1 - jump / (-math.log1p(-rate) * mean)
+    mean, norm_rise = float(np.mean(lengths)), float(np.mean(rises))
+    outside_growth = 1 - norm_rise / (-math.log1p(-rate) * mean)
     return Segment(
-        rate, len(lengths), mean, 1.0, jump, outside, 1.0, 2.0, mean, 1.0, 2.0, "", tuple(lengths), tuple(rises)
+        rate,
+        len(lengths),
+        mean,
+        1.0,
+        norm_rise,
+        outside_growth,
+        1.0,
+        2.0,
+        mean,
+        1.0,
+        2.0,
+        "",
+        tuple(lengths),
+        tuple(rises),
     )
 
 
@@ -84,7 +97,7 @@ def test_a_draw_is_made_of_what_was_measured(periods, seed):
     one = segment(0.01, lengths, rises)
     for (drawn,) in drawn_segments([one], 3, seed):
         assert min(lengths) - 1e-9 <= drawn.period <= max(lengths) + 1e-9
-        assert min(rises) - 1e-9 <= drawn.jump <= max(rises) + 1e-9
+        assert min(rises) - 1e-9 <= drawn.norm_rise <= max(rises) + 1e-9
         assert drawn.count == len(lengths)
 
 

@@ -106,13 +106,13 @@ class TestCrossings:
         np.testing.assert_array_equal(flow.level, levels)
 
     def test_a_free_fall_takes_as_long_as_theory_says(self):
-        # without gradients ρ falls by exp(-ηλ) a step; the map, which fall_time is of, by 1-ηλ: first order in ηλ
+        # without gradients ρ falls by exp(-ηλ) a step; the map, which decay_time is of, by 1-ηλ: first order in ηλ
         for k in (1e-3, 1e-4):
             flow = simulate.norm_ode(1.0, k, 0.0, norm=4.0, steps=int(2 / k), levels=[1.0], record_every=None)
             assert flow.crossing_time.item() == pytest.approx(math.log(4) / k, rel=1e-12)
-            assert flow.crossing_time.item() == pytest.approx(theory.fall_time(4.0, 1.0, 1.0, k, 0.0), rel=k)
+            assert flow.crossing_time.item() == pytest.approx(theory.decay_time(4.0, 1.0, 1.0, k, 0.0), rel=k)
         pushed = simulate.norm_ode(1.0, 1e-4, 0.02, norm=4.0, steps=30_000, levels=[2.0], record_every=None)
-        assert pushed.crossing_time.item() == pytest.approx(theory.fall_time(4.0, 2.0, 1.0, 1e-4, 0.02), rel=1e-3)
+        assert pushed.crossing_time.item() == pytest.approx(theory.decay_time(4.0, 2.0, 1.0, 1e-4, 0.02), rel=1e-3)
 
     def test_at_the_start_at_the_end_and_never(self):
         flow = simulate.norm_ode(0.1, 0.0, 1.0, norm=1.5, steps=100, levels=[1.5, 1.4, 99.0])

@@ -54,7 +54,7 @@ def test_single_segments_and_their_order(probe):
     model = PeriodModel.from_probe(probe[::-1])
     assert model == PeriodModel.from_probe(probe)
     alone = PeriodModel.from_probe(probe[:1])
-    assert alone.law.jump_slope == alone.oscillator.loss_decay.power == 0
+    assert alone.law.norm_rise_slope == alone.oscillator.loss_decay.power == 0
     assert alone.period(0.5, 0.02, periods=1000).mean == pytest.approx(model.period(0.5, 0.02).mean, rel=0.1)
 
 
@@ -68,7 +68,7 @@ def test_calibration_finds_its_own_model_again():
         assert raw[1].norm_min == pytest.approx(raw[0].norm_min, rel=0.05)
     assert model.oscillator.loss_decay.at(1.0) == pytest.approx(REFERENCE.oscillator.loss_decay.at(1.0), rel=0.15)
     assert model.oscillator.hazard[1] == pytest.approx(REFERENCE.oscillator.hazard[1], rel=0.15)
-    assert model.oscillator.jump_spread == pytest.approx(REFERENCE.oscillator.jump_spread, rel=0.1)
+    assert model.oscillator.peak_residual_sd == pytest.approx(REFERENCE.oscillator.peak_residual_sd, rel=0.1)
 
 
 def test_periods_depend_on_lr_times_wd_alone_and_norms_scale_with_the_root_of_lr():

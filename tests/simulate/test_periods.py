@@ -122,7 +122,7 @@ class TestKnownSawtooth:
             np.testing.assert_allclose(periods.norm_min, 1, rtol=1e-14)
             np.testing.assert_allclose(periods.norm_max, math.exp(height), rtol=1e-14)
             assert periods.mean == length
-            assert math.isclose(periods.jump, height, rel_tol=1e-13)
+            assert math.isclose(periods.norm_rise, height, rel_tol=1e-13)
         if periods.count > 1:
             assert periods.std == periods.stderr == 0
 
@@ -134,7 +134,7 @@ class TestKnownSawtooth:
         periods = find_periods(trajectory(sawtooth(fall, rise, share * decay * fall, teeth), k=k), discard=0)
         expected = 1 - share * fall / (fall + rise)
         assert math.isclose(periods.outside_growth, expected, rel_tol=1e-12)
-        assert math.isclose(periods.mean * decay, periods.jump / (1 - periods.outside_growth), rel_tol=1e-12)
+        assert math.isclose(periods.mean * decay, periods.norm_rise / (1 - periods.outside_growth), rel_tol=1e-12)
 
     def test_outside_growth_of_the_norm_map_is_the_growth_outside_the_jumps(self):
         # one burst in 200 steps, faint gradients in between
@@ -149,9 +149,9 @@ class TestKnownSawtooth:
         growth = np.log1p((run.effective_lr * run.grad_norm / (1 - k)) ** 2) / 2
         last = growth.values[-cycle:]
         # the jump of one step, J, is its growth less the decay of that step
-        jump = last[-1] + math.log1p(-k)
+        norm_rise = last[-1] + math.log1p(-k)
         assert math.isclose(last.sum(), -cycle * math.log1p(-k), rel_tol=1e-6)
-        assert math.isclose(periods.outside_growth, 1 - jump / last.sum(), abs_tol=1e-6)
+        assert math.isclose(periods.outside_growth, 1 - norm_rise / last.sum(), abs_tol=1e-6)
         assert 0.02 < periods.outside_growth < 0.5
 
     def test_statistics(self):
@@ -170,7 +170,7 @@ class TestKnownSawtooth:
         assert periods.onsets.tolist() == [2, 5, 8]
         np.testing.assert_allclose(periods.norm_min, np.exp([0.0, 0.1]))
         np.testing.assert_allclose(periods.norm_max, np.exp([0.4, 1.1]))
-        assert math.isclose(periods.jump, (0.4 + 1.0) / 2)
+        assert math.isclose(periods.norm_rise, (0.4 + 1.0) / 2)
 
     def test_one_period_has_no_spread(self):
         periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 2)), discard=0)
@@ -184,7 +184,7 @@ class TestKnownSawtooth:
         periods = find_periods(trajectory(sawtooth(20, 5, 0.5, teeth)), discard=0)
         assert periods.count == len(periods.norm_min) == len(periods.norm_max) == 0
         assert len(periods.onsets) == teeth
-        for number in (periods.mean, periods.std, periods.stderr, periods.jump, periods.outside_growth):
+        for number in (periods.mean, periods.std, periods.stderr, periods.norm_rise, periods.outside_growth):
             assert math.isnan(number)
 
     @pytest.mark.parametrize("k", [0.0, 1.0, 1.5])

@@ -13,7 +13,7 @@ from scipy.signal import find_peaks
 import simulate
 import theory
 from simulate import BoundedGradient, NormalizedRegression, Ratio2D, RayleighQuotient
-from simulate.trajectories.contract import intrinsic_lr
+from simulate.trajectories.contract import mean_intrinsic_lr
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=150)
 RISES = (0.1, 0.2, 0.3)
@@ -50,7 +50,7 @@ def same_events_at_all_rises(run):
     if run.norm.dims != ("step",):
         batch = run.stack(run=[name for name in run.norm.dims if name != "step"], create_index=False)
         return sum(same_events_at_all_rises(batch.isel(run=i)) for i in range(batch.sizes["run"]))
-    k = intrinsic_lr(run)
+    k = mean_intrinsic_lr(run)
     counts = np.array([same_events(run, rise, round(2 / k) if k > 0 else 0) for rise in RISES])
     # a larger rise never finds more
     assert (np.diff(counts) <= 0).all()

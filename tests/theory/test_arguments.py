@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import theory
-from theory.arguments import broadcast, choice, one_real, real, whole_number
+from theory.arguments import broadcast, check_choice, check_integer, check_number, check_real
 
 CALLS = {
     "equilibrium_norm": {"lr": 0.1, "wd": 0.01, "grad_norm": 2.0},
@@ -14,7 +14,7 @@ CALLS = {
     "norm_bounds": {"lr": 0.1, "wd": 0.01, "grad_norm_min": 1.0, "grad_norm_max": 2.0},
     "norm_envelope": {"steps": 5, "norm": 1.0, "lr": 0.1, "wd": 0.01, "grad_norm_min": 1.0, "grad_norm_max": 2.0},
     "rotation": {"norm": 1.0, "lr": 0.1, "wd": 0.01, "grad_norm": 2.0},
-    "jump_norm": {"lr": 0.1, "wd": 0.01, "grad_norm": 2.0, "delta": 0.1},
+    "angular_jump_norm": {"lr": 0.1, "wd": 0.01, "grad_norm": 2.0, "delta": 0.1},
 }
 ARGUMENTS = [(call, name) for call, settings in CALLS.items() for name in settings]
 NUMBERS = [(call, name) for call, name in ARGUMENTS if name != "steps"]
@@ -83,7 +83,7 @@ def test_only_the_rotation_knows_steps_without_gradient(function):
 
 @pytest.mark.parametrize("function", CALLS)
 def test_intrinsic_lr_has_a_limit(function):
-    limit = 1 if function in ("equilibrium_rotation", "rotation", "jump_norm") else 2
+    limit = 1 if function in ("equilibrium_rotation", "rotation", "angular_jump_norm") else 2
     with pytest.raises(ValueError, match=rf"^lr \* wd must be < {limit} here, got {limit} \(lr={limit}, wd=1\)$"):
         call(function, lr=float(limit), wd=1.0)
     with pytest.raises(ValueError, match=rf"^lr \* wd must be < {limit} here, got 5 \(lr=0.5, wd=10\)$"):
@@ -113,7 +113,7 @@ def test_bounds_must_be_ordered(function):
 @pytest.mark.parametrize("value", [0.0, 1.0, 1.5])
 def test_delta_is_between_zero_and_one(value):
     with pytest.raises(ValueError, match=rf"^delta must be a finite number > 0 and < 1, got {value}$"):
-        call("jump_norm", delta=value)
+        call("angular_jump_norm", delta=value)
 
 
 @pytest.mark.parametrize(
@@ -127,30 +127,30 @@ def test_steps_are_whole(steps, error):
 
 
 def test_validators_return_plain_values():
-    assert real("x", [1, 2]).dtype == np.float64
-    assert type(one_real("x", np.float32(0.5), above=0)) is float
-    assert type(whole_number("n", np.int16(3))) is int
+    assert check_real("x", [1, 2]).dtype == np.float64
+    assert type(check_number("x", np.float32(0.5), above=0)) is float
+    assert type(check_integer("n", np.int16(3))) is int
     assert [a.shape for a in broadcast(x=np.ones(3), y=np.ones((2, 1)))] == [(2, 3), (2, 3)]
-    assert choice("word", "a", {"a", "b"}) == "a"
+    assert check_choice("word", "a", {"a", "b"}) == "a"
 
 
 @pytest.mark.parametrize(
     ("check", "error", "message"),
     [
-        (lambda: one_real("x", [1.0, 2.0]), ValueError, r"^x must be one number, got an array of shape \(2,\)$"),
-        (lambda: whole_number("n", 2.0), TypeError, r"^n must be a whole number >= 0, got 2.0$"),
-        (lambda: whole_number("n", True), TypeError, r"^n must be a whole number >= 0, got True$"),
-        (lambda: whole_number("n", 7, at_most=6), ValueError, r"^n must be a whole number >= 0 and <= 6, got 7$"),
-        (lambda: choice("word", "c", {"b", "a"}), ValueError, r"^word must be one of a, b; got 'c'$"),
-        (lambda: choice("word", 1, {"b", "a"}), ValueError, r"^word must be one of a, b; got 1$"),
-        (lambda: choice("word", "vgg", {"mlp"}), ValueError, r"^word must be one of mlp; got 'vgg'$"),
+        (lambda: check_number("x", [1.0, 2.0]), ValueError, r"^x must be one number, got an array of shape \(2,\)$"),
+        (lambda: check_integer("n", 2.0), TypeError, r"^n must be a whole number >= 0, got 2.0$"),
+        (lambda: check_integer("n", True), TypeError, r"^n must be a whole number >= 0, got True$"),
+        (lambda: check_integer("n", 7, at_most=6), ValueError, r"^n must be a whole number >= 0 and <= 6, got 7$"),
+        (lambda: check_choice("word", "c", {"b", "a"}), ValueError, r"^word must be one of a, b; got 'c'$"),
+        (lambda: check_choice("word", 1, {"b", "a"}), ValueError, r"^word must be one of a, b; got 1$"),
+        (lambda: check_choice("word", "vgg", {"mlp"}), ValueError, r"^word must be one of mlp; got 'vgg'$"),
         (
-            lambda: choice("word", "Widht", {"width", "depth"}),
+            lambda: check_choice("word", "Widht", {"width", "depth"}),
             ValueError,
             r"^word must be one of depth, width; got 'Widht', did you mean 'width'\?$",
         ),
         (
-            lambda: real("x", [[1, 2], [3, np.nan]]),
+            lambda: check_real("x", [[1, 2], [3, np.nan]]),
             ValueError,
             r"^x must be a finite number, got nan at index \(1, 1\)$",
         ),

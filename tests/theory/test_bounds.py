@@ -12,18 +12,18 @@ RATIOS = [1e-3, 0.1, 0.5, 0.8, 0.95, 1.0]
 LR, HIGH = 0.5, 3.0
 
 
-def step(norm, k, g):
-    return np.hypot((1 - k) * norm, LR * g / norm)
+def step(norm, intrinsic_lr, g):
+    return np.hypot((1 - intrinsic_lr) * norm, LR * g / norm)
 
 
-def adversaries(low, high, orbits, steps, bounds, k):
+def adversaries(low, high, orbits, steps, bounds, intrinsic_lr):
     """Gradient norms of many adversaries at every step, as functions of the state: shape (orbits,)."""
     generator = np.random.default_rng(0)
     kinds = np.arange(orbits) % 6
     block = generator.integers(1, 60, size=orbits)
 
     def choose(t, norm):
-        down, up = step(norm, k, low), step(norm, k, high)
+        down, up = step(norm, intrinsic_lr, low), step(norm, intrinsic_lr, high)
         options = [
             generator.uniform(low, high, orbits),
             np.where(generator.random(orbits) < 0.5, low, high),
@@ -39,102 +39,109 @@ def adversaries(low, high, orbits, steps, bounds, k):
 
 
 @pytest.mark.parametrize("k", REGIMES)
-def test_no_adversary_leaves_the_interval_and_all_come_in(k):
+def test_no_adversary_leaves_the_interval_and_all_come_in(intrinsic_lr):
     # 9 regimes × 6 ratios × 60 orbits × 600 steps: 2 million steps
     orbits, steps = 60, 600
     for ratio in RATIOS:
         low, high = HIGH * ratio, HIGH
-        bounds = theory.norm_bounds(LR, k / LR, low, high)
-        choose = adversaries(low, high, orbits, steps, bounds, k)
+        bounds = theory.norm_bounds(LR, intrinsic_lr / LR, low, high)
+        choose = adversaries(low, high, orbits, steps, bounds, intrinsic_lr)
         norm = np.geomspace(bounds.lower, bounds.upper, orbits)
         for t in range(steps):
-            norm = step(norm, k, choose(t, norm))
+            norm = step(norm, intrinsic_lr, choose(t, norm))
             # a step rounds to 2e-16, and the ends are fixed only as far as they are rounded
-            assert (norm >= bounds.lower * (1 - 1e-12)).all(), (k, ratio, t)
-            assert (norm <= bounds.upper * (1 + 1e-12)).all(), (k, ratio, t)
+            assert (norm >= bounds.lower * (1 - 1e-12)).all(), (intrinsic_lr, ratio, t)
+            assert (norm <= bounds.upper * (1 + 1e-12)).all(), (intrinsic_lr, ratio, t)
 
 
 @pytest.mark.parametrize("k", REGIMES)
 @pytest.mark.parametrize("ratio", [0.1, 0.8, 1.0])
-def test_orbits_from_outside_are_attracted(k, ratio):
+def test_orbits_from_outside_are_attracted(intrinsic_lr, ratio):
     low, high = HIGH * ratio, HIGH
-    bounds = theory.norm_bounds(LR, k / LR, low, high)
+    bounds = theory.norm_bounds(LR, intrinsic_lr / LR, low, high)
     generator = np.random.default_rng(1)
     norm = np.outer([1e-3, 0.1, 10.0, 1e3], [bounds.lower, bounds.upper]).ravel()
     # from 1e6 times too large: ln(1e6)/ηλ steps to fall, and then e^-40
-    for _ in range(int(30 / min(k, 2 - k) + 40 * theory.relaxation_time(LR, k / LR)) + 10):
-        norm = step(norm, k, generator.uniform(low, high, norm.size))
+    for _ in range(
+        int(30 / min(intrinsic_lr, 2 - intrinsic_lr) + 40 * theory.relaxation_time(LR, intrinsic_lr / LR)) + 10
+    ):
+        norm = step(norm, intrinsic_lr, generator.uniform(low, high, norm.size))
     assert (norm >= bounds.lower * (1 - 1e-9)).all()
     assert (norm <= bounds.upper * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize("k", REGIMES)
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8, 0.95])
-def test_both_ends_are_reached_from_inside(k, ratio):
+def test_both_ends_are_reached_from_inside(intrinsic_lr, ratio):
     low, high = HIGH * ratio, HIGH
-    bounds = theory.norm_bounds(LR, k / LR, low, high)
+    bounds = theory.norm_bounds(LR, intrinsic_lr / LR, low, high)
     # all ends are made by: ℓ or L for ever, both in turn for ever, one step of ℓ from where the map is least, and one
     # step of L after any of these
-    turning = np.clip((LR * low / abs(1 - k)) ** 0.5, bounds.lower, bounds.upper)
+    turning = np.clip((LR * low / abs(1 - intrinsic_lr)) ** 0.5, bounds.lower, bounds.upper)
     norm = np.repeat(turning, 3)
-    reached = [step(turning, k, low)]
-    for t in range(int(80 * theory.relaxation_time(LR, k / LR)) + 200):
-        norm = step(norm, k, np.array([low, high, low if t % 2 else high]))
-    reached += [*norm, *step(norm, k, low), *step(norm, k, high), step(reached[0], k, high)]
+    reached = [step(turning, intrinsic_lr, low)]
+    for t in range(int(80 * theory.relaxation_time(LR, intrinsic_lr / LR)) + 200):
+        norm = step(norm, intrinsic_lr, np.array([low, high, low if t % 2 else high]))
+    reached += [
+        *norm,
+        *step(norm, intrinsic_lr, low),
+        *step(norm, intrinsic_lr, high),
+        step(reached[0], intrinsic_lr, high),
+    ]
     assert min(reached) == pytest.approx(bounds.lower, rel=1e-9)
     assert max(reached) == pytest.approx(bounds.upper, rel=1e-9)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.sampled_from(REGIMES), st.floats(1e-3, 1), st.floats(0.01, 100))
-def test_the_envelope_is_the_reachable_interval(k, ratio, start):
+def test_the_envelope_is_the_reachable_interval(intrinsic_lr, ratio, start):
     low, high = HIGH * ratio, HIGH
     steps = 7
-    envelope = theory.norm_envelope(steps, start, LR, k / LR, low, high)
+    envelope = theory.norm_envelope(steps, start, LR, intrinsic_lr / LR, low, high)
     reached = np.full(1, start)
     # where the map under ℓ is least: from each norm one gradient leads there, if it is allowed
-    turning = LR * low / abs(1 - k)
+    turning = LR * low / abs(1 - intrinsic_lr)
     for t in range(steps + 1):
         lower, upper = envelope.lower[t], envelope.upper[t]
         assert (reached >= lower * (1 - 1e-12)).all()
         assert (reached <= upper * (1 + 1e-12)).all()
         assert reached.min() == pytest.approx(lower, rel=1e-9)
         assert reached.max() == pytest.approx(upper, rel=1e-9)
-        there = aim(reached, turning, k)
+        there = aim(reached, turning, intrinsic_lr)
         gradients = [*np.linspace(low, high, 9), np.clip(there, low, high)]
-        reached = np.unique(np.concatenate([step(reached, k, g) for g in gradients]))
+        reached = np.unique(np.concatenate([step(reached, intrinsic_lr, g) for g in gradients]))
         # the ends stay, and those that hit the turning point
         middle = reached[np.linspace(0, reached.size - 1, 400).astype(int)]
         hits = reached[np.argsort(abs(reached**2 - turning))[:3]]
         reached = np.concatenate([middle, hits])
 
 
-def aim(norm, sq_norm, k):
+def aim(norm, sq_norm, intrinsic_lr):
     """The gradient norm that leads from `norm` to the squared norm, 0 where none does."""
-    return np.sqrt(np.maximum(sq_norm - (1 - k) ** 2 * norm**2, 0)) * norm / LR
+    return np.sqrt(np.maximum(sq_norm - (1 - intrinsic_lr) ** 2 * norm**2, 0)) * norm / LR
 
 
-def brute_force(start, k, low, high, steps):
+def brute_force(start, intrinsic_lr, low, high, steps):
     """Norms of all orbits whose gradients are ℓ or L at each step: shape (steps+1, 2^steps)."""
     sequences = np.array(list(itertools.product([low, high], repeat=steps))).T
     norms = [np.full(2**steps, start)]
     for gradients in sequences:
-        norms.append(step(norms[-1], k, gradients))
+        norms.append(step(norms[-1], intrinsic_lr, gradients))
     return np.array(norms)
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(st.sampled_from(REGIMES), st.floats(1e-3, 1), st.floats(np.log(0.01), np.log(100)).map(np.exp))
-def test_the_envelope_contains_all_sequences_of_the_extreme_gradients(k, ratio, start):
+def test_the_envelope_contains_all_sequences_of_the_extreme_gradients(intrinsic_lr, ratio, start):
     low, high, steps = HIGH * ratio, HIGH, 8
-    envelope = theory.norm_envelope(steps, start, LR, k / LR, low, high)
-    norms = brute_force(start, k, low, high, steps)
+    envelope = theory.norm_envelope(steps, start, LR, intrinsic_lr / LR, low, high)
+    norms = brute_force(start, intrinsic_lr, low, high, steps)
     # eight steps round by 1e-16 each, 1/ρ carries this on with a slope up to 1/(1-ηλ)² = 100
     assert (norms >= envelope.lower[:, None] * (1 - 1e-12)).all()
     assert (norms <= envelope.upper[:, None] * (1 + 1e-12)).all()
     # as long as the point where the map is least is not inside, which takes a gradient in between to be hit exactly,
     # the ends are orbits of these sequences
-    turning = (LR * low / abs(1 - k)) ** 0.5
+    turning = (LR * low / abs(1 - intrinsic_lr)) ** 0.5
     inside = (envelope.lower < turning) & (turning < envelope.upper)
     attained = ~np.concatenate([[False], np.logical_or.accumulate(inside)[:-1]])
     assert attained[:2].all()
@@ -143,11 +150,15 @@ def test_the_envelope_contains_all_sequences_of_the_extreme_gradients(k, ratio, 
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(st.sampled_from([k for k in REGIMES if (1 - k) ** 2 >= 0.5]), st.floats(1e-3, 1), st.floats(1, 100))
-def test_ends_of_the_envelope_are_constant_gradients_where_the_map_rises(k, ratio, factor):
-    low, high, a = HIGH * ratio, HIGH, (1 - k) ** 2
-    start = factor * theory.equilibrium_norm(LR, k / LR, low)
-    envelope = theory.norm_envelope(50, start, LR, k / LR, low, high)
+@given(
+    st.sampled_from([intrinsic_lr for intrinsic_lr in REGIMES if (1 - intrinsic_lr) ** 2 >= 0.5]),
+    st.floats(1e-3, 1),
+    st.floats(1, 100),
+)
+def test_ends_of_the_envelope_are_constant_gradients_where_the_map_rises(intrinsic_lr, ratio, factor):
+    low, high, a = HIGH * ratio, HIGH, (1 - intrinsic_lr) ** 2
+    start = factor * theory.equilibrium_norm(LR, intrinsic_lr / LR, low)
+    envelope = theory.norm_envelope(50, start, LR, intrinsic_lr / LR, low, high)
     lower = upper = start
     # fifty steps round by 1e-16 each
     for t in range(51):
@@ -155,7 +166,7 @@ def test_ends_of_the_envelope_are_constant_gradients_where_the_map_rises(k, rati
         assert envelope.upper[t] >= upper * (1 - 1e-13)
         if ratio >= (1 - a) / a:
             assert envelope.upper[t] == pytest.approx(upper, rel=1e-13)
-        lower, upper = step(lower, k, low), step(upper, k, high)
+        lower, upper = step(lower, intrinsic_lr, low), step(upper, intrinsic_lr, high)
 
 
 def test_sinking_first_can_lead_higher_than_the_largest_gradient_for_ever():
@@ -166,19 +177,19 @@ def test_sinking_first_can_lead_higher_than_the_largest_gradient_for_ever():
 
 
 # The closed forms of docs/mathematics.md §3. u = ρ⁴ rounds by 1e-15 of its largest value a step, a hundred times.
-def envelope_in_u(k, ratio, start):
+def envelope_in_u(intrinsic_lr, ratio, start):
     low, high = HIGH * ratio, HIGH
-    envelope = theory.norm_envelope(100, start, LR, k / LR, low, high)
-    rest = [theory.equilibrium_norm(LR, k / LR, g) ** 4 for g in (low, high)]
+    envelope = theory.norm_envelope(100, start, LR, intrinsic_lr / LR, low, high)
+    rest = [theory.equilibrium_norm(LR, intrinsic_lr / LR, g) ** 4 for g in (low, high)]
     slack = 1e-12 * max(start**4, *(envelope.upper**4))
-    return (1 - k) ** 2, np.arange(101.0), envelope.lower**4, envelope.upper**4, rest, slack
+    return (1 - intrinsic_lr) ** 2, np.arange(101.0), envelope.lower**4, envelope.upper**4, rest, slack
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.floats(1e-4, 1.9), st.floats(0.01, 1), st.floats(np.log(0.05), np.log(50)).map(np.exp))
-def test_linear_recursions_enclose_the_envelope(k, ratio, start):
-    assume(abs(k - 1) > 1e-3)
-    a, t, lower, upper, _, slack = envelope_in_u(k, ratio, start)
+def test_linear_recursions_enclose_the_envelope(intrinsic_lr, ratio, start):
+    assume(abs(intrinsic_lr - 1) > 1e-3)
+    a, t, lower, upper, _, slack = envelope_in_u(intrinsic_lr, ratio, start)
     b_low, b_high = (LR * HIGH * ratio) ** 2, (LR * HIGH) ** 2
     decayed, summed = a ** (2 * t), (1 - a ** (2 * t)) / (1 - a * a)
     assert (lower >= decayed * start**4 + 2 * a * b_low * summed - slack).all()
@@ -189,8 +200,8 @@ def test_linear_recursions_enclose_the_envelope(k, ratio, start):
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(st.floats(1e-4, 0.29), st.floats(0.01, 1), st.floats(np.log(0.05), np.log(50)).map(np.exp))
-def test_distances_from_the_two_equilibria_shrink(k, ratio, start):
-    a, t, lower, upper, (u_low, u_high), slack = envelope_in_u(k, ratio, start)
+def test_distances_from_the_two_equilibria_shrink(intrinsic_lr, ratio, start):
+    a, t, lower, upper, (u_low, u_high), slack = envelope_in_u(intrinsic_lr, ratio, start)
     u = start**4
     # u⁺ is convex in u and has the slope 2a-1 at u_ℓ: it lies above that tangent
     assert (lower - u_low >= (2 * a - 1) ** t * (u - u_low) - slack).all()
@@ -219,9 +230,9 @@ def test_degenerate_and_limiting_settings():
         assert theory.norm_bounds(1.0, 1.0, low, 2.0) == (0, np.inf)
     assert theory.norm_bounds(0.1, 0.0, 1.0, 2.0) == (np.inf, np.inf)
     assert theory.norm_bounds(0.1, 0.01, 0.0, 2.0) == (0, np.inf)
-    for k in (1e-3, 0.2, 0.5, 1.5):
-        one = theory.norm_bounds(0.1, k / 0.1, 2.0, 2.0)
-        assert one == pytest.approx([theory.equilibrium_norm(0.1, k / 0.1, 2.0)] * 2, rel=1e-12)
+    for intrinsic_lr in (1e-3, 0.2, 0.5, 1.5):
+        one = theory.norm_bounds(0.1, intrinsic_lr / 0.1, 2.0, 2.0)
+        assert one == pytest.approx([theory.equilibrium_norm(0.1, intrinsic_lr / 0.1, 2.0)] * 2, rel=1e-12)
 
 
 def test_at_intrinsic_lr_one_nothing_bounds_the_norm():
@@ -232,10 +243,10 @@ def test_at_intrinsic_lr_one_nothing_bounds_the_norm():
 
 
 @pytest.mark.parametrize("k", [0.25, 0.2929, 0.2930, 0.4, 1.7, 1.75])
-def test_the_bounds_are_continuous_between_the_cases(k):
+def test_the_bounds_are_continuous_between_the_cases(intrinsic_lr):
     # over ℓ/L, with the border (L/ℓ)² = 2-4a² in between, and over ηλ at a = 1/2
     ratio = np.linspace(0.05, 1, 20001)
-    here, beside = (theory.norm_bounds(LR, (k + d) / LR, HIGH * ratio, HIGH) for d in (0, 1e-7))
+    here, beside = (theory.norm_bounds(LR, (intrinsic_lr + d) / LR, HIGH * ratio, HIGH) for d in (0, 1e-7))
     for end in range(2):
         # the ends change by at most 1/ratio² per unit of either
         assert (abs(np.diff(np.log(here[end]))) <= 5e-5 / ratio[:-1] ** 2).all()

@@ -132,29 +132,33 @@ def test_an_unknown_name_is_refused():
 
 # Below, NumPy works with the product ηλ, rounded to 1.1e-16. The formulas know it through 1-ηλ and 2-ηλ, which turns
 # this into at most 3e-16/|1-ηλ| and 3e-16/(2-ηλ), and a dozen further operations round by 1e-16 each.
-def rounding(k, *zeros):
-    return 3e-15 * (1 + sum(1 / abs(zero - k) for zero in zeros))
+def rounding(intrinsic_lr, *zeros):
+    return 3e-15 * (1 + sum(1 / abs(zero - intrinsic_lr) for zero in zeros))
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(positive, log_uniform(1e-8, 1.999), positive)
-def test_equilibrium_formulas_are_the_numerical_ones(lr, k, g):
-    values = {"lr": lr, "wd": k / lr, "grad_norm": g}
+def test_equilibrium_formulas_are_the_numerical_ones(lr, intrinsic_lr, g):
+    values = {"lr": lr, "wd": intrinsic_lr / lr, "grad_norm": g}
     for name in ("equilibrium_norm", "equilibrium_effective_lr"):
-        assert getattr(theory, name)(**values) == pytest.approx(float(exact(name, **values)), rel=rounding(k, 2))
+        assert getattr(theory, name)(**values) == pytest.approx(
+            float(exact(name, **values)), rel=rounding(intrinsic_lr, 2)
+        )
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(positive, log_uniform(1e-8, 0.999), positive, positive, log_uniform(1e-8, 0.999))
-def test_formulas_of_angles_are_the_numerical_ones(lr, k, g, norm, delta):
-    decay = {"lr": lr, "wd": k / lr}
+def test_formulas_of_angles_are_the_numerical_ones(lr, intrinsic_lr, g, norm, delta):
+    decay = {"lr": lr, "wd": intrinsic_lr / lr}
     angle = float(exact("equilibrium_rotation", **decay))
-    assert theory.equilibrium_rotation(**decay) == pytest.approx(angle, rel=rounding(k, 1))
+    assert theory.equilibrium_rotation(**decay) == pytest.approx(angle, rel=rounding(intrinsic_lr, 1))
     step = {**decay, "grad_norm": g, "norm": norm}
-    assert theory.rotation(**step) == pytest.approx(float(exact("rotation", **step)), rel=rounding(k, 1))
+    assert theory.rotation(**step) == pytest.approx(float(exact("rotation", **step)), rel=rounding(intrinsic_lr, 1))
     jump = {**decay, "grad_norm": g, "delta": delta}
-    expected = float(exact("jump_norm", **jump))
-    assert theory.jump_norm(**jump) == pytest.approx(expected, rel=rounding(k, 1) + rounding(delta, 1))
+    expected = float(exact("angular_jump_norm", **jump))
+    assert theory.angular_jump_norm(**jump) == pytest.approx(
+        expected, rel=rounding(intrinsic_lr, 1) + rounding(delta, 1)
+    )
 
 
 near_one = log_uniform(1e-7, 0.1).flatmap(lambda x: st.sampled_from([1 - x, 1 + x]))
@@ -162,14 +166,14 @@ near_one = log_uniform(1e-7, 0.1).flatmap(lambda x: st.sampled_from([1 - x, 1 + 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(positive, st.one_of(log_uniform(1e-8, 1.999), near_one))
-def test_relaxation_formula_is_the_numerical_one(lr, k):
-    multiplier = 1 - 4 * k + 2 * k * k
+def test_relaxation_formula_is_the_numerical_one(lr, intrinsic_lr):
+    multiplier = 1 - 4 * intrinsic_lr + 2 * intrinsic_lr * intrinsic_lr
     assume(abs(multiplier) > 1e-6)
-    assume(abs(k - 1) > 1e-7)
+    assume(abs(intrinsic_lr - 1) > 1e-7)
     # rounding of ηλ, relative to the distances from the multiplier 0, where the time vanishes, and from 1 and 2
-    conditioning = 1 / abs(multiplier) + 1 / abs(1 - k) + 1 / (2 - k)
-    expected = float(exact("relaxation_time", lr=lr, wd=k / lr))
-    assert theory.relaxation_time(lr, k / lr) == pytest.approx(expected, rel=1e-15 * (10 + conditioning))
+    conditioning = 1 / abs(multiplier) + 1 / abs(1 - intrinsic_lr) + 1 / (2 - intrinsic_lr)
+    expected = float(exact("relaxation_time", lr=lr, wd=intrinsic_lr / lr))
+    assert theory.relaxation_time(lr, intrinsic_lr / lr) == pytest.approx(expected, rel=1e-15 * (10 + conditioning))
 
 
 def draw_bounds(case):
@@ -180,13 +184,13 @@ def draw_bounds(case):
         small = log_uniform(1e-8, half * 0.999)
         return st.tuples(st.one_of(small, st.floats(2 - half + 1e-3, 1.999)), log_uniform(1e-4, 1))
 
-    def with_ratio(k):
+    def with_ratio(intrinsic_lr):
         # ℓ/L at which (L/ℓ)² = 2-4a²
-        border = (2 - 4 * (1 - k) ** 4) ** -0.5
+        border = (2 - 4 * (1 - intrinsic_lr) ** 4) ** -0.5
         ends = (1e-4, border * 0.999) if case == "overshooting" else (border * 1.001, 1)
-        return st.tuples(st.just(k), log_uniform(*ends))
+        return st.tuples(st.just(intrinsic_lr), log_uniform(*ends))
 
-    return inner.filter(lambda k: abs(k - 1) > 1e-2).flatmap(with_ratio)
+    return inner.filter(lambda intrinsic_lr: abs(intrinsic_lr - 1) > 1e-2).flatmap(with_ratio)
 
 
 @pytest.mark.parametrize("case", ["monotone", "exchanging", "overshooting"])
@@ -201,25 +205,25 @@ def test_bounds_are_the_numerical_ones_in_every_case(case):
     @settings(deadline=None, derandomize=True, max_examples=100)
     @given(positive, draw_bounds(case), positive)
     def compare(lr, k_and_ratio, high):
-        k, ratio = k_and_ratio
-        low, wd = high * ratio, k / lr
+        intrinsic_lr, ratio = k_and_ratio
+        low, wd = high * ratio, intrinsic_lr / lr
         with mpmath.workdps(60):
             product = mpmath.mpf(lr) * mpmath.mpf(wd)
             inputs = (1 - product) ** 2, (mpmath.mpf(lr) * low) ** 2, (mpmath.mpf(lr) * high) ** 2
             assert branches(*inputs) == whole(*inputs)
             expected = [float(mpmath.sqrt(end)) for end in whole(*inputs)]
         # the larger end has 1/lower, hence the rounding of the smaller one too
-        assert theory.norm_bounds(lr, wd, low, high) == pytest.approx(expected, rel=4 * rounding(k, 1, 2))
+        assert theory.norm_bounds(lr, wd, low, high) == pytest.approx(expected, rel=4 * rounding(intrinsic_lr, 1, 2))
 
     compare()
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(log_uniform(1e-8, 1.999), log_uniform(1e-3, 1), log_uniform(1e-2, 1e2))
-def test_the_derived_step_of_the_envelope_is_the_numerical_one(k, ratio, norm):
-    assume(abs(k - 1) > 1e-3)
+def test_the_derived_step_of_the_envelope_is_the_numerical_one(intrinsic_lr, ratio, norm):
+    assume(abs(intrinsic_lr - 1) > 1e-3)
     lr, high, steps = 0.7, 3.0, 8
-    low, wd = high * ratio, k / lr
+    low, wd = high * ratio, intrinsic_lr / lr
     derived = derivations.norm_envelope
     upper = next(i for i, r in enumerate(derived) if r.lhs == derived.symbols["next_sq_upper"])
     envelope = theory.norm_envelope(steps, norm, lr, wd, low, high)
@@ -228,7 +232,7 @@ def test_the_derived_step_of_the_envelope_is_the_numerical_one(k, ratio, norm):
         a = (1 - mpmath.mpf(lr) * mpmath.mpf(wd)) ** 2
     for t in range(steps + 1):
         # each step adds its rounding; where the map falls, that of 1/r is carried on with a slope up to 1/a
-        allowed = 1e-14 * (t + 1) * (1 + 1 / abs(1 - k))
+        allowed = 1e-14 * (t + 1) * (1 + 1 / abs(1 - intrinsic_lr))
         with mpmath.workdps(60):
             ends = [float(mpmath.sqrt(sq_lower)), float(mpmath.sqrt(sq_upper))]
         assert [envelope.lower[t], envelope.upper[t]] == pytest.approx(ends, rel=allowed)
@@ -275,9 +279,9 @@ TIES = {
         lambda: theory.norm_flow(17.0, 2.5, LR, WD, G) ** 4,
         lambda: side("norm_flow", -1, "rhs", time=17.0, start=2.5, grad_norm=G, **SETTING),
     ),
-    "fall_time": (
-        lambda: theory.fall_time(5.0, 2.0, LR, WD, G),
-        lambda: published("fall_time", "time", a=A, b=B, start=5.0**4, end=2.0**4),
+    "decay_time": (
+        lambda: theory.decay_time(5.0, 2.0, LR, WD, G),
+        lambda: published("decay_time", "time", a=A, b=B, start=5.0**4, end=2.0**4),
     ),
     "balance": (
         lambda: theory.balance(1.0, 1.0, np.full(9, 0.1), LR, WD).decayed,
@@ -285,7 +289,7 @@ TIES = {
     ),
     "balance_law": (
         lambda: theory.BalanceLaw(0.6, 0.0, 0.3, 0.0, 0.01).period(LR, WD),
-        lambda: published("balance_law", "period", jump=0.6, outside=0.3, **SETTING),
+        lambda: published("balance_law", "period", norm_rise=0.6, outside_growth=0.3, **SETTING),
     ),
     "free_decay: heavy ball": (
         lambda: theory.free_decay(0.1, 0.02, optimizer=theory.SGD(momentum=0.5)),
@@ -295,17 +299,17 @@ TIES = {
         lambda: theory.free_decay(0.1, 0.02, optimizer=theory.SGD(momentum=0.5, nesterov=True)),
         lambda: published("free_decay", "slow", lr=0.1, wd=0.02, linear=0.5 + 0.002 * 1.5),
     ),
-    "least_fall": (
-        lambda: theory.least_fall(LR, WD, 3.0),
-        lambda: float(np.ceil(published("least_fall", "least", ratio=3.0, **SETTING))),
+    "least_decay_steps": (
+        lambda: theory.least_decay_steps(LR, WD, 3.0),
+        lambda: float(np.ceil(published("least_decay_steps", "least", ratio=3.0, **SETTING))),
     ),
-    "least_time_between_jumps": (
-        lambda: theory.least_time_between_jumps(LR, WD, 0.2),
-        lambda: published("least_time_between_jumps", "least", delta=0.2, **SETTING),
+    "least_time_between_angular_jumps": (
+        lambda: theory.least_time_between_angular_jumps(LR, WD, 0.2),
+        lambda: published("least_time_between_angular_jumps", "least", delta=0.2, **SETTING),
     ),
-    "fall_product": (
-        lambda: theory.fall_product(31, 1e-3, LR, WD, 25.0),
-        lambda: published("fall_product", "product", start=1e-3, tail=25.0, number=31, **SETTING),
+    "decay_phase_product": (
+        lambda: theory.decay_phase_product(31, 1e-3, LR, WD, 25.0),
+        lambda: published("decay_phase_product", "product", start=1e-3, tail=25.0, number=31, **SETTING),
     ),
     "equivalent_run: SGD norm": (
         lambda: theory.equivalent_run(LR, WD, 2.0, lr_to=0.9).norm,

@@ -18,22 +18,22 @@ def step(norm, lr, wd, g):
 
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(intrinsic, rates, gradients)
-def test_equilibrium_is_a_fixed_point(k, lr, g):
-    rest = theory.equilibrium_norm(lr, k / lr, g)
+def test_equilibrium_is_a_fixed_point(intrinsic_lr, lr, g):
+    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
     # the step itself rounds to 2e-16
-    assert step(rest, lr, k / lr, g) == pytest.approx(rest, rel=1e-14)
+    assert step(rest, lr, intrinsic_lr / lr, g) == pytest.approx(rest, rel=1e-14)
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(intrinsic, rates, gradients, st.floats(np.log(1e-3), np.log(1e3)))
-def test_every_step_contracts_towards_the_equilibrium(k, lr, g, offset):
+def test_every_step_contracts_towards_the_equilibrium(intrinsic_lr, lr, g, offset):
     # For a >= 1/2 this settles attraction at any speed, without waiting for it: from z = ρ²/ρ*² < (1-a)/a one step
     # leads above 1; elsewhere z-1 keeps its sign and shrinks by a factor between 0 and a.
-    a = (1 - k) ** 2
+    a = (1 - intrinsic_lr) ** 2
     assume(a >= 0.5)
-    rest = theory.equilibrium_norm(lr, k / lr, g)
+    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
     norm = rest * np.exp(offset)
-    z, after = np.exp(2 * offset), (step(norm, lr, k / lr, g) / rest) ** 2
+    z, after = np.exp(2 * offset), (step(norm, lr, intrinsic_lr / lr, g) / rest) ** 2
     # squares and quotients of numbers rounded to 1.1e-16 each
     slack = 1e-14 * max(z, after)
     if z < (1 - a) / a:
@@ -45,14 +45,16 @@ def test_every_step_contracts_towards_the_equilibrium(k, lr, g, offset):
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(st.one_of(st.floats(0.02, 0.95), st.floats(1.05, 1.98)), rates, gradients, st.floats(np.log(1e-3), np.log(1e3)))
-def test_equilibrium_attracts_from_any_start(k, lr, g, offset):
-    rest = theory.equilibrium_norm(lr, k / lr, g)
+def test_equilibrium_attracts_from_any_start(intrinsic_lr, lr, g, offset):
+    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
     norm = rest * np.exp(offset)
     # the linearization brings 1e-17 in 40 relaxation times; before, a start a thousand times too large, or too small
     # and thus thrown up as far, needs ln(1000)/min(ηλ, 2-ηλ) steps to fall, and near ηλ = 1 many steps of ever more
     # equal size, which 40 relaxation times cover as well
-    for _ in range(int(40 * max(theory.relaxation_time(lr, k / lr), 1) + 10 / min(k, 2 - k))):
-        norm = step(norm, lr, k / lr, g)
+    for _ in range(
+        int(40 * max(theory.relaxation_time(lr, intrinsic_lr / lr), 1) + 10 / min(intrinsic_lr, 2 - intrinsic_lr))
+    ):
+        norm = step(norm, lr, intrinsic_lr / lr, g)
     # multipliers up to 0.995 here: the rounding of all steps adds up to 200 times 1.1e-16
     assert norm == pytest.approx(rest, rel=1e-12)
 
@@ -70,16 +72,16 @@ def test_the_degenerate_intrinsic_lr_has_orbits_of_period_two(lr, g, start):
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.floats(np.log(1e-3), np.log(1.9)).map(np.exp), rates, gradients)
-def test_relaxation_time_is_that_of_a_small_deviation(k, lr, g):
-    multiplier = 1 - 4 * k + 2 * k * k
+def test_relaxation_time_is_that_of_a_small_deviation(intrinsic_lr, lr, g):
+    multiplier = 1 - 4 * intrinsic_lr + 2 * intrinsic_lr * intrinsic_lr
     # near 0 the second order decides, near ηλ = 1 it takes 1/(1-ηλ)² steps
     assume(abs(multiplier) > 0.05)
-    assume(abs(k - 1) > 0.03)
-    rest, time = theory.equilibrium_norm(lr, k / lr, g), theory.relaxation_time(lr, k / lr)
+    assume(abs(intrinsic_lr - 1) > 0.03)
+    rest, time = theory.equilibrium_norm(lr, intrinsic_lr / lr, g), theory.relaxation_time(lr, intrinsic_lr / lr)
     before, steps = 1e-6, max(int(2 * time), 1)
     norm = rest * (1 + before)
     for _ in range(steps):
-        norm = step(norm, lr, k / lr, g)
+        norm = step(norm, lr, intrinsic_lr / lr, g)
     after = norm / rest - 1
     measured = -steps / np.log(abs(after / before))
     # the second order of the deviation, 1e-6 times 1/multiplier a step, changes the logarithm of the two e-folds
@@ -90,22 +92,24 @@ def test_relaxation_time_is_that_of_a_small_deviation(k, lr, g):
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.floats(1e-6, 1.99), rates, gradients, st.floats(1e-3, 1e3))
-def test_symmetries(k, lr, g, c):
-    rest = theory.equilibrium_norm(lr, k / lr, g)
+def test_symmetries(intrinsic_lr, lr, g, c):
+    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
     # only a = (1-ηλ)² counts; 2-ηλ rounds
-    assert theory.equilibrium_norm(lr, (2 - k) / lr, g) == pytest.approx(rest, rel=1e-9)
+    assert theory.equilibrium_norm(lr, (2 - intrinsic_lr) / lr, g) == pytest.approx(rest, rel=1e-9)
     # ρ ∝ √η at fixed ηλ, ρ ∝ √g̃
-    assert theory.equilibrium_norm(c * lr, k / lr / c, g) == pytest.approx(c**0.5 * rest, rel=1e-9)
-    assert theory.equilibrium_norm(lr, k / lr, c * g) == pytest.approx(c**0.5 * rest, rel=1e-12)
-    assert theory.equilibrium_effective_lr(lr, k / lr, g) == pytest.approx(lr / rest**2, rel=1e-12)
+    assert theory.equilibrium_norm(c * lr, intrinsic_lr / lr / c, g) == pytest.approx(c**0.5 * rest, rel=1e-9)
+    assert theory.equilibrium_norm(lr, intrinsic_lr / lr, c * g) == pytest.approx(c**0.5 * rest, rel=1e-12)
+    assert theory.equilibrium_effective_lr(lr, intrinsic_lr / lr, g) == pytest.approx(lr / rest**2, rel=1e-12)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.floats(1e-9, 0.999), rates, gradients)
-def test_equilibrium_rotation_is_the_rotation_at_equilibrium(k, lr, g):
-    rest = theory.equilibrium_norm(lr, k / lr, g)
+def test_equilibrium_rotation_is_the_rotation_at_equilibrium(intrinsic_lr, lr, g):
+    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
     # arctan and arcsin forms agree to rounding; 1-ηλ rounds near 1
-    assert theory.equilibrium_rotation(lr, k / lr) == pytest.approx(theory.rotation(rest, lr, k / lr, g), rel=1e-9)
+    assert theory.equilibrium_rotation(lr, intrinsic_lr / lr) == pytest.approx(
+        theory.rotation(rest, lr, intrinsic_lr / lr, g), rel=1e-9
+    )
 
 
 def test_limits():

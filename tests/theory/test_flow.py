@@ -11,60 +11,62 @@ positive = st.floats(0.01, 100)
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(positive, positive, st.one_of(st.just(0.0), st.floats(1e-8, 0.1)), st.floats(0, 100), st.integers(0, 200))
-def test_the_flow_is_the_simulated_differential_equation(norm, lr, k, g, steps):
-    flow = simulate.norm_ode(lr, k / lr, g, norm=norm, steps=steps)
+def test_the_flow_is_the_simulated_differential_equation(norm, lr, intrinsic_lr, g, steps):
+    flow = simulate.norm_ode(lr, intrinsic_lr / lr, g, norm=norm, steps=steps)
     # the simulation rounds at every step
-    assert theory.norm_flow(steps, norm, lr, k / lr, g) == pytest.approx(flow.final_norm.item(), rel=1e-11)
+    assert theory.norm_flow(steps, norm, lr, intrinsic_lr / lr, g) == pytest.approx(flow.final_norm.item(), rel=1e-11)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(positive, positive, st.floats(1e-6, 0.1), st.floats(0, 100), st.floats(0, 1e4), st.floats(0, 1e4))
-def test_the_flow_composes_and_tends_to_rest(norm, lr, k, g, first, second):
-    there = theory.norm_flow(first, norm, lr, k / lr, g)
-    assert theory.norm_flow(second, there, lr, k / lr, g) == pytest.approx(
-        theory.norm_flow(first + second, norm, lr, k / lr, g), rel=1e-12
+def test_the_flow_composes_and_tends_to_rest(norm, lr, intrinsic_lr, g, first, second):
+    there = theory.norm_flow(first, norm, lr, intrinsic_lr / lr, g)
+    assert theory.norm_flow(second, there, lr, intrinsic_lr / lr, g) == pytest.approx(
+        theory.norm_flow(first + second, norm, lr, intrinsic_lr / lr, g), rel=1e-12
     )
-    rest = (lr * g * g / (2 * k / lr)) ** 0.25
-    assert theory.norm_flow(100 / k, norm, lr, k / lr, g) == pytest.approx(max(rest, norm * np.exp(-100)), rel=1e-12)
+    rest = (lr * g * g / (2 * intrinsic_lr / lr)) ** 0.25
+    assert theory.norm_flow(100 / intrinsic_lr, norm, lr, intrinsic_lr / lr, g) == pytest.approx(
+        max(rest, norm * np.exp(-100)), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("k", [0.2, 0.05, 0.01, 1e-3])
-def test_a_fall_takes_the_time_that_the_map_takes(k):
+def test_a_fall_takes_the_time_that_the_map_takes(intrinsic_lr):
     lr, g, norm = 0.5, 2.0, 50.0
-    run = simulate.norm_map(lr, k / lr, g, norm=norm, steps=int(6 / k))
+    run = simulate.norm_map(lr, intrinsic_lr / lr, g, norm=norm, steps=int(6 / intrinsic_lr))
     norms = run.norm.values
-    above = norms > theory.equilibrium_norm(lr, k / lr, g) * (1 + 1e-6)
-    time = theory.fall_time(norm, norms[above], lr, k / lr, g)
-    assert abs(time - np.arange(norms.size)[above]).max() < k
-    assert np.count_nonzero(above) > 3 / k
+    above = norms > theory.equilibrium_norm(lr, intrinsic_lr / lr, g) * (1 + 1e-6)
+    time = theory.decay_time(norm, norms[above], lr, intrinsic_lr / lr, g)
+    assert abs(time - np.arange(norms.size)[above]).max() < intrinsic_lr
+    assert np.count_nonzero(above) > 3 / intrinsic_lr
 
 
 @pytest.mark.parametrize(("k", "allowed"), [(0.1, 0.1), (0.2, 0.2), (0.25, 1.0), (0.2897, 1.0)])
-def test_the_error_of_a_falls_time_from_any_start(k, allowed):
+def test_the_error_of_a_falls_time_from_any_start(intrinsic_lr, allowed):
     # docstring: below ηλ steps for ηλ <= 0.2, below one step up to 0.29
-    starts = np.geomspace(1.01, 1e3, 60) * theory.equilibrium_norm(0.5, k / 0.5, 2.0)
-    run = simulate.norm_map(0.5, k / 0.5, 2.0, norm=starts, steps=60).norm.values
-    falling = run > theory.equilibrium_norm(0.5, k / 0.5, 2.0) * (1 + 1e-6)
-    time = theory.fall_time(starts[:, None], np.minimum(run, starts[:, None]), 0.5, k / 0.5, 2.0)
+    starts = np.geomspace(1.01, 1e3, 60) * theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, 2.0)
+    run = simulate.norm_map(0.5, intrinsic_lr / 0.5, 2.0, norm=starts, steps=60).norm.values
+    falling = run > theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, 2.0) * (1 + 1e-6)
+    time = theory.decay_time(starts[:, None], np.minimum(run, starts[:, None]), 0.5, intrinsic_lr / 0.5, 2.0)
     assert abs(time - np.arange(60))[falling].max() < allowed
 
 
 @pytest.mark.parametrize("k", [1e-2, 1e-3])
-def test_the_error_of_the_flow_grows_in_a_long_free_fall(k):
-    time = np.array([0.2, 1.0, 5.0]) / k
-    error = (theory.norm_flow(time, 1.0, 1.0, k, 0.0) / (1 - k) ** time) ** 4 - 1
-    np.testing.assert_allclose(error, 2 * k * k * time, rtol=0.1)
+def test_the_error_of_the_flow_grows_in_a_long_free_fall(intrinsic_lr):
+    time = np.array([0.2, 1.0, 5.0]) / intrinsic_lr
+    error = (theory.norm_flow(time, 1.0, 1.0, intrinsic_lr, 0.0) / (1 - intrinsic_lr) ** time) ** 4 - 1
+    np.testing.assert_allclose(error, 2 * intrinsic_lr * intrinsic_lr * time, rtol=0.1)
 
 
 def test_limits_of_falls():
     rest = theory.equilibrium_norm(0.1, 0.01, 2.0)
-    assert theory.fall_time(5.0, rest * 0.999, 0.1, 0.01, 2.0) == np.inf
-    assert theory.fall_time(5.0, 5.0, 0.1, 0.01, 2.0) == 0
-    assert theory.fall_time(5.0, 4.0, 0.1, 0.0, 0.0) == np.inf
-    assert theory.fall_time(1.0, 1.0, 0.1, 0.01, 2.0) == 0  # a start below rest does not fall
-    # without gradients: least_fall, not rounded
-    assert theory.fall_time(5.0, 2.5, 0.1, 0.01, 0.0) == pytest.approx(np.log(2) / -np.log(0.999), rel=1e-12)
-    falls = theory.fall_time([[5.0], [9.0]], [4.0, 3.0, 2.5], 0.1, 0.01, 2.0)
+    assert theory.decay_time(5.0, rest * 0.999, 0.1, 0.01, 2.0) == np.inf
+    assert theory.decay_time(5.0, 5.0, 0.1, 0.01, 2.0) == 0
+    assert theory.decay_time(5.0, 4.0, 0.1, 0.0, 0.0) == np.inf
+    assert theory.decay_time(1.0, 1.0, 0.1, 0.01, 2.0) == 0  # a start below rest does not fall
+    # without gradients: least_decay_steps, not rounded
+    assert theory.decay_time(5.0, 2.5, 0.1, 0.01, 0.0) == pytest.approx(np.log(2) / -np.log(0.999), rel=1e-12)
+    falls = theory.decay_time([[5.0], [9.0]], [4.0, 3.0, 2.5], 0.1, 0.01, 2.0)
     assert falls.shape == (2, 3)
     assert (np.diff(falls, axis=0) > 0).all()
     assert (np.diff(falls, axis=1) > 0).all()
@@ -80,9 +82,9 @@ def test_without_decay_the_fourth_power_grows_linearly():
     [
         (lambda: theory.norm_flow(-1, 1.0, 0.1, 0.1, 1.0), "time"),
         (lambda: theory.norm_flow(1, 0.0, 0.1, 0.1, 1.0), "norm"),
-        (lambda: theory.fall_time(1.0, 2.0, 0.1, 0.1, 1.0), "norm_to must be <= norm"),
-        (lambda: theory.fall_time(2.0, 1.0, 1.0, 0.5, 1.0), r"lr \* wd"),
-        (lambda: theory.fall_time(2.0, 1.0, 0.1, 0.5, -1.0), "grad_norm"),
+        (lambda: theory.decay_time(1.0, 2.0, 0.1, 0.1, 1.0), "norm_to must be <= norm"),
+        (lambda: theory.decay_time(2.0, 1.0, 1.0, 0.5, 1.0), r"lr \* wd"),
+        (lambda: theory.decay_time(2.0, 1.0, 0.1, 0.5, -1.0), "grad_norm"),
     ],
 )
 def test_bad_values_are_named(call, name):

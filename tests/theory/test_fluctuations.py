@@ -7,23 +7,25 @@ import simulate
 import theory
 
 
-def noisy(k, variation, steps, runs, seed=0):
+def noisy(intrinsic_lr, variation, steps, runs, seed=0):
     """Norms under independent log-normal g̃² of mean 4 and a given relative standard deviation."""
     width = np.sqrt(np.log1p(variation**2))
     squares = 4 * np.exp(width * np.random.default_rng(seed).normal(size=(runs, steps)) - width**2 / 2)
-    start = theory.equilibrium_norm(0.5, k / 0.5, 2.0)
-    return simulate.norm_map(0.5, k / 0.5, simulate.RecordedGradient(np.sqrt(squares)), norm=start, steps=steps)
+    start = theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, 2.0)
+    return simulate.norm_map(
+        0.5, intrinsic_lr / 0.5, simulate.RecordedGradient(np.sqrt(squares)), norm=start, steps=steps
+    )
 
 
 @pytest.mark.parametrize(("k", "variation"), [(1e-2, 0.5), (1e-2, 1.0), (0.1, 0.3), (0.2, 0.2)])
-def test_spread_is_that_of_simulated_noise(k, variation):
+def test_spread_is_that_of_simulated_noise(intrinsic_lr, variation):
     runs = 64
-    run = noisy(k, variation, int(400 / k) + 2000, runs).norm.values[:, 500:]
-    spread = theory.equilibrium_spread(0.5, k / 0.5, variation)
+    run = noisy(intrinsic_lr, variation, int(400 / intrinsic_lr) + 2000, runs).norm.values[:, 500:]
+    spread = theory.equilibrium_spread(0.5, intrinsic_lr / 0.5, variation)
     logs = np.log(run)
-    fourth = (run**4).mean(axis=1) / theory.equilibrium_norm(0.5, k / 0.5, 2.0) ** 4
+    fourth = (run**4).mean(axis=1) / theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, 2.0) ** 4
     # first order in (1-a)V²: the next order is its square
-    size = (1 - (1 - k) ** 2) * variation**2
+    size = (1 - (1 - intrinsic_lr) ** 2) * variation**2
     assert abs(fourth.mean() - spread.mean_ratio) < 4 * fourth.std(ddof=1) / runs**0.5 + size**2
     deviation = logs.std(axis=1)
     assert abs(deviation.mean() / spread.deviation - 1) < 4 * deviation.std() / deviation.mean() / runs**0.5 + size
@@ -43,13 +45,13 @@ def test_gradients_that_are_not_independent_in_time_spread_it_more():
 
 
 @pytest.mark.parametrize("k", [0.01, 0.3, 0.7])
-def test_the_moment_identities_hold_for_any_gradients(k):
+def test_the_moment_identities_hold_for_any_gradients(intrinsic_lr):
     # correlated, heavy-tailed: no assumption but stationarity, whose rest in a finite window is known
     generator = np.random.default_rng(1)
     g = np.exp(np.cumsum(generator.normal(size=4000)) % 3)
-    run = simulate.norm_map(0.5, k / 0.5, simulate.RecordedGradient(g), norm=1.0, steps=4000)
+    run = simulate.norm_map(0.5, intrinsic_lr / 0.5, simulate.RecordedGradient(g), norm=1.0, steps=4000)
     r = np.append(run.norm.values, run.final_norm) ** 2
-    a, n = (1 - k) ** 2, g.size
+    a, n = (1 - intrinsic_lr) ** 2, g.size
     first = (1 - a) * r[:-1].mean() + (r[-1] - r[0]) / n
     assert first == pytest.approx((0.25 * g**2 / r[:-1]).mean(), rel=1e-10)
     second = (1 - a) * (r[:-1] ** 2).mean() + (r[-1] ** 2 - r[0] ** 2) / (2 * n)
@@ -59,14 +61,16 @@ def test_the_moment_identities_hold_for_any_gradients(k):
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.floats(1e-8, 0.99), st.floats(0, 3))
-def test_limits(k, variation):
-    spread = theory.equilibrium_spread(0.1, k / 0.1, variation)
+def test_limits(intrinsic_lr, variation):
+    spread = theory.equilibrium_spread(0.1, intrinsic_lr / 0.1, variation)
     assert spread.mean_ratio >= 1
     assert spread.deviation >= 0
     assert -1 <= spread.correlation <= 1
-    assert theory.equilibrium_spread(0.1, k / 0.1, 0.0)[:2] == (1, 0)
+    assert theory.equilibrium_spread(0.1, intrinsic_lr / 0.1, 0.0)[:2] == (1, 0)
     # the correlation is that of the relaxation
-    assert abs(spread.correlation) == pytest.approx(np.exp(-1 / theory.relaxation_time(0.1, k / 0.1)), abs=1e-9)
+    assert abs(spread.correlation) == pytest.approx(
+        np.exp(-1 / theory.relaxation_time(0.1, intrinsic_lr / 0.1)), abs=1e-9
+    )
 
 
 def test_bad_values_are_named():

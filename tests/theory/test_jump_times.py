@@ -26,28 +26,30 @@ class Settings:
         def log(low, high):
             return np.exp(generator.uniform(np.log(low), np.log(high), count))
 
-        self.lr, self.k, self.high = log(1e-2, 10), log(slowest, 0.2928), log(0.1, 10)
+        self.lr, self.intrinsic_lr, self.high = log(1e-2, 10), log(slowest, 0.2928), log(0.1, 10)
         self.low = self.high / np.where(generator.random(count) < 0.1, 1, log(1, 300))
         below = generator.random(count) < delta_below
         self.delta = np.where(
-            below, self.k * generator.uniform(0.02, 0.9, count), np.minimum(self.k * log(1, 1e3), 0.95)
+            below,
+            self.intrinsic_lr * generator.uniform(0.02, 0.9, count),
+            np.minimum(self.intrinsic_lr * log(1, 1e3), 0.95),
         )
-        self.wd, self.count, self.generator = self.k / self.lr, count, generator
-        self.norm = theory.jump_norm(self.lr, self.wd, self.high, self.delta) * log(0.3, 30)
+        self.wd, self.count, self.generator = self.intrinsic_lr / self.lr, count, generator
+        self.norm = theory.angular_jump_norm(self.lr, self.wd, self.high, self.delta) * log(0.3, 30)
 
     def arguments(self):
         return self.lr, self.wd, self.low, self.high, self.delta
 
     def times(self):
-        return theory.steps_to_jump(self.norm, *self.arguments())
+        return theory.steps_to_angular_jump(self.norm, *self.arguments())
 
     def turns(self, norm, g):
         """Whether the step turns by more than the δ-jump does, from its own tangent."""
-        return self.lr * g / norm**2 / (1 - self.k) > kappa(self.delta)
+        return self.lr * g / norm**2 / (1 - self.intrinsic_lr) > kappa(self.delta)
 
     def quiet(self, norm):
         """The largest g̃ that does not jump, just below the threshold: 1e-14 is more than the test itself rounds."""
-        return norm**2 * (1 - self.k) * kappa(self.delta) / self.lr * (1 - 1e-14)
+        return norm**2 * (1 - self.intrinsic_lr) * kappa(self.delta) / self.lr * (1 - 1e-14)
 
     def first_jump(self, strategy, steps):
         """Step at which the first jump of a sequence of g̃ = strategy(t, norm) happens, inf if later than `steps`."""
@@ -58,7 +60,7 @@ class Settings:
             first[jump] = t
             if np.isfinite(first).all():
                 break
-            norm = np.hypot((1 - self.k) * norm, self.lr * (g / norm))
+            norm = np.hypot((1 - self.intrinsic_lr) * norm, self.lr * (g / norm))
         return first
 
 
@@ -87,7 +89,9 @@ def test_the_latest_jump_is_attained():
 
 def test_a_jump_never_comes_exactly_where_it_can_be_avoided_for_ever():
     many = Settings(12_000, seed=2)
-    avoidable = (many.delta >= many.k) & (many.norm >= theory.jump_norm(many.lr, many.wd, many.low, many.delta))
+    avoidable = (many.delta >= many.intrinsic_lr) & (
+        many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.low, many.delta)
+    )
     np.testing.assert_array_equal(np.isinf(many.times().latest), avoidable)
     # … and the norm at which the avoider stays is one at which g̃ = ℓ does not jump
     final = many.first_jump(lambda t, norm: many.quiet(norm), 5000)
@@ -122,13 +126,13 @@ def test_all_sequences_of_three_gradients():
     choices = np.array(list(itertools.product((0, 1, 2), repeat=horizon)))
     times, seen = few.times(), 0
     for i in range(few.count):
-        lr, k, low, high, delta = few.lr[i], few.k[i], few.low[i], few.high[i], few.delta[i]
+        lr, intrinsic_lr, low, high, delta = few.lr[i], few.intrinsic_lr[i], few.low[i], few.high[i], few.delta[i]
         norm, first = np.full(len(choices), few.norm[i]), np.full(len(choices), np.inf)
         for t in range(horizon):
             g = np.array([low, np.sqrt(low * high), high])[choices[:, t]]
-            jump = (lr * g / norm**2 / (1 - k) > kappa(delta)) & np.isinf(first)
+            jump = (lr * g / norm**2 / (1 - intrinsic_lr) > kappa(delta)) & np.isinf(first)
             first[jump] = t
-            norm = np.hypot((1 - k) * norm, lr * g / norm)
+            norm = np.hypot((1 - intrinsic_lr) * norm, lr * g / norm)
         # the earliest one is among them: it needs ℓ and L alone
         assert first.min() == (times.earliest[i] if times.earliest[i] < horizon else np.inf)
         assert times.latest[i] >= horizon or first.max() <= times.latest[i]
@@ -138,8 +142,8 @@ def test_all_sequences_of_three_gradients():
 
 def test_regimes_agree_with_times():
     many = Settings(20_000, seed=5)
-    regime, times = theory.jump_regime(*many.arguments()), many.times()
-    quiet_start = many.norm >= theory.jump_norm(many.lr, many.wd, many.high, many.delta)
+    regime, times = theory.angular_jump_regime(*many.arguments()), many.times()
+    quiet_start = many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.high, many.delta)
     assert {word: (regime == word).sum() > 500 for word in ("impossible", "possible", "certain")} == dict.fromkeys(
         ("impossible", "possible", "certain"), True
     )
@@ -152,20 +156,20 @@ def test_regimes_agree_with_times():
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(log_uniform(1e-3, 1e3), log_uniform(1e-8, 0.29), log_uniform(1e-3, 1e3), log_uniform(1e-3, 0.9))
-def test_borders_of_the_regimes(lr, k, high, delta):
-    border = kappa(delta) / kappa(k)
+def test_borders_of_the_regimes(lr, intrinsic_lr, high, delta):
+    border = kappa(delta) / kappa(intrinsic_lr)
     # 1e-9 is far above the rounding of κ, also where 1-δ and ηλ are rounded
     if border > 1 + 1e-6:
         low = high / border
-        assert theory.jump_regime(lr, k / lr, low * (1 + 1e-9), high, delta) == "impossible"
-        assert theory.jump_regime(lr, k / lr, low * (1 - 1e-9), high, delta) == "possible"
-        assert theory.jump_regime(lr, k / lr, 0.0, high, delta) == "possible"
-    assert theory.jump_regime(1.0, k, high, high, k) == "impossible"
-    assert theory.jump_regime(1.0, k, high / 2, high, k) == "possible"
-    assert theory.jump_regime(1.0, k, high, high, k * (1 - 1e-9)) == "certain"
-    assert theory.jump_regime(1.0, k, 0.0, high, k * (1 - 1e-9)) == "possible"
+        assert theory.angular_jump_regime(lr, intrinsic_lr / lr, low * (1 + 1e-9), high, delta) == "impossible"
+        assert theory.angular_jump_regime(lr, intrinsic_lr / lr, low * (1 - 1e-9), high, delta) == "possible"
+        assert theory.angular_jump_regime(lr, intrinsic_lr / lr, 0.0, high, delta) == "possible"
+    assert theory.angular_jump_regime(1.0, intrinsic_lr, high, high, intrinsic_lr) == "impossible"
+    assert theory.angular_jump_regime(1.0, intrinsic_lr, high / 2, high, intrinsic_lr) == "possible"
+    assert theory.angular_jump_regime(1.0, intrinsic_lr, high, high, intrinsic_lr * (1 - 1e-9)) == "certain"
+    assert theory.angular_jump_regime(1.0, intrinsic_lr, 0.0, high, intrinsic_lr * (1 - 1e-9)) == "possible"
     # without decay nothing sinks
-    assert theory.jump_regime(lr, 0.0, 0.0, high, delta) == "impossible"
+    assert theory.angular_jump_regime(lr, 0.0, 0.0, high, delta) == "impossible"
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -176,10 +180,10 @@ def test_borders_of_the_regimes(lr, k, high, delta):
     st.one_of(st.just(0.0), log_uniform(1e-4, 1)),
     log_uniform(1e-2, 1e2),
 )
-def test_larger_jumps_come_later(lr, k, high, ratio, start):
-    deltas = np.sort(np.concatenate([np.geomspace(1e-6, 0.99, 40), [k / 2, k, 2 * k]]))
-    norm = start * theory.jump_norm(lr, k / lr, high, 0.1)
-    times = theory.steps_to_jump(norm, lr, k / lr, ratio * high, high, deltas)
+def test_larger_jumps_come_later(lr, intrinsic_lr, high, ratio, start):
+    deltas = np.sort(np.concatenate([np.geomspace(1e-6, 0.99, 40), [intrinsic_lr / 2, intrinsic_lr, 2 * intrinsic_lr]]))
+    norm = start * theory.angular_jump_norm(lr, intrinsic_lr / lr, high, 0.1)
+    times = theory.steps_to_angular_jump(norm, lr, intrinsic_lr / lr, ratio * high, high, deltas)
     for time in times:
         assert not np.isnan(time).any()
         # whole numbers: a larger δ may not make a time smaller, by rounding alone neither
@@ -197,34 +201,39 @@ def test_the_closed_form_is_the_iteration_up_to_its_error(monkeypatch, slowest):
         off = np.abs(exact[finite] - closed[finite])
         # an error of at most ηλ moves the whole number by one, and that only where the time is so close to one
         assert off.max() <= 1
-        assert off.mean() < many.k[finite].mean()
+        assert off.mean() < many.intrinsic_lr[finite].mean()
 
 
 @pytest.mark.parametrize("k", [0.2, 0.1, 0.03, 0.01, 1e-3])
-def test_the_error_of_the_closed_form_is_below_the_intrinsic_learning_rate(k):
+def test_the_error_of_the_closed_form_is_below_the_intrinsic_learning_rate(intrinsic_lr):
     # after N steps of the map the closed form must say N; down to 1e-6 above rest, where rounding still costs nothing
     ratios = np.geomspace(1e-3, 1, 30)
-    rest = ratios / np.sqrt(k * (2 - k))
+    rest = ratios / np.sqrt(intrinsic_lr * (2 - intrinsic_lr))
     r, start = rest * np.geomspace(1.01, 1e3, 30), rest * np.geomspace(1.01, 1e3, 30)
-    for t in range(1, int(8 / k)):
-        r = (1 - k) ** 2 * r + ratios**2 / r
+    for t in range(1, int(8 / intrinsic_lr)):
+        r = (1 - intrinsic_lr) ** 2 * r + ratios**2 / r
         far = r > rest * (1 + 1e-6)
-        time = flow_time(start[far], r[far], np.full(far.sum(), k), ratios[far])
-        assert np.abs(time - t).max(initial=0) < k
+        time = flow_time(start[far], r[far], np.full(far.sum(), intrinsic_lr), ratios[far])
+        assert np.abs(time - t).max(initial=0) < intrinsic_lr
 
 
 def test_long_falls():
     # some 1e5 steps, one by one in floating point: its rounding moves nothing here
-    lr, k, low, high, delta, norm = 0.1, 1.5e-5, 0.01, 1.0, 0.05, 3.0
-    r, a, b, end = norm**2, (1 - k) ** 2, (lr * low) ** 2, theory.jump_norm(lr, k / lr, high, delta) ** 2
+    lr, intrinsic_lr, low, high, delta, norm = 0.1, 1.5e-5, 0.01, 1.0, 0.05, 3.0
+    r, a, b, end = (
+        norm**2,
+        (1 - intrinsic_lr) ** 2,
+        (lr * low) ** 2,
+        theory.angular_jump_norm(lr, intrinsic_lr / lr, high, delta) ** 2,
+    )
     steps = 0
     while r >= end and steps < 500_000:
         r, steps = a * r + b / r, steps + 1
     assert steps > 5 * destabilization.ITERATED_STEPS
-    assert theory.steps_to_jump(norm, lr, k / lr, low, high, delta).earliest == steps
+    assert theory.steps_to_angular_jump(norm, lr, intrinsic_lr / lr, low, high, delta).earliest == steps
     # 1e9 steps take no time; without gradients the fall is ρ ∝ (1-ηλ)^t
-    longest = theory.steps_to_jump(3.0, 1e-4, 1e-4, 0.0, 1.0, 0.05).earliest
-    ratio = 3.0 / theory.jump_norm(1e-4, 1e-4, 1.0, 0.05)
+    longest = theory.steps_to_angular_jump(3.0, 1e-4, 1e-4, 0.0, 1.0, 0.05).earliest
+    ratio = 3.0 / theory.angular_jump_norm(1e-4, 1e-4, 1.0, 0.05)
     assert longest == pytest.approx(np.log(ratio) / 1e-8, rel=1e-7)
     assert longest == np.floor(longest)
 
@@ -232,10 +241,10 @@ def test_long_falls():
 def test_without_a_choice_of_gradients_earliest_and_latest_are_one():
     # ℓ = L leaves one orbit; these falls are so long that the last step of the closed form can round onto its end
     generator, count = np.random.default_rng(3), 100_000
-    k = np.exp(generator.uniform(np.log(1e-14), np.log(1e-6), count))
-    delta = k * generator.uniform(0.02, 0.9, count)
-    norm = theory.jump_norm(1.0, k, 1.0, delta) * np.exp(generator.uniform(0, 3, count))
-    times = theory.steps_to_jump(norm, 1.0, k, 1.0, 1.0, delta)
+    intrinsic_lr = np.exp(generator.uniform(np.log(1e-14), np.log(1e-6), count))
+    delta = intrinsic_lr * generator.uniform(0.02, 0.9, count)
+    norm = theory.angular_jump_norm(1.0, intrinsic_lr, 1.0, delta) * np.exp(generator.uniform(0, 3, count))
+    times = theory.steps_to_angular_jump(norm, 1.0, intrinsic_lr, 1.0, 1.0, delta)
     assert (times.earliest > destabilization.ITERATED_STEPS).mean() > 0.5
     np.testing.assert_array_equal(times.latest, times.earliest)
 
@@ -245,13 +254,16 @@ class SwingingSettings(Settings):
 
     def __init__(self, count, seed=0, fastest=0.95):
         generator = np.random.default_rng(seed)
-        self.lr, self.k = np.ones(count), generator.uniform(BORDER, fastest, count)
+        self.lr, self.intrinsic_lr = np.ones(count), generator.uniform(BORDER, fastest, count)
         self.high = np.ones(count)
         self.low = np.exp(-generator.uniform(0, np.where(generator.random(count) < 0.5, 0.3, 3.0)))
-        below, above = self.k * generator.uniform(0.3, 1, count), self.k * np.exp(generator.uniform(0, 1, count))
+        below, above = (
+            self.intrinsic_lr * generator.uniform(0.3, 1, count),
+            self.intrinsic_lr * np.exp(generator.uniform(0, 1, count)),
+        )
         self.delta = np.where(generator.random(count) < 0.5, below, np.minimum(above, 0.99))
-        self.wd, self.count, self.generator = self.k / self.lr, count, generator
-        threshold = theory.jump_norm(self.lr, self.wd, self.high, self.delta)
+        self.wd, self.count, self.generator = self.intrinsic_lr / self.lr, count, generator
+        threshold = theory.angular_jump_norm(self.lr, self.wd, self.high, self.delta)
         self.norm = threshold * np.exp(generator.uniform(-0.3, 1.5, count))
 
 
@@ -264,9 +276,9 @@ def test_jump_times_of_a_swinging_norm_are_those_of_all_sequences():
     many, horizon = SwingingSettings(120), 6
     times, seen = many.times(), {"earliest": 0, "latest": 0}
     for i in range(many.count):
-        k, low, high = many.k[i], many.low[i], many.high[i]
+        intrinsic_lr, low, high = many.intrinsic_lr[i], many.low[i], many.high[i]
         tangent = kappa(many.delta[i])
-        first_high, first_low = (g / ((1 - k) * tangent) for g in (high, low))
+        first_high, first_low = (g / ((1 - intrinsic_lr) * tangent) for g in (high, low))
         share = np.linspace(0, 1, 50)
         anything, quiet = (np.array([many.norm[i] ** 2]) for _ in range(2))
         found = {"earliest": np.inf, "latest": np.inf}
@@ -276,12 +288,16 @@ def test_jump_times_of_a_swinging_norm_are_those_of_all_sequences():
                 if reached:
                     found[name] = min(found[name], t)
             for_all = low + (high - low) * share
-            anything = thinned(((1 - k) ** 2 * anything[:, np.newaxis] + for_all**2 / anything[:, np.newaxis]).ravel())
+            anything = thinned(
+                ((1 - intrinsic_lr) ** 2 * anything[:, np.newaxis] + for_all**2 / anything[:, np.newaxis]).ravel()
+            )
             if quiet.size:
                 # the largest gradient without a jump, and the turning point of ℓ, are reached exactly
-                most = np.minimum(high, quiet * (1 - k) * tangent)[:, np.newaxis]
+                most = np.minimum(high, quiet * (1 - intrinsic_lr) * tangent)[:, np.newaxis]
                 chosen = low + (most - low) * share
-                quiet = thinned(((1 - k) ** 2 * quiet[:, np.newaxis] + chosen**2 / quiet[:, np.newaxis]).ravel())
+                quiet = thinned(
+                    ((1 - intrinsic_lr) ** 2 * quiet[:, np.newaxis] + chosen**2 / quiet[:, np.newaxis]).ravel()
+                )
         for name in found:
             told = getattr(times, name)[i]
             assert found[name] == (told if told < horizon else np.inf), (name, i)
@@ -301,7 +317,7 @@ def test_no_sequence_jumps_earlier_or_later_where_the_norm_swings():
         "random": lambda t, norm: many.low + (many.high - many.low) * random.random(many.count),
         "low or high": lambda t, norm: np.where(random.random(many.count) < tilt, many.low, many.high),
         "quiet": lambda t, norm: many.quiet(norm),
-        "at rest": lambda t, norm: norm**2 * np.sqrt(many.k * (2 - many.k)),
+        "at rest": lambda t, norm: norm**2 * np.sqrt(many.intrinsic_lr * (2 - many.intrinsic_lr)),
     }
     for name, strategy in strategies.items():
         first = many.first_jump(strategy, 200)
@@ -311,8 +327,8 @@ def test_no_sequence_jumps_earlier_or_later_where_the_norm_swings():
 
 def test_regimes_of_a_swinging_norm():
     many = SwingingSettings(20_000, seed=2)
-    regime, times = theory.jump_regime(*many.arguments()), many.times()
-    quiet_start = many.norm >= theory.jump_norm(many.lr, many.wd, many.high, many.delta)
+    regime, times = theory.angular_jump_regime(*many.arguments()), many.times()
+    quiet_start = many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.high, many.delta)
     assert all((regime == word).sum() > 500 for word in ("impossible", "possible", "certain"))
     assert np.isinf(times.earliest[quiet_start & (regime == "impossible")]).all()
     assert np.isfinite(times.latest[regime == "certain"]).all()
@@ -321,12 +337,14 @@ def test_regimes_of_a_swinging_norm():
         share = np.isinf(time[quiet_start & (regime == "possible")]).mean()
         assert 0.02 < share < 0.98
     # ... and the border is where the lowest of all steps, from r = ηℓ/(1-ηλ), ends at the threshold of L
-    k, delta = many.k, many.delta
-    low = many.high / (2 * (1 - k) ** 2 * kappa(delta))
-    start = np.sqrt(many.lr * low / (1 - k))
+    intrinsic_lr, delta = many.intrinsic_lr, many.delta
+    low = many.high / (2 * (1 - intrinsic_lr) ** 2 * kappa(delta))
+    start = np.sqrt(many.lr * low / (1 - intrinsic_lr))
     some = low < many.high
     for change, expected in ((1 + 1e-9, np.inf), (1 - 1e-9, 1.0)):
-        there = theory.steps_to_jump(start, many.lr, many.wd, np.minimum(low * change, many.high), many.high, delta)
+        there = theory.steps_to_angular_jump(
+            start, many.lr, many.wd, np.minimum(low * change, many.high), many.high, delta
+        )
         np.testing.assert_array_equal(there.earliest[some], expected)
 
 
@@ -334,8 +352,8 @@ def test_both_algorithms_agree_at_their_border():
     # on both sides of (1-ηλ)² = 1/2, from starts whose times do not depend on ηλ within rounding
     generator, count = np.random.default_rng(3), 5000
     delta, low = generator.uniform(0.01, 0.9, count), np.exp(-generator.uniform(0, 3, count))
-    norm = theory.jump_norm(1.0, BORDER, 1.0, delta) * np.exp(generator.uniform(0, 1, count))
-    sides = [theory.steps_to_jump(norm, 1.0, BORDER * (1 + c), low, 1.0, delta) for c in (-1e-12, 1e-12)]
+    norm = theory.angular_jump_norm(1.0, BORDER, 1.0, delta) * np.exp(generator.uniform(0, 1, count))
+    sides = [theory.steps_to_angular_jump(norm, 1.0, BORDER * (1 + c), low, 1.0, delta) for c in (-1e-12, 1e-12)]
     for below, above in zip(*sides, strict=True):
         np.testing.assert_array_equal(below, above)
 
@@ -343,36 +361,36 @@ def test_both_algorithms_agree_at_their_border():
 def test_starts_at_and_below_the_threshold():
     lr, wd, low, high = 0.1, 0.1, 0.2, 1.0
     for delta in (0.005, 0.1):
-        threshold, lowest = (theory.jump_norm(lr, wd, g, delta) for g in (high, low))
+        threshold, lowest = (theory.angular_jump_norm(lr, wd, g, delta) for g in (high, low))
         # at the threshold nothing jumps yet
-        assert theory.steps_to_jump(threshold, lr, wd, low, high, delta).earliest == 1
-        assert theory.steps_to_jump(np.nextafter(threshold, 0), lr, wd, low, high, delta).earliest == 0
-        assert theory.steps_to_jump(np.nextafter(lowest, 0), lr, wd, low, high, delta) == (0, 0)
-    assert theory.steps_to_jump(lowest, lr, wd, low, high, 0.1).latest == np.inf
-    at_lowest = theory.jump_norm(lr, wd, low, 0.005)
-    assert theory.steps_to_jump(at_lowest, lr, wd, low, high, 0.005) == (0, 1)
+        assert theory.steps_to_angular_jump(threshold, lr, wd, low, high, delta).earliest == 1
+        assert theory.steps_to_angular_jump(np.nextafter(threshold, 0), lr, wd, low, high, delta).earliest == 0
+        assert theory.steps_to_angular_jump(np.nextafter(lowest, 0), lr, wd, low, high, delta) == (0, 0)
+    assert theory.steps_to_angular_jump(lowest, lr, wd, low, high, 0.1).latest == np.inf
+    at_lowest = theory.angular_jump_norm(lr, wd, low, 0.005)
+    assert theory.steps_to_angular_jump(at_lowest, lr, wd, low, high, 0.005) == (0, 1)
     # no decay: the norm never falls; ℓ = 0: without gradients nothing jumps
-    assert theory.steps_to_jump(3.0, lr, 0.0, 0.0, high, 0.1) == (np.inf, np.inf)
-    assert theory.steps_to_jump(3.0, lr, wd, 0.0, high, 0.005).latest == np.inf
-    assert isinstance(theory.steps_to_jump(3.0, lr, wd, low, high, 0.005), theory.JumpTime)
+    assert theory.steps_to_angular_jump(3.0, lr, 0.0, 0.0, high, 0.1) == (np.inf, np.inf)
+    assert theory.steps_to_angular_jump(3.0, lr, wd, 0.0, high, 0.005).latest == np.inf
+    assert isinstance(theory.steps_to_angular_jump(3.0, lr, wd, low, high, 0.005), theory.AngularJumpTime)
 
 
 def test_numbers_give_floats_and_words_and_arrays_broadcast():
-    assert type(theory.jump_regime(0.1, 0.1, 0.2, 1.0, 0.1)) is str
-    assert [type(time) for time in theory.steps_to_jump(3.0, 0.1, 0.1, 0.2, 1.0, 0.1)] == [float, float]
+    assert type(theory.angular_jump_regime(0.1, 0.1, 0.2, 1.0, 0.1)) is str
+    assert [type(time) for time in theory.steps_to_angular_jump(3.0, 0.1, 0.1, 0.2, 1.0, 0.1)] == [float, float]
     assert type(theory.critical_norm(0.1, 3.0)) is float
     norms, low, deltas = np.array([[2.0], [3.0]]), np.array([[0.01], [0.9]]), [0.002, 0.1, 0.3]
-    regimes = theory.jump_regime(0.1, 0.1, low, 1.0, deltas)
-    times = theory.steps_to_jump(norms, 0.1, 0.1, low, 1.0, deltas)
+    regimes = theory.angular_jump_regime(0.1, 0.1, low, 1.0, deltas)
+    times = theory.steps_to_angular_jump(norms, 0.1, 0.1, low, 1.0, deltas)
     edges = theory.critical_norm(norms, deltas, optimizer=theory.SGD(momentum=0.5))
     assert regimes.shape == times.earliest.shape == times.latest.shape == edges.shape == (2, 3)
     for i, j in np.ndindex(2, 3):
-        assert regimes[i, j] == theory.jump_regime(0.1, 0.1, low[i, 0], 1.0, deltas[j])
-        assert (times.earliest[i, j], times.latest[i, j]) == theory.steps_to_jump(
+        assert regimes[i, j] == theory.angular_jump_regime(0.1, 0.1, low[i, 0], 1.0, deltas[j])
+        assert (times.earliest[i, j], times.latest[i, j]) == theory.steps_to_angular_jump(
             norms[i, 0], 0.1, 0.1, low[i, 0], 1.0, deltas[j]
         )
         assert edges[i, j] == theory.critical_norm(norms[i, 0], deltas[j], optimizer=theory.SGD(momentum=0.5))
-    assert theory.steps_to_jump([], 0.1, 0.1, 0.2, 1.0, 0.1).latest.shape == (0,)
+    assert theory.steps_to_angular_jump([], 0.1, 0.1, 0.2, 1.0, 0.1).latest.shape == (0,)
 
 
 def log_sizes(rate, momentum, nesterov, steps):
@@ -407,22 +425,22 @@ def test_critical_norm_is_where_the_linear_recursion_begins_to_grow(momentum, ne
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.5, True), (0.9, False), (0.9, True)])
 @pytest.mark.parametrize("k", [1e-6, 1e-3, 2e-3, 0.05])
-def test_decay_moves_the_edge_to_where_the_direction_begins_to_turn_over(decoupled, momentum, nesterov, k):
+def test_decay_moves_the_edge_to_where_the_direction_begins_to_turn_over(decoupled, momentum, nesterov, intrinsic_lr):
     # the linear recursion across the weights, against that along them, from the rule itself
     rule, lr = theory.SGD(momentum=momentum, nesterov=nesterov, decoupled=decoupled), 0.5
     for falling in (False, True):
-        edge = 12.0 * lr / theory.critical_norm(lr, 12.0, wd=k / lr, falling=falling, optimizer=rule) ** 2
+        edge = 12.0 * lr / theory.critical_norm(lr, 12.0, wd=intrinsic_lr / lr, falling=falling, optimizer=rule) ** 2
         if np.isnan(edge):
             assert falling
             assert not decoupled
-            assert k > (1 - momentum**0.5) ** 2
+            assert intrinsic_lr > (1 - momentum**0.5) ** 2
             continue
 
         def largest(curvature):
             columns = []
             for x, v in ((1.0, 0.0), (0.0, 1.0)):
                 state = (np.array(v),) if momentum else ()
-                x, state = rule.update(np.array(x), curvature / lr * np.array(x), state, lr, k / lr)
+                x, state = rule.update(np.array(x), curvature / lr * np.array(x), state, lr, intrinsic_lr / lr)
                 columns.append([x, state[0] if momentum else 0.0])
             return max(np.linalg.eigvals(np.array(columns).T), key=abs)
 
@@ -461,7 +479,7 @@ def test_stability_limits():
     assert 0.1 * 5 / theory.critical_norm(0.1, 5.0) ** 2 == pytest.approx(2, rel=1e-15)
 
 
-@pytest.mark.parametrize("function", ["jump_regime", "steps_to_jump"])
+@pytest.mark.parametrize("function", ["angular_jump_regime", "steps_to_angular_jump"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -479,7 +497,7 @@ def test_stability_limits():
 )
 def test_bad_input_is_named(function, change, message):
     arguments = {"lr": 0.1, "wd": 0.1, "grad_norm_min": 0.2, "grad_norm_max": 1.0, "delta": 0.1, **change}
-    if function == "steps_to_jump":
+    if function == "steps_to_angular_jump":
         arguments["norm"] = 1.0
     with pytest.raises(ValueError, match=message):
         getattr(theory, function)(**arguments)
@@ -487,11 +505,11 @@ def test_bad_input_is_named(function, change, message):
 
 def test_bad_input_of_single_functions_is_named():
     with pytest.raises(ValueError, match=r"norm must be a finite number > 0, got 0\.0"):
-        theory.steps_to_jump(0.0, 0.1, 0.1, 0.2, 1.0, 0.1)
+        theory.steps_to_angular_jump(0.0, 0.1, 0.1, 0.2, 1.0, 0.1)
     with pytest.raises(TypeError, match="delta must be"):
-        theory.jump_regime(0.1, 0.1, 0.2, 1.0, "0.1")
+        theory.angular_jump_regime(0.1, 0.1, 0.2, 1.0, "0.1")
     with pytest.raises(ValueError, match=r"norm \(2,\)"):
-        theory.steps_to_jump([1.0, 2.0], 0.1, [0.1, 0.2, 0.3], 0.2, 1.0, 0.1)
+        theory.steps_to_angular_jump([1.0, 2.0], 0.1, [0.1, 0.2, 0.3], 0.2, 1.0, 0.1)
     with pytest.raises(ValueError, match="sharpness must be"):
         theory.critical_norm(0.1, -1.0)
     with pytest.raises(ValueError, match="optimizer must be an SGD"):

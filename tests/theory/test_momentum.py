@@ -12,8 +12,8 @@ from tests.theory.test_derivations import log_uniform
 from theory.derivations import _momentum as derived_here
 from theory.momentum import (
     momentum_envelope,
-    momentum_floor,
-    momentum_least_fall,
+    momentum_least_decay_steps,
+    momentum_lower_bound,
     momentum_relaxation,
     momentum_stationary_bounds,
 )
@@ -58,13 +58,13 @@ def test_the_floor_is_the_derived_formula(case):
     @settings(deadline=None, derandomize=True, max_examples=60)
     @given(positive, fractions[case], positive, st.sampled_from([0.1, 0.5, 0.9, 0.999]))
     def compare(lr, fraction, low, mu):
-        k = intrinsic_of(fraction * largest_fall(mu), mu)
-        wd = k / lr
+        intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
+        wd = intrinsic_lr / lr
         with mpmath.workdps(60):
             product = mpmath.mpf(lr) * mpmath.mpf(wd)
             fall = product * (2 - product / (1 + mpmath.mpf(mu)))
-        expected = exact("momentum_floor", lr=lr, wd=wd, momentum=mu, grad_norm_min=low, fall=fall)
-        assert momentum_floor(lr, wd, low, momentum=mu) == pytest.approx(float(expected), rel=1e-12)
+        expected = exact("momentum_lower_bound", lr=lr, wd=wd, momentum=mu, grad_norm_min=low, fall=fall)
+        assert momentum_lower_bound(lr, wd, low, momentum=mu) == pytest.approx(float(expected), rel=1e-12)
 
     compare()
 
@@ -72,19 +72,19 @@ def test_the_floor_is_the_derived_formula(case):
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(log_uniform(1e-8, 0.98), log_uniform(1e-3, 1e3), st.sampled_from([0.0, 0.5, 0.9, 0.999]))
 def test_the_least_fall_is_the_derived_formula(fraction, excess, mu):
-    k = intrinsic_of(fraction * largest_fall(mu), mu)
+    intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
     with mpmath.workdps(60):
-        fall = mpmath.mpf(k) * (2 - mpmath.mpf(k) / (1 + mpmath.mpf(mu)))
-    steps = float(exact("momentum_least_fall", momentum=mu, fall=fall, ratio=1 + excess))
+        fall = mpmath.mpf(intrinsic_lr) * (2 - mpmath.mpf(intrinsic_lr) / (1 + mpmath.mpf(mu)))
+    steps = float(exact("momentum_least_decay_steps", momentum=mu, fall=fall, ratio=1 + excess))
     # k is known to 1e-16 of itself, and p would be known to 1e-16 of 1, which is not enough
-    assert steps - 1e-9 * max(steps, 1) <= momentum_least_fall(1.0, k, 1 + excess, momentum=mu)
-    assert momentum_least_fall(1.0, k, 1 + excess, momentum=mu) <= steps + 1 + 1e-9 * steps
+    assert steps - 1e-9 * max(steps, 1) <= momentum_least_decay_steps(1.0, intrinsic_lr, 1 + excess, momentum=mu)
+    assert momentum_least_decay_steps(1.0, intrinsic_lr, 1 + excess, momentum=mu) <= steps + 1 + 1e-9 * steps
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(positive, log_uniform(1e-8, 1.99), positive, st.sampled_from([0.0, 0.5, 0.9, 0.999]))
-def test_the_stationary_bounds_are_the_derived_formulas(lr, k, square, mu):
-    wd = k / lr
+def test_the_stationary_bounds_are_the_derived_formulas(lr, intrinsic_lr, square, mu):
+    wd = intrinsic_lr / lr
     values = {"lr": lr, "wd": wd, "momentum": mu, "mean_sq_gradient": square}
     found = momentum_stationary_bounds(lr, wd, square, momentum=mu)
     lower = exact("momentum_stationary_bounds", -2, **values)
@@ -94,26 +94,26 @@ def test_the_stationary_bounds_are_the_derived_formulas(lr, k, square, mu):
     assert found.upper == pytest.approx(float(upper), rel=1e-12)
 
 
-def own_and_change(k, mu, decoupled):
+def own_and_change(intrinsic_lr, mu, decoupled):
     with mpmath.workdps(60):
-        k, mu = mpmath.mpf(k), mpmath.mpf(mu)
-        s = 1 - k
+        intrinsic_lr, mu = mpmath.mpf(intrinsic_lr), mpmath.mpf(mu)
+        s = 1 - intrinsic_lr
         if decoupled:
             return s * mu, 2 * (1 - s**2) * (1 - mu**2) / (1 + s * mu)
-        return mu, 4 * k - 2 * k**2 / (1 + mu)
+        return mu, 4 * intrinsic_lr - 2 * intrinsic_lr**2 / (1 + mu)
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(k=log_uniform(1e-8, 0.9), mu=st.sampled_from([0.1, 0.5, 0.9, 0.999]))
-def test_the_relaxation_is_the_derived_formula(decoupled, k, mu):
-    own, change = own_and_change(k, mu, decoupled)
+@given(intrinsic_lr=log_uniform(1e-8, 0.9), mu=st.sampled_from([0.1, 0.5, 0.9, 0.999]))
+def test_the_relaxation_is_the_derived_formula(decoupled, intrinsic_lr, mu):
+    own, change = own_and_change(intrinsic_lr, mu, decoupled)
     low, high = (1 - mpmath.sqrt(own)) ** 2, (1 + mpmath.sqrt(own)) ** 2
     # next to where the roots meet, the time changes like the square root of ηλ; beyond `high` no formula was derived
     if abs(change / low - 1) < 1e-3 or change > 0.999 * high:
         return
     expected = float(exact("momentum_relaxation", own=own, change=change))
-    found = momentum_relaxation(1.0, k, momentum=mu, decoupled=decoupled)
+    found = momentum_relaxation(1.0, intrinsic_lr, momentum=mu, decoupled=decoupled)
     assert found.time == pytest.approx(expected, rel=1e-11)
     assert found.rings == bool(change > low)
 
@@ -121,10 +121,10 @@ def test_the_relaxation_is_the_derived_formula(decoupled, k, mu):
 # --- relaxation against the linearised map and a random walk ---
 
 
-def moment_eigenvalues(k, mu, decoupled):
+def moment_eigenvalues(intrinsic_lr, mu, decoupled):
     """Eigenvalues of the recursion of E‖x‖², E⟨x,v⟩, E‖v‖², linearised by differences, at its fixed point."""
     rule = theory.SGD(momentum=mu, decoupled=decoupled)
-    lr, wd = 1.0, k
+    lr, wd = 1.0, intrinsic_lr
     norm = rule.equilibrium_norm(np.float64(lr), np.float64(wd), np.float64(1.0))
 
     def step(moments):
@@ -156,23 +156,23 @@ def moment_eigenvalues(k, mu, decoupled):
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("mu", [0.05, 0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("k", [1e-4, 1e-3, 0.02, 0.1, 0.7, 1.2, 1.7, 1.9])
-def test_relaxation_is_that_of_the_linearised_moments(k, mu, decoupled):
-    eigenvalues = moment_eigenvalues(k, mu, decoupled)
-    own, change = (float(x) for x in own_and_change(k, mu, decoupled))
+def test_relaxation_is_that_of_the_linearised_moments(intrinsic_lr, mu, decoupled):
+    eigenvalues = moment_eigenvalues(intrinsic_lr, mu, decoupled)
+    own, change = (float(x) for x in own_and_change(intrinsic_lr, mu, decoupled))
     # all three are as stated
     for expected in [own**2, *np.roots([1, -(1 + own - change), own])]:
         assert np.min(np.abs(eigenvalues - expected)) < 1e-6
     leading = eigenvalues[np.argmax(np.abs(eigenvalues))]
-    found = momentum_relaxation(0.5, k / 0.5, momentum=mu, decoupled=decoupled)
+    found = momentum_relaxation(0.5, intrinsic_lr / 0.5, momentum=mu, decoupled=decoupled)
     # differences leave 1e-8 of the eigenvalue
     assert np.exp(-1 / found.time) == pytest.approx(abs(leading), abs=1e-6)
     assert found.rings == (abs(leading.imag) > 1e-4)
 
 
-def deviations(mu, k, decoupled, steps):
+def deviations(mu, intrinsic_lr, decoupled, steps):
     """Mean ‖x‖² of random walks after all weights and velocities grew by 2 %, less that without, same gradients."""
     rule, generator = theory.SGD(momentum=mu, decoupled=decoupled), np.random.default_rng(3)
-    lr, wd, dim, runs = 1.0, k, 200, 60
+    lr, wd, dim, runs = 1.0, intrinsic_lr, 200, 60
     norm = rule.equilibrium_norm(np.float64(lr), np.float64(wd), np.float64(1.0))
     weights = generator.standard_normal((runs, dim))
     weights *= norm / np.linalg.norm(weights, axis=1, keepdims=True)
@@ -195,24 +195,24 @@ def deviations(mu, k, decoupled, steps):
 
 
 @pytest.mark.parametrize(("mu", "k", "decoupled"), [(0.5, 0.01, False), (0.5, 0.01, True), (0.8, 0.001, False)])
-def test_a_random_walk_relaxes_in_the_stated_time(mu, k, decoupled):
-    time, rings = momentum_relaxation(1.0, k, momentum=mu, decoupled=decoupled)
+def test_a_random_walk_relaxes_in_the_stated_time(mu, intrinsic_lr, decoupled):
+    time, rings = momentum_relaxation(1.0, intrinsic_lr, momentum=mu, decoupled=decoupled)
     assert not rings
     start, end = int(time / 2), int(2.5 * time)
-    gone = deviations(mu, k, decoupled, end + 1)
+    gone = deviations(mu, intrinsic_lr, decoupled, end + 1)
     assert (gone > 0).all()
     # from sixty walks of 200 dimensions; the deviation itself is 2 %, whose square is dropped
     assert (end - start) / np.log(gone[start] / gone[end]) == pytest.approx(time, rel=0.08)
 
 
 def test_a_random_walk_rings_where_the_roots_are_complex():
-    mu, k = 0.9, 0.01
-    time, rings = momentum_relaxation(1.0, k, momentum=mu)
+    mu, intrinsic_lr = 0.9, 0.01
+    time, rings = momentum_relaxation(1.0, intrinsic_lr, momentum=mu)
     assert rings
     assert time == pytest.approx(-2 / np.log(mu))
-    trace = 1 + mu - (4 * k - 2 * k * k / (1 + mu))
+    trace = 1 + mu - (4 * intrinsic_lr - 2 * intrinsic_lr * intrinsic_lr / (1 + mu))
     half_turn = np.pi / np.arccos(trace / (2 * np.sqrt(mu)))
-    gone = deviations(mu, k, False, 60)
+    gone = deviations(mu, intrinsic_lr, False, 60)
     crossings = np.flatnonzero(np.sign(gone[1:]) != np.sign(gone[:-1]))
     # the second crossing is half a turn after the first, with e^-(half turn/time) of the size
     assert crossings[1] - crossings[0] == pytest.approx(half_turn, abs=2)
@@ -221,7 +221,7 @@ def test_a_random_walk_rings_where_the_roots_are_complex():
 # --- bounds against brute force ---
 
 
-def run(generator, mu, k, low, high, start, dim, steps, orbits):
+def run(generator, mu, intrinsic_lr, low, high, start, dim, steps, orbits):
     """Norms of many adversaries from rest, through the rule itself: shape (steps+1, orbits), and mean squares.
 
     Directions at random, constant, alternating, towards the lowest or the highest next norm, in blocks of both; sizes
@@ -246,7 +246,7 @@ def run(generator, mu, k, low, high, start, dim, steps, orbits):
         size = np.choose(sizes, [np.full(orbits, low), generator.uniform(low, high, orbits), np.full(orbits, high)])
         gradient = gradient * (size / norms[-1])[:, None]
         squares.append((gradient**2).sum(1))
-        weights, (velocity,) = rule.update(weights, gradient, (velocity,), LR, k / LR)
+        weights, (velocity,) = rule.update(weights, gradient, (velocity,), LR, intrinsic_lr / LR)
         norms.append(np.linalg.norm(weights, axis=1))
     return np.array(norms), np.array(squares)
 
@@ -257,12 +257,12 @@ def run(generator, mu, k, low, high, start, dim, steps, orbits):
 def test_no_adversary_undercuts_the_envelope_or_falls_faster(mu, fraction, dim):
     # 4 × 5 × 4 settings × 36 orbits × 400 steps: a million steps
     generator = np.random.default_rng(dim)
-    k = intrinsic_of(fraction * largest_fall(mu), mu)
+    intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
     steps, orbits = (400, 36) if dim < 300 else (200, 18)
-    floor = momentum_floor(LR, k / LR, LOW, momentum=mu)
+    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
     start = floor * np.geomspace(0.2, 5, orbits)
-    norms, _ = run(generator, mu, k, LOW, 5 * LOW, start, dim, steps, orbits)
-    envelope = momentum_envelope(steps, start, LR, k / LR, LOW, momentum=mu).T
+    norms, _ = run(generator, mu, intrinsic_lr, LOW, 5 * LOW, start, dim, steps, orbits)
+    envelope = momentum_envelope(steps, start, LR, intrinsic_lr / LR, LOW, momentum=mu).T
     assert (norms >= envelope * (1 - ROUNDING)).all()
     # from rest no step loses more than √p, and so no fall is faster
     p = max(np.roots([1, -(1 + mu - fraction * largest_fall(mu)), mu]).real)
@@ -270,7 +270,9 @@ def test_no_adversary_undercuts_the_envelope_or_falls_faster(mu, fraction, dim):
     highest = np.argmax(norms, axis=0)
     for orbit in range(orbits):
         after = norms[highest[orbit] :, orbit]
-        fallen = momentum_least_fall(LR, k / LR, np.maximum(after[0] / after, 1) * (1 - 1e-12) + 1e-12, momentum=mu)
+        fallen = momentum_least_decay_steps(
+            LR, intrinsic_lr / LR, np.maximum(after[0] / after, 1) * (1 - 1e-12) + 1e-12, momentum=mu
+        )
         assert (np.arange(after.size) >= fallen).all()
     if fraction < 0.5:
         above = start >= floor
@@ -282,10 +284,10 @@ def test_no_adversary_undercuts_the_envelope_or_falls_faster(mu, fraction, dim):
 @pytest.mark.parametrize("fraction", [0.1, 0.49])
 def test_the_envelope_lies_above_the_linear_recursion(mu, fraction):
     fall = fraction * largest_fall(mu)
-    k = intrinsic_of(fall, mu)
-    floor = momentum_floor(LR, k / LR, LOW, momentum=mu)
+    intrinsic_lr = intrinsic_of(fall, mu)
+    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
     for start in floor * np.array([0.3, 0.9, 1.0, 1.2, 4.0]):
-        envelope = momentum_envelope(300, start, LR, k / LR, LOW, momentum=mu)
+        envelope = momentum_envelope(300, start, LR, intrinsic_lr / LR, LOW, momentum=mu)
         distance = [envelope[0] ** 2 - floor**2, envelope[1] ** 2 - floor**2]
         for _ in range(299):
             distance.append((1 + mu - 2 * fall) * distance[-1] - mu * distance[-2])
@@ -296,25 +298,27 @@ def test_the_envelope_lies_above_the_linear_recursion(mu, fraction):
 @pytest.mark.parametrize("mu", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("fraction", [0.2, 0.49, 0.8])
 def test_the_envelope_ends_at_the_floor_and_orbits_come_there(mu, fraction):
-    k = intrinsic_of(fraction * largest_fall(mu), mu)
-    floor = momentum_floor(LR, k / LR, LOW, momentum=mu)
+    intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
+    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
     start = floor * np.array([0.05, 0.5, 1.0, 3.0, 20.0])
     steps = int(45 / (1 - np.sqrt(max(mu, 1 - fraction * largest_fall(mu) / (1 - mu)))))
-    ends = momentum_envelope([steps], start, LR, k / LR, LOW, momentum=mu)[:, 0]
+    ends = momentum_envelope([steps], start, LR, intrinsic_lr / LR, LOW, momentum=mu)[:, 0]
     np.testing.assert_allclose(ends, floor, rtol=1e-9)
-    far = momentum_envelope([10**9, 3], start, LR, k / LR, LOW, momentum=mu)[:, 0]
+    far = momentum_envelope([10**9, 3], start, LR, intrinsic_lr / LR, LOW, momentum=mu)[:, 0]
     np.testing.assert_allclose(far, floor, rtol=1e-9)
-    norms, _ = run(np.random.default_rng(0), mu, k, LOW, LOW, np.repeat(start, 6), 3, steps, 30)
+    norms, _ = run(np.random.default_rng(0), mu, intrinsic_lr, LOW, LOW, np.repeat(start, 6), 3, steps, 30)
     assert (norms[-1] >= floor * (1 - ROUNDING)).all()
 
 
-def turning_back(mu, k, start, steps):
+def turning_back(mu, intrinsic_lr, start, steps):
     """Norms under gradients of changing sign in the plane, from rest."""
     rule, weights, velocity = theory.SGD(momentum=mu), np.array([start, 0.0]), np.zeros(2)
     norms = [start]
     for t in range(steps):
         normal = np.array([-weights[1], weights[0]]) / norms[-1]
-        weights, (velocity,) = rule.update(weights, normal * (-1) ** t * LOW / norms[-1], (velocity,), LR, k / LR)
+        weights, (velocity,) = rule.update(
+            weights, normal * (-1) ** t * LOW / norms[-1], (velocity,), LR, intrinsic_lr / LR
+        )
         norms.append(np.hypot(*weights))
     return np.array(norms)
 
@@ -323,52 +327,52 @@ def turning_back(mu, k, start, steps):
 @pytest.mark.parametrize("fraction", [0.2, 0.45])
 @pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
 def test_gradients_of_changing_sign_attain_the_floor(mu, fraction, factor):
-    k = intrinsic_of(fraction * largest_fall(mu), mu)
-    floor = momentum_floor(LR, k / LR, LOW, momentum=mu)
+    intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
+    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
     steps = int(45 / (1 - np.sqrt(max(mu, 1 - fraction * largest_fall(mu) / (1 - mu)))))
-    assert turning_back(mu, k, factor * floor, steps)[-1] == pytest.approx(floor, rel=1e-9)
+    assert turning_back(mu, intrinsic_lr, factor * floor, steps)[-1] == pytest.approx(floor, rel=1e-9)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9, 0.99])
 def test_the_two_points_of_the_floor_are_an_orbit(mu):
-    k = intrinsic_of(0.4 * largest_fall(mu), mu)
-    floor = momentum_floor(LR, k / LR, LOW, momentum=mu)
-    here = np.sqrt([2 * (1 + mu) - k, k])
+    intrinsic_lr = intrinsic_of(0.4 * largest_fall(mu), mu)
+    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
+    here = np.sqrt([2 * (1 + mu) - intrinsic_lr, intrinsic_lr])
     here *= floor / np.hypot(*here)
     there = here * [1, -1]
     normal = np.array([here[1], -here[0]]) / floor
     # the sign with which the gradient leads back
     gradient = -normal * LOW / floor
-    after, _ = theory.SGD(momentum=mu).update(here, gradient, ((there - here) / LR,), LR, k / LR)
+    after, _ = theory.SGD(momentum=mu).update(here, gradient, ((there - here) / LR,), LR, intrinsic_lr / LR)
     np.testing.assert_allclose(after, there, rtol=1e-9, atol=1e-12 * floor)
 
 
 def test_a_peak_after_a_pull_inwards_is_what_the_least_fall_needs():
     # the control of its condition: with the velocity pointing inwards the first step is a faster fall
-    mu, k = 0.9, 1e-4
+    mu, intrinsic_lr = 0.9, 1e-4
     weights, velocity = np.array([1.0, 0.0]), np.array([0.3, 0.0])
-    after, _ = theory.SGD(momentum=mu).update(weights, np.zeros(2), (velocity,), 1.0, k)
-    assert momentum_least_fall(1.0, k, 1 / np.hypot(*after), momentum=mu) > 1
+    after, _ = theory.SGD(momentum=mu).update(weights, np.zeros(2), (velocity,), 1.0, intrinsic_lr)
+    assert momentum_least_decay_steps(1.0, intrinsic_lr, 1 / np.hypot(*after), momentum=mu) > 1
 
 
 def test_weights_without_gradients_fall_as_fast_as_allowed_to_first_order():
-    for mu, k in [(0.5, 1e-4), (0.9, 1e-5)]:
-        steps = momentum_least_fall(1.0, k, 2.0, momentum=mu)
-        root = max(np.roots([1, -(1 + mu - k), mu]))
-        assert np.log(2) / -np.log(root) == pytest.approx(steps, rel=10 * k / (1 - mu) ** 2)
+    for mu, intrinsic_lr in [(0.5, 1e-4), (0.9, 1e-5)]:
+        steps = momentum_least_decay_steps(1.0, intrinsic_lr, 2.0, momentum=mu)
+        root = max(np.roots([1, -(1 + mu - intrinsic_lr), mu]))
+        assert np.log(2) / -np.log(root) == pytest.approx(steps, rel=10 * intrinsic_lr / (1 - mu) ** 2)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("k", [0.3, 1.2, 1.9])
-def test_stationary_traces_lie_between_the_bounds(mu, k):
+def test_stationary_traces_lie_between_the_bounds(mu, intrinsic_lr):
     rule = theory.SGD(momentum=mu)
-    start = theory.equilibrium_norm(LR, k / LR, LOW, optimizer=rule)
-    norms, gradients = run(np.random.default_rng(5), mu, k, LOW / 4, LOW, start, 20, 3000, 36)
+    start = theory.equilibrium_norm(LR, intrinsic_lr / LR, LOW, optimizer=rule)
+    norms, gradients = run(np.random.default_rng(5), mu, intrinsic_lr, LOW / 4, LOW, start, 20, 3000, 36)
     squares = norms[1000:-1] ** 2
     mean = squares.mean(axis=0)
-    bounds = momentum_stationary_bounds(LR, k / LR, gradients[1000:].mean(axis=0), momentum=mu)
+    bounds = momentum_stationary_bounds(LR, intrinsic_lr / LR, gradients[1000:].mean(axis=0), momentum=mu)
     # what the ends of a window of N steps add to (1+μ)²Σr on the one hand, and to μΣ‖x⁺-x⁻‖² too on the other
-    ends = squares.max(axis=0) / (squares.shape[0] * k * (2 * (1 + mu) - k))
+    ends = squares.max(axis=0) / (squares.shape[0] * intrinsic_lr * (2 * (1 + mu) - intrinsic_lr))
     below, above = 4 * (1 + mu) ** 2 * ends, (4 * (1 + mu) ** 2 + 30 * mu) * ends * ((1 + mu) / (1 - mu)) ** 2
     assert (mean >= bounds.lower**2 - below).all()
     assert (mean <= bounds.upper**2 + above).all()
@@ -383,73 +387,81 @@ def test_stationary_traces_lie_between_the_bounds(mu, k):
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("k", [1e-3, 0.1, 1.0, 1.9])
-def test_both_stationary_ends_are_attained(mu, k):
+def test_both_stationary_ends_are_attained(mu, intrinsic_lr):
     rule, norm = theory.SGD(momentum=mu), 1.7
-    angle = np.arccos(1 - k / (1 + mu))
+    angle = np.arccos(1 - intrinsic_lr / (1 + mu))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     flip = np.diag([1.0, -1.0])
     on_circle = np.array([norm, 0.0])
-    to_and_fro = np.sqrt([2 * (1 + mu) - k, k])
+    to_and_fro = np.sqrt([2 * (1 + mu) - intrinsic_lr, intrinsic_lr])
     for end, here, move, back in [("upper", on_circle, turn, turn.T), ("lower", to_and_fro, flip, flip)]:
         older, ahead = back @ here, move @ here
-        gradient = ((1 + mu - k) * here - mu * older - ahead) / LR
+        gradient = ((1 + mu - intrinsic_lr) * here - mu * older - ahead) / LR
         assert abs(gradient @ here) <= 1e-12 * np.linalg.norm(gradient) * np.linalg.norm(here) + 1e-15
-        after, _ = rule.update(here, gradient, ((older - here) / LR,), LR, k / LR)
+        after, _ = rule.update(here, gradient, ((older - here) / LR,), LR, intrinsic_lr / LR)
         np.testing.assert_allclose(after, ahead, rtol=1e-9, atol=1e-12)
-        bounds = momentum_stationary_bounds(LR, k / LR, gradient @ gradient, momentum=mu)
+        bounds = momentum_stationary_bounds(LR, intrinsic_lr / LR, gradient @ gradient, momentum=mu)
         assert getattr(bounds, end) == pytest.approx(np.linalg.norm(here), rel=1e-9)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("k", [1e-4, 0.1, 1.5])
-def test_independent_gradients_lie_half_way_between(mu, k):
-    norm = theory.equilibrium_norm(LR, k / LR, LOW, optimizer=theory.SGD(momentum=mu))
-    bounds = momentum_stationary_bounds(LR, k / LR, (LOW / norm) ** 2, momentum=mu)
+def test_independent_gradients_lie_half_way_between(mu, intrinsic_lr):
+    norm = theory.equilibrium_norm(LR, intrinsic_lr / LR, LOW, optimizer=theory.SGD(momentum=mu))
+    bounds = momentum_stationary_bounds(LR, intrinsic_lr / LR, (LOW / norm) ** 2, momentum=mu)
     assert np.sqrt(bounds.lower * bounds.upper) == pytest.approx(norm, rel=1e-12)
 
 
 # --- without momentum ---
 
-intrinsic = st.floats(np.log(1e-6), np.log(1.9)).map(lambda x: float(np.exp(x))).filter(lambda k: abs(k - 1) > 1e-3)
+intrinsic = (
+    st.floats(np.log(1e-6), np.log(1.9))
+    .map(lambda x: float(np.exp(x)))
+    .filter(lambda intrinsic_lr: abs(intrinsic_lr - 1) > 1e-3)
+)
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(intrinsic, positive, positive, st.floats(1.0, 1e6))
-def test_without_momentum_the_results_are_those_of_plain_sgd(k, lr, low, ratio):
-    wd = k / lr
+def test_without_momentum_the_results_are_those_of_plain_sgd(intrinsic_lr, lr, low, ratio):
+    wd = intrinsic_lr / lr
     # a steep L, because this floor is that of all L
     bounds = theory.norm_bounds(lr, wd, low, 10 * low)
-    assert momentum_floor(lr, wd, low, momentum=0) == pytest.approx(bounds.lower, rel=1e-9)
+    assert momentum_lower_bound(lr, wd, low, momentum=0) == pytest.approx(bounds.lower, rel=1e-9)
     relaxed = momentum_relaxation(lr, wd, momentum=0)
     assert np.exp(-1 / relaxed.time) == pytest.approx(np.exp(-1 / theory.relaxation_time(lr, wd)), rel=1e-9, abs=1e-12)
     assert momentum_relaxation(lr, wd, momentum=0, decoupled=True).time == pytest.approx(relaxed.time, rel=1e-9)
     assert not relaxed.rings
     stationary = momentum_stationary_bounds(lr, wd, low, momentum=0)
-    assert stationary.lower == stationary.upper == pytest.approx(np.sqrt(lr * low / (wd * (2 - k))), rel=1e-9)
-    if k < 1:
-        assert momentum_least_fall(lr, wd, ratio, momentum=0) == theory.least_fall(lr, wd, ratio)
+    assert (
+        stationary.lower == stationary.upper == pytest.approx(np.sqrt(lr * low / (wd * (2 - intrinsic_lr))), rel=1e-9)
+    )
+    if intrinsic_lr < 1:
+        assert momentum_least_decay_steps(lr, wd, ratio, momentum=0) == theory.least_decay_steps(lr, wd, ratio)
 
 
 @pytest.mark.parametrize("k", [1e-4, 0.05, 0.29, 0.35, 0.6, 0.9, 1.4, 1.9])
 @pytest.mark.parametrize("start", [0.01, 0.3, 1.0, 30.0])
-def test_without_momentum_the_envelope_is_that_of_unlimited_gradients(k, start):
-    expected = theory.norm_envelope(60, start, LR, k / LR, LOW, 1e9).lower
+def test_without_momentum_the_envelope_is_that_of_unlimited_gradients(intrinsic_lr, start):
+    expected = theory.norm_envelope(60, start, LR, intrinsic_lr / LR, LOW, 1e9).lower
     # sixty steps round; where the map falls, errors of 1/r grow by up to 1/(1-ηλ)²
-    np.testing.assert_allclose(momentum_envelope(60, start, LR, k / LR, LOW, momentum=0), expected, rtol=1e-10)
+    np.testing.assert_allclose(
+        momentum_envelope(60, start, LR, intrinsic_lr / LR, LOW, momentum=0), expected, rtol=1e-10
+    )
 
 
 # --- shape, limits, arguments ---
 
 
 def test_the_bounds_are_monotone():
-    gradient, mu, k = np.geomspace(0.1, 10, 30), np.linspace(0, 0.9, 30), np.geomspace(1e-6, 5e-4, 30)
-    assert (np.diff(momentum_floor(LR, 1e-4, gradient, momentum=0.9)) > 0).all()
-    assert (np.diff(momentum_floor(LR, k / LR, LOW, momentum=0.9)) < 0).all()
-    assert (np.diff(momentum_floor(LR, 1e-4, LOW, momentum=mu)) < 0).all()
-    assert (np.diff(momentum_least_fall(LR, 1e-4, np.geomspace(1, 9, 30), momentum=0.9)) > 0).all()
-    assert (np.diff(momentum_least_fall(LR, k / LR, 2.0, momentum=0.9)) < 0).all()
-    assert (np.diff(momentum_least_fall(LR, 1e-4, 2.0, momentum=mu)) < 0).all()
-    assert (np.diff(momentum_relaxation(LR, k / LR, momentum=0.9).time) < 0).all()
+    gradient, mu, intrinsic_lr = np.geomspace(0.1, 10, 30), np.linspace(0, 0.9, 30), np.geomspace(1e-6, 5e-4, 30)
+    assert (np.diff(momentum_lower_bound(LR, 1e-4, gradient, momentum=0.9)) > 0).all()
+    assert (np.diff(momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=0.9)) < 0).all()
+    assert (np.diff(momentum_lower_bound(LR, 1e-4, LOW, momentum=mu)) < 0).all()
+    assert (np.diff(momentum_least_decay_steps(LR, 1e-4, np.geomspace(1, 9, 30), momentum=0.9)) > 0).all()
+    assert (np.diff(momentum_least_decay_steps(LR, intrinsic_lr / LR, 2.0, momentum=0.9)) < 0).all()
+    assert (np.diff(momentum_least_decay_steps(LR, 1e-4, 2.0, momentum=mu)) < 0).all()
+    assert (np.diff(momentum_relaxation(LR, intrinsic_lr / LR, momentum=0.9).time) < 0).all()
     starts = momentum_envelope(50, np.geomspace(5, 50, 20), LR, 1e-4, LOW, momentum=0.9)
     assert (np.diff(starts, axis=0) > 0).all()
 
@@ -457,27 +469,27 @@ def test_the_bounds_are_monotone():
 def test_the_floor_is_continuous_between_its_cases_and_zero_beyond():
     for mu in (0.1, 0.9, 0.999):
         fall = largest_fall(mu) * np.array([0.5 - 1e-9, 0.5 + 1e-9, 1 - 1e-8, 1 + 1e-8])
-        below, above, last, beyond = momentum_floor(1.0, intrinsic_of(fall, mu), 1.0, momentum=mu)
+        below, above, last, beyond = momentum_lower_bound(1.0, intrinsic_of(fall, mu), 1.0, momentum=mu)
         assert below == pytest.approx(above, rel=1e-7)
         assert 0 < last < 0.1 * below
         assert beyond == 0
 
 
 def test_where_the_roots_are_complex_nothing_is_promised():
-    mu, k = 0.9, 0.1
-    assert momentum_floor(LR, k / LR, LOW, momentum=mu) == 0
-    assert momentum_least_fall(LR, k / LR, 5.0, momentum=mu) == 0
-    envelope = momentum_envelope(4, 1.0, LR, k / LR, LOW, momentum=mu)
-    np.testing.assert_allclose(envelope, [1, np.hypot(1 - k, LR * LOW), 0, 0, 0])
-    assert momentum_relaxation(LR, k / LR, momentum=mu).rings
+    mu, intrinsic_lr = 0.9, 0.1
+    assert momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu) == 0
+    assert momentum_least_decay_steps(LR, intrinsic_lr / LR, 5.0, momentum=mu) == 0
+    envelope = momentum_envelope(4, 1.0, LR, intrinsic_lr / LR, LOW, momentum=mu)
+    np.testing.assert_allclose(envelope, [1, np.hypot(1 - intrinsic_lr, LR * LOW), 0, 0, 0])
+    assert momentum_relaxation(LR, intrinsic_lr / LR, momentum=mu).rings
 
 
 def test_limits_without_decay_gradients_or_fall():
-    assert momentum_floor(0.1, 0.0, 1.0, momentum=0.9) == np.inf
-    assert momentum_floor(0.1, 0.0, 0.0, momentum=0.9) == 0
-    assert momentum_floor(0.1, 1e-4, 0.0, momentum=0.9) == 0
-    assert momentum_least_fall(0.1, 0.0, 2.0, momentum=0.9) == np.inf
-    assert momentum_least_fall(0.1, [0.0, 1e-4], 1.0, momentum=0.9).tolist() == [0, 0]
+    assert momentum_lower_bound(0.1, 0.0, 1.0, momentum=0.9) == np.inf
+    assert momentum_lower_bound(0.1, 0.0, 0.0, momentum=0.9) == 0
+    assert momentum_lower_bound(0.1, 1e-4, 0.0, momentum=0.9) == 0
+    assert momentum_least_decay_steps(0.1, 0.0, 2.0, momentum=0.9) == np.inf
+    assert momentum_least_decay_steps(0.1, [0.0, 1e-4], 1.0, momentum=0.9).tolist() == [0, 0]
     assert momentum_stationary_bounds(0.1, 0.0, 1.0, momentum=0.9) == (np.inf, np.inf)
     assert momentum_stationary_bounds(0.1, 0.0, 0.0, momentum=0.9) == (0, np.inf)
     assert momentum_stationary_bounds(0.1, 0.1, 0.0, momentum=0.9) == (0, 0)
@@ -494,7 +506,7 @@ def test_limits_without_decay_gradients_or_fall():
 def test_extremes_are_finite_and_silent(mu):
     lr, g = np.array([1e-6, 1.0, 1e3])[:, None, None], np.array([1e-6, 1.0, 1e6])[:, None]
     wd = np.array([1e-8, 1e-4, 0.1, 0.5, 1.0, 1.5, 1.99]) / lr
-    floor = momentum_floor(lr, wd, g, momentum=mu)
+    floor = momentum_lower_bound(lr, wd, g, momentum=mu)
     assert floor.shape == (3, 3, 7)
     assert (np.isfinite(floor) & (floor >= 0)).all()
     assert (floor[..., 0] > 0).all()
@@ -504,7 +516,7 @@ def test_extremes_are_finite_and_silent(mu):
         np.testing.assert_allclose(envelope[..., 0], start, rtol=1e-12)
         assert (envelope >= 0).all()
     for ratio in (1.0, 1 + 1e-12, 2.0, 1e6):
-        steps = momentum_least_fall(lr, wd, ratio, momentum=mu)
+        steps = momentum_least_decay_steps(lr, wd, ratio, momentum=mu)
         assert (np.isfinite(steps) & (steps >= 0)).all()
     bounds = momentum_stationary_bounds(lr, wd, g**2, momentum=mu)
     assert (np.isfinite(bounds.upper) & (bounds.lower <= bounds.upper) & (bounds.lower > 0)).all()
@@ -516,28 +528,28 @@ def test_extremes_are_finite_and_silent(mu):
 
 
 def test_numbers_give_floats_and_arrays_broadcast():
-    assert type(momentum_floor(0.1, 0.01, 1.0, momentum=0.5)) is float
-    assert type(momentum_least_fall(0.1, 0.01, 2.0, momentum=0.5)) is float
+    assert type(momentum_lower_bound(0.1, 0.01, 1.0, momentum=0.5)) is float
+    assert type(momentum_least_decay_steps(0.1, 0.01, 2.0, momentum=0.5)) is float
     assert all(type(end) is float for end in momentum_stationary_bounds(0.1, 0.01, 2.0, momentum=0.5))
     time, rings = momentum_relaxation(0.1, 0.01, momentum=0.5)
     assert type(time) is float
     assert type(rings) is bool
     lr, mu = np.array([[0.1], [0.5]]), np.array([0.0, 0.5, 0.9])
     relaxed = momentum_relaxation(lr, 0.01, momentum=mu)
-    grid = momentum_floor(lr, 0.001, 1.0, momentum=mu)
+    grid = momentum_lower_bound(lr, 0.001, 1.0, momentum=mu)
     paths = momentum_envelope([5, 0, 5], 2.0, lr, 0.001, 1.0, momentum=mu)
     assert paths.shape == (2, 3, 3)
     for i, j in np.ndindex(2, 3):
-        assert grid[i, j] == momentum_floor(lr[i, 0], 0.001, 1.0, momentum=mu[j])
+        assert grid[i, j] == momentum_lower_bound(lr[i, 0], 0.001, 1.0, momentum=mu[j])
         assert (relaxed.time[i, j], relaxed.rings[i, j]) == momentum_relaxation(lr[i, 0], 0.01, momentum=mu[j])
         whole = momentum_envelope(5, 2.0, lr[i, 0], 0.001, 1.0, momentum=mu[j])
         np.testing.assert_array_equal(paths[i, j], whole[[5, 0, 5]])
 
 
 FUNCTIONS = {
-    "floor": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_floor(lr, wd, 1.0, momentum=momentum),
+    "floor": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_lower_bound(lr, wd, 1.0, momentum=momentum),
     "envelope": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_envelope(3, 1.0, lr, wd, 1.0, momentum=momentum),
-    "least fall": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_least_fall(lr, wd, 2.0, momentum=momentum),
+    "least fall": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_least_decay_steps(lr, wd, 2.0, momentum=momentum),
     "stationary": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_stationary_bounds(lr, wd, 1.0, momentum=momentum),
     "relaxation": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_relaxation(lr, wd, momentum=momentum),
 }
@@ -574,11 +586,11 @@ def test_the_limit_of_the_intrinsic_learning_rate_is_named(function):
 @pytest.mark.parametrize(
     ("call", "name"),
     [
-        (lambda: momentum_floor(0.1, 0.01, -1.0, momentum=0.5), "grad_norm_min"),
+        (lambda: momentum_lower_bound(0.1, 0.01, -1.0, momentum=0.5), "grad_norm_min"),
         (lambda: momentum_envelope(3, 0.0, 0.1, 0.01, 1.0, momentum=0.5), "norm"),
         (lambda: momentum_envelope(3, 1.0, 0.1, 0.01, -1.0, momentum=0.5), "grad_norm_min"),
         (lambda: momentum_envelope(-3, 1.0, 0.1, 0.01, 1.0, momentum=0.5), "steps"),
-        (lambda: momentum_least_fall(0.1, 0.01, 0.5, momentum=0.5), "ratio"),
+        (lambda: momentum_least_decay_steps(0.1, 0.01, 0.5, momentum=0.5), "ratio"),
         (lambda: momentum_stationary_bounds(0.1, 0.01, -1.0, momentum=0.5), "mean_sq_gradient"),
         (lambda: momentum_relaxation(1.0, 2.0, momentum=0.5, decoupled=True), r"lr \* wd"),
         (lambda: momentum_relaxation(0.1, 0.01, momentum=0.5, decoupled=1), "decoupled"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import theory
 from theory import derivations
 from theory.adaptive import adam_direction_variance
-from theory.optimizers import OPTIMIZERS, optimizer_named
+from theory.optimizers import OPTIMIZERS, parse_optimizer
 
 SGDS = [
     theory.SGD(),
@@ -79,15 +79,15 @@ def test_decoupled_decay_is_a_plain_step_from_shrunk_weights():
 
 @pytest.mark.parametrize("rule", ALL, **ids)
 def test_short_form(rule):
-    assert optimizer_named(repr(rule)) == rule
-    assert hash(optimizer_named(repr(rule))) == hash(rule)
+    assert parse_optimizer(repr(rule)) == rule
+    assert hash(parse_optimizer(repr(rule))) == hash(rule)
     assert OPTIMIZERS[type(rule).__name__] is type(rule)
 
 
 @pytest.mark.parametrize("text", ["SGD", "Sgd()", "SGD(0.9)", "SGD(momentum=", "__import__('os')", "1"])
 def test_a_wrong_short_form_is_refused(text):
     with pytest.raises(ValueError, match="optimizer must be written like"):
-        optimizer_named(text)
+        parse_optimizer(text)
 
 
 @pytest.mark.parametrize(
@@ -119,18 +119,18 @@ def test_bad_settings_are_named(make, name):
 )
 @settings(deadline=None, derandomize=True, max_examples=20)
 @given(st.floats(1e-6, 0.99), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_momentum_formulas_are_the_derived_ones(name, rule, k, lr, g):
+def test_momentum_formulas_are_the_derived_ones(name, rule, intrinsic_lr, lr, g):
     derived = getattr(derivations, name)
-    values = {"lr": lr, "wd": k / lr, "grad_norm": g, "momentum": rule["momentum"]}
+    values = {"lr": lr, "wd": intrinsic_lr / lr, "grad_norm": g, "momentum": rule["momentum"]}
     numbers = {derived.symbols[key]: value for key, value in values.items()}
     sgd = theory.SGD(**rule)
     # 1-s² loses the digits of ηλ in the derived form of the decoupled rules
-    rel = 1e-12 / k + 1e-12 if sgd.decoupled else 1e-11
-    assert theory.equilibrium_norm(lr, k / lr, g, optimizer=sgd) ** 4 == pytest.approx(
+    rel = 1e-12 / intrinsic_lr + 1e-12 if sgd.decoupled else 1e-11
+    assert theory.equilibrium_norm(lr, intrinsic_lr / lr, g, optimizer=sgd) ** 4 == pytest.approx(
         float(derived[-1].rhs.subs(numbers)), rel=rel
     )
     turn = next(relation for relation in derived if relation.lhs == derived.symbols["turn"]).rhs
-    angle = theory.equilibrium_rotation(lr, k / lr, optimizer=sgd)
+    angle = theory.equilibrium_rotation(lr, intrinsic_lr / lr, optimizer=sgd)
     assert 2 * np.sin(angle / 2) ** 2 == pytest.approx(float(turn.subs(numbers)), rel=1e-9)
 
 
@@ -143,12 +143,12 @@ def derived_value(derived, expression, **values):
 
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(st.floats(1e-8, 0.99), st.floats(1e-3, 1e3), st.floats(0.01, 0.99), st.floats(0.9, 0.9999))
-def test_adamw_is_the_derived_one(k, lr, beta1, beta2):
+def test_adamw_is_the_derived_one(intrinsic_lr, lr, beta1, beta2):
     derived, rule = derivations.adamw, theory.AdamW(dim=500, betas=(beta1, beta2))
-    values = {"lr": lr, "wd": k / lr, "beta1": beta1, "beta2": beta2}
+    values = {"lr": lr, "wd": intrinsic_lr / lr, "beta1": beta1, "beta2": beta2}
     square = derived_value(derived, derived[-2].rhs, dim=500, **values)
-    assert theory.equilibrium_norm(lr, k / lr, optimizer=rule) ** 2 == pytest.approx(square, rel=1e-10)
-    turned = 2 * np.sin(theory.equilibrium_rotation(lr, k / lr, optimizer=rule) / 2) ** 2
+    assert theory.equilibrium_norm(lr, intrinsic_lr / lr, optimizer=rule) ** 2 == pytest.approx(square, rel=1e-10)
+    turned = 2 * np.sin(theory.equilibrium_rotation(lr, intrinsic_lr / lr, optimizer=rule) / 2) ** 2
     assert turned == pytest.approx(derived_value(derived, derived[-1].rhs, **values), rel=1e-10)
 
 
@@ -192,8 +192,8 @@ def test_lion_is_the_derived_one():
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-8, 0.99), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_without_memory_the_rules_become_the_simple_ones(k, lr, g):
-    wd = k / lr
+def test_without_memory_the_rules_become_the_simple_ones(intrinsic_lr, lr, g):
+    wd = intrinsic_lr / lr
     plain = theory.equilibrium_norm(lr, wd, g)
     small = [theory.SGD(momentum=1e-13), theory.SGD(momentum=1e-13, nesterov=True), theory.SGD(decoupled=True)]
     for rule in small:
@@ -203,7 +203,9 @@ def test_without_memory_the_rules_become_the_simple_ones(k, lr, g):
         )
     # sign of the gradient: every coordinate steps by η, as SGD with g̃/ρ = √d
     lion = theory.Lion(dim=100, betas=(0.0, 0.5))
-    assert theory.equilibrium_norm(lr, wd, g, optimizer=lion) ** 2 == pytest.approx(lr * 100 / (wd * (2 - k)), rel=1e-9)
+    assert theory.equilibrium_norm(lr, wd, g, optimizer=lion) ** 2 == pytest.approx(
+        lr * 100 / (wd * (2 - intrinsic_lr)), rel=1e-9
+    )
     assert theory.equilibrium_rotation(lr, wd, optimizer=lion) == pytest.approx(
         theory.equilibrium_rotation(lr, wd), rel=1e-9
     )
@@ -212,13 +214,15 @@ def test_without_memory_the_rules_become_the_simple_ones(k, lr, g):
 def test_lion_sums_its_series():
     for beta1, beta2 in itertools.product((0.1, 0.9, 0.99), (0.5, 0.99)):
         rule = theory.Lion(dim=10, betas=(beta1, beta2))
-        for k in (1e-3, 0.3):
+        for intrinsic_lr in (1e-3, 0.3):
             fresh, old, c = 1 - beta1, beta1 * (1 - beta2), []
             variance = fresh**2 + old**2 / (1 - beta2**2)
             for lag in range(1, 8000):
                 c.append((fresh * old * beta2 ** (lag - 1) + old**2 * beta2**lag / (1 - beta2**2)) / variance)
-            brute = 1 + 4 / np.pi * sum(np.arcsin(x) * (1 - k) ** (n + 1) for n, x in enumerate(c))
-            found = theory.equilibrium_norm(1.0, k, optimizer=rule) ** 2 * k * (2 - k) / 10
+            brute = 1 + 4 / np.pi * sum(np.arcsin(x) * (1 - intrinsic_lr) ** (n + 1) for n, x in enumerate(c))
+            found = (
+                theory.equilibrium_norm(1.0, intrinsic_lr, optimizer=rule) ** 2 * intrinsic_lr * (2 - intrinsic_lr) / 10
+            )
             assert found == pytest.approx(brute, rel=1e-9)
 
 

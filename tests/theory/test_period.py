@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 import simulate
 import theory
 
-LAW = {"jump": 0.52, "jump_slope": 0.2, "outside": 0.27, "outside_power": 0.6, "reference": 0.01}
+LAW = {
+    "norm_rise": 0.52,
+    "norm_rise_slope": 0.2,
+    "outside_growth": 0.27,
+    "outside_growth_power": 0.6,
+    "reference": 0.01,
+}
 
 
 def test_the_law_is_the_balance_identity_of_what_is_found():
@@ -17,34 +23,38 @@ def test_the_law_is_the_balance_identity_of_what_is_found():
     gradient = np.concatenate([np.r_[60.0, np.full(n, 0.1)] for n in generator.normal(150, 30, 90).astype(int)])
     run = simulate.norm_map(0.5, 0.01, simulate.RecordedGradient(gradient), norm=3.0, steps=gradient.size)
     found = simulate.find_periods(run)
-    law = theory.BalanceLaw(found.jump, 0.0, found.outside_growth, 0.0, found.intrinsic_lr)
+    law = theory.BalanceLaw(found.norm_rise, 0.0, found.outside_growth, 0.0, found.intrinsic_lr)
     assert law.period(0.5, 0.01) == pytest.approx(found.mean, rel=1e-12)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-6, 0.02), st.floats(1e-3, 1e3))
-def test_period_depends_on_the_intrinsic_lr_alone_and_shrinks_with_it(k, lr):
+def test_period_depends_on_the_intrinsic_lr_alone_and_shrinks_with_it(intrinsic_lr, lr):
     law = theory.BalanceLaw(**LAW)
-    period = law.period(lr, k / lr)
-    assert period == pytest.approx(law.period(1.0, k), rel=1e-9)
-    assert period > law.period(lr, 1.01 * k / lr)
-    jump = 0.52 + 0.2 * math.log(0.01 / k)
-    assert period * -math.log1p(-k) == pytest.approx(jump / (1 - 0.27 * (k / 0.01) ** 0.6), rel=1e-9)
+    period = law.period(lr, intrinsic_lr / lr)
+    assert period == pytest.approx(law.period(1.0, intrinsic_lr), rel=1e-9)
+    assert period > law.period(lr, 1.01 * intrinsic_lr / lr)
+    norm_rise = 0.52 + 0.2 * math.log(0.01 / intrinsic_lr)
+    assert period * -math.log1p(-intrinsic_lr) == pytest.approx(
+        norm_rise / (1 - 0.27 * (intrinsic_lr / 0.01) ** 0.6), rel=1e-9
+    )
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-7, 0.5), st.floats(-0.2, 0.99), st.floats(-2, 2), st.floats(0, 0.3))
-def test_with_odds_growth_outside_comes_on_top_of_the_jump(k, outside, power, slope):
-    law = theory.BalanceLaw(0.6, slope, outside, power, 0.5, "odds")
-    odds = outside / (1 - outside) * (k / 0.5) ** power
-    jump = 0.6 + slope * math.log(0.5 / k)
+def test_with_odds_growth_outside_comes_on_top_of_the_jump(intrinsic_lr, outside_growth, power, slope):
+    law = theory.BalanceLaw(0.6, slope, outside_growth, power, 0.5, "odds")
+    odds = outside_growth / (1 - outside_growth) * (intrinsic_lr / 0.5) ** power
+    norm_rise = 0.6 + slope * math.log(0.5 / intrinsic_lr)
     if odds > -0.9:
-        assert law.period(0.5, k / 0.5) * -math.log1p(-k) == pytest.approx(jump * (1 + odds), rel=1e-9)
+        assert law.period(0.5, intrinsic_lr / 0.5) * -math.log1p(-intrinsic_lr) == pytest.approx(
+            norm_rise * (1 + odds), rel=1e-9
+        )
     # at the reference both forms are one
-    share = theory.BalanceLaw(0.6, slope, outside, power, 0.5)
+    share = theory.BalanceLaw(0.6, slope, outside_growth, power, 0.5)
     assert law.period(1.0, 0.5) == pytest.approx(share.period(1.0, 0.5), rel=1e-12)
-    if outside >= 0:
-        assert 0 <= law.outside_at(np.array(k)) < 1, "a share that takes never all"
+    if outside_growth >= 0:
+        assert 0 <= law.outside_growth_at(np.array(intrinsic_lr)) < 1, "a share that takes never all"
 
 
 def test_a_share_can_outgrow_the_whole_and_odds_cannot():
@@ -61,14 +71,16 @@ def test_below_the_lowest_the_jump_has_another_slope(intrinsic, slope, below):
     expected = 3 + slope * np.log(0.01 / max(intrinsic, 0.002))
     if intrinsic < 0.002:
         expected += below * np.log(0.002 / intrinsic)
-    assert law.jump_at(np.array(intrinsic)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert law.norm_rise_at(np.array(intrinsic)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_below_the_lowest_the_jump_is_held():
     held = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds", 0.002)
     free = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds")
-    np.testing.assert_allclose(held.jump_at(np.array([0.01, 0.002])), free.jump_at(np.array([0.01, 0.002])), rtol=1e-15)
-    assert held.jump_at(np.array(1e-4)) == held.jump_at(np.array(0.002)) < free.jump_at(np.array(1e-4))
+    np.testing.assert_allclose(
+        held.norm_rise_at(np.array([0.01, 0.002])), free.norm_rise_at(np.array([0.01, 0.002])), rtol=1e-15
+    )
+    assert held.norm_rise_at(np.array(1e-4)) == held.norm_rise_at(np.array(0.002)) < free.norm_rise_at(np.array(1e-4))
 
 
 def test_far_from_the_reference_there_may_be_no_period():
@@ -79,11 +91,11 @@ def test_far_from_the_reference_there_may_be_no_period():
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-4, 0.9), st.floats(1, 100))
-def test_least_fall_is_that_of_free_decay(k, ratio):
-    steps = theory.least_fall(1.0, k, ratio)
+def test_least_fall_is_that_of_free_decay(intrinsic_lr, ratio):
+    steps = theory.least_decay_steps(1.0, intrinsic_lr, ratio)
     # decay alone reaches the ratio in as many steps, and not in one less
-    assert (1 - k) ** steps * ratio <= 1 + 1e-9
-    assert steps == 0 or (1 - k) ** (steps - 1) * ratio > 1 - 1e-9
+    assert (1 - intrinsic_lr) ** steps * ratio <= 1 + 1e-9
+    assert steps == 0 or (1 - intrinsic_lr) ** (steps - 1) * ratio > 1 - 1e-9
 
 
 def test_no_fall_is_faster():
@@ -91,21 +103,21 @@ def test_no_fall_is_faster():
     norm = run.norm.values
     for gap in (1, 7, 50):
         ratio = np.maximum(norm[:-gap] / norm[gap:] * (1 - 1e-12), 1)
-        assert (theory.least_fall(0.5, 0.02, ratio) <= gap).all()
+        assert (theory.least_decay_steps(0.5, 0.02, ratio) <= gap).all()
 
 
 def test_limits():
-    assert theory.least_fall(0.1, 0.0, 2.0) == np.inf
-    assert theory.least_fall(0.1, 0.0, 1.0) == 0
+    assert theory.least_decay_steps(0.1, 0.0, 2.0) == np.inf
+    assert theory.least_decay_steps(0.1, 0.0, 1.0) == 0
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("jump", 0),
-        ("jump_slope", float("nan")),
-        ("outside", 1.0),
-        ("outside_power", "a"),
+        ("norm_rise", 0),
+        ("norm_rise_slope", float("nan")),
+        ("outside_growth", 1.0),
+        ("outside_growth_power", "a"),
         ("reference", 1.0),
         ("power_of", "phi"),
     ],
@@ -123,16 +135,18 @@ def test_bad_settings_are_named(name, value):
 
 def test_a_ratio_below_one_is_refused():
     with pytest.raises(ValueError, match="ratio"):
-        theory.least_fall(0.1, 0.01, 0.5)
+        theory.least_decay_steps(0.1, 0.01, 0.5)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-6, 0.5), st.floats(0, 20), st.integers(0, 100))
-def test_the_balance_is_exact_on_any_run(k, high, seed):
-    run = simulate.norm_map(0.5, k / 0.5, simulate.BoundedGradient(0.0, high), norm=2.0, steps=300, seed=seed)
-    parts = theory.balance(2.0, run.final_norm.item(), run.rotation.values, 0.5, k / 0.5)
+def test_the_balance_is_exact_on_any_run(intrinsic_lr, high, seed):
+    run = simulate.norm_map(
+        0.5, intrinsic_lr / 0.5, simulate.BoundedGradient(0.0, high), norm=2.0, steps=300, seed=seed
+    )
+    parts = theory.balance(2.0, run.final_norm.item(), run.rotation.values, 0.5, intrinsic_lr / 0.5)
     assert parts.grown - parts.decayed == pytest.approx(parts.change, abs=1e-11)
-    assert parts.decayed == pytest.approx(-300 * math.log1p(-k), rel=1e-12)
+    assert parts.decayed == pytest.approx(-300 * math.log1p(-intrinsic_lr), rel=1e-12)
 
 
 def test_the_geometric_mean_of_the_cosine_is_that_of_decay_on_periodic_runs_too():
@@ -170,53 +184,53 @@ def test_while_the_norm_grows_jumps_come_at_once():
 
 @pytest.mark.parametrize("k", [0.003, 0.05, 0.2])
 @pytest.mark.parametrize("delta", [0.01, 0.3])
-def test_jumps_cannot_come_more_often_and_nearly_do(k, delta):
+def test_jumps_cannot_come_more_often_and_nearly_do(intrinsic_lr, delta):
     # the adversary: the smallest jump as soon as the norm has fallen back to its start
-    lr, jumps, steps = 0.5, 0, int(400 * max(np.log1p(-delta) / np.log1p(-k), 1))
+    lr, jumps, steps = 0.5, 0, int(400 * max(np.log1p(-delta) / np.log1p(-intrinsic_lr), 1))
     logarithm = 0.0
     for _ in range(steps):
         if logarithm <= 0:
-            logarithm += np.log1p(-k) - np.log1p(-delta * (1 + 1e-9))
+            logarithm += np.log1p(-intrinsic_lr) - np.log1p(-delta * (1 + 1e-9))
             jumps += 1
         else:
-            logarithm += np.log1p(-k)
-    least = theory.least_time_between_jumps(lr, k / lr, delta)
-    assert jumps <= (steps * -np.log1p(-k) + logarithm) / -np.log1p(-delta) + 1e-6
+            logarithm += np.log1p(-intrinsic_lr)
+    least = theory.least_time_between_angular_jumps(lr, intrinsic_lr / lr, delta)
+    assert jumps <= (steps * -np.log1p(-intrinsic_lr) + logarithm) / -np.log1p(-delta) + 1e-6
     assert steps / jumps >= least * (1 - 1 / jumps)
     # whole steps cost at most one per jump
     assert steps / jumps <= max(least, 1) * (1 + 1 / jumps) + 1
     # and real runs do not beat it
     gradient = simulate.RecordedGradient(np.exp(3 * np.random.default_rng(0).normal(size=20_000)))
-    run = simulate.norm_map(lr, k / lr, gradient, norm=1.0, steps=20_000)
+    run = simulate.norm_map(lr, intrinsic_lr / lr, gradient, norm=1.0, steps=20_000)
     found = np.count_nonzero(1 - np.cos(run.rotation) > delta)
-    assert found <= (20_000 * -np.log1p(-k) + np.log(run.final_norm.item())) / -np.log1p(-delta)
+    assert found <= (20_000 * -np.log1p(-intrinsic_lr) + np.log(run.final_norm.item())) / -np.log1p(-delta)
     assert found > 10
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(0, 0.5), st.floats(1e-6, 1), st.floats(1e-3, 1e3), st.integers(0, 300))
-def test_the_product_of_a_fall_is_that_of_its_iteration(k, start, tail, steps):
+def test_the_product_of_a_fall_is_that_of_its_iteration(intrinsic_lr, start, tail, steps):
     effective = 0.3
     loss = start / effective
     for _ in range(steps):
         loss /= 1 + tail * effective * loss
-        effective /= (1 - k) ** 2
-    found = theory.fall_product(steps, start, 0.5, k / 0.5, tail)
+        effective /= (1 - intrinsic_lr) ** 2
+    found = theory.decay_phase_product(steps, start, 0.5, intrinsic_lr / 0.5, tail)
     assert found == pytest.approx(loss * effective, rel=1e-10)
 
 
 def test_the_product_tends_to_its_limit_logistically():
-    k, tail = 1e-3, 40.0
+    intrinsic_lr, tail = 1e-3, 40.0
     steps = np.arange(0, 20_000, 50)
-    product = theory.fall_product(steps, 1e-6, 1.0, k, tail)
-    limit = ((1 - k) ** -2 - 1) / tail
+    product = theory.decay_phase_product(steps, 1e-6, 1.0, intrinsic_lr, tail)
+    limit = ((1 - intrinsic_lr) ** -2 - 1) / tail
     assert product[-1] == pytest.approx(limit, rel=1e-9)
-    assert limit == pytest.approx(2 * k / tail, rel=2 * k)
+    assert limit == pytest.approx(2 * intrinsic_lr / tail, rel=2 * intrinsic_lr)
     # ln(p/(limit-p)) is a straight line of the slope 2ηλ
     inner = (product > 1e-3 * limit) & (product < 0.99 * limit)
     slope = np.polyfit(steps[inner], np.log(product[inner] / (limit - product[inner])), 1)[0]
-    assert slope == pytest.approx(-2 * np.log1p(-k), rel=1e-6)
-    assert theory.fall_product(10, 0.1, 1.0, 0.0, 2.0) == pytest.approx(0.1 / (1 + 10 * 2.0 * 0.1))
+    assert slope == pytest.approx(-2 * np.log1p(-intrinsic_lr), rel=1e-6)
+    assert theory.decay_phase_product(10, 0.1, 1.0, 0.0, 2.0) == pytest.approx(0.1 / (1 + 10 * 2.0 * 0.1))
 
 
 @pytest.mark.parametrize(
@@ -224,10 +238,10 @@ def test_the_product_tends_to_its_limit_logistically():
     [
         (lambda: theory.balance(0.0, 1.0, [0.1], 0.1, 0.1), "norm"),
         (lambda: theory.balance(1.0, 1.0, [2.0], 0.1, 0.1), "rotation"),
-        (lambda: theory.least_time_between_jumps(0.1, 0.1, 1.0), "delta"),
-        (lambda: theory.fall_product(-1, 1.0, 0.1, 0.1, 1.0), "steps"),
-        (lambda: theory.fall_product(1, 0.0, 0.1, 0.1, 1.0), "product"),
-        (lambda: theory.fall_product(1, 1.0, 0.1, 0.1, 0.0), "tail"),
+        (lambda: theory.least_time_between_angular_jumps(0.1, 0.1, 1.0), "delta"),
+        (lambda: theory.decay_phase_product(-1, 1.0, 0.1, 0.1, 1.0), "steps"),
+        (lambda: theory.decay_phase_product(1, 0.0, 0.1, 0.1, 1.0), "product"),
+        (lambda: theory.decay_phase_product(1, 1.0, 0.1, 0.1, 0.0), "tail"),
     ],
 )
 def test_bad_values_of_the_balance_are_named(call, name):
@@ -249,15 +263,15 @@ RULES = [
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(st.floats(1e-6, 2e-3), st.floats(1e-2, 10))
-def test_weights_without_gradients_decay_so_fast(rule, k, lr):
+def test_weights_without_gradients_decay_so_fast(rule, intrinsic_lr, lr):
     weights, state = np.array([1.0]), rule.start(np.array([1.0]))
     sizes = []
     for _ in range(600):
-        weights, state = rule.update(weights, np.zeros(1), state, lr, k / lr)
+        weights, state = rule.update(weights, np.zeros(1), state, lr, intrinsic_lr / lr)
         sizes.append(abs(float(weights[0])))
     # after 300 steps the buffer has followed
     assert math.log(sizes[300] / sizes[-1]) / 299 == pytest.approx(
-        theory.free_decay(lr, k / lr, optimizer=rule), rel=1e-6
+        theory.free_decay(lr, intrinsic_lr / lr, optimizer=rule), rel=1e-6
     )
 
 

@@ -52,8 +52,8 @@ def test_equivalent_runs_have_the_same_directions(rule, factor):
 @pytest.mark.parametrize("rule", RULES, **ids)
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(rates, intrinsic, st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_equivalent_runs_compose_and_have_equivalent_equilibria(rule, lr, k, norm, c, d):
-    wd = k / lr
+def test_equivalent_runs_compose_and_have_equivalent_equilibria(rule, lr, intrinsic_lr, norm, c, d):
+    wd = intrinsic_lr / lr
     there = theory.equivalent_run(lr, wd, norm, lr_to=c * lr, optimizer=rule)
     assert there.lr == c * lr
     back = theory.equivalent_run(*there, lr_to=lr, optimizer=rule)
@@ -69,8 +69,8 @@ def test_equivalent_runs_compose_and_have_equivalent_equilibria(rule, lr, k, nor
 @pytest.mark.parametrize("rule", RULES, **ids)
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(rates, st.floats(1e-7, 0.5), st.floats(1e-2, 1e2))
-def test_inverse_design_inverts(rule, lr, k, g):
-    wd = k / lr
+def test_inverse_design_inverts(rule, lr, intrinsic_lr, g):
+    wd = intrinsic_lr / lr
     angle = theory.equilibrium_rotation(lr, wd, grad_norm=g, optimizer=rule)
     assume(1e-6 < angle < 1.5)
     norm = theory.equilibrium_norm(lr, wd, g, optimizer=rule)
@@ -87,8 +87,8 @@ def test_inverse_design_inverts(rule, lr, k, g):
 @pytest.mark.parametrize("rule", RULES, **ids)
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(rates, st.floats(1e-7, 0.5), st.floats(1e-2, 1e2))
-def test_a_learning_rate_for_a_norm_gives_that_norm(rule, lr, k, g):
-    wd = k / lr
+def test_a_learning_rate_for_a_norm_gives_that_norm(rule, lr, intrinsic_lr, g):
+    wd = intrinsic_lr / lr
     norm = theory.equilibrium_norm(lr, wd, g, optimizer=rule)
     found = theory.lr_for_norm(wd, norm, grad_norm=g, optimizer=rule)
     assume(np.isfinite(found))
@@ -106,15 +106,15 @@ def test_relaxation_is_inverted(lr, steps):
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(rates, st.floats(1e-6, 0.9), st.floats(1e-2, 1e2))
-def test_closed_forms_of_the_norm(lr, k, g):
-    wd = k / lr
+def test_closed_forms_of_the_norm(lr, intrinsic_lr, g):
+    wd = intrinsic_lr / lr
     norm = theory.equilibrium_norm(lr, wd, g)
     assert theory.lr_for_norm(wd, norm, grad_norm=g) == pytest.approx(
         2 * wd * norm**4 / (g * g + wd * wd * norm**4), rel=1e-9
     )
     closed = (1 - np.sqrt(1 - lr * lr * g * g / norm**4)) / lr
     # the root loses the digits of a small ηλ
-    assert theory.wd_for_norm(lr, norm, grad_norm=g) == pytest.approx(closed, rel=1e-14 / k + 1e-9)
+    assert theory.wd_for_norm(lr, norm, grad_norm=g) == pytest.approx(closed, rel=1e-14 / intrinsic_lr + 1e-9)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
@@ -123,8 +123,8 @@ def test_a_growing_learning_rate_replaces_decay(momentum, share):
     # up to nearly the largest decay at which it exists
     rule = theory.SGD(momentum=momentum)
     lr = 0.3
-    k = share * (1 - momentum**0.5) ** 2 * (1 if momentum else 0.5)
-    run = theory.run_without_decay(lr, k / lr, optimizer=rule)
+    intrinsic_lr = share * (1 - momentum**0.5) ** 2 * (1 if momentum else 0.5)
+    run = theory.run_without_decay(lr, intrinsic_lr / lr, optimizer=rule)
     generator = np.random.default_rng(0)
     start = generator.normal(size=20)
     target = generator.normal(size=20)
@@ -138,7 +138,7 @@ def test_a_growing_learning_rate_replaces_decay(momentum, share):
             full = -(target + noise[t])
             return (full - (full @ unit) * unit) / np.linalg.norm(w)
 
-        x, state = rule.update(x, gradient(x), state, lr, k / lr)
+        x, state = rule.update(x, gradient(x), state, lr, intrinsic_lr / lr)
         y, other = rule.update(y, gradient(y), other, float(run.schedule(t)), 0.0)
         # sixty steps of rounding
         np.testing.assert_allclose(y / np.linalg.norm(y), x / np.linalg.norm(x), atol=1e-9)

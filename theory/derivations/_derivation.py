@@ -159,6 +159,8 @@ LATEX = {
     "shrink": "E",
     "b_min": r"b_\ell",
     "b_max": "b_L",
+    "norm_rise": "J",
+    "outside_growth": r"\varphi",
 }
 
 

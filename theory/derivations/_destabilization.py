@@ -32,12 +32,12 @@ from theory.derivations._symbols import rotation as theta
 from theory.optimizers import sgd_update
 
 
-def jump_norm() -> Derivation:
+def angular_jump_norm() -> Derivation:
     """Derive the norm ρ² = ηg̃/((1-ηλ)κ(δ)) below which a step has 1 - cos θ > δ, with κ(δ) = √((1-δ)⁻²-1).
 
     Examples
     --------
-    >>> print(jump_norm()[-2].lhs)
+    >>> print(angular_jump_norm()[-2].lhs)
     norm**2
     """
     ranges = {**BELOW_ONE, delta: 1 / (1 + t)}
@@ -73,18 +73,18 @@ def jump_norm() -> Derivation:
     return result
 
 
-def jump_regime() -> Derivation:
+def angular_jump_regime() -> Derivation:
     """Derive where δ-jumps are impossible, L/ℓ <= κ(δ)/κ(ηλ), and that they can be avoided for ever unless δ < ηλ.
 
     Examples
     --------
-    >>> print(jump_regime()[-1])
+    >>> print(angular_jump_regime()[-1])
     Eq(border, sqrt(-1 + (1 - delta)**(-2))/sqrt(-1 + (-lr*wd + 1)**(-2)))
     """
     threshold, border, over = sympy.symbols("sq_threshold border over", positive=True)
     at, kappa = (1 - lr * wd) ** 2, sqrt((1 - delta) ** -2 - 1)
     kappa_decay = kappa.subs(delta, lr * wd)
-    needed = lr * grad_norm / ((1 - lr * wd) * kappa)  # r below which g̃ jumps: the result of `jump_norm`
+    needed = lr * grad_norm / ((1 - lr * wd) * kappa)  # r below which g̃ jumps: the result of `angular_jump_norm`
     lowest = sqrt(_equilibrium.fixed_square()).subs({a: at, b: (lr * grad_norm_min) ** 2})
     (equal,) = sympy.solve(Eq(lowest, border * needed.subs(grad_norm, grad_norm_min)), border)
     largest_quiet = sympy.solve(Eq(needed, sq_norm), grad_norm)[0]
@@ -131,7 +131,7 @@ def jump_regime() -> Derivation:
     )
     result.step(
         Eq(sq_lower / threshold, grad_norm_min / grad_norm_max * border),
-        "The lowest norm in units of the threshold of L, from `jump_norm`.",
+        "The lowest norm in units of the threshold of L, from `angular_jump_norm`.",
         any_delta,
     )
     result.step(
@@ -177,12 +177,12 @@ def jump_regime() -> Derivation:
     return result
 
 
-def jumps_in_a_swing() -> Derivation:
+def angular_jumps_while_ringing() -> Derivation:
     """Derive when δ-jumps are impossible from every start for (1-ηλ)² < 1/2: L/ℓ <= 2(1-ηλ)²κ(δ).
 
     Examples
     --------
-    >>> print(jumps_in_a_swing()[-1])
+    >>> print(angular_jumps_while_ringing()[-1])
     Eq(border, 2*a*kappa)
     """
     kappa, b_min, over, border, threshold, turning = sympy.symbols(
@@ -317,12 +317,12 @@ def critical_norm() -> Derivation:
     return result
 
 
-def steps_to_jump() -> Derivation:
+def steps_to_angular_jump() -> Derivation:
     """Derive along which orbits the first δ-jump comes earliest and latest.
 
     Examples
     --------
-    >>> steps_to_jump().unproved()
+    >>> steps_to_angular_jump().unproved()
     []
     """
     kappa = sympy.Symbol("kappa", positive=True)  # κ(δ); 1 + κ² = (1-δ)⁻²

@@ -73,12 +73,12 @@ def norm_flow() -> Derivation:
     return result
 
 
-def fall_time() -> Derivation:
+def decay_time() -> Derivation:
     """Derive the time of a fall in a flow that has the fixed point and the rates of the map.
 
     Examples
     --------
-    >>> fall_time().unproved()
+    >>> decay_time().unproved()
     []
     """
     near, far, other, small = sympy.symbols("near far other small", positive=True)

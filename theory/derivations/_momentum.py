@@ -88,12 +88,12 @@ def _step_of_the_square(result: Derivation) -> None:
     )
 
 
-def momentum_floor() -> Derivation:
+def momentum_lower_bound() -> Derivation:
     """Derive the norm below which heavy-ball SGD cannot stay, r = √(ηℓ²/(λ(2(1+μ)-ηλ))) as a square.
 
     Examples
     --------
-    >>> print(momentum_floor()[-1].lhs)
+    >>> print(momentum_lower_bound()[-1].lhs)
     lower
     """
     slope = Derivative(_next_square(sq_norm, older_sq), sq_norm).doit()
@@ -238,12 +238,12 @@ def _turning_back() -> tuple[Any, Any]:
     )
 
 
-def momentum_least_fall() -> Derivation:
+def momentum_least_decay_steps() -> Derivation:
     """Derive the least number of steps of a fall, 2 ln(ratio)/(-ln p).
 
     Examples
     --------
-    >>> print(momentum_least_fall()[-1].lhs)
+    >>> print(momentum_least_decay_steps()[-1].lhs)
     steps
     """
     steps, ratio, larger, smaller = sympy.symbols("steps ratio larger smaller", positive=True)

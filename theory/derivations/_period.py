@@ -59,23 +59,33 @@ def balance_law() -> Derivation:
     Examples
     --------
     >>> print(balance_law()[-1].rhs)
-    -jump/((1 - outside)*log(-lr*wd + 1))
+    -norm_rise/((1 - outside_growth)*log(-lr*wd + 1))
     """
-    period, jump, outside = sympy.symbols("period jump outside", positive=True)
-    (length,) = sympy.solve(Eq(period * DECAY, jump + outside * period * DECAY), period)
+    period, norm_rise, outside_growth = sympy.symbols("period norm_rise outside_growth", positive=True)
+    (length,) = sympy.solve(Eq(period * DECAY, norm_rise + outside_growth * period * DECAY), period)
     result = Derivation(
         "Length of a period.",
-        "A stationary trace; J = `jump` is the mean rise of ln ρ in a destabilization, φ = `outside` the share of "
+        "A stationary trace; J = `norm_rise` is the mean rise of ln ρ in a destabilization, φ = `outside_growth` the share of "
         "growth "
         "outside the detected rises, 0 <= φ < 1; 0 < ηλ < 1.",
-        {"lr": lr, "wd": wd, "jump": jump, "outside": outside, "period": period, "grown": grown},
+        {
+            "lr": lr,
+            "wd": wd,
+            "norm_rise": norm_rise,
+            "outside_growth": outside_growth,
+            "period": period,
+            "grown": grown,
+        },
         {grown: period * DECAY, period: length},
     )
     result.step(Eq(grown, period * DECAY), "Over a mean period the growth makes up for the decay (`balance`).")
-    result.step(Eq(grown, jump + outside * grown), "Growth is the rise of the destabilization and the rest.")
-    result.step(Eq(grown, jump / (1 - outside)), "Solve for the growth.")
     result.step(
-        Eq(period, jump / (1 - outside) / DECAY), "The law; it defines φ, and predicts T once J and φ are known."
+        Eq(grown, norm_rise + outside_growth * grown), "Growth is the rise of the destabilization and the rest."
+    )
+    result.step(Eq(grown, norm_rise / (1 - outside_growth)), "Solve for the growth.")
+    result.step(
+        Eq(period, norm_rise / (1 - outside_growth) / DECAY),
+        "The law; it defines φ, and predicts T once J and φ are known.",
     )
     return result
 
@@ -127,12 +137,12 @@ def free_decay() -> Derivation:
     return result
 
 
-def least_fall() -> Derivation:
+def least_decay_steps() -> Derivation:
     """Derive that a fall from one norm to another takes at least ln(ratio)/(-ln(1-ηλ)) steps.
 
     Examples
     --------
-    >>> print(least_fall()[-1].rhs)
+    >>> print(least_decay_steps()[-1].rhs)
     -log(ratio)/log(-lr*wd + 1)
     """
     ratio, least = sympy.symbols("ratio least", positive=True)
@@ -154,12 +164,12 @@ def least_fall() -> Derivation:
     return result
 
 
-def least_time_between_jumps() -> Derivation:
+def least_time_between_angular_jumps() -> Derivation:
     """Derive that δ-jumps are on average at least ln(1-δ)/ln(1-ηλ) steps apart.
 
     Examples
     --------
-    >>> print(least_time_between_jumps()[-1].rhs)
+    >>> print(least_time_between_angular_jumps()[-1].rhs)
     log(1 - delta)/log(-lr*wd + 1)
     """
     jumps, least, excess = sympy.symbols("jumps least excess", positive=True)
@@ -174,9 +184,9 @@ def least_time_between_jumps() -> Derivation:
         {"lr": lr, "wd": wd, "delta": delta, "steps": steps, "change": change, "jumps": jumps, "least": least},
         {least: 1 / Limit(most / steps, steps, oo).doit(), change: net, grown: jumps * -log(1 - delta) + excess},
     )
-    jump = {cosine: (1 - delta) / (1 + t), delta: 1 / (1 + s)}
+    norm_rise = {cosine: (1 - delta) / (1 + t), delta: 1 / (1 + s)}
     result.step(
-        Gt(1 / cosine, 1 / (1 - delta)), "A δ-jump has cos θ < 1-δ: it adds more than -ln(1-δ) to ln ρ, …", jump
+        Gt(1 / cosine, 1 / (1 - delta)), "A δ-jump has cos θ < 1-δ: it adds more than -ln(1-δ) to ln ρ, …", norm_rise
     )
     result.step(Ge(1 / cosine, 1), "… and no step takes growth away: the excess is positive.", {cosine: 1 / (1 + c)})
     result.step(
@@ -190,12 +200,12 @@ def least_time_between_jumps() -> Derivation:
     return result
 
 
-def fall_product() -> Derivation:
+def decay_phase_product() -> Derivation:
     """Derive how loss times effective learning rate moves in a fall.
 
     Examples
     --------
-    >>> fall_product().unproved()
+    >>> decay_phase_product().unproved()
     []
     """
     loss, effective, tail, inverse, start, product = sympy.symbols(

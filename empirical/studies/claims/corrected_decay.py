@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from theory.arguments import FloatArray, one_real
+from theory.arguments import FloatArray, check_number
 from theory.rules import ShortRepr
 from theory.sgd import SGD
 
@@ -33,7 +33,7 @@ class CorrectedSGD(ShortRepr):
     lr_max: float
 
     def __post_init__(self) -> None:
-        one_real("lr_max", self.lr_max, above=0)
+        check_number("lr_max", self.lr_max, above=0)
 
     def start(self, weights: Any) -> tuple[Any, ...]:
         """Return the state before the first step: nothing.

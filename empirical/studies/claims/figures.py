@@ -17,7 +17,7 @@ from empirical.studies.claims.statistics import GRADIENT, Trajectories, classifi
 from simulate._files import written_aside
 from simulate.plots.style import MEASURED, PREDICTED, label_log_ticks, number_values
 from simulate.trajectories.contract import VARIABLES
-from theory.arguments import choice
+from theory.arguments import check_choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
@@ -189,5 +189,5 @@ def axis_label(name: str) -> str:
     ('mini-batch loss', 'angle between the iterates before and after the step (radian)')
     """
     known = VARIABLES | {GRADIENT: ("loss/weight", "gradient norm ‖∇f‖ of the mini-batch loss")}
-    unit, meaning = known[choice("name", name, known)]
+    unit, meaning = known[check_choice("name", name, known)]
     return meaning if unit in meaning else f"{meaning} ({unit})"

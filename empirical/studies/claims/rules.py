@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import one_real
+from theory.arguments import check_number
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "not decided"
 SEEDS_MIN = 3
@@ -136,5 +136,5 @@ def _figures(figures: npt.ArrayLike) -> npt.NDArray[np.float64]:
         raise ValueError(f"figures must be of at least {SEEDS_MIN} seeds, got {values.size}")
     for value in values:
         if not math.isnan(value):
-            one_real("figures", value)
+            check_number("figures", value)
     return values

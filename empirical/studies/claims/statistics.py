@@ -18,8 +18,8 @@ import theory
 from empirical.config import RunConfig
 from empirical.measures.minima import minimum_steps
 from empirical.runs.snapshots import networks_at
-from simulate.trajectories.contract import setting, unfixed_optimizer
-from theory.optimizers import optimizer_named
+from simulate.trajectories.contract import setting_variable, unconstrained_optimizer
+from theory.optimizers import parse_optimizer
 
 _MINIMA = 3
 GRADIENT = "plain_gradient"  # what a claim can be drawn by beside the variables of a trajectory
@@ -154,9 +154,9 @@ def small_angle(run: xr.Dataset) -> float:
     >>> round(small_angle(xr.Dataset(attrs={"lr": 0.1, "wd": 0.05, "optimizer": "SGD(momentum=0.6)"})), 4)
     0.0791
     """
-    rule = optimizer_named(unfixed_optimizer(run))
+    rule = parse_optimizer(unconstrained_optimizer(run))
     momentum = rule.momentum if isinstance(rule, theory.SGD) else 0.0
-    return math.sqrt(2 * float(setting(run, "lr")) * float(setting(run, "wd")) / (1 + momentum))
+    return math.sqrt(2 * float(setting_variable(run, "lr")) * float(setting_variable(run, "wd")) / (1 + momentum))
 
 
 def equilibrium_angle(run: xr.Dataset) -> float:
@@ -169,8 +169,8 @@ def equilibrium_angle(run: xr.Dataset) -> float:
     0.0447
     """
     gradient = math.sqrt(float((run.grad_norm**2).mean()))
-    rule = optimizer_named(unfixed_optimizer(run))
-    lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
+    rule = parse_optimizer(unconstrained_optimizer(run))
+    lr, wd = float(setting_variable(run, "lr")), float(setting_variable(run, "wd"))
     return float(theory.equilibrium_rotation(lr, wd, grad_norm=gradient, optimizer=rule))
 
 

@@ -20,7 +20,7 @@ from empirical.studies.stored_runs import stored_run, train_missing
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import written_aside
 from simulate.trajectories.contract import versions
-from theory.arguments import several
+from theory.arguments import check_choices
 
 RUNS, NETWORKS, PAGE, PART = "runs", "networks", "claims.md", "claims_asked.md"
 
@@ -38,7 +38,7 @@ def chosen_claims(names: Sequence[str] | None = None, *, fast: bool = False) -> 
     ['momentum', 'sgd-is-periodic']
     """
     known = {claim.name: claim for claim in all_claims()}
-    chosen = [known[name] for name in (known if names is None else several("names", names, known))]
+    chosen = [known[name] for name in (known if names is None else check_choices("names", names, known))]
     chosen = [claim for claim in chosen if claim.fast or not fast]
     if not chosen:
         raise ValueError("names must leave at least one statement, got none")

@@ -21,7 +21,7 @@ from empirical.studies.claims.claim import Runs
 from empirical.studies.claims.statistics import Trajectories, classified
 from empirical.studies.paper_figures.paper_figure import TWO_COLUMNS
 from simulate.plots.style import MEASURED, PREDICTED, label_log_ticks, number_values
-from simulate.trajectories.contract import intrinsic_lr, setting
+from simulate.trajectories.contract import mean_intrinsic_lr, setting_variable
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
     LOG_NORM_SD_MAX,
@@ -81,15 +81,19 @@ def draw_periods(runs: Trajectories) -> Figure:
     if np.isnan(list(measured.values())).all():
         raise ValueError("no run has a period")
     figure, (left, right) = new_figure(2.7, 1, 2, width=TWO_COLUMNS)
-    rates = sorted({float(setting(group[0], "lr")) for group in runs.values()}, reverse=True)
+    rates = sorted({float(setting_variable(group[0], "lr")) for group in runs.values()}, reverse=True)
     for (marker, face, edge, shift), rate in zip(_RATES_MARKED, rates, strict=False):
-        groups = {intrinsic_lr(group[0]): name for name, group in runs.items() if setting(group[0], "lr") == rate}
+        groups = {
+            mean_intrinsic_lr(group[0]): name
+            for name, group in runs.items()
+            if setting_variable(group[0], "lr") == rate
+        }
         x = np.array(sorted(groups))
         means, errors = np.array([measured[groups[k]] for k in x]).T
         for ax, unit in ((left, 1.0), (right, x)):
             style = {"fmt": marker, "color": edge, "markerfacecolor": face, "capsize": 2, "zorder": 3}
             ax.errorbar(x * shift, means * unit, errors * unit, label=f"training, η = {rate:g}", **style)
-    together = [intrinsic_lr(group[0]) for group in runs.values()]
+    together = [mean_intrinsic_lr(group[0]) for group in runs.values()]
     _draw_predictions(left, right, np.geomspace(min(together), max(together), 15), runs)
     left.set(xscale="log", yscale="log", ylabel="period T (steps)")
     label_log_ticks(left)
@@ -104,8 +108,8 @@ def draw_periods(runs: Trajectories) -> Figure:
 def _draw_predictions(left: Axes, right: Axes, x: Array, runs: Trajectories) -> None:
     middle = float(np.sqrt(x[0] * x[-1]))
     # through what was measured in the middle
-    near = min(runs.values(), key=lambda group: abs(np.log(intrinsic_lr(group[0]) / middle)))
-    product = measured_periods(near)[0] * intrinsic_lr(near[0])
+    near = min(runs.values(), key=lambda group: abs(np.log(mean_intrinsic_lr(group[0]) / middle)))
+    product = measured_periods(near)[0] * mean_intrinsic_lr(near[0])
     curves = [(f"{product:.2g}/ηλ", ":", "0.4", product / x)] if np.isfinite(product) else []
     model = simulate.PeriodModel.reference()
     if is_of_network(next(iter(runs.values()))[0].attrs["config"], model.segments[0].run):

@@ -15,7 +15,7 @@ from empirical.studies.paper_figures.paper_figure import STYLE, PaperFigure
 from empirical.studies.stored_runs import stored_run, train_missing
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import written_aside
-from theory.arguments import several
+from theory.arguments import check_choices
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,8 +75,8 @@ def draw_figures(
     ValueError: names must be one of full-batch, minima, norm, periods, ...; got 'everything'
     """
     known = {figure.name: figure for figure in all_figures(fast)}
-    chosen = [known[name] for name in several("names", known if names is None else names, known)]
-    wanted = several("formats", formats, _METADATA)
+    chosen = [known[name] for name in check_choices("names", known if names is None else names, known)]
+    wanted = check_choices("formats", formats, _METADATA)
     if paper_scale:
         chosen = [figure.at_paper_scale() for figure in chosen]
     folder = Path(out)

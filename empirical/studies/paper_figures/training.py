@@ -14,7 +14,7 @@ from empirical.reports.page import new_figure
 from empirical.studies.claims.statistics import Trajectories
 from empirical.studies.paper_figures.paper_figure import ONE_COLUMN, TWO_COLUMNS, legend_above
 from simulate.plots.style import PREDICTED, mark_onsets
-from simulate.trajectories.contract import intrinsic_lr, setting
+from simulate.trajectories.contract import mean_intrinsic_lr, setting_variable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,13 +68,13 @@ def draw_norm(runs: Trajectories) -> Figure:
     -------
     matplotlib figure.
     """
-    shown = sorted((group[0] for group in runs.values()), key=intrinsic_lr)
-    window = round(_RELAXATIONS_SHOWN / intrinsic_lr(shown[0]))
+    shown = sorted((group[0] for group in runs.values()), key=mean_intrinsic_lr)
+    window = round(_RELAXATIONS_SHOWN / mean_intrinsic_lr(shown[0]))
     figure, axes = new_figure(3.8, 3, len(shown), width=TWO_COLUMNS, sharex="col", sharey="row", squeeze=False)
     for column, run in zip(axes.T, shown, strict=True):
         part = run.isel(step=slice(-window, None))
         simulate.plots.plot_trajectory(part, list(column), variables=["norm", "effective_lr", "rotation"])
-        lr, wd = (float(setting(run, name)) for name in ("lr", "wd"))
+        lr, wd = (float(setting_variable(run, name)) for name in ("lr", "wd"))
         level = theory.equilibrium_rotation(lr, wd)
         column[2].axhline(level, color=PREDICTED, linestyle="--", linewidth=1.2, label="equilibrium")
         # also of those that a verdict would leave to the beginning

@@ -23,9 +23,9 @@ from empirical.sweeps.store import read_summaries
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from simulate._files import write_json, written_aside
 from simulate.period_model.calibration import balance_law, pooled
-from simulate.trajectories.contract import described, intrinsic_lr
+from simulate.trajectories.contract import mean_intrinsic_lr, variable_attributes
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODS_MIN, verdict_of
-from theory.arguments import choice, whole_number
+from theory.arguments import check_choice, check_integer
 
 MARKER, TABLE, MODELS, PROBES, REFERENCES = "held_out.json", "held_out.csv", "models", "probes", "references"
 # Those of the probes are 0 and 1.
@@ -163,7 +163,7 @@ def together(rate: float, runs: Sequence[Mapping[str, float]]) -> Measured:
 
     Examples
     --------
-    >>> run = {"periods": 50, "period": 100.0, "period_stderr": 4.0, "jump": 0.5, "threshold_ratio": 1.2,
+    >>> run = {"periods": 50, "period": 100.0, "period_stderr": 4.0, "norm_rise": 0.5, "threshold_ratio": 1.2,
     ...        "rotation_ratio": 0.2, "log_norm_sd": 0.3, "seconds": 1.0}
     >>> both = together(0.01, [run, {**run, "period": 110.0}])
     >>> both.verdict, both.period, round(both.period_stderr, 2)
@@ -185,14 +185,14 @@ def together(rate: float, runs: Sequence[Mapping[str, float]]) -> Measured:
         return float(np.average(values[swung], weights=counts[swung])) if number else math.nan
 
     period = pooled_mean(column("period"))
-    error = outside = threshold_ratio = math.nan
+    error = outside_growth = threshold_ratio = math.nan
     if number:
         # of a run with one period no scatter is known
         scattered = (counts * column("period_stderr"))[swung]
         within = float(np.sqrt(np.sum(scattered**2))) / number
         between = float(np.std(column("period")[swung], ddof=1)) / math.sqrt(swung.sum()) if swung.sum() > 1 else 0.0
         error = max(within, between) if math.isfinite(within) else math.nan
-        outside = 1 - pooled_mean(column("jump")) / (-math.log1p(-rate) * period)
+        outside_growth = 1 - pooled_mean(column("norm_rise")) / (-math.log1p(-rate) * period)
         # periods at twice the rise; a summary leaves out what is infinite
         coarse = float(
             np.nansum(counts / np.where(np.isnan(column("threshold_ratio")), np.inf, column("threshold_ratio")))
@@ -200,7 +200,7 @@ def together(rate: float, runs: Sequence[Mapping[str, float]]) -> Measured:
         threshold_ratio = number / coarse if coarse else math.inf
     sd = float(np.sqrt(np.mean(column("log_norm_sd") ** 2)))
     return Measured(
-        verdict=verdict_of(mean("rotation_ratio"), sd, number / len(runs), outside, threshold_ratio),
+        verdict=verdict_of(mean("rotation_ratio"), sd, number / len(runs), outside_growth, threshold_ratio),
         rotation_ratio=mean("rotation_ratio"),
         log_norm_sd=sd,
         threshold_ratio=threshold_ratio,
@@ -208,7 +208,7 @@ def together(rate: float, runs: Sequence[Mapping[str, float]]) -> Measured:
         periods=number,
         period=period,
         period_stderr=error,
-        outside_growth=outside,
+        outside_growth=outside_growth,
         norm=float(np.exp(np.mean(np.log(column("typical_norm"))))),
         norm_min=float(np.exp(pooled_mean(np.log(column("trough_norm"))))),
         norm_max=float(np.exp(pooled_mean(np.log(column("peak_norm"))))),
@@ -260,10 +260,10 @@ def validate_held_out(
     ...
     ValueError: networks must be one of adamw64, affine64, convnet5, convnet6, ...; got 'mlp7'
     """
-    names = [choice("networks", name, NETWORKS) for name in (NETWORKS if networks is None else networks)]
+    names = [check_choice("networks", name, NETWORKS) for name in (NETWORKS if networks is None else networks)]
     if not names:
         raise ValueError("networks must name at least one network, got none")
-    whole_number("periods", periods, at_least=2 * PERIODS_MIN)
+    check_integer("periods", periods, at_least=2 * PERIODS_MIN)
     folder = _claimed(Path(out))
     models = {}
     for name in names:
@@ -340,7 +340,7 @@ def _of_one_setting(runs: Path, model: simulate.PeriodModel) -> simulate.PeriodM
     if model.oscillator is None or len(rates) != 2:
         return None
     trajectories = [simulate.load(place) for place in sorted(runs.glob("runs/*/*"))]
-    alone = [each for each in trajectories if math.isclose(intrinsic_lr(each), rates[1], rel_tol=1e-9)]
+    alone = [each for each in trajectories if math.isclose(mean_intrinsic_lr(each), rates[1], rel_tol=1e-9)]
     found = simulate.PeriodModel.from_probe(alone)
     return None if found.oscillator is None else found
 
@@ -410,5 +410,7 @@ def _table(rows: Sequence[Mapping[str, Any]], models: Mapping[str, simulate.Peri
     for key in map(str, table.variables):
         # what was measured and what was predicted have one name; all else is some period
         plain = key.removeprefix("measured_").removeprefix("predicted_")
-        table[key].attrs["units"] = (described(plain) or described("period" if "period" in key else "jump"))["units"]
+        table[key].attrs["units"] = (
+            variable_attributes(plain) or variable_attributes("period" if "period" in key else "norm_rise")
+        )["units"]
     return table

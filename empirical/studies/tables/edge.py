@@ -19,7 +19,7 @@ from empirical.runs.loop import train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
 from simulate.plots.style import MEASURED, ONSET, label_log_ticks
-from theory.arguments import FloatArray, whole_number
+from theory.arguments import FloatArray, check_integer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +76,7 @@ def edge(config: RunConfig, folder: Path, *, points: int = 40, progress: bool | 
     >>> FULL_BATCH.sampling, MINI_BATCH.sampling
     ('full_batch', 'without_replacement')
     """
-    whole_number("points", points, at_least=2)
+    check_integer("points", points, at_least=2)
     run = train(config, folder / "whole", progress=progress)
     found = simulate.find_periods(run)
     if not found.count:

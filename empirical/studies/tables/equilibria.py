@@ -80,7 +80,7 @@ def measure(config: RunConfig) -> Equilibrium:
     settled = run.isel(step=slice(_STEPS // 2, None))
     gradient = float(np.sqrt((settled.grad_norm**2).mean()))
     predicted = theory.equilibrium_rotation(
-        float(contract.setting(settled, "lr")), config.wd, optimizer=config.optimizer, grad_norm=gradient
+        float(contract.setting_variable(settled, "lr")), config.wd, optimizer=config.optimizer, grad_norm=gradient
     )
     mean, variance = gradients.mean(0), gradients.var(0)
     # pixels that never change give weights that get no gradient but rounding

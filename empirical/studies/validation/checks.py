@@ -12,7 +12,7 @@ import xarray as xr
 
 import simulate
 import theory
-from simulate.trajectories.contract import setting
+from simulate.trajectories.contract import setting_variable
 from simulate.trajectories.periods import EQUILIBRIUM, LOG_NORM_SD_MAX, PERIODIC, ROTATION_RATIO_MIN, settled_part
 from simulate.trajectories.statistics import power_mean
 
@@ -66,7 +66,7 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
     >>> [row.verdict for row in equilibrium("map", run, other)]
     ['holds', 'holds', 'holds']
     """
-    lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
+    lr, wd = float(setting_variable(run, "lr")), float(setting_variable(run, "wd"))
     settled, settled_other = settled_part(run), settled_part(other)
     gradient, gradient_error = power_mean(settled_other.grad_norm.values, 2)
     predicted = theory.equilibrium_norm(lr, wd, gradient)
@@ -124,7 +124,7 @@ def not_equilibrium(name: str, run: xr.Dataset) -> Row:
     'FAILS'
     """
     judged = simulate.classify(run)
-    angle = theory.equilibrium_rotation(float(setting(run, "lr")), float(setting(run, "wd")))
+    angle = theory.equilibrium_rotation(float(setting_variable(run, "lr")), float(setting_variable(run, "wd")))
     return Row(
         f"control, fails the equilibrium test: {name}",
         f"rotation < {ROTATION_RATIO_MIN} of equilibrium, or spread > {LOG_NORM_SD_MAX}",
@@ -200,7 +200,7 @@ def envelope_fit(run: xr.Dataset, *, raise_low: float = 0.0, lower_high: float =
     >>> envelope_fit(noisy).outside < 1e-12 < envelope_fit(noisy, lower_high=0.1).outside
     True
     """
-    lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
+    lr, wd = float(setting_variable(run, "lr")), float(setting_variable(run, "wd"))
     window = round(1 / (lr * wd))
     norm = np.append(run.norm.values, run.final_norm.item())
     gradients = np.lib.stride_tricks.sliding_window_view(run.grad_norm.values, window)
@@ -358,7 +358,7 @@ def peak_ratio(names: Sequence[str], groups: Sequence[Sequence[xr.Dataset]]) -> 
     >>> row.predicted, round(row.measured, 12)
     (0.5, 0.5)
     """
-    predicted = math.sqrt(float(setting(groups[0][0], "lr")) / float(setting(groups[1][0], "lr")))
+    predicted = math.sqrt(float(setting_variable(groups[0][0], "lr")) / float(setting_variable(groups[1][0], "lr")))
     first, second = (_log_peaks(runs) for runs in groups)
     again = [_log_peaks(_replays(runs)) for runs in groups]
     measured = math.exp(first.mean - second.mean)

@@ -17,7 +17,7 @@ from empirical.reports.comparison import PERIODS_SHOWN, last_periods, predicted_
 from empirical.studies.validation import checks
 from empirical.studies.validation.checks import Row
 from simulate.plots.style import MEASURED, ONSET, PREDICTED
-from simulate.trajectories.contract import setting
+from simulate.trajectories.contract import setting_variable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,7 +148,7 @@ def _equilibrium_figure(run: xr.Dataset, other: xr.Dataset) -> Figure:
 
 
 def _envelope_figure(run: xr.Dataset) -> Figure:
-    lr, wd = float(setting(run, "lr")), float(setting(run, "wd"))
+    lr, wd = float(setting_variable(run, "lr")), float(setting_variable(run, "wd"))
     window = round(1 / (lr * wd))
     figure, ax = page.new_figure(3.5)
     first = max(run.sizes["step"] - 6 * window - 1, 0)

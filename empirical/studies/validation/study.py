@@ -24,7 +24,7 @@ from empirical.sweeps.sweep import sweep
 from empirical.sweeps.task import FAILED, run_path
 from simulate._files import write_json, written_aside
 from simulate.trajectories.contract import COMPLETE
-from theory.arguments import choice
+from theory.arguments import check_choice
 
 MARKER, TABLE, REPORT, RUNS = "validation.json", "table.csv", "report.html", "runs"
 
@@ -151,7 +151,7 @@ def validate(
     ...
     ValueError: preset must be one of digits; got 'unknown'
     """
-    choice("preset", preset, PRESETS)
+    check_choice("preset", preset, PRESETS)
     chosen = PRESETS[preset]
     folder = _claim_folder(Path(out), preset, chosen)
     runs = _train_all(chosen.runs, folder / RUNS, progress)
