@@ -14,13 +14,13 @@ import numpy as np
 
 from simulate import PeriodModel, period
 from simulate.period_model import _kernel
-from simulate.period_model.reduced_model import looks_apart
+from simulate.period_model.reduced_model import sampling_interval
 
 WALKERS, STEPS, ROUNDS = 1024, 10_000, 7
 INTRINSIC_LR = 2e-3
 PYTHON_GOAL, STATISTICS_GOAL, NOISE_GOAL, PERIOD_GOAL = 100, 1.25, 1.8, 1.0
 
-model = PeriodModel.reference().oscillator
+model = PeriodModel.reference().reduced_model
 quiet = dataclasses.replace(model, hazard=(-80.0, model.hazard[1]))
 
 
@@ -52,11 +52,11 @@ def python_loop(steps=100_000):
 def compiled(with_statistics=False, of=model):
     constants = np.array([of.constants(INTRINSIC_LR)] * WALKERS)
     walkers = np.arange(WALKERS)
-    state = of.fresh(np.full(WALKERS, 2.0), constants, 0, walkers)
+    state = of.initial_state(np.full(WALKERS, 2.0), constants, 0, walkers)
     sums = np.zeros((WALKERS if with_statistics else 0, _kernel.STATISTICS))
     if with_statistics:
         sums[:, _kernel.HIGH], sums[:, _kernel.LOW] = -np.inf, np.inf
-    look_every = looks_apart(INTRINSIC_LR)
+    look_every = sampling_interval(INTRINSIC_LR)
     began = time.process_time()
     _kernel.iterate_oscillation(
         state, constants, np.uint64(0), walkers, 0, STEPS, 0, np.empty((3, 0, 0)), sums,

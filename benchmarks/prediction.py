@@ -1,7 +1,7 @@
 """What a prediction costs beside training, and a probe by itself, on one core.
 
 `balance law` is one call of `model.law.period`; training is that of the same setting with the compiled engine, of as
-many steps as 60 periods take. The probe is that of `empirical.probe("mlp", width=64)`, from the call to the model.
+many steps as 60 periods take. The probe is that of `empirical.calibrate("mlp", width=64)`, from the call to the model.
 """
 
 import concurrent.futures
@@ -17,7 +17,7 @@ import empirical
 
 LR, WD, PERIODS = 0.5, 0.002, 60
 CALLS, ROUNDS = 200, 5
-SHARE_GOAL, PROBE_GOAL = 1e-4, 15.0
+SHARE_GOAL, CALIBRATION_GOAL = 1e-4, 15.0
 
 
 def timed(work):
@@ -30,14 +30,14 @@ def main():
     torch.set_num_threads(1)
     with threadpool_limits(1), concurrent.futures.ThreadPoolExecutor(1) as here:
         # compiled code is loaded before it is timed
-        empirical.probe("mlp", width=64, periods=20, executor=here)
-        probes = [timed(lambda: empirical.probe("mlp", width=64, executor=here)) for _ in range(2)]
+        empirical.calibrate("mlp", width=64, periods=20, executor=here)
+        probes = [timed(lambda: empirical.calibrate("mlp", width=64, executor=here)) for _ in range(2)]
         model = probes[0][1]
         steps = round(PERIODS * model.law.period(LR, WD))
         laws, expectations, trainings = [], [], []
         for number in range(ROUNDS):
             laws.append(timed(lambda: [model.law.period(LR, WD) for _ in range(CALLS)])[0] / CALLS)
-            expectations.append(timed(lambda: model.expect(LR, WD))[0])
+            expectations.append(timed(lambda: model.predict(LR, WD))[0])
             config = empirical.RunConfig(lr=LR, wd=WD, width=64, steps=steps, seed=number, evaluate_every=10**6)
             with tempfile.TemporaryDirectory() as folder:
                 trainings.append(
@@ -49,8 +49,8 @@ def main():
     print(f"{'balance law':<32}{law:10.3g} s{law / training:12.2g} of training   goal <= {SHARE_GOAL:g}")
     expected = statistics.median(expectations)
     print(f"{'expect, all numbers':<32}{expected:10.3g} s{expected / training:12.2g} of training")
-    print(f"{'probe of the MLP':<32}{probe:10.3g} s{'':24}   goal <= {PROBE_GOAL:g} s")
-    return law / training <= SHARE_GOAL and probe <= PROBE_GOAL
+    print(f"{'probe of the MLP':<32}{probe:10.3g} s{'':24}   goal <= {CALIBRATION_GOAL:g} s")
+    return law / training <= SHARE_GOAL and probe <= CALIBRATION_GOAL
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from empirical.calibration import probe as probe
+    from empirical.calibration import calibrate as calibrate
     from empirical.config import RunConfig as RunConfig
     from empirical.groups import Group as Group
     from empirical.groups import scale_invariant_groups as scale_invariant_groups
@@ -60,7 +60,7 @@ _HOMES = {
     "load_model": "empirical.runs.loop",
     "open_sweep": "empirical.sweeps.store",
     "paper_runs": "empirical.presets",
-    "probe": "empirical.calibration",
+    "calibrate": "empirical.calibration",
     "read_sweep": "empirical.sweeps.grid",
     "resume": "empirical.runs.loop",
     "scale_invariant_groups": "empirical.groups",
@@ -85,6 +85,7 @@ __all__ = [
     "SweepInterrupted",
     "WorkersLostError",
     "at_paper_scale",
+    "calibrate",
     "curvature",
     "dask_executor",
     "draw_figures",
@@ -93,7 +94,6 @@ __all__ = [
     "load_model",
     "open_sweep",
     "paper_runs",
-    "probe",
     "read_sweep",
     "resume",
     "scale_invariant_groups",

@@ -23,7 +23,7 @@ from empirical.runs.loop import train
 from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import Terms, extended, run_path, summed_up
-from simulate.period_model.calibration import SHORTEST
+from simulate.period_model.calibration import MIN_RELAXATIONS
 from simulate.period_model.model import REACH
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC
@@ -34,7 +34,7 @@ _SETTLING, _OF_A_PERIOD = 2.0, 0.8
 _LONGEST = 8.0
 
 
-def probe(
+def calibrate(
     model: str | nn.Module,
     inputs: Any = None,
     targets: Any = None,
@@ -77,7 +77,7 @@ def probe(
 
     Returns
     -------
-    PeriodModel: `model.expect(lr, wd)`, its period `model.law.period(lr, wd)`, and `model.period(lr, wd)` with the
+    PeriodModel: `model.predict(lr, wd)`, its period `model.law.period(lr, wd)`, and `model.period(lr, wd)` with the
     norms at its ends. The last two raise a ValueError for a network that shows no periods.
 
     Raises
@@ -90,7 +90,7 @@ def probe(
     --------
     >>> import concurrent.futures
     >>> with concurrent.futures.ThreadPoolExecutor(1) as here:
-    ...     found = probe("mlp", width=64, batch_size=64, periods=40, executor=here)
+    ...     found = calibrate("mlp", width=64, batch_size=64, periods=40, executor=here)
     >>> 200 < found.law.period(0.5, 0.004) < 300
     True
     """
@@ -112,7 +112,7 @@ def probe(
             lr=lr,
             wd=rate / lr,
             seed=range(seeds),
-            steps=math.ceil(max(_SETTLING + _OF_A_PERIOD * wanted, SHORTEST) / rate),
+            steps=math.ceil(max(_SETTLING + _OF_A_PERIOD * wanted, MIN_RELAXATIONS) / rate),
             **settings,
         )
 
@@ -140,7 +140,7 @@ def probe(
         verdicts = [_judged(run, rise).verdict for run in found]
         if EQUILIBRIUM in verdicts[:seeds] or set(verdicts[seeds:]) != {PERIODIC}:
             found += trained(runs_at(intrinsic_lr / reach))
-        return simulate.PeriodModel.from_probe(found, rise=rise)
+        return simulate.PeriodModel.from_runs(found, rise=rise)
 
 
 def _extended_here(

@@ -40,7 +40,7 @@ EMBEDDED_DATASETS = ("digits", "mnist5k", "gaussian", "random_labels")
 HUB_DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist")
 NORMALIZATIONS = ("batch", "layer", "group", "instance", "weight", "rms", "none")
 SAMPLINGS = ("without_replacement", "with_replacement", "full_batch")
-FIXED = ("norm", "effective_lr")
+CONSTRAINTS = ("norm", "effective_lr")
 DTYPES = ("float32", "float64", "bfloat16")
 ENGINES = ("auto", "eager", "kernel", "replicas", "compiled")
 CUSTOM = "custom"
@@ -257,7 +257,7 @@ class RunConfig:
     def _check_fixed(self) -> None:
         if self.fixed is None:
             return
-        check_choice("fixed", self.fixed, FIXED)
+        check_choice("fixed", self.fixed, CONSTRAINTS)
         if self.fixed == "norm" and self.wd != 0:
             raise ValueError(f"wd must be 0 with fixed='norm', got {self.wd!r}")
         if self.fixed == "effective_lr" and not isinstance(self.optimizer, theory.SGD):

@@ -44,7 +44,7 @@ PERIODS = 60 if FAST else 1000
 pd.Series(vars(simulate.period(LR, 0.004, periods=PERIODS)))
 
 # %% [markdown]
-# `mean` is the length of a period in steps, `norm_min` and `norm_max` the norm where it begins and where it peaks,
+# `mean` is the length of a period in steps, `trough_norm` and `peak_norm` the norm where it begins and where it peaks,
 # `effective_lr_max` the effective learning rate at which training breaks. `stderr` knows only how many periods were simulated,
 # not how good the model is.
 #
@@ -61,14 +61,14 @@ told = [model.period(LR, k / LR, periods=PERIODS) for k in intrinsic]
 fig, axes = plt.subplots(1, 2)
 axes[0].plot(intrinsic, [p.mean * k for p, k in zip(told, intrinsic, strict=True)], label="reduced model")
 axes[0].plot(intrinsic, model.law.period(LR, intrinsic / LR) * intrinsic, "--", label="balance law")
-for segment in model.segments:
+for segment in model.calibration_runs:
     k = segment.intrinsic_lr
     axes[0].errorbar(k, segment.period * k, segment.period_stderr * k, fmt="ko", ms=4, capsize=3)
-    axes[1].plot([k, k], np.array([segment.norm_min, segment.norm_max]) * LR**0.5, "ko", ms=4)
+    axes[1].plot([k, k], np.array([segment.trough_norm, segment.peak_norm]) * LR**0.5, "ko", ms=4)
 axes[0].plot([], [], "ko", ms=4, label="training (calibration)")
 axes[0].set(xscale="log", xlabel="ηλ", ylabel="T·ηλ", title="Length of a period")
-axes[1].plot(intrinsic, [p.norm_max for p in told], label="at the peak")
-axes[1].plot(intrinsic, [p.norm_min for p in told], label="where a period begins")
+axes[1].plot(intrinsic, [p.peak_norm for p in told], label="at the peak")
+axes[1].plot(intrinsic, [p.trough_norm for p in told], label="where a period begins")
 axes[1].set(xscale="log", xlabel="ηλ", ylabel="norm ρ", title=f"Norms at its ends, η = {LR}")
 axes[0].legend(fontsize=8)
 axes[1].legend(fontsize=8)
@@ -221,7 +221,7 @@ plt.show()
 # ```python
 # high = empirical.train(empirical.RunConfig(lr=0.5, wd=0.02, model="convnet", steps=30_000))
 # low = empirical.train(empirical.RunConfig(lr=0.5, wd=0.004, model="convnet", steps=60_000))
-# mine = simulate.PeriodModel.from_probe([high, low])
+# mine = simulate.PeriodModel.from_runs([high, low])
 # mine.save("mine.json")
 # simulate.period(0.5, 0.01, model=mine)
 # ```
@@ -231,7 +231,7 @@ plt.show()
 
 # %%
 probe = [simulate.oscillate(LR, wd, steps=round((100 if FAST else 300) / wd), seed=7) for wd in (0.02, 0.004)]
-mine = simulate.PeriodModel.from_probe(probe)
+mine = simulate.PeriodModel.from_runs(probe)
 unseen = np.array([0.0005, 0.001, 0.005])
 truth = [
     simulate.find_periods(simulate.oscillate(LR, k / LR, steps=round((100 if FAST else 400) / k), seed=8))
@@ -242,7 +242,7 @@ fig, ax = plt.subplots()
 ax.plot(ks, [mine.period(LR, k / LR, periods=PERIODS).mean * k for k in ks], label="calibrated anew")
 ax.plot(ks, mine.law.period(LR, ks / LR) * ks, "--", label="its balance law")
 for k, length, error, mark in (
-    *((each.intrinsic_lr, each.period, each.period_stderr, "ko") for each in mine.segments),
+    *((each.intrinsic_lr, each.period, each.period_stderr, "ko") for each in mine.calibration_runs),
     *((k, each.mean, each.stderr, "C3s") for k, each in zip(unseen, truth, strict=True)),
 ):
     ax.errorbar(k, length * k, error * k, fmt=mark, ms=4, capsize=3)
@@ -268,9 +268,9 @@ pd.DataFrame(
 # What can go wrong, and what says so:
 #
 # - *No clear period.* More than 0.9 of the growth of $\ln\rho$ lies outside the detected rises ($\varphi>0.9$), as at an equilibrium.
-#   `find_periods` warns, `classify` says "no clear period" or "equilibrium", and `from_probe` refuses the run.
-# - *Too few periods.* Below 10 in a run `from_probe` refuses it; below 100 the answer is rough.
-# - *Coarse logs.* Rows more than $0.01/\eta\lambda$ steps apart miss short periods: `find_periods` warns. `from_probe` needs every step.
+#   `find_periods` warns, `classify` says "no clear period" or "equilibrium", and `from_runs` refuses the run.
+# - *Too few periods.* Below 10 in a run `from_runs` refuses it; below 100 the answer is rough.
+# - *Coarse logs.* Rows more than $0.01/\eta\lambda$ steps apart miss short periods: `find_periods` warns. `from_runs` needs every step.
 # - *Outside the range.* Above the largest $\eta\lambda$ of the probe, or below a thirtieth of it, `period` and `oscillate` answer with a
 #   warning: what they say there was never held against training.
 # - *Nothing says so* if the probe has one $\eta\lambda$ only (its constants are then taken to be the same everywhere), if the question is

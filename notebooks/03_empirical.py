@@ -153,8 +153,8 @@ linear, norm = partial(torch.nn.Linear, bias=False), partial(torch.nn.BatchNorm1
 hidden = [linear(64, 128), norm(128), torch.nn.ReLU(), linear(128, 128), norm(128), torch.nn.ReLU()]
 module = torch.nn.Sequential(*hidden, linear(128, 10))
 module[-1].weight.requires_grad_(False).mul_(10 / module[-1].weight.norm())  # its norm must not decay
-model = empirical.probe(module, images, labels, periods=20 if FAST else 60, seeds=1, progress=False)
-expected = model.expect(LR, OWN_WD)
+model = empirical.calibrate(module, images, labels, periods=20 if FAST else 60, seeds=1, progress=False)
+expected = model.predict(LR, OWN_WD)
 print(expected)
 
 # %% [markdown]

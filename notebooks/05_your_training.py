@@ -133,8 +133,8 @@ pd.DataFrame(rows).T.round(2)
 
 # %% [markdown]
 # Whether your network rests or swings, and how long a period is, no formula tells from the settings alone: it depends on how well
-# the network learns its data. `empirical.probe(model, images, labels)` trains it shortly at two values of $\eta\lambda$ and predicts
-# the others, see `03_empirical`. On the command line: `bnwd probe`, then `bnwd predict --probe`.
+# the network learns its data. `empirical.calibrate(model, images, labels)` trains it shortly at two values of $\eta\lambda$ and predicts
+# the others, see `03_empirical`. On the command line: `bnwd calibrate`, then `bnwd predict --period-model`.
 #
 # ## 4. Which learning rate and weight decay do I want?
 # At rest each step turns the weights by an angle that you choose by $\eta\lambda$. For half of the present angle:

@@ -11,28 +11,28 @@ from simulate.maps.norm_ode import norm_ode
 from simulate.maps.random_walk import random_walk
 from simulate.period_model.intervals import Interval
 from simulate.period_model.model import PeriodModel, oscillate, period
-from simulate.period_model.prediction import Expectation
-from simulate.period_model.reduced_model import Oscillator, Period
+from simulate.period_model.prediction import Prediction
+from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel
 from simulate.phase_diagram import phase_diagram
 from simulate.trajectories.folder import load, save
-from simulate.trajectories.periods import Classification, Periods, classify, find_periods
+from simulate.trajectories.periods import Classification, MeasuredPeriods, classify, find_periods
 
 __all__ = [
     "AdversarialGradient",
     "BoundedGradient",
     "Classification",
     "Diagnosis",
-    "Expectation",
     "Explored",
     "Interval",
+    "MeasuredPeriods",
     "NormalizedRegression",
-    "Oscillator",
-    "Period",
     "PeriodModel",
-    "Periods",
+    "PredictedPeriod",
+    "Prediction",
     "Ratio2D",
     "RayleighQuotient",
     "RecordedGradient",
+    "ReducedModel",
     "Spike",
     "classify",
     "descend",

@@ -19,7 +19,7 @@ class FolderInUseError(ValueError):
     """Another process is writing the folder."""
 
 
-def held_folder(path: Path, wanted: str, is_ours: Callable[[set[str]], bool]) -> filelock.BaseFileLock:
+def lock_folder(path: Path, wanted: str, is_ours: Callable[[set[str]], bool]) -> filelock.BaseFileLock:
     """Make a folder if there is none, and hold it against other processes until the lock is released.
 
     Parameters
@@ -36,7 +36,7 @@ def held_folder(path: Path, wanted: str, is_ours: Callable[[set[str]], bool]) ->
     Examples
     --------
     >>> import tempfile
-    >>> held_folder(Path(tempfile.mkdtemp()), "a run", lambda names: not names).release()
+    >>> lock_folder(Path(tempfile.mkdtemp()), "a run", lambda names: not names).release()
     """
     shown = str(path)
     try:
@@ -72,7 +72,7 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def writable_file(name: str, path: str | os.PathLike[str]) -> Path:
+def check_writable(name: str, path: str | os.PathLike[str]) -> Path:
     """Check, before any work, that a file can be written, aside and renamed.
 
     Parameters
@@ -86,7 +86,7 @@ def writable_file(name: str, path: str | os.PathLike[str]) -> Path:
 
     Examples
     --------
-    >>> writable_file("out", "no such folder/model.json")
+    >>> check_writable("out", "no such folder/model.json")
     Traceback (most recent call last):
     ...
     ValueError: out must be a file in an existing folder, got 'no such folder/model.json'
@@ -105,12 +105,12 @@ def writable_file(name: str, path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def unused_path(name: str, path: str | os.PathLike[str]) -> Path:
+def check_unused(name: str, path: str | os.PathLike[str]) -> Path:
     """Check, before any work, that there is nothing at a path yet.
 
     Examples
     --------
-    >>> unused_path("out", "no such folder").name
+    >>> check_unused("out", "no such folder").name
     'no such folder'
     """
     target = Path(path)
@@ -120,14 +120,14 @@ def unused_path(name: str, path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Where to write what then becomes `path`, a file or a new folder; dropped if the writing fails.
 
     Examples
     --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with written_aside(target) as aside:
+    >>> with atomic_write(target) as aside:
     ...     _ = aside.write_text("whole")
     >>> target.read_text()
     'whole'
@@ -154,7 +154,7 @@ def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     >>> write_json(target, {"a": 1}); target.read_text()
     '{\n "a": 1\n}'
     """
-    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
+    with atomic_write(path) as aside, open(aside, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=indent)
         file.flush()
         os.fsync(file.fileno())

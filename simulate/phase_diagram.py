@@ -18,7 +18,7 @@ from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient,
 from simulate.maps.iteration import usable_processors
 from simulate.period_model.model import PeriodModel
 from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, variable_attributes, versions
-from simulate.trajectories.periods import classify, settled_rows
+from simulate.trajectories.periods import classify, rows_after_transient
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_number, check_real
 from theory.optimizers import check_optimizer
 
@@ -246,7 +246,7 @@ def _judged(run: xr.Dataset, rise: float) -> tuple[str, Mapping[str, Any]]:
     status = str(run.status.item())
     if status in (COLLAPSED, DIVERGED):
         return status, {}
-    settled, steps = settled_rows(run), run.step.values
+    settled, steps = rows_after_transient(run), run.step.values
     norms = run.norm.values[settled]
     moves = steps[run.rotation.values != 0]
     # as many steps as are left out at the start

@@ -144,7 +144,7 @@ import theory
 rest: float = theory.equilibrium_norm(0.5, 0.01, 12.0)
 bounds: theory.Bounds = theory.norm_bounds(0.5, 0.01, 1.0, 30.0)
 model: simulate.PeriodModel = simulate.PeriodModel.reference()
-verdict: str = model.expect(0.5, 0.01).verdict
+verdict: str = model.predict(0.5, 0.01).verdict
 config: empirical.RunConfig = empirical.RunConfig(lr=0.5, wd=0.01, steps=20)
 for package in (theory, simulate, empirical):
     print(Path(package.__file__ or "").parent)

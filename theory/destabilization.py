@@ -198,7 +198,7 @@ def steps_to_angular_jump(
 
     Returns
     -------
-    AngularJumpTime(earliest, latest): whole numbers as floats, 0 if the very first step jumps, inf if no step ever does.
+    AngularJumpTime(earliest, latest): whole numbers as floats, 0 if the first step jumps, inf if no step does.
     Falls of up to 20 000 steps are iterated. A longer one is taken from a closed form in continuous time whose error,
     measured, is below ηλ steps: the number is exact unless that time lies so close to a whole one, else off by one.
     A fall that ends a relative distance d above the r at which it would come to rest is known as well as its arguments

@@ -80,8 +80,8 @@ def momentum_envelope(
 
     r = ρ² is never below the recursion R⁺ = (1+μ)R - μR⁻ + φ(R) from R₀ = r₀, R₁ = (1-ηλ)²r₀ + (ηℓ)²/r₀, where
     φ(R) = -γR + β/R with β = (ηℓ)²/(1+μ), continued by its tangent below R = √(β/(m-γ)); γ and m as in
-    `momentum_lower_bound`. With other first two norms it holds from R₀ = r₀ and R₁ = r₁. It ends at the floor. For 2γ <= m it
-    lies above the solution, with the same first two values, of the linear recursion
+    `momentum_lower_bound`. With other first two norms it holds from R₀ = r₀ and R₁ = r₁. It ends there.
+    For 2γ <= m it lies above the solution, with the same first two values, of the linear recursion
     e⁺ = (1+μ-2γ)e - μe⁻ of e = R - floor². Without momentum it is the lower end of `norm_envelope` for L without limit.
 
     Parameters

@@ -109,7 +109,7 @@ class BalanceLaw:
 
     Examples
     --------
-    >>> law = BalanceLaw(norm_rise=0.52, norm_rise_slope=0.2, outside_growth=0.27, outside_growth_power=0.6, reference=0.01)
+    >>> law = BalanceLaw(0.52, norm_rise_slope=0.2, outside_growth=0.27, outside_growth_power=0.6, reference=0.01)
     >>> round(law.period(0.5, 0.02), 1)
     70.9
     """
@@ -179,7 +179,7 @@ class BalanceLaw:
 
         Examples
         --------
-        >>> law = BalanceLaw(norm_rise=0.5, norm_rise_slope=0.0, outside_growth=0.0, outside_growth_power=1.0, reference=0.01)
+        >>> law = BalanceLaw(0.5, norm_rise_slope=0.0, outside_growth=0.0, outside_growth_power=1.0, reference=0.01)
         >>> round(law.period(1.0, 0.01), 3)  # 0.5/-ln(0.99)
         49.75
         """

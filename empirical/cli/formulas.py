@@ -49,8 +49,9 @@ def predict(
         float | None,
         typer.Option(help="Top Hessian eigenvalue at weights of norm 1: adds the edge of stability."),
     ] = None,
-    probe: Annotated[
-        Path | None, typer.Option(help="File of `bnwd probe`, for periods of that network; default a small ConvNet.")
+    period_model: Annotated[
+        Path | None,
+        typer.Option(help="File of `bnwd calibrate`, for periods of that network; default a small ConvNet."),
     ] = None,
     optimizer: OptimizerName = "SGD()",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, inf and NaN as null.")] = False,
@@ -60,7 +61,7 @@ def predict(
     from theory.optimizers import parse_optimizer
 
     find_modules_here()
-    with naming(path="--probe"):
+    with naming(path="--period-model"):
         found = predictions(
             lr,
             wd,
@@ -70,7 +71,7 @@ def predict(
             norm=norm,
             delta=delta,
             sharpness=sharpness,
-            probe=probe,
+            period_model=period_model,
         )
     typer.echo(json.dumps(as_plain(found), indent=2) if as_json else format_predictions(found))
 
@@ -97,10 +98,10 @@ def simulate(
     """Iterate the exact law of the norm, without a network; --out saves the trajectory for simulate.load."""
     import simulate as floor
     import theory
-    from simulate._files import unused_path
+    from simulate._files import check_unused
 
     if out is not None:
-        unused_path("--out", out)
+        check_unused("--out", out)
     gradient = grad_norm if grad_norm_max is None else floor.BoundedGradient(grad_norm, grad_norm_max)
     trajectory = floor.norm_map(lr, wd, gradient, norm=norm, steps=steps, record_every=record_every, seed=seed)
     if out is not None:

@@ -55,7 +55,7 @@ def predictions(
     norm: float | None = None,
     delta: float | None = None,
     sharpness: float | None = None,
-    probe: str | os.PathLike[str] | None = None,
+    period_model: str | os.PathLike[str] | None = None,
 ) -> list[Predicted]:
     """Say where norm and rotation settle, when steps become jumps and how long periods are, by formula alone.
 
@@ -68,7 +68,7 @@ def predictions(
     norm : ρ > 0 now; with the range it adds when a jump is possible and certain.
     delta : a jump is a step with 1 - cos θ > δ, 0 < δ < 1; default 0.1.
     sharpness : largest eigenvalue of the Hessian at weights of norm 1; adds the norm at the edge of stability.
-    probe : file of a `simulate.PeriodModel`, whose period law is to be used; default that of the reference ConvNet.
+    period_model : file of a `simulate.PeriodModel`; default is that of the reference ConvNet.
 
     Returns
     -------
@@ -114,9 +114,11 @@ def predictions(
         edge = theory.critical_norm(lr, sharpness, wd=wd, optimizer=sgd)
         found.append(Predicted("critical_norm", "norm at the edge of stability", edge))
     if plain_sgd and wd > 0:
-        found += _period(lr, wd, probe)
-    elif probe is not None:
-        raise ValueError(f"probe must be left out but for plain SGD with 0 < lr * wd < 1, got {str(probe)!r}")
+        found += _period(lr, wd, period_model)
+    elif period_model is not None:
+        raise ValueError(
+            f"period_model must be left out but for plain SGD with 0 < lr * wd < 1, got {str(period_model)!r}"
+        )
     if rule != theory.SGD():
         missing = [words for key, words in _KNOWN_OF_SGD.items() if key not in {each.key for each in found}]
         found.append(Predicted("not_known", "not known", ", ".join(missing), "", f"for {format_optimizer(rule)}"))
@@ -185,25 +187,27 @@ def _within(
     return found
 
 
-def _period(lr: float, wd: float, probe: str | os.PathLike[str] | None) -> list[Predicted]:
+def _period(lr: float, wd: float, period_model: str | os.PathLike[str] | None) -> list[Predicted]:
     import simulate
 
-    model = simulate.PeriodModel.reference() if probe is None else simulate.PeriodModel.load(probe)
+    model = simulate.PeriodModel.reference() if period_model is None else simulate.PeriodModel.load(period_model)
     if not model.has_law:
-        raise ValueError(f"probe must be of a network that shows periods, got {str(probe)!r}, which shows none")
+        raise ValueError(
+            f"period_model must be of a network that shows periods, got {str(period_model)!r}, which shows none"
+        )
     if model.optimizer != "SGD()":
-        raise ValueError(f"probe must be of plain SGD as the prediction is, got one of {model.optimizer}")
+        raise ValueError(f"period_model must be of plain SGD as the prediction is, got one of {model.optimizer}")
     with warnings.catch_warnings():
         # what it would warn of, the note says
         warnings.simplefilter("ignore", UserWarning)
-        period, known, expected = model.law.period(lr, wd), model.law_interval(lr, wd), model.expect(lr, wd)
+        period, known, expected = model.law.period(lr, wd), model.law_interval(lr, wd), model.predict(lr, wd)
     if not math.isfinite(period):
         return []
     low, high = model.calibrated_range
     inside = low * (1 - 1e-9) <= lr * wd <= high * (1 + 1e-9)
-    said = json.loads(model.segments[0].run or "{}")
+    said = json.loads(model.calibration_runs[0].run or "{}")
     network = ", ".join(str(said[key]) for key in ("model", "width", "dataset") if said.get(key) is not None)
-    other = "another network needs a probe of its own: bnwd probe" if probe is None else str(probe)
+    other = "for another network: bnwd calibrate" if period_model is None else str(period_model)
     return [
         Predicted("period_verdict", "training of the network below", expected.verdict),
         Predicted("period", "  period, where it is periodic", period, "steps"),

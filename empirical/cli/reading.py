@@ -39,7 +39,7 @@ def diagnose(
     contradicts the law of a step, is named. Exit code 0 whatever is found.
     """
     import simulate as floor
-    from simulate._files import writable_file, written_aside
+    from simulate._files import atomic_write, check_writable
     from theory.optimizers import parse_optimizer
 
     names = {}
@@ -49,7 +49,7 @@ def diagnose(
             raise ValueError(f"--column must be written like loss=name, got {text!r}")
         names[meaning] = name
     if picture is not None:
-        writable_file("--picture", picture)
+        check_writable("--picture", picture)
     with naming(names="--column", path="log"):
         found = floor.diagnose(
             log, lr=lr, wd=wd, optimizer=None if optimizer is None else parse_optimizer(optimizer), names=names or None
@@ -60,7 +60,7 @@ def diagnose(
         matplotlib.use("Agg")
         figure = floor.plots.plot_diagnosis(found)[0].get_figure(root=True)
         assert figure is not None
-        with written_aside(picture) as aside:
+        with atomic_write(picture) as aside:
             figure.savefig(aside, format=picture.suffix[1:] or "png", dpi=120)
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
 
@@ -73,8 +73,8 @@ def diagnose(
 def report(
     source: Annotated[Path, typer.Argument(help="Folder of a run or of a sweep, or a saved trajectory.")],
     out: Annotated[Path, typer.Option(help="HTML file; replaced.")] = Path("report.html"),
-    probe: Annotated[
-        Path | None, typer.Option(help="File of `bnwd probe` of this network, for the periods it predicts.")
+    period_model: Annotated[
+        Path | None, typer.Option(help="File of `bnwd calibrate` of this network, for the periods it predicts.")
     ] = None,
 ) -> None:
     """Write a page about a run or a sweep: prediction against measurement, figures, settings; one file, no network."""
@@ -84,8 +84,8 @@ def report(
     import simulate as floor
 
     matplotlib.use("Agg")
-    with naming(path="--probe"):
-        model = None if probe is None else floor.PeriodModel.load(probe)
+    with naming(path="--period-model"):
+        model = None if period_model is None else floor.PeriodModel.load(period_model)
     with naming(path="--out"):
         typer.echo(empirical.write_run_report(source, out, model=model))
 
@@ -98,9 +98,9 @@ def report(
 def explore(out: Annotated[Path, typer.Option(help="HTML file; replaced.")] = Path("explorer.html")) -> None:
     """Write a page with sliders for lr, wd, momentum and gradients, and what follows from them; needs no Python."""
     import simulate as floor
-    from simulate._files import writable_file
+    from simulate._files import check_writable
 
-    writable_file("--out", out)
+    check_writable("--out", out)
     typer.echo("bnwd: computing what the sliders show, a quarter of a minute", err=True)
     floor.write_explorer_page(out)
     typer.echo(out)

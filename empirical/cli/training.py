@@ -1,4 +1,4 @@
-"""Commands that train networks: `train`, `sweep` and `probe`."""
+"""Commands that train networks: `train`, `sweep` and `calibrate`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def train(
         str | None,
         typer.Option(
             help="Hold norm or effective_lr of the scale-invariant weights.",
-            autocompletion=completed_from_config("FIXED"),
+            autocompletion=completed_from_config("CONSTRAINTS"),
         ),
     ] = None,
     init_norm: Annotated[float | None, typer.Option(help="Norm of the scale-invariant weights at the start.")] = None,
@@ -217,10 +217,10 @@ def _named_number(option: str, text: str) -> tuple[str, float]:
 
 @app.command(
     short_help="Train a network shortly, to predict its periods.",
-    epilog="Example: bnwd probe --model mlp --width 64 --out mlp64.json",
+    epilog="Example: bnwd calibrate --model mlp --width 64 --out mlp64.json",
 )
 @errors_in_one_line
-def probe(
+def calibrate(
     out: Annotated[Path, typer.Option(help="File for the period model, for simulate.PeriodModel.load; replaced.")],
     model: Annotated[str, typer.Option(help="mlp, convnet, … or module:function, as in `bnwd train`.")] = "mlp",
     lr: Annotated[float, typer.Option(help="Learning rate η of the probe; its product with λ is what matters.")] = 0.5,
@@ -237,11 +237,11 @@ def probe(
 ) -> None:
     """Train a network shortly at two values of lr * wd, and predict its periods at others."""
     import empirical
-    from simulate._files import writable_file
+    from simulate._files import check_writable
 
     find_modules_here()
-    writable_file("--out", out)
-    found = empirical.probe(
+    check_writable("--out", out)
+    found = empirical.calibrate(
         model,
         lr=lr,
         intrinsic_lr=intrinsic_lr,
@@ -257,9 +257,11 @@ def probe(
     )
     found.save(out)
     typer.echo(f"{'measured at lr * wd':<22}{'verdict':<18}{'periods':>8}{'steps':>16}{'norm / root of lr':>20}")
-    for segment in found.segments:
+    for segment in found.calibration_runs:
         length = _or_dash(segment.period, f"{segment.period:.4g} ± {segment.period_stderr:.2g}")
-        norms = _or_dash(segment.norm_min, f"{segment.norm_min:.3g} … {segment.norm_max:.3g}", f"{segment.norm:.3g}")
+        norms = _or_dash(
+            segment.trough_norm, f"{segment.trough_norm:.3g} … {segment.peak_norm:.3g}", f"{segment.norm:.3g}"
+        )
         typer.echo(f"{segment.intrinsic_lr:<22.3g}{segment.verdict:<18}{segment.count:>8}{length:>16}{norms:>20}")
     typer.echo(
         f"\n{'expected at lr * wd':<22}{'verdict':<18}{'period in steps':>16}{'(90 %)':>18}"
@@ -269,10 +271,10 @@ def probe(
         wd = share * intrinsic_lr / lr
         if lr * wd < found.calibrated_range[0] * (1 - 1e-9):
             continue
-        expected = found.expect(lr, wd)
+        expected = found.predict(lr, wd)
         norms = _or_dash(
-            expected.norm_min,
-            f"{expected.norm_min / lr**0.5:.3g} … {expected.norm_max / lr**0.5:.3g}",
+            expected.trough_norm,
+            f"{expected.trough_norm / lr**0.5:.3g} … {expected.peak_norm / lr**0.5:.3g}",
             f"{expected.norm / lr**0.5:.3g}",
         )
         known = length = "–"
@@ -282,8 +284,8 @@ def probe(
         typer.echo(
             f"{lr * wd:<22.3g}{expected.verdict:<18}{length:>16}{known:>18}{norms:>20}{expected.log_norm_sd:>15.3f}"
         )
-    if found.oscillator is None:
-        typer.echo(f"\nno reduced model: {found.unfit}")
+    if found.reduced_model is None:
+        typer.echo(f"\nno reduced model: {found.reduced_model_error}")
     typer.echo(f"\n{'saved':<24}{out}")
 
 

@@ -17,7 +17,7 @@ import theory
 from empirical.config import RunConfig
 from simulate.diagnosis.forecast import forecast
 from simulate.trajectories.contract import check_trajectory, setting_variable, unconstrained_optimizer
-from simulate.trajectories.periods import PERIODIC, settled_part
+from simulate.trajectories.periods import PERIODIC, after_transient
 from simulate.trajectories.statistics import power_mean
 from theory.optimizers import equal_up_to_dim, parse_optimizer
 
@@ -114,10 +114,10 @@ def examine(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> Findi
             comparisons += notes.attempt("period of the replay", _replayed_period, replayed, judged.periods) or []
     config = run.attrs.get("config", "")
     probe = notes.attempt(
-        "prediction from the probe", probe_of, config, str(run.attrs.get("optimizer", "SGD()")), model
+        "prediction from the probe", model_for_run, config, str(run.attrs.get("optimizer", "SGD()")), model
     )
     if probe is not None:
-        lines, expected = notes.attempt("prediction from the probe", probe_lines, run, probe, judged) or ([], "")
+        lines, expected = notes.attempt("prediction from the probe", model_lines, run, probe, judged) or ([], "")
         comparisons += lines
     told = notes.attempt("outlook", lambda: forecast(check_trajectory(run, "final_norm")))
     return Findings(
@@ -221,7 +221,7 @@ def replay_lines(run: xr.Dataset, replayed: xr.Dataset) -> list[Comparison]:
     return [Comparison(words, predicted, measured, unit="weight", inputs=inputs), deviation]
 
 
-def period_lines(periods: simulate.Periods) -> list[Comparison]:
+def period_lines(periods: simulate.MeasuredPeriods) -> list[Comparison]:
     """Bound of the periods of a run beside their measured mean.
 
     Raises
@@ -243,13 +243,13 @@ def period_lines(periods: simulate.Periods) -> list[Comparison]:
     return [Comparison("period, at least", periods.rise / periods.decay, *measured, words)]
 
 
-def _replayed_period(replayed: xr.Dataset, measured: simulate.Periods) -> list[Comparison]:
+def _replayed_period(replayed: xr.Dataset, measured: simulate.MeasuredPeriods) -> list[Comparison]:
     found = simulate.find_periods(replayed, rise=measured.rise)
     inputs = "first norm, g̃ of each step, η, λ; not the measured norms"
     return [Comparison("period of the replayed norm", found.mean, measured.mean, measured.stderr, "step", inputs)]
 
 
-def probe_lines(
+def model_lines(
     run: xr.Dataset, model: simulate.PeriodModel, judged: simulate.Classification | None
 ) -> tuple[list[Comparison], str]:
     """Predictions from a probe of the network, trained at other settings, and what it lets expect in words.
@@ -261,18 +261,18 @@ def probe_lines(
     Examples
     --------
     >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000)
-    >>> probe_lines(run, simulate.PeriodModel.reference(), None)[1][:8]
+    >>> model_lines(run, simulate.PeriodModel.reference(), None)[1][:8]
     'periodic'
     """
     lr, wd = constant_rates(run)
-    expected = model.expect(lr, wd)
+    expected = model.predict(lr, wd)
     found = []
     if judged is not None and judged.verdict == PERIODIC and model.has_law:
         measured = (judged.periods.mean, judged.periods.stderr, "step")
         found.append(
             Comparison("period, law of the network’s probe", expected.period, *measured, "runs of the probe, η, λ")
         )
-        if model.oscillator is not None:
+        if model.reduced_model is not None:
             own = model.period(lr, wd)
             found.append(
                 Comparison("period, reduced model of the probe", own.mean, *measured, "runs of the probe, η, λ")
@@ -280,7 +280,7 @@ def probe_lines(
     return found, str(expected)
 
 
-def periods_to_draw(run: xr.Dataset, discard: int | None = None) -> simulate.Periods:
+def periods_to_draw(run: xr.Dataset, discard: int | None = None) -> simulate.MeasuredPeriods:
     """Periods of a run, without a word on how clear they are.
 
     Examples
@@ -293,7 +293,7 @@ def periods_to_draw(run: xr.Dataset, discard: int | None = None) -> simulate.Per
         return simulate.find_periods(run, discard=discard)
 
 
-def last_periods(run: xr.Dataset, count: int = PERIODS_SHOWN) -> tuple[xr.Dataset, simulate.Periods]:
+def last_periods(run: xr.Dataset, count: int = PERIODS_SHOWN) -> tuple[xr.Dataset, simulate.MeasuredPeriods]:
     """Cut the last periods out of a run.
 
     Parameters
@@ -319,8 +319,8 @@ def last_periods(run: xr.Dataset, count: int = PERIODS_SHOWN) -> tuple[xr.Datase
         found,
         onsets=found.onsets[-shown - 1 :],
         lengths=found.lengths[-shown:],
-        norm_min=found.norm_min[-shown:],
-        norm_max=found.norm_max[-shown:],
+        trough_norms=found.trough_norms[-shown:],
+        peak_norms=found.peak_norms[-shown:],
     )
     ends = slice(int(last.onsets[0]), int(last.onsets[-1]))
     part = run.sel(step=ends)
@@ -337,14 +337,16 @@ def predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]
     2.66
     """
     (lr, wd), rule = constant_rates(run), parse_optimizer(unconstrained_optimizer(run))
-    rms, _ = power_mean(settled_part(gradients).grad_norm, 2)
+    rms, _ = power_mean(after_transient(gradients).grad_norm, 2)
     return {
         "norm": theory.equilibrium_norm(lr, wd, rms, optimizer=rule),
         "effective_lr": theory.equilibrium_effective_lr(lr, wd, rms, optimizer=rule),
     }
 
 
-def probe_of(config: str, optimizer: str, model: simulate.PeriodModel | None = None) -> simulate.PeriodModel | None:
+def model_for_run(
+    config: str, optimizer: str, model: simulate.PeriodModel | None = None
+) -> simulate.PeriodModel | None:
     """The model that predicts a run: the given one, else that of this project's own ConvNet if the run is one of it.
 
     Parameters
@@ -358,19 +360,19 @@ def probe_of(config: str, optimizer: str, model: simulate.PeriodModel | None = N
 
     Examples
     --------
-    >>> probe_of("", "SGD()") is None
+    >>> model_for_run("", "SGD()") is None
     True
     """
     reference = simulate.PeriodModel.reference()
-    if model is None and is_of_network(config, reference.segments[0].run):
+    if model is None and is_of_network(config, reference.calibration_runs[0].run):
         model = reference
     if model is None:
         return None
-    if any(_equal_but_for(_LENGTH_AND_ENGINE, config, segment.run) for segment in model.segments):
+    if any(_equal_but_for(_LENGTH_AND_ENGINE, config, segment.run) for segment in model.calibration_runs):
         raise ValueError("a run that is part of the probe is not predicted by it, which knows the answer")
     if not equal_up_to_dim(optimizer, model.optimizer):
         raise ValueError(f"the probe is of {model.optimizer}, the run of {optimizer}")
-    known = [segment.run for segment in model.segments if segment.run]
+    known = [segment.run for segment in model.calibration_runs if segment.run]
     if held_config(config) and known and not is_of_network(config, known[0]):
         raise ValueError("the probe is of another network than the run")
     return model
@@ -450,7 +452,7 @@ def settled_rows(run: xr.Dataset) -> xr.Dataset:
     >>> settled_rows(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=500)).sizes["step"]
     300
     """
-    part = settled_part(check_trajectory(run, "grad_norm", single=True))
+    part = after_transient(check_trajectory(run, "grad_norm", single=True))
     if not part.sizes["step"]:
         raise ValueError("there are no rows after the first 2/ηλ steps, which belong to the beginning")
     with np.errstate(over="ignore"):

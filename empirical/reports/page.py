@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import theory
-from simulate._files import written_aside
+from simulate._files import atomic_write
 from simulate.trajectories.contract import versions
 
 if TYPE_CHECKING:
@@ -353,5 +353,5 @@ def write_page(path: Path, title: str, parts: Sequence[str], *, footer: str = ""
 </body></html>
 """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")

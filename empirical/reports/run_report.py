@@ -26,7 +26,7 @@ from empirical.reports.comparison import (
     settled_rows,
 )
 from empirical.reports.sweep_report import is_sweep, sweep_parts
-from simulate._files import writable_file
+from simulate._files import check_writable
 from simulate.plots.diagnosis import drawn_log
 from simulate.trajectories.contract import COMPLETE, check_trajectory
 from simulate.trajectories.periods import PERIODIC
@@ -78,7 +78,7 @@ def write_run_report(
     run, place = _opened(source)
     with suppress(OSError):
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    writable_file("path", target)
+    check_writable("path", target)
     if run is None:
         page.write_page(target, f"Sweep {Path(place).name}", sweep_parts(Path(place), model))
     else:
@@ -245,7 +245,7 @@ def _phase(run: xr.Dataset, is_periodic: bool) -> tuple[Figure, str]:
     return figure, " ".join([*words, "The same periods as above."] if is_periodic else words)
 
 
-def _lengths(periods: simulate.Periods) -> tuple[Figure, str]:
+def _lengths(periods: simulate.MeasuredPeriods) -> tuple[Figure, str]:
     figure, ax = page.new_figure(4.0)
     simulate.plots.plot_periods(periods, ax)
     return figure, "How long the periods last; the broad line is their mean and its standard error."

@@ -18,10 +18,10 @@ import simulate
 import theory
 from empirical.config import RunConfig
 from empirical.reports import page
-from empirical.reports.comparison import WITHIN_A_NETWORK, Notes, equilibrium, probe_of
+from empirical.reports.comparison import WITHIN_A_NETWORK, Notes, equilibrium, model_for_run
 from empirical.sweeps.store import open_sweep, read_configs
 from empirical.sweeps.task import FAILED, run_path
-from simulate.period_model.calibration import Segment, balance_law, pooled
+from simulate.period_model.calibration import CalibrationRun, fit_balance_law, pool_runs
 from simulate.plots.style import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.periods import PERIODIC
@@ -43,7 +43,7 @@ _NUMBERS = {
 _PREDICTED_PERIODS = {
     "law": "predicted by other ηλ",
     "equal": "predicted by equal ηλ",
-    "probe": "predicted by the probe",
+    "model": "predicted by the probe",
 }
 
 
@@ -57,7 +57,7 @@ class SweepRun:
     varied : those in which the runs of the sweep differ, in words or numbers.
     known : what is known of it, as in `empirical.open_sweep`.
     predicted : numbers that are there: "law", the period by the balance law of the runs at other
-        ηλ; "equal", the mean period of runs at the same ηλ and another η; "probe", the period by the probe of the
+        ηλ; "equal", the mean period of runs at the same ηλ and another η; "model", the period by the probe of the
         network; "rest", the equilibrium norm for its own gradient norms, and "mean_norm", the mean that it is about.
     """
 
@@ -147,7 +147,7 @@ def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[l
         run.predicted.update(
             law=_law_period(run, [other for other in alike if other.rate != run.rate]),
             equal=_equal_period(run, [other for other in alike if other.rate == run.rate]),
-            probe=notes.attempt("period by the probe", _probe_period, run, model) or math.nan,
+            model=notes.attempt("period by the probe", _model_period, run, model) or math.nan,
         )
         if len(runs) <= _MOST_READ and run.known["status"] not in ("pending", FAILED):
             run.predicted.update(_rest(run, notes))
@@ -173,24 +173,24 @@ def _law_period(run: SweepRun, others: Sequence[SweepRun]) -> float:
         1.0, run.rate
     ):
         return math.nan
-    segments = [
-        Segment(
+    calibration_runs = [
+        CalibrationRun(
             intrinsic_lr=other.rate,
             count=int(other.number("periods")),
             period=other.number("period"),
             period_stderr=other.number("period_stderr"),
             norm_rise=other.number("norm_rise"),
             outside_growth=other.number("outside_growth"),
-            norm_min=math.nan,
-            norm_max=math.nan,
+            trough_norm=math.nan,
+            peak_norm=math.nan,
             verdict=other.known["verdict"],
         )
         for other in others
         if other.known["verdict"] == PERIODIC
     ]
     try:
-        seen = pooled(segments)
-        return float(balance_law(seen).period(1.0, run.rate)) if len(seen) > 1 else math.nan
+        seen = pool_runs(calibration_runs)
+        return float(fit_balance_law(seen).period(1.0, run.rate)) if len(seen) > 1 else math.nan
     except ValueError:
         return math.nan
 
@@ -207,8 +207,8 @@ def _equal_period(run: SweepRun, others: Sequence[SweepRun]) -> float:
     return float(np.mean(same)) if same else math.nan
 
 
-def _probe_period(run: SweepRun, model: simulate.PeriodModel | None) -> float:
-    probe = probe_of(json.dumps(run.config.to_dict()), format_optimizer(run.config.optimizer), model)
+def _model_period(run: SweepRun, model: simulate.PeriodModel | None) -> float:
+    probe = model_for_run(json.dumps(run.config.to_dict()), format_optimizer(run.config.optimizer), model)
     if probe is None or callable(run.config.lr) or not 0 < run.rate < 1 or not probe.has_law:
         return math.nan
     return float(probe.law.period(run.config.lr, run.config.wd))

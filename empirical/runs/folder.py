@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 
 from empirical.steps.contract import State
-from simulate._files import LOCK, held_folder, write_json, written_aside
+from simulate._files import LOCK, atomic_write, lock_folder, write_json
 from simulate.trajectories.contract import COMPLETE, RUNNING
 from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, store_run
 from simulate.trajectories.log import (
@@ -88,7 +88,7 @@ class RunFolder:
         is_new = not os.path.exists(path)
         # a process that was killed while it began a run leaves no more than these
         beginnings = {LOCK, CONFIG + ".partial"}
-        self._lock = held_folder(
+        self._lock = lock_folder(
             self.path, "a run to be continued", lambda names: CONFIG in names or names <= beginnings
         )
         self._unused = self.path if is_new else None
@@ -176,7 +176,7 @@ class RunFolder:
         content["digest"] = _digest(content)
         memory = io.BytesIO()
         torch.save(content, memory)
-        with written_aside(target) as aside, open(aside, "wb") as file:
+        with atomic_write(target) as aside, open(aside, "wb") as file:
             file.write(memory.getbuffer())
             file.flush()
             os.fsync(file.fileno())
@@ -221,7 +221,7 @@ class RunFolder:
         every = self._description["config"]["evaluate_every"]
         # the extra evaluation after the last step of a shorter run is not part of a longer one
         kept = kept[(kept["eval_step"] <= step) & (kept["eval_step"] % every == 0)]
-        with written_aside(self.path / EVALS) as aside:
+        with atomic_write(self.path / EVALS) as aside:
             aside.write_bytes((sealed(kept, 0) if CHECK in (log.names or ()) else kept).tobytes())
 
     def finish(self, status: str, step: int, message: str = "") -> None:

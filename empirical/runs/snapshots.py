@@ -14,7 +14,7 @@ from torch import nn
 from empirical.config import RunConfig
 from empirical.runs.loop import load_model, train
 from empirical.runs.preparation import prepare
-from simulate._files import written_aside
+from simulate._files import atomic_write
 
 
 def networks_at(
@@ -56,7 +56,7 @@ def networks_at(
         shutil.rmtree(place, ignore_errors=True)
         for step, file in zip(steps, files, strict=True):
             train(dataclasses.replace(config, steps=step), place, progress=progress)
-            with written_aside(file) as aside:
+            with atomic_write(file) as aside:
                 torch.save(load_model(place).state_dict(), aside)
         shutil.rmtree(place)
     networks = []

@@ -10,7 +10,7 @@ from empirical.config import RunConfig
 from empirical.runs.loop import train
 
 # the largest ηλ and a fifth of it, two seeds each: some 400 and 120 periods
-PROBE = tuple(
+CALIBRATION_RUNS = tuple(
     RunConfig(lr=0.5, wd=wd, model="convnet", steps=steps, seed=seed, evaluate_every=5000)
     for wd, steps in ((0.02, 30_000), (0.004, 60_000))
     for seed in (0, 1)
@@ -18,7 +18,7 @@ PROBE = tuple(
 
 
 def calibrate_reference(runs: Path, target: Path) -> simulate.PeriodModel:
-    """Train the reference ConvNet on the four settings of `PROBE`, or continue with runs that are there, and calibrate.
+    """Train the reference ConvNet on `CALIBRATION_RUNS`, or continue stored runs, and calibrate.
 
     Parameters
     ----------
@@ -31,13 +31,13 @@ def calibrate_reference(runs: Path, target: Path) -> simulate.PeriodModel:
 
     Examples
     --------
-    >>> [config.steps for config in PROBE]
+    >>> [config.steps for config in CALIBRATION_RUNS]
     [30000, 30000, 60000, 60000]
     """
-    segments = []
-    for config in PROBE:
-        segments.append(train(config, out=runs / f"wd={config.wd:g} seed={config.seed}"))
-    model = simulate.PeriodModel.from_probe(segments)
+    calibration_runs = []
+    for config in CALIBRATION_RUNS:
+        calibration_runs.append(train(config, out=runs / f"wd={config.wd:g} seed={config.seed}"))
+    model = simulate.PeriodModel.from_runs(calibration_runs)
     model.save(target)
     return model
 

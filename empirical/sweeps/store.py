@@ -19,9 +19,9 @@ from empirical.config import RunConfig
 from empirical.sweeps.grid import different, swept, swept_value
 from empirical.sweeps.task import FAILED, RUNS, SESSION, Summary, Terms, identity_path, lacking, run_path
 from empirical.sweeps.traces import Trace, with_traces
-from simulate._files import LOCK, held_folder, write_json
+from simulate._files import LOCK, lock_folder, write_json
 from simulate.trajectories.contract import variable_attributes
-from simulate.trajectories.folder import steps_written
+from simulate.trajectories.folder import count_steps
 from theory.optimizers import format_optimizer
 
 _SWEEP, _SUMMARIES, _DROPPED = "sweep.json", "summaries.log", ".dropped"
@@ -53,7 +53,7 @@ class SweepFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         ours = {LOCK, _SWEEP, _SWEEP + ".partial", _SUMMARIES, RUNS, SESSION, SESSION + ".partial"}
-        self._lock = held_folder(self.path, "a sweep", lambda names: names <= ours)
+        self._lock = lock_folder(self.path, "a sweep", lambda names: names <= ours)
 
     def close(self) -> None:
         """Let other processes have the folder."""
@@ -217,7 +217,7 @@ def _trace(place: Path, config: RunConfig, summaries: Mapping[str, Summary]) -> 
     folder, summary = run_path(place, config), summaries.get(config.identity)
     if summary is not None and summary.is_final:
         return Trace(folder, summary.status_step)
-    return Trace(folder, steps_written(folder))
+    return Trace(folder, count_steps(folder))
 
 
 def _columns(

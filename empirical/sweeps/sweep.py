@@ -25,7 +25,7 @@ from empirical.sweeps.store import SweepFolder, open_sweep, read_summaries
 from empirical.sweeps.task import FAILED, IN_USE, Summary, Terms, failed, perform, run_path
 from empirical.sweeps.workers import dask_executor, refuse_in_a_script_that_is_imported
 from simulate.trajectories.contract import INTERRUPTED
-from simulate.trajectories.folder import steps_written
+from simulate.trajectories.folder import count_steps
 from theory.arguments import check_integer, check_number
 
 Runs = tuple[RunConfig, ...]
@@ -376,7 +376,7 @@ class _Progress:
         if self._bar.disable or time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         written = [
-            min(run.steps, steps_written(run_path(self._terms.out, run)))
+            min(run.steps, count_steps(run_path(self._terms.out, run)))
             for run, _ in zip(given, range(_LOOKED_AT), strict=False)
         ]
         failures = self._statuses[FAILED]

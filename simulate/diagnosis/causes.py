@@ -325,6 +325,6 @@ def _advice_lr(rows: Rows, arrives: int) -> str:
         return advice
     return (
         f"Raised over some {1 / (2 * decay):.0f} steps, in which the squared norm decays by a factor e under "
-        f"{format_optimizer(rows.rule)}, the norm can follow; with wd smaller by as much, lr wd and the rotation at rest "
-        "stay as they were."
+        f"{format_optimizer(rows.rule)}, the norm can follow; with wd smaller by as much, lr wd and the rotation "
+        "at equilibrium stay as they were."
     )

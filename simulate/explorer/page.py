@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate._files import writable_file, written_aside
+from simulate._files import atomic_write, check_writable
 from simulate.explorer.quantities import (
     QUANTITIES,
     REST,
@@ -154,8 +154,8 @@ def write_explorer_page(path: str | os.PathLike[str], *, seed: int = 0) -> None:
     --------
     >>> write_explorer_page("explorer.html")  # doctest: +SKIP
     """
-    target = writable_file("path", path)
-    with written_aside(target) as aside:
+    target = check_writable("path", path)
+    with atomic_write(target) as aside:
         aside.write_text(_page(explorer_frames(seed=seed)), encoding="utf-8")
 
 

@@ -268,7 +268,7 @@ def period_values(lr: float, wd: float, momentum: float) -> dict[str, Value]:
             found = period(lr, wd)
     except (UserWarning, ValueError) as warning:
         return dict.fromkeys(PERIOD, _none(str(warning).partition(";")[0]))
-    return dict(zip(PERIOD, (found.mean, found.norm_min, found.norm_max), strict=True))
+    return dict(zip(PERIOD, (found.mean, found.trough_norm, found.peak_norm), strict=True))
 
 
 def norm_levels(values: Mapping[str, Value]) -> list[Level]:

@@ -11,21 +11,21 @@ import numpy as np
 import xarray as xr
 
 import theory
-from simulate.period_model.reduced_model import Oscillator, Trend
+from simulate.period_model.reduced_model import ReducedModel, Trend
 from simulate.trajectories.contract import check_trajectory, mean_intrinsic_lr, unconstrained_optimizer
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
     OUTSIDE_GROWTH_MAX,
     Classification,
-    Periods,
+    MeasuredPeriods,
+    after_transient,
     classify,
-    settled_part,
 )
 from theory.arguments import FloatArray
 from theory.optimizers import parse_optimizer
 
-FEWEST = 10  # periods at each ηλ of a probe for a law of their length
-SHORTEST = 12  # relaxations that a segment must last
+MIN_PERIODS = 10  # periods at each ηλ of a probe for a law of their length
+MIN_RELAXATIONS = 12  # relaxations that a segment must last
 _BREAKS_ALONE = 0.05  # share of growth outside, at most, of a setting that has nothing but breaks
 _LINE_MISSES = 0.5  # share of a jump by which a line through three settings may miss it
 _SLOPE_BELOW = 1 / 3  # of J below the lowest setting, in units of that above, where all growth is in breaks
@@ -33,7 +33,7 @@ _LEAST_SHARE = 0.01  # of growth outside: what is less is noise about nothing, a
 
 
 @dataclass(frozen=True)
-class Segment:
+class CalibrationRun:
     """What one segment of a probe showed, and what the reduced model itself gives there.
 
     Parameters
@@ -41,8 +41,8 @@ class Segment:
     intrinsic_lr : ηλ.
     count, period, period_stderr : number of periods, their mean length and its standard error in steps.
     norm_rise, outside_growth : J and φ.
-    norm_min, norm_max : geometric mean of ρ/√η at the troughs and peaks.
-    simulated_period, simulated_norm_min, simulated_norm_max : the same of the reduced model, where there is one.
+    trough_norm, peak_norm : geometric mean of ρ/√η at the troughs and peaks.
+    simulated_period, simulated_trough_norm, simulated_peak_norm : the same of the reduced model, where there is one.
     run : what the trajectory says of its training (its `config` attribute).
     lengths, rises : steps and ln(ρ_max/ρ_min) of each period.
     verdict, rotation_ratio, log_norm_sd, autocorrelation_time, threshold_ratio : of `simulate.classify`.
@@ -58,11 +58,11 @@ class Segment:
     period_stderr: float
     norm_rise: float
     outside_growth: float
-    norm_min: float
-    norm_max: float
+    trough_norm: float
+    peak_norm: float
     simulated_period: float = math.nan
-    simulated_norm_min: float = math.nan
-    simulated_norm_max: float = math.nan
+    simulated_trough_norm: float = math.nan
+    simulated_peak_norm: float = math.nan
     run: str = field(default="", repr=False)
     lengths: tuple[float, ...] = field(default=(), repr=False)
     rises: tuple[float, ...] = field(default=(), repr=False)
@@ -76,19 +76,19 @@ class Segment:
     @property
     def is_clear(self) -> bool:
         """Whether it has periods enough, and a share of growth in their rises, for a reduced model."""
-        return self.count >= FEWEST and self.outside_growth <= OUTSIDE_GROWTH_MAX
+        return self.count >= MIN_PERIODS and self.outside_growth <= OUTSIDE_GROWTH_MAX
 
     def __str__(self) -> str:
         return f"{self.verdict} at lr * wd = {self.intrinsic_lr:.3g}, {self.count} periods"
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledRuns:
     """What all segments of one ηλ show together; or one draw of what they might have shown.
 
     Attributes
     ----------
-    intrinsic_lr, count, period, norm_rise, outside_growth : as in `Segment`.
+    intrinsic_lr, count, period, norm_rise, outside_growth : as in `CalibrationRun`.
     """
 
     intrinsic_lr: float
@@ -102,7 +102,7 @@ class Pooled:
         return 1 - self.norm_rise / (-math.log1p(-self.intrinsic_lr) * self.period)
 
 
-def pooled(segments: Sequence[Segment]) -> list[Pooled]:
+def pool_runs(calibration_runs: Sequence[CalibrationRun]) -> list[PooledRuns]:
     """Pool the periods of each ηλ, from the lowest up to the last at which there are 10 and more; the largest first.
 
     Settings at rest are left out if there are two others: the few rises of their noise are no breaks, and a law that
@@ -114,17 +114,17 @@ def pooled(segments: Sequence[Segment]) -> list[Pooled]:
 
     Examples
     --------
-    >>> two = [Segment(0.01, n, t, 1.0, 0.5, 0.2, 1.0, 2.0) for n, t in ((10, 60.0), (30, 80.0))]
-    >>> [(each.count, each.period) for each in pooled(two)]
+    >>> two = [CalibrationRun(0.01, n, t, 1.0, 0.5, 0.2, 1.0, 2.0) for n, t in ((10, 60.0), (30, 80.0))]
+    >>> [(each.count, each.period) for each in pool_runs(two)]
     [(40, 75.0)]
     """
-    found: list[Pooled] = []
+    found: list[PooledRuns] = []
     resting = set()
-    for rate in sorted({segment.intrinsic_lr for segment in segments}):
-        everything = [segment for segment in segments if segment.intrinsic_lr == rate]
+    for rate in sorted({segment.intrinsic_lr for segment in calibration_runs}):
+        everything = [segment for segment in calibration_runs if segment.intrinsic_lr == rate]
         there = [segment for segment in everything if segment.count]
         counts = [segment.count for segment in there]
-        if sum(counts) < FEWEST:
+        if sum(counts) < MIN_PERIODS:
             break
         if all(segment.verdict == EQUILIBRIUM for segment in everything):
             resting.add(rate)
@@ -132,17 +132,17 @@ def pooled(segments: Sequence[Segment]) -> list[Pooled]:
             float(np.average([getattr(segment, name) for segment in there], weights=counts))
             for name in ("period", "norm_rise")
         )
-        found.insert(0, Pooled(rate, sum(counts), period, norm_rise))
+        found.insert(0, PooledRuns(rate, sum(counts), period, norm_rise))
     if not found:
         raise ValueError(
-            f"segments must show at least {FEWEST} periods at the lowest lr * wd for a law of their length, "
-            f"got {'; '.join(map(str, segments))}"
+            f"segments must show at least {MIN_PERIODS} periods at the lowest lr * wd for a law of their length, "
+            f"got {'; '.join(map(str, calibration_runs))}"
         )
     swinging = [each for each in found if each.intrinsic_lr not in resting]
     return swinging if len(swinging) > 1 else found
 
 
-def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, Classification]:
+def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[CalibrationRun, Classification]:
     """Check a trajectory of a probe and sum it up, with norms in units of `norm_unit`.
 
     Parameters
@@ -168,9 +168,9 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
     rate = mean_intrinsic_lr(trajectory)
     if not 0 < rate < 1:
         raise ValueError(f"{name} must have 0 < lr * wd < 1, got {rate:.6g}")
-    if trajectory.sizes["step"] < SHORTEST / rate:
+    if trajectory.sizes["step"] < MIN_RELAXATIONS / rate:
         raise ValueError(
-            f"{name} must have at least {SHORTEST}/(lr * wd) = {SHORTEST / rate:.4g} rows, "
+            f"{name} must have at least {MIN_RELAXATIONS}/(lr * wd) = {MIN_RELAXATIONS / rate:.4g} rows, "
             f"got {trajectory.sizes['step']}"
         )
     if "rotation" not in trajectory:
@@ -185,18 +185,18 @@ def measured(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Segment, C
         warnings.simplefilter("ignore", UserWarning)
         judged = classify(trajectory, rise=rise)
     periods, scale = judged.periods, norm_unit(rule, trajectory.attrs["lr"])
-    segment = Segment(
+    segment = CalibrationRun(
         intrinsic_lr=rate,
         count=periods.count,
         period=periods.mean,
         period_stderr=periods.stderr,
         norm_rise=periods.norm_rise,
         outside_growth=periods.outside_growth,
-        norm_min=periods.trough_norm / scale,
-        norm_max=periods.peak_norm / scale,
+        trough_norm=periods.trough_norm / scale,
+        peak_norm=periods.peak_norm / scale,
         run=str(trajectory.attrs.get("config", "")),
         lengths=tuple(periods.lengths.tolist()),
-        rises=tuple(np.log(periods.norm_max / periods.norm_min).tolist()),
+        rises=tuple(np.log(periods.peak_norms / periods.trough_norms).tolist()),
         verdict=judged.verdict,
         rotation_ratio=judged.rotation_ratio,
         log_norm_sd=judged.log_norm_sd,
@@ -220,18 +220,18 @@ def norm_unit(rule: theory.Optimizer, lr: float) -> float:
     return math.sqrt(lr) if isinstance(rule, theory.SGD) else lr
 
 
-class Falls:
+class DecayPhases:
     """The falls of one segment of a probe, each from a peak of ln z to the next trough, and the jumps after them.
 
     Parameters
     ----------
-    trajectory : one that `measured` has checked.
+    trajectory : one that `measure_run` has checked.
     periods : its periods.
     """
 
-    def __init__(self, trajectory: xr.Dataset, periods: Periods) -> None:
+    def __init__(self, trajectory: xr.Dataset, periods: MeasuredPeriods) -> None:
         self.periods, self.rate = periods, periods.intrinsic_lr
-        settled = settled_part(trajectory)
+        settled = after_transient(trajectory)
         self.log_norm = np.log(settled.norm.values.astype(np.float64)) - math.log(trajectory.attrs["lr"]) / 2
         self.loss = np.maximum(settled.loss.values.astype(np.float64), np.finfo(np.float64).tiny)
         self.effective_lr = np.exp(-2 * self.log_norm)
@@ -294,7 +294,7 @@ class Falls:
         return math.exp(brentq(excess, -100, 300))
 
 
-def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.BalanceLaw:
+def fit_balance_law(seen: Sequence[PooledRuns], power_of: str = "odds") -> theory.BalanceLaw:
     """Fit J = A + B ln(1/ηλ), and φ/(1-φ) or φ itself ∝ (ηλ)^ν, to what segments show.
 
     Where the line says little about J, it goes on otherwise below the lowest of them. Where it falls it is held, since
@@ -308,7 +308,7 @@ def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.Balanc
 
     Examples
     --------
-    >>> law = balance_law([Pooled(0.01, 100, 75.0, 0.5), Pooled(0.002, 100, 440.0, 0.8)])
+    >>> law = fit_balance_law([PooledRuns(0.01, 100, 75.0, 0.5), PooledRuns(0.002, 100, 440.0, 0.8)])
     >>> round(law.norm_rise, 3), round(law.norm_rise_slope, 3), round(law.outside_growth, 3)
     (0.5, 0.186, 0.337)
     """
@@ -325,7 +325,7 @@ def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.Balanc
     )
     if not np.all(np.abs((norm_rise - slope * np.log(relative)) / jumps - 1) <= _LINE_MISSES):
         # no line joins more than two settings, of which the lower have jumps of another size: it serves these
-        return balance_law([each for each in seen if each.intrinsic_lr < reference], power_of)
+        return fit_balance_law([each for each in seen if each.intrinsic_lr < reference], power_of)
     breaks_alone = bool(outside_growth[rates.argmin()] <= _BREAKS_ALONE)
     lowest = float(rates.min()) if slope < 0 or breaks_alone else 0.0
     below = _SLOPE_BELOW * slope if breaks_alone and slope > 0 else 0.0
@@ -339,12 +339,12 @@ def balance_law(seen: Sequence[Pooled], power_of: str = "odds") -> theory.Balanc
     return theory.BalanceLaw(norm_rise, slope, share, grows.power, reference, power_of, lowest, below)
 
 
-def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator:
+def fit_reduced_model(seen: Sequence[DecayPhases], calibration_runs: Sequence[CalibrationRun]) -> ReducedModel:
     """Fit the constants of the reduced model.
 
     Parameters
     ----------
-    seen, segments : of the same trajectories, the largest ηλ first.
+    seen, calibration_runs : of the same trajectories, the largest ηλ first.
 
     Raises
     ------
@@ -357,10 +357,10 @@ def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator
         each.smooth_loss(loss_decay.at(share))
     coefficients, residual_sd = fit_peak_law(seen)
     starts = [np.log(each.first_losses) for each in seen]
-    return Oscillator(
+    return ReducedModel(
         loss_decay=loss_decay,
         growth=Trend.through(relative, [each.growth_constant() for each in seen]),
-        hazard=hazard_law(seen),
+        hazard=fit_hazard(seen),
         peak_coefficients=coefficients,
         peak_residual_sd=residual_sd,
         peak_loss=Trend.through(relative, [math.exp(values.mean()) for values in starts]),
@@ -369,11 +369,11 @@ def calibrated(seen: Sequence[Falls], segments: Sequence[Segment]) -> Oscillator
         rise=seen[0].periods.rise,
         reference=reference,
         lowest=seen[-1].rate,
-        peak=float(np.mean([math.log(segment.norm_max) for segment in segments])),
+        peak=float(np.mean([math.log(segment.peak_norm) for segment in calibration_runs])),
     )
 
 
-def fit_peak_law(seen: Sequence[Falls]) -> tuple[tuple[float, float, float], float]:
+def fit_peak_law(seen: Sequence[DecayPhases]) -> tuple[tuple[float, float, float], float]:
     """Regress ln z at the peak on ln z and ln L at the trough before it: coefficients, and the spread that remains."""
     rows, peaks = [], []
     for each in seen:
@@ -385,7 +385,7 @@ def fit_peak_law(seen: Sequence[Falls]) -> tuple[tuple[float, float, float], flo
     return (float(found[0]), float(found[1]), float(found[2])), float((wanted - known @ found).std())
 
 
-def hazard_law(seen: Sequence[Falls]) -> tuple[float, float]:
+def fit_hazard(seen: Sequence[DecayPhases]) -> tuple[float, float]:
     """(a, p) of ln h = a + ln L + p ln η̃ by maximum likelihood: one event at the end of each fall."""
     rates, losses = [], []
     for each in seen:

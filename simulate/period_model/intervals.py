@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from simulate.period_model.calibration import Pooled, Segment, balance_law, pooled
+from simulate.period_model.calibration import CalibrationRun, PooledRuns, fit_balance_law, pool_runs
 
 
 @dataclass(frozen=True)
@@ -46,33 +46,33 @@ class Interval:
         return cls(float(lower), float(upper), level)
 
 
-def drawn_segments(segments: Sequence[Segment], count: int, seed: int) -> Iterator[list[Pooled]]:
+def resample_runs(calibration_runs: Sequence[CalibrationRun], count: int, seed: int) -> Iterator[list[PooledRuns]]:
     """Draw seeds, and periods of each, again with replacement.
 
     Parameters
     ----------
-    segments : of a probe, with their periods.
+    calibration_runs : of a probe, with their periods.
     count : number of draws.
     seed : of the random numbers.
 
     Yields
     ------
-    One for each ηλ of `pooled`, the largest first.
+    One for each ηλ of `pool_runs`, the largest first.
 
     Examples
     --------
-    >>> one = Segment(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
-    >>> [(drawn.intrinsic_lr, drawn.count) for (drawn,) in drawn_segments([one], 2, seed=0)]
+    >>> one = CalibrationRun(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
+    >>> [(drawn.intrinsic_lr, drawn.count) for (drawn,) in resample_runs([one], 2, seed=0)]
     [(0.01, 12), (0.01, 12)]
     """
     random = np.random.default_rng(seed)
-    rates = [each.intrinsic_lr for each in pooled(segments)]
-    groups = [[each for each in segments if each.intrinsic_lr == rate and each.count] for rate in rates]
+    rates = [each.intrinsic_lr for each in pool_runs(calibration_runs)]
+    groups = [[each for each in calibration_runs if each.intrinsic_lr == rate and each.count] for rate in rates]
     for _ in range(count):
         yield [_drawn(rate, group, random) for rate, group in zip(rates, groups, strict=True)]
 
 
-def _drawn(rate: float, group: Sequence[Segment], random: np.random.Generator) -> Pooled:
+def _drawn(rate: float, group: Sequence[CalibrationRun], random: np.random.Generator) -> PooledRuns:
     lengths, rises = [], []
     for number in random.integers(len(group), size=len(group)):
         segment = group[number]
@@ -80,16 +80,18 @@ def _drawn(rate: float, group: Sequence[Segment], random: np.random.Generator) -
         lengths.append(np.asarray(segment.lengths)[chosen])
         rises.append(np.asarray(segment.rises)[chosen])
     period, norm_rise = float(np.concatenate(lengths).mean()), float(np.concatenate(rises).mean())
-    return Pooled(rate, sum(part.size for part in lengths), period, norm_rise)
+    return PooledRuns(rate, sum(part.size for part in lengths), period, norm_rise)
 
 
-def drawn_law_periods(segments: Sequence[Segment], lr: float, wd: float, count: int, seed: int) -> list[float]:
+def resample_law_periods(
+    calibration_runs: Sequence[CalibrationRun], lr: float, wd: float, count: int, seed: int
+) -> list[float]:
     """Periods of the balance law at a setting, fitted to each draw.
 
     Examples
     --------
-    >>> one = Segment(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
-    >>> all(50 <= period <= 70 for period in drawn_law_periods([one], 0.5, 0.02, count=5, seed=0))
+    >>> one = CalibrationRun(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
+    >>> all(50 <= period <= 70 for period in resample_law_periods([one], 0.5, 0.02, count=5, seed=0))
     True
     """
-    return [balance_law(seen).period(lr, wd) for seen in drawn_segments(segments, count, seed)]
+    return [fit_balance_law(seen).period(lr, wd) for seen in resample_runs(calibration_runs, count, seed)]

@@ -21,17 +21,25 @@ import xarray as xr
 import theory
 from simulate._files import write_json
 from simulate.period_model import _kernel
-from simulate.period_model.calibration import Falls, Segment, balance_law, calibrated, measured, norm_unit, pooled
-from simulate.period_model.intervals import Interval, drawn_law_periods, drawn_segments
-from simulate.period_model.prediction import Expectation, expectation, interpolated
-from simulate.period_model.reduced_model import Oscillator, Period, Trend
+from simulate.period_model.calibration import (
+    CalibrationRun,
+    DecayPhases,
+    fit_balance_law,
+    fit_reduced_model,
+    measure_run,
+    norm_unit,
+    pool_runs,
+)
+from simulate.period_model.intervals import Interval, resample_law_periods, resample_runs
+from simulate.period_model.prediction import Prediction, interpolate, predict_from_runs
+from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel, Trend
 from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory, unconstrained_optimizer
 from theory import arguments
 from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_wd
 from theory.optimizers import equal_up_to_dim, parse_optimizer
 
 REACH = 30.0  # predictions are given without a warning down to this share of the largest ηλ of a probe
-_SCHEMA = 2
+_SCHEMA = 3
 _SIMULATED_FOR_INTERVALS = 1000  # periods
 _FARTHEST = 1e6  # from here the model comes back to its range without an overflow
 # Relative errors of the predictions themselves, as standard deviation at the settings of a probe and its growth with
@@ -43,16 +51,16 @@ _LAW_ERROR, _REDUCED_ERROR = (0.03, 0.035), (0.03, 0.08)
 class PeriodModel:
     """What the norm of a network does at other lr and wd, from a probe of that network.
 
-    `law` is the balance law of its period, `period` and `oscillate` its reduced model (see `Oscillator`), and `expect`
-    says what is to be expected at a setting, rest included. It is a description of one optimizer with constant lr and
-    one batch size; the reduced model, of plain SGD on a network whose trained weights are all scale-invariant.
+    `law` is the balance law of its period. `period` and `oscillate` use its reduced model (see `ReducedModel`). The
+    call `predict` says what to expect at a setting, equilibrium included. It describes one optimizer with constant lr
+    and one batch size; the reduced model, plain SGD on a network whose trained weights are all scale-invariant.
 
     Parameters
     ----------
-    segments : of the probe.
+    calibration_runs : of the probe.
     rise : d of the period finder.
-    oscillator : the reduced model; None where the probe shows no clear period.
-    unfit : why there is none.
+    reduced_model : the reduced model; None where the probe shows no clear period.
+    reduced_model_error : why there is none.
     optimizer : of the probe, in words.
 
     Raises
@@ -66,33 +74,33 @@ class PeriodModel:
     >>> model = PeriodModel.reference()
     >>> 60 < model.period(0.5, 0.02).mean < 80
     True
-    >>> model.expect(0.5, 0.02).verdict
+    >>> model.predict(0.5, 0.02).verdict
     'periodic'
     """
 
-    segments: tuple[Segment, ...]
+    calibration_runs: tuple[CalibrationRun, ...]
     rise: float
-    oscillator: Oscillator | None
-    unfit: str = ""
+    reduced_model: ReducedModel | None
+    reduced_model_error: str = ""
     optimizer: str = "SGD()"
 
     def __post_init__(self) -> None:
         check_number("rise", self.rise, above=0)
-        if not self.segments:
+        if not self.calibration_runs:
             raise ValueError("segments must be at least one, got none")
 
     @classmethod
-    def from_probe(cls, segments: Sequence[xr.Dataset], *, rise: float = 0.1) -> PeriodModel:
+    def from_runs(cls, calibration_runs: Sequence[xr.Dataset], *, rise: float = 0.1) -> PeriodModel:
         """Calibrate the model on measured trajectories of one network.
 
         The law is that of the settings with 10 periods and more, from the lowest ηλ on; the reduced model is fitted to
         those whose periods are also clear (a share of at most 0.9 of the growth outside their rises), and there is none
-        without clear ones at the lowest ηλ. `expect` there is in any case.
+        without clear ones at the lowest ηλ. `predict` there is in any case.
 
         Parameters
         ----------
-        segments : trajectories with `norm`, `grad_norm` and `loss` at every step, of SGD without momentum, AdamW or
-            Lion (these with `rotation` too), with constant lr, best at two values of ηλ (a factor of 5 apart, the
+        calibration_runs : trajectories with `norm`, `grad_norm` and `loss` at every step, of SGD without momentum,
+            AdamW or Lion (these with `rotation` too), with constant lr, best at two values of ηλ (a factor of 5 apart, the
             larger one the largest that is asked for later) with 100 and more periods each, at least 12/ηλ steps long.
             More than one trajectory may have the same ηλ. From one value of ηλ alone the trends with ηλ stay unknown
             and are taken to be flat.
@@ -112,14 +120,14 @@ class PeriodModel:
         --------
         >>> reference = PeriodModel.reference()
         >>> probe = [reference.oscillate(0.5, wd, steps=round(50 / wd), seed=1) for wd in (0.02, 0.004)]
-        >>> again = PeriodModel.from_probe(probe)
+        >>> again = PeriodModel.from_runs(probe)
         >>> abs(again.period(0.5, 0.01).mean / reference.period(0.5, 0.01).mean - 1) < 0.2
         True
         """
         rise = check_number("rise", rise, above=0)
-        if isinstance(segments, xr.Dataset) or not segments:
+        if isinstance(calibration_runs, xr.Dataset) or not calibration_runs:
             raise TypeError("segments must be a sequence of trajectories, at least one")
-        runs = [(run, *measured(run, rise, f"segments[{i}]")) for i, run in enumerate(segments)]
+        runs = [(run, *measure_run(run, rise, f"segments[{i}]")) for i, run in enumerate(calibration_runs)]
         runs.sort(key=lambda run: -run[1].intrinsic_lr)
         summed = [segment for _, segment, _ in runs]
         rules = {unconstrained_optimizer(run) for run, _, _ in runs}
@@ -134,13 +142,14 @@ class PeriodModel:
             return cls(tuple(summed), rise, None, f"that is one of SGD(), not of {rule}", rule)
         clear = [run for run in runs if run[1].is_clear]
         try:
-            oscillator = calibrated(
-                [Falls(run, judged.periods) for run, _, judged in clear], [each[1] for each in clear]
+            reduced_model = fit_reduced_model(
+                [DecayPhases(run, judged.periods) for run, _, judged in clear], [each[1] for each in clear]
             )
         except ValueError as error:
             return cls(tuple(summed), rise, None, str(error))
         simulated = {
-            rate: oscillator.simulated(rate, periods=1000, seed=0) for rate in {each[1].intrinsic_lr for each in clear}
+            rate: reduced_model.simulate(rate, periods=1000, seed=0)
+            for rate in {each[1].intrinsic_lr for each in clear}
         }
         if not all(own.count for own in simulated.values()):
             return cls(tuple(summed), rise, None, "its constants give no periods where the network has some")
@@ -149,26 +158,26 @@ class PeriodModel:
                 dataclasses.replace(
                     segment,
                     simulated_period=simulated[segment.intrinsic_lr].mean,
-                    simulated_norm_min=simulated[segment.intrinsic_lr].norm_min,
-                    simulated_norm_max=simulated[segment.intrinsic_lr].norm_max,
+                    simulated_trough_norm=simulated[segment.intrinsic_lr].trough_norm,
+                    simulated_peak_norm=simulated[segment.intrinsic_lr].peak_norm,
                 )
                 if segment.is_clear
                 else segment
                 for segment in summed
             ),
             rise,
-            oscillator,
+            reduced_model,
         )
 
     @classmethod
     def reference(cls) -> PeriodModel:
         """Give the model of this project's own ConvNet (8-16-16 channels, digits, mini-batches of 64).
 
-        Another network has other periods. `segments` names the runs that it was calibrated on.
+        Another network has other periods. `calibration_runs` names the runs that it was calibrated on.
 
         Examples
         --------
-        >>> [segment.count > 100 for segment in PeriodModel.reference().segments]
+        >>> [segment.count > 100 for segment in PeriodModel.reference().calibration_runs]
         [True, True, True, True]
         """
         return _reference()
@@ -212,12 +221,12 @@ class PeriodModel:
         if not isinstance(content, Mapping) or content.get("schema") != _SCHEMA:
             raise ValueError(f"path must hold a period model of schema {_SCHEMA}, got {path!r}: calibrate it anew")
         try:
-            oscillator = content["oscillator"]
+            reduced_model = content["reduced_model"]
             return cls(
-                segments=tuple(_segment(each) for each in content["segments"]),
+                calibration_runs=tuple(_read_run(each) for each in content["calibration_runs"]),
                 rise=content["rise"],
-                oscillator=None if oscillator is None else _oscillator(oscillator),
-                unfit=content["unfit"],
+                reduced_model=None if reduced_model is None else _read_reduced_model(reduced_model),
+                reduced_model_error=content["reduced_model_error"],
                 optimizer=content["optimizer"],
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -226,13 +235,13 @@ class PeriodModel:
     @functools.cached_property
     def law(self) -> theory.BalanceLaw:
         """The balance law of the period; ValueError without 10 periods at the lowest ηλ of the probe."""
-        return balance_law(pooled(self.segments))
+        return fit_balance_law(pool_runs(self.calibration_runs))
 
     @property
     def has_law(self) -> bool:
         """Whether the probe shows periods enough for `law`."""
         try:
-            pooled(self.segments)
+            pool_runs(self.calibration_runs)
         except ValueError:
             return False
         return True
@@ -244,7 +253,7 @@ class PeriodModel:
         Where the lowest ηλ of the probe shows periods it reaches down to a thirtieth of the largest. Else to that
         lowest: where rest ends and periods begin, nothing at rest tells.
         """
-        rates = [segment.intrinsic_lr for segment in self.segments]
+        rates = [segment.intrinsic_lr for segment in self.calibration_runs]
         return min(min(rates), max(rates) / REACH) if self.has_law else min(rates), max(rates)
 
     @property
@@ -262,7 +271,7 @@ class PeriodModel:
         """
         return self._correction(intrinsic_lr, "period", "simulated_period")
 
-    def period(self, lr: float, wd: float, *, periods: int = 200, seed: int = 0) -> Period:
+    def period(self, lr: float, wd: float, *, periods: int = 200, seed: int = 0) -> PredictedPeriod:
         """Predict the period and the norms at its ends: those of the reduced model, corrected by the probe.
 
         The correction is the ratio of measured to simulated values in the segments, interpolated in ln ηλ and held
@@ -289,27 +298,28 @@ class PeriodModel:
         Examples
         --------
         >>> period = PeriodModel.reference().period(0.5, 0.004)
-        >>> period.norm_min < period.norm_max, period.count
+        >>> period.trough_norm < period.peak_norm, period.count
         (True, 208)
         """
         lr, rate = check_number("lr", lr, above=0), self._rate(lr, wd)
         periods = check_integer("periods", periods, at_least=2)
         seed = check_integer("seed", seed, at_most=2**63 - 1)
-        own = self._reduced().simulated(rate, periods, seed)
+        own = self._reduced().simulate(rate, periods, seed)
         if not self._swings(rate) and rate <= self.calibrated_range[1] * (1 + 1e-9):
             warnings.warn(f"the probe shows no clear period near lr * wd = {rate:.3g}", stacklevel=2)
         length, trough, peak = (
-            self._correction(rate, measured, f"simulated_{measured}") for measured in ("period", "norm_min", "norm_max")
+            self._correction(rate, measured, f"simulated_{measured}")
+            for measured in ("period", "trough_norm", "peak_norm")
         )
-        norm_min = own.norm_min * trough * math.sqrt(lr)
+        trough_norm = own.trough_norm * trough * math.sqrt(lr)
         return dataclasses.replace(
             own,
             mean=own.mean * length,
             std=own.std * length,
             stderr=own.stderr * length,
-            norm_min=norm_min,
-            norm_max=own.norm_max * peak * math.sqrt(lr),
-            effective_lr_max=lr / norm_min**2,
+            trough_norm=trough_norm,
+            peak_norm=own.peak_norm * peak * math.sqrt(lr),
+            effective_lr_max=lr / trough_norm**2,
         )
 
     def law_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
@@ -348,9 +358,9 @@ class PeriodModel:
         """
         rate = self._rate(lr, wd)
         level, draws, seed = _checked_draws(level, draws, seed)
-        pooled(self.segments)
+        pool_runs(self.calibration_runs)
         errors = self._errors(_LAW_ERROR, rate, draws, seed)
-        return Interval.of(np.exp(errors) * drawn_law_periods(self.segments, lr, wd, draws, seed), level)
+        return Interval.of(np.exp(errors) * resample_law_periods(self.calibration_runs, lr, wd, draws, seed), level)
 
     def period_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
         """Say how well the mean of `period(lr, wd)` is known, by the measured periods that correct it.
@@ -385,22 +395,22 @@ class PeriodModel:
         """
         rate = self._rate(lr, wd)
         level, draws, seed = _checked_draws(level, draws, seed)
-        own = self._reduced().simulated(rate, _SIMULATED_FOR_INTERVALS, seed)
-        clear = [each for each in self.segments if not math.isnan(each.simulated_period)]
+        own = self._reduced().simulate(rate, _SIMULATED_FOR_INTERVALS, seed)
+        clear = [each for each in self.calibration_runs if not math.isnan(each.simulated_period)]
         simulated = {each.intrinsic_lr: math.log(each.simulated_period) for each in clear}
         errors = self._errors(_REDUCED_ERROR, rate, draws, seed)
         found = []
-        for seen, error in zip(drawn_segments(clear, draws, seed), errors, strict=True):
+        for seen, error in zip(resample_runs(clear, draws, seed), errors, strict=True):
             at = [math.log(each.intrinsic_lr) for each in reversed(seen)]
             ratios = [math.log(each.period) - simulated[each.intrinsic_lr] for each in reversed(seen)]
             found.append(own.mean * math.exp(float(np.interp(math.log(rate), at, ratios)) + error))
         return Interval.of(found, level)
 
-    def expect(self, lr: float, wd: float, *, level: float = 0.9) -> Expectation:
+    def predict(self, lr: float, wd: float, *, level: float = 0.9) -> Prediction:
         """Say what to expect of the norm at a setting: rest, periods of which length, or neither; and how it moves.
 
         Numbers without units (spread over J, autocorrelation time over T, and the like) are interpolated between the
-        settings of the probe and held beyond; see `Expectation`. Near the border between verdicts expect it to fail.
+        settings of the probe and held beyond; see `Prediction`. Near the border between verdicts expect it to fail.
 
         Parameters
         ----------
@@ -424,7 +434,7 @@ class PeriodModel:
         Examples
         --------
         >>> model = PeriodModel.reference()
-        >>> expected = model.expect(0.5, 0.004)
+        >>> expected = model.predict(0.5, 0.004)
         >>> expected.verdict, 0.25 < expected.log_norm_sd < 0.5
         ('periodic', True)
         """
@@ -433,14 +443,14 @@ class PeriodModel:
         with warnings.catch_warnings():
             # said already
             warnings.simplefilter("ignore", UserWarning)
-            return expectation(
-                self.segments,
+            return predict_from_runs(
+                self.calibration_runs,
                 lr,
                 rate,
                 norm_unit(parse_optimizer(self.optimizer), lr),
                 self.law if self.has_law else None,
                 self.law_interval(lr, wd, level=level) if self.has_law else None,
-                self.period(lr, wd) if self.oscillator is not None and self._swings(rate) else None,
+                self.period(lr, wd) if self.reduced_model is not None and self._swings(rate) else None,
             )
 
     def oscillate(
@@ -504,7 +514,7 @@ class PeriodModel:
             log_norm = np.log(begins.reshape(-1)) - np.log(flat_rates) / 2
             if (np.abs(log_norm) > math.log(_FARTHEST)).any():
                 raise ValueError(f"norm must be within a factor of {_FARTHEST:g} of the root of lr, got {norm!r}")
-            state = reduced.fresh(log_norm, constants, seed, walker)
+            state = reduced.initial_state(log_norm, constants, seed, walker)
         else:
             if norm is not None:
                 raise ValueError("norm must be left out with start, which says what it is")
@@ -550,10 +560,10 @@ class PeriodModel:
             },
         )
 
-    def _reduced(self) -> Oscillator:
-        if self.oscillator is None:
-            raise ValueError(f"model must be one with a reduced model, but {self.unfit}")
-        return self.oscillator
+    def _reduced(self) -> ReducedModel:
+        if self.reduced_model is None:
+            raise ValueError(f"model must be one with a reduced model, but {self.reduced_model_error}")
+        return self.reduced_model
 
     def _swings(self, rate: float) -> bool:
         """Whether ηλ is not above the settings to which the reduced model was fitted."""
@@ -561,7 +571,7 @@ class PeriodModel:
 
     def _errors(self, size: tuple[float, float], rate: float, draws: int, seed: int) -> FloatArray:
         """Random logarithms of what a prediction is wrong by."""
-        apart = min(abs(math.log(rate / segment.intrinsic_lr)) for segment in self.segments)
+        apart = min(abs(math.log(rate / segment.intrinsic_lr)) for segment in self.calibration_runs)
         # apart from the numbers by which periods are drawn
         return np.random.default_rng([seed, 1]).normal(0, size[0] + size[1] * apart, draws)
 
@@ -579,13 +589,15 @@ class PeriodModel:
         return rate
 
     def _correction(self, rate: float, measured: str, simulated: str) -> float:
-        known = [each for each in self.segments if not math.isnan(getattr(each, simulated))]
+        known = [each for each in self.calibration_runs if not math.isnan(getattr(each, simulated))]
         return math.exp(
-            interpolated(known, rate, lambda each: math.log(getattr(each, measured) / getattr(each, simulated)))
+            interpolate(known, rate, lambda each: math.log(getattr(each, measured) / getattr(each, simulated)))
         )
 
 
-def period(lr: float, wd: float, *, model: PeriodModel | None = None, periods: int = 200, seed: int = 0) -> Period:
+def period(
+    lr: float, wd: float, *, model: PeriodModel | None = None, periods: int = 200, seed: int = 0
+) -> PredictedPeriod:
     """Predict the length of a period, without training.
 
     Parameters
@@ -645,14 +657,14 @@ def oscillate(
     )
 
 
-def _segment(content: Mapping[str, Any]) -> Segment:
-    return Segment(**{**content, **{name: tuple(content[name]) for name in ("lengths", "rises")}})
+def _read_run(content: Mapping[str, Any]) -> CalibrationRun:
+    return CalibrationRun(**{**content, **{name: tuple(content[name]) for name in ("lengths", "rises")}})
 
 
-def _oscillator(content: Mapping[str, Any]) -> Oscillator:
+def _read_reduced_model(content: Mapping[str, Any]) -> ReducedModel:
     trends = ("loss_decay", "growth", "peak_loss", "peak_loss_sd", "duration")
     lists = {name: tuple(content[name]) for name in ("hazard", "peak_coefficients")}
-    return Oscillator(**{**content, **lists, **{name: Trend(**content[name]) for name in trends}})
+    return ReducedModel(**{**content, **lists, **{name: Trend(**content[name]) for name in trends}})
 
 
 def _checked_draws(level: float, draws: int, seed: int) -> tuple[float, int, int]:

@@ -63,7 +63,7 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class Period:
+class PredictedPeriod:
     """Predicted periods of one setting.
 
     Attributes
@@ -71,8 +71,8 @@ class Period:
     mean, std, stderr : length of a period in steps: its mean, its spread from period to period, and the standard error
         of the mean from the number of simulated periods alone.
     count : simulated periods.
-    norm_min, norm_max : ρ at the troughs and at the peaks, geometric means.
-    effective_lr_max : η/ρ² at `norm_min`, where a destabilization begins.
+    trough_norm, peak_norm : ρ at the troughs and at the peaks, geometric means.
+    effective_lr_max : η/ρ² at `trough_norm`, where a destabilization begins.
     norm_rise, outside_growth : J and φ of the simulated trace.
     """
 
@@ -80,15 +80,15 @@ class Period:
     std: float
     stderr: float
     count: int
-    norm_min: float
-    norm_max: float
+    trough_norm: float
+    peak_norm: float
     effective_lr_max: float
     norm_rise: float
     outside_growth: float
 
 
 @dataclass(frozen=True)
-class Oscillator:
+class ReducedModel:
     """Constants of the reduced model, and its simulation for η = 1.
 
     Between two breaks the loss L and the norm, z = ρ/√η, fall,
@@ -119,8 +119,8 @@ class Oscillator:
     Examples
     --------
     >>> from simulate import PeriodModel
-    >>> oscillator = PeriodModel.reference().oscillator
-    >>> 60 < oscillator.simulated(0.01, periods=200, seed=0).mean < 80
+    >>> reduced_model = PeriodModel.reference().reduced_model
+    >>> 60 < reduced_model.simulate(0.01, periods=200, seed=0).mean < 80
     True
     """
 
@@ -159,7 +159,7 @@ class Oscillator:
         Examples
         --------
         >>> from simulate import PeriodModel
-        >>> len(PeriodModel.reference().oscillator.constants(0.01)) == _kernel.CONSTANTS
+        >>> len(PeriodModel.reference().reduced_model.constants(0.01)) == _kernel.CONSTANTS
         True
         """
         relative = min(max(rate, self.lowest), self.reference) / self.reference
@@ -175,15 +175,17 @@ class Oscillator:
             max(1.0, round(self.duration.at(relative))),
         ]
 
-    def fresh(self, log_norm: FloatArray, constants: FloatArray, seed: int, walker: npt.NDArray[Any]) -> FloatArray:
+    def initial_state(
+        self, log_norm: FloatArray, constants: FloatArray, seed: int, walker: npt.NDArray[Any]
+    ) -> FloatArray:
         """State of walkers that begin a fall at this ln z, one row for each.
 
         Examples
         --------
         >>> from simulate import PeriodModel
-        >>> oscillator = PeriodModel.reference().oscillator
-        >>> own = np.array([oscillator.constants(0.01)])
-        >>> oscillator.fresh(np.array([2.0]), own, 0, np.array([0]))[0, _kernel.LOG_NORM]
+        >>> reduced_model = PeriodModel.reference().reduced_model
+        >>> own = np.array([reduced_model.constants(0.01)])
+        >>> reduced_model.initial_state(np.array([2.0]), own, 0, np.array([0]))[0, _kernel.LOG_NORM]
         np.float64(2.0)
         """
         state = np.zeros((len(constants), len(_kernel.STATES)))
@@ -193,7 +195,7 @@ class Oscillator:
             _kernel.begin_fall(one, own, np.uint64(stream_key(np.uint64(seed), number)), self.rise)
         return state
 
-    def simulated(self, rate: float, periods: int, seed: int) -> Period:
+    def simulate(self, rate: float, periods: int, seed: int) -> PredictedPeriod:
         """Periods for η = 1; NaN where there are less than two in 400 relaxation times.
 
         Parameters
@@ -209,7 +211,7 @@ class Oscillator:
         Examples
         --------
         >>> from simulate import PeriodModel
-        >>> PeriodModel.reference().oscillator.simulated(0.01, periods=20, seed=0).count
+        >>> PeriodModel.reference().reduced_model.simulate(0.01, periods=20, seed=0).count
         32
         """
         rate = check_number("rate", rate, above=0, below=1)
@@ -217,43 +219,43 @@ class Oscillator:
         walkers = min(_WALKERS, periods)
         each = -(-periods // walkers)
         constants = np.array([self.constants(rate)] * walkers)
-        state = self.fresh(np.full(walkers, self.peak), constants, seed, np.arange(walkers))
+        state = self.initial_state(np.full(walkers, self.peak), constants, seed, np.arange(walkers))
         statistics = np.zeros((walkers, _kernel.STATISTICS))
         statistics[:, _kernel.HIGH], statistics[:, _kernel.LOW] = -np.inf, np.inf
         begin, chunk = 0, max(1, math.ceil((2 + each) / rate))
         while begin * rate < _LONGEST + 4 * each and (statistics[:, _kernel.COUNT] < each).any():
             _kernel.iterate_oscillation(
                 state, constants, np.uint64(seed), np.arange(walkers), begin, chunk, 0, np.empty((3, 0, 0)), statistics,
-                round(2 / rate), looks_apart(rate), each, self.rise, self.rise,
+                round(2 / rate), sampling_interval(rate), each, self.rise, self.rise,
             )  # fmt: skip
             begin += chunk
         sums = statistics.sum(axis=0)
         count = int(sums[_kernel.COUNT])
         if count < 2:
             unknown = math.nan
-            return Period(unknown, unknown, unknown, count, unknown, unknown, unknown, unknown, unknown)
+            return PredictedPeriod(unknown, unknown, unknown, count, unknown, unknown, unknown, unknown, unknown)
         mean = float(sums[_kernel.LENGTH]) / count
         std = math.sqrt(max(sums[_kernel.SQ_LENGTH] - count * mean**2, 0) / (count - 1))
         trough, peak = float(sums[_kernel.TROUGHS]) / count, float(sums[_kernel.PEAKS]) / count
-        return Period(
+        return PredictedPeriod(
             mean=mean,
             std=std,
             stderr=std / math.sqrt(count),
             count=count,
-            norm_min=math.exp(trough),
-            norm_max=math.exp(peak),
+            trough_norm=math.exp(trough),
+            peak_norm=math.exp(peak),
             effective_lr_max=math.exp(-2 * trough),
             norm_rise=peak - trough,
             outside_growth=1 - (peak - trough) / (-math.log1p(-rate) * mean),
         )
 
 
-def looks_apart(intrinsic_lr: float) -> int:
+def sampling_interval(intrinsic_lr: float) -> int:
     """Steps between two looks of the period statistics at ηλ: 0.01/ηλ, what `find_periods` asks for.
 
     Examples
     --------
-    >>> looks_apart(0.002), looks_apart(0.01)
+    >>> sampling_interval(0.002), sampling_interval(0.01)
     (5, 1)
     """
     return max(1, int(1 / (_LOOKS * intrinsic_lr)))

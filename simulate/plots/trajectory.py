@@ -21,7 +21,7 @@ from simulate.plots.style import (
     new_axes,
 )
 from simulate.trajectories.contract import VARIABLES, check_trajectory, mean_intrinsic_lr, setting_variable
-from simulate.trajectories.periods import Periods
+from simulate.trajectories.periods import MeasuredPeriods
 from theory.arguments import FloatArray, check_integer
 from theory.optimizers import parse_if_known
 
@@ -36,7 +36,7 @@ def plot_trajectory(
     *,
     variables: Sequence[str] = ("loss", "norm", "effective_lr"),
     simulated: xr.Dataset | None = None,
-    periods: Periods | None = None,
+    periods: MeasuredPeriods | None = None,
     levels: dict[str, float] | None = None,
     most_points: int = 4000,
 ) -> Sequence[Axes]:
@@ -101,7 +101,7 @@ def plot_trajectory(
     return drawn_on
 
 
-def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Periods | None = None) -> Axes:
+def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: MeasuredPeriods | None = None) -> Axes:
     """Draw the phase picture of one run: effective learning rate against gradient norm, both logarithmic.
 
     The line η̃g̃ = √(1-(1-ηλ)²) is the balance of growth and decay: below it the norm falls, above it the norm rises.
@@ -195,7 +195,7 @@ def _steps_in_colour() -> Colormap:
     return ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.85, 256)))
 
 
-def plot_periods(periods: Periods, ax: Axes | None = None, *, predicted: Periods | None = None) -> Axes:
+def plot_periods(periods: MeasuredPeriods, ax: Axes | None = None, *, predicted: MeasuredPeriods | None = None) -> Axes:
     """Draw the histogram of the lengths of periods, with their mean and its standard error.
 
     Parameters
@@ -210,7 +210,7 @@ def plot_periods(periods: Periods, ax: Axes | None = None, *, predicted: Periods
 
     Raises
     ------
-    TypeError, ValueError : no `Periods`, none in them, or found with another `rise`.
+    TypeError, ValueError : no `MeasuredPeriods`, none in them, or found with another `rise`.
 
     Source: docs/mathematics.md §5.
 
@@ -227,7 +227,7 @@ def plot_periods(periods: Periods, ax: Axes | None = None, *, predicted: Periods
 
     shown = {"periods": periods} | ({} if predicted is None else {"predicted": predicted})
     for name, given in shown.items():
-        if not isinstance(given, Periods):
+        if not isinstance(given, MeasuredPeriods):
             raise TypeError(f"{name} must be Periods that find_periods returned, got {type(given).__name__}")
         if not given.count:
             raise ValueError(f"{name} must hold at least one period, got none at rise={given.rise:g}")

@@ -89,7 +89,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "status": ("", "running, complete, interrupted, diverged or collapsed"),
     "status_step": ("step", "number of updates made when the status was set"),
 }
-FIXED = " with fixed "  # in the text of the optimizer of a run that obeys another law
+CONSTRAINT_MARK = " with fixed "  # in the text of the optimizer of a run that obeys another law
 EVALUATIONS = ("train_loss", "train_error", "test_loss", "test_error")
 VALIDATION_EVALUATIONS = ("validation_loss", "validation_error")
 BATCH_EVALUATIONS = ("train_mode_loss", "train_mode_error", "mean_grad_norm", "full_grad_norm")
@@ -275,7 +275,7 @@ def unconstrained_optimizer(trajectory: xr.Dataset, name: str = "trajectory") ->
     # a coordinate where it was swept
     swept = trajectory.coords.get("optimizer")
     told = str(trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item())
-    if FIXED in told:
+    if CONSTRAINT_MARK in told:
         raise ValueError(f"{name} must be of a run in which nothing is held fixed, got {told}")
     return told
 

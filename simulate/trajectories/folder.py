@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from simulate._files import is_locked, unused_path, written_aside
+from simulate._files import atomic_write, check_unused, is_locked
 from simulate.trajectories.contract import INTERRUPTED, RUNNING, SCHEMA, make_trajectory
 from simulate.trajectories.log import (
-    BLOCK,
+    BLOCK_RECORDS,
     column,
     column_names,
     count_records,
@@ -35,12 +35,12 @@ CONFIG, STATUS, STEPS, EVALS, STORE = (
 )
 
 
-def steps_written(folder: Path) -> int:
+def count_steps(folder: Path) -> int:
     """Whole records in the log of a run folder; 0 where no run has begun.
 
     Examples
     --------
-    >>> steps_written(Path("no such folder"))
+    >>> count_steps(Path("no such folder"))
     0
     """
     try:
@@ -74,7 +74,7 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(trajectory, xr.Dataset):
         raise TypeError(f"trajectory must be an xarray.Dataset, got {type(trajectory).__name__}")
-    write_store(trajectory, unused_path("path", path))
+    write_store(trajectory, check_unused("path", path))
 
 
 def write_store(trajectory: xr.Dataset, target: Path) -> None:
@@ -85,7 +85,7 @@ def write_store(trajectory: xr.Dataset, target: Path) -> None:
     >>> import tempfile
     >>> write_store(xr.Dataset({"a": 1}), Path(tempfile.mkdtemp()) / "a.zarr")
     """
-    with written_aside(target) as aside:
+    with atomic_write(target) as aside:
         trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
 
 
@@ -183,12 +183,12 @@ def store_run(folder: Path) -> None:
     target = folder / STORE
     shutil.rmtree(target, ignore_errors=True)
     described, word, count = _state_of_run(folder)
-    with written_aside(target) as aside:
-        for start in range(0, max(count, 1), BLOCK):
-            part = _rows_of_run(folder, described, word, count, start, start + BLOCK)
+    with atomic_write(target) as aside:
+        for start in range(0, max(count, 1), BLOCK_RECORDS):
+            part = _rows_of_run(folder, described, word, count, start, start + BLOCK_RECORDS)
             if start == 0:
                 chunks = {
-                    name: {"chunks": tuple(max(1, min(size, BLOCK)) for size in part[name].shape)}
+                    name: {"chunks": tuple(max(1, min(size, BLOCK_RECORDS)) for size in part[name].shape)}
                     for name in part.variables
                     if "step" in part[name].dims
                 }

@@ -15,7 +15,7 @@ from simulate.trajectories.contract import EVALUATIONS
 
 CHECK = "check"
 # records that are held in memory at a time while a run is stored: some ten megabytes
-BLOCK = 2**16
+BLOCK_RECORDS = 2**16
 
 
 def evaluation_record(names: Sequence[str] = EVALUATIONS) -> np.dtype[Any]:
@@ -115,9 +115,9 @@ def count_records(path: Path, record: np.dtype[Any]) -> int:
     """
     count = 0
     while True:
-        found = len(read_records(path, record, count, count + BLOCK))
+        found = len(read_records(path, record, count, count + BLOCK_RECORDS))
         count += found
-        if found < BLOCK:
+        if found < BLOCK_RECORDS:
             return count
 
 

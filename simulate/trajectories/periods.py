@@ -13,14 +13,14 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import FIXED, check_trajectory, mean_intrinsic_lr, setting_variable
+from simulate.trajectories.contract import CONSTRAINT_MARK, check_trajectory, mean_intrinsic_lr, setting_variable
 from simulate.trajectories.statistics import autocorrelation_time
 from theory.arguments import check_integer, check_number
 from theory.optimizers import parse_if_known, parse_optimizer
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
-# What `verdict_of` asks for; reasons in the docstring of `classify`.
+# What `verdict_from` asks for; reasons in the docstring of `classify`.
 ROTATION_RATIO_MIN, LOG_NORM_SD_MAX, OUTSIDE_GROWTH_MAX, PERIODS_MIN = 0.8, 0.05, 0.9, 5
 THRESHOLD_RATIO_MAX, OUTSIDE_GROWTH_SMALL = 2.0, 0.25
 
@@ -29,14 +29,14 @@ _LOOKS = 100  # of the autocorrelation per relaxation 1/ηλ
 
 
 @dataclass(frozen=True)
-class Periods:
+class MeasuredPeriods:
     """Periods found in one trajectory, from trough to trough of the norm.
 
     Attributes
     ----------
     onsets : step numbers of the troughs at which a destabilization begins, shape (count+1,); empty without troughs.
     lengths : steps between them, shape (count,).
-    norm_min, norm_max : ρ at the trough that begins each period and at its peak, shape (count,).
+    trough_norms, peak_norms : ρ at the trough that begins each period and at its peak, shape (count,).
     rise : the rise d of ln ρ that counts as a destabilization.
     intrinsic_lr : ηλ.
     decay : fall of ln ρ in a step without gradients, -ln(1-ηλ) for plain SGD (`theory.free_decay`); NaN where there is
@@ -45,8 +45,8 @@ class Periods:
 
     onsets: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.float64]
-    norm_min: npt.NDArray[np.float64] = field(repr=False)
-    norm_max: npt.NDArray[np.float64] = field(repr=False)
+    trough_norms: npt.NDArray[np.float64] = field(repr=False)
+    peak_norms: npt.NDArray[np.float64] = field(repr=False)
     rise: float
     intrinsic_lr: float
     decay: float
@@ -79,17 +79,17 @@ class Periods:
     @property
     def norm_rise(self) -> float:
         """J: mean of ln(norm_max/norm_min)."""
-        return float(np.log(self.norm_max / self.norm_min).mean()) if self.count else math.nan
+        return float(np.log(self.peak_norms / self.trough_norms).mean()) if self.count else math.nan
 
     @property
     def trough_norm(self) -> float:
-        """Geometric mean of `norm_min`; NaN without periods."""
-        return float(np.exp(np.log(self.norm_min).mean())) if self.count else math.nan
+        """Geometric mean of `trough_norms`; NaN without periods."""
+        return float(np.exp(np.log(self.trough_norms).mean())) if self.count else math.nan
 
     @property
     def peak_norm(self) -> float:
-        """Geometric mean of `norm_max`; NaN without periods."""
-        return float(np.exp(np.log(self.norm_max).mean())) if self.count else math.nan
+        """Geometric mean of `peak_norms`; NaN without periods."""
+        return float(np.exp(np.log(self.peak_norms).mean())) if self.count else math.nan
 
     @property
     def outside_growth(self) -> float:
@@ -127,7 +127,7 @@ class Classification:
     norm_quantiles: tuple[float, ...]
     autocorrelation_time: float
     threshold_ratio: float
-    periods: Periods = field(repr=False)
+    periods: MeasuredPeriods = field(repr=False)
 
     def __str__(self) -> str:
         if self.verdict == PERIODIC:
@@ -158,7 +158,7 @@ class Classification:
         )
 
 
-def verdict_of(
+def verdict_from(
     rotation_ratio: float, log_norm_sd: float, periods: float, outside_growth: float, threshold_ratio: float
 ) -> str:
     """Verdict that these numbers of a trace, measured or predicted, lead to; the rules are those of `classify`.
@@ -170,9 +170,9 @@ def verdict_of(
 
     Examples
     --------
-    >>> verdict_of(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4)
+    >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4)
     'periodic'
-    >>> verdict_of(0.3, 0.1, periods=60, outside_growth=0.8, threshold_ratio=2.6)
+    >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.8, threshold_ratio=2.6)
     'no clear period'
     """
     if ROTATION_RATIO_MIN <= rotation_ratio < math.inf and log_norm_sd <= LOG_NORM_SD_MAX:
@@ -181,7 +181,7 @@ def verdict_of(
     return PERIODIC if periods >= PERIODS_MIN and outside_growth <= OUTSIDE_GROWTH_MAX and clear else NO_CLEAR_PERIOD
 
 
-def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> Periods:
+def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> MeasuredPeriods:
     """Find the periods of one trajectory: zigzag of ln ρ with hysteresis `rise`.
 
     A destabilization begins at a trough of ln ρ that is followed by a rise of at least `rise`; two of them are
@@ -261,9 +261,11 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     check_trajectory(trajectory, "rotation", single=True)
     # the verdict itself says where no period is clear
     periods = _found(trajectory, rise, discard)
-    settled = settled_rows(trajectory, discard)
+    settled = rows_after_transient(trajectory, discard)
     if len(settled) < 2:
-        left_out = f"its first {beginning(trajectory)}, two relaxation times," if discard is None else f"{discard}"
+        left_out = (
+            f"its first {transient_length(trajectory)}, two relaxation times," if discard is None else f"{discard}"
+        )
         raise ValueError(
             f"trajectory must have rows left after `discard`, got fewer than two of {trajectory.sizes['step']}: "
             f"{left_out} steps are left out; train longer, or give a smaller discard"
@@ -286,7 +288,7 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     found = (periods.count > 0, coarse.count > 0)
     threshold_ratio = {(True, True): coarse.mean / periods.mean, (True, False): math.inf}.get(found, math.nan)
     return Classification(
-        verdict=verdict_of(ratio, sd, periods.count, periods.outside_growth, threshold_ratio),
+        verdict=verdict_from(ratio, sd, periods.count, periods.outside_growth, threshold_ratio),
         rotation_ratio=ratio,
         log_norm_sd=sd,
         typical_norm=math.exp(log_norm.mean()),
@@ -301,45 +303,46 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     )
 
 
-def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Periods:
+def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> MeasuredPeriods:
     """Check, and find the periods without a word on how clear they are."""
     check_trajectory(trajectory, single=True)
     rise = check_number("rise", rise, above=0)
     intrinsic_lr = mean_intrinsic_lr(trajectory)
-    settled = settled_rows(trajectory, discard)
+    settled = rows_after_transient(trajectory, discard)
     step = trajectory.step.values[settled]
     if intrinsic_lr > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / intrinsic_lr):
         warnings.warn(
-            f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above 0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}",
+            f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above "
+            f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}",
             stacklevel=3,
         )
     return _periods(trajectory, settled, rise)
 
 
-def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float) -> Periods:
+def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float) -> MeasuredPeriods:
     """Periods of these rows."""
     step, norm = trajectory.step.values[settled], trajectory.norm.values[settled]
     troughs, peaks = zigzag(np.log(norm), rise)
     onsets = step[troughs]
-    return Periods(
+    return MeasuredPeriods(
         onsets=onsets,
         lengths=np.diff(onsets).astype(np.float64),
-        norm_min=norm[troughs[:-1]],
-        norm_max=norm[peaks[: max(len(troughs) - 1, 0)]],
+        trough_norms=norm[troughs[:-1]],
+        peak_norms=norm[peaks[: max(len(troughs) - 1, 0)]],
         rise=rise,
         intrinsic_lr=mean_intrinsic_lr(trajectory),
         decay=_decay(trajectory),
     )
 
 
-def beginning(trajectory: xr.Dataset) -> int:
+def transient_length(trajectory: xr.Dataset) -> int:
     """Number of steps at the start of a run that belong to its beginning, two relaxation times.
 
     Examples
     --------
-    >>> beginning(xr.Dataset(attrs={"lr": 0.1, "wd": 0.01}))
+    >>> transient_length(xr.Dataset(attrs={"lr": 0.1, "wd": 0.01}))
     2000
-    >>> beginning(xr.Dataset(attrs={"lr": 0.1, "wd": 0.01, "optimizer": "SGD(momentum=0.9)"}))
+    >>> transient_length(xr.Dataset(attrs={"lr": 0.1, "wd": 0.01, "optimizer": "SGD(momentum=0.9)"}))
     179
     """
     intrinsic_lr = mean_intrinsic_lr(trajectory)
@@ -360,7 +363,7 @@ def _optimizer(trajectory: xr.Dataset) -> str:
     """Text of the optimizer: a coordinate where it is swept, an attribute otherwise; what is held fixed is no part."""
     swept = trajectory.coords.get("optimizer")
     told = trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item()
-    return str(told).partition(FIXED)[0]
+    return str(told).partition(CONSTRAINT_MARK)[0]
 
 
 def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> float:
@@ -370,29 +373,29 @@ def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> fl
     return known if known > 0 and math.isfinite(known) else 1.0
 
 
-def settled_part(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:
+def after_transient(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:
     """Rows of one run after its first `discard` steps (default as in `find_periods`) with a finite norm > 0.
 
     Examples
     --------
     >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
-    >>> settled_part(run).step.values.tolist()[:2]
+    >>> after_transient(run).step.values.tolist()[:2]
     [20, 21]
     """
-    return trajectory.isel(step=settled_rows(trajectory, discard))
+    return trajectory.isel(step=rows_after_transient(trajectory, discard))
 
 
-def settled_rows(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDArray[np.int64]:
-    """Numbers of the rows of `settled_part`.
+def rows_after_transient(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDArray[np.int64]:
+    """Numbers of the rows of `after_transient`.
 
     Examples
     --------
     >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
-    >>> len(settled_rows(run))
+    >>> len(rows_after_transient(run))
     10
     """
     if discard is None:
-        discard = beginning(trajectory)
+        discard = transient_length(trajectory)
     discard = check_integer("discard", discard)
     step, norm = trajectory.step.values, trajectory.norm.values
     kept = np.isfinite(norm) & (norm > 0) & (step >= (step[0] if step.size else 0) + discard)

@@ -18,9 +18,9 @@ from empirical.cli.application import naming
 from empirical.cli.main import app
 from empirical.studies.claims.all_claims import all_claims
 from empirical.studies.paper_figures.all_figures import all_figures
-from simulate.trajectories.folder import STATUS, steps_written
+from simulate.trajectories.folder import STATUS, count_steps
 
-COMMANDS = ["predict", "simulate", "train", "sweep", "probe", "validate", "diagnose", "claims"]
+COMMANDS = ["predict", "simulate", "train", "sweep", "calibrate", "validate", "diagnose", "claims"]
 COMMANDS += ["figures", "report", "explore"]
 
 
@@ -119,7 +119,7 @@ def test_predict_as_json_is_what_theory_and_the_reference_model_say():
         "jump_earliest": theory.steps_to_angular_jump(9.0, 0.5, 0.01, 1.0, 30.0, 0.1).earliest,
         "jump_latest": None,
         "critical_norm": theory.critical_norm(0.5, 50.0, wd=0.01),
-        "period_verdict": model.expect(0.5, 0.01).verdict,
+        "period_verdict": model.predict(0.5, 0.01).verdict,
         "period": model.law.period(0.5, 0.01),
         "period_lower": known.lower,
         "period_upper": known.upper,
@@ -130,7 +130,7 @@ def test_predict_as_json_is_what_theory_and_the_reference_model_say():
 
 def test_predict_takes_a_probe_and_says_where_it_is_not_calibrated(tmp_path):
     simulate.PeriodModel.reference().save(tmp_path / "own.json")
-    output = bnwd("predict", "--lr", 0.5, "--wd", 1e-4, "--probe", tmp_path / "own.json").stdout
+    output = bnwd("predict", "--lr", 0.5, "--wd", 1e-4, "--period-model", tmp_path / "own.json").stdout
     assert "own.json" in output
     line = next(line for line in output.splitlines() if "calibrated" in line)
     assert line.split()[2] == "no"
@@ -140,13 +140,13 @@ def test_predict_refuses_probes_of_something_else(tmp_path):
     content = json.loads(
         (Path(simulate.__file__).parent / "period_model" / "reference_model.json").read_text(encoding="utf-8")
     )
-    run = json.loads(content["segments"][0]["run"])
+    run = json.loads(content["calibration_runs"][0]["run"])
     other = {**run, "optimizer": {"SGD": {"momentum": 0.9, "decoupled": True}}}
-    for segment in content["segments"]:
+    for segment in content["calibration_runs"]:
         segment["run"] = json.dumps(other)
     content["optimizer"] = "SGD(momentum=0.9, decoupled=True)"
     (tmp_path / "other.json").write_text(json.dumps(content), encoding="utf-8")
-    refused = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--probe", tmp_path / "other.json")
+    refused = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--period-model", tmp_path / "other.json")
     assert one_line_error(refused, "probe must be of plain SGD", "momentum=0.9")
 
 
@@ -192,7 +192,7 @@ def test_the_version():
     assert bnwd("--version").stdout == f"bnwd {theory.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [("explore",), ("probe",), ("report", "run.zarr")])
+@pytest.mark.parametrize("command", [("explore",), ("calibrate",), ("report", "run.zarr")])
 def test_a_file_that_cannot_be_written_is_refused_before_any_work(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     simulate.save(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=300), "run.zarr")
@@ -309,10 +309,10 @@ def test_train_says_what_happened(tmp_path):
         (("predict", "--lr", 1), ("'--wd'", "see bnwd predict --help")),
         (("predict", "--speed", 1), ("--speed", "see bnwd predict --help")),
         (
-            ("predict", "--lr", 1, "--wd", 0.1, "--probe", "no.json"),
-            ("--probe must be a saved period model", "no.json"),
+            ("predict", "--lr", 1, "--wd", 0.1, "--period-model", "no.json"),
+            ("--period-model must be a saved period model", "no.json"),
         ),
-        (("report", "file", "--probe", "no.json"), ("--probe must be", "no.json")),
+        (("report", "file", "--period-model", "no.json"), ("--period-model must be", "no.json")),
         (("claims", "--name", "luck"), ("--name must be one of", "momentum", "'luck'")),
         (("claims", "--fast", "--name", "momentum"), ("--name must leave at least one",)),
         (("figures", "--name", "cake"), ("--name must be one of", "norm", "'cake'")),
@@ -334,8 +334,8 @@ def test_train_says_what_happened(tmp_path):
         (("predict", "--lr", 0.5, "--wd", 0.01, "--optimizer", "Adagrad()"), ("optimizer must be", "Adagrad()")),
         (("sweep", "nothing.toml", "--out", "sweep"), ("file must be a TOML file", "nothing.toml")),
         (("sweep", "file", "--out", "sweep"), ("file:",)),
-        (("probe", "--periods", 5, "--out", "model.json"), ("periods must be", "5")),
-        (("probe", "--ratio", 1, "--out", "model.json"), ("ratio must be", "1")),
+        (("calibrate", "--periods", 5, "--out", "model.json"), ("periods must be", "5")),
+        (("calibrate", "--ratio", 1, "--out", "model.json"), ("ratio must be", "1")),
         (("forecast",), ("forecast",)),
     ],
 )
@@ -388,17 +388,17 @@ def test_a_folder_with_another_run_is_exit_code_2(tmp_path):
 
 def test_probe_tells_what_it_saw_and_what_follows(tmp_path):
     common = ("--model", "mlp", "--width", 64, "--workers", 1, "--runs", tmp_path / "runs")
-    result = bnwd("probe", *common, "--periods", 24, "--out", tmp_path / "model.json")
+    result = bnwd("calibrate", *common, "--periods", 24, "--out", tmp_path / "model.json")
     assert result.exit_code == 0, result.output
     model = simulate.PeriodModel.load(tmp_path / "model.json")
     lines = result.output.splitlines()
     told, expected = lines[1 : lines.index("")], lines[lines.index("") + 2 :][:5]
-    assert len(told) == len(model.segments) >= 4
-    for line, segment in zip(told, model.segments, strict=True):
+    assert len(told) == len(model.calibration_runs) >= 4
+    for line, segment in zip(told, model.calibration_runs, strict=True):
         assert segment.verdict in line
         assert f" {segment.count} " in line
     for line, wd in zip(expected, (0.02, 0.01, 0.004, 0.002, 0.001), strict=True):
-        there = model.expect(0.5, wd)
+        there = model.predict(0.5, wd)
         assert line.startswith(f"{0.5 * wd:.3g} ")
         assert there.verdict in line
         shown = f"{there.period:.4g}" in line.split()
@@ -406,7 +406,7 @@ def test_probe_tells_what_it_saw_and_what_follows(tmp_path):
 
 
 def test_a_network_that_rests_is_told_so(tmp_path):
-    result = bnwd("probe", "--width", 4, "--periods", 20, "--workers", 1, "--out", tmp_path / "model.json")
+    result = bnwd("calibrate", "--width", 4, "--periods", 20, "--workers", 1, "--out", tmp_path / "model.json")
     assert result.exit_code == 0, result.output
     assert result.output.count("equilibrium") > 6
     assert "no reduced model: its probe shows no clear period" in result.output
@@ -471,7 +471,7 @@ def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):
     command = "from empirical.cli.main import main; main()"
     arguments = ["train", "--lr", "0.5", "--wd", "0.01", "--width", "8", "--steps", "100000", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True)
-    while steps_written(out) < 200 and process.poll() is None:
+    while count_steps(out) < 200 and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import theory
-from empirical import probe, train
+from empirical import calibrate, train
 from empirical.config import CUSTOM, RunConfig
 from theory.optimizers import equal_up_to_dim
 
@@ -115,7 +115,7 @@ def test_a_module_that_does_not_take_the_data_is_told_their_shape(tmp_path, data
     assert isinstance(refusal.value.__cause__, RuntimeError)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=f"^model must take inputs of {words}"):
-        probe(module, *(data or ()), periods=20)
+        calibrate(module, *(data or ()), periods=20)
 
 
 def test_a_module_without_scale_invariant_weights_is_warned_of_and_the_control_is_not():

@@ -284,7 +284,9 @@ class TestWhatIsSeen:
         assert 1 < slope < 1.4
 
     def test_the_model_was_calibrated_on_other_runs(self):
-        known = [RunConfig.from_dict(json.loads(each.run)) for each in simulate.PeriodModel.reference().segments]
+        known = [
+            RunConfig.from_dict(json.loads(each.run)) for each in simulate.PeriodModel.reference().calibration_runs
+        ]
         chosen = [figure for fast in (True, False) for figure in all_figures(fast) if figure.name == "periods"]
         own = [run for figure in chosen for run in figure.all_runs]
         assert {run.seed for run in own}.isdisjoint(each.seed for each in known)

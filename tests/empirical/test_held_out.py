@@ -17,7 +17,8 @@ from empirical.studies.predictions.study import NETWORKS, Network, together, val
 from simulate._files import write_json
 
 RUN = {
-    "periods": 40, "period": 100.0, "period_stderr": 4.0, "norm_rise": 0.5, "threshold_ratio": 1.25, "rotation_ratio": 0.3,
+    "periods": 40, "period": 100.0, "period_stderr": 4.0, "norm_rise": 0.5, "threshold_ratio": 1.25,
+    "rotation_ratio": 0.3,
     "log_norm_sd": 0.3, "autocorrelation_time": 20.0, "typical_norm": 2.0, "trough_norm": 1.0, "peak_norm": 3.0,
     "seconds": 1.0,
 }  # fmt: skip
@@ -62,7 +63,7 @@ class TestPooling:
 
 def table(count=50, **changed):
     """A table of perfect predictions, on which some columns are multiplied."""
-    names = ("period", "log_norm_sd", "norm", "norm_min", "norm_max", "autocorrelation_time")
+    names = ("period", "log_norm_sd", "norm", "trough_norm", "peak_norm", "autocorrelation_time")
     columns = {f"{side}_{name}": np.full(count, 10.0) for name in names for side in ("measured", "predicted")}
     columns |= {f"{name}_period": np.full(count, 13.0) for name in ("naive", "share", "reduced", "one_setting")}
     columns |= {"measured_periods": np.full(count, 80.0), "measured_period_stderr": np.full(count, 0.4)}
@@ -140,8 +141,8 @@ def trial(tmp_path_factory):
     out = tmp_path_factory.mktemp("trial") / "held_out"
     with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(1) as executor:
         patch.setattr(study, "NETWORKS", SMALL)
-        found = validate_held_out(out, periods=20, probe_periods=40, executor=executor, progress=False)
-        again = validate_held_out(out, periods=20, probe_periods=40, executor=executor, progress=False)
+        found = validate_held_out(out, periods=20, calibration_periods=40, executor=executor, progress=False)
+        again = validate_held_out(out, periods=20, calibration_periods=40, executor=executor, progress=False)
     return out, found, again
 
 
@@ -196,7 +197,7 @@ def test_predictions_do_not_see_the_references(trial):
         row = found.isel(setting=i)
         assert row.predicted_period.item() == pytest.approx(model.law.period(row.lr.item(), row.wd.item()), rel=1e-12)
     # it was calibrated on runs of other seeds and settings
-    runs = [json.loads(segment.run) for segment in model.segments]
+    runs = [json.loads(segment.run) for segment in model.calibration_runs]
     assert {run["seed"] for run in runs} == {0, 1}
     asked = (found.lr * found.wd).values[1:]
     assert all(abs(run["lr"] * run["wd"] / rate - 1) > 0.1 for run in runs for rate in asked)
@@ -239,7 +240,7 @@ def test_a_run_that_fails_is_told(tmp_path, monkeypatch):
         concurrent.futures.ThreadPoolExecutor(1) as executor,
         pytest.raises(RuntimeError, match=r"every run must be complete to be compared, but: .*the disk is gone"),
     ):
-        validate_held_out(tmp_path / "new", probe_periods=20, executor=executor, progress=False)
+        validate_held_out(tmp_path / "new", calibration_periods=20, executor=executor, progress=False)
 
 
 @pytest.mark.acceptance

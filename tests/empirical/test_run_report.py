@@ -27,7 +27,7 @@ from empirical.reports.sweep_report import SweepRun, sweep_runs
 from empirical.sweeps.grid import grid
 from empirical.sweeps.store import SweepFolder, open_sweep
 from empirical.sweeps.task import Summary, failed
-from simulate.trajectories.periods import settled_part
+from simulate.trajectories.periods import after_transient
 from tests.html_pages import Page, checked
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -115,7 +115,7 @@ def test_whatever_is_in_a_trajectory_it_gives_a_page(norm, columns, attrs, optim
 def test_numbers_are_those_of_theory_and_simulation(tmp_path):
     run = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.0, 3.0), norm=2.6, steps=4000, seed=0)
     found = report(run, tmp_path)
-    part = settled_part(run)
+    part = after_transient(run)
     rms = float(np.sqrt((part.grad_norm**2).mean()))
     predicted = [float(value) for _, value in found.column(0, "predicted")]
     measured = [float(value) for _, value in found.column(0, "measured")]
@@ -196,9 +196,9 @@ def test_a_probe_does_not_predict_its_own_runs_nor_other_optimizers():
     model = simulate.PeriodModel.reference()
     run = simulate.oscillate(0.5, 0.02, steps=3000)
     assert not examine(run).expected, "a run that does not say what it is has no probe"
-    part = run.assign_attrs(config=model.segments[0].run)
+    part = run.assign_attrs(config=model.calibration_runs[0].run)
     assert "part of the probe" in " ".join(examine(part).notes)
-    config = json.loads(model.segments[0].run)
+    config = json.loads(model.calibration_runs[0].run)
     assert examine(run.assign_attrs(config=json.dumps({**config, "seed": 77}))).expected
     # said or left to the default, it is the same network, and the same run
     assert examine(run.assign_attrs(config=json.dumps({**config, "seed": 77, "width": 8}))).expected
@@ -442,7 +442,7 @@ def test_of_other_optimizers_the_mean_square_norm_is_held_against_theirs(rule):
 def test_a_sweep_is_not_predicted_by_the_probe_of_another_network(tmp_path):
     made_sweep(tmp_path / "sweep")
     runs, notes = sweep_runs(tmp_path / "sweep", simulate.PeriodModel.reference())
-    assert all(math.isnan(run.predicted["probe"]) for run in runs)
+    assert all(math.isnan(run.predicted["model"]) for run in runs)
     assert "of another network" in " ".join(notes)
 
 
@@ -456,7 +456,7 @@ def test_a_sweep_of_trainings(tmp_path):
     found = report(tmp_path / "sweep", tmp_path)
     assert [text for text, _ in found.column(0, "status")] == ["complete"] * 3
     run = simulate.load(open_sweep(tmp_path / "sweep").folder.values[0])
-    part = settled_part(run)
+    part = after_transient(run)
     at_rest = theory.equilibrium_norm(0.5, 0.02, float(np.sqrt((part.grad_norm**2).mean())))
     assert float(found.column(0, "predicted at rest")[0][1]) == pytest.approx(at_rest)
     assert "varies in time" in "".join(found.words)

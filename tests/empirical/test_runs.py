@@ -20,7 +20,7 @@ from empirical import RunConfig, load_model, resume, train
 from empirical.runs.folder import RunFolder
 from empirical.runs.preparation import ALL_TRAINED
 from simulate._files import write_json
-from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written
+from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, count_steps
 
 CONFIG_40 = RunConfig(lr=0.5, wd=0.01, width=8, steps=40, evaluate_every=10)
 
@@ -174,7 +174,7 @@ def start(path, config=LONG):
 
 
 def wait_for_steps(path, count, process):
-    while steps_written(path) < count and process.poll() is None:
+    while count_steps(path) < count and process.poll() is None:
         time.sleep(0.005)
 
 

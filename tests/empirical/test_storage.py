@@ -27,8 +27,8 @@ from empirical.runs import loop
 from empirical.runs.folder import RunFolder
 from empirical.runs.loop import train_together
 from simulate._files import write_json
-from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, steps_written
-from simulate.trajectories.log import BLOCK, checked, count_records, step_record
+from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, count_steps
+from simulate.trajectories.log import BLOCK_RECORDS, checked, count_records, step_record
 
 CONFIG_900 = RunConfig(lr=0.5, wd=0.01, width=8, steps=900, evaluate_every=100)
 RECORD = checked(step_record(2))
@@ -310,13 +310,13 @@ def test_two_processes_on_a_folder(tmp_path):
     path = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "-c", BUSY, str(path)], stderr=subprocess.PIPE, text=True)
     try:
-        while steps_written(path) < 50 and process.poll() is None:
+        while count_steps(path) < 50 and process.poll() is None:
             time.sleep(0.01)
         with pytest.raises(ValueError, match="another process is writing"):
             resume(path)
         # the first one goes on
-        there = steps_written(path)
-        while steps_written(path) <= there and process.poll() is None:
+        there = count_steps(path)
+        while count_steps(path) <= there and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert "Interrupted" in process.stderr.read()
@@ -341,7 +341,7 @@ def peak_of_a_run(path, steps, monkeypatch):
 
 def check_memory(folder, steps, monkeypatch):
     train(dataclasses.replace(CONFIG_900, steps=10))
-    peaks = [peak_of_a_run(folder / str(n), n, monkeypatch) for n in (2 * BLOCK, steps)]
+    peaks = [peak_of_a_run(folder / str(n), n, monkeypatch) for n in (2 * BLOCK_RECORDS, steps)]
     assert peaks[1] < 1.1 * peaks[0]
     run = simulate.load(folder / str(steps))
     assert run.sizes["step"] == steps
@@ -352,7 +352,7 @@ def check_memory(folder, steps, monkeypatch):
 
 
 def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path, monkeypatch):
-    check_memory(tmp_path, 4 * BLOCK, monkeypatch)
+    check_memory(tmp_path, 4 * BLOCK_RECORDS, monkeypatch)
 
 
 @pytest.mark.acceptance
@@ -366,7 +366,7 @@ def test_the_cost_is_announced_before_the_first_step_and_leaves_no_trace(tmp_pat
 
     def announce(cost):
         told.append(cost)
-        assert steps_written(tmp_path / "run") == 0
+        assert count_steps(tmp_path / "run") == 0
 
     run = train(config, tmp_path / "run", announce=announce)
     (cost,) = told

@@ -15,7 +15,7 @@ from empirical.studies.validation import checks, study
 from empirical.studies.validation.study import MARKER, PRESETS, REPORT, RUNS, TABLE, Preset, digits_rows, validate
 from empirical.sweeps.task import run_path
 from simulate._files import is_locked
-from simulate.trajectories.folder import steps_written
+from simulate.trajectories.folder import count_steps
 from tests.html_pages import checked
 
 CONFIGS = PRESETS["digits"].runs
@@ -89,11 +89,11 @@ def test_stopping_keeps_the_runs_and_the_next_call_goes_on(tmp_path):
 
     def stopped_after(steps, number):
         process = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True)
-        while sum(steps_written(folder_of(out, name)) for name in NAMES) < steps and process.poll() is None:
+        while sum(count_steps(folder_of(out, name)) for name in NAMES) < steps and process.poll() is None:
             time.sleep(0.1)
         os.kill(process.pid, number)
         _, message = process.communicate()
-        return process.returncode, message, {name: steps_written(folder_of(out, name)) for name in NAMES}
+        return process.returncode, message, {name: count_steps(folder_of(out, name)) for name in NAMES}
 
     code, message, first = stopped_after(200, signal.SIGINT)
     assert code == 130, message

@@ -474,8 +474,8 @@ class TestEdgeOfStability:
         periods = simulate.find_periods(run)
         critical = theory.critical_norm(1.0, quotient.sharpness, wd=0.01)
         assert periods.count > 50
-        assert (periods.norm_min < critical).all()
-        assert (periods.norm_max > critical).all()
+        assert (periods.trough_norms < critical).all()
+        assert (periods.peak_norms > critical).all()
         # the geometric mean of η̃ is at the edge within a factor that the constant-gradient equilibrium misses
         middle = math.exp(float(np.log(run.effective_lr[5000:]).mean())) * quotient.sharpness
         assert 1.5 < middle < 2.5

@@ -9,9 +9,9 @@ import xarray as xr
 import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, load, norm_map, save
-from simulate._files import LOCK, is_locked, write_json, written_aside
+from simulate._files import LOCK, atomic_write, is_locked, write_json
 from simulate.trajectories.contract import SCHEMA, VARIABLES
-from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, steps_written
+from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, count_steps
 from simulate.trajectories.log import evaluation_record, read_records, step_record
 
 EVALUATION_RECORD = evaluation_record()
@@ -58,7 +58,7 @@ class TestWrittenAside:
         (tmp_path / "page").write_text("before")
 
         def write():
-            with written_aside(tmp_path / "page") as aside:
+            with atomic_write(tmp_path / "page") as aside:
                 aside.write_text("half")
                 raise stop
 
@@ -69,7 +69,7 @@ class TestWrittenAside:
 
     def test_a_folder_that_is_half_written_is_dropped(self, tmp_path):
         def write():
-            with written_aside(tmp_path / "store") as aside:
+            with atomic_write(tmp_path / "store") as aside:
                 (aside / "below").mkdir(parents=True)
                 raise ValueError("stop")
 
@@ -79,7 +79,7 @@ class TestWrittenAside:
 
     def test_a_place_that_cannot_be_taken_is_told(self, tmp_path):
         (tmp_path / "taken").mkdir()
-        with pytest.raises(OSError, match="taken"), written_aside(tmp_path / "taken") as aside:
+        with pytest.raises(OSError, match="taken"), atomic_write(tmp_path / "taken") as aside:
             aside.write_text("whole")
         assert os.listdir(tmp_path) == ["taken"]
 
@@ -286,7 +286,7 @@ class TestRunFolder:
             file.truncate(10 * size - min(cut, size - 1))
         run = load(path)
         check_rows(run, 9)
-        assert steps_written(path) == 9
+        assert count_steps(path) == 9
         # the evaluation at 10 saw a step that is lost
         assert run.eval_step.values.tolist() == [0, 4, 9]
 
@@ -318,7 +318,7 @@ class TestRunFolder:
         run = load(path)
         check_rows(run, 0)
         assert run.eval_step.values.tolist() == [0]
-        assert steps_written(path) == 0
+        assert count_steps(path) == 0
 
     def test_the_contract_is_kept(self, folder):
         run = load(folder())

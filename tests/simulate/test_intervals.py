@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from simulate.period_model.calibration import Segment
-from simulate.period_model.intervals import Interval, drawn_law_periods, drawn_segments
+from simulate.period_model.calibration import CalibrationRun
+from simulate.period_model.intervals import Interval, resample_law_periods, resample_runs
 
 REFERENCE = simulate.PeriodModel.reference()
 SETTINGS = [(0.5, 0.012), (0.5, 0.004), (0.5, 0.0015)]
@@ -19,7 +19,7 @@ SETTINGS = [(0.5, 0.012), (0.5, 0.004), (0.5, 0.0015)]
 def segment(rate, lengths, rises):
     mean, norm_rise = float(np.mean(lengths)), float(np.mean(rises))
     outside_growth = 1 - norm_rise / (-math.log1p(-rate) * mean)
-    return Segment(
+    return CalibrationRun(
         rate,
         len(lengths),
         mean,
@@ -47,7 +47,7 @@ def probes():
             for wd in (0.02, 0.004)
             for k in range(2)
         ]
-        found.append(simulate.PeriodModel.from_probe(runs))
+        found.append(simulate.PeriodModel.from_runs(runs))
     return found
 
 
@@ -71,7 +71,7 @@ def test_the_error_of_the_law_itself_grows_away_from_the_probe(probes):
     model = probes[0]
     width = {}
     for wd in (0.02, 0.004, 0.0012):
-        known, draws = model.law_interval(0.5, wd), drawn_law_periods(model.segments, 0.5, wd, 400, seed=0)
+        known, draws = model.law_interval(0.5, wd), resample_law_periods(model.calibration_runs, 0.5, wd, 400, seed=0)
         width[wd] = math.log(known.upper / known.lower) / 2
         sampling = np.diff(np.log(np.quantile(draws, [0.05, 0.95])))[0] / 2
         # two independent errors of known size, 1.64 standard deviations each side
@@ -84,8 +84,8 @@ def test_intervals_shrink_with_the_probe():
     widths = []
     for relaxations in (30, 480):
         runs = [REFERENCE.oscillate(0.5, wd, steps=round(relaxations / (0.5 * wd)), seed=3) for wd in (0.02, 0.004)]
-        segments = simulate.PeriodModel.from_probe(runs).segments
-        widths.append(np.std(np.log(drawn_law_periods(segments, 0.5, 0.01, 400, seed=0))))
+        calibration_runs = simulate.PeriodModel.from_runs(runs).calibration_runs
+        widths.append(np.std(np.log(resample_law_periods(calibration_runs, 0.5, 0.01, 400, seed=0))))
     # sixteen times the periods, a quarter of the width
     assert widths[1] / widths[0] == pytest.approx(0.25, rel=0.5)
 
@@ -95,7 +95,7 @@ def test_intervals_shrink_with_the_probe():
 def test_a_draw_is_made_of_what_was_measured(periods, seed):
     lengths, rises = zip(*periods, strict=True)
     one = segment(0.01, lengths, rises)
-    for (drawn,) in drawn_segments([one], 3, seed):
+    for (drawn,) in resample_runs([one], 3, seed):
         assert min(lengths) - 1e-9 <= drawn.period <= max(lengths) + 1e-9
         assert min(rises) - 1e-9 <= drawn.norm_rise <= max(rises) + 1e-9
         assert drawn.count == len(lengths)
@@ -105,7 +105,7 @@ def test_seeds_that_disagree_widen_the_interval():
     rng = np.random.default_rng(0)
     same = [segment(0.01, rng.normal(100, 20, 50), np.full(50, 0.5)) for _ in range(2)]
     apart = [segment(0.01, rng.normal(mean, 20, 50), np.full(50, 0.5)) for mean in (80, 120)]
-    width = [np.std(drawn_law_periods(seeds, 0.5, 0.02, 400, seed=0)) for seeds in (same, apart)]
+    width = [np.std(resample_law_periods(seeds, 0.5, 0.02, 400, seed=0)) for seeds in (same, apart)]
     # within: 20/√100; between two seeds: 20/√2
     assert width[0] == pytest.approx(2.0, rel=0.5)
     assert width[1] == pytest.approx(math.hypot(14.1, 2.0), rel=0.2)
@@ -113,7 +113,7 @@ def test_seeds_that_disagree_widen_the_interval():
 
 def test_saved_models_keep_their_intervals(tmp_path):
     runs = [REFERENCE.oscillate(0.5, wd, steps=round(40 / (0.5 * wd)), seed=3) for wd in (0.02, 0.004)]
-    model = simulate.PeriodModel.from_probe(runs)
+    model = simulate.PeriodModel.from_runs(runs)
     model.save(tmp_path / "model.json")
     again = simulate.PeriodModel.load(tmp_path / "model.json")
     assert again == model
@@ -122,7 +122,7 @@ def test_saved_models_keep_their_intervals(tmp_path):
 
 def test_without_periods_there_is_no_interval():
     resting = simulate.norm_map(0.5, 0.02, 2.0, norm=3.0, steps=3000)
-    model = simulate.PeriodModel.from_probe([resting.assign(loss=0 * resting.norm + 1)])
+    model = simulate.PeriodModel.from_runs([resting.assign(loss=0 * resting.norm + 1)])
     with pytest.raises(ValueError, match="at least 10 periods at the lowest lr"):
         model.law_interval(0.5, 0.02)
     with pytest.raises(ValueError, match="no clear period"):

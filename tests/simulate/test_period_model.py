@@ -22,60 +22,60 @@ def probe():
 
 
 def test_it_reproduces_the_runs_it_was_calibrated_on():
-    for segment in REFERENCE.segments:
-        same = [other for other in REFERENCE.segments if other.intrinsic_lr == segment.intrinsic_lr]
+    for segment in REFERENCE.calibration_runs:
+        same = [other for other in REFERENCE.calibration_runs if other.intrinsic_lr == segment.intrinsic_lr]
         told = REFERENCE.period(0.5, segment.intrinsic_lr / 0.5, periods=2000, seed=5)
         # seeds of one setting have one prediction: their standard errors and that of the simulation
         error = np.hypot(segment.period_stderr, told.stderr)
         assert abs(told.mean - segment.period) < 3 * error, segment
         assert abs(told.mean / np.mean([other.period for other in same]) - 1) < 3 * error / segment.period
-        assert told.norm_min / 0.5**0.5 == pytest.approx(segment.norm_min, rel=0.05)
-        assert told.norm_max / 0.5**0.5 == pytest.approx(segment.norm_max, rel=0.05)
+        assert told.trough_norm / 0.5**0.5 == pytest.approx(segment.trough_norm, rel=0.05)
+        assert told.peak_norm / 0.5**0.5 == pytest.approx(segment.peak_norm, rel=0.05)
         assert REFERENCE.law.period(0.5, segment.intrinsic_lr / 0.5) == pytest.approx(segment.period, rel=0.05)
         # the reduced model as it is, without correction
         assert segment.simulated_period == pytest.approx(segment.period, rel=0.2)
 
 
 def test_the_runs_are_named_and_are_this_networks():
-    runs = [json.loads(segment.run) for segment in REFERENCE.segments]
+    runs = [json.loads(segment.run) for segment in REFERENCE.calibration_runs]
     assert {(run["model"], run["dataset"], run["batch_size"]) for run in runs} == {("convnet", "digits", 64)}
     assert sorted((run["wd"], run["seed"]) for run in runs) == [(0.004, 0), (0.004, 1), (0.02, 0), (0.02, 1)]
 
 
 def test_a_stored_probe_gives_nearly_the_same_model(probe):
-    model = PeriodModel.from_probe(probe)
-    assert [segment.count for segment in model.segments] == [422, 125]
+    model = PeriodModel.from_runs(probe)
+    assert [segment.count for segment in model.calibration_runs] == [422, 125]
     for intrinsic in (0.01, 0.005, 0.002, 0.001):
         told, known = (each.period(0.5, intrinsic / 0.5, periods=1000).mean for each in (model, REFERENCE))
         assert told == pytest.approx(known, rel=0.08)
 
 
 def test_single_segments_and_their_order(probe):
-    model = PeriodModel.from_probe(probe[::-1])
-    assert model == PeriodModel.from_probe(probe)
-    alone = PeriodModel.from_probe(probe[:1])
-    assert alone.law.norm_rise_slope == alone.oscillator.loss_decay.power == 0
+    model = PeriodModel.from_runs(probe[::-1])
+    assert model == PeriodModel.from_runs(probe)
+    alone = PeriodModel.from_runs(probe[:1])
+    assert alone.law.norm_rise_slope == alone.reduced_model.loss_decay.power == 0
     assert alone.period(0.5, 0.02, periods=1000).mean == pytest.approx(model.period(0.5, 0.02).mean, rel=0.1)
 
 
 def test_calibration_finds_its_own_model_again():
     # a probe of the model itself, whose constants are known
-    segments = [REFERENCE.oscillate(0.5, wd, steps=round(800 / wd), seed=4) for wd in (0.02, 0.004)]
-    model = PeriodModel.from_probe(segments)
+    calibration_runs = [REFERENCE.oscillate(0.5, wd, steps=round(800 / wd), seed=4) for wd in (0.02, 0.004)]
+    model = PeriodModel.from_runs(calibration_runs)
     for intrinsic in (0.01, 0.002, 0.001):
-        raw = [each.oscillator.simulated(intrinsic, 2000, 1) for each in (REFERENCE, model)]
+        raw = [each.reduced_model.simulate(intrinsic, 2000, 1) for each in (REFERENCE, model)]
         assert raw[1].mean == pytest.approx(raw[0].mean, rel=0.1)
-        assert raw[1].norm_min == pytest.approx(raw[0].norm_min, rel=0.05)
-    assert model.oscillator.loss_decay.at(1.0) == pytest.approx(REFERENCE.oscillator.loss_decay.at(1.0), rel=0.15)
-    assert model.oscillator.hazard[1] == pytest.approx(REFERENCE.oscillator.hazard[1], rel=0.15)
-    assert model.oscillator.peak_residual_sd == pytest.approx(REFERENCE.oscillator.peak_residual_sd, rel=0.1)
+        assert raw[1].trough_norm == pytest.approx(raw[0].trough_norm, rel=0.05)
+    assert model.reduced_model.loss_decay.at(1.0) == pytest.approx(REFERENCE.reduced_model.loss_decay.at(1.0), rel=0.15)
+    assert model.reduced_model.hazard[1] == pytest.approx(REFERENCE.reduced_model.hazard[1], rel=0.15)
+    assert model.reduced_model.peak_residual_sd == pytest.approx(REFERENCE.reduced_model.peak_residual_sd, rel=0.1)
 
 
 def test_periods_depend_on_lr_times_wd_alone_and_norms_scale_with_the_root_of_lr():
     one, other = REFERENCE.period(0.5, 0.004), REFERENCE.period(2.0, 0.001)
     assert one.mean == pytest.approx(other.mean, rel=1e-12)
-    assert other.norm_min == pytest.approx(2 * one.norm_min, rel=1e-12)
-    assert other.norm_max == pytest.approx(2 * one.norm_max, rel=1e-12)
+    assert other.trough_norm == pytest.approx(2 * one.trough_norm, rel=1e-12)
+    assert other.peak_norm == pytest.approx(2 * one.peak_norm, rel=1e-12)
     assert other.effective_lr_max == pytest.approx(one.effective_lr_max, rel=1e-12)
 
 
@@ -94,10 +94,10 @@ def test_trajectories_obey_the_one_step_law_and_the_contract():
     assert run.attrs["source"] == "period_model"
     np.testing.assert_allclose(run.effective_lr, 0.5 / run.norm**2, rtol=1e-12)
     assert simulate.classify(run).verdict == "periodic"
-    found, told = simulate.find_periods(run), REFERENCE.oscillator.simulated(0.01, 2000, 0)
+    found, told = simulate.find_periods(run), REFERENCE.reduced_model.simulate(0.01, 2000, 0)
     assert abs(found.mean - told.mean) < 4 * found.stderr
     # the least fall of any orbit: ln(peak/trough) over the decay of a step
-    falls = np.log(found.norm_max[:-1] / found.norm_min[1:]) / -np.log1p(-0.01)
+    falls = np.log(found.peak_norms[:-1] / found.trough_norms[1:]) / -np.log1p(-0.01)
     assert (falls <= found.lengths[:-1]).all()
 
 
@@ -154,7 +154,7 @@ def test_saving_and_loading(tmp_path):
         '{"schema": 3}',
         '{"schema": 2}',
         '{"schema": 1}',
-        json.dumps({**json.loads(path.read_text()), "oscillator": 3}),
+        json.dumps({**json.loads(path.read_text()), "reduced_model": 3}),
     ):
         path.write_text(text)
         with pytest.raises(ValueError, match="path must"):
@@ -174,11 +174,13 @@ def test_outside_the_calibrated_range_it_warns():
 
 
 def test_a_model_without_breaks_has_no_period():
-    quiet = dataclasses.replace(REFERENCE, oscillator=dataclasses.replace(REFERENCE.oscillator, hazard=(-80.0, 0.0)))
+    quiet = dataclasses.replace(
+        REFERENCE, reduced_model=dataclasses.replace(REFERENCE.reduced_model, hazard=(-80.0, 0.0))
+    )
     told = quiet.period(0.5, 0.02, periods=20)
     assert told.count == 0
     assert np.isnan(told.mean)
-    assert np.isnan(told.norm_min)
+    assert np.isnan(told.trough_norm)
 
 
 def test_trends():
@@ -191,8 +193,8 @@ def test_trends():
     ("call", "message"),
     [
         (lambda: simulate.period(0.0, 0.1), "lr must be"),
-        (lambda: REFERENCE.oscillator.simulated(0.01, periods=0, seed=0), "periods must be"),
-        (lambda: REFERENCE.oscillator.simulated(1.5, periods=10, seed=0), "rate must be"),
+        (lambda: REFERENCE.reduced_model.simulate(0.01, periods=0, seed=0), "periods must be"),
+        (lambda: REFERENCE.reduced_model.simulate(1.5, periods=10, seed=0), "rate must be"),
         (lambda: simulate.period(0.5, 0.0), "wd must be"),
         (lambda: simulate.period(0.5, 3.0), "lr \\* wd must be < 1"),
         (lambda: simulate.period(0.5, 0.02, periods=1), "periods must be"),
@@ -202,20 +204,20 @@ def test_trends():
         (lambda: simulate.oscillate(0.5, [[0.02]], steps=5), "lr, wd and norm must"),
         (lambda: simulate.oscillate(0.5, 0.02, steps=5, norm=1e-7), "norm must be within a factor of 1e"),
         (
-            lambda: PeriodModel.from_probe([simulate.oscillate(0.5, 0.02, steps=700)]),
+            lambda: PeriodModel.from_runs([simulate.oscillate(0.5, 0.02, steps=700)]),
             r"segments\[0\] must have at least",
         ),
         (
-            lambda: PeriodModel.from_probe([simulate.oscillate(0.5, 0.02, steps=9000, record_every=2)]),
+            lambda: PeriodModel.from_runs([simulate.oscillate(0.5, 0.02, steps=9000, record_every=2)]),
             r"segments\[0\] must have every step",
         ),
         (
-            lambda: PeriodModel.from_probe([simulate.norm_map(0.5, 0.02, 1.0, norm=1.0, steps=500)]),
+            lambda: PeriodModel.from_runs([simulate.norm_map(0.5, 0.02, 1.0, norm=1.0, steps=500)]),
             r"segments\[0\]: .*loss",
         ),
         (lambda: dataclasses.replace(REFERENCE, rise=0.0), "rise must be"),
-        (lambda: dataclasses.replace(REFERENCE.oscillator, hazard=(1.0,)), "hazard must be 2 numbers"),
-        (lambda: dataclasses.replace(REFERENCE, segments=()), "segments must be"),
+        (lambda: dataclasses.replace(REFERENCE.reduced_model, hazard=(1.0,)), "hazard must be 2 numbers"),
+        (lambda: dataclasses.replace(REFERENCE, calibration_runs=()), "segments must be"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -228,7 +230,7 @@ def test_bad_input_is_named(call, message):
     [
         (lambda: simulate.period(0.5, 0.02, model="convnet"), "model must be a PeriodModel"),
         (lambda: simulate.period([0.5], 0.02), "lr must be"),
-        (lambda: PeriodModel.from_probe([]), "segments must be"),
+        (lambda: PeriodModel.from_runs([]), "segments must be"),
     ],
 )
 def test_bad_types_are_named(call, message):
@@ -239,7 +241,7 @@ def test_bad_types_are_named(call, message):
 def test_of_another_optimizer_it_learns_nothing(probe):
     other = probe[0].assign_attrs(optimizer=repr(theory.SGD(momentum=0.9)))
     with pytest.raises(ValueError, match=r"must be of an optimizer that decays .* got SGD\(momentum=0.9\)"):
-        PeriodModel.from_probe([other])
+        PeriodModel.from_runs([other])
 
 
 def swinging(rule, lr, k, *, cycle=150, seed=0):
@@ -254,10 +256,10 @@ def swinging(rule, lr, k, *, cycle=150, seed=0):
 
 def test_of_adamw_it_expects_periods_and_norms_in_proportion_to_lr():
     rule = theory.AdamW(dim=100)
-    model = PeriodModel.from_probe([swinging(rule, 1e-3, 0.005), swinging(rule, 1e-3, 0.001, cycle=700)])
-    assert model.oscillator is None
-    assert "not of AdamW" in model.unfit
-    one, other = model.expect(1e-3, 3.0), model.expect(2e-3, 1.5)
+    model = PeriodModel.from_runs([swinging(rule, 1e-3, 0.005), swinging(rule, 1e-3, 0.001, cycle=700)])
+    assert model.reduced_model is None
+    assert "not of AdamW" in model.reduced_model_error
+    one, other = model.predict(1e-3, 3.0), model.predict(2e-3, 1.5)
     assert one.period == pytest.approx(other.period, rel=1e-9)
     assert one.period * 0.003 == pytest.approx(0.75, rel=0.3)
     assert other.norm == pytest.approx(2 * one.norm, rel=1e-9)
@@ -267,10 +269,10 @@ def test_of_adamw_it_expects_periods_and_norms_in_proportion_to_lr():
 
 def test_what_is_held_fixed_is_refused(probe):
     with pytest.raises(ValueError, match="nothing is held fixed, got SGD"):
-        PeriodModel.from_probe([probe[0].assign_attrs(optimizer="SGD() with fixed norm")])
+        PeriodModel.from_runs([probe[0].assign_attrs(optimizer="SGD() with fixed norm")])
 
 
 def test_segments_of_two_optimizers_are_refused(probe):
     other = swinging(theory.AdamW(dim=100), 1e-3, 0.005)
     with pytest.raises(ValueError, match=r"segments must be of one optimizer, got AdamW\(.*SGD\(\)"):
-        PeriodModel.from_probe([probe[0], other])
+        PeriodModel.from_runs([probe[0], other])

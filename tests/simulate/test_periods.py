@@ -10,7 +10,7 @@ from scipy.signal import find_peaks, lfilter
 
 import theory
 from simulate import BoundedGradient, RecordedGradient, classify, find_periods, norm_map
-from simulate.trajectories.periods import verdict_of, zigzag
+from simulate.trajectories.periods import verdict_from, zigzag
 from simulate.trajectories.statistics import autocorrelation_time
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
@@ -119,8 +119,8 @@ class TestKnownSawtooth:
         assert periods.lengths.tolist() == [length] * periods.count
         if periods.count:
             # exp and ln of numbers near 1 round a few times
-            np.testing.assert_allclose(periods.norm_min, 1, rtol=1e-14)
-            np.testing.assert_allclose(periods.norm_max, math.exp(height), rtol=1e-14)
+            np.testing.assert_allclose(periods.trough_norms, 1, rtol=1e-14)
+            np.testing.assert_allclose(periods.peak_norms, math.exp(height), rtol=1e-14)
             assert periods.mean == length
             assert math.isclose(periods.norm_rise, height, rel_tol=1e-13)
         if periods.count > 1:
@@ -168,8 +168,8 @@ class TestKnownSawtooth:
         wave = np.concatenate([[0.5, 0.3, 0.0], [0.2, 0.4, 0.1], [0.5, 1.1, 0.2], [0.9]])
         periods = find_periods(trajectory(wave), discard=0)
         assert periods.onsets.tolist() == [2, 5, 8]
-        np.testing.assert_allclose(periods.norm_min, np.exp([0.0, 0.1]))
-        np.testing.assert_allclose(periods.norm_max, np.exp([0.4, 1.1]))
+        np.testing.assert_allclose(periods.trough_norms, np.exp([0.0, 0.1]))
+        np.testing.assert_allclose(periods.peak_norms, np.exp([0.4, 1.1]))
         assert math.isclose(periods.norm_rise, (0.4 + 1.0) / 2)
 
     def test_one_period_has_no_spread(self):
@@ -182,7 +182,7 @@ class TestKnownSawtooth:
     @pytest.mark.parametrize("teeth", [0, 1])
     def test_without_periods_there_are_no_means(self, teeth):
         periods = find_periods(trajectory(sawtooth(20, 5, 0.5, teeth)), discard=0)
-        assert periods.count == len(periods.norm_min) == len(periods.norm_max) == 0
+        assert periods.count == len(periods.trough_norms) == len(periods.peak_norms) == 0
         assert len(periods.onsets) == teeth
         for number in (periods.mean, periods.std, periods.stderr, periods.norm_rise, periods.outside_growth):
             assert math.isnan(number)
@@ -310,8 +310,8 @@ class TestInvariance:
         plain = find_periods(run, rise=rise, discard=0)
         scaled = find_periods(run.assign(norm=run.norm * scale), rise=rise, discard=0)
         np.testing.assert_array_equal(scaled.onsets, plain.onsets)
-        np.testing.assert_allclose(scaled.norm_min, scale * plain.norm_min, rtol=1e-14)
-        np.testing.assert_allclose(scaled.norm_max, scale * plain.norm_max, rtol=1e-14)
+        np.testing.assert_allclose(scaled.trough_norms, scale * plain.trough_norms, rtol=1e-14)
+        np.testing.assert_allclose(scaled.peak_norms, scale * plain.peak_norms, rtol=1e-14)
         if plain.count:
             np.testing.assert_allclose(scaled.outside_growth, plain.outside_growth, rtol=1e-9)
 
@@ -525,13 +525,13 @@ class TestPeriodOfTheThreshold:
         outside=st.floats(0, 1), threshold=st.floats(1, 10),
     )  # fmt: skip
     def test_verdicts_are_one_of_three_and_nothing_unknown_is_periodic(self, ratio, sd, periods, outside, threshold):
-        found = verdict_of(ratio, sd, periods, outside, threshold)
+        found = verdict_from(ratio, sd, periods, outside, threshold)
         assert (found == "equilibrium") == (ratio >= 0.8 and sd <= 0.05)
         if found == "periodic":
             assert periods >= 5
             assert outside <= 0.9
             assert threshold < 2 or outside <= 0.25
-        assert verdict_of(math.nan, sd, periods, math.nan, math.nan) == "no clear period"
+        assert verdict_from(math.nan, sd, periods, math.nan, math.nan) == "no clear period"
 
 
 class TestBadInput:

@@ -415,7 +415,7 @@ def test_diagram_of_a_network():
         cell = diagram.sel(lr=lr, wd=wd)
         told = model.period(lr, wd, periods=1000)
         assert abs(cell.period.item() - told.mean) < 4 * cell.period_stderr.item()
-        assert cell.norm_min.item() < told.norm_min < told.norm_max < cell.norm_max.item()
+        assert cell.norm_min.item() < told.trough_norm < told.peak_norm < cell.norm_max.item()
     with pytest.warns(UserWarning, match="1 of 2 cells are outside the range"):
         simulate.phase_diagram(0.5, [0.02, 0.04], model=model, relaxations=10)
     with pytest.raises(ValueError, match=r"optimizer must be theory\.SGD\(\)"):

@@ -234,11 +234,11 @@ class TestPlotPhase:
 def found(lengths, rise=0.1, intrinsic_lr=0.005):
     """Periods of these lengths."""
     lengths = np.asarray(lengths, dtype=float)
-    return simulate.Periods(
+    return simulate.MeasuredPeriods(
         onsets=np.cumsum(np.append(100, lengths)).astype(int),
         lengths=lengths,
-        norm_min=np.ones(lengths.size),
-        norm_max=np.full(lengths.size, 2.0),
+        trough_norms=np.ones(lengths.size),
+        peak_norms=np.full(lengths.size, 2.0),
         rise=rise,
         intrinsic_lr=intrinsic_lr,
         decay=-np.log1p(-intrinsic_lr),

@@ -65,9 +65,8 @@ def balance_law() -> Derivation:
     (length,) = sympy.solve(Eq(period * DECAY, norm_rise + outside_growth * period * DECAY), period)
     result = Derivation(
         "Length of a period.",
-        "A stationary trace; J = `norm_rise` is the mean rise of ln ρ in a destabilization, φ = `outside_growth` the share of "
-        "growth "
-        "outside the detected rises, 0 <= φ < 1; 0 < ηλ < 1.",
+        "A stationary trace; J = `norm_rise` is the mean rise of ln ρ in a destabilization, φ = `outside_growth` the "
+        "share of growth outside the detected rises, 0 <= φ < 1; 0 < ηλ < 1.",
         {
             "lr": lr,
             "wd": wd,

@@ -14,7 +14,7 @@ import xarray as xr
 from empirical.studies.claims.claim import Outcome
 from empirical.studies.claims.rules import Between, EverySeed
 from empirical.studies.claims.statistics import GRADIENT, Trajectories, classified, plain_gradient
-from simulate._files import written_aside
+from simulate._files import atomic_write
 from simulate.plots.style import MEASURED, PREDICTED, label_log_ticks, number_values
 from simulate.trajectories.contract import VARIABLES
 from theory.arguments import check_choice
@@ -57,7 +57,7 @@ def write_picture(path: Path, found: Outcome, runs: Trajectories, control: Traje
     """
     from matplotlib import rc_context
 
-    with rc_context(_STYLE), written_aside(path) as aside:
+    with rc_context(_STYLE), atomic_write(path) as aside:
         draw(found, runs, control).savefig(aside, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
 
 

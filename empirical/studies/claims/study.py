@@ -18,7 +18,7 @@ from empirical.studies.claims.rules import HOLDS
 from empirical.studies.claims.statistics import Trajectories
 from empirical.studies.stored_runs import stored_run, train_missing
 from empirical.sweeps.sweep import AnyExecutor
-from simulate._files import written_aside
+from simulate._files import atomic_write
 from simulate.trajectories.contract import versions
 from theory.arguments import check_choices
 
@@ -107,7 +107,7 @@ def judge_claims(
         trained, control = _opened(claim.runs, folder / RUNS), _opened(claim.control, folder / RUNS)
         outcomes.append(outcome(claim, trained, control))
         write_picture(folder / f"{claim.name}.png", outcomes[-1], trained, control)
-    with written_aside(folder / page_name(chosen)) as aside:
+    with atomic_write(folder / page_name(chosen)) as aside:
         aside.write_text(format_page(outcomes), encoding="utf-8")
     return outcomes
 

@@ -112,7 +112,7 @@ def _draw_predictions(left: Axes, right: Axes, x: Array, runs: Trajectories) -> 
     product = measured_periods(near)[0] * mean_intrinsic_lr(near[0])
     curves = [(f"{product:.2g}/ηλ", ":", "0.4", product / x)] if np.isfinite(product) else []
     model = simulate.PeriodModel.reference()
-    if is_of_network(next(iter(runs.values()))[0].attrs["config"], model.segments[0].run):
+    if is_of_network(next(iter(runs.values()))[0].attrs["config"], model.calibration_runs[0].run):
         curves += [
             (
                 "reduced model",

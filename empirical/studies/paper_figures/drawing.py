@@ -14,7 +14,7 @@ from empirical.studies.paper_figures.all_figures import all_figures
 from empirical.studies.paper_figures.paper_figure import STYLE, PaperFigure
 from empirical.studies.stored_runs import stored_run, train_missing
 from empirical.sweeps.sweep import AnyExecutor
-from simulate._files import written_aside
+from simulate._files import atomic_write
 from theory.arguments import check_choices
 
 if TYPE_CHECKING:
@@ -129,5 +129,5 @@ def _write(figure: PaperFigure, drawn_from: Trajectories, folder: Path, formats:
 def _save(drawn: Figure, path: Path, kind: str, figure: PaperFigure) -> None:
     words, metadata = _METADATA[kind]
     told = {"Title": figure.name, words: f"{figure.caption} {figure.seen}".strip(), **metadata}
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         drawn.savefig(aside, format=kind, dpi=_DPI, metadata=told)

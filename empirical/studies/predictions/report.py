@@ -177,7 +177,7 @@ def _one_setting(words: str, part: xr.Dataset) -> list[Measure]:
 
 def _norm_measures(words: str, part: xr.Dataset, norm_goal: float, rate_goal: float) -> list[Measure]:
     trough, peak = (
-        np.abs(relative_error(part, f"predicted_{name}", f"measured_{name}")) for name in ("norm_min", "norm_max")
+        np.abs(relative_error(part, f"predicted_{name}", f"measured_{name}")) for name in ("trough_norm", "peak_norm")
     )
     # of the effective learning rate, η/ρ² at the trough, by which factor it is off either way
     factor = np.exp(2 * np.abs(np.log(part.predicted_norm_min.values / part.measured_norm_min.values))) - 1
@@ -282,14 +282,14 @@ def _panel(ax: Any, name: str, model: simulate.PeriodModel, part: xr.Dataset) ->
         band = np.array([[each.lower, each.upper] for each in known]) * rates[:, np.newaxis]
         reduced = (
             np.array([model.period(1.0, float(rate), periods=400).mean for rate in rates[::4]]) * rates[::4]
-            if model.oscillator is not None
+            if model.reduced_model is not None
             else None
         )
     ax.fill_between(rates, band[:, 0], band[:, 1], color=PREDICTED, alpha=0.2, linewidth=0, label="90 % interval")
     ax.plot(rates, law, color=PREDICTED, label="balance law")
     if reduced is not None:
         ax.plot(rates[::4], reduced, color="#888888", linestyle="--", linewidth=1, label="reduced model")
-    for segment in model.segments:
+    for segment in model.calibration_runs:
         if segment.count > 1:
             ax.errorbar(
                 segment.intrinsic_lr,
@@ -299,7 +299,7 @@ def _panel(ax: Any, name: str, model: simulate.PeriodModel, part: xr.Dataset) ->
                 marker="s",
                 markersize=4,
                 linestyle="",
-                label="probe" if segment is model.segments[0] else None,
+                label="probe" if segment is model.calibration_runs[0] else None,
             )
     clear = (part.measured_verdict == PERIODIC).values
     at = (part.lr * part.wd).values

@@ -16,18 +16,24 @@ import xarray as xr
 
 import simulate
 import theory
-from empirical.calibration import probe
+from empirical.calibration import calibrate
 from empirical.config import RunConfig
 from empirical.sweeps.grid import grid
 from empirical.sweeps.store import read_summaries
 from empirical.sweeps.sweep import AnyExecutor, sweep
-from simulate._files import write_json, written_aside
-from simulate.period_model.calibration import balance_law, pooled
+from simulate._files import atomic_write, write_json
+from simulate.period_model.calibration import fit_balance_law, pool_runs
 from simulate.trajectories.contract import mean_intrinsic_lr, variable_attributes
-from simulate.trajectories.periods import EQUILIBRIUM, PERIODS_MIN, verdict_of
+from simulate.trajectories.periods import EQUILIBRIUM, PERIODS_MIN, verdict_from
 from theory.arguments import check_choice, check_integer
 
-MARKER, TABLE, MODELS, PROBES, REFERENCES = "held_out.json", "held_out.csv", "models", "probes", "references"
+MARKER, TABLE, MODELS, CALIBRATIONS, REFERENCES = (
+    "held_out.json",
+    "held_out.csv",
+    "models",
+    "calibrations",
+    "references",
+)
 # Those of the probes are 0 and 1.
 SEEDS = (100, 101)
 # Each ηλ at another η, since only their product is to matter.
@@ -134,7 +140,7 @@ class Measured:
     periods : number of periods.
     period, period_stderr : steps; the error is from the scatter of periods or of runs, whichever is larger.
     outside_growth : φ.
-    norm, norm_min, norm_max : typical norm, and that at troughs and peaks.
+    norm, trough_norm, peak_norm : typical norm, and that at troughs and peaks.
     seconds : of training.
     """
 
@@ -148,8 +154,8 @@ class Measured:
     period_stderr: float
     outside_growth: float
     norm: float
-    norm_min: float
-    norm_max: float
+    trough_norm: float
+    peak_norm: float
     seconds: float
 
 
@@ -200,7 +206,7 @@ def together(rate: float, runs: Sequence[Mapping[str, float]]) -> Measured:
         threshold_ratio = number / coarse if coarse else math.inf
     sd = float(np.sqrt(np.mean(column("log_norm_sd") ** 2)))
     return Measured(
-        verdict=verdict_of(mean("rotation_ratio"), sd, number / len(runs), outside_growth, threshold_ratio),
+        verdict=verdict_from(mean("rotation_ratio"), sd, number / len(runs), outside_growth, threshold_ratio),
         rotation_ratio=mean("rotation_ratio"),
         log_norm_sd=sd,
         threshold_ratio=threshold_ratio,
@@ -210,8 +216,8 @@ def together(rate: float, runs: Sequence[Mapping[str, float]]) -> Measured:
         period_stderr=error,
         outside_growth=outside_growth,
         norm=float(np.exp(np.mean(np.log(column("typical_norm"))))),
-        norm_min=float(np.exp(pooled_mean(np.log(column("trough_norm"))))),
-        norm_max=float(np.exp(pooled_mean(np.log(column("peak_norm"))))),
+        trough_norm=float(np.exp(pooled_mean(np.log(column("trough_norm"))))),
+        peak_norm=float(np.exp(pooled_mean(np.log(column("peak_norm"))))),
         seconds=float(column("seconds").sum()),
     )
 
@@ -221,7 +227,7 @@ def validate_held_out(
     networks: Sequence[str] | None = None,
     *,
     periods: int = 60,
-    probe_periods: int = 100,
+    calibration_periods: int = 100,
     executor: AnyExecutor | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
@@ -235,7 +241,7 @@ def validate_held_out(
     networks : names in `empirical.studies.predictions.study.NETWORKS`; all by default, which takes about 40 minutes
         on two cores.
     periods : wanted in each setting, of both its runs together, unless they rest.
-    probe_periods : wanted at each ηλ of a probe.
+    calibration_periods : wanted at each ηλ of a probe.
     executor : of the runs, as in `sweep`.
     progress : show progress bars; by default only in a terminal.
 
@@ -267,16 +273,16 @@ def validate_held_out(
     folder = _claimed(Path(out))
     models = {}
     for name in names:
-        models[name] = probe(
+        models[name] = calibrate(
             lr=NETWORKS[name].lr,
-            periods=probe_periods,
-            out=folder / PROBES / name,
+            periods=calibration_periods,
+            out=folder / CALIBRATIONS / name,
             executor=executor,
             progress=progress,
             **NETWORKS[name].settings,
         )
         models[name].save(folder / MODELS / f"{name}.json")
-    alone = {name: _of_one_setting(folder / PROBES / name, models[name]) for name in names}
+    alone = {name: _of_one_setting(folder / CALIBRATIONS / name, models[name]) for name in names}
     runs = {
         (name, rate): _references(NETWORKS[name], rate, lr)
         for name in names
@@ -300,7 +306,7 @@ def validate_held_out(
         measured = together(rate, numbers)
         rows.append(_row(name, models[name], alone[name], rate, NETWORKS[name].rates[rate], measured))
     table = _table(rows, models)
-    with written_aside(folder / TABLE) as aside:
+    with atomic_write(folder / TABLE) as aside:
         table.to_dataframe().to_csv(aside)
     return table
 
@@ -336,13 +342,13 @@ def _cost(run: RunConfig) -> float:
 
 def _of_one_setting(runs: Path, model: simulate.PeriodModel) -> simulate.PeriodModel | None:
     """The reduced model from the runs of a probe at the lower of its two settings alone; None without one."""
-    rates = sorted({segment.intrinsic_lr for segment in model.segments}, reverse=True)
-    if model.oscillator is None or len(rates) != 2:
+    rates = sorted({segment.intrinsic_lr for segment in model.calibration_runs}, reverse=True)
+    if model.reduced_model is None or len(rates) != 2:
         return None
     trajectories = [simulate.load(place) for place in sorted(runs.glob("runs/*/*"))]
     alone = [each for each in trajectories if math.isclose(mean_intrinsic_lr(each), rates[1], rel_tol=1e-9)]
-    found = simulate.PeriodModel.from_probe(alone)
-    return None if found.oscillator is None else found
+    found = simulate.PeriodModel.from_runs(alone)
+    return None if found.reduced_model is None else found
 
 
 def _row(
@@ -353,22 +359,22 @@ def _row(
     lr: float,
     measured: Measured,
 ) -> dict[str, Any]:
-    wd, swinging = rate / lr, None if model.oscillator is None else model
+    wd, swinging = rate / lr, None if model.reduced_model is None else model
     with warnings.catch_warnings():
         # what lies outside the range of a model is on trial too
         warnings.simplefilter("ignore", UserWarning)
-        expected = model.expect(lr, wd)
+        expected = model.predict(lr, wd)
         reduced, single = (math.nan if one is None else one.period(lr, wd).mean for one in (swinging, alone))
     naive = share = math.nan
     if model.has_law:
         # the prediction of whoever has runs at one setting: T·ηλ as it was at the lower of the first two
-        lower = sorted({segment.intrinsic_lr for segment in model.segments}, reverse=True)[1]
-        there = [segment for segment in model.segments if segment.intrinsic_lr == lower and segment.count]
+        lower = sorted({segment.intrinsic_lr for segment in model.calibration_runs}, reverse=True)[1]
+        there = [segment for segment in model.calibration_runs if segment.intrinsic_lr == lower and segment.count]
         # at rest there is no period to carry over
         if there and any(segment.verdict != EQUILIBRIUM for segment in there):
             mean = np.average([segment.period for segment in there], weights=[segment.count for segment in there])
             naive = float(mean) * lower / rate
-        share = balance_law(pooled(model.segments), "share").period(lr, wd)
+        share = fit_balance_law(pool_runs(model.calibration_runs), "share").period(lr, wd)
     interval = expected.interval
     return {
         "network": name,

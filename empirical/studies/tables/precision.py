@@ -11,7 +11,7 @@ import xarray as xr
 import simulate
 from empirical.config import RunConfig
 from empirical.runs.loop import train
-from simulate.trajectories.periods import Periods
+from simulate.trajectories.periods import MeasuredPeriods
 
 SETTINGS = tuple(
     RunConfig(lr=0.5, wd=wd, model=model, steps=steps, evaluate_every=steps)
@@ -22,7 +22,7 @@ SETTINGS = tuple(
         ("mlp", 0.01, 30_000),
     ]
 )
-MEASURED = ("lengths", "norm_min", "norm_max")
+MEASURED = ("lengths", "trough_norms", "peak_norms")
 
 
 def trained(config: RunConfig) -> dict[str, xr.Dataset]:
@@ -36,7 +36,7 @@ def trained(config: RunConfig) -> dict[str, xr.Dataset]:
     return {dtype: train(dataclasses.replace(config, dtype=dtype)) for dtype in ("float32", "bfloat16")}
 
 
-def means_and_errors(periods: Mapping[str, Periods], measured: str) -> dict[str, tuple[float, float]]:
+def means_and_errors(periods: Mapping[str, MeasuredPeriods], measured: str) -> dict[str, tuple[float, float]]:
     """Mean and standard error of what was measured of each period, by precision.
 
     Parameters

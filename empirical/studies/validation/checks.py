@@ -13,7 +13,7 @@ import xarray as xr
 import simulate
 import theory
 from simulate.trajectories.contract import setting_variable
-from simulate.trajectories.periods import EQUILIBRIUM, LOG_NORM_SD_MAX, PERIODIC, ROTATION_RATIO_MIN, settled_part
+from simulate.trajectories.periods import EQUILIBRIUM, LOG_NORM_SD_MAX, PERIODIC, ROTATION_RATIO_MIN, after_transient
 from simulate.trajectories.statistics import power_mean
 
 REPLAY_TOLERANCE = 1e-4
@@ -67,7 +67,7 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
     ['holds', 'holds', 'holds']
     """
     lr, wd = float(setting_variable(run, "lr")), float(setting_variable(run, "wd"))
-    settled, settled_other = settled_part(run), settled_part(other)
+    settled, settled_other = after_transient(run), after_transient(other)
     gradient, gradient_error = power_mean(settled_other.grad_norm.values, 2)
     predicted = theory.equilibrium_norm(lr, wd, gradient)
     driven = simulate.norm_map(
@@ -78,7 +78,7 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
         steps=other.sizes["step"],
         seed=0,
     )
-    simulated = settled_part(driven)
+    simulated = after_transient(driven)
     measured, measured_error = power_mean(settled.norm.values, 4)
     # ρ* goes with the square root of the gradient norm
     error = math.hypot(measured_error / measured, gradient_error / gradient / 2)
@@ -283,7 +283,7 @@ def _lengths(runs: Sequence[xr.Dataset]) -> _Pooled:
 
 
 def _log_peaks(runs: Sequence[xr.Dataset]) -> _Pooled:
-    return _Pooled([np.log(simulate.find_periods(run).norm_max) for run in runs])
+    return _Pooled([np.log(simulate.find_periods(run).peak_norms) for run in runs])
 
 
 def _replays(runs: Sequence[xr.Dataset]) -> list[xr.Dataset]:

@@ -22,7 +22,7 @@ from empirical.studies.validation import checks, report
 from empirical.studies.validation.checks import Row
 from empirical.sweeps.sweep import sweep
 from empirical.sweeps.task import FAILED, run_path
-from simulate._files import write_json, written_aside
+from simulate._files import atomic_write, write_json
 from simulate.trajectories.contract import COMPLETE
 from theory.arguments import check_choice
 
@@ -245,7 +245,7 @@ def _train_all(runs: Mapping[str, RunConfig], folder: Path, progress: bool | Non
 
 def _write_table(path: Path, rows: list[Row]) -> None:
     names = [field.name for field in fields(Row) if field.name != "holds"]
-    with written_aside(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as aside, open(aside, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*names, "verdict"])
         writer.writerows([*(getattr(row, name) for name in names), row.verdict] for row in rows)

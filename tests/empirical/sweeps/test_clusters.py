@@ -13,7 +13,7 @@ import simulate
 from empirical import dask_executor, open_sweep, read_sweep, sweep
 from empirical.sweeps.store import read_summaries
 from empirical.sweeps.task import run_path
-from simulate.trajectories.folder import steps_written
+from simulate.trajectories.folder import count_steps
 from tests.empirical.sweeps.clusters import Cluster, killed_at_random, wait_until
 
 SMALL = """
@@ -85,7 +85,7 @@ def check_a_sweep_with_accidents(tmp_path, cluster, text, kills, every):
     runs = read_sweep(file)
     first = bnwd_sweep(file, out, "--scheduler", cluster.address)
     before = killed_at_random(cluster, first, kills // 2, seed=0, every=every)
-    wait_until(lambda: any(steps_written(run_path(out, run)) for run in runs))
+    wait_until(lambda: any(count_steps(run_path(out, run)) for run in runs))
     assert first.poll() is None, "the sweep is too short for this test"
     cluster.kill_scheduler()
     _, message = first.communicate(timeout=120)
@@ -129,7 +129,7 @@ def test_a_killed_command_leaves_nobody_at_work_on_what_it_began(tmp_path, clust
     file, out = written(tmp_path, SMALL.format(steps=10**7)), tmp_path / "sweep"
     runs = read_sweep(file)
     killed = bnwd_sweep(file, out, "--scheduler", cluster.address)
-    wait_until(lambda: sum(steps_written(run_path(out, run)) > 0 for run in runs) == 2)
+    wait_until(lambda: sum(count_steps(run_path(out, run)) > 0 for run in runs) == 2)
     killed.kill()
     killed.communicate()
     # runs go on in the workers, until somebody begins the sweep anew: shorter, here
@@ -138,7 +138,7 @@ def test_a_killed_command_leaves_nobody_at_work_on_what_it_began(tmp_path, clust
     _, message = again.communicate(timeout=120)
     assert again.returncode == 0, message
     for run in read_sweep(shorter):
-        assert steps_written(run_path(out, run)) >= 2000
+        assert count_steps(run_path(out, run)) >= 2000
     serial = tmp_path / "serial"
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         expected = sweep(read_sweep(shorter), serial, executor)
@@ -150,7 +150,7 @@ def test_ctrl_c_of_a_terminal_ends_a_sweep_here_cleanly(tmp_path, after):
     file, out = written(tmp_path, SMALL.format(steps=10**7)), tmp_path / "sweep"
     process = bnwd_sweep(file, out, "--workers", "2", start_new_session=True)
     if after > 2:
-        wait_until(lambda: sum(steps_written(run_path(out, run)) > 0 for run in read_sweep(file)) == 2)
+        wait_until(lambda: sum(count_steps(run_path(out, run)) > 0 for run in read_sweep(file)) == 2)
     else:
         time.sleep(after)
     # what a terminal does: the signal goes to all processes at once
@@ -160,7 +160,7 @@ def test_ctrl_c_of_a_terminal_ends_a_sweep_here_cleanly(tmp_path, after):
     assert message.strip().splitlines()[-1].startswith("bnwd: interrupted")
     assert "Traceback" not in message
     if after > 2:
-        begun = [run_path(out, run) for run in read_sweep(file) if steps_written(run_path(out, run))]
+        begun = [run_path(out, run) for run in read_sweep(file) if count_steps(run_path(out, run))]
         assert [simulate.load(folder).status.item() for folder in begun] == ["interrupted"] * 2
 
 

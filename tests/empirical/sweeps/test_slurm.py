@@ -10,7 +10,7 @@ import pytest
 
 import simulate
 from empirical import open_sweep
-from simulate.trajectories.folder import steps_written
+from simulate.trajectories.folder import count_steps
 from tests.empirical.sweeps.clusters import wait_until
 from tests.pages import ROOT
 
@@ -84,7 +84,7 @@ def test_at_the_end_of_its_time_the_job_stops_cleanly(tmp_path, slurm):
             stdout=log,
             stderr=log,
         )
-    wait_until(lambda: any(map(steps_written, (tmp_path / "out").glob("runs/*/*"))))
+    wait_until(lambda: any(map(count_steps, (tmp_path / "out").glob("runs/*/*"))))
     job.terminate()
     assert job.wait(60) == 130
     assert "bnwd: interrupted" in (tmp_path / "log").read_text()

@@ -19,7 +19,7 @@ from empirical.sweeps.store import open_sweep, read_summaries
 from empirical.sweeps.sweep import SweepInterrupted, WorkersLostError, sweep
 from empirical.sweeps.task import IN_USE, INTERRUPTED, Summary, Terms, failed, perform, run_path
 from empirical.sweeps.workers import dask_executor
-from simulate.trajectories.folder import steps_written
+from simulate.trajectories.folder import count_steps
 
 RUNS = grid(lr=[0.3, 0.5], wd=0.02, width=8, steps=60, seed=range(2))
 LONG = RunConfig(lr=0.5, wd=0.02, width=8, steps=10**7)
@@ -53,9 +53,9 @@ class Scripted(concurrent.futures.Executor):
 
 def wait_for_steps(folder, least):
     deadline = time.monotonic() + 60
-    while steps_written(folder) < least and time.monotonic() < deadline:
+    while count_steps(folder) < least and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert steps_written(folder) >= least
+    assert count_steps(folder) >= least
 
 
 def test_a_sweep_makes_every_run_once(tmp_path):

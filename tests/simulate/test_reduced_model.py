@@ -7,12 +7,12 @@ from simulate.maps.noise import stream_key
 from simulate.period_model import _kernel
 from simulate.period_model.model import PeriodModel
 
-REFERENCE = PeriodModel.reference().oscillator
+REFERENCE = PeriodModel.reference().reduced_model
 
 
 def fresh(intrinsic, walkers, seed=0):
     constants = np.array([REFERENCE.constants(intrinsic)] * walkers)
-    return REFERENCE.fresh(np.full(walkers, REFERENCE.peak), constants, seed, np.arange(walkers)), constants
+    return REFERENCE.initial_state(np.full(walkers, REFERENCE.peak), constants, seed, np.arange(walkers)), constants
 
 
 def step_by_step(state, constants, seed, walker, steps, least_rise):
@@ -101,8 +101,8 @@ def test_statistics_are_those_of_the_period_finder():
             assert statistics[i, _kernel.COUNT] == found.count > 20
             assert statistics[i, _kernel.LENGTH] == found.lengths.sum()
             assert statistics[i, _kernel.SQ_LENGTH] == (found.lengths**2).sum()
-            assert statistics[i, _kernel.TROUGHS] == pytest.approx(np.log(found.norm_min).sum(), rel=1e-12)
-            assert statistics[i, _kernel.PEAKS] == pytest.approx(np.log(found.norm_max).sum(), rel=1e-12)
+            assert statistics[i, _kernel.TROUGHS] == pytest.approx(np.log(found.trough_norms).sum(), rel=1e-12)
+            assert statistics[i, _kernel.PEAKS] == pytest.approx(np.log(found.peak_norms).sum(), rel=1e-12)
 
 
 def periods_of(log_norm, intrinsic, look_every, discard):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import simulate
-from empirical import RunConfig, probe, train
+from empirical import RunConfig, calibrate, train
 from empirical.networks.normalization import BatchNorm
 
 
@@ -26,13 +26,13 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(runs):
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        return probe("mlp", width=64, periods=60, out=runs, executor=executor)
+        return calibrate("mlp", width=64, periods=60, out=runs, executor=executor)
 
 
 def test_segments_have_the_periods_that_were_asked_for(model):
-    assert [segment.intrinsic_lr for segment in model.segments] == pytest.approx([0.01, 0.01, 0.002, 0.002])
-    assert all(segment.count >= 30 for segment in model.segments)
-    seeds = [RunConfig.from_dict(json.loads(segment.run)).seed for segment in model.segments]
+    assert [segment.intrinsic_lr for segment in model.calibration_runs] == pytest.approx([0.01, 0.01, 0.002, 0.002])
+    assert all(segment.count >= 30 for segment in model.calibration_runs)
+    seeds = [RunConfig.from_dict(json.loads(segment.run)).seed for segment in model.calibration_runs]
     assert sorted(seeds) == [0, 0, 1, 1]
 
 
@@ -47,13 +47,15 @@ def test_it_predicts_a_setting_that_was_not_trained(model):
 def test_runs_are_used_again(model, runs, here):
     before = {folder: folder.stat().st_mtime_ns for folder in runs.glob("runs/*/*/steps.log")}
     assert len(before) == 4
-    again = probe("mlp", width=64, periods=60, out=runs, executor=here)
+    again = calibrate("mlp", width=64, periods=60, out=runs, executor=here)
     assert again == model
     assert {folder: folder.stat().st_mtime_ns for folder in before} == before
     # more periods continue them
-    more = probe("mlp", width=64, periods=120, out=runs, executor=here)
+    more = calibrate("mlp", width=64, periods=120, out=runs, executor=here)
     assert {folder.parent for folder in before} == {folder.parent for folder in runs.glob("runs/*/*/steps.log")}
-    assert sum(segment.count for segment in more.segments) > sum(segment.count for segment in model.segments)
+    assert sum(segment.count for segment in more.calibration_runs) > sum(
+        segment.count for segment in model.calibration_runs
+    )
 
 
 def test_a_module_and_arrays_of_ones_own(model):
@@ -71,7 +73,7 @@ def test_a_module_and_arrays_of_ones_own(model):
 
     inputs, targets = load_digits(return_X_y=True)
     inputs = (inputs - inputs.mean()) / inputs.std()
-    found = probe(network, inputs[:1437].reshape(-1, 1, 8, 8), targets[:1437], periods=20)
+    found = calibrate(network, inputs[:1437].reshape(-1, 1, 8, 8), targets[:1437], periods=20)
     # two seeds of the order of the data; the network is as it was given
     assert found.law.period(0.5, 0.02) == pytest.approx(model.law.period(0.5, 0.02), rel=0.35)
 
@@ -79,12 +81,12 @@ def test_a_module_and_arrays_of_ones_own(model):
 def test_a_network_at_equilibrium_is_expected_to_rest(here, tmp_path):
     network = {"width": 4, "batch_size": 16, "label_noise": 0.5}
     rates = {"intrinsic_lr": 0.02, "ratio": 2, "reach": 4}
-    found = probe("mlp", periods=20, out=tmp_path / "runs", executor=here, **rates, **network)
+    found = calibrate("mlp", periods=20, out=tmp_path / "runs", executor=here, **rates, **network)
     # at the lower setting too it rests, so that a third one is trained
-    assert sorted({segment.intrinsic_lr for segment in found.segments}) == pytest.approx([0.005, 0.01, 0.02])
-    assert found.oscillator is None
+    assert sorted({segment.intrinsic_lr for segment in found.calibration_runs}) == pytest.approx([0.005, 0.01, 0.02])
+    assert found.reduced_model is None
     assert not found.has_law
-    expected = found.expect(0.5, 0.014)
+    expected = found.predict(0.5, 0.014)
     assert expected.verdict == str(expected) == "equilibrium"
     run = train(RunConfig(lr=0.5, wd=0.014, steps=20_000, seed=9, **network))
     measured = simulate.classify(run)
@@ -98,7 +100,7 @@ def test_a_network_at_equilibrium_is_expected_to_rest(here, tmp_path):
 def test_training_that_ends_is_refused(here):
     free = {"scale_invariant": False, "normalization": "none"}
     with pytest.raises(ValueError, match=r"but at lr \* wd = 0.01.* it has diverged"):
-        probe("mlp", width=8, lr=1e20, periods=20, seeds=1, executor=here, **free)
+        calibrate("mlp", width=8, lr=1e20, periods=20, seeds=1, executor=here, **free)
 
 
 @pytest.mark.parametrize(
@@ -118,5 +120,5 @@ def test_training_that_ends_is_refused(here):
 )
 def test_bad_input_begins_nothing(tmp_path, options, words):
     with pytest.raises((TypeError, ValueError), match=words):
-        probe("mlp", out=tmp_path / "new", **options)
+        calibrate("mlp", out=tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
