@@ -100,8 +100,8 @@ class PeriodModel:
         Parameters
         ----------
         calibration_runs : trajectories with `norm`, `grad_norm` and `loss` at every step, of SGD without momentum,
-            AdamW or Lion (these with `rotation` too), with constant lr, best at two values of ηλ (a factor of 5 apart, the
-            larger one the largest that is asked for later) with 100 and more periods each, at least 12/ηλ steps long.
+            AdamW or Lion (these with `rotation` too), with constant lr, best at two values of ηλ (a factor of 5 apart,
+            the larger one the largest that is asked for later) with 100 and more periods each, at least 12/ηλ steps long.
             More than one trajectory may have the same ηλ. From one value of ηλ alone the trends with ηλ stay unknown
             and are taken to be flat.
         rise : d of the period finder.
