@@ -1,6 +1,6 @@
-"""Optimizers whose steps do not grow with the gradient: Adam, AdamW, Lion.
+"""Optimizers that normalize the gradient: Adam, AdamW, Lion.
 
-The closed forms hold for gradients that are orthogonal to the weights, independent in time and alike in all of many
+The closed forms hold for gradients that are orthogonal to the weights, independent in time and isotropic in many
 dimensions (docs/mathematics.md §7).
 """
 
@@ -15,54 +15,54 @@ from theory.arguments import FloatArray, check_integer, check_number
 from theory.rules import ShortRepr
 
 
-class DirectionVariance(NamedTuple):
-    """Variance of the directions u_t that an optimizer adds to the weights, per coordinate."""
+class _DirectionVariance(NamedTuple):
+    """Variance per coordinate of the directions u_t that an optimizer adds to the weights."""
 
     instant: Any
-    """E[u²] …"""
+    """E[u²]."""
     repeated: Any
-    """… and (S - E[u²])/s, where S = Σ_n s^|n| E[u_t u_(t+n)] weighs the direction's repetitions by the decay s."""
+    """(S - E[u²])/s, where S = Σ_n s^|n| E[u_t u_(t+n)] is the autocorrelation weighted by the decay s per step."""
 
-    def summed(self, s: Any) -> Any:
-        """S.
+    def autocorrelation(self, s: Any) -> Any:
+        """Weighted autocorrelation S.
 
         Examples
         --------
-        >>> DirectionVariance(1.0, 0.5).summed(0.5)
+        >>> _DirectionVariance(1.0, 0.5).autocorrelation(0.5)
         1.25
         """
         return self.instant + s * self.repeated
 
 
-def decoupled_square(intrinsic_lr: FloatArray, variance: DirectionVariance) -> FloatArray:
-    """Stationary E[x²]/η² of x⁺ = (1-ηλ)x - ηu for k = ηλ: S/(1-s²), s = 1-k.
+def _decoupled_square(intrinsic_lr: FloatArray, variance: _DirectionVariance) -> FloatArray:
+    """Stationary E[x²]/η² of x⁺ = (1-ηλ)x - ηu: S/(1-s²) with s = 1-ηλ.
 
     Examples
     --------
-    >>> round(float(decoupled_square(np.array(0.5), DirectionVariance(1.0, 0.0))), 6)
+    >>> round(float(_decoupled_square(np.array(0.5), _DirectionVariance(1.0, 0.0))), 6)
     1.333333
     """
     with np.errstate(divide="ignore"):
-        return np.asarray(variance.summed(1 - intrinsic_lr) / (intrinsic_lr * (2 - intrinsic_lr)))
+        return np.asarray(variance.autocorrelation(1 - intrinsic_lr) / (intrinsic_lr * (2 - intrinsic_lr)))
 
 
-def decoupled_turn(intrinsic_lr: FloatArray, variance: DirectionVariance) -> FloatArray:
-    """1 - E[x⁺x]/E[x²] of the same.
+def _decoupled_turn(intrinsic_lr: FloatArray, variance: _DirectionVariance) -> FloatArray:
+    """Stationary 1 - E[x⁺x]/E[x²] of x⁺ = (1-ηλ)x - ηu.
 
     Examples
     --------
-    >>> float(decoupled_turn(np.array(0.5), DirectionVariance(1.0, 0.0)))
+    >>> float(_decoupled_turn(np.array(0.5), _DirectionVariance(1.0, 0.0)))
     0.5
     """
     return np.asarray(
         intrinsic_lr
         * (2 * variance.instant - intrinsic_lr * variance.repeated)
-        / (2 * variance.summed(1 - intrinsic_lr))
+        / (2 * variance.autocorrelation(1 - intrinsic_lr))
     )
 
 
-def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> DirectionVariance:
-    """Variance of Adam's direction, mean/√(mean square), to first order in 1-β₂, for independent Gaussian gradients.
+def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> _DirectionVariance:
+    """Variance of Adam's direction, mean/√(mean square), for independent Gaussian gradients, to first order in 1-β₂.
 
     Examples
     --------
@@ -72,11 +72,11 @@ def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> Direct
     beta1, beta2 = betas
     own, e = (1 - beta1) / (1 + beta1), 1 - beta2
     w = 2 * e / (1 + beta2)  # variance of the mean square
-    # the mean square knows the gradients that are in the mean
-    known = 2 * e * (1 - beta1) ** 2 / (1 - beta1 * beta1 * beta2)
+    # mean and mean square contain the same gradients
+    shared = 2 * e * (1 - beta1) ** 2 / (1 - beta1 * beta1 * beta2)
     mean, both = beta1 / (1 - beta1 * s), beta1 * beta2 / (1 - beta1 * beta2 * s)
-    repeated = own * (2 * mean * (1 + 0.75 * w) + 0.5 * w * both) - known * (mean + both)
-    return DirectionVariance(own * (1 + w) - known, repeated)
+    repeated = own * (2 * mean * (1 + 0.75 * w) + 0.5 * w * both) - shared * (mean + both)
+    return _DirectionVariance(own * (1 + w) - shared, repeated)
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +87,7 @@ class _Adaptive(ShortRepr):
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, at_least=1)
-        object.__setattr__(self, "betas", check_betas(self.betas))
+        object.__setattr__(self, "betas", _check_betas(self.betas))
         check_number("eps", self.eps, at_least=0)
 
     def start(self, weights: Any) -> tuple[Any, ...]:
@@ -106,17 +106,17 @@ class _Adaptive(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class AdamW(_Adaptive):
-    """AdamW as `torch.optim.AdamW`: decoupled decay.
+    """AdamW as in `torch.optim.AdamW`, with decoupled decay.
 
     The closed forms are of first order in 1-β₂. For β₂ >= 0.95 random walks agree within 0.6 % in ρ² (0.3 % for
-    β₁ = 0.9) and 0.2 % in 1 - cos θ; what is left is of second order, and reaches 2 % of ρ² for β₁ = 0, β₂ = 0.9. The
-    start is forgotten only after several 1/(1-β₂) steps.
+    β₁ = 0.9) and 0.2 % in 1 - cos θ. The remaining error is of second order and reaches 2 % of ρ² for β₁ = 0, β₂ = 0.9.
+    Initial transients last for several times 1/(1-β₂) steps.
 
     Parameters
     ----------
-    dim : number of scale-invariant weights, which the closed forms need.
+    dim : number of scale-invariant weights, for the closed forms.
     betas : (β₁, β₂), each in [0, 1).
-    eps : added to the root of the mean square; the closed forms are for 0.
+    eps : added to the root of the mean square; the closed forms assume 0.
 
     Source: docs/mathematics.md §7; arXiv 2305.17212.
 
@@ -136,7 +136,7 @@ class AdamW(_Adaptive):
         return weights - lr * (direction + wd * weights), state
 
     def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ* ≈ √(ηd/(2λ)), with its corrections in ηλ, β₁ and β₂; it does not depend on the gradient.
+        """Return ρ* ≈ √(ηd/(2λ)) with corrections in ηλ, β₁ and β₂; it does not depend on the gradient.
 
         Examples
         --------
@@ -144,7 +144,7 @@ class AdamW(_Adaptive):
         0.999
         """
         intrinsic_lr = lr * wd
-        square = decoupled_square(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr))
+        square = _decoupled_square(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr))
         return lr * np.sqrt(self.dim * square) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
@@ -156,24 +156,25 @@ class AdamW(_Adaptive):
         0.05
         """
         intrinsic_lr = lr * wd
-        return decoupled_turn(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr)) * np.ones_like(
+        return _decoupled_turn(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr)) * np.ones_like(
             grad_norm
         )
 
 
 @dataclass(frozen=True, repr=False)
 class Adam(_Adaptive):
-    """Adam with L2 regularization as `torch.optim.Adam(weight_decay=)`: the decay goes through the moments.
+    """Adam with L2 regularization as in `torch.optim.Adam(weight_decay=)`: decay acts through the moments.
 
-    The closed forms are of first order in 1-β₂, and better the smaller the decay E per step (`shrink`) is. For E <= 0.1
-    random walks agree within 0.2 % in ρ², and in 1 - cos θ within 0.2 % for β₂ >= 0.99 and 0.6 % for 0.95; at E = 1 it
-    is 0.4 % and 0.6 % (0.99), 1.5 % and 1.5 % (0.95). The norm fluctuates, which adds a term of first order in 1/d.
+    The closed forms are of first order in 1-β₂ and improve with smaller decay E per step (`shrink`). For E <= 0.1
+    random walks agree within 0.2 % in ρ². In 1 - cos θ they agree within 0.2 % for β₂ >= 0.99, and 0.6 % for 0.95. At
+    E = 1 the errors in ρ² and 1 - cos θ are 0.4 % and 0.6 % for β₂ = 0.99, and 1.5 % each for 0.95. Fluctuations of the
+    norm add a term of first order in 1/d.
 
     Parameters
     ----------
-    dim : number of scale-invariant weights, which the closed forms need.
+    dim : number of scale-invariant weights, for the closed forms.
     betas : (β₁, β₂), each in [0, 1).
-    eps : added to the root of the mean square; the closed forms are for 0.
+    eps : added to the root of the mean square; the closed forms assume 0.
 
     Source: docs/mathematics.md §7.
 
@@ -202,11 +203,11 @@ class Adam(_Adaptive):
         """
         shrink, c = self.shrink(lr, wd, grad_norm), self._share
         with np.errstate(divide="ignore"):
-            square = self._variance.summed(1.0) / (shrink * (2 + (1 - c) * shrink))
+            square = self._variance.autocorrelation(1.0) / (shrink * (2 + (1 - c) * shrink))
             return np.asarray(lr * np.sqrt(self.dim * square))
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ*, which tends to E(1-β₁)/(1+β₁) for β₂ → 1, E the effective decay per step.
+        """Return 1 - cos θ*, which tends to E(1-β₁)/(1+β₁) for β₂ → 1, with E the effective decay per step.
 
         Examples
         --------
@@ -214,8 +215,8 @@ class Adam(_Adaptive):
         0.0
         """
         variance = self._variance
-        turn = variance.instant / variance.summed(1.0) * self.shrink(lr, wd, grad_norm)
-        # where decay is overwhelming, E near 2/c, the first order in 1-β₂ leaves the range of 1 - cos θ
+        turn = variance.instant / variance.autocorrelation(1.0) * self.shrink(lr, wd, grad_norm)
+        # for very strong decay, E near 2/c, the first order in 1-β₂ leaves the range of 1 - cos θ
         return np.asarray(np.minimum(turn, 2.0))
 
     @property
@@ -223,14 +224,14 @@ class Adam(_Adaptive):
         return (1 - self.betas[0]) / (1 + self.betas[0])
 
     @property
-    def _variance(self) -> DirectionVariance:
+    def _variance(self) -> _DirectionVariance:
         return adam_direction_variance(self.betas, np.asarray(1.0))
 
     def shrink(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Effective decay E per step: E³(2+(1-c)E)²/(2-cE) = D²S(η²λd/g̃)² with c = (1-β₁)/(1+β₁), by Newton's method.
+        """Effective decay E per step, the solution of E³(2+(1-c)E)²/(2-cE) = D²S(η²λd/g̃)² with c = (1-β₁)/(1+β₁).
 
-        D is what the fluctuation of the mean square does to the decay, S what it does to the growth. In y,
-        E = (2/c)/(1+exp(-y)), the logarithm of the left side has a slope between 1 and 5: Newton cannot stray.
+        D is the effect of fluctuations of the mean square on the decay, S their effect on the growth. The solution uses
+        Newton's method in y, E = (2/c)/(1+exp(-y)). There the logarithm of the left side has a slope between 1 and 5.
 
         Examples
         --------
@@ -240,30 +241,30 @@ class Adam(_Adaptive):
         beta1, beta2 = self.betas
         c, e = self._share, 1 - beta2
         drift = 1 + 0.75 * e / (1 + beta2) - e * (1 - beta1) / (1 - beta1 * beta2)
-        fluctuation = 2 * np.log(drift) + np.log(self._variance.summed(1.0))
+        fluctuation = 2 * np.log(drift) + np.log(self._variance.autocorrelation(1.0))
         with np.errstate(divide="ignore"):
             target = fluctuation + 2 * (2 * np.log(lr) + np.log(wd) + np.log(self.dim / grad_norm))
-        reached = np.isfinite(target)
-        y = np.where(reached, target / 3, 0.0)
+        solvable = np.isfinite(target)
+        y = np.where(solvable, target / 3, 0.0)
         for _ in range(60):
-            log_shrink, log_rest = np.log(2 / c) - np.logaddexp(0, -y), -np.logaddexp(0, y)  # ln E, ln(1 - E c/2)
-            shrink, rest = np.exp(log_shrink), np.exp(log_rest)
-            value = 3 * log_shrink + 2 * np.log(2 + (1 - c) * shrink) - np.log(2) - log_rest
-            slope = rest * (3 + 2 * (1 - c) * shrink / (2 + (1 - c) * shrink)) + (1 - rest)
-            y = y - np.where(reached, (value - target) / slope, 0.0)
-        return np.where(reached, np.exp(np.log(2 / c) - np.logaddexp(0, -y)), 0.0)
+            log_shrink, log_remainder = np.log(2 / c) - np.logaddexp(0, -y), -np.logaddexp(0, y)  # ln E, ln(1 - E c/2)
+            shrink, remainder = np.exp(log_shrink), np.exp(log_remainder)
+            value = 3 * log_shrink + 2 * np.log(2 + (1 - c) * shrink) - np.log(2) - log_remainder
+            slope = remainder * (3 + 2 * (1 - c) * shrink / (2 + (1 - c) * shrink)) + (1 - remainder)
+            y = y - np.where(solvable, (value - target) / slope, 0.0)
+        return np.where(solvable, np.exp(np.log(2 / c) - np.logaddexp(0, -y)), 0.0)
 
 
 @dataclass(frozen=True, repr=False)
 class Lion(ShortRepr):
-    """Lion: the sign of a blend of momentum and gradient, with decoupled decay.
+    """Lion: steps by the sign of a blend of momentum and gradient, with decoupled decay.
 
-    Random walks in 300 dimensions agree within 0.2 % in ρ² and in 1 - cos θ, which is within their scatter. The scale
-    1/ρ of the gradients in a blend is taken as one.
+    Random walks in 300 dimensions agree within 0.2 % in ρ² and in 1 - cos θ, which is within their scatter. The closed
+    forms assume one scale 1/ρ for all gradients in a blend.
 
     Parameters
     ----------
-    dim : number of scale-invariant weights, which the closed forms need.
+    dim : number of scale-invariant weights, for the closed forms.
     betas : (β₁, β₂): blend in the step, decay of the momentum, each in [0, 1).
 
     Source: arXiv 2302.06675; docs/mathematics.md §7.
@@ -283,7 +284,7 @@ class Lion(ShortRepr):
 
     def __post_init__(self) -> None:
         check_integer("dim", self.dim, at_least=1)
-        object.__setattr__(self, "betas", check_betas(self.betas))
+        object.__setattr__(self, "betas", _check_betas(self.betas))
 
     def start(self, weights: Any) -> tuple[Any, ...]:
         """Return the state before the first step: no momentum."""
@@ -298,36 +299,36 @@ class Lion(ShortRepr):
         return weights - lr * (sign + wd * weights), (beta2 * momentum + (1 - beta2) * gradient,)
 
     def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ* with ρ*² = ηdq/(λ(2-ηλ)); it does not depend on the gradient.
+        """Return ρ* with ρ*² = ηdq/(λ(2-ηλ)) and q from the signs; it does not depend on the gradient.
 
         Examples
         --------
-        >>> lone = Lion(dim=200, betas=(0.0, 0.0))  # the sign of the gradient
-        >>> round(float(lone.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
+        >>> rule = Lion(dim=200, betas=(0.0, 0.0))  # the sign of the gradient
+        >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
         1.0
         """
         intrinsic_lr = lr * wd
         return (
             lr
-            * np.sqrt(self.dim * decoupled_square(intrinsic_lr, self._variance(1 - intrinsic_lr)))
+            * np.sqrt(self.dim * _decoupled_square(intrinsic_lr, self._variance(1 - intrinsic_lr)))
             * np.ones_like(grad_norm)
         )
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ*, cos θ* = s + (1-s²)(q-1)/(2sq) with s = 1-ηλ.
+        """Return 1 - cos θ* with cos θ* = s + (1-s²)(q-1)/(2sq), s = 1-ηλ and q from the signs.
 
         Examples
         --------
-        >>> lone = Lion(dim=200, betas=(0.0, 0.0))
-        >>> round(float(lone.equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0))), 12)
+        >>> rule = Lion(dim=200, betas=(0.0, 0.0))
+        >>> round(float(rule.equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0))), 12)
         0.05
         """
         intrinsic_lr = lr * wd
-        return decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
+        return _decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
 
     @property
     def correlation(self) -> float:
-        """Correlation of the blend with that of the step before; c_n = β₂^(n-1) times it for n steps.
+        """Correlation of consecutive blends, c_1; blends n steps apart have c_n = β₂^(n-1) c_1.
 
         Examples
         --------
@@ -335,12 +336,12 @@ class Lion(ShortRepr):
         0.0
         """
         beta1, beta2 = self.betas
-        fresh, old = 1 - beta1, beta1 * (1 - beta2)
-        past = old * old / (1 - beta2 * beta2)
-        return (fresh * old + past * beta2) / (fresh * fresh + past)
+        current, previous = 1 - beta1, beta1 * (1 - beta2)
+        past = previous * previous / (1 - beta2 * beta2)
+        return (current * previous + past * beta2) / (current * current + past)
 
-    def _variance(self, s: FloatArray) -> DirectionVariance:
-        """Of signs, S = q = 1 + 2 Σ_n (2/π) asin(c_n) s^n: each power of the arcsine's series is summed over n."""
+    def _variance(self, s: FloatArray) -> _DirectionVariance:
+        """Variance of signs: S = q = 1 + 2 Σ_n (2/π) asin(c_n) s^n, summed over n per power of the series."""
         beta2, correlation = self.betas[1], self.correlation
         total, coefficient, power = np.zeros_like(s), 1.0, correlation
         for n in range(10_000):
@@ -350,15 +351,15 @@ class Lion(ShortRepr):
                 break
             coefficient *= (2 * n + 1) / (2 * n + 2)
             power *= correlation * correlation
-        return DirectionVariance(np.ones_like(s), 4 / np.pi * total)
+        return _DirectionVariance(np.ones_like(s), 4 / np.pi * total)
 
 
-def check_betas(betas: Any) -> tuple[float, float]:
+def _check_betas(betas: Any) -> tuple[float, float]:
     """Check (β₁, β₂): two numbers in [0, 1).
 
     Examples
     --------
-    >>> check_betas([0.9, 0.99])
+    >>> _check_betas([0.9, 0.99])
     (0.9, 0.99)
     """
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:

@@ -1,7 +1,7 @@
-"""Validators of arguments and their messages, used by all three floors.
+"""Argument checks and their messages, shared by all packages.
 
-Every validator returns the checked value in a plain form and raises a one-line error that names the argument, the
-value and what is allowed, before any work starts.
+Every check returns the value in a plain form. It raises a one-line error that names the argument, the value and the
+allowed range.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-# Share of letters that a word and what was meant by it have in common: 0.8 with two of five letters swapped.
+# Least similarity of a wrong word to a suggested one (`difflib` ratio); it is 0.8 with two of five letters swapped.
 _NEAR = 0.7
 
 
@@ -29,21 +29,21 @@ def check_real(
     below: float | None = None,
     at_most: float | None = None,
 ) -> FloatArray:
-    """Check that `value` holds finite real numbers in a range, and return it as a float64 array.
+    """Check that `value` contains finite real numbers in a range, and return it as a float64 array.
 
     Parameters
     ----------
-    name : the argument's name, for the message.
+    name : name of the argument, for the message.
     value : number or array of any shape.
-    above, at_least, below, at_most : ends of the range, open and closed.
+    above, at_least, below, at_most : limits of the range; `above` and `below` are exclusive.
 
     Returns
     -------
-    float64 array of the same shape (0-d for a number); `value` itself where it is one already.
+    float64 array of the same shape (0-d for a number); `value` itself if it is one already.
 
     Raises
     ------
-    TypeError : `value` is not made of real numbers.
+    TypeError : `value` does not consist of real numbers.
     ValueError : a number is not finite or out of range.
 
     Examples
@@ -59,14 +59,14 @@ def check_real(
     allowed = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
     allowed = f"a finite number {allowed}".rstrip()
     try:
-        given = np.asarray(value)
+        raw = np.asarray(value)
     except ValueError:
-        raise TypeError(f"{name} must be {allowed} or an array of such, got {value!r}") from None
-    if given.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be {allowed} or an array of such, got {value!r}")
-    array = given.astype(np.float64, copy=False)
+        raise TypeError(f"{name} must be {allowed} or an array of such numbers, got {value!r}") from None
+    if raw.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be {allowed} or an array of such numbers, got {value!r}")
+    array = raw.astype(np.float64, copy=False)
     if array.size:
-        # two passes without temporaries; a NaN makes both ends NaN
+        # fast path without temporaries; a NaN makes both limits NaN
         low, high = float(array.min()), float(array.max())
         inside = np.isfinite(low) and np.isfinite(high)
         inside = inside and (above is None or low > above) and (at_least is None or low >= at_least)
@@ -89,7 +89,7 @@ def check_real(
 
 
 def check_number(name: str, value: Any, **limits: float) -> float:
-    """Check that `value` is one finite real number in a range; like `check_real`, for a single number.
+    """Check that `value` is one finite real number in a range, and return it as a float.
 
     Examples
     --------
@@ -125,7 +125,9 @@ def check_wd(value: npt.ArrayLike, name: str = "wd") -> FloatArray:
 
 
 def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) -> FloatArray:
-    """Product lr * wd, checked to lie below `below`: 2 for results on norms, 1 for results on rotations and jumps.
+    """Return the product lr * wd, checked to lie below `below`.
+
+    The limit is 2 for results on norms and 1 for results on rotations and angular jumps.
 
     Raises
     ------
@@ -149,7 +151,7 @@ def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) ->
 
 
 def broadcast(**arrays: FloatArray) -> tuple[FloatArray, ...]:
-    """Broadcast named arrays to one shape; the error says which shapes do not fit.
+    """Broadcast named arrays to one shape. The error lists the shapes.
 
     Examples
     --------
@@ -164,7 +166,7 @@ def broadcast(**arrays: FloatArray) -> tuple[FloatArray, ...]:
 
 
 def check_order(low_name: str, low: FloatArray, high_name: str, high: FloatArray) -> None:
-    """Check low <= high elementwise.
+    """Check that low <= high elementwise.
 
     Examples
     --------
@@ -206,7 +208,7 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
 
 
 def check_steps(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Step numbers 0 … N of a last step N, or the given one-dimensional array of such.
+    """Return the step numbers 0 … N for a last step N, or a checked one-dimensional array of step numbers.
 
     Examples
     --------
@@ -214,20 +216,22 @@ def check_steps(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
     (array([0, 1, 2]), array([5, 1]))
     """
     try:
-        wanted = np.asarray(steps)
+        numbers = np.asarray(steps)
     except ValueError:
-        raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}") from None
-    if wanted.ndim == 0:
+        raise TypeError(
+            f"steps must be a whole number or a one-dimensional array of whole numbers, got {steps!r}"
+        ) from None
+    if numbers.ndim == 0:
         return np.arange(check_integer("steps", steps) + 1)
-    if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
-        raise TypeError(f"steps must be a whole number or a one-dimensional array of such, got {steps!r}")
-    if wanted.size and wanted.min() < 0:
-        raise ValueError(f"steps must be >= 0, got {int(wanted.min())}")
-    return wanted.astype(np.int64)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise TypeError(f"steps must be a whole number or a one-dimensional array of whole numbers, got {steps!r}")
+    if numbers.size and numbers.min() < 0:
+        raise ValueError(f"steps must be >= 0, got {int(numbers.min())}")
+    return numbers.astype(np.int64)
 
 
 def check_choice(name: str, value: Any, allowed: Collection[str]) -> str:
-    """Check that `value` is one of the allowed words; the error says which of them is like it.
+    """Check that `value` is one of the allowed words. The error suggests the most similar one.
 
     Examples
     --------
@@ -245,7 +249,7 @@ def check_choice(name: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def suggestion(value: Any, allowed: Collection[str]) -> str:
-    """End of a message that names the allowed word that is most like a wrong one; empty where none is.
+    """End of an error message that suggests the most similar allowed word; empty if none is similar.
 
     Examples
     --------
@@ -255,16 +259,16 @@ def suggestion(value: Any, allowed: Collection[str]) -> str:
     if not isinstance(value, str):
         return ""
     words = {word.lower(): word for word in allowed}
-    near = difflib.get_close_matches(value.lower(), words, n=1, cutoff=_NEAR)
-    return f", did you mean {words[near[0]]!r}?" if near else ""
+    matches = difflib.get_close_matches(value.lower(), words, n=1, cutoff=_NEAR)
+    return f", did you mean {words[matches[0]]!r}?" if matches else ""
 
 
 def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]:
-    """Check that `values` are one or more of the allowed words; what is said twice counts once.
+    """Check that `values` are one or more of the allowed words, and drop duplicates.
 
     Raises
     ------
-    TypeError, ValueError : one word alone, none, or one that is not allowed.
+    TypeError, ValueError : `values` is a single word, is empty, or contains a word that is not allowed.
 
     Examples
     --------
@@ -272,7 +276,7 @@ def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]
     ['pdf', 'png']
     """
     if isinstance(values, str):
-        raise TypeError(f"{name} must be a sequence of words, got the one word {values!r}")
+        raise TypeError(f"{name} must be a sequence of words, got the single word {values!r}")
     words = [check_choice(name, value, allowed) for value in dict.fromkeys(values)]
     if not words:
         raise ValueError(f"{name} must be at least one of {', '.join(sorted(allowed))}; got none")
@@ -280,7 +284,7 @@ def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]
 
 
 def to_float(result: Any) -> Any:
-    """Return a float for a 0-d result, an array otherwise: scalars in, float out.
+    """Return a float for a 0-d result, and an array otherwise.
 
     Examples
     --------

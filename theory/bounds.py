@@ -1,4 +1,4 @@
-"""What the norm can do when the gradient norm only stays in a range: ℓ <= g̃ <= L (docs/mathematics.md §3)."""
+"""Bounds of the norm when the gradient norm stays in a range, ℓ <= g̃ <= L (docs/mathematics.md §3)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from theory.arguments import (
 
 
 class Bounds(NamedTuple):
-    """A lower and an upper bound of the norm, floats or arrays of one shape."""
+    """Lower and upper bound of the norm: floats or arrays of one shape."""
 
     lower: Any
     upper: Any
@@ -30,11 +30,11 @@ class Bounds(NamedTuple):
 def norm_bounds(
     lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
 ) -> Bounds:
-    """Interval of norms that attracts every orbit with ℓ <= g̃ <= L, whatever the order of the g̃, and is never left.
+    """Smallest interval of norms that attracts every orbit with ℓ <= g̃ <= L and that no orbit leaves.
 
-    With a = (1-ηλ)²: for a >= 1/2 the lower end is r_ℓ = ηℓ/√(1-a) (as ρ²), the upper end max(r_L, a r_ℓ + (ηL)²/r_ℓ);
-    for a < 1/2, where the norm overshoots, the exact attractor of docs/mathematics.md §3. Both ends are approached by
-    some sequence of g̃, so the interval cannot be made smaller.
+    The g̃ may come in any order. Let a = (1-ηλ)² and r = ρ². For a >= 1/2 the interval of r begins at r_ℓ = ηℓ/√(1-a)
+    and ends at max(r_L, a r_ℓ + (ηL)²/r_ℓ). For a < 1/2 the norm overshoots, and the interval is the exact attractor of
+    docs/mathematics.md §3. Each end is approached by some sequence of g̃.
 
     Parameters
     ----------
@@ -43,11 +43,11 @@ def norm_bounds(
 
     Returns
     -------
-    Bounds(lower, upper) of ρ: (0, inf) at ηλ = 1, (inf, inf) for wd = 0 and ℓ > 0 (the norm grows for ever).
+    Bounds(lower, upper) of ρ: floats or arrays; (0, inf) at ηλ = 1, and (inf, inf) for wd = 0 and ℓ > 0.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §3.
 
@@ -57,17 +57,17 @@ def norm_bounds(
     >>> round(bounds.lower, 4), round(bounds.upper, 4)
     (1.4955, 2.9911)
     """
-    lr, wd, low, high = _checked(lr, wd, grad_norm_min, grad_norm_max)
+    lr, wd, low, high = _check_arguments(lr, wd, grad_norm_min, grad_norm_max)
     intrinsic_lr = check_intrinsic_lr(lr, wd)
-    # Everything in units of r = ρ²/(ηL): then only a and q = ℓ/L are left and nothing overflows.
+    # In units of r = ρ²/(ηL) only a and q = ℓ/L remain, and nothing overflows.
     a, one_minus_a, q = (1 - intrinsic_lr) ** 2, intrinsic_lr * (2 - intrinsic_lr), low / high
     with np.errstate(divide="ignore", invalid="ignore"):
         monotone = a >= 0.5
-        rest = 1 / np.sqrt(one_minus_a)
-        lower = np.where(monotone, np.where(q == 0, 0.0, q * rest), 2 * np.sqrt(a) * q)
-        upper = np.maximum(rest, a * lower + 1 / lower)
+        fixed_point = 1 / np.sqrt(one_minus_a)
+        lower = np.where(monotone, np.where(q == 0, 0.0, q * fixed_point), 2 * np.sqrt(a) * q)
+        upper = np.maximum(fixed_point, a * lower + 1 / lower)
         if not monotone.all():
-            # a < 1/2 and L² < (2-4a²)ℓ²: the map is least outside the attractor, whose ends map to each other
+            # a < 1/2 and L² < (2-4a²)ℓ²: the minimum of the map is outside the attractor, whose ends exchange
             exchange = ~monotone & ((2 - 4 * a * a) * q * q > 1)
             root = np.sqrt((1 - q * q) ** 2 + (2 * a * q) ** 2)
             product = (1 + q * q + root) / (2 * (1 - a * a))
@@ -87,16 +87,16 @@ def norm_envelope(
     grad_norm_min: npt.ArrayLike,
     grad_norm_max: npt.ArrayLike,
 ) -> Bounds:
-    """Exact interval of norms that can be reached after t steps from `norm` when ℓ <= g̃ <= L at every step.
+    """Exact interval of norms that can be reached from `norm` in t steps with ℓ <= g̃ <= L.
 
-    The set of reachable ρ² is an interval (a continuous image of one), so iterating its two ends is exact in every
-    regime, beyond ηλ = 1 too. For a >= 1/2, from r_ℓ or above, the lower end is the orbit of constant g̃ = ℓ, and the
-    upper one that of L if ℓ/L >= (1-a)/a; otherwise it pays to sink with ℓ before the one step with L.
+    The reachable r = ρ² form an interval (a continuous image of one), so iterating its two ends is exact for every ηλ,
+    also above 1. For a = (1-ηλ)² >= 1/2 and a start at r_ℓ or above, the lower end is the orbit of constant g̃ = ℓ. The
+    upper end is the orbit of g̃ = L if ℓ/L >= (1-a)/a. Otherwise it decays with ℓ before one step with L.
 
     Parameters
     ----------
-    steps : last step N (then t = 0 … N), or a one-dimensional array of the wanted t >= 0.
-    norm : ρ at t = 0, > 0.
+    steps : last step N (then t = 0 … N), or a one-dimensional array of step numbers t >= 0.
+    norm : ρ > 0 at t = 0.
     lr, wd, grad_norm_min, grad_norm_max : as in `norm_bounds`; all broadcast with `norm`.
 
     Returns
@@ -105,7 +105,7 @@ def norm_envelope(
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §3.
 
@@ -115,8 +115,8 @@ def norm_envelope(
     >>> envelope.lower.round(4), envelope.upper.round(4)
     (array([1.   , 0.999, 0.998]), array([1.    , 1.004 , 1.0079]))
     """
-    wanted = check_steps(steps)
-    lr, wd, low, high = _checked(lr, wd, grad_norm_min, grad_norm_max)
+    step_numbers = check_steps(steps)
+    lr, wd, low, high = _check_arguments(lr, wd, grad_norm_min, grad_norm_max)
     start = check_real("norm", norm, above=0)
     intrinsic_lr = check_intrinsic_lr(lr, wd)
     start, lr, high, q, intrinsic_lr = broadcast(
@@ -125,14 +125,14 @@ def norm_envelope(
     a = (1 - intrinsic_lr) ** 2
     unit = np.sqrt(lr * high)
     lower = upper = (start / unit) ** 2
-    ends = np.empty((2, *start.shape, wanted.size))
-    order = np.argsort(wanted, kind="stable")
-    done, step, at_rest = 0, 0, False
+    ends = np.empty((2, *start.shape, step_numbers.size))
+    order = np.argsort(step_numbers, kind="stable")
+    done, step, converged = 0, 0, False
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         # where F(r) = a r + (ηℓ)²/r has its minimum, and that minimum
         turning, least = q / np.sqrt(a), 2 * np.sqrt(a) * q
-        while done < wanted.size:
-            if wanted[order[done]] == step or at_rest:
+        while done < step_numbers.size:
+            if step_numbers[order[done]] == step or converged:
                 ends[..., order[done]] = lower, upper
                 done += 1
                 continue
@@ -140,20 +140,20 @@ def norm_envelope(
                 turning <= lower, _map(a, q, lower), np.where(turning >= upper, _map(a, q, upper), least)
             )
             new_upper = np.maximum(_map(a, 1.0, lower), _map(a, 1.0, upper))
-            at_rest = bool(np.array_equal(new_lower, lower) and np.array_equal(new_upper, upper))
+            converged = bool(np.array_equal(new_lower, lower) and np.array_equal(new_upper, upper))
             lower, upper, step = new_lower, new_upper, step + 1
     scaled = unit[..., np.newaxis] * np.sqrt(ends)
     return Bounds(scaled[0], scaled[1])
 
 
 def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
-    """One step of r⁺ = a r + g̃²/r in units ηL = 1, with 0/0 read as no gradient and 0·∞ as no memory (ηλ = 1)."""
-    kept = np.where(np.asarray(a) == 0, 0.0, a * sq_norm)
+    """Return r⁺ = a r + g̃²/r in units ηL = 1, where 0/0 means no gradient and 0·∞ no memory (ηλ = 1)."""
+    decayed = np.where(np.asarray(a) == 0, 0.0, a * sq_norm)
     growth = np.where(np.asarray(grad_norm) == 0, 0.0, grad_norm * (grad_norm / sq_norm))
-    return np.asarray(kept + growth)
+    return np.asarray(decayed + growth)
 
 
-def _checked(
+def _check_arguments(
     lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
 ) -> tuple[FloatArray, ...]:
     low = check_real("grad_norm_min", grad_norm_min, at_least=0)

@@ -1,4 +1,4 @@
-"""Where norm, effective learning rate and rotation settle, and how fast (docs/mathematics.md §2)."""
+"""Norm, effective learning rate and rotation at equilibrium, and the relaxation time (docs/mathematics.md §2)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def equilibrium_norm(
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: arXiv 2106.15739 §3; docs/mathematics.md §2.
 
@@ -51,17 +51,19 @@ def equilibrium_effective_lr(
 ) -> Any:
     """Effective learning rate η̃* = η/ρ*² at equilibrium; for SGD √(ηλ(2-ηλ))/g̃.
 
+    It is the learning rate on the unit sphere for SGD. For Adam, AdamW and Lion the right scale is η/ρ*.
+
     Parameters
     ----------
     lr, wd, grad_norm, optimizer : as in `equilibrium_norm`.
 
     Returns
     -------
-    η̃* (learning rate on the unit sphere): float or array; 0 where wd = 0.
+    η̃*: float or array; 0 where wd = 0.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §2.
 
@@ -85,8 +87,8 @@ def equilibrium_rotation(
 
     Parameters
     ----------
-    lr, wd : η > 0 and λ >= 0 with ηλ < 1, but for `Adam`; numbers or arrays that broadcast.
-    grad_norm : g̃ > 0; it matters for `Adam` with L2 regularization only.
+    lr, wd : η > 0 and λ >= 0 with ηλ < 1 (no limit for `Adam`); numbers or arrays that broadcast.
+    grad_norm : g̃ > 0; only needed for `Adam` with L2 regularization.
     optimizer : default `SGD()`.
 
     Returns
@@ -95,7 +97,7 @@ def equilibrium_rotation(
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §2; arXiv 2006.08419.
 
@@ -108,7 +110,7 @@ def equilibrium_rotation(
     gradient, rule = check_real("grad_norm", grad_norm, above=0), check_optimizer(optimizer)
     check_intrinsic_lr(lr, wd, below=rotation_limit(rule))
     lr, wd, gradient = broadcast(lr=lr, wd=wd, grad_norm=gradient)
-    # 2 asin √((1-cos θ)/2) is exact also where cos θ rounds to 1
+    # 2 asin √((1-cos θ)/2) is accurate even where cos θ rounds to 1
     return to_float(2 * np.arcsin(np.sqrt(rule.equilibrium_turn(lr, wd, gradient) / 2)))
 
 
@@ -125,7 +127,7 @@ def relaxation_time(lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §2.
 
@@ -137,7 +139,6 @@ def relaxation_time(lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd))
     change = 2 * intrinsic_lr * (intrinsic_lr - 2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # ln|1 + change|; log1p keeps all digits near its zeros, ηλ = 0 and, where the sign has flipped, ηλ = 1;
-        # -1/-0 is inf
+        # ln|1 + change|; log1p is accurate near its zeros, ηλ = 0 and, with the sign flipped, ηλ = 1; -1/-0 is inf
         logarithm = np.log1p(np.where(change > -1, change, -2 * (1 - intrinsic_lr) ** 2))
         return to_float(-1 / np.where(logarithm == 0, -0.0, logarithm))

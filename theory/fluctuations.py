@@ -1,4 +1,4 @@
-"""How far the norm strays from equilibrium when the gradient norm fluctuates (docs/mathematics.md §2)."""
+"""Spread of the norm at equilibrium when the gradient norm fluctuates (docs/mathematics.md §2)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Spread(NamedTuple):
     """Statistics of the norm at equilibrium under independent g̃, floats or arrays of one shape."""
 
     mean_ratio: Any
-    """E[ρ⁴] over that of constant g̃ with the same mean square …"""
+    """E[ρ⁴] divided by its value for constant g̃ with the same mean square."""
     deviation: Any
-    """… standard deviation of ln ρ …"""
+    """Standard deviation of ln ρ."""
     correlation: Any
-    """… and its correlation from one step to the next; over n steps the n-th power."""
+    """Correlation of ln ρ between consecutive steps; over n steps it is the n-th power."""
 
 
 def equilibrium_spread(lr: npt.ArrayLike, wd: npt.ArrayLike, variation: npt.ArrayLike) -> Spread:
     """Spread of the norm at equilibrium when g̃ fluctuates independently from step to step.
 
     E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), sd(ln ρ) = κ(ηλ)V/4, correlation 2a-1, with a = (1-ηλ)² and ρ*⁴ = ηE[g̃²]/(λ(2-ηλ)).
-    To first order in κ(ηλ)²V². Much more spread than this in a measured run means that it is not at equilibrium.
+    This holds to first order in κ(ηλ)²V². A run with much more spread is not at equilibrium.
 
     Parameters
     ----------
@@ -34,12 +34,11 @@ def equilibrium_spread(lr: npt.ArrayLike, wd: npt.ArrayLike, variation: npt.Arra
 
     Returns
     -------
-    Spread(mean_ratio, deviation, correlation), without units; (1, 0, 1) for wd = 0, where there is no equilibrium and
-    nothing is forgotten.
+    Spread(mean_ratio, deviation, correlation), without units; (1, 0, 1) for wd = 0, where there is no equilibrium.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §2.
 
@@ -50,7 +49,7 @@ def equilibrium_spread(lr: npt.ArrayLike, wd: npt.ArrayLike, variation: npt.Arra
     (1.00254, 0.0178, 0.9602)
     """
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
-    intrinsic_lr, relative = broadcast(wd=intrinsic_lr, variation=check_real("variation", variation, at_least=0))
+    intrinsic_lr, variation = broadcast(wd=intrinsic_lr, variation=check_real("variation", variation, at_least=0))
     # (1-a)/a = κ(ηλ)²
-    width = kappa(intrinsic_lr) * relative
+    width = kappa(intrinsic_lr) * variation
     return Spread(to_float(1 + width**2 / 2), to_float(width / 4), to_float(1 - 2 * intrinsic_lr * (2 - intrinsic_lr)))

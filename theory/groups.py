@@ -1,7 +1,4 @@
-"""Several groups of scale-invariant weights together, and where the ε of a normalization layer ends their invariance.
-
-The mathematics is in docs/mathematics.md §10.
-"""
+"""Groups of scale-invariant weights, and norms below which ε breaks scale invariance (docs/mathematics.md §10)."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from theory.arguments import broadcast, check_real, to_float
 
 
 def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
-    """Effective gradient norm of several groups together, from those of each: g̃² = r Σ g̃ᵢ²/rᵢ with r = Σ rᵢ = Σ ρᵢ².
+    """Effective gradient norm of all groups together: g̃² = r Σ g̃ᵢ²/rᵢ with r = Σ rᵢ = Σ ρᵢ².
 
-    It is at least Σ g̃ᵢ, and equal to it exactly where rᵢ ∝ g̃ᵢ, as it is when each group is at its own equilibrium.
+    It is at least Σ g̃ᵢ, with equality exactly if rᵢ ∝ g̃ᵢ, as when each group is at its own equilibrium.
 
     Parameters
     ----------
@@ -29,7 +26,7 @@ def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range, or there is no axis of groups.
+    TypeError, ValueError : an argument is not a number or is out of range, or there is no axis of groups.
 
     Source: docs/mathematics.md §10.
 
@@ -43,7 +40,7 @@ def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
     )
     if norms.ndim == 0 or norms.shape[-1] == 0:
         raise ValueError(f"norm and grad_norm must have the groups as last axis, got shape {norms.shape}")
-    # relative to the largest norm and the largest quotient no square overflows
+    # relative to the largest norm and quotient, no square overflows
     relative = norms / norms.max(axis=-1, keepdims=True)
     quotients = gradients / relative
     largest = quotients.max(axis=-1, keepdims=True)
@@ -55,14 +52,15 @@ def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
 def invariance_norm(eps: npt.ArrayLike, variance: npt.ArrayLike, tolerance: npt.ArrayLike) -> Any:
     """Weight norm below which the ε of a normalization layer breaks scale invariance by more than a tolerance.
 
-    The normalized output of a channel changes by k/(1+k) of the relative change of the weights' scale, k = ε/(σ²ρ²):
-    0 for an invariant channel, 1 for one without normalization. It is `tolerance` at ρ² = ε(1/tolerance-1)/σ².
+    The normalized output of a channel changes by a share c/(1+c) of the relative change of the weights' scale, with
+    c = ε/(σ²ρ²). The share is 0 for an invariant channel and 1 without normalization. It equals `tolerance` at
+    ρ² = ε(1/tolerance-1)/σ².
 
     Parameters
     ----------
     eps : ε >= 0 of the layer (squared units of its input).
     variance : σ² > 0 of the channel's input at weights of norm 1.
-    tolerance : allowed share of the scale that gets through, 0 < tolerance < 1. All broadcast.
+    tolerance : allowed share of the change of scale, 0 < tolerance < 1. All broadcast.
 
     Returns
     -------
@@ -70,7 +68,7 @@ def invariance_norm(eps: npt.ArrayLike, variance: npt.ArrayLike, tolerance: npt.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §10.
 
@@ -80,9 +78,9 @@ def invariance_norm(eps: npt.ArrayLike, variance: npt.ArrayLike, tolerance: npt.
     0.0445
     """
     share = check_real("tolerance", tolerance, above=0, below=1)
-    square, width = check_real("variance", variance, above=0), check_real("eps", eps, at_least=0)
-    width, square, share = broadcast(eps=width, variance=square, tolerance=share)
-    return to_float(np.sqrt(width / square) * np.sqrt((1 - share) / share))
+    variance, eps = check_real("variance", variance, above=0), check_real("eps", eps, at_least=0)
+    eps, variance, share = broadcast(eps=eps, variance=variance, tolerance=share)
+    return to_float(np.sqrt(eps / variance) * np.sqrt((1 - share) / share))
 
 
 def decay_invariance_norm(
@@ -92,10 +90,10 @@ def decay_invariance_norm(
     output_slope: npt.ArrayLike,
     tolerance: npt.ArrayLike,
 ) -> Any:
-    """Weight norm below which the radial gradient that ε lets through exceeds a share of the weight decay.
+    """Weight norm below which the radial gradient caused by ε exceeds a share of the weight decay.
 
-    ⟨∇f,w⟩ = ⟨∂f/∂z,z⟩k/(1+k) with k = ε/(σ²ρ²), against λρ². It is felt far before k ~ 1, namely below
-    ρ⁴ ≈ ε|⟨∂f/∂z,z⟩|/(tolerance·λσ²): weight decay is a weak force, and the law of the norm ends there.
+    The radial gradient is ⟨∇f,w⟩ = ⟨∂f/∂z,z⟩c/(1+c) with c = ε/(σ²ρ²); the weight decay is λρ². Because weight decay is
+    a weak force, the law of the norm fails long before c ~ 1, below ρ⁴ ≈ ε|⟨∂f/∂z,z⟩|/(tolerance·λσ²).
 
     Parameters
     ----------
@@ -110,7 +108,7 @@ def decay_invariance_norm(
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §10.
 
@@ -119,13 +117,11 @@ def decay_invariance_norm(
     >>> round(decay_invariance_norm(1e-5, 0.5, wd=1e-3, output_slope=0.01, tolerance=0.1), 4)
     0.2115
     """
-    width, square = check_real("eps", eps, at_least=0), check_real("variance", variance, above=0)
-    decay, slope = check_real("wd", wd, above=0), np.abs(check_real("output_slope", output_slope))
+    eps, variance = check_real("eps", eps, at_least=0), check_real("variance", variance, above=0)
+    wd, slope = check_real("wd", wd, above=0), np.abs(check_real("output_slope", output_slope))
     share = check_real("tolerance", tolerance, above=0)
-    width, square, decay, slope, share = broadcast(
-        eps=width, variance=square, wd=decay, output_slope=slope, tolerance=share
-    )
-    # |P|ε = share·λ r (σ²r + ε), a quadratic in r = ρ², in units of ε/σ² and solved without cancellation
-    unit = np.sqrt(width / square)
-    force = np.where(width > 0, 4 * (slope / share / decay) / np.where(width > 0, width / square, 1), 0.0)
-    return to_float(unit * np.sqrt(np.where(width > 0, force / (2 * (1 + np.sqrt(1 + force))), 0.0)))
+    eps, variance, wd, slope, share = broadcast(eps=eps, variance=variance, wd=wd, output_slope=slope, tolerance=share)
+    # |slope|·ε = share·λ r (σ²r + ε) is quadratic in r = ρ²; it is solved in units of ε/σ² without cancellation
+    unit = np.sqrt(eps / variance)
+    force = np.where(eps > 0, 4 * (slope / share / wd) / np.where(eps > 0, eps / variance, 1), 0.0)
+    return to_float(unit * np.sqrt(np.where(eps > 0, force / (2 * (1 + np.sqrt(1 + force))), 0.0)))

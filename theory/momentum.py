@@ -1,10 +1,10 @@
-"""What heavy-ball momentum does to the norm: bounds, falls, relaxation (docs/mathematics.md §7).
+"""Norm under heavy-ball momentum: bounds, decay, relaxation (docs/mathematics.md §7).
 
-Two consecutive steps x⁺ = (1+μ-ηλ)x - μx⁻ - η∇f, with ∇f at a right angle to x, give for any gradients
+Two consecutive steps x⁺ = (1+μ-ηλ)x - μx⁻ - η∇f, with ∇f orthogonal to x, give for any gradients
 
     r⁺ = (1+μ-γ) r - μ r⁻ + (η²‖∇f‖² + μ‖x⁺-x⁻‖²)/(1+μ),   γ = ηλ(2 - ηλ/(1+μ)),   r = ‖x‖² .
 
-Without the last term this is a linear recursion that r never undercuts, as long as its roots are real: γ <= (1-√μ)².
+Without the last term this is a linear recursion. r is never below its solution if its roots are real: γ <= (1-√μ)².
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from theory.bounds import Bounds
 
 
 class MomentumRelaxation(NamedTuple):
-    """How a small deviation of the norm from equilibrium dies: its time in steps, and whether it rings meanwhile."""
+    """Relaxation time in steps of a small deviation of the norm, and whether the norm rings meanwhile."""
 
     time: Any
     rings: Any
@@ -28,12 +28,15 @@ class MomentumRelaxation(NamedTuple):
 def momentum_lower_bound(
     lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, *, momentum: npt.ArrayLike
 ) -> Any:
-    """Norm below which heavy-ball SGD with coupled decay cannot stay: lim inf ρ is at least this if g̃ >= ℓ always.
+    """Lower bound of lim inf ρ for heavy-ball SGD with coupled decay, if g̃ >= ℓ at every step.
 
-    With γ = ηλ(2-ηλ/(1+μ)) and m = (1-√μ)²: ρ⁴ = ηℓ²/(λ(2(1+μ)-ηλ)) for 2γ <= m, which gradients of changing sign hold
-    for ever, and ρ² = 2ηℓ√((m-γ)/(1+μ))/m for m/2 < γ < m. A run that starts at rest, for 2γ <= m and ηλ < 1 at or
-    above the floor, is never below it. Without momentum it is the lower end of `norm_bounds` (for ηλ with
-    (1-ηλ)² < 1/2: of all L).
+    With γ = ηλ(2-ηλ/(1+μ)) and m = (1-√μ)², the bound is
+
+    - ρ⁴ = ηℓ²/(λ(2(1+μ)-ηλ)) for 2γ <= m. Gradients of alternating sign keep the norm there for ever.
+    - ρ² = 2ηℓ√((m-γ)/(1+μ))/m for m/2 < γ < m.
+
+    For 2γ <= m and ηλ < 1, a run that starts at or above the bound with zero velocity is never below it. Without
+    momentum the bound is the lower end of `norm_bounds` (for (1-ηλ)² < 1/2: the lowest of all L).
 
     Parameters
     ----------
@@ -43,12 +46,12 @@ def momentum_lower_bound(
 
     Returns
     -------
-    ρ in units of the weights: float or array; 0, which is always true, where γ >= m or ℓ = 0; `inf` for wd = 0 and
-    ℓ > 0 (the norm grows for ever).
+    ρ in units of the weights: float or array. It is 0, which is always valid, where γ >= m or ℓ = 0. It is `inf` for
+    wd = 0 and ℓ > 0, where the norm grows for ever.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §7.
 
@@ -57,13 +60,15 @@ def momentum_lower_bound(
     >>> round(momentum_lower_bound(0.1, 0.001, 1.0, momentum=0.9), 4)
     2.2649
     """
-    lr, wd, mu, low = _checked(lr, wd, momentum, grad_norm_min=check_real("grad_norm_min", grad_norm_min, at_least=0))
+    lr, wd, mu, low = _check_arguments(
+        lr, wd, momentum, grad_norm_min=check_real("grad_norm_min", grad_norm_min, at_least=0)
+    )
     intrinsic_lr = lr * wd
-    fall, margin, largest = _rates(intrinsic_lr, mu)
+    gamma, margin, largest = _recursion_constants(intrinsic_lr, mu)
     with np.errstate(divide="ignore", invalid="ignore"):
-        resting = 1 / np.sqrt((1 + mu) * fall)
+        attained = 1 / np.sqrt((1 + mu) * gamma)
         overshooting = 2 * np.sqrt(np.maximum(margin, 0) / (1 + mu)) / largest
-        sq_norm = np.where(2 * fall <= largest, resting, overshooting)
+        sq_norm = np.where(2 * gamma <= largest, attained, overshooting)
     return to_float(np.where(low == 0, 0.0, np.sqrt(lr) * np.sqrt(low) * np.sqrt(np.where(low == 0, 0.0, sq_norm))))
 
 
@@ -76,27 +81,29 @@ def momentum_envelope(
     *,
     momentum: npt.ArrayLike,
 ) -> Any:
-    """Norm that heavy-ball SGD with coupled decay, started at rest, has at least after t steps if g̃ >= ℓ always.
+    """Lower bound of the norm after t steps of heavy-ball SGD with coupled decay, if g̃ >= ℓ at every step.
 
-    r = ρ² is never below the recursion R⁺ = (1+μ)R - μR⁻ + φ(R) from R₀ = r₀, R₁ = (1-ηλ)²r₀ + (ηℓ)²/r₀, where
-    φ(R) = -γR + β/R with β = (ηℓ)²/(1+μ), continued by its tangent below R = √(β/(m-γ)); γ and m as in
-    `momentum_lower_bound`. With other first two norms it holds from R₀ = r₀ and R₁ = r₁. It ends there.
-    For 2γ <= m it lies above the solution, with the same first two values, of the linear recursion
-    e⁺ = (1+μ-2γ)e - μe⁻ of e = R - floor². Without momentum it is the lower end of `norm_envelope` for L without limit.
+    The run starts with zero velocity. r = ρ² is never below the recursion R⁺ = (1+μ)R - μR⁻ + φ(R), with γ and m as in
+    `momentum_lower_bound`. φ(R) = -γR + β/R with β = (ηℓ)²/(1+μ), continued by its tangent below R = √(β/(m-γ)). The
+    recursion starts at R₀ = r₀ and R₁ = (1-ηλ)²r₀ + (ηℓ)²/r₀; for other first two norms it holds with R₁ = r₁. It tends
+    to the square of `momentum_lower_bound`.
+
+    For 2γ <= m, R lies above the solution of a linear recursion with the same first two values: e⁺ = (1+μ-2γ)e - μe⁻
+    with e = R - bound². Without momentum R is the lower end of `norm_envelope` for unlimited L.
 
     Parameters
     ----------
-    steps : last step N (then t = 0 … N), or a one-dimensional array of the wanted t >= 0.
-    norm : ρ at t = 0, > 0, where the velocity is zero.
+    steps : last step N (then t = 0 … N), or a one-dimensional array of step numbers t >= 0.
+    norm : ρ > 0 at t = 0, where the velocity is zero.
     lr, wd, grad_norm_min, momentum : as in `momentum_lower_bound`; all broadcast with `norm`.
 
     Returns
     -------
-    ρ: array of the broadcast shape with the steps as last axis; for t >= 2 it is 0, which is always true, where γ > m.
+    ρ: array of the broadcast shape with the steps as last axis. Where γ > m it is 0 for t >= 2, which is always valid.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §7.
 
@@ -105,12 +112,12 @@ def momentum_envelope(
     >>> momentum_envelope(3, 1.0, 0.1, 0.01, 1.0, momentum=0.5).round(4)
     array([1.    , 1.004 , 1.0083, 1.0126])
     """
-    wanted = check_steps(steps)
+    step_numbers = check_steps(steps)
     start, low = check_real("norm", norm, above=0), check_real("grad_norm_min", grad_norm_min, at_least=0)
-    lr, wd, mu, start, low = _checked(lr, wd, momentum, norm=start, grad_norm_min=low)
+    lr, wd, mu, start, low = _check_arguments(lr, wd, momentum, norm=start, grad_norm_min=low)
     intrinsic_lr = lr * wd
-    fall, margin, largest = _rates(intrinsic_lr, mu)
-    # in units where ηℓ is 1, or the first norm is, neither a large nor a small ℓ overflows
+    gamma, margin, largest = _recursion_constants(intrinsic_lr, mu)
+    # in units where ηℓ, or for ℓ = 0 the first norm, is 1, neither a large nor a small ℓ overflows
     unit = np.where(low > 0, np.sqrt(lr) * np.sqrt(low), start)
     push = np.where(low > 0, 1.0, 0.0)
     first = (start / unit) ** 2
@@ -118,13 +125,13 @@ def momentum_envelope(
         beta = push / (1 + mu)
         turning = np.sqrt(beta / margin)
         tangent = 2 * np.sqrt(beta * np.maximum(margin, 0))
-        squares = np.empty((*start.shape, wanted.size))
-        order = np.argsort(wanted, kind="stable")
-        # the change of a step is carried along, because the difference of two norms would have lost its digits
+        squares = np.empty((*start.shape, step_numbers.size))
+        order = np.argsort(step_numbers, kind="stable")
+        # the change per step is stored, because the difference of two norms would lose its digits
         current, change = first, np.zeros_like(first)
-        done, step, at_rest = 0, 0, False
-        while done < wanted.size:
-            if wanted[order[done]] == step or at_rest:
+        done, step, converged = 0, 0, False
+        while done < step_numbers.size:
+            if step_numbers[order[done]] == step or converged:
                 squares[..., order[done]] = current
                 done += 1
                 continue
@@ -133,12 +140,12 @@ def momentum_envelope(
             else:
                 growth = np.where(push > 0, beta / current, 0.0)
                 change_now = mu * change + np.where(
-                    current >= turning, growth - fall * current, tangent - largest * current
+                    current >= turning, growth - gamma * current, tangent - largest * current
                 )
             after = current + change_now
             if step >= 1:
                 after = np.where(margin < 0, 0.0, after)
-            at_rest = step > 1 and bool(np.array_equal(after, current) and np.array_equal(change_now, change))
+            converged = step > 1 and bool(np.array_equal(after, current) and np.array_equal(change_now, change))
             current, change, step = after, change_now, step + 1
     return unit[..., np.newaxis] * np.sqrt(np.maximum(squares, 0))
 
@@ -146,12 +153,14 @@ def momentum_envelope(
 def momentum_least_decay_steps(
     lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike, *, momentum: npt.ArrayLike
 ) -> Any:
-    """Least number of steps in which the norm of heavy-ball SGD with coupled decay can fall by a factor.
+    """Least number of steps in which the norm of heavy-ball SGD with coupled decay can decrease by a factor.
 
-    With p the larger root of z² - (1+μ-γ)z + μ, γ = ηλ(2-ηλ/(1+μ)): 2 ln(ratio)/(-ln p) steps, whatever the gradients,
-    from a peak, that is a norm not below the one a step before, to any later trough. A run that starts at rest with
-    ηλ < 1 loses no more than √p in any step. Without momentum √p = 1-ηλ, and this is `least_decay_steps`; with momentum
-    p ≈ 1-2ηλ/(1-μ), the rate at which weights without gradients decay, so no bound is better to first order in ηλ.
+    For any gradients it is 2 ln(ratio)/(-ln p), where p is the larger root of z² - (1+μ-γ)z + μ and
+    γ = ηλ(2-ηλ/(1+μ)). The number counts from a peak, a norm not below that of the step before, to any later trough.
+    In a run with ηλ < 1 and zero initial velocity, each step multiplies the norm by √p or more.
+
+    Without momentum √p = 1-ηλ, as in `least_decay_steps`. With momentum p ≈ 1-2ηλ/(1-μ), the decay of weights without
+    gradients, so no bound is better to first order in ηλ.
 
     Parameters
     ----------
@@ -161,12 +170,12 @@ def momentum_least_decay_steps(
 
     Returns
     -------
-    whole number of steps, as float or array; 0, which is always true, where γ > (1-√μ)²; `inf` without decay for a
-    ratio above 1.
+    whole number of steps, as float or array. It is 0, which is always valid, where γ > (1-√μ)². It is `inf` without
+    decay for a ratio above 1.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §7.
 
@@ -175,14 +184,14 @@ def momentum_least_decay_steps(
     >>> momentum_least_decay_steps(0.5, 0.0001, ratio=2.0, momentum=0.9)
     1374.0
     """
-    lr, wd, mu, ratio = _checked(lr, wd, momentum, ratio=check_real("ratio", ratio, at_least=1))
-    intrinsic_lr, falls = lr * wd, 2 * np.log(ratio)
-    fall, margin, _ = _rates(intrinsic_lr, mu)
+    lr, wd, mu, ratio = _check_arguments(lr, wd, momentum, ratio=check_real("ratio", ratio, at_least=1))
+    intrinsic_lr, log_sq_ratio = lr * wd, 2 * np.log(ratio)
+    gamma, margin, _ = _recursion_constants(intrinsic_lr, mu)
     trace = (1 + mu - intrinsic_lr) ** 2 / (1 + mu)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logarithm = _log_root(fall, trace, mu, margin * (trace + 2 * np.sqrt(mu)))
-        steps = np.where(falls == 0, 0.0, falls / -logarithm)
-        # a quotient that is a whole number but for rounding is that number
+        logarithm = _log_root(gamma, trace, mu, margin * (trace + 2 * np.sqrt(mu)))
+        steps = np.where(log_sq_ratio == 0, 0.0, log_sq_ratio / -logarithm)
+        # a quotient within rounding of a whole number is that number
         near = np.round(steps)
         whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
     return to_float(np.where(margin < 0, 0.0, whole))
@@ -191,11 +200,11 @@ def momentum_least_decay_steps(
 def momentum_stationary_bounds(
     lr: npt.ArrayLike, wd: npt.ArrayLike, mean_sq_gradient: npt.ArrayLike, *, momentum: npt.ArrayLike
 ) -> Bounds:
-    """Interval that contains √E‖x‖² of every stationary trace of heavy-ball SGD with coupled decay.
+    """Interval that contains √E‖x‖² of every stationary run of heavy-ball SGD with coupled decay.
 
-    E‖x‖² lies between ηE‖∇f‖²/(λ(2(1+μ)-ηλ)) and ((1+μ)/(1-μ))² times that, whatever the law of the gradients.
-    Gradients that turn back at every step attain the lower end, those that turn the weights on a circle the upper one;
-    independent gradients lie at (1+μ)/(1-μ) times the lower end, half-way on a logarithmic scale.
+    E‖x‖² lies between ηE‖∇f‖²/(λ(2(1+μ)-ηλ)) and ((1+μ)/(1-μ))² times that, for any distribution of the gradients.
+    Gradients that reverse at every step attain the lower end. Gradients that turn the weights on a circle attain the
+    upper end. Independent gradients give (1+μ)/(1-μ) times the lower end, half-way on a logarithmic scale.
 
     Parameters
     ----------
@@ -205,12 +214,12 @@ def momentum_stationary_bounds(
 
     Returns
     -------
-    Bounds(lower, upper) of √E‖x‖² in units of the weights: floats or arrays; without decay (inf, inf), since no trace
-    with gradients is stationary, and (0, inf) if there are no gradients either.
+    Bounds(lower, upper) of √E‖x‖² in units of the weights: floats or arrays. Without decay: (inf, inf), since no run
+    with gradients is stationary, or (0, inf) if there are no gradients either.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §7.
 
@@ -221,39 +230,41 @@ def momentum_stationary_bounds(
     (0.513, 9.7469)
     """
     square = check_real("mean_sq_gradient", mean_sq_gradient, at_least=0)
-    lr, wd, mu, square = _checked(lr, wd, momentum, mean_sq_gradient=square)
+    lr, wd, mu, square = _check_arguments(lr, wd, momentum, mean_sq_gradient=square)
     with np.errstate(divide="ignore", invalid="ignore"):
         lower = np.sqrt(lr) * np.sqrt(square) / np.sqrt(wd) / np.sqrt(2 * (1 + mu) - lr * wd)
         upper = lower * (1 + mu) / (1 - mu)
-    undecided = (square == 0) & (wd == 0)
-    return Bounds(to_float(np.where(undecided, 0.0, lower)), to_float(np.where(undecided, np.inf, upper)))
+    constant = (square == 0) & (wd == 0)
+    return Bounds(to_float(np.where(constant, 0.0, lower)), to_float(np.where(constant, np.inf, upper)))
 
 
 def momentum_relaxation(
     lr: npt.ArrayLike, wd: npt.ArrayLike, *, momentum: npt.ArrayLike, decoupled: bool = False
 ) -> MomentumRelaxation:
-    """Steps in which a small deviation of the norm from equilibrium shrinks by e under heavy ball, and if it rings.
+    """Relaxation time of a small deviation of the norm from equilibrium under heavy ball, and whether the norm rings.
 
-    For gradients that are independent in time, in many dimensions. E‖x‖², E⟨x,v⟩ and E‖v‖² relax with the eigenvalues
-    π² and the roots of z² - (1+π-K)z + π, where π = μ and K = 4ηλ - 2(ηλ)²/(1+μ), or, for decoupled decay with
-    s = 1-ηλ, π = sμ and K = 2(1-s²)(1-μ²)/(1+sμ). The roots lead. They are complex for (1-√π)² < K < (1+√π)²: the norm
-    then rings, and the time is that of the buffer, -2/ln π, whatever the decay. Otherwise it is about (1-μ)/K steps.
-    Without momentum the time is `relaxation_time`.
+    This holds for gradients that are independent in time, in many dimensions. E‖x‖², E⟨x,v⟩ and E‖v‖² relax with the
+    eigenvalues π² and the roots of z² - (1+π-K)z + π. Coupled decay has π = μ and K = 4ηλ - 2(ηλ)²/(1+μ). Decoupled
+    decay has π = sμ and K = 2(1-s²)(1-μ²)/(1+sμ) with s = 1-ηλ.
+
+    The roots dominate. They are complex for (1-√π)² < K < (1+√π)². The norm then rings, and the time is that of the
+    buffer, -2/ln π, for any K. Otherwise it is about (1-μ)/K steps. Without momentum it is `relaxation_time`.
 
     Parameters
     ----------
     lr, wd : η > 0, λ >= 0; ηλ < 2(1+μ), for decoupled decay ηλ < 2; numbers or arrays that broadcast.
     momentum : μ, 0 <= μ < 1.
-    decoupled : the weights decay by themselves, and the decay does not enter the buffer.
+    decoupled : whether decay acts on the weights directly and does not enter the buffer.
 
     Returns
     -------
-    MomentumRelaxation(time, rings): steps, `inf` where wd = 0 or where a deviation changes its sign for ever
-    (ηλ = 1+μ), 0 where the multiplier vanishes; and whether the leading roots are complex. Floats and bools or arrays.
+    MomentumRelaxation(time, rings), floats and bools or arrays. `time` is in steps: `inf` where wd = 0 or where a
+    deviation changes its sign for ever (ηλ = 1+μ), and 0 where the multiplier vanishes. `rings` is True where the
+    dominant roots are complex.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §7.
 
@@ -265,34 +276,34 @@ def momentum_relaxation(
     """
     if not isinstance(decoupled, (bool, np.bool_)):
         raise TypeError(f"decoupled must be True or False, got {decoupled!r}")
-    lr, wd, mu = _checked(lr, wd, momentum, decoupled=bool(decoupled))
+    lr, wd, mu = _check_arguments(lr, wd, momentum, decoupled=bool(decoupled))
     intrinsic_lr = lr * wd
     if decoupled:
-        own, one_minus_own = (1 - intrinsic_lr) * mu, 1 - mu + intrinsic_lr * mu
-        change = 2 * intrinsic_lr * (2 - intrinsic_lr) * (1 - mu) * (1 + mu) / (1 + own)
-        mirrored = 2 * (1 + mu - intrinsic_lr) ** 2 / (1 + own)
+        product_of_roots, one_minus_product = (1 - intrinsic_lr) * mu, 1 - mu + intrinsic_lr * mu
+        change = 2 * intrinsic_lr * (2 - intrinsic_lr) * (1 - mu) * (1 + mu) / (1 + product_of_roots)
+        mirrored = 2 * (1 + mu - intrinsic_lr) ** 2 / (1 + product_of_roots)
     else:
-        own, one_minus_own = mu, 1 - mu
+        product_of_roots, one_minus_product = mu, 1 - mu
         change, mirrored = 2 * intrinsic_lr * (2 - intrinsic_lr / (1 + mu)), 2 * (1 + mu - intrinsic_lr) ** 2 / (1 + mu)
-    # Roots of the other sign, beyond the ringing, are those of K' = 2(1+π)-K with the sign changed.
+    # For K above the ringing range, the roots are those of K' = 2(1+π)-K with opposite sign.
     nearer, farther = np.minimum(change, mirrored), np.maximum(change, mirrored)
-    root = np.sqrt(np.maximum(own, 0))
-    largest = (one_minus_own / (1 + root)) ** 2
+    root = np.sqrt(np.maximum(product_of_roots, 0))
+    largest = (one_minus_product / (1 + root)) ** 2
     trace = (farther - nearer) / 2
     product_form = (largest - nearer) * (farther - largest)
-    discriminant = np.where(own > 0, product_form, trace**2 - 4 * np.minimum(own, 0))
+    discriminant = np.where(product_of_roots > 0, product_form, trace**2 - 4 * np.minimum(product_of_roots, 0))
     rings = discriminant < 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        real_roots = _log_root(nearer, trace, own, np.maximum(discriminant, 0))
-        logarithm = np.where(rings, np.log1p(-one_minus_own) / 2, real_roots)
+        real_roots = _log_root(nearer, trace, product_of_roots, np.maximum(discriminant, 0))
+        logarithm = np.where(rings, np.log1p(-one_minus_product) / 2, real_roots)
         time = np.where(logarithm == 0, np.inf, -1 / logarithm)
     return MomentumRelaxation(to_float(time), bool(rings) if rings.ndim == 0 else rings)
 
 
-def _rates(intrinsic_lr: FloatArray, mu: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _recursion_constants(intrinsic_lr: FloatArray, mu: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return γ, m-γ and m = (1-√μ)², the largest γ at which z² - (1+μ-γ)z + μ has real roots.
 
-    1-√μ and m-γ = A² - B² with A = (1+μ-k)/√(1+μ), B² = 2√μ are written so that nothing cancels but what must.
+    1-√μ and m-γ = A² - B², with A = (1+μ-ηλ)/√(1+μ) and B² = 2√μ, are written without avoidable cancellation.
     """
     largest = ((1 - mu) / (1 + np.sqrt(mu))) ** 2
     one, other = np.sqrt(1 + mu), np.sqrt(2 * np.sqrt(mu))
@@ -300,30 +311,32 @@ def _rates(intrinsic_lr: FloatArray, mu: FloatArray) -> tuple[FloatArray, FloatA
     return intrinsic_lr * (2 - intrinsic_lr / (1 + mu)), margin, largest
 
 
-def _log_root(change: FloatArray, trace: FloatArray, own: FloatArray, discriminant: FloatArray) -> FloatArray:
-    """Logarithm of the larger root p of z² - trace·z + own, where trace = 1 + own - change, given its discriminant.
+def _log_root(
+    change: FloatArray, trace: FloatArray, product_of_roots: FloatArray, discriminant: FloatArray
+) -> FloatArray:
+    """Return the logarithm of the larger root p of z² - trace·z + π, where trace = 1 + π - change.
 
-    1-p is the smaller root of u² - (1-own+change)u + change: all digits of a p next to 1 come from there.
+    1-p is the smaller root of u² - (1-π+change)u + change, which is accurate for p close to 1.
     """
     root = np.sqrt(discriminant)
     larger = (trace + root) / 2
-    distance = 2 * change / (1 - own + change + root)
+    distance = 2 * change / (1 - product_of_roots + change + root)
     return np.where(larger < 0.5, np.log(larger), np.log1p(-distance))
 
 
-def _checked(
+def _check_arguments(
     lr: npt.ArrayLike, wd: npt.ArrayLike, momentum: npt.ArrayLike, *, decoupled: bool = False, **others: FloatArray
 ) -> tuple[FloatArray, ...]:
     mu = check_real("momentum", momentum, at_least=0, below=1)
     checked = broadcast(lr=check_lr(lr), wd=check_wd(wd), momentum=mu, **others)
-    rate, decay, mu = checked[:3]
-    product, limit = rate * decay, np.asarray(2.0 if decoupled else 2 * (1 + mu))
+    lr, wd, mu = checked[:3]
+    product, limit = lr * wd, np.asarray(2.0 if decoupled else 2 * (1 + mu))
     good = product < limit
     if not good.all():
         index = tuple(np.argwhere(~good)[0])
         allowed = float(np.broadcast_to(limit, good.shape)[index])
         raise ValueError(
             f"lr * wd must be < {allowed:g} here, got {float(product[index]):g} "
-            f"(lr={float(rate[index]):g}, wd={float(decay[index]):g}, momentum={float(mu[index]):g})"
+            f"(lr={float(lr[index]):g}, wd={float(wd[index]):g}, momentum={float(mu[index]):g})"
         )
     return checked

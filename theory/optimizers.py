@@ -1,4 +1,4 @@
-"""Optimizers: one frozen object each, for formula, simulation and training alike."""
+"""Optimizers: each is one frozen object that formulas, simulation and training use."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ OPTIMIZERS: dict[str, type[Any]] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "L
 
 
 def optimizer_class(name: str) -> type[Any]:
-    """Class of an optimizer: a name of `OPTIMIZERS`, or the "module:name" of one's own.
+    """Class of an optimizer, from a name in `OPTIMIZERS` or the "module:name" of a user-defined class.
 
     Raises
     ------
-    ValueError : there is none.
+    ValueError : no such optimizer exists.
 
     Examples
     --------
@@ -58,11 +58,11 @@ def optimizer_class(name: str) -> type[Any]:
 
 
 def optimizer_class_name(rule: Optimizer) -> str:
-    """Inverse of `optimizer_class`.
+    """Name of the class of an optimizer, the inverse of `optimizer_class`.
 
     Raises
     ------
-    ValueError : the class was made inside a function, where nothing else finds it.
+    ValueError : the class is defined inside a function and cannot be imported.
 
     Examples
     --------
@@ -74,11 +74,11 @@ def optimizer_class_name(rule: Optimizer) -> str:
 
 
 def parse_optimizer(text: str) -> Optimizer:
-    """Optimizer from its short form, as trajectories carry it in their attribute `optimizer`.
+    """Optimizer from its text form, as stored in the attribute `optimizer` of trajectories.
 
     Raises
     ------
-    ValueError : no optimizer is written like this.
+    ValueError : the text does not describe an optimizer.
 
     Examples
     --------
@@ -89,9 +89,9 @@ def parse_optimizer(text: str) -> Optimizer:
     try:
         call = ast.parse("settings" + bracket + settings, mode="eval").body
         if isinstance(call, ast.Call) and not call.args and (name in OPTIMIZERS or is_reference(name)):
-            given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-            made: Optimizer = _made(name, given)
-            return made
+            arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+            optimizer: Optimizer = _build_optimizer(name, arguments)
+            return optimizer
     except SyntaxError:
         pass
     raise ValueError(
@@ -100,19 +100,19 @@ def parse_optimizer(text: str) -> Optimizer:
     )
 
 
-def _made(name: str, given: dict[str, Any]) -> Any:
-    kind = optimizer_class(name)
+def _build_optimizer(class_name: str, arguments: dict[str, Any]) -> Any:
+    kind = optimizer_class(class_name)
     settings = inspect.signature(kind).parameters
-    for each in given:
-        check_choice(f"setting of {name}", each, list(settings))
-    missing = [each for each, known in settings.items() if known.default is known.empty and each not in given]
+    for name in arguments:
+        check_choice(f"setting of {class_name}", name, list(settings))
+    missing = [name for name, setting in settings.items() if setting.default is setting.empty and name not in arguments]
     if missing:
-        raise ValueError(f"optimizer must say {' and '.join(missing)}, as in {name}({missing[0]}=4096)")
-    return kind(**given)
+        raise ValueError(f"optimizer needs {' and '.join(missing)}, as in {class_name}({missing[0]}=4096)")
+    return kind(**arguments)
 
 
 def parse_if_known(text: str) -> Optimizer | None:
-    """Optimizer of a text, None for one that `parse_optimizer` refuses.
+    """Optimizer that a text describes, or None if `parse_optimizer` rejects it.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def parse_if_known(text: str) -> Optimizer | None:
 
 
 def format_optimizer(rule: Optimizer) -> str:
-    """Inverse of `parse_optimizer`.
+    """Text form of an optimizer, the inverse of `parse_optimizer`.
 
     Examples
     --------
@@ -137,7 +137,7 @@ def format_optimizer(rule: Optimizer) -> str:
 
 
 def with_dim(rule: Optimizer, dim: int) -> Optimizer:
-    """The same optimizer for so many weights, if it is one that asks for their number.
+    """Copy of an optimizer with its number of weights set to `dim`; the same optimizer if it does not depend on it.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def with_dim(rule: Optimizer, dim: int) -> Optimizer:
 
 
 def equal_up_to_dim(one: str, other: str) -> bool:
-    """Whether two texts are of one optimizer, for however many weights.
+    """Whether two texts describe the same optimizer, apart from its number of weights.
 
     Examples
     --------
@@ -163,11 +163,11 @@ def equal_up_to_dim(one: str, other: str) -> bool:
 
 
 def check_optimizer(optimizer: Optimizer | None) -> Optimizer:
-    """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`; None stands for `SGD()`.
+    """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`, or None for `SGD()`.
 
     Raises
     ------
-    TypeError : it is no optimizer, but for example the class or a name.
+    TypeError : it is not an optimizer object, but for example a class or a name.
 
     Examples
     --------
@@ -182,7 +182,7 @@ def check_optimizer(optimizer: Optimizer | None) -> Optimizer:
 
 
 def rotation_limit(rule: Optimizer) -> float:
-    """ηλ up to which rotations are given: 1, where coupled decay turns weights round; none where ηλ has no meaning.
+    """Limit of ηλ for rotations: 1, where decay reverses the weights, or infinite if no ηλ limits the optimizer.
 
     Examples
     --------

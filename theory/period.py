@@ -1,4 +1,4 @@
-"""How often training destabilizes: balance of growth and decay, law of the period, falls (docs/mathematics.md §5)."""
+"""Periods of training: balance of growth and decay, law of the period, decay phases (docs/mathematics.md §5)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from theory.optimizers import SGD, Adam, AdamW, Optimizer, check_optimizer
 
 
 class Balance(NamedTuple):
-    """Where the norm of a run came from: -N ln(1-ηλ) = Σ(-ln cos θ) - ln(ρ_N/ρ₀), floats or arrays of one shape."""
+    """Decay, growth and change of ln ρ over a run, floats or arrays of one shape: change = grown - decayed."""
 
     decayed: Any
-    """-Σ ln(1-ηλ): what decay took from ln ρ …"""
+    """Decrease of ln ρ by weight decay, -Σ ln(1-ηλ)."""
     grown: Any
-    """… Σ(-ln cos θ): what the gradients added …"""
+    """Increase of ln ρ by gradients, Σ(-ln cos θ)."""
     change: Any
-    """… and the rest, ln(ρ_N/ρ₀)."""
+    """Change of ln ρ over the run, ln(ρ_N/ρ₀)."""
 
 
 def balance(
@@ -38,21 +38,21 @@ def balance(
 ) -> Balance:
     """Split the change of ln ρ over a run into decay and growth, exactly: change = grown - decayed.
 
-    On stationary runs the change vanishes per step: there the geometric mean of cos θ is 1-ηλ, equilibrium or not.
+    In a stationary run the mean change per step is 0, so the geometric mean of cos θ is 1-ηλ, at equilibrium or not.
 
     Parameters
     ----------
     norm, final_norm : ρ > 0 before the first and after the last step.
-    rotation : θ of each step, 0 <= θ < π/2 radians, steps as last axis.
-    lr, wd : η > 0, λ >= 0, ηλ < 1; numbers, or arrays that broadcast with `rotation`, such as a schedule's rates.
+    rotation : θ of each step, 0 <= θ < π/2 radians, with the steps as last axis.
+    lr, wd : η > 0, λ >= 0, ηλ < 1; numbers, or arrays that broadcast with `rotation`, for example one η per step.
 
     Returns
     -------
-    Balance(decayed, grown, change), without units. For plain SGD on scale-invariant weights they fit exactly.
+    Balance(decayed, grown, change), without units. The balance is exact for plain SGD on scale-invariant weights.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §5.
 
@@ -70,7 +70,7 @@ def balance(
         raise ValueError("rotation must have the steps as last axis, got one number")
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
     angle, intrinsic_lr = broadcast(rotation=angle, wd=intrinsic_lr)
-    # -ln cos θ = -½ ln(1 - sin² θ) keeps its digits at small angles; 0 - … is not -0
+    # -ln cos θ = -½ ln(1 - sin² θ) is accurate at small angles; 0 - … avoids -0
     grown = 0 - np.log1p(-(np.sin(angle) ** 2)).sum(axis=-1) / 2
     first, last, grown, decayed = broadcast(
         norm=check_real("norm", norm, above=0),
@@ -85,25 +85,25 @@ def balance(
 class BalanceLaw:
     """Period of a network as a function of ηλ: T·(-ln(1-ηλ)) = J/(1-φ), with J and φ measured on that network.
 
-    The identity is exact; that J is linear in ln ηλ and φ or its odds a power of it is an approximation. Where both
-    were fitted at two values of ηλ and the wanted one is not larger than these, the odds are good to some 5 %, the
-    share to some 10 % (docs/validation.md).
+    The identity is exact. That J is linear in ln ηλ, and φ or its odds a power of ηλ, is an approximation. Fitted at
+    two values of ηλ and used at no larger ηλ, it has an error of about 5 % with the odds and 10 % with the share
+    (docs/validation.md).
 
     Parameters
     ----------
-    norm_rise : J at the reference, the mean rise of ln ρ in a destabilization, > 0.
-    norm_rise_slope : growth of J per unit of ln(reference/ηλ).
-    outside_growth : φ at the reference, the share of growth outside the detected rises, < 1.
-    outside_growth_power : power of ηλ with which φ, or its odds, grows.
-    reference : ηλ at which `norm_rise` and `outside_growth` hold, 0 < reference < 1.
-    power_of : "share": φ ∝ (ηλ)^outside_growth_power; "odds": φ/(1-φ) ∝ (ηλ)^outside_growth_power, that is
-        T·(-ln(1-ηλ)) = J·(1 + odds), where growth outside the rises comes on top of J and never takes all.
-    lowest : ηλ below which J has another slope; 0: nowhere.
-    slope_below : that slope; 0 holds J.
+    norm_rise : J > 0 at the reference, the mean rise of ln ρ in a destabilization.
+    norm_rise_slope : increase of J per unit of ln(reference/ηλ).
+    outside_growth : φ < 1 at the reference, the share of growth outside the detected destabilizations.
+    outside_growth_power : exponent of ηλ in φ, or in its odds.
+    reference : ηλ to which `norm_rise` and `outside_growth` refer, 0 < reference < 1.
+    power_of : "share": φ ∝ (ηλ)^outside_growth_power. "odds": φ/(1-φ) ∝ (ηλ)^outside_growth_power, which keeps φ
+        below 1: T·(-ln(1-ηλ)) = J·(1 + odds).
+    lowest : ηλ below which J has the slope `slope_below`; 0 for none.
+    slope_below : slope of J below `lowest`; 0 keeps J constant there.
 
     Raises
     ------
-    TypeError, ValueError : a parameter is no number or out of range.
+    TypeError, ValueError : a parameter is not a number or is out of range.
 
     Source: docs/mathematics.md §5.
 
@@ -134,7 +134,7 @@ class BalanceLaw:
         check_number("slope_below", self.slope_below)
 
     def norm_rise_at(self, intrinsic: FloatArray) -> FloatArray:
-        """J at ηλ.
+        """Norm rise J at ηλ.
 
         Examples
         --------
@@ -147,7 +147,7 @@ class BalanceLaw:
         return np.asarray(norm_rise + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
 
     def outside_growth_at(self, intrinsic: FloatArray) -> FloatArray:
-        """φ at ηλ.
+        """Share φ of growth outside destabilizations at ηλ.
 
         Examples
         --------
@@ -159,7 +159,7 @@ class BalanceLaw:
         factor = (intrinsic / self.reference) ** self.outside_growth_power
         if self.power_of == "share":
             return np.asarray(self.outside_growth * factor)
-        # of the odds times the factor, written so that it has no poles for φ >= 0
+        # φ of the odds times the factor, written without poles for φ >= 0
         return np.asarray(self.outside_growth * factor / (1 - self.outside_growth + self.outside_growth * factor))
 
     def period(self, lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
@@ -171,11 +171,11 @@ class BalanceLaw:
 
         Returns
         -------
-        T: float or array; NaN where the law gives no period (J <= 0 or φ >= 1, far from the reference).
+        T: float or array; NaN where the law gives no period (J <= 0 or φ >= 1), far from the reference.
 
         Raises
         ------
-        TypeError, ValueError : an argument is no number or out of range.
+        TypeError, ValueError : an argument is not a number or is out of range.
 
         Examples
         --------
@@ -183,16 +183,16 @@ class BalanceLaw:
         >>> round(law.period(1.0, 0.01), 3)  # 0.5/-ln(0.99)
         49.75
         """
-        rate, decay = check_lr(lr), check_real("wd", wd, above=0)
-        intrinsic_lr = check_intrinsic_lr(rate, check_wd(decay), below=1.0)
+        lr, wd = check_lr(lr), check_real("wd", wd, above=0)
+        intrinsic_lr = check_intrinsic_lr(lr, check_wd(wd), below=1.0)
         norm_rise, outside_growth = self.norm_rise_at(intrinsic_lr), self.outside_growth_at(intrinsic_lr)
-        good = (norm_rise > 0) & (outside_growth < 1)
+        has_period = (norm_rise > 0) & (outside_growth < 1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return to_float(np.where(good, norm_rise / (1 - outside_growth) / -np.log1p(-intrinsic_lr), np.nan))
+            return to_float(np.where(has_period, norm_rise / (1 - outside_growth) / -np.log1p(-intrinsic_lr), np.nan))
 
 
 def least_decay_steps(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> Any:
-    """Least number of steps in which the norm can fall by a factor, whatever the gradients: ln(ratio)/(-ln(1-ηλ)).
+    """Least number of steps in which the norm can decrease by a factor, for any gradients: ln(ratio)/(-ln(1-ηλ)).
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def least_decay_steps(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §5.
 
@@ -214,36 +214,36 @@ def least_decay_steps(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike
     >>> least_decay_steps(0.5, 0.01, ratio=2.0)
     139.0
     """
-    falls = np.log(check_real("ratio", ratio, at_least=1))
+    log_ratio = np.log(check_real("ratio", ratio, at_least=1))
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
-    falls, intrinsic_lr = broadcast(ratio=falls, wd=intrinsic_lr)
+    log_ratio, intrinsic_lr = broadcast(ratio=log_ratio, wd=intrinsic_lr)
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.where(falls == 0, 0.0, falls / -np.log1p(-intrinsic_lr))
-        # a quotient that is a whole number but for rounding is that number
+        steps = np.where(log_ratio == 0, 0.0, log_ratio / -np.log1p(-intrinsic_lr))
+        # a quotient within rounding of a whole number is that number
         near = np.round(steps)
         whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
     return to_float(whole)
 
 
 def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | None = None) -> Any:
-    """Fall of ln ρ in a step without gradients, once the momentum buffer has followed: -ln(1-ηλ), about ηλ.
+    """Decrease of ln ρ per step without gradients, once the momentum buffer has adapted: -ln(1-ηλ), about ηλ.
 
-    Under coupled decay with momentum the weights follow a linear recursion, whose roots z solve z² - Tz + D = 0: heavy
-    ball T = 1+μ-ηλ, D = μ; Nesterov T = (1+μ)(1-ηλ), D = μ(1-ηλ). The fall is -ln of the larger one, about ηλ/(1-μ); of
-    two complex ones, for large ηλ, it is that of their size.
+    With coupled decay and momentum the weights follow a linear recursion. Its roots z solve z² - Tz + D = 0, with
+    T = 1+μ-ηλ and D = μ for heavy ball, or T = (1+μ)(1-ηλ) and D = μ(1-ηλ) for Nesterov. The decrease is -ln of the
+    larger root, about ηλ/(1-μ). For large ηλ the roots are complex, and it is -ln of their modulus.
 
     Parameters
     ----------
     lr, wd : η > 0, λ >= 0, ηλ < 1; numbers or arrays that broadcast.
-    optimizer : default `theory.SGD()`. Of an optimizer of one's own, decay is taken to be ηλ of the weights themselves.
+    optimizer : default `theory.SGD()`. A user-defined optimizer is assumed to multiply the weights by 1-ηλ per step.
 
     Returns
     -------
-    float or array; NaN for `Adam`, whose decay goes through the normalized gradient.
+    float or array; NaN for `Adam`, whose decay acts through the normalized gradient.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §5.
 
@@ -262,7 +262,7 @@ def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | N
     if not (isinstance(rule, SGD) and rule.momentum and not rule.decoupled):
         return to_float(0 - np.log1p(-intrinsic_lr))
     mu = rule.momentum
-    # z = 1-u: u² - (2-T)u + ηλ = 0 for both
+    # z = 1-u: u² - (2-T)u + ηλ = 0 in both cases
     linear, product = (
         (1 - mu + intrinsic_lr * (1 + mu), mu * (1 - intrinsic_lr))
         if rule.nesterov
@@ -275,12 +275,13 @@ def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | N
 
 
 def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
-    """Least mean number of steps between δ-jumps in a long run of bounded norm, whatever the gradients.
+    """Least mean number of steps between δ-jumps in a long run of bounded norm, for any gradients.
 
-    It is ln(1-δ)/ln(1-ηλ); the norm is bounded wherever ηλ > 0 and g̃ is. While the norm grows jumps may come at once.
+    It is ln(1-δ)/ln(1-ηλ). The norm is bounded if g̃ is bounded and ηλ > 0. While the norm grows, every step may be a
+    δ-jump.
 
-    N steps hold at most (-N ln(1-ηλ) + ln(ρ_N/ρ₀))/(-ln(1-δ)) of them, because each adds more than -ln(1-δ) to ln ρ and
-    only decay takes it away again.
+    N steps contain at most (-N ln(1-ηλ) + ln(ρ_N/ρ₀))/(-ln(1-δ)) δ-jumps, because each adds more than -ln(1-δ) to ln ρ
+    and only decay reduces ln ρ.
 
     Parameters
     ----------
@@ -289,11 +290,11 @@ def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta
 
     Returns
     -------
-    steps: float or array; inf without decay, where each jump raises the norm for good.
+    steps: float or array; inf without decay, where each δ-jump raises the norm permanently.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §4.
 
@@ -311,17 +312,17 @@ def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta
 def decay_phase_product(
     steps: npt.ArrayLike, product: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, tail: npt.ArrayLike
 ) -> Any:
-    """Product of loss and effective learning rate in a fall, under the loss of a cross-entropy tail, dL/dτ = -cL².
+    """Product of loss and effective learning rate in a decay phase, for a cross-entropy tail dL/dτ = -cL².
 
-    While gradients are small, η̃ grows by 1/(1-ηλ)² a step and the loss falls with the time dτ = η̃dt of the sphere:
-    1/(Lη̃) is driven to c/κ(ηλ)² at the rate of the decay. Lη̃ follows a logistic curve to κ(ηλ)²/c ≈ 2ηλ/c.
+    While gradients are small, η̃ grows by 1/(1-ηλ)² per step, and the loss decreases in the time of the sphere,
+    dτ = η̃dt. So 1/(Lη̃) relaxes to c/κ(ηλ)² by (1-ηλ)² per step, and Lη̃ follows a logistic curve to κ(ηλ)²/c ≈ 2ηλ/c.
 
     Parameters
     ----------
-    steps : t >= 0 since the beginning of the fall.
+    steps : t >= 0 since the beginning of the decay phase.
     product : Lη̃ > 0 at the beginning (no units).
     lr, wd : η > 0, λ >= 0, ηλ < 1.
-    tail : c > 0, fitted per run: it is no constant of a network (no units). All are numbers or arrays that broadcast.
+    tail : c > 0, fitted per run, because it is not a constant of the network (no units). All broadcast.
 
     Returns
     -------
@@ -329,7 +330,7 @@ def decay_phase_product(
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §5.
 
@@ -338,16 +339,16 @@ def decay_phase_product(
     >>> round(decay_phase_product(2000, 1e-4, 0.5, 0.01, tail=50.0), 6)  # near 2·0.005/50
     0.000202
     """
-    passed, start = check_real("steps", steps, at_least=0), check_real("product", product, above=0)
+    elapsed, start = check_real("steps", steps, at_least=0), check_real("product", product, above=0)
     constant = check_real("tail", tail, above=0)
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
-    passed, start, intrinsic_lr, constant = broadcast(steps=passed, product=start, wd=intrinsic_lr, tail=constant)
+    elapsed, start, intrinsic_lr, constant = broadcast(steps=elapsed, product=start, wd=intrinsic_lr, tail=constant)
     with np.errstate(over="ignore"):
-        # with y = 1/(Lη̃): y⁺ = a(y + c), a = (1-ηλ)²; the sum a + … + a^t is without cancellation
+        # with y = 1/(Lη̃): y⁺ = a(y + c), a = (1-ηλ)²; the sum a + … + a^t is computed without cancellation
         log_a = 2 * np.log1p(-intrinsic_lr)
-        summed = np.where(
+        sum_of_powers = np.where(
             intrinsic_lr > 0,
-            (1 - intrinsic_lr) ** 2 * np.expm1(passed * log_a) / np.where(intrinsic_lr > 0, np.expm1(log_a), 1),
-            passed,
+            (1 - intrinsic_lr) ** 2 * np.expm1(elapsed * log_a) / np.where(intrinsic_lr > 0, np.expm1(log_a), 1),
+            elapsed,
         )
-        return to_float(start / (np.exp(passed * log_a) + start * constant * summed))
+        return to_float(start / (np.exp(elapsed * log_a) + start * constant * sum_of_powers))

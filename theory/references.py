@@ -1,4 +1,4 @@
-"""Things of one's own by name: "module:name", as in the entry points of Python packages."""
+"""References "module:name" to user-defined functions and classes, as in the entry points of Python packages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+# Names in stored runs whose classes have moved: the stored name and where the class is now. New runs are stored under
+# the same name, which is part of their identity.
+_MOVED = {
+    "empirical.trials.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims.corrected_decay:CorrectedSGD",
+}
 
 
 def is_reference(text: Any) -> bool:
@@ -26,27 +31,27 @@ def import_reference(argument: str, text: str) -> Callable[..., Any]:
 
     Raises
     ------
-    ValueError : there is no such module or name; it says which argument asked for it.
-    TypeError : it is neither function nor class.
+    ValueError : there is no such module or name; the message names the argument.
+    TypeError : the object is neither a function nor a class.
 
     Examples
     --------
     >>> import_reference("model", "math:sqrt")(9.0)
     3.0
     """
-    module, _, name = text.partition(":")
+    module, _, name = _MOVED.get(text, text).partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(
             f"{argument} must be the 'module:name' of something that Python can import, got {text!r}: {error}; "
-            "is the module's folder on PYTHONPATH?"
+            "check that the module's folder is on PYTHONPATH"
         ) from error
-    if not callable(found):
-        raise TypeError(f"{argument} must be the 'module:name' of a function or class, got {text!r}, {found!r}")
-    function: Callable[..., Any] = found
+    if not callable(target):
+        raise TypeError(f"{argument} must be the 'module:name' of a function or class, got {text!r}, {target!r}")
+    function: Callable[..., Any] = target
     return function
 
 
@@ -55,7 +60,7 @@ def format_reference(argument: str, kind: type[Any]) -> str:
 
     Raises
     ------
-    ValueError : the class was made inside a function, where nothing else finds it.
+    ValueError : the class is defined inside a function and cannot be imported.
 
     Examples
     --------
@@ -63,7 +68,8 @@ def format_reference(argument: str, kind: type[Any]) -> str:
     >>> format_reference("number", decimal.Decimal)
     'decimal:Decimal'
     """
-    text = f"{kind.__module__}:{kind.__qualname__}"
+    current = f"{kind.__module__}:{kind.__qualname__}"
+    text = next((stored for stored, moved_to in _MOVED.items() if moved_to == current), current)
     if not is_reference(text):
-        raise ValueError(f"{argument} must be of a class that a module defines at its top, got one of {text}")
+        raise ValueError(f"{argument} must be a class defined at the top level of a module, got {text}")
     return text

@@ -1,4 +1,4 @@
-"""What an optimizer must tell, so that formula, simulation and training can use it."""
+"""Interface that every optimizer implements, for formulas, simulation and training."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from theory.arguments import FloatArray
 
 
 class Optimizer(Protocol):
-    """What an optimizer must tell.
+    """Interface that every optimizer implements.
 
-    To add one: write these methods as a frozen dataclass that inherits `ShortRepr` (docs/add_an_optimizer.md).
+    To add an optimizer, write these methods in a frozen dataclass that inherits `ShortRepr` (docs/add_an_optimizer.md).
 
-    1. `start` and `update` use only ``+ - * / **`` and comparisons, which NumPy arrays, torch tensors and sympy symbols
-       share, so that one rule moves a random walk and a network and is what the derivations start from.
-    2. The closed forms take checked arrays of one shape and return arrays; the public functions of
-       `theory.equilibrium` validate once.
+    1. `start` and `update` use only ``+ - * / **`` and comparisons. NumPy arrays, torch tensors and sympy symbols share
+       these operations, so one rule serves simulation, training and the derivations.
+    2. The closed forms take checked arrays of one shape and return arrays. The public functions of
+       `theory.equilibrium` check the arguments.
     """
 
     wd_exponent: ClassVar[int]
-    """The directions do not change when λ ∝ η^-wd_exponent …"""
+    """Symmetry: the directions are the same for all η with λ ∝ η^-wd_exponent and ρ₀ ∝ η^norm_exponent."""
     norm_exponent: ClassVar[float]
-    """… and ρ₀ ∝ η^norm_exponent."""
+    """Exponent of the initial norm ρ₀ in this symmetry."""
 
     @property
     def intrinsic_lr_limit(self) -> float:
-        """ηλ must lie below this for an equilibrium."""
+        """Limit of ηλ, below which an equilibrium exists."""
 
     def start(self, weights: Any) -> tuple[Any, ...]:
-        """Return the state before the first step: arrays that broadcast against `weights`, whose last axis is flat."""
+        """Return the state before the first step: arrays that broadcast against `weights`, flat along the last axis."""
 
     def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
-        """Return weights and state after one step; `gradient` is that of the loss alone, without decay."""
+        """Return weights and state after one step; `gradient` is the gradient of the loss without decay."""
 
     def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return the norm at which decay and growth balance."""
@@ -42,7 +42,7 @@ class Optimizer(Protocol):
 
 
 class ShortRepr:
-    """Shows only what differs from the default.
+    """Representation that shows only the fields that differ from their defaults.
 
     Examples
     --------
@@ -53,5 +53,5 @@ class ShortRepr:
 
     def __repr__(self) -> str:
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        shown = [f"{f.name}={v!r}" for f in fields if (v := getattr(self, f.name)) != f.default]
-        return f"{type(self).__name__}({', '.join(shown)})"
+        changed = [f"{f.name}={v!r}" for f in fields if (v := getattr(self, f.name)) != f.default]
+        return f"{type(self).__name__}({', '.join(changed)})"

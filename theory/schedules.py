@@ -1,4 +1,4 @@
-"""Learning-rate schedules: callables of the step, vectorised."""
+"""Learning-rate schedules: vectorised functions of the step."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Linear:
 
     def __call__(self, step: npt.ArrayLike) -> FloatArray:
         """Return η at each step."""
-        done = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
-        return np.asarray(self.lr + (self.lr_end - self.lr) * done)
+        progress = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
+        return np.asarray(self.lr + (self.lr_end - self.lr) * progress)
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Cosine:
 
     def __call__(self, step: npt.ArrayLike) -> FloatArray:
         """Return η at each step."""
-        done = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
-        return np.asarray(self.lr_end + (self.lr - self.lr_end) * (1 + np.cos(np.pi * done)) / 2)
+        progress = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
+        return np.asarray(self.lr_end + (self.lr - self.lr_end) * (1 + np.cos(np.pi * progress)) / 2)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Rise in equal parts over the first `steps` steps, then follow `after`, a schedule that starts there at its 0.
+    """Increase linearly over the first `steps` steps, then follow the schedule `after` from its step 0.
 
     Examples
     --------
@@ -175,7 +175,7 @@ SCHEDULES: dict[str, type[Any]] = {
 
 
 def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> FloatArray:
-    """η of the steps start … stop-1 of a number or a schedule, checked.
+    """Checked learning lrs η of the steps start … stop-1, from a number or a schedule.
 
     Parameters
     ----------
@@ -188,8 +188,8 @@ def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> Float
 
     Raises
     ------
-    TypeError, ValueError : the number is no learning rate, or the schedule gives one that is not > 0, or not one
-        for each step.
+    TypeError, ValueError : the number is not a learning rate, or the schedule does not give one learning rate > 0 for
+        each step.
 
     Examples
     --------
@@ -197,10 +197,10 @@ def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> Float
     [1.0, 0.75]
     """
     if callable(lr):
-        rates = check_real("lr", lr(np.arange(start, stop)), above=0)
-        if rates.shape != (stop - start,):
+        lrs = check_real("lr", lr(np.arange(start, stop)), above=0)
+        if lrs.shape != (stop - start,):
             raise ValueError(
-                f"lr must give one rate for each of {stop - start} steps, got shape {rates.shape} from {lr!r}"
+                f"lr must give one learning rate for each of {stop - start} steps, got shape {lrs.shape} from {lr!r}"
             )
-        return rates
+        return lrs
     return np.full(stop - start, check_number("lr", check_lr(lr), above=0))

@@ -1,7 +1,7 @@
-"""Stochastic gradient descent, with momentum of both kinds and decay of both kinds.
+"""Stochastic gradient descent with heavy-ball or Nesterov momentum and coupled or decoupled decay.
 
-The closed forms with momentum hold for gradients that are orthogonal to the weights and independent in time, in many
-dimensions; plain SGD needs neither (docs/mathematics.md §2, §7).
+With momentum the closed forms hold for gradients that are orthogonal to the weights and independent in time, in many
+dimensions. Plain SGD needs neither independence nor many dimensions (docs/mathematics.md §2, §7).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from theory.rules import ShortRepr
 
 @dataclass(frozen=True, repr=False)
 class SGD(ShortRepr):
-    """Stochastic gradient descent as `torch.optim.SGD`: with heavy-ball or Nesterov momentum, decay coupled or not.
+    """Stochastic gradient descent as in `torch.optim.SGD`, with optional momentum and coupled or decoupled decay.
 
     Parameters
     ----------
     momentum : μ, 0 <= μ < 1.
-    nesterov : Nesterov momentum in PyTorch's form.
-    decoupled : decay acts on the weights directly, x⁺ = x - η(direction + λx), instead of through the momentum.
+    nesterov : whether to use Nesterov momentum in PyTorch's form.
+    decoupled : whether decay acts on the weights directly, x⁺ = x - η(direction + λx), instead of through the momentum.
 
-    With momentum the norm fluctuates, which moves E[ρ⁴] and E[1 - cos θ] by terms of the order of 1/d: in random walks
-    of 300 dimensions with μ = 0.9 by 0.3 % and 0.1 % at ηλ = 0.01, 0.8 % and 0.2 % at 0.5. For the heavy ball E[ρ²]
-    per E‖∇f‖² and E⟨x⁺,x⟩/E[ρ²] are exact in any dimension.
+    With momentum the norm fluctuates, which changes E[ρ⁴] and E[1 - cos θ] by terms of order 1/d. In random walks of
+    300 dimensions with μ = 0.9 the changes are 0.3 % and 0.1 % at ηλ = 0.01, 0.8 % and 0.2 % at 0.5. For heavy ball,
+    E[ρ²]/E‖∇f‖² and E⟨x⁺,x⟩/E[ρ²] are exact in any dimension.
 
     Source: docs/mathematics.md §1, §2, §7.
 
@@ -63,7 +63,7 @@ class SGD(ShortRepr):
         >>> SGD().intrinsic_lr_limit, SGD(momentum=0.5).intrinsic_lr_limit
         (2.0, 3.0)
         """
-        # coupled decay is one more direction of curvature, λ: x - ηλx
+        # coupled decay acts like an additional curvature λ: x - ηλx
         return 2.0 if self.decoupled else self.stability_limit
 
     @property
@@ -79,10 +79,11 @@ class SGD(ShortRepr):
         return limit / (1 + 2 * float(self.momentum)) if self.nesterov else limit
 
     def edge_with_decay(self, intrinsic_lr: FloatArray, falling: bool) -> FloatArray:
-        """Largest η̃h at which the direction is stable when decay by k = ηλ acts too.
+        """Largest η̃h at which the direction is stable under weight decay.
 
-        With `falling` the norm falls freely, by its own factor q per step, and the direction is unstable once a step
-        across it multiplies by -q; else the norm is held by the growth. NaN where q is not real: the norm rings.
+        If `falling`, the norm decays freely by a factor q per step. The direction is then unstable once a step across
+        the weights multiplies by -q. Otherwise growth keeps the norm constant, q = 1. NaN where q is not real and the
+        norm rings.
 
         Examples
         --------
@@ -103,7 +104,7 @@ class SGD(ShortRepr):
         return np.asarray((q * q + mu) / q + trace)
 
     def start(self, weights: Any) -> tuple[Any, ...]:
-        """Return the state before the first step: no velocity.
+        """Return the state before the first step: zero velocity, or nothing without momentum.
 
         Examples
         --------
@@ -117,12 +118,12 @@ class SGD(ShortRepr):
 
         Parameters
         ----------
-        weights, gradient : arrays or tensors of one shape (gradient of the loss alone, without decay).
-        state : of the step before, or of `start`.
+        weights, gradient : arrays or tensors of one shape; the gradient is that of the loss, without decay.
+        state : state after the previous step, or from `start`.
         lr, wd : numbers, or arrays that broadcast against `weights`.
 
-        The decay is added to the gradient, not factored out as (1 - ηλ): that factor is rounded before it is used,
-        which in float32 would bias the decay by up to 3e-8/ηλ.
+        The decay is added to the gradient instead of multiplying the weights by (1 - ηλ). Rounding of that factor would
+        bias the decay by up to 3e-8/ηλ in float32.
 
         Examples
         --------
@@ -143,20 +144,20 @@ class SGD(ShortRepr):
         mu, intrinsic_lr = self.momentum, lr * wd
         growth: Any
         if self.decoupled:
-            # per ηλ: with s = 1-ηλ, 1-s² = ηλ(2-ηλ) and 1-sμ = 1-μ+ηλμ
-            rest = (1 - mu + mu * intrinsic_lr) * (2 - intrinsic_lr) * (1 - mu * mu)
+            # divided by ηλ: with s = 1-ηλ, 1-s² = ηλ(2-ηλ) and 1-sμ = 1-μ+ηλμ
+            shrinkage = (1 - mu + mu * intrinsic_lr) * (2 - intrinsic_lr) * (1 - mu * mu)
             growth = (
                 (1 + mu + mu * intrinsic_lr - 2 * mu**3 * intrinsic_lr)
                 if self.nesterov
                 else 1 + (1 - intrinsic_lr) * mu
             )
         elif self.nesterov:
-            rest = (1 - mu + mu * intrinsic_lr) * (2 + 2 * mu - intrinsic_lr * (1 + 2 * mu))
+            shrinkage = (1 - mu + mu * intrinsic_lr) * (2 + 2 * mu - intrinsic_lr * (1 + 2 * mu))
             growth = 1 + mu + mu * intrinsic_lr + 2 * mu * mu * intrinsic_lr
         else:
-            rest, growth = (2 - intrinsic_lr if mu == 0 else (1 - mu) * (2 - intrinsic_lr / (1 + mu))), 1.0
+            shrinkage, growth = (2 - intrinsic_lr if mu == 0 else (1 - mu) * (2 - intrinsic_lr / (1 + mu))), 1.0
         with np.errstate(divide="ignore"):
-            return np.asarray(np.sqrt(grad_norm) * np.sqrt(np.sqrt(lr * growth / (wd * rest))))
+            return np.asarray(np.sqrt(grad_norm) * np.sqrt(np.sqrt(lr * growth / (wd * shrinkage))))
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*; without momentum ηλ, exactly.
@@ -188,7 +189,7 @@ class SGD(ShortRepr):
 def sgd_update(
     weights: Any, gradient: Any, velocity: Any, lr: Any, wd: Any, momentum: Any, nesterov: bool, decoupled: bool
 ) -> tuple[Any, tuple[Any, ...]]:
-    """One step of SGD on anything that knows ``+ - *``; `velocity` None stands for plain SGD.
+    """Return weights and state after one SGD step, for any types with ``+ - *``; `velocity` is None for plain SGD.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Settings that give the same training: exact symmetries of scale-invariant weights (docs/mathematics.md §6)."""
+"""Settings with the same training: exact symmetries of scale-invariant weights (docs/mathematics.md §6)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from theory.schedules import Exponential
 
 
 class RunWithoutDecay(NamedTuple):
-    """A run without weight decay that has the same directions as one with it."""
+    """Run without weight decay that has the same directions as a run with weight decay."""
 
     schedule: Exponential
-    """Its growing learning rate …"""
+    """Growing learning rate of the run."""
     velocity: float
-    """… what its momentum buffer must be at the start, per weight (0 without momentum) …"""
+    """Initial momentum buffer divided by the initial weights (0 without momentum)."""
     shrink: float
-    """… and the factor per step of ρ/ρ', the norm of the run with decay over its own."""
+    """Factor per step of ρ/ρ', the norm with decay divided by the norm without."""
 
 
 class EquivalentRun(NamedTuple):
-    """Learning rate, weight decay and norm at the start of an equivalent run, floats or arrays of one shape."""
+    """Learning rate, weight decay and initial norm of an equivalent run: floats or arrays of one shape."""
 
     lr: Any
     wd: Any
@@ -39,15 +39,15 @@ def equivalent_run(
     lr_to: npt.ArrayLike,
     optimizer: Optimizer | None = None,
 ) -> EquivalentRun:
-    """Weight decay and start with which another learning rate gives the same directions, hence the same losses.
+    """Weight decay and initial norm at which another learning rate gives the same directions, hence the same losses.
 
-    The directions depend on the settings only through ηλ and ρ₀/√η (SGD with any momentum), ηλ and ρ₀/η (AdamW, Lion),
-    or η²λ and ρ₀/η (Adam with L2 regularization). For Adam and AdamW their ε must scale with 1/η or vanish.
+    The directions depend on the settings only through two numbers: ηλ and ρ₀/√η (SGD with any momentum), ηλ and ρ₀/η
+    (AdamW, Lion), or η²λ and ρ₀/η (Adam with L2 regularization). For Adam and AdamW, ε must be 0 or scale with 1/η.
 
     Parameters
     ----------
-    lr, wd, norm : η > 0, λ >= 0, ρ₀ > 0 of the given run.
-    lr_to : learning rate of the wanted run. All are numbers or arrays that broadcast.
+    lr, wd, norm : η > 0, λ >= 0, ρ₀ > 0 of the original run.
+    lr_to : learning rate of the equivalent run. All are numbers or arrays that broadcast.
     optimizer : default `SGD()`.
 
     Returns
@@ -56,7 +56,7 @@ def equivalent_run(
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or is out of range.
 
     Source: arXiv 2010.02916; docs/mathematics.md §6.
 
@@ -67,12 +67,12 @@ def equivalent_run(
     """
     rule = check_optimizer(optimizer)
     lr, wd, norm = check_lr(lr), check_wd(wd), check_real("norm", norm, above=0)
-    to = check_lr(lr_to, "lr_to")
+    lr_to = check_lr(lr_to, "lr_to")
     check_intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
-    lr, wd, norm, to = broadcast(lr=lr, wd=wd, norm=norm, lr_to=to)
-    factor = to / lr
+    lr, wd, norm, lr_to = broadcast(lr=lr, wd=wd, norm=norm, lr_to=lr_to)
+    factor = lr_to / lr
     return EquivalentRun(
-        to_float(to * 1.0), to_float(wd / factor**rule.wd_exponent), to_float(norm * factor**rule.norm_exponent)
+        to_float(lr_to * 1.0), to_float(wd / factor**rule.wd_exponent), to_float(norm * factor**rule.norm_exponent)
     )
 
 
@@ -80,7 +80,7 @@ def run_without_decay(lr: float, wd: float, *, optimizer: SGD | None = None) -> 
     """Exponentially growing learning rate that replaces weight decay exactly.
 
     SGD: η_t = η(1-ηλ)^(-2t-1). Heavy ball: η_t = ηα^(-2t-1) with α the larger root of z²-(1+μ-ηλ)z+μ. The directions of
-    all steps, hence the losses, are the same; the norms are ρ'_t = ρ_t/α^t. PyTorch's Nesterov has no such equivalent.
+    all steps are the same, hence the losses. The norms are ρ'_t = ρ_t/α^t. PyTorch's Nesterov has no such equivalent.
 
     Parameters
     ----------
@@ -89,12 +89,12 @@ def run_without_decay(lr: float, wd: float, *, optimizer: SGD | None = None) -> 
 
     Returns
     -------
-    RunWithoutDecay(schedule, velocity, shrink): start from the same weights x₀ with the buffer velocity · x₀, where the
-    run with decay starts with an empty buffer.
+    RunWithoutDecay(schedule, velocity, shrink). Start from the same weights x₀ with the buffer velocity · x₀; the run
+    with decay starts with an empty buffer.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range, or the optimizer has no equivalent.
+    TypeError, ValueError : an argument is not a number or is out of range, or the optimizer has no equivalent.
 
     Source: arXiv 1910.07454; docs/mathematics.md §6.
 
@@ -107,16 +107,22 @@ def run_without_decay(lr: float, wd: float, *, optimizer: SGD | None = None) -> 
     rule = check_optimizer(optimizer)
     if not isinstance(rule, SGD) or rule.nesterov or rule.decoupled:
         raise ValueError(f"optimizer must be SGD with coupled decay and without Nesterov momentum, got {rule!r}")
-    rate, decay, mu = check_number("lr", lr, above=0), check_number("wd", wd, at_least=0), float(rule.momentum)
-    intrinsic_lr = float(check_intrinsic_lr(np.asarray(rate), np.asarray(decay), below=1.0))
+    lr, wd, mu = check_number("lr", lr, above=0), check_number("wd", wd, at_least=0), float(rule.momentum)
+    intrinsic_lr = float(check_intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
     largest = (1 - np.sqrt(mu)) ** 2
     if intrinsic_lr > largest:
         raise ValueError(
             f"lr * wd must be <= (1-√momentum)² = {largest:g} here, got {intrinsic_lr:g}: with more decay the norm of "
-            "free weights rings, and no growing rate replaces it"
+            "weights without gradients rings, and no growing learning rate replaces it"
         )
     # 1-α is the smaller root of z² - (1-μ+ηλ)z + ηλ
     middle = (1 - mu + intrinsic_lr) / 2
-    fall = intrinsic_lr / (middle + np.sqrt(max(middle * middle - intrinsic_lr, 0.0))) if intrinsic_lr else 0.0
-    velocity = (intrinsic_lr - fall) / (rate * mu) if mu else 0.0
-    return RunWithoutDecay(Exponential(rate / (1 - fall), (1 - fall) ** -2), float(velocity), float(1 - fall))
+    one_minus_alpha = (
+        intrinsic_lr / (middle + np.sqrt(max(middle * middle - intrinsic_lr, 0.0))) if intrinsic_lr else 0.0
+    )
+    velocity = (intrinsic_lr - one_minus_alpha) / (lr * mu) if mu else 0.0
+    return RunWithoutDecay(
+        Exponential(lr / (1 - one_minus_alpha), (1 - one_minus_alpha) ** -2),
+        float(velocity),
+        float(1 - one_minus_alpha),
+    )

@@ -1,4 +1,4 @@
-"""How the norm follows its equilibrium when the learning rate changes (docs/mathematics.md §9)."""
+"""Norm under a changing learning rate, and how closely it follows its equilibrium (docs/mathematics.md §9)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from theory.schedules import Schedule
 
 
 def tracking_lag(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
-    """Relative lag of the norm behind the equilibrium of the present learning rate, ρ/ρ*(η_t) - 1.
+    """Relative lag of the norm behind the equilibrium of the current learning rate, ρ/ρ*(η_t) - 1.
 
-    The first order of slow change, -(d ln η/dt)/(16ηλ). Where its size is no longer small the norm cannot follow: it
-    stays behind, too large while η falls, and the gradient norm g̃/ρ of the weights stays what it was then.
+    To first order in slow changes it is -(d ln η/dt)/(16ηλ). Where the lag is no longer small, the norm cannot follow:
+    it stays too large while η decreases, and the gradient norm g̃/ρ of the weights stops growing.
 
     Parameters
     ----------
@@ -35,11 +35,11 @@ def tracking_lag(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
 
     Returns
     -------
-    lag: float or array; `inf` (with the sign of the change) where wd = 0 and the rate changes, 0 where it is constant.
+    lag: float or array; 0 where η is constant, and `inf` with the sign of the lag where η changes and wd = 0.
 
     Raises
     ------
-    TypeError, ValueError : `lr` is no schedule, or an argument is no number or out of range.
+    TypeError, ValueError : `lr` is not a schedule, or an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §9, from the differential equation of §5.
 
@@ -49,27 +49,27 @@ def tracking_lag(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
     >>> round(tracking_lag(Linear(0.5, 1e-6, steps=10_000), 0.01, 5000), 6)  # 1/(16·0.25·0.01·5000)
     0.005
     """
-    decay, at = check_wd(wd), check_real("step", step, at_least=0)
-    decay, at = broadcast(wd=decay, step=at)
-    # central difference of ln η over one step, one-sided at the beginning
+    wd, at = check_wd(wd), check_real("step", step, at_least=0)
+    wd, at = broadcast(wd=wd, step=at)
+    # central difference of ln η over one step, one-sided at step 0
     before = np.maximum(at - 0.5, 0)
-    change = np.log(_rates(lr, at + 0.5) / _rates(lr, before)) / (at + 0.5 - before)
+    change = np.log(_learning_rates(lr, at + 0.5) / _learning_rates(lr, before)) / (at + 0.5 - before)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return to_float(np.where(change == 0, 0.0, -change / (16 * _rates(lr, at) * decay)))
+        return to_float(np.where(change == 0, 0.0, -change / (16 * _learning_rates(lr, at) * wd)))
 
 
 def corrected_decay(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, *, lr_max: npt.ArrayLike) -> Any:
-    """Weight decay λη_t/η_max, under which the equilibrium norm does not change with the learning rate.
+    """Weight decay λη_t/η_max, at which the equilibrium norm does not change with the learning rate.
 
-    With constant λ the equilibrium norm is ∝ η^¼ and the gradient norm of the weights grows as the rate falls; with
-    this decay ρ*⁴ ≈ ηg̃²/(2λ_t) = η_max g̃²/(2λ) throughout.
+    With constant λ the equilibrium norm is ∝ η^¼, so the gradient norm of the weights grows as η decreases. With this
+    decay ρ*⁴ ≈ ηg̃²/(2λ_t) = η_max g̃²/(2λ) at every step.
 
     Parameters
     ----------
     lr : schedule.
     wd : λ >= 0 at the largest learning rate.
     step : step numbers >= 0.
-    lr_max : η_max > 0, the largest rate of the schedule. All broadcast.
+    lr_max : η_max > 0, the largest learning rate of the schedule. All broadcast.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def corrected_decay(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, *, lr_
 
     Raises
     ------
-    TypeError, ValueError : `lr` is no schedule, or an argument is no number or out of range.
+    TypeError, ValueError : `lr` is not a schedule, or an argument is not a number or is out of range.
 
     Source: Defazio 2025, arXiv 2506.02285; docs/mathematics.md §9.
 
@@ -87,13 +87,13 @@ def corrected_decay(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, *, lr_
     >>> corrected_decay(Linear(0.5, 0.1, steps=100), 0.01, [0, 100], lr_max=0.5).round(6).tolist()
     [0.01, 0.002]
     """
-    decay, at = check_wd(wd), check_real("step", step, at_least=0)
-    decay, at, largest = broadcast(wd=decay, step=at, lr_max=check_lr(lr_max, "lr_max"))
-    return to_float(decay * _rates(lr, at) / largest)
+    wd, at = check_wd(wd), check_real("step", step, at_least=0)
+    wd, at, lr_max = broadcast(wd=wd, step=at, lr_max=check_lr(lr_max, "lr_max"))
+    return to_float(wd * _learning_rates(lr, at) / lr_max)
 
 
 def quasi_equilibrium_norm(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, grad_norm: npt.ArrayLike = 1.0) -> Any:
-    """Norm ρ*(η_t) at which decay and growth balance under the learning rate of each step.
+    """Equilibrium norm ρ*(η_t) for the learning rate of each step.
 
     Parameters
     ----------
@@ -104,11 +104,11 @@ def quasi_equilibrium_norm(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike,
 
     Returns
     -------
-    ρ*(η_t): float or array; inf where wd = 0. The norm is there only while `tracking_lag` is small.
+    ρ*(η_t): float or array; inf where wd = 0. A run has this norm only while `tracking_lag` is small.
 
     Raises
     ------
-    TypeError, ValueError : `lr` is no schedule, or an argument is no number or out of range.
+    TypeError, ValueError : `lr` is not a schedule, or an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §9.
 
@@ -118,14 +118,14 @@ def quasi_equilibrium_norm(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike,
     >>> quasi_equilibrium_norm(Linear(0.5, 0.1, steps=100), 0.01, [0, 100], 2.0).round(3).tolist()
     [3.164, 2.115]
     """
-    return equilibrium_norm(_rates(lr, check_real("step", step, at_least=0)), wd, grad_norm)
+    return equilibrium_norm(_learning_rates(lr, check_real("step", step, at_least=0)), wd, grad_norm)
 
 
 def gradient_growth(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
-    """Growth since step 0 of the gradient norm of the weights, ‖∇f‖ = g̃/ρ, that a falling learning rate brings about.
+    """Growth of the gradient norm ‖∇f‖ = g̃/ρ since step 0 that is caused by a decreasing learning rate.
 
-    At constant g̃ the norm follows the learning rate down, ρ* ∝ η^¼, so ‖∇f‖ grows as η^-¼: without any change of the
-    loss on the sphere. `corrected_decay` removes it.
+    At constant g̃ the norm follows the learning rate, ρ* ∝ η^¼. So ‖∇f‖ grows as η^-¼, without any change of the loss on
+    the sphere. `corrected_decay` removes this growth.
 
     Parameters
     ----------
@@ -135,11 +135,11 @@ def gradient_growth(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any
 
     Returns
     -------
-    factor: float or array. True only while `tracking_lag` is small; after that ‖∇f‖ grows less.
+    factor: float or array. It is valid only while `tracking_lag` is small; later ‖∇f‖ grows less.
 
     Raises
     ------
-    TypeError, ValueError : `lr` is no schedule, or an argument is no number or out of range.
+    TypeError, ValueError : `lr` is not a schedule, or an argument is not a number or is out of range.
 
     Source: Defazio 2025, arXiv 2506.02285; docs/mathematics.md §9.
 
@@ -149,28 +149,30 @@ def gradient_growth(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any
     >>> round(gradient_growth(Linear(0.5, 0.005, steps=100), 0.01, 100), 2)  # 100^¼
     3.16
     """
-    decay = check_real("wd", wd, above=0)
-    return to_float(quasi_equilibrium_norm(lr, decay, 0) / quasi_equilibrium_norm(lr, decay, step))
+    wd = check_real("wd", wd, above=0)
+    return to_float(quasi_equilibrium_norm(lr, wd, 0) / quasi_equilibrium_norm(lr, wd, step))
 
 
 def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolerance: float = 0.1) -> int:
-    """Step up to which the norm, once it is at equilibrium, follows it: the first one at which the lag is too large.
+    """First step at which the norm no longer follows its equilibrium, because `tracking_lag` exceeds `tolerance`.
+
+    The norm is assumed to be at equilibrium before.
 
     Parameters
     ----------
     lr : schedule.
     wd : λ > 0.
     steps : number of steps N of the run.
-    start : first step that is looked at, such as the end of a warm-up, in which no norm can follow.
+    start : first step to check, for example the end of a warm-up, which no norm can follow.
     tolerance : size of `tracking_lag` that still counts as following, > 0.
 
     Returns
     -------
-    step number; N if it follows to the end. A sudden change of η ends it, though the norm comes back afterwards.
+    step number; N if the norm follows to the end. A sudden change of η counts, even if the norm recovers later.
 
     Raises
     ------
-    TypeError, ValueError : `lr` is no schedule, or an argument is no number or out of range.
+    TypeError, ValueError : `lr` is not a schedule, or an argument is not a number or is out of range.
 
     Source: docs/mathematics.md §9.
 
@@ -183,11 +185,11 @@ def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolera
     count, limit = check_integer("steps", steps, at_least=1), check_number("tolerance", tolerance, above=0)
     begin = check_integer("start", start, at_most=count)
     lag = tracking_lag(lr, check_number("wd", wd, above=0), np.arange(begin, count))
-    lost = np.flatnonzero(np.abs(lag) > limit)
-    return begin + int(lost[0]) if lost.size else count
+    too_large = np.flatnonzero(np.abs(lag) > limit)
+    return begin + int(too_large[0]) if too_large.size else count
 
 
-def _rates(lr: Schedule, at: FloatArray) -> FloatArray:
+def _learning_rates(lr: Schedule, at: FloatArray) -> FloatArray:
     if not callable(lr):
         raise TypeError(f"lr must be a schedule such as Cosine(0.1, 0.01, steps=1000), got {lr!r}")
     return check_real("lr", lr(at), above=0)

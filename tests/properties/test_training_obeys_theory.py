@@ -1,4 +1,4 @@
-"""The bounds and laws of `theory` against real training, over the whole range of settings."""
+"""Bounds and laws of `theory` compared with real training, over the whole range of settings."""
 
 import dataclasses
 
@@ -12,17 +12,17 @@ import simulate
 import theory
 
 STEPS = 150
-# float32 weights; per step the norm is off by some 1e-8, and a law may add these up over all steps
+# float32 weights: the norm has an error of about 1e-8 per step, which a law may add up over all steps
 TOLERANCE = 1e-5
 
 
-def gentle(config):
-    """Where γ and β are trained too, or only weights normalized, a large learning rate kills all units.
+def keep_units_alive(config):
+    """Limit the learning rate where a large one kills all units: with trained γ and β, or weight normalization.
 
-    No gradient is left to be tested then: see `test_dead_units_leave_the_decay_alone`.
+    Without living units there is no gradient to test; see `test_with_dead_units_only_decay_remains`.
     """
-    keeps_units_alive = config.scale_invariant and config.normalization != "weight"
-    return config if keeps_units_alive else dataclasses.replace(config, lr=min(config.lr, 0.3))
+    units_survive = config.scale_invariant and config.normalization != "weight"
+    return config if units_survive else dataclasses.replace(config, lr=min(config.lr, 0.3))
 
 
 NORMALIZATIONS = ["batch", "layer", "group", "weight", "rms"]
@@ -44,11 +44,11 @@ configs = st.builds(
     scale_invariant=st.booleans(),
     steps=st.just(STEPS),
     evaluate_every=st.just(10_000),
-).map(gentle)
+).map(keep_units_alive)
 
 
 def check_one_run(config):
-    # a counterexample can be run again from this line
+    # a counterexample can be rerun from this line
     note(f"empirical.RunConfig.from_dict({config.to_dict()!r})")
     run = empirical.train(config)
     assert run.status.item() == "complete"
@@ -60,7 +60,7 @@ def check_one_run(config):
     assert (norm[1:] ** 2 >= 2 * (1 - intrinsic_lr) * lr * gradient * (1 - TOLERANCE)).all()
     angle = theory.rotation(run.norm.values, lr, wd, gradient)
     np.testing.assert_allclose(run.rotation, angle, rtol=1e-4, atol=1e-6)
-    # §3: the envelope of the run's own smallest and largest gradient norm, and the attracting interval
+    # §3: envelope for the smallest and largest gradient norm of the run, and the attracting interval
     low, high = gradient.min(), gradient.max()
     envelope = theory.norm_envelope(STEPS, norm[0], lr, wd, low, high)
     assert (norm >= envelope.lower * (1 - TOLERANCE)).all()
@@ -70,7 +70,7 @@ def check_one_run(config):
         inside = (norm >= bounds.lower) & (norm <= bounds.upper)
         assert not (inside[:-1] & (norm[1:] < bounds.lower * (1 - TOLERANCE))).any()
         assert not (inside[:-1] & (norm[1:] > bounds.upper * (1 + TOLERANCE))).any()
-    # and from any later step, with the extremes of what follows
+    # the same from later steps, with the extremes of the steps that follow
     for start in range(0, STEPS, 30):
         window = slice(start, start + 30)
         if gradient[window].max() == 0:
@@ -82,12 +82,12 @@ def check_one_run(config):
     # §10: groups obey the same law, and sum to the total
     np.testing.assert_allclose((run.group_norm**2).sum("group"), run.norm**2, rtol=1e-6)
     assert (run.group_grad_norm.sum("group") <= run.grad_norm * (1 + 1e-5)).all()
-    # §4: a step is a jump exactly below the threshold, and none comes before the earliest that is possible
+    # §4: a step is a δ-jump exactly below the threshold, and none comes before the earliest possible one
     for delta in (0.01, 0.1, 0.5):
         threshold = theory.angular_jump_norm(lr, wd, gradient[gradient > 0], delta)
-        before, turned = run.norm.values[gradient > 0], run.rotation.values[gradient > 0]
+        before, angles = run.norm.values[gradient > 0], run.rotation.values[gradient > 0]
         clear = np.abs(before / threshold - 1) > 1e-3
-        np.testing.assert_array_equal(1 - np.cos(turned[clear]) > delta, before[clear] < threshold[clear])
+        np.testing.assert_array_equal(1 - np.cos(angles[clear]) > delta, before[clear] < threshold[clear])
         jumps = np.flatnonzero(1 - np.cos(run.rotation.values) > delta * (1 + 1e-3))
         if wd > 0 and low > 0 and jumps.size:
             assert jumps[0] >= theory.steps_to_angular_jump(norm[0], lr, wd, low, high, delta).earliest
@@ -111,13 +111,13 @@ def test_many_runs(config):
 
 @settings(deadline=None, derandomize=True, max_examples=12)
 @given(
-    # of the transformer some weights are not scale-invariant, and know nothing of the symmetry
+    # the symmetry does not apply to the weights of the transformer that are not scale-invariant
     configs.filter(lambda config: config.model != "transformer"),
     st.sampled_from([0.25, 4.0, 16.0]),
 )
 def test_symmetry_is_exact_for_powers_of_four(config, factor):
-    # with η → 4η, λ → λ/4, ρ₀ → 2ρ₀ every float changes by a power of two only: the losses are equal bit for bit,
-    # as far as ε = 1e-30 vanishes beside the variances
+    # with η → 4η, λ → λ/4, ρ₀ → 2ρ₀ every float changes only by a power of two: the losses are equal bit for bit,
+    # because ε = 1e-30 is negligible compared with the variances
     start = dataclasses.replace(config, scale_invariant=True, norm_eps=1e-30, init_norm=None, steps=20)
     first = empirical.train(dataclasses.replace(start, init_norm=8.0))
     second = empirical.train(
@@ -126,7 +126,7 @@ def test_symmetry_is_exact_for_powers_of_four(config, factor):
     np.testing.assert_array_equal(first.loss, second.loss)
 
 
-def test_dead_units_leave_the_decay_alone():
+def test_with_dead_units_only_decay_remains():
     run = empirical.train(
         empirical.RunConfig(
             lr=5.0, wd=0.0625, width=4, normalization="weight", init_norm=1.0, batch_size=8, steps=STEPS
@@ -139,7 +139,7 @@ def test_dead_units_leave_the_decay_alone():
     np.testing.assert_allclose(norm[dead + 1 :] / norm[dead:-1], 1 - 5.0 * 0.0625, rtol=1e-5)
 
 
-def test_a_network_without_normalization_breaks_the_law():
+def test_a_network_without_normalization_violates_the_law():
     config = empirical.RunConfig(lr=0.1, wd=0.01, normalization="none", scale_invariant=False, steps=STEPS)
     run = empirical.train(config)
     assert np.abs(simulate.replay(run).norm / run.norm - 1).max() > 100 * TOLERANCE

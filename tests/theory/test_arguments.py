@@ -19,7 +19,7 @@ CALLS = {
 ARGUMENTS = [(call, name) for call, settings in CALLS.items() for name in settings]
 NUMBERS = [(call, name) for call, name in ARGUMENTS if name != "steps"]
 NOT_IN_RANGE = [float("nan"), float("inf"), -float("inf"), -1.0, np.float32("nan"), -3]
-NO_NUMBERS = [
+NOT_NUMBERS = [
     "a",
     "0.1",
     b"0.1",
@@ -50,8 +50,8 @@ def test_a_number_out_of_range_is_named_with_its_value(function, name, value):
 
 
 @pytest.mark.parametrize(("function", "name"), ARGUMENTS)
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
-def test_what_is_no_number_is_named_with_its_value(function, name, value):
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+def test_a_value_that_is_not_a_number_is_named(function, name, value):
     with pytest.raises(TypeError, match=rf"^{name} must be .*, got {re.escape(repr(value))}$"):
         call(function, **{name: value})
 
@@ -73,7 +73,7 @@ def test_zero_is_allowed_exactly_where_it_has_a_meaning(name, allowed):
 
 
 @pytest.mark.parametrize("function", [f for f in CALLS if "grad_norm" in CALLS[f]])
-def test_only_the_rotation_knows_steps_without_gradient(function):
+def test_only_the_rotation_accepts_zero_gradients(function):
     if function == "rotation":
         assert call(function, grad_norm=0) == 0
     else:
@@ -95,10 +95,10 @@ def test_intrinsic_lr_has_a_limit(function):
 @pytest.mark.parametrize(("function", "name"), [a for a in NUMBERS if a[1] != "lr"])
 def test_shapes_must_broadcast(function, name):
     array = np.full(3, CALLS[function][name])
-    with pytest.raises(ValueError, match=r"^shapes must broadcast together, got ") as refusal:
+    with pytest.raises(ValueError, match=r"^shapes must broadcast together, got ") as error:
         call(function, lr=np.full(2, 0.1), **{name: array})
-    assert "lr (2,)" in str(refusal.value)
-    assert f"{name} (3,)" in str(refusal.value)
+    assert "lr (2,)" in str(error.value)
+    assert f"{name} (3,)" in str(error.value)
 
 
 @pytest.mark.parametrize("function", ["norm_bounds", "norm_envelope"])
@@ -126,7 +126,7 @@ def test_steps_are_whole(steps, error):
         call("norm_envelope", steps=steps)
 
 
-def test_validators_return_plain_values():
+def test_checks_return_plain_values():
     assert check_real("x", [1, 2]).dtype == np.float64
     assert type(check_number("x", np.float32(0.5), above=0)) is float
     assert type(check_integer("n", np.int16(3))) is int
@@ -156,6 +156,6 @@ def test_validators_return_plain_values():
         ),
     ],
 )
-def test_validators_name_argument_value_and_range(check, error, message):
+def test_checks_name_argument_value_and_range(check, error, message):
     with pytest.raises(error, match=message):
         check()

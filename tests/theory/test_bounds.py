@@ -17,7 +17,7 @@ def step(norm, intrinsic_lr, g):
 
 
 def adversaries(low, high, orbits, steps, bounds, intrinsic_lr):
-    """Gradient norms of many adversaries at every step, as functions of the state: shape (orbits,)."""
+    """Return a function of step and norm that gives adversarial gradient norms, shape (orbits,)."""
     generator = np.random.default_rng(0)
     kinds = np.arange(orbits) % 6
     block = generator.integers(1, 60, size=orbits)
@@ -38,8 +38,8 @@ def adversaries(low, high, orbits, steps, bounds, intrinsic_lr):
     return choose
 
 
-@pytest.mark.parametrize("k", REGIMES)
-def test_no_adversary_leaves_the_interval_and_all_come_in(intrinsic_lr):
+@pytest.mark.parametrize("intrinsic_lr", REGIMES)
+def test_no_adversary_leaves_the_interval(intrinsic_lr):
     # 9 regimes × 6 ratios × 60 orbits × 600 steps: 2 million steps
     orbits, steps = 60, 600
     for ratio in RATIOS:
@@ -49,19 +49,19 @@ def test_no_adversary_leaves_the_interval_and_all_come_in(intrinsic_lr):
         norm = np.geomspace(bounds.lower, bounds.upper, orbits)
         for t in range(steps):
             norm = step(norm, intrinsic_lr, choose(t, norm))
-            # a step rounds to 2e-16, and the ends are fixed only as far as they are rounded
+            # a step rounds to 2e-16, and the ends are rounded too
             assert (norm >= bounds.lower * (1 - 1e-12)).all(), (intrinsic_lr, ratio, t)
             assert (norm <= bounds.upper * (1 + 1e-12)).all(), (intrinsic_lr, ratio, t)
 
 
-@pytest.mark.parametrize("k", REGIMES)
+@pytest.mark.parametrize("intrinsic_lr", REGIMES)
 @pytest.mark.parametrize("ratio", [0.1, 0.8, 1.0])
 def test_orbits_from_outside_are_attracted(intrinsic_lr, ratio):
     low, high = HIGH * ratio, HIGH
     bounds = theory.norm_bounds(LR, intrinsic_lr / LR, low, high)
     generator = np.random.default_rng(1)
     norm = np.outer([1e-3, 0.1, 10.0, 1e3], [bounds.lower, bounds.upper]).ravel()
-    # from 1e6 times too large: ln(1e6)/ηλ steps to fall, and then e^-40
+    # a norm 1e3 times too large decays within 30/ηλ steps; 40 relaxation times follow
     for _ in range(
         int(30 / min(intrinsic_lr, 2 - intrinsic_lr) + 40 * theory.relaxation_time(LR, intrinsic_lr / LR)) + 10
     ):
@@ -70,12 +70,12 @@ def test_orbits_from_outside_are_attracted(intrinsic_lr, ratio):
     assert (norm <= bounds.upper * (1 + 1e-9)).all()
 
 
-@pytest.mark.parametrize("k", REGIMES)
+@pytest.mark.parametrize("intrinsic_lr", REGIMES)
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.8, 0.95])
 def test_both_ends_are_reached_from_inside(intrinsic_lr, ratio):
     low, high = HIGH * ratio, HIGH
     bounds = theory.norm_bounds(LR, intrinsic_lr / LR, low, high)
-    # all ends are made by: ℓ or L for ever, both in turn for ever, one step of ℓ from where the map is least, and one
+    # all ends are reached by ℓ or L for ever, both in turn for ever, one step of ℓ from where the map is least, or one
     # step of L after any of these
     turning = np.clip((LR * low / abs(1 - intrinsic_lr)) ** 0.5, bounds.lower, bounds.upper)
     norm = np.repeat(turning, 3)
@@ -99,7 +99,7 @@ def test_the_envelope_is_the_reachable_interval(intrinsic_lr, ratio, start):
     steps = 7
     envelope = theory.norm_envelope(steps, start, LR, intrinsic_lr / LR, low, high)
     reached = np.full(1, start)
-    # where the map under ℓ is least: from each norm one gradient leads there, if it is allowed
+    # where the map under ℓ is least; from every norm one gradient leads there, if it is allowed
     turning = LR * low / abs(1 - intrinsic_lr)
     for t in range(steps + 1):
         lower, upper = envelope.lower[t], envelope.upper[t]
@@ -110,14 +110,14 @@ def test_the_envelope_is_the_reachable_interval(intrinsic_lr, ratio, start):
         there = aim(reached, turning, intrinsic_lr)
         gradients = [*np.linspace(low, high, 9), np.clip(there, low, high)]
         reached = np.unique(np.concatenate([step(reached, intrinsic_lr, g) for g in gradients]))
-        # the ends stay, and those that hit the turning point
+        # keep the ends and those that hit the turning point
         middle = reached[np.linspace(0, reached.size - 1, 400).astype(int)]
         hits = reached[np.argsort(abs(reached**2 - turning))[:3]]
         reached = np.concatenate([middle, hits])
 
 
 def aim(norm, sq_norm, intrinsic_lr):
-    """The gradient norm that leads from `norm` to the squared norm, 0 where none does."""
+    """Return the gradient norm that leads from `norm` to the squared norm, 0 where none does."""
     return np.sqrt(np.maximum(sq_norm - (1 - intrinsic_lr) ** 2 * norm**2, 0)) * norm / LR
 
 
@@ -139,8 +139,8 @@ def test_the_envelope_contains_all_sequences_of_the_extreme_gradients(intrinsic_
     # eight steps round by 1e-16 each, 1/ρ carries this on with a slope up to 1/(1-ηλ)² = 100
     assert (norms >= envelope.lower[:, None] * (1 - 1e-12)).all()
     assert (norms <= envelope.upper[:, None] * (1 + 1e-12)).all()
-    # as long as the point where the map is least is not inside, which takes a gradient in between to be hit exactly,
-    # the ends are orbits of these sequences
+    # the ends are orbits of these sequences while the point where the map is least is outside; inside, a gradient in
+    # between is needed to hit it exactly
     turning = (LR * low / abs(1 - intrinsic_lr)) ** 0.5
     inside = (envelope.lower < turning) & (turning < envelope.upper)
     attained = ~np.concatenate([[False], np.logical_or.accumulate(inside)[:-1]])
@@ -155,7 +155,7 @@ def test_the_envelope_contains_all_sequences_of_the_extreme_gradients(intrinsic_
     st.floats(1e-3, 1),
     st.floats(1, 100),
 )
-def test_ends_of_the_envelope_are_constant_gradients_where_the_map_rises(intrinsic_lr, ratio, factor):
+def test_ends_of_the_envelope_are_constant_gradients_where_the_map_increases(intrinsic_lr, ratio, factor):
     low, high, a = HIGH * ratio, HIGH, (1 - intrinsic_lr) ** 2
     start = factor * theory.equilibrium_norm(LR, intrinsic_lr / LR, low)
     envelope = theory.norm_envelope(50, start, LR, intrinsic_lr / LR, low, high)
@@ -169,7 +169,7 @@ def test_ends_of_the_envelope_are_constant_gradients_where_the_map_rises(intrins
         lower, upper = step(lower, intrinsic_lr, low), step(upper, intrinsic_lr, high)
 
 
-def test_sinking_first_can_lead_higher_than_the_largest_gradient_for_ever():
+def test_decay_before_a_step_of_the_largest_gradient_can_lead_higher():
     # the control of the condition ℓ/L >= (1-a)/a: from r_ℓ a step of L leads to ρ² = r_L (a ℓ/L + (1-a) L/ℓ) ≈ 2 r_L
     low, start = 0.01 * HIGH, theory.equilibrium_norm(LR, 0.02, HIGH)
     envelope = theory.norm_envelope(5000, start, LR, 0.01 / LR, low, HIGH)
@@ -180,9 +180,9 @@ def test_sinking_first_can_lead_higher_than_the_largest_gradient_for_ever():
 def envelope_in_u(intrinsic_lr, ratio, start):
     low, high = HIGH * ratio, HIGH
     envelope = theory.norm_envelope(100, start, LR, intrinsic_lr / LR, low, high)
-    rest = [theory.equilibrium_norm(LR, intrinsic_lr / LR, g) ** 4 for g in (low, high)]
+    equilibria = [theory.equilibrium_norm(LR, intrinsic_lr / LR, g) ** 4 for g in (low, high)]
     slack = 1e-12 * max(start**4, *(envelope.upper**4))
-    return (1 - intrinsic_lr) ** 2, np.arange(101.0), envelope.lower**4, envelope.upper**4, rest, slack
+    return (1 - intrinsic_lr) ** 2, np.arange(101.0), envelope.lower**4, envelope.upper**4, equilibria, slack
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -206,14 +206,14 @@ def test_distances_from_the_two_equilibria_shrink(intrinsic_lr, ratio, start):
     # u⁺ is convex in u and has the slope 2a-1 at u_ℓ: it lies above that tangent
     assert (lower - u_low >= (2 * a - 1) ** t * (u - u_low) - slack).all()
     if u > u_low:
-        # … and from above it falls at least as fast as a²
+        # … and from above it decays at least as fast as a²
         assert (lower - u_low <= a ** (2 * t) * (u - u_low) + slack).all()
-    # the upper end comes down like a² if no step of L from anywhere in the envelope leads above r_L
+    # the upper end decays like a² if no step of L from anywhere in the envelope leads above r_L
     if np.sqrt(lower.min()) >= (1 - a) / a * np.sqrt(u_high):
         assert (upper - u_high <= a ** (2 * t) * max(u - u_high, 0) + slack).all()
 
 
-def test_wanted_steps_and_shapes():
+def test_selected_steps_and_shapes():
     whole = theory.norm_envelope(10, [1.0, 2.0], 0.1, 0.01, 1.0, [[2.0], [3.0]])
     some = theory.norm_envelope([7, 0, 7], [1.0, 2.0], 0.1, 0.01, 1.0, [[2.0], [3.0]])
     assert whole.lower.shape == (2, 2, 11)
@@ -242,7 +242,7 @@ def test_at_intrinsic_lr_one_nothing_bounds_the_norm():
     assert norm.lower[60] == 2.0**-30
 
 
-@pytest.mark.parametrize("k", [0.25, 0.2929, 0.2930, 0.4, 1.7, 1.75])
+@pytest.mark.parametrize("intrinsic_lr", [0.25, 0.2929, 0.2930, 0.4, 1.7, 1.75])
 def test_the_bounds_are_continuous_between_the_cases(intrinsic_lr):
     # over ℓ/L, with the border (L/ℓ)² = 2-4a² in between, and over ηλ at a = 1/2
     ratio = np.linspace(0.05, 1, 20001)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import theory
 from theory.destabilization import kappa
 
-rates, norms, gradients = (st.floats(1e-3, 1e3) for _ in range(3))
+lrs, norms, gradients = (st.floats(1e-3, 1e3) for _ in range(3))
 intrinsic = st.one_of(st.floats(np.log(1e-8), np.log(0.99)).map(lambda x: float(np.exp(x))), st.just(0.0))
 deltas = st.floats(np.log(1e-8), np.log(0.99)).map(lambda x: float(np.exp(x)))
 
@@ -19,7 +19,7 @@ def turn(angle):
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
-@given(norms, rates, intrinsic, gradients)
+@given(norms, lrs, intrinsic, gradients)
 def test_rotation_is_the_angle_between_two_vectors(norm, lr, intrinsic_lr, g):
     before = np.array([norm, 0.0])
     after = before - lr * (np.array([0.0, g / norm]) + intrinsic_lr / lr * before)
@@ -32,7 +32,7 @@ def test_rotation_is_the_angle_between_two_vectors(norm, lr, intrinsic_lr, g):
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
-@given(rates, st.floats(0, 0.99), st.integers(0, 1000))
+@given(lrs, st.floats(0, 0.99), st.integers(0, 1000))
 def test_rotation_of_a_real_scale_invariant_loss(lr, intrinsic_lr, seed):
     # f = <x, c>/|x| in seven dimensions, with its gradient by hand
     generator = np.random.default_rng(seed)
@@ -47,38 +47,38 @@ def test_rotation_of_a_real_scale_invariant_loss(lr, intrinsic_lr, seed):
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
-@given(norms, rates, intrinsic, gradients, deltas)
-def test_a_step_is_a_jump_exactly_below_the_threshold(norm, lr, intrinsic_lr, g, delta):
+@given(norms, lrs, intrinsic, gradients, deltas)
+def test_a_step_is_a_angular_jump_exactly_below_the_threshold(norm, lr, intrinsic_lr, g, delta):
     threshold = theory.angular_jump_norm(lr, intrinsic_lr / lr, g, delta)
     at_threshold, here = (theory.rotation(n, lr, intrinsic_lr / lr, g) for n in (threshold, norm))
     # 1-δ and 1-ηλ round: relative 1e-14 at 0.99
     assert turn(at_threshold) == pytest.approx(delta, rel=1e-12)
     below, above = (turn(theory.rotation(threshold * c, lr, intrinsic_lr / lr, g)) for c in (1 - 1e-9, 1 + 1e-9))
     assert below > delta > above
-    # anywhere else, in all three ways of saying it
+    # anywhere else, in all three equivalent forms
     if abs(norm / threshold - 1) > 1e-9:
-        jump = bool(turn(here) > delta)
-        assert jump == (norm < threshold)
-        assert jump == (lr / norm**2 * g > (1 - intrinsic_lr) * kappa(delta))
+        is_jump = bool(turn(here) > delta)
+        assert is_jump == (norm < threshold)
+        assert is_jump == (lr / norm**2 * g > (1 - intrinsic_lr) * kappa(delta))
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(rates, st.floats(1e-8, 0.9), gradients, deltas)
-def test_jumps_in_units_of_the_equilibrium(lr, intrinsic_lr, g, delta):
-    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
-    # at equilibrium every step is just no jump of the size δ = ηλ of the decay …
-    assert theory.angular_jump_norm(lr, intrinsic_lr / lr, g, intrinsic_lr) == pytest.approx(rest, rel=1e-12)
-    # … and a larger jump needs a smaller norm: ρ_δ² = ρ*² κ(ηλ)/κ(δ)
-    ratio = (theory.angular_jump_norm(lr, intrinsic_lr / lr, g, delta) / rest) ** 2
+@given(lrs, st.floats(1e-8, 0.9), gradients, deltas)
+def test_angular_jump_norm_in_units_of_the_equilibrium(lr, intrinsic_lr, g, delta):
+    equilibrium = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
+    # at equilibrium every step is at the threshold δ = ηλ …
+    assert theory.angular_jump_norm(lr, intrinsic_lr / lr, g, intrinsic_lr) == pytest.approx(equilibrium, rel=1e-12)
+    # … and a larger angular jump needs a smaller norm: ρ_δ² = ρ*² κ(ηλ)/κ(δ)
+    ratio = (theory.angular_jump_norm(lr, intrinsic_lr / lr, g, delta) / equilibrium) ** 2
     assert ratio == pytest.approx(kappa(intrinsic_lr) / kappa(delta), rel=1e-12)
     if delta > intrinsic_lr * (1 + 1e-9):
         assert ratio < 1
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(rates, st.floats(1e-4, 0.29), gradients, st.floats(1e-3, 0.9), st.floats(1.0001, 100))
-def test_gradients_must_vary_enough_to_make_a_jump_possible(lr, intrinsic_lr, high, delta, factor):
-    # jumps of size δ are within reach exactly if L/ℓ > κ(δ)/κ(ηλ)
+@given(lrs, st.floats(1e-4, 0.29), gradients, st.floats(1e-3, 0.9), st.floats(1.0001, 100))
+def test_gradients_must_vary_enough_to_make_a_angular_jump_possible(lr, intrinsic_lr, high, delta, factor):
+    # δ-jumps are possible exactly if L/ℓ > κ(δ)/κ(ηλ)
     border, threshold = kappa(delta) / kappa(intrinsic_lr), theory.angular_jump_norm(lr, intrinsic_lr / lr, high, delta)
     lowest = [
         theory.norm_bounds(lr, intrinsic_lr / lr, min(high / r, high), high).lower
@@ -107,19 +107,19 @@ def run(intrinsic_lr, turns, orbits, steps, seed=0):
     return np.array(norms), np.array(angles)
 
 
-@pytest.mark.parametrize("k", [1e-3, 0.02, 0.2])
+@pytest.mark.parametrize("intrinsic_lr", [1e-3, 0.02, 0.2])
 @pytest.mark.parametrize("delta", [0.01, 0.1, 0.5, 0.9])
-def test_jumps_cannot_come_more_often_than_decay_allows(intrinsic_lr, delta):
-    # whatever the gradients, N steps hold at most [-N ln(1-ηλ) + ln(ρ_N/ρ_0)]/(-ln(1-δ)) δ-jumps
+def test_angular_jumps_cannot_come_more_often_than_decay_allows(intrinsic_lr, delta):
+    # for any gradients, N steps contain at most [-N ln(1-ηλ) + ln(ρ_N/ρ_0)]/(-ln(1-δ)) δ-jumps
     generator, orbits, steps = np.random.default_rng(0), 40, 1000
     sizes = np.geomspace(0.01, 100, orbits)
 
     def random_turns(t, norm):
-        # turns of any size, from all norms, which may neither vanish nor overflow
+        # turns of any size at any norm that neither vanishes nor overflows
         return np.where(norm > 1e30, 0, sizes * generator.exponential(size=orbits) * generator.integers(0, 2, orbits))
 
     def greedy_turns(t, norm):
-        # the smallest jump, whenever the norm has come back to where it was
+        # the smallest δ-jump, whenever the norm is back at its start
         return np.where(norm <= 1, kappa(delta) * (1 + 1e-9), 0)
 
     for turns in (random_turns, greedy_turns):
@@ -129,12 +129,12 @@ def test_jumps_cannot_come_more_often_than_decay_allows(intrinsic_lr, delta):
         allowed = (decay + np.log(norms[1:] / norms[0])) / -math.log1p(-delta)
         # a thousand logarithms round by 1e-16 times their size, below 100 each
         assert (jumps <= allowed + 1e-9).all()
-    # the bound is sharp: the greedy one comes to within one jump in the rise and one in the fall
+    # the bound is sharp: the greedy run has at most one δ-jump less while the norm rises and one less while it decays
     assert (jumps[-1] >= allowed[-1] - 2).all()
 
 
 def test_balance_identity():
-    # -N ln(1-ηλ) = Σ(-ln cos θ_t) - ln(ρ_N/ρ_0), whatever the gradients
+    # -N ln(1-ηλ) = Σ(-ln cos θ_t) - ln(ρ_N/ρ_0) for any gradients
     intrinsic_lr, steps = 0.03, 500
     generator = np.random.default_rng(1)
     norms, angles = run(intrinsic_lr, lambda t, norm: generator.exponential(size=20), 20, steps)

@@ -7,33 +7,33 @@ import theory
 
 # ηλ from 1e-8 to 1.9, uniform in the logarithm, away from the degenerate ηλ = 1
 intrinsic = st.floats(np.log(1e-8), np.log(1.9)).map(lambda x: float(np.exp(x)))
-rates = st.floats(1e-4, 1e4)
+lrs = st.floats(1e-4, 1e4)
 gradients = st.floats(1e-4, 1e4)
 
 
 def step(norm, lr, wd, g):
-    """One SGD step of the norm, from the vectors: decay along the weights, gradient g/norm across."""
+    """Return the norm after one SGD step: decay along the weights, gradient g/norm across."""
     return np.hypot((1 - lr * wd) * norm, lr * g / norm)
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
-@given(intrinsic, rates, gradients)
+@given(intrinsic, lrs, gradients)
 def test_equilibrium_is_a_fixed_point(intrinsic_lr, lr, g):
-    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
+    equilibrium = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
     # the step itself rounds to 2e-16
-    assert step(rest, lr, intrinsic_lr / lr, g) == pytest.approx(rest, rel=1e-14)
+    assert step(equilibrium, lr, intrinsic_lr / lr, g) == pytest.approx(equilibrium, rel=1e-14)
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)
-@given(intrinsic, rates, gradients, st.floats(np.log(1e-3), np.log(1e3)))
+@given(intrinsic, lrs, gradients, st.floats(np.log(1e-3), np.log(1e3)))
 def test_every_step_contracts_towards_the_equilibrium(intrinsic_lr, lr, g, offset):
-    # For a >= 1/2 this settles attraction at any speed, without waiting for it: from z = ρ²/ρ*² < (1-a)/a one step
-    # leads above 1; elsewhere z-1 keeps its sign and shrinks by a factor between 0 and a.
+    # For a >= 1/2 this proves attraction: from z = ρ²/ρ*² < (1-a)/a one step leads above 1; elsewhere z-1 keeps its
+    # sign and shrinks by a factor between 0 and a.
     a = (1 - intrinsic_lr) ** 2
     assume(a >= 0.5)
-    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
-    norm = rest * np.exp(offset)
-    z, after = np.exp(2 * offset), (step(norm, lr, intrinsic_lr / lr, g) / rest) ** 2
+    equilibrium = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
+    norm = equilibrium * np.exp(offset)
+    z, after = np.exp(2 * offset), (step(norm, lr, intrinsic_lr / lr, g) / equilibrium) ** 2
     # squares and quotients of numbers rounded to 1.1e-16 each
     slack = 1e-14 * max(z, after)
     if z < (1 - a) / a:
@@ -44,71 +44,70 @@ def test_every_step_contracts_towards_the_equilibrium(intrinsic_lr, lr, g, offse
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
-@given(st.one_of(st.floats(0.02, 0.95), st.floats(1.05, 1.98)), rates, gradients, st.floats(np.log(1e-3), np.log(1e3)))
+@given(st.one_of(st.floats(0.02, 0.95), st.floats(1.05, 1.98)), lrs, gradients, st.floats(np.log(1e-3), np.log(1e3)))
 def test_equilibrium_attracts_from_any_start(intrinsic_lr, lr, g, offset):
-    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
-    norm = rest * np.exp(offset)
-    # the linearization brings 1e-17 in 40 relaxation times; before, a start a thousand times too large, or too small
-    # and thus thrown up as far, needs ln(1000)/min(ηλ, 2-ηλ) steps to fall, and near ηλ = 1 many steps of ever more
-    # equal size, which 40 relaxation times cover as well
+    equilibrium = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
+    norm = equilibrium * np.exp(offset)
+    # after 40 relaxation times the deviation is 1e-17; before, a norm a thousand times too large or too small needs
+    # ln(1000)/min(ηλ, 2-ηλ) steps; near ηλ = 1 it needs more, which 40 relaxation times cover
     for _ in range(
         int(40 * max(theory.relaxation_time(lr, intrinsic_lr / lr), 1) + 10 / min(intrinsic_lr, 2 - intrinsic_lr))
     ):
         norm = step(norm, lr, intrinsic_lr / lr, g)
-    # multipliers up to 0.995 here: the rounding of all steps adds up to 200 times 1.1e-16
-    assert norm == pytest.approx(rest, rel=1e-12)
+    # for multipliers up to 0.995 the rounding of all steps adds up to 200 times 1.1e-16
+    assert norm == pytest.approx(equilibrium, rel=1e-12)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(rates, gradients, st.floats(1e-2, 1e2))
+@given(lrs, gradients, st.floats(1e-2, 1e2))
 def test_the_degenerate_intrinsic_lr_has_orbits_of_period_two(lr, g, start):
-    # at ηλ = 1 nothing is left of the old weights: ρ⁺ = ηg̃/ρ, and nothing attracts
-    rest = theory.equilibrium_norm(lr, 1 / lr, g)
-    once = step(rest * start, lr, 1 / lr, g)
-    # lr * (1/lr) may round to 1 - 1e-16, of which the start is multiplied by at most 100²
-    assert once == pytest.approx(rest / start, rel=1e-11)
-    assert step(once, lr, 1 / lr, g) == pytest.approx(rest * start, rel=1e-11)
+    # at ηλ = 1 a step replaces the weights: ρ⁺ = ηg̃/ρ, and nothing attracts
+    equilibrium = theory.equilibrium_norm(lr, 1 / lr, g)
+    once = step(equilibrium * start, lr, 1 / lr, g)
+    # lr * (1/lr) may round to 1 - 1e-16, and the start multiplies this error by at most 100²
+    assert once == pytest.approx(equilibrium / start, rel=1e-11)
+    assert step(once, lr, 1 / lr, g) == pytest.approx(equilibrium * start, rel=1e-11)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.floats(np.log(1e-3), np.log(1.9)).map(np.exp), rates, gradients)
+@given(st.floats(np.log(1e-3), np.log(1.9)).map(np.exp), lrs, gradients)
 def test_relaxation_time_is_that_of_a_small_deviation(intrinsic_lr, lr, g):
     multiplier = 1 - 4 * intrinsic_lr + 2 * intrinsic_lr * intrinsic_lr
-    # near 0 the second order decides, near ηλ = 1 it takes 1/(1-ηλ)² steps
+    # near multiplier 0 the second order dominates; near ηλ = 1 it takes 1/(1-ηλ)² steps
     assume(abs(multiplier) > 0.05)
     assume(abs(intrinsic_lr - 1) > 0.03)
-    rest, time = theory.equilibrium_norm(lr, intrinsic_lr / lr, g), theory.relaxation_time(lr, intrinsic_lr / lr)
+    equilibrium, time = theory.equilibrium_norm(lr, intrinsic_lr / lr, g), theory.relaxation_time(lr, intrinsic_lr / lr)
     before, steps = 1e-6, max(int(2 * time), 1)
-    norm = rest * (1 + before)
+    norm = equilibrium * (1 + before)
     for _ in range(steps):
         norm = step(norm, lr, intrinsic_lr / lr, g)
-    after = norm / rest - 1
+    after = norm / equilibrium - 1
     measured = -steps / np.log(abs(after / before))
-    # the second order of the deviation, 1e-6 times 1/multiplier a step, changes the logarithm of the two e-folds
+    # the second order of the deviation, 1e-6 times 1/multiplier per step, changes the logarithm of the two e-folds
     assert measured == pytest.approx(time, rel=2e-4)
     # the sign alternates beyond a = 1/2
     assert np.sign(after) == np.sign(multiplier) ** steps
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.floats(1e-6, 1.99), rates, gradients, st.floats(1e-3, 1e3))
+@given(st.floats(1e-6, 1.99), lrs, gradients, st.floats(1e-3, 1e3))
 def test_symmetries(intrinsic_lr, lr, g, c):
-    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
-    # only a = (1-ηλ)² counts; 2-ηλ rounds
-    assert theory.equilibrium_norm(lr, (2 - intrinsic_lr) / lr, g) == pytest.approx(rest, rel=1e-9)
+    equilibrium = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
+    # the norm depends on ηλ only through a = (1-ηλ)²; 2-ηλ rounds
+    assert theory.equilibrium_norm(lr, (2 - intrinsic_lr) / lr, g) == pytest.approx(equilibrium, rel=1e-9)
     # ρ ∝ √η at fixed ηλ, ρ ∝ √g̃
-    assert theory.equilibrium_norm(c * lr, intrinsic_lr / lr / c, g) == pytest.approx(c**0.5 * rest, rel=1e-9)
-    assert theory.equilibrium_norm(lr, intrinsic_lr / lr, c * g) == pytest.approx(c**0.5 * rest, rel=1e-12)
-    assert theory.equilibrium_effective_lr(lr, intrinsic_lr / lr, g) == pytest.approx(lr / rest**2, rel=1e-12)
+    assert theory.equilibrium_norm(c * lr, intrinsic_lr / lr / c, g) == pytest.approx(c**0.5 * equilibrium, rel=1e-9)
+    assert theory.equilibrium_norm(lr, intrinsic_lr / lr, c * g) == pytest.approx(c**0.5 * equilibrium, rel=1e-12)
+    assert theory.equilibrium_effective_lr(lr, intrinsic_lr / lr, g) == pytest.approx(lr / equilibrium**2, rel=1e-12)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.floats(1e-9, 0.999), rates, gradients)
+@given(st.floats(1e-9, 0.999), lrs, gradients)
 def test_equilibrium_rotation_is_the_rotation_at_equilibrium(intrinsic_lr, lr, g):
-    rest = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
+    equilibrium = theory.equilibrium_norm(lr, intrinsic_lr / lr, g)
     # arctan and arcsin forms agree to rounding; 1-ηλ rounds near 1
     assert theory.equilibrium_rotation(lr, intrinsic_lr / lr) == pytest.approx(
-        theory.rotation(rest, lr, intrinsic_lr / lr, g), rel=1e-9
+        theory.rotation(equilibrium, lr, intrinsic_lr / lr, g), rel=1e-9
     )
 
 
@@ -142,8 +141,8 @@ def test_numbers_give_floats_and_arrays_broadcast(function, arguments):
     assert function(np.ones((0, 1)), np.full(4, 0.5)).shape == (0, 4)
 
 
-def test_moments_of_any_stationary_trace():
-    # exact over any window, with the change of ρ² and ρ⁴ at its ends, whatever g̃ does
+def test_moments_of_any_run():
+    # exact over any window and for any g̃, with the change of ρ² and ρ⁴ at its ends
     generator = np.random.default_rng(0)
     lr, wd, n = 0.5, 0.01, 5000
     g = np.exp(generator.normal(size=n))

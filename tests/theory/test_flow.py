@@ -19,19 +19,19 @@ def test_the_flow_is_the_simulated_differential_equation(norm, lr, intrinsic_lr,
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(positive, positive, st.floats(1e-6, 0.1), st.floats(0, 100), st.floats(0, 1e4), st.floats(0, 1e4))
-def test_the_flow_composes_and_tends_to_rest(norm, lr, intrinsic_lr, g, first, second):
-    there = theory.norm_flow(first, norm, lr, intrinsic_lr / lr, g)
-    assert theory.norm_flow(second, there, lr, intrinsic_lr / lr, g) == pytest.approx(
+def test_the_flow_composes_and_tends_to_equilibrium(norm, lr, intrinsic_lr, g, first, second):
+    between = theory.norm_flow(first, norm, lr, intrinsic_lr / lr, g)
+    assert theory.norm_flow(second, between, lr, intrinsic_lr / lr, g) == pytest.approx(
         theory.norm_flow(first + second, norm, lr, intrinsic_lr / lr, g), rel=1e-12
     )
-    rest = (lr * g * g / (2 * intrinsic_lr / lr)) ** 0.25
+    equilibrium = (lr * g * g / (2 * intrinsic_lr / lr)) ** 0.25
     assert theory.norm_flow(100 / intrinsic_lr, norm, lr, intrinsic_lr / lr, g) == pytest.approx(
-        max(rest, norm * np.exp(-100)), rel=1e-12
+        max(equilibrium, norm * np.exp(-100)), rel=1e-12
     )
 
 
-@pytest.mark.parametrize("k", [0.2, 0.05, 0.01, 1e-3])
-def test_a_fall_takes_the_time_that_the_map_takes(intrinsic_lr):
+@pytest.mark.parametrize("intrinsic_lr", [0.2, 0.05, 0.01, 1e-3])
+def test_decay_time_is_that_of_the_map(intrinsic_lr):
     lr, g, norm = 0.5, 2.0, 50.0
     run = simulate.norm_map(lr, intrinsic_lr / lr, g, norm=norm, steps=int(6 / intrinsic_lr))
     norms = run.norm.values
@@ -41,35 +41,35 @@ def test_a_fall_takes_the_time_that_the_map_takes(intrinsic_lr):
     assert np.count_nonzero(above) > 3 / intrinsic_lr
 
 
-@pytest.mark.parametrize(("k", "allowed"), [(0.1, 0.1), (0.2, 0.2), (0.25, 1.0), (0.2897, 1.0)])
-def test_the_error_of_a_falls_time_from_any_start(intrinsic_lr, allowed):
+@pytest.mark.parametrize(("intrinsic_lr", "allowed"), [(0.1, 0.1), (0.2, 0.2), (0.25, 1.0), (0.2897, 1.0)])
+def test_the_error_of_the_decay_time_from_any_start(intrinsic_lr, allowed):
     # docstring: below ηλ steps for ηλ <= 0.2, below one step up to 0.29
     starts = np.geomspace(1.01, 1e3, 60) * theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, 2.0)
     run = simulate.norm_map(0.5, intrinsic_lr / 0.5, 2.0, norm=starts, steps=60).norm.values
-    falling = run > theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, 2.0) * (1 + 1e-6)
+    decaying = run > theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, 2.0) * (1 + 1e-6)
     time = theory.decay_time(starts[:, None], np.minimum(run, starts[:, None]), 0.5, intrinsic_lr / 0.5, 2.0)
-    assert abs(time - np.arange(60))[falling].max() < allowed
+    assert abs(time - np.arange(60))[decaying].max() < allowed
 
 
-@pytest.mark.parametrize("k", [1e-2, 1e-3])
-def test_the_error_of_the_flow_grows_in_a_long_free_fall(intrinsic_lr):
+@pytest.mark.parametrize("intrinsic_lr", [1e-2, 1e-3])
+def test_the_error_of_the_flow_grows_without_gradients(intrinsic_lr):
     time = np.array([0.2, 1.0, 5.0]) / intrinsic_lr
     error = (theory.norm_flow(time, 1.0, 1.0, intrinsic_lr, 0.0) / (1 - intrinsic_lr) ** time) ** 4 - 1
     np.testing.assert_allclose(error, 2 * intrinsic_lr * intrinsic_lr * time, rtol=0.1)
 
 
-def test_limits_of_falls():
-    rest = theory.equilibrium_norm(0.1, 0.01, 2.0)
-    assert theory.decay_time(5.0, rest * 0.999, 0.1, 0.01, 2.0) == np.inf
+def test_limits_of_the_decay_time():
+    equilibrium = theory.equilibrium_norm(0.1, 0.01, 2.0)
+    assert theory.decay_time(5.0, equilibrium * 0.999, 0.1, 0.01, 2.0) == np.inf
     assert theory.decay_time(5.0, 5.0, 0.1, 0.01, 2.0) == 0
     assert theory.decay_time(5.0, 4.0, 0.1, 0.0, 0.0) == np.inf
-    assert theory.decay_time(1.0, 1.0, 0.1, 0.01, 2.0) == 0  # a start below rest does not fall
+    assert theory.decay_time(1.0, 1.0, 0.1, 0.01, 2.0) == 0  # no decay from below equilibrium
     # without gradients: least_decay_steps, not rounded
     assert theory.decay_time(5.0, 2.5, 0.1, 0.01, 0.0) == pytest.approx(np.log(2) / -np.log(0.999), rel=1e-12)
-    falls = theory.decay_time([[5.0], [9.0]], [4.0, 3.0, 2.5], 0.1, 0.01, 2.0)
-    assert falls.shape == (2, 3)
-    assert (np.diff(falls, axis=0) > 0).all()
-    assert (np.diff(falls, axis=1) > 0).all()
+    times = theory.decay_time([[5.0], [9.0]], [4.0, 3.0, 2.5], 0.1, 0.01, 2.0)
+    assert times.shape == (2, 3)
+    assert (np.diff(times, axis=0) > 0).all()
+    assert (np.diff(times, axis=1) > 0).all()
 
 
 def test_without_decay_the_fourth_power_grows_linearly():

@@ -8,7 +8,7 @@ import theory
 
 
 def noisy(intrinsic_lr, variation, steps, runs, seed=0):
-    """Norms under independent log-normal g̃² of mean 4 and a given relative standard deviation."""
+    """Norms under independent log-normal g̃² with mean 4 and relative standard deviation `variation`."""
     width = np.sqrt(np.log1p(variation**2))
     squares = 4 * np.exp(width * np.random.default_rng(seed).normal(size=(runs, steps)) - width**2 / 2)
     start = theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, 2.0)
@@ -17,7 +17,7 @@ def noisy(intrinsic_lr, variation, steps, runs, seed=0):
     )
 
 
-@pytest.mark.parametrize(("k", "variation"), [(1e-2, 0.5), (1e-2, 1.0), (0.1, 0.3), (0.2, 0.2)])
+@pytest.mark.parametrize(("intrinsic_lr", "variation"), [(1e-2, 0.5), (1e-2, 1.0), (0.1, 0.3), (0.2, 0.2)])
 def test_spread_is_that_of_simulated_noise(intrinsic_lr, variation):
     runs = 64
     run = noisy(intrinsic_lr, variation, int(400 / intrinsic_lr) + 2000, runs).norm.values[:, 500:]
@@ -31,12 +31,12 @@ def test_spread_is_that_of_simulated_noise(intrinsic_lr, variation):
     assert abs(deviation.mean() / spread.deviation - 1) < 4 * deviation.std() / deviation.mean() / runs**0.5 + size
     correlation = np.array([np.corrcoef(row[:-1], row[1:])[0, 1] for row in logs])
     assert abs(correlation.mean() - spread.correlation) < 4 * correlation.std() / runs**0.5 + size
-    # three steps further
+    # over three steps
     third = np.array([np.corrcoef(row[:-3], row[3:])[0, 1] for row in logs])
     assert abs(third.mean() - spread.correlation**3) < 4 * third.std() / runs**0.5 + size
 
 
-def test_gradients_that_are_not_independent_in_time_spread_it_more():
+def test_gradients_that_are_correlated_in_time_increase_the_spread():
     # the control: the same values in long blocks
     g = np.repeat(np.tile([1.0, 3.0], 50), 200)
     run = simulate.norm_map(0.5, 0.02 / 0.5, simulate.RecordedGradient(g), norm=2.0, steps=g.size)
@@ -44,9 +44,9 @@ def test_gradients_that_are_not_independent_in_time_spread_it_more():
     assert np.log(run.norm.values[1000:]).std() > 3 * spread.deviation
 
 
-@pytest.mark.parametrize("k", [0.01, 0.3, 0.7])
+@pytest.mark.parametrize("intrinsic_lr", [0.01, 0.3, 0.7])
 def test_the_moment_identities_hold_for_any_gradients(intrinsic_lr):
-    # correlated, heavy-tailed: no assumption but stationarity, whose rest in a finite window is known
+    # correlated and heavy-tailed: the only assumption is stationarity, with the exact contribution of the ends
     generator = np.random.default_rng(1)
     g = np.exp(np.cumsum(generator.normal(size=4000)) % 3)
     run = simulate.norm_map(0.5, intrinsic_lr / 0.5, simulate.RecordedGradient(g), norm=1.0, steps=4000)
@@ -55,7 +55,7 @@ def test_the_moment_identities_hold_for_any_gradients(intrinsic_lr):
     first = (1 - a) * r[:-1].mean() + (r[-1] - r[0]) / n
     assert first == pytest.approx((0.25 * g**2 / r[:-1]).mean(), rel=1e-10)
     second = (1 - a) * (r[:-1] ** 2).mean() + (r[-1] ** 2 - r[0] ** 2) / (2 * n)
-    # E[(r⁺)²] differs from E[r²] by the ends only
+    # E[(r⁺)²] differs from E[r²] only by the ends
     assert second == pytest.approx(0.25 * (g**2).mean() + (np.diff(r) ** 2).mean() / 2, rel=1e-10)
 
 

@@ -10,7 +10,7 @@ values = st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(0, 1e3)), min_size=1
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(values)
-def test_the_total_is_that_of_the_vectors_put_together(groups):
+def test_the_total_is_that_of_the_concatenated_vectors(groups):
     norms, gradients = np.array(groups).T
     # vectors: weights along the first axis of each group, gradients along the second
     weights = np.concatenate([[norm, 0] for norm in norms])
@@ -19,11 +19,11 @@ def test_the_total_is_that_of_the_vectors_put_together(groups):
     assert theory.total_grad_norm(norms, gradients) == pytest.approx(total, rel=1e-12)
     assert theory.total_grad_norm(norms, gradients) >= gradients.sum() * (1 - 1e-12)
     if (gradients > 0).all():
-        at_rest = theory.equilibrium_norm(0.1, 0.1, gradients)
-        assert theory.total_grad_norm(at_rest, gradients) == pytest.approx(gradients.sum(), rel=1e-12)
-        # groups at equilibrium are at equilibrium together
-        together = theory.equilibrium_norm(0.1, 0.1, gradients.sum())
-        assert np.linalg.norm(at_rest) == pytest.approx(together, rel=1e-12)
+        equilibria = theory.equilibrium_norm(0.1, 0.1, gradients)
+        assert theory.total_grad_norm(equilibria, gradients) == pytest.approx(gradients.sum(), rel=1e-12)
+        # if all groups are at equilibrium, so are they as a whole
+        whole = theory.equilibrium_norm(0.1, 0.1, gradients.sum())
+        assert np.linalg.norm(equilibria) == pytest.approx(whole, rel=1e-12)
 
 
 def test_one_group_is_itself_and_shapes_broadcast():
@@ -47,7 +47,7 @@ def per_scale(function, rho):
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.integers(0, 1000), st.floats(1e-8, 1e-2), st.floats(1e-3, 0.9))
-def test_invariance_ends_where_it_says(seed, eps, tolerance):
+def test_invariance_ends_at_the_stated_norm(seed, eps, tolerance):
     generator = np.random.default_rng(seed)
     x, w = generator.normal(size=(50, 6)), generator.normal(size=6)
     w /= np.linalg.norm(w)
@@ -55,13 +55,13 @@ def test_invariance_ends_where_it_says(seed, eps, tolerance):
     # relative change of the output per relative change of the scale
     here = normalized(w * rho, x, eps)
     share = per_scale(lambda scale: normalized(w * scale, x, eps), rho)
-    # an output next to 0 has lost its digits, relative to the others
+    # an output close to 0 has lost its digits relative to the others
     np.testing.assert_allclose(share, tolerance * here, rtol=1e-10, atol=1e-14)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.integers(0, 1000), st.floats(1e-8, 1e-2), st.floats(1e-6, 1.0), st.floats(1e-3, 10))
-def test_the_radial_gradient_is_the_said_share_of_the_decay(seed, eps, wd, tolerance):
+def test_the_radial_gradient_is_the_stated_share_of_the_decay(seed, eps, wd, tolerance):
     generator = np.random.default_rng(seed)
     x, w, c = generator.normal(size=(50, 6)), generator.normal(size=6), generator.normal(size=50)
     w /= np.linalg.norm(w)
@@ -69,7 +69,7 @@ def test_the_radial_gradient_is_the_said_share_of_the_decay(seed, eps, wd, toler
     def slope_at(rho):
         return c @ normalized(w * rho, x, eps)  # the loss is Σ c z, so ∂f/∂z = c
 
-    # the slope ⟨∂f/∂z,z⟩ depends on the norm a little: fixed-point iteration
+    # fixed-point iteration, because the slope ⟨∂f/∂z,z⟩ depends slightly on the norm
     rho = 1.0
     for _ in range(200):
         rho = theory.decay_invariance_norm(eps, (x @ w).var(), wd, slope_at(rho), tolerance)
@@ -77,7 +77,7 @@ def test_the_radial_gradient_is_the_said_share_of_the_decay(seed, eps, wd, toler
     assert abs(radial) == pytest.approx(tolerance * wd * rho**2, rel=1e-8)
 
 
-def test_decay_feels_it_long_before_the_output_does():
+def test_decay_is_affected_long_before_the_output():
     assert theory.decay_invariance_norm(1e-5, 0.5, 1e-3, 0.1, 0.1) > 10 * theory.invariance_norm(1e-5, 0.5, 0.5)
     assert theory.decay_invariance_norm(0.0, 0.5, 1e-3, 0.1, 0.1) == 0
     assert theory.invariance_norm(0.0, 0.5, 0.1) == 0

@@ -18,7 +18,7 @@ def log_uniform(low, high):
 
 
 class Settings:
-    """Many random settings with falls of some thousand steps at most; δ on both sides of ηλ, some starts at once."""
+    """Many random settings that decay for at most a few thousand steps; δ on both sides of ηλ, some δ-jumps at once."""
 
     def __init__(self, count, seed=0, slowest=5e-3, delta_below=0.5):
         generator = np.random.default_rng(seed)
@@ -44,15 +44,15 @@ class Settings:
         return theory.steps_to_angular_jump(self.norm, *self.arguments())
 
     def turns(self, norm, g):
-        """Whether the step turns by more than the δ-jump does, from its own tangent."""
+        """Whether the step is a δ-jump, from its tangent."""
         return self.lr * g / norm**2 / (1 - self.intrinsic_lr) > kappa(self.delta)
 
-    def quiet(self, norm):
-        """The largest g̃ that does not jump, just below the threshold: 1e-14 is more than the test itself rounds."""
+    def largest_without_jump(self, norm):
+        """Return the largest g̃ without a δ-jump, just below the threshold: 1e-14 exceeds the rounding of the test."""
         return norm**2 * (1 - self.intrinsic_lr) * kappa(self.delta) / self.lr * (1 - 1e-14)
 
     def first_jump(self, strategy, steps):
-        """Step at which the first jump of a sequence of g̃ = strategy(t, norm) happens, inf if later than `steps`."""
+        """Return the step of the first δ-jump of a sequence g̃ = strategy(t, norm), inf if it is later than `steps`."""
         norm, first = self.norm.copy(), np.full(self.count, np.inf)
         for t in range(steps):
             g = np.clip(strategy(t, norm), self.low, self.high)
@@ -64,41 +64,41 @@ class Settings:
         return first
 
 
-def test_the_earliest_jump_is_attained():
+def test_the_earliest_angular_jump_is_attained():
     many = Settings(12_000)
     earliest = many.times().earliest
     finite = np.isfinite(earliest)
     assert 0.3 < finite.mean() < 0.95
     assert 500 < earliest[finite].max() < 5000
 
-    # fall with ℓ, and jump with L as soon as that is a jump; the largest difference is 0 steps
-    def fall_then_jump(t, norm):
+    # ℓ until L gives a δ-jump; the times agree exactly
+    def decay_then_jump(t, norm):
         return np.where(many.turns(norm, many.high), many.high, many.low)
 
-    np.testing.assert_array_equal(many.first_jump(fall_then_jump, 5000), earliest)
+    np.testing.assert_array_equal(many.first_jump(decay_then_jump, 5000), earliest)
 
 
-def test_the_latest_jump_is_attained():
+def test_the_latest_angular_jump_is_attained():
     many = Settings(12_000, seed=1, slowest=0.01)
     latest = many.times().latest
     assert 500 < latest[np.isfinite(latest)].max() < 20_000
 
-    # the largest g̃ that does not jump, while there is one
-    np.testing.assert_array_equal(many.first_jump(lambda t, norm: many.quiet(norm), 20_000), latest)
+    # the largest g̃ without a δ-jump, while there is one
+    np.testing.assert_array_equal(many.first_jump(lambda t, norm: many.largest_without_jump(norm), 20_000), latest)
 
 
-def test_a_jump_never_comes_exactly_where_it_can_be_avoided_for_ever():
+def test_a_angular_jump_never_comes_exactly_if_it_can_be_avoided_for_ever():
     many = Settings(12_000, seed=2)
     avoidable = (many.delta >= many.intrinsic_lr) & (
         many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.low, many.delta)
     )
     np.testing.assert_array_equal(np.isinf(many.times().latest), avoidable)
-    # … and the norm at which the avoider stays is one at which g̃ = ℓ does not jump
-    final = many.first_jump(lambda t, norm: many.quiet(norm), 5000)
+    # … and the norm at which the avoider stays is one at which g̃ = ℓ gives no δ-jump
+    final = many.first_jump(lambda t, norm: many.largest_without_jump(norm), 5000)
     assert np.isinf(final[avoidable]).all()
 
 
-def test_no_sequence_of_gradients_jumps_earlier_or_later():
+def test_no_sequence_of_gradients_angular_jumps_earlier_or_later():
     many = Settings(3000, seed=3, slowest=0.02)
     times, random = many.times(), many.generator
     lengths = random.integers(1, 60, many.count)
@@ -109,22 +109,24 @@ def test_no_sequence_of_gradients_jumps_earlier_or_later():
         "random": lambda t, norm: many.low + (many.high - many.low) * random.random(many.count),
         "low or high": lambda t, norm: np.where(random.random(many.count) < tilt, many.low, many.high),
         "blocks": lambda t, norm: np.where((t // lengths) % 2 == 0, many.low, many.high),
-        "near the threshold": lambda t, norm: many.quiet(norm) * random.uniform(0.9, 1.0, many.count),
-        "rise, then sink": lambda t, norm: np.where(t < lengths, many.high, many.quiet(norm)),
-        "avoid, at times sink": lambda t, norm: np.where(random.random(many.count) < tilt, many.quiet(norm), many.low),
+        "near the threshold": lambda t, norm: many.largest_without_jump(norm) * random.uniform(0.9, 1.0, many.count),
+        "rise, then sink": lambda t, norm: np.where(t < lengths, many.high, many.largest_without_jump(norm)),
+        "avoid, at times sink": lambda t, norm: np.where(
+            random.random(many.count) < tilt, many.largest_without_jump(norm), many.low
+        ),
     }
     for name, strategy in strategies.items():
         first = many.first_jump(strategy, 1000)
         assert (first >= times.earliest).all(), name
-        # a run of 1000 steps says nothing of what comes later
+        # a run of 1000 steps cannot test later times
         assert (first[times.latest < 1000] <= times.latest[times.latest < 1000]).all(), name
 
 
-def test_all_sequences_of_three_gradients():
-    # every one of 3^9 sequences of ℓ, middle and L; steep settings, so that much happens in nine steps
+def test_times_agree_with_all_sequences_of_three_gradients():
+    # all 3^9 sequences of ℓ, middle and L, with large ηλ, so that nine steps suffice
     horizon, few = 9, Settings(150, seed=4, slowest=0.1)
     choices = np.array(list(itertools.product((0, 1, 2), repeat=horizon)))
-    times, seen = few.times(), 0
+    times, jumps_within_horizon = few.times(), 0
     for i in range(few.count):
         lr, intrinsic_lr, low, high, delta = few.lr[i], few.intrinsic_lr[i], few.low[i], few.high[i], few.delta[i]
         norm, first = np.full(len(choices), few.norm[i]), np.full(len(choices), np.inf)
@@ -133,25 +135,25 @@ def test_all_sequences_of_three_gradients():
             jump = (lr * g / norm**2 / (1 - intrinsic_lr) > kappa(delta)) & np.isinf(first)
             first[jump] = t
             norm = np.hypot((1 - intrinsic_lr) * norm, lr * g / norm)
-        # the earliest one is among them: it needs ℓ and L alone
+        # the earliest sequence is among them: it needs only ℓ and L
         assert first.min() == (times.earliest[i] if times.earliest[i] < horizon else np.inf)
         assert times.latest[i] >= horizon or first.max() <= times.latest[i]
-        seen += 0 < times.earliest[i] < horizon
-    assert seen > 20
+        jumps_within_horizon += 0 < times.earliest[i] < horizon
+    assert jumps_within_horizon > 20
 
 
 def test_regimes_agree_with_times():
     many = Settings(20_000, seed=5)
     regime, times = theory.angular_jump_regime(*many.arguments()), many.times()
-    quiet_start = many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.high, many.delta)
+    no_jump_at_start = many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.high, many.delta)
     assert {word: (regime == word).sum() > 500 for word in ("impossible", "possible", "certain")} == dict.fromkeys(
         ("impossible", "possible", "certain"), True
     )
-    np.testing.assert_array_equal(np.isinf(times.earliest), quiet_start & (regime == "impossible"))
-    np.testing.assert_array_equal(np.isinf(times.latest)[quiet_start], (regime != "certain")[quiet_start])
+    np.testing.assert_array_equal(np.isinf(times.earliest), no_jump_at_start & (regime == "impossible"))
+    np.testing.assert_array_equal(np.isinf(times.latest)[no_jump_at_start], (regime != "certain")[no_jump_at_start])
     assert (times.earliest <= times.latest).all()
-    assert (times.earliest[~quiet_start] == 0).all()
-    assert (times.earliest[quiet_start] > 0).all()
+    assert (times.earliest[~no_jump_at_start] == 0).all()
+    assert (times.earliest[no_jump_at_start] > 0).all()
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -180,13 +182,13 @@ def test_borders_of_the_regimes(lr, intrinsic_lr, high, delta):
     st.one_of(st.just(0.0), log_uniform(1e-4, 1)),
     log_uniform(1e-2, 1e2),
 )
-def test_larger_jumps_come_later(lr, intrinsic_lr, high, ratio, start):
+def test_larger_angular_jumps_come_later(lr, intrinsic_lr, high, ratio, start):
     deltas = np.sort(np.concatenate([np.geomspace(1e-6, 0.99, 40), [intrinsic_lr / 2, intrinsic_lr, 2 * intrinsic_lr]]))
     norm = start * theory.angular_jump_norm(lr, intrinsic_lr / lr, high, 0.1)
     times = theory.steps_to_angular_jump(norm, lr, intrinsic_lr / lr, ratio * high, high, deltas)
     for time in times:
         assert not np.isnan(time).any()
-        # whole numbers: a larger δ may not make a time smaller, by rounding alone neither
+        # whole numbers: a larger δ never makes a time smaller, not even by rounding
         assert (time[1:] >= time[:-1]).all()
 
 
@@ -199,26 +201,26 @@ def test_the_closed_form_is_the_iteration_up_to_its_error(monkeypatch, slowest):
         np.testing.assert_array_equal(np.isinf(exact), np.isinf(closed))
         finite = np.isfinite(exact)
         off = np.abs(exact[finite] - closed[finite])
-        # an error of at most ηλ moves the whole number by one, and that only where the time is so close to one
+        # an error of at most ηλ changes the whole number by one, and only where the time is close to a whole number
         assert off.max() <= 1
         assert off.mean() < many.intrinsic_lr[finite].mean()
 
 
-@pytest.mark.parametrize("k", [0.2, 0.1, 0.03, 0.01, 1e-3])
+@pytest.mark.parametrize("intrinsic_lr", [0.2, 0.1, 0.03, 0.01, 1e-3])
 def test_the_error_of_the_closed_form_is_below_the_intrinsic_learning_rate(intrinsic_lr):
-    # after N steps of the map the closed form must say N; down to 1e-6 above rest, where rounding still costs nothing
+    # after N steps of the map the closed form must give N, down to 1e-6 above equilibrium, where rounding is negligible
     ratios = np.geomspace(1e-3, 1, 30)
-    rest = ratios / np.sqrt(intrinsic_lr * (2 - intrinsic_lr))
-    r, start = rest * np.geomspace(1.01, 1e3, 30), rest * np.geomspace(1.01, 1e3, 30)
+    equilibrium = ratios / np.sqrt(intrinsic_lr * (2 - intrinsic_lr))
+    r, start = equilibrium * np.geomspace(1.01, 1e3, 30), equilibrium * np.geomspace(1.01, 1e3, 30)
     for t in range(1, int(8 / intrinsic_lr)):
         r = (1 - intrinsic_lr) ** 2 * r + ratios**2 / r
-        far = r > rest * (1 + 1e-6)
+        far = r > equilibrium * (1 + 1e-6)
         time = flow_time(start[far], r[far], np.full(far.sum(), intrinsic_lr), ratios[far])
         assert np.abs(time - t).max(initial=0) < intrinsic_lr
 
 
-def test_long_falls():
-    # some 1e5 steps, one by one in floating point: its rounding moves nothing here
+def test_long_decay():
+    # about 1e5 single steps in floating point, whose rounding does not change the count here
     lr, intrinsic_lr, low, high, delta, norm = 0.1, 1.5e-5, 0.01, 1.0, 0.05, 3.0
     r, a, b, end = (
         norm**2,
@@ -231,15 +233,15 @@ def test_long_falls():
         r, steps = a * r + b / r, steps + 1
     assert steps > 5 * destabilization.ITERATED_STEPS
     assert theory.steps_to_angular_jump(norm, lr, intrinsic_lr / lr, low, high, delta).earliest == steps
-    # 1e9 steps take no time; without gradients the fall is ρ ∝ (1-ηλ)^t
+    # 1e9 steps take no time; without gradients the norm decays as ρ ∝ (1-ηλ)^t
     longest = theory.steps_to_angular_jump(3.0, 1e-4, 1e-4, 0.0, 1.0, 0.05).earliest
     ratio = 3.0 / theory.angular_jump_norm(1e-4, 1e-4, 1.0, 0.05)
     assert longest == pytest.approx(np.log(ratio) / 1e-8, rel=1e-7)
     assert longest == np.floor(longest)
 
 
-def test_without_a_choice_of_gradients_earliest_and_latest_are_one():
-    # ℓ = L leaves one orbit; these falls are so long that the last step of the closed form can round onto its end
+def test_for_constant_gradients_earliest_and_latest_are_equal():
+    # ℓ = L leaves one orbit, here so long that the last step of the closed form can round onto its end
     generator, count = np.random.default_rng(3), 100_000
     intrinsic_lr = np.exp(generator.uniform(np.log(1e-14), np.log(1e-6), count))
     delta = intrinsic_lr * generator.uniform(0.02, 0.9, count)
@@ -249,8 +251,8 @@ def test_without_a_choice_of_gradients_earliest_and_latest_are_one():
     np.testing.assert_array_equal(times.latest, times.earliest)
 
 
-class SwingingSettings(Settings):
-    """ηλ above 0.2929, where the norm swings about its rest: half of the L/ℓ near 1, δ on both sides of ηλ."""
+class RingingSettings(Settings):
+    """ηλ above 0.2929, where the norm rings around its equilibrium: half of L/ℓ near 1, δ on both sides of ηλ."""
 
     def __init__(self, count, seed=0, fastest=0.95):
         generator = np.random.default_rng(seed)
@@ -267,46 +269,42 @@ class SwingingSettings(Settings):
         self.norm = threshold * np.exp(generator.uniform(-0.3, 1.5, count))
 
 
-def thinned(values, most=400):
+def thin_out(values, most=400):
     return np.sort(values)[np.linspace(0, values.size - 1, min(values.size, most)).astype(int)]
 
 
-def test_jump_times_of_a_swinging_norm_are_those_of_all_sequences():
+def test_angular_jump_times_of_a_ringing_norm_are_those_of_all_sequences():
     # every r that can be reached with one of 50 gradients a step, both ends of the range among them
-    many, horizon = SwingingSettings(120), 6
-    times, seen = many.times(), {"earliest": 0, "latest": 0}
+    many, horizon = RingingSettings(120), 6
+    times, counts = many.times(), {"earliest": 0, "latest": 0}
     for i in range(many.count):
         intrinsic_lr, low, high = many.intrinsic_lr[i], many.low[i], many.high[i]
         tangent = kappa(many.delta[i])
         first_high, first_low = (g / ((1 - intrinsic_lr) * tangent) for g in (high, low))
         share = np.linspace(0, 1, 50)
-        anything, quiet = (np.array([many.norm[i] ** 2]) for _ in range(2))
-        found = {"earliest": np.inf, "latest": np.inf}
+        reachable, without_jump = (np.array([many.norm[i] ** 2]) for _ in range(2))
+        brute_force = {"earliest": np.inf, "latest": np.inf}
         for t in range(horizon):
-            quiet = quiet[quiet >= first_low]
-            for name, reached in (("earliest", anything.min() < first_high), ("latest", quiet.size == 0)):
+            without_jump = without_jump[without_jump >= first_low]
+            for name, reached in (("earliest", reachable.min() < first_high), ("latest", without_jump.size == 0)):
                 if reached:
-                    found[name] = min(found[name], t)
-            for_all = low + (high - low) * share
-            anything = thinned(
-                ((1 - intrinsic_lr) ** 2 * anything[:, np.newaxis] + for_all**2 / anything[:, np.newaxis]).ravel()
-            )
-            if quiet.size:
-                # the largest gradient without a jump, and the turning point of ℓ, are reached exactly
-                most = np.minimum(high, quiet * (1 - intrinsic_lr) * tangent)[:, np.newaxis]
-                chosen = low + (most - low) * share
-                quiet = thinned(
-                    ((1 - intrinsic_lr) ** 2 * quiet[:, np.newaxis] + chosen**2 / quiet[:, np.newaxis]).ravel()
-                )
-        for name in found:
-            told = getattr(times, name)[i]
-            assert found[name] == (told if told < horizon else np.inf), (name, i)
-            seen[name] += 0 < told < horizon
-    assert min(seen.values()) > 25
+                    brute_force[name] = min(brute_force[name], t)
+            r, g = reachable[:, np.newaxis], low + (high - low) * share
+            reachable = thin_out(((1 - intrinsic_lr) ** 2 * r + g**2 / r).ravel())
+            if without_jump.size:
+                # the largest gradient without a δ-jump, and the turning point of ℓ, are reached exactly
+                r = without_jump[:, np.newaxis]
+                g = low + (np.minimum(high, r * (1 - intrinsic_lr) * tangent) - low) * share
+                without_jump = thin_out(((1 - intrinsic_lr) ** 2 * r + g**2 / r).ravel())
+        for name in brute_force:
+            time = getattr(times, name)[i]
+            assert brute_force[name] == (time if time < horizon else np.inf), (name, i)
+            counts[name] += 0 < time < horizon
+    assert min(counts.values()) > 25
 
 
-def test_no_sequence_jumps_earlier_or_later_where_the_norm_swings():
-    many = SwingingSettings(4000, seed=1)
+def test_no_sequence_angular_jumps_earlier_or_later_where_the_norm_rings():
+    many = RingingSettings(4000, seed=1)
     times, random = many.times(), many.generator
     assert not np.isnan(times).any()
     assert (times.earliest <= times.latest).all()
@@ -316,8 +314,8 @@ def test_no_sequence_jumps_earlier_or_later_where_the_norm_swings():
         "high": lambda t, norm: many.high,
         "random": lambda t, norm: many.low + (many.high - many.low) * random.random(many.count),
         "low or high": lambda t, norm: np.where(random.random(many.count) < tilt, many.low, many.high),
-        "quiet": lambda t, norm: many.quiet(norm),
-        "at rest": lambda t, norm: norm**2 * np.sqrt(many.intrinsic_lr * (2 - many.intrinsic_lr)),
+        "without an angular jump": lambda t, norm: many.largest_without_jump(norm),
+        "at equilibrium": lambda t, norm: norm**2 * np.sqrt(many.intrinsic_lr * (2 - many.intrinsic_lr)),
     }
     for name, strategy in strategies.items():
         first = many.first_jump(strategy, 200)
@@ -325,16 +323,16 @@ def test_no_sequence_jumps_earlier_or_later_where_the_norm_swings():
         assert (first[times.latest < 200] <= times.latest[times.latest < 200]).all(), name
 
 
-def test_regimes_of_a_swinging_norm():
-    many = SwingingSettings(20_000, seed=2)
+def test_regimes_of_a_ringing_norm():
+    many = RingingSettings(20_000, seed=2)
     regime, times = theory.angular_jump_regime(*many.arguments()), many.times()
-    quiet_start = many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.high, many.delta)
+    no_jump_at_start = many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.high, many.delta)
     assert all((regime == word).sum() > 500 for word in ("impossible", "possible", "certain"))
-    assert np.isinf(times.earliest[quiet_start & (regime == "impossible")]).all()
+    assert np.isinf(times.earliest[no_jump_at_start & (regime == "impossible")]).all()
     assert np.isfinite(times.latest[regime == "certain"]).all()
     # what is possible depends on the start
     for time in times:
-        share = np.isinf(time[quiet_start & (regime == "possible")]).mean()
+        share = np.isinf(time[no_jump_at_start & (regime == "possible")]).mean()
         assert 0.02 < share < 0.98
     # ... and the border is where the lowest of all steps, from r = ηℓ/(1-ηλ), ends at the threshold of L
     intrinsic_lr, delta = many.intrinsic_lr, many.delta
@@ -362,14 +360,14 @@ def test_starts_at_and_below_the_threshold():
     lr, wd, low, high = 0.1, 0.1, 0.2, 1.0
     for delta in (0.005, 0.1):
         threshold, lowest = (theory.angular_jump_norm(lr, wd, g, delta) for g in (high, low))
-        # at the threshold nothing jumps yet
+        # at the threshold no step is a δ-jump yet
         assert theory.steps_to_angular_jump(threshold, lr, wd, low, high, delta).earliest == 1
         assert theory.steps_to_angular_jump(np.nextafter(threshold, 0), lr, wd, low, high, delta).earliest == 0
         assert theory.steps_to_angular_jump(np.nextafter(lowest, 0), lr, wd, low, high, delta) == (0, 0)
     assert theory.steps_to_angular_jump(lowest, lr, wd, low, high, 0.1).latest == np.inf
     at_lowest = theory.angular_jump_norm(lr, wd, low, 0.005)
     assert theory.steps_to_angular_jump(at_lowest, lr, wd, low, high, 0.005) == (0, 1)
-    # no decay: the norm never falls; ℓ = 0: without gradients nothing jumps
+    # without decay the norm never decreases; zero gradients give no δ-jump
     assert theory.steps_to_angular_jump(3.0, lr, 0.0, 0.0, high, 0.1) == (np.inf, np.inf)
     assert theory.steps_to_angular_jump(3.0, lr, wd, 0.0, high, 0.005).latest == np.inf
     assert isinstance(theory.steps_to_angular_jump(3.0, lr, wd, low, high, 0.005), theory.AngularJumpTime)
@@ -393,11 +391,11 @@ def test_numbers_give_floats_and_words_and_arrays_broadcast():
     assert theory.steps_to_angular_jump([], 0.1, 0.1, 0.2, 1.0, 0.1).latest.shape == (0,)
 
 
-def log_sizes(rate, momentum, nesterov, steps):
-    """ln of the size of (weight, buffer) along PyTorch's SGD with η = 1 on a quadratic, from no eigenspace."""
-    x, v, sizes = np.ones_like(rate), np.full_like(rate, 0.3), [np.zeros_like(rate)]
+def log_sizes(step_sizes, momentum, nesterov, steps):
+    """ln of the size of (weight, buffer) under PyTorch's SGD on a quadratic; `step_sizes` is η times its curvature."""
+    x, v, sizes = np.ones_like(step_sizes), np.full_like(step_sizes, 0.3), [np.zeros_like(step_sizes)]
     for _ in range(steps):
-        gradient = rate * x
+        gradient = step_sizes * x
         v = momentum * v + gradient
         x = x - (gradient + momentum * v if nesterov else v)
         size = np.hypot(x, v)
@@ -424,9 +422,9 @@ def test_critical_norm_is_where_the_linear_recursion_begins_to_grow(momentum, ne
 
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.5, False), (0.5, True), (0.9, False), (0.9, True)])
-@pytest.mark.parametrize("k", [1e-6, 1e-3, 2e-3, 0.05])
+@pytest.mark.parametrize("intrinsic_lr", [1e-6, 1e-3, 2e-3, 0.05])
 def test_decay_moves_the_edge_to_where_the_direction_begins_to_turn_over(decoupled, momentum, nesterov, intrinsic_lr):
-    # the linear recursion across the weights, against that along them, from the rule itself
+    # compare the linear recursion across the weights with that along them, from the rule itself
     rule, lr = theory.SGD(momentum=momentum, nesterov=nesterov, decoupled=decoupled), 0.5
     for falling in (False, True):
         edge = 12.0 * lr / theory.critical_norm(lr, 12.0, wd=intrinsic_lr / lr, falling=falling, optimizer=rule) ** 2
@@ -452,12 +450,12 @@ def test_decay_moves_the_edge_to_where_the_direction_begins_to_turn_over(decoupl
 
 
 @pytest.mark.parametrize("falling", ["no", 1, [False, True]])
-def test_falling_is_yes_or_no(falling):
+def test_falling_is_true_or_false(falling):
     with pytest.raises(TypeError, match="falling must be True or False"):
         theory.critical_norm(0.1, 5.0, wd=0.1, falling=falling)
 
 
-def test_nesterov_rings_from_a_known_decay_on():
+def test_nesterov_rings_above_the_stated_decay():
     border = (0.1 / 1.9) ** 2
     rule = theory.SGD(momentum=0.9, nesterov=True)
     here = [theory.critical_norm(1.0, 5.0, wd=border * c, falling=True, optimizer=rule) for c in (0.999, 1.001)]
@@ -465,7 +463,7 @@ def test_nesterov_rings_from_a_known_decay_on():
     assert np.isnan(here[1])
 
 
-def test_free_fall_and_constant_norm_of_plain_sgd():
+def test_edge_of_plain_sgd_at_constant_and_freely_decaying_norm():
     assert 0.1 * 5 / theory.critical_norm(0.1, 5.0, wd=0.5) ** 2 == pytest.approx(1.95, rel=1e-14)
     assert 0.1 * 5 / theory.critical_norm(0.1, 5.0, wd=0.5, falling=True) ** 2 == pytest.approx(1.9, rel=1e-14)
 

@@ -31,39 +31,39 @@ def derivation(name):
 
 
 def exact(name, index=-1, **values):
-    """A formula of a derivation in 60 digits, so that the NumPy function alone rounds."""
+    """Value of a derived formula in 60 digits, so that only the NumPy function rounds."""
     derived = derivation(name)
     function = sympy.lambdify(tuple(derived.symbols.values()), derived[index].rhs, "mpmath")
     with mpmath.workdps(60):
         return function(*(mpmath.mpf(values.get(key, 0)) for key in derived.symbols))
 
 
-def largest_fall(mu):
+def largest_gamma(mu):
     return (1 - np.sqrt(mu)) ** 2
 
 
-def intrinsic_of(fall, mu):
-    """The smaller ηλ with ηλ(2-ηλ/(1+μ)) = fall."""
-    return (1 + mu) * (1 - np.sqrt(1 - fall / (1 + mu)))
+def intrinsic_of(gamma, mu):
+    """Return the smaller ηλ with ηλ(2-ηλ/(1+μ)) = γ."""
+    return (1 + mu) * (1 - np.sqrt(1 - gamma / (1 + mu)))
 
 
 # --- derivations ---
 
 
-fractions = {"resting": st.floats(1e-6, 0.49), "overshooting": st.floats(0.51, 0.98)}
+fractions = {"attained": st.floats(1e-6, 0.49), "overshooting": st.floats(0.51, 0.98)}
 
 
 @pytest.mark.parametrize("case", fractions)
-def test_the_floor_is_the_derived_formula(case):
+def test_the_lower_bound_is_the_derived_formula(case):
     @settings(deadline=None, derandomize=True, max_examples=60)
     @given(positive, fractions[case], positive, st.sampled_from([0.1, 0.5, 0.9, 0.999]))
     def compare(lr, fraction, low, mu):
-        intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
+        intrinsic_lr = intrinsic_of(fraction * largest_gamma(mu), mu)
         wd = intrinsic_lr / lr
         with mpmath.workdps(60):
             product = mpmath.mpf(lr) * mpmath.mpf(wd)
-            fall = product * (2 - product / (1 + mpmath.mpf(mu)))
-        expected = exact("momentum_lower_bound", lr=lr, wd=wd, momentum=mu, grad_norm_min=low, fall=fall)
+            gamma = product * (2 - product / (1 + mpmath.mpf(mu)))
+        expected = exact("momentum_lower_bound", lr=lr, wd=wd, momentum=mu, grad_norm_min=low, gamma=gamma)
         assert momentum_lower_bound(lr, wd, low, momentum=mu) == pytest.approx(float(expected), rel=1e-12)
 
     compare()
@@ -71,12 +71,12 @@ def test_the_floor_is_the_derived_formula(case):
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(log_uniform(1e-8, 0.98), log_uniform(1e-3, 1e3), st.sampled_from([0.0, 0.5, 0.9, 0.999]))
-def test_the_least_fall_is_the_derived_formula(fraction, excess, mu):
-    intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
+def test_the_least_decay_steps_are_the_derived_formula(fraction, excess, mu):
+    intrinsic_lr = intrinsic_of(fraction * largest_gamma(mu), mu)
     with mpmath.workdps(60):
-        fall = mpmath.mpf(intrinsic_lr) * (2 - mpmath.mpf(intrinsic_lr) / (1 + mpmath.mpf(mu)))
-    steps = float(exact("momentum_least_decay_steps", momentum=mu, fall=fall, ratio=1 + excess))
-    # k is known to 1e-16 of itself, and p would be known to 1e-16 of 1, which is not enough
+        gamma = mpmath.mpf(intrinsic_lr) * (2 - mpmath.mpf(intrinsic_lr) / (1 + mpmath.mpf(mu)))
+    steps = float(exact("momentum_least_decay_steps", momentum=mu, gamma=gamma, ratio=1 + excess))
+    # ηλ has a relative error of 1e-16, p an absolute one of 1e-16, which is not enough
     assert steps - 1e-9 * max(steps, 1) <= momentum_least_decay_steps(1.0, intrinsic_lr, 1 + excess, momentum=mu)
     assert momentum_least_decay_steps(1.0, intrinsic_lr, 1 + excess, momentum=mu) <= steps + 1 + 1e-9 * steps
 
@@ -86,12 +86,12 @@ def test_the_least_fall_is_the_derived_formula(fraction, excess, mu):
 def test_the_stationary_bounds_are_the_derived_formulas(lr, intrinsic_lr, square, mu):
     wd = intrinsic_lr / lr
     values = {"lr": lr, "wd": wd, "momentum": mu, "mean_sq_gradient": square}
-    found = momentum_stationary_bounds(lr, wd, square, momentum=mu)
+    bounds = momentum_stationary_bounds(lr, wd, square, momentum=mu)
     lower = exact("momentum_stationary_bounds", -2, **values)
-    assert found.lower == pytest.approx(float(lower), rel=1e-12)
-    # the last formula has the lower end as a symbol of its own, with the value just found
+    assert bounds.lower == pytest.approx(float(lower), rel=1e-12)
+    # in the last formula the lower end is a symbol, with the value from above
     upper = exact("momentum_stationary_bounds", -1, **values, lower=lower)
-    assert found.upper == pytest.approx(float(upper), rel=1e-12)
+    assert bounds.upper == pytest.approx(float(upper), rel=1e-12)
 
 
 def own_and_change(intrinsic_lr, mu, decoupled):
@@ -113,12 +113,12 @@ def test_the_relaxation_is_the_derived_formula(decoupled, intrinsic_lr, mu):
     if abs(change / low - 1) < 1e-3 or change > 0.999 * high:
         return
     expected = float(exact("momentum_relaxation", own=own, change=change))
-    found = momentum_relaxation(1.0, intrinsic_lr, momentum=mu, decoupled=decoupled)
-    assert found.time == pytest.approx(expected, rel=1e-11)
-    assert found.rings == bool(change > low)
+    relaxation = momentum_relaxation(1.0, intrinsic_lr, momentum=mu, decoupled=decoupled)
+    assert relaxation.time == pytest.approx(expected, rel=1e-11)
+    assert relaxation.rings == bool(change > low)
 
 
-# --- relaxation against the linearised map and a random walk ---
+# --- relaxation compared with the linearised map and a random walk ---
 
 
 def moment_eigenvalues(intrinsic_lr, mu, decoupled):
@@ -141,36 +141,36 @@ def moment_eigenvalues(intrinsic_lr, mu, decoupled):
             ]
         )
 
-    # with E‖x‖² known the fixed point is linear in the others
+    # for a given E‖x‖² the fixed point is linear in the others
     base = step(np.array([norm**2, 0.0, 0.0]))
     columns = np.array([step(np.array([norm**2, *e])) - base for e in np.eye(2)]).T
     mixed, speed = np.linalg.solve(np.eye(2) - columns[1:], base[1:])
-    rest = np.array([norm**2, mixed, speed])
-    np.testing.assert_allclose(step(rest), rest, rtol=1e-9, atol=1e-12)
+    fixed_point = np.array([norm**2, mixed, speed])
+    np.testing.assert_allclose(step(fixed_point), fixed_point, rtol=1e-9, atol=1e-12)
     size = 1e-5 * norm**2
     return np.linalg.eigvals(
-        np.array([(step(rest + size * e) - step(rest - size * e)) / (2 * size) for e in np.eye(3)]).T
+        np.array([(step(fixed_point + size * e) - step(fixed_point - size * e)) / (2 * size) for e in np.eye(3)]).T
     )
 
 
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("mu", [0.05, 0.3, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("k", [1e-4, 1e-3, 0.02, 0.1, 0.7, 1.2, 1.7, 1.9])
+@pytest.mark.parametrize("intrinsic_lr", [1e-4, 1e-3, 0.02, 0.1, 0.7, 1.2, 1.7, 1.9])
 def test_relaxation_is_that_of_the_linearised_moments(intrinsic_lr, mu, decoupled):
     eigenvalues = moment_eigenvalues(intrinsic_lr, mu, decoupled)
     own, change = (float(x) for x in own_and_change(intrinsic_lr, mu, decoupled))
-    # all three are as stated
+    # all three eigenvalues are as stated
     for expected in [own**2, *np.roots([1, -(1 + own - change), own])]:
         assert np.min(np.abs(eigenvalues - expected)) < 1e-6
     leading = eigenvalues[np.argmax(np.abs(eigenvalues))]
-    found = momentum_relaxation(0.5, intrinsic_lr / 0.5, momentum=mu, decoupled=decoupled)
+    relaxation = momentum_relaxation(0.5, intrinsic_lr / 0.5, momentum=mu, decoupled=decoupled)
     # differences leave 1e-8 of the eigenvalue
-    assert np.exp(-1 / found.time) == pytest.approx(abs(leading), abs=1e-6)
-    assert found.rings == (abs(leading.imag) > 1e-4)
+    assert np.exp(-1 / relaxation.time) == pytest.approx(abs(leading), abs=1e-6)
+    assert relaxation.rings == (abs(leading.imag) > 1e-4)
 
 
 def deviations(mu, intrinsic_lr, decoupled, steps):
-    """Mean ‖x‖² of random walks after all weights and velocities grew by 2 %, less that without, same gradients."""
+    """Mean ‖x‖² of random walks after a 2 % increase of weights and velocities, minus that without, same gradients."""
     rule, generator = theory.SGD(momentum=mu, decoupled=decoupled), np.random.default_rng(3)
     lr, wd, dim, runs = 1.0, intrinsic_lr, 200, 60
     norm = rule.equilibrium_norm(np.float64(lr), np.float64(wd), np.float64(1.0))
@@ -194,15 +194,17 @@ def deviations(mu, intrinsic_lr, decoupled, steps):
     return np.array(differences)
 
 
-@pytest.mark.parametrize(("mu", "k", "decoupled"), [(0.5, 0.01, False), (0.5, 0.01, True), (0.8, 0.001, False)])
+@pytest.mark.parametrize(
+    ("mu", "intrinsic_lr", "decoupled"), [(0.5, 0.01, False), (0.5, 0.01, True), (0.8, 0.001, False)]
+)
 def test_a_random_walk_relaxes_in_the_stated_time(mu, intrinsic_lr, decoupled):
     time, rings = momentum_relaxation(1.0, intrinsic_lr, momentum=mu, decoupled=decoupled)
     assert not rings
     start, end = int(time / 2), int(2.5 * time)
-    gone = deviations(mu, intrinsic_lr, decoupled, end + 1)
-    assert (gone > 0).all()
+    deviation = deviations(mu, intrinsic_lr, decoupled, end + 1)
+    assert (deviation > 0).all()
     # from sixty walks of 200 dimensions; the deviation itself is 2 %, whose square is dropped
-    assert (end - start) / np.log(gone[start] / gone[end]) == pytest.approx(time, rel=0.08)
+    assert (end - start) / np.log(deviation[start] / deviation[end]) == pytest.approx(time, rel=0.08)
 
 
 def test_a_random_walk_rings_where_the_roots_are_complex():
@@ -212,20 +214,20 @@ def test_a_random_walk_rings_where_the_roots_are_complex():
     assert time == pytest.approx(-2 / np.log(mu))
     trace = 1 + mu - (4 * intrinsic_lr - 2 * intrinsic_lr * intrinsic_lr / (1 + mu))
     half_turn = np.pi / np.arccos(trace / (2 * np.sqrt(mu)))
-    gone = deviations(mu, intrinsic_lr, False, 60)
-    crossings = np.flatnonzero(np.sign(gone[1:]) != np.sign(gone[:-1]))
+    deviation = deviations(mu, intrinsic_lr, False, 60)
+    crossings = np.flatnonzero(np.sign(deviation[1:]) != np.sign(deviation[:-1]))
     # the second crossing is half a turn after the first, with e^-(half turn/time) of the size
     assert crossings[1] - crossings[0] == pytest.approx(half_turn, abs=2)
 
 
-# --- bounds against brute force ---
+# --- bounds compared with brute force ---
 
 
 def run(generator, mu, intrinsic_lr, low, high, start, dim, steps, orbits):
-    """Norms of many adversaries from rest, through the rule itself: shape (steps+1, orbits), and mean squares.
+    """Norms under many adversarial gradients from zero velocity, shape (steps+1, orbits), and squared gradients.
 
-    Directions at random, constant, alternating, towards the lowest or the highest next norm, in blocks of both; sizes
-    ℓ, any, L.
+    The directions are random, constant, alternating, towards the lowest or the highest next norm, or in blocks of both.
+    The sizes are ℓ, any, or L.
     """
     rule = theory.SGD(momentum=mu)
     weights = generator.standard_normal((orbits, dim))
@@ -254,64 +256,64 @@ def run(generator, mu, intrinsic_lr, low, high, start, dim, steps, orbits):
 @pytest.mark.parametrize("mu", MOMENTA)
 @pytest.mark.parametrize("fraction", [0.02, 0.3, 0.499, 0.7, 0.95])
 @pytest.mark.parametrize("dim", [2, 3, 30, 300])
-def test_no_adversary_undercuts_the_envelope_or_falls_faster(mu, fraction, dim):
+def test_no_gradients_lead_below_the_envelope_or_decay_faster(mu, fraction, dim):
     # 4 × 5 × 4 settings × 36 orbits × 400 steps: a million steps
     generator = np.random.default_rng(dim)
-    intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
+    intrinsic_lr = intrinsic_of(fraction * largest_gamma(mu), mu)
     steps, orbits = (400, 36) if dim < 300 else (200, 18)
-    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
-    start = floor * np.geomspace(0.2, 5, orbits)
+    bound = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
+    start = bound * np.geomspace(0.2, 5, orbits)
     norms, _ = run(generator, mu, intrinsic_lr, LOW, 5 * LOW, start, dim, steps, orbits)
     envelope = momentum_envelope(steps, start, LR, intrinsic_lr / LR, LOW, momentum=mu).T
     assert (norms >= envelope * (1 - ROUNDING)).all()
-    # from rest no step loses more than √p, and so no fall is faster
-    p = max(np.roots([1, -(1 + mu - fraction * largest_fall(mu)), mu]).real)
+    # from zero velocity no step multiplies the norm by less than √p, so no decay is faster
+    p = max(np.roots([1, -(1 + mu - fraction * largest_gamma(mu)), mu]).real)
     assert (norms[1:] >= np.sqrt(p) * norms[:-1] * (1 - ROUNDING)).all()
     highest = np.argmax(norms, axis=0)
     for orbit in range(orbits):
         after = norms[highest[orbit] :, orbit]
-        fallen = momentum_least_decay_steps(
+        least = momentum_least_decay_steps(
             LR, intrinsic_lr / LR, np.maximum(after[0] / after, 1) * (1 - 1e-12) + 1e-12, momentum=mu
         )
-        assert (np.arange(after.size) >= fallen).all()
+        assert (np.arange(after.size) >= least).all()
     if fraction < 0.5:
-        above = start >= floor
-        assert (norms[:, above] >= floor * (1 - ROUNDING)).all()
-        assert (envelope[:, above] >= floor * (1 - ROUNDING)).all()
+        above = start >= bound
+        assert (norms[:, above] >= bound * (1 - ROUNDING)).all()
+        assert (envelope[:, above] >= bound * (1 - ROUNDING)).all()
 
 
 @pytest.mark.parametrize("mu", MOMENTA)
 @pytest.mark.parametrize("fraction", [0.1, 0.49])
 def test_the_envelope_lies_above_the_linear_recursion(mu, fraction):
-    fall = fraction * largest_fall(mu)
-    intrinsic_lr = intrinsic_of(fall, mu)
-    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
-    for start in floor * np.array([0.3, 0.9, 1.0, 1.2, 4.0]):
+    gamma = fraction * largest_gamma(mu)
+    intrinsic_lr = intrinsic_of(gamma, mu)
+    bound = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
+    for start in bound * np.array([0.3, 0.9, 1.0, 1.2, 4.0]):
         envelope = momentum_envelope(300, start, LR, intrinsic_lr / LR, LOW, momentum=mu)
-        distance = [envelope[0] ** 2 - floor**2, envelope[1] ** 2 - floor**2]
+        distance = [envelope[0] ** 2 - bound**2, envelope[1] ** 2 - bound**2]
         for _ in range(299):
-            distance.append((1 + mu - 2 * fall) * distance[-1] - mu * distance[-2])
-        linear = floor**2 + np.array(distance)
-        assert (envelope**2 >= linear - 1e-9 * (start**2 + floor**2 + np.abs(linear))).all()
+            distance.append((1 + mu - 2 * gamma) * distance[-1] - mu * distance[-2])
+        linear = bound**2 + np.array(distance)
+        assert (envelope**2 >= linear - 1e-9 * (start**2 + bound**2 + np.abs(linear))).all()
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("fraction", [0.2, 0.49, 0.8])
-def test_the_envelope_ends_at_the_floor_and_orbits_come_there(mu, fraction):
-    intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
-    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
-    start = floor * np.array([0.05, 0.5, 1.0, 3.0, 20.0])
-    steps = int(45 / (1 - np.sqrt(max(mu, 1 - fraction * largest_fall(mu) / (1 - mu)))))
+def test_the_envelope_tends_to_the_lower_bound_and_orbits_stay_above_it(mu, fraction):
+    intrinsic_lr = intrinsic_of(fraction * largest_gamma(mu), mu)
+    bound = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
+    start = bound * np.array([0.05, 0.5, 1.0, 3.0, 20.0])
+    steps = int(45 / (1 - np.sqrt(max(mu, 1 - fraction * largest_gamma(mu) / (1 - mu)))))
     ends = momentum_envelope([steps], start, LR, intrinsic_lr / LR, LOW, momentum=mu)[:, 0]
-    np.testing.assert_allclose(ends, floor, rtol=1e-9)
+    np.testing.assert_allclose(ends, bound, rtol=1e-9)
     far = momentum_envelope([10**9, 3], start, LR, intrinsic_lr / LR, LOW, momentum=mu)[:, 0]
-    np.testing.assert_allclose(far, floor, rtol=1e-9)
+    np.testing.assert_allclose(far, bound, rtol=1e-9)
     norms, _ = run(np.random.default_rng(0), mu, intrinsic_lr, LOW, LOW, np.repeat(start, 6), 3, steps, 30)
-    assert (norms[-1] >= floor * (1 - ROUNDING)).all()
+    assert (norms[-1] >= bound * (1 - ROUNDING)).all()
 
 
-def turning_back(mu, intrinsic_lr, start, steps):
-    """Norms under gradients of changing sign in the plane, from rest."""
+def alternating(mu, intrinsic_lr, start, steps):
+    """Norms under gradients of alternating sign in the plane, from zero velocity."""
     rule, weights, velocity = theory.SGD(momentum=mu), np.array([start, 0.0]), np.zeros(2)
     norms = [start]
     for t in range(steps):
@@ -326,36 +328,36 @@ def turning_back(mu, intrinsic_lr, start, steps):
 @pytest.mark.parametrize("mu", [0.0, 0.3, 0.9])
 @pytest.mark.parametrize("fraction", [0.2, 0.45])
 @pytest.mark.parametrize("factor", [0.3, 1.0, 3.0])
-def test_gradients_of_changing_sign_attain_the_floor(mu, fraction, factor):
-    intrinsic_lr = intrinsic_of(fraction * largest_fall(mu), mu)
-    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
-    steps = int(45 / (1 - np.sqrt(max(mu, 1 - fraction * largest_fall(mu) / (1 - mu)))))
-    assert turning_back(mu, intrinsic_lr, factor * floor, steps)[-1] == pytest.approx(floor, rel=1e-9)
+def test_gradients_of_alternating_sign_attain_the_lower_bound(mu, fraction, factor):
+    intrinsic_lr = intrinsic_of(fraction * largest_gamma(mu), mu)
+    bound = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
+    steps = int(45 / (1 - np.sqrt(max(mu, 1 - fraction * largest_gamma(mu) / (1 - mu)))))
+    assert alternating(mu, intrinsic_lr, factor * bound, steps)[-1] == pytest.approx(bound, rel=1e-9)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9, 0.99])
-def test_the_two_points_of_the_floor_are_an_orbit(mu):
-    intrinsic_lr = intrinsic_of(0.4 * largest_fall(mu), mu)
-    floor = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
+def test_two_points_on_the_lower_bound_are_an_orbit(mu):
+    intrinsic_lr = intrinsic_of(0.4 * largest_gamma(mu), mu)
+    bound = momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu)
     here = np.sqrt([2 * (1 + mu) - intrinsic_lr, intrinsic_lr])
-    here *= floor / np.hypot(*here)
+    here *= bound / np.hypot(*here)
     there = here * [1, -1]
-    normal = np.array([here[1], -here[0]]) / floor
-    # the sign with which the gradient leads back
-    gradient = -normal * LOW / floor
+    normal = np.array([here[1], -here[0]]) / bound
+    # the sign at which the gradient leads back
+    gradient = -normal * LOW / bound
     after, _ = theory.SGD(momentum=mu).update(here, gradient, ((there - here) / LR,), LR, intrinsic_lr / LR)
-    np.testing.assert_allclose(after, there, rtol=1e-9, atol=1e-12 * floor)
+    np.testing.assert_allclose(after, there, rtol=1e-9, atol=1e-12 * bound)
 
 
-def test_a_peak_after_a_pull_inwards_is_what_the_least_fall_needs():
-    # the control of its condition: with the velocity pointing inwards the first step is a faster fall
+def test_an_initial_velocity_inwards_can_decay_faster_than_the_bound():
+    # the control of its condition: with the velocity pointing inwards the first step decays faster
     mu, intrinsic_lr = 0.9, 1e-4
     weights, velocity = np.array([1.0, 0.0]), np.array([0.3, 0.0])
     after, _ = theory.SGD(momentum=mu).update(weights, np.zeros(2), (velocity,), 1.0, intrinsic_lr)
     assert momentum_least_decay_steps(1.0, intrinsic_lr, 1 / np.hypot(*after), momentum=mu) > 1
 
 
-def test_weights_without_gradients_fall_as_fast_as_allowed_to_first_order():
+def test_weights_without_gradients_decay_as_fast_as_allowed_to_first_order():
     for mu, intrinsic_lr in [(0.5, 1e-4), (0.9, 1e-5)]:
         steps = momentum_least_decay_steps(1.0, intrinsic_lr, 2.0, momentum=mu)
         root = max(np.roots([1, -(1 + mu - intrinsic_lr), mu]))
@@ -363,22 +365,22 @@ def test_weights_without_gradients_fall_as_fast_as_allowed_to_first_order():
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.3, 0.8])
-@pytest.mark.parametrize("k", [0.3, 1.2, 1.9])
-def test_stationary_traces_lie_between_the_bounds(mu, intrinsic_lr):
+@pytest.mark.parametrize("intrinsic_lr", [0.3, 1.2, 1.9])
+def test_stationary_runs_lie_between_the_bounds(mu, intrinsic_lr):
     rule = theory.SGD(momentum=mu)
     start = theory.equilibrium_norm(LR, intrinsic_lr / LR, LOW, optimizer=rule)
     norms, gradients = run(np.random.default_rng(5), mu, intrinsic_lr, LOW / 4, LOW, start, 20, 3000, 36)
     squares = norms[1000:-1] ** 2
     mean = squares.mean(axis=0)
     bounds = momentum_stationary_bounds(LR, intrinsic_lr / LR, gradients[1000:].mean(axis=0), momentum=mu)
-    # what the ends of a window of N steps add to (1+μ)²Σr on the one hand, and to μΣ‖x⁺-x⁻‖² too on the other
+    # contributions of the ends of the window to (1+μ)²Σr (below), and also to μΣ‖x⁺-x⁻‖² (above)
     ends = squares.max(axis=0) / (squares.shape[0] * intrinsic_lr * (2 * (1 + mu) - intrinsic_lr))
     below, above = 4 * (1 + mu) ** 2 * ends, (4 * (1 + mu) ** 2 + 30 * mu) * ends * ((1 + mu) / (1 - mu)) ** 2
     assert (mean >= bounds.lower**2 - below).all()
     assert (mean <= bounds.upper**2 + above).all()
     if mu == 0:
         return
-    # neither statement is empty: the allowance is small for many, and the orbits fill much of the interval
+    # neither test is trivial: the allowance is small for many orbits, and they fill much of the interval
     assert np.median(below / mean) < 0.05
     assert np.quantile(above / bounds.upper**2, 1 / 3) < 0.5
     place = np.log(mean / bounds.lower**2) / np.log((1 + mu) / (1 - mu)) / 2
@@ -386,7 +388,7 @@ def test_stationary_traces_lie_between_the_bounds(mu, intrinsic_lr):
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("k", [1e-3, 0.1, 1.0, 1.9])
+@pytest.mark.parametrize("intrinsic_lr", [1e-3, 0.1, 1.0, 1.9])
 def test_both_stationary_ends_are_attained(mu, intrinsic_lr):
     rule, norm = theory.SGD(momentum=mu), 1.7
     angle = np.arccos(1 - intrinsic_lr / (1 + mu))
@@ -405,7 +407,7 @@ def test_both_stationary_ends_are_attained(mu, intrinsic_lr):
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("k", [1e-4, 0.1, 1.5])
+@pytest.mark.parametrize("intrinsic_lr", [1e-4, 0.1, 1.5])
 def test_independent_gradients_lie_half_way_between(mu, intrinsic_lr):
     norm = theory.equilibrium_norm(LR, intrinsic_lr / LR, LOW, optimizer=theory.SGD(momentum=mu))
     bounds = momentum_stationary_bounds(LR, intrinsic_lr / LR, (LOW / norm) ** 2, momentum=mu)
@@ -425,7 +427,7 @@ intrinsic = (
 @given(intrinsic, positive, positive, st.floats(1.0, 1e6))
 def test_without_momentum_the_results_are_those_of_plain_sgd(intrinsic_lr, lr, low, ratio):
     wd = intrinsic_lr / lr
-    # a steep L, because this floor is that of all L
+    # a large L, because this lower bound is the lowest of all L
     bounds = theory.norm_bounds(lr, wd, low, 10 * low)
     assert momentum_lower_bound(lr, wd, low, momentum=0) == pytest.approx(bounds.lower, rel=1e-9)
     relaxed = momentum_relaxation(lr, wd, momentum=0)
@@ -440,7 +442,7 @@ def test_without_momentum_the_results_are_those_of_plain_sgd(intrinsic_lr, lr, l
         assert momentum_least_decay_steps(lr, wd, ratio, momentum=0) == theory.least_decay_steps(lr, wd, ratio)
 
 
-@pytest.mark.parametrize("k", [1e-4, 0.05, 0.29, 0.35, 0.6, 0.9, 1.4, 1.9])
+@pytest.mark.parametrize("intrinsic_lr", [1e-4, 0.05, 0.29, 0.35, 0.6, 0.9, 1.4, 1.9])
 @pytest.mark.parametrize("start", [0.01, 0.3, 1.0, 30.0])
 def test_without_momentum_the_envelope_is_that_of_unlimited_gradients(intrinsic_lr, start):
     expected = theory.norm_envelope(60, start, LR, intrinsic_lr / LR, LOW, 1e9).lower
@@ -466,16 +468,16 @@ def test_the_bounds_are_monotone():
     assert (np.diff(starts, axis=0) > 0).all()
 
 
-def test_the_floor_is_continuous_between_its_cases_and_zero_beyond():
+def test_the_lower_bound_is_continuous_between_its_cases_and_zero_beyond():
     for mu in (0.1, 0.9, 0.999):
-        fall = largest_fall(mu) * np.array([0.5 - 1e-9, 0.5 + 1e-9, 1 - 1e-8, 1 + 1e-8])
-        below, above, last, beyond = momentum_lower_bound(1.0, intrinsic_of(fall, mu), 1.0, momentum=mu)
+        gamma = largest_gamma(mu) * np.array([0.5 - 1e-9, 0.5 + 1e-9, 1 - 1e-8, 1 + 1e-8])
+        below, above, last, beyond = momentum_lower_bound(1.0, intrinsic_of(gamma, mu), 1.0, momentum=mu)
         assert below == pytest.approx(above, rel=1e-7)
         assert 0 < last < 0.1 * below
         assert beyond == 0
 
 
-def test_where_the_roots_are_complex_nothing_is_promised():
+def test_for_complex_roots_the_bounds_are_trivial():
     mu, intrinsic_lr = 0.9, 0.1
     assert momentum_lower_bound(LR, intrinsic_lr / LR, LOW, momentum=mu) == 0
     assert momentum_least_decay_steps(LR, intrinsic_lr / LR, 5.0, momentum=mu) == 0
@@ -484,7 +486,7 @@ def test_where_the_roots_are_complex_nothing_is_promised():
     assert momentum_relaxation(LR, intrinsic_lr / LR, momentum=mu).rings
 
 
-def test_limits_without_decay_gradients_or_fall():
+def test_limits_without_decay_or_gradients_and_for_ratio_one():
     assert momentum_lower_bound(0.1, 0.0, 1.0, momentum=0.9) == np.inf
     assert momentum_lower_bound(0.1, 0.0, 0.0, momentum=0.9) == 0
     assert momentum_lower_bound(0.1, 1e-4, 0.0, momentum=0.9) == 0
@@ -497,19 +499,19 @@ def test_limits_without_decay_gradients_or_fall():
         assert momentum_relaxation(0.1, 0.0, momentum=0.9, decoupled=decoupled) == (np.inf, False)
         # a deviation that changes its sign for ever
         assert momentum_relaxation(1.0, 1.5, momentum=0.5, decoupled=decoupled).time == np.inf
-    falling = momentum_envelope(500, 2.0, 0.1, 1e-4, 0.0, momentum=0.9)
-    assert (np.diff(falling) < 0).all()
-    assert falling[-1] > 0
+    decaying = momentum_envelope(500, 2.0, 0.1, 1e-4, 0.0, momentum=0.9)
+    assert (np.diff(decaying) < 0).all()
+    assert decaying[-1] > 0
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 0.9, 0.999])
-def test_extremes_are_finite_and_silent(mu):
+def test_extremes_are_finite_and_do_not_warn(mu):
     lr, g = np.array([1e-6, 1.0, 1e3])[:, None, None], np.array([1e-6, 1.0, 1e6])[:, None]
     wd = np.array([1e-8, 1e-4, 0.1, 0.5, 1.0, 1.5, 1.99]) / lr
-    floor = momentum_lower_bound(lr, wd, g, momentum=mu)
-    assert floor.shape == (3, 3, 7)
-    assert (np.isfinite(floor) & (floor >= 0)).all()
-    assert (floor[..., 0] > 0).all()
+    bound = momentum_lower_bound(lr, wd, g, momentum=mu)
+    assert bound.shape == (3, 3, 7)
+    assert (np.isfinite(bound) & (bound >= 0)).all()
+    assert (bound[..., 0] > 0).all()
     for start in (1e-6, 1.0, 1e6):
         envelope = momentum_envelope(20, start, lr, wd, g, momentum=mu)
         assert np.isfinite(envelope).all()
@@ -523,7 +525,7 @@ def test_extremes_are_finite_and_silent(mu):
     for decoupled in (False, True):
         relaxed = momentum_relaxation(lr, wd, momentum=mu, decoupled=decoupled)
         assert (relaxed.time >= 0).all()
-        # only a multiplier of -1 takes for ever
+        # only a multiplier of -1 never relaxes
         assert np.isfinite(relaxed.time[np.abs(np.broadcast_to(lr * wd, relaxed.time.shape) - 1 - mu) > 0.01]).all()
 
 
@@ -547,9 +549,11 @@ def test_numbers_give_floats_and_arrays_broadcast():
 
 
 FUNCTIONS = {
-    "floor": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_lower_bound(lr, wd, 1.0, momentum=momentum),
+    "lower bound": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_lower_bound(lr, wd, 1.0, momentum=momentum),
     "envelope": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_envelope(3, 1.0, lr, wd, 1.0, momentum=momentum),
-    "least fall": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_least_decay_steps(lr, wd, 2.0, momentum=momentum),
+    "least decay steps": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_least_decay_steps(
+        lr, wd, 2.0, momentum=momentum
+    ),
     "stationary": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_stationary_bounds(lr, wd, 1.0, momentum=momentum),
     "relaxation": lambda lr=0.1, wd=0.01, momentum=0.5: momentum_relaxation(lr, wd, momentum=momentum),
 }

@@ -39,7 +39,7 @@ class LionOfThePaper(torch.optim.Optimizer):
                 m.mul_(0.99).add_(p.grad, alpha=0.01)
 
 
-def of_torch(rule, weights, lr, wd):
+def torch_optimizer(rule, weights, lr, wd):
     settings = {"lr": lr, "weight_decay": wd}
     if isinstance(rule, theory.Lion):
         return LionOfThePaper([weights], **settings)
@@ -56,14 +56,14 @@ def test_the_rule_is_that_of_torch(rule, lr, wd, seed):
     weights = torch.randn(7, generator=generator, dtype=torch.float64).requires_grad_()
     ours, as_tensor = weights.detach().numpy().copy(), weights.detach().clone()
     state, tensor_state = rule.start(ours), rule.start(as_tensor)
-    optimizer = of_torch(rule, weights, lr, wd)
+    optimizer = torch_optimizer(rule, weights, lr, wd)
     for _ in range(5):
         gradient = torch.randn(7, generator=generator, dtype=torch.float64)
         weights.grad = gradient.clone()
         optimizer.step()
         ours, state = rule.update(ours, gradient.numpy(), state, lr, wd)
         as_tensor, tensor_state = rule.update(as_tensor, gradient, tensor_state, lr, wd)
-    # other order of operations in float64
+    # the order of operations in float64 differs
     np.testing.assert_allclose(ours, weights.detach().numpy(), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(as_tensor.numpy(), ours, rtol=1e-9, atol=1e-12)
 
@@ -78,14 +78,14 @@ def test_decoupled_decay_is_a_plain_step_from_shrunk_weights():
 
 
 @pytest.mark.parametrize("rule", ALL, **ids)
-def test_short_form(rule):
+def test_text_form(rule):
     assert parse_optimizer(repr(rule)) == rule
     assert hash(parse_optimizer(repr(rule))) == hash(rule)
     assert OPTIMIZERS[type(rule).__name__] is type(rule)
 
 
 @pytest.mark.parametrize("text", ["SGD", "Sgd()", "SGD(0.9)", "SGD(momentum=", "__import__('os')", "1"])
-def test_a_wrong_short_form_is_refused(text):
+def test_a_wrong_text_form_is_refused(text):
     with pytest.raises(ValueError, match="optimizer must be written like"):
         parse_optimizer(text)
 
@@ -135,7 +135,7 @@ def test_momentum_formulas_are_the_derived_ones(name, rule, intrinsic_lr, lr, g)
 
 
 def derived_value(derived, expression, **values):
-    """An expression of a derivation, its definitions inserted, in 40 digits."""
+    """Value of an expression of a derivation in 40 digits, with its definitions inserted."""
     for symbol, meaning in derived.definitions.items():
         expression = expression.subs(symbol, meaning)
     return float(expression.subs({derived.symbols[key]: sympy.Float(v, 40) for key, v in values.items()}).evalf(40))
@@ -148,8 +148,8 @@ def test_adamw_is_the_derived_one(intrinsic_lr, lr, beta1, beta2):
     values = {"lr": lr, "wd": intrinsic_lr / lr, "beta1": beta1, "beta2": beta2}
     square = derived_value(derived, derived[-2].rhs, dim=500, **values)
     assert theory.equilibrium_norm(lr, intrinsic_lr / lr, optimizer=rule) ** 2 == pytest.approx(square, rel=1e-10)
-    turned = 2 * np.sin(theory.equilibrium_rotation(lr, intrinsic_lr / lr, optimizer=rule) / 2) ** 2
-    assert turned == pytest.approx(derived_value(derived, derived[-1].rhs, **values), rel=1e-10)
+    turn = 2 * np.sin(theory.equilibrium_rotation(lr, intrinsic_lr / lr, optimizer=rule) / 2) ** 2
+    assert turn == pytest.approx(derived_value(derived, derived[-1].rhs, **values), rel=1e-10)
 
 
 @settings(deadline=None, derandomize=True, max_examples=25)
@@ -161,16 +161,16 @@ def test_adam_is_the_derived_one(lr, wd, g, beta1, beta2):
     assume(2 - own * shrink > 1e-6)
     values = {"lr": lr, "wd": wd, "beta1": beta1, "beta2": beta2, "shrink": shrink, "dim": 500}
     # both sides of the equation for E, with g̃ as a number
-    known = {s: m for s, m in derived.definitions.items() if s.name in ("drift", "summed", "own")}
+    definitions = {s: m for s, m in derived.definitions.items() if s.name in ("drift", "summed", "own")}
     numbers = {derived.symbols[key]: v for key, v in {**values, "grad_norm": g}.items()}
-    sides = [float(side.subs(known).subs(numbers)) for side in (derived[-1].lhs, derived[-1].rhs)]
+    sides = [float(side.subs(definitions).subs(numbers)) for side in (derived[-1].lhs, derived[-1].rhs)]
     assert sides[0] == pytest.approx(sides[1], rel=1e-7)
     square = derived_value(derived, derived[-2].rhs, **values)
     assert theory.equilibrium_norm(lr, wd, g, optimizer=rule) ** 2 == pytest.approx(square, rel=1e-9)
     limit = derived_value(derived, derived[0].rhs, **values)
-    turned = 2 * np.sin(theory.equilibrium_rotation(lr, wd, grad_norm=g, optimizer=rule) / 2) ** 2
-    # the share of the instant variance in the summed one, of first order in 1-β₂, is that of `adamw`
-    assert turned == pytest.approx(limit, rel=2 * (1 - beta2) + 1e-9)
+    turn = 2 * np.sin(theory.equilibrium_rotation(lr, wd, grad_norm=g, optimizer=rule) / 2) ** 2
+    # the ratio of the instant variance to the summed one, of first order in 1-β₂, is that of `adamw`
+    assert turn == pytest.approx(limit, rel=2 * (1 - beta2) + 1e-9)
 
 
 def test_lion_is_the_derived_one():
@@ -182,7 +182,7 @@ def test_lion_is_the_derived_one():
         assert rule.correlation == pytest.approx(c, rel=1e-12)
         s = 1 - lr * wd
         q = 1 + 4 / np.pi * sum(np.arcsin(c * betas[1] ** (n - 1)) * s**n for n in range(1, 500))
-        numbers = {"lr": lr, "wd": wd, "repetition": q, "kept": s, "dim": 500}
+        numbers = {"lr": lr, "wd": wd, "repetition": q, "decay_factor": s, "dim": 500}
         norm, cosine = (
             float(derived[i].rhs.subs({derived.symbols[key]: v for key, v in numbers.items()})) for i in (-2, -1)
         )
@@ -192,7 +192,7 @@ def test_lion_is_the_derived_one():
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-8, 0.99), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_without_memory_the_rules_become_the_simple_ones(intrinsic_lr, lr, g):
+def test_without_momentum_the_rules_become_plain_sgd(intrinsic_lr, lr, g):
     wd = intrinsic_lr / lr
     plain = theory.equilibrium_norm(lr, wd, g)
     small = [theory.SGD(momentum=1e-13), theory.SGD(momentum=1e-13, nesterov=True), theory.SGD(decoupled=True)]
@@ -215,15 +215,17 @@ def test_lion_sums_its_series():
     for beta1, beta2 in itertools.product((0.1, 0.9, 0.99), (0.5, 0.99)):
         rule = theory.Lion(dim=10, betas=(beta1, beta2))
         for intrinsic_lr in (1e-3, 0.3):
-            fresh, old, c = 1 - beta1, beta1 * (1 - beta2), []
-            variance = fresh**2 + old**2 / (1 - beta2**2)
+            current, previous, c = 1 - beta1, beta1 * (1 - beta2), []
+            variance = current**2 + previous**2 / (1 - beta2**2)
             for lag in range(1, 8000):
-                c.append((fresh * old * beta2 ** (lag - 1) + old**2 * beta2**lag / (1 - beta2**2)) / variance)
+                c.append(
+                    (current * previous * beta2 ** (lag - 1) + previous**2 * beta2**lag / (1 - beta2**2)) / variance
+                )
             brute = 1 + 4 / np.pi * sum(np.arcsin(x) * (1 - intrinsic_lr) ** (n + 1) for n, x in enumerate(c))
-            found = (
+            closed_form = (
                 theory.equilibrium_norm(1.0, intrinsic_lr, optimizer=rule) ** 2 * intrinsic_lr * (2 - intrinsic_lr) / 10
             )
-            assert found == pytest.approx(brute, rel=1e-9)
+            assert closed_form == pytest.approx(brute, rel=1e-9)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -244,7 +246,7 @@ def test_adam_solves_its_equation(lr, wd, g, beta1, beta2):
     assert 0 < shrink <= 2 / c * (1 + 1e-12)
     left = 3 * np.log(shrink) + 2 * np.log(2 + (1 - c) * shrink)
     right = 2 * np.log(lr**2 * wd * 1000 / g) + 2 * np.log(drift) + np.log(growth)
-    # 2-cE loses its digits where the decay is overwhelming
+    # 2-cE loses its digits for very strong decay
     if 2 - c * shrink > 1e-6:
         assert left - np.log(2 - c * shrink) == pytest.approx(right, rel=1e-8, abs=1e-8)
 
@@ -254,7 +256,7 @@ def test_adam_solves_its_equation(lr, wd, g, beta1, beta2):
 def test_variances_of_directions_are_positive(beta1, beta2, s):
     variance = adam_direction_variance((beta1, beta2), np.array(s))
     assert variance.instant > 0
-    assert variance.summed(s) > 0
+    assert variance.autocorrelation(s) > 0
     lion = theory.Lion(dim=1, betas=(beta1, beta2))
     assert -1 < lion.correlation < 1
 

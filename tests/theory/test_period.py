@@ -17,14 +17,14 @@ LAW = {
 }
 
 
-def test_the_law_is_the_balance_identity_of_what_is_found():
-    # a periodic trace of the map: J and φ measured on it give back its mean period
+def test_the_law_with_measured_parameters_is_the_balance_identity():
+    # J and φ measured on a periodic run of the map reproduce its mean period
     generator = np.random.default_rng(0)
     gradient = np.concatenate([np.r_[60.0, np.full(n, 0.1)] for n in generator.normal(150, 30, 90).astype(int)])
     run = simulate.norm_map(0.5, 0.01, simulate.RecordedGradient(gradient), norm=3.0, steps=gradient.size)
-    found = simulate.find_periods(run)
-    law = theory.BalanceLaw(found.norm_rise, 0.0, found.outside_growth, 0.0, found.intrinsic_lr)
-    assert law.period(0.5, 0.01) == pytest.approx(found.mean, rel=1e-12)
+    periods = simulate.find_periods(run)
+    law = theory.BalanceLaw(periods.norm_rise, 0.0, periods.outside_growth, 0.0, periods.intrinsic_lr)
+    assert law.period(0.5, 0.01) == pytest.approx(periods.mean, rel=1e-12)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -42,31 +42,32 @@ def test_period_depends_on_the_intrinsic_lr_alone_and_shrinks_with_it(intrinsic_
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-7, 0.5), st.floats(-0.2, 0.99), st.floats(-2, 2), st.floats(0, 0.3))
-def test_with_odds_growth_outside_comes_on_top_of_the_jump(intrinsic_lr, outside_growth, power, slope):
+def test_with_odds_growth_outside_adds_to_the_norm_rise(intrinsic_lr, outside_growth, power, slope):
     law = theory.BalanceLaw(0.6, slope, outside_growth, power, 0.5, "odds")
     odds = outside_growth / (1 - outside_growth) * (intrinsic_lr / 0.5) ** power
     norm_rise = 0.6 + slope * math.log(0.5 / intrinsic_lr)
     if odds > -0.9:
+        # near φ = 1 the difference 1-φ loses digits
         assert law.period(0.5, intrinsic_lr / 0.5) * -math.log1p(-intrinsic_lr) == pytest.approx(
-            norm_rise * (1 + odds), rel=1e-9
+            norm_rise * (1 + odds), rel=1e-9 + 4e-16 * (1 + odds)
         )
-    # at the reference both forms are one
+    # at the reference both forms agree
     share = theory.BalanceLaw(0.6, slope, outside_growth, power, 0.5)
     assert law.period(1.0, 0.5) == pytest.approx(share.period(1.0, 0.5), rel=1e-12)
     if outside_growth >= 0:
-        assert 0 <= law.outside_growth_at(np.array(intrinsic_lr)) < 1, "a share that takes never all"
+        assert 0 <= law.outside_growth_at(np.array(intrinsic_lr)) < 1, "a share that stays below 1"
 
 
-def test_a_share_can_outgrow_the_whole_and_odds_cannot():
-    rates = np.geomspace(1e-8, 0.5, 50)
+def test_a_power_law_of_the_share_can_exceed_one_and_of_the_odds_cannot():
+    intrinsic_lrs = np.geomspace(1e-8, 0.5, 50)
     for power in (-0.5, 0.5):
         odds = theory.BalanceLaw(0.5, 0.0, 0.8, power, 0.01, "odds")
-        assert np.isfinite(odds.period(1.0, rates)).all()
-        assert np.isnan(theory.BalanceLaw(0.5, 0.0, 0.8, power, 0.01).period(1.0, rates)).any()
+        assert np.isfinite(odds.period(1.0, intrinsic_lrs)).all()
+        assert np.isnan(theory.BalanceLaw(0.5, 0.0, 0.8, power, 0.01).period(1.0, intrinsic_lrs)).any()
 
 
 @given(st.floats(1e-5, 0.5), st.floats(-1, 1), st.floats(-1, 1))
-def test_below_the_lowest_the_jump_has_another_slope(intrinsic, slope, below):
+def test_below_the_lowest_the_norm_rise_has_another_slope(intrinsic, slope, below):
     law = theory.BalanceLaw(3.0, slope, 0.2, 0.5, 0.01, "odds", 0.002, below)
     expected = 3 + slope * np.log(0.01 / max(intrinsic, 0.002))
     if intrinsic < 0.002:
@@ -74,13 +75,19 @@ def test_below_the_lowest_the_jump_has_another_slope(intrinsic, slope, below):
     assert law.norm_rise_at(np.array(intrinsic)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-def test_below_the_lowest_the_jump_is_held():
-    held = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds", 0.002)
-    free = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds")
+def test_below_the_lowest_the_norm_rise_is_constant():
+    constant_below = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds", 0.002)
+    without_limit = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds")
     np.testing.assert_allclose(
-        held.norm_rise_at(np.array([0.01, 0.002])), free.norm_rise_at(np.array([0.01, 0.002])), rtol=1e-15
+        constant_below.norm_rise_at(np.array([0.01, 0.002])),
+        without_limit.norm_rise_at(np.array([0.01, 0.002])),
+        rtol=1e-15,
     )
-    assert held.norm_rise_at(np.array(1e-4)) == held.norm_rise_at(np.array(0.002)) < free.norm_rise_at(np.array(1e-4))
+    assert (
+        constant_below.norm_rise_at(np.array(1e-4))
+        == constant_below.norm_rise_at(np.array(0.002))
+        < without_limit.norm_rise_at(np.array(1e-4))
+    )
 
 
 def test_far_from_the_reference_there_may_be_no_period():
@@ -91,14 +98,14 @@ def test_far_from_the_reference_there_may_be_no_period():
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-4, 0.9), st.floats(1, 100))
-def test_least_fall_is_that_of_free_decay(intrinsic_lr, ratio):
+def test_least_decay_steps_are_those_of_free_decay(intrinsic_lr, ratio):
     steps = theory.least_decay_steps(1.0, intrinsic_lr, ratio)
-    # decay alone reaches the ratio in as many steps, and not in one less
+    # decay alone reaches the ratio in this number of steps, and not in one less
     assert (1 - intrinsic_lr) ** steps * ratio <= 1 + 1e-9
     assert steps == 0 or (1 - intrinsic_lr) ** (steps - 1) * ratio > 1 - 1e-9
 
 
-def test_no_fall_is_faster():
+def test_no_decay_is_faster_than_the_least_steps():
     run = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(0.0, 5.0), norm=5.0, steps=4000, seed=0)
     norm = run.norm.values
     for gap in (1, 7, 50):
@@ -149,16 +156,16 @@ def test_the_balance_is_exact_on_any_run(intrinsic_lr, high, seed):
     assert parts.decayed == pytest.approx(-300 * math.log1p(-intrinsic_lr), rel=1e-12)
 
 
-def test_the_geometric_mean_of_the_cosine_is_that_of_decay_on_periodic_runs_too():
+def test_the_geometric_mean_of_the_cosine_balances_decay_on_periodic_runs():
     gradient = np.tile(np.r_[60.0, np.full(200, 0.1)], 60)
     run = simulate.norm_map(0.5, 0.02, simulate.RecordedGradient(gradient), norm=2.0, steps=gradient.size)
     parts = theory.balance(2.0, run.final_norm.item(), run.rotation.values, 0.5, 0.02)
     assert parts.grown / gradient.size == pytest.approx(-math.log(0.99), rel=1e-3)
-    # while no step is near the equilibrium's rotation
+    # although no step is near the equilibrium rotation
     assert (abs(run.rotation / theory.equilibrium_rotation(0.5, 0.02) - 1) > 0.5).all()
 
 
-def test_the_balance_knows_schedules_and_batches():
+def test_the_balance_accepts_schedules_and_batches():
     schedule = theory.Cosine(0.5, 0.05, 400)
     run = simulate.norm_map(schedule, 0.02, [1.0, 4.0], norm=2.0, steps=400)
     parts = theory.balance(2.0, run.final_norm.values, run.rotation.values, schedule(np.arange(400)), 0.02)
@@ -170,22 +177,22 @@ def test_the_balance_knows_schedules_and_batches():
         theory.balance(1.0, 1.0, 0.1, 0.1, 0.1)
 
 
-def test_while_the_norm_grows_jumps_come_at_once():
-    # the control of "bounded norm": every g̃ turns by 1 - cos θ = 0.15
+def test_while_the_norm_grows_angular_jumps_come_in_succession():
+    # the control of "bounded norm": every step has 1 - cos θ = 0.15
     norm, jumps = 1.0, 0
     for _ in range(50):
         g = norm**2 / 0.1 * (1 - 1e-5) * theory.destabilization.kappa(0.15)
         jumps += 1 - np.cos(theory.rotation(norm, 0.1, 1e-4, g)) > 0.1
         norm = np.hypot((1 - 1e-5) * norm, 0.1 * g / norm)
     assert jumps == 50
-    # what N steps hold at the most includes the growth
+    # the greatest number in N steps includes the growth
     assert jumps <= (50 * -np.log1p(-1e-5) + np.log(norm)) / -np.log1p(-0.1)
 
 
-@pytest.mark.parametrize("k", [0.003, 0.05, 0.2])
+@pytest.mark.parametrize("intrinsic_lr", [0.003, 0.05, 0.2])
 @pytest.mark.parametrize("delta", [0.01, 0.3])
-def test_jumps_cannot_come_more_often_and_nearly_do(intrinsic_lr, delta):
-    # the adversary: the smallest jump as soon as the norm has fallen back to its start
+def test_angular_jumps_cannot_come_more_often_and_nearly_do(intrinsic_lr, delta):
+    # the adversary: the smallest δ-jump as soon as the norm has decayed back to its start
     lr, jumps, steps = 0.5, 0, int(400 * max(np.log1p(-delta) / np.log1p(-intrinsic_lr), 1))
     logarithm = 0.0
     for _ in range(steps):
@@ -197,26 +204,26 @@ def test_jumps_cannot_come_more_often_and_nearly_do(intrinsic_lr, delta):
     least = theory.least_time_between_angular_jumps(lr, intrinsic_lr / lr, delta)
     assert jumps <= (steps * -np.log1p(-intrinsic_lr) + logarithm) / -np.log1p(-delta) + 1e-6
     assert steps / jumps >= least * (1 - 1 / jumps)
-    # whole steps cost at most one per jump
+    # rounding to whole steps costs at most one per δ-jump
     assert steps / jumps <= max(least, 1) * (1 + 1 / jumps) + 1
-    # and real runs do not beat it
+    # and no run has more
     gradient = simulate.RecordedGradient(np.exp(3 * np.random.default_rng(0).normal(size=20_000)))
     run = simulate.norm_map(lr, intrinsic_lr / lr, gradient, norm=1.0, steps=20_000)
-    found = np.count_nonzero(1 - np.cos(run.rotation) > delta)
-    assert found <= (20_000 * -np.log1p(-intrinsic_lr) + np.log(run.final_norm.item())) / -np.log1p(-delta)
-    assert found > 10
+    count = np.count_nonzero(1 - np.cos(run.rotation) > delta)
+    assert count <= (20_000 * -np.log1p(-intrinsic_lr) + np.log(run.final_norm.item())) / -np.log1p(-delta)
+    assert count > 10
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(0, 0.5), st.floats(1e-6, 1), st.floats(1e-3, 1e3), st.integers(0, 300))
-def test_the_product_of_a_fall_is_that_of_its_iteration(intrinsic_lr, start, tail, steps):
+def test_the_product_in_a_decay_phase_is_that_of_its_iteration(intrinsic_lr, start, tail, steps):
     effective = 0.3
     loss = start / effective
     for _ in range(steps):
         loss /= 1 + tail * effective * loss
         effective /= (1 - intrinsic_lr) ** 2
-    found = theory.decay_phase_product(steps, start, 0.5, intrinsic_lr / 0.5, tail)
-    assert found == pytest.approx(loss * effective, rel=1e-10)
+    predicted = theory.decay_phase_product(steps, start, 0.5, intrinsic_lr / 0.5, tail)
+    assert predicted == pytest.approx(loss * effective, rel=1e-10)
 
 
 def test_the_product_tends_to_its_limit_logistically():
@@ -226,7 +233,7 @@ def test_the_product_tends_to_its_limit_logistically():
     limit = ((1 - intrinsic_lr) ** -2 - 1) / tail
     assert product[-1] == pytest.approx(limit, rel=1e-9)
     assert limit == pytest.approx(2 * intrinsic_lr / tail, rel=2 * intrinsic_lr)
-    # ln(p/(limit-p)) is a straight line of the slope 2ηλ
+    # ln(p/(limit-p)) is a straight line with slope 2ηλ
     inner = (product > 1e-3 * limit) & (product < 0.99 * limit)
     slope = np.polyfit(steps[inner], np.log(product[inner] / (limit - product[inner])), 1)[0]
     assert slope == pytest.approx(-2 * np.log1p(-intrinsic_lr), rel=1e-6)
@@ -263,20 +270,20 @@ RULES = [
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(st.floats(1e-6, 2e-3), st.floats(1e-2, 10))
-def test_weights_without_gradients_decay_so_fast(rule, intrinsic_lr, lr):
+def test_free_decay_is_that_of_weights_without_gradients(rule, intrinsic_lr, lr):
     weights, state = np.array([1.0]), rule.start(np.array([1.0]))
     sizes = []
     for _ in range(600):
         weights, state = rule.update(weights, np.zeros(1), state, lr, intrinsic_lr / lr)
         sizes.append(abs(float(weights[0])))
-    # after 300 steps the buffer has followed
+    # after 300 steps the buffer has adapted
     assert math.log(sizes[300] / sizes[-1]) / 299 == pytest.approx(
         theory.free_decay(lr, intrinsic_lr / lr, optimizer=rule), rel=1e-6
     )
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_beyond_the_edge_of_ringing_the_mean_decay_is_that_of_the_complex_roots(nesterov):
+def test_while_the_weights_ring_the_mean_decay_is_that_of_the_complex_roots(nesterov):
     rule = theory.SGD(momentum=0.81, nesterov=nesterov)
     state = rule.start(np.array([1.0]))
     path = [np.array([1.0])]
@@ -284,11 +291,11 @@ def test_beyond_the_edge_of_ringing_the_mean_decay_is_that_of_the_complex_roots(
         weights, state = rule.update(path[-1], np.zeros(1), state, 0.5, 0.3)
         path.append(weights)
     size = np.abs(np.array(path).ravel())
-    peaks = [np.log(size[at : at + 100].max()) for at in (200, 3000)]
+    peaks = [np.log(size[begin : begin + 100].max()) for begin in (200, 3000)]
     assert (peaks[0] - peaks[1]) / 2800 == pytest.approx(theory.free_decay(0.5, 0.3, optimizer=rule), rel=1e-2)
 
 
-def test_decay_through_the_normalized_gradient_has_no_rate():
+def test_free_decay_of_adam_is_undefined():
     assert np.isnan(theory.free_decay(0.1, 0.01, optimizer=theory.Adam(dim=5)))
     assert theory.free_decay(0.1, 0.0, optimizer=theory.SGD(momentum=0.9)) == 0
     np.testing.assert_allclose(theory.free_decay([0.1, 0.2], 0.01), -np.log1p([-0.001, -0.002]))

@@ -18,29 +18,29 @@ every = pytest.mark.parametrize("schedule", EXAMPLES, ids=lambda s: type(s).__na
 @every
 def test_vectorised_equals_one_by_one_and_is_positive(schedule):
     steps = np.arange(30)
-    rates = schedule(steps)
-    assert rates.shape == steps.shape
-    np.testing.assert_array_equal(rates, [float(schedule(t)) for t in steps])
-    np.testing.assert_array_equal(rates.reshape(5, 6), schedule(steps.reshape(5, 6)))
-    assert (rates > 0).all()
-    assert rates.max() <= 0.3
-    np.testing.assert_array_equal(learning_rates(schedule, 7, 19), rates[7:19])
+    lrs = schedule(steps)
+    assert lrs.shape == steps.shape
+    np.testing.assert_array_equal(lrs, [float(schedule(t)) for t in steps])
+    np.testing.assert_array_equal(lrs.reshape(5, 6), schedule(steps.reshape(5, 6)))
+    assert (lrs > 0).all()
+    assert lrs.max() <= 0.3
+    np.testing.assert_array_equal(learning_rates(schedule, 7, 19), lrs[7:19])
     assert learning_rates(schedule, 5, 5).shape == (0,)
 
 
 @every
-def test_it_is_a_value_that_python_can_write_down(schedule):
+def test_repr_and_hash_define_the_schedule(schedule):
     names = {name: getattr(theory, name) for name in SCHEDULES}
     assert eval(repr(schedule), names) == schedule
     assert hash(eval(repr(schedule), names)) == hash(schedule)
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES[:-1], ids=lambda s: type(s).__name__)
-def test_it_stays_at_its_end(schedule):
+def test_it_is_constant_after_its_end(schedule):
     assert schedule(10**9) == schedule(100)
 
 
-def test_exponential_growth_that_overflows_is_no_learning_rate():
+def test_exponential_growth_that_overflows_is_refused():
     assert theory.Exponential(0.1, 2.0)(10_000) == np.inf
     with pytest.raises(ValueError, match="lr must be"):
         learning_rates(theory.Exponential(0.1, 2.0), 0, 10_000)
@@ -51,14 +51,14 @@ def test_all_are_listed_by_name():
 
 
 def test_values():
-    def rates(schedule, *steps):
+    def expected(schedule, *steps):
         # a handful of operations round by 1e-16 each
         return pytest.approx(schedule(steps).tolist(), rel=1e-14)
 
-    assert rates(theory.Linear(0.3, 0.1, 10), 0, 5, 10, 99) == [0.3, 0.2, 0.1, 0.1]
-    assert rates(theory.Linear(0.1, 0.3, 10), 0, 5, 10, 99) == [0.1, 0.2, 0.3, 0.3]
+    assert expected(theory.Linear(0.3, 0.1, 10), 0, 5, 10, 99) == [0.3, 0.2, 0.1, 0.1]
+    assert expected(theory.Linear(0.1, 0.3, 10), 0, 5, 10, 99) == [0.1, 0.2, 0.3, 0.3]
     half = 0.5**0.5
-    assert rates(theory.Cosine(0.3, 0.1, 8), 0, 2, 4, 6, 8, 99) == [
+    assert expected(theory.Cosine(0.3, 0.1, 8), 0, 2, 4, 6, 8, 99) == [
         0.3,
         0.2 + 0.1 * half,
         0.2,
@@ -66,15 +66,15 @@ def test_values():
         0.1,
         0.1,
     ]
-    assert rates(theory.StepDecay(0.8, (2, 5), 0.5), 0, 1, 2, 4, 5, 99) == [0.8, 0.8, 0.4, 0.4, 0.2, 0.2]
-    assert rates(theory.StepDecay(0.8, ()), 0, 99) == [0.8, 0.8]
-    assert rates(theory.WarmUp(3, theory.Constant(0.3)), 0, 1, 2, 3) == [0.1, 0.2, 0.3, 0.3]
-    # what follows starts at its own step 0
+    assert expected(theory.StepDecay(0.8, (2, 5), 0.5), 0, 1, 2, 4, 5, 99) == [0.8, 0.8, 0.4, 0.4, 0.2, 0.2]
+    assert expected(theory.StepDecay(0.8, ()), 0, 99) == [0.8, 0.8]
+    assert expected(theory.WarmUp(3, theory.Constant(0.3)), 0, 1, 2, 3) == [0.1, 0.2, 0.3, 0.3]
+    # the schedule after the warm-up starts at its step 0
     after = theory.Linear(1.0, 0.5, 2)
-    assert rates(theory.WarmUp(4, after), 0, 1, 2, 3, 4, 5, 6, 7) == [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.5]
+    assert expected(theory.WarmUp(4, after), 0, 1, 2, 3, 4, 5, 6, 7) == [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.5]
 
 
-def test_a_number_is_a_constant_rate():
+def test_a_number_is_a_constant_learning_rate():
     assert learning_rates(0.25, 3, 6).tolist() == [0.25] * 3
     assert learning_rates(theory.Constant(0.25), 3, 6).tolist() == [0.25] * 3
     # anything callable will do
@@ -99,7 +99,11 @@ def test_a_number_is_a_constant_rate():
         (lambda: theory.WarmUp(5, 0.1), TypeError, r"after must be a schedule such as Constant\(0.1\), got 0.1"),
         (lambda: learning_rates(-1.0, 0, 5), ValueError, "lr must be a finite number > 0, got -1.0"),
         (lambda: learning_rates(lambda t: t - 3.0, 0, 5), ValueError, "lr must be .* > 0, got -3.0 at index 0"),
-        (lambda: learning_rates(lambda t: 0.1, 0, 5), ValueError, r"lr must give one rate for each of 5 .*shape \(\)"),
+        (
+            lambda: learning_rates(lambda t: 0.1, 0, 5),
+            ValueError,
+            r"lr must give one learning rate for each of 5 .*shape \(\)",
+        ),
     ],
 )
 def test_bad_settings_are_named(make, error, message):

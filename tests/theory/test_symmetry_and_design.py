@@ -15,24 +15,24 @@ RULES = [
     theory.Lion(dim=50),
 ]
 ids = {"ids": repr}
-rates, intrinsic = st.floats(1e-4, 1e3), st.floats(1e-8, 0.9)
+lrs, intrinsic = st.floats(1e-4, 1e3), st.floats(1e-8, 0.9)
 
 
 def directions(rule, lr, wd, norm, steps=30):
-    """Weights of norm 1 under a fixed scale-invariant loss with noise, from a fixed start."""
+    """Directions of the weights under a fixed scale-invariant loss with noise, and the final norm."""
     generator = np.random.default_rng(0)
     target = generator.normal(size=20)
     x = generator.normal(size=20)
     x *= norm / np.linalg.norm(x)
-    state, seen = rule.start(x), []
+    state, units = rule.start(x), []
     for _ in range(steps):
         r = np.linalg.norm(x)
         unit, noise = x / r, generator.normal(size=20)
         gradient = -(target + noise) / r
         gradient -= (gradient @ unit) * unit
         x, state = rule.update(x, gradient, state, lr, wd)
-        seen.append(x / np.linalg.norm(x))
-    return np.array(seen), np.linalg.norm(x)
+        units.append(x / np.linalg.norm(x))
+    return np.array(units), np.linalg.norm(x)
 
 
 @pytest.mark.parametrize("rule", RULES, **ids)
@@ -42,16 +42,16 @@ def test_equivalent_runs_have_the_same_directions(rule, factor):
     other = theory.equivalent_run(lr, wd, norm, lr_to=lr * factor, optimizer=rule)
     first, end = directions(rule, lr, wd, norm)
     second, other_end = directions(rule, *other)
-    # thirty steps of rounding, amplified where a sign or a root is taken of a small number
+    # rounding of thirty steps, amplified by signs and roots of small numbers
     np.testing.assert_allclose(second, first, atol=1e-8)
     assert other_end / end == pytest.approx(other.norm / norm, rel=1e-8)
-    # the control: the same start norm gives another run
+    # the control: the same initial norm gives another run
     assert abs(directions(rule, other.lr, other.wd, norm)[0] - first).max() > 1e-3
 
 
 @pytest.mark.parametrize("rule", RULES, **ids)
 @settings(deadline=None, derandomize=True, max_examples=40)
-@given(rates, intrinsic, st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
+@given(lrs, intrinsic, st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
 def test_equivalent_runs_compose_and_have_equivalent_equilibria(rule, lr, intrinsic_lr, norm, c, d):
     wd = intrinsic_lr / lr
     there = theory.equivalent_run(lr, wd, norm, lr_to=c * lr, optimizer=rule)
@@ -60,52 +60,52 @@ def test_equivalent_runs_compose_and_have_equivalent_equilibria(rule, lr, intrin
     np.testing.assert_allclose(back, (lr, wd, norm), rtol=1e-12)
     further = theory.equivalent_run(*there, lr_to=d * lr, optimizer=rule)
     np.testing.assert_allclose(further, theory.equivalent_run(lr, wd, norm, lr_to=d * lr, optimizer=rule), rtol=1e-12)
-    rest = [
+    equilibria = [
         theory.equilibrium_norm(x.lr, x.wd, 2.0, optimizer=rule) for x in (theory.EquivalentRun(lr, wd, norm), there)
     ]
-    assert rest[1] / rest[0] == pytest.approx(there.norm / norm, rel=1e-6)
+    assert equilibria[1] / equilibria[0] == pytest.approx(there.norm / norm, rel=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES, **ids)
 @settings(deadline=None, derandomize=True, max_examples=40)
-@given(rates, st.floats(1e-7, 0.5), st.floats(1e-2, 1e2))
+@given(lrs, st.floats(1e-7, 0.5), st.floats(1e-2, 1e2))
 def test_inverse_design_inverts(rule, lr, intrinsic_lr, g):
     wd = intrinsic_lr / lr
     angle = theory.equilibrium_rotation(lr, wd, grad_norm=g, optimizer=rule)
     assume(1e-6 < angle < 1.5)
     norm = theory.equilibrium_norm(lr, wd, g, optimizer=rule)
     # for Adam a wide range of λ gives nearly the largest possible angle: compare the angles, not λ
-    found = theory.wd_for_rotation(lr, angle, grad_norm=g, optimizer=rule)
-    assume(np.isfinite(found))
-    assert theory.equilibrium_rotation(lr, found, grad_norm=g, optimizer=rule) == pytest.approx(angle, rel=1e-8)
-    found = theory.lr_for_rotation(wd, angle, grad_norm=g, optimizer=rule)
-    assert theory.equilibrium_rotation(found, wd, grad_norm=g, optimizer=rule) == pytest.approx(angle, rel=1e-8)
-    found = theory.wd_for_norm(lr, norm, grad_norm=g, optimizer=rule)
-    assert theory.equilibrium_norm(lr, found, g, optimizer=rule) == pytest.approx(norm, rel=1e-8)
+    solution = theory.wd_for_rotation(lr, angle, grad_norm=g, optimizer=rule)
+    assume(np.isfinite(solution))
+    assert theory.equilibrium_rotation(lr, solution, grad_norm=g, optimizer=rule) == pytest.approx(angle, rel=1e-8)
+    solution = theory.lr_for_rotation(wd, angle, grad_norm=g, optimizer=rule)
+    assert theory.equilibrium_rotation(solution, wd, grad_norm=g, optimizer=rule) == pytest.approx(angle, rel=1e-8)
+    solution = theory.wd_for_norm(lr, norm, grad_norm=g, optimizer=rule)
+    assert theory.equilibrium_norm(lr, solution, g, optimizer=rule) == pytest.approx(norm, rel=1e-8)
 
 
 @pytest.mark.parametrize("rule", RULES, **ids)
 @settings(deadline=None, derandomize=True, max_examples=40)
-@given(rates, st.floats(1e-7, 0.5), st.floats(1e-2, 1e2))
+@given(lrs, st.floats(1e-7, 0.5), st.floats(1e-2, 1e2))
 def test_a_learning_rate_for_a_norm_gives_that_norm(rule, lr, intrinsic_lr, g):
     wd = intrinsic_lr / lr
     norm = theory.equilibrium_norm(lr, wd, g, optimizer=rule)
-    found = theory.lr_for_norm(wd, norm, grad_norm=g, optimizer=rule)
-    assume(np.isfinite(found))
-    assert theory.equilibrium_norm(found, wd, g, optimizer=rule) == pytest.approx(norm, rel=1e-8)
+    solution = theory.lr_for_norm(wd, norm, grad_norm=g, optimizer=rule)
+    assume(np.isfinite(solution))
+    assert theory.equilibrium_norm(solution, wd, g, optimizer=rule) == pytest.approx(norm, rel=1e-8)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(rates, st.floats(0.1, 1e9))
+@given(lrs, st.floats(0.1, 1e9))
 def test_relaxation_is_inverted(lr, steps):
-    for found in ((lr, theory.wd_for_relaxation(lr, steps)), (theory.lr_for_relaxation(lr, steps), lr)):
-        # near the multiplier 0 the time is known only as far as ηλ is rounded
-        assert theory.relaxation_time(*found) == pytest.approx(steps, rel=1e-9)
-        assert (1 - found[0] * found[1]) ** 2 >= 0.5
+    for setting in ((lr, theory.wd_for_relaxation(lr, steps)), (theory.lr_for_relaxation(lr, steps), lr)):
+        # near multiplier 0 the time is limited by the rounding of ηλ
+        assert theory.relaxation_time(*setting) == pytest.approx(steps, rel=1e-9)
+        assert (1 - setting[0] * setting[1]) ** 2 >= 0.5
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(rates, st.floats(1e-6, 0.9), st.floats(1e-2, 1e2))
+@given(lrs, st.floats(1e-6, 0.9), st.floats(1e-2, 1e2))
 def test_closed_forms_of_the_norm(lr, intrinsic_lr, g):
     wd = intrinsic_lr / lr
     norm = theory.equilibrium_norm(lr, wd, g)
@@ -140,13 +140,13 @@ def test_a_growing_learning_rate_replaces_decay(momentum, share):
 
         x, state = rule.update(x, gradient(x), state, lr, intrinsic_lr / lr)
         y, other = rule.update(y, gradient(y), other, float(run.schedule(t)), 0.0)
-        # sixty steps of rounding
+        # rounding of sixty steps
         np.testing.assert_allclose(y / np.linalg.norm(y), x / np.linalg.norm(x), atol=1e-9)
         ratio = np.linalg.norm(x) / np.linalg.norm(y)
         assert ratio == pytest.approx(run.shrink ** (t + 1), rel=1e-9)
 
 
-def test_what_has_no_equivalent_is_refused():
+def test_optimizers_without_equivalent_are_refused():
     for rule in (theory.SGD(momentum=0.9, nesterov=True), theory.SGD(decoupled=True), theory.AdamW(dim=3)):
         with pytest.raises(ValueError, match="optimizer must be SGD with coupled decay"):
             theory.run_without_decay(0.1, 0.1, optimizer=rule)
@@ -162,22 +162,22 @@ def test_closed_forms_of_plain_sgd():
     np.testing.assert_allclose(theory.lr_for_rotation(0.5, angles), (1 - np.cos(angles)) / 0.5, rtol=1e-10)
 
 
-def test_of_two_decays_for_a_norm_the_smaller_is_found():
-    # the norm of Nesterov SGD is least at some ηλ < 1 and grows from there to its edge of stability
+def test_wd_for_norm_is_the_smaller_of_two_solutions():
+    # the norm of Nesterov SGD has a minimum at some ηλ < 1 and increases up to its edge of stability
     rule = theory.SGD(momentum=0.5, nesterov=True)
     decays = np.linspace(0.01, 0.999, 5000)
     norms = theory.equilibrium_norm(1.0, decays, optimizer=rule)
     least = norms.argmin()
     assert 0 < least < decays.size - 1
-    found = theory.wd_for_norm(1.0, norms, optimizer=rule)
-    np.testing.assert_allclose(theory.equilibrium_norm(1.0, found, optimizer=rule), norms, rtol=1e-9)
-    np.testing.assert_allclose(found[: least - 10], decays[: least - 10], rtol=1e-6)
-    assert (found[least + 10 :] < decays[least]).all()
+    solutions = theory.wd_for_norm(1.0, norms, optimizer=rule)
+    np.testing.assert_allclose(theory.equilibrium_norm(1.0, solutions, optimizer=rule), norms, rtol=1e-9)
+    np.testing.assert_allclose(solutions[: least - 10], decays[: least - 10], rtol=1e-6)
+    assert (solutions[least + 10 :] < decays[least]).all()
     assert np.isnan(theory.wd_for_norm(1.0, norms.min() * 0.999, optimizer=rule))
 
 
-def test_adam_knows_no_largest_intrinsic_lr():
-    # its decay is divided by the gradient's size
+def test_adam_has_no_largest_intrinsic_lr():
+    # its decay is divided by the size of the gradient
     rule = theory.Adam(dim=100)
     norm = theory.equilibrium_norm(10.0, 1.0, 1e6, optimizer=rule)
     angle = theory.equilibrium_rotation(10.0, 1.0, grad_norm=1e6, optimizer=rule)
@@ -189,7 +189,7 @@ def test_adam_knows_no_largest_intrinsic_lr():
 
 
 @pytest.mark.parametrize("wrong", [theory.SGD, "AdamW", 0.9])
-def test_what_is_no_optimizer_is_named(wrong):
+def test_a_value_that_is_not_an_optimizer_is_named(wrong):
     for call in (
         lambda: theory.equilibrium_norm(0.1, 0.1, optimizer=wrong),
         lambda: theory.equilibrium_rotation(0.1, 0.1, optimizer=wrong),
@@ -202,7 +202,7 @@ def test_what_is_no_optimizer_is_named(wrong):
             call()
 
 
-def test_what_cannot_be_reached_is_nan():
+def test_unreachable_targets_are_nan():
     # heavy ball turns by at most 1-cos θ = 1/(1+μ) for ηλ < 1
     assert np.isnan(theory.wd_for_rotation(0.1, 1.5, optimizer=theory.SGD(momentum=0.9)))
     assert np.isnan(theory.wd_for_norm(0.1, 1e-9))

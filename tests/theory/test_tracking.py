@@ -24,9 +24,9 @@ def test_the_lag_is_that_of_a_slow_schedule(schedule):
 def test_where_the_lag_is_large_the_norm_does_not_follow():
     schedule, wd, g = theory.Linear(0.5, 1e-5, 3000), 0.01, 2.0
     run = simulate.norm_map(schedule, wd, g, norm=theory.equilibrium_norm(0.5, wd, g), steps=3000)
-    rest = theory.equilibrium_norm(run.lr.values, wd, g)
+    equilibrium = theory.equilibrium_norm(run.lr.values, wd, g)
     lag = theory.tracking_lag(schedule, wd, run.step.values)
-    behind = run.norm.values / rest - 1
+    behind = run.norm.values / equilibrium - 1
     assert (abs(behind[lag < 0.01]) < 0.02).all()
     assert (behind[lag > 1] > 0.2).all()
     assert lag[-1] > 1
@@ -34,19 +34,19 @@ def test_where_the_lag_is_large_the_norm_does_not_follow():
 
 def test_corrected_decay_keeps_the_equilibrium_and_the_gradient_norm():
     schedule, wd, g, steps = theory.Linear(0.5, 0.01, 20_000), 0.01, 2.0, 20_000
-    rates = schedule(np.arange(steps))
+    lrs = schedule(np.arange(steps))
     decays = theory.corrected_decay(schedule, wd, np.arange(steps), lr_max=0.5)
     start = theory.equilibrium_norm(0.5, wd, g)
     corrected = plain = start
-    for eta, decay in zip(rates, decays, strict=True):
-        corrected = np.hypot((1 - eta * decay) * corrected, eta * g / corrected)
-        plain = np.hypot((1 - eta * wd) * plain, eta * g / plain)
+    for lr, corrected_wd in zip(lrs, decays, strict=True):
+        corrected = np.hypot((1 - lr * corrected_wd) * corrected, lr * g / corrected)
+        plain = np.hypot((1 - lr * wd) * plain, lr * g / plain)
     # the exact equilibrium has 2-ηλ instead of 2: a relative change of ηλ/8 in ρ
     assert corrected == pytest.approx(start, rel=2e-3)
     assert plain < 0.6 * start
 
 
-def test_gradients_of_the_weights_grow_as_said_while_the_norm_follows():
+def test_gradient_growth_is_exact_while_the_norm_follows():
     schedule, wd, g, steps = theory.Cosine(0.5, 0.005, 200_000), 0.01, 2.0, 200_000
     run = simulate.norm_map(schedule, wd, g, norm=theory.equilibrium_norm(0.5, wd, g), steps=steps, record_every=500)
     at = run.step.values
@@ -54,12 +54,12 @@ def test_gradients_of_the_weights_grow_as_said_while_the_norm_follows():
     follows = at < last
     growth = run.norm.values[0] / run.norm.values
     np.testing.assert_allclose(growth[follows], theory.gradient_growth(schedule, wd, at[follows]), rtol=0.015)
-    rest = theory.quasi_equilibrium_norm(schedule, wd, at, g)
-    np.testing.assert_allclose(run.norm.values[follows], rest[follows], rtol=0.015)
+    equilibrium = theory.quasi_equilibrium_norm(schedule, wd, at, g)
+    np.testing.assert_allclose(run.norm.values[follows], equilibrium[follows], rtol=0.015)
     assert growth[follows].max() > 1.9
 
 
-def test_where_the_norm_is_lost_under_a_linear_decay():
+def test_tracked_steps_under_a_linear_decay():
     # docs: the lag exceeds ε in the last √(N/(16 ε η₀ λ)) steps
     for steps, tolerance in ((10_000, 0.1), (100_000, 0.02)):
         lost = steps - theory.tracked_steps(theory.Linear(0.5, 1e-12, steps), 0.01, steps, tolerance=tolerance)
@@ -73,19 +73,19 @@ def test_where_the_norm_is_lost_under_a_linear_decay():
 
 
 def test_the_integral_under_a_schedule_is_the_simulated_one():
-    # the derived integral, by quadrature, against the flow that holds the rate constant within each step
+    # compare the derived integral, by quadrature, with the flow that keeps η constant within each step
     from scipy.integrate import quad
 
     wd, g, start, end = 0.02, 2.0, 3.0, 2000
     schedule = theory.Cosine(0.5, 0.05, end)
 
-    def decayed(t):
+    def exponent(t):
         return 4 * wd * quad(schedule, 0, t)[0]
 
-    grown = quad(lambda t: float(schedule(t)) ** 2 * np.exp(decayed(t) - decayed(end)), 0, end, limit=200)[0]
-    fourth = start**4 * np.exp(-decayed(end)) + 2 * g**2 * grown
+    growth = quad(lambda t: float(schedule(t)) ** 2 * np.exp(exponent(t) - exponent(end)), 0, end, limit=200)[0]
+    fourth = start**4 * np.exp(-exponent(end)) + 2 * g**2 * growth
     flow = simulate.norm_ode(schedule, wd, g, norm=start, steps=end)
-    # the rate is sampled at the beginning of each step: an error of the order of its change per step
+    # η is sampled at the beginning of each step: an error of the order of its change per step
     assert flow.final_norm.item() ** 4 == pytest.approx(fourth, rel=5e-3)
 
 

@@ -1,4 +1,4 @@
-"""The formulas of `theory`, derived step by step with sympy: each name is a `Derivation`, built when first used.
+"""Step-by-step derivations of the formulas of `theory`. Each name is a `Derivation`, built by sympy on first use.
 
 >>> from theory import derivations
 >>> print(derivations.equilibrium_norm[-2])

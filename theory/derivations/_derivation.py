@@ -1,4 +1,4 @@
-"""A derivation: sympy relations, the reason of each step, and what sympy needs to prove every one of them."""
+"""Derivation of a formula: a list of sympy relations with reasons, each of which sympy can prove."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import sympy
 from sympy.core.relational import GreaterThan, LessThan, Relational, StrictGreaterThan, StrictLessThan
 
-# Relations of a derivation stand as they are written, also where sympy sees at once that they are true.
+# Keep relations as written. By default sympy would replace those that it knows to be true by `True`.
 Eq = partial(sympy.Eq, evaluate=False)
 Ge, Gt = partial(sympy.Ge, evaluate=False), partial(sympy.Gt, evaluate=False)
 Le, Lt = partial(sympy.Le, evaluate=False), partial(sympy.Lt, evaluate=False)
@@ -19,16 +19,16 @@ Substitutions = list[tuple[Any, Any]]
 
 
 class Derivation(list[Any]):
-    """List of sympy relations that leads to a published formula, its last item.
+    """List of sympy relations that ends with a published formula.
 
     Parameters
     ----------
-    title : what is derived.
-    assumptions : one sentence on the range in which every step holds.
-    symbols : the symbols by their names in code (`lr`, `wd`, `grad_norm`, …).
-    definitions : what a derived symbol stands for. Substituted into a relation (in their order), they leave an
-        identity that sympy can prove; a definition comes from sympy (`solve`, `diff`, a scalar product), so proving
-        the steps proves that the formula follows from the definitions.
+    title : name of the result.
+    assumptions : one sentence with the range in which every step holds.
+    symbols : symbols by their names in code (`lr`, `wd`, `grad_norm`, …).
+    definitions : expressions of derived symbols, substituted into each relation in their order. What remains is an
+        identity that sympy can prove. The expressions come from sympy itself (`solve`, `diff`, a scalar product), so
+        the proved steps show that the formula follows from the definitions.
 
     Examples
     --------
@@ -51,19 +51,19 @@ class Derivation(list[Any]):
         self.symbols = dict(symbols)
         self.definitions = dict(definitions or {})
         self.reasons: list[str] = []
-        self._given: list[tuple[Values, ...]] = []
+        self._ranges: list[tuple[Values, ...]] = []
         self._case: list[Any] = []
 
-    def step(self, relation: Any, reason: str, *given: Values, case: Any = None) -> None:
+    def step(self, relation: Any, reason: str, *ranges: Values, case: Any = None) -> None:
         """Append a relation.
 
         Parameters
         ----------
-        relation : sympy relation, not yet evaluated.
-        reason : one sentence: why the step is legal.
-        given : values that express a range in symbols of known sign, such as r = r* + d with d >= 0. With several
-            sets, which together must cover the range, the relation is proved for each.
-        case : the condition under which the relation holds; a later `Piecewise` collects such cases.
+        relation : unevaluated sympy relation.
+        reason : one sentence that justifies the step.
+        ranges : substitutions that express a range by symbols of known sign, for example r = r* + d with d >= 0.
+            Several substitutions must cover the range together. The relation is proved for each of them.
+        case : condition under which the relation holds. A later `Piecewise` collects the cases.
 
         Examples
         --------
@@ -75,14 +75,14 @@ class Derivation(list[Any]):
         """
         self.append(relation)
         self.reasons.append(reason)
-        self._given.append(given or ({},))
+        self._ranges.append(ranges or ({},))
         self._case.append(case)
 
     def proves(self, index: int) -> bool:
-        """Whether sympy proves the step, from the definitions and the signs of the symbols alone.
+        """Return whether sympy proves a step from the definitions and the signs of the symbols.
 
-        An equation is proved when the difference of its sides is identically 0; an inequality when the difference is
-        a quotient whose sign is plain; a `Piecewise` when each branch is the proved equation of its case.
+        An equation is proved if the difference of its sides is identically 0. An inequality is proved if sympy knows
+        the sign of the difference of its sides. A `Piecewise` is proved if an earlier step proves each branch.
 
         Examples
         --------
@@ -97,10 +97,10 @@ class Derivation(list[Any]):
             return False
         if isinstance(relation.rhs, sympy.Piecewise):
             return all(self._proves_case(relation.lhs, formula, case, index) for formula, case in relation.rhs.args)
-        return all(_proved(relation, [*self.definitions.items(), *given.items()]) for given in self._given[index])
+        return all(_is_proved(relation, [*self.definitions.items(), *range_.items()]) for range_ in self._ranges[index])
 
     def unproved(self) -> list[int]:
-        """Return the numbers of the steps that sympy does not prove: an empty list for a correct derivation.
+        """Return the indices of the steps that sympy cannot prove. The list is empty for a correct derivation.
 
         Examples
         --------
@@ -115,8 +115,8 @@ class Derivation(list[Any]):
     def _repr_markdown_(self) -> str:
         lines = [f"**{self.title}** {self.assumptions}", ""]
         for number, (relation, reason, case) in enumerate(zip(self, self.reasons, self._case, strict=True), start=1):
-            where = "" if case in (None, sympy.true) else f" (if ${_latex(case)}$)"
-            lines += [f"{number}. {reason}{where}", "", f"   $${_latex(relation)}$$", ""]
+            condition = "" if case in (None, sympy.true) else f" (if ${_latex(case)}$)"
+            lines += [f"{number}. {reason}{condition}", "", f"   $${_latex(relation)}$$", ""]
         return "\n".join(lines)
 
     def _repr_latex_(self) -> str:
@@ -125,7 +125,8 @@ class Derivation(list[Any]):
 
 
 def _latex(expression: Any) -> str:
-    names = {symbol: LATEX[symbol.name] for symbol in expression.free_symbols if symbol.name in LATEX}
+    # atoms include the variable of a limit, which is no free symbol
+    names = {symbol: LATEX[symbol.name] for symbol in expression.atoms(sympy.Symbol) if symbol.name in LATEX}
     return str(sympy.latex(expression, symbol_names=names))
 
 
@@ -141,6 +142,10 @@ LATEX = {
     "next_sq_norm": "r^+",
     "effective_lr": r"\tilde\eta",
     "rotation": r"\theta",
+    "intrinsic_lr": r"(\eta\lambda)",
+    "gamma": r"\gamma",
+    "fourth": "u",
+    "equilibrium_fourth": "u_*",
     "delta": r"\delta",
     "relaxation_time": r"\tau",
     "multiplier": "m",
@@ -164,7 +169,7 @@ LATEX = {
 }
 
 
-def _proved(relation: Any, values: Substitutions) -> bool:
+def _is_proved(relation: Any, values: Substitutions) -> bool:
     if isinstance(relation, sympy.Equality):
         return _vanishes(_insert(relation.lhs, values) - _insert(relation.rhs, values))
     if isinstance(relation, (GreaterThan, LessThan, StrictGreaterThan, StrictLessThan)):
@@ -186,10 +191,13 @@ def _insert(expression: Any, values: Substitutions) -> Any:
 
 
 def _vanishes(expression: Any) -> bool:
-    """Whether an expression is identically 0: it simplifies to 0, or it is constant and 0 where all symbols are 1."""
-    # an expression that is not 0 at some point need not be simplified, which can take for ever
-    somewhere = {symbol: sympy.Rational(3 + 2 * i, 11 + i) for i, symbol in enumerate(_sorted_symbols(expression))}
-    value = expression.subs(somewhere).evalf()
+    """Return whether an expression is identically 0.
+
+    This is so if it simplifies to 0, or if it is constant and 0 where all symbols are 1.
+    """
+    # evaluate at one point first: simplifying an expression that is not 0 can take very long
+    point = {symbol: sympy.Rational(3 + 2 * i, 11 + i) for i, symbol in enumerate(_sorted_symbols(expression))}
+    value = expression.subs(point).evalf()
     if value.is_number and value.is_finite and abs(value) > _CLEARLY_NOT_ZERO:
         return False
     if sympy.simplify(expression) == 0:

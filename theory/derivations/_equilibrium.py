@@ -1,4 +1,4 @@
-"""Equilibrium of the norm for constant g̃: place, effective learning rate, rotation, speed (docs/mathematics.md §2)."""
+"""Equilibrium for constant g̃: norm, effective learning rate, rotation and relaxation time (docs/mathematics.md §2)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from theory.derivations._symbols import (
     a,
     b,
     grad_norm,
+    intrinsic_lr,
     lr,
     multiplier,
     norm,
@@ -30,7 +31,9 @@ A, B = (1 - lr * wd) ** 2, (lr * grad_norm) ** 2
 
 
 def fixed_square() -> Any:
-    """Square u = r² of the fixed point of r⁺ = a r + b/r: after multiplication by r the equation is linear in u.
+    """Return u = r² at the fixed point of r⁺ = a r + b/r.
+
+    Multiplied by r, the equation of the fixed point is linear in u.
 
     Examples
     --------
@@ -63,16 +66,17 @@ def equilibrium_norm() -> Derivation:
     )
     result.step(
         Eq(sq_norm, _one_step.square_map(A, B)),
-        "At equilibrium the step r⁺ = (1-ηλ)² r + (ηg̃)²/r changes nothing.",
+        "At equilibrium the step r⁺ = (1-ηλ)² r + (ηg̃)²/r leaves r unchanged.",
         BELOW_TWO,
     )
     result.step(
         Eq(sq_norm**2, fixed_square().subs({a: A, b: B})),
-        "Multiplied by r the equation is linear in r²: it has one solution.",
+        "Multiplied by r, the equation is linear in r², so it has one solution.",
         BELOW_TWO,
     )
     result.step(
-        Eq(1 - A, sympy.factor(1 - A)), "Difference of two squares; positive because 0 < ηλ < 2, so the norm exists."
+        Eq(1 - A, sympy.factor(1 - A)),
+        "The difference of two squares is positive for 0 < ηλ < 2, so the equilibrium exists.",
     )
     formula = lr * grad_norm**2 / (wd * (2 - lr * wd))
     result.step(Eq(norm**4, formula), "Insert ρ⁴ = r² and cancel η.", BELOW_TWO)
@@ -96,12 +100,18 @@ def equilibrium_effective_lr() -> Derivation:
     )
     result.step(Eq(norm**4, equilibrium_norm()[-2].rhs), "Norm at equilibrium.", BELOW_TWO)
     result.step(
-        Eq(eta_eff, lr / norm**2), "A step at norm ρ moves the direction as one at norm 1 with η/ρ².", BELOW_TWO
+        Eq(eta_eff, lr / norm**2),
+        "A step at norm ρ with η moves the direction as much as a step at norm 1 with η/ρ².",
+        BELOW_TWO,
     )
     result.step(
-        Eq(eta_eff**2, sympy.cancel(lr**2 / equilibrium_norm()[-2].rhs)), "Insert the norm, squared.", BELOW_TWO
+        Eq(eta_eff**2, sympy.cancel(lr**2 / equilibrium_norm()[-2].rhs)), "Insert the norm and square.", BELOW_TWO
     )
-    result.step(Eq(eta_eff, sqrt(lr * wd * (2 - lr * wd)) / grad_norm), "Positive root.", BELOW_TWO)
+    result.step(
+        Eq(eta_eff, sqrt(lr * wd * (2 - lr * wd)) / grad_norm),
+        "The effective learning rate is the positive root.",
+        BELOW_TWO,
+    )
     return result
 
 
@@ -121,18 +131,18 @@ def equilibrium_rotation() -> Derivation:
         {**_equilibrium(), theta: angle.subs(norm, sqrt(sqrt(fixed_square().subs({a: A, b: B}))))},
     )
     effective = equilibrium_effective_lr()[-1].rhs
-    result.step(Eq(tan(theta), tan(angle)), "Angle of one step, at the norm of the equilibrium.", BELOW_ONE)
+    result.step(Eq(tan(theta), tan(angle)), "Angle of one step at the equilibrium norm.", BELOW_ONE)
     tangent = effective * grad_norm / (1 - lr * wd)
     result.step(Eq(tan(theta), tangent), "Insert η̃*: the gradient norm cancels.", BELOW_ONE)
     result.step(
-        Eq(1 / cos(theta) ** 2, sympy.factor(sympy.cancel(1 + tangent**2))), "1/cos² θ = 1 + tan² θ.", BELOW_ONE
+        Eq(1 / cos(theta) ** 2, sympy.factor(sympy.cancel(1 + tangent**2))), "Use 1/cos² θ = 1 + tan² θ.", BELOW_ONE
     )
-    result.step(Eq(cos(theta), 1 - lr * wd), "Positive root, for θ < π/2.", BELOW_ONE)
-    k = sympy.Symbol("k", positive=True)
+    result.step(Eq(cos(theta), 1 - lr * wd), "The cosine is the positive root, because θ < π/2.", BELOW_ONE)
     result.step(
-        Eq(Limit(sympy.acos(1 - k) / sqrt(2 * k), k, 0), 1), "For small k = ηλ the angle is √(2ηλ), to first order."
+        Eq(Limit(sympy.acos(1 - intrinsic_lr) / sqrt(2 * intrinsic_lr), intrinsic_lr, 0), 1),
+        "For small ηλ the angle is √(2ηλ) to first order.",
     )
-    result.step(Eq(theta, sympy.acos(1 - lr * wd)), "Inverse of the cosine on (0, π/2).", BELOW_ONE)
+    result.step(Eq(theta, sympy.acos(1 - lr * wd)), "Invert the cosine on (0, π/2).", BELOW_ONE)
     return result
 
 
@@ -158,28 +168,30 @@ def relaxation_time() -> Derivation:
             multiplier: sympy.cancel(slope.subs(sq_norm, sqrt(fixed_square()))).subs({a: A, b: B}),
         },
     )
-    result.step(Eq(Derivative(image, sq_norm), slope), "Slope of the map r⁺ = a r + b/r.")
+    result.step(Eq(Derivative(image, sq_norm), slope), "The slope of the map r⁺ = a r + b/r.")
     result.step(
         Eq(Derivative(image, sq_norm).doit().subs(sq_norm, sqrt(b / (1 - a))), 2 * a - 1),
-        "At the fixed point r² = b/(1-a).",
+        "Its value at the fixed point r² = b/(1-a) is the multiplier.",
     )
     twice = _one_step.square_map(a, b, image) - sq_norm
     u = sq_norm**2
     cycle = a * (a * u + b - u) * (a * u + b + u) / (sq_norm * (a * u + b))
     result.step(
         Eq(twice, cycle),
-        "A 2-cycle would be a zero of the second iterate minus r; only the fixed point a r² + b = r² is one, and a "
-        "continuous map of an interval without 2-cycles brings every orbit to a fixed point.",
+        "A 2-cycle would be a zero of the second iterate minus r, and the only zero is the fixed point a r² + b = "
+        "r². A continuous map of an interval without 2-cycles brings every orbit to a fixed point.",
     )
     result.step(Eq(multiplier, value), "Insert a = (1-ηλ)² and expand.")
-    result.step(Gt(1, 2 * a - 1), "The multiplier is below 1 …", {a: 1 / (1 + t)})
-    result.step(Gt(2 * a - 1, -1), "… and above -1, so small deviations shrink.", {a: 1 / (1 + t)})
+    result.step(Gt(1, 2 * a - 1), "The multiplier is below 1.", {a: 1 / (1 + t)})
+    result.step(Gt(2 * a - 1, -1), "It is above -1, so small deviations shrink.", {a: 1 / (1 + t)})
     result.step(
         Eq(Abs(multiplier) ** tau, exp(-1)),
-        "A deviation shrinks by |multiplier| a step; solve for the number of steps in which it shrinks by e.",
+        "A deviation shrinks by the factor |multiplier| per step. Solve for the number of steps in which it shrinks "
+        "by e.",
     )
-    k = sympy.Symbol("k", positive=True)
-    small = -1 / log(value.subs(lr, k / wd).expand())
-    result.step(Eq(Limit(4 * k * small, k, 0), 1), "For small k = ηλ the time is 1/(4ηλ), to first order.")
+    small = -1 / log(value.subs(lr, intrinsic_lr / wd).expand())
+    result.step(
+        Eq(Limit(4 * intrinsic_lr * small, intrinsic_lr, 0), 1), "For small ηλ the time is 1/(4ηλ) to first order."
+    )
     result.step(Eq(tau, -1 / log(Abs(value))), "Insert the multiplier.")
     return result

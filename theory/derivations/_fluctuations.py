@@ -16,7 +16,7 @@ variation, mean_ratio, deviation, correlation = sympy.symbols(
 
 
 def moment_identities() -> Derivation:
-    """Derive (1-a)E[ρ²] = η²E‖∇f‖² and (1-a)E[ρ⁴] = η²E[g̃²] + ½E[(r⁺-r)²] of every stationary trace.
+    """Derive (1-a)E[ρ²] = η²E‖∇f‖² and (1-a)E[ρ⁴] = η²E[g̃²] + ½E[(r⁺-r)²] for stationary traces.
 
     Examples
     --------
@@ -32,10 +32,9 @@ def moment_identities() -> Derivation:
     (along,) = sympy.solve(Eq(mean_change, 2 * mean_u - 2 * product), product)
     (drive,) = sympy.solve(Eq(along, a * mean_u + mean_b), mean_b)
     result = Derivation(
-        "Moments of a stationary trace, whatever moves g̃.",
+        "Moments of a stationary trace for any sequence of g̃.",
         "r = ρ² and r⁺ have the same distribution; `mean_push` = η²E‖∇f‖², `mean_b` = η²E[g̃²], `mean_product` = E[r "
-        "r⁺], "
-        "`mean_sq_change` = E[(r⁺-r)²].",
+        "r⁺], `mean_sq_change` = E[(r⁺-r)²].",
         {
             "a": a,
             "b": b,
@@ -52,20 +51,23 @@ def moment_identities() -> Derivation:
     )
     result.step(
         Eq((1 - a) * mean_r, mean_push),
-        "Mean of r⁺ = a r + b/r, in which b/r = η²‖∇f‖²: the first identity.",
+        "The mean of r⁺ = a r + b/r, with b/r = η²‖∇f‖², is the first identity.",
     )
-    result.step(Eq(sq_norm * next_sq_norm, a * sq_norm**2 + b), "Multiply the map by r: linear in r² = ρ⁴.")
+    result.step(Eq(sq_norm * next_sq_norm, a * sq_norm**2 + b), "Multiplied by r, the map is linear in r² = ρ⁴.")
     result.step(
         Eq(sq_norm * next_sq_norm, (sq_norm**2 + next_sq_norm**2 - (next_sq_norm - sq_norm) ** 2) / 2),
-        "The product in terms of squares, …",
+        "The product r r⁺ is a combination of squares.",
     )
-    result.step(Eq(product, mean_u - mean_change / 2), "… and its mean, since E[(r⁺)²] = E[r²].")
-    result.step(Eq((1 - a) * mean_u, mean_b + mean_change / 2), "Equate the two means: the second identity.")
+    result.step(Eq(product, mean_u - mean_change / 2), "The mean of the product follows with E[(r⁺)²] = E[r²].")
+    result.step(
+        Eq((1 - a) * mean_u, mean_b + mean_change / 2),
+        "The two expressions of the mean product give the second identity.",
+    )
     return result
 
 
 def moments_of_a_window() -> Derivation:
-    """Derive what the moment identities become over N steps of any trace: (r_N-r_0)/N and (r_N²-r_0²)/2N are added.
+    """Derive the moment identities over N steps of any trace, with the end terms (r_N-r_0)/N and (r_N²-r_0²)/2N.
 
     Examples
     --------
@@ -78,8 +80,8 @@ def moments_of_a_window() -> Derivation:
     after = square_map(a, b)
     result = Derivation(
         "Moments over a window of any trace.",
-        "N = `steps` updates from r = r_0 = `first_sq_norm`; the sums run over them: `sum_r` = Σr, `sum_sq_r` = Σr², "
-        "`sum_push` = Ση²‖∇f‖² = Σb/r, `sum_b` = Ση²g̃², `sum_sq_change` = Σ(r⁺-r)²; r is now r_N.",
+        "N = `steps` updates from r_0 = `first_sq_norm` to r = r_N; `sum_r` = Σr, `sum_sq_r` = Σr², `sum_push` = "
+        "Ση²‖∇f‖² = Σb/r, `sum_b` = Ση²g̃², `sum_sq_change` = Σ(r⁺-r)², each over the N updates.",
         {
             "a": a,
             "b": b,
@@ -101,20 +103,20 @@ def moments_of_a_window() -> Derivation:
     )
     result.step(
         Eq((1 - a) * (total_r + sq_norm) + next_sq_norm - first, pushes + b / sq_norm),
-        "If Σpush = (1-a)Σr + r_N - r_0 holds for N steps, as it does for none, it holds for one more, …",
+        "The identity Σpush = (1-a)Σr + r_N - r_0 holds for N = 0. If it holds for N steps, it holds for N+1.",
     )
-    grown = total_change + (next_sq_norm - sq_norm) ** 2
+    next_total_change = total_change + (next_sq_norm - sq_norm) ** 2
     result.step(
-        Eq((1 - a) * (total_u + sq_norm**2) + (next_sq_norm**2 - first**2) / 2, drives + b + grown / 2),
-        "… and so does Σb = (1-a)Σr² + (r_N²-r_0²)/2 - ½Σ(r⁺-r)².",
+        Eq((1 - a) * (total_u + sq_norm**2) + (next_sq_norm**2 - first**2) / 2, drives + b + next_total_change / 2),
+        "The same is true of Σb = (1-a)Σr² + (r_N²-r_0²)/2 - ½Σ(r⁺-r)².",
     )
     result.step(
         Eq((1 - a) * total_r / steps + (sq_norm - first) / steps, pushes / steps),
-        "By induction; divided by N: the first identity with its term of the two ends.",
+        "By induction the first identity holds for every N. Divided by N, it has the term (r_N-r_0)/N of the two ends.",
     )
     result.step(
         Eq((1 - a) * total_u / steps + (sq_norm**2 - first**2) / (2 * steps), (drives + total_change / 2) / steps),
-        "The second likewise; both terms vanish for N → ∞ where r stays bounded.",
+        "The second identity likewise. Both end terms vanish for N → ∞ if r stays bounded.",
     )
     return result
 
@@ -129,12 +131,12 @@ def equilibrium_spread() -> Derivation:
     """
     y, xi = sympy.symbols("y xi", real=True)
     variance, change = sympy.symbols("variance sq_change", positive=True)
-    rest = sqrt(_equilibrium.fixed_square())
-    image = square_map(a, b * (1 + xi), rest * (1 + y)) / rest - 1
-    slope, kick = (sympy.simplify(image.diff(x).subs({y: 0, xi: 0})) for x in (y, xi))
+    equilibrium = sqrt(_equilibrium.fixed_square())
+    next_deviation = square_map(a, b * (1 + xi), equilibrium * (1 + y)) / equilibrium - 1
+    slope, kick = (sympy.simplify(next_deviation.diff(x).subs({y: 0, xi: 0})) for x in (y, xi))
     (spread,) = sympy.solve(Eq(variance, slope**2 * variance + kick**2 * variation**2), variance)
     kappa = sqrt((1 - lr * wd) ** -2 - 1)
-    # the second of the moment identities, in units of ρ*⁴ for the mean square of g̃, for which (1-a)ρ*⁴ = η²E[g̃²]
+    # second moment identity in units of ρ*⁴, where (1-a)ρ*⁴ = η²E[g̃²]
     identity = moment_identities()
     names = identity.symbols
     units = {names["mean_fourth"]: mean_ratio, names["mean_b"]: 1 - a, names["mean_sq_change"]: change}
@@ -143,8 +145,7 @@ def equilibrium_spread() -> Derivation:
     result = Derivation(
         "Spread of the norm at equilibrium.",
         "g̃ independent in time; V = `variation` is the standard deviation of g̃² over its mean; first order in "
-        "κ(ηλ)²V²; "
-        "r = r*(1+y), b = (ηg̃)² with mean b times (1+ξ); 0 < ηλ < 1, a = (1-ηλ)².",
+        "κ(ηλ)²V²; r = r*(1+y); b = (ηg̃)² is multiplied by 1+ξ, where ξ has mean 0; 0 < ηλ < 1, a = (1-ηλ)².",
         {
             "lr": lr,
             "wd": wd,
@@ -165,27 +166,39 @@ def equilibrium_spread() -> Derivation:
             a: (1 - lr * wd) ** 2,
         },
     )
-    at_rest = {y: 0, xi: 0}
+    at_equilibrium = {y: 0, xi: 0}
     result.step(
-        Eq(Derivative(image, y).doit().subs(at_rest), 2 * a - 1), "A deviation of r is multiplied by the multiplier …"
+        Eq(Derivative(next_deviation, y).doit().subs(at_equilibrium), 2 * a - 1),
+        "To first order one step multiplies a deviation of r by the multiplier 2a-1.",
     )
-    result.step(Eq(Derivative(image, xi).doit().subs(at_rest), 1 - a), "… and one of g̃² enters with this weight.")
+    result.step(
+        Eq(Derivative(next_deviation, xi).doit().subs(at_equilibrium), 1 - a),
+        "A deviation of g̃² enters with the weight 1-a.",
+    )
     result.step(
         Eq(variance, (2 * a - 1) ** 2 * variance + (1 - a) ** 2 * variation**2),
-        "Independent parts: variances add, and do not change from step to step.",
+        "The two parts are independent, so their variances add. The sum does not change from step to step.",
     )
-    result.step(Eq(variance, (1 - a) * variation**2 / (4 * a)), "Solve: 1-(2a-1)² = 4a(1-a).")
+    result.step(Eq(variance, (1 - a) * variation**2 / (4 * a)), "Solve for the variance with 1-(2a-1)² = 4a(1-a).")
     result.step(
         Eq(change, (2 * a - 2) ** 2 * variance + (1 - a) ** 2 * variation**2),
-        "Mean square of (r⁺-r)/r*, the two parts again.",
+        "The mean square of (r⁺-r)/r* has the same two independent parts.",
     )
     result.step(Eq(change, (1 - a) ** 2 * variation**2 / a), "Insert the variance.")
     result.step(
         Eq(mean_ratio, 1 + change / (2 * (1 - a))),
-        "The second of `moment_identities`, divided by (1-a)r*² = η²E[g̃²].",
+        "This is the second identity of `moment_identities`, divided by (1-a)r*² = η²E[g̃²].",
     )
-    result.step(Eq(deviation, sqrt(variance) / 2), "ln ρ = ½ ln r, so it strays half as far as y.", BELOW_ONE)
-    result.step(Eq(mean_ratio, 1 + (1 - a) * variation**2 / (2 * a)), "The mean of ρ⁴.")
-    result.step(Eq(correlation, 2 * a - 1), "The correlation of a linear recursion with independent input.")
-    result.step(Eq(deviation, kappa * variation / 4), "(1-a)/a = κ(ηλ)².", BELOW_ONE)
+    result.step(
+        Eq(deviation, sqrt(variance) / 2),
+        "Since ln ρ = ½ ln r, the standard deviation of ln ρ is half that of y.",
+        BELOW_ONE,
+    )
+    result.step(
+        Eq(mean_ratio, 1 + (1 - a) * variation**2 / (2 * a)), "Insert the mean square change: the mean of ρ⁴ over ρ*⁴."
+    )
+    result.step(
+        Eq(correlation, 2 * a - 1), "A linear recursion with independent input has its multiplier as correlation."
+    )
+    result.step(Eq(deviation, kappa * variation / 4), "Use (1-a)/a = κ(ηλ)².", BELOW_ONE)
     return result

@@ -23,7 +23,7 @@ from theory.derivations._symbols import rotation as theta
 
 
 def step_vectors() -> tuple[Any, Any]:
-    """Weights before and after one step, in the plane of the weights (first axis) and the gradient (second axis).
+    """Return the weights before and after one step. The axes are along the weights and along the gradient.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def step_vectors() -> tuple[Any, Any]:
 
 
 def square_map(a: Any, b: Any, r: Any = sq_norm) -> Any:
-    """Right-hand side of r⁺ = a r + b/r.
+    """Return the right-hand side of r⁺ = a r + b/r.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def square_map(a: Any, b: Any, r: Any = sq_norm) -> Any:
 
 
 def rotation() -> Derivation:
-    """Derive the angle of one step, tan θ = η̃g̃/(1-ηλ), and on the way the map r⁺ = (1-ηλ)² r + (ηg̃)²/r.
+    """Derive the map r⁺ = (1-ηλ)² r + (ηg̃)²/r and the angle of one step, tan θ = η̃g̃/(1-ηλ).
 
     Examples
     --------
@@ -57,7 +57,7 @@ def rotation() -> Derivation:
     before, after = step_vectors()
     result = Derivation(
         "Angle of one SGD step.",
-        "The loss does not change when the weights are scaled; 0 < ηλ < 1.",
+        "The loss is scale-invariant; 0 < ηλ < 1.",
         {"lr": lr, "wd": wd, "grad_norm": grad_norm, "norm": norm, "rotation": theta},
         {
             next_sq_norm: after.dot(after),
@@ -71,43 +71,49 @@ def rotation() -> Derivation:
     loss = sympy.Function("f")(y / x)
     result.step(
         Eq(x * Derivative(loss, x) + y * Derivative(loss, y), 0),
-        "In any plane through the origin a scale-invariant loss depends on the direction y/x only, so its gradient is "
-        "orthogonal to the weights.",
+        "In any plane through the origin a scale-invariant loss depends on the direction y/x only. By "
+        "differentiation in the scale, the gradient is orthogonal to the weights.",
     )
     scale = sympy.Symbol("scale", positive=True)
     result.step(
         Eq(Derivative(loss.subs({x: scale * x, y: scale * y}), x), Derivative(loss, x)),
-        "Scaling the weights leaves the loss alone; the chain rule on the left turns this into ∇f(cx) = ∇f(x)/c, so "
-        "the gradient norm is g̃/ρ.",
+        "Scaling the weights does not change the loss. By the chain rule ∇f(cx) = ∇f(x)/c, so the gradient norm at "
+        "norm ρ is g̃/ρ.",
     )
     result.step(
         Eq(next_sq_norm, sympy.expand(after.dot(after))),
-        "Pythagoras for the step x⁺ = (1-ηλ)x - η∇f with the gradient at a right angle to the weights.",
+        "Pythagoras for x⁺ = (1-ηλ)x - η∇f, because the gradient is orthogonal to the weights.",
     )
     result.step(
         Eq(next_sq_norm, square_map((1 - lr * wd) ** 2, (lr * grad_norm) ** 2)),
-        "Collect: with r = ρ² the step is a map of one number.",
+        "In terms of r = ρ² the step is a map of one number.",
     )
     result.step(
         Ge(next_sq_norm, 2 * (1 - lr * wd) * lr * grad_norm),
-        "The difference is the square ((1-ηλ)ρ - ηg̃/ρ)²: no step leads below this, whatever the norm was.",
+        "The difference of the two sides is ((1-ηλ)ρ - ηg̃/ρ)². Hence no step leads below this bound, whatever the "
+        "norm was.",
         BELOW_ONE,
     )
     cosine = before.dot(after) / (norm * sympy.sqrt(after.dot(after)))
-    result.step(Eq(cos(theta), cosine), "Scalar product of the weights before and after the step.", BELOW_ONE)
+    result.step(
+        Eq(cos(theta), cosine),
+        "The cosine follows from the scalar product of the weights before and after the step.",
+        BELOW_ONE,
+    )
     result.step(
         Eq(next_norm, (1 - lr * wd) * norm / cos(theta)),
-        "The decayed weights are the adjacent side of the right triangle, the new weights its hypotenuse.",
+        "In the right triangle of the step the decayed weights are the adjacent side and the new weights the "
+        "hypotenuse.",
         BELOW_ONE,
     )
     result.step(
         Eq(tan(theta), effective_lr * grad_norm / (1 - lr * wd)),
-        "Opposite side ηg̃/ρ over adjacent side (1-ηλ)ρ, with η̃ = η/ρ².",
+        "The tangent is the opposite side ηg̃/ρ over the adjacent side (1-ηλ)ρ, with η̃ = η/ρ².",
         BELOW_ONE,
     )
     result.step(
         Eq(theta, atan(lr * grad_norm / (norm**2 * (1 - lr * wd)))),
-        "The angle lies between 0 and π/2 because the decayed weights keep their direction.",
+        "The angle lies between 0 and π/2, because the decayed weights keep their direction.",
         BELOW_ONE,
     )
     return result

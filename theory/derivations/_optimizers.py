@@ -1,7 +1,7 @@
 """Equilibrium of linear update rules, from their second moments (docs/mathematics.md §7).
 
-The rule itself, `theory.optimizers.sgd_update`, is applied to symbols; its coefficients give the recursion of E‖x‖²,
-E⟨x,v⟩ and E‖v‖² under gradients that are orthogonal to the weights and independent in time, and its stationary solution
+The update rule `theory.optimizers.sgd_update` is applied to symbols. Its coefficients give the recursion of E‖x‖²,
+E⟨x,v⟩ and E‖v‖² for gradients that are orthogonal to the weights and independent in time. Its stationary solution is
 the equilibrium.
 """
 
@@ -17,45 +17,47 @@ from theory.derivations._derivation import Derivation, Eq
 from theory.derivations._symbols import grad_norm, lr, momentum, norm, turn, wd
 from theory.optimizers import sgd_update
 
-Rule = Callable[[Any, Any, Any], tuple[Any, Any]]
+_LinearRule = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def second_moments(rule: Rule) -> tuple[Any, Any]:
-    """Stationary E‖x‖² for E‖∇f‖² = 1, and 1 - E⟨x⁺,x⟩/E‖x‖², of a linear rule (weights, gradient, velocity).
+def second_moments(rule: _LinearRule) -> tuple[Any, Any]:
+    """Return stationary E‖x‖² for E‖∇f‖² = 1, and 1 - E⟨x⁺,x⟩/E‖x‖², of a linear rule (weights, gradient, velocity).
 
     Examples
     --------
-    >>> square, turned = second_moments(lambda x, g, v: (sympy.Rational(1, 2) * x - g, v * 0))
-    >>> square, turned
+    >>> square, turn_value = second_moments(lambda x, g, v: (sympy.Rational(1, 2) * x - g, v * 0))
+    >>> square, turn_value
     (4/3, 1/2)
     """
     columns = [rule(1, 0, 0), rule(0, 0, 1)]
-    move = Matrix([[columns[0][0], columns[1][0]], [columns[0][1], columns[1][1]]])
-    kick = Matrix(rule(0, 1, 0))
-    unknown = sympy.symbols("xx xv vv")
-    moments = Matrix([[unknown[0], unknown[1]], [unknown[1], unknown[2]]])
-    (found,) = sympy.solve(list(moments - move * moments * move.T - kick * kick.T), unknown, dict=True)
-    square = sympy.factor(found[unknown[0]])
-    along = (move * moments.subs(found))[0, 0]
+    transition = Matrix([[columns[0][0], columns[1][0]], [columns[0][1], columns[1][1]]])
+    input_vector = Matrix(rule(0, 1, 0))
+    unknowns = sympy.symbols("xx xv vv")
+    moments = Matrix([[unknowns[0], unknowns[1]], [unknowns[1], unknowns[2]]])
+    (solution,) = sympy.solve(
+        list(moments - transition * moments * transition.T - input_vector * input_vector.T), unknowns, dict=True
+    )
+    square = sympy.factor(solution[unknowns[0]])
+    along = (transition * moments.subs(solution))[0, 0]
     return square, sympy.factor(1 - along / square)
 
 
-def _sgd(title: str, nesterov: bool, decoupled: bool, fourth: Any, turned: Any) -> Derivation:
+def _sgd(title: str, nesterov: bool, decoupled: bool, fourth: Any, turn_formula: Any) -> Derivation:
     def rule(weights: Any, gradient: Any, velocity: Any) -> tuple[Any, Any]:
         weights, (velocity,) = sgd_update(weights, gradient, velocity, lr, wd, momentum, nesterov, decoupled)
         return weights, velocity
 
-    square, angle = second_moments(rule)
+    square, turn_value = second_moments(rule)
     growth = sympy.Symbol("grad_square", positive=True)
     result = Derivation(
         title,
-        "Gradients orthogonal to the weights and independent in time, many dimensions; 0 < ηλ < the rule's limit.",
+        "Gradients orthogonal to the weights and independent in time; many dimensions; 0 < ηλ < the limit of the rule.",
         {"lr": lr, "wd": wd, "grad_norm": grad_norm, "momentum": momentum, "norm": norm, "turn": turn},
-        {turn: angle},
+        {turn: turn_value},
     )
     result.step(
         Eq(norm**2, square * growth),
-        "Stationary solution of the recursion of E‖x‖², E⟨x,v⟩, E‖v‖², which is linear in E‖∇f‖².",
+        "Stationary solution of the recursion of E‖x‖², E⟨x,v⟩, E‖v‖². It is linear in E‖∇f‖².",
         {norm: sympy.sqrt(square * growth)},
     )
     result.step(
@@ -63,8 +65,10 @@ def _sgd(title: str, nesterov: bool, decoupled: bool, fourth: Any, turned: Any) 
         "Insert E‖∇f‖² = g̃²/ρ².",
         {norm: (square * grad_norm**2) ** sympy.Rational(1, 4)},
     )
-    result.step(Eq(turn, turned), "1 - cos θ = 1 - E⟨x⁺,x⟩/E‖x‖² in many dimensions.")
-    result.step(Eq(norm**4, fourth), "Factored form.", {norm: (square * grad_norm**2) ** sympy.Rational(1, 4)})
+    result.step(Eq(turn, turn_formula), "In many dimensions 1 - cos θ = 1 - E⟨x⁺,x⟩/E‖x‖².")
+    result.step(
+        Eq(norm**4, fourth), "The factored form of the norm.", {norm: (square * grad_norm**2) ** sympy.Rational(1, 4)}
+    )
     return result
 
 
@@ -76,9 +80,9 @@ def heavy_ball() -> Derivation:
     >>> print(heavy_ball()[-2].rhs)
     lr*wd/(momentum + 1)
     """
-    k, mu = lr * wd, momentum
-    fourth = lr * grad_norm**2 / (wd * (1 - mu) * (2 - k / (1 + mu)))
-    return _sgd("Equilibrium of heavy-ball SGD.", False, False, fourth, k / (1 + mu))
+    intrinsic_lr, mu = lr * wd, momentum
+    fourth = lr * grad_norm**2 / (wd * (1 - mu) * (2 - intrinsic_lr / (1 + mu)))
+    return _sgd("Equilibrium of heavy-ball SGD.", False, False, fourth, intrinsic_lr / (1 + mu))
 
 
 def nesterov() -> Derivation:
@@ -89,11 +93,17 @@ def nesterov() -> Derivation:
     >>> nesterov().unproved()
     []
     """
-    k, mu = lr * wd, momentum
-    growth = 1 + mu + k * mu + 2 * k * mu**2
-    fourth = lr * grad_norm**2 * growth / (wd * (1 - mu + k * mu) * (2 + 2 * mu - k * (1 + 2 * mu)))
-    turned = k * (1 + 2 * mu - 2 * mu**3 + k * mu * (1 + 3 * mu + 2 * mu**2)) / (1 + mu + k * mu * (1 + 2 * mu))
-    return _sgd("Equilibrium of Nesterov SGD.", True, False, fourth, turned)
+    intrinsic_lr, mu = lr * wd, momentum
+    growth = 1 + mu + intrinsic_lr * mu + 2 * intrinsic_lr * mu**2
+    fourth = (
+        lr * grad_norm**2 * growth / (wd * (1 - mu + intrinsic_lr * mu) * (2 + 2 * mu - intrinsic_lr * (1 + 2 * mu)))
+    )
+    turn_formula = (
+        intrinsic_lr
+        * (1 + 2 * mu - 2 * mu**3 + intrinsic_lr * mu * (1 + 3 * mu + 2 * mu**2))
+        / (1 + mu + intrinsic_lr * mu * (1 + 2 * mu))
+    )
+    return _sgd("Equilibrium of Nesterov SGD.", True, False, fourth, turn_formula)
 
 
 def decoupled_heavy_ball() -> Derivation:
@@ -104,10 +114,10 @@ def decoupled_heavy_ball() -> Derivation:
     >>> decoupled_heavy_ball().unproved()
     []
     """
-    k, mu = lr * wd, momentum
-    s = 1 - k
+    intrinsic_lr, mu = lr * wd, momentum
+    s = 1 - intrinsic_lr
     fourth = lr**2 * grad_norm**2 * (1 + s * mu) / ((1 - s * mu) * (1 - s**2) * (1 - mu**2))
-    return _sgd("Equilibrium of decoupled heavy-ball SGD.", False, True, fourth, k * (1 - mu) / (1 + s * mu))
+    return _sgd("Equilibrium of decoupled heavy-ball SGD.", False, True, fourth, intrinsic_lr * (1 - mu) / (1 + s * mu))
 
 
 def decoupled_nesterov() -> Derivation:
@@ -118,8 +128,8 @@ def decoupled_nesterov() -> Derivation:
     >>> decoupled_nesterov().unproved()
     []
     """
-    k, mu = lr * wd, momentum
-    growth = 1 + mu + k * mu - 2 * k * mu**3
-    fourth = lr * grad_norm**2 * growth / (wd * (1 - mu**2) * (2 - k) * (1 - mu + k * mu))
-    turned = k * (1 - mu) * (1 + 2 * mu - 2 * mu**3 + k * mu * (1 + mu) ** 2) / growth
-    return _sgd("Equilibrium of decoupled Nesterov SGD.", True, True, fourth, turned)
+    intrinsic_lr, mu = lr * wd, momentum
+    growth = 1 + mu + intrinsic_lr * mu - 2 * intrinsic_lr * mu**3
+    fourth = lr * grad_norm**2 * growth / (wd * (1 - mu**2) * (2 - intrinsic_lr) * (1 - mu + intrinsic_lr * mu))
+    turn_formula = intrinsic_lr * (1 - mu) * (1 + 2 * mu - 2 * mu**3 + intrinsic_lr * mu * (1 + mu) ** 2) / growth
+    return _sgd("Equilibrium of decoupled Nesterov SGD.", True, True, fourth, turn_formula)

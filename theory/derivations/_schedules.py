@@ -1,4 +1,4 @@
-"""The norm under a learning rate that changes (docs/mathematics.md §9)."""
+"""The norm under a learning-rate schedule (docs/mathematics.md §9)."""
 
 from __future__ import annotations
 
@@ -13,37 +13,41 @@ start = sympy.Symbol("start", positive=True)
 
 
 def norm_under_schedule() -> Derivation:
-    """Derive ρ⁴(t) under any learning rate η(t), as an integral.
+    """Derive ρ⁴(t) under any learning rate η(t) as an integral.
 
     Examples
     --------
     >>> norm_under_schedule().unproved()
     []
     """
-    rate = sympy.Function("eta", positive=True)
-    spent = Integral(rate(moment), (moment, 0, time))
+    learning_rate = sympy.Function("eta", positive=True)
+    integrated_lr = Integral(learning_rate(moment), (moment, 0, time))
     later = sympy.Symbol("later", nonnegative=True)
-    until = Integral(rate(moment), (moment, 0, later))
-    grown = Integral(rate(later) ** 2 * exp(4 * wd * until), (later, 0, time))
-    solution = exp(-4 * wd * spent) * (start**4 + 2 * grad_norm**2 * grown)
+    integrated_until = Integral(learning_rate(moment), (moment, 0, later))
+    growth = Integral(learning_rate(later) ** 2 * exp(4 * wd * integrated_until), (later, 0, time))
+    solution = exp(-4 * wd * integrated_lr) * (start**4 + 2 * grad_norm**2 * growth)
     fourth = sympy.Symbol("fourth", positive=True)
     result = Derivation(
-        "The norm under a learning-rate schedule, in continuous time.",
-        "Constant g̃, any learning rate η(t) > 0; `fourth` is ρ⁴ at `time`, `start` ρ at 0.",
+        "Norm under a learning-rate schedule, in continuous time.",
+        "Constant g̃; any learning rate η(t) > 0; u = ρ⁴ is `fourth` at `time`, and `start` is ρ at time 0.",
         {"wd": wd, "grad_norm": grad_norm, "time": time, "start": start, "fourth": fourth},
         {fourth: solution},
     )
     result.step(
-        Eq(Derivative(spent, time), rate(time)), "The decay that has been felt is the integral of the learning rate."
+        Eq(Derivative(integrated_lr, time), learning_rate(time)),
+        "The derivative of the integrated learning rate is the learning rate.",
     )
     result.step(
-        Eq(Derivative(solution, time), -4 * wd * rate(time) * solution + 2 * (rate(time) * grad_norm) ** 2),
-        "The solution of the linear equation d(ρ⁴)/dt = -4ηλρ⁴ + 2(ηg̃)², by variation of constants …",
+        Eq(
+            Derivative(solution, time),
+            -4 * wd * learning_rate(time) * solution + 2 * (learning_rate(time) * grad_norm) ** 2,
+        ),
+        "By variation of constants this function solves the linear equation d(ρ⁴)/dt = -4ηλρ⁴ + 2(ηg̃)².",
     )
-    result.step(Eq(solution.subs(time, 0), start**4), "… from the first norm.")
+    result.step(Eq(solution.subs(time, 0), start**4), "It starts at the initial norm.")
     result.step(
-        Eq(fourth, exp(-4 * wd * spent) * (start**4 + 2 * grad_norm**2 * grown)),
-        "The norm at any time, in one integral.",
+        Eq(fourth, exp(-4 * wd * integrated_lr) * (start**4 + 2 * grad_norm**2 * growth)),
+        "The norm at any time is one integral.",
     )
     return result
 
@@ -56,39 +60,43 @@ def tracking_lag() -> Derivation:
     >>> print(tracking_lag()[-1])
     Eq(lag, -slope/(16*lr*wd))
     """
-    rate, z = sympy.Function("eta", positive=True), sympy.Function("z")
+    learning_rate, z = sympy.Function("eta", positive=True), sympy.Function("z")
     slope, small, lag = sympy.symbols("slope small lag", real=True)
-    rest = rate(time) * grad_norm**2 / (2 * wd)
-    moving = Derivative(rest * (1 + z(time)), time) + 4 * rate(time) * wd * rest * (1 + z(time))
-    equation = (moving - 2 * (rate(time) * grad_norm) ** 2) / rest
-    drift = Derivative(rate(time), time) / rate(time)
-    (found,) = sympy.solve(4 * lr * wd * small + slope, small)
+    equilibrium = learning_rate(time) * grad_norm**2 / (2 * wd)
+    terms = Derivative(equilibrium * (1 + z(time)), time) + 4 * learning_rate(time) * wd * equilibrium * (1 + z(time))
+    equation = (terms - 2 * (learning_rate(time) * grad_norm) ** 2) / equilibrium
+    drift = Derivative(learning_rate(time), time) / learning_rate(time)
+    (small_solution,) = sympy.solve(4 * lr * wd * small + slope, small)
     result = Derivation(
         "Lag of the norm behind its equilibrium.",
-        "Constant g̃; η changes slowly: `slope` = d ln η/dt is much smaller than ηλ. ρ⁴ = ρ*⁴(1+z).",
+        "Constant g̃; η changes slowly, so that `slope` = d ln η/dt is much smaller than ηλ; ρ⁴ = ρ*⁴(1+z).",
         {"lr": lr, "wd": wd, "slope": slope, "small": small, "lag": lag},
-        {lag: sympy.series((1 + small) ** sympy.Rational(1, 4), small, 0, 2).removeO() - 1, small: found},
+        {lag: sympy.series((1 + small) ** sympy.Rational(1, 4), small, 0, 2).removeO() - 1, small: small_solution},
     )
     result.step(
-        Eq(equation, Derivative(z(time), time) + 4 * rate(time) * wd * z(time) + drift * (1 + z(time))),
-        "The equation of ρ⁴, divided by the present equilibrium ρ*⁴ = η(t)g̃²/(2λ).",
+        Eq(equation, Derivative(z(time), time) + 4 * learning_rate(time) * wd * z(time) + drift * (1 + z(time))),
+        "This is the equation of ρ⁴, divided by the current equilibrium ρ*⁴ = η(t)g̃²/(2λ).",
     )
     slowness, first = sympy.Symbol("slowness", positive=True), sympy.Function("z_1")
-    scaled = slowness**2 * Derivative(first(time), time) + 4 * lr * wd * slowness * first(time)
-    scaled += slowness * slope * (1 + slowness * first(time))
+    scaled_equation = slowness**2 * Derivative(first(time), time) + 4 * lr * wd * slowness * first(time)
+    scaled_equation += slowness * slope * (1 + slowness * first(time))
     result.step(
-        Eq(sympy.Limit(sympy.expand(scaled / slowness).doit(), slowness, 0), 4 * lr * wd * first(time) + slope),
-        "Slow change: in the time ε·t the slope is ε·`slope` and z = ε z₁; what is of first order in ε remains, "
-        "and vanishes.",
+        Eq(
+            sympy.Limit(sympy.expand(scaled_equation / slowness).doit(), slowness, 0), 4 * lr * wd * first(time) + slope
+        ),
+        "Slow change: in the time ε·t the slope is ε·`slope`, and z = ε z₁. The terms of first order in ε remain, "
+        "and their sum vanishes.",
     )
     result.step(Eq(small, -slope / (4 * lr * wd)), "Solve for z.")
-    result.step(Eq(lag, small / 4), "ρ = ρ*(1+z)^¼, to first order.")
-    result.step(Eq(lag, -slope / (16 * lr * wd)), "The lag: positive, the norm too large, while η falls.")
+    result.step(Eq(lag, small / 4), "To first order ρ = ρ*(1+z)^¼ gives a quarter of z.")
+    result.step(
+        Eq(lag, -slope / (16 * lr * wd)), "Insert z. The lag is positive while η decreases: the norm is too large."
+    )
     return result
 
 
 def tracked_steps() -> Derivation:
-    """Derive that under a linear decay to 0 the lag exceeds ε in the last √(N/(16 ε η₀ λ)) steps.
+    """Derive that the lag of a linear schedule exceeds ε in the last √(N/(16 ε η₀ λ)) steps.
 
     Examples
     --------
@@ -96,43 +104,52 @@ def tracked_steps() -> Derivation:
     left
     """
     steps, left, tolerance, first = sympy.symbols("steps left tolerance lr_max", positive=True)
-    rate = first * left / steps
+    learning_rate = first * left / steps
     lag = tracking_lag()
     slope = lag.symbols["slope"]
-    # as a function of the remaining steps: time runs the other way
-    behind = lag[-1].rhs.subs({lr: rate, slope: -sympy.diff(sympy.log(rate), left)})
-    (found,) = sympy.solve(Eq(behind, tolerance), left)
-    name = lag.symbols["lag"]
+    # derivative in the remaining steps, which decrease with time: the sign changes
+    lag_value = lag[-1].rhs.subs({lr: learning_rate, slope: -sympy.diff(sympy.log(learning_rate), left)})
+    (left_solution,) = sympy.solve(Eq(lag_value, tolerance), left)
+    lag_symbol = lag.symbols["lag"]
     result = Derivation(
-        "Where a linear schedule loses the norm.",
-        "η falls from `lr_max` linearly to 0 over N = `steps` steps, `left` of which remain; ε = `tolerance`; the lag "
-        "is that of slow change (`tracking_lag`).",
-        {"wd": wd, "lr_max": first, "steps": steps, "left": left, "tolerance": tolerance, "lag": name},
-        {name: behind},
+        "Steps in which a linear schedule loses the equilibrium.",
+        "η decreases linearly from `lr_max` to 0 over N = `steps` steps, of which `left` remain; ε = `tolerance`; "
+        "the lag is that of slow change (`tracking_lag`).",
+        {"wd": wd, "lr_max": first, "steps": steps, "left": left, "tolerance": tolerance, "lag": lag_symbol},
+        {lag_symbol: lag_value},
     )
-    result.step(Eq(-sympy.Derivative(sympy.log(rate), left), -1 / left), "d ln η/dt of η = `lr_max`·`left`/N.")
-    result.step(Eq(name, steps / (16 * first * wd * left**2)), "The lag, -(d ln η/dt)/(16ηλ), …")
-    result.step(Lt(sympy.Derivative(behind, left), 0), "… grows as steps run out, so that there is one border.")
-    result.step(Eq(name, tolerance), "At the border it is ε; solve for `left`.", {left: found})
-    result.step(Eq(left, sympy.sqrt(steps / (16 * tolerance * first * wd))), "The solution.", {left: found})
+    result.step(
+        Eq(-sympy.Derivative(sympy.log(learning_rate), left), -1 / left), "d ln η/dt for η = `lr_max`·`left`/N."
+    )
+    result.step(Eq(lag_symbol, steps / (16 * first * wd * left**2)), "Insert it into the lag -(d ln η/dt)/(16ηλ).")
+    result.step(
+        Lt(sympy.Derivative(lag_value, left), 0),
+        "The lag grows as fewer steps remain, so it exceeds ε from one step on.",
+    )
+    result.step(Eq(lag_symbol, tolerance), "At this step the lag is ε. Solve for `left`.", {left: left_solution})
+    result.step(
+        Eq(left, sympy.sqrt(steps / (16 * tolerance * first * wd))),
+        "The solution is the number of steps that remain.",
+        {left: left_solution},
+    )
     return result
 
 
 def corrected_decay() -> Derivation:
-    """Derive the decay λη_t/η_max, under which the equilibrium norm and the gradient norm of the weights stay.
+    """Derive the weight decay λη_t/η_max, which keeps the equilibrium norm and the gradient norm of the weights.
 
     Examples
     --------
     >>> print(corrected_decay()[-1])
     Eq(decay, lr*wd/lr_max)
     """
-    largest, decay, pull = sympy.symbols("lr_max decay weight_gradient", positive=True)
+    largest, decay, weight_gradient = sympy.symbols("lr_max decay weight_gradient", positive=True)
     fourth = lr * grad_norm**2 / (2 * wd)
-    (found,) = sympy.solve(Eq(fourth.subs(wd, decay), fourth.subs(lr, largest)), decay)
+    (decay_solution,) = sympy.solve(Eq(fourth.subs(wd, decay), fourth.subs(lr, largest)), decay)
     result = Derivation(
-        "Decay that keeps the norm when the learning rate falls.",
-        "Constant g̃; ηλ small, so that ρ*⁴ = ηg̃²/(2λ); λ = `wd` at the largest rate `lr_max`; `weight_gradient` = "
-        "‖∇f‖ = g̃/ρ*.",
+        "Weight decay that keeps the norm constant when the learning rate decreases.",
+        "Constant g̃; small ηλ, so that ρ*⁴ = ηg̃²/(2λ); λ = `wd` at the largest learning rate `lr_max`; "
+        "`weight_gradient` = ‖∇f‖ = g̃/ρ*.",
         {
             "lr": lr,
             "wd": wd,
@@ -140,18 +157,19 @@ def corrected_decay() -> Derivation:
             "norm": norm,
             "lr_max": largest,
             "decay": decay,
-            "weight_gradient": pull,
+            "weight_gradient": weight_gradient,
         },
-        {pull: grad_norm / norm, norm: fourth ** sympy.Rational(1, 4), decay: found},
+        {weight_gradient: grad_norm / norm, norm: fourth ** sympy.Rational(1, 4), decay: decay_solution},
     )
-    result.step(Eq(norm**4, fourth), "Equilibrium for small ηλ.")
+    result.step(Eq(norm**4, fourth), "The equilibrium for small ηλ.")
     result.step(
-        Eq(pull**4, 2 * wd * grad_norm**2 / lr),
-        "At constant λ the gradient norm of the weights grows as η falls, by η^-¼, with no change of the loss.",
+        Eq(weight_gradient**4, 2 * wd * grad_norm**2 / lr),
+        "At constant λ the gradient norm of the weights grows as η^-¼ when η decreases, although the loss does not "
+        "change.",
     )
     result.step(
         Eq(lr * grad_norm**2 / (2 * decay), largest * grad_norm**2 / (2 * wd)),
-        "Ask for the norm of the largest learning rate at all times …",
+        "Require the equilibrium norm of the largest learning rate at all times.",
     )
-    result.step(Eq(decay, wd * lr / largest), "… and solve for the decay.")
+    result.step(Eq(decay, wd * lr / largest), "Solve for the weight decay.")
     return result

@@ -1,4 +1,4 @@
-"""Symbols of the derivations, named as in code."""
+"""Symbols of the derivations, with their names in code."""
 
 import sympy
 
@@ -8,6 +8,7 @@ next_norm, next_sq_norm, effective_lr, rotation = sympy.symbols(
     "next_norm next_sq_norm effective_lr rotation", positive=True
 )
 relaxation_time, delta = sympy.symbols("relaxation_time delta", positive=True)
+intrinsic_lr = sympy.Symbol("intrinsic_lr", positive=True)
 momentum, turn, dim = sympy.symbols("momentum turn dim", positive=True)
 beta1, beta2, shrink = sympy.symbols("beta1 beta2 shrink", positive=True)
 multiplier = sympy.Symbol("multiplier", real=True)
@@ -16,10 +17,10 @@ sq_lower, sq_upper, next_sq_lower, next_sq_upper = sympy.symbols(
 )
 lower, upper, product = sympy.symbols("lower upper product", positive=True)
 
-# a = (1-ηλ)² and b = (ηg̃)²: the only two combinations that the map r⁺ = a r + b/r knows
+# the map r⁺ = a r + b/r depends on two combinations only: a = (1-ηλ)² and b = (ηg̃)²
 a, b, b_min, b_max = sympy.symbols("a b b_min b_max", positive=True)
 
-# Symbols of known sign that express ranges: a number above r is r + c or r(1 + c), one in (0, 1) is 1/(1 + s)
+# Symbols of known sign express ranges: a number above r is r + c or r(1 + c), a number in (0, 1) is 1/(1 + s).
 c, d = sympy.symbols("c d", nonnegative=True)
 s, t = sympy.symbols("s t", positive=True)
 

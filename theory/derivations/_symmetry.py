@@ -1,4 +1,4 @@
-"""Settings that give the same training (docs/mathematics.md §6)."""
+"""Equivalent settings: different lr, wd and initial norm with the same training (docs/mathematics.md §6)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ new_lr, new_wd, new_norm = sympy.symbols("new_lr new_wd new_norm", positive=True
 
 
 def equivalent_run() -> Derivation:
-    """Derive with which decay and start another learning rate gives the same directions, for every optimizer.
+    """Derive the weight decay and initial norm with which another learning rate gives the same directions.
 
     Examples
     --------
@@ -25,9 +25,9 @@ def equivalent_run() -> Derivation:
     """
     to, scale = sympy.symbols("lr_to scale", positive=True)
     result = Derivation(
-        "Settings with the same directions.",
-        "All weights are scale-invariant: weights c times as large have gradients 1/c times as large. `factor` is c; "
-        "the settings are applied to one weight, its gradient and its state.",
+        "Settings with the same directions of the weights.",
+        "All weights are scale-invariant: weights c times as large have gradients 1/c times as large; `factor` is c. "
+        "The update rules are applied to one weight, its gradient and its state.",
         {
             "lr": lr,
             "wd": wd,
@@ -40,7 +40,7 @@ def equivalent_run() -> Derivation:
         },
         {new_norm: norm * scale, new_wd: wd / scale**2, scale: to / lr},
     )
-    # the directions of SGD need ρ ∝ √η, all others ρ ∝ η: the definitions of the published lines follow below
+    # SGD keeps its directions for ρ ∝ √η, the other optimizers for ρ ∝ η; the definitions for SGD follow below
     for words, nesterov, decoupled in (
         ("heavy ball", False, False),
         ("Nesterov", True, False),
@@ -54,46 +54,54 @@ def equivalent_run() -> Derivation:
         )
         result.step(
             Eq(scaled, factor * after),
-            f"SGD, {words}: η times c² and λ over c² move weights c times as large to c times the new weights …",
+            f"SGD, {words}: with c²·η and λ/c², a step maps weights c times as large to c times the new weights.",
         )
-        result.step(Eq(scaled_buffer, buffer / factor), "… and the buffer to 1/c of it: the same from then on.")
+        result.step(
+            Eq(scaled_buffer, buffer / factor),
+            "The buffer becomes 1/c of the buffer, so all later steps correspond too.",
+        )
     for rule, decay_power, words in (
-        (AdamW, 1, "AdamW: η times c, λ over c and ε over c move weights c times as large likewise."),
-        (Adam, 2, "Adam with L2: the same with λ over c², because the decay is divided by the gradient's size."),
+        (AdamW, 1, "AdamW: with c·η, λ/c and ε/c, a step maps weights c times as large to c times the new weights."),
+        (
+            Adam,
+            2,
+            "Adam with L2: the same holds with λ/c², because the decay term is divided by the size of the gradient.",
+        ),
     ):
         result.step(_adaptive(rule, decay_power), words)
     blend, keep = sympy.symbols("blend keep", positive=True)
 
-    def lion(place: Any, push: Any, mean: Any, rate: Any, decay: Any) -> tuple[Any, Any]:
-        after = place - rate * (sympy.sign(blend * mean + (1 - blend) * push) + decay * place)
+    def lion(place: Any, push: Any, mean: Any, learning_rate: Any, decay: Any) -> tuple[Any, Any]:
+        after = place - learning_rate * (sympy.sign(blend * mean + (1 - blend) * push) + decay * place)
         return after, keep * mean + (1 - keep) * push
 
     plain, mean = lion(weights, gradient, velocity, lr, wd)
     scaled, scaled_mean = lion(factor * weights, gradient / factor, velocity / factor, factor * lr, wd / factor)
     result.step(
         Eq(scaled.subs(*_same_sign(blend)), factor * plain),
-        "Lion: the sign of the blend forgets its size; weights and η times c, λ over c …",
+        "Lion: the sign does not depend on the size of the blend. With c·η and λ/c, a step maps weights c times as "
+        "large to c times the new weights.",
     )
-    result.step(Eq(scaled_mean, mean / factor), "… and the mean to 1/c of it.")
+    result.step(Eq(scaled_mean, mean / factor), "The mean becomes 1/c of the mean.")
     root = sympy.sqrt(to / lr)
     first, second = sympy.symbols("sgd_norm sgd_wd", positive=True)
     result.definitions.update({first: norm * root, second: wd / root**2})
     result.symbols.update({"sgd_norm": first, "sgd_wd": second})
-    result.step(Eq(first, norm * sympy.sqrt(to / lr)), "SGD: c² = η'/η, so the start is √(η'/η) times as large …")
-    result.step(Eq(lr * wd, to * second), "… and ηλ is the same.")
+    result.step(Eq(first, norm * sympy.sqrt(to / lr)), "SGD: c² = η'/η, so the initial norm is √(η'/η) times as large.")
+    result.step(Eq(lr * wd, to * second), "For SGD ηλ is the same in both settings.")
     result.step(Eq(new_norm, norm * to / lr), "AdamW, Lion and Adam: c = η'/η.")
     result.step(Eq(new_wd, wd * lr**2 / to**2), "Adam with L2 keeps η²λ; AdamW and Lion keep ηλ.")
     return result
 
 
 def _same_sign(blend: Any) -> tuple[Any, Any]:
-    """Rewrite sign((b m + (1-b) g)/c), c > 0, which sympy does not factor by itself."""
+    """Return sign((b m + (1-b) g)/c) for c > 0 and its form without c, which sympy does not find by itself."""
     small = blend * velocity / factor + (1 - blend) * gradient / factor
     return sympy.sign(small), sympy.sign(sympy.expand(small * factor))
 
 
 def _adaptive(rule: Any, decay_power: int) -> Any:
-    """One step of Adam or AdamW, from its own update rule, and the same of the scaled settings."""
+    """Return the equation between a step of Adam or AdamW with scaled settings and the scaled step."""
     beta1, beta2, epsilon, mean, square = sympy.symbols("beta1 beta2 epsilon mean square", positive=True)
     push, place, count = sympy.symbols("push place count", positive=True)
 
@@ -109,7 +117,7 @@ def _adaptive(rule: Any, decay_power: int) -> Any:
 
 
 def run_without_decay() -> Derivation:
-    """Derive the growing learning rate η_t = ηα^(-2t-1) that replaces decay, for SGD and the heavy ball.
+    """Derive the growing learning rate η_t = ηα^(-2t-1) that replaces weight decay, for SGD and heavy ball.
 
     Examples
     --------
@@ -118,52 +126,59 @@ def run_without_decay() -> Derivation:
     """
     before, here, push, first = sympy.symbols("before here push first", real=True)
     number = sympy.Symbol("number", integer=True, nonnegative=True)
-    kept = sympy.Symbol("kept", positive=True)
-    k = lr * wd
-    rate = lr * kept ** (-2 * number - 1)
-    root = (1 + momentum - k + sympy.sqrt((1 + momentum - k) ** 2 - 4 * momentum)) / 2
-    # with decay: differences of the weights, without the buffer; y_t = x_t/α^t, gradients at y are α^t times as large
+    decay_factor = sympy.Symbol("decay_factor", positive=True)
+    intrinsic_lr = lr * wd
+    growing_lr = lr * decay_factor ** (-2 * number - 1)
+    root = (1 + momentum - intrinsic_lr + sympy.sqrt((1 + momentum - intrinsic_lr) ** 2 - 4 * momentum)) / 2
+    # step with decay, written without the buffer; x_t = α^t y_t, and gradients at y are α^t times as large
     with_decay = (
-        (1 + momentum - k) * here * kept**number - momentum * before * kept ** (number - 1) - lr * push / kept**number
+        (1 + momentum - intrinsic_lr) * here * decay_factor**number
+        - momentum * before * decay_factor ** (number - 1)
+        - lr * push / decay_factor**number
     )
-    earlier = rate.subs(number, number - 1)
-    without = here + momentum * rate / earlier * (here - before) - rate * push
-    published = sympy.Symbol("rate", positive=True)
+    earlier = growing_lr.subs(number, number - 1)
+    without = here + momentum * growing_lr / earlier * (here - before) - growing_lr * push
+    scheduled = sympy.Symbol("scheduled_lr", positive=True)
     start = sympy.Symbol("velocity_per_weight", real=True)
     result = Derivation(
         "A growing learning rate in place of weight decay.",
-        "All weights are scale-invariant; heavy ball with coupled decay, 0 <= μ, ηλ <= (1-√μ)²; α = `kept`; step "
-        "`number`; "
-        "`here`, `before` are weights y_t, y_(t-1) of the run without decay, `push` its gradient at y_t.",
+        "All weights are scale-invariant; heavy ball with coupled decay, 0 <= μ, ηλ <= (1-√μ)²; α = `decay_factor`; "
+        "step `number`; `here` and `before` are the weights y_t and y_(t-1) of the run without decay; `push` is its "
+        "gradient at y_t.",
         {
             "lr": lr,
             "wd": wd,
             "momentum": momentum,
             "number": number,
-            "kept": kept,
-            "rate": published,
+            "decay_factor": decay_factor,
+            "scheduled_lr": scheduled,
             "velocity_per_weight": start,
         },
-        {published: rate, start: (kept - 1 + k) / (lr * momentum)},
+        {scheduled: growing_lr, start: (decay_factor - 1 + intrinsic_lr) / (lr * momentum)},
     )
-    result.step(Eq(rate / earlier, kept**-2), "The rates grow by α^-2 a step.")
+    result.step(Eq(growing_lr / earlier, decay_factor**-2), "The learning rates grow by the factor α^-2 per step.")
     result.step(
         Eq(
-            sympy.expand(with_decay / kept ** (number + 1) - without),
-            sympy.expand(here * ((1 + momentum - k) / kept - 1 - momentum / kept**2)),
+            sympy.expand(with_decay / decay_factor ** (number + 1) - without),
+            sympy.expand(here * ((1 + momentum - intrinsic_lr) / decay_factor - 1 - momentum / decay_factor**2)),
         ),
-        "y_t = x_t/α^t: one step with decay, over α^(t+1), against one without. Gradients agree; what is left is this.",
+        "With y_t = x_t/α^t, subtract a step without decay from a step with decay over α^(t+1). The gradients "
+        "cancel, and this difference remains.",
     )
     result.step(
-        Eq((root**2 - (1 + momentum - k) * root + momentum), 0),
-        "It vanishes if α² - (1+μ-ηλ)α + μ = 0, whose larger root is the factor of a free fall of the norm.",
+        Eq((root**2 - (1 + momentum - intrinsic_lr) * root + momentum), 0),
+        "The difference vanishes if α² - (1+μ-ηλ)α + μ = 0. The larger root is the factor by which the norm decays "
+        "without gradients.",
     )
-    result.step(Eq(root.subs(momentum, 0), 1 - k), "Without momentum α = 1-ηλ.", BELOW_ONE)
-    fresh = first - lr / kept * (momentum * start * first + push)
+    result.step(Eq(root.subs(momentum, 0), 1 - intrinsic_lr), "Without momentum α = 1-ηλ.", BELOW_ONE)
+    first_step = first - lr / decay_factor * (momentum * start * first + push)
     result.step(
-        Eq(fresh, ((1 - k) * first - lr * push) / kept),
-        "The first step, with an empty buffer in the run with decay, asks for the buffer v₀ = (α-1+ηλ)x₀/(ημ) …",
+        Eq(first_step, ((1 - intrinsic_lr) * first - lr * push) / decay_factor),
+        "In the first step the run with decay has an empty buffer. The run without decay then needs the buffer v₀ = "
+        "(α-1+ηλ)x₀/(ημ).",
     )
-    result.step(Eq(start, (kept - 1 + k) / (lr * momentum)), "… per weight.")
-    result.step(Eq(published, lr * kept ** (-2 * number - 1)), "The learning rate.")
+    result.step(
+        Eq(start, (decay_factor - 1 + intrinsic_lr) / (lr * momentum)), "This is the initial buffer per weight."
+    )
+    result.step(Eq(scheduled, lr * decay_factor ** (-2 * number - 1)), "The learning rate of step `number`.")
     return result
