@@ -1,7 +1,7 @@
-"""The map of the norm for many trajectories, on one core, against a Python loop and against NumPy without temporaries.
+"""Speed of the norm map for many trajectories on one core, compared with a Python loop and with NumPy in place.
 
-All are run in turn in one process; figures are steps per second of processor time, ratios those of the medians. What
-threads gain is a ratio of times by the clock, which means something on an idle machine alone.
+All candidates run in turn in one process. The speed is the median number of steps per second of processor time. The
+gain from threads is a ratio of wall-clock times, which is meaningful on an idle machine only.
 """
 
 import statistics
@@ -67,8 +67,8 @@ CANDIDATES = {
 
 def speed(call):
     began = time.process_time()
-    done = call()
-    return done / (time.process_time() - began)
+    steps = call()
+    return steps / (time.process_time() - began)
 
 
 def seconds(threads, steps=100 * STEPS):
@@ -77,8 +77,8 @@ def seconds(threads, steps=100 * STEPS):
     return time.perf_counter() - began
 
 
-def gain_of_threads():
-    """Median of how many times faster two threads are than one, each pair run in turn."""
+def thread_speedup():
+    """Median speed-up of two threads over one, measured in alternating runs."""
     seconds(2, STEPS)
     return statistics.median(seconds(1) / seconds(2) for _ in range(ROUNDS))
 
@@ -93,19 +93,19 @@ def main():
     python, numpy = speeds["Python loop"], speeds["NumPy, in place"]
     for name, value in speeds.items():
         print(f"{name:28}{value / 1e6:10.1f} M steps/s{value / python:8.1f} x Python{value / numpy:8.2f} x NumPy")
-    reached = {
+    goals = {
         f"batch >= {PYTHON_GOAL} x Python": speeds["compiled batch"] >= PYTHON_GOAL * python,
         f"batch >= {NUMPY_GOAL} x NumPy": speeds["compiled batch"] >= NUMPY_GOAL * numpy,
         f"one trajectory >= {SINGLE_GOAL} x Python": speeds["compiled, one trajectory"] >= SINGLE_GOAL * python,
         f"four steps at a time >= {FOURS_GOAL} x Python": speeds["four steps at a time"] >= FOURS_GOAL * python,
     }
     if usable_processors() > 1:
-        gain = gain_of_threads()
-        print(f"two threads{gain:38.2f} x one")
-        reached[f"two threads >= {THREADS_GOAL} x one"] = gain >= THREADS_GOAL
-    for goal, holds in reached.items():
-        print(f"{goal}: {'reached' if holds else 'NOT reached'}")
-    return not all(reached.values())
+        speedup = thread_speedup()
+        print(f"two threads{speedup:38.2f} x one")
+        goals[f"two threads >= {THREADS_GOAL} x one"] = speedup >= THREADS_GOAL
+    for goal, is_reached in goals.items():
+        print(f"{goal}: {'reached' if is_reached else 'NOT reached'}")
+    return not all(goals.values())
 
 
 if __name__ == "__main__":

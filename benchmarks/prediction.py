@@ -1,7 +1,7 @@
-"""What a prediction costs beside training, and a probe by itself, on one core.
+"""Cost of a prediction relative to training, and cost of a calibration, on one core.
 
-`balance law` is one call of `model.law.period`; training is that of the same setting with the compiled engine, of as
-many steps as 60 periods take. The probe is that of `empirical.calibrate("mlp", width=64)`, from the call to the model.
+`balance law` is one call of `model.law.period`. Training is that of the same setting with the compiled engine, for 60
+periods. The calibration is `empirical.calibrate("mlp", width=64)`.
 """
 
 import concurrent.futures
@@ -31,26 +31,26 @@ def main():
     with threadpool_limits(1), concurrent.futures.ThreadPoolExecutor(1) as here:
         # compiled code is loaded before it is timed
         empirical.calibrate("mlp", width=64, periods=20, executor=here)
-        probes = [timed(lambda: empirical.calibrate("mlp", width=64, executor=here)) for _ in range(2)]
-        model = probes[0][1]
+        calibrations = [timed(lambda: empirical.calibrate("mlp", width=64, executor=here)) for _ in range(2)]
+        model = calibrations[0][1]
         steps = round(PERIODS * model.law.period(LR, WD))
-        laws, expectations, trainings = [], [], []
+        laws, predictions, trainings = [], [], []
         for number in range(ROUNDS):
             laws.append(timed(lambda: [model.law.period(LR, WD) for _ in range(CALLS)])[0] / CALLS)
-            expectations.append(timed(lambda: model.predict(LR, WD))[0])
+            predictions.append(timed(lambda: model.predict(LR, WD))[0])
             config = empirical.RunConfig(lr=LR, wd=WD, width=64, steps=steps, seed=number, evaluate_every=10**6)
             with tempfile.TemporaryDirectory() as folder:
                 trainings.append(
                     timed(lambda run=config, at=folder: empirical.train(run, f"{at}/run", progress=False))[0]
                 )
     law, training = statistics.median(laws), statistics.median(trainings)
-    probe = min(seconds for seconds, _ in probes)
+    calibration_seconds = min(seconds for seconds, _ in calibrations)
     print(f"{'training, ' + str(steps) + ' steps':<32}{training:10.3g} s")
     print(f"{'balance law':<32}{law:10.3g} s{law / training:12.2g} of training   goal <= {SHARE_GOAL:g}")
-    expected = statistics.median(expectations)
-    print(f"{'expect, all numbers':<32}{expected:10.3g} s{expected / training:12.2g} of training")
-    print(f"{'probe of the MLP':<32}{probe:10.3g} s{'':24}   goal <= {CALIBRATION_GOAL:g} s")
-    return law / training <= SHARE_GOAL and probe <= CALIBRATION_GOAL
+    prediction = statistics.median(predictions)
+    print(f"{'predict, all numbers':<32}{prediction:10.3g} s{prediction / training:12.2g} of training")
+    print(f"{'calibration of the MLP':<32}{calibration_seconds:10.3g} s{'':24}   goal <= {CALIBRATION_GOAL:g} s")
+    return law / training <= SHARE_GOAL and calibration_seconds <= CALIBRATION_GOAL
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@
 # %% [markdown]
 # # Periods without training
 #
-# Given a learning rate $\eta$ and a weight decay $\lambda$: will training be periodic, and how long is a period? `simulate`
-# answers in milliseconds, from a model that was calibrated on short runs of a network. The text to it is
-# `docs/mathematics.md` §4 to §6. Symbols as in `01_theory`: $\rho$ norm of the scale-invariant weights, $\tilde\eta=\eta/\rho^2$
-# effective learning rate, $\tilde g$ gradient norm at weights of norm 1; $T$ is the length of a period in steps.
+# Given a learning rate $\eta$ and a weight decay $\lambda$: is training periodic, and how long is a period? `simulate` answers in
+# milliseconds, with a model fitted to short calibration runs of a network. The theory is in `docs/mathematics.md` §4 to §6.
+#
+# Symbols are those of `01_theory`: $\rho$ is the norm of the scale-invariant weights, $\tilde\eta=\eta/\rho^2$ the effective learning
+# rate, $\tilde g$ the gradient norm at weights of norm 1, and $T$ the period in steps.
 
 # %%
 import os
@@ -27,57 +28,63 @@ import pandas as pd
 
 import simulate
 import theory
-from simulate.explorer import explore, explorer, plot_explored
+from simulate.explorer import explore, explorer, plot_exploration
 
 FAST = bool(os.environ.get("BNWD_FAST"))  # a short version for tests
 plt.rcParams.update(
     {"figure.figsize": (9, 3.4), "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3}
 )
-LR = 0.5  # used wherever just ηλ matters
+LR = 0.5  # used where only ηλ matters
 PERIODS = 60 if FAST else 1000
 
 # %% [markdown]
-# ## 1. One question, one answer
-# The reference model is that of this project's ConvNet with 8-16-16 channels on 8×8 digits, mini-batches of 64, plain SGD.
+# ## 1. Predict one period
+# The reference model describes this project's ConvNet with 8-16-16 channels, trained on 8×8 digits with plain SGD and mini-batches
+# of 64.
 
 # %%
 pd.Series(vars(simulate.period(LR, 0.004, periods=PERIODS)))
 
 # %% [markdown]
-# `mean` is the length of a period in steps, `trough_norm` and `peak_norm` the norm where it begins and where it peaks,
-# `effective_lr_max` the effective learning rate at which training breaks. `stderr` knows only how many periods were simulated,
-# not how good the model is.
+# `mean` is the period in steps. `trough_norm` and `peak_norm` are the norms at its trough and its peak. `effective_lr_max` is the
+# effective learning rate at the trough, where a destabilization begins. `stderr` only reflects the number of simulated periods, not the
+# error of the model.
 #
-# Two predictions come from one probe: the reduced model, which `period` uses, and the balance law
-# $T(-\ln(1-\eta\lambda))=J/(1-\varphi)$ with $J$ the rise of $\ln\rho$ in a break and $\varphi$ the share of growth outside of breaks. The
-# points are the training runs that both were calibrated on, two seeds at each of two $\eta\lambda$. Below $\eta\lambda$ = 0.002 both are
-# extrapolations. Runs that neither had seen gave $T\eta\lambda$ = 0.77 ± 0.02 at $\eta\lambda$ = 0.005 and 0.99 ± 0.05 at 0.001, where the
-# reduced model is too long. Another network has other periods: it needs a probe of its own, as in part 6.
+# The calibration runs give two predictions. `period` uses the reduced model. The balance law is
+# $T(-\ln(1-\eta\lambda))=J/(1-\varphi)$, where $J$ is the rise of $\ln\rho$ in a destabilization and $\varphi$ the share of growth
+# outside destabilizations.
+#
+# The points are the calibration runs, two seeds at each of two $\eta\lambda$. Below $\eta\lambda$ = 0.002 both predictions are
+# extrapolations. Held-out runs gave $T\eta\lambda$ = 0.77 ± 0.02 at $\eta\lambda$ = 0.005 and 0.99 ± 0.05 at 0.001; at 0.001 the reduced
+# model predicts too long a period. Another network has other periods and needs its own calibration runs, as in part 6.
 
 # %%
 model = simulate.PeriodModel.reference()
-intrinsic = np.geomspace(*model.calibrated_range, 7 if FAST else 15)
-told = [model.period(LR, k / LR, periods=PERIODS) for k in intrinsic]
+intrinsic_lrs = np.geomspace(*model.calibrated_range, 7 if FAST else 15)
+predictions = [model.period(LR, intrinsic_lr / LR, periods=PERIODS) for intrinsic_lr in intrinsic_lrs]
+scaled = [prediction.mean * intrinsic_lr for prediction, intrinsic_lr in zip(predictions, intrinsic_lrs, strict=True)]
 fig, axes = plt.subplots(1, 2)
-axes[0].plot(intrinsic, [p.mean * k for p, k in zip(told, intrinsic, strict=True)], label="reduced model")
-axes[0].plot(intrinsic, model.law.period(LR, intrinsic / LR) * intrinsic, "--", label="balance law")
-for segment in model.calibration_runs:
-    k = segment.intrinsic_lr
-    axes[0].errorbar(k, segment.period * k, segment.period_stderr * k, fmt="ko", ms=4, capsize=3)
-    axes[1].plot([k, k], np.array([segment.trough_norm, segment.peak_norm]) * LR**0.5, "ko", ms=4)
-axes[0].plot([], [], "ko", ms=4, label="training (calibration)")
-axes[0].set(xscale="log", xlabel="ηλ", ylabel="T·ηλ", title="Length of a period")
-axes[1].plot(intrinsic, [p.peak_norm for p in told], label="at the peak")
-axes[1].plot(intrinsic, [p.trough_norm for p in told], label="where a period begins")
-axes[1].set(xscale="log", xlabel="ηλ", ylabel="norm ρ", title=f"Norms at its ends, η = {LR}")
+axes[0].plot(intrinsic_lrs, scaled, label="reduced model")
+axes[0].plot(intrinsic_lrs, model.law.period(LR, intrinsic_lrs / LR) * intrinsic_lrs, "--", label="balance law")
+for run in model.calibration_runs:
+    intrinsic_lr = run.intrinsic_lr
+    axes[0].errorbar(
+        intrinsic_lr, run.period * intrinsic_lr, run.period_stderr * intrinsic_lr, fmt="ko", ms=4, capsize=3
+    )
+    axes[1].plot([intrinsic_lr] * 2, np.array([run.trough_norm, run.peak_norm]) * LR**0.5, "ko", ms=4)
+axes[0].plot([], [], "ko", ms=4, label="calibration runs")
+axes[0].set(xscale="log", xlabel="ηλ", ylabel="T·ηλ", title="Period")
+axes[1].plot(intrinsic_lrs, [prediction.peak_norm for prediction in predictions], label="peak")
+axes[1].plot(intrinsic_lrs, [prediction.trough_norm for prediction in predictions], label="trough")
+axes[1].set(xscale="log", xlabel="ηλ", ylabel="norm ρ", title=f"Norm at trough and peak, η = {LR}")
 axes[0].legend(fontsize=8)
 axes[1].legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# ## 2. A trajectory
-# Norm and loss fall together; the effective learning rate rises until the loss that is left breaks out at random; the norm
-# jumps up; a new period begins. Green lines mark where `find_periods` sees a period begin.
+# ## 2. Simulate a trajectory
+# Norm and loss decrease together, and the effective learning rate increases. At a random step training destabilizes: loss and norm rise,
+# and a new period begins. Green lines mark the onsets that `find_periods` detects.
 
 # %%
 run = simulate.oscillate(LR, 0.004, steps=8000 if FAST else 300_000, seed=1)
@@ -87,8 +94,8 @@ simulate.plots.plot_trajectory(part, axes, periods=simulate.find_periods(part, d
 plt.show()
 
 # %% [markdown]
-# Left of the dotted line decay wins and the norm falls, upwards in this picture; right of it growth wins, in a few large steps. The
-# breaks are random, so that the lengths of the periods spread widely.
+# On the left of the dotted line decay outweighs growth, so the norm falls and the effective learning rate rises. On its right
+# growth outweighs decay, in a few large steps. Destabilizations come at random, so the periods vary in length.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(12, 4.4))
@@ -97,29 +104,32 @@ simulate.plots.plot_periods(simulate.find_periods(run), axes[1])
 plt.show()
 
 # %%
-judged = simulate.classify(run)
-print(f"{judged}: {judged.reason}")
+classification = simulate.classify(run)
+print(f"{classification}: {classification.reason}")
 
 # %% [markdown]
-# At equilibrium the rotation (`rotation_ratio`, the median angle per step over its predicted value) would be near 1, and the spread
-# of $\ln\rho$ (`log_norm_sd`) small. `oscillate` is the reduced model as it is. `period` multiplies its length by what the probe says it is off, which is why
-# part 1 gave fewer steps than the histogram:
+# At equilibrium the rotation ratio (`rotation_ratio`: median angle per step over its predicted value) would be near 1, and the spread of
+# $\ln\rho$ (`log_norm_sd`) small.
+#
+# `oscillate` simulates the reduced model without correction. `period` multiplies its period by the ratio of measured to simulated
+# periods of the calibration runs. This is why the period of part 1 is shorter than that of the histogram:
 
 # %%
 model.period_correction(LR * 0.004)
 
 # %% [markdown]
-# It is a trajectory like any other: the one-step law of the norm, fed with its gradient norms, gives its norms up to rounding.
+# The trajectory obeys the one-step law: with its gradient norms, the law reproduces its norms up to rounding.
 
 # %%
 float(abs(simulate.replay(part).norm / part.norm - 1).max())
 
 # %% [markdown]
-# ## 3. The same without any network
-# Scale-invariant losses that are small enough to compile show where periods come from. A valley in the plane, trained on its full
-# gradient: with a low ridge beside it the norm settles at the edge of stability, where steps just overshoot (dotted). With a high
-# ridge the loss falls so far that the overshoots need long to grow back, while decay goes on: the norm falls far below the edge,
-# and breaks out, for ever.
+# ## 3. Periods without a network
+# Small scale-invariant losses show where periods come from. Below, a valley in the plane is trained with its full gradient.
+#
+# Beside a low ridge the norm settles at the edge of stability, where steps just overshoot (dotted). Beside a high ridge the loss becomes
+# so small that overshooting takes long to grow again. Meanwhile decay continues, and the norm falls far below the edge before training
+# destabilizes. This repeats forever.
 
 # %%
 fig, axes = plt.subplots(2, 2, figsize=(9, 4.2), sharex=True)
@@ -133,9 +143,11 @@ for column, ridge in zip(axes.T, (0.2, 5.0), strict=True):
 plt.show()
 
 # %% [markdown]
-# Noise of mini-batches does the rest. In a linear regression on normalized weights it never ends if no weights fit the targets, and
-# holds the norm at the equilibrium of its $\tilde g$ (dotted). If weights fit all targets, it fades with the loss, and there are periods
-# about that line, on which the norm never rests, as in a network that learns all its data.
+# Mini-batch noise is a second mechanism. The example is linear regression on normalized weights.
+#
+# If no weights fit the targets, the noise never vanishes, and the norm settles at the equilibrium for its $\tilde g$ (dotted). If some
+# weights fit all targets, the noise vanishes with the loss. Then the norm oscillates about that equilibrium without settling, as in a
+# network that fits all its training data.
 
 # %%
 generator = np.random.default_rng(0)
@@ -154,16 +166,18 @@ for ax, targets, name in (
 plt.show()
 
 # %% [markdown]
-# ## 4. The exact map
-# If the gradient norm is given, the norm alone is a map of one variable, cheap enough for millions of steps. Under constant
-# $\tilde g$ it comes to rest at `theory.equilibrium_norm`; under any other between two bounds it ends up inside `theory.norm_bounds`, which
-# an adversary reaches and chance, here, does not. In continuous time (`norm_ode`) it is the same but for an error of order $\eta\lambda$.
+# ## 4. The norm map
+# If the gradient norms are given, the norm follows a map of one variable, which is cheap for millions of steps.
+#
+# With constant $\tilde g$ the norm settles at `theory.equilibrium_norm`. With any $\tilde g$ between two limits it ends between the two
+# `theory.norm_bounds`. An adversary reaches these bounds; random gradients here do not. In continuous time (`norm_ode`) the norm differs
+# by a relative error of order $\eta\lambda$.
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(12, 3.6))
 fig.get_layout_engine().set(w_pad=0.1)
-falls = simulate.norm_map(LR, 0.02, 2.0, norm=np.array([0.8, 2.0, 8.0]), steps=300)
-axes[0].plot(falls.step, falls.norm.T, "C0")
+settling = simulate.norm_map(LR, 0.02, 2.0, norm=np.array([0.8, 2.0, 8.0]), steps=300)
+axes[0].plot(settling.step, settling.norm.T, "C0")
 axes[0].axhline(theory.equilibrium_norm(LR, 0.02, 2.0), color="k", ls="--", lw=1)
 axes[0].set(xlabel="step", ylabel="norm ρ", title="g̃ = 2; dashed: equilibrium")
 for gradient, name, color in (
@@ -180,10 +194,11 @@ axes[1].legend(fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.35))
 sizes = np.geomspace(0.02, 0.0002, 5)
 for ratio, color in ((0.5, "C0"), (2.0, "C1")):
     errors = []
-    for k in sizes:
-        begin, steps = ratio * theory.equilibrium_norm(LR, k / LR, 2.0), round(1 / k)
-        steady = simulate.norm_map(LR, k / LR, 2.0, norm=begin, steps=steps)
-        flow = simulate.norm_ode(LR, k / LR, 2.0, norm=begin, steps=steps)
+    for intrinsic_lr in sizes:
+        wd = intrinsic_lr / LR
+        begin, steps = ratio * theory.equilibrium_norm(LR, wd, 2.0), round(1 / intrinsic_lr)
+        steady = simulate.norm_map(LR, wd, 2.0, norm=begin, steps=steps)
+        flow = simulate.norm_ode(LR, wd, 2.0, norm=begin, steps=steps)
         errors.append(float(abs(flow.norm / steady.norm - 1).max()))
     axes[2].loglog(sizes, errors, "o-", color=color, ms=4, label=f"from {ratio:g} × equilibrium")
 axes[2].plot(sizes, sizes, "k:", lw=1, label="ηλ")
@@ -193,9 +208,9 @@ plt.show()
 
 # %% [markdown]
 # ## 5. Phase diagrams
-# Each cell is a run of its own, judged by `classify`; numbers are $T\eta\lambda$. Along lines of constant $\eta\lambda$ (dashed) nothing
-# changes: learning rate and decay act through their product alone, once the norm is measured in units of $\sqrt\eta$. The valley swings
-# at large $\eta\lambda$ only, the model of the network all over its range.
+# Each cell is a run of its own, classified by `classify`; numbers are $T\eta\lambda$. Along lines of constant $\eta\lambda$ (dashed)
+# nothing changes: in units of $\sqrt\eta$ the norm depends only on the product of learning rate and weight decay. The valley is periodic
+# only at large $\eta\lambda$, the model of the network over its whole range.
 
 # %%
 octave = np.arange(0, 4.1, 1.0 if FAST else 0.5)
@@ -214,9 +229,10 @@ plt.show()
 
 # %% [markdown]
 # ## 6. Your own network
-# A model of your network needs a probe: runs with plain SGD and constant learning rate at two values of $\eta\lambda$, the larger one the
-# largest you will ask for, the other a fifth of it, with 100 periods or more each, every step recorded. `empirical.train` records them
-# (`model=` and `data=` take your own module and data):
+# A model of your network needs calibration runs with plain SGD and constant learning rate at two values of $\eta\lambda$. Let the larger be
+# the largest you want to predict, and the other a fifth of it. Each needs at least 100 periods, with every step recorded.
+# `empirical.calibrate` trains such runs and fits the model in one call. By hand, `empirical.train` records the runs (`model=` and `data=`
+# take your own module and data):
 #
 # ```python
 # high = empirical.train(empirical.RunConfig(lr=0.5, wd=0.02, model="convnet", steps=30_000))
@@ -226,72 +242,82 @@ plt.show()
 # simulate.period(0.5, 0.01, model=mine)
 # ```
 #
-# Here two trajectories of the reference model stand in for them, so that the answer is known: long runs of that model at settings
-# the new one has not seen. This tests the calibration; whether a network obeys the model, its own unseen runs must tell, as in part 1.
+# Below, simulated runs of the reference model replace the trained ones, so that the true periods can be simulated. This tests the
+# calibration. Whether a network follows the model can only be tested with held-out runs of that network, as in part 1.
 
 # %%
-probe = [simulate.oscillate(LR, wd, steps=round((100 if FAST else 300) / wd), seed=7) for wd in (0.02, 0.004)]
-mine = simulate.PeriodModel.from_runs(probe)
-unseen = np.array([0.0005, 0.001, 0.005])
-truth = [
-    simulate.find_periods(simulate.oscillate(LR, k / LR, steps=round((100 if FAST else 400) / k), seed=8))
-    for k in unseen
+calibration_runs = [
+    simulate.oscillate(LR, wd, steps=round((100 if FAST else 300) / wd), seed=7) for wd in (0.02, 0.004)
 ]
-ks = np.geomspace(*mine.calibrated_range, 7 if FAST else 15)
+mine = simulate.PeriodModel.from_runs(calibration_runs)
+held_out = np.array([0.0005, 0.001, 0.005])
+true_periods = [
+    simulate.find_periods(
+        simulate.oscillate(LR, intrinsic_lr / LR, steps=round((100 if FAST else 400) / intrinsic_lr), seed=8)
+    )
+    for intrinsic_lr in held_out
+]
+intrinsic_lrs = np.geomspace(*mine.calibrated_range, 7 if FAST else 15)
+scaled = [mine.period(LR, intrinsic_lr / LR, periods=PERIODS).mean * intrinsic_lr for intrinsic_lr in intrinsic_lrs]
 fig, ax = plt.subplots()
-ax.plot(ks, [mine.period(LR, k / LR, periods=PERIODS).mean * k for k in ks], label="calibrated anew")
-ax.plot(ks, mine.law.period(LR, ks / LR) * ks, "--", label="its balance law")
-for k, length, error, mark in (
-    *((each.intrinsic_lr, each.period, each.period_stderr, "ko") for each in mine.calibration_runs),
-    *((k, each.mean, each.stderr, "C3s") for k, each in zip(unseen, truth, strict=True)),
+ax.plot(intrinsic_lrs, scaled, label="fitted reduced model")
+ax.plot(intrinsic_lrs, mine.law.period(LR, intrinsic_lrs / LR) * intrinsic_lrs, "--", label="its balance law")
+for intrinsic_lr, length, error, mark in (
+    *((run.intrinsic_lr, run.period, run.period_stderr, "ko") for run in mine.calibration_runs),
+    *(
+        (intrinsic_lr, periods.mean, periods.stderr, "C3s")
+        for intrinsic_lr, periods in zip(held_out, true_periods, strict=True)
+    ),
 ):
-    ax.errorbar(k, length * k, error * k, fmt=mark, ms=4, capsize=3)
-ax.plot([], [], "ko", ms=4, label="probe")
-ax.plot([], [], "C3s", ms=4, label="known model, unseen settings")
-ax.set(xscale="log", xlabel="ηλ", ylabel="T·ηλ", title="Two runs predict the others")
+    ax.errorbar(intrinsic_lr, length * intrinsic_lr, error * intrinsic_lr, fmt=mark, ms=4, capsize=3)
+ax.plot([], [], "ko", ms=4, label="calibration runs")
+ax.plot([], [], "C3s", ms=4, label="true periods at held-out settings")
+ax.set(xscale="log", xlabel="ηλ", ylabel="T·ηλ", title="Predictions from two calibration runs")
 ax.legend(fontsize=8)
 plt.show()
 
 # %%
 pd.DataFrame(
     {
-        "ηλ": k,
-        "predicted T": mine.period(LR, k / LR, periods=PERIODS).mean,
-        "balance law": mine.law.period(LR, k / LR),
-        "known T": known.mean,
-        "±": known.stderr,
+        "ηλ": intrinsic_lr,
+        "predicted T": mine.period(LR, intrinsic_lr / LR, periods=PERIODS).mean,
+        "balance law": mine.law.period(LR, intrinsic_lr / LR),
+        "true T": periods.mean,
+        "±": periods.stderr,
     }
-    for k, known in zip(unseen, truth, strict=True)
+    for intrinsic_lr, periods in zip(held_out, true_periods, strict=True)
 ).round(4)
 
 # %% [markdown]
-# What can go wrong, and what says so:
+# What can go wrong, and how you notice:
 #
-# - *No clear period.* More than 0.9 of the growth of $\ln\rho$ lies outside the detected rises ($\varphi>0.9$), as at an equilibrium.
-#   `find_periods` warns, `classify` says "no clear period" or "equilibrium", and `from_runs` refuses the run.
-# - *Too few periods.* Below 10 in a run `from_runs` refuses it; below 100 the answer is rough.
+# - *No clear period.* More than 0.9 of the growth of $\ln\rho$ lies outside the detected rises ($\varphi>0.9$), as at equilibrium.
+#   `find_periods` warns, and `classify` returns "no clear period" or "equilibrium". A model fitted to such runs has no reduced model, but
+#   its `predict` still works.
+# - *Too few periods.* With fewer than 10 at the lowest $\eta\lambda$ there is neither a balance law nor a reduced model; with fewer than
+#   100 predictions are rough.
 # - *Coarse logs.* Rows more than $0.01/\eta\lambda$ steps apart miss short periods: `find_periods` warns. `from_runs` needs every step.
-# - *Outside the range.* Above the largest $\eta\lambda$ of the probe, or below a thirtieth of it, `period` and `oscillate` answer with a
-#   warning: what they say there was never held against training.
-# - *Nothing says so* if the probe has one $\eta\lambda$ only (its constants are then taken to be the same everywhere), if the question is
-#   about another batch size, or if some of the trained weights are not scale-invariant.
+# - *Outside the range.* Above the largest calibrated $\eta\lambda$, or below a thirtieth of it, `period` and `oscillate` warn. Their
+#   predictions were never compared with training there.
+# - *No warning* comes in three cases: calibration runs at a single $\eta\lambda$ (the constants are then the same everywhere), another batch
+#   size, or trained weights that are not scale-invariant.
 
 # %% [markdown]
 # ## 7. Explore one setting
-# `explore` collects what parts 1 to 6 and `01_theory` say of one setting: equilibria at the least, the root mean square and the largest
-# $\tilde g$, bounds, rotation, relaxation, $\delta$-jumps, the edge of stability, the period of the reference model, and a trajectory. In
-# the shaded norms the largest $\tilde g$, or every one, makes a step a jump. What does not exist is said in words: with momentum there
-# is a lower bound, but no formula for jumps.
+# `explore` collects the results of parts 1 to 6 and of `01_theory` for one setting: equilibria at the least, the root mean square and
+# the largest $\tilde g$, bounds, rotation, relaxation, angular jumps, the edge of stability, the period of the reference model, and a
+# trajectory. At the shaded norms a step with the largest $\tilde g$, or with any, is an angular jump. Missing results are explained in
+# words: with momentum there is a lower bound, but no formula for angular jumps.
 
 # %%
-found = explore(LR, 0.02, grad_norm_min=0.1, grad_norm_max=20.0, norm=20.0, delta=0.1)
+exploration = explore(LR, 0.02, grad_norm_min=0.1, grad_norm_max=20.0, norm=20.0, delta=0.1)
 fig, axes = plt.subplots(1, 3, figsize=(14, 4.4), width_ratios=[1.2, 1, 0.9])
-plot_explored(found, axes)
+plot_exploration(exploration, axes)
 plt.show()
 
 # %% [markdown]
-# The same with sliders, which need a running kernel and `ipywidgets` (extra `notebooks`). For readers without Python,
-# `simulate.write_explorer_page("explorer.html")` writes it as one page for any browser.
+# `explorer` shows the same with sliders. It needs a running kernel and `ipywidgets` (extra `notebooks`). For readers without Python,
+# `simulate.write_explorer_page("explorer.html")` writes one page for any browser.
 
 # %%
 explorer()

@@ -1,9 +1,9 @@
-"""Dynamics of the norm and trajectories, without networks."""
+"""Simulation of the weight norm, analysis of trajectories and prediction of periods, without training a network."""
 
 from simulate import plots
 from simulate.diagnosis.diagnosis import Diagnosis, Spike, diagnose
 from simulate.diagnosis.training_log import read_log, training_log
-from simulate.explorer import Explored, explore, plot_explored, write_explorer_page
+from simulate.explorer import Exploration, explore, plot_exploration, write_explorer_page
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient
 from simulate.maps.norm_map import norm_map, replay
@@ -22,7 +22,7 @@ __all__ = [
     "BoundedGradient",
     "Classification",
     "Diagnosis",
-    "Explored",
+    "Exploration",
     "Interval",
     "MeasuredPeriods",
     "NormalizedRegression",
@@ -45,7 +45,7 @@ __all__ = [
     "oscillate",
     "period",
     "phase_diagram",
-    "plot_explored",
+    "plot_exploration",
     "plots",
     "random_walk",
     "read_log",

@@ -1,4 +1,4 @@
-"""Files and folders: atomic writes, locks, JSON."""
+"""Atomic writes, locks and JSON files."""
 
 from __future__ import annotations
 
@@ -16,44 +16,48 @@ LOCK = "lock"  # file that a process locks while it writes a folder
 
 
 class FolderInUseError(ValueError):
-    """Another process is writing the folder."""
+    """Raised if another process is writing the folder."""
 
 
-def lock_folder(path: Path, wanted: str, is_ours: Callable[[set[str]], bool]) -> filelock.BaseFileLock:
-    """Make a folder if there is none, and hold it against other processes until the lock is released.
+def lock_folder(path: Path, expected: str, is_ours: Callable[[set[str]], bool]) -> filelock.BaseFileLock:
+    """Create a folder if it does not exist, and lock it for this process.
 
     Parameters
     ----------
-    path : the folder.
-    wanted : what it may be besides new or empty, for the message.
-    is_ours : whether the names in it, if any, are those of what is wanted.
+    path : folder.
+    expected : contents that the folder may have besides none, for the message: "a run".
+    is_ours : function that says whether the names of its files are those of the expected contents.
+
+    Returns
+    -------
+    filelock.FileLock: release it when the work is done.
 
     Raises
     ------
-    ValueError : the folder cannot be written, or holds something else.
-    FolderInUseError : it is being written by another process.
+    ValueError : the folder cannot be written, or has other contents.
+    FolderInUseError : another process is writing the folder.
 
     Examples
     --------
     >>> import tempfile
     >>> lock_folder(Path(tempfile.mkdtemp()), "a run", lambda names: not names).release()
     """
-    shown = str(path)
+    name = str(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not is_ours({file.name for file in path.iterdir()}):
-            raise ValueError(f"out must be a new or empty folder or {wanted}, got {shown!r}")
+            raise ValueError(f"out must be a new or empty folder or {expected}, got {name!r}")
         lock = filelock.FileLock(path / LOCK)
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        raise FolderInUseError(f"out must not be in use, but another process is writing {shown!r} now") from None
+        raise FolderInUseError(f"out must not be in use, but another process is writing {name!r} now") from None
     except OSError as error:
-        raise ValueError(f"out must be a folder that can be written, got {shown!r} ({error.strerror})") from None
+        raise ValueError(f"out must be a folder that can be written, got {name!r} ({error.strerror})") from None
     return lock
 
 
 def is_locked(folder: Path) -> bool:
-    """Tell whether a process is writing the run folder now.
+    """Whether a process is writing the run folder now.
 
     Examples
     --------
@@ -73,16 +77,16 @@ def is_locked(folder: Path) -> bool:
 
 
 def check_writable(name: str, path: str | os.PathLike[str]) -> Path:
-    """Check, before any work, that a file can be written, aside and renamed.
+    """Check that a file can be written, before the work for it begins.
 
     Parameters
     ----------
-    name : of the argument.
-    path : of the file; its folder must exist.
+    name : name of the argument in messages.
+    path : path of the file; its folder must exist.
 
     Raises
     ------
-    ValueError : it is a folder, is in none, or cannot be written.
+    ValueError : the path is a folder, its folder does not exist, or the file cannot be written.
 
     Examples
     --------
@@ -106,7 +110,7 @@ def check_writable(name: str, path: str | os.PathLike[str]) -> Path:
 
 
 def check_unused(name: str, path: str | os.PathLike[str]) -> Path:
-    """Check, before any work, that there is nothing at a path yet.
+    """Check that nothing exists at a path, before the work for it begins.
 
     Examples
     --------
@@ -121,7 +125,9 @@ def check_unused(name: str, path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Where to write what then becomes `path`, a file or a new folder; dropped if the writing fails.
+    """Write a file or a new folder under a temporary name, and rename it to `path` on success.
+
+    The context variable is the temporary path. It is removed if the block raises.
 
     Examples
     --------
@@ -133,7 +139,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     'whole'
     """
     aside = path.with_name(path.name + ".partial")
-    # of a process that was killed
+    # left by a process that was killed
     shutil.rmtree(aside, ignore_errors=True)
     try:
         yield aside
@@ -145,7 +151,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
-    r"""Write JSON aside and rename, so that a reader never sees half a file.
+    r"""Write JSON atomically: a reader never sees half a file.
 
     Examples
     --------

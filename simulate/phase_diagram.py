@@ -1,4 +1,4 @@
-"""Phase diagram of training: which setting of learning rate and weight decay rests, swings in periods, or ends."""
+"""Phase diagram over learning rate and weight decay: equilibrium, periodic, or ended."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from simulate.trajectories.periods import classify, rows_after_transient
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_number, check_real
 from theory.optimizers import check_optimizer
 
-Model = NormalizedRegression | Ratio2D | RayleighQuotient | PeriodModel
+_Model = NormalizedRegression | Ratio2D | RayleighQuotient | PeriodModel
 
-_NUMBERS = (
+_STATISTICS = (
     "period",
     "period_stderr",
     "outside_growth",
@@ -39,55 +39,55 @@ def phase_diagram(
     lr: npt.ArrayLike,
     wd: npt.ArrayLike,
     *,
-    model: Model,
+    model: _Model,
     relaxations: float = 60.0,
     seed: int = 0,
     rise: float = 0.1,
     optimizer: theory.SGD | None = None,
     effective_lr: float | None = None,
 ) -> xr.Dataset:
-    """Train at every pair of learning rate and weight decay, and say what `classify` makes of it.
+    """Simulate training at every pair of learning rate and weight decay, and classify each run.
 
-    Each cell is a run of its own over `relaxations`/ηλ steps, of which the first 2/ηλ are left out. It starts in the
-    same direction as all others, with the same random numbers, at the norm ρ = √(η/η̃): so cells of equal ηλ are one
-    run in other units (docs/mathematics.md §6) and differ by rounding alone, which a chaotic run magnifies; not even
-    by that where the rates are in the ratio of powers of 4.
+    Each cell is a separate run of `relaxations`/ηλ steps, of which the first 2/ηλ are left out. All runs start in the
+    same direction, with the same random numbers, at the norm ρ = √(η/η̃). Cells of equal ηλ are therefore the same run
+    in other units (docs/mathematics.md §6). They differ only by rounding, which chaotic runs amplify. If the ratio of
+    their η is a power of 4, they do not differ at all.
 
     Parameters
     ----------
-    lr : η > 0, increasing: the values along one axis; a number is an axis of one.
+    lr : η > 0, increasing values along one axis; a number is an axis of length one.
     wd : λ > 0, increasing, with every ηλ below 1.
-    model : a landscape, `Ratio2D`, `RayleighQuotient` or `NormalizedRegression`, that is trained; or the `PeriodModel`
-        of a network, whose trajectories are judged as they are, but `period` is corrected as that of
+    model : landscape to train, `Ratio2D`, `RayleighQuotient` or `NormalizedRegression`; or the `PeriodModel` of a
+        network. Trajectories of a `PeriodModel` are classified as they are, but `period` is corrected as by
         `PeriodModel.period`.
-    relaxations : length of each run in units of 1/ηλ, at least 4. A verdict "periodic" needs 5 periods.
-    seed : of the start and of the mini-batches.
+    relaxations : length of each run in units of 1/ηλ, at least 4. The verdict "periodic" needs 5 periods.
+    seed : seed of the start and of the mini-batches.
     rise : as in `find_periods`.
-    optimizer : `theory.SGD`, with momentum of either kind; default plain, the only one for a `PeriodModel`.
-    effective_lr : η̃ = η/ρ² > 0 at the start (units of one over the loss). By default the edge of stability, η̃h = 2 for
-        plain SGD, which training comes back to from anywhere. h is the largest curvature on the unit sphere, at the
-        minimum; for `NormalizedRegression` of the full batch on a flat sphere, and for the logistic loss at most.
-        A start far below it begins with a long fall, which may be the end: see "collapsed". A `PeriodModel` starts at
-        a typical peak.
+    optimizer : `theory.SGD`, with either kind of momentum; default plain SGD, the only one for a `PeriodModel`.
+    effective_lr : η̃ = η/ρ² > 0 at the start (units of one over the loss). The default is the edge of stability, η̃h = 2
+        for plain SGD, to which training returns from anywhere. h is the largest curvature on the unit sphere at the
+        minimum. For `NormalizedRegression` it is that of the full batch on a flat sphere; for the logistic loss it is
+        an upper bound. A start far below the edge begins with a long decay phase, which may end in a collapse (see
+        "collapsed"). A `PeriodModel` starts at a typical peak.
 
     Returns
     -------
     Dataset with the dimensions `lr` and `wd`, and the variables `verdict`, `period` and `period_stderr` (steps),
-    `outside_growth`, `norm_min`, `norm_max`, `log_norm_sd`, `rotation_ratio`, all of the rows after the first 2/ηλ
-    steps. Verdicts are those of `classify`, and
+    `outside_growth`, `norm_min`, `norm_max`, `log_norm_sd`, `rotation_ratio`. They describe the rows after the first
+    2/ηλ steps. Verdicts are those of `classify`, and
 
-    - "diverged", "collapsed": the squared norm left the range of floating-point numbers;
-    - "collapsed" too: for the last 2/ηλ steps at least the direction has not moved at all, because the gradient is zero
-      in floating point, and only decay is left. In exact numbers there is no such end. It comes after long falls into a
-      minimum on an axis, where the distance from it shrinks to nothing: for `Ratio2D` below ηλ = 1.6e-3, where π²/8ηλ,
-      the logarithm of that shrinking, is about that of the smallest number.
+    - "diverged", "collapsed": the squared norm left the range of floating-point numbers.
+    - "collapsed" also: for at least the last 2/ηλ steps the direction has not moved, because the gradient is zero in
+      floating point and only weight decay acts. Exact arithmetic has no such end. It follows a long decay phase in a
+      minimum on an axis, where the distance from the minimum underflows. For `Ratio2D` this happens below ηλ = 1.6e-3.
+      There π²/8ηλ, the logarithm of the decrease of the distance, reaches that of the smallest number.
 
-    In a cell that ended in one of these ways the numbers are NaN; without periods those about periods are.
+    All numbers of these cells are NaN. In cells without periods, the numbers about periods are NaN.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range, or lr * wd is not below 1 in each cell; before any
-        run is made.
+    TypeError, ValueError : an argument is not a number or out of range, or lr * wd is not below 1 in every cell. Raised
+        before any run.
 
     Warns
     -----
@@ -102,7 +102,7 @@ def phase_diagram(
     >>> diagram.verdict.dims, diagram.verdict.values.tolist()
     (('lr', 'wd'), [['periodic', 'periodic'], ['periodic', 'periodic']])
     """
-    if not isinstance(model, Model):
+    if not isinstance(model, _Model):
         raise TypeError(
             "model must be a NormalizedRegression, Ratio2D, RayleighQuotient or PeriodModel, "
             f"got {type(model).__name__}"
@@ -110,20 +110,20 @@ def phase_diagram(
     rule = check_optimizer(optimizer)
     if not isinstance(rule, theory.SGD):
         raise ValueError(f"optimizer must be a theory.SGD, got {rule!r}")
-    rates, decays = _axis("lr", lr), _axis("wd", wd)
-    products = check_intrinsic_lr(rates[:, np.newaxis], decays, below=1.0)
+    lrs, wds = _check_axis("lr", lr), _check_axis("wd", wd)
+    intrinsic_lrs = check_intrinsic_lr(lrs[:, np.newaxis], wds, below=1.0)
     relaxations = check_number("relaxations", relaxations, at_least=4)
     seed = check_integer("seed", seed, at_most=2**63 - 1)
     rise = check_number("rise", rise, above=0)
     if isinstance(model, PeriodModel):
         if repr(rule) != repr(theory.SGD()):
             raise ValueError(f"optimizer must be theory.SGD() with a PeriodModel, got {rule!r}")
-        least, largest = model.calibrated_range
-        outside = int(((products < least * (1 - 1e-9)) | (products > largest * (1 + 1e-9))).sum())
+        lowest, highest = model.calibrated_range
+        outside = int(((intrinsic_lrs < lowest * (1 - 1e-9)) | (intrinsic_lrs > highest * (1 + 1e-9))).sum())
         if outside:
             warnings.warn(
-                f"{outside} of {products.size} cells are outside the range of the model, lr * wd from {least:.3g} to "
-                f"{largest:.3g}; its predictions were not compared with training there",
+                f"{outside} of {intrinsic_lrs.size} cells are outside the range of the model, lr * wd from "
+                f"{lowest:.3g} to {highest:.3g}. There its predictions were not compared with training.",
                 stacklevel=2,
             )
         if effective_lr is None:
@@ -132,10 +132,10 @@ def phase_diagram(
         effective_lr = rule.stability_limit / _curvature(model)
     effective_lr = check_number("effective_lr", effective_lr, above=0)
 
-    verdicts = np.empty(products.shape, dtype=object)
-    numbers = {name: np.full(products.shape, np.nan) for name in _NUMBERS}
-    steps = np.ceil(relaxations / products).astype(np.int64)
-    bar = tqdm(
+    verdicts = np.empty(intrinsic_lrs.shape, dtype=object)
+    statistics = {name: np.full(intrinsic_lrs.shape, np.nan) for name in _STATISTICS}
+    steps = np.ceil(relaxations / intrinsic_lrs).astype(np.int64)
+    progress = tqdm(
         total=int(steps.sum()),
         desc="phase diagram",
         disable=None,
@@ -143,35 +143,35 @@ def phase_diagram(
         bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}",
     )
 
-    def judged(cell: tuple[int, ...]) -> tuple[str, Mapping[str, Any]]:
+    def classify_cell(cell: tuple[int, ...]) -> tuple[str, Mapping[str, Any]]:
         run = _trajectory(
             model,
-            float(rates[cell[0]]),
-            float(decays[cell[1]]),
+            float(lrs[cell[0]]),
+            float(wds[cell[1]]),
             int(steps[cell]),
             seed,
-            max(1, math.floor(0.01 / products[cell])),
+            max(1, math.floor(0.01 / intrinsic_lrs[cell])),
             rule,
             effective_lr,
         )
-        return _judged(run, rise)
+        return _classify_run(run, rise)
 
-    # the compiled part of a landscape's run is long enough for threads
+    # compiled runs on landscapes release the interpreter lock, so threads help
     threads = 1 if isinstance(model, PeriodModel) else usable_processors()
-    cells = list(np.ndindex(products.shape))
-    with bar, ThreadPoolExecutor(threads) as pool:
-        for cell, (verdict, found) in zip(cells, pool.map(judged, cells), strict=True):
+    cells = list(np.ndindex(intrinsic_lrs.shape))
+    with progress, ThreadPoolExecutor(threads) as pool:
+        for cell, (verdict, values) in zip(cells, pool.map(classify_cell, cells), strict=True):
             verdicts[cell] = verdict
-            if isinstance(model, PeriodModel) and "period" in found:
-                factor = model.period_correction(float(products[cell]))
-                found = {**found, **{name: found[name] * factor for name in ("period", "period_stderr")}}
-            for name, value in found.items():
-                numbers[name][cell] = value
-            bar.update(int(steps[cell]))
+            if isinstance(model, PeriodModel) and "period" in values:
+                factor = model.period_correction(float(intrinsic_lrs[cell]))
+                values = {**values, **{name: values[name] * factor for name in ("period", "period_stderr")}}
+            for name, value in values.items():
+                statistics[name][cell] = value
+            progress.update(int(steps[cell]))
 
     diagram = xr.Dataset(
-        {"verdict": (("lr", "wd"), verdicts), **{name: (("lr", "wd"), values) for name, values in numbers.items()}},
-        coords={"lr": rates, "wd": decays},
+        {"verdict": (("lr", "wd"), verdicts), **{name: (("lr", "wd"), values) for name, values in statistics.items()}},
+        coords={"lr": lrs, "wd": wds},
         attrs={
             "source": "phase_diagram",
             "schema": SCHEMA,
@@ -189,14 +189,14 @@ def phase_diagram(
     return diagram
 
 
-def _axis(name: str, value: npt.ArrayLike) -> FloatArray:
-    """One axis of the grid."""
+def _check_axis(name: str, value: npt.ArrayLike) -> FloatArray:
+    """Check one axis of the grid."""
     values = np.atleast_1d(check_real(name, value, above=0)).copy()
     if values.ndim != 1 or not values.size:
         raise ValueError(f"{name} must be a number or a list of at least one, got shape {values.shape}")
-    falls = np.flatnonzero(np.diff(values) <= 0)
-    if falls.size:
-        i = int(falls[0])
+    not_increasing = np.flatnonzero(np.diff(values) <= 0)
+    if not_increasing.size:
+        i = int(not_increasing[0])
         raise ValueError(
             f"{name} must increase, got {float(values[i])!r} before {float(values[i + 1])!r} at index {i + 1}"
         )
@@ -204,17 +204,17 @@ def _axis(name: str, value: npt.ArrayLike) -> FloatArray:
 
 
 def _curvature(model: NormalizedRegression | Ratio2D | RayleighQuotient) -> float:
-    """Largest curvature h on the unit sphere, which no direction is needed for."""
+    """Largest curvature h on the unit sphere, without reference to a direction."""
     if isinstance(model, NormalizedRegression):
         inputs = np.asarray(model.inputs)
-        # of ½(z-y)² in z, and the most that ln(1+exp(-yz)) has
-        bend = 1.0 if model.loss == "squared" else 0.25
-        return bend * model.output_norm**2 * float(np.linalg.norm(inputs, ord=2)) ** 2 / len(inputs)
+        # curvature in z of ½(z-y)², and the largest one of ln(1+exp(-yz))
+        loss_curvature = 1.0 if model.loss == "squared" else 0.25
+        return loss_curvature * model.output_norm**2 * float(np.linalg.norm(inputs, ord=2)) ** 2 / len(inputs)
     return model.sharpness
 
 
 def _trajectory(
-    model: Model,
+    model: _Model,
     lr: float,
     wd: float,
     steps: int,
@@ -223,7 +223,7 @@ def _trajectory(
     optimizer: theory.SGD,
     effective_lr: float,
 ) -> xr.Dataset:
-    """Make the run of one cell, with `norm` and `rotation`."""
+    """Simulate the run of one cell, with `norm` and `rotation`."""
     norm = math.sqrt(lr / effective_lr)
     if isinstance(model, PeriodModel):
         with warnings.catch_warnings():
@@ -241,25 +241,25 @@ def _trajectory(
     )
 
 
-def _judged(run: xr.Dataset, rise: float) -> tuple[str, Mapping[str, Any]]:
-    """Verdict on one run, and its numbers."""
+def _classify_run(run: xr.Dataset, rise: float) -> tuple[str, Mapping[str, Any]]:
+    """Verdict and statistics of one run."""
     status = str(run.status.item())
     if status in (COLLAPSED, DIVERGED):
         return status, {}
     settled, steps = rows_after_transient(run), run.step.values
     norms = run.norm.values[settled]
     moves = steps[run.rotation.values != 0]
-    # as many steps as are left out at the start
+    # as many steps as the transient left out at the start
     if steps[-1] - (moves[-1] if moves.size else 0) >= steps[settled[0]]:
         return COLLAPSED, {}
-    judged = classify(run, rise=rise)
-    periods = judged.periods
-    return judged.verdict, {
+    classification = classify(run, rise=rise)
+    periods = classification.periods
+    return classification.verdict, {
         "period": periods.mean,
         "period_stderr": periods.stderr,
         "outside_growth": periods.outside_growth,
         "norm_min": norms.min(),
         "norm_max": norms.max(),
-        "log_norm_sd": judged.log_norm_sd,
-        "rotation_ratio": judged.rotation_ratio,
+        "log_norm_sd": classification.log_norm_sd,
+        "rotation_ratio": classification.rotation_ratio,
     }

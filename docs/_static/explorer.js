@@ -1,12 +1,12 @@
 "use strict";
-// The page of docs/explorer.md and the explorer in its frame: the frame tells its height, and is told the theme.
+// Connects docs/explorer.md with the explorer in its frame: the frame sends its height, this page sends its theme.
 {
   const frame = () => document.getElementById("explorer-page");
-  const tell = () => frame()?.contentWindow?.postMessage({ theme: document.body.dataset.theme }, "*");
+  const sendTheme = () => frame()?.contentWindow?.postMessage({ theme: document.body.dataset.theme }, "*");
   window.addEventListener("message", ({ source, data }) => {
     if (source !== frame()?.contentWindow || !(data?.height > 0)) return;
     frame().style.height = `${data.height}px`;
-    tell();
+    sendTheme();
   });
-  new MutationObserver(tell).observe(document.body, { attributeFilter: ["data-theme"] });
+  new MutationObserver(sendTheme).observe(document.body, { attributeFilter: ["data-theme"] });
 }

@@ -1,4 +1,4 @@
-"""What tells the causes of a spike apart: rules on the loss, the norm and the steps around it."""
+"""Causes of a loss spike: rules on the loss, the norm and the steps around it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import theory
 from simulate.diagnosis.log_rows import Rows
 from simulate.diagnosis.spikes import (
     EXPECTED_WITHIN,
-    OUTLIERS,
-    RISE,
-    arrival,
-    before,
-    means,
-    standing_out,
+    MIN_NORM_RISE,
+    OUTLIER_RATIOS,
+    arrival_row,
+    excess_ratio,
+    moving_means,
+    rows_before,
 )
 from simulate.diagnosis.step_law import contradiction
 from theory.arguments import FloatArray
@@ -33,67 +33,68 @@ NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
     "unknown",
 )
 
-LR_RISES = 1.5  # factor by which a learning rate steps up
-_LR_WAITS = EXPECTED_WITHIN  # rows that a spike may come after it
-_TURNED = 2.0  # times the usual rotation of the quickest steps, by which weights that are on their way out turn
-_TURNED_SOME = 1.2  # the same, up to which they turn as usual
-_ARRIVES = 0.4  # share of its peak with which a loss that comes from the data arrives
-# How far it stands out, at least. Falling norms make losses jump by themselves, and a batch may begin it.
-_ABOVE, _ABOVE_IN_A_FALL, _FAR_ABOVE = 1.5, 5.0, 10.0
-_GREW = 0.015  # of ln ρ in a spike, at least
-_LAWFUL = 0.02  # of ln ρ, by which a step may be off its law
+LR_RISES = 1.5  # factor of an lr step
+_LR_WAITS = EXPECTED_WITHIN  # rows between an lr step and its spike
+# Rotation before a spike, over the 95 % quantile of usual rotations.
+_ROTATED_FAR = 2.0  # from here, steps rotated the weights unusually far
+_ROTATED_AS_USUAL = 1.2  # up to here, rotation was as usual
+_ARRIVES = 0.4  # least share of the peak with which a loss caused by the data arrives
+# Least excess ratio of a loss caused by the data. A low norm alone raises the loss, and a batch may begin such a spike.
+_ABOVE, _ABOVE_AT_LOW_NORM, _FAR_ABOVE = 1.5, 5.0, 10.0
+_MIN_GROWTH = 0.015  # least growth of ln ρ in a norm-driven spike
+_STEP_TOLERANCE = 0.02  # of ln ρ, deviation from the one-step law
 _LEVEL = 0.8  # share of its largest mean at which a loss that stays high begins
-_FALL, _FALL_RATE = 0.05, 0.2  # of ln ρ, and as a share of its decay: what counts as a fall
-_DEEP = 0.1  # of ln ρ: a fall that rest does not make
-_FREE = 0.3  # the same share, of a fall that growth hardly hinders
-_RETURNS = (5, 20)  # rows after a batch, in which a network has forgotten it, or not
-_FORGOTTEN, _REMAINS = 0.048, 0.07  # their mean loss above the usual, in units of the first
-_EXPLAINED = (0.7, 1.4)  # of the growth of ln ρ, by the law of a step
-_RELAXATIONS = 2.0  # that are looked back for the last peak of the norm
+_MIN_DECAY, _MIN_DECAY_RATIO = 0.05, 0.2  # of ln ρ, and over decay without gradients: what counts as a decay phase
+_DEEP = 0.1  # of ln ρ: deeper than fluctuations at equilibrium
+_FREE = 0.3  # ratio to decay without gradients, above which gradients hardly slow the decay
+_RETURNS = (5, 20)  # rows after a batch, over which the remaining loss is averaged
+_FORGOTTEN, _REMAINS = 0.048, 0.07  # that excess loss over the first: up to here one batch, from here a data shift
+_EXPLAINED = (0.7, 1.4)  # share of the growth of ln ρ that the one-step law must explain
+_RELAXATIONS = 2.0  # relaxation times in which to look for the last peak of the norm
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A cause and what it rests on; NaN where the log does not tell.
+class Explanation:
+    """Cause of a spike and its evidence; numbers that the log does not contain are NaN.
 
     Attributes
     ----------
-    cause, evidence, advice, fall, fall_rate, turned_before, growth_explained : as of `simulate.Spike`.
-    trough : row with the lowest norm, at which the spike begins; None where no norm was looked at.
+    cause, evidence, advice, norm_decay, decay_ratio, turned_before, growth_explained : as in `simulate.Spike`.
+    trough : row with the lowest norm, at which the spike begins; None if the norm was not used.
     """
 
     cause: str = UNKNOWN
     evidence: tuple[str, ...] = ()
     advice: str = ""
-    fall: float = math.nan
-    fall_rate: float = math.nan
+    norm_decay: float = math.nan
+    decay_ratio: float = math.nan
     turned_before: float = math.nan
     growth_explained: float = math.nan
     trough: int | None = None
 
-    def adding(self, sentence: str, **changes: Any) -> Verdict:
-        """Add to the evidence, and change what follows from it.
+    def with_evidence(self, sentence: str, **changes: Any) -> Explanation:
+        """Return a copy with one more sentence of evidence and other changed fields.
 
         Examples
         --------
-        >>> Verdict(evidence=("The loss rose.",)).adding("So did lr.", cause=LR_STEP).evidence
+        >>> Explanation(evidence=("The loss rose.",)).with_evidence("So did lr.", cause=LR_STEP).evidence
         ('The loss rose.', 'So did lr.')
         """
         return dataclasses.replace(self, evidence=(*self.evidence, sentence), **changes)
 
 
-def judge(rows: Rows, usual: FloatArray, first: int, last: int) -> Verdict:
-    """Tell the cause of a spike.
+def explain_spike(rows: Rows, usual: FloatArray, first: int, last: int) -> Explanation:
+    """Find the cause of a spike.
 
     Parameters
     ----------
-    rows : of the log.
-    usual : its losses, those of short spikes NaN.
-    first, last : rows of the spike.
+    rows : rows of the log.
+    usual : their losses, with NaN for short spikes.
+    first, last : first and last row of the spike.
 
     Returns
     -------
-    Verdict
+    Explanation
 
     Examples
     --------
@@ -101,198 +102,207 @@ def judge(rows: Rows, usual: FloatArray, first: int, last: int) -> Verdict:
     >>> loss = np.random.default_rng(0).uniform(1, 2, 300)
     >>> lr = np.where(np.arange(300) < 250, 0.1, 0.4)
     >>> log = xr.Dataset({"loss": ("step", np.where(np.arange(300) == 252, 9.0, loss)), "lr": ("step", lr)})
-    >>> judge(Rows.of(log.assign_coords(step=np.arange(300))), loss, 252, 252).cause
+    >>> explain_spike(Rows.of(log.assign_coords(step=np.arange(300))), loss, 252, 252).cause
     'lr step'
     """
     loss = rows.loss
-    typical, peak = float(np.median(loss[before(max(first, 1))])), float(loss[first : last + 1].max())
-    arrives = arrival(loss, first, last)
-    turned = _turned_before(rows, arrives)
-    seen = Verdict(evidence=(f"The loss rose from {typical:.3g} to {peak:.3g}.",), turned_before=turned)
-    # a rise that has not made steps turn the weights farther is no reason
-    if (stepped := _lr_step(rows, arrives)) and not (rows.is_dense and turned < _TURNED_SOME):
-        at, factor = stepped
-        return seen.adding(
-            f"The learning rate had risen by a factor of {factor:.3g} in the {_LR_WAITS} steps before step "
-            f"{rows.step[arrives]}, most at step {rows.step[at]}.",
+    typical, peak = float(np.median(loss[rows_before(max(first, 1))])), float(loss[first : last + 1].max())
+    arrival = arrival_row(loss, first, last)
+    rotated = _rotation_ratio_before(rows, arrival)
+    explanation = Explanation(evidence=(f"The loss rose from {typical:.3g} to {peak:.3g}.",), turned_before=rotated)
+    # an lr step that did not make steps rotate the weights farther is not the cause
+    if (lr_step := _find_lr_step(rows, arrival)) and not (rows.is_dense and rotated < _ROTATED_AS_USUAL):
+        at, factor = lr_step
+        return explanation.with_evidence(
+            f"The learning rate rose by a factor of {factor:.3g} in the {_LR_WAITS} steps before step "
+            f"{rows.step[arrival]}, most at step {rows.step[at]}.",
             cause=LR_STEP,
-            advice=_advice_lr(rows, arrives),
+            advice=_lr_advice(rows, arrival),
         )
-    fall, fall_rate, trough = _fall(rows, first)
-    seen = dataclasses.replace(seen, fall=fall, fall_rate=fall_rate, trough=trough)
+    depth, decay_ratio, trough = _last_decay_phase(rows, first)
+    explanation = dataclasses.replace(explanation, norm_decay=depth, decay_ratio=decay_ratio, trough=trough)
     if rows.lr is None or rows.wd is None or rows.norm is None or rows.decay is None or rows.rotation is None:
-        return seen
-    if math.isnan(turned):
-        return seen.adding("There are too few steps before it to compare with.")
-    fell = fall >= _FALL and fall_rate >= _FREE
-    deep = fall >= _DEEP and fall_rate >= _FREE
-    # from losses that are no part of a spike
-    above = standing_out(np.append(usual[:arrives], loss[arrives]), arrives)
-    arrived = (
+        return explanation
+    if math.isnan(rotated):
+        return explanation.with_evidence("There are too few steps before it for a comparison.")
+    has_decayed = depth >= _MIN_DECAY and decay_ratio >= _FREE
+    is_deep = depth >= _DEEP and decay_ratio >= _FREE
+    # compare with losses outside spikes
+    above = excess_ratio(np.append(usual[:arrival], loss[arrival]), arrival)
+    has_arrived_at_once = (
         rows.simulation is None
-        and turned <= (_TURNED if above >= _FAR_ABOVE else _TURNED_SOME)
-        and loss[arrives] >= _ARRIVES * peak
-        and _is_level(loss[arrives : last + 1])
-        and (above >= _ABOVE_IN_A_FALL if deep else above >= _ABOVE or _means_stand_out(loss, arrives))
+        and rotated <= (_ROTATED_FAR if above >= _FAR_ABOVE else _ROTATED_AS_USUAL)
+        and loss[arrival] >= _ARRIVES * peak
+        and _is_level(loss[arrival : last + 1])
+        and (above >= _ABOVE_AT_LOW_NORM if is_deep else above >= _ABOVE or _is_mean_an_outlier(loss, arrival))
     )
-    if turned >= _TURNED:
-        farther = f"a step turned the weights {turned:.1f} times as far as the quickest of usual steps"
-        return _from_the_weights(rows, first, last, seen.adding(f"Before it was high, {farther}."))
-    if arrived and rows.is_dense and (row := _unlawful(rows, arrives)) is not None:
-        return seen.adding(_set_anew(rows, row))
-    if arrived and rows.is_dense:
-        at_once = f"It came at once, at step {rows.step[arrives]}, after steps that turned the weights as usual."
-        return _from_the_data(rows, first, arrives, seen.adding(at_once))
-    if fell and _grown(rows, trough, first, last) >= RISE and not arrived:
-        grew = "While it was high the norm grew, as it does when steps are too long for it."
-        return _from_the_weights(rows, first, last, seen.adding(grew))
-    without_data = f"and a simulation ({rows.simulation}) has no data that could have done it"
-    other = "nor did it come at once" if rows.simulation is None else without_data
-    return seen.adding(f"Neither had the weights turned unusually before, {other}.")
+    if rotated >= _ROTATED_FAR:
+        farther = f"a step rotated the weights {rotated:.1f} times as far as the 95 % quantile of usual steps"
+        return _explain_by_norm(rows, first, last, explanation.with_evidence(f"Before the loss rose, {farther}."))
+    if has_arrived_at_once and rows.is_dense and (row := _find_unlawful_row(rows, arrival)) is not None:
+        return explanation.with_evidence(_describe_unlawful_row(rows, row))
+    if has_arrived_at_once and rows.is_dense:
+        at_once = f"It rose at once, at step {rows.step[arrival]}, after steps with usual rotation."
+        return _explain_by_data(rows, first, arrival, explanation.with_evidence(at_once))
+    if has_decayed and _norm_rise(rows, trough, first, last) >= MIN_NORM_RISE and not has_arrived_at_once:
+        grew = "The norm grew while the loss was high, as it does when steps are too long for the norm."
+        return _explain_by_norm(rows, first, last, explanation.with_evidence(grew))
+    no_data = f"and a simulation ({rows.simulation}) has no data that could cause it"
+    other = "and the loss did not rise at once" if rows.simulation is None else no_data
+    return explanation.with_evidence(f"The weights did not rotate unusually far before, {other}.")
 
 
-def _grown(rows: Rows, trough: int, first: int, last: int) -> float:
+def _norm_rise(rows: Rows, trough: int, first: int, last: int) -> float:
     """Growth of ln ρ from the trough to the largest norm in the spike."""
     assert rows.norm is not None
     return float(np.log(rows.norm[first : min(last + 2, rows.norm.size)].max() / rows.norm[trough]))
 
 
-def _from_the_weights(rows: Rows, first: int, last: int, seen: Verdict) -> Verdict:
+def _explain_by_norm(rows: Rows, first: int, last: int, explanation: Explanation) -> Explanation:
+    """Call the spike norm-driven if the norm decayed before it and grew in it as the one-step law predicts."""
     assert rows.norm is not None
     assert rows.lr is not None
     assert rows.wd is not None
     assert rows.decay_per_step is not None
-    assert seen.trough is not None
-    trough, rise = seen.trough, _grown(rows, seen.trough, first, last)
+    assert explanation.trough is not None
+    trough, rise = explanation.trough, _norm_rise(rows, explanation.trough, first, last)
     explained = _growth_explained(rows, trough, min(last + 1, rows.norm.size - 1))
-    seen = dataclasses.replace(seen, growth_explained=explained)
-    if not (seen.fall >= _FALL and seen.fall_rate >= _FALL_RATE):
-        return seen.adding("But the norm had not fallen before, or far slower than by decay.")
-    effective = float(rows.lr[trough] / rows.norm[trough] ** 2)
-    seen = seen.adding(
-        f"The norm had fallen by {-math.expm1(-seen.fall):.0%}, at {seen.fall_rate:.0%} of the speed of decay alone, "
-        f"and the effective learning rate had risen to {effective:.3g}."
+    explanation = dataclasses.replace(explanation, growth_explained=explained)
+    if not (explanation.norm_decay >= _MIN_DECAY and explanation.decay_ratio >= _MIN_DECAY_RATIO):
+        return explanation.with_evidence(
+            "But the norm had not decayed before, or far more slowly than by weight decay."
+        )
+    effective_lr = float(rows.lr[trough] / rows.norm[trough] ** 2)
+    explanation = explanation.with_evidence(
+        f"The norm had decayed by {-math.expm1(-explanation.norm_decay):.0%}, at {explanation.decay_ratio:.0%} of the "
+        f"speed of weight decay alone, and the effective learning rate had risen to {effective_lr:.3g}."
     )
-    if not rise >= _GREW:
-        return seen.adding("But it did not grow in the spike.")
-    seen = seen.adding(f"In the spike the norm grew by {math.expm1(rise):.0%}.")
+    if not rise >= _MIN_GROWTH:
+        return explanation.with_evidence("But the norm did not grow in the spike.")
+    explanation = explanation.with_evidence(f"In the spike the norm grew by {math.expm1(rise):.0%}.")
     if not math.isnan(explained):
         if not _EXPLAINED[0] <= explained <= _EXPLAINED[1]:
-            reason = "they were clipped, or " if explained > 1 else ""
-            return seen.adding(
-                f"But the gradients explain {explained:.0%} of that: {reason}the norm was changed by something else."
+            reason = "the gradients were clipped, or " if explained > 1 else ""
+            return explanation.with_evidence(
+                f"But the gradients explain {explained:.0%} of that growth: {reason}something else changed the norm."
             )
-        seen = seen.adding(f"The law of a step explains {explained:.0%} of it.")
+        explanation = explanation.with_evidence(f"The gradients explain {explained:.0%} of that growth.")
     span = int(rows.step[-1] - rows.step[0])
-    takes = seen.fall / (seen.fall_rate * float(rows.decay_per_step[trough]))
+    duration = explanation.norm_decay / (explanation.decay_ratio * float(rows.decay_per_step[trough]))
     advice = (
-        "Half the weight decay, or half the learning rate, about doubles the time between such spikes; with wd < "
-        f"{float(rows.wd[trough]) * takes / span:.2g} a fall of this depth takes longer than this log ({span} steps)."
+        "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
+        f"{float(rows.wd[trough]) * duration / span:.2g} a decay of this depth takes longer than this log ({span} "
+        "steps)."
     )
-    return dataclasses.replace(seen, cause=NORM_DRIVEN, advice=advice)
+    return dataclasses.replace(explanation, cause=NORM_DRIVEN, advice=advice)
 
 
-def _from_the_data(rows: Rows, first: int, arrives: int, seen: Verdict) -> Verdict:
-    after = rows.loss[arrives + _RETURNS[0] : arrives + _RETURNS[1] + 1]
+def _explain_by_data(rows: Rows, first: int, arrival: int, explanation: Explanation) -> Explanation:
+    """Call the spike a bad batch or a data shift, by the share of it that remains some steps later."""
+    after = rows.loss[arrival + _RETURNS[0] : arrival + _RETURNS[1] + 1]
     if after.size <= _RETURNS[1] - _RETURNS[0]:
-        return seen.adding("The log ends too soon after it to tell one batch from a change that lasts.")
-    usual = float(rows.loss[before(first)].mean())
-    left = float((after.mean() - usual) / (rows.loss[arrives] - usual))
-    seen = seen.adding(f"{_RETURNS[0]} to {_RETURNS[1]} steps after it, {max(left, 0.0):.1%} of it was left.")
+        return explanation.with_evidence("The log ends too soon after it to separate one batch from a lasting change.")
+    usual = float(rows.loss[rows_before(first)].mean())
+    left = float((after.mean() - usual) / (rows.loss[arrival] - usual))
+    explanation = explanation.with_evidence(
+        f"{_RETURNS[0]} to {_RETURNS[1]} steps later, {max(left, 0.0):.1%} of it was left."
+    )
     if left > _REMAINS:
-        advice = f"See what data, or labels, came from step {rows.step[arrives]} on; lr and wd did not do this."
-        return dataclasses.replace(seen, cause=DATA_SHIFT, advice=advice)
+        advice = f"Check the data and labels from step {rows.step[arrival]} on; lr and wd are not the cause."
+        return dataclasses.replace(explanation, cause=DATA_SHIFT, advice=advice)
     if left > _FORGOTTEN:
-        return seen.adding("That is between what one batch leaves and what a change of the data does.")
-    advice = f"See the batch of step {rows.step[arrives]}; lr and wd did not do this."
+        return explanation.with_evidence("That is more than one batch leaves and less than a data shift leaves.")
+    advice = f"Check the batch of step {rows.step[arrival]}; lr and wd are not the cause."
     if rows.grad_norm is not None and rows.norm is not None:
-        gradients = (rows.grad_norm / rows.norm)[before(first)]
+        gradients = (rows.grad_norm / rows.norm)[rows_before(first)]
         clip = 2 * float(np.nanquantile(gradients, 0.99))
-        if rows.grad_norm[arrives] / rows.norm[arrives] > clip:
-            # of a trajectory it is g̃/ρ
+        if rows.grad_norm[arrival] / rows.norm[arrival] > clip:
+            # a trajectory has g̃, and its gradient norm is g̃/ρ
             column = rows.log.grad_norm.attrs.get("column")
-            which = "that of the scale-invariant weights" if column is None else f"that in column {column!r}"
-            advice += f" Gradients clipped at a norm of {clip:.2g}, {which}, would have turned the weights less."
-    return dataclasses.replace(seen, cause=BAD_BATCH, advice=advice)
+            which = "of the scale-invariant weights" if column is None else f"in column {column!r}"
+            advice += f" Clipping the gradient norm {which} at {clip:.2g} would have reduced the rotation."
+    return dataclasses.replace(explanation, cause=BAD_BATCH, advice=advice)
 
 
-def _unlawful(rows: Rows, arrives: int) -> int | None:
-    """Row near the arrival at which the norm of plain SGD did not do what the law of a step says."""
+def _find_unlawful_row(rows: Rows, arrival: int) -> int | None:
+    """Row near the arrival at which the norm contradicts the one-step law of plain SGD; None without one."""
     if rows.rule != theory.SGD() or rows.grad_norm is None or rows.norm is None:
         return None
     assert rows.lr is not None
     assert rows.wd is not None
-    here = slice(max(arrives - 3, 0), min(arrives + 2, rows.norm.size - 1))
+    here = slice(max(arrival - 3, 0), min(arrival + 2, rows.norm.size - 1))
     with np.errstate(all="ignore"):
-        law = rows.lawful_growth(here)
+        predicted = rows.predicted_growth(here)
         measured = np.log(rows.norm[here.start + 1 : here.stop + 1] / rows.norm[here])
-        off = np.abs(measured - law) > _LAWFUL + 0.5 * np.abs(law)
-    # a norm that was not logged is anywhere between
+        off = np.abs(measured - predicted) > _STEP_TOLERANCE + 0.5 * np.abs(predicted)
+    # a norm that was not logged contradicts nothing
     off &= rows.has_norm[here] & rows.has_norm[here.start + 1 : here.stop + 1]
     return here.start + int(np.argmax(off)) if off.any() else None
 
 
-def _set_anew(rows: Rows, row: int) -> str:
-    """What a norm that is off its law says; one that grew, but less, may have had gradients that were clipped."""
+def _describe_unlawful_row(rows: Rows, row: int) -> str:
+    """Say what may have changed the norm at this row; clipping can explain growth that is too small."""
     assert rows.norm is not None
     assert rows.decay is not None
-    changed = f"At step {rows.step[row]} the norm changed as the law of a step does not explain"
+    changed = f"At step {rows.step[row]} the change of the norm contradicts the SGD update"
     if contradiction(rows):
         return f"{changed}, as at many steps of this log."
-    grown = float(np.log(rows.norm[row + 1] / rows.norm[row]))
-    lawful = float(rows.lawful_growth(slice(row, row + 1))[0])
-    clipped = "gradients were clipped after they were logged, or " if -rows.decay[row] <= grown < lawful else ""
-    return f"{changed}: {clipped}weights were set anew, loaded or scaled."
+    measured = float(np.log(rows.norm[row + 1] / rows.norm[row]))
+    predicted = float(rows.predicted_growth(slice(row, row + 1))[0])
+    clipped = "gradients were clipped after they were logged, or " if -rows.decay[row] <= measured < predicted else ""
+    return f"{changed}: {clipped}weights were reset, loaded or rescaled."
 
 
-def _means_stand_out(loss: FloatArray, arrives: int) -> bool:
-    """Whether the mean of some losses from there on is an outlier."""
-    for rows, limit in OUTLIERS.items():
-        series = means(loss[: arrives + rows], rows)
-        if series.size > rows and standing_out(series, series.size - 1, before(series.size - rows)) >= limit:
+def _is_mean_an_outlier(loss: FloatArray, arrival: int) -> bool:
+    """Whether the mean of some losses from the arrival on is an outlier."""
+    for rows, limit in OUTLIER_RATIOS.items():
+        series = moving_means(loss[: arrival + rows], rows)
+        if series.size > rows and excess_ratio(series, series.size - 1, rows_before(series.size - rows)) >= limit:
             return True
     return False
 
 
 def _is_level(loss: FloatArray) -> bool:
-    """Whether the mean of five losses is at the start about as high as it ever gets."""
+    """Whether the mean of the first five losses is about the highest of all such means."""
     means = np.convolve(loss, np.full(5, 0.2), "valid") if loss.size >= 5 else loss[:1]
     return bool(means[0] >= _LEVEL * np.nanmax(means[:30]))
 
 
-def _turned_before(rows: Rows, arrives: int) -> float:
+def _rotation_ratio_before(rows: Rows, arrival: int) -> float:
+    """Largest rotation of the three steps before the arrival, over the 95 % quantile of usual rotations."""
     if rows.rotation is None:
         return math.nan
-    # what leads to the spike is not usual any more
-    usual = rows.rotation[before(max(arrives - 10, 0))]
+    # the ten steps before the spike are not usual any more
+    usual = rows.rotation[rows_before(max(arrival - 10, 0))]
     usual = usual[np.isfinite(usual)]
-    recent = rows.rotation[max(arrives - 3, 0) : arrives]
+    recent = rows.rotation[max(arrival - 3, 0) : arrival]
     recent = recent[np.isfinite(recent)]
     if usual.size < 20 or not recent.size:
         return math.nan
-    quickest = float(np.quantile(usual, 0.95))
-    return float(recent.max()) / quickest if quickest > 0 else math.nan
+    quantile = float(np.quantile(usual, 0.95))
+    return float(recent.max()) / quantile if quantile > 0 else math.nan
 
 
-def _fall(rows: Rows, first: int) -> tuple[float, float, int]:
-    """Depth and speed of the fall that ends with the lowest norm near this row, and that row."""
+def _last_decay_phase(rows: Rows, first: int) -> tuple[float, float, int]:
+    """Depth of the decay phase that ends near this row, its speed over that of decay alone, and its last row."""
     if rows.norm is None or rows.decay is None or not rows.decay[first] > 0:
         return math.nan, math.nan, first
     near = slice(max(first - 20, 0), first + 3)
     trough = near.start + int(np.nanargmin(rows.norm[near]))
-    looked = before(trough + 1, max(10, min(trough + 1, round(_RELAXATIONS / float(rows.decay[first])))))
-    back = np.log(rows.norm[looked])[::-1]
-    # back to where it had last risen by as much as counts as a fall
-    highest = np.maximum.accumulate(back)
-    risen = np.flatnonzero(back < highest - _FALL)
-    peak = trough - int(np.argmax(back[: int(risen[0]) if risen.size else back.size]))
+    window = rows_before(trough + 1, max(10, min(trough + 1, round(_RELAXATIONS / float(rows.decay[first])))))
+    backwards = np.log(rows.norm[window])[::-1]
+    # the phase begins after the last rise that is as large as a decay phase
+    highest = np.maximum.accumulate(backwards)
+    risen = np.flatnonzero(backwards < highest - _MIN_DECAY)
+    peak = trough - int(np.argmax(backwards[: int(risen[0]) if risen.size else backwards.size]))
     if peak == trough:
         return 0.0, 0.0, trough
-    fall = float(np.log(rows.norm[peak] / rows.norm[trough]))
-    return fall, fall / float(rows.decay[peak:trough].sum()), trough
+    depth = float(np.log(rows.norm[peak] / rows.norm[trough]))
+    return depth, depth / float(rows.decay[peak:trough].sum()), trough
 
 
 def _growth_explained(rows: Rows, trough: int, end: int) -> float:
+    """Growth of ln ρ by the one-step law, over the measured growth from the trough to the top."""
     if rows.rule != theory.SGD() or rows.grad_norm is None or not rows.is_dense or rows.norm is None or end <= trough:
         return math.nan
     assert rows.lr is not None
@@ -300,31 +310,31 @@ def _growth_explained(rows: Rows, trough: int, end: int) -> float:
     top = trough + int(np.argmax(rows.norm[trough : end + 1]))
     if top == trough:
         return math.nan
-    return float(rows.lawful_growth(slice(trough, top)).sum() / np.log(rows.norm[top] / rows.norm[trough]))
+    return float(rows.predicted_growth(slice(trough, top)).sum() / np.log(rows.norm[top] / rows.norm[trough]))
 
 
-def _lr_step(rows: Rows, arrives: int) -> tuple[int, float] | None:
-    """Row of the largest rise of the learning rate shortly before, and the factor since its least value."""
-    if rows.lr is None or arrives == 0:
+def _find_lr_step(rows: Rows, arrival: int) -> tuple[int, float] | None:
+    """Row at which the learning rate rose most in the rows before, and its factor over the lowest of them."""
+    if rows.lr is None or arrival == 0:
         return None
-    start = max(arrives - _LR_WAITS, 0)
-    recent = rows.lr[start : arrives + 1]
-    known = recent[recent > 0]
-    if not known.size or not recent[-1] >= LR_RISES * float(known.min()):
+    start = max(arrival - _LR_WAITS, 0)
+    recent = rows.lr[start : arrival + 1]
+    positive = recent[recent > 0]
+    if not positive.size or not recent[-1] >= LR_RISES * float(positive.min()):
         return None
-    return start + 1 + int(np.argmax(np.diff(recent))), float(recent[-1] / known.min())
+    return start + 1 + int(np.argmax(np.diff(recent))), float(recent[-1] / positive.min())
 
 
-def _advice_lr(rows: Rows, arrives: int) -> str:
-    advice = "A smaller rise turns the weights less."
-    if rows.lr is None or rows.wd is None or rows.rule is None or not 0 < rows.lr[arrives] * rows.wd[arrives] < 1:
+def _lr_advice(rows: Rows, arrival: int) -> str:
+    advice = "A smaller rise rotates the weights less."
+    if rows.lr is None or rows.wd is None or rows.rule is None or not 0 < rows.lr[arrival] * rows.wd[arrival] < 1:
         return advice
-    decay = theory.free_decay(rows.lr[arrives], rows.wd[arrives], optimizer=rows.rule)
-    # of Adam it is not known
+    decay = theory.free_decay(rows.lr[arrival], rows.wd[arrival], optimizer=rows.rule)
+    # NaN for Adam
     if not decay > 0:
         return advice
     return (
-        f"Raised over some {1 / (2 * decay):.0f} steps, in which the squared norm decays by a factor e under "
-        f"{format_optimizer(rows.rule)}, the norm can follow; with wd smaller by as much, lr wd and the rotation "
-        "at equilibrium stay as they were."
+        f"Raise the learning rate over about {1 / (2 * decay):.0f} steps, in which ρ² decays by a factor e under "
+        f"{format_optimizer(rows.rule)}, so that the norm can follow. Or lower wd by the same factor: ηλ and the "
+        "rotation at equilibrium then stay the same."
     )

@@ -1,4 +1,4 @@
-"""Why the loss of a training spiked: what its log shows, what it lacks, and what would change it."""
+"""Diagnose why the loss of a training spiked: causes, evidence, advice, and what the log lacks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from simulate.diagnosis.causes import (
     NORM_DRIVEN,
     OVERFLOW,
     UNKNOWN,
-    Verdict,
-    judge,
+    Explanation,
+    explain_spike,
 )
 from simulate.diagnosis.log_rows import Rows
-from simulate.diagnosis.spikes import before, find_spikes, leave_out
+from simulate.diagnosis.spikes import find_spikes, mask_short_spikes, rows_before
 from simulate.diagnosis.step_law import contradiction
-from simulate.diagnosis.training_log import read_log, refuse_names, training_log, with_settings
+from simulate.diagnosis.training_log import override_settings, read_log, reject_names, training_log
 from simulate.trajectories.contract import DIVERGED
 from theory.arguments import FloatArray
 
@@ -49,26 +49,27 @@ __all__ = [
 
 NO_SPIKES, SEVERAL = "no spikes", "several causes"
 
-_RISEN = 10.0  # times the usual loss, before numbers overflow
+_RISEN = 10.0  # loss before an overflow over the usual loss, above which the overflow was announced
 
 
 @dataclass(frozen=True)
 class Spike:
-    """One spike of the loss and what it comes from; NaN where the log does not tell.
+    """One spike of the loss and its cause; numbers that the log does not contain are NaN.
 
     Attributes
     ----------
-    step, last_step : of the first and last row with a high loss.
+    step, last_step : first and last step with a high loss.
     cause : "norm-driven", "bad batch", "lr step", "data shift", "overflow" or "unknown".
-    peak_loss, usual_loss : largest loss, and the median of the rows before.
-    norm_rise : growth of ln ρ in it.
-    fall, fall_rate : of ln ρ from its last peak until then, and its speed over that of decay alone.
-    effective_lr : η/ρ² where it began.
-    turned_before : largest rotation of the three steps before the loss was high, over that of the quickest of usual
-        steps (of which one in twenty is quicker).
-    growth_explained : what the law of a step makes of the gradients, over `norm_rise`.
+    peak_loss, usual_loss : largest loss of the spike, and median loss of the rows before.
+    norm_rise : growth of ln ρ in the spike.
+    norm_decay : decay of ln ρ from its last peak to the spike.
+    decay_ratio : speed of that decay over the speed of weight decay alone.
+    effective_lr : η/ρ² where the spike began.
+    turned_before : largest rotation of the three steps before the loss was high, over the 95 % quantile of usual
+        rotations.
+    growth_explained : growth of ln ρ that the gradients explain by the one-step law, over the measured growth.
     evidence : sentences.
-    advice : what would change it; empty where nothing is known.
+    advice : what to do; empty if nothing is advised.
     """
 
     step: int
@@ -77,8 +78,8 @@ class Spike:
     peak_loss: float
     usual_loss: float
     norm_rise: float
-    fall: float
-    fall_rate: float
+    norm_decay: float
+    decay_ratio: float
     effective_lr: float
     turned_before: float
     growth_explained: float
@@ -95,12 +96,12 @@ class Diagnosis:
 
     Attributes
     ----------
-    spikes : in order.
-    missing : what the log lacks: for spikes to be seen and, where one is unknown, for causes to be told apart.
-    remarks : what the causes rest on: an optimizer that was not given, norms that contradict their law.
-    next_step, next_stderr : where the next norm-driven spike is expected, and how uncertain that is; NaN without one,
-        the error too where there is but one fall to tell from.
-    log : what was looked at.
+    spikes : spikes in order.
+    missing : what the log lacks for finding spikes and, if a cause is unknown, for finding causes.
+    remarks : limits of the diagnosis: the optimizer was assumed, or norms contradict the SGD update.
+    next_step, next_stderr : expected step of the next norm-driven spike and its uncertainty. NaN if no such spike is
+        expected; `next_stderr` is NaN, too, if the estimate uses a single decay phase.
+    log : the log that was diagnosed.
     """
 
     spikes: tuple[Spike, ...]
@@ -112,7 +113,7 @@ class Diagnosis:
 
     @property
     def cause(self) -> str:
-        """The cause of more than half of the spikes; "several causes" if none is, "no spikes" without any."""
+        """Cause of more than half of the spikes, else "several causes"; "no spikes" without any."""
         counts = Counter(spike.cause for spike in self.spikes).most_common(1)
         if not counts:
             return NO_SPIKES
@@ -120,35 +121,35 @@ class Diagnosis:
         return cause if 2 * count > len(self.spikes) else SEVERAL
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the log, for JSON: what is not finite is None.
+        """Return everything but the log for JSON; numbers that are not finite are None.
 
         Examples
         --------
         >>> diagnose({"loss": np.ones(400)}).to_dict()
         {'cause': 'no spikes', 'spikes': [], 'missing': [], 'remarks': [], 'next_step': None, 'next_stderr': None}
         """
-        spikes = [{name: _plain(value) for name, value in dataclasses.asdict(spike).items()} for spike in self.spikes]
-        ends = {"next_step": _plain(self.next_step), "next_stderr": _plain(self.next_stderr)}
+        spikes = [{name: _to_json(value) for name, value in dataclasses.asdict(spike).items()} for spike in self.spikes]
+        ends = {"next_step": _to_json(self.next_step), "next_stderr": _to_json(self.next_stderr)}
         texts = {"missing": list(self.missing), "remarks": list(self.remarks)}
         return {"cause": self.cause, "spikes": spikes, **texts, **ends}
 
     def __str__(self) -> str:
         counts = Counter(spike.cause for spike in self.spikes)
-        told = ", ".join(f"{count} {cause}" for cause, count in counts.most_common())
-        lines = [f"{len(self.spikes)} spikes: {told}" if len(self.spikes) > 1 else f"1 spike: {told}"]
+        summary = ", ".join(f"{count} {cause}" for cause, count in counts.most_common())
+        lines = [f"{len(self.spikes)} spikes: {summary}" if len(self.spikes) > 1 else f"1 spike: {summary}"]
         if not self.spikes:
-            lines = ["no spikes: no loss stands out from those before it"]
+            lines = ["no spikes: no loss stands out from the losses before it"]
         for cause in counts:
             alike = [spike for spike in self.spikes if spike.cause == cause]
-            # what is said of one holds for those like it
-            chosen = max(alike, key=lambda spike: spike.peak_loss)
-            lines.append(f"  {chosen}")
+            # the largest one stands for all spikes of this cause
+            largest = max(alike, key=lambda spike: spike.peak_loss)
+            lines.append(f"  {largest}")
             if len(alike) > 1:
-                steps = ", ".join(str(spike.step) for spike in alike if spike is not chosen)
-                lines.append(f"    {cause} too: step{'s' if len(alike) > 2 else ''} {steps}")
+                steps = ", ".join(str(spike.step) for spike in alike if spike is not largest)
+                lines.append(f"    also {cause}: step{'s' if len(alike) > 2 else ''} {steps}")
         if not math.isnan(self.next_step):
-            around = ", from one fall like the last" if math.isnan(self.next_stderr) else f" ± {self.next_stderr:.0f}"
-            lines.append(f"The next norm-driven spike is expected about step {self.next_step:.0f}{around}.")
+            basis = " if the norm decays as before" if math.isnan(self.next_stderr) else f" ± {self.next_stderr:.0f}"
+            lines.append(f"The next norm-driven spike is expected near step {self.next_step:.0f}{basis}.")
         lines += self.remarks
         if self.missing:
             lines.append(f"{'The' if self.spikes else 'But the'} log lacks {'; '.join(self.missing)}.")
@@ -163,25 +164,26 @@ def diagnose(
     optimizer: theory.Optimizer | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Diagnosis:
-    """Say where the loss of a training spiked, and whether the norm of the weights, the data or a setting did it.
+    """Find the spikes of a training loss and their causes.
 
-    - "overflow": loss, norm or gradient is no finite number any more, or the trajectory ends as "diverged".
-    - "lr step": the learning rate rose by half or more within the 30 rows before, and steps turned the weights farther.
-    - "norm-driven": the norm had fallen, and the weights turned unusually far in the steps *before* the loss was high:
-      the step is too long for the norm, the norm grows, and the next fall begins.
-    - "bad batch", "data shift": the loss was high at once, after steps as usual, so it came from the data. After one
-      batch it is back within some steps; what stays high is a change of the data, or of their labels.
-    - "unknown": none of these, or the log lacks what would tell.
+    - "overflow": loss, norm or gradient is not finite, or the trajectory ends as "diverged".
+    - "lr step": the learning rate rose by half or more within the 30 rows before, and steps then rotated the weights
+      farther.
+    - "norm-driven": the norm had decayed, and steps rotated the weights unusually far *before* the loss rose. The steps
+      are too long for the norm, the norm grows, and the next decay phase begins.
+    - "bad batch", "data shift": the loss rose at once, after steps with usual rotation, so the data are the cause.
+      After one bad batch the loss returns within some steps; after a change of data or labels it stays high.
+    - "unknown": none of these, or the log lacks the columns to decide.
 
-    A simulated trajectory has no data: what is not norm-driven there, or of the learning rate, is unknown.
+    A simulated trajectory has no data: spikes that are neither norm-driven nor due to the learning rate are unknown.
 
     Parameters
     ----------
-    log : a trajectory or a log of `training_log`; the path of a CSV file, of TensorBoard's files, or of a run; or
-        columns by name. Best with loss, learning rate, norm of the scale-invariant weights and norm of their gradient,
-        all before each step.
-    lr, wd, optimizer : where the log does not say them; without any, the optimizer is taken for plain SGD.
-    names : of the columns, as in `training_log`; only where the log is no trajectory.
+    log : a trajectory or a log of `training_log`; the path of a CSV file, of event files of TensorBoard, or of a run;
+        or columns by name. Best columns: loss, learning rate, norm of the scale-invariant weights and norm of their
+        gradient, all before each step.
+    lr, wd, optimizer : settings that the log lacks. Without an optimizer, plain SGD is assumed.
+    names : names of the columns, as in `training_log`; not for trajectories.
 
     Returns
     -------
@@ -189,41 +191,41 @@ def diagnose(
 
     Raises
     ------
-    TypeError, ValueError : there is no such log, it has no loss, or its steps do not go on.
+    TypeError, ValueError : the log does not exist or has no loss, or its steps do not grow.
 
     Source: docs/diagnosis.md; docs/mathematics.md §1, §5.
 
     Examples
     --------
-    >>> quiet = np.random.default_rng(0).uniform(0.1, 0.2, 400)
-    >>> quiet[300] = np.inf
-    >>> print(diagnose({"loss": quiet}).spikes[0])
-    step 300: overflow. The loss is not finite from here, for 1 step. The loss before was 0.155.
+    >>> loss = np.random.default_rng(0).uniform(0.1, 0.2, 400)
+    >>> loss[300] = np.inf
+    >>> print(diagnose({"loss": loss}).spikes[0])
+    step 300: overflow. The loss is not finite for 1 step. The usual loss before was 0.155.
     """
     if isinstance(log, xr.Dataset):
-        refuse_names(names)
-        held = with_settings(_one_run(log), lr=lr, wd=wd, optimizer=optimizer)
+        reject_names(names)
+        dataset = override_settings(_check_one_run(log), lr=lr, wd=wd, optimizer=optimizer)
     elif isinstance(log, (str, os.PathLike)):
-        held = read_log(log, lr=lr, wd=wd, optimizer=optimizer, names=names)
+        dataset = read_log(log, lr=lr, wd=wd, optimizer=optimizer, names=names)
     else:
-        held = training_log(cast(Mapping[str, npt.ArrayLike], log), lr=lr, wd=wd, optimizer=optimizer, names=names)
-    if "loss" not in held:
-        raise ValueError(f"log must have the loss of each step, got {sorted(map(str, held.data_vars))}")
-    rows = Rows.of(held)
-    places = _spikes(rows)
+        dataset = training_log(cast(Mapping[str, npt.ArrayLike], log), lr=lr, wd=wd, optimizer=optimizer, names=names)
+    if "loss" not in dataset:
+        raise ValueError(f"log must have the loss of each step, got {sorted(map(str, dataset.data_vars))}")
+    rows = Rows.of(dataset)
+    places = _find_spike_rows(rows)
     usual = rows.loss.copy()
-    leave_out(usual, places)
-    spikes = _overflows(rows) + [_spike(rows, *place, judge(rows, usual, *place)) for place in places]
+    mask_short_spikes(usual, places)
+    spikes = _find_overflows(rows) + [_make_spike(rows, *place, explain_spike(rows, usual, *place)) for place in places]
     spikes.sort(key=lambda spike: spike.step)
-    alike = [spike for spike in spikes if spike.cause == NORM_DRIVEN]
-    # nothing comes after what diverged
-    next_step, next_stderr = (math.nan, math.nan) if _has_diverged(rows.log) else _next(rows, alike)
+    norm_driven = [spike for spike in spikes if spike.cause == NORM_DRIVEN]
+    # no spike follows a divergence
+    next_step, next_stderr = (math.nan, math.nan) if _has_diverged(rows.log) else _predict_next(rows, norm_driven)
     missing = rows.missing if any(spike.cause == UNKNOWN for spike in spikes) else rows.limits
     remarks = _remarks(rows) if any(spike.cause != OVERFLOW for spike in spikes) else ()
     return Diagnosis(tuple(spikes), missing, remarks, next_step, next_stderr, rows.log)
 
 
-def _one_run(log: xr.Dataset) -> xr.Dataset:
+def _check_one_run(log: xr.Dataset) -> xr.Dataset:
     if "step" not in log.dims or any(log[name].dims != ("step",) for name in ("loss",) if name in log):
         raise ValueError(f"log must be one run with dimension ('step',), got {dict(log.sizes)}; select one first")
     step = log.step.values
@@ -233,23 +235,23 @@ def _one_run(log: xr.Dataset) -> xr.Dataset:
 
 
 def _remarks(rows: Rows) -> tuple[str, ...]:
-    assumed = "No optimizer was given (optimizer=, or --optimizer): it was taken for plain SGD."
+    assumed = "No optimizer was given, so plain SGD is assumed (optimizer=, or --optimizer)."
     return tuple(filter(None, ("" if "optimizer" in rows.log.attrs else assumed, contradiction(rows))))
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _spikes(rows: Rows) -> list[tuple[int, int]]:
+def _find_spike_rows(rows: Rows) -> list[tuple[int, int]]:
     end = rows.loss.size
     if rows.norm is not None and not np.isfinite(rows.norm).all():
-        # nothing comes after weights that are no numbers
+        # rows after the last finite norm are lost
         end = int(np.flatnonzero(np.isfinite(rows.norm))[-1]) + 1
     expected = np.array([], dtype=int)
     if rows.lr is not None:
-        old = rows.lr[: max(end - 1, 0)]
-        expected = np.flatnonzero((old > 0) & (rows.lr[1:end] >= LR_RISES * old)) + 1
+        previous = rows.lr[: max(end - 1, 0)]
+        expected = np.flatnonzero((previous > 0) & (rows.lr[1:end] >= LR_RISES * previous)) + 1
     return find_spikes(
         rows.loss[:end],
         None if rows.norm is None else rows.norm[:end],
@@ -258,99 +260,104 @@ def _spikes(rows: Rows) -> list[tuple[int, int]]:
     )
 
 
-def _overflows(rows: Rows) -> list[Spike]:
+def _find_overflows(rows: Rows) -> list[Spike]:
     columns = {"loss": rows.logged_loss, "norm": rows.logged_norm, "gradient": rows.grad_norm}
-    lost = {name: _lost(values) for name, values in columns.items() if values is not None}
-    bad = ~np.isfinite(rows.logged_loss)
+    lost = {name: _is_lost(values) for name, values in columns.items() if values is not None}
+    overflown = ~np.isfinite(rows.logged_loss)
     if rows.norm is not None:
-        # one that is finite again, at a loss that is, was not logged
-        bad |= np.isinf(rows.norm)
+        # a norm that is NaN at a finite loss was not logged
+        overflown |= np.isinf(rows.norm)
     if rows.grad_norm is not None:
-        bad |= np.isinf(rows.grad_norm)
-    found = []
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], bad, [False]]).astype(int)))
+        overflown |= np.isinf(rows.grad_norm)
+    overflows = []
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], overflown, [False]]).astype(int)))
     for first, end in edges.reshape(-1, 2).tolist():
-        what = [name for name, gone in lost.items() if gone[first]]
-        to_the_end = end == rows.loss.size and end - first > 1
-        lasts = "to the end" if to_the_end else f"for {end - first} step{'s' if end - first > 1 else ''}"
-        evidence = [f"The {' and the '.join(what)} {'is' if len(what) == 1 else 'are'} not finite from here, {lasts}."]
-        advice = "A check of the gradients before each step, as loss scalers make, would have left the weights alone."
-        verdict = Verdict(OVERFLOW, (*evidence, *_before_overflow(rows, first)), advice if to_the_end else "")
-        found.append(_spike(rows, first, end - 1, verdict))
-    return [*found, _diverged(rows)] if _has_diverged(rows.log) and not bad[-1] else found
+        columns_lost = [name for name, is_lost in lost.items() if is_lost[first]]
+        is_final = end == rows.loss.size and end - first > 1
+        duration = "from here to the end" if is_final else f"for {end - first} step{'s' if end - first > 1 else ''}"
+        verb = "is" if len(columns_lost) == 1 else "are"
+        evidence = [f"The {' and the '.join(columns_lost)} {verb} not finite {duration}."]
+        advice = "Skip steps whose gradients are not finite, as loss scalers do."
+        explanation = Explanation(
+            OVERFLOW, (*evidence, *_evidence_before_overflow(rows, first)), advice if is_final else ""
+        )
+        overflows.append(_make_spike(rows, first, end - 1, explanation))
+    return [*overflows, _divergence_spike(rows)] if _has_diverged(rows.log) and not overflown[-1] else overflows
 
 
-def _before_overflow(rows: Rows, first: int) -> list[str]:
+def _evidence_before_overflow(rows: Rows, first: int) -> list[str]:
     if not first:
         return []
-    usual, then = float(np.median(rows.loss[before(first)])), rows.loss[first - 1]
-    risen = [f"It had risen to {then:.3g} already: see what comes before."] if then > _RISEN * usual else []
-    return [f"The loss before was {usual:.3g}.", *risen]
+    usual, then = float(np.median(rows.loss[rows_before(first)])), rows.loss[first - 1]
+    risen = [f"It had already risen to {then:.3g}: check the steps before."] if then > _RISEN * usual else []
+    return [f"The usual loss before was {usual:.3g}.", *risen]
 
 
 def _has_diverged(log: xr.Dataset) -> bool:
     return "status" in log and log.status.ndim == 0 and log.status.item() == DIVERGED
 
 
-def _diverged(rows: Rows) -> Spike:
-    """The overflow that ends a trajectory, of which it has no numbers."""
+def _divergence_spike(rows: Rows) -> Spike:
+    """Overflow that ends a diverged trajectory; it has no row there."""
     last = rows.step.size - 1
     step = int(rows.log.status_step) if "status_step" in rows.log else int(rows.step[last]) + 1
-    told = "The run diverged at this step: its numbers left the range of floating point, and no rows follow."
-    verdict = Verdict(OVERFLOW, (told, *_before_overflow(rows, last + 1)))
-    return dataclasses.replace(_spike(rows, last, last, verdict), step=step, last_step=step, peak_loss=math.nan)
+    diverged = "The run diverged at this step: its numbers left the floating-point range, and no rows follow."
+    explanation = Explanation(OVERFLOW, (diverged, *_evidence_before_overflow(rows, last + 1)))
+    return dataclasses.replace(
+        _make_spike(rows, last, last, explanation), step=step, last_step=step, peak_loss=math.nan
+    )
 
 
-def _lost(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Where numbers are infinite, or none to the end: none that numbers follow may not have been logged."""
+def _is_lost(values: FloatArray) -> npt.NDArray[np.bool_]:
+    """Where values are infinite, or NaN up to the end; a NaN with finite values after it may not have been logged."""
     finite = np.flatnonzero(np.isfinite(values))
     last = int(finite[-1]) if finite.size else -1
     lost: npt.NDArray[np.bool_] = np.isinf(values) | (np.isnan(values) & (np.arange(values.size) > last))
     return lost
 
 
-def _spike(rows: Rows, first: int, last: int, verdict: Verdict) -> Spike:
-    start = first if verdict.trough is None else verdict.trough
-    effective = rise = math.nan
+def _make_spike(rows: Rows, first: int, last: int, explanation: Explanation) -> Spike:
+    start = first if explanation.trough is None else explanation.trough
+    effective_lr = rise = math.nan
     if rows.norm is not None:
-        grown = rows.norm[start : min(last + 2, rows.norm.size)]
+        norms = rows.norm[start : min(last + 2, rows.norm.size)]
         with np.errstate(all="ignore"):
-            rise = float(np.log(np.nanmax(grown) / grown[0])) if np.isfinite(grown).any() else math.nan
-            effective = math.nan if rows.lr is None else float(rows.lr[start] / rows.norm[start] ** 2)
+            rise = float(np.log(np.nanmax(norms) / norms[0])) if np.isfinite(norms).any() else math.nan
+            effective_lr = math.nan if rows.lr is None else float(rows.lr[start] / rows.norm[start] ** 2)
     return Spike(
         step=int(rows.step[first]),
         last_step=int(rows.step[last]),
-        cause=verdict.cause,
+        cause=explanation.cause,
         peak_loss=float(np.max(rows.logged_loss[first : last + 1])),
-        usual_loss=float(np.median(rows.loss[before(first)])) if first else math.nan,
+        usual_loss=float(np.median(rows.loss[rows_before(first)])) if first else math.nan,
         norm_rise=rise,
-        fall=verdict.fall,
-        fall_rate=verdict.fall_rate,
-        effective_lr=effective,
-        turned_before=verdict.turned_before,
-        growth_explained=verdict.growth_explained,
-        evidence=verdict.evidence,
-        advice=verdict.advice,
+        norm_decay=explanation.norm_decay,
+        decay_ratio=explanation.decay_ratio,
+        effective_lr=effective_lr,
+        turned_before=explanation.turned_before,
+        growth_explained=explanation.growth_explained,
+        evidence=explanation.evidence,
+        advice=explanation.advice,
     )
 
 
-def _next(rows: Rows, spikes: list[Spike]) -> tuple[float, float]:
-    """Step of the next norm-driven spike: from their distances, or from one fall like the last."""
+def _predict_next(rows: Rows, spikes: list[Spike]) -> tuple[float, float]:
+    """Expected step of the next norm-driven spike, from the distances of spikes or from the last decay phase."""
     if not spikes:
         return math.nan, math.nan
     last = spikes[-1]
     steps = np.array([spike.step for spike in spikes])
     if len(spikes) > 2:
-        apart = np.diff(steps)
-        due = float(steps[-1] + apart.mean())
-        # what has not come in time may not come at all
-        return (due, float(apart.std(ddof=1))) if due > rows.step[-1] else (math.nan, math.nan)
+        distances = np.diff(steps)
+        due = float(steps[-1] + distances.mean())
+        # a spike that is overdue may not come at all
+        return (due, float(distances.std(ddof=1))) if due > rows.step[-1] else (math.nan, math.nan)
     assert rows.norm is not None
     assert rows.decay_per_step is not None
     assert rows.lr is not None
     trough = math.sqrt(float(rows.lr[np.searchsorted(rows.step, last.step)]) / last.effective_lr)
-    rate = last.fall_rate * float(rows.decay_per_step[-1])
+    decay = last.decay_ratio * float(rows.decay_per_step[-1])
     present = rows.norm[-1]
-    if not (np.isfinite(present) and rate > 0 and present > trough):
+    if not (np.isfinite(present) and decay > 0 and present > trough):
         return math.nan, math.nan
-    return float(rows.step[-1] + math.log(present / trough) / rate), math.nan
+    return float(rows.step[-1] + math.log(present / trough) / decay), math.nan

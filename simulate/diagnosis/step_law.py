@@ -1,4 +1,4 @@
-"""Whether the norms of a log obey the law of a step of plain SGD, and what they obey if they do not."""
+"""Test whether the norms of a log obey the one-step law of plain SGD, and find what makes them obey it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy.typing as npt
 
 import theory
 from simulate.diagnosis.log_rows import Rows
-from simulate.diagnosis.spikes import FEWEST
+from simulate.diagnosis.spikes import LEAST_ROWS_BEFORE
 from theory.arguments import FloatArray
 
-# Where norm and gradient were logged as they should be, 99 in 100 steps are off by less than a hundredth of this.
-_OFF = 0.1  # of growth and decay in a step, by which the norm may be off the law
-_OFTEN = 0.1  # share of steps that are off, from which the log contradicts the law
-_REGULAR = 0.9  # share of the changes of the norm that lie equally far apart, where a step takes several rows
+# In a correct log, 99 % of the steps deviate by less than a hundredth of this.
+_OFF = 0.1  # deviation of the norm from the law, over growth and decay of the step
+_OFTEN = 0.1  # share of deviating steps above which the log contradicts the law
+_REGULAR = 0.9  # share of equal distances between changes of the norm, if each step has several rows
 
 
 def contradiction(rows: Rows) -> str:
-    """How the norms contradict the law of a step all over the log, and with what they would obey it.
+    """Say how many logged steps contradict the SGD update, and which correction makes them match.
 
-    Tried are norms logged after the step, another weight decay, gradients of another size or clipped, and steps that
-    take several rows. Norms that were rounded may be off by the least of their changes.
+    Corrections tried: norms logged after the step, another weight decay, scaled or clipped gradients, several rows per
+    step. Rounded norms may deviate by their smallest change.
 
     Parameters
     ----------
-    rows : of a training.
+    rows : rows of a training.
 
     Returns
     -------
-    str : sentences; empty where they obey it, or where the log has too little to tell.
+    str : sentences; empty if the log obeys the law or has too little data to test it.
 
     Examples
     --------
@@ -41,21 +41,23 @@ def contradiction(rows: Rows) -> str:
     >>> contradiction(Rows.of(log))
     ''
     >>> print(contradiction(Rows.of(log.assign_attrs(wd=0.02))))
-    In 100% of the steps the norm does not follow the law of a step of plain SGD. It does with wd = 0.01.
+    All logged steps contradict the SGD update for wd = 0.02. They match it for wd = 0.01.
     """
-    known = all(each is not None for each in (rows.lr, rows.wd, rows.norm, rows.grad_norm, rows.decay))
-    if not known or rows.rule != theory.SGD() or rows.simulation is not None or not rows.is_dense:
+    has_columns = all(column is not None for column in (rows.lr, rows.wd, rows.norm, rows.grad_norm, rows.decay))
+    if not has_columns or rows.rule != theory.SGD() or rows.simulation is not None or not rows.is_dense:
         return ""
     with np.errstate(all="ignore"):
         steps = _Steps.of(rows)
-        if steps.moved.size < FEWEST or not (share := steps.off(steps.lawful, steps.decay)) > _OFTEN:
+        if steps.moved.size < LEAST_ROWS_BEFORE or not (share := steps.off(steps.predicted, steps.decay)) > _OFTEN:
             return ""
-        return f"In {share:.0%} of the steps the norm does not follow the law of a step of plain SGD. {_reason(steps)}"
+        quantity = "All" if share == 1 else f"{share:.0%} of the"
+        wd = float(np.median(steps.wd))
+        return f"{quantity} logged steps contradict the SGD update for wd = {wd:.3g}. {_correction(steps)}"
 
 
 @dataclass(frozen=True)
 class _Steps:
-    """Columns of all steps but the last; `moved` are the rows at which a norm that was logged changes."""
+    """Columns of all steps but the last; `moved` are the rows at which a logged norm changes."""
 
     rows: Rows
     lr: FloatArray
@@ -64,10 +66,10 @@ class _Steps:
     gradients: FloatArray
     decay: FloatArray
     measured: FloatArray
-    lawful: FloatArray
+    predicted: FloatArray
     usable: npt.NDArray[np.bool_]
     moved: npt.NDArray[np.int64]
-    rounded: FloatArray
+    rounding: FloatArray
 
     @classmethod
     def of(cls, rows: Rows) -> _Steps:
@@ -77,65 +79,66 @@ class _Steps:
         assert rows.grad_norm is not None
         assert rows.decay is not None
         norm = rows.norm[:-1]
-        lawful = rows.lawful_growth(slice(0, norm.size))
-        usable = rows.has_norm[:-1] & rows.has_norm[1:] & (np.diff(rows.step) == 1) & np.isfinite(lawful)
+        predicted = rows.predicted_growth(slice(0, norm.size))
+        usable = rows.has_norm[:-1] & rows.has_norm[1:] & (np.diff(rows.step) == 1) & np.isfinite(predicted)
         change = np.abs(np.diff(rows.norm))
         moved = np.flatnonzero(usable & (change > 0))
-        # to so many digits in all, or after the point
-        decade = np.floor(np.log10(norm))
-        rounded = np.full(norm.size, np.inf)
-        for each in np.unique(decade[moved]):
-            rounded[decade == each] = change[moved[decade[moved] == each]].min()
+        # norms may be rounded to significant digits or to decimals: find the smallest change of each decade
+        decades = np.floor(np.log10(norm))
+        rounding = np.full(norm.size, np.inf)
+        for decade in np.unique(decades[moved]):
+            rounding[decades == decade] = change[moved[decades[moved] == decade]].min()
         columns = rows.lr[:-1], rows.wd[:-1], norm, rows.grad_norm[:-1] / norm, rows.decay[:-1]
-        return cls(rows, *columns, np.diff(np.log(rows.norm)), lawful, usable, moved, rounded / norm)
+        return cls(rows, *columns, np.diff(np.log(rows.norm)), predicted, usable, moved, rounding / norm)
 
     def off(self, predicted: FloatArray, decay: FloatArray) -> float:
-        """Share of the steps in which the norm grew otherwise, by more than a part of growth and decay."""
-        off = np.abs(self.measured - predicted) > _OFF * (predicted + 2 * decay) + self.rounded
-        judged = off[self.usable & np.isfinite(predicted)]
-        return float(judged.mean()) if judged.size else 1.0
+        """Share of the steps whose growth differs from the prediction by too much."""
+        off = np.abs(self.measured - predicted) > _OFF * (predicted + 2 * decay) + self.rounding
+        tested = off[self.usable & np.isfinite(predicted)]
+        return float(tested.mean()) if tested.size else 1.0
 
     def obey(self, predicted: FloatArray, decay: FloatArray | None = None) -> bool:
-        """Whether most steps are such."""
+        """Whether most steps match the prediction."""
         return self.off(predicted, self.decay if decay is None else decay) <= _OFTEN
 
     def with_gradients(self, gradients: FloatArray) -> FloatArray:
-        """Growth that these gradient norms would make."""
-        return self.rows.lawful_growth(slice(0, self.norm.size), gradients * self.norm)
+        """Growth of ln ρ by the one-step law with these gradient norms."""
+        return self.rows.predicted_growth(slice(0, self.norm.size), gradients * self.norm)
 
     @property
     def implied(self) -> FloatArray:
-        """Norm of the gradient that would have made the growth."""
+        """Gradient norm that explains the measured growth."""
         tangent: FloatArray = np.sqrt(np.expm1(2 * np.maximum(self.measured + self.decay, 0)))
         return tangent * (1 - self.lr * self.wd) * self.norm / self.lr
 
 
-def _reason(steps: _Steps) -> str:
-    apart = np.diff(steps.moved)
-    rows_a_step = int(np.median(apart))
-    if rows_a_step > 1 and (apart == rows_a_step).mean() >= _REGULAR:
-        return f"It changes at every {rows_a_step}th row only: log one row for each step of the optimizer."
-    if steps.obey(np.append(steps.lawful[1:], np.nan)):
-        return "It does if each norm is taken for the one after its step: log it before the step."
-    grown = steps.lawful + steps.decay
+def _correction(steps: _Steps) -> str:
+    """Say which correction of the log makes it match the SGD update."""
+    distances = np.diff(steps.moved)
+    rows_per_step = int(np.median(distances))
+    if rows_per_step > 1 and (distances == rows_per_step).mean() >= _REGULAR:
+        return f"The norm changes at every {rows_per_step}th row only: log one row for each step of the optimizer."
+    if steps.obey(np.append(steps.predicted[1:], np.nan)):
+        return "They match it if each norm is the one after its step: log the norm before the step."
+    grown = steps.predicted + steps.decay
     wd = float(np.median((-np.expm1(steps.measured - grown) / steps.lr)[steps.usable]))
     decay = -np.log1p(-steps.lr * max(wd, 0.0))
     if steps.obey(grown - decay, decay):
         faster = bool(np.median(steps.wd) < wd)
-        return f"It does with wd = {max(wd, 0.0):.3g}{'; momentum makes decay faster, too' if faster else ''}."
-    turning = steps.usable & (steps.gradients > 0)
+        return f"They match it for wd = {max(wd, 0.0):.3g}{'; momentum also makes decay faster' if faster else ''}."
+    rotating = steps.usable & (steps.gradients > 0)
     ratio = steps.implied / steps.gradients
-    factor = float(np.median(ratio[turning])) if turning.any() else 1.0
+    factor = float(np.median(ratio[rotating])) if rotating.any() else 1.0
     if steps.obey(steps.with_gradients(factor * steps.gradients)):
         return (
-            f"It does with gradients {factor:.3g} times as large: they may have been logged scaled, of one batch of "
-            "several, or before they were clipped."
+            f"They match it with gradients {factor:.3g} times as large. Check whether gradients were logged while "
+            "scaled, from one of several micro-batches, or before clipping."
         )
-    clipped = turning & (ratio < 1 - _OFF)
+    clipped = rotating & (ratio < 1 - _OFF)
     bound = float(np.median(steps.implied[clipped])) if clipped.any() else np.inf
     if steps.obey(steps.with_gradients(np.minimum(steps.gradients, bound))):
-        return f"It does with gradients clipped at {bound:.3g}: log their norm after they are clipped."
+        return f"They match it with gradients clipped at {bound:.3g}: log the gradient norm after clipping."
     return (
-        "Reasons may be another optimizer, learning rate or weight decay, gradients that were clipped after their norm "
-        "was logged or are the mean of several batches, or weights that are not scale-invariant."
+        "Check the optimizer, the learning rate and the weight decay; whether gradients were clipped or averaged over "
+        "micro-batches after they were logged; and whether all weights are scale-invariant."
     )

@@ -1,4 +1,4 @@
-"""Logs of anyone's training: CSV, TensorBoard or columns in memory, read into a data set like a trajectory."""
+"""Read training logs from CSV, TensorBoard or memory into a data set like a trajectory."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.diagnosis.log_rows import between_known
+from simulate.diagnosis.log_rows import fill_norm_gaps
 from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.folder import load
 from theory.arguments import FloatArray, check_number
 from theory.optimizers import check_optimizer, format_optimizer
 
-# Names under which a column is found, in lower case with single underscores; the first is its own.
-NAMES: dict[str, tuple[str, ...]] = {
+# Names of each column, in lower case with single underscores; the first is our own.
+COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "step": ("step", "global_step", "iteration", "iter", "update", "updates"),
     "loss": ("loss", "train_loss", "train_loss_step", "training_loss", "loss_train", "batch_loss", "train_batch_loss"),
     "lr": ("lr", "learning_rate", "train_lr", "train_learning_rate", "lr_sgd", "lr_adamw", "bnwd_lr"),
@@ -30,16 +30,16 @@ NAMES: dict[str, tuple[str, ...]] = {
     "norm": ("norm", "weight_norm", "weights_norm", "param_norm", "params_norm", "parameter_norm", "bnwd_norm"),
     "gradient": ("grad_norm", "gradient_norm", "train_grad_norm", "train_gradient_norm", "grad_norm_total"),
 }
-# What a monitor writes is measured at norm 1 already.
-_OF_THE_MONITOR = {"loss": "bnwd_loss", "grad_norm": "bnwd_grad_norm", "rotation": "bnwd_rotation"}
-_EVENTS = "events.out.tfevents"
+# A monitor writes g̃, not the gradient norm.
+_MONITOR_NAMES = {"loss": "bnwd_loss", "grad_norm": "bnwd_grad_norm", "rotation": "bnwd_rotation"}
+_EVENT_FILE = "events.out.tfevents"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
-_NAMES_SHOWN = 20
+_MOST_NAMES = 20
 _LARGEST_STEP = 2.0**53
-# A training is restarted now and then, and most of what it did stays; steps that go back more often than once in
-# twenty rows, or each time after as many, count something else.
-_RESTARTS = 3
-_SHARE_OF_RESTARTS = 0.05
+# A training may restart a few times and keeps most of its steps. A step column that goes back more often, or after
+# equally many rows each time, counts something else.
+_RESTARTS = 3  # at most
+_SHARE_OF_RESTARTS = 0.05  # of the rows, at most
 
 
 def training_log(
@@ -50,27 +50,28 @@ def training_log(
     optimizer: theory.Optimizer | None = None,
     names: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
-    """Make a data set of a log's columns, in the units of a trajectory.
+    """Make a data set from the columns of a log, in the units of a trajectory.
+
+    Loss, learning rate, weight decay, weight norm, gradient norm and step number are recognized by their usual names.
+    The data set has g̃, the product of weight norm and gradient norm; missing weight norms are interpolated for it. Rows
+    with the same step are merged. After a restart, rows that were repeated count as in the last repetition.
 
     Parameters
     ----------
-    columns : by name, all of one length or one number, or a data frame; NaN where a number was not logged. Understood
-        are the loss, the learning rate, the weight decay, the norm of the weights, the norm of their gradient as it is
-        (the data set has g̃: norm times gradient norm, with the norm between its neighbours where it was not logged)
-        and the step number, under their usual names. Rows of one step become one; where steps go back, as after a
-        restart, the later rows count. A step that counts within an epoch is none: leave it out.
-    lr, wd : where they are constant and no column.
-    optimizer : `theory.SGD(momentum=0.9)`, …; without it nothing is said, and plain SGD assumed.
+    columns : columns by name, or a data frame. All have one length, or are one number. NaN means not logged. Leave out
+        a step that starts again in each epoch.
+    lr, wd : constant values; they replace columns.
+    optimizer : `theory.SGD(momentum=0.9)`, …; without it plain SGD is assumed.
     names : other names of columns, such as ``{"loss": "my loss", "norm": "w", "gradient": "g"}``.
 
     Returns
     -------
-    xarray.Dataset with the dimension `step`, and those of loss, lr, wd, norm and grad_norm that are known.
+    xarray.Dataset with dimension `step` and those of loss, lr, wd, norm and grad_norm that the log has.
 
     Raises
     ------
-    TypeError, ValueError : columns of different lengths or of more than one dimension; none that is understood, or two
-        that are the same; numbers that are none; steps that are not whole, or go back too far, too often or regularly.
+    TypeError, ValueError : columns differ in length or have several dimensions; no column is recognized, or two have
+        the same meaning; a number is invalid; steps are not whole numbers, or go back too far, too often or regularly.
 
     Examples
     --------
@@ -80,44 +81,48 @@ def training_log(
     """
     if not hasattr(columns, "keys"):
         raise TypeError(f"columns must be a mapping of names to numbers, got {type(columns).__name__}")
-    held = {str(name): _numbers(columns[name]) for name in columns.keys()}  # noqa: SIM118
-    if deep := next((name for name, values in held.items() if values.ndim > 1), None):
-        raise ValueError(f"columns must have one dimension, got the shape {held[deep].shape} of column {deep!r}")
-    count = max((values.size for values in held.values()), default=0)
-    held = {name: np.repeat(values, count) if values.ndim == 0 else values for name, values in held.items()}
-    lengths = {name: len(values) for name, values in held.items()}
+    raw_columns = {str(name): _to_floats(columns[name]) for name in columns.keys()}  # noqa: SIM118
+    if nested := next((name for name, values in raw_columns.items() if values.ndim > 1), None):
+        raise ValueError(
+            f"columns must have one dimension, got the shape {raw_columns[nested].shape} of column {nested!r}"
+        )
+    count = max((values.size for values in raw_columns.values()), default=0)
+    raw_columns = {
+        name: np.repeat(values, count) if values.ndim == 0 else values for name, values in raw_columns.items()
+    }
+    lengths = {name: len(values) for name, values in raw_columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns must be of one length, got {lengths}")
-    column = _found(held, names or {})
-    found = {meaning: held[name] for meaning, name in column.items()}
-    if "loss" not in found and "norm" not in found:
+    names_found = _find_columns(raw_columns, names or {})
+    variables = {meaning: raw_columns[name] for meaning, name in names_found.items()}
+    if "loss" not in variables and "norm" not in variables:
         raise ValueError(
-            f"columns must have a loss or a norm of the weights, got {_listed(held)}; tell by `names` which they are"
+            f"columns must have a loss or a norm of the weights, got {_format_names(raw_columns)}; name one by `names`"
         )
-    if "step" in found:
-        found = _in_order(found, column["step"])
-    step = found.pop("step", np.arange(count, dtype=float))
+    if "step" in variables:
+        variables = _sort_steps(variables, names_found["step"])
+    step = variables.pop("step", np.arange(count, dtype=float))
     attributes: dict[str, Any] = {}
     for name, value in (("lr", lr), ("wd", wd)):
         if value is not None:
             attributes[name] = check_number(name, value, at_least=0)
-            found.pop(name, None)
+            variables.pop(name, None)
     if optimizer is not None:
         attributes["optimizer"] = format_optimizer(check_optimizer(optimizer))
-    if "gradient" in found:
-        gradient = found.pop("gradient")
-        # next to these a gradient norm is that of a trajectory
-        if {"rotation", "effective_lr"} & set(map(_plain_name, held)):
-            found.setdefault("grad_norm", gradient)
-        elif "norm" in found:
-            found.setdefault("grad_norm", _times(gradient, found["norm"]))
+    if "gradient" in variables:
+        gradient = variables.pop("gradient")
+        # a log with these columns is a trajectory and has g̃ already
+        if {"rotation", "effective_lr"} & set(map(_normalize_name, raw_columns)):
+            variables.setdefault("grad_norm", gradient)
+        elif "norm" in variables:
+            variables.setdefault("grad_norm", _effective_gradient(gradient, variables["norm"]))
     log = xr.Dataset(
-        {name: ("step", values, variable_attributes(name)) for name, values in found.items()},
+        {name: ("step", values, variable_attributes(name)) for name, values in variables.items()},
         coords={"step": ("step", step.astype(np.int64), variable_attributes("step"))},
         attrs=attributes,
     )
-    if "grad_norm" in log and "gradient" in column and "grad_norm" not in column:
-        log.grad_norm.attrs["column"] = column["gradient"]
+    if "grad_norm" in log and "gradient" in names_found and "grad_norm" not in names_found:
+        log.grad_norm.attrs["column"] = names_found["gradient"]
     return log
 
 
@@ -129,21 +134,21 @@ def read_log(
     optimizer: theory.Optimizer | None = None,
     names: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
-    """Read the log of a training: a CSV file, an event file of TensorBoard or a folder of them, or a run of `bnwd`.
+    """Read a training log: a CSV file, an event file of TensorBoard or a folder of them, or a run of `bnwd`.
 
     Parameters
     ----------
-    path : of the file or folder.
+    path : file or folder.
     lr, wd, optimizer, names : as in `training_log`; a run of `bnwd` takes no names.
 
     Returns
     -------
-    xarray.Dataset, as of `training_log`; of a run of `bnwd` its trajectory.
+    xarray.Dataset as of `training_log`; the trajectory of a run of `bnwd`.
 
     Raises
     ------
-    ValueError : there is no such log, or it has no columns that are understood, or other faults as in `training_log`.
-    ImportError : TensorBoard is not installed, and it is one of its files.
+    ValueError : no such log exists, no column is recognized, or as in `training_log`.
+    ImportError : the log is an event file and TensorBoard is not installed.
 
     Examples
     --------
@@ -153,25 +158,25 @@ def read_log(
     ValueError: path must be a CSV file, an event file of TensorBoard or a folder of a run, got 'no such file'
     """
     place = Path(path)
-    if place.is_dir() and next(place.rglob(f"*{_EVENTS}*"), None) is None:
-        refuse_names(names)
-        return with_settings(load(place), lr=lr, wd=wd, optimizer=optimizer)
+    if place.is_dir() and next(place.rglob(f"*{_EVENT_FILE}*"), None) is None:
+        reject_names(names)
+        return override_settings(load(place), lr=lr, wd=wd, optimizer=optimizer)
     if not place.exists():
         raise ValueError(
             f"path must be a CSV file, an event file of TensorBoard or a folder of a run, got {str(path)!r}"
         )
-    columns = _of_tensorboard(place, names or {}) if place.is_dir() or _EVENTS in place.name else _of_csv(place)
+    columns = _read_tensorboard(place, names or {}) if place.is_dir() or _EVENT_FILE in place.name else _read_csv(place)
     return training_log(columns, lr=lr, wd=wd, optimizer=optimizer, names=names)
 
 
-def with_settings(
+def override_settings(
     log: xr.Dataset, *, lr: float | None = None, wd: float | None = None, optimizer: theory.Optimizer | None = None
 ) -> xr.Dataset:
-    """Replace what a data set says of learning rate, weight decay and optimizer, by what is given.
+    """Replace learning rate, weight decay and optimizer of a data set by those that are not None.
 
     Examples
     --------
-    >>> with_settings(xr.Dataset(attrs={"lr": 0.1}), lr=0.5, wd=0.01).attrs
+    >>> override_settings(xr.Dataset(attrs={"lr": 0.1}), lr=0.5, wd=0.01).attrs
     {'lr': 0.5, 'wd': 0.01}
     """
     for name, value in (("lr", lr), ("wd", wd)):
@@ -180,117 +185,119 @@ def with_settings(
     return log if optimizer is None else log.assign_attrs(optimizer=format_optimizer(check_optimizer(optimizer)))
 
 
-def refuse_names(names: Mapping[str, str] | None) -> None:
-    """Refuse names of columns, where a trajectory is given.
+def reject_names(names: Mapping[str, str] | None) -> None:
+    """Raise an error if names of columns accompany a trajectory.
 
     Raises
     ------
-    ValueError : there are some.
+    ValueError : there are names.
 
     Examples
     --------
-    >>> refuse_names({"loss": "train_loss"})
+    >>> reject_names({"loss": "train_loss"})
     Traceback (most recent call last):
     ...
-    ValueError: names must be left out with a trajectory, whose columns have theirs, got {'loss': 'train_loss'}
+    ValueError: names must be left out with a trajectory, whose variables have fixed names, got {'loss': 'train_loss'}
     """
     if names:
-        raise ValueError(f"names must be left out with a trajectory, whose columns have theirs, got {dict(names)}")
+        raise ValueError(
+            f"names must be left out with a trajectory, whose variables have fixed names, got {dict(names)}"
+        )
 
 
-def _times(gradient: FloatArray, norm: FloatArray) -> FloatArray:
-    """g̃, no number only where the gradient is none: norms that were not logged are like those next to them."""
-    known = np.flatnonzero(np.isfinite(norm) & (norm > 0))
-    near = between_known(norm)
-    if known.size:
-        near[known[-1] :] = norm[known[-1]]
-    return gradient * near
+def _effective_gradient(gradient: FloatArray, norm: FloatArray) -> FloatArray:
+    """Effective gradient norm g̃, with missing norms interpolated or equal to the last valid one."""
+    valid = np.flatnonzero(np.isfinite(norm) & (norm > 0))
+    filled = fill_norm_gaps(norm)
+    if valid.size:
+        filled[valid[-1] :] = norm[valid[-1]]
+    return gradient * filled
 
 
-def _found(held: Collection[str], names: Mapping[str, str]) -> dict[str, str]:
-    """Name of the column of each meaning that is found."""
-    plain: dict[str, list[str]] = {}
-    for name in held:
-        plain.setdefault(_plain_name(name), []).append(name)
-    found = {}
-    for meaning, usual in NAMES.items():
+def _find_columns(columns: Collection[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Find the name of the column of each meaning."""
+    normalized: dict[str, list[str]] = {}
+    for name in columns:
+        normalized.setdefault(_normalize_name(name), []).append(name)
+    names_found = {}
+    for meaning, usual_names in COLUMN_NAMES.items():
         if meaning in names:
-            if names[meaning] not in held:
-                raise ValueError(f"names must be of columns, {_listed(held)}, got {names[meaning]!r}")
-            found[meaning] = names[meaning]
-        elif alike := next((plain[name] for name in usual if name in plain), None):
-            if len(alike) > 1:
-                raise ValueError(f"columns must have one {meaning}, got {alike}; tell by `names` which it is")
-            found[meaning] = alike[0]
-    if unknown := sorted(set(names) - set(NAMES)):
-        raise ValueError(f"names must be for {', '.join(NAMES)}, got {unknown}")
-    for meaning, name in _OF_THE_MONITOR.items():
-        if name in plain and meaning not in found:
-            found[meaning] = plain[name][0]
-    return found
+            if names[meaning] not in columns:
+                raise ValueError(f"names must be of columns, {_format_names(columns)}, got {names[meaning]!r}")
+            names_found[meaning] = names[meaning]
+        elif candidates := next((normalized[name] for name in usual_names if name in normalized), None):
+            if len(candidates) > 1:
+                raise ValueError(f"columns must have one {meaning}, got {candidates}; choose one by `names`")
+            names_found[meaning] = candidates[0]
+    if unknown := sorted(set(names) - set(COLUMN_NAMES)):
+        raise ValueError(f"names must be for {', '.join(COLUMN_NAMES)}, got {unknown}")
+    for meaning, name in _MONITOR_NAMES.items():
+        if name in normalized and meaning not in names_found:
+            names_found[meaning] = normalized[name][0]
+    return names_found
 
 
-def _plain_name(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def _listed(names: Collection[str]) -> list[str]:
-    return sorted(names) if len(names) <= _NAMES_SHOWN else [*sorted(names)[:_NAMES_SHOWN], "…"]
+def _format_names(names: Collection[str]) -> list[str]:
+    return sorted(names) if len(names) <= _MOST_NAMES else [*sorted(names)[:_MOST_NAMES], "…"]
 
 
-def _in_order(columns: Mapping[str, FloatArray], name: str) -> dict[str, FloatArray]:
-    """Rows with growing steps: those of one step together, and of what was done again the last."""
+def _sort_steps(columns: Mapping[str, FloatArray], name: str) -> dict[str, FloatArray]:
+    """Make steps grow: merge rows of the same step, and of repeated steps keep the last repetition."""
     step = columns["step"]
-    known = np.isfinite(step)
-    odd = step[known & ((step != np.round(step)) | (np.abs(step) > _LARGEST_STEP))]
-    if odd.size or (step.size and not known.any()):
-        got = f"{odd[0]:g}" if odd.size else "none"
+    finite = np.isfinite(step)
+    invalid = step[finite & ((step != np.round(step)) | (np.abs(step) > _LARGEST_STEP))]
+    if invalid.size or (step.size and not finite.any()):
+        got = f"{invalid[0]:g}" if invalid.size else "none"
         raise ValueError(f"step must be of whole numbers, got {got} in column {name!r}: leave it out to count the rows")
-    rows = np.flatnonzero(known)
+    rows = np.flatnonzero(finite)
     merged: dict[float, dict[str, float]] = {}
-    for row in rows[_last_course(step[rows], f"column {name!r}")].tolist():
+    for row in rows[_is_last_repetition(step[rows], f"column {name!r}")].tolist():
         into = merged.setdefault(float(step[row]), {})
         into.update({key: float(v[row]) for key, v in columns.items() if key not in into or not np.isnan(v[row])})
-    return {key: np.array([held[key] for held in merged.values()]) for key in columns}
+    return {key: np.array([values[key] for values in merged.values()]) for key in columns}
 
 
-def _last_course(step: FloatArray, place: str) -> npt.NDArray[np.bool_]:
-    """Of each row, whether it was not done again: after it steps go back neither to its own nor to an earlier one."""
+def _is_last_repetition(step: FloatArray, place: str) -> npt.NDArray[np.bool_]:
+    """Whether no later row repeats the step of each row: steps do not go back to it or to an earlier one."""
     back = np.flatnonzero(np.diff(step) < 0) + 1
     later = np.full(step.size + 1, np.inf)
     later[back] = step[back]
-    counts: npt.NDArray[np.bool_] = step < np.minimum.accumulate(later[::-1])[::-1][1:]
-    dropped = int((~counts).sum())
-    often = back.size > max(_RESTARTS, _SHARE_OF_RESTARTS * step.size)
-    regular = back.size >= _RESTARTS and np.ptp(np.diff(back)) <= 1
-    if 2 * dropped >= max(step.size, 1) or often or regular:
+    is_last: npt.NDArray[np.bool_] = step < np.minimum.accumulate(later[::-1])[::-1][1:]
+    dropped = int((~is_last).sum())
+    is_often = back.size > max(_RESTARTS, _SHARE_OF_RESTARTS * step.size)
+    is_regular = back.size >= _RESTARTS and np.ptp(np.diff(back)) <= 1
+    if 2 * dropped >= max(step.size, 1) or is_often or is_regular:
         times = "once" if back.size == 1 else f"{back.size} times"
         first = f"{step[back[0] - 1]:.0f} to {step[back[0]]:.0f}"
         raise ValueError(
-            f"step must go on, but for a few restarts; in {place} it goes back {times}, first from {first}, by which "
-            f"{dropped} of {step.size} rows would be left out: give a step that goes on from epoch to epoch, or leave "
-            "the column out to count the rows"
+            f"step must grow, except for a few restarts: in {place} it goes back {times}, first from {first}, and "
+            f"{dropped} of {step.size} rows would be lost. Pass a step that grows across epochs, or leave the column "
+            "out to count the rows"
         )
-    return counts
+    return is_last
 
 
-def _numbers(values: npt.ArrayLike) -> FloatArray:
+def _to_floats(values: npt.ArrayLike) -> FloatArray:
     try:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError, RuntimeError):
-        # a column of words is no number's; it may be the name of a phase
-        words = np.asarray(values, dtype=object)
-        return np.array([_number(value) for value in words.flat]).reshape(words.shape)
+        # a column of text, such as the name of a phase, becomes NaN
+        texts = np.asarray(values, dtype=object)
+        return np.array([_to_float(value) for value in texts.flat]).reshape(texts.shape)
 
 
-def _number(value: Any) -> float:
+def _to_float(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
 
 
-def _of_csv(place: Path) -> dict[str, FloatArray]:
+def _read_csv(place: Path) -> dict[str, FloatArray]:
     try:
         text = place.read_text(encoding="utf-8-sig")
         start = text.lstrip().split("\n", 1)[0]
@@ -302,10 +309,10 @@ def _of_csv(place: Path) -> dict[str, FloatArray]:
     if not rows:
         raise ValueError(f"path must be a CSV file with a line of names, got an empty one, {str(place)!r}")
     header = [name.strip() for name in rows[0][1]]
-    if doubled := next((name for name in header if name and header.count(name) > 1), None):
-        raise ValueError(f"path must have a name of its own for each column, got {doubled!r} more than once")
+    if repeated := next((name for name in header if name and header.count(name) > 1), None):
+        raise ValueError(f"path must have different column names, got {repeated!r} more than once")
     cells = [(number, row) for number, row in rows[1:] if [cell.strip() for cell in row] != header]
-    # the last line of a log that is being written
+    # the last line may still be being written
     if cells and len(cells[-1][1]) < len(header):
         cells.pop()
     for number, row in cells:
@@ -313,42 +320,42 @@ def _of_csv(place: Path) -> dict[str, FloatArray]:
             raise ValueError(f"path must have {len(header)} cells in each line, got {len(row)} in line {number}")
     for at, name in enumerate(header):
         texts = [row[at].strip() for _, row in cells if row[at].strip()]
-        commas = [each for each in texts if _DECIMAL_COMMA.fullmatch(each)]
+        commas = [text for text in texts if _DECIMAL_COMMA.fullmatch(text)]
         if len(commas) > len(texts) / 2:
-            raise ValueError(f"path must have numbers with a point, got {commas[0]!r} in column {name!r}")
+            raise ValueError(f"path must have numbers with a decimal point, got {commas[0]!r} in column {name!r}")
     return {name: np.array([_cell(row[at]) for _, row in cells]) for at, name in enumerate(header)}
 
 
 def _cell(text: str) -> float:
-    number = _number(text)
-    # what was logged as no number is another thing than what was not logged
+    number = _to_float(text)
+    # a logged NaN differs from a missing value
     return math.inf if math.isnan(number) and text.strip().lower().lstrip("+-") == "nan" else number
 
 
-def _of_tensorboard(place: Path, names: Mapping[str, str]) -> dict[str, FloatArray]:
+def _read_tensorboard(place: Path, names: Mapping[str, str]) -> dict[str, FloatArray]:
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
         raise ImportError("event files need TensorBoard: pip install tensorboard, or export them as CSV") from None
-    folders = sorted({found.parent for found in place.rglob(f"*{_EVENTS}*")}) if place.is_dir() else [place]
+    folders = sorted({file.parent for file in place.rglob(f"*{_EVENT_FILE}*")}) if place.is_dir() else [place]
     if len(folders) > 1:
-        some = ", ".join(str(each) for each in folders[:_NAMES_SHOWN])
-        raise ValueError(f"path must be of one run, got one with event files in {some}; choose one of them")
-    read = EventAccumulator(str(folders[0]), size_guidance={"scalars": 0})
-    read.Reload()
-    scalars = {tag: read.Scalars(tag) for tag in read.Tags()["scalars"]}
+        examples = ", ".join(str(folder) for folder in folders[:_MOST_NAMES])
+        raise ValueError(f"path must be of one run, got one with event files in {examples}; choose one of them")
+    accumulator = EventAccumulator(str(folders[0]), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    scalars = {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
     if not scalars:
         raise ValueError(f"path must have scalars, got event files without any, {str(place)!r}")
-    used = set(_found([*scalars, "step"], names).values())
-    seen = {tag: _of_events(tag, events, tag in used) for tag, events in scalars.items()}
-    steps = sorted(set().union(*seen.values()))
-    columns = {tag: np.array([values.get(step, math.nan) for step in steps]) for tag, values in seen.items()}
+    used = set(_find_columns([*scalars, "step"], names).values())
+    values_by_tag = {tag: _values_by_step(tag, events, tag in used) for tag, events in scalars.items()}
+    steps = sorted(set().union(*values_by_tag.values()))
+    columns = {tag: np.array([values.get(step, math.nan) for step in steps]) for tag, values in values_by_tag.items()}
     return {**columns, "step": np.array(steps, dtype=float)}
 
 
-def _of_events(tag: str, events: Sequence[Any], used: bool) -> dict[int, float]:
-    """Value of each step; one that was logged again, after a restart, counts as it was logged last."""
+def _values_by_step(tag: str, events: Sequence[Any], used: bool) -> dict[int, float]:
+    """Value of each step; a step that was logged again after a restart has its last value."""
     if used:
-        counts = _last_course(np.array([event.step for event in events], dtype=float), f"tag {tag!r}")
-        events = [event for event, kept in zip(events, counts, strict=True) if kept]
+        is_last = _is_last_repetition(np.array([event.step for event in events], dtype=float), f"tag {tag!r}")
+        events = [event for event, kept in zip(events, is_last, strict=True) if kept]
     return {event.step: math.inf if math.isnan(event.value) else event.value for event in events}

@@ -1,8 +1,8 @@
-"""An explorer: what theory and simulation say of a setting, in numbers, in a picture, with sliders and as a page."""
+"""Explorer: theory and simulation of one setting as numbers, figure, notebook sliders and HTML page."""
 
 from simulate.explorer.page import write_explorer_page
-from simulate.explorer.picture import plot_explored
-from simulate.explorer.quantities import QUANTITIES, Explored, explore
+from simulate.explorer.picture import plot_exploration
+from simulate.explorer.quantities import QUANTITIES, Exploration, explore
 from simulate.explorer.sliders import explorer
 
-__all__ = ["QUANTITIES", "Explored", "explore", "explorer", "plot_explored", "write_explorer_page"]
+__all__ = ["QUANTITIES", "Exploration", "explore", "explorer", "plot_exploration", "write_explorer_page"]

@@ -1,4 +1,4 @@
-"""The explorer in a notebook: sliders, and the picture that follows them."""
+"""Explorer for notebooks: sliders, and a figure that follows them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from simulate.explorer.picture import axes_on, plot_explored
-from simulate.explorer.quantities import Explored, explore
+from simulate.explorer.picture import add_axes, plot_exploration
+from simulate.explorer.quantities import Exploration, explore
 
-_MEANINGLESS = "This setting has no meaning."
-_PATIENCE = 0.05  # seconds in which no slider has moved
+_INVALID = "Invalid setting:"
+_DELAY = 0.05  # seconds without a move of a slider before the figure is drawn
 
 
 def explorer() -> Any:
-    """Make a widget for notebooks: sliders, and the picture of `plot_explored`, which follows them.
+    """Make a notebook widget with sliders and the figure of `plot_exploration`, which follows them.
 
     Returns
     -------
-    ipywidgets.VBox. Its sliders keep ℓ <= L; a setting without meaning is answered by a message. What shows no widgets,
-    like pages of stored notebooks, shows the words of `explore` and the picture.
+    ipywidgets.VBox. The sliders keep ℓ <= L. An invalid setting shows a message. Where widgets are not supported, as
+    in the pages of stored notebooks, the text of `explore` and the figure appear instead.
 
     Raises
     ------
@@ -39,19 +39,19 @@ def explorer() -> Any:
 
     def update() -> None:
         setting = {name: slider.value for name, slider in sliders.items()}
-        decays = not setting.pop("no_decay")
+        has_decay = not setting.pop("no_decay")
         try:
-            explored = explore(setting.pop("lr"), setting.pop("wd") * decays, **setting)
+            exploration = explore(setting.pop("lr"), setting.pop("wd") * has_decay, **setting)
         except ValueError as error:
             message.value, image.layout.display = _warning(str(error)), "none"
-            box.instead = {"text/plain": f"{_MEANINGLESS} {error}"}
+            box.fallback = {"text/plain": f"{_INVALID} {error}"}
             return
-        image.value, image.layout.display, message.value = _png(explored), "", ""
-        box.instead = {"text/plain": str(explored), "image/png": base64.b64encode(image.value).decode("ascii")}
+        image.value, image.layout.display, message.value = _png(exploration), "", ""
+        box.fallback = {"text/plain": str(exploration), "image/png": base64.b64encode(image.value).decode("ascii")}
 
-    moved = _Debounced(update)
+    update_later = _Debounced(update)
     for slider in sliders.values():
-        slider.observe(moved, names="value")
+        slider.observe(update_later, names="value")
     update()
     return box
 
@@ -66,38 +66,38 @@ def _ipywidgets() -> Any:
 
 def _box_class(widgets: Any) -> Any:
     class Explorer(widgets.VBox):  # type: ignore[misc]
-        """Box that carries what is shown in its place where there are no widgets, by MIME type."""
+        """Box with a fallback by MIME type for readers without widget support."""
 
-        instead: Mapping[str, str]
+        fallback: Mapping[str, str]
 
         def _repr_mimebundle_(self, **named: Any) -> dict[str, Any]:
-            return {**super()._repr_mimebundle_(**named), **self.instead}
+            return {**super()._repr_mimebundle_(**named), **self.fallback}
 
     return Explorer
 
 
 def _sliders(widgets: Any) -> dict[str, Any]:
-    wide = {"style": {"description_width": "8.5em"}, "layout": {"width": "26em"}}
+    style = {"style": {"description_width": "8.5em"}, "layout": {"width": "26em"}}
 
-    def logarithmic(words: str, value: float, low: float, high: float) -> Any:
+    def logarithmic(label: str, value: float, low: float, high: float) -> Any:
         return widgets.FloatLogSlider(
-            value=value, min=low, max=high, step=0.05, description=words, readout_format=".3g", **wide
+            value=value, min=low, max=high, step=0.05, description=label, readout_format=".3g", **style
         )
 
     return {
         "lr": logarithmic("learning rate η", 0.5, -3, 0.5),
         "wd": logarithmic("weight decay λ", 0.01, -5, 0),
-        "momentum": widgets.FloatSlider(value=0.0, min=0.0, max=0.99, step=0.01, description="momentum μ", **wide),
-        "grad_norm_min": logarithmic("least g̃, ℓ", 1.0, -2, 2),
+        "momentum": widgets.FloatSlider(value=0.0, min=0.0, max=0.99, step=0.01, description="momentum μ", **style),
+        "grad_norm_min": logarithmic("smallest g̃, ℓ", 1.0, -2, 2),
         "grad_norm_max": logarithmic("largest g̃, L", 10.0, -2, 2),
-        "norm": logarithmic("norm at start ρ₀", 10.0, -1, 2),
-        "delta": widgets.FloatSlider(value=0.1, min=0.01, max=0.9, step=0.01, description="jump δ", **wide),
-        "no_decay": widgets.Checkbox(value=False, description="no weight decay", **wide),
+        "norm": logarithmic("start norm ρ₀", 10.0, -1, 2),
+        "delta": widgets.FloatSlider(value=0.1, min=0.01, max=0.9, step=0.01, description="angular jump δ", **style),
+        "no_decay": widgets.Checkbox(value=False, description="no weight decay", **style),
     }
 
 
 def _tie(low: Any, high: Any) -> None:
-    """Let each of two sliders push the other along, so that low <= high."""
+    """Couple two sliders so that low <= high: each moves the other."""
 
     def low_moved(change: Any) -> None:
         high.value = max(high.value, low.value)
@@ -110,7 +110,7 @@ def _tie(low: Any, high: Any) -> None:
 
 
 class _Debounced:
-    """Calls once after a row of events; at once where no event loop runs."""
+    """Call a function once after a burst of events, or at once if no event loop runs."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -126,22 +126,22 @@ class _Debounced:
             return
         if self._waiting is not None:
             self._waiting.cancel()
-        self._waiting = loop.call_later(_PATIENCE, self._call)
+        self._waiting = loop.call_later(_DELAY, self._call)
 
 
 def _warning(text: str) -> str:
     import html
 
-    return f"<p role='alert'><strong>{_MEANINGLESS}</strong> {html.escape(text)}</p>"
+    return f"<p role='alert'><strong>{_INVALID}</strong> {html.escape(text)}</p>"
 
 
-def _png(explored: Explored) -> bytes:
+def _png(exploration: Exploration) -> bytes:
     import io
 
-    # not pyplot's, which would keep it
+    # not from pyplot, which keeps its figures in memory
     from matplotlib.figure import Figure
 
-    figure, picture = Figure(figsize=(11, 5.4), dpi=90), io.BytesIO()
-    plot_explored(explored, axes_on(figure))
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+    figure, buffer = Figure(figsize=(11, 5.4), dpi=90), io.BytesIO()
+    plot_exploration(exploration, add_axes(figure))
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Scale-invariant losses that are small enough to compile, and training on them."""
+"""Small scale-invariant losses, and compiled training on them."""
 
 from simulate.landscapes.descend import descend
 from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient

@@ -1,4 +1,4 @@
-"""Compiled inner loop of training on landscapes, nothing else."""
+"""Compiled inner loop of training on landscapes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from simulate.maps.noise import stream_key, uniform
 
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
-# Kinds of landscapes. A number, because numba can't keep functions that take functions on disk.
+# Kinds of landscapes. Numbers, because numba cannot cache functions that take functions as arguments.
 RATIO, RAYLEIGH, SQUARED, LOGISTIC = 0, 1, 2, 3
-RUNS, FELL, BLEW_UP = 0, 1, 2
+RUNNING, COLLAPSED, DIVERGED = 0, 1, 2
 FREE, FIXED_NORM, FIXED_EFFECTIVE_LR = 0, 1, 2
 NORM, GRAD_NORM, EFFECTIVE_LR, ROTATION, LOSS, RADIAL_DEFECT, COLUMNS = 0, 1, 2, 3, 4, 5, 6
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def random_directions(seed: Any, walkers: Any, directions: Any) -> None:
-    """Fill `directions` (walkers, weights) with normal numbers, a function of seed and walker alone."""
+    """Fill `directions` (walkers, weights) with normal random numbers that depend only on seed and walker."""
     for i in range(directions.shape[0]):
-        # a stream of its own: the walker's numbers are those of its mini-batches
+        # a stream of its own: the stream of the walker serves its mini-batches
         key = stream_key(stream_key(seed, walkers[i]), 0)
         for j in range(directions.shape[1]):
             radius = np.sqrt(-2.0 * np.log(uniform(key, 2 * j)))
@@ -30,20 +30,20 @@ def random_directions(seed: Any, walkers: Any, directions: Any) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def drawn(key: Any, draw: Any, examples: Any) -> Any:
-    """Number of the example that a stream draws."""
+def example_index(key: Any, draw: Any, examples: Any) -> Any:
+    """Number of the example that a stream selects for a draw."""
     # the largest uniform number rounds to 1
     return min(int(uniform(key, draw) * examples), examples - 1)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def length(vector: Any) -> Any:
-    """Euclidean norm, also where the squares leave the range of numbers."""
+def vector_norm(vector: Any) -> Any:
+    """Euclidean norm, without overflow or underflow of the squares."""
     largest, square = 0.0, 0.0
     for j in range(vector.size):
         largest = max(largest, abs(vector[j]))
     if largest == 0.0 or largest == np.inf:
-        # parts that are no numbers are not lost
+        # keeps NaN components
         return np.abs(vector).sum()
     for j in range(vector.size):
         square += (vector[j] / largest) * (vector[j] / largest)
@@ -75,8 +75,8 @@ def loss_and_gradient(
     loss, along = 0.0, 0.0
     for j in range(weights):
         gradient[j] = 0.0
-    for k in range(count):
-        row = drawn(key, step * batch_size + k, examples) if batch_size > 0 else k
+    for m in range(count):
+        row = example_index(key, step * batch_size + m, examples) if batch_size > 0 else m
         projection = 0.0
         for j in range(weights):
             projection += table[row, j] * unit[j]
@@ -106,7 +106,7 @@ def iterate_descent(
     batch_size: Any,
     weights: Any,
     velocity: Any,
-    held_norm: Any,
+    fixed_norm: Any,
     walkers: Any,
     lr: Any,
     schedule: Any,
@@ -125,20 +125,21 @@ def iterate_descent(
 ) -> None:
     """Train a batch of walkers with SGD, in place.
 
-    `weights`, `velocity` (batch, weights) are start and end; `walkers` (batch,) number the random streams; the rate is
-    `lr` (batch,), or `schedule` (steps,) where that is not empty; steps are numbered from `begin`; `recorded` (columns,
-    batch, rows) takes the steps whose number is divisible by `record_every`; `ended` (batch,) the number of the step
-    before which a walker stands; `code` (batch,) how it ended: one that is not RUNS already stays as it is. A walker
-    that leaves the floating-point range stops at its last good state.
+    `weights`, `velocity` (batch, weights) hold start and end; `walkers` (batch,) are the numbers of the random
+    streams. The learning rate is `lr` (batch,), or `schedule` (steps,) if that is not empty. Steps are numbered from
+    `begin`. `recorded` (columns, batch, rows) receives the steps whose number is divisible by `record_every`. `ended`
+    (batch,) receives the next step of a walker, or the step whose update failed. `code` (batch,) receives its status;
+    a walker whose code is not RUNNING stays unchanged. A walker that leaves the floating-point range stops at its last
+    valid state.
     """
     size = weights.shape[1]
     work = np.empty((6, size))
     unit, gradient, move, following, pushed, across = work[0], work[1], work[2], work[3], work[4], work[5]
     first_row = -(-begin // record_every)
     for i in range(weights.shape[0]):
-        if code[i] != RUNS:
+        if code[i] != RUNNING:
             continue
-        x, pace = weights[i], velocity[i]
+        x, v = weights[i], velocity[i]
         key = stream_key(seed, walkers[i])
         decay = wd[i]
         square = 0.0
@@ -146,7 +147,7 @@ def iterate_descent(
             square += x[j] * x[j]
         ended[i] = begin + steps
         for t in range(begin, begin + steps):
-            rate = schedule[t - begin] if schedule.size > 0 else lr[i]
+            step_lr = schedule[t - begin] if schedule.size > 0 else lr[i]
             norm = np.sqrt(square)
             for j in range(size):
                 unit[j] = x[j] / norm
@@ -159,28 +160,28 @@ def iterate_descent(
                 if not decoupled:
                     direction += pull
                 if momentum > 0.0:
-                    pushed[j] = momentum * pace[j] + direction
+                    pushed[j] = momentum * v[j] + direction
                     direction = direction + momentum * pushed[j] if nesterov else pushed[j]
                 if decoupled:
                     direction += pull
-                move[j] = rate * direction
+                move[j] = step_lr * direction
                 following[j] = x[j] - move[j]
                 largest = max(largest, abs(move[j]))
             if t % record_every == 0:
-                grad_norm = length(gradient)
-                # in units of the largest part no square overflows; a part that is infinite leaves no angle
-                unity = max(largest, norm)
+                grad_norm = vector_norm(gradient)
+                # in units of the largest component no square overflows; an infinite component gives NaN
+                unit_length = max(largest, norm)
                 along, radial = 0.0, 0.0
                 for j in range(size):
-                    along += move[j] / unity * unit[j]
+                    along += move[j] / unit_length * unit[j]
                     radial += gradient[j] * unit[j]
                 for j in range(size):
-                    across[j] = move[j] / unity - along * unit[j]
+                    across[j] = move[j] / unit_length - along * unit[j]
                 row = t // record_every - first_row
                 recorded[NORM, i, row] = norm
                 recorded[GRAD_NORM, i, row] = grad_norm
-                recorded[EFFECTIVE_LR, i, row] = rate if fixed == FIXED_EFFECTIVE_LR else rate / square
-                recorded[ROTATION, i, row] = np.arctan2(length(across), norm / unity - along)
+                recorded[EFFECTIVE_LR, i, row] = step_lr if fixed == FIXED_EFFECTIVE_LR else step_lr / square
+                recorded[ROTATION, i, row] = np.arctan2(vector_norm(across), norm / unit_length - along)
                 recorded[LOSS, i, row] = loss
                 recorded[RADIAL_DEFECT, i, row] = abs(radial) / grad_norm if grad_norm > 0.0 else 0.0
             next_square = 0.0
@@ -188,21 +189,21 @@ def iterate_descent(
                 next_square += following[j] * following[j]
             if not np.isfinite(next_square):
                 ended[i] = t
-                code[i] = BLEW_UP
+                code[i] = DIVERGED
                 break
             if next_square < _SMALLEST:
                 ended[i] = t
-                code[i] = FELL
+                code[i] = COLLAPSED
                 break
             if fixed == FIXED_NORM:
-                back = held_norm[i] / np.sqrt(next_square)
+                rescale = fixed_norm[i] / np.sqrt(next_square)
                 next_square = 0.0
                 for j in range(size):
-                    following[j] *= back
+                    following[j] *= rescale
                     next_square += following[j] * following[j]
             square = next_square
             for j in range(size):
                 x[j] = following[j]
             if momentum > 0.0:
                 for j in range(size):
-                    pace[j] = pushed[j]
+                    v[j] = pushed[j]

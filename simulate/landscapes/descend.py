@@ -10,7 +10,7 @@ import xarray as xr
 
 import theory
 from simulate.landscapes import _kernels
-from simulate.landscapes.landscapes import Landscape, NormalizedRegression, Ratio2D, RayleighQuotient
+from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, ScaleInvariantLoss
 from simulate.trajectories.contract import (
     COLLAPSED,
     COMPLETE,
@@ -28,7 +28,7 @@ _STATUSES = (COMPLETE, COLLAPSED, DIVERGED)
 
 
 def descend(
-    landscape: Landscape,
+    landscape: ScaleInvariantLoss,
     lr: npt.ArrayLike | theory.Schedule,
     wd: npt.ArrayLike,
     *,
@@ -42,47 +42,48 @@ def descend(
     record_every: int = 1,
     start: xr.Dataset | None = None,
 ) -> xr.Dataset:
-    """Train on a scale-invariant loss.
+    """Train on a scale-invariant loss with SGD and weight decay.
 
     Parameters
     ----------
     landscape : `Ratio2D`, `RayleighQuotient` or `NormalizedRegression`.
-    lr : η > 0: number, one for each walker, or a schedule such as `theory.Cosine`, asked for the absolute step number.
+    lr : η > 0: number, one for each walker, or a schedule such as `theory.Cosine`, evaluated at the absolute step
+        number.
     wd : λ >= 0: number or one for each walker, with ηλ below the optimizer's limit, 2 for plain SGD.
     steps : number of updates.
-    seed : of the random start and of the mini-batches. Each random number is a function of seed, walker and step, so
-        that a walker does the same in any batch.
-    optimizer : `theory.SGD`, with momentum of either kind and decay of either kind; default plain.
-    walkers : size of the batch. The dimension `batch` is there if it is above 1, or if lr, wd, norm or weights have an
-        axis of walkers.
+    seed : seed of the random start and of the mini-batches. Each random number is a function of seed, walker and step,
+        so a walker behaves the same in any batch.
+    optimizer : `theory.SGD`, with either kind of momentum and of weight decay; default plain SGD.
+    walkers : size of the batch. The result has the dimension `batch` if it is above 1, or if lr, wd, norm or weights
+        have an axis of walkers.
     norm : ρ > 0 of a start in a random direction: number or one for each walker.
-    weights : start, shape (d,) or (walkers, d), taken as it is; `norm` must then be left out.
-    fixed : None, or what is held on the way:
+    weights : initial weights, shape (d,) or (walkers, d), used as they are; leave out `norm` then.
+    fixed : None, or the quantity that stays constant:
 
-        - "norm": after each step the weights (not the velocity) are scaled back to the norm they started with; wd must
-          be 0. This is training on a sphere at the constant effective learning rate η/ρ².
-        - "effective_lr": the optimizer is given the gradient times ρ², of the norm before the step; decay and lr are
-          as ever. So a plain step is x⁺ = (1-ηλ)x - ηρ²∇f(x), and η is the effective learning rate. The norm is free,
-          and without decay it grows by √(1+(ηg̃)²) each step, at the end out of the floating-point range; the
-          directions of plain SGD without decay are those of "norm" at norm 1.
+        - "norm": after each step the weights (not the velocity) are rescaled to their initial norm; wd must be 0. This
+          is training on a sphere at the constant effective learning rate η/ρ².
+        - "effective_lr": the optimizer receives the gradient times ρ², with the norm before the step; weight decay and
+          lr act as usual. A plain step is x⁺ = (1-ηλ)x - ηρ²∇f(x), and η is the effective learning rate. The norm is
+          free. Without weight decay it grows by √(1+(ηg̃)²) each step and finally overflows. The directions of plain
+          SGD without weight decay are those of "norm" at norm 1.
     record_every : record the steps whose number is divisible by it.
     start : trajectory that an earlier call returned for the same landscape, optimizer and `fixed`, or some of its
-        walkers: the run goes on from its last state, with its seed and its step numbers, as if it had not been cut, bit
-        for bit (but its lr and wd may be others). `walkers`, `norm` and `weights` must be left out, `seed` may be.
-        Walkers that have ended stay as they are.
+        walkers. The run continues from its last state, with its seed and step numbers, bit for bit as if it had not
+        been cut. lr and wd may differ. Leave out `walkers`, `norm` and `weights`; `seed` is optional. Walkers that have
+        ended stay unchanged.
 
     Returns
     -------
-    Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm` (of the mini-batch loss, without decay),
-    `effective_lr`, `rotation`, `loss` (of the mini-batch), `radial_defect`, `lr` where it varies in time, and the last
-    state: `final_weights`, with momentum `final_velocity`, with a fixed norm `held_norm`. A walker whose squared norm
-    leaves the range of normal floating-point numbers keeps its rows up to there (in a batch the rest is NaN), with
-    status "diverged" or "collapsed" and its last good state; the angle of a step that overflows is NaN. A run with
-    `fixed` says so in its attribute `optimizer`, since it obeys the law of another step.
+    Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm` (of the mini-batch loss, without weight
+    decay), `effective_lr`, `rotation`, `loss` (of the mini-batch), `radial_defect`, and `lr` if it varies in time. The
+    last state is `final_weights`, with momentum `final_velocity`, with a fixed norm `held_norm`. A walker whose squared
+    norm leaves the range of normal floating-point numbers keeps its rows up to that step (in a batch the rest is NaN).
+    It has the status "diverged" or "collapsed" and its last valid state; the angle of a step that overflows is NaN. A
+    run with `fixed` names it in its attribute `optimizer`, because it obeys another one-step law.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range, or things do not fit together.
+    TypeError, ValueError : an argument is not a number or out of range, or arguments do not fit together.
 
     Source: docs/mathematics.md §1, §2, §4; arXiv 2209.03695 for the sphere.
 
@@ -114,18 +115,20 @@ def descend(
     name = repr(rule) if fixed is None else f"{rule!r} with fixed {fixed}"
 
     if start is None:
-        state = _fresh(landscape, walkers, norm, weights, seed, rates=() if callable(lr) else np.shape(lr), decay=decay)
+        state = _initial_state(
+            landscape, walkers, norm, weights, seed, lr_shape=() if callable(lr) else np.shape(lr), decay=decay
+        )
     else:
         if walkers != 1 or weights is not None or not np.array_equal(norm, 1.0):
-            raise ValueError("walkers, norm and weights must be left out with start, which says what they are")
-        state = _continued(start, landscape, name, rule, fixed, seed)
+            raise ValueError("walkers, norm and weights must be left out with start, which determines them")
+        state = _restart_state(start, landscape, name, rule, fixed, seed)
     begin, count = state["begin"], state["weights"].shape[0]
     dims = ("batch",) if state["batch"] else ()
     schedule = np.ascontiguousarray(learning_rates(lr, begin, begin + steps)) if callable(lr) else np.empty(0)
-    rates = np.ones(count) if callable(lr) else _per_walker("lr", check_lr(lr), count, dims)
+    lrs = np.ones(count) if callable(lr) else _per_walker("lr", check_lr(lr), count, dims)
     decays = _per_walker("wd", decay, count, dims)
     limit = rule.intrinsic_lr_limit
-    check_intrinsic_lr(*((schedule[:, np.newaxis], decays) if callable(lr) else (rates, decays)), below=limit)
+    check_intrinsic_lr(*((schedule[:, np.newaxis], decays) if callable(lr) else (lrs, decays)), below=limit)
 
     step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
     recorded = np.full((_kernels.COLUMNS, count, step.size), np.nan)
@@ -135,7 +138,7 @@ def descend(
         state["velocity"],
         state["held_norm"],
         state["walkers"],
-        rates,
+        lrs,
         schedule,
         decays,
         float(rule.momentum),
@@ -151,8 +154,8 @@ def descend(
         state["code"],
     )
     if not dims:
-        last = int(np.searchsorted(step, state["ended"][0], side="right")) if state["code"][0] else step.size
-        recorded, step = recorded[:, :, :last], step[:last]
+        rows = int(np.searchsorted(step, state["ended"][0], side="right")) if state["code"][0] else step.size
+        recorded, step = recorded[:, :, :rows], step[:rows]
     shape = (count,) if dims else ()
     names = ("norm", "grad_norm", "effective_lr", "rotation", "loss", "radial_defect")
     columns = {column: values.reshape(*shape, step.size) for column, values in zip(names, recorded, strict=True)}
@@ -163,7 +166,7 @@ def descend(
         "updates": begin + steps,
     }
     coords: dict[str, Any] = {"walker": (dims, state["walkers"].reshape(shape))}
-    settings = {"wd": decays} if callable(lr) else {"lr": rates, "wd": decays}
+    settings = {"wd": decays} if callable(lr) else {"lr": lrs, "wd": decays}
     for setting, values in settings.items():
         if dims:
             coords[setting] = (dims, values)
@@ -171,18 +174,18 @@ def descend(
             attributes[setting] = float(values[0])
     if callable(lr):
         columns["lr"] = schedule[step - begin]
-    held = state["weights"]
-    wide = (*dims, "weight")
-    last_state = {"final_weights": (wide, held.reshape(*shape, -1))}
+    final_weights = state["weights"]
+    dims_of_weights = (*dims, "weight")
+    last_state = {"final_weights": (dims_of_weights, final_weights.reshape(*shape, -1))}
     if rule.momentum:
-        last_state["final_velocity"] = (wide, state["velocity"].reshape(*shape, -1))
+        last_state["final_velocity"] = (dims_of_weights, state["velocity"].reshape(*shape, -1))
     if fixed == "norm":
         last_state["held_norm"] = (dims, state["held_norm"].reshape(shape))
     return make_trajectory(
         columns,
         step=step,
         source="landscape",
-        final_norm=np.sqrt((held * held).sum(axis=1)).reshape(shape),
+        final_norm=np.sqrt((final_weights * final_weights).sum(axis=1)).reshape(shape),
         status=np.array(_STATUSES, dtype=object)[state["code"]].reshape(shape),
         status_step=state["ended"].reshape(shape),
         dims=dims,
@@ -192,28 +195,28 @@ def descend(
     )
 
 
-def _fresh(
-    landscape: Landscape,
+def _initial_state(
+    landscape: ScaleInvariantLoss,
     walkers: int,
     norm: npt.ArrayLike,
     weights: npt.ArrayLike | None,
     seed: int,
-    rates: tuple[int, ...],
+    lr_shape: tuple[int, ...],
     decay: FloatArray,
 ) -> dict[str, Any]:
-    """State before the first step; its arrays are the caller's in no case."""
+    """State before the first step. Its arrays are never those of the caller."""
     check_real("norm", norm, above=0)
     norms = check_real("norm", norm, at_least=NORM_MIN, at_most=NORM_MAX)
-    given = None if weights is None else check_real("weights", weights)
-    if given is not None:
+    initial = None if weights is None else check_real("weights", weights)
+    if initial is not None:
         if not np.array_equal(norms, 1.0):
             raise ValueError(f"norm must be left out with weights, whose norm it would be, got {norm!r}")
-        if given.ndim not in (1, 2) or given.shape[-1] != landscape.dim:
+        if initial.ndim not in (1, 2) or initial.shape[-1] != landscape.dim:
             raise ValueError(
-                f"weights must have the shape ({landscape.dim},) or (walkers, {landscape.dim}), got {given.shape}"
+                f"weights must have the shape ({landscape.dim},) or (walkers, {landscape.dim}), got {initial.shape}"
             )
-    shapes = {"lr": rates, "wd": decay.shape, "norm": norms.shape}
-    shapes |= {"weights": given.shape[:-1]} if given is not None else {}
+    shapes = {"lr": lr_shape, "wd": decay.shape, "norm": norms.shape}
+    shapes |= {"weights": initial.shape[:-1]} if initial is not None else {}
     shapes |= {"walkers": (walkers,)} if walkers > 1 else {}
     for argument, shape in shapes.items():
         if len(shape) > 1:
@@ -225,21 +228,23 @@ def _fresh(
         raise ValueError(f"shapes must broadcast together, got {listed}") from None
     count = batch[0] if batch else 1
     numbers = np.arange(count, dtype=np.int64)
-    held = np.empty((count, landscape.dim))
-    if given is None:
-        _kernels.random_directions(seed, numbers, held)
-        held *= (np.broadcast_to(norms, count) / np.sqrt((held * held).sum(axis=1)))[:, np.newaxis]
+    start_weights = np.empty((count, landscape.dim))
+    if initial is None:
+        _kernels.random_directions(seed, numbers, start_weights)
+        start_weights *= (np.broadcast_to(norms, count) / np.sqrt((start_weights * start_weights).sum(axis=1)))[
+            :, np.newaxis
+        ]
     else:
-        held[...] = given
+        start_weights[...] = initial
     with np.errstate(over="ignore"):
-        lengths = np.sqrt((held * held).sum(axis=1))
+        lengths = np.sqrt((start_weights * start_weights).sum(axis=1))
     check_real("norm of weights", lengths, at_least=NORM_MIN * (1 - 1e-12), at_most=NORM_MAX)
     return {
         "batch": bool(batch),
         "begin": 0,
         "seed": seed,
-        "weights": held,
-        "velocity": np.zeros_like(held),
+        "weights": start_weights,
+        "velocity": np.zeros_like(start_weights),
         "held_norm": lengths,
         "walkers": numbers,
         "ended": np.zeros(count, dtype=np.int64),
@@ -247,46 +252,46 @@ def _fresh(
     }
 
 
-def _continued(
-    start: xr.Dataset, landscape: Landscape, name: str, rule: theory.SGD, fixed: str | None, seed: int
+def _restart_state(
+    start: xr.Dataset, landscape: ScaleInvariantLoss, name: str, rule: theory.SGD, fixed: str | None, seed: int
 ) -> dict[str, Any]:
-    """State at the end of an earlier run; its arrays are copies."""
-    needed = ["final_weights", "status", "status_step", "walker"]
-    needed += ["final_velocity"] if rule.momentum else []
-    needed += ["held_norm"] if fixed == "norm" else []
+    """State at the end of an earlier run. The arrays are copies."""
+    required = ["final_weights", "status", "status_step", "walker"]
+    required += ["final_velocity"] if rule.momentum else []
+    required += ["held_norm"] if fixed == "norm" else []
     if not isinstance(start, xr.Dataset):
         raise TypeError(f"start must be a trajectory that descend returned, got {type(start).__name__}")
-    for attribute, own in {"source": "landscape", "landscape": repr(landscape), "optimizer": name}.items():
-        if start.attrs.get(attribute) != own:
-            raise ValueError(f"start must have the {attribute} {own!r}, got {start.attrs.get(attribute)!r}")
-    check_trajectory(start, *needed)
+    for attribute, expected in {"source": "landscape", "landscape": repr(landscape), "optimizer": name}.items():
+        if start.attrs.get(attribute) != expected:
+            raise ValueError(f"start must have the {attribute} {expected!r}, got {start.attrs.get(attribute)!r}")
+    check_trajectory(start, *required)
     if seed not in (0, start.attrs["seed"]):
         raise ValueError(f"seed must be that of start, {start.attrs['seed']}, or left out; got {seed}")
     dims = start.final_norm.dims
     if dims not in ((), ("batch",)):
         raise ValueError(f"start must be one run or have the dimension 'batch', got {dims}")
 
-    def copied(variable: str, *more: str) -> Any:
+    def copy_of(variable: str, *more: str) -> Any:
         values = start[variable].transpose(*dims, *more).values
         return np.array(values if dims else values[np.newaxis], order="C")
 
     codes = {status: code for code, status in enumerate(_STATUSES)}
-    held = copied("final_weights", "weight").astype(np.float64)
+    final_weights = copy_of("final_weights", "weight").astype(np.float64)
     return {
         "batch": bool(dims),
         "begin": int(start.attrs["updates"]),
         "seed": int(start.attrs["seed"]),
-        "weights": held,
-        "velocity": copied("final_velocity", "weight") if rule.momentum else np.zeros_like(held),
-        "held_norm": copied("held_norm") if fixed == "norm" else np.ones(held.shape[0]),
-        "walkers": copied("walker").astype(np.int64),
-        "ended": copied("status_step").astype(np.int64),
-        "code": np.array([codes[status] for status in copied("status")], dtype=np.int64),
+        "weights": final_weights,
+        "velocity": copy_of("final_velocity", "weight") if rule.momentum else np.zeros_like(final_weights),
+        "held_norm": copy_of("held_norm") if fixed == "norm" else np.ones(final_weights.shape[0]),
+        "walkers": copy_of("walker").astype(np.int64),
+        "ended": copy_of("status_step").astype(np.int64),
+        "code": np.array([codes[status] for status in copy_of("status")], dtype=np.int64),
     }
 
 
 def _per_walker(name: str, values: FloatArray, count: int, dims: tuple[str, ...]) -> FloatArray:
-    """One value for each walker, in an array of its own."""
+    """New array with one value for each walker."""
     if values.shape not in ((), (1,), (count,)) or (values.ndim and not dims):
         raise ValueError(f"{name} must be a number or have one value for each of {count} walkers, got {values.shape}")
     return np.array(np.broadcast_to(values, (count,)))

@@ -1,4 +1,4 @@
-"""Scale-invariant losses: their parameters, and value and gradient in plain NumPy, the oracle of the compiled ones."""
+"""Scale-invariant losses with value and gradient in plain NumPy, the reference for the compiled code."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LOSSES = {"squared": _kernels.SQUARED, "logistic": _kernels.LOGISTIC}
 Parts = tuple[int, FloatArray, FloatArray, FloatArray, int]
 
 
-class Landscape(Protocol):
-    """What `descend` needs to know. To add one: write these as a frozen dataclass, and its branch in the kernel."""
+class ScaleInvariantLoss(Protocol):
+    """Interface of the losses for `descend`. A new one is a frozen dataclass and a branch in the kernel."""
 
     @property
     def dim(self) -> int:
@@ -29,24 +29,25 @@ class Landscape(Protocol):
         """Return the loss of weights (..., dim)."""
 
     def gradient(self, weights: npt.ArrayLike) -> FloatArray:
-        """Return its gradient."""
+        """Return the gradient at weights (..., dim)."""
 
     def parts(self) -> Parts:
-        """Return kind, table, vector, scalars and batch size, as the compiled loop takes them."""
+        """Return kind, table, vector, scalars and batch size, the arguments of the compiled loop."""
 
 
 @dataclass(frozen=True)
 class Ratio2D:
-    """Ratio of two quadratic forms in the plane, f(x, y) = h m y² / (2m x² + h y²): a function of the direction only.
+    """Ratio of two quadratic forms in the plane, f(x, y) = h m y² / (2m x² + h y²), a function of direction only.
 
-    The minimum 0 is the x axis, with the curvature h on the unit circle; the maximum m is the y axis. In the angle φ
-    from the x axis f = (h/2) sin²φ / (cos²φ + q sin²φ) with q = h/2m: half of h sin²φ for q = 1, a narrow valley in a
-    plateau for large q. As q goes to 0, f goes to (h/2) tan²φ.
+    The minimum 0 is the x axis, with the curvature h on the unit circle. The maximum m is the y axis. In the angle φ
+    from the x axis, f = (h/2) sin²φ / (cos²φ + q sin²φ) with q = h/2m. For q = 1 this is half of h sin²φ, for large q
+    a narrow valley in a plateau. As q goes to 0, f goes to (h/2) tan²φ.
 
-    With decay, full-batch descent has a cycle of period 2 across the valley, near the edge of stability: with s = 1-ηλ
-    and c = 1+(q-1)ηλ/2, φ changes its sign at sin²φ = ηλ/2 if η̃h = 2c². The Jacobian of a step in (ln ρ, φ) has the
-    determinant -1+2s(q-1)(1-s²)/c there, so the cycle attracts for q > 1 (m < h/2); for q = 1, the Rayleigh quotient,
-    nothing damps the swing around it; for q < 1 the swing grows to periods, the larger the smaller q is.
+    With weight decay, full-batch descent has a cycle of period 2 across the valley, near the edge of stability. Let
+    s = 1-ηλ and c = 1+(q-1)ηλ/2. In the cycle φ changes its sign at sin²φ = ηλ/2, and η̃h = 2c². The Jacobian of a step
+    in (ln ρ, φ) has the determinant -1+2s(q-1)(1-s²)/c there. For q > 1 (m < h/2) the cycle attracts. For q = 1, the
+    Rayleigh quotient, oscillations around it are undamped. For q < 1 they grow into periods, which are larger for
+    smaller q.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ class Ratio2D:
 
     Raises
     ------
-    TypeError, ValueError : a parameter is no number or out of range.
+    TypeError, ValueError : a parameter is not a number or out of range.
 
     Source: docs/mathematics.md §1, §4.
 
@@ -92,7 +93,7 @@ class Ratio2D:
         return np.asarray(np.stack([-slope * y, slope * x], axis=-1) / norm)
 
     def parts(self) -> Parts:
-        """Return the parts for the compiled loop."""
+        """Return the arguments of the compiled loop."""
         return _kernels.RATIO, _frozen([[]]), _frozen([]), _frozen([self.sharpness, self.highest]), 0
 
 
@@ -106,7 +107,7 @@ class RayleighQuotient:
 
     Raises
     ------
-    TypeError, ValueError : the spectrum is not made of finite numbers, or has fewer than two.
+    TypeError, ValueError : the spectrum has fewer than two numbers, or one that is not finite.
 
     Source: docs/mathematics.md §1, §4.
 
@@ -140,7 +141,7 @@ class RayleighQuotient:
 
     @property
     def sharpness(self) -> float:
-        """Largest curvature at the minimum on the unit sphere: the largest less the smallest eigenvalue."""
+        """Largest curvature at the minimum on the unit sphere: largest minus smallest eigenvalue."""
         return float(np.ptp(np.asarray(self.spectrum)))
 
     def value(self, weights: npt.ArrayLike) -> Any:
@@ -156,13 +157,13 @@ class RayleighQuotient:
         return np.asarray((spectrum - quotient) * unit / norm)
 
     def parts(self) -> Parts:
-        """Return the parts for the compiled loop."""
+        """Return the arguments of the compiled loop."""
         return _kernels.RAYLEIGH, _frozen([[]]), np.asarray(self.spectrum), _frozen([]), 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NormalizedRegression:
-    """Regression with predictions zᵢ = s⟨x, aᵢ⟩/‖x‖, which do not depend on the norm of the weights x.
+    """Regression with predictions zᵢ = s⟨x, aᵢ⟩/‖x‖ that do not depend on the norm of the weights x.
 
     The loss is the mean over the examples of ½(zᵢ-yᵢ)² ("squared") or of ln(1+exp(-yᵢzᵢ)) ("logistic").
 
@@ -170,13 +171,13 @@ class NormalizedRegression:
     ----------
     inputs : aᵢ, shape (examples, d), d >= 2.
     targets : yᵢ, shape (examples,); -1 or +1 for the logistic loss.
-    batch_size : examples of each mini-batch, drawn with replacement; None is the full batch.
+    batch_size : number of examples of each mini-batch, drawn with replacement; None is the full batch.
     loss : "squared" or "logistic".
     output_norm : s > 0.
 
     Raises
     ------
-    TypeError, ValueError : a parameter is no number, out of range, or of a shape that does not fit.
+    TypeError, ValueError : a parameter is not a number, out of range, or of the wrong shape.
 
     Source: docs/mathematics.md §1, §2.
 
@@ -200,9 +201,9 @@ class NormalizedRegression:
         if targets.shape != inputs.shape[:1]:
             raise ValueError(f"targets must have the shape {inputs.shape[:1]} of the examples, got {targets.shape}")
         check_choice("loss", self.loss, _LOSSES)
-        other = targets[np.abs(targets) != 1]
-        if self.loss == "logistic" and other.size:
-            raise ValueError(f"targets must be -1 or +1 for the logistic loss, got {float(other[0])!r}")
+        invalid = targets[np.abs(targets) != 1]
+        if self.loss == "logistic" and invalid.size:
+            raise ValueError(f"targets must be -1 or +1 for the logistic loss, got {float(invalid[0])!r}")
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", check_integer("batch_size", self.batch_size, at_least=1))
         object.__setattr__(self, "output_norm", check_number("output_norm", self.output_norm, above=0))
@@ -220,7 +221,7 @@ class NormalizedRegression:
         return int(np.shape(self.inputs)[1])
 
     def batch(self, seed: int, walker: int, step: int) -> npt.NDArray[np.int64]:
-        """Return the examples of the mini-batch that a walker of `descend` draws at a step; all for the full batch.
+        """Return the examples in the mini-batch of a walker of `descend` at a step; all for the full batch.
 
         Examples
         --------
@@ -232,24 +233,24 @@ class NormalizedRegression:
             return np.arange(examples)
         key = np.uint64(stream_key(seed, walker))
         draws = step * self.batch_size + np.arange(self.batch_size)
-        return np.array([_kernels.drawn(key, draw, examples) for draw in draws])
+        return np.array([_kernels.example_index(key, draw, examples) for draw in draws])
 
     def value(self, weights: npt.ArrayLike, batch: npt.NDArray[np.int64] | None = None) -> Any:
-        """Return the loss of weights (..., dim) on a mini-batch, by default on all examples."""
+        """Return the loss of weights (..., dim) on a mini-batch; default all examples."""
         predictions, targets, _, _, _ = self._predictions(weights, batch)
         if self.loss == "squared":
             return to_float(((predictions - targets) ** 2).mean(axis=-1) / 2)
         return to_float(np.logaddexp(0, -targets * predictions).mean(axis=-1))
 
     def gradient(self, weights: npt.ArrayLike, batch: npt.NDArray[np.int64] | None = None) -> FloatArray:
-        """Return the gradient at weights (..., dim) on a mini-batch, by default on all examples."""
+        """Return the gradient at weights (..., dim) on a mini-batch; default all examples."""
         predictions, targets, inputs, unit, norm = self._predictions(weights, batch)
         slopes = self._slopes(predictions, targets)
         euclidean = self.output_norm * slopes @ inputs / targets.size
         return np.asarray((euclidean - (euclidean * unit).sum(axis=-1, keepdims=True) * unit) / norm)
 
     def sharpness_at(self, weights: npt.ArrayLike) -> float:
-        """Return the largest curvature of the full-batch loss on the unit sphere, in the direction of one x.
+        """Return the largest curvature of the full-batch loss on the unit sphere, at the direction of `weights`.
 
         Source: arXiv 2209.03695.
 
@@ -264,18 +265,18 @@ class NormalizedRegression:
         slopes = self._slopes(predictions, targets)
         curvatures = np.ones_like(slopes) if self.loss == "squared" else np.abs(slopes) * (1 - np.abs(slopes))
         flat = self.output_norm**2 * (inputs.T * curvatures) @ inputs / targets.size
-        # on the sphere a slope along the weights bends every direction across them
+        # on the sphere, a slope along the weights adds curvature in every orthogonal direction
         across = np.linalg.svd(unit[np.newaxis])[2][1:]
-        bend = float((slopes * predictions).mean())
-        return float(np.linalg.eigvalsh(across @ flat @ across.T)[-1]) - bend
+        radial_slope = float((slopes * predictions).mean())
+        return float(np.linalg.eigvalsh(across @ flat @ across.T)[-1]) - radial_slope
 
     def parts(self) -> Parts:
-        """Return the parts for the compiled loop."""
+        """Return the arguments of the compiled loop."""
         inputs, targets = np.asarray(self.inputs), np.asarray(self.targets)
         return _LOSSES[self.loss], inputs, targets, _frozen([self.output_norm]), self.batch_size or 0
 
     def _slopes(self, predictions: FloatArray, targets: FloatArray) -> FloatArray:
-        """Return the derivatives of the examples' losses in their predictions."""
+        """Return the derivative of the loss of each example with respect to its prediction."""
         if self.loss == "squared":
             return np.asarray(predictions - targets)
         return np.asarray(-targets * np.exp(-np.logaddexp(0, targets * predictions)))
@@ -289,23 +290,23 @@ class NormalizedRegression:
 
 
 def _unit(weights: npt.ArrayLike, dim: int) -> tuple[FloatArray, FloatArray]:
-    """Directions and norms of checked weights (..., dim)."""
-    given = check_real("weights", weights)
-    if given.shape[-1:] != (dim,):
-        raise ValueError(f"weights must have {dim} numbers along the last axis, got shape {given.shape}")
-    norm = np.sqrt((given * given).sum(axis=-1, keepdims=True))
+    """Check weights (..., dim); return their directions and norms."""
+    checked = check_real("weights", weights)
+    if checked.shape[-1:] != (dim,):
+        raise ValueError(f"weights must have {dim} numbers along the last axis, got shape {checked.shape}")
+    norm = np.sqrt((checked * checked).sum(axis=-1, keepdims=True))
     if (norm == 0).any():
         raise ValueError("weights must not be zero: a scale-invariant loss has no value there")
-    return np.asarray(given / norm), norm
+    return np.asarray(checked / norm), norm
 
 
 def _frozen(values: npt.ArrayLike) -> FloatArray:
-    """Own, contiguous and read-only copy: one memory layout, so one compiled loop."""
+    """Contiguous read-only copy: a single memory layout, so the loop is compiled once."""
     array = np.array(values, dtype=np.float64, order="C")
     array.flags.writeable = False
     return array
 
 
 def _digest(*arrays: npt.ArrayLike) -> str:
-    """Short fingerprint of data, by which a run that is continued knows its landscape."""
+    """Short hash of data, which identifies the landscape of a continued run."""
     return hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in arrays)).hexdigest()[:12]

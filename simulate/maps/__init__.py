@@ -1,1 +1,1 @@
-"""Simulators of the norm dynamics."""
+"""Simulators of the weight norm: one-step law, differential equation and random walks."""

@@ -1,4 +1,4 @@
-"""How the effective gradient norm g̃ moves: rules that give it for every step of a batch."""
+"""Rules for the effective gradient norm g̃: its value at every step of a batch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from simulate.maps.noise import uniforms
+from simulate.maps.noise import uniform_table
 from theory.arguments import FloatArray, broadcast, check_choice, check_order, check_real
 
 
 class GradientRule(Protocol):
-    """A rule for g̃ that does not know the norm. To add one: tell the shape of the batch it asks for, and its values."""
+    """Interface of rules whose g̃ does not depend on the norm. A new rule implements these two members."""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """Shape of the batch that the rule's own parameters ask for."""
+        """Shape of the batch implied by the parameters of the rule."""
 
     def values_for(self, shape: tuple[int, ...], steps: int, seed: int) -> FloatArray:
         """Return g̃ of shape (*shape, steps)."""
@@ -25,7 +25,7 @@ class GradientRule(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class RecordedGradient:
-    """A recorded g̃_t, one value for each step.
+    """Recorded g̃_t, one value for each step.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class RecordedGradient:
 
     Raises
     ------
-    TypeError, ValueError : a value is no finite number >= 0.
+    TypeError, ValueError : a value is not a finite number >= 0.
 
     Examples
     --------
@@ -72,7 +72,7 @@ class BoundedGradient:
 
     Raises
     ------
-    TypeError, ValueError : a value is no finite number >= 0, or low > high.
+    TypeError, ValueError : a value is not a finite number >= 0, or low > high.
 
     Examples
     --------
@@ -97,19 +97,20 @@ class BoundedGradient:
         return np.shape(self.low)
 
     def values_for(self, shape: tuple[int, ...], steps: int, seed: int) -> FloatArray:
-        """Return the values that the simulation draws: each depends on seed, place in the batch and step alone."""
+        """Return the values that the simulation uses. Each is a function of seed, position in the batch and step."""
         low = np.broadcast_to(np.asarray(self.low), shape)[..., np.newaxis]
         high = np.broadcast_to(np.asarray(self.high), shape)[..., np.newaxis]
-        share = uniforms(seed, int(np.prod(shape)), 0, steps).reshape(*shape, steps)
+        share = uniform_table(seed, int(np.prod(shape)), 0, steps).reshape(*shape, steps)
         return np.asarray(low + (high - low) * share)
 
 
 @dataclass(frozen=True, eq=False)
 class AdversarialGradient:
-    """g̃_t between `low` and `high`, chosen at every step so that the norm comes to one end of its attracting interval.
+    """g̃_t between `low` and `high`, chosen at every step to drive the norm to one end of its attracting interval.
 
-    Towards "lower" all are `low`, or lead to where one step of `low` is least; towards "upper" the norm sinks under
-    `low` before one step of `high` throws it up, wherever that leads higher than `high` for ever: adversarial periods.
+    Towards "lower", g̃ is `low`, or leads to the norm at which a step with `low` ends lowest. Towards "upper", the norm
+    decays under `low` before a single step with `high` raises it. This gives adversarial periods. Where a constant
+    `high` leads to a larger norm, g̃ is always `high`.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ class AdversarialGradient:
 
     Raises
     ------
-    TypeError, ValueError : a value is no finite number >= 0, low > high, or `towards` is another word.
+    TypeError, ValueError : a value is not a finite number >= 0, low > high, or `towards` is not one of the two.
 
     Source: docs/mathematics.md §3.
 

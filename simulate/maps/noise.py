@@ -1,7 +1,7 @@
-"""Counter-based random numbers: each is a function of seed, trajectory and step, in whatever order they are asked for.
+"""Counter-based random numbers: each is a function of seed, trajectory and step, independent of the order of calls.
 
-A stream is that of splitmix64 (Steele, Lea, Flood 2014) with the step as its counter and a mixed key for each
-trajectory, so results do not depend on threads, on the split of a batch, or on where a run was cut and continued.
+Each trajectory has a stream of splitmix64 (Steele, Lea, Flood 2014) with its own mixed key and the step as counter.
+Results therefore do not depend on threads, on how a batch is split, or on where a run was cut and continued.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _UNIT = 2.0**-53
 
 
 @numba.njit(cache=True, nogil=True)
-def mix(z: Any) -> Any:
-    """Scramble 64 bits, one to one.
+def mix_bits(z: Any) -> Any:
+    """Scramble 64 bits by a one-to-one function.
 
     Examples
     --------
-    >>> int(mix(np.uint64(0))), int(mix(np.uint64(1)))
+    >>> int(mix_bits(np.uint64(0))), int(mix_bits(np.uint64(1)))
     (0, 6238072747940578789)
     """
     z = np.uint64(z)
@@ -34,36 +34,36 @@ def mix(z: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def stream_key(seed: Any, trajectory: Any) -> Any:
-    """Key of the random numbers of one trajectory.
+    """Key of the random stream of one trajectory.
 
     Examples
     --------
     >>> stream_key(0, 1) != stream_key(1, 0)
     True
     """
-    return mix(mix(np.uint64(seed) + _GOLDEN) + (np.uint64(trajectory) + _ONE) * _SECOND)
+    return mix_bits(mix_bits(np.uint64(seed) + _GOLDEN) + (np.uint64(trajectory) + _ONE) * _SECOND)
 
 
 @numba.njit(cache=True, nogil=True)
 def uniform(key: Any, step: Any) -> Any:
-    """Uniform number in (0, 1) of one step.
+    """Uniform random number in (0, 1) for one step of a stream.
 
     Examples
     --------
     >>> 0 < uniform(np.uint64(stream_key(0, 0)), 5) < 1
     True
     """
-    bits = mix(np.uint64(key) + (np.uint64(step) + _ONE) * _GOLDEN)
+    bits = mix_bits(np.uint64(key) + (np.uint64(step) + _ONE) * _GOLDEN)
     return (np.float64(bits >> _S11) + 0.5) * _UNIT
 
 
 @numba.njit(cache=True, nogil=True)
-def uniforms(seed: Any, trajectories: Any, start: Any, steps: Any) -> Any:
-    """Uniform numbers of many trajectories, shape (trajectories, steps), from step `start` on.
+def uniform_table(seed: Any, trajectories: Any, start: Any, steps: Any) -> Any:
+    """Uniform random numbers of shape (trajectories, steps), from step `start` on.
 
     Examples
     --------
-    >>> uniforms(0, 2, 0, 3).shape
+    >>> uniform_table(0, 2, 0, 3).shape
     (2, 3)
     """
     values = np.empty((trajectories, steps))

@@ -1,4 +1,4 @@
-"""The exact map of the norm, r⁺ = (1-ηλ)² r + (ηg̃)²/r, for batches, schedules and recorded gradients."""
+"""Exact one-step law of the norm, r⁺ = (1-ηλ)² r + (ηg̃)²/r, for batches, schedules and recorded gradients."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import xarray as xr
 import theory
 from simulate.maps import _kernels
 from simulate.maps.gradients import AdversarialGradient, GradientRule
-from simulate.maps.iteration import Drive, Plan, fresh, move_on
-from simulate.maps.layout import Layout
-from simulate.maps.simulation import assembled, simulated
+from simulate.maps.iteration import GradientSource, IterationPlan, initial_norm_state, iterate
+from simulate.maps.layout import BatchLayout
+from simulate.maps.simulation import assemble_trajectory, simulate_norm
 from simulate.trajectories.contract import check_trajectory, setting_variable
 
 
@@ -31,46 +31,47 @@ def norm_map(
 ) -> xr.Dataset:
     """Iterate the exact one-step law of the norm, without a network.
 
-    With momentum it is the law of the second moments of weights and velocity under gradients of norm g̃/ρ that are
-    orthogonal to both, as random directions are in many dimensions. The velocity starts at zero.
+    With momentum, iterate the law of the second moments of weights and velocity. It assumes gradients of norm g̃/ρ that
+    are orthogonal to both, as random directions are in many dimensions. The velocity starts at zero.
 
     Parameters
     ----------
-    lr : η > 0: number, array, or a schedule such as `theory.Cosine`, asked for the absolute step numbers.
+    lr : η > 0: number, array, or a schedule such as `theory.Cosine`, evaluated at the absolute step number.
     wd : λ >= 0 with ηλ below the optimizer's limit, 2 for plain SGD.
     grad_norm : g̃ >= 0 (units of the loss), constant in time, or a rule: `RecordedGradient`, `BoundedGradient`, or for
-        plain SGD `AdversarialGradient`. Rules too go by the absolute step numbers.
-    norm : ρ > 0 at step 0. Numbers and arrays (or DataArrays, whose dimensions are kept) broadcast to the batch.
+        plain SGD `AdversarialGradient`. Rules use the absolute step number too.
+    norm : ρ > 0 at step 0. Numbers, arrays and DataArrays broadcast to the batch; DataArrays keep their dimensions.
     steps : number of updates.
-    optimizer : `theory.SGD`, with momentum of either kind and decay of either kind; default plain.
-    record_every : record the steps whose number is divisible by it; None records no rows, but statistics over all steps
+    optimizer : `theory.SGD`, with either kind of momentum and of weight decay; default plain SGD.
+    record_every : record the steps whose number is divisible by it. None records no rows, but statistics over all steps
         of this call.
-    seed : of random rules; recorded in the result. None takes a fresh one. Each random number is a function of seed,
-        place in the batch and step.
-    start : trajectory that an earlier call returned for the same optimizer, or some of its batch: the run goes on from
-        its last state, with its seed and its step numbers, as if it had not been cut, bit for bit (but its lr, wd and
-        grad_norm may be others). `norm` must be left out, `seed` may be. Trajectories that have ended stay as they are.
-    exact : False makes four steps with one division, for plain SGD with constant lr, wd and grad_norm, about twice as
-        fast. The norm differs by roundings: after a million steps relatively by less than 1e-11 for starts from 0.01 to
-        100 equilibrium norms; at ηλ < 1e-6 by up to 3e-11 in a fall from farther above, where single steps round to one
-        side, and by up to 1e-10 within 1e-9 of the equilibrium, where either way stalls beside it. `record_every` must
-        be a multiple of 4 (None is refused: statistics need every step), and a run that is cut and continued is the
-        same bit for bit if it is cut at a multiple of 4.
-    threads : that share a batch of more than 256, with the same result; None takes one for each processor that the
-        process may use, where the work is worth it.
+    seed : seed of random rules, stored in the result; None takes a new one. Each random number is a function of seed,
+        position in the batch and step.
+    start : trajectory that an earlier call returned for the same optimizer, or part of its batch. The run continues
+        from its last state, with its seed and step numbers, bit for bit as if it had not been cut. lr, wd and grad_norm
+        may differ. Leave out `norm`; `seed` is optional. Trajectories that have ended stay unchanged.
+    exact : False computes four steps with one division, about twice as fast, for plain SGD with constant lr, wd and
+        grad_norm. The result differs by rounding: after a million steps by less than 1e-11 (relative) for starts from
+        0.01 to 100 equilibrium norms. Two cases at ηλ < 1e-6 are less accurate. Decay from farther above differs by up
+        to 3e-11, because single steps round to one side. Within 1e-9 of the equilibrium the difference is up to 1e-10,
+        because both ways stall beside it. `record_every` must be a multiple of 4; None is not possible, since
+        statistics need every step. A run cut at a multiple of 4 continues bit for bit.
+    threads : number of threads that share a batch of more than 256; it does not change the result. None uses all
+        available processors if the work is large enough.
 
     Returns
     -------
-    Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm`, `effective_lr`, `rotation`. Two and more
-    axes are named `lr` or `wd` where just that argument varies along them. A trajectory that leaves the floating-point
-    range keeps its rows up to there (in a batch the rest is NaN), with status "diverged" or "collapsed". Without rows
-    it has `norm_min`, `norm_max`, `mean_sq_norm`, `mean_fourth_norm` (E[ρ²], E[ρ⁴]) of the norms before each update,
-    and memory does not grow with the number of steps. The last state is `final_sq_norm` and, with momentum,
-    `final_velocity_along` and `final_velocity_across`; in a batch with random gradients `walker` numbers their streams.
+    Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm`, `effective_lr`, `rotation`. In a batch
+    with two or more axes, an axis is named `lr` or `wd` if only that argument varies along it. A trajectory that leaves
+    the floating-point range keeps its rows up to that step (in a batch the rest is NaN) and has the status "diverged"
+    or "collapsed". Without rows the result has `norm_min`, `norm_max`, `mean_sq_norm`, `mean_fourth_norm` (E[ρ²],
+    E[ρ⁴]) of the norms before each update, and memory does not grow with the number of steps. The last state is
+    `final_sq_norm` and, with momentum, `final_velocity_along` and `final_velocity_across`. In a batch with random
+    gradients, `walker` numbers the random streams.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range, or things do not fit together.
+    TypeError, ValueError : an argument is not a number or out of range, or arguments do not fit together.
 
     Source: arXiv 2106.15739 §3; docs/mathematics.md §1, §7.
 
@@ -85,7 +86,7 @@ def norm_map(
     rule = theory.SGD() if optimizer is None else optimizer
     if not isinstance(rule, theory.SGD):
         raise ValueError(f"optimizer must be theory.SGD(...), plain or with momentum, got {rule!r}")
-    return simulated(
+    return simulate_norm(
         lr,
         wd,
         grad_norm,
@@ -102,21 +103,21 @@ def norm_map(
 
 
 def replay(trajectory: xr.Dataset) -> xr.Dataset:
-    """Feed a measured trajectory's own g̃_t, lr and wd to the one-step law, from its first norm.
+    """Drive the one-step law by the g̃_t, lr and wd of a measured trajectory, starting at its first norm.
 
-    Where the law holds, the replayed norm equals the measured one up to rounding over the whole run.
+    Where the law holds, the replayed norm equals the measured norm up to rounding over the whole run.
 
     Parameters
     ----------
-    trajectory : one run or a batch with `norm` and `grad_norm` at every step (stride 1).
+    trajectory : one run or a batch with `norm` and `grad_norm` at every step (record_every=1).
 
     Returns
     -------
-    Trajectory with the same steps. A batch member that has NaN rows at its end is replayed up to there.
+    Trajectory with the same steps. Batch members with NaN rows at the end are replayed up to these rows.
 
     Raises
     ------
-    TypeError, ValueError : no trajectory, rows are missing, or an unknown optimizer.
+    TypeError, ValueError : not a trajectory, missing rows, or an optimizer other than plain SGD.
 
     Source: docs/mathematics.md §1.
 
@@ -141,30 +142,30 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     missing = np.isnan(grad_norm.values)
     if np.any(missing[..., :-1] & ~missing[..., 1:]):
         raise ValueError("trajectory must have g̃ at every step to be replayed; grad_norm is NaN before a later value")
-    rates = setting_variable(trajectory, "lr")
-    if rates.dims == ("step",):
-        rates_values = rates.values
-    elif "step" in rates.dims:
-        rates_values = rates.broadcast_like(norm).transpose(*order).values
+    lr = setting_variable(trajectory, "lr")
+    if lr.dims == ("step",):
+        lrs = lr.values
+    elif "step" in lr.dims:
+        lrs = lr.broadcast_like(norm).transpose(*order).values
     else:
-        rates_values = rates.broadcast_like(like).transpose(*dims).values[..., np.newaxis]
-    decay = setting_variable(trajectory, "wd")
-    if "step" in decay.dims:
-        raise ValueError("trajectory must have one weight decay to be replayed; cut it where wd changes")
-    decay = decay.broadcast_like(like).transpose(*dims)
+        lrs = lr.broadcast_like(like).transpose(*dims).values[..., np.newaxis]
+    wd = setting_variable(trajectory, "wd")
+    if "step" in wd.dims:
+        raise ValueError("trajectory must have one weight decay to be replayed; split it where wd changes")
+    wd = wd.broadcast_like(like).transpose(*dims)
     coords = {str(n): (tuple(map(str, c.dims)), c.values) for n, c in like.coords.items() if set(c.dims) <= set(dims)}
-    begin, given = int(step[0]), np.asarray(grad_norm.values)
-    state = fresh(like.values, begin)
-    plan = Plan(
-        rates_values,
-        decay.values,
-        Drive(_kernels.GIVEN, given, given),
+    begin, gradients = int(step[0]), np.asarray(grad_norm.values)
+    state = initial_norm_state(like.values, begin)
+    plan = IterationPlan(
+        lrs,
+        wd.values,
+        GradientSource(_kernels.PRESCRIBED, gradients, gradients),
         np.asarray((~missing).sum(axis=-1)),
         step.size,
         1,
         theory.SGD(),
         "map",
     )
-    made = move_on(state, plan, np.empty((like.size, 0)))
-    layout = Layout(dims, {n: c for n, c in coords.items() if n in dims or n in ("lr", "wd", "walker")}, {})
-    return assembled(made, state, plan, layout, "step" in rates.dims, {})
+    result = iterate(state, plan, np.empty((like.size, 0)))
+    layout = BatchLayout(dims, {n: c for n, c in coords.items() if n in dims or n in ("lr", "wd", "walker")}, {})
+    return assemble_trajectory(result, state, plan, layout, "step" in lr.dims, {})

@@ -1,4 +1,4 @@
-"""The norm in continuous time, dr/dt = -2ηλr + (ηg̃)²/r with r = ρ²: the limit of small steps."""
+"""Norm in continuous time, the limit of small steps: dr/dt = -2ηλr + (ηg̃)²/r with r = ρ²."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import xarray as xr
 
 import theory
 from simulate.maps.gradients import AdversarialGradient, GradientRule
-from simulate.maps.simulation import simulated
+from simulate.maps.simulation import simulate_norm
 
 
 def norm_ode(
@@ -22,28 +22,27 @@ def norm_ode(
     start: xr.Dataset | None = None,
     levels: npt.ArrayLike | None = None,
 ) -> xr.Dataset:
-    """Solve the norm's differential equation, time counted in steps, with η and g̃ constant within each step.
+    """Solve the differential equation of the norm with η and g̃ constant within each step.
 
-    r² obeys a linear equation, d(r²)/dt = -4ηλr² + 2(ηg̃)², which is solved in closed form over each step:
-    r²(t) = r*² + (r₀²-r*²) exp(-4ηλt) with r*² = ηg̃²/(2λ). Against the exact map `norm_map` its relative error is of
-    the order of ηλ; it means nothing where single steps turn the weights far (η̃g̃ ≳ 1).
+    Time is counted in steps. r² obeys the linear equation d(r²)/dt = -4ηλr² + 2(ηg̃)², which has a closed form over
+    each step: r²(t) = r*² + (r₀²-r*²) exp(-4ηλt) with r*² = ηg̃²/(2λ). The relative difference from the exact map
+    `norm_map` is of order ηλ. The equation does not apply where single steps rotate the weights far (η̃g̃ ≳ 1).
 
     Parameters
     ----------
     lr, wd, grad_norm, norm, steps, record_every, seed : as in `norm_map`, for plain SGD.
-    start : as in `norm_map`, a trajectory of `norm_ode`; levels that it knows keep their time of crossing.
+    start : as in `norm_map`, a trajectory of `norm_ode`. Levels of `start` keep their crossing times.
     levels : norms > 0 whose first crossing is timed, one-dimensional.
 
     Returns
     -------
-    Trajectory as of `norm_map`; `rotation` is the angle η̃g̃ per step of the direction's continuous motion. With
-    `levels` it has `crossing_time`, with the dimension `level` after those of the batch: the number of steps, with
-    fraction, after which the norm first is at the level, exact within the step; 0 where it starts there, inf where it
-    has not come there.
+    Trajectory as of `norm_map`; `rotation` is η̃g̃, the angle by which the direction moves per step. With `levels` it
+    has `crossing_time`, whose last dimension is `level`: the time in steps at which the norm first reaches the level,
+    exact within the step. It is 0 if the norm starts at the level and inf if it has not reached it.
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range, or things do not fit together.
+    TypeError, ValueError : an argument is not a number or out of range, or arguments do not fit together.
 
     Source: docs/mathematics.md §5; arXiv 2010.02916.
 
@@ -55,7 +54,7 @@ def norm_ode(
     >>> flow.crossing_time.values.round(3).tolist()
     [60.141, inf]
     """
-    return simulated(
+    return simulate_norm(
         lr,
         wd,
         grad_norm,

@@ -1,4 +1,4 @@
-"""Random walks of scale-invariant weights under any optimizer, in any dimension: no loss, gradients at random."""
+"""Random walks of scale-invariant weights under any optimizer, driven by random gradients without a loss."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def random_walk(
     record_every: int = 1,
     seed: int = 0,
 ) -> xr.Dataset:
-    """Let independent walkers step with random gradients orthogonal to their weights.
+    """Simulate independent walkers with random gradients orthogonal to their weights.
 
-    The gradient has the norm g̃/ρ and a direction that is uniform on the sphere orthogonal to the weights and
-    independent in time. These are the assumptions of the closed forms of `theory.optimizers`, whose oracle this is.
+    The gradient has norm g̃/ρ. Its direction is uniform on the sphere orthogonal to the weights, and independent in
+    time. The closed forms in `theory.optimizers` assume the same, and are tested against these walks.
 
     Parameters
     ----------
@@ -37,11 +37,11 @@ def random_walk(
     grad_norm : g̃ > 0 (units of the loss).
     dim : number of weights d >= 2.
     steps : number of updates.
-    optimizer : default `theory.SGD()`.
+    optimizer : any optimizer of `theory`; default `theory.SGD()`.
     walkers : size of the batch.
-    norm : ρ at the start; default is the predicted equilibrium, or 1 where there is none.
-    record_every : record rows 0, k, 2k, …
-    seed : of all random numbers.
+    norm : ρ at the start; default is the predicted equilibrium norm, or 1 if there is none.
+    record_every : record the steps whose number is divisible by it.
+    seed : seed of all random numbers.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def random_walk(
 
     Raises
     ------
-    TypeError, ValueError : an argument is no number or out of range.
+    TypeError, ValueError : an argument is not a number or out of range.
 
     Source: docs/mathematics.md §7.
 
@@ -64,14 +64,12 @@ def random_walk(
     gradient_norm = check_number("grad_norm", grad_norm, above=0)
     dim, walkers = check_integer("dim", dim, at_least=2), check_integer("walkers", walkers, at_least=1)
     steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)
-    rates = learning_rates(lr, 0, steps)
-    check_intrinsic_lr(
-        rates if callable(lr) else check_real("lr", lr), np.asarray(decay), below=rule.intrinsic_lr_limit
-    )
+    lrs = learning_rates(lr, 0, steps)
+    check_intrinsic_lr(lrs if callable(lr) else check_real("lr", lr), np.asarray(decay), below=rule.intrinsic_lr_limit)
     if norm is None:
         first = learning_rates(lr, 0, 1)[0]
-        rest = theory.equilibrium_norm(first, decay, gradient_norm, optimizer=rule)
-        norm = rest if np.isfinite(rest) else 1.0
+        equilibrium = theory.equilibrium_norm(first, decay, gradient_norm, optimizer=rule)
+        norm = equilibrium if np.isfinite(equilibrium) else 1.0
     start = check_number("norm", norm, above=0)
     generator = np.random.default_rng(check_integer("seed", seed))
 
@@ -79,7 +77,7 @@ def random_walk(
     state = rule.start(weights)
     rows = -(-steps // record_every)
     recorded = {name: np.full((walkers, rows), np.nan) for name in ("norm", "rotation")}
-    status, made = COMPLETE, steps
+    status, updates = COMPLETE, steps
     lengths = np.full(walkers, start)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for t in range(steps):
@@ -87,10 +85,10 @@ def random_walk(
             noise = generator.normal(size=(walkers, dim))
             across = _unit(noise - (noise * direction).sum(axis=1, keepdims=True) * direction)
             gradient = across * (gradient_norm / lengths)[:, np.newaxis]
-            following, state = rule.update(weights, gradient, state, rates[t], decay)
+            following, state = rule.update(weights, gradient, state, lrs[t], decay)
             after = np.sqrt((following * following).sum(axis=1))
             if not np.isfinite(after).all() or (after == 0).any():
-                status, made = (COLLAPSED if (after == 0).any() else DIVERGED), t
+                status, updates = (COLLAPSED if (after == 0).any() else DIVERGED), t
                 break
             if t % record_every == 0:
                 along = (following * direction).sum(axis=1)
@@ -98,13 +96,13 @@ def random_walk(
                 recorded["norm"][:, t // record_every] = lengths
                 recorded["rotation"][:, t // record_every] = np.arctan2(np.sqrt((aside * aside).sum(axis=1)), along)
             weights, lengths = following, after
-    step = np.arange(0, made, record_every)
+    step = np.arange(0, updates, record_every)
     columns = {name: values[:, : step.size] for name, values in recorded.items()}
     columns["grad_norm"] = np.full_like(columns["norm"], gradient_norm)
-    columns["effective_lr"] = rates[step] / columns["norm"] ** 2
+    columns["effective_lr"] = lrs[step] / columns["norm"] ** 2
     attributes = {"optimizer": repr(rule), "wd": decay, "seed": seed, "dim": dim}
     if callable(lr):
-        columns["lr"] = rates[step]
+        columns["lr"] = lrs[step]
     else:
         attributes["lr"] = check_number("lr", lr, above=0)
     return make_trajectory(
@@ -113,7 +111,7 @@ def random_walk(
         source="random_walk",
         final_norm=lengths,
         status=np.full(walkers, status, dtype=object),
-        status_step=np.full(walkers, made),
+        status_step=np.full(walkers, updates),
         dims=("batch",),
         attributes=attributes,
     )

@@ -1,4 +1,4 @@
-"""What the simulators of the norm have in common: checks of their arguments, and the trajectory they return."""
+"""Common part of `norm_map` and `norm_ode`: checks of arguments, and assembly of the trajectory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,24 @@ import xarray as xr
 import theory
 from simulate.maps import _kernels
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, GradientRule
-from simulate.maps.iteration import STATUSES, Drive, Made, Plan, State, continued, fresh, move_on
-from simulate.maps.layout import Layout, lay_out, place
+from simulate.maps.iteration import (
+    STATUSES,
+    GradientSource,
+    IterationPlan,
+    IterationResult,
+    NormState,
+    initial_norm_state,
+    iterate,
+    restart_state,
+)
+from simulate.maps.layout import BatchLayout, lay_out, place_setting
 from simulate.trajectories.contract import NORM_MAX, NORM_MIN, make_trajectory, variable_attributes
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.destabilization import step_angle
 from theory.schedules import learning_rates
 
 
-def simulated(
+def simulate_norm(
     lr: npt.ArrayLike | theory.Schedule,
     wd: npt.ArrayLike,
     grad_norm: npt.ArrayLike | GradientRule | AdversarialGradient,
@@ -35,11 +44,13 @@ def simulated(
     exact: bool = True,
     threads: int | None = 1,
 ) -> xr.Dataset:
-    """Check the arguments of `norm_map` and `norm_ode`, lay out the batch, and run it; `source` is "map" or "ode".
+    """Check the arguments of `norm_map` or `norm_ode`, lay out the batch and simulate it.
+
+    `source` is "map" or "ode", `levels` only for the latter; the other parameters are those of `norm_map`.
 
     Examples
     --------
-    >>> simulated(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, start=None, source="map",
+    >>> simulate_norm(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, start=None, source="map",
     ...           optimizer=theory.SGD()).norm.size
     3
     """
@@ -48,25 +59,25 @@ def simulated(
     seed = None if seed is None else check_integer("seed", seed, at_most=2**63 - 1)
     threads = None if threads is None else check_integer("threads", threads, at_least=1)
     rule = cast(Any, grad_norm) if hasattr(grad_norm, "batch_shape") else None
-    heights = None if levels is None else _checked_levels(levels)
+    level_norms = None if levels is None else _check_levels(levels)
     state = None
     checked = {"wd": check_wd(wd)}
     if start is None:
         check_real("norm", cast(npt.ArrayLike, norm), above=0)
         checked["norm"] = check_real("norm", cast(npt.ArrayLike, norm), at_least=NORM_MIN, at_most=NORM_MAX)
     elif norm is not None:
-        raise ValueError(f"norm must be left out with start, which says what it is; got {norm!r}")
+        raise ValueError(f"norm must be left out with start, whose last norm is used; got {norm!r}")
     else:
-        state = continued(start, f"norm_{source}", source, optimizer)
+        state = restart_state(start, f"norm_{source}", source, optimizer)
         if seed not in (None, start.attrs["seed"]):
             raise ValueError(f"seed must be that of start, {start.attrs['seed']}, or left out; got {seed}")
         seed = int(start.attrs["seed"])
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     begin = 0 if state is None else state.begin
-    rates: FloatArray | None = None
+    lrs: FloatArray | None = None
     if callable(lr):
-        rates = learning_rates(lr, begin, begin + steps)
+        lrs = learning_rates(lr, begin, begin + steps)
     else:
         checked["lr"] = check_lr(lr)
     checked["grad_norm"] = (
@@ -75,7 +86,7 @@ def simulated(
         else check_real("grad_norm", cast(npt.ArrayLike, grad_norm), at_least=0)
     )
     _check_exact(exact, callable(lr) or rule is not None or optimizer.momentum > 0, record_every)
-    # the trajectory keeps these, the caller may change his own
+    # copies, because the trajectory keeps them and the caller may change the originals
     checked = {name: value.copy() for name, value in checked.items()}
     labelled = {
         name: value.copy(data=checked[name])
@@ -84,82 +95,85 @@ def simulated(
     }
     layout = lay_out(checked, labelled, start)
     if callable(lr) and "lr" in layout.dims:
-        raise ValueError(f"lr must be no schedule in a batch that has a dimension 'lr', got {lr!r}")
+        raise ValueError(f"lr must not be a schedule in a batch that has a dimension 'lr', got {lr!r}")
     if state is None:
-        state = fresh(layout.arrays["norm"])
-    decay = layout.arrays["wd"]
-    if rates is None:
-        rates = layout.arrays["lr"][..., np.newaxis]
-    check_intrinsic_lr(rates, decay[..., np.newaxis], below=optimizer.intrinsic_lr_limit)
+        state = initial_norm_state(layout.arrays["norm"])
+    wds = layout.arrays["wd"]
+    if lrs is None:
+        lrs = layout.arrays["lr"][..., np.newaxis]
+    check_intrinsic_lr(lrs, wds[..., np.newaxis], below=optimizer.intrinsic_lr_limit)
     if isinstance(rule, AdversarialGradient):
         if optimizer.momentum:
-            raise ValueError(
-                f"grad_norm must not be adversarial with momentum: the adversary is that of plain SGD; got {rule!r}"
-            )
-        drive = _adversary(rule, learning_rates(lr, 0, 1) if callable(lr) else rates[..., 0], decay)
+            raise ValueError(f"grad_norm must not be adversarial with momentum, only with plain SGD; got {rule!r}")
+        gradients = _adversarial_source(rule, learning_rates(lr, 0, 1) if callable(lr) else lrs[..., 0], wds)
     else:
-        drive = _drive(rule, layout.arrays["grad_norm"], decay.shape, begin, steps, seed)
-    crossing = _crossing(heights, start, state, layout.dims)
-    plan = Plan(
-        rates,
-        decay,
-        drive,
-        np.full(decay.shape, steps),
+        gradients = _gradient_source(rule, layout.arrays["grad_norm"], wds.shape, begin, steps, seed)
+    crossing = _initial_crossing_times(level_norms, start, state, layout.dims)
+    plan = IterationPlan(
+        lrs,
+        wds,
+        gradients,
+        np.full(wds.shape, steps),
         steps,
         stride,
         optimizer,
         source,
-        np.empty(0) if heights is None else heights**2,
+        np.empty(0) if level_norms is None else level_norms**2,
         exact,
         threads,
     )
-    made = move_on(state, plan, crossing)
-    if (drive.kind == _kernels.RANDOM and layout.dims) or (start is not None and "walker" in start.coords):
-        layout.coords["walker"] = (layout.dims, state.numbers.reshape(decay.shape))
-    run = assembled(made, state, plan, layout, callable(lr), {"seed": seed, "updates": begin + steps})
+    result = iterate(state, plan, crossing)
+    if (gradients.kind == _kernels.RANDOM and layout.dims) or (start is not None and "walker" in start.coords):
+        layout.coords["walker"] = (layout.dims, state.numbers.reshape(wds.shape))
+    run = assemble_trajectory(result, state, plan, layout, callable(lr), {"seed": seed, "updates": begin + steps})
     if not stride:
-        run = _with_statistics(run, made.statistics, np.maximum(state.ended - begin, 0))
-    if heights is not None:
-        run = run.assign_coords(level=(("level",), heights, variable_attributes("level")))
-        times = crossing.reshape(*decay.shape, -1)
+        run = _add_statistics(run, result.statistics, np.maximum(state.ended - begin, 0))
+    if level_norms is not None:
+        run = run.assign_coords(level=(("level",), level_norms, variable_attributes("level")))
+        times = crossing.reshape(*wds.shape, -1)
         run = run.assign(crossing_time=((*layout.dims, "level"), times, variable_attributes("crossing_time")))
     return run
 
 
-def assembled(
-    made: Made, state: State, plan: Plan, layout: Layout, scheduled: bool, attributes: dict[str, Any]
+def assemble_trajectory(
+    result: IterationResult,
+    state: NormState,
+    plan: IterationPlan,
+    layout: BatchLayout,
+    scheduled: bool,
+    attributes: dict[str, Any],
 ) -> xr.Dataset:
-    """Make the trajectory of what `move_on` did; `scheduled` tells that the learning rate varies in time.
+    """Make a trajectory from the result of `iterate`; `scheduled` means that the learning rate varies in time.
 
     Examples
     --------
-    >>> simulated(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, start=None, source="map",
+    >>> simulate_norm(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, start=None, source="map",
     ...           optimizer=theory.SGD()).attrs["source"]
     'map'
     """
-    shape, dims, step = plan.decay.shape, layout.dims, made.step
-    norm = np.sqrt(made.sq_norm).reshape(*shape, step.size)
-    alive = ~np.isnan(norm)
-    lr = np.broadcast_to(made.rates.reshape(norm.shape), norm.shape)
-    grad_norm = np.where(alive, made.gradients.reshape(norm.shape), np.nan)
-    # near the end of the floating-point range these overflow; the status tells
+    shape, dims, step = plan.wd.shape, layout.dims, result.step
+    norm = np.sqrt(result.sq_norm).reshape(*shape, step.size)
+    running = ~np.isnan(norm)
+    lr = np.broadcast_to(result.lr.reshape(norm.shape), norm.shape)
+    grad_norm = np.where(running, result.grad_norm.reshape(norm.shape), np.nan)
+    # these overflow near the end of the floating-point range; the status reports it
     with np.errstate(over="ignore", invalid="ignore"):
         effective_lr = lr / norm**2
-        turn = effective_lr * grad_norm
+        tangent = effective_lr * grad_norm
     if plan.optimizer.momentum:
-        rotation = made.turns.reshape(norm.shape)
+        rotation = result.angles.reshape(norm.shape)
     else:
-        rotation = turn if plan.source == "ode" else step_angle(turn, lr * plan.decay[..., np.newaxis])
+        rotation = tangent if plan.source == "ode" else step_angle(tangent, lr * plan.wd[..., np.newaxis])
     columns = {"norm": norm, "grad_norm": grad_norm, "effective_lr": effective_lr, "rotation": rotation}
     attributes = {"optimizer": repr(plan.optimizer), **attributes}
     if scheduled:
-        columns["lr"] = plan.rates[step - state.begin] if plan.rates.ndim == 1 else lr
+        columns["lr"] = plan.lr[step - state.begin] if plan.lr.ndim == 1 else lr
     else:
-        place(layout.coords, attributes, dims, "lr", np.broadcast_to(plan.rates[..., 0], shape))
-    place(layout.coords, attributes, dims, "wd", plan.decay)
+        place_setting(layout.coords, attributes, dims, "lr", np.broadcast_to(plan.lr[..., 0], shape))
+    place_setting(layout.coords, attributes, dims, "wd", plan.wd)
     if not shape and state.code[0]:
-        last = int(np.searchsorted(step, state.ended[0], side="right"))
-        columns, step = {name: values[:last] for name, values in columns.items()}, step[:last]
+        rows = int(np.searchsorted(step, state.ended[0], side="right"))
+        columns, step = {name: values[:rows] for name, values in columns.items()}, step[:rows]
     trajectory = make_trajectory(
         columns,
         step=step,
@@ -188,7 +202,7 @@ def _check_exact(exact: Any, varying: bool, record_every: int | None) -> None:
         raise ValueError(f"record_every must be a multiple of 4 with exact=False, got {record_every!r}")
 
 
-def _checked_levels(levels: npt.ArrayLike) -> FloatArray:
+def _check_levels(levels: npt.ArrayLike) -> FloatArray:
     check_real("levels", levels, above=0)
     checked = check_real("levels", levels, at_least=NORM_MIN, at_most=NORM_MAX).copy()
     if checked.ndim != 1:
@@ -196,48 +210,54 @@ def _checked_levels(levels: npt.ArrayLike) -> FloatArray:
     return checked
 
 
-def _drive(rule: Any, constant: FloatArray, shape: tuple[int, ...], begin: int, steps: int, seed: int) -> Drive:
+def _gradient_source(
+    rule: Any, constant: FloatArray, shape: tuple[int, ...], begin: int, steps: int, seed: int
+) -> GradientSource:
     if rule is None:
-        return Drive(_kernels.GIVEN, constant[..., np.newaxis], constant[..., np.newaxis])
+        return GradientSource(_kernels.PRESCRIBED, constant[..., np.newaxis], constant[..., np.newaxis])
     if isinstance(rule, BoundedGradient):
-        return Drive(_kernels.RANDOM, _one_for_all_steps(rule.low, shape), _one_for_all_steps(rule.high, shape), seed)
+        return GradientSource(
+            _kernels.RANDOM, _constant_in_time(rule.low, shape), _constant_in_time(rule.high, shape), seed
+        )
     values = rule.values_for(shape, begin + steps, seed)[..., begin:]
-    return Drive(_kernels.GIVEN, values, values)
+    return GradientSource(_kernels.PRESCRIBED, values, values)
 
 
-def _adversary(rule: AdversarialGradient, first_rate: FloatArray, decay: FloatArray) -> Drive:
-    low, high = _one_for_all_steps(rule.low, decay.shape), _one_for_all_steps(rule.high, decay.shape)
+def _adversarial_source(rule: AdversarialGradient, first_lr: FloatArray, wd: FloatArray) -> GradientSource:
+    low, high = _constant_in_time(rule.low, wd.shape), _constant_in_time(rule.high, wd.shape)
     if rule.towards == "lower":
-        return Drive(_kernels.LOWEST, low, high)
+        return GradientSource(_kernels.LOWEST, low, high)
     # the lower end of the attracting interval under the learning rate of step 0
-    rest = theory.norm_bounds(first_rate, decay, low[..., 0], high[..., 0]).lower ** 2
-    return Drive(_kernels.HIGHEST, low, high, rest=np.asarray(rest))
+    lower_end = theory.norm_bounds(first_lr, wd, low[..., 0], high[..., 0]).lower ** 2
+    return GradientSource(_kernels.HIGHEST, low, high, lower_end=np.asarray(lower_end))
 
 
-def _one_for_all_steps(values: npt.ArrayLike, shape: tuple[int, ...]) -> FloatArray:
+def _constant_in_time(values: npt.ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     return np.broadcast_to(np.asarray(values), shape)[..., np.newaxis].copy()
 
 
-def _crossing(heights: FloatArray | None, start: xr.Dataset | None, state: State, dims: tuple[str, ...]) -> FloatArray:
-    """Times of crossing that are known before the first step, inf elsewhere; shape (batch, levels)."""
-    if heights is None:
+def _initial_crossing_times(
+    level_norms: FloatArray | None, start: xr.Dataset | None, state: NormState, dims: tuple[str, ...]
+) -> FloatArray:
+    """Crossing times known before the first step, inf elsewhere; shape (batch, levels)."""
+    if level_norms is None:
         return np.empty((state.sq_norm.size, 0))
-    running = (state.code == _kernels.RUNS)[:, np.newaxis]
-    crossing = np.where(running & (state.sq_norm[:, np.newaxis] == heights**2), float(state.begin), np.inf)
+    running = (state.code == _kernels.RUNNING)[:, np.newaxis]
+    crossing = np.where(running & (state.sq_norm[:, np.newaxis] == level_norms**2), float(state.begin), np.inf)
     if start is not None and "crossing_time" in start.variables:
-        known = start.crossing_time.transpose(*dims, "level").values.reshape(state.sq_norm.size, -1)
-        for earlier, times in zip(start.level.values, known.T, strict=True):
-            crossing[:, heights == earlier] = times[:, np.newaxis]
+        earlier_times = start.crossing_time.transpose(*dims, "level").values.reshape(state.sq_norm.size, -1)
+        for level, times in zip(start.level.values, earlier_times.T, strict=True):
+            crossing[:, level_norms == level] = times[:, np.newaxis]
     return crossing
 
 
-def _with_statistics(trajectory: xr.Dataset, sums: FloatArray, made: npt.NDArray[np.int64]) -> xr.Dataset:
+def _add_statistics(trajectory: xr.Dataset, sums: FloatArray, updates: npt.NDArray[np.int64]) -> xr.Dataset:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         values = {
-            "norm_min": np.sqrt(np.where(made > 0, sums[:, _kernels.LEAST], np.nan)),
-            "norm_max": np.sqrt(np.where(made > 0, sums[:, _kernels.MOST], np.nan)),
-            "mean_sq_norm": sums[:, _kernels.SUM] / made,
-            "mean_fourth_norm": sums[:, _kernels.SUM_OF_SQUARES] / made,
+            "norm_min": np.sqrt(np.where(updates > 0, sums[:, _kernels.LEAST], np.nan)),
+            "norm_max": np.sqrt(np.where(updates > 0, sums[:, _kernels.MOST], np.nan)),
+            "mean_sq_norm": sums[:, _kernels.SUM] / updates,
+            "mean_fourth_norm": sums[:, _kernels.SUM_OF_SQUARES] / updates,
         }
     dims, shape = trajectory.final_norm.dims, trajectory.final_norm.shape
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""How well a probe knows what is predicted from it: its seeds and periods, drawn again."""
+"""Bootstrap intervals of predicted periods: seeds and periods of the calibration runs are resampled."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from simulate.period_model.calibration import CalibrationRun, PooledRuns, fit_ba
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval of a predicted period.
+    """Interval of a predicted period.
 
     Attributes
     ----------
-    lower, upper : steps.
-    level : share of repeated probes whose prediction would lie in it.
+    lower, upper : ends in steps.
+    level : share of repeated calibrations whose prediction would lie within the ends.
 
     Examples
     --------
@@ -35,7 +35,7 @@ class Interval:
 
     @classmethod
     def of(cls, values: npt.ArrayLike, level: float) -> Interval:
-        """Interval that leaves out equal shares of values at both ends.
+        """Return the interval that leaves out equal shares of the values at both ends.
 
         Examples
         --------
@@ -47,51 +47,56 @@ class Interval:
 
 
 def resample_runs(calibration_runs: Sequence[CalibrationRun], count: int, seed: int) -> Iterator[list[PooledRuns]]:
-    """Draw seeds, and periods of each, again with replacement.
+    """Resample the seeds, and the periods of each seed, with replacement.
 
     Parameters
     ----------
-    calibration_runs : of a probe, with their periods.
-    count : number of draws.
-    seed : of the random numbers.
+    calibration_runs : calibration runs with their periods.
+    count : number of bootstrap samples.
+    seed : seed of the random numbers.
 
     Yields
     ------
-    One for each ηλ of `pool_runs`, the largest first.
+    list of PooledRuns: one for each ηλ of `pool_runs`, the largest first.
 
     Examples
     --------
-    >>> one = CalibrationRun(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
-    >>> [(drawn.intrinsic_lr, drawn.count) for (drawn,) in resample_runs([one], 2, seed=0)]
+    >>> run = CalibrationRun(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
+    >>> [(sample.intrinsic_lr, sample.count) for (sample,) in resample_runs([run], 2, seed=0)]
     [(0.01, 12), (0.01, 12)]
     """
     random = np.random.default_rng(seed)
-    rates = [each.intrinsic_lr for each in pool_runs(calibration_runs)]
-    groups = [[each for each in calibration_runs if each.intrinsic_lr == rate and each.count] for rate in rates]
+    intrinsic_lrs = [pooled.intrinsic_lr for pooled in pool_runs(calibration_runs)]
+    groups = [
+        [run for run in calibration_runs if run.intrinsic_lr == intrinsic_lr and run.count]
+        for intrinsic_lr in intrinsic_lrs
+    ]
     for _ in range(count):
-        yield [_drawn(rate, group, random) for rate, group in zip(rates, groups, strict=True)]
+        yield [
+            _resample(intrinsic_lr, group, random) for intrinsic_lr, group in zip(intrinsic_lrs, groups, strict=True)
+        ]
 
 
-def _drawn(rate: float, group: Sequence[CalibrationRun], random: np.random.Generator) -> PooledRuns:
+def _resample(intrinsic_lr: float, group: Sequence[CalibrationRun], random: np.random.Generator) -> PooledRuns:
     lengths, rises = [], []
     for number in random.integers(len(group), size=len(group)):
-        segment = group[number]
-        chosen = random.integers(len(segment.lengths), size=len(segment.lengths))
-        lengths.append(np.asarray(segment.lengths)[chosen])
-        rises.append(np.asarray(segment.rises)[chosen])
+        run = group[number]
+        chosen = random.integers(len(run.lengths), size=len(run.lengths))
+        lengths.append(np.asarray(run.lengths)[chosen])
+        rises.append(np.asarray(run.rises)[chosen])
     period, norm_rise = float(np.concatenate(lengths).mean()), float(np.concatenate(rises).mean())
-    return PooledRuns(rate, sum(part.size for part in lengths), period, norm_rise)
+    return PooledRuns(intrinsic_lr, sum(part.size for part in lengths), period, norm_rise)
 
 
 def resample_law_periods(
     calibration_runs: Sequence[CalibrationRun], lr: float, wd: float, count: int, seed: int
 ) -> list[float]:
-    """Periods of the balance law at a setting, fitted to each draw.
+    """Periods at one setting of the balance laws fitted to `count` bootstrap samples.
 
     Examples
     --------
-    >>> one = CalibrationRun(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
-    >>> all(50 <= period <= 70 for period in resample_law_periods([one], 0.5, 0.02, count=5, seed=0))
+    >>> run = CalibrationRun(0.01, 12, 60.0, 5.0, 0.5, 0.2, 1.0, 2.0, lengths=(50.0, 70.0) * 6, rises=(0.4, 0.6) * 6)
+    >>> all(50 <= period <= 70 for period in resample_law_periods([run], 0.5, 0.02, count=5, seed=0))
     True
     """
-    return [fit_balance_law(seen).period(lr, wd) for seen in resample_runs(calibration_runs, count, seed)]
+    return [fit_balance_law(sample).period(lr, wd) for sample in resample_runs(calibration_runs, count, seed)]

@@ -1,4 +1,4 @@
-"""Periods of a network at other learning rates and weight decays, from a probe of it and without further training."""
+"""Predict the periods of a network at other learning rates and weight decays, from a few calibration runs."""
 
 from __future__ import annotations
 
@@ -38,36 +38,47 @@ from theory import arguments
 from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_wd
 from theory.optimizers import equal_up_to_dim, parse_optimizer
 
-REACH = 30.0  # predictions are given without a warning down to this share of the largest ηλ of a probe
+REACH = 30.0  # largest calibrated ηλ over the smallest ηλ that is predicted without a warning
 _SCHEMA = 3
-_SIMULATED_FOR_INTERVALS = 1000  # periods
-_FARTHEST = 1e6  # from here the model comes back to its range without an overflow
-# Relative errors of the predictions themselves, as standard deviation at the settings of a probe and its growth with
-# |ln| of the ratio to the nearest of them, as seen on the networks of docs/validation.md that served for development.
+_PERIODS_FOR_INTERVALS = 1000  # simulated for `period_interval`
+_MAX_DEVIATION = 1e6  # of ρ/√η from 1 at the start; the simulation returns from there without an overflow
+# Relative error of the two predictions: standard deviation at a calibrated ηλ, and its growth per factor of e to the
+# nearest calibrated ηλ. Measured on the networks of docs/validation.md that were used during development.
 _LAW_ERROR, _REDUCED_ERROR = (0.03, 0.035), (0.03, 0.08)
 
 
 @dataclass(frozen=True)
 class PeriodModel:
-    """What the norm of a network does at other lr and wd, from a probe of that network.
+    """Prediction of the norm dynamics of one network at any (lr, wd), fitted to a few calibration runs.
 
-    `law` is the balance law of its period. `period` and `oscillate` use its reduced model (see `ReducedModel`). The
-    call `predict` says what to expect at a setting, equilibrium included. It describes one optimizer with constant lr
-    and one batch size; the reduced model, plain SGD on a network whose trained weights are all scale-invariant.
+    `PeriodModel.from_runs` fits a model to measured trajectories. `empirical.calibrate` trains and fits in one call.
+    `PeriodModel.reference` is the model of a small ConvNet. A fitted model predicts without further training:
+
+    - `predict(lr, wd)`: equilibrium or periodic, period with its interval, and statistics of the norm.
+    - `law.period(lr, wd)`: period T by the balance law, a formula. `law_interval` gives its interval.
+    - `period(lr, wd)`: period and norms by simulation of the reduced model. `period_interval` gives its interval.
+    - `oscillate(lr, wd, steps=…)`: simulated trajectory of the reduced model.
+
+    `predict` works for every model. The balance law needs at least 10 periods at the lowest ηλ. The reduced model needs
+    clear periods, and plain SGD on a network whose trained weights are all scale-invariant.
+
+    A model describes one network with one optimizer, batch size and data set, at constant learning rate. Periods depend
+    on lr and wd through ηλ alone. Predictions are most reliable between the calibrated ηλ; outside `calibrated_range`
+    they come with a warning.
 
     Parameters
     ----------
-    calibration_runs : of the probe.
-    rise : d of the period finder.
-    reduced_model : the reduced model; None where the probe shows no clear period.
-    reduced_model_error : why there is none.
-    optimizer : of the probe, in words.
+    calibration_runs : summaries of the calibration runs.
+    rise : threshold d of the period finder.
+    reduced_model : fitted reduced model; None if it could not be fitted.
+    reduced_model_error : reason why there is no reduced model; "" if there is one.
+    optimizer : optimizer of the calibration runs, as text.
 
     Raises
     ------
-    TypeError, ValueError : no segments, or a number out of range.
+    TypeError, ValueError : there are no calibration runs, or `rise` is out of range.
 
-    Source: docs/mathematics.md §5; arXiv 2106.15739 for the mechanism.
+    Source: docs/mathematics.md §5; the mechanism is that of arXiv 2106.15739.
 
     Examples
     --------
@@ -87,24 +98,26 @@ class PeriodModel:
     def __post_init__(self) -> None:
         check_number("rise", self.rise, above=0)
         if not self.calibration_runs:
-            raise ValueError("segments must be at least one, got none")
+            raise ValueError("calibration_runs must hold at least one run, got none")
 
     @classmethod
     def from_runs(cls, calibration_runs: Sequence[xr.Dataset], *, rise: float = 0.1) -> PeriodModel:
-        """Calibrate the model on measured trajectories of one network.
+        """Fit a model to measured trajectories of one network.
 
-        The law is that of the settings with 10 periods and more, from the lowest ηλ on; the reduced model is fitted to
-        those whose periods are also clear (a share of at most 0.9 of the growth outside their rises), and there is none
-        without clear ones at the lowest ηλ. `predict` there is in any case.
+        For good predictions take two values of ηλ that differ by a factor of 5, with at least 100 periods each. Let the
+        larger ηλ be the largest you want to predict. Several runs may share one ηλ, for example with different seeds.
+        With a single ηλ, the trends with ηλ are unknown and taken to be constant.
+
+        The balance law is fitted from the lowest ηλ up, as long as there are at least 10 periods. The reduced model is
+        fitted to runs whose periods are also clear (φ at most 0.9), and needs one at the lowest ηλ. Without these
+        the model has no law or no reduced model, but still predicts.
 
         Parameters
         ----------
-        calibration_runs : trajectories with `norm`, `grad_norm` and `loss` at every step, of SGD without momentum,
-            AdamW or Lion (these with `rotation` too), with constant lr, best at two values of ηλ (a factor of 5 apart,
-            the larger one the largest that is asked for later) with 100 and more periods each, at least 12/ηλ steps long.
-            More than one trajectory may have the same ηλ. From one value of ηλ alone the trends with ηλ stay unknown
-            and are taken to be flat.
-        rise : d of the period finder.
+        calibration_runs : trajectories with `norm`, `grad_norm` and `loss` at every step, at least 12/ηλ steps long,
+            with constant lr and wd. The optimizer is SGD without momentum or with decoupled decay, AdamW or Lion.
+            All but plain SGD need `rotation` too.
+        rise : threshold d of the period finder, > 0.
 
         Returns
         -------
@@ -112,58 +125,62 @@ class PeriodModel:
 
         Raises
         ------
-        TypeError, ValueError : no such trajectories.
+        TypeError, ValueError : a trajectory does not meet these requirements; the message says which and why.
 
         Source: docs/mathematics.md §5.
 
         Examples
         --------
+        Simulated runs of the reference model stand in for trained ones:
+
         >>> reference = PeriodModel.reference()
-        >>> probe = [reference.oscillate(0.5, wd, steps=round(50 / wd), seed=1) for wd in (0.02, 0.004)]
-        >>> again = PeriodModel.from_runs(probe)
-        >>> abs(again.period(0.5, 0.01).mean / reference.period(0.5, 0.01).mean - 1) < 0.2
+        >>> runs = [reference.oscillate(0.5, wd, steps=round(50 / wd), seed=1) for wd in (0.02, 0.004)]
+        >>> model = PeriodModel.from_runs(runs)
+        >>> abs(model.period(0.5, 0.01).mean / reference.period(0.5, 0.01).mean - 1) < 0.2
         True
         """
         rise = check_number("rise", rise, above=0)
         if isinstance(calibration_runs, xr.Dataset) or not calibration_runs:
-            raise TypeError("segments must be a sequence of trajectories, at least one")
-        runs = [(run, *measure_run(run, rise, f"segments[{i}]")) for i, run in enumerate(calibration_runs)]
+            raise TypeError("calibration_runs must be a sequence of trajectories, at least one")
+        runs = [(run, *measure_run(run, rise, f"calibration_runs[{i}]")) for i, run in enumerate(calibration_runs)]
         runs.sort(key=lambda run: -run[1].intrinsic_lr)
-        summed = [segment for _, segment, _ in runs]
+        summaries = [summary for _, summary, _ in runs]
         rules = {unconstrained_optimizer(run) for run, _, _ in runs}
         rule = unconstrained_optimizer(runs[-1][0])
         if not all(equal_up_to_dim(rule, other) for other in rules):
-            raise ValueError(f"segments must be of one optimizer, got {', '.join(sorted(rules))}")
-        lowest = summed[-1].intrinsic_lr
-        if not any(segment.is_clear for segment in summed if segment.intrinsic_lr == lowest):
-            unclear = f"its probe shows no clear period: {'; '.join(map(str, summed))}"
-            return cls(tuple(summed), rise, None, unclear, rule)
+            raise ValueError(f"calibration_runs must use one optimizer, got {', '.join(sorted(rules))}")
+        lowest = summaries[-1].intrinsic_lr
+        if not any(summary.is_clear for summary in summaries if summary.intrinsic_lr == lowest):
+            unclear = f"its calibration runs show no clear period: {'; '.join(map(str, summaries))}"
+            return cls(tuple(summaries), rise, None, unclear, rule)
         if rule != "SGD()":
-            return cls(tuple(summed), rise, None, f"that is one of SGD(), not of {rule}", rule)
+            return cls(tuple(summaries), rise, None, f"the reduced model describes SGD(), not {rule}", rule)
         clear = [run for run in runs if run[1].is_clear]
         try:
             reduced_model = fit_reduced_model(
-                [DecayPhases(run, judged.periods) for run, _, judged in clear], [each[1] for each in clear]
+                [DecayPhases(run, classification.periods) for run, _, classification in clear],
+                [run[1] for run in clear],
             )
         except ValueError as error:
-            return cls(tuple(summed), rise, None, str(error))
+            return cls(tuple(summaries), rise, None, str(error))
         simulated = {
-            rate: reduced_model.simulate(rate, periods=1000, seed=0)
-            for rate in {each[1].intrinsic_lr for each in clear}
+            intrinsic_lr: reduced_model.simulate(intrinsic_lr, periods=1000, seed=0)
+            for intrinsic_lr in {run[1].intrinsic_lr for run in clear}
         }
-        if not all(own.count for own in simulated.values()):
-            return cls(tuple(summed), rise, None, "its constants give no periods where the network has some")
+        if not all(prediction.count for prediction in simulated.values()):
+            no_periods = "its simulation has no periods at a setting where the calibration runs have some"
+            return cls(tuple(summaries), rise, None, no_periods)
         return cls(
             tuple(
                 dataclasses.replace(
-                    segment,
-                    simulated_period=simulated[segment.intrinsic_lr].mean,
-                    simulated_trough_norm=simulated[segment.intrinsic_lr].trough_norm,
-                    simulated_peak_norm=simulated[segment.intrinsic_lr].peak_norm,
+                    summary,
+                    simulated_period=simulated[summary.intrinsic_lr].mean,
+                    simulated_trough_norm=simulated[summary.intrinsic_lr].trough_norm,
+                    simulated_peak_norm=simulated[summary.intrinsic_lr].peak_norm,
                 )
-                if segment.is_clear
-                else segment
-                for segment in summed
+                if summary.is_clear
+                else summary
+                for summary in summaries
             ),
             rise,
             reduced_model,
@@ -171,19 +188,19 @@ class PeriodModel:
 
     @classmethod
     def reference(cls) -> PeriodModel:
-        """Give the model of this project's own ConvNet (8-16-16 channels, digits, mini-batches of 64).
+        """Return the model of this project's ConvNet (8-16-16 channels, digits, mini-batches of 64, plain SGD).
 
-        Another network has other periods. `calibration_runs` names the runs that it was calibrated on.
+        Other networks have other periods. `calibration_runs` holds the configurations of its calibration runs.
 
         Examples
         --------
-        >>> [segment.count > 100 for segment in PeriodModel.reference().calibration_runs]
+        >>> [run.count > 100 for run in PeriodModel.reference().calibration_runs]
         [True, True, True, True]
         """
         return _reference()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save as JSON, written aside and renamed; replaces the file.
+        """Save as JSON. An existing file is replaced at once, so that it is never half written.
 
         Examples
         --------
@@ -197,11 +214,11 @@ class PeriodModel:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PeriodModel:
-        """Load what `save` wrote.
+        """Load a model that `save` wrote.
 
         Raises
         ------
-        ValueError : `path` holds no period model, or a newer one.
+        ValueError : `path` holds no period model, or one of another version.
 
         Examples
         --------
@@ -219,27 +236,32 @@ class PeriodModel:
     @classmethod
     def _from_content(cls, content: Any, path: str) -> PeriodModel:
         if not isinstance(content, Mapping) or content.get("schema") != _SCHEMA:
-            raise ValueError(f"path must hold a period model of schema {_SCHEMA}, got {path!r}: calibrate it anew")
+            raise ValueError(f"path must hold a period model of schema {_SCHEMA}, got {path!r}; calibrate again")
         try:
             reduced_model = content["reduced_model"]
             return cls(
-                calibration_runs=tuple(_read_run(each) for each in content["calibration_runs"]),
+                calibration_runs=tuple(_read_run(run) for run in content["calibration_runs"]),
                 rise=content["rise"],
                 reduced_model=None if reduced_model is None else _read_reduced_model(reduced_model),
                 reduced_model_error=content["reduced_model_error"],
                 optimizer=content["optimizer"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"path must hold a whole period model, got {path!r}: {error!r}") from None
+            raise ValueError(f"path must hold a complete period model, got {path!r}: {error!r}") from None
 
     @functools.cached_property
     def law(self) -> theory.BalanceLaw:
-        """The balance law of the period; ValueError without 10 periods at the lowest ηλ of the probe."""
+        """Balance law of the period. `law.period(lr, wd)` is T in steps.
+
+        Raises
+        ------
+        ValueError : the calibration runs have fewer than 10 periods at their lowest ηλ; see `has_law`.
+        """
         return fit_balance_law(pool_runs(self.calibration_runs))
 
     @property
     def has_law(self) -> bool:
-        """Whether the probe shows periods enough for `law`."""
+        """Whether there is a balance law: at least 10 periods at the lowest ηλ of the calibration runs."""
         try:
             pool_runs(self.calibration_runs)
         except ValueError:
@@ -248,21 +270,22 @@ class PeriodModel:
 
     @property
     def calibrated_range(self) -> tuple[float, float]:
-        """Least and largest ηλ of predictions without a warning.
+        """Smallest and largest ηλ that is predicted without a warning.
 
-        Where the lowest ηλ of the probe shows periods it reaches down to a thirtieth of the largest. Else to that
-        lowest: where rest ends and periods begin, nothing at rest tells.
+        The largest is that of the calibration runs. With a balance law the range extends down to a thirtieth of it.
+        Without one it ends at the smallest calibrated ηλ: runs at equilibrium do not show where periods begin.
         """
-        rates = [segment.intrinsic_lr for segment in self.calibration_runs]
-        return min(min(rates), max(rates) / REACH) if self.has_law else min(rates), max(rates)
+        intrinsic_lrs = [run.intrinsic_lr for run in self.calibration_runs]
+        lowest, largest = min(intrinsic_lrs), max(intrinsic_lrs)
+        return min(lowest, largest / REACH) if self.has_law else lowest, largest
 
     @property
     def peak_effective_lr(self) -> float:
-        """η/ρ² at a typical peak: where `oscillate` starts by default."""
+        """Effective learning rate η/ρ² at a typical peak, where `oscillate` starts by default."""
         return math.exp(-2 * self._reduced().peak)
 
     def period_correction(self, intrinsic_lr: float) -> float:
-        """Measured over simulated period at ηλ, by which `period` corrects the reduced model.
+        """Measured over simulated period at ηλ. `period` multiplies the simulated period by it.
 
         Examples
         --------
@@ -272,20 +295,20 @@ class PeriodModel:
         return self._correction(intrinsic_lr, "period", "simulated_period")
 
     def period(self, lr: float, wd: float, *, periods: int = 200, seed: int = 0) -> PredictedPeriod:
-        """Predict the period and the norms at its ends: those of the reduced model, corrected by the probe.
+        """Predict the period and its norms with the reduced model, corrected by the calibration runs.
 
-        The correction is the ratio of measured to simulated values in the segments, interpolated in ln ηλ and held
-        beyond them. `law.period(lr, wd)` is a second, analytic prediction from the same probe.
+        The correction is the ratio of measured to simulated values in the calibration runs. It is interpolated in ln ηλ
+        and constant beyond them. `law.period(lr, wd)` is a second prediction from the same runs, by a formula.
 
         Parameters
         ----------
-        lr, wd : η > 0, λ > 0, ηλ < 1: numbers.
-        periods : how many to simulate; more than 16 are rounded up to a multiple of 16.
-        seed : of the simulation.
+        lr, wd : η > 0 and λ > 0 with ηλ < 1; numbers.
+        periods : number of periods to simulate; numbers above 16 are rounded up to a multiple of 16.
+        seed : seed of the simulation.
 
         Returns
         -------
-        Period: NaN where the model has no periods in 400 relaxation times.
+        PredictedPeriod: its numbers are NaN if the simulation has fewer than two periods in 400/ηλ steps.
 
         Raises
         ------
@@ -293,7 +316,7 @@ class PeriodModel:
 
         Warns
         -----
-        UserWarning : ηλ is outside `calibrated_range`, or above the settings of the probe that have clear periods.
+        UserWarning : ηλ is outside `calibrated_range`, or above every calibration run with clear periods.
 
         Examples
         --------
@@ -301,39 +324,40 @@ class PeriodModel:
         >>> period.trough_norm < period.peak_norm, period.count
         (True, 208)
         """
-        lr, rate = check_number("lr", lr, above=0), self._rate(lr, wd)
+        lr, intrinsic_lr = check_number("lr", lr, above=0), self._intrinsic_lr(lr, wd)
         periods = check_integer("periods", periods, at_least=2)
         seed = check_integer("seed", seed, at_most=2**63 - 1)
-        own = self._reduced().simulate(rate, periods, seed)
-        if not self._swings(rate) and rate <= self.calibrated_range[1] * (1 + 1e-9):
-            warnings.warn(f"the probe shows no clear period near lr * wd = {rate:.3g}", stacklevel=2)
+        simulated = self._reduced().simulate(intrinsic_lr, periods, seed)
+        if not self._is_reduced_model_fitted(intrinsic_lr) and intrinsic_lr <= self.calibrated_range[1] * (1 + 1e-9):
+            warnings.warn(f"the calibration runs show no clear period near lr * wd = {intrinsic_lr:.3g}", stacklevel=2)
         length, trough, peak = (
-            self._correction(rate, measured, f"simulated_{measured}")
+            self._correction(intrinsic_lr, measured, f"simulated_{measured}")
             for measured in ("period", "trough_norm", "peak_norm")
         )
-        trough_norm = own.trough_norm * trough * math.sqrt(lr)
+        trough_norm = simulated.trough_norm * trough * math.sqrt(lr)
         return dataclasses.replace(
-            own,
-            mean=own.mean * length,
-            std=own.std * length,
-            stderr=own.stderr * length,
+            simulated,
+            mean=simulated.mean * length,
+            std=simulated.std * length,
+            stderr=simulated.stderr * length,
             trough_norm=trough_norm,
-            peak_norm=own.peak_norm * peak * math.sqrt(lr),
+            peak_norm=simulated.peak_norm * peak * math.sqrt(lr),
             effective_lr_max=lr / trough_norm**2,
         )
 
     def law_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
-        """Say how well the period of the balance law, `law.period(lr, wd)`, is known.
+        """Interval of the period of the balance law, `law.period(lr, wd)`.
 
-        Seeds and periods of the probe are drawn again with replacement, and the law is fitted to each draw. To this
-        comes the error of the law itself: 3 % at the settings of the probe, and 3.5 % more for each factor of e from
-        the nearest of them.
+        It combines two errors. The sampling error is bootstrapped: seeds and periods of the calibration runs are
+        resampled, and the law is fitted to each sample. The error of the law itself is 3 % at a calibrated ηλ, and
+        3.5 % more per factor of e to the nearest calibrated ηλ (standard deviations).
 
         Parameters
         ----------
-        lr, wd : η > 0, λ > 0, ηλ < 1: numbers.
-        level : share of the draws within the interval, between 0 and 1.
-        draws, seed : number of draws, and of their random numbers.
+        lr, wd : η > 0 and λ > 0 with ηλ < 1; numbers.
+        level : probability of the interval, between 0 and 1.
+        draws : number of bootstrap samples.
+        seed : seed of their random numbers.
 
         Returns
         -------
@@ -341,7 +365,7 @@ class PeriodModel:
 
         Raises
         ------
-        TypeError, ValueError : an argument is out of range, or there is no law.
+        TypeError, ValueError : an argument is out of range, or there is no balance law.
 
         Warns
         -----
@@ -352,21 +376,22 @@ class PeriodModel:
         Examples
         --------
         >>> model = PeriodModel.reference()
-        >>> known = model.law_interval(0.5, 0.01)
-        >>> known.lower < model.law.period(0.5, 0.01) < known.upper
+        >>> interval = model.law_interval(0.5, 0.01)
+        >>> interval.lower < model.law.period(0.5, 0.01) < interval.upper
         True
         """
-        rate = self._rate(lr, wd)
-        level, draws, seed = _checked_draws(level, draws, seed)
+        intrinsic_lr = self._intrinsic_lr(lr, wd)
+        level, draws, seed = _check_interval_arguments(level, draws, seed)
         pool_runs(self.calibration_runs)
-        errors = self._errors(_LAW_ERROR, rate, draws, seed)
+        errors = self._log_errors(_LAW_ERROR, intrinsic_lr, draws, seed)
         return Interval.of(np.exp(errors) * resample_law_periods(self.calibration_runs, lr, wd, draws, seed), level)
 
     def period_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
-        """Say how well the mean of `period(lr, wd)` is known, by the measured periods that correct it.
+        """Interval of the mean of `period(lr, wd)`.
 
-        The constants of the reduced model are taken as they are; for their error and that of the model it adds 3 %, and
-        8 % more for each factor of e from the nearest setting of the probe.
+        The measured periods that correct the simulation are resampled as in `law_interval`. The constants of the
+        reduced model stay fixed. The error of the model is 3 % at a calibrated ηλ, and 8 % more per factor of e to the
+        nearest calibrated ηλ (standard deviations).
 
         Parameters
         ----------
@@ -389,37 +414,38 @@ class PeriodModel:
         Examples
         --------
         >>> model = PeriodModel.reference()
-        >>> known = model.period_interval(0.5, 0.01)
-        >>> known.lower < model.period(0.5, 0.01).mean < known.upper
+        >>> interval = model.period_interval(0.5, 0.01)
+        >>> interval.lower < model.period(0.5, 0.01).mean < interval.upper
         True
         """
-        rate = self._rate(lr, wd)
-        level, draws, seed = _checked_draws(level, draws, seed)
-        own = self._reduced().simulate(rate, _SIMULATED_FOR_INTERVALS, seed)
-        clear = [each for each in self.calibration_runs if not math.isnan(each.simulated_period)]
-        simulated = {each.intrinsic_lr: math.log(each.simulated_period) for each in clear}
-        errors = self._errors(_REDUCED_ERROR, rate, draws, seed)
-        found = []
-        for seen, error in zip(resample_runs(clear, draws, seed), errors, strict=True):
-            at = [math.log(each.intrinsic_lr) for each in reversed(seen)]
-            ratios = [math.log(each.period) - simulated[each.intrinsic_lr] for each in reversed(seen)]
-            found.append(own.mean * math.exp(float(np.interp(math.log(rate), at, ratios)) + error))
-        return Interval.of(found, level)
+        intrinsic_lr = self._intrinsic_lr(lr, wd)
+        level, draws, seed = _check_interval_arguments(level, draws, seed)
+        simulated = self._reduced().simulate(intrinsic_lr, _PERIODS_FOR_INTERVALS, seed)
+        clear = [run for run in self.calibration_runs if not math.isnan(run.simulated_period)]
+        log_simulated = {run.intrinsic_lr: math.log(run.simulated_period) for run in clear}
+        errors = self._log_errors(_REDUCED_ERROR, intrinsic_lr, draws, seed)
+        means = []
+        for sample, error in zip(resample_runs(clear, draws, seed), errors, strict=True):
+            log_lrs = [math.log(pooled.intrinsic_lr) for pooled in reversed(sample)]
+            log_ratios = [math.log(pooled.period) - log_simulated[pooled.intrinsic_lr] for pooled in reversed(sample)]
+            correction = math.exp(float(np.interp(math.log(intrinsic_lr), log_lrs, log_ratios)) + error)
+            means.append(simulated.mean * correction)
+        return Interval.of(means, level)
 
     def predict(self, lr: float, wd: float, *, level: float = 0.9) -> Prediction:
-        """Say what to expect of the norm at a setting: rest, periods of which length, or neither; and how it moves.
+        """Predict the behaviour at one (lr, wd): equilibrium or periodic, period with interval, and norm statistics.
 
-        Numbers without units (spread over J, autocorrelation time over T, and the like) are interpolated between the
-        settings of the probe and held beyond; see `Prediction`. Near the border between verdicts expect it to fail.
+        Dimensionless ratios, such as the spread of ln ρ over J, are interpolated between the calibration runs and
+        constant beyond them. Predictions are least reliable near the border between two verdicts.
 
         Parameters
         ----------
-        lr, wd : η > 0, λ > 0, ηλ < 1: numbers.
-        level : of the interval of the period.
+        lr, wd : η > 0 and λ > 0 with ηλ < 1; numbers.
+        level : probability of the interval of the period, between 0 and 1.
 
         Returns
         -------
-        Expectation
+        Prediction: fields that the model cannot predict are NaN.
 
         Raises
         ------
@@ -433,24 +459,25 @@ class PeriodModel:
 
         Examples
         --------
-        >>> model = PeriodModel.reference()
-        >>> expected = model.predict(0.5, 0.004)
-        >>> expected.verdict, 0.25 < expected.log_norm_sd < 0.5
+        >>> prediction = PeriodModel.reference().predict(0.5, 0.004)
+        >>> prediction.verdict, 0.25 < prediction.log_norm_sd < 0.5
         ('periodic', True)
         """
-        lr, rate = check_number("lr", lr, above=0), self._rate(lr, wd)
+        lr, intrinsic_lr = check_number("lr", lr, above=0), self._intrinsic_lr(lr, wd)
         level = check_number("level", level, above=0, below=1)
         with warnings.catch_warnings():
-            # said already
+            # `_intrinsic_lr` has warned already
             warnings.simplefilter("ignore", UserWarning)
             return predict_from_runs(
                 self.calibration_runs,
                 lr,
-                rate,
+                intrinsic_lr,
                 norm_unit(parse_optimizer(self.optimizer), lr),
                 self.law if self.has_law else None,
                 self.law_interval(lr, wd, level=level) if self.has_law else None,
-                self.period(lr, wd) if self.reduced_model is not None and self._swings(rate) else None,
+                self.period(lr, wd)
+                if self.reduced_model is not None and self._is_reduced_model_fitted(intrinsic_lr)
+                else None,
             )
 
     def oscillate(
@@ -464,22 +491,24 @@ class PeriodModel:
         record_every: int = 1,
         start: xr.Dataset | None = None,
     ) -> xr.Dataset:
-        """Simulate a trajectory of the reduced model, as it is: without the correction of `period`.
+        """Simulate a trajectory of the reduced model, without the correction that `period` applies.
 
         Parameters
         ----------
-        lr, wd : η > 0, λ > 0, ηλ < 1: numbers, or arrays for a batch.
+        lr, wd : η > 0 and λ > 0 with ηλ < 1: numbers, or arrays of one axis for a batch.
         steps : number of updates.
-        seed : each random number is a function of seed, walker and the number of the break.
-        norm : ρ > 0 at the start: number or one for each walker; default is a typical peak.
-        record_every : record the steps whose number is divisible by it.
-        start : trajectory that an earlier call returned: the run goes on from its last state, with its seed and its
-            step numbers, as if it had not been cut. `norm` must be left out, `seed` may be.
+        seed : seed of the random numbers. Each is a function of the seed, the walker and the number of the
+            destabilization, so that a walker does not depend on the others.
+        norm : ρ > 0 at the start: a number, or one for each walker. Default is a typical peak.
+        record_every : only steps whose number is divisible by it are recorded.
+        start : trajectory of an earlier call to continue, with its seed and step numbers. The result is the same as
+            without the interruption. `norm` must be None; `seed` is ignored.
 
         Returns
         -------
-        Trajectory (see `simulate.trajectories.contract`) with `norm`, `loss`, `effective_lr`, and the `grad_norm` and
-        `rotation` that the one-step law asks for; the last state is `final_oscillation`.
+        Trajectory (see `simulate.trajectories.contract`) with `norm`, `loss`, `effective_lr`, `grad_norm` and
+        `rotation`. The last two are those that the one-step law needs for these norms. `final_oscillation` is the last
+        state.
 
         Raises
         ------
@@ -501,40 +530,40 @@ class PeriodModel:
         seed = check_integer("seed", seed, at_most=2**63 - 1)
         peak = np.sqrt(np.asarray(check_lr(lr)) / self.peak_effective_lr)
         begins = peak if norm is None else arguments.check_real("norm", norm, above=0)
-        rates, decays, begins = arguments.broadcast(lr=check_lr(lr), wd=check_wd(wd), norm=begins)
-        if rates.ndim > 1:
-            raise ValueError(f"lr, wd and norm must have at most one axis, got shapes that broadcast to {rates.shape}")
-        dims = ("batch",) if rates.ndim else ()
-        flat_rates, flat_decays = rates.reshape(-1).copy(), decays.reshape(-1).copy()
-        intrinsic = [self._rate(*each) for each in zip(flat_rates, flat_decays, strict=True)]
-        constants = np.array([reduced.constants(rate) for rate in intrinsic]).reshape(-1, _kernel.CONSTANTS)
-        walker = np.arange(flat_rates.size)
+        lrs, wds, begins = arguments.broadcast(lr=check_lr(lr), wd=check_wd(wd), norm=begins)
+        if lrs.ndim > 1:
+            raise ValueError(f"lr, wd and norm must have at most one axis, got shapes that broadcast to {lrs.shape}")
+        dims = ("batch",) if lrs.ndim else ()
+        flat_lrs, flat_wds = lrs.reshape(-1).copy(), wds.reshape(-1).copy()
+        intrinsic_lrs = [self._intrinsic_lr(*setting) for setting in zip(flat_lrs, flat_wds, strict=True)]
+        constants = np.array([reduced.constants(value) for value in intrinsic_lrs]).reshape(-1, _kernel.CONSTANTS)
+        walker = np.arange(flat_lrs.size)
         if start is None:
             begin = 0
-            log_norm = np.log(begins.reshape(-1)) - np.log(flat_rates) / 2
-            if (np.abs(log_norm) > math.log(_FARTHEST)).any():
-                raise ValueError(f"norm must be within a factor of {_FARTHEST:g} of the root of lr, got {norm!r}")
+            log_norm = np.log(begins.reshape(-1)) - np.log(flat_lrs) / 2
+            if (np.abs(log_norm) > math.log(_MAX_DEVIATION)).any():
+                raise ValueError(f"norm must be within a factor of {_MAX_DEVIATION:g} of the root of lr, got {norm!r}")
             state = reduced.initial_state(log_norm, constants, seed, walker)
         else:
             if norm is not None:
-                raise ValueError("norm must be left out with start, which says what it is")
-            begin, seed, state = _continued(start, flat_rates.size, dims)
+                raise ValueError("norm must be None with start, whose last norm is the first of this run")
+            begin, seed, state = _last_state(start, flat_lrs.size, dims)
         step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
-        recorded = np.empty((3, flat_rates.size, step.size))
-        nothing = np.empty((0, _kernel.STATISTICS))
+        recorded = np.empty((3, flat_lrs.size, step.size))
+        no_statistics = np.empty((0, _kernel.STATISTICS))
         _kernel.iterate_oscillation(
-            state, constants, np.uint64(seed), walker, begin, steps, record_every, recorded, nothing,
+            state, constants, np.uint64(seed), walker, begin, steps, record_every, recorded, no_statistics,
             0, 1, 0, self.rise, self.rise,
         )  # fmt: skip
-        log_norm, loss, change = (values.reshape(*rates.shape, step.size) for values in recorded)
-        intrinsic_lr = (rates * decays)[..., np.newaxis]
-        # the growth that decay did not explain, as the gradient that makes it
+        log_norm, loss, change = (values.reshape(*lrs.shape, step.size) for values in recorded)
+        intrinsic_lr = (lrs * wds)[..., np.newaxis]
+        # growth in excess of the decay, expressed as the gradient that would cause it
         turn = (1 - intrinsic_lr) * np.sqrt(np.expm1(2 * np.maximum(change - np.log1p(-intrinsic_lr), 0)))
         effective_lr = np.exp(-2 * log_norm)
-        own = {name: (dims, values) for name, values in (("lr", flat_rates), ("wd", flat_decays))} if dims else {}
+        settings = {name: (dims, values) for name, values in (("lr", flat_lrs), ("wd", flat_wds))} if dims else {}
         return make_trajectory(
             {
-                "norm": np.sqrt(rates)[..., np.newaxis] * np.exp(log_norm),
+                "norm": np.sqrt(lrs)[..., np.newaxis] * np.exp(log_norm),
                 "grad_norm": turn / effective_lr,
                 "effective_lr": effective_lr,
                 "rotation": np.arctan2(turn, 1 - intrinsic_lr),
@@ -542,72 +571,74 @@ class PeriodModel:
             },
             step=step,
             source="period_model",
-            final_norm=np.sqrt(rates) * np.exp(state[:, _kernel.LOG_NORM]).reshape(rates.shape),
-            status=np.full(rates.shape, COMPLETE, dtype=object),
-            status_step=np.full(rates.shape, begin + steps),
+            final_norm=np.sqrt(lrs) * np.exp(state[:, _kernel.LOG_NORM]).reshape(lrs.shape),
+            status=np.full(lrs.shape, COMPLETE, dtype=object),
+            status_step=np.full(lrs.shape, begin + steps),
             dims=dims,
-            coords={**own, "oscillation": (("oscillation",), np.array(_kernel.STATES, dtype=object))},
+            coords={**settings, "oscillation": (("oscillation",), np.array(_kernel.STATES, dtype=object))},
             last_state={
                 "final_oscillation": (
                     (*dims, "oscillation"),
-                    state.reshape(*rates.shape, len(_kernel.STATES)),
+                    state.reshape(*lrs.shape, len(_kernel.STATES)),
                 )
             },
             attributes={
                 "optimizer": "SGD()",
                 "seed": seed,
-                **({} if dims else {"lr": float(rates), "wd": float(decays)}),
+                **({} if dims else {"lr": float(lrs), "wd": float(wds)}),
             },
         )
 
     def _reduced(self) -> ReducedModel:
         if self.reduced_model is None:
-            raise ValueError(f"model must be one with a reduced model, but {self.reduced_model_error}")
+            raise ValueError(f"model must have a reduced model, but {self.reduced_model_error}")
         return self.reduced_model
 
-    def _swings(self, rate: float) -> bool:
-        """Whether ηλ is not above the settings to which the reduced model was fitted."""
-        return rate <= self._reduced().reference * (1 + 1e-9)
+    def _is_reduced_model_fitted(self, intrinsic_lr: float) -> bool:
+        """Whether ηλ is at most the largest to which the reduced model was fitted."""
+        return intrinsic_lr <= self._reduced().reference * (1 + 1e-9)
 
-    def _errors(self, size: tuple[float, float], rate: float, draws: int, seed: int) -> FloatArray:
-        """Random logarithms of what a prediction is wrong by."""
-        apart = min(abs(math.log(rate / segment.intrinsic_lr)) for segment in self.calibration_runs)
-        # apart from the numbers by which periods are drawn
-        return np.random.default_rng([seed, 1]).normal(0, size[0] + size[1] * apart, draws)
+    def _log_errors(self, size: tuple[float, float], intrinsic_lr: float, draws: int, seed: int) -> FloatArray:
+        """Random errors of the logarithm of a predicted period."""
+        distance = min(abs(math.log(intrinsic_lr / run.intrinsic_lr)) for run in self.calibration_runs)
+        # another stream than that of the bootstrap samples
+        return np.random.default_rng([seed, 1]).normal(0, size[0] + size[1] * distance, draws)
 
-    def _rate(self, lr: Any, wd: Any) -> float:
+    def _intrinsic_lr(self, lr: Any, wd: Any) -> float:
+        """Check lr and wd, warn outside the calibrated range, and return ηλ."""
         lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, above=0)
-        rate = float(arguments.check_intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
-        least, largest = self.calibrated_range
-        # a product of lr and wd may be off by rounding
-        if not least * (1 - 1e-9) <= rate <= largest * (1 + 1e-9):
+        intrinsic_lr = float(arguments.check_intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
+        lowest, largest = self.calibrated_range
+        # lr * wd may be off by rounding
+        if not lowest * (1 - 1e-9) <= intrinsic_lr <= largest * (1 + 1e-9):
             warnings.warn(
-                f"lr * wd = {rate:.3g} is outside the range of the model, {least:.3g} to {largest:.3g}; "
+                f"lr * wd = {intrinsic_lr:.3g} is outside the range of the model, {lowest:.3g} to {largest:.3g}; "
                 "its predictions were not compared with training there",
                 stacklevel=3,
             )
-        return rate
+        return intrinsic_lr
 
-    def _correction(self, rate: float, measured: str, simulated: str) -> float:
-        known = [each for each in self.calibration_runs if not math.isnan(getattr(each, simulated))]
+    def _correction(self, intrinsic_lr: float, measured: str, simulated: str) -> float:
+        """Ratio of a measured to a simulated number of the calibration runs, interpolated in ln ηλ."""
+        clear = [run for run in self.calibration_runs if not math.isnan(getattr(run, simulated))]
         return math.exp(
-            interpolate(known, rate, lambda each: math.log(getattr(each, measured) / getattr(each, simulated)))
+            interpolate(clear, intrinsic_lr, lambda run: math.log(getattr(run, measured) / getattr(run, simulated)))
         )
 
 
 def period(
     lr: float, wd: float, *, model: PeriodModel | None = None, periods: int = 200, seed: int = 0
 ) -> PredictedPeriod:
-    """Predict the length of a period, without training.
+    """Predict the period of a network, without training.
 
     Parameters
     ----------
     lr, wd, periods, seed : as in `PeriodModel.period`.
-    model : of the network; default is `PeriodModel.reference()`, a small ConvNet.
+    model : model of the network. Default is `PeriodModel.reference()`, that of a small ConvNet.
 
     Returns
     -------
-    Period
+    PredictedPeriod
 
     Raises
     ------
@@ -618,7 +649,7 @@ def period(
     >>> 300 < period(0.5, 0.004).mean < 600
     True
     """
-    return _checked_model(model).period(lr, wd, periods=periods, seed=seed)
+    return _model_or_reference(model).period(lr, wd, periods=periods, seed=seed)
 
 
 def oscillate(
@@ -637,7 +668,7 @@ def oscillate(
     Parameters
     ----------
     lr, wd, steps, seed, norm, record_every, start : as in `PeriodModel.oscillate`.
-    model : of the network; default is `PeriodModel.reference()`, a small ConvNet.
+    model : model of the network. Default is `PeriodModel.reference()`, that of a small ConvNet.
 
     Returns
     -------
@@ -652,7 +683,7 @@ def oscillate(
     >>> oscillate(0.5, [0.01, 0.02], steps=100).norm.shape
     (2, 100)
     """
-    return _checked_model(model).oscillate(
+    return _model_or_reference(model).oscillate(
         lr, wd, steps=steps, seed=seed, norm=norm, record_every=record_every, start=start
     )
 
@@ -667,7 +698,7 @@ def _read_reduced_model(content: Mapping[str, Any]) -> ReducedModel:
     return ReducedModel(**{**content, **lists, **{name: Trend(**content[name]) for name in trends}})
 
 
-def _checked_draws(level: float, draws: int, seed: int) -> tuple[float, int, int]:
+def _check_interval_arguments(level: float, draws: int, seed: int) -> tuple[float, int, int]:
     return (
         check_number("level", level, above=0, below=1),
         check_integer("draws", draws, at_least=2),
@@ -675,7 +706,7 @@ def _checked_draws(level: float, draws: int, seed: int) -> tuple[float, int, int
     )
 
 
-def _checked_model(model: PeriodModel | None) -> PeriodModel:
+def _model_or_reference(model: PeriodModel | None) -> PeriodModel:
     if model is not None and not isinstance(model, PeriodModel):
         raise TypeError(f"model must be a PeriodModel, got {type(model).__name__}")
     return PeriodModel.reference() if model is None else model
@@ -687,9 +718,9 @@ def _reference() -> PeriodModel:
     return PeriodModel._from_content(json.loads(file.read_text(encoding="utf-8")), "reference_model.json")
 
 
-def _continued(start: xr.Dataset, count: int, dims: tuple[str, ...]) -> tuple[int, int, FloatArray]:
+def _last_state(start: xr.Dataset, count: int, dims: tuple[str, ...]) -> tuple[int, int, FloatArray]:
     check_trajectory(start, "final_oscillation")
     if start.attrs.get("source") != "period_model" or start.final_norm.dims != dims or start.final_norm.size != count:
-        raise ValueError("start must be a trajectory of oscillate with the batch that lr and wd have")
+        raise ValueError("start must be a trajectory of oscillate with the same batch as lr and wd")
     state = start.final_oscillation.values.reshape(count, len(_kernel.STATES)).copy()
     return int(start.status_step.values.reshape(-1)[0]) if count else 0, int(start.attrs["seed"]), state

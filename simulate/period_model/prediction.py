@@ -1,4 +1,4 @@
-"""What to expect of the norm of a network at a setting it was not trained at, from the numbers of its probe."""
+"""Prediction of the norm dynamics of a network at one (lr, wd), interpolated from its calibration runs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from simulate.period_model.reduced_model import PredictedPeriod
 from simulate.trajectories.periods import PERIODIC, PERIODS_MIN, verdict_from
 from theory.arguments import FloatArray
 
-_MOST_ROTATION = 1.0  # of its equilibrium value, where a power law would have it grow
-_LARGEST_SHARE = 0.995  # beyond which odds are a matter of rounding
+_ROTATION_RATIO_MAX = 1.0  # upper limit where a power law extrapolates beyond the equilibrium rotation
+_SHARE_MAX = 0.995  # the odds of larger shares are dominated by rounding
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a probe lets expect at one setting; numbers that it says nothing about are NaN.
+    """Predicted behaviour at one (lr, wd). Fields that the model cannot predict are NaN.
 
-    `str` of it is the verdict in a few words, as that of a `Classification`.
+    `str(prediction)` is a short form: the verdict, with period and interval if it is "periodic".
 
     Attributes
     ----------
     verdict : "equilibrium", "periodic" or "no clear period", by the rules of `simulate.classify`.
-    period : T of the balance law in steps; also where the verdict is that it is not clear.
-    interval : of T.
+    period : T of the balance law in steps, also if the verdict is "no clear period".
+    interval : interval of T; None without a balance law.
     outside_growth : φ.
     threshold_ratio, rotation_ratio, log_norm_sd, autocorrelation_time : as in `simulate.Classification`.
     norm : geometric mean of ρ.
-    trough_norm, peak_norm, effective_lr_max : of the periods of the reduced model; NaN without one.
+    trough_norm, peak_norm, effective_lr_max : from the periods of the reduced model; NaN without one.
     """
 
     verdict: str
@@ -58,59 +58,71 @@ class Prediction:
 def predict_from_runs(
     calibration_runs: Sequence[CalibrationRun],
     lr: float,
-    rate: float,
+    intrinsic_lr: float,
     unit: float,
     law: theory.BalanceLaw | None,
     interval: Interval | None,
     reduced: PredictedPeriod | None,
 ) -> Prediction:
-    """Scale the numbers of a probe to another setting.
+    """Predict the behaviour at one setting from the numbers of calibration runs.
 
-    - Where there is a law, and not above the settings it was fitted to, the spread of ln ρ goes with J and its
-      autocorrelation time with T: their ratios, and the share of T in T at twice the rise, are interpolated in ln ηλ
-      between the settings of the probe and held beyond.
-    - Of the rotation over its equilibrium value the odds are interpolated between them, and below them it is a power of
-      ηλ. Elsewhere so is the spread, and the autocorrelation time in units of 1/ηλ is interpolated and held.
-    - The typical norm keeps its place between the troughs and peaks of the reduced model; without one it is a power.
+    Numbers are interpolated in ln ηλ, and constant beyond the calibration runs unless stated otherwise.
+
+    - Spread of ln ρ, its autocorrelation time, and threshold ratio, up to the largest ηλ of the balance law: the
+      ratios to J and to T, and the inverse of the threshold ratio, are interpolated.
+    - Without a law, or above that ηλ: the spread is a power law below the calibration runs, and the autocorrelation
+      time is interpolated in units of 1/ηλ.
+    - Rotation ratio r: its odds r/(1-r) are interpolated; below the calibration runs it follows a power law.
+    - Typical norm: its relative position between the trough and the peak of the reduced model is interpolated. Without
+      a reduced model it is a power law below the calibration runs.
 
     Parameters
     ----------
-    calibration_runs : of the probe.
-    lr, rate, unit : η, ηλ, and the unit of the segments' norms at η.
-    law, interval, reduced : balance law, its interval and the periods of the reduced model there, where there are any.
+    calibration_runs : at least one.
+    lr, intrinsic_lr : η and ηλ.
+    unit : unit of norms at η, see `norm_unit`.
+    law, interval, reduced : balance law, its interval and the periods of the reduced model at this setting, or None.
 
     Examples
     --------
     >>> from simulate import PeriodModel
-    >>> probe = PeriodModel.reference().calibration_runs
-    >>> resting = predict_from_runs(probe[:1], 0.5, 0.01, 0.5**0.5, None, None, None)
-    >>> math.isnan(resting.period)
+    >>> runs = PeriodModel.reference().calibration_runs
+    >>> without_law = predict_from_runs(runs[:1], 0.5, 0.01, 0.5**0.5, None, None, None)
+    >>> math.isnan(without_law.period)
     True
     """
     period = outside_growth = math.nan
     if law is not None:
-        period, outside_growth = float(law.period(lr, rate / lr)), float(law.outside_growth_at(np.asarray(rate)))
-    if law is not None and rate <= law.reference * (1 + 1e-9):
-        swinging = [each for each in calibration_runs if each.count]
-        sd = float(law.norm_rise_at(np.asarray(rate))) * math.exp(
-            interpolate(swinging, rate, lambda each: math.log(each.log_norm_sd / each.norm_rise))
+        period = float(law.period(lr, intrinsic_lr / lr))
+        outside_growth = float(law.outside_growth_at(np.asarray(intrinsic_lr)))
+    if law is not None and intrinsic_lr <= law.reference * (1 + 1e-9):
+        runs_with_periods = [run for run in calibration_runs if run.count]
+        sd = float(law.norm_rise_at(np.asarray(intrinsic_lr))) * math.exp(
+            interpolate(runs_with_periods, intrinsic_lr, lambda run: math.log(run.log_norm_sd / run.norm_rise))
         )
-        memory = period * interpolate(swinging, rate, lambda each: each.autocorrelation_time / each.period)
-        share = interpolate(swinging, rate, lambda each: 1 / each.threshold_ratio)
+        autocorrelation_time = period * interpolate(
+            runs_with_periods, intrinsic_lr, lambda run: run.autocorrelation_time / run.period
+        )
+        share = interpolate(runs_with_periods, intrinsic_lr, lambda run: 1 / run.threshold_ratio)
         threshold_ratio = 1 / share if share > 0 else math.inf
     else:
-        sd = _power(calibration_runs, rate, lambda each: each.log_norm_sd)
-        memory = interpolate(calibration_runs, rate, lambda each: each.autocorrelation_time * each.intrinsic_lr) / rate
+        sd = _power_law(calibration_runs, intrinsic_lr, lambda run: run.log_norm_sd)
+        autocorrelation_time = (
+            interpolate(calibration_runs, intrinsic_lr, lambda run: run.autocorrelation_time * run.intrinsic_lr)
+            / intrinsic_lr
+        )
         threshold_ratio = math.nan
-    rotation_ratio = _rotation_ratio(calibration_runs, rate)
+    rotation_ratio = _rotation_ratio(calibration_runs, intrinsic_lr)
     trough_norm = peak_norm = effective_lr_max = math.nan
     if reduced is not None:
         trough_norm, peak_norm, effective_lr_max = reduced.trough_norm, reduced.peak_norm, reduced.effective_lr_max
-        swinging = [each for each in calibration_runs if each.is_clear]
-        place = interpolate(swinging, rate, lambda each: math.log(each.norm / each.trough_norm) / each.norm_rise)
-        norm = trough_norm * (peak_norm / trough_norm) ** place
+        clear_runs = [run for run in calibration_runs if run.is_clear]
+        position = interpolate(
+            clear_runs, intrinsic_lr, lambda run: math.log(run.norm / run.trough_norm) / run.norm_rise
+        )
+        norm = trough_norm * (peak_norm / trough_norm) ** position
     else:
-        norm = unit * _power(calibration_runs, rate, lambda each: each.norm)
+        norm = unit * _power_law(calibration_runs, intrinsic_lr, lambda run: run.norm)
     return Prediction(
         verdict=verdict_from(
             rotation_ratio, sd, 0 if math.isnan(period) else PERIODS_MIN, outside_growth, threshold_ratio
@@ -121,7 +133,7 @@ def predict_from_runs(
         threshold_ratio=threshold_ratio,
         rotation_ratio=rotation_ratio,
         log_norm_sd=sd,
-        autocorrelation_time=memory,
+        autocorrelation_time=autocorrelation_time,
         norm=norm,
         trough_norm=trough_norm,
         peak_norm=peak_norm,
@@ -129,61 +141,63 @@ def predict_from_runs(
     )
 
 
-def _rotation_ratio(calibration_runs: Sequence[CalibrationRun], rate: float) -> float:
-    if rate < min(each.intrinsic_lr for each in calibration_runs) or any(
-        each.rotation_ratio <= 0 for each in calibration_runs
+def _rotation_ratio(calibration_runs: Sequence[CalibrationRun], intrinsic_lr: float) -> float:
+    if intrinsic_lr < min(run.intrinsic_lr for run in calibration_runs) or any(
+        run.rotation_ratio <= 0 for run in calibration_runs
     ):
-        return min(_power(calibration_runs, rate, lambda each: each.rotation_ratio), _MOST_ROTATION)
-    # near rest it changes little, far from rest as a power: the odds do both
-    odds = math.exp(interpolate(calibration_runs, rate, lambda each: _log_odds(each.rotation_ratio)))
+        return min(_power_law(calibration_runs, intrinsic_lr, lambda run: run.rotation_ratio), _ROTATION_RATIO_MAX)
+    # nearly constant close to equilibrium, a power law far from it: the odds describe both
+    odds = math.exp(interpolate(calibration_runs, intrinsic_lr, lambda run: _log_odds(run.rotation_ratio)))
     return odds / (1 + odds)
 
 
 def _log_odds(share: float) -> float:
-    kept = min(share, _LARGEST_SHARE)
-    return math.log(kept / (1 - kept))
+    clipped = min(share, _SHARE_MAX)
+    return math.log(clipped / (1 - clipped))
 
 
 def interpolate(
-    calibration_runs: Sequence[CalibrationRun], rate: float, number: Callable[[CalibrationRun], float]
+    calibration_runs: Sequence[CalibrationRun], intrinsic_lr: float, number: Callable[[CalibrationRun], float]
 ) -> float:
-    """Interpolate a number of segments in ln ηλ, between their means at each ηλ, and hold it beyond.
+    """Interpolate a number of calibration runs in ln ηλ, averaged at each ηλ and constant beyond them.
 
     Parameters
     ----------
-    calibration_runs : of a probe.
-    rate : ηλ.
-    number : of a segment; those that do not know it, with NaN, are left out.
+    calibration_runs : runs of one network.
+    intrinsic_lr : ηλ.
+    number : function of one calibration run; runs where it is NaN are left out.
 
     Examples
     --------
-    >>> two = [CalibrationRun(rate, 10, 60.0, 1.0, 0.5, 0.2, 1.0, 2.0) for rate in (0.01, 0.001)]
-    >>> round(interpolate(two, 0.01 / 10**0.5, lambda each: each.intrinsic_lr), 9)
+    >>> runs = [CalibrationRun(lr_wd, 10, 60.0, 1.0, 0.5, 0.2, 1.0, 2.0) for lr_wd in (0.01, 0.001)]
+    >>> round(interpolate(runs, 0.01 / 10**0.5, lambda run: run.intrinsic_lr), 9)
     0.0055
-    >>> interpolate(two, 1e-4, lambda each: each.intrinsic_lr)
+    >>> interpolate(runs, 1e-4, lambda run: run.intrinsic_lr)
     0.001
     """
-    rates, means = _means(calibration_runs, number)
-    return float(np.interp(math.log(rate), rates, means)) if rates.size else math.nan
+    log_lrs, means = _mean_numbers(calibration_runs, number)
+    return float(np.interp(math.log(intrinsic_lr), log_lrs, means)) if log_lrs.size else math.nan
 
 
-def _power(calibration_runs: Sequence[CalibrationRun], rate: float, number: Callable[[CalibrationRun], float]) -> float:
-    """Power law of ηλ from one setting to the next, held above them and gone on with below."""
-    rates, means = _means(calibration_runs, lambda each: math.log(number(each)) if number(each) > 0 else math.nan)
-    if rates.size > 1 and math.log(rate) < rates[0]:
-        slope = (means[1] - means[0]) / (rates[1] - rates[0])
-        return math.exp(means[0] + slope * (math.log(rate) - rates[0]))
-    return math.exp(float(np.interp(math.log(rate), rates, means))) if rates.size else math.nan
+def _power_law(
+    calibration_runs: Sequence[CalibrationRun], intrinsic_lr: float, number: Callable[[CalibrationRun], float]
+) -> float:
+    """Interpolate ln(number) in ln ηλ: extrapolated below the calibration runs, constant above them."""
+    log_lrs, means = _mean_numbers(calibration_runs, lambda run: math.log(number(run)) if number(run) > 0 else math.nan)
+    if log_lrs.size > 1 and math.log(intrinsic_lr) < log_lrs[0]:
+        slope = (means[1] - means[0]) / (log_lrs[1] - log_lrs[0])
+        return math.exp(means[0] + slope * (math.log(intrinsic_lr) - log_lrs[0]))
+    return math.exp(float(np.interp(math.log(intrinsic_lr), log_lrs, means))) if log_lrs.size else math.nan
 
 
-def _means(
+def _mean_numbers(
     calibration_runs: Sequence[CalibrationRun], number: Callable[[CalibrationRun], float]
 ) -> tuple[FloatArray, FloatArray]:
-    """Logarithms of the ηλ at which a number is known, the smallest first, and its mean at each."""
+    """Logarithms of ηλ in increasing order, and the mean of a number at each; NaN is left out."""
     values: dict[float, list[float]] = {}
-    for each in calibration_runs:
-        value = number(each)
+    for run in calibration_runs:
+        value = number(run)
         if not math.isnan(value):
-            values.setdefault(each.intrinsic_lr, []).append(value)
-    rates = sorted(values)
-    return np.log(rates), np.array([np.mean(values[rate]) for rate in rates])
+            values.setdefault(run.intrinsic_lr, []).append(value)
+    intrinsic_lrs = sorted(values)
+    return np.log(intrinsic_lrs), np.array([np.mean(values[intrinsic_lr]) for intrinsic_lr in intrinsic_lrs])

@@ -1,4 +1,4 @@
-"""The reduced model of a network: norm and loss that fall between breaks, and breaks at random."""
+"""Reduced model of a network: norm and loss decay between destabilizations, which come at random."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from simulate.maps.noise import stream_key
 from simulate.period_model import _kernel
 from theory.arguments import FloatArray, check_integer, check_number
 
-_WALKERS = 16
-_LOOKS = 100  # looks of the period finder per relaxation 1/ηλ: those it asks for
-_LONGEST = 400  # relaxations without the wanted periods
+_WALKERS = 16  # simulated side by side
+_SAMPLES_PER_RELAXATION = 100  # rows per 1/ηλ that the period finder asks for
+_MAX_RELAXATIONS = 400  # after which a simulation without enough periods ends
 
 
 @dataclass(frozen=True)
 class Trend:
-    """A positive constant of a network that changes with ηλ as a power of it.
+    """Positive constant of a network that depends on ηλ as a power law: value·(ηλ/reference)^power.
 
     Parameters
     ----------
-    value : at the reference ηλ.
-    power : value(ηλ) = value·(ηλ/reference)^power.
+    value : value at the reference ηλ.
+    power : exponent.
 
     Examples
     --------
@@ -38,7 +38,7 @@ class Trend:
     power: float
 
     def at(self, relative: float) -> float:
-        """Value at ηλ = `relative` times the reference.
+        """Return the value at ηλ = `relative` times the reference.
 
         Examples
         --------
@@ -49,7 +49,7 @@ class Trend:
 
     @classmethod
     def through(cls, relative: Sequence[float], values: Sequence[float]) -> Trend:
-        """Fit a power law to values > 0, exactly where there are two; those of one ηλ alone give a constant.
+        """Fit a power law to values > 0. Two points are fitted exactly; values at a single ηλ give a constant.
 
         Examples
         --------
@@ -64,16 +64,17 @@ class Trend:
 
 @dataclass(frozen=True)
 class PredictedPeriod:
-    """Predicted periods of one setting.
+    """Predicted periods at one setting.
 
     Attributes
     ----------
-    mean, std, stderr : length of a period in steps: its mean, its spread from period to period, and the standard error
-        of the mean from the number of simulated periods alone.
-    count : simulated periods.
-    trough_norm, peak_norm : ρ at the troughs and at the peaks, geometric means.
+    mean, std : mean and standard deviation of the length of a period in steps.
+    stderr : standard error of the mean that comes from the finite number of simulated periods. It does not include the
+        error of the model; for that see `PeriodModel.period_interval`.
+    count : number of simulated periods.
+    trough_norm, peak_norm : geometric mean of ρ at the troughs and at the peaks.
     effective_lr_max : η/ρ² at `trough_norm`, where a destabilization begins.
-    norm_rise, outside_growth : J and φ of the simulated trace.
+    norm_rise, outside_growth : J and φ of the simulation.
     """
 
     mean: float
@@ -89,25 +90,27 @@ class PredictedPeriod:
 
 @dataclass(frozen=True)
 class ReducedModel:
-    """Constants of the reduced model, and its simulation for η = 1.
+    """Reduced model of the norm dynamics of a network: constants, and simulation for η = 1.
 
-    Between two breaks the loss L and the norm, z = ρ/√η, fall,
+    Between two destabilizations the loss L and the norm z = ρ/√η follow
 
-        L⁺ = L/(1 + c η̃L),   ln z⁺ = ln z + ln(1-ηλ) + min(½k(η̃L)², 2ηλ),   η̃ = 1/z²;
+        L⁺ = L/(1 + c η̃L),   ln z⁺ = ln z + ln(1-ηλ) + min(½k(η̃L)², 2ηλ),   η̃ = 1/z².
 
-    a break begins at a step with probability 1-exp(-h), ln h = a + ln L + p ln η̃; there ln z rises to
-    b₀ + b₁ ln z + b₂ ln L + s·N(0,1) and ln L to the random loss from which the next fall begins.
+    A destabilization begins at a step with probability 1-exp(-h), ln h = a + ln L + p ln η̃. In it ln z rises to
+    b₀ + b₁ ln z + b₂ ln L + s·N(0,1). The next decay phase begins there, with a random ln L.
 
     Parameters
     ----------
     loss_decay, growth : c and k.
     hazard : (a, p).
-    peak_coefficients : (b₀, b₁, b₂), and `peak_residual_sd` s.
-    peak_loss, peak_loss_sd : e to the mean of ln L at the beginning of a fall, and the standard deviation of ln L.
-    duration : steps of a rise.
-    rise : d of the period finder.
-    reference : ηλ to which the trends are relative: the largest they were measured at.
-    lowest : the smallest. Beyond the two, what was measured there is held: that the power laws go on proved wrong.
+    peak_coefficients : (b₀, b₁, b₂).
+    peak_residual_sd : s.
+    peak_loss, peak_loss_sd : exp of the mean, and standard deviation, of ln L at the start of a decay phase.
+    duration : number of steps in which the norm rises.
+    rise : threshold d of the period finder.
+    reference : largest ηλ of the calibration runs, to which the trends are relative.
+    lowest : smallest ηλ of the calibration runs. Beyond `reference` and `lowest` the trends are constant, since
+        extrapolated power laws gave wrong periods.
     peak : ln z of a typical peak, where a simulation starts.
 
     Raises
@@ -153,8 +156,8 @@ class ReducedModel:
         check_number("lowest", self.lowest, above=0, at_most=self.reference)
         check_number("peak", self.peak)
 
-    def constants(self, rate: float) -> list[float]:
-        """Those of the compiled loop at ηλ = `rate`, in the order of `simulate.period_model._kernel`.
+    def constants(self, intrinsic_lr: float) -> list[float]:
+        """Constants of the compiled loop at ηλ = `intrinsic_lr`, in the order of `simulate.period_model._kernel`.
 
         Examples
         --------
@@ -162,9 +165,9 @@ class ReducedModel:
         >>> len(PeriodModel.reference().reduced_model.constants(0.01)) == _kernel.CONSTANTS
         True
         """
-        relative = min(max(rate, self.lowest), self.reference) / self.reference
+        relative = min(max(intrinsic_lr, self.lowest), self.reference) / self.reference
         return [
-            math.log1p(-rate),
+            math.log1p(-intrinsic_lr),
             self.loss_decay.at(relative),
             self.growth.at(relative),
             *self.hazard,
@@ -178,31 +181,35 @@ class ReducedModel:
     def initial_state(
         self, log_norm: FloatArray, constants: FloatArray, seed: int, walker: npt.NDArray[Any]
     ) -> FloatArray:
-        """State of walkers that begin a fall at this ln z, one row for each.
+        """State of walkers at the start of a decay phase with this ln z, one row for each walker.
 
         Examples
         --------
         >>> from simulate import PeriodModel
         >>> reduced_model = PeriodModel.reference().reduced_model
-        >>> own = np.array([reduced_model.constants(0.01)])
-        >>> reduced_model.initial_state(np.array([2.0]), own, 0, np.array([0]))[0, _kernel.LOG_NORM]
+        >>> constants = np.array([reduced_model.constants(0.01)])
+        >>> reduced_model.initial_state(np.array([2.0]), constants, 0, np.array([0]))[0, _kernel.LOG_NORM]
         np.float64(2.0)
         """
         state = np.zeros((len(constants), len(_kernel.STATES)))
         state[:, _kernel.LOG_NORM] = log_norm
         state[:, _kernel.LOSS] = np.exp(constants[:, _kernel.PEAK_LOSS])
-        for one, own, number in zip(state, constants, walker, strict=True):
-            _kernel.begin_fall(one, own, np.uint64(stream_key(np.uint64(seed), number)), self.rise)
+        for row, walker_constants, number in zip(state, constants, walker, strict=True):
+            _kernel.begin_decay(row, walker_constants, np.uint64(stream_key(np.uint64(seed), number)), self.rise)
         return state
 
-    def simulate(self, rate: float, periods: int, seed: int) -> PredictedPeriod:
-        """Periods for η = 1; NaN where there are less than two in 400 relaxation times.
+    def simulate(self, intrinsic_lr: float, periods: int, seed: int) -> PredictedPeriod:
+        """Simulate periods for η = 1.
 
         Parameters
         ----------
-        rate : ηλ, between 0 and 1.
-        periods : how many, at least 2; more than 16 are rounded up to a multiple of 16.
-        seed : of the random numbers.
+        intrinsic_lr : intrinsic learning rate ηλ, between 0 and 1.
+        periods : number of periods, at least 2. Numbers above 16 are rounded up to a multiple of 16.
+        seed : seed of the random numbers.
+
+        Returns
+        -------
+        PredictedPeriod: its numbers are NaN with fewer than two periods in 400/ηλ steps.
 
         Raises
         ------
@@ -214,26 +221,29 @@ class ReducedModel:
         >>> PeriodModel.reference().reduced_model.simulate(0.01, periods=20, seed=0).count
         32
         """
-        rate = check_number("rate", rate, above=0, below=1)
+        intrinsic_lr = check_number("intrinsic_lr", intrinsic_lr, above=0, below=1)
         periods, seed = check_integer("periods", periods, at_least=2), check_integer("seed", seed, at_most=2**63 - 1)
         walkers = min(_WALKERS, periods)
-        each = -(-periods // walkers)
-        constants = np.array([self.constants(rate)] * walkers)
+        periods_each = -(-periods // walkers)
+        constants = np.array([self.constants(intrinsic_lr)] * walkers)
         state = self.initial_state(np.full(walkers, self.peak), constants, seed, np.arange(walkers))
         statistics = np.zeros((walkers, _kernel.STATISTICS))
         statistics[:, _kernel.HIGH], statistics[:, _kernel.LOW] = -np.inf, np.inf
-        begin, chunk = 0, max(1, math.ceil((2 + each) / rate))
-        while begin * rate < _LONGEST + 4 * each and (statistics[:, _kernel.COUNT] < each).any():
+        begin, chunk = 0, max(1, math.ceil((2 + periods_each) / intrinsic_lr))
+        while (
+            begin * intrinsic_lr < _MAX_RELAXATIONS + 4 * periods_each
+            and (statistics[:, _kernel.COUNT] < periods_each).any()
+        ):
             _kernel.iterate_oscillation(
                 state, constants, np.uint64(seed), np.arange(walkers), begin, chunk, 0, np.empty((3, 0, 0)), statistics,
-                round(2 / rate), sampling_interval(rate), each, self.rise, self.rise,
+                round(2 / intrinsic_lr), sampling_interval(intrinsic_lr), periods_each, self.rise, self.rise,
             )  # fmt: skip
             begin += chunk
         sums = statistics.sum(axis=0)
         count = int(sums[_kernel.COUNT])
         if count < 2:
-            unknown = math.nan
-            return PredictedPeriod(unknown, unknown, unknown, count, unknown, unknown, unknown, unknown, unknown)
+            nan = math.nan
+            return PredictedPeriod(nan, nan, nan, count, nan, nan, nan, nan, nan)
         mean = float(sums[_kernel.LENGTH]) / count
         std = math.sqrt(max(sums[_kernel.SQ_LENGTH] - count * mean**2, 0) / (count - 1))
         trough, peak = float(sums[_kernel.TROUGHS]) / count, float(sums[_kernel.PEAKS]) / count
@@ -246,16 +256,16 @@ class ReducedModel:
             peak_norm=math.exp(peak),
             effective_lr_max=math.exp(-2 * trough),
             norm_rise=peak - trough,
-            outside_growth=1 - (peak - trough) / (-math.log1p(-rate) * mean),
+            outside_growth=1 - (peak - trough) / (-math.log1p(-intrinsic_lr) * mean),
         )
 
 
 def sampling_interval(intrinsic_lr: float) -> int:
-    """Steps between two looks of the period statistics at ηλ: 0.01/ηλ, what `find_periods` asks for.
+    """Steps between two samples of ln z in the period statistics: 0.01/ηλ, as `find_periods` asks for.
 
     Examples
     --------
     >>> sampling_interval(0.002), sampling_interval(0.01)
     (5, 1)
     """
-    return max(1, int(1 / (_LOOKS * intrinsic_lr)))
+    return max(1, int(1 / (_SAMPLES_PER_RELAXATION * intrinsic_lr)))

@@ -1,4 +1,4 @@
-"""Pictures of trajectories, periods, phase diagrams and diagnosed logs."""
+"""Figures of trajectories, periods, phase diagrams and diagnosed logs."""
 
 from simulate.plots.diagnosis import plot_diagnosis
 from simulate.plots.phase_diagram import plot_phase_diagram

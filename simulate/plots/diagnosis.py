@@ -1,4 +1,4 @@
-"""Pictures of diagnosed logs."""
+"""Figures of diagnosed logs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from simulate.diagnosis.diagnosis import (
     UNKNOWN,
     Diagnosis,
 )
-from simulate.plots.style import AXIS_LABELS, draw_curve, label_log_ticks, legend_above, new_axes
+from simulate.plots.style import AXIS_LABELS, draw_curve, draw_legend_above, label_log_ticks, new_axes
 from simulate.trajectories.contract import setting_variable
 from theory.arguments import check_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of the palette of Okabe and Ito, different in shape too.
+# color (palette of Okabe and Ito) and marker of each cause
 _CAUSES = {
     NORM_DRIVEN: ("#D55E00", "^"),
     BAD_BATCH: ("#56B4E9", "v"),
@@ -39,21 +39,21 @@ _CAUSES = {
 def plot_diagnosis(
     diagnosis: Diagnosis, axes: Axes | Sequence[Axes] | None = None, *, most_points: int = 4000
 ) -> Sequence[Axes]:
-    """Draw the log of a diagnosis over the steps, its spikes marked by their cause.
+    """Draw the log of a diagnosis over the steps, with its spikes marked by cause.
 
     Parameters
     ----------
-    diagnosis : of `simulate.diagnose`.
-    axes : one for the loss, and one each for norm and effective learning rate if the log has them; new ones by default.
+    diagnosis : result of `simulate.diagnose`.
+    axes : axes for the loss, and for norm and effective learning rate if the log has them; new ones by default.
     most_points : as in `plot_trajectory`.
 
     Returns
     -------
-    the axes.
+    list of Axes
 
     Raises
     ------
-    TypeError, ValueError : no diagnosis, or a wrong number of axes.
+    TypeError, ValueError : `diagnosis` is no diagnosis, or the number of axes is wrong.
 
     Examples
     --------
@@ -65,12 +65,12 @@ def plot_diagnosis(
     if not isinstance(diagnosis, Diagnosis):
         raise TypeError(f"diagnosis must be a simulate.Diagnosis, got {type(diagnosis).__name__}")
     most_points = check_integer("most_points", most_points, at_least=2)
-    log = drawn_log(diagnosis)
-    shown = [str(name) for name in log.data_vars]
-    drawn_on = new_axes(len(shown), layout="constrained") if axes is None else list(np.ravel(np.asarray(axes, object)))
-    if len(drawn_on) != len(shown):
-        raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
-    for ax, name in zip(drawn_on, shown, strict=True):
+    log = log_to_draw(diagnosis)
+    names = [str(name) for name in log.data_vars]
+    all_axes = new_axes(len(names), layout="constrained") if axes is None else list(np.ravel(np.asarray(axes, object)))
+    if len(all_axes) != len(names):
+        raise ValueError(f"axes must be {len(names)}, one for each of {names}; got {len(all_axes)}")
+    for ax, name in zip(all_axes, names, strict=True):
         draw_curve(ax, log[[name]].where(np.isfinite(log[name])), name, most_points, color="0.35")
         for spike in diagnosis.spikes:
             ax.axvspan(spike.step, spike.last_step, color=_CAUSES[spike.cause][0], alpha=0.25, linewidth=0)
@@ -81,32 +81,34 @@ def plot_diagnosis(
             label_log_ticks(ax)
         ax.set_ylabel(AXIS_LABELS[name])
         ax.margins(x=0.01)
-    top = drawn_on[0]
+    top = all_axes[0]
     for cause, (color, marker) in _CAUSES.items():
-        seen = [spike for spike in diagnosis.spikes if spike.cause == cause]
-        if seen:
+        spikes = [spike for spike in diagnosis.spikes if spike.cause == cause]
+        if spikes:
             highest = np.nanmax(np.where(np.isfinite(log.loss.values), log.loss.values, np.nan))
-            peaks = [min(spike.peak_loss, highest) if spike.peak_loss == spike.peak_loss else highest for spike in seen]
-            at = [spike.step for spike in seen]
+            peaks = [
+                min(spike.peak_loss, highest) if spike.peak_loss == spike.peak_loss else highest for spike in spikes
+            ]
+            at = [spike.step for spike in spikes]
             top.plot(
                 at, peaks, marker, color=color, markersize=7, markeredgecolor="black", markeredgewidth=0.5, label=cause
             )
     if not math.isnan(diagnosis.next_step):
         top.plot([], [], "--", color=_CAUSES[NORM_DRIVEN][0], linewidth=1, label="next expected")
     if top.get_legend_handles_labels()[0]:
-        legend_above(top)
-    drawn_on[-1].set_xlabel("step")
-    return drawn_on
+        draw_legend_above(top)
+    all_axes[-1].set_xlabel("step")
+    return all_axes
 
 
-def drawn_log(diagnosis: Diagnosis) -> xr.Dataset:
-    """What `plot_diagnosis` draws, a variable for each of its axes, from the top.
+def log_to_draw(diagnosis: Diagnosis) -> xr.Dataset:
+    """Variables that `plot_diagnosis` draws, in the order of its axes from the top.
 
     Examples
     --------
     >>> from simulate.diagnosis.diagnosis import diagnose
     >>> log = {"loss": np.ones(100), "norm": np.full(100, 2.0), "lr": np.full(100, 0.1)}
-    >>> list(drawn_log(diagnose(log)))
+    >>> list(log_to_draw(diagnose(log)))
     ['loss', 'norm', 'effective_lr']
     """
     log = diagnosis.log

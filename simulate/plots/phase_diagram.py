@@ -1,4 +1,4 @@
-"""The picture of a phase diagram."""
+"""Figure of a phase diagram."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from theory.arguments import FloatArray, check_choice
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of the palette of Okabe and Ito, of different brightness or pattern, so that grey prints tell them apart.
+# color (palette of Okabe and Ito) and hatch of each verdict; they differ in grey prints too
 _VERDICTS = {
     EQUILIBRIUM: ("#56B4E9", ""),
     PERIODIC: ("#F0E442", ""),
@@ -24,28 +24,28 @@ _VERDICTS = {
     COLLAPSED: ("#000000", ""),
     DIVERGED: ("#D55E00", "xxxx"),
 }
-_NUMBERS_SHOWN = 6
-_FEW = 8  # values on an axis, each of which has room for its number
+_MAX_NUMBERS = 6  # numbers in cells along an axis
+_MAX_TICKS = 8  # values on an axis up to which every one has a tick label
 
 
 def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw which settings of learning rate and weight decay rest, swing in periods, or end.
+    """Draw at which learning rates and weight decays runs are at equilibrium, are periodic, or end early.
 
-    Each cell has the colour, and the pattern, of its verdict; those without one stay white. The numbers are T·ηλ of
-    periodic cells, of some of them where there are many. Light lines join settings of equal ηλ.
+    The colour and pattern of a cell show its verdict; cells without one stay white. Numbers in periodic cells are T·ηλ;
+    with many cells only some have a number. Dashed lines connect settings of equal ηλ.
 
     Parameters
     ----------
-    diagram : what `simulate.phase_diagram` returned.
+    diagram : result of `simulate.phase_diagram`.
     ax : axes to draw on; new ones by default.
 
     Returns
     -------
-    the axes, logarithmic, with the legend on their right.
+    Axes: logarithmic, with the legend on their right.
 
     Raises
     ------
-    TypeError, ValueError : no such dataset.
+    TypeError, ValueError : `diagram` is no phase diagram.
 
     Source: docs/mathematics.md §4, §5, §6.
 
@@ -61,7 +61,7 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
     from matplotlib.patches import Patch
 
     if not isinstance(diagram, xr.Dataset):
-        raise TypeError(f"diagram must be a dataset that phase_diagram returned, got {type(diagram).__name__}")
+        raise TypeError(f"diagram must be a dataset returned by phase_diagram, got {type(diagram).__name__}")
     for name in ("verdict", "period"):
         if name not in diagram or set(diagram[name].dims) != {"lr", "wd"}:
             raise ValueError(
@@ -86,14 +86,14 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.set_xlim(float(x_edges[0]), float(x_edges[-1]))
     ax.set_ylim(float(y_edges[0]), float(y_edges[-1]))
     numbers = []
-    for i in _thinned(wd.size):
-        for j in _thinned(lr.size):
+    for i in _places_of_numbers(wd.size):
+        for j in _places_of_numbers(lr.size):
             if verdicts[i, j] == PERIODIC and np.isfinite(scaled[i, j]):
                 ax.text(lr[j], wd[i], f"{scaled[i, j]:.2g}", ha="center", va="center", fontsize=8)
                 numbers.append((lr[j], wd[i]))
-    _constant_products(ax, numbers)
+    _draw_lines_of_equal_product(ax, numbers)
     for axis, values in ((ax.xaxis, lr), (ax.yaxis, wd)):
-        if values.size <= _FEW:
+        if values.size <= _MAX_TICKS:
             number_values(axis, values)
     ax.set_xlabel("learning rate η")
     ax.set_ylabel("weight decay λ")
@@ -112,24 +112,24 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
 
 
 def _edges(values: FloatArray) -> FloatArray:
-    """Edges of cells around positive values, half way between them on a logarithmic scale."""
+    """Edges of cells around positive values, halfway between them on a logarithmic scale."""
     logs = np.log(values)
     half = np.diff(logs) / 2 if logs.size > 1 else np.array([0.5])
     inner = logs[:-1] + half[: logs.size - 1]
     return np.asarray(np.exp(np.concatenate([[logs[0] - half[0]], inner, [logs[-1] + half[-1]]])))
 
 
-def _thinned(count: int) -> range:
-    """Places of some of the cells along an axis, in its middle."""
-    stride = -(-count // _NUMBERS_SHOWN)
+def _places_of_numbers(count: int) -> range:
+    """Indices along an axis of the cells that have a number, symmetric about its middle."""
+    stride = -(-count // _MAX_NUMBERS)
     return range((count - 1) % stride // 2, count, stride)
 
 
-def _constant_products(ax: Axes, taken: Sequence[tuple[float, float]]) -> None:
-    """Draw lines of ηλ = 1, 0.1, …, each with a label where it is farthest from places that are taken."""
+def _draw_lines_of_equal_product(ax: Axes, taken: Sequence[tuple[float, float]]) -> None:
+    """Draw lines of ηλ = 1, 0.1, …, with each label as far as possible from the numbers at `taken`."""
     from matplotlib.patheffects import withStroke
 
-    # seen on black too
+    # visible on black too
     halo = [withStroke(linewidth=1.7, foreground="white", alpha=0.5)]
     (left, right), (low, high) = np.log10(ax.get_xlim()), np.log10(ax.get_ylim())
 
@@ -142,12 +142,12 @@ def _constant_products(ax: Axes, taken: Sequence[tuple[float, float]]) -> None:
         ax.plot(ends, 10.0**power / ends, color="0.3", linewidth=0.7, linestyle=(0, (6, 4)), path_effects=halo)
         x = np.geomspace(ends[0], ends[1], 101)
         at = fractions(x, 10.0**power / x)
-        # an edge would cut the label
-        room = np.concatenate([at, 1 - at], axis=1).min(axis=1) + 0.02
+        # distance to the edges, which would cut the label
+        distance = np.concatenate([at, 1 - at], axis=1).min(axis=1) + 0.02
         if len(occupied):
-            room = np.minimum(room, np.hypot(*np.moveaxis(at[:, np.newaxis] - occupied, -1, 0)).min(axis=1))
-        best = int(np.argmax(room))
-        if room[best] > 0.05:
+            distance = np.minimum(distance, np.hypot(*np.moveaxis(at[:, np.newaxis] - occupied, -1, 0)).min(axis=1))
+        best = int(np.argmax(distance))
+        if distance[best] > 0.05:
             ax.text(
                 x[best],
                 10.0**power / x[best],

@@ -1,4 +1,4 @@
-"""What pictures have in common: colours, legends, marks, ticks."""
+"""Common style of figures: colours, legends, marks, ticks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-MEASURED, PREDICTED, ONSET = "#0072B2", "#D55E00", "#009E73"
+# from the palette of Okabe and Ito, which readers with impaired colour vision can distinguish
+MEASURED_COLOR, PREDICTED_COLOR, ONSET_COLOR = "#0072B2", "#D55E00", "#009E73"
 
 AXIS_LABELS = {
     "norm": "norm ρ",
@@ -25,7 +25,7 @@ AXIS_LABELS = {
 
 
 def mark_onsets(axes: Iterable[Axes], onsets: Iterable[int]) -> None:
-    """Mark where periods begin, the first with a label.
+    """Mark the onsets of periods with vertical lines; the first has a label.
 
     Examples
     --------
@@ -38,11 +38,11 @@ def mark_onsets(axes: Iterable[Axes], onsets: Iterable[int]) -> None:
     for ax in axes:
         for place, onset in enumerate(onsets):
             label = "onset of a period" if place == 0 else None
-            ax.axvline(onset, color=ONSET, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0, label=label)
+            ax.axvline(onset, color=ONSET_COLOR, linewidth=0.8, linestyle=(0, (4, 2)), zorder=0, label=label)
 
 
 def number_values(axis: Axis, values: Iterable[float]) -> None:
-    """Number the values that occur on an axis, and nothing between.
+    """Place ticks with numbers at these values of an axis, and nowhere else.
 
     Examples
     --------
@@ -58,15 +58,15 @@ def number_values(axis: Axis, values: Iterable[float]) -> None:
     axis.set_ticks([], minor=True)
 
 
-def legend_above(*axes: Axes) -> None:
-    """Draw one legend for all axes, above the first, where it hides nothing.
+def draw_legend_above(*axes: Axes) -> None:
+    """Draw one legend for all axes above the first one, where it covers no curve.
 
     Examples
     --------
     >>> from matplotlib.figure import Figure
     >>> top, bottom = Figure().subplots(2)
     >>> _ = top.plot([1, 2], label="measured"), bottom.plot([1, 2], label="measured")
-    >>> legend_above(top, bottom)
+    >>> draw_legend_above(top, bottom)
     >>> [text.get_text() for text in top.get_legend().get_texts()]
     ['measured']
     """
@@ -84,7 +84,7 @@ def legend_above(*axes: Axes) -> None:
 
 
 def label_log_ticks(ax: Axes) -> None:
-    """Number the ticks of a logarithmic y axis in full, between the powers of ten too where these are few.
+    """Label the ticks of a logarithmic y axis with plain numbers, also between the powers of ten if these are few.
 
     Examples
     --------
@@ -97,23 +97,23 @@ def label_log_ticks(ax: Axes) -> None:
     """
     from matplotlib.ticker import FuncFormatter, LogFormatter
 
-    # the norm often spans less than a decade: number the ticks between the powers of ten too, with all their digits
-    chosen = LogFormatter(minor_thresholds=(1, 0.4))
-    chosen.set_axis(ax.yaxis)
+    # the norm often spans less than a decade: ticks between the powers of ten need labels too
+    formatter = LogFormatter(minor_thresholds=(1, 0.4))
+    formatter.set_axis(ax.yaxis)
 
     def text(value: float, position: int | None = None) -> str:
         between = ax.yaxis.get_ticklocs(minor=True)
-        chosen.set_locs(between)
+        formatter.set_locs(between)
         low, high = ax.get_ylim()
-        numbered = [each for each in (*ax.yaxis.get_ticklocs(), *between) if low <= each <= high and chosen(each)]
-        return f"{value:.4g}" if len(numbered) < 2 or chosen(value, position) else ""
+        labelled = [tick for tick in (*ax.yaxis.get_ticklocs(), *between) if low <= tick <= high and formatter(tick)]
+        return f"{value:.4g}" if len(labelled) < 2 or formatter(value, position) else ""
 
     ax.yaxis.set_major_formatter(FuncFormatter(text))
     ax.yaxis.set_minor_formatter(FuncFormatter(text))
 
 
 def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:
-    """Axes of a new figure, one below the other, with the same x axis; sizes in inches, the height of each.
+    """Return axes of a new figure, one below the other, with a common x axis; `height` is that of one, in inches.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | 
     >>> len(new_axes(2))
     2
     """
-    # pyplot takes half a second to import: only those who draw pay for it
+    # importing pyplot takes half a second: only when something is drawn
     from matplotlib import pyplot as plt
 
     axes = plt.subplots(count, 1, sharex=True, figsize=(width, height * count), squeeze=False, layout=layout)[1]
@@ -129,7 +129,7 @@ def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | 
 
 
 def draw_curve(ax: Axes, trajectory: xr.Dataset, name: str, most_points: int, **style: Any) -> None:
-    """Draw a variable over the steps; of more than `most_points` rows, the range within bins of equal width.
+    """Draw a variable over the steps. Above `most_points` rows, draw the range of values in bins of equal width.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def draw_curve(ax: Axes, trajectory: xr.Dataset, name: str, most_points: int, **
     padded = np.full(first.size * size, np.nan)
     padded[: step.size] = values
     rows = padded.reshape(first.size, size)
-    known = np.isfinite(rows).any(axis=1)
-    rows, at = rows[known], first[known]
-    both = np.stack([np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)], axis=1).ravel()
-    ax.plot(np.repeat(at, 2), both, **style)
+    has_values = np.isfinite(rows).any(axis=1)
+    rows, at = rows[has_values], first[has_values]
+    ranges = np.stack([np.nanmin(rows, axis=1), np.nanmax(rows, axis=1)], axis=1).ravel()
+    ax.plot(np.repeat(at, 2), ranges, **style)

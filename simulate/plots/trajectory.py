@@ -1,4 +1,4 @@
-"""Pictures of trajectories; each function draws on given axes and returns them."""
+"""Figures of trajectories. Each function draws on axes and returns them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import xarray as xr
 import theory
 from simulate.plots.style import (
     AXIS_LABELS,
-    MEASURED,
-    ONSET,
-    PREDICTED,
+    MEASURED_COLOR,
+    ONSET_COLOR,
+    PREDICTED_COLOR,
     draw_curve,
+    draw_legend_above,
     label_log_ticks,
-    legend_above,
     mark_onsets,
     new_axes,
 )
@@ -40,25 +40,25 @@ def plot_trajectory(
     levels: dict[str, float] | None = None,
     most_points: int = 4000,
 ) -> Sequence[Axes]:
-    """Draw variables of one run over the steps, on logarithmic axes, one below the other.
+    """Draw variables of one run over the steps, on logarithmic axes one below the other.
 
     Parameters
     ----------
     trajectory : one run.
     axes : one for each variable; new ones by default.
-    variables : names; those that the trajectory lacks (or has not at every step) are left out.
-    simulated : a second trajectory, drawn over the first, dashed.
-    periods : onsets to be marked.
-    levels : predicted constant values, drawn as horizontal lines, by variable.
-    most_points : longer curves are drawn as the band between their extremes in as many bins.
+    variables : names of per-step variables; names that the trajectory lacks are left out.
+    simulated : second trajectory, drawn as a dashed curve over the first.
+    periods : periods whose onsets are marked.
+    levels : predicted equilibrium values by variable, drawn as horizontal lines.
+    most_points : a curve with more rows is drawn as the range of its values in bins.
 
     Returns
     -------
-    the axes.
+    list of Axes
 
     Raises
     ------
-    TypeError, ValueError : no single trajectory, a wrong number of axes, or no variable to draw.
+    TypeError, ValueError : `trajectory` is no single run, the number of axes is wrong, or no variable can be drawn.
 
     Examples
     --------
@@ -71,21 +71,21 @@ def plot_trajectory(
     if simulated is not None:
         check_trajectory(simulated, single=True)
     most_points = check_integer("most_points", most_points, at_least=2)
-    wanted = [variables] if isinstance(variables, str) else list(variables)
-    shown = [name for name in wanted if name in trajectory and trajectory[name].dims == ("step",)]
-    if not shown:
-        raise ValueError(f"variables must name at least one that the trajectory has at every step, got {wanted}")
-    drawn_on = new_axes(len(shown)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
-    if len(drawn_on) != len(shown):
-        raise ValueError(f"axes must be {len(shown)}, one for each of {shown}; got {len(drawn_on)}")
-    told = "measured" if simulated is not None or trajectory.attrs.get("source") == "training" else "simulated"
-    for ax, name in zip(drawn_on, shown, strict=True):
+    requested = [variables] if isinstance(variables, str) else list(variables)
+    names = [name for name in requested if name in trajectory and trajectory[name].dims == ("step",)]
+    if not names:
+        raise ValueError(f"variables must name at least one that the trajectory has at every step, got {requested}")
+    all_axes = new_axes(len(names)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
+    if len(all_axes) != len(names):
+        raise ValueError(f"axes must be {len(names)}, one for each of {names}; got {len(all_axes)}")
+    label = "measured" if simulated is not None or trajectory.attrs.get("source") == "training" else "simulated"
+    for ax, name in zip(all_axes, names, strict=True):
         compared = simulated is not None and name in simulated
-        # a curve that is compared is broad and pale, so that it shows behind the other one
+        # a broad, pale curve stays visible behind the simulated one
         broad = {"linewidth": 3.0, "alpha": 0.45} if compared else {}
-        draw_curve(ax, trajectory, name, most_points, color=MEASURED, label=told, **broad)
+        draw_curve(ax, trajectory, name, most_points, color=MEASURED_COLOR, label=label, **broad)
         if simulated is not None and compared:
-            draw_curve(ax, simulated, name, most_points, color=PREDICTED, label="simulated", linestyle="--")
+            draw_curve(ax, simulated, name, most_points, color=PREDICTED_COLOR, label="simulated", linestyle="--")
         if levels and name in levels:
             ax.axhline(levels[name], color="black", linewidth=1.4, linestyle=":", label="predicted equilibrium")
         if periods is not None and periods.onsets.size:
@@ -95,33 +95,33 @@ def plot_trajectory(
             label_log_ticks(ax)
         ax.set_ylabel(AXIS_LABELS.get(name, VARIABLES.get(name, ("", name))[1]))
         ax.margins(x=0)
-    drawn_on[-1].set_xlabel("step")
+    all_axes[-1].set_xlabel("step")
     if simulated is not None or levels or periods is not None:
-        legend_above(*drawn_on)
-    return drawn_on
+        draw_legend_above(*all_axes)
+    return all_axes
 
 
 def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: MeasuredPeriods | None = None) -> Axes:
-    """Draw the phase picture of one run: effective learning rate against gradient norm, both logarithmic.
+    """Draw the phase portrait of one run: effective learning rate against gradient norm, both logarithmic.
 
-    The line η̃g̃ = √(1-(1-ηλ)²) is the balance of growth and decay: below it the norm falls, above it the norm rises.
-    It is drawn of plain SGD at one η and λ alone: else steps of equal η̃ and g̃ may make the norm fall or rise.
+    On the line η̃g̃ = √(1-(1-ηλ)²) growth balances decay: the norm falls below it and rises above it. The line is drawn
+    only for plain SGD with constant η and λ. Other optimizers have no such line.
 
     Parameters
     ----------
     trajectory : one run.
     ax : axes to draw on; new ones by default.
-    periods : onsets to be marked.
+    periods : periods whose onsets are marked.
 
     Returns
     -------
-    the axes.
+    Axes
 
     Raises
     ------
-    TypeError, ValueError : no single trajectory with `grad_norm` and `effective_lr`.
+    TypeError, ValueError : `trajectory` is no single run with `grad_norm` and `effective_lr`.
 
-    Source: arXiv 2106.15739, Figure 3 (phase picture).
+    Source: arXiv 2106.15739, Figure 3.
 
     Examples
     --------
@@ -140,7 +140,7 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Measu
         effective_lr[good],
         c=trajectory.step.values[good],
         s=7,
-        cmap=_steps_in_colour(),
+        cmap=_step_colormap(),
         alpha=0.7,
         linewidths=0,
         rasterized=True,
@@ -155,7 +155,7 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Measu
         ax.plot(
             ends,
             theory.equilibrium_effective_lr(1.0, mean_intrinsic_lr(trajectory), ends),
-            color=PREDICTED,
+            color=PREDICTED_COLOR,
             linestyle=":",
             label="balance of growth and decay",
         )
@@ -168,7 +168,7 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Measu
             marker="v",
             s=26,
             facecolor="none",
-            edgecolor=ONSET,
+            edgecolor=ONSET_COLOR,
             label="onset of a period",
         )
     if ax.get_legend_handles_labels()[0]:
@@ -179,16 +179,16 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Measu
 
 
 def _balances_on_a_line(trajectory: xr.Dataset) -> bool:
-    """Whether the law of its norm is that of plain SGD at one ηλ; no rule is known of what is held fixed."""
-    # a coordinate where it is swept
-    told = trajectory.coords.get("optimizer", trajectory.attrs.get("optimizer", "SGD()"))
-    is_plain = parse_if_known(str(np.asarray(told))) == theory.SGD()
+    """Whether growth and decay balance on a line: plain SGD without a constraint, at constant η and λ."""
+    # in a sweep over optimizers it is a coordinate
+    optimizer = trajectory.coords.get("optimizer", trajectory.attrs.get("optimizer", "SGD()"))
+    is_plain = parse_if_known(str(np.asarray(optimizer))) == theory.SGD()
     is_constant = all(np.unique(setting_variable(trajectory, name).values).size == 1 for name in ("lr", "wd"))
     return is_plain and is_constant and 0 < mean_intrinsic_lr(trajectory) < 1
 
 
-def _steps_in_colour() -> Colormap:
-    """Viridis without its palest end, which is hardly seen on white."""
+def _step_colormap() -> Colormap:
+    """Viridis without its palest end, which is hardly visible on white."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -196,21 +196,21 @@ def _steps_in_colour() -> Colormap:
 
 
 def plot_periods(periods: MeasuredPeriods, ax: Axes | None = None, *, predicted: MeasuredPeriods | None = None) -> Axes:
-    """Draw the histogram of the lengths of periods, with their mean and its standard error.
+    """Draw a histogram of the lengths of periods, with their mean and its standard error.
 
     Parameters
     ----------
-    periods : at least one period.
+    periods : periods of a run, at least one.
     ax : axes to draw on; new ones by default.
-    predicted : periods of the same `rise` to compare with, drawn as an outline.
+    predicted : periods to compare with, found with the same `rise`; drawn as an outline.
 
     Returns
     -------
-    the axes, in steps; a second scale at the top gives T·ηλ of `periods`, where ηλ > 0.
+    Axes: in steps; if ηλ > 0, a second scale at the top shows T·ηλ of `periods`.
 
     Raises
     ------
-    TypeError, ValueError : no `MeasuredPeriods`, none in them, or found with another `rise`.
+    TypeError, ValueError : an argument is no `MeasuredPeriods`, has no period, or was found with another `rise`.
 
     Source: docs/mathematics.md §5.
 
@@ -225,34 +225,42 @@ def plot_periods(periods: MeasuredPeriods, ax: Axes | None = None, *, predicted:
     """
     from matplotlib.ticker import MaxNLocator
 
-    shown = {"periods": periods} | ({} if predicted is None else {"predicted": predicted})
-    for name, given in shown.items():
-        if not isinstance(given, MeasuredPeriods):
-            raise TypeError(f"{name} must be Periods that find_periods returned, got {type(given).__name__}")
-        if not given.count:
-            raise ValueError(f"{name} must hold at least one period, got none at rise={given.rise:g}")
-        if given.rise != periods.rise:
-            raise ValueError(f"{name} must be found with the rise {periods.rise:g} of periods, got {given.rise:g}")
+    histograms = {"periods": periods} | ({} if predicted is None else {"predicted": predicted})
+    for name, period_set in histograms.items():
+        if not isinstance(period_set, MeasuredPeriods):
+            raise TypeError(f"{name} must be MeasuredPeriods returned by find_periods, got {type(period_set).__name__}")
+        if not period_set.count:
+            raise ValueError(f"{name} must hold at least one period, got none at rise={period_set.rise:g}")
+        if period_set.rise != periods.rise:
+            raise ValueError(f"{name} must have the same rise as periods, {periods.rise:g}, got {period_set.rise:g}")
     if ax is None:
         (ax,) = new_axes(1, width=6.0, height=4.0, layout="constrained")
-    edges = _whole_bins(np.concatenate([given.lengths for given in shown.values()]))
-    colours = {"periods": MEASURED, "predicted": PREDICTED}
+    edges = _whole_bins(np.concatenate([period_set.lengths for period_set in histograms.values()]))
+    colours = {"periods": MEASURED_COLOR, "predicted": PREDICTED_COLOR}
     words = {"periods": "measured" if predicted is not None else "", "predicted": "predicted"}
-    for name, given in shown.items():
+    for name, period_set in histograms.items():
         outline = name == "predicted"
         style: dict[str, Any] = {"histtype": "step", "linewidth": 1.6} if outline else {"alpha": 0.45}
-        # shares, so that numbers of periods need not be equal
+        # shares, since the numbers of periods may differ
         ax.hist(
-            given.lengths, edges.tolist(), weights=np.full(given.count, 1 / given.count), color=colours[name], **style
+            period_set.lengths,
+            edges.tolist(),
+            weights=np.full(period_set.count, 1 / period_set.count),
+            color=colours[name],
+            **style,
         )
-        spread = f" ± {given.stderr:.{_decimals(given.stderr)}f}" if given.count > 1 else ""
-        mean = f"{given.mean:.{_decimals(given.stderr)}f}"
-        counted = f"{given.count} period{'s' if given.count > 1 else ''}"
-        label = f"{words[name]} mean {mean}{spread} steps ({counted})".strip()
-        ax.axvline(given.mean, color=colours[name], linestyle="--" if outline else "-", linewidth=1.4, label=label)
-        if given.count > 1:
+        spread = f" ± {period_set.stderr:.{_decimals(period_set.stderr)}f}" if period_set.count > 1 else ""
+        mean = f"{period_set.mean:.{_decimals(period_set.stderr)}f}"
+        count = f"{period_set.count} period{'s' if period_set.count > 1 else ''}"
+        label = f"{words[name]} mean {mean}{spread} steps ({count})".strip()
+        ax.axvline(period_set.mean, color=colours[name], linestyle="--" if outline else "-", linewidth=1.4, label=label)
+        if period_set.count > 1:
             ax.axvspan(
-                given.mean - given.stderr, given.mean + given.stderr, color=colours[name], alpha=0.25, linewidth=0
+                period_set.mean - period_set.stderr,
+                period_set.mean + period_set.stderr,
+                color=colours[name],
+                alpha=0.25,
+                linewidth=0,
             )
     intrinsic_lr = periods.intrinsic_lr
     if intrinsic_lr > 0:
@@ -264,19 +272,19 @@ def plot_periods(periods: MeasuredPeriods, ax: Axes | None = None, *, predicted:
     ax.set_xlabel(f"period T in steps, rises of ln ρ ≥ {periods.rise:g}")
     ax.set_ylabel("share of periods")
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-    # room for the legend above the bars
-    ax.set_ylim(0, ax.get_ylim()[1] * (1 + 0.1 * (1 + len(shown))))
+    # space for the legend above the bars
+    ax.set_ylim(0, ax.get_ylim()[1] * (1 + 0.1 * (1 + len(histograms))))
     ax.legend(loc="upper right", fontsize=8, frameon=False)
     return ax
 
 
 def _decimals(error: float) -> int:
-    """Digits after the point that show two figures of an error."""
+    """Number of decimals that shows two significant digits of an error."""
     return int(np.clip(1 - np.floor(np.log10(error)), 0, 6)) if error > 0 else 0
 
 
 def _whole_bins(lengths: FloatArray) -> FloatArray:
-    """Edges of bins that hold equally many of the lengths that the recorded rows allow."""
+    """Edges of bins that contain equally many possible lengths, given the spacing of the rows."""
     values = np.unique(lengths)
     unit = float(np.gcd.reduce(np.diff(values).astype(np.int64))) if values.size > 1 else 1.0
     width = np.diff(np.histogram_bin_edges(lengths, "auto"))[0]

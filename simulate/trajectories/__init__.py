@@ -1,1 +1,1 @@
-"""Trajectories: contract, storage, periods, pictures."""
+"""Trajectories: data contract, storage, periods, statistics."""

@@ -1,8 +1,8 @@
-"""The data contract of all trajectories: one `xarray.Dataset`, whatever made it.
+"""Data contract of all trajectories: one format of `xarray.Dataset` for simulation and training.
 
-N updates give N rows; row t is the state *before* update t, and the variable `final_norm` is the state after the last.
-One run has the dimension `step`; a batch has its own dimensions before it; a sweep its swept parameters. `status` (and
-`status_step`, the number of updates made) are variables along the batch where there is one.
+N updates give N rows. Row t is the state *before* update t; `final_norm` is the norm after the last update.
+A single run has the dimension `step`. A batch has further dimensions before it, a sweep those of its parameters.
+`status` and `status_step` (number of updates made) have the dimensions of the batch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SCHEMA = 1
 NORM_MIN, NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(np.finfo(np.float64).max))
 RUNNING, COMPLETE, INTERRUPTED, DIVERGED, COLLAPSED = "running", "complete", "interrupted", "diverged", "collapsed"
 
-# name: (units, meaning); `weight` and `loss` are the units of the user's weights and loss
+# name: (units, meaning); "weight" and "loss" stand for the units of the user's weights and loss
 VARIABLES: dict[str, tuple[str, str]] = {
     "step": ("step", "number of updates made before this row"),
     "epoch": ("epoch", "passes over the training set made before this row"),
@@ -89,7 +89,9 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "status": ("", "running, complete, interrupted, diverged or collapsed"),
     "status_step": ("step", "number of updates made when the status was set"),
 }
-CONSTRAINT_MARK = " with fixed "  # in the text of the optimizer of a run that obeys another law
+# Variables that older versions stored under another name: old name to new name. Reading stored data applies it.
+RENAMED = {"jump": "norm_rise"}
+CONSTRAINT_MARK = " with fixed "  # in the optimizer's text if norm or effective learning rate is constrained
 EVALUATIONS = ("train_loss", "train_error", "test_loss", "test_error")
 VALIDATION_EVALUATIONS = ("validation_loss", "validation_error")
 BATCH_EVALUATIONS = ("train_mode_loss", "train_mode_error", "mean_grad_norm", "full_grad_norm")
@@ -114,15 +116,15 @@ def make_trajectory(
 
     Parameters
     ----------
-    columns : per-step variables of `VARIABLES`: shape (*dims, step), or (step,) for all of the batch; those named
-        ``group_…`` have the group as last axis.
+    columns : per-step variables of `VARIABLES`, of shape (*dims, step), or (step,) if the batch shares them. Variables
+        named ``group_…`` have the group as last axis.
     step : step numbers of the rows.
-    source : map, ode, random_walk, landscape, period_model or training.
-    final_norm, status, status_step : state after the last update, shape of the batch.
+    source : "map", "ode", "random_walk", "landscape", "period_model" or "training".
+    final_norm, status, status_step : state after the last update, in the shape of the batch.
     dims, coords : names and coordinates of the batch dimensions.
     groups : names of the scale-invariant groups.
     evaluations : `eval_step` and the variables along it.
-    last_state : further variables, with their dimensions, from which a simulation can go on.
+    last_state : further variables, with their dimensions, from which a simulation can be continued.
     attributes : further attributes (optimizer, lr, wd, config, …).
 
     Returns
@@ -131,7 +133,7 @@ def make_trajectory(
 
     Raises
     ------
-    ValueError : xarray's own, where shapes do not fit.
+    ValueError : shapes do not match (raised by xarray).
 
     Examples
     --------
@@ -167,7 +169,7 @@ def make_trajectory(
 
 
 def variable_attributes(name: str) -> dict[str, str]:
-    """Units and long name of a variable of the contract; nothing for any other.
+    """Units and long name of a variable of the contract; empty for other variables.
 
     Examples
     --------
@@ -178,7 +180,7 @@ def variable_attributes(name: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a stored trajectory carries.
+    """Versions of packages that are stored with a trajectory.
 
     Examples
     --------
@@ -193,13 +195,13 @@ def versions() -> dict[str, str]:
 
 
 def check_trajectory(trajectory: Any, *needed: str, single: bool = False) -> xr.Dataset:
-    """Check that an argument is a trajectory with the variables that are needed.
+    """Check that an argument is a trajectory with the needed variables.
 
     Parameters
     ----------
-    trajectory : what the user gave.
-    needed : names of variables.
-    single : refuse batches.
+    trajectory : value to check.
+    needed : names of the needed variables.
+    single : whether to refuse batches.
 
     Returns
     -------
@@ -207,7 +209,7 @@ def check_trajectory(trajectory: Any, *needed: str, single: bool = False) -> xr.
 
     Raises
     ------
-    TypeError, ValueError : it is no dataset, lacks a variable, or is a batch.
+    TypeError, ValueError : the value is no dataset, lacks a variable, or is a batch.
 
     Examples
     --------
@@ -237,11 +239,11 @@ def _kind(value: Any) -> str:
 
 
 def setting_variable(trajectory: xr.Dataset, name: str) -> xr.DataArray:
-    """`lr` or `wd` of a trajectory: a variable or coordinate where it varies, an attribute otherwise.
+    """Return `lr` or `wd` of a trajectory: a variable or coordinate if it varies, an attribute otherwise.
 
     Raises
     ------
-    ValueError : the trajectory does not say.
+    ValueError : the trajectory has neither.
 
     Examples
     --------
@@ -252,43 +254,43 @@ def setting_variable(trajectory: xr.Dataset, name: str) -> xr.DataArray:
         return trajectory[name]
     if name in trajectory.attrs:
         return xr.DataArray(float(trajectory.attrs[name]))
-    raise ValueError(f"trajectory must say its {name}, as a variable, a coordinate or an attribute; it does not")
+    raise ValueError(f"trajectory must have {name!r} as a variable, a coordinate or an attribute, but has none")
 
 
 def unconstrained_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
-    """Text of the optimizer of a run that obeys its law of the norm.
+    """Return the optimizer of a run as text, and refuse runs with a constraint.
 
     Parameters
     ----------
-    trajectory : one run; one that does not say is of plain SGD.
-    name : of the trajectory, for messages.
+    trajectory : one run; plain SGD if it names no optimizer.
+    name : name of the trajectory in messages.
 
     Raises
     ------
-    ValueError : the norm or the effective learning rate was held fixed.
+    ValueError : the norm or the effective learning rate is fixed, so that the optimizer's law does not hold.
 
     Examples
     --------
     >>> unconstrained_optimizer(xr.Dataset(attrs={"optimizer": "SGD(momentum=0.9)"}))
     'SGD(momentum=0.9)'
     """
-    # a coordinate where it was swept
+    # in a sweep over optimizers it is a coordinate
     swept = trajectory.coords.get("optimizer")
-    told = str(trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item())
-    if CONSTRAINT_MARK in told:
-        raise ValueError(f"{name} must be of a run in which nothing is held fixed, got {told}")
-    return told
+    optimizer = str(trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item())
+    if CONSTRAINT_MARK in optimizer:
+        raise ValueError(f"{name} must come from a run in which nothing is held fixed, got {optimizer}")
+    return optimizer
 
 
 def mean_intrinsic_lr(trajectory: xr.Dataset) -> float:
-    """ηλ of one run; the mean over the steps where the learning rate varies.
+    """Return ηλ of one run, averaged over the steps if lr or wd varies.
 
     Examples
     --------
     >>> mean_intrinsic_lr(xr.Dataset(attrs={"lr": 0.5, "wd": 0.01}))
     0.005
     """
-    found = [setting_variable(trajectory, name) for name in ("lr", "wd")]
-    if all(value.ndim == 0 for value in found):
-        return float(found[0].values) * float(found[1].values)
-    return float((found[0] * found[1]).mean())
+    settings = [setting_variable(trajectory, name) for name in ("lr", "wd")]
+    if all(value.ndim == 0 for value in settings):
+        return float(settings[0].values) * float(settings[1].values)
+    return float((settings[0] * settings[1]).mean())

@@ -1,4 +1,4 @@
-"""Trajectories on disk: saving, loading, and the layout of run folders (read here, written by training)."""
+"""Save and load trajectories, and read run folders, which training writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from simulate._files import atomic_write, check_unused, is_locked
-from simulate.trajectories.contract import INTERRUPTED, RUNNING, SCHEMA, make_trajectory
+from simulate.trajectories.contract import INTERRUPTED, RENAMED, RUNNING, SCHEMA, make_trajectory
 from simulate.trajectories.log import (
     BLOCK_RECORDS,
     column,
@@ -25,7 +25,7 @@ from simulate.trajectories.log import (
     step_log,
 )
 
-# The files of a run folder.
+# files of a run folder
 CONFIG, STATUS, STEPS, EVALS, STORE = (
     "config.json",
     "status.json",
@@ -36,7 +36,7 @@ CONFIG, STATUS, STEPS, EVALS, STORE = (
 
 
 def count_steps(folder: Path) -> int:
-    """Whole records in the log of a run folder; 0 where no run has begun.
+    """Number of complete records in the log of a run folder; 0 before the run begins.
 
     Examples
     --------
@@ -44,23 +44,25 @@ def count_steps(folder: Path) -> int:
     0
     """
     try:
-        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return (folder / STEPS).stat().st_size // step_log(described).itemsize
+        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return (folder / STEPS).stat().st_size // step_log(description).itemsize
     except FileNotFoundError:
         return 0
 
 
 def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
-    """Save a trajectory as a zarr store; written aside and renamed, never over something else.
+    """Save a trajectory as a zarr store in a new folder.
+
+    The store appears at `path` only when it is complete.
 
     Parameters
     ----------
     trajectory : any dataset of the contract.
-    path : the store's folder; must not exist.
+    path : folder of the store; must not exist.
 
     Raises
     ------
-    TypeError : no dataset.
+    TypeError : `trajectory` is no dataset.
     ValueError : `path` exists.
 
     Examples
@@ -78,7 +80,7 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def write_store(trajectory: xr.Dataset, target: Path) -> None:
-    """Write the zarr store aside and rename it to `target`, which must not exist.
+    """Write a zarr store under another name and rename it to `target`, which must not exist.
 
     Examples
     --------
@@ -90,15 +92,16 @@ def write_store(trajectory: xr.Dataset, target: Path) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
-    """Load a saved trajectory, or the trajectory of a run folder: running, killed or finished.
+    """Load a saved trajectory, or the trajectory of a run folder, whether the run is finished or not.
 
     Parameters
     ----------
-    path : folder that `save` or a training made.
+    path : folder written by `save` or by a training run.
 
     Returns
     -------
-    Trajectory; of a run that was killed the whole rows that it wrote, with status "interrupted".
+    xarray.Dataset: the trajectory. For a killed run it has the complete rows that were written, and the status
+    "interrupted".
 
     Raises
     ------
@@ -120,7 +123,9 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         raise ValueError(f"path must be a saved trajectory or a run folder, got {str(path)!r}")
     dataset: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
     _check_schema(dataset.attrs.get("schema"), folder)
-    # the store has its own type for text (and none for text of size zero)
+    names = {old: new for old, new in RENAMED.items() if old in dataset.variables and new not in dataset.variables}
+    dataset = dataset.rename(names)
+    # zarr reads text as another type than object, and empty text as no text at all
     text = [name for name in ("status", "group", "verdict", "oscillation") if name in dataset.variables]
     return dataset.assign({name: dataset[name].astype(object) for name in text}).drop_encoding()
 
@@ -131,34 +136,34 @@ def _check_schema(schema: Any, folder: Path) -> None:
 
 
 def _state_of_run(folder: Path) -> tuple[dict[str, Any], str, int]:
-    """Description, status and number of valid rows of a run folder."""
-    described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    _check_schema(described.get("schema"), folder)
-    status = json.loads((folder / STATUS).read_text(encoding="utf-8")) if (folder / STATUS).exists() else {}
-    word = status.get("status", RUNNING)
-    if word == RUNNING and not is_locked(folder):
-        word = INTERRUPTED
-    count = count_records(folder / STEPS, step_log(described))
-    if word not in (RUNNING, INTERRUPTED):
-        count = min(count, status["status_step"])
-    return described, word, count
+    """Return description, status and number of valid rows of a run folder."""
+    description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    _check_schema(description.get("schema"), folder)
+    content = json.loads((folder / STATUS).read_text(encoding="utf-8")) if (folder / STATUS).exists() else {}
+    status = content.get("status", RUNNING)
+    if status == RUNNING and not is_locked(folder):
+        status = INTERRUPTED
+    count = count_records(folder / STEPS, step_log(description))
+    if status not in (RUNNING, INTERRUPTED):
+        count = min(count, content["status_step"])
+    return description, status, count
 
 
 def _rows_of_run(
-    folder: Path, described: Mapping[str, Any], word: str, count: int, start: int = 0, stop: int | None = None
+    folder: Path, description: Mapping[str, Any], status: str, count: int, start: int = 0, stop: int | None = None
 ) -> xr.Dataset:
-    """Part of the trajectory of a run of `count` valid rows; evaluations and final state are those of the whole."""
-    record = step_log(described)
-    evaluated = read_records(folder / EVALS, evaluation_log(described))
-    evaluated = evaluated[evaluated["eval_step"] <= count]
+    """Return rows `start` to `stop` of a run with `count` valid rows; evaluations and final state are complete."""
+    record = step_log(description)
+    evaluations = read_records(folder / EVALS, evaluation_log(description))
+    evaluations = evaluations[evaluations["eval_step"] <= count]
     part = trajectory_of_records(
         read_records(folder / STEPS, record, start, count if stop is None else min(stop, count)),
-        status=word,
-        first_norm=described["first_norm"],
-        groups=described["groups"],
-        attributes=described["attributes"],
-        epochs_per_step=described["epochs_per_step"],
-        evaluations={name: evaluated[name] for name in evaluated.dtype.names or ()} if len(evaluated) else None,
+        status=status,
+        first_norm=description["first_norm"],
+        groups=description["groups"],
+        attributes=description["attributes"],
+        epochs_per_step=description["epochs_per_step"],
+        evaluations={name: evaluations[name] for name in evaluations.dtype.names or ()} if len(evaluations) else None,
         first_step=start,
     )
     last = read_records(folder / STEPS, record, count - 1, count) if count else None
@@ -174,18 +179,18 @@ def _read_run(folder: Path) -> xr.Dataset:
 
 
 def store_run(folder: Path) -> None:
-    """Write the trajectory of a finished run folder as its labelled store, in constant memory.
+    """Write the trajectory of a finished run folder as a zarr store, in constant memory.
 
     Raises
     ------
-    OSError : the disk is full, or such; the logs hold the trajectory then.
+    OSError : the store cannot be written, for example on a full disk. The logs still hold the trajectory.
     """
     target = folder / STORE
     shutil.rmtree(target, ignore_errors=True)
-    described, word, count = _state_of_run(folder)
+    description, status, count = _state_of_run(folder)
     with atomic_write(target) as aside:
         for start in range(0, max(count, 1), BLOCK_RECORDS):
-            part = _rows_of_run(folder, described, word, count, start, start + BLOCK_RECORDS)
+            part = _rows_of_run(folder, description, status, count, start, start + BLOCK_RECORDS)
             if start == 0:
                 chunks = {
                     name: {"chunks": tuple(max(1, min(size, BLOCK_RECORDS)) for size in part[name].shape)}
@@ -209,16 +214,16 @@ def trajectory_of_records(
     evaluations: Mapping[str, npt.ArrayLike] | None = None,
     first_step: int = 0,
 ) -> xr.Dataset:
-    """Assemble the trajectory of a training from its log records.
+    """Assemble the trajectory of a training run from its log records.
 
     Parameters
     ----------
-    records : shape (steps,), of `step_record`.
-    status : word of the contract.
-    first_norm : ρ before the first step, for a run without steps.
-    groups, attributes, evaluations : as in `make_trajectory`; where `lr` is no attribute it becomes a variable.
-    epochs_per_step : for the coordinate `epoch`; None where there are no epochs.
-    first_step : number of the first record, where the records are a part of a run.
+    records : records of type `step_record`, shape (steps,).
+    status : status of the run, as in the contract.
+    first_norm : ρ before the first step; the final norm of a run without steps.
+    groups, attributes, evaluations : as in `make_trajectory`. If `lr` is no attribute, it becomes a variable.
+    epochs_per_step : for the coordinate `epoch`; None without epochs.
+    first_step : number of the first record, if the records are part of a run.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The append-only logs of a run: records of steps and of evaluations, each with a check."""
+"""Append-only logs of a run: records of steps and of evaluations, each with a checksum."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.lib import recfunctions
 from simulate.trajectories.contract import EVALUATIONS
 
 CHECK = "check"
-# records that are held in memory at a time while a run is stored: some ten megabytes
+# records in memory at a time while a run is stored, some ten megabytes
 BLOCK_RECORDS = 2**16
 
 
 def evaluation_record(names: Sequence[str] = EVALUATIONS) -> np.dtype[Any]:
-    """Record of one evaluation in its log.
+    """Record type of one evaluation.
 
     Examples
     --------
@@ -30,7 +30,7 @@ def evaluation_record(names: Sequence[str] = EVALUATIONS) -> np.dtype[Any]:
 
 
 def step_record(groups: int) -> np.dtype[Any]:
-    """Record of one training step in the log; record t is row t. `next_norm` is the norm after the update.
+    """Record type of one training step; record t is row t. `next_norm` is the norm after the update.
 
     Examples
     --------
@@ -42,26 +42,26 @@ def step_record(groups: int) -> np.dtype[Any]:
     return np.dtype([*((n, "<f8") for n in scalars), *((n, "<f8", (groups,)) for n in vectors)])
 
 
-def checked(record: np.dtype[Any]) -> np.dtype[Any]:
-    """Record of a log with a check over its numbers and its place.
+def record_with_check(record: np.dtype[Any]) -> np.dtype[Any]:
+    """Record type with a checksum of its numbers and its position in the log.
 
     Examples
     --------
-    >>> checked(step_record(groups=3)).itemsize
+    >>> record_with_check(step_record(groups=3)).itemsize
     136
     """
     return np.dtype([*record.descr, (CHECK, "<u8")])
 
 
-def sealed(records: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
-    """Records as they are appended to a log whose records are checked; the first of them is number `first` there.
+def records_with_checks(records: npt.NDArray[Any], first: int) -> npt.NDArray[Any]:
+    """Records with their checksums, as they are appended to a log; the first gets the number `first`.
 
     Examples
     --------
-    >>> sealed(np.zeros(2, dtype=step_record(1)), first=5).dtype.names[-1]
+    >>> records_with_checks(np.zeros(2, dtype=step_record(1)), first=5).dtype.names[-1]
     'check'
     """
-    log = np.empty(len(records), dtype=checked(records.dtype))
+    log = np.empty(len(records), dtype=record_with_check(records.dtype))
     for name in records.dtype.names or ():
         log[name] = records[name]
     log[CHECK] = _checks(log, first)
@@ -78,12 +78,12 @@ def _checks(records: npt.NDArray[Any], first: int) -> npt.NDArray[np.uint64]:
 
 
 def read_records(path: Path, record: np.dtype[Any], start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-    """Whole records of an append-only log, up to the first that is damaged; a last one that was cut is left out.
+    """Read the complete records of an append-only log, up to the first damaged one.
 
     Parameters
     ----------
-    path : the log.
-    record : with `checked`, damage is found and the check is left out of the result.
+    path : log file.
+    record : record type. With `record_with_check` damage is detected; the result has no checksums.
     start, stop : numbers of the first record and of the one after the last.
 
     Examples
@@ -106,7 +106,7 @@ def read_records(path: Path, record: np.dtype[Any], start: int = 0, stop: int | 
 
 
 def count_records(path: Path, record: np.dtype[Any]) -> int:
-    """Number of records that `read_records` gives, in constant memory.
+    """Number of records that `read_records` returns, counted in constant memory.
 
     Examples
     --------
@@ -115,38 +115,38 @@ def count_records(path: Path, record: np.dtype[Any]) -> int:
     """
     count = 0
     while True:
-        found = len(read_records(path, record, count, count + BLOCK_RECORDS))
-        count += found
-        if found < BLOCK_RECORDS:
+        block = len(read_records(path, record, count, count + BLOCK_RECORDS))
+        count += block
+        if block < BLOCK_RECORDS:
             return count
 
 
-def step_log(described: Mapping[str, Any]) -> np.dtype[Any]:
-    """Record of the log of steps of a described run; the first runs had no checks.
+def step_log(description: Mapping[str, Any]) -> np.dtype[Any]:
+    """Record type of the step log of a run with this description; the first runs had no checksums.
 
     Examples
     --------
     >>> step_log({"groups": ["a"], "checked": True}).names[-1]
     'check'
     """
-    record = step_record(len(described["groups"]))
-    return checked(record) if described.get("checked") else record
+    record = step_record(len(description["groups"]))
+    return record_with_check(record) if description.get("checked") else record
 
 
-def evaluation_log(described: Mapping[str, Any]) -> np.dtype[Any]:
-    """Record of the log of evaluations of a described run.
+def evaluation_log(description: Mapping[str, Any]) -> np.dtype[Any]:
+    """Record type of the evaluation log of a run with this description.
 
     Examples
     --------
     >>> evaluation_log({"checked": False}) == evaluation_record()
     True
     """
-    record = evaluation_record(described.get("evaluations", EVALUATIONS))
-    return checked(record) if described.get("checked") else record
+    record = evaluation_record(description.get("evaluations", EVALUATIONS))
+    return record_with_check(record) if description.get("checked") else record
 
 
 def column_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the variables along the steps of a run with these attributes.
+    """Names of the per-step variables of a run with these attributes.
 
     Examples
     --------
@@ -158,13 +158,13 @@ def column_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def column(records: npt.NDArray[Any], name: str, attributes: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """Values of one of these variables.
+    """Values of one per-step variable.
 
     Parameters
     ----------
-    records : of `step_record`, shape (steps,).
+    records : records of type `step_record`, shape (steps,).
     name : one of `column_names`.
-    attributes : of the run.
+    attributes : attributes of the run.
 
     Examples
     --------
@@ -175,5 +175,5 @@ def column(records: npt.NDArray[Any], name: str, attributes: Mapping[str, Any]) 
     """
     if name != "effective_lr":
         return np.asarray(records[name])
-    is_held = str(attributes.get("optimizer", "")).endswith("with fixed effective_lr")
-    return np.asarray(records["lr"] / (1.0 if is_held else records["norm"] ** 2))
+    is_fixed = str(attributes.get("optimizer", "")).endswith("with fixed effective_lr")
+    return np.asarray(records["lr"] / (1.0 if is_fixed else records["norm"] ** 2))

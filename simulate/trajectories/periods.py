@@ -1,4 +1,4 @@
-"""Periods of a trajectory, and the verdict whether it has any."""
+"""Find the periods of a trajectory, and classify it: equilibrium, periodic, or no clear period."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from theory.optimizers import parse_if_known, parse_optimizer
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
-# What `verdict_from` asks for; reasons in the docstring of `classify`.
+# Thresholds of `verdict_from`; the docstring of `classify` explains them.
 ROTATION_RATIO_MIN, LOG_NORM_SD_MAX, OUTSIDE_GROWTH_MAX, PERIODS_MIN = 0.8, 0.05, 0.9, 5
 THRESHOLD_RATIO_MAX, OUTSIDE_GROWTH_SMALL = 2.0, 0.25
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_LOOKS = 100  # of the autocorrelation per relaxation 1/ηλ
+_SAMPLES_PER_RELAXATION = 100  # samples per 1/ηλ for the autocorrelation
 
 
 @dataclass(frozen=True)
 class MeasuredPeriods:
-    """Periods found in one trajectory, from trough to trough of the norm.
+    """Periods of one trajectory, from trough to trough of the norm.
 
     Attributes
     ----------
-    onsets : step numbers of the troughs at which a destabilization begins, shape (count+1,); empty without troughs.
-    lengths : steps between them, shape (count,).
-    trough_norms, peak_norms : ρ at the trough that begins each period and at its peak, shape (count,).
-    rise : the rise d of ln ρ that counts as a destabilization.
+    onsets : step numbers of the troughs, at which destabilizations begin, shape (count+1,); empty without troughs.
+    lengths : steps from each trough to the next, shape (count,).
+    trough_norms, peak_norms : ρ at the trough that begins each period, and at its peak, shape (count,).
+    rise : threshold d: a rise of ln ρ by at least d is a destabilization.
     intrinsic_lr : ηλ.
-    decay : fall of ln ρ in a step without gradients, -ln(1-ηλ) for plain SGD (`theory.free_decay`); NaN where there is
-        none.
+    decay : decrease of ln ρ in a step without gradients, see `theory.free_decay`. For plain SGD it is -ln(1-ηλ). NaN if
+        there is no decay.
     """
 
     onsets: npt.NDArray[np.int64]
@@ -63,22 +63,22 @@ class MeasuredPeriods:
 
     @property
     def mean(self) -> float:
-        """Mean length in steps; NaN without periods."""
+        """Mean length of a period in steps; NaN without periods."""
         return float(self.lengths.mean()) if self.count else math.nan
 
     @property
     def std(self) -> float:
-        """Standard deviation of the length in steps; NaN below two periods."""
+        """Standard deviation of the length in steps; NaN with fewer than two periods."""
         return float(self.lengths.std(ddof=1)) if self.count > 1 else math.nan
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean length in steps, periods taken as independent."""
+        """Standard error of the mean length in steps, for independent periods."""
         return self.std / math.sqrt(self.count) if self.count > 1 else math.nan
 
     @property
     def norm_rise(self) -> float:
-        """J: mean of ln(norm_max/norm_min)."""
+        """Norm rise J: mean of ln(peak norm/trough norm); NaN without periods."""
         return float(np.log(self.peak_norms / self.trough_norms).mean()) if self.count else math.nan
 
     @property
@@ -93,18 +93,18 @@ class MeasuredPeriods:
 
     @property
     def outside_growth(self) -> float:
-        """φ: share of all growth of ln ρ that lies outside the detected rises; T·decay = J/(1-φ).
+        """Growth outside φ: share of the growth of ln ρ outside the destabilizations; T·decay = J/(1-φ).
 
-        NaN without periods, and without decay.
+        NaN without periods or without decay.
         """
         return 1 - self.norm_rise / (self.decay * self.mean) if self.count and self.decay > 0 else math.nan
 
 
 @dataclass(frozen=True)
 class Classification:
-    """A verdict, the numbers that decided, and what else describes how ln ρ moves without any threshold.
+    """Verdict on a trajectory, the numbers behind it, and statistics of ln ρ that need no threshold.
 
-    `str` of it is the verdict in a few words: "equilibrium", "periodic, T = … ± … steps" or "no clear period".
+    `str(classification)` is a short form: "equilibrium", "periodic, T = … ± … steps" or "no clear period".
 
     Attributes
     ----------
@@ -112,12 +112,12 @@ class Classification:
     rotation_ratio : median rotation over its equilibrium value.
     log_norm_sd : standard deviation of ln ρ.
     typical_norm : geometric mean of ρ.
-    norm_quantiles : ρ that is not exceeded in 5, 25, 50, 75 and 95 % of the rows.
-    autocorrelation_time : steps after which the autocorrelation of ln ρ has fallen to 1/e; NaN where it has not in half
-        of the rows.
-    threshold_ratio : mean period at twice the rise over that at the rise; inf without periods at twice the rise, NaN
-        without any.
-    periods : what `find_periods` gave.
+    norm_quantiles : 5, 25, 50, 75 and 95 % quantiles of ρ over the rows.
+    autocorrelation_time : steps after which the autocorrelation of ln ρ has fallen to 1/e; NaN if it stays above for
+        half of the rows.
+    threshold_ratio : mean period at twice the rise over that at the rise. It is inf without periods at twice the rise,
+        and NaN without any periods.
+    periods : result of `find_periods`.
     """
 
     verdict: str
@@ -136,37 +136,37 @@ class Classification:
 
     @property
     def reason(self) -> str:
-        """Why, in one sentence."""
+        """The numbers that led to the verdict, in one sentence."""
         # without decay there is no rotation at equilibrium
-        known = math.isfinite(self.rotation_ratio)
-        turned = f"rotation {self.rotation_ratio:.2f} of equilibrium" if known else "no equilibrium"
-        rests = f"{turned}, spread of ln ρ {self.log_norm_sd:.3f}"
+        has_equilibrium = math.isfinite(self.rotation_ratio)
+        rotation = f"rotation {self.rotation_ratio:.2f} of equilibrium" if has_equilibrium else "no equilibrium"
+        spread = f"{rotation}, spread of ln ρ {self.log_norm_sd:.3f}"
         if self.verdict == EQUILIBRIUM:
-            return rests
+            return spread
         periods = self.periods
         if periods.count < PERIODS_MIN:
-            return f"{rests}, and {periods.count} period{'s' * (periods.count != 1)}"
+            return f"{spread}, and {periods.count} period{'s' * (periods.count != 1)}"
         if math.isnan(periods.outside_growth):
-            return f"{rests}, and {periods.count} periods, but no rate of decay that their growth could be held against"
+            return f"{spread}, and {periods.count} periods, but no rate of decay to compare their growth with"
         shares = f"{periods.count} periods, {periods.outside_growth:.0%} of the growth outside their rises"
         if self.verdict == PERIODIC or periods.outside_growth > OUTSIDE_GROWTH_MAX:
-            return f"{rests}, {shares}"
+            return f"{spread}, {shares}"
         coarse = "no period" if math.isinf(self.threshold_ratio) else f"{self.threshold_ratio * periods.mean:.4g} steps"
         return (
-            f"{rests}, and a period that depends on the threshold of its detection: {periods.mean:.4g} steps for rises "
-            f"of {periods.rise:g} and more, {coarse} for {2 * periods.rise:g}"
+            f"{spread}, and a period that depends on the detection threshold: {periods.mean:.4g} steps for rises "
+            f"of at least {periods.rise:g}, {coarse} for {2 * periods.rise:g}"
         )
 
 
 def verdict_from(
     rotation_ratio: float, log_norm_sd: float, periods: float, outside_growth: float, threshold_ratio: float
 ) -> str:
-    """Verdict that these numbers of a trace, measured or predicted, lead to; the rules are those of `classify`.
+    """Return the verdict for measured or predicted numbers, by the rules of `classify`.
 
     Parameters
     ----------
-    rotation_ratio, log_norm_sd, outside_growth, threshold_ratio : as in `Classification`; NaN where unknown.
-    periods : their number.
+    rotation_ratio, log_norm_sd, outside_growth, threshold_ratio : as in `Classification`; NaN if undetermined.
+    periods : number of periods.
 
     Examples
     --------
@@ -182,29 +182,29 @@ def verdict_from(
 
 
 def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> MeasuredPeriods:
-    """Find the periods of one trajectory: zigzag of ln ρ with hysteresis `rise`.
+    """Find the periods of one trajectory.
 
-    A destabilization begins at a trough of ln ρ that is followed by a rise of at least `rise`; two of them are
-    separated by a fall of at least `rise`. A period lasts from trough to trough.
+    A destabilization begins at a trough of ln ρ and is a rise by at least `rise`. Between two of them ln ρ falls by at
+    least `rise`. A period lasts from trough to trough.
 
     Parameters
     ----------
     trajectory : one run.
-    rise : d > 0, in units of ln ρ.
-    discard : steps to leave out at the start; default 2/ηλ, with momentum two over `theory.free_decay`.
+    rise : threshold d > 0, in units of ln ρ.
+    discard : number of steps to leave out at the start. Default is 2/ηλ, or two over `theory.free_decay` with momentum.
 
     Returns
     -------
-    Periods
+    MeasuredPeriods
 
     Raises
     ------
-    TypeError, ValueError : no single trajectory, or an argument out of range.
+    TypeError, ValueError : `trajectory` is no single run, or an argument is out of range.
 
     Warns
     -----
-    UserWarning : the rows lie more than 0.01/ηλ steps apart, which biases the periods; or more than 0.9 of the growth
-        of ln ρ lies outside the detected rises, so that there is no clear period at this `rise`.
+    UserWarning : rows are more than 0.01/ηλ steps apart, which biases the periods. Or more than 0.9 of the growth of
+        ln ρ lies outside the destabilizations, so that there is no clear period at this `rise`.
 
     Examples
     --------
@@ -213,24 +213,25 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
     >>> find_periods(run, discard=0).mean
     100.0
     """
-    found = _found(trajectory, rise, discard)
-    if found.outside_growth > OUTSIDE_GROWTH_MAX:
+    periods = _check_and_find(trajectory, rise, discard)
+    if periods.outside_growth > OUTSIDE_GROWTH_MAX:
         warnings.warn(
-            f"{found.outside_growth:.3g} of the growth of ln ρ lies outside the detected rises, above "
-            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={found.rise:g}",
+            f"{periods.outside_growth:.3g} of the growth of ln ρ lies outside the detected rises, above "
+            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={periods.rise:g}",
             stacklevel=2,
         )
-    return found
+    return periods
 
 
 def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> Classification:
-    """Say whether a trajectory is at equilibrium, periodic, or neither, with the numbers that decided.
+    """Classify a trajectory as at equilibrium, periodic, or neither.
 
-    - "equilibrium": median rotation >= 0.8 of its equilibrium value *and* standard deviation of ln ρ <= 0.05. That the
-      mean of ρ⁴ fits the equilibrium formula proves nothing: it does so on periodic traces too. Never without decay.
-    - "periodic": at least 5 periods, at most 0.9 of the growth of ln ρ outside the detected rises, and a period that
-      does not double when `rise` is doubled: what does has no length of its own but that of the threshold. Where at
-      most 0.25 of the growth is outside, the rises are the whole story, and the second is not asked.
+    - "equilibrium": the median rotation is at least 0.8 of its equilibrium value *and* the standard deviation of ln ρ
+      is at most 0.05. (The mean of ρ⁴ is no criterion: it fits the equilibrium formula on periodic runs too.) Without
+      weight decay this verdict is impossible.
+    - "periodic": at least 5 periods, at most 0.9 of the growth of ln ρ outside the destabilizations, and a period that
+      less than doubles if `rise` is doubled. A period that doubles only reflects the detection threshold. The last
+      condition is dropped if at most 0.25 of the growth is outside.
     - "no clear period": everything else.
 
     Parameters
@@ -244,11 +245,12 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
 
     Raises
     ------
-    TypeError, ValueError : no single trajectory, an argument out of range, or fewer than two rows after `discard`.
+    TypeError, ValueError : `trajectory` is no single run, an argument is out of range, or fewer than two rows are left
+        after `discard`.
 
     Warns
     -----
-    UserWarning : the rows lie more than 0.01/ηλ steps apart, which biases the periods.
+    UserWarning : rows are more than 0.01/ηλ steps apart, which biases the periods.
 
     Source: docs/mathematics.md §2.
 
@@ -259,20 +261,22 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     'equilibrium'
     """
     check_trajectory(trajectory, "rotation", single=True)
-    # the verdict itself says where no period is clear
-    periods = _found(trajectory, rise, discard)
+    # without the warning of `find_periods`: the verdict says whether a period is clear
+    periods = _check_and_find(trajectory, rise, discard)
     settled = rows_after_transient(trajectory, discard)
     if len(settled) < 2:
-        left_out = (
-            f"its first {transient_length(trajectory)}, two relaxation times," if discard is None else f"{discard}"
+        discarded = (
+            f"first {transient_length(trajectory)} steps (the transient)"
+            if discard is None
+            else f"first {discard} steps"
         )
         raise ValueError(
             f"trajectory must have rows left after `discard`, got fewer than two of {trajectory.sizes['step']}: "
-            f"{left_out} steps are left out; train longer, or give a smaller discard"
+            f"its {discarded} are discarded; train longer, or pass a smaller discard"
         )
     lr, wd = (
-        np.asarray(each.values[settled] if each.ndim else each.values, dtype=float)
-        for each in (setting_variable(trajectory, name) for name in ("lr", "wd"))
+        np.asarray(values.values[settled] if values.ndim else values.values, dtype=float)
+        for values in (setting_variable(trajectory, name) for name in ("lr", "wd"))
     )
     expected = theory.equilibrium_rotation(
         lr,
@@ -284,9 +288,9 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
         ratio = float(np.median(trajectory.rotation.values[settled] / expected))
     log_norm = np.log(trajectory.norm.values[settled])
     sd = float(log_norm.std())
-    coarse = _periods(trajectory, settled, 2 * periods.rise)
-    found = (periods.count > 0, coarse.count > 0)
-    threshold_ratio = {(True, True): coarse.mean / periods.mean, (True, False): math.inf}.get(found, math.nan)
+    coarse = _periods_of_rows(trajectory, settled, 2 * periods.rise)
+    has_periods = (periods.count > 0, coarse.count > 0)
+    threshold_ratio = {(True, True): coarse.mean / periods.mean, (True, False): math.inf}.get(has_periods, math.nan)
     return Classification(
         verdict=verdict_from(ratio, sd, periods.count, periods.outside_growth, threshold_ratio),
         rotation_ratio=ratio,
@@ -296,15 +300,15 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
         autocorrelation_time=autocorrelation_time(
             trajectory.step.values[settled],
             log_norm,
-            1 / (_LOOKS * periods.intrinsic_lr) if periods.intrinsic_lr else 1,
+            1 / (_SAMPLES_PER_RELAXATION * periods.intrinsic_lr) if periods.intrinsic_lr else 1,
         ),
         threshold_ratio=threshold_ratio,
         periods=periods,
     )
 
 
-def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> MeasuredPeriods:
-    """Check, and find the periods without a word on how clear they are."""
+def _check_and_find(trajectory: xr.Dataset, rise: float, discard: int | None) -> MeasuredPeriods:
+    """Check the arguments and find the periods, without a warning if they are not clear."""
     check_trajectory(trajectory, single=True)
     rise = check_number("rise", rise, above=0)
     intrinsic_lr = mean_intrinsic_lr(trajectory)
@@ -316,11 +320,11 @@ def _found(trajectory: xr.Dataset, rise: float, discard: int | None) -> Measured
             f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}",
             stacklevel=3,
         )
-    return _periods(trajectory, settled, rise)
+    return _periods_of_rows(trajectory, settled, rise)
 
 
-def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float) -> MeasuredPeriods:
-    """Periods of these rows."""
+def _periods_of_rows(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float) -> MeasuredPeriods:
+    """Find the periods in some rows of a trajectory."""
     step, norm = trajectory.step.values[settled], trajectory.norm.values[settled]
     troughs, peaks = zigzag(np.log(norm), rise)
     onsets = step[troughs]
@@ -336,7 +340,7 @@ def _periods(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float
 
 
 def transient_length(trajectory: xr.Dataset) -> int:
-    """Number of steps at the start of a run that belong to its beginning, two relaxation times.
+    """Number of steps in the transient of a run: 2/ηλ, or two over `theory.free_decay` with momentum.
 
     Examples
     --------
@@ -360,21 +364,21 @@ def _decay(trajectory: xr.Dataset) -> float:
 
 
 def _optimizer(trajectory: xr.Dataset) -> str:
-    """Text of the optimizer: a coordinate where it is swept, an attribute otherwise; what is held fixed is no part."""
+    """Text of the optimizer, without a constraint: a coordinate in a sweep over optimizers, an attribute otherwise."""
     swept = trajectory.coords.get("optimizer")
-    told = trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item()
-    return str(told).partition(CONSTRAINT_MARK)[0]
+    optimizer = trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item()
+    return str(optimizer).partition(CONSTRAINT_MARK)[0]
 
 
 def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> float:
-    """Typical g̃, which some optimizers' rotation depends on; 1 where it is not known."""
+    """Root mean square of g̃, on which the rotation of some optimizers depends; 1 if it is not recorded."""
     with np.errstate(over="ignore"):
-        known = float(np.sqrt(np.mean(trajectory.grad_norm.values[rows] ** 2))) if "grad_norm" in trajectory else 1.0
-    return known if known > 0 and math.isfinite(known) else 1.0
+        size = float(np.sqrt(np.mean(trajectory.grad_norm.values[rows] ** 2))) if "grad_norm" in trajectory else 1.0
+    return size if size > 0 and math.isfinite(size) else 1.0
 
 
 def after_transient(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:
-    """Rows of one run after its first `discard` steps (default as in `find_periods`) with a finite norm > 0.
+    """Rows of one run with a finite norm > 0, after the first `discard` steps (default as in `find_periods`).
 
     Examples
     --------
@@ -386,7 +390,7 @@ def after_transient(trajectory: xr.Dataset, discard: int | None = None) -> xr.Da
 
 
 def rows_after_transient(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDArray[np.int64]:
-    """Numbers of the rows of `after_transient`.
+    """Indices of the rows that `after_transient` returns.
 
     Examples
     --------
@@ -404,10 +408,10 @@ def rows_after_transient(trajectory: xr.Dataset, discard: int | None = None) -> 
 
 @numba.njit(cache=True, nogil=True)
 def zigzag(values: Any, rise: float) -> Any:
-    """Indices of alternating troughs and peaks; each trough is confirmed by a rise, each peak by a fall."""
+    """Indices of alternating troughs and peaks: ln ρ rises by `rise` after a trough, and falls by it after a peak."""
     troughs = np.empty(values.size, dtype=np.int64)
     peaks = np.empty(values.size, dtype=np.int64)
-    found_troughs = found_peaks = 0
+    trough_count = peak_count = 0
     low = high = 0
     direction = 0
     for i in range(values.size):
@@ -416,16 +420,16 @@ def zigzag(values: Any, rise: float) -> Any:
         if values[i] < values[low]:
             low = i
         if direction >= 0 and values[high] - values[i] >= rise:
-            if found_troughs > 0:
-                peaks[found_peaks] = high
-                found_peaks += 1
+            if trough_count > 0:
+                peaks[peak_count] = high
+                peak_count += 1
             direction = -1
             low = i
         elif direction <= 0 and values[i] - values[low] >= rise:
-            # a rise from the very first value has no known beginning
+            # a rise from the very first value has no known trough
             if low > 0:
-                troughs[found_troughs] = low
-                found_troughs += 1
+                troughs[trough_count] = low
+                trough_count += 1
             direction = 1
             high = i
-    return troughs[:found_troughs], peaks[:found_peaks]
+    return troughs[:trough_count], peaks[:peak_count]

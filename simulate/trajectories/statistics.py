@@ -1,4 +1,4 @@
-"""Statistics of series whose rows are not independent."""
+"""Statistics of correlated series."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _BLOCKS = 20
 
 
 def autocorrelation_time(step: npt.ArrayLike, values: npt.ArrayLike, least_gap: float = 1.0) -> float:
-    """Steps after which the autocorrelation of a series has fallen to 1/e.
+    """Number of steps after which the autocorrelation of a series has fallen to 1/e.
 
     Parameters
     ----------
-    step, values : of the rows, in order.
-    least_gap : the series is looked at in rows about so many steps apart.
+    step, values : step numbers and values of the rows, in order.
+    least_gap : the series is sampled about every `least_gap` steps.
 
     Returns
     -------
-    steps: float; NaN where the autocorrelation has not fallen to 1/e in half of the rows, or does not vary.
+    float: NaN if the autocorrelation stays above 1/e for half of the rows, or if the series is constant.
 
     Examples
     --------
@@ -33,11 +33,11 @@ def autocorrelation_time(step: npt.ArrayLike, values: npt.ArrayLike, least_gap: 
         return math.nan
     gap = float(np.median(np.diff(steps)))
     every = max(1, int(least_gap / gap))
-    looked = series[::every] - series[::every].mean()
-    count = looked.size
-    # padded to twice its length, the transform of the squared spectrum does not wrap around
-    spectrum = np.abs(np.fft.rfft(looked, 2 * count)) ** 2
-    # each lag has fewer products than the one before
+    sampled = series[::every] - series[::every].mean()
+    count = sampled.size
+    # zero padding to twice the length, so that the correlation does not wrap around
+    spectrum = np.abs(np.fft.rfft(sampled, 2 * count)) ** 2
+    # a lag of n rows has n products fewer than lag 0
     products = np.fft.irfft(spectrum)[: count // 2] / np.arange(count, count - count // 2, -1)
     if not products.size or not products[0] > 0:
         return math.nan
@@ -51,7 +51,7 @@ def autocorrelation_time(step: npt.ArrayLike, values: npt.ArrayLike, least_gap: 
 
 
 def power_mean(values: npt.ArrayLike, power: float) -> tuple[float, float]:
-    """(E xᵖ)^(1/p) of a correlated series, and its standard error.
+    """Return (E xᵖ)^(1/p) of a correlated series, and its standard error.
 
     Examples
     --------
@@ -60,16 +60,18 @@ def power_mean(values: npt.ArrayLike, power: float) -> tuple[float, float]:
     """
     powers = np.asarray(values, dtype=np.float64) ** power
     mean = float(powers.mean()) ** (1 / power)
-    return mean, mean * relative_error(powers) / power
+    return mean, mean * _relative_standard_error(powers) / power
 
 
-def relative_error(values: npt.NDArray[np.float64]) -> float:
-    """Relative standard error of the mean of a correlated series, from the means of blocks; NaN of a short one.
+def _relative_standard_error(values: npt.NDArray[np.float64]) -> float:
+    """Relative standard error of the mean of a correlated series, from block means; NaN below 40 values.
 
     Examples
     --------
-    >>> relative_error(np.ones(100)), relative_error(np.arange(1.0, 101.0)) > 0.1, relative_error(np.ones(39))
-    (0.0, True, nan)
+    >>> _relative_standard_error(np.arange(1.0, 101.0)) > 0.1
+    True
+    >>> _relative_standard_error(np.ones(100)), _relative_standard_error(np.ones(39))
+    (0.0, nan)
     """
     if values.size < 2 * _BLOCKS:
         return math.nan

@@ -1,4 +1,4 @@
-"""What holds of every simulator alike. A further one is one more entry of the table."""
+"""Tests that every simulator must pass. Add a simulator as an entry of the table."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ STEPS, CUT = 23, 10
 class Simulator:
     """A simulator with its arguments.
 
-    `call` takes them, and steps, record_every, seed, and start instead of those named in `fresh`, which say where it
-    begins. `restarts` tells whether it can go on from a trajectory at all.
+    `call` takes them together with steps, record_every and seed. With `start` it takes none of the arguments named in
+    `initial`, which define its first state. `restarts` says whether it can continue a trajectory.
     """
 
     call: Callable[..., xr.Dataset]
     arguments: dict[str, Any]
-    fresh: tuple[str, ...] = ("norm",)
+    initial: tuple[str, ...] = ("norm",)
     restarts: bool = True
 
     def run(self, steps, start=None, **more):
-        arguments = {name: v for name, v in self.arguments.items() if start is None or name not in self.fresh}
+        arguments = {name: v for name, v in self.arguments.items() if start is None or name not in self.initial}
         more |= {} if start is None else {"start": start}
-        # the seed of a start is its own
+        # a start brings its own seed
         more |= {"seed": 3} if start is None else {}
         return self.call(**arguments, steps=steps, **more)
 
@@ -51,7 +51,7 @@ INPUTS = GENERATOR.normal(size=(12, 4))
 COSINE = theory.Cosine(0.5, 0.1, 20)
 RANDOM = simulate.BoundedGradient(0.5, 3.0)
 HEAVY, NESTEROV = theory.SGD(0.9), theory.SGD(0.9, nesterov=True, decoupled=True)
-# one that collapses on the way, one that does at once, one that diverges
+# collapses later, collapses at once, diverges
 ENDING = {"lr": 0.5, "wd": np.array([0.0, 1.9, 2.0, 1.0]), "norm": np.array([1.0, 1e-148, 1e-3, 2e-154])}
 ENDING["grad_norm"] = np.array([1.0, 0.0, 0.0, 100.0])
 
@@ -62,7 +62,7 @@ SIMULATORS = {
     "map, random": norm_map(0.3, 0.1, RANDOM),
     "map, adversary below": norm_map(0.3, 2.0, simulate.AdversarialGradient(0.5, 3.0)),
     "map, adversary above": norm_map(
-        # after the cut it is thrown up, from where the learning rate of step 0 tells
+        # the large step comes after the cut, from a norm that depends on the learning rate of step 0
         theory.Linear(0.5, 0.2, 20),
         0.5,
         simulate.AdversarialGradient(0.05, 20.0, towards="upper"),
@@ -80,7 +80,7 @@ SIMULATORS = {
     "map, heavy ball, some end": norm_map(**ENDING, optimizer=HEAVY),
     "ode": norm_map(0.3, 0.1, 2.0, call=simulate.norm_ode, levels=[1.4, 1.7, 9.0]),
     "ode, batch": norm_map(COSINE, [0.0, 0.3], RANDOM, [1.0, 5.0], call=simulate.norm_ode, levels=[1.0, 2.0, 4.0]),
-    # it cannot go on from a trajectory: that does not hold the weights
+    # cannot continue a trajectory, which does not contain the weights
     "random walk": Simulator(simulate.random_walk, {"lr": 0.3, "wd": 0.1, "grad_norm": 2.0, "dim": 7}, restarts=False),
     "random walk, AdamW": Simulator(
         simulate.random_walk,
@@ -93,7 +93,7 @@ SIMULATORS = {
     "descend, regression": descend(
         simulate.NormalizedRegression(INPUTS, INPUTS[:, 0], batch_size=3), wd=np.array([0.0, 0.1]), norm=2.0
     ),
-    # it begins so low that it breaks before the cut
+    # starts so low that a destabilization occurs before the cut
     "period model": Simulator(simulate.oscillate, {"lr": 0.5, "wd": 0.02, "norm": 1.0}),
     "period model, batch": Simulator(
         simulate.oscillate, {"lr": 0.5, "wd": np.array([0.004, 0.01, 0.02]), "norm": np.array([1.0, 0.5, 9.0])}
@@ -110,7 +110,7 @@ def simulator(request):
 
 
 def final_state(run):
-    """What does not depend on which rows were recorded."""
+    """Variables that do not depend on which rows were recorded."""
     return run[[n for n in run.data_vars if "step" not in run[n].dims]].drop_vars("step", errors="ignore")
 
 
@@ -141,7 +141,7 @@ def test_a_stride_leaves_out_rows_and_nothing_else(simulator, stride):
 @pytest.mark.parametrize("simulator", RESTARTING, indirect=True)
 @pytest.mark.parametrize("stored", [False, True], ids=["in memory", "stored"])
 @pytest.mark.parametrize("stride", [1, 4])
-def test_a_run_that_is_cut_goes_on_as_if_it_had_not_been(simulator, stored, stride, tmp_path):
+def test_a_run_that_is_cut_continues_bit_for_bit(simulator, stored, stride, tmp_path):
     whole = simulator.run(STEPS, record_every=stride)
     parts = [simulator.run(CUT, record_every=stride)]
     for steps in (0, 1, STEPS - CUT - 1):
@@ -160,7 +160,7 @@ def test_a_run_that_is_cut_goes_on_as_if_it_had_not_been(simulator, stored, stri
 
 
 def arrays_in(value):
-    """The arrays of an argument, and of the objects it consists of."""
+    """Return the arrays of an argument and of its attributes."""
     if isinstance(value, xr.DataArray):
         return [value.values]
     if isinstance(value, np.ndarray):
@@ -169,19 +169,19 @@ def arrays_in(value):
 
 
 def test_arguments_are_neither_changed_nor_kept(simulator):
-    given = [array for value in simulator.arguments.values() for array in arrays_in(value)]
-    before = [array.copy() for array in given]
-    made = [simulator.run(STEPS)]
+    arrays = [array for value in simulator.arguments.values() for array in arrays_in(value)]
+    before = [array.copy() for array in arrays]
+    runs = [simulator.run(STEPS)]
     if simulator.restarts:
-        held = made[0].copy(deep=True)
-        made.append(simulator.run(STEPS, start=made[0]))
-        xr.testing.assert_identical(made[0], held)
-        for name in made[0].data_vars:
-            if name in made[1]:
-                assert not np.shares_memory(made[0][name].values, made[1][name].values), name
-    for array, held in zip(given, before, strict=True):
-        np.testing.assert_array_equal(array, held)
-        for run in made:
+        copy = runs[0].copy(deep=True)
+        runs.append(simulator.run(STEPS, start=runs[0]))
+        xr.testing.assert_identical(runs[0], copy)
+        for name in runs[0].data_vars:
+            if name in runs[1]:
+                assert not np.shares_memory(runs[0][name].values, runs[1][name].values), name
+    for array, unchanged in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, unchanged)
+        for run in runs:
             for name in run.variables:
                 assert not np.may_share_memory(run[name].values, array), name
 
@@ -215,5 +215,5 @@ def test_no_number_is_missing_silently(simulator):
     assert set(np.unique(run.status.values.astype(str))) <= {"complete", "collapsed", "diverged"}
 
 
-def test_the_same_call_gives_the_same(simulator):
+def test_the_same_call_gives_the_same_result(simulator):
     xr.testing.assert_identical(simulator.run(STEPS), simulator.run(STEPS))

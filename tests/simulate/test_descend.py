@@ -41,16 +41,16 @@ def landscape(request):
     return LANDSCAPES[request.param]
 
 
-def by_hand(landscape, rates, wd, weights, *, optimizer=None, seed=0, walker=0, fixed=None):
-    """Columns of one walker and its last weights and state, in NumPy, with the readable rules."""
+def by_hand(landscape, lrs, wd, weights, *, optimizer=None, seed=0, walker=0, fixed=None):
+    """Columns of one walker, its last weights and its last state, in NumPy with the optimizers of `theory`."""
     rule = optimizer or theory.SGD()
     x = np.array(weights, dtype=float)
-    state, held, rows = rule.start(x), np.linalg.norm(weights), []
-    for t, lr in enumerate(rates):
+    state, start_norm, rows = rule.start(x), np.linalg.norm(weights), []
+    for t, lr in enumerate(lrs):
         batch = (landscape.batch(seed, walker, t),) if isinstance(landscape, NormalizedRegression) else ()
         gradient, norm = landscape.gradient(x, *batch), np.linalg.norm(x)
-        seen = norm**2 * gradient if fixed == "effective_lr" else gradient
-        following, state = rule.update(x, seen, state, lr, wd)
+        used_gradient = norm**2 * gradient if fixed == "effective_lr" else gradient
+        following, state = rule.update(x, used_gradient, state, lr, wd)
         along = following @ x / norm
         rows.append(
             (
@@ -61,7 +61,7 @@ def by_hand(landscape, rates, wd, weights, *, optimizer=None, seed=0, walker=0, 
                 landscape.value(x, *batch),
             )
         )
-        x = following * held / np.linalg.norm(following) if fixed == "norm" else following
+        x = following * start_norm / np.linalg.norm(following) if fixed == "norm" else following
     return np.array(rows).T, x, state
 
 
@@ -70,14 +70,14 @@ class TestAgainstTheReadableLoop:
     @pytest.mark.parametrize("fixed", [None, "norm", "effective_lr"])
     def test_every_column(self, landscape, optimizer, fixed):
         wd = 0.0 if fixed == "norm" else 0.3
-        rates = theory.Cosine(0.05, 0.01, 50)
+        lrs = theory.Cosine(0.05, 0.01, 50)
         run = descend(
-            landscape, rates, wd, steps=50, seed=3, optimizer=optimizer, walkers=3, norm=[1.0, 1.3, 1.6], fixed=fixed
+            landscape, lrs, wd, steps=50, seed=3, optimizer=optimizer, walkers=3, norm=[1.0, 1.3, 1.6], fixed=fixed
         )
-        starts = descend(landscape, rates, wd, steps=0, seed=3, walkers=3, norm=[1.0, 1.3, 1.6]).final_weights.values
+        starts = descend(landscape, lrs, wd, steps=0, seed=3, walkers=3, norm=[1.0, 1.3, 1.6]).final_weights.values
         for i, start in enumerate(starts):
             rows, weights, state = by_hand(
-                landscape, rates(np.arange(50)), wd, start, optimizer=optimizer, seed=3, walker=i, fixed=fixed
+                landscape, lrs(np.arange(50)), wd, start, optimizer=optimizer, seed=3, walker=i, fixed=fixed
             )
             for name, expected in zip(COLUMNS, rows, strict=False):
                 # an angle or a gradient near zero is a difference of numbers of order 1
@@ -104,17 +104,17 @@ class TestAgainstTheReadableLoop:
     @FIXED
     @given(
         name=st.sampled_from(list(LANDSCAPES)),
-        k=st.floats(0, 0.9),
+        intrinsic_lr=st.floats(0, 0.9),
         lr=st.floats(1e-2, 10.0),
         norm=st.floats(0.2, 10.0),
         seed=st.integers(0, 1000),
     )
-    def test_norm_obeys_the_one_step_law(self, name, k, lr, norm, seed):
-        run = descend(LANDSCAPES[name], lr, k / lr, steps=100, norm=norm, seed=seed)
+    def test_norm_obeys_the_one_step_law(self, name, intrinsic_lr, lr, norm, seed):
+        run = descend(LANDSCAPES[name], lr, intrinsic_lr / lr, steps=100, norm=norm, seed=seed)
         squares = np.append(run.norm.values, run.final_norm) ** 2
-        law = (1 - k) ** 2 * squares[:-1] + (lr * run.grad_norm.values) ** 2 / squares[:-1]
+        law = (1 - intrinsic_lr) ** 2 * squares[:-1] + (lr * run.grad_norm.values) ** 2 / squares[:-1]
         np.testing.assert_allclose(squares[1:], law, rtol=1e-13)
-        turn = theory.rotation(run.norm.values, lr, k / lr, run.grad_norm.values)
+        turn = theory.rotation(run.norm.values, lr, intrinsic_lr / lr, run.grad_norm.values)
         np.testing.assert_allclose(run.rotation, turn, rtol=1e-10, atol=1e-14)
         # a gradient that is all rounding may point anywhere
         assert (run.radial_defect * run.grad_norm).max() < 1e-14
@@ -124,7 +124,7 @@ class TestAgainstTheReadableLoop:
         run = descend(landscape, lr, 0.05, steps=400, walkers=2, seed=1)
         assert float(abs(simulate.replay(run).norm / run.norm - 1).max()) < 1e-10
 
-    def test_replay_knows_where_the_law_does_not_hold(self):
+    def test_replay_refuses_runs_of_another_law(self):
         for more in ({"fixed": "norm"}, {"fixed": "effective_lr"}, {"optimizer": theory.SGD(momentum=0.5)}):
             run = descend(Ratio2D(), 0.1, 0.0, steps=5, **more)
             with pytest.raises(ValueError, match="trajectory must be of optimizer SGD"):
@@ -134,9 +134,9 @@ class TestAgainstTheReadableLoop:
 CALLS = {
     "one": ({"lr": 0.1, "wd": 0.02}, ()),
     "walkers": ({"lr": 0.1, "wd": 0.02, "walkers": 3}, (3,)),
-    "rates": ({"lr": [0.1, 0.2], "wd": 0.02}, (2,)),
-    "one rate in a list": ({"lr": [0.1], "wd": 0.02}, (1,)),
-    "decays": ({"lr": 0.1, "wd": np.array([0.0, 0.2, 0.3]), "walkers": 3, "norm": np.array([1.0, 2.0, 3.0])}, (3,)),
+    "several lr": ({"lr": [0.1, 0.2], "wd": 0.02}, (2,)),
+    "one lr in a list": ({"lr": [0.1], "wd": 0.02}, (1,)),
+    "several wd": ({"lr": 0.1, "wd": np.array([0.0, 0.2, 0.3]), "walkers": 3, "norm": np.array([1.0, 2.0, 3.0])}, (3,)),
     "schedule": ({"lr": theory.Cosine(0.2, 0.05, 12), "wd": 0.02}, ()),
     "schedule for a batch": ({"lr": theory.Cosine(0.2, 0.05, 12), "wd": [0.1, 0.2]}, (2,)),
     "heavy ball": ({"lr": 0.1, "wd": 0.02, "walkers": 2, "optimizer": theory.SGD(momentum=0.9)}, (2,)),
@@ -153,10 +153,10 @@ CALLS = {
 @pytest.fixture(params=CALLS, ids=str)
 def call(request):
     arguments, shape = CALLS[request.param]
-    others = {k: v for k, v in arguments.items() if k not in ("lr", "wd")}
+    others = {name: value for name, value in arguments.items() if name not in ("lr", "wd")}
 
     def run(steps, start=None, **more):
-        kept = {k: v for k, v in others.items() if start is None or k not in ("walkers", "norm")}
+        kept = {name: value for name, value in others.items() if start is None or name not in ("walkers", "norm")}
         landscape = LANDSCAPES["squared"]
         if start is None:
             more.setdefault("seed", 3)
@@ -188,7 +188,7 @@ class TestConformance:
         assert (one.status_step == 1).all()
 
     @pytest.mark.parametrize("stride", [2, 3, 11, 12, 100])
-    def test_stride_keeps_every_kth_row_of_the_unstrided_run(self, call, stride):
+    def test_stride_keeps_every_nth_row(self, call, stride):
         run, _ = call
         xr.testing.assert_identical(run(12, record_every=stride), run(12).isel(step=slice(None, None, stride)))
 
@@ -199,28 +199,28 @@ class TestConformance:
 
     def test_the_contract_is_kept(self, call):
         run, shape = call
-        made = run(12)
+        result = run(12)
         dims = ("batch",) if shape else ()
         for name in COLUMNS:
-            assert made[name].dims == (*dims, "step"), name
-            assert made[name].shape == (*shape, 12), name
-            assert np.isfinite(made[name]).all(), name
+            assert result[name].dims == (*dims, "step"), name
+            assert result[name].shape == (*shape, 12), name
+            assert np.isfinite(result[name]).all(), name
         for name in ("final_norm", "status", "status_step", "walker"):
-            assert made[name].dims == dims, name
-        assert made.final_weights.dims == (*dims, "weight")
-        for name in made.variables:
-            assert made[name].attrs.get("units") is not None or name == "walker", name
+            assert result[name].dims == dims, name
+        assert result.final_weights.dims == (*dims, "weight")
+        for name in result.variables:
+            assert result[name].attrs.get("units") is not None or name == "walker", name
             if name in VARIABLES:
-                assert (made[name].attrs["units"], made[name].attrs["long_name"]) == VARIABLES[name], name
-        assert made.attrs["source"] == "landscape"
-        assert made.attrs["seed"] == 3
-        in_time = "lr" in made.data_vars
+                assert (result[name].attrs["units"], result[name].attrs["long_name"]) == VARIABLES[name], name
+        assert result.attrs["source"] == "landscape"
+        assert result.attrs["seed"] == 3
+        in_time = "lr" in result.data_vars
         for name in ("lr", "wd"):
             varies = name == "lr" and in_time
-            assert (name in made.attrs) == (not shape and not varies), name
-            assert (name in made.coords) == (bool(shape) and not varies), name
+            assert (name in result.attrs) == (not shape and not varies), name
+            assert (name in result.coords) == (bool(shape) and not varies), name
         if in_time:
-            assert made.lr.dims == ("step",)
+            assert result.lr.dims == ("step",)
 
     @pytest.mark.parametrize(("cut", "stride"), [(7, 1), (0, 1), (12, 1), (7, 3), (6, 4), (1, 5)])
     def test_a_run_that_is_cut_goes_on_bit_for_bit(self, call, cut, stride):
@@ -237,7 +237,7 @@ class TestConformance:
         joined = np.concatenate([part.loss.values for part in (first, second, third)], axis=-1)
         np.testing.assert_array_equal(joined, run(12).loss.values)
 
-    def test_another_state_goes_another_way(self, call):
+    def test_another_state_gives_another_run(self, call):
         # the control of the two tests above: noise, weights and velocity all matter
         run, _ = call
         first, whole = run(7), run(12)
@@ -257,7 +257,7 @@ class TestConformance:
         np.testing.assert_array_equal(one.loss, whole.loss.values[2, 7:])
         assert one.norm.dims == ("step",)
 
-    def test_walkers_do_not_know_of_each_other(self):
+    def test_walkers_are_independent(self):
         five, two, one = (
             descend(LANDSCAPES["squared"], 0.1, 0.02, steps=40, walkers=n, optimizer=theory.SGD(momentum=0.9))
             for n in (5, 2, 1)
@@ -280,15 +280,15 @@ class TestConformance:
         before = first.copy(deep=True)
         run(5, start=first)
         xr.testing.assert_identical(first, before)
-        given_arrays = {"lr": np.array([0.1, 0.2]), "wd": np.array([0.1, 0.0]), "weights": np.ones((2, 6))}
-        held = {name: value.copy() for name, value in given_arrays.items()}
-        made = descend(LANDSCAPES["squared"], steps=5, **given_arrays)
-        for name, value in held.items():
-            np.testing.assert_array_equal(given_arrays[name], value)
-            given_arrays[name][:] = -1
-        assert made.lr.values.tolist() == [0.1, 0.2]
+        arguments = {"lr": np.array([0.1, 0.2]), "wd": np.array([0.1, 0.0]), "weights": np.ones((2, 6))}
+        copies = {name: value.copy() for name, value in arguments.items()}
+        run_of_arrays = descend(LANDSCAPES["squared"], steps=5, **arguments)
+        for name, value in copies.items():
+            np.testing.assert_array_equal(arguments[name], value)
+            arguments[name][:] = -1
+        assert run_of_arrays.lr.values.tolist() == [0.1, 0.2]
 
-    def test_the_rate_and_the_decay_may_change_on_the_way(self):
+    def test_lr_and_wd_may_change_between_calls(self):
         first = descend(Ratio2D(), 0.1, 0.01, steps=5, weights=[1.0, 1.0])
         second = descend(Ratio2D(), 0.2, 0.0, steps=5, start=first)
         rows, _, _ = by_hand(Ratio2D(), [0.2] * 5, 0.0, first.final_weights.values)
@@ -296,9 +296,9 @@ class TestConformance:
         assert (second.attrs["lr"], second.attrs["wd"]) == (0.2, 0.0)
 
 
-class TestEndOfTheNumbers:
+class TestEndOfTheFloatingPointRange:
     def test_without_gradients_the_norm_falls_to_the_origin(self):
-        # in the minimum itself; 0.5^t is exact, and its square leaves the normal numbers, which end at 2^-1022
+        # at the minimum: 0.5^t is exact, and its square leaves the normal numbers, which end at 2^-1022
         run = descend(Ratio2D(), 0.5, 1.0, steps=2000, weights=[1.0, 0.0])
         assert (run.status.item(), run.status_step.item(), run.sizes["step"]) == ("collapsed", 511, 512)
         np.testing.assert_array_equal(run.norm, 0.5 ** np.arange(512))
@@ -310,7 +310,7 @@ class TestEndOfTheNumbers:
         assert run.status.item() == "complete"
         assert run.norm.min() > 0.01
 
-    def test_a_long_fall_may_lose_the_gradient_for_good(self):
+    def test_a_long_decay_phase_may_lose_the_gradient(self):
         # across a narrow valley the weights shrink by some exp(1/2ηλ) before the edge is reached: here below 1e-308
         lost = descend(Ratio2D(1.0, 5.0), 1.0, 1e-3, steps=400_000, record_every=1000, weights=[1.0, 0.1])
         assert lost.status.item() == "collapsed"
@@ -325,7 +325,7 @@ class TestEndOfTheNumbers:
         assert run.grad_norm.item() == pytest.approx(0.5e170)
         assert run.rotation.item() == pytest.approx(math.pi / 2)
 
-    def test_an_angle_that_is_none(self):
+    def test_the_angle_of_an_overflowing_step_is_nan(self):
         run = descend(RayleighQuotient([0.0, 1e200]), 1e200, 0.0, steps=5, weights=[1.0, 1.0])
         assert (run.status.item(), run.sizes["step"]) == ("diverged", 1)
         assert np.isnan(run.rotation.item())
@@ -365,7 +365,7 @@ class TestEndOfTheNumbers:
         alone = descend(Ratio2D(), **arguments, steps=400, start=first.isel(batch=1))
         assert (alone.sizes["step"], alone.status.item(), alone.status_step.item()) == (0, "collapsed", 511)
 
-    def test_a_free_norm_at_a_fixed_effective_rate_leaves_the_numbers(self):
+    def test_a_free_norm_at_a_fixed_effective_lr_overflows(self):
         # each step multiplies the norm by √(1+(ηg̃)²); on the sphere the same run goes on for ever
         quotient = RayleighQuotient([0.0, 1.0, 2.0])
         free = descend(quotient, 20.0, 0.0, steps=3000, fixed="effective_lr")
@@ -374,30 +374,30 @@ class TestEndOfTheNumbers:
 
 
 class TestFixed:
-    def test_the_norm_is_held(self):
+    def test_the_norm_is_constant(self):
         run = descend(LANDSCAPES["squared"], 0.3, 0.0, steps=500, walkers=3, norm=[0.1, 1.0, 7.0], fixed="norm")
         for walker, norm in zip(run.norm.values, [0.1, 1.0, 7.0], strict=True):
             np.testing.assert_allclose(walker, norm, rtol=1e-14)
         np.testing.assert_allclose(run.effective_lr[0], 0.3 / 0.1**2, rtol=1e-13)
 
-    def test_both_ways_have_the_same_directions(self):
-        # but for rounding, which a settled full batch does not magnify
+    def test_both_kinds_have_the_same_directions(self):
+        # up to rounding, which full-batch descent at a minimum does not amplify
         quotient = RayleighQuotient([0.0, 1.0, 2.0])
-        held = descend(quotient, 0.4, 0.0, steps=40, fixed="norm")
+        sphere = descend(quotient, 0.4, 0.0, steps=40, fixed="norm")
         free = descend(quotient, 0.4, 0.0, steps=40, fixed="effective_lr", norm=1.0)
         large = descend(quotient, 0.4 * 9, 0.0, steps=40, fixed="norm", norm=3.0)
         for other in (free, large):
             for name in ("loss", "rotation", "grad_norm", "effective_lr"):
-                np.testing.assert_allclose(other[name], held[name], rtol=1e-12, atol=1e-13, err_msg=name)
+                np.testing.assert_allclose(other[name], sphere[name], rtol=1e-12, atol=1e-13, err_msg=name)
         growth = np.sqrt(1 + (0.4 * free.grad_norm.values) ** 2).prod()
         assert free.final_norm.item() == pytest.approx(growth, rel=1e-13)
-        # the norm of an ordinary run grows, and its effective rate falls
+        # the norm of an ordinary run grows, and its effective learning rate decreases
         ordinary = descend(quotient, 0.4, 0.0, steps=40)
         assert ordinary.effective_lr.values[-1] < 0.95 * 0.4
-        assert abs(ordinary.loss / held.loss - 1).max() > 0.1
+        assert abs(ordinary.loss / sphere.loss - 1).max() > 0.1
 
     def test_decay_of_a_free_norm_only_scales_it(self):
-        # x⁺ = (1-ηλ)x - ηρ²∇f: the effective rate in the direction is η/(1-ηλ)
+        # x⁺ = (1-ηλ)x - ηρ²∇f: the effective learning rate of the direction is η/(1-ηλ)
         quotient = RayleighQuotient([0.0, 1.0, 2.0])
         decayed = descend(quotient, 0.4, 0.25, steps=40, fixed="effective_lr")
         plain = descend(quotient, 0.4 / 0.9, 0.0, steps=40, fixed="effective_lr")
@@ -406,7 +406,7 @@ class TestFixed:
 
 
 def settled_ratio(highest, intrinsic_lr):
-    """η̃h of the cycle of period 2 of a `Ratio2D` of curvature 1, from x⁺/ρ⁺ = mirror image of x/ρ."""
+    """η̃h of the cycle of period 2 for a `Ratio2D` of curvature 1, where x⁺/ρ⁺ is the mirror image of x/ρ."""
     q = 1 / (2 * highest)
     return 2 * (1 + (q - 1) * intrinsic_lr / 2) ** 2
 
@@ -423,26 +423,28 @@ class TestEdgeOfStability:
         # which is near the edge of stability, to first order in ηλ
         critical = theory.critical_norm(1.0, 1.0, wd=intrinsic_lr)
         assert abs(float(late.norm.mean()) / critical - 1) < 0.75 * intrinsic_lr / highest
-        # and not where the gradient of the start would have held the norm
-        held = simulate.norm_map(1.0, intrinsic_lr, run.grad_norm.values[0], norm=1.0, steps=int(500 / intrinsic_lr))
-        assert held.final_norm.item() == pytest.approx(
+        # and not at the equilibrium norm of the initial gradient
+        constant = simulate.norm_map(
+            1.0, intrinsic_lr, run.grad_norm.values[0], norm=1.0, steps=int(500 / intrinsic_lr)
+        )
+        assert constant.final_norm.item() == pytest.approx(
             theory.equilibrium_norm(1.0, intrinsic_lr, run.grad_norm.values[0]), rel=1e-9
         )
-        assert held.final_norm.item() < 0.6 * critical
+        assert constant.final_norm.item() < 0.6 * critical
         # the curvature alone decides: four times of it, with the same shape, doubles the norm
         steeper = descend(Ratio2D(4.0, 4 * highest), 1.0, intrinsic_lr, steps=int(500 / intrinsic_lr), weights=[1, 0.1])
         assert steeper.final_norm.item() == pytest.approx(2 * late.norm.values[-1], rel=1e-9)
 
     def test_the_cycle_attracts_below_half_the_curvature_and_repels_above(self):
-        k = 0.01
+        intrinsic_lr = 0.01
 
         def deviations(highest):
             # of ln η̃, early and late, from a start 1e-3 beside the cycle in ln ρ
-            angle = math.acos(1 - k) / 2
-            norm = 1.001 / math.sqrt(settled_ratio(highest, k))
+            angle = math.acos(1 - intrinsic_lr) / 2
+            norm = 1.001 / math.sqrt(settled_ratio(highest, intrinsic_lr))
             weights = [norm * math.cos(angle), norm * math.sin(angle)]
-            run = descend(Ratio2D(1.0, highest), 1.0, k, steps=30_000, weights=weights)
-            logarithm = abs(np.log(run.effective_lr.values / settled_ratio(highest, k)))
+            run = descend(Ratio2D(1.0, highest), 1.0, intrinsic_lr, steps=30_000, weights=weights)
+            logarithm = abs(np.log(run.effective_lr.values / settled_ratio(highest, intrinsic_lr)))
             return logarithm[:100].max(), logarithm[-1000:].max()
 
         first, last = deviations(0.3)
@@ -453,22 +455,22 @@ class TestEdgeOfStability:
         assert last > 20 * first
 
     @pytest.mark.parametrize("highest", [0.35, 0.4, 0.48, 0.52, 0.6])
-    def test_the_swing_changes_at_the_rate_of_the_determinant(self, highest):
-        k = 0.01
-        q, s = 1 / (2 * highest), 1 - k
-        determinant = -1 + 2 * s * (q - 1) * (1 - s * s) / (1 + (q - 1) * k / 2)
+    def test_oscillations_grow_or_decay_by_the_determinant(self, highest):
+        intrinsic_lr = 0.01
+        q, s = 1 / (2 * highest), 1 - intrinsic_lr
+        determinant = -1 + 2 * s * (q - 1) * (1 - s * s) / (1 + (q - 1) * intrinsic_lr / 2)
         angle = math.acos(s) / 2
-        norm = 1.0001 / math.sqrt(settled_ratio(highest, k))
+        norm = 1.0001 / math.sqrt(settled_ratio(highest, intrinsic_lr))
         weights = [norm * math.cos(angle), norm * math.sin(angle)]
-        run = descend(Ratio2D(1.0, highest), 1.0, k, steps=1000, weights=weights)
-        swing = abs(np.log(run.effective_lr.values / settled_ratio(highest, k)))
+        run = descend(Ratio2D(1.0, highest), 1.0, intrinsic_lr, steps=1000, weights=weights)
+        deviation = abs(np.log(run.effective_lr.values / settled_ratio(highest, intrinsic_lr)))
         # two complex eigenvalues: each step multiplies by the root of the determinant's modulus
-        rate = math.log(swing[800:1000].max() / swing[:200].max()) / 800
-        assert rate == pytest.approx(math.log(abs(determinant)) / 2, rel=0.05)
+        growth = math.log(deviation[800:1000].max() / deviation[:200].max()) / 800
+        assert growth == pytest.approx(math.log(abs(determinant)) / 2, rel=0.05)
 
     @pytest.mark.parametrize("spectrum", [[0.0, 1.0], [0.0, 0.5, 1.0, 2.0]], ids=str)
-    def test_a_rayleigh_quotient_keeps_swinging_around_it(self, spectrum):
-        # neutral: nothing damps the swing, so from a start elsewhere the norm crosses the edge back and forth
+    def test_a_rayleigh_quotient_oscillates_around_it(self, spectrum):
+        # neutral: the oscillation is undamped, so from a start elsewhere the norm crosses the edge back and forth
         quotient = RayleighQuotient(spectrum)
         run = descend(quotient, 1.0, 0.01, steps=20_000)
         periods = simulate.find_periods(run)
@@ -481,11 +483,11 @@ class TestEdgeOfStability:
         assert 1.5 < middle < 2.5
         assert theory.equilibrium_effective_lr(1.0, 0.01, run.grad_norm.values[0]) * quotient.sharpness < 1
 
-    def test_exactly_at_rest_a_rayleigh_quotient_stays(self):
-        for k in (0.01, 0.05):
-            angle, norm = math.acos(1 - k) / 2, math.sqrt(0.5)
+    def test_a_rayleigh_quotient_stays_exactly_at_equilibrium(self):
+        for intrinsic_lr in (0.01, 0.05):
+            angle, norm = math.acos(1 - intrinsic_lr) / 2, math.sqrt(0.5)
             weights = [norm * math.cos(angle), norm * math.sin(angle)]
-            run = descend(RayleighQuotient([0.0, 1.0]), 1.0, k, steps=10_000, weights=weights)
+            run = descend(RayleighQuotient([0.0, 1.0]), 1.0, intrinsic_lr, steps=10_000, weights=weights)
             np.testing.assert_allclose(run.effective_lr, 2.0, rtol=1e-9)
 
 
@@ -493,29 +495,29 @@ class TestPeriods:
     def run(self, highest, intrinsic_lr=0.01, weights=(1.0, 0.1)):
         return descend(Ratio2D(1.0, highest), 1.0, intrinsic_lr, steps=int(200 / intrinsic_lr), weights=weights)
 
-    def test_small_ones(self):
+    def test_small_periods(self):
         # beside the neutral cycle
-        k = 0.01
-        angle, norm = math.acos(1 - k) / 2, math.sqrt(0.5 / 1.3)
-        run = self.run(0.5, k, (norm * math.cos(angle), norm * math.sin(angle)))
-        found = simulate.classify(run)
-        assert found.verdict == "periodic"
-        assert found.periods.count > 50
-        assert 0.15 < found.periods.norm_rise < 0.35
-        assert found.periods.lengths.std() < 0.05 * found.periods.mean
+        intrinsic_lr = 0.01
+        angle, norm = math.acos(1 - intrinsic_lr) / 2, math.sqrt(0.5 / 1.3)
+        run = self.run(0.5, intrinsic_lr, (norm * math.cos(angle), norm * math.sin(angle)))
+        classification = simulate.classify(run)
+        assert classification.verdict == "periodic"
+        assert classification.periods.count > 50
+        assert 0.15 < classification.periods.norm_rise < 0.35
+        assert classification.periods.lengths.std() < 0.05 * classification.periods.mean
 
-    def test_large_ones(self):
+    def test_large_periods(self):
         run = self.run(50.0)
-        found = simulate.classify(run)
-        assert found.verdict == "periodic"
-        assert found.periods.count > 50
-        assert found.periods.norm_rise > 2
-        # between them the norm falls freely for ln ρ = J: T ηλ ≈ J
-        assert found.periods.outside_growth < 0.05
+        classification = simulate.classify(run)
+        assert classification.verdict == "periodic"
+        assert classification.periods.count > 50
+        assert classification.periods.norm_rise > 2
+        # between destabilizations ln ρ decays by J without growth: T ηλ ≈ J
+        assert classification.periods.outside_growth < 0.05
         # single steps throw the weights out of the valley
         assert run.rotation.max() > 1
 
-    def test_none(self):
+    def test_no_periods(self):
         assert str(simulate.classify(self.run(0.1))) == "equilibrium"
         assert simulate.find_periods(self.run(0.1)).count == 0
 
@@ -543,29 +545,29 @@ class TestOnTheSphere:
         third, last = (float(run.loss[:, i * quarter : (i + 1) * quarter].mean()) for i in (2, 3))
         return third, last, float(landscape.value(run.final_weights).mean())
 
-    def test_interpolation_converges_at_small_rates_only(self):
+    def test_interpolation_converges_at_small_lr_only(self):
         generator = np.random.default_rng(0)
         inputs = generator.normal(size=(100, 20))
         truth = generator.normal(size=20)
         interpolated = NormalizedRegression(inputs, inputs @ truth / np.linalg.norm(truth), batch_size=4)
         at_random = float(interpolated.value(generator.normal(size=(2000, 20))).mean())
-        # convergence: to a minimum that all examples share, at every rate below a threshold
+        # convergence: to a minimum that all examples share, at every learning rate below a threshold
         for lr in (0.03, 0.1, 0.2):
             assert self.mean_loss(interpolated, lr)[2] < 1e-25
-        # chaotic equilibrium: stationary, far above the minimum, the higher the larger the rate, below a random point
+        # chaotic equilibrium: stationary, far above the minimum, higher at larger learning rates, below a random point
         levels = []
         for lr in (0.5, 0.7, 1.0):
             third, last, _ = self.mean_loss(interpolated, lr)
             assert abs(last / third - 1) < 0.05
             levels.append(last)
         assert 0.2 < levels[0] < 0.9 * levels[1] < 0.8 * levels[2] < 0.6 * at_random
-        # divergence-like: the rate no longer matters
+        # divergence-like: the learning rate no longer matters
         wild = [self.mean_loss(interpolated, lr)[1] for lr in (30.0, 100.0, 1000.0)]
         assert max(wild) / min(wild) < 1.03
-        # here it is no random point's loss: a huge step leads along the examples' gradients, which know the truth
+        # not the loss of a random point: a huge step follows the gradients of the examples, which depend on the truth
         assert wild[0] < 0.8 * at_random
 
-    def test_where_gradients_know_nothing_of_other_examples_the_loss_becomes_that_of_a_random_point(self):
+    def test_with_random_labels_the_loss_becomes_that_of_a_random_point(self):
         generator = np.random.default_rng(0)
         inputs, labels = generator.normal(size=(60, 100)), np.sign(generator.normal(size=60))
         noise = NormalizedRegression(inputs, labels, batch_size=1, loss="logistic", output_norm=4.0)
@@ -582,7 +584,7 @@ class TestOnTheSphere:
                 losses.append(float(noise.value(run.final_weights).mean()))
             return float(np.mean(losses))
 
-        # small, middle and large rates; the standard deviation of a random point's loss, 0.28, leaves 0.014 here
+        # small, medium and large lr; the standard deviation of a random point's loss, 0.28, leaves 0.014 here
         settled, chaotic, wild, wilder = (full_loss(lr) for lr in (1e-3, 0.02, 10.0, 100.0))
         assert settled < 2 * lowest
         assert 10 * lowest < chaotic < 0.8 * at_random
@@ -629,7 +631,7 @@ class TestNoise:
         mean = theory.equilibrium_norm(self.LR, self.K / self.LR, late.grad_norm.mean("step").values)
         assert (measured / mean > 1.02).all()
 
-    def test_a_full_batch_does_not_come_to_rest_there(self):
+    def test_a_full_batch_does_not_settle_there(self):
         run = descend(self.landscape(None), self.LR, self.K / self.LR, steps=20_000)
         assert str(simulate.classify(run)) != "equilibrium"
         sharpness = self.landscape(None).sharpness_at(run.final_weights)
@@ -646,7 +648,7 @@ BAD = [
     ({"lr": "0.1"}, TypeError, r"^lr must be "),
     ({"lr": [0.1, math.nan]}, ValueError, r"^lr must be .*got nan at index 1"),
     ({"lr": [[0.1]]}, ValueError, r"^lr must be a number or have one value for each walker, got shape \(1, 1\)"),
-    ({"lr": lambda step: 0.1}, ValueError, r"^lr must give one rate for each of 3 steps"),
+    ({"lr": lambda step: 0.1}, ValueError, r"^lr must give one learning rate for each of 3 steps"),
     ({"lr": lambda step: 0.1 - step}, ValueError, r"^lr must be .*got -0.9 at index 1"),
     ({"wd": -1.0}, ValueError, r"^wd must be a finite number >= 0, got -1.0"),
     ({"wd": math.inf}, ValueError, r"^wd must be .*got inf"),

@@ -1,4 +1,4 @@
-"""All loops are one map, on any number of threads; adversarial gradients reach the bounds; statistics need no rows."""
+"""All loops compute the same map on any number of threads; adversarial gradients reach the bounds."""
 
 import subprocess
 import sys
@@ -15,16 +15,18 @@ import theory
 from simulate import AdversarialGradient, BoundedGradient, RecordedGradient, norm_map
 from simulate.maps import iteration
 
-rates = st.floats(np.log(1e-3), np.log(10)).map(lambda x: float(np.exp(x)))
+learning_rates = st.floats(np.log(1e-3), np.log(10)).map(lambda x: float(np.exp(x)))
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(rates, st.floats(0, 1.99), st.floats(0, 50), st.floats(0.01, 100), st.sampled_from([1, 2, 7, 600]))
-def test_side_by_side_is_step_by_step_bit_for_bit(lr, k, g, norm, stride):
+@given(learning_rates, st.floats(0, 1.99), st.floats(0, 50), st.floats(0.01, 100), st.sampled_from([1, 2, 7, 600]))
+def test_batched_loop_equals_step_by_step_loop_bit_for_bit(lr, intrinsic_lr, g, norm, stride):
     steps = 1300  # more than two stretches
-    fast = norm_map(lr, k / lr, g, norm=norm, steps=steps, record_every=stride)
+    fast = norm_map(lr, intrinsic_lr / lr, g, norm=norm, steps=steps, record_every=stride)
     # the same gradients, recorded: the general loop
-    general = norm_map(lr, k / lr, RecordedGradient(np.full(steps, g)), norm=norm, steps=steps, record_every=stride)
+    general = norm_map(
+        lr, intrinsic_lr / lr, RecordedGradient(np.full(steps, g)), norm=norm, steps=steps, record_every=stride
+    )
     np.testing.assert_array_equal(fast.norm, general.norm)
     np.testing.assert_array_equal(fast.grad_norm, general.grad_norm)
     assert fast.final_norm.item() == general.final_norm.item()
@@ -32,7 +34,7 @@ def test_side_by_side_is_step_by_step_bit_for_bit(lr, k, g, norm, stride):
     assert fast.status_step.item() == general.status_step.item()
 
 
-def test_a_batch_is_its_members_for_any_split_also_where_some_end():
+def test_a_batch_equals_its_members_for_any_split():
     generator = np.random.default_rng(0)
     count = 700  # three blocks, the last one not full
     lr, wd = np.exp(generator.uniform(-3, 2, count)), np.exp(generator.uniform(-9, 0, count))
@@ -69,8 +71,8 @@ def test_statistics_are_those_of_the_rows(gradient):
     np.testing.assert_array_equal(alone.final_norm, rows.final_norm)
     np.testing.assert_array_equal(alone.status, rows.status)
     np.testing.assert_array_equal(alone.status_step, rows.status_step)
-    for i, made in enumerate(rows.status_step.values):
-        r = rows.norm.values[i, :made]
+    for i, updates in enumerate(rows.status_step.values):
+        r = rows.norm.values[i, :updates]
         assert alone.norm_min[i] == pytest.approx(r.min(), rel=1e-12)
         assert alone.norm_max[i] == pytest.approx(r.max(), rel=1e-12)
         assert alone.mean_sq_norm[i] == pytest.approx((r**2).mean(), rel=1e-10)
@@ -87,36 +89,38 @@ def test_statistics_of_no_steps_are_nan():
 @given(
     st.one_of(st.floats(0.01, 0.28), st.floats(0.3, 0.9), st.floats(1.1, 1.7)), st.floats(0.05, 1), st.floats(0.3, 3)
 )
-def test_adversaries_reach_the_bounds_and_none_leaves_them(k, ratio, relative):
+def test_adversaries_reach_the_bounds_and_none_leaves_them(intrinsic_lr, ratio, relative):
     lr, high = 0.5, 3.0
-    bounds = theory.norm_bounds(lr, k / lr, high * ratio, high)
-    start = relative * theory.equilibrium_norm(lr, k / lr, high)
-    steps = int(200 / min(k, 2 - k)) + 4000
-    lower = norm_map(lr, k / lr, AdversarialGradient(high * ratio, high), norm=start, steps=steps)
-    upper = norm_map(lr, k / lr, AdversarialGradient(high * ratio, high, towards="upper"), norm=start, steps=steps)
+    bounds = theory.norm_bounds(lr, intrinsic_lr / lr, high * ratio, high)
+    start = relative * theory.equilibrium_norm(lr, intrinsic_lr / lr, high)
+    steps = int(200 / min(intrinsic_lr, 2 - intrinsic_lr)) + 4000
+    lower = norm_map(lr, intrinsic_lr / lr, AdversarialGradient(high * ratio, high), norm=start, steps=steps)
+    upper = norm_map(
+        lr, intrinsic_lr / lr, AdversarialGradient(high * ratio, high, towards="upper"), norm=start, steps=steps
+    )
     for run in (lower, upper):
         settled = run.norm[steps // 2 :]
         assert settled.min() >= bounds.lower * (1 - 1e-9)
         assert settled.max() <= bounds.upper * (1 + 1e-9)
         assert run.grad_norm.min() >= high * ratio * (1 - 1e-12)
         assert run.grad_norm.max() <= high * (1 + 1e-12)
-    if (1 - k) ** 2 >= 0.5:
+    if (1 - intrinsic_lr) ** 2 >= 0.5:
         assert lower.norm[steps // 2 :].min() == pytest.approx(bounds.lower, rel=1e-6)
-        # the fall before the throw is cut one part in a thousand (of r) above its end
+        # the decay ends one part in a thousand (of r) above the lower end, before the large step
         assert upper.norm[steps // 2 :].max() == pytest.approx(bounds.upper, rel=2e-3)
 
 
 def test_adversarial_periods():
-    # with a wide range of gradients the adversary makes the norm periodic: sink, throw, sink
+    # with a wide range of gradients the adversary makes the norm periodic: decay, one large step, decay
     from simulate import find_periods
 
     run = norm_map(0.5, 0.02, AdversarialGradient(0.05, 20.0, towards="upper"), norm=5.0, steps=20_000)
-    found = find_periods(run)
-    assert found.count >= 5
-    assert found.std < 0.01 * found.mean
-    # as long as a fall between the two ends takes
-    ends = run.norm[found.onsets[0] : found.onsets[1] + 1]
-    assert found.mean == pytest.approx(
+    periods = find_periods(run)
+    assert periods.count >= 5
+    assert periods.std < 0.01 * periods.mean
+    # as long as the decay from the upper to the lower end
+    ends = run.norm[periods.onsets[0] : periods.onsets[1] + 1]
+    assert periods.mean == pytest.approx(
         theory.decay_time(ends.max(), ends.min() * (1 + 1e-9), 0.5, 0.02, 0.05), rel=0.02
     )
 
@@ -144,7 +148,7 @@ def test_bad_values_are_named(make, name):
 
 
 class TestThreads:
-    """A batch of three blocks and a bit; what it gives does not depend on how it is shared out."""
+    """A batch of more than three blocks. The result does not depend on the number of threads."""
 
     COUNT = 800
     GENERATOR = np.random.default_rng(1)
@@ -177,8 +181,8 @@ class TestThreads:
 
         def run(part=slice(None), steps=60, start=None, **further):
             where = {"norm": self.NORM[part], "seed": 7} if start is None else {"start": start}
-            rate, push = lr if callable(lr) else lr[part], gradients(self.PUSH[part], self.VALUES[part])
-            return norm_map(rate, wd[part], push, steps=steps, **where, **more, **further)
+            part_lr, push = lr if callable(lr) else lr[part], gradients(self.PUSH[part], self.VALUES[part])
+            return norm_map(part_lr, wd[part], push, steps=steps, **where, **more, **further)
 
         return run
 
@@ -191,11 +195,11 @@ class TestThreads:
     def test_any_split_of_the_batch_gives_the_same(self, call):
         whole, still = call(threads=2), call(steps=0)
         for part in (slice(0, 1), slice(250, 520), slice(798, 800)):
-            # of a split run each keeps the number of its random stream
+            # each part keeps the numbers of its random streams
             some = call(part, start=still.isel(batch=part))
             xr.testing.assert_identical(some, whole.isel(batch=part))
 
-    def test_they_are_used_where_the_work_is_worth_it(self, monkeypatch):
+    def test_threads_are_used_for_large_work_only(self, monkeypatch):
         used = []
 
         class Pool(iteration.ThreadPoolExecutor):
@@ -235,11 +239,11 @@ def reference(lr, wd, grad_norm, norm, steps):
 class TestFourStepsAtATime:
     def starts(self, count, factor, least=1e-7):
         generator = np.random.default_rng(2)
-        k = np.exp(generator.uniform(np.log(least), np.log(0.5), count))
-        k[:2] = least, 0.5
+        intrinsic_lr = np.exp(generator.uniform(np.log(least), np.log(0.5), count))
+        intrinsic_lr[:2] = least, 0.5
         lr, grad_norm = np.exp(generator.uniform(-4, 1, count)), np.exp(generator.uniform(-3, 3, count))
         away = np.exp(generator.uniform(-np.log(factor), np.log(factor), count))
-        return lr, k / lr, grad_norm, away * theory.equilibrium_norm(lr, k / lr, grad_norm)
+        return lr, intrinsic_lr / lr, grad_norm, away * theory.equilibrium_norm(lr, intrinsic_lr / lr, grad_norm)
 
     def test_after_a_million_steps_the_norm_is_that_of_single_steps(self):
         *settings, norm = self.starts(1000, factor=100)
@@ -259,20 +263,20 @@ class TestFourStepsAtATime:
         np.testing.assert_allclose(fast.final_norm, exact.final_norm, rtol=1e-11)
         np.testing.assert_array_equal(fast.status, exact.status)
 
-    @pytest.mark.parametrize("k", [1e-7, 1e-3, 0.5])
+    @pytest.mark.parametrize("intrinsic_lr", [1e-7, 1e-3, 0.5])
     @pytest.mark.parametrize("away", [1e-3, 1.5, 300.0])
-    def test_the_error_is_that_of_some_roundings(self, k, away):
-        norm = away * theory.equilibrium_norm(0.3, k / 0.3, 0.7)
-        fast = norm_map(0.3, k / 0.3, 0.7, norm=norm, steps=20_000, record_every=20_000, exact=False)
-        exact = norm_map(0.3, k / 0.3, 0.7, norm=norm, steps=20_000, record_every=20_000)
-        expected = reference(0.3, k / 0.3, 0.7, norm, 20_000)
+    def test_the_error_is_a_few_roundings(self, intrinsic_lr, away):
+        norm = away * theory.equilibrium_norm(0.3, intrinsic_lr / 0.3, 0.7)
+        fast = norm_map(0.3, intrinsic_lr / 0.3, 0.7, norm=norm, steps=20_000, record_every=20_000, exact=False)
+        exact = norm_map(0.3, intrinsic_lr / 0.3, 0.7, norm=norm, steps=20_000, record_every=20_000)
+        expected = reference(0.3, intrinsic_lr / 0.3, 0.7, norm, 20_000)
         # a random walk of 20000 steps of about an ulp
         assert abs(fast.final_norm.item() / expected - 1) < 5e-14
         assert abs(exact.final_norm.item() / expected - 1) < 5e-12
 
-    def test_at_rest_and_without_decay_the_closed_forms_hold(self):
-        rest = norm_map(0.3, 0.1, 0.7, norm=5.0, steps=4000, record_every=4000, exact=False)
-        assert rest.final_norm.item() == pytest.approx(theory.equilibrium_norm(0.3, 0.1, 0.7), rel=1e-14)
+    def test_closed_forms_at_equilibrium_and_without_decay(self):
+        settled = norm_map(0.3, 0.1, 0.7, norm=5.0, steps=4000, record_every=4000, exact=False)
+        assert settled.final_norm.item() == pytest.approx(theory.equilibrium_norm(0.3, 0.1, 0.7), rel=1e-14)
         growing, exact = (
             norm_map(0.1, 0.0, 10.0, norm=1.0, steps=10**6, record_every=10**6, exact=exact) for exact in (False, True)
         )
@@ -280,7 +284,7 @@ class TestFourStepsAtATime:
 
     @settings(deadline=None, derandomize=True, max_examples=60)
     @given(
-        rates,
+        learning_rates,
         st.floats(0, 1.99),
         st.one_of(st.floats(0, 50), st.floats(-300, 300).map(lambda x: 10.0**x)),
         st.floats(-150, 150).map(lambda x: 10.0**x),
@@ -289,9 +293,9 @@ class TestFourStepsAtATime:
     # near the ends of the range of numbers
     @example(1.0, 0.5, 1.5e-308, 1e-150, 25)
     @example(1.0, 0.5, 1e305, 1e150, 25)
-    def test_any_number_of_steps(self, lr, k, grad_norm, norm, steps):
+    def test_any_number_of_steps(self, lr, intrinsic_lr, grad_norm, norm, steps):
         exact, fast = (
-            norm_map(lr, k / lr, grad_norm, norm=norm, steps=steps, record_every=4, exact=exact)
+            norm_map(lr, intrinsic_lr / lr, grad_norm, norm=norm, steps=steps, record_every=4, exact=exact)
             for exact in (True, False)
         )
         for name in ("step", "status", "status_step"):
@@ -300,7 +304,7 @@ class TestFourStepsAtATime:
         np.testing.assert_allclose(fast.norm, exact.norm, rtol=1e-13)
         np.testing.assert_allclose(fast.final_norm, exact.final_norm, rtol=1e-13)
 
-    def test_those_that_end_do_as_in_single_steps(self):
+    def test_ended_trajectories_equal_those_of_single_steps(self):
         settings = {
             "lr": [0.5, 1.0, 1.0, 0.5, 1.0, 1.0],
             "wd": [1.0, 1.0, 0.1, 0.1, 1.0, 0.0],
@@ -339,7 +343,7 @@ class TestFourStepsAtATime:
         np.testing.assert_allclose(more.norm, exact.norm.sel(step=more.step), rtol=1e-12)
         np.testing.assert_allclose(more.final_norm, exact.final_norm, rtol=1e-12)
 
-    def test_rows_do_not_change_what_happens(self):
+    def test_recording_does_not_change_the_result(self):
         lr, wd, grad_norm, norm = self.starts(300, factor=1e12, least=1e-3)
         often, seldom = (
             norm_map(lr, wd, grad_norm, norm=norm, steps=1601, seed=0, record_every=n, exact=False) for n in (4, 400)
@@ -357,7 +361,7 @@ class TestFourStepsAtATime:
             ({"optimizer": theory.SGD(0.9)}, ValueError, "^exact must be True with .* momentum"),
         ],
     )
-    def test_where_it_cannot_be_it_says_so(self, arguments, error, message):
+    def test_unsupported_arguments_are_refused(self, arguments, error, message):
         settings = {"lr": 0.1, "wd": 0.1, "grad_norm": 2.0, "record_every": 4, "exact": False}
         with pytest.raises(error, match=message):
             norm_map(**{**settings, **arguments}, norm=1.0, steps=8)
@@ -365,8 +369,8 @@ class TestFourStepsAtATime:
 
 def test_a_billion_steps_take_no_memory():
     if not sys.platform.startswith("linux"):
-        pytest.skip("the peak of a process's memory is read as Linux tells it")
-    # what compiling would take is not meant
+        pytest.skip("the peak of a process's memory is read from /proc, which only Linux has")
+    # compile first, so that the peak does not include the compiler
     norm_map(0.1, 0.01, 2.0, norm=1.0, steps=10, record_every=None)
     code = (
         "import simulate\n"
@@ -374,7 +378,7 @@ def test_a_billion_steps_take_no_memory():
         "peak = next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "print(run.status_step.item(), run.final_norm.item(), peak)"
     )
-    # the peak that getrusage tells begins with that of the process which starts this one
+    # getrusage would include the peak of the parent process
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     steps, norm, kibibytes = done.stdout.split()
     assert int(steps) == 10**9

@@ -52,9 +52,9 @@ def assert_same(one, other):
         assert one[name].attrs == other[name].attrs, name
 
 
-class TestWrittenAside:
+class TestAtomicWrite:
     @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt])
-    def test_what_was_there_stays_where_writing_fails(self, stop, tmp_path):
+    def test_the_old_file_stays_if_writing_fails(self, stop, tmp_path):
         (tmp_path / "page").write_text("before")
 
         def write():
@@ -67,7 +67,7 @@ class TestWrittenAside:
         assert os.listdir(tmp_path) == ["page"]
         assert (tmp_path / "page").read_text() == "before"
 
-    def test_a_folder_that_is_half_written_is_dropped(self, tmp_path):
+    def test_a_half_written_folder_is_removed(self, tmp_path):
         def write():
             with atomic_write(tmp_path / "store") as aside:
                 (aside / "below").mkdir(parents=True)
@@ -77,7 +77,7 @@ class TestWrittenAside:
             write()
         assert os.listdir(tmp_path) == []
 
-    def test_a_place_that_cannot_be_taken_is_told(self, tmp_path):
+    def test_an_occupied_path_raises(self, tmp_path):
         (tmp_path / "taken").mkdir()
         with pytest.raises(OSError, match="taken"), atomic_write(tmp_path / "taken") as aside:
             aside.write_text("whole")
@@ -86,7 +86,7 @@ class TestWrittenAside:
 
 class TestSaveAndLoad:
     @pytest.mark.parametrize("make", TRAJECTORIES.values(), ids=TRAJECTORIES)
-    def test_what_is_loaded_is_what_was_saved(self, make, tmp_path):
+    def test_loading_returns_what_was_saved(self, make, tmp_path):
         trajectory = make()
         save(trajectory, tmp_path / "run.zarr")
         loaded = load(tmp_path / "run.zarr")
@@ -96,13 +96,13 @@ class TestSaveAndLoad:
             trajectory, loaded = (t.assign_attrs(a=0.0) for t in (trajectory, loaded))
         assert_same(trajectory, loaded)
 
-    def test_again_and_again(self, tmp_path):
+    def test_saving_a_loaded_trajectory(self, tmp_path):
         trajectory = _ended()
         save(trajectory, tmp_path / "first")
         save(load(tmp_path / "first"), tmp_path / "second")
         assert_same(load(tmp_path / "second"), trajectory)
 
-    def test_a_loaded_trajectory_is_used_like_a_fresh_one(self, tmp_path):
+    def test_a_loaded_trajectory_can_be_replayed_and_changed(self, tmp_path):
         trajectory = TRAJECTORIES["one run"]()
         save(trajectory, tmp_path / "run")
         loaded = load(str(tmp_path / "run"))
@@ -110,16 +110,16 @@ class TestSaveAndLoad:
         loaded.norm[0] = 7.0
         assert loaded.norm[0] == 7.0
 
-    def test_parents_are_made_and_nothing_else_is_left(self, tmp_path):
+    def test_parent_folders_are_created_and_no_other_files(self, tmp_path):
         save(TRAJECTORIES["one run"](), tmp_path / "a" / "b" / "run")
         assert os.listdir(tmp_path / "a" / "b") == ["run"]
 
-    def test_text_for_a_path(self, tmp_path, monkeypatch):
+    def test_path_as_text(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         save(TRAJECTORIES["one run"](), "run")
         assert load("run").sizes["step"] == 50
 
-    def test_remains_of_a_save_that_was_cut_do_not_disturb(self, tmp_path):
+    def test_files_of_an_interrupted_save_are_replaced(self, tmp_path):
         (tmp_path / "run.partial").mkdir()
         (tmp_path / "run.partial" / "junk").write_text("junk")
         save(TRAJECTORIES["one run"](), tmp_path / "run")
@@ -148,7 +148,7 @@ class TestSaveAndLoad:
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("kind", ["nothing", "empty folder", "file", "half a store"])
-    def test_nothing_there(self, kind, tmp_path):
+    def test_loading_something_else(self, kind, tmp_path):
         target = tmp_path / "run"
         if kind == "empty folder":
             target.mkdir()
@@ -187,7 +187,7 @@ def evaluation_records(steps):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Write a run folder by hand, in the words of its layout."""
+    """Write the files of a run folder without training."""
 
     def write(*, rows=10, evaluated=(0, 4, 8), status=None, schema=SCHEMA, attributes=None, epochs_per_step=0.25):
         path = tmp_path / "run"
@@ -212,7 +212,7 @@ def folder(tmp_path):
 
 
 def check_rows(run, rows):
-    """The rows of a loaded run are those that `folder` wrote."""
+    """Check that the rows of a loaded run are those that `folder` wrote."""
     records = step_records(rows)
     assert run.sizes["step"] == rows
     assert run.step.values.tolist() == list(range(rows))
@@ -273,13 +273,13 @@ class TestRunFolder:
         check_rows(run, steps)
         assert run.eval_step.values.tolist() == [step for step in (0, 4, 8) if step <= steps]
 
-    def test_finished_is_not_taken_for_running_by_a_lock(self, folder):
+    def test_a_locked_finished_run_is_complete(self, folder):
         path = folder(status={"status": "complete", "status_step": 10})
         with filelock.FileLock(path / "lock"):
             assert load(path).status.item() == "complete"
 
     @pytest.mark.parametrize("cut", [1, 8, 127])
-    def test_a_record_that_was_cut_is_left_out(self, folder, cut):
+    def test_an_incomplete_record_is_left_out(self, folder, cut):
         path = folder(status={"status": "running"}, evaluated=(0, 4, 9, 10))
         size = step_record(len(GROUPS)).itemsize
         with open(path / "steps.log", "r+b") as file:
@@ -287,10 +287,10 @@ class TestRunFolder:
         run = load(path)
         check_rows(run, 9)
         assert count_steps(path) == 9
-        # the evaluation at 10 saw a step that is lost
+        # the evaluation at step 10 belongs to a lost step
         assert run.eval_step.values.tolist() == [0, 4, 9]
 
-    def test_an_evaluation_that_was_cut_is_left_out(self, folder):
+    def test_an_incomplete_evaluation_is_left_out(self, folder):
         path = folder(evaluated=(0, 4, 8))
         with open(path / "evaluations.log", "r+b") as file:
             file.truncate(3 * EVALUATION_RECORD.itemsize - 1)
@@ -320,7 +320,7 @@ class TestRunFolder:
         assert run.eval_step.values.tolist() == [0]
         assert count_steps(path) == 0
 
-    def test_the_contract_is_kept(self, folder):
+    def test_it_follows_the_contract(self, folder):
         run = load(folder())
         assert run.group.values.tolist() == GROUPS
         np.testing.assert_array_equal(run.epoch, 0.25 * np.arange(10))
@@ -358,18 +358,18 @@ class TestRunFolder:
 
 
 class TestPieces:
-    def test_records_of_a_log_are_whole(self, tmp_path):
+    def test_only_complete_records_are_read(self, tmp_path):
         log, records = tmp_path / "log", step_records(5)
         log.write_bytes(records.tobytes() + b"half a record")
         np.testing.assert_array_equal(read_records(log, records.dtype), records)
 
-    def test_numbers_of_a_record_lie_side_by_side(self):
+    def test_records_have_no_padding(self):
         # seven numbers of the step and three for each group, 8 bytes each
         for groups in (0, 1, 5):
             assert step_record(groups).itemsize == 8 * (7 + 3 * groups)
         assert EVALUATION_RECORD.itemsize == 8 * 5
 
-    def test_json_is_replaced_whole(self, tmp_path):
+    def test_json_is_written_atomically(self, tmp_path):
         target = tmp_path / "status.json"
         write_json(target, {"status": "running"})
         with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""Intervals of predicted periods: do they hold what they promise where the truth is known?"""
+"""Intervals of predicted periods: their coverage for a simulated network whose periods are known."""
 
 import math
 import warnings
@@ -16,11 +16,11 @@ REFERENCE = simulate.PeriodModel.reference()
 SETTINGS = [(0.5, 0.012), (0.5, 0.004), (0.5, 0.0015)]
 
 
-def segment(rate, lengths, rises):
+def calibration_run(intrinsic_lr, lengths, rises):
     mean, norm_rise = float(np.mean(lengths)), float(np.mean(rises))
-    outside_growth = 1 - norm_rise / (-math.log1p(-rate) * mean)
+    outside_growth = 1 - norm_rise / (-math.log1p(-intrinsic_lr) * mean)
     return CalibrationRun(
-        rate,
+        intrinsic_lr,
         len(lengths),
         mean,
         1.0,
@@ -38,49 +38,52 @@ def segment(rate, lengths, rises):
 
 
 @pytest.fixture(scope="module")
-def probes():
-    """Probes of the reference model itself, two seeds each; what they predict and how well they claim to know it."""
-    found = []
+def models():
+    """Period models fitted to simulated runs of the reference model, two seeds at each of two ηλ."""
+    fitted = []
     for number in range(16):
         runs = [
-            REFERENCE.oscillate(0.5, wd, steps=round(40 / (0.5 * wd)), seed=100 + 2 * number + k)
+            REFERENCE.oscillate(0.5, wd, steps=round(40 / (0.5 * wd)), seed=100 + 2 * number + place)
             for wd in (0.02, 0.004)
-            for k in range(2)
+            for place in range(2)
         ]
-        found.append(simulate.PeriodModel.from_runs(runs))
-    return found
+        fitted.append(simulate.PeriodModel.from_runs(runs))
+    return fitted
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_intervals_of_known_truth_cover_it(probes, setting):
+def test_intervals_cover_the_true_period(models, setting):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # what these probes would measure there
+        # the true period, from a long simulation
         long = REFERENCE.oscillate(*setting, steps=round(3000 / (setting[0] * setting[1])), seed=7)
         truth = simulate.find_periods(long).mean
         covered = {"law": 0, "reduced": 0}
-        for model in probes:
-            for name, known in (("law", model.law_interval(*setting)), ("reduced", model.period_interval(*setting))):
-                covered[name] += known.lower <= truth <= known.upper
-    # with 90 %, fewer than 12 of 16 have a chance of 2 %
+        for model in models:
+            for name, interval in (("law", model.law_interval(*setting)), ("reduced", model.period_interval(*setting))):
+                covered[name] += interval.lower <= truth <= interval.upper
+    # at 90 % coverage, fewer than 12 of 16 have a probability of 2 %
     assert covered["law"] >= 12, covered
     assert covered["reduced"] >= 12, covered
 
 
-def test_the_error_of_the_law_itself_grows_away_from_the_probe(probes):
-    model = probes[0]
+def test_the_error_of_the_law_grows_with_the_distance_from_the_calibration_runs(models):
+    model = models[0]
     width = {}
     for wd in (0.02, 0.004, 0.0012):
-        known, draws = model.law_interval(0.5, wd), resample_law_periods(model.calibration_runs, 0.5, wd, 400, seed=0)
-        width[wd] = math.log(known.upper / known.lower) / 2
+        interval, draws = (
+            model.law_interval(0.5, wd),
+            resample_law_periods(model.calibration_runs, 0.5, wd, 400, seed=0),
+        )
+        width[wd] = math.log(interval.upper / interval.lower) / 2
         sampling = np.diff(np.log(np.quantile(draws, [0.05, 0.95])))[0] / 2
         # two independent errors of known size, 1.64 standard deviations each side
-        own = 0.03 + 0.035 * min(abs(math.log(wd / at)) for at in (0.02, 0.004))
-        assert width[wd] == pytest.approx(math.hypot(sampling, 1.645 * own), rel=0.2)
+        model_error = 0.03 + 0.035 * min(abs(math.log(wd / at)) for at in (0.02, 0.004))
+        assert width[wd] == pytest.approx(math.hypot(sampling, 1.645 * model_error), rel=0.2)
     assert width[0.02] < width[0.0012]
 
 
-def test_intervals_shrink_with_the_probe():
+def test_longer_calibration_runs_give_shorter_intervals():
     widths = []
     for relaxations in (30, 480):
         runs = [REFERENCE.oscillate(0.5, wd, steps=round(relaxations / (0.5 * wd)), seed=3) for wd in (0.02, 0.004)]
@@ -92,19 +95,19 @@ def test_intervals_shrink_with_the_probe():
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(10, 1000), st.floats(0.01, 2.0)), min_size=10, max_size=20), st.integers(0, 5))
-def test_a_draw_is_made_of_what_was_measured(periods, seed):
+def test_a_sample_lies_within_the_measured_periods(periods, seed):
     lengths, rises = zip(*periods, strict=True)
-    one = segment(0.01, lengths, rises)
-    for (drawn,) in resample_runs([one], 3, seed):
-        assert min(lengths) - 1e-9 <= drawn.period <= max(lengths) + 1e-9
-        assert min(rises) - 1e-9 <= drawn.norm_rise <= max(rises) + 1e-9
-        assert drawn.count == len(lengths)
+    run = calibration_run(0.01, lengths, rises)
+    for (sample,) in resample_runs([run], 3, seed):
+        assert min(lengths) - 1e-9 <= sample.period <= max(lengths) + 1e-9
+        assert min(rises) - 1e-9 <= sample.norm_rise <= max(rises) + 1e-9
+        assert sample.count == len(lengths)
 
 
 def test_seeds_that_disagree_widen_the_interval():
     rng = np.random.default_rng(0)
-    same = [segment(0.01, rng.normal(100, 20, 50), np.full(50, 0.5)) for _ in range(2)]
-    apart = [segment(0.01, rng.normal(mean, 20, 50), np.full(50, 0.5)) for mean in (80, 120)]
+    same = [calibration_run(0.01, rng.normal(100, 20, 50), np.full(50, 0.5)) for _ in range(2)]
+    apart = [calibration_run(0.01, rng.normal(mean, 20, 50), np.full(50, 0.5)) for mean in (80, 120)]
     width = [np.std(resample_law_periods(seeds, 0.5, 0.02, 400, seed=0)) for seeds in (same, apart)]
     # within: 20/√100; between two seeds: 20/√2
     assert width[0] == pytest.approx(2.0, rel=0.5)
@@ -121,8 +124,8 @@ def test_saved_models_keep_their_intervals(tmp_path):
 
 
 def test_without_periods_there_is_no_interval():
-    resting = simulate.norm_map(0.5, 0.02, 2.0, norm=3.0, steps=3000)
-    model = simulate.PeriodModel.from_runs([resting.assign(loss=0 * resting.norm + 1)])
+    equilibrium = simulate.norm_map(0.5, 0.02, 2.0, norm=3.0, steps=3000)
+    model = simulate.PeriodModel.from_runs([equilibrium.assign(loss=0 * equilibrium.norm + 1)])
     with pytest.raises(ValueError, match="at least 10 periods at the lowest lr"):
         model.law_interval(0.5, 0.02)
     with pytest.raises(ValueError, match="no clear period"):
@@ -139,5 +142,5 @@ def test_bad_input(options, words):
 
 
 def test_an_interval_leaves_out_equal_shares():
-    found = Interval.of(np.arange(1001), 0.5)
-    assert (found.lower, found.upper) == (250.0, 750.0)
+    interval = Interval.of(np.arange(1001), 0.5)
+    assert (interval.lower, interval.upper) == (250.0, 750.0)

@@ -65,7 +65,7 @@ class TestScaleInvariance:
         np.testing.assert_allclose(gradient, differences(landscape, weights), atol=1e-8 * (1 + abs(gradient).max()))
         assert abs(gradient @ weights) < 1e-14 * (1 + np.linalg.norm(gradient))
 
-    def test_an_ordinary_regression_has_neither(self):
+    def test_an_ordinary_regression_fails_these_checks(self):
         # the same checks fail for predictions that know the norm
         inputs, targets = data()
         weights = direction(5, 0)
@@ -102,14 +102,14 @@ class TestCompiled:
             margin = sign * scale
             expected = math.log1p(math.exp(-margin)) if abs(margin) < 700 else max(-margin, 0.0)
             slope = -1 / (1 + math.exp(min(margin, 700.0)))
-            for found in (loss, regression.value(unit)):
-                assert found == pytest.approx(expected, rel=1e-12, abs=1e-300)
-            for found in (gradient, regression.gradient(unit)):
-                assert found[1] == pytest.approx(slope * scale, rel=1e-9, abs=1e-290)
+            for value in (loss, regression.value(unit)):
+                assert value == pytest.approx(expected, rel=1e-12, abs=1e-300)
+            for vector in (gradient, regression.gradient(unit)):
+                assert vector[1] == pytest.approx(slope * scale, rel=1e-9, abs=1e-290)
 
 
 class TestRatio:
-    def test_is_the_function_of_the_angle_that_it_says(self):
+    def test_is_the_documented_function_of_the_angle(self):
         ratio = Ratio2D(3.0, 0.7)
         angle = np.linspace(0, 7, 50)
         q = 3.0 / (2 * 0.7)
@@ -184,24 +184,24 @@ class TestBatches:
 
     def test_cover_the_examples_evenly_with_replacement(self):
         regression = NormalizedRegression(*data(10), batch_size=5)
-        drawn = np.array([regression.batch(0, 0, step) for step in range(4000)])
-        counts = np.bincount(drawn.ravel(), minlength=10)
+        batches = np.array([regression.batch(0, 0, step) for step in range(4000)])
+        counts = np.bincount(batches.ravel(), minlength=10)
         # 20 000 draws: standard deviation of each count √(20000·0.1·0.9) = 42
         assert abs(counts - 2000).max() < 4 * 42
-        assert any(len(set(batch)) < 5 for batch in drawn)
+        assert any(len(set(batch)) < 5 for batch in batches)
 
     def test_gradients_of_mini_batches_are_those_of_the_full_batch_on_average(self):
         inputs, targets = data(20)
         regression = NormalizedRegression(inputs, targets, batch_size=4)
         weights = direction(5, 0)
-        each = np.array([regression.gradient(weights, regression.batch(0, 0, step)) for step in range(4000)])
-        scatter = each.std(axis=0) / math.sqrt(len(each))
-        assert (abs(each.mean(axis=0) - regression.gradient(weights)) < 4 * scatter).all()
+        gradients = np.array([regression.gradient(weights, regression.batch(0, 0, step)) for step in range(4000)])
+        scatter = gradients.std(axis=0) / math.sqrt(len(gradients))
+        assert (abs(gradients.mean(axis=0) - regression.gradient(weights)) < 4 * scatter).all()
         assert scatter.max() < 0.02
 
-    def test_the_largest_random_number_is_an_example_too(self):
-        found = max(_kernels.drawn(np.uint64(key), 0, 3) for key in range(200))
-        assert found == 2
+    def test_the_largest_random_number_gives_the_last_example(self):
+        largest = max(_kernels.example_index(np.uint64(key), 0, 3) for key in range(200))
+        assert largest == 2
 
 
 class TestData:
@@ -216,7 +216,7 @@ class TestData:
             with pytest.raises(ValueError, match="read-only"):
                 array[0] = 1
 
-    def test_other_data_have_another_name(self):
+    def test_other_data_give_another_repr(self):
         names = {repr(LANDSCAPES[name]) for name in LANDSCAPES}
         inputs, targets = data()
         names |= {

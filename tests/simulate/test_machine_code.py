@@ -1,4 +1,4 @@
-"""What the compiler made of the inner loops: divisions of several trajectories at once."""
+"""Machine code of the inner loops: it divides several trajectories at once."""
 
 import platform
 import re
@@ -42,7 +42,7 @@ def reduced(kernel):
     ids=["map", "map by fours", "reduced model"],
 )
 def test_loops_divide_several_numbers_at_once(kernel, call):
-    # compiled anew: what comes from the cache has no text
+    # compile again: code from the cache has no assembly text
     options = {
         name: value for name, value in kernel.targetoptions.items() if name in ("nogil", "error_model", "fastmath")
     }
@@ -52,8 +52,8 @@ def test_loops_divide_several_numbers_at_once(kernel, call):
     assert re.search(PACKED[platform.machine()], text)
 
 
-def test_without_numpys_divisions_it_would_not():
-    # the switch that makes the difference: Python's error model tests each divisor
+def test_with_the_error_model_of_python_loops_divide_one_by_one():
+    # control: the error model of Python tests each divisor
     if platform.machine() not in PACKED:
         pytest.skip("no pattern for the divisions of this processor")
     slow = numba.njit(nogil=True, error_model="python")(_kernels.iterate_constant.py_func)

@@ -1,4 +1,4 @@
-"""The map of the norm with momentum is the law of vectors whose gradients are orthogonal to all that was before."""
+"""The map with momentum is the law of vectors whose gradients are orthogonal to all earlier vectors."""
 
 import math
 
@@ -22,16 +22,16 @@ rules = st.builds(
 )
 
 
-def vectors(rule, rates, wd, grad_norm, norm):
-    """Norms and angles of vectors with a new dimension for each gradient, moved by the rule itself."""
-    steps = len(rates)
+def vectors(rule, lrs, wd, grad_norm, norm):
+    """Norms and angles of vectors updated by the optimizer, with a new dimension for each gradient."""
+    steps = len(lrs)
     x = np.zeros(steps + 1)
     x[0] = norm
     state, norms, angles = rule.start(x), [norm], []
     for t in range(steps):
         gradient = np.zeros(steps + 1)
         gradient[t + 1] = grad_norm[t] / norms[-1]
-        moved, state = rule.update(x, gradient, state, rates[t], wd)
+        moved, state = rule.update(x, gradient, state, lrs[t], wd)
         along = moved @ x / norms[-1]
         aside = moved - along * x / norms[-1]
         angles.append(math.atan2(np.linalg.norm(aside), along))
@@ -58,10 +58,10 @@ def test_it_is_the_law_of_vectors(rule, lr, share, norm, high, scheduled):
     gradients = drive.values_for((), steps, 5)
     np.testing.assert_array_equal(run.grad_norm, gradients)
     norms, angles = vectors(rule, schedule(np.arange(steps)), wd, gradients, norm)
-    made = np.append(run.norm.values, run.final_norm)
+    simulated = np.append(run.norm.values, run.final_norm)
     # roundings of the largest vector so far are carried on by the velocity
     slack = 300 * EPS * np.maximum.accumulate(norms) / norms
-    assert (abs(made / norms - 1) <= slack).all()
+    assert (abs(simulated / norms - 1) <= slack).all()
     assert (abs(run.rotation.values - angles) <= slack[1:]).all()
     np.testing.assert_allclose(run.effective_lr, schedule(np.arange(steps)) / run.norm**2, rtol=4 * EPS)
 
@@ -96,7 +96,7 @@ def test_the_transient_is_that_of_random_walks(kind):
         (walk.rotation, run.rotation, plain.rotation),
     ):
         error = measured.std("batch", ddof=1) / walkers**0.5
-        # four standard errors, and what dimensions that are not many leave
+        # four standard errors, and the error of a finite dimension
         assert (abs(measured.mean("batch") - expected) <= 4 * error + 2 / dim * expected).all()
         assert abs(measured.mean("batch") / other - 1).max() > 0.1
         assert float((error / expected).max()) < 0.005
@@ -121,7 +121,7 @@ def test_drives_agree_bit_for_bit(scheduled):
             np.testing.assert_array_equal(constant[name], other[name])
 
 
-def test_schedules_are_prepared_in_pieces(monkeypatch):
+def test_preparing_schedules_in_chunks_does_not_change_the_result(monkeypatch):
     def run():
         return norm_map(
             theory.Cosine(0.3, 0.1, 50),
@@ -139,7 +139,7 @@ def test_schedules_are_prepared_in_pieces(monkeypatch):
     xr.testing.assert_identical(run(), whole)
 
 
-def test_without_momentum_nothing_has_changed():
+def test_zero_momentum_equals_plain_sgd():
     plain = norm_map(0.3, 0.1, 2.0, norm=1.0, steps=50, seed=0)
     for rule in (theory.SGD(), theory.SGD(decoupled=True)):
         run = norm_map(0.3, 0.1, 2.0, norm=1.0, steps=50, optimizer=rule, seed=0)
@@ -156,8 +156,8 @@ def test_statistics_are_those_of_the_rows():
     assert rows.status.values.tolist() == ["complete", "collapsed", "collapsed"]
     for name in ("final_norm", "status", "status_step", "final_velocity_along"):
         np.testing.assert_array_equal(alone[name], rows[name])
-    for i, made in enumerate(rows.status_step.values):
-        r = rows.norm.values[i, :made]
+    for i, updates in enumerate(rows.status_step.values):
+        r = rows.norm.values[i, :updates]
         assert alone.norm_min[i] == pytest.approx(r.min(), rel=1e-12)
         assert alone.norm_max[i] == pytest.approx(r.max(), rel=1e-12)
         assert alone.mean_sq_norm[i] == pytest.approx((r**2).mean(), rel=1e-10)

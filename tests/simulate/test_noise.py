@@ -4,22 +4,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from simulate.maps.noise import mix, stream_key, uniform, uniforms
+from simulate.maps.noise import mix_bits, stream_key, uniform, uniform_table
 
 N = 1_000_000
 
 
 def key(seed, trajectory):
-    # Python gets an int that is too large to be given back without its type
+    # as np.uint64, because numba rejects an int this large
     return np.uint64(stream_key(seed, trajectory))
 
 
 # along the steps of one trajectory, and across the trajectories at one step, and across the seeds
 SAMPLES = {
-    "steps": lambda: uniforms(3, 1, 0, N)[0],
-    "trajectories": lambda: uniforms(3, N, 7, 1)[:, 0],
+    "steps": lambda: uniform_table(3, 1, 0, N)[0],
+    "trajectories": lambda: uniform_table(3, N, 7, 1)[:, 0],
     "seeds": lambda: np.array([uniform(key(seed, 0), 0) for seed in range(N // 10)]),
-    "blocks": lambda: uniforms(0, 1000, 0, 1000).ravel(),
+    "blocks": lambda: uniform_table(0, 1000, 0, 1000).ravel(),
 }
 
 
@@ -58,9 +58,9 @@ def test_a_number_depends_on_its_place_alone(seed, trajectory, step):
 
 
 def test_any_split_gives_the_same():
-    whole = uniforms(5, 4, 0, 20)
-    np.testing.assert_array_equal(uniforms(5, 4, 8, 12), whole[:, 8:])
-    np.testing.assert_array_equal(uniforms(5, 2, 0, 20), whole[:2])
+    whole = uniform_table(5, 4, 0, 20)
+    np.testing.assert_array_equal(uniform_table(5, 4, 8, 12), whole[:, 8:])
+    np.testing.assert_array_equal(uniform_table(5, 2, 0, 20), whole[:2])
 
 
 def test_the_generator_is_splitmix64():
@@ -68,4 +68,4 @@ def test_the_generator_is_splitmix64():
     state, expected = 1234567, [6457827717110365317, 3203168211198807973, 9817491932198370423]
     for value in expected:
         state = (state + 0x9E3779B97F4A7C15) % 2**64
-        assert int(mix(np.uint64(state))) == value
+        assert int(mix_bits(np.uint64(state))) == value

@@ -13,10 +13,12 @@ import theory
 def test_error_against_the_map_is_of_first_order_in_the_intrinsic_lr():
     # the same stretch of ηλt, with ever smaller ηλ
     errors, sizes = [], np.array([4e-3, 2e-3, 1e-3, 5e-4, 2.5e-4])
-    for k in sizes:
-        steps = round(0.5 / k)
-        start = 0.5 * theory.equilibrium_norm(1.0, k, 2.0)
-        flow, exact = (f(1.0, k, 2.0, norm=start, steps=steps) for f in (simulate.norm_ode, simulate.norm_map))
+    for intrinsic_lr in sizes:
+        steps = round(0.5 / intrinsic_lr)
+        start = 0.5 * theory.equilibrium_norm(1.0, intrinsic_lr, 2.0)
+        flow, exact = (
+            f(1.0, intrinsic_lr, 2.0, norm=start, steps=steps) for f in (simulate.norm_ode, simulate.norm_map)
+        )
         errors.append(float(abs(flow.norm**4 / exact.norm**4 - 1).max()))
     slope = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
     assert slope == pytest.approx(1.0, abs=0.1)
@@ -28,18 +30,18 @@ def test_it_solves_the_equation(lr, wd, g, norm):
     steps = 40
     schedule = theory.StepDecay(lr, milestones=(13, 27), factor=0.5)
     flow = simulate.norm_ode(schedule, wd, g, norm=norm, steps=steps)
-    r, seen = norm**2, []
-    # piece by piece, because a jump of the right-hand side costs an integrator its accuracy
+    r, sq_norms = norm**2, []
+    # piece by piece, because a discontinuity of the right-hand side costs an integrator its accuracy
     for start, stop in ((0, 13), (13, 27), (27, 40)):
         eta = float(schedule(start))
 
         def slope(t, r, eta=eta):
             return -2 * eta * wd * r + (eta * g) ** 2 / r
 
-        found = solve_ivp(slope, (start, stop), [r], t_eval=range(start, stop + 1), rtol=1e-10, atol=1e-12)
-        seen.extend(found.y[0][:-1])
-        r = found.y[0][-1]
-    np.testing.assert_allclose(flow.norm**2, seen, rtol=1e-7)
+        solution = solve_ivp(slope, (start, stop), [r], t_eval=range(start, stop + 1), rtol=1e-10, atol=1e-12)
+        sq_norms.extend(solution.y[0][:-1])
+        r = solution.y[0][-1]
+    np.testing.assert_allclose(flow.norm**2, sq_norms, rtol=1e-7)
     assert flow.final_norm.item() ** 2 == pytest.approx(r, rel=1e-7)
 
 
@@ -70,11 +72,11 @@ class TestCrossings:
         st.floats(0.3, 5),
         st.floats(0.1, 3),
     )
-    def test_they_are_those_that_an_integrator_finds(self, lr, wd, g, norm, height):
-        # the norm may cross on its way, never come there, or come there once η has fallen
+    def test_they_equal_those_of_an_integrator(self, lr, wd, g, norm, height):
+        # the norm may cross the level at once, never, or only after η has dropped
         schedule = theory.StepDecay(lr, milestones=(13, 27), factor=0.2)
         flow = simulate.norm_ode(schedule, wd, g, norm=norm, steps=40, levels=[height])
-        u, found = norm**4, math.inf
+        u, first_crossing = norm**4, math.inf
         for start, stop in ((0, 13), (13, 27), (27, 40)):
             eta = float(schedule(start))
 
@@ -85,11 +87,11 @@ class TestCrossings:
                 return u[0] - height**4
 
             path = solve_ivp(slope, (start, stop), [u], events=above, rtol=1e-11, atol=1e-13, max_step=1.0)
-            found = min([found, *path.t_events[0]])
+            first_crossing = min([first_crossing, *path.t_events[0]])
             u = path.y[0][-1]
         near = np.append(abs(flow.norm.values / height - 1), abs(flow.final_norm.item() / height - 1)).min()
         if near > 1e-6:
-            assert flow.crossing_time.item() == pytest.approx(found, rel=1e-6)
+            assert flow.crossing_time.item() == pytest.approx(first_crossing, rel=1e-6)
 
     def test_within_a_step_they_are_exact(self):
         # one step of the same ηλt as a thousand: the closed form knows no steps
@@ -97,7 +99,7 @@ class TestCrossings:
         fine = simulate.norm_ode(1e-3, 0.1, 1e1 * 10**0.5, norm=2.0, steps=1000, levels=[1.99, 1.95, 1.9])
         np.testing.assert_allclose(fine.crossing_time, 1000 * coarse.crossing_time, rtol=1e-9)
 
-    def test_where_the_flow_then_is_the_level(self):
+    def test_the_norm_at_a_crossing_time_is_the_level(self):
         levels = np.array([5.0, 3.0, 2.2])
         flow = simulate.norm_ode(0.1, 0.01, 2.0, norm=6.0, steps=5000, record_every=None, levels=levels)
         there = theory.norm_flow(flow.crossing_time.values, 6.0, 0.1, 0.01, 2.0)
@@ -105,12 +107,16 @@ class TestCrossings:
         assert flow.crossing_time.dims == ("level",)
         np.testing.assert_array_equal(flow.level, levels)
 
-    def test_a_free_fall_takes_as_long_as_theory_says(self):
-        # without gradients ρ falls by exp(-ηλ) a step; the map, which decay_time is of, by 1-ηλ: first order in ηλ
-        for k in (1e-3, 1e-4):
-            flow = simulate.norm_ode(1.0, k, 0.0, norm=4.0, steps=int(2 / k), levels=[1.0], record_every=None)
-            assert flow.crossing_time.item() == pytest.approx(math.log(4) / k, rel=1e-12)
-            assert flow.crossing_time.item() == pytest.approx(theory.decay_time(4.0, 1.0, 1.0, k, 0.0), rel=k)
+    def test_decay_without_gradients_takes_the_decay_time_of_theory(self):
+        # without gradients ρ decays by exp(-ηλ) per step; in the map, as in decay_time, by 1-ηλ, equal to first order
+        for intrinsic_lr in (1e-3, 1e-4):
+            flow = simulate.norm_ode(
+                1.0, intrinsic_lr, 0.0, norm=4.0, steps=int(2 / intrinsic_lr), levels=[1.0], record_every=None
+            )
+            assert flow.crossing_time.item() == pytest.approx(math.log(4) / intrinsic_lr, rel=1e-12)
+            assert flow.crossing_time.item() == pytest.approx(
+                theory.decay_time(4.0, 1.0, 1.0, intrinsic_lr, 0.0), rel=intrinsic_lr
+            )
         pushed = simulate.norm_ode(1.0, 1e-4, 0.02, norm=4.0, steps=30_000, levels=[2.0], record_every=None)
         assert pushed.crossing_time.item() == pytest.approx(theory.decay_time(4.0, 2.0, 1.0, 1e-4, 0.02), rel=1e-3)
 
@@ -129,7 +135,7 @@ class TestCrossings:
         assert inside.size == 3
         assert inside[0] <= flow.crossing_time.item() <= inside[0] + 1
 
-    def test_of_a_batch_each_is_that_of_its_member(self):
+    def test_a_batch_equals_its_members(self):
         schedule = theory.Cosine(0.5, 0.1, 50)
         levels = [0.5, 1.5, 2.0]
         batch = simulate.norm_ode(schedule, [0.0, 0.1, 1.0], 1.0, norm=[[1.0], [3.0]], steps=60, levels=levels)
@@ -140,14 +146,14 @@ class TestCrossings:
                 alone = simulate.norm_ode(schedule, wd, 1.0, norm=norm, steps=60, levels=levels, record_every=None)
                 np.testing.assert_array_equal(batch.crossing_time[i, j], alone.crossing_time)
 
-    def test_a_continued_run_keeps_what_it_knows(self):
+    def test_a_continued_run_keeps_its_crossing_times(self):
         first = simulate.norm_ode(0.1, 0.5, 0.0, norm=2.0, steps=10, levels=[1.5, 1.0])
         assert np.isfinite(first.crossing_time).values.tolist() == [True, False]
         levels = [1.0, 1.2, 1.5]
         more = simulate.norm_ode(0.1, 0.5, 0.0, steps=10, start=first, levels=levels)
         whole = simulate.norm_ode(0.1, 0.5, 0.0, norm=2.0, steps=20, levels=levels)
         np.testing.assert_array_equal(more.crossing_time, whole.crossing_time)
-        # a level that is asked for after it was crossed is not crossed again
+        # a level added after the norm has passed it is not crossed again
         late = simulate.norm_ode(0.1, 0.5, 0.0, steps=10, start=first, levels=[1.9])
         assert late.crossing_time.item() == math.inf
 

@@ -18,16 +18,18 @@ seeds = st.integers(0, 10_000)
 rises = st.floats(0.05, 0.5)
 
 
-def trajectory(log_norm, *, k=0.01, stride=1, first=0, **variables):
-    """One run with this ln ρ, η = 0.5 and ηλ = k."""
+def trajectory(log_norm, *, intrinsic_lr=0.01, stride=1, first=0, **variables):
+    """One run with this ln ρ, η = 0.5 and this ηλ."""
     step = first + stride * np.arange(len(log_norm))
     columns = {"norm": np.exp(log_norm), **variables}
-    return xr.Dataset({n: ("step", v) for n, v in columns.items()}, {"step": step}, {"lr": 0.5, "wd": k / 0.5})
+    return xr.Dataset(
+        {n: ("step", v) for n, v in columns.items()}, {"step": step}, {"lr": 0.5, "wd": intrinsic_lr / 0.5}
+    )
 
 
-def sawtooth(fall, rise, height, teeth):
-    """ln ρ that falls by `height` in `fall` steps and rises as far in `rise`; troughs at fall + j (fall + rise)."""
-    down, up = np.linspace(height, 0, fall, endpoint=False), np.linspace(0, height, rise, endpoint=False)
+def sawtooth(decay_steps, rise, height, teeth):
+    """Teeth of ln ρ: a decrease by `height` in `decay_steps` steps, then a rise by it in `rise` steps."""
+    down, up = np.linspace(height, 0, decay_steps, endpoint=False), np.linspace(0, height, rise, endpoint=False)
     return np.tile(np.append(down, up), teeth)
 
 
@@ -42,7 +44,7 @@ def noisy_sawtooth(seed):
     return wave + random.uniform(0, 0.3) * random.normal(size=wave.size)
 
 
-def relaxations(seed):
+def decays_with_bursts(seed):
     """ln ρ of the norm map, driven by short bursts of gradient at random times."""
     random = np.random.default_rng(seed)
     burst = random.random(3000) < 0.01
@@ -52,13 +54,13 @@ def relaxations(seed):
 
 
 class TestAgainstPeakProminence:
-    @pytest.mark.parametrize("trace", [random_walk, noisy_sawtooth, relaxations])
+    @pytest.mark.parametrize("trace", [random_walk, noisy_sawtooth, decays_with_bursts])
     @FIXED
     @given(seed=seeds, rise=rises)
-    def test_same_events_but_for_one_at_an_end(self, trace, seed, rise):
+    def test_same_events_except_one_at_an_end(self, trace, seed, rise):
         values = trace(seed)
         troughs, peaks = zigzag(values, rise)
-        # without a fall before it a trough has no prominence: only the first can be beyond the other's reach
+        # a trough without a decrease before it has no prominence: only the first trough can be missing
         for ours, theirs in (
             (troughs, find_peaks(-values, prominence=rise)[0]),
             (peaks, find_peaks(values, prominence=rise)[0]),
@@ -98,23 +100,25 @@ UNCLEAR = "outside the detected rises"
 any_clarity = pytest.mark.filterwarnings(f"ignore:.*{UNCLEAR}:UserWarning")
 
 
-class TestKnownSawtooth:
+class TestSawtooth:
     @any_clarity
     @FIXED
     @given(
-        fall=st.integers(2, 200),
+        decay_steps=st.integers(2, 200),
         rise=st.integers(1, 50),
         height=st.floats(0.2, 3),
         teeth=st.integers(2, 15),
-        k=st.floats(1e-4, 0.5),
+        intrinsic_lr=st.floats(1e-4, 0.5),
         first=st.integers(0, 1000),
     )
-    def test_found_exactly(self, fall, rise, height, teeth, k, first):
-        periods = find_periods(trajectory(sawtooth(fall, rise, height, teeth), k=k, first=first), discard=0)
-        length = fall + rise
+    def test_found_exactly(self, decay_steps, rise, height, teeth, intrinsic_lr, first):
+        periods = find_periods(
+            trajectory(sawtooth(decay_steps, rise, height, teeth), intrinsic_lr=intrinsic_lr, first=first), discard=0
+        )
+        length = decay_steps + rise
         # the last trough has no whole rise after it where the rise is one row; that row is then missing
         troughs = teeth if rise > 1 and height * (1 - 1 / rise) >= 0.1 else teeth - 1
-        assert periods.onsets.tolist() == [first + fall + j * length for j in range(troughs)]
+        assert periods.onsets.tolist() == [first + decay_steps + j * length for j in range(troughs)]
         assert periods.count == max(troughs - 1, 0)
         assert periods.lengths.tolist() == [length] * periods.count
         if periods.count:
@@ -127,30 +131,33 @@ class TestKnownSawtooth:
             assert periods.std == periods.stderr == 0
 
     @pytest.mark.parametrize("share", [0.2, 0.6, 1.0])
-    def test_outside_growth_is_what_slows_the_fall(self, share):
-        # growth at every step of the fall takes back all but `share` of the decay
-        k, fall, rise, teeth = 0.01, 90, 10, 12
-        decay = -math.log1p(-k)
-        periods = find_periods(trajectory(sawtooth(fall, rise, share * decay * fall, teeth), k=k), discard=0)
-        expected = 1 - share * fall / (fall + rise)
+    def test_outside_growth_follows_from_the_slower_decay(self, share):
+        # growth in each step of the decay phase cancels all but `share` of the decay
+        intrinsic_lr, decay_steps, rise, teeth = 0.01, 90, 10, 12
+        decay = -math.log1p(-intrinsic_lr)
+        periods = find_periods(
+            trajectory(sawtooth(decay_steps, rise, share * decay * decay_steps, teeth), intrinsic_lr=intrinsic_lr),
+            discard=0,
+        )
+        expected = 1 - share * decay_steps / (decay_steps + rise)
         assert math.isclose(periods.outside_growth, expected, rel_tol=1e-12)
         assert math.isclose(periods.mean * decay, periods.norm_rise / (1 - periods.outside_growth), rel_tol=1e-12)
 
-    def test_outside_growth_of_the_norm_map_is_the_growth_outside_the_jumps(self):
+    def test_outside_growth_of_the_norm_map_is_the_growth_outside_the_bursts(self):
         # one burst in 200 steps, faint gradients in between
-        k, cycle, cycles = 0.005, 200, 40
+        intrinsic_lr, cycle, cycles = 0.005, 200, 40
         grad_norm = np.full((cycles, cycle), 0.3)
         grad_norm[:, -1] = 10.0
-        run = norm_map(0.5, k / 0.5, RecordedGradient(grad_norm.ravel()), norm=1.0, steps=cycle * cycles)
+        run = norm_map(0.5, intrinsic_lr / 0.5, RecordedGradient(grad_norm.ravel()), norm=1.0, steps=cycle * cycles)
         # after 20 decay times cycle equals cycle to exp(-20)
-        periods = find_periods(run, discard=round(20 / k))
+        periods = find_periods(run, discard=round(20 / intrinsic_lr))
         assert periods.lengths.tolist() == [cycle] * periods.count
         # by the law each step grows ln ρ by ln(1+(η̃g̃/(1-ηλ))²)/2 beside the decay -ln(1-ηλ)
-        growth = np.log1p((run.effective_lr * run.grad_norm / (1 - k)) ** 2) / 2
+        growth = np.log1p((run.effective_lr * run.grad_norm / (1 - intrinsic_lr)) ** 2) / 2
         last = growth.values[-cycle:]
-        # the jump of one step, J, is its growth less the decay of that step
-        norm_rise = last[-1] + math.log1p(-k)
-        assert math.isclose(last.sum(), -cycle * math.log1p(-k), rel_tol=1e-6)
+        # the norm rise J of the one step is its growth minus its decay
+        norm_rise = last[-1] + math.log1p(-intrinsic_lr)
+        assert math.isclose(last.sum(), -cycle * math.log1p(-intrinsic_lr), rel_tol=1e-6)
         assert math.isclose(periods.outside_growth, 1 - norm_rise / last.sum(), abs_tol=1e-6)
         assert 0.02 < periods.outside_growth < 0.5
 
@@ -158,13 +165,13 @@ class TestKnownSawtooth:
         gaps = [100, 110, 120, 90, 100]
         wave = np.concatenate([sawtooth(gap - 10, 10, 0.5, 1) for gap in [50, *gaps, 60]])
         periods = find_periods(trajectory(wave), discard=0)
-        # from trough to trough: a rise of 10 and the fall of the next
+        # from trough to trough: a rise of 10 steps, and the next decay phase
         assert periods.lengths.tolist() == [*gaps, 60]
         assert periods.mean == np.mean([*gaps, 60])
         assert periods.std == np.std([*gaps, 60], ddof=1)
         assert periods.stderr == periods.std / math.sqrt(6)
 
-    def test_jump_is_the_mean_of_logarithms(self):
+    def test_norm_rise_is_a_mean_of_logarithms(self):
         wave = np.concatenate([[0.5, 0.3, 0.0], [0.2, 0.4, 0.1], [0.5, 1.1, 0.2], [0.9]])
         periods = find_periods(trajectory(wave), discard=0)
         assert periods.onsets.tolist() == [2, 5, 8]
@@ -187,68 +194,68 @@ class TestKnownSawtooth:
         for number in (periods.mean, periods.std, periods.stderr, periods.norm_rise, periods.outside_growth):
             assert math.isnan(number)
 
-    @pytest.mark.parametrize("k", [0.0, 1.0, 1.5])
-    def test_outside_growth_needs_a_decay_that_keeps_the_direction(self, k):
-        periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 5), k=k), discard=0)
+    @pytest.mark.parametrize("intrinsic_lr", [0.0, 1.0, 1.5])
+    def test_outside_growth_is_nan_unless_the_intrinsic_lr_is_between_0_and_1(self, intrinsic_lr):
+        periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 5), intrinsic_lr=intrinsic_lr), discard=0)
         assert periods.count == 4
         assert math.isnan(periods.outside_growth)
 
     @pytest.mark.parametrize(("rise", "count"), [(0.1, 4), (0.49, 4), (0.51, 0)])
-    def test_only_rises_of_the_wanted_size_count(self, rise, count):
+    def test_only_rises_above_the_threshold_count(self, rise, count):
         periods = find_periods(trajectory(np.append(sawtooth(20, 5, 0.5, 5), 0.5)), rise=rise, discard=0)
         assert periods.count == count
         assert periods.rise == rise
 
 
 class TestDiscard:
-    @pytest.mark.parametrize("k", [0.01, 0.004, 0.03])
+    @pytest.mark.parametrize("intrinsic_lr", [0.01, 0.004, 0.03])
     @pytest.mark.parametrize("first", [0, 777])
-    def test_default_is_twice_the_time_of_the_decay(self, k, first):
-        run = trajectory(sawtooth(20, 5, 0.5, 100), k=k, first=first)
+    def test_default_is_twice_the_time_scale_of_the_decay(self, intrinsic_lr, first):
+        run = trajectory(sawtooth(20, 5, 0.5, 100), intrinsic_lr=intrinsic_lr, first=first)
         periods = find_periods(run)
-        discarded = round(2 / k)
+        discarded = round(2 / intrinsic_lr)
         assert periods.onsets.tolist() == find_periods(run, discard=discarded).onsets.tolist()
         every = np.arange(first + 20, first + 2500, 25)
-        # a trough in the first kept row has no fall before it
+        # a trough in the first row that is kept does not count
         assert periods.onsets.tolist() == every[every > first + discarded].tolist()
 
-    def test_the_mean_learning_rate_counts_where_it_varies(self):
+    def test_a_varying_learning_rate_is_averaged(self):
         run = trajectory(sawtooth(20, 5, 0.5, 100)).assign(lr=("step", np.linspace(0.9, 0.1, 2500)))
         run.attrs.pop("lr")
         assert math.isclose(find_periods(run).intrinsic_lr, 0.01, rel_tol=1e-12)
         assert find_periods(run).onsets.tolist() == find_periods(run, discard=200).onsets.tolist()
 
     def test_nothing_is_discarded_without_decay(self):
-        assert find_periods(trajectory(sawtooth(20, 5, 0.5, 5), k=0.0)).onsets[0] == 20
+        assert find_periods(trajectory(sawtooth(20, 5, 0.5, 5), intrinsic_lr=0.0)).onsets[0] == 20
 
     def test_all_may_be_discarded(self):
         assert find_periods(trajectory(sawtooth(20, 5, 0.5, 5)), discard=10_000).count == 0
 
 
 class TestStride:
-    @pytest.mark.parametrize(("k", "stride"), [(1e-3, 11), (1e-3, 100), (0.05, 2), (0.01, 2)])
-    def test_rows_too_far_apart_give_a_warning(self, k, stride):
-        run = trajectory(sawtooth(20, 5, 0.5, 200), k=k, stride=stride)
+    @pytest.mark.parametrize(("intrinsic_lr", "stride"), [(1e-3, 11), (1e-3, 100), (0.05, 2), (0.01, 2)])
+    def test_rows_too_far_apart_give_a_warning(self, intrinsic_lr, stride):
+        run = trajectory(sawtooth(20, 5, 0.5, 200), intrinsic_lr=intrinsic_lr, stride=stride)
         with pytest.warns(UserWarning, match=f"rows lie {stride} steps apart; periods are biased above"):
             find_periods(run)
 
     @any_clarity
-    @pytest.mark.parametrize(("k", "stride"), [(1e-3, 10), (1e-3, 1), (0.05, 1), (0.9, 1), (0.0, 100)])
-    def test_rows_that_are_close_do_not(self, k, stride):
+    @pytest.mark.parametrize(("intrinsic_lr", "stride"), [(1e-3, 10), (1e-3, 1), (0.05, 1), (0.9, 1), (0.0, 100)])
+    def test_rows_that_are_close_do_not(self, intrinsic_lr, stride):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="rows lie")
-            find_periods(trajectory(sawtooth(20, 5, 0.5, 200), k=k, stride=stride))
+            find_periods(trajectory(sawtooth(20, 5, 0.5, 200), intrinsic_lr=intrinsic_lr, stride=stride))
 
     def test_onsets_and_lengths_are_steps_not_rows(self):
-        periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 10), k=1e-4, stride=7), discard=0)
+        periods = find_periods(trajectory(sawtooth(20, 5, 0.5, 10), intrinsic_lr=1e-4, stride=7), discard=0)
         assert periods.onsets[0] == 20 * 7
         assert set(periods.lengths) == {25 * 7}
 
 
 class TestNoClearPeriod:
-    def slow(self, share, k=0.01, teeth=8):
-        """A sawtooth with φ = 1 - 0.9·share: all but `share` of the decay is taken back on the way down."""
-        return with_rotation(sawtooth(900, 100, -math.log1p(-k) * share * 900, teeth), 0.2, k)
+    def slow(self, share, intrinsic_lr=0.01, teeth=8):
+        """A sawtooth with φ = 1 - 0.9·share: growth cancels all but `share` of the decay between the rises."""
+        return with_rotation(sawtooth(900, 100, -math.log1p(-intrinsic_lr) * share * 900, teeth), 0.2, intrinsic_lr)
 
     @pytest.mark.parametrize(("share", "unclear"), [(0.12, False), (0.112, False), (0.110, True), (0.10, True)])
     def test_growth_outside_the_rises_gives_a_warning(self, share, unclear):
@@ -257,9 +264,9 @@ class TestNoClearPeriod:
             periods = find_periods(self.slow(share), discard=0)
         assert (periods.outside_growth > 0.9) == unclear
         outside = f"{1 - 0.9 * share:.3g}"
-        said = f"{outside} of the growth of ln ρ lies {UNCLEAR}, above 0.9: no clear period at rise=0.1"
-        assert [str(warning.message) for warning in caught] == [said] * unclear
-        # about the line that called
+        message = f"{outside} of the growth of ln ρ lies {UNCLEAR}, above 0.9: no clear period at rise=0.1"
+        assert [str(warning.message) for warning in caught] == [message] * unclear
+        # the warning points to the line of the call
         assert {warning.filename for warning in caught} <= {__file__}
 
     def test_at_another_rise_it_may_be_clear(self):
@@ -270,19 +277,19 @@ class TestNoClearPeriod:
         assert find_periods(trajectory(waves), rise=0.05, discard=0).outside_growth < 0.9
 
     @pytest.mark.parametrize("teeth", [0, 1])
-    def test_nothing_is_said_without_periods(self, teeth):
+    def test_no_warning_without_periods(self, teeth):
         assert find_periods(self.slow(0.1, teeth=teeth), discard=0).count == 0
 
-    @pytest.mark.parametrize("k", [0.0, 1.0, 1.5])
-    def test_nothing_is_said_where_the_share_is_unknown(self, k):
-        assert find_periods(trajectory(sawtooth(900, 5, 0.2, 5), k=k), discard=0).count == 4
+    @pytest.mark.parametrize("intrinsic_lr", [0.0, 1.0, 1.5])
+    def test_no_warning_if_the_share_is_undetermined(self, intrinsic_lr):
+        assert find_periods(trajectory(sawtooth(900, 5, 0.2, 5), intrinsic_lr=intrinsic_lr), discard=0).count == 4
 
-    def test_the_verdict_says_it_without_a_warning(self):
-        judged = classify(self.slow(0.10), discard=0)
-        assert judged.verdict == "no clear period"
-        assert judged.periods.outside_growth > 0.9
+    def test_classify_does_not_warn_of_unclear_periods(self):
+        classification = classify(self.slow(0.10), discard=0)
+        assert classification.verdict == "no clear period"
+        assert classification.periods.outside_growth > 0.9
 
-    def test_the_verdict_still_warns_of_rows_too_far_apart(self):
+    def test_classify_warns_of_rows_too_far_apart(self):
         coarse = self.slow(0.10).isel(step=slice(None, None, 2))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -292,14 +299,16 @@ class TestNoClearPeriod:
 
 
 @pytest.mark.parametrize("rule", [theory.SGD(momentum=0.9), theory.SGD(momentum=0.9, decoupled=True)])
-def test_growth_outside_is_counted_against_the_decay_of_the_optimizer(rule):
-    # falls as fast as weights without gradients fall: nothing grows but in the rises, which lose one step of decay
+def test_outside_growth_uses_the_decay_of_the_optimizer(rule):
+    # decay phases without growth: all growth is in the rises, each of which lasts one step of decay
     decay = theory.free_decay(0.5, 0.002 / 0.5, optimizer=rule)
-    fall = round(0.9 / decay)
-    run = trajectory(sawtooth(fall, 1, decay * fall, 12), k=0.002).assign_attrs(optimizer=repr(rule))
+    decay_steps = round(0.9 / decay)
+    run = trajectory(sawtooth(decay_steps, 1, decay * decay_steps, 12), intrinsic_lr=0.002).assign_attrs(
+        optimizer=repr(rule)
+    )
     periods = find_periods(run, discard=0)
     assert periods.decay == decay
-    assert periods.outside_growth == pytest.approx(1 / (fall + 1), rel=1e-6)
+    assert periods.outside_growth == pytest.approx(1 / (decay_steps + 1), rel=1e-6)
 
 
 class TestInvariance:
@@ -333,7 +342,7 @@ class TestInvariance:
         run = trajectory(np.append(sawtooth(20, 5, 0.5, 10), [-np.inf, np.inf, np.nan]))
         assert find_periods(run, discard=0).onsets.tolist() == [20 + 25 * j for j in range(10)]
 
-    def test_the_trajectory_is_left_alone(self):
+    def test_the_trajectory_is_not_changed(self):
         run = trajectory(random_walk(0), rotation=random_walk(0))
         before = run.copy(deep=True)
         find_periods(run)
@@ -341,25 +350,29 @@ class TestInvariance:
         xr.testing.assert_identical(run, before)
 
 
-def with_rotation(log_norm, share, k=0.01):
+def with_rotation(log_norm, share, intrinsic_lr=0.01):
     """One run with this ln ρ whose rotation is a share of that at equilibrium."""
-    return trajectory(log_norm, k=k, rotation=np.full(len(log_norm), share * theory.equilibrium_rotation(0.5, k / 0.5)))
+    return trajectory(
+        log_norm,
+        intrinsic_lr=intrinsic_lr,
+        rotation=np.full(len(log_norm), share * theory.equilibrium_rotation(0.5, intrinsic_lr / 0.5)),
+    )
 
 
 class TestClassify:
     @pytest.mark.parametrize("seed", range(3))
     def test_noise_about_the_fixed_point_is_equilibrium(self, seed):
-        judged = classify(norm_map(0.5, 0.02, BoundedGradient(1.5, 2.5), norm=2.0, steps=5000, seed=seed))
-        assert judged.verdict == str(judged) == "equilibrium"
-        assert judged.rotation_ratio > 0.9
-        assert judged.log_norm_sd < 0.05
-        assert judged.periods.count == 0
+        classification = classify(norm_map(0.5, 0.02, BoundedGradient(1.5, 2.5), norm=2.0, steps=5000, seed=seed))
+        assert classification.verdict == str(classification) == "equilibrium"
+        assert classification.rotation_ratio > 0.9
+        assert classification.log_norm_sd < 0.05
+        assert classification.periods.count == 0
 
     def test_the_fixed_point_is_equilibrium_with_all_its_numbers(self):
         norm = theory.equilibrium_norm(0.5, 0.02, 2.0)
-        judged = classify(norm_map(0.5, 0.02, 2.0, norm=norm, steps=5000))
-        assert math.isclose(judged.rotation_ratio, 1, rel_tol=1e-9)
-        assert judged.log_norm_sd < 1e-9
+        classification = classify(norm_map(0.5, 0.02, 2.0, norm=norm, steps=5000))
+        assert math.isclose(classification.rotation_ratio, 1, rel_tol=1e-9)
+        assert classification.log_norm_sd < 1e-9
 
     @pytest.mark.parametrize(
         ("share", "spread", "verdict"),
@@ -370,60 +383,60 @@ class TestClassify:
             (math.nan, 0.0, "no clear period"),
         ],
     )
-    def test_equilibrium_needs_both_rotation_and_quiet(self, share, spread, verdict):
-        # ±spread in alternation has that standard deviation; its rises of 2·spread are below 0.11
+    def test_equilibrium_needs_rotation_and_a_small_spread(self, share, spread, verdict):
+        # alternating ±spread has this standard deviation; its rises of 2·spread are below 0.11
         log_norm = spread * (-1.0) ** np.arange(1000)
-        judged = classify(with_rotation(log_norm, share), rise=0.11, discard=0)
-        assert judged.verdict == verdict
-        assert math.isclose(judged.log_norm_sd, spread, rel_tol=1e-9)
-        np.testing.assert_allclose(judged.rotation_ratio, share)
+        classification = classify(with_rotation(log_norm, share), rise=0.11, discard=0)
+        assert classification.verdict == verdict
+        assert math.isclose(classification.log_norm_sd, spread, rel_tol=1e-9)
+        np.testing.assert_allclose(classification.rotation_ratio, share)
 
     @pytest.mark.parametrize(("teeth", "verdict"), [(6, "periodic"), (5, "no clear period")])
     def test_periodic_needs_five_periods(self, teeth, verdict):
-        # a fall as fast as the decay
-        judged = classify(with_rotation(sawtooth(90, 10, 0.9, teeth), 0.2), discard=0)
-        assert judged.periods.count == teeth - 1
-        assert judged.verdict == verdict
+        # decay phases without growth
+        classification = classify(with_rotation(sawtooth(90, 10, 0.9, teeth), 0.2), discard=0)
+        assert classification.periods.count == teeth - 1
+        assert classification.verdict == verdict
 
     @pytest.mark.parametrize(("share", "verdict"), [(0.12, "periodic"), (0.10, "no clear period")])
     def test_periodic_needs_growth_inside_the_rises(self, share, verdict):
         # φ = 1 - 0.9·share: 0.892 and 0.91
-        k, fall, rise = 0.01, 900, 100
-        height = -math.log1p(-k) * share * fall
-        judged = classify(with_rotation(sawtooth(fall, rise, height, 8), 0.2, k), discard=0)
-        assert judged.periods.count == 7
-        assert judged.verdict == verdict
+        intrinsic_lr, decay_steps, rise = 0.01, 900, 100
+        height = -math.log1p(-intrinsic_lr) * share * decay_steps
+        classification = classify(with_rotation(sawtooth(decay_steps, rise, height, 8), 0.2, intrinsic_lr), discard=0)
+        assert classification.periods.count == 7
+        assert classification.verdict == verdict
 
     def test_periods_of_bursts_are_not_taken_for_equilibrium_though_the_mean_norm_fits(self):
         # bursts for 200 steps, then faint gradients for 1000
-        k, cycle, burst = 5e-4, 1200, 200
+        intrinsic_lr, cycle, burst = 5e-4, 1200, 200
         random = np.random.default_rng(0)
         grad_norm = 0.05 * random.uniform(0.5, 1.5, (60, cycle))
         grad_norm[:, :burst] = 2 * random.uniform(0.5, 1.5, (60, burst))
-        run = norm_map(0.5, k / 0.5, RecordedGradient(grad_norm.ravel()), norm=2.0, steps=60 * cycle)
-        settled = run.isel(step=slice(round(10 / k), None))
+        run = norm_map(0.5, intrinsic_lr / 0.5, RecordedGradient(grad_norm.ravel()), norm=2.0, steps=60 * cycle)
+        settled = run.isel(step=slice(round(10 / intrinsic_lr), None))
         squares = float((settled.grad_norm**2).mean())
-        expected = theory.equilibrium_norm(0.5, k / 0.5, math.sqrt(squares)) ** 4
+        expected = theory.equilibrium_norm(0.5, intrinsic_lr / 0.5, math.sqrt(squares)) ** 4
         # E[ρ⁴] fits to 1 % with the formula, which asks only for small growth per step
         assert math.isclose(float((settled.norm**4).mean()), expected, rel_tol=0.01)
-        judged = classify(run)
-        assert judged.verdict == "periodic"
-        assert judged.periods.mean == cycle
-        assert judged.rotation_ratio < 0.2
-        assert judged.log_norm_sd > 0.1
+        classification = classify(run)
+        assert classification.verdict == "periodic"
+        assert classification.periods.mean == cycle
+        assert classification.rotation_ratio < 0.2
+        assert classification.log_norm_sd > 0.1
 
     def test_a_monotone_relaxation_has_no_clear_period(self):
-        judged = classify(norm_map(0.1, 0.01, 2.0, norm=20.0, steps=1500), discard=0)
-        assert judged.verdict == "no clear period"
-        assert judged.periods.count == 0
-        assert judged.rotation_ratio < 0.8
+        classification = classify(norm_map(0.1, 0.01, 2.0, norm=20.0, steps=1500), discard=0)
+        assert classification.verdict == "no clear period"
+        assert classification.periods.count == 0
+        assert classification.rotation_ratio < 0.8
 
     def test_without_decay_there_is_no_equilibrium(self):
-        # a norm that hardly moves turns infinitely faster than an equilibrium that does not exist
-        judged = classify(norm_map(0.1, 0.0, 1e-3, norm=10.0, steps=1000))
-        assert judged.rotation_ratio == math.inf
-        assert judged.log_norm_sd < 0.05
-        assert judged.verdict == "no clear period"
+        # without decay the equilibrium rotation is 0, so the ratio is infinite
+        classification = classify(norm_map(0.1, 0.0, 1e-3, norm=10.0, steps=1000))
+        assert classification.rotation_ratio == math.inf
+        assert classification.log_norm_sd < 0.05
+        assert classification.verdict == "no clear period"
 
     def test_a_varying_learning_rate_is_compared_step_by_step(self):
         schedule = theory.StepDecay(0.5, milestones=(4000,), factor=0.1)
@@ -440,13 +453,13 @@ def relaxing(seed, correlation, spread, count=40_000):
     return lfilter([1.0], [1.0, -correlation], noise)
 
 
-class TestWithoutThreshold:
+class TestNormStatistics:
     @pytest.mark.parametrize("time", [5.0, 30.0, 200.0])
     def test_autocorrelation_time_of_a_known_process(self, time):
-        found = [autocorrelation_time(np.arange(40_000), relaxing(n, math.exp(-1 / time), 0.1)) for n in range(20)]
-        assert np.mean(found) == pytest.approx(time, rel=0.1)
+        times = [autocorrelation_time(np.arange(40_000), relaxing(n, math.exp(-1 / time), 0.1)) for n in range(20)]
+        assert np.mean(times) == pytest.approx(time, rel=0.1)
 
-    def test_looks_further_apart_find_the_same(self):
+    def test_coarser_sampling_gives_the_same_time(self):
         values = relaxing(0, math.exp(-1 / 200), 0.1)
         fine, coarse = (autocorrelation_time(np.arange(40_000), values, least_gap=gap) for gap in (1, 10))
         assert coarse == pytest.approx(fine, rel=0.05)
@@ -454,10 +467,10 @@ class TestWithoutThreshold:
         assert autocorrelation_time(np.arange(0, 40_000, 10), values[::10]) == pytest.approx(coarse, rel=1e-12)
 
     @pytest.mark.parametrize("values", [np.ones(100), np.arange(3.0), np.arange(1000.0)])
-    def test_it_is_unknown_where_nothing_comes_back(self, values):
-        found = autocorrelation_time(np.arange(values.size), values)
-        # a steady climb is correlated with itself for a third of its length
-        assert math.isnan(found) or found > values.size / 6
+    def test_it_is_nan_or_long_for_series_without_fluctuations(self, values):
+        time = autocorrelation_time(np.arange(values.size), values)
+        # a linear increase has an autocorrelation time of about a third of its length
+        assert math.isnan(time) or time > values.size / 6
 
     def test_units_of_the_weights_are_free(self):
         run = with_rotation(relaxing(1, 0.99, 0.1, 5000), 0.5)
@@ -468,44 +481,44 @@ class TestWithoutThreshold:
         assert scaled.typical_norm == pytest.approx(7 * plain.typical_norm, rel=1e-12)
 
     def test_quantiles_are_those_of_the_rows(self):
-        judged = classify(with_rotation(np.log(np.linspace(1, 2, 1001)), 0.5), discard=0)
-        np.testing.assert_allclose(judged.norm_quantiles, [1.05, 1.25, 1.5, 1.75, 1.95], rtol=1e-3)
+        classification = classify(with_rotation(np.log(np.linspace(1, 2, 1001)), 0.5), discard=0)
+        np.testing.assert_allclose(classification.norm_quantiles, [1.05, 1.25, 1.5, 1.75, 1.95], rtol=1e-3)
 
 
-class TestPeriodOfTheThreshold:
-    def test_of_noise_the_period_is_that_of_the_threshold(self):
-        # no period: how often it rises by d depends on d alone
-        judged = classify(with_rotation(relaxing(3, 0.99, 0.08), 0.5), discard=0)
-        assert judged.periods.count > 100
-        assert judged.threshold_ratio > 2
-        assert judged.verdict == str(judged) == "no clear period"
+class TestThresholdRatio:
+    def test_the_period_of_noise_depends_on_the_threshold(self):
+        # noise has no period: how often it rises by d depends only on d
+        classification = classify(with_rotation(relaxing(3, 0.99, 0.08), 0.5), discard=0)
+        assert classification.periods.count > 100
+        assert classification.threshold_ratio > 2
+        assert classification.verdict == str(classification) == "no clear period"
 
     def test_a_sawtooth_has_the_same_period_at_any_threshold_below_its_height(self):
-        judged = classify(with_rotation(sawtooth(90, 10, 0.9, 20), 0.2), discard=0)
-        assert judged.threshold_ratio == 1
-        assert judged.verdict == "periodic"
-        assert str(judged) == "periodic, T = 100 ± 0 steps"
+        classification = classify(with_rotation(sawtooth(90, 10, 0.9, 20), 0.2), discard=0)
+        assert classification.threshold_ratio == 1
+        assert classification.verdict == "periodic"
+        assert str(classification) == "periodic, T = 100 ± 0 steps"
 
-    def test_small_teeth_are_periods_if_they_are_all_the_growth_there_is(self):
-        # higher than the threshold, lower than twice of it
-        k, height = 0.002, 0.15
-        fast = round(height / -math.log1p(-k))
-        judged = classify(with_rotation(sawtooth(fast, 5, height, 20), 0.2, k), discard=0)
-        assert judged.threshold_ratio == math.inf
-        assert judged.periods.outside_growth < 0.25
-        assert judged.verdict == "periodic"
-        # the same teeth, most of whose decay is made up for outside
-        slow = classify(with_rotation(sawtooth(3 * fast, 5, height, 20), 0.2, k), discard=0)
+    def test_small_teeth_are_periods_if_all_growth_is_in_them(self):
+        # higher than the threshold, lower than twice the threshold
+        intrinsic_lr, height = 0.002, 0.15
+        fast = round(height / -math.log1p(-intrinsic_lr))
+        classification = classify(with_rotation(sawtooth(fast, 5, height, 20), 0.2, intrinsic_lr), discard=0)
+        assert classification.threshold_ratio == math.inf
+        assert classification.periods.outside_growth < 0.25
+        assert classification.verdict == "periodic"
+        # the same teeth, but most of the growth is outside the rises
+        slow = classify(with_rotation(sawtooth(3 * fast, 5, height, 20), 0.2, intrinsic_lr), discard=0)
         assert 0.5 < slow.periods.outside_growth < 0.9
         assert slow.verdict == "no clear period"
-        assert "depends on the threshold" in slow.reason
+        assert "depends on the detection threshold" in slow.reason
         assert "no period for 0.2" in slow.reason
 
-    def test_without_a_rate_of_decay_the_reason_says_so(self):
+    def test_the_reason_states_a_missing_rate_of_decay(self):
         run = with_rotation(sawtooth(90, 10, 0.9, 20), 0.2).assign_attrs(optimizer="Adam(dim=5)")
-        judged = classify(run, discard=0)
-        assert judged.verdict == "no clear period"
-        assert "no rate of decay" in judged.reason
+        classification = classify(run, discard=0)
+        assert classification.verdict == "no clear period"
+        assert "no rate of decay" in classification.reason
 
     def test_without_decay_no_rotation_is_compared(self):
         reason = classify(norm_map(0.5, 0.0, 2.0, norm=2.6, steps=200)).reason
@@ -513,7 +526,7 @@ class TestPeriodOfTheThreshold:
         assert reason.startswith("no equilibrium, spread of ln ρ")
         assert reason.endswith("and 0 periods")
 
-    def test_the_reason_names_what_decided(self):
+    def test_the_reason_states_the_deciding_numbers(self):
         assert "spread of ln ρ 0.000" in classify(with_rotation(np.zeros(500), 0.9), discard=0).reason
         assert classify(with_rotation(sawtooth(90, 10, 0.9, 3), 0.2), discard=0).reason.endswith("and 2 periods")
         clear = classify(with_rotation(sawtooth(90, 10, 0.9, 20), 0.2), discard=0)
@@ -524,10 +537,12 @@ class TestPeriodOfTheThreshold:
         ratio=st.floats(0, 2), sd=st.floats(0, 1), periods=st.integers(0, 50),
         outside=st.floats(0, 1), threshold=st.floats(1, 10),
     )  # fmt: skip
-    def test_verdicts_are_one_of_three_and_nothing_unknown_is_periodic(self, ratio, sd, periods, outside, threshold):
-        found = verdict_from(ratio, sd, periods, outside, threshold)
-        assert (found == "equilibrium") == (ratio >= 0.8 and sd <= 0.05)
-        if found == "periodic":
+    def test_verdicts_are_consistent_and_undetermined_numbers_are_never_periodic(
+        self, ratio, sd, periods, outside, threshold
+    ):
+        verdict = verdict_from(ratio, sd, periods, outside, threshold)
+        assert (verdict == "equilibrium") == (ratio >= 0.8 and sd <= 0.05)
+        if verdict == "periodic":
             assert periods >= 5
             assert outside <= 0.9
             assert threshold < 2 or outside <= 0.25
@@ -577,7 +592,7 @@ class TestBadInput:
     def test_missing_settings(self, name):
         without = self.RUN.copy()
         del without.attrs[name]
-        with pytest.raises(ValueError, match=f"trajectory must say its {name}"):
+        with pytest.raises(ValueError, match=f"trajectory must have '{name}'"):
             find_periods(without)
 
     @pytest.mark.parametrize("discard", [499, 500, 10_000])

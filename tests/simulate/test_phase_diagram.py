@@ -38,7 +38,7 @@ class TestTheDataset:
         for name, variable in diagram.variables.items():
             assert (variable.attrs["units"], variable.attrs["long_name"]) == VARIABLES[name]
 
-    def test_attributes_say_how_to_make_it_again(self):
+    def test_attributes_describe_how_to_reproduce_it(self):
         attributes = self.DIAGRAM.attrs
         assert attributes["source"] == "phase_diagram"
         assert attributes["schema"] == SCHEMA
@@ -52,41 +52,41 @@ class TestTheDataset:
     def test_each_cell_is_what_classify_says_of_its_run(self):
         for i, lr in enumerate(self.LR):
             for j, wd in enumerate(self.WD):
-                k = lr * wd
+                intrinsic_lr = lr * wd
                 run = simulate.descend(
                     Ratio2D(1.0, 5.0),
                     lr,
                     wd,
-                    steps=math.ceil(60 / k),
+                    steps=math.ceil(60 / intrinsic_lr),
                     seed=3,
                     norm=math.sqrt(lr / 2),
-                    record_every=max(1, int(0.01 / k)),
+                    record_every=max(1, int(0.01 / intrinsic_lr)),
                 )
-                cell, judged = self.DIAGRAM.isel(lr=i, wd=j), simulate.classify(run)
+                cell, classification = self.DIAGRAM.isel(lr=i, wd=j), simulate.classify(run)
                 if cell.verdict.item() == "collapsed":
                     assert run.rotation.values[-1] == 0
                     continue
-                settled = run.norm.values[run.step.values >= round(2 / k)]
-                assert cell.verdict.item() == judged.verdict
-                found = {
-                    "period": judged.periods.mean,
-                    "period_stderr": judged.periods.stderr,
-                    "outside_growth": judged.periods.outside_growth,
+                settled = run.norm.values[run.step.values >= round(2 / intrinsic_lr)]
+                assert cell.verdict.item() == classification.verdict
+                expected = {
+                    "period": classification.periods.mean,
+                    "period_stderr": classification.periods.stderr,
+                    "outside_growth": classification.periods.outside_growth,
                     "norm_min": settled.min(),
                     "norm_max": settled.max(),
-                    "log_norm_sd": judged.log_norm_sd,
-                    "rotation_ratio": judged.rotation_ratio,
+                    "log_norm_sd": classification.log_norm_sd,
+                    "rotation_ratio": classification.rotation_ratio,
                 }
-                assert {name: cell[name].item() for name in found} == pytest.approx(found, rel=0, nan_ok=True)
+                assert {name: cell[name].item() for name in expected} == pytest.approx(expected, rel=0, nan_ok=True)
 
-    def test_periods_are_as_long_as_their_rise_asks(self):
+    def test_periods_are_long_enough_for_their_rise(self):
         periodic = self.DIAGRAM.where(self.DIAGRAM.verdict == "periodic")
         assert periodic.period.notnull().sum() >= 6
         decay = -np.log1p(-self.DIAGRAM.lr * self.DIAGRAM.wd)
         least = (periodic.period * decay).min()
         assert least >= 0.1
         assert (periodic.outside_growth.max() <= 0.9).item()
-        # the balance identity: all growth that is no rise is outside
+        # balance: growth that is not part of a norm rise is outside
         assert ((periodic.norm_max / periodic.norm_min).min() > math.exp(0.1)).item()
 
     def test_numbers_are_one_cell(self):
@@ -115,7 +115,7 @@ class TestTheDataset:
         xr.testing.assert_equal(loaded.drop_vars("verdict"), self.DIAGRAM.drop_vars("verdict"))
         assert loaded.attrs == self.DIAGRAM.attrs
 
-    def test_nothing_is_printed_where_nobody_looks(self, capsys):
+    def test_nothing_is_printed_without_a_terminal(self, capsys):
         phase_diagram(0.5, 0.1, model=Ratio2D(1.0, 5.0))
         assert capsys.readouterr() == ("", "")
 
@@ -137,7 +137,7 @@ class TestSymmetry:
     @pytest.mark.parametrize(
         "optimizer", [theory.SGD(), theory.SGD(momentum=0.9), theory.SGD(momentum=0.9, decoupled=True)], ids=repr
     )
-    def test_equal_products_are_one_run_in_other_units(self, model, optimizer):
+    def test_equal_intrinsic_lrs_are_one_run_in_other_units(self, model, optimizer):
         lr, wd = 4.0 ** np.arange(-2, 1), 4.0 ** np.arange(-3, 0)
         diagram = phase_diagram(lr, wd, model=model, optimizer=optimizer)
         for shared in range(len(lr) + len(wd) - 1):
@@ -147,20 +147,20 @@ class TestSymmetry:
                 unit = math.sqrt(cell.lr.item() / cells[0].lr.item())
                 for name in NUMBERS:
                     scale = unit if name.startswith("norm") else 1.0
-                    # rates in the ratio of powers of 4: bit for bit, but for the logarithm
+                    # η in a ratio of powers of 4: bit for bit, except for the logarithm
                     exact = 1e-13 if name == "log_norm_sd" else 0
                     np.testing.assert_allclose(cell[name], scale * cells[0][name], rtol=exact, atol=exact, err_msg=name)
 
     @pytest.mark.parametrize("highest", [0.1, 0.2, 5.0])
-    def test_other_ratios_differ_by_what_rounding_does_to_a_mean(self, highest):
-        # one decade in the product, another in the rate; away from the boundaries of verdicts
-        products = np.array([0.004, 0.008, 0.02])
+    def test_other_ratios_differ_by_rounding(self, highest):
+        # several ηλ and η, away from the boundaries between verdicts
+        intrinsic_lrs = np.array([0.004, 0.008, 0.02])
         verdicts, periods, errors = [], [], []
         for lr in (0.03, 0.1, 0.7, 11.0):
-            diagram = phase_diagram(lr, products / lr, model=Ratio2D(1.0, highest), relaxations=1000)
+            diagram = phase_diagram(lr, intrinsic_lrs / lr, model=Ratio2D(1.0, highest), relaxations=1000)
             verdicts.append(diagram.verdict.values[0].tolist())
-            periods.append(diagram.period.values[0] * products)
-            errors.append(diagram.period_stderr.values[0] * products)
+            periods.append(diagram.period.values[0] * intrinsic_lrs)
+            errors.append(diagram.period_stderr.values[0] * intrinsic_lrs)
         assert all(row == verdicts[0] for row in verdicts)
         assert verdicts[0] == ["periodic" if highest > 0.5 else "equilibrium"] * 3
         if highest > 0.5:
@@ -176,8 +176,8 @@ def slopes(angle, q):
     return sine * cosine / below**2, (cosine**2 - sine**2) / below**2 - 4 * (q - 1) * (sine * cosine) ** 2 / below**3
 
 
-def rest(intrinsic_lr, q):
-    """η̃h of the cycle of period 2 across the valley in which the norm rests, and the growth of deviations in a cycle.
+def cycle(intrinsic_lr, q):
+    """η̃h of the cycle of period 2 across the valley, in which the norm is constant, and growth of deviations per cycle.
 
     Every step turns by θ = arccos(1-ηλ), from φ to φ-θ and back: the slopes there are opposite and equal. As long as
     φ = θ/2 is within the inflection of the valley it is the only pair. Beyond, that pair repels, and two others appear
@@ -190,86 +190,89 @@ def rest(intrinsic_lr, q):
     if slopes(angle, q)[1] < 0:
         angle = brentq(lambda phi: slopes(phi, q)[0] - slopes(turn - phi, q)[0], angle * (1 + 1e-6), turn)
     effective_lr = s * math.tan(turn) / slopes(angle, q)[0]
-    cycle = np.eye(2)
+    jacobian = np.eye(2)
     for phi, way in ((angle, 1), (angle - turn, -1)):
         curved, sine = s * effective_lr * slopes(phi, q)[1], way * math.sin(turn)
         step = [[1 - curved, 2 * s * sine], [curved * sine / s, 1 - 2 * sine**2]]
-        cycle = step @ cycle
-    return effective_lr, max(abs(np.linalg.eigvals(cycle)))
+        jacobian = step @ jacobian
+    return effective_lr, max(abs(np.linalg.eigvals(jacobian)))
 
 
 def stability_limit(q):
-    """Smallest ηλ from which on the rest repels, for q > 1."""
+    """Smallest ηλ at which the cycle repels, for q > 1."""
     grid = np.arange(0.001, 0.999, 0.002)
-    repels = next(k for k in grid if rest(k, q)[1] > 1)
-    return brentq(lambda k: rest(k, q)[1] - 1, repels - 0.002, repels)
+    repels = next(intrinsic_lr for intrinsic_lr in grid if cycle(intrinsic_lr, q)[1] > 1)
+    return brentq(lambda intrinsic_lr: cycle(intrinsic_lr, q)[1] - 1, repels - 0.002, repels)
 
 
-class TestWhereTheNormRests:
-    """The rest of `Ratio2D` near the edge of stability, and where it ends, against linear stability."""
+class TestEquilibriumOfRatio2D:
+    """Equilibrium of `Ratio2D` near the edge of stability, and its limit, compared with linear stability."""
 
     @pytest.mark.parametrize("highest", [0.05, 0.1, 0.2])
-    def test_up_to_where_it_repels_to_the_cell(self, highest):
+    def test_equilibrium_up_to_the_stability_limit(self, highest):
         model, q = Ratio2D(1.0, highest), 1 / (2 * highest)
         limit = stability_limit(q)
-        products = limit * 1.02 ** np.arange(-20.5, 10)
-        diagram = phase_diagram(1.0, products, model=model, relaxations=3000).isel(lr=0)
-        # whoever comes to rest has the spread of his way there alone, one part in some thousand of the run
-        assert (diagram.log_norm_sd[products < limit] < 2e-3).all()
-        assert (diagram.log_norm_sd[products > limit] > 3e-3).all()
+        intrinsic_lrs = limit * 1.02 ** np.arange(-20.5, 10)
+        diagram = phase_diagram(1.0, intrinsic_lrs, model=model, relaxations=3000).isel(lr=0)
+        # a run that settles has only the spread of its transient, one part in some thousand
+        assert (diagram.log_norm_sd[intrinsic_lrs < limit] < 2e-3).all()
+        assert (diagram.log_norm_sd[intrinsic_lrs > limit] > 3e-3).all()
         verdicts = diagram.verdict.values
-        assert set(verdicts[products < limit]) == {"equilibrium"}
-        # the swing around a rest that repels grows with the distance from the boundary
-        assert set(verdicts[products > 1.15 * limit]) <= {"periodic", "no clear period"}
+        assert set(verdicts[intrinsic_lrs < limit]) == {"equilibrium"}
+        # oscillations around a repelling cycle grow with the distance from the boundary
+        assert set(verdicts[intrinsic_lrs > 1.15 * limit]) <= {"periodic", "no clear period"}
 
     @pytest.mark.parametrize("highest", [0.05, 0.1, 0.2])
-    def test_where_it_is(self, highest):
+    def test_effective_lr_and_rotation(self, highest):
         model, q = Ratio2D(1.0, highest), 1 / (2 * highest)
-        products = stability_limit(q) * np.linspace(0.1, 0.99, 12)
-        inside = [slopes(math.acos(1 - k) / 2, q)[1] > 0 for k in products]
+        intrinsic_lrs = stability_limit(q) * np.linspace(0.1, 0.99, 12)
+        inside = [slopes(math.acos(1 - intrinsic_lr) / 2, q)[1] > 0 for intrinsic_lr in intrinsic_lrs]
         assert 3 < sum(inside) < 12
-        for k, symmetric in zip(products, inside, strict=True):
-            effective_lr, growth = rest(k, q)
+        for intrinsic_lr, symmetric in zip(intrinsic_lrs, inside, strict=True):
+            effective_lr, growth = cycle(intrinsic_lr, q)
             if growth > 0.97:
                 continue
-            run = simulate.descend(model, 1.0, k, steps=int(1000 / k), norm=math.sqrt(0.5))
+            run = simulate.descend(model, 1.0, intrinsic_lr, steps=int(1000 / intrinsic_lr), norm=math.sqrt(0.5))
             np.testing.assert_allclose(run.effective_lr[-100:], effective_lr, rtol=1e-6)
-            np.testing.assert_allclose(run.rotation[-100:], math.acos(1 - k), rtol=1e-6)
+            np.testing.assert_allclose(run.rotation[-100:], math.acos(1 - intrinsic_lr), rtol=1e-6)
             # within the inflection it is that of docs/mathematics.md §4
-            assert (effective_lr == pytest.approx(2 * (1 + (q - 1) * k / 2) ** 2, rel=1e-9)) == symmetric
+            assert (effective_lr == pytest.approx(2 * (1 + (q - 1) * intrinsic_lr / 2) ** 2, rel=1e-9)) == symmetric
 
     @pytest.mark.parametrize("highest", [0.3, 0.4, 0.45, 0.55, 0.6, 0.8])
-    def test_at_half_the_curvature_it_turns_into_periods(self, highest):
-        rates, decays = np.geomspace(0.1, 1.0, 4), np.geomspace(0.08, 0.1, 3)
-        diagram = phase_diagram(rates, decays, model=Ratio2D(1.0, highest), relaxations=400)
+    def test_periods_begin_at_half_the_curvature(self, highest):
+        lrs, wds = np.geomspace(0.1, 1.0, 4), np.geomspace(0.08, 0.1, 3)
+        diagram = phase_diagram(lrs, wds, model=Ratio2D(1.0, highest), relaxations=400)
         assert set(diagram.verdict.values.ravel()) == {"equilibrium" if highest < 0.5 else "periodic"}
-        assert all((rest(k, 1 / (2 * highest))[1] < 1) == (highest < 0.5) for k in np.outer(rates, decays).ravel())
+        assert all(
+            (cycle(intrinsic_lr, 1 / (2 * highest))[1] < 1) == (highest < 0.5)
+            for intrinsic_lr in np.outer(lrs, wds).ravel()
+        )
 
 
 class TestCollapse:
-    """A fall that ends in an exact zero: no number below 5e-324 is left for the distance from the minimum."""
+    """Decay that ends in an exact zero: the distance from the minimum underflows below 5e-324."""
 
     @staticmethod
     def boundary(ratio):
-        """Collapse below this ηλ in a fall from η̃h = `ratio`.
+        """ηλ below which a decay phase from η̃h = `ratio` ends in a collapse.
 
         A step multiplies the distance y by 1-η̃h, up to ηλ, while ln η̃ grows by 2ηλ. The smallest number is rounded to
         itself where the factor is above 1/2 in size, that is from η̃h = 3/2 on: y must be zero before. From the smallest
         number back to 1 there are 744 units of ln y.
         """
-        fall = quad(lambda s: -math.log(abs(1 - s)) / s, ratio, 1.0)[0]
-        fall += quad(lambda s: -math.log(abs(1 - s)) / s, 1.0, 1.5)[0]
-        return fall / (2 * -math.log(5e-324))
+        decay = quad(lambda s: -math.log(abs(1 - s)) / s, ratio, 1.0)[0]
+        decay += quad(lambda s: -math.log(abs(1 - s)) / s, 1.0, 1.5)[0]
+        return decay / (2 * -math.log(5e-324))
 
     @pytest.mark.parametrize("highest", [0.5, 5.0, 50.0])
     @pytest.mark.parametrize("ratio", [1e-4, 1e-3, 1e-2])
-    def test_boundary_of_the_first_fall_to_the_cell(self, highest, ratio):
+    def test_boundary_of_collapse_in_the_first_decay_phase(self, highest, ratio):
         limit = self.boundary(ratio)
-        products = limit * 1.03 ** np.arange(-4.5, 5)
-        diagram = phase_diagram(1.0, products, model=Ratio2D(1.0, highest), effective_lr=ratio, relaxations=10).isel(
-            lr=0
-        )
-        np.testing.assert_array_equal(diagram.verdict == "collapsed", products < limit)
+        intrinsic_lrs = limit * 1.03 ** np.arange(-4.5, 5)
+        diagram = phase_diagram(
+            1.0, intrinsic_lrs, model=Ratio2D(1.0, highest), effective_lr=ratio, relaxations=10
+        ).isel(lr=0)
+        np.testing.assert_array_equal(diagram.verdict == "collapsed", intrinsic_lrs < limit)
 
     def test_it_does_not_depend_on_the_scale_of_the_loss(self):
         limit = self.boundary(1e-3)
@@ -280,43 +283,43 @@ class TestCollapse:
             )
             assert diagram.verdict.values[0].tolist() == ["collapsed", "periodic"]
 
-    def test_numbers_of_a_run_that_ended_are_not_given(self):
+    def test_numbers_of_an_ended_run_are_nan(self):
         diagram = phase_diagram(1.0, 1e-3, model=Ratio2D(1.0, 5.0), effective_lr=1e-3)
         assert diagram.verdict.item() == "collapsed"
         assert all(np.isnan(diagram[name].item()) for name in NUMBERS)
 
-    def test_decay_alone_leads_out_of_the_numbers(self):
-        # ln ρ falls by 1 in 1/ηλ steps, and the squared norm leaves at exp(-708)
+    def test_decay_alone_underflows(self):
+        # ln ρ decreases by 1 in 1/ηλ steps, and the squared norm leaves at exp(-708)
         model = Ratio2D(1.0, 5.0)
         for relaxations, status in ((340, "complete"), (380, "collapsed")):
             run = simulate.descend(model, 1.0, 1e-2, steps=100 * relaxations, weights=[1.0, 0.0])
             assert run.status.item() == status
-        # the start in a minimum is an accident that no random start has
+        # no random start is exactly at a minimum
         long = phase_diagram(1.0, 1e-3, model=model, effective_lr=1e-3, relaxations=400)
         assert long.verdict.item() == "collapsed"
 
 
 class TestDivergence:
-    def test_boundary_to_the_cell(self):
+    def test_boundary_of_divergence(self):
         # r⁺ ≈ (ηg̃)²/r = ηη̃₀g̃² of the first step is the largest number
-        model, effective_lr, rates = Ratio2D(1.0, 5.0), 1e305, np.geomspace(3e3, 3e5, 50)
+        model, effective_lr, lrs = Ratio2D(1.0, 5.0), 1e305, np.geomspace(3e3, 3e5, 50)
         first = simulate.descend(model, 1.0, 0.01, steps=1)
         limit = np.finfo(np.float64).max / (effective_lr * first.grad_norm.item() ** 2)
-        assert rates[5] < limit < rates[-5]
-        diagram = phase_diagram(rates, 0.5 / rates[-1], model=model, effective_lr=effective_lr, relaxations=4)
-        np.testing.assert_array_equal(diagram.verdict.isel(wd=0) == "diverged", rates > limit)
+        assert lrs[5] < limit < lrs[-5]
+        diagram = phase_diagram(lrs, 0.5 / lrs[-1], model=model, effective_lr=effective_lr, relaxations=4)
+        np.testing.assert_array_equal(diagram.verdict.isel(wd=0) == "diverged", lrs > limit)
 
 
 class TestNoise:
     def test_equilibrium_ends_where_the_spread_of_noise_passes_the_limit(self):
         model = regression(batch_size=4)
-        products = np.geomspace(0.002, 0.2, 30)
-        diagram = phase_diagram(0.5, products / 0.5, model=model, relaxations=500).isel(lr=0)
+        intrinsic_lrs = np.geomspace(0.002, 0.2, 30)
+        diagram = phase_diagram(0.5, intrinsic_lrs / 0.5, model=model, relaxations=500).isel(lr=0)
         # V of the mini-batches, at random points: targets that are noise make it the same everywhere
         weights = np.random.default_rng(1).normal(size=(4000, 10))
         weights /= np.linalg.norm(weights, axis=1, keepdims=True)
         square = np.array([(model.gradient(w, model.batch(0, 0, t)) ** 2).sum() for t, w in enumerate(weights)])
-        spread = theory.equilibrium_spread(0.5, products / 0.5, float(square.std() / square.mean())).deviation
+        spread = theory.equilibrium_spread(0.5, intrinsic_lrs / 0.5, float(square.std() / square.mean())).deviation
         np.testing.assert_allclose(diagram.log_norm_sd, spread, rtol=0.08)
         # within 8 % of the limit the verdict is open
         sure = abs(np.log(spread / 0.05)) > 0.08
@@ -341,27 +344,27 @@ class TestStart:
             critical = theory.critical_norm(0.5, curvature, optimizer=rule)
             assert 0.5 / diagram.attrs["effective_lr"] == pytest.approx(critical**2, rel=1e-12)
 
-    def test_a_regression_is_nowhere_steeper_than_said_but_for_the_bend_of_the_sphere(self):
+    def test_curvature_of_a_regression_is_attained_at_an_exact_fit(self):
         # fitted exactly there is no slope along the weights, and the bound is attained across them
         generator = np.random.default_rng(0)
         inputs = generator.normal(size=(30, 5))
         truth = np.linalg.svd(inputs)[2][-1]
         model = NormalizedRegression(inputs, inputs @ truth)
-        said = 2.0 / phase_diagram(0.5, 0.2, model=model).attrs["effective_lr"]
-        assert model.sharpness_at(truth) == pytest.approx(said, rel=1e-9)
+        curvature = 2.0 / phase_diagram(0.5, 0.2, model=model).attrs["effective_lr"]
+        assert model.sharpness_at(truth) == pytest.approx(curvature, rel=1e-9)
 
-    def test_given(self):
+    def test_start_may_be_chosen(self):
         near, far = (phase_diagram(1.0, 0.1, model=Ratio2D(), effective_lr=value) for value in (2.0, 1e-2))
         assert near.attrs["effective_lr"] == 2.0
         assert far.attrs["effective_lr"] == 1e-2
-        # 2.6 relaxations of free fall, of which 2 are left out
+        # 2.6 relaxations of decay without gradients, of which 2 are left out
         assert far.norm_max.item() > 1.5 * near.norm_max.item()
 
 
 GOOD = {"lr": 0.5, "wd": 0.1, "model": Ratio2D()}
 BAD = [
     ({"lr": 0.0}, ValueError, r"^lr must be a finite number > 0, got 0.0"),
-    ({"lr": "0.1"}, TypeError, r"^lr must be a finite number > 0 or an array of such, got '0.1'"),
+    ({"lr": "0.1"}, TypeError, r"^lr must be a finite number > 0 or an array of such numbers, got '0.1'"),
     ({"lr": [0.1, math.nan]}, ValueError, r"^lr must be .*got nan at index 1"),
     ({"lr": []}, ValueError, r"^lr must be a number or a list of at least one, got shape \(0,\)"),
     ({"lr": [[0.1]]}, ValueError, r"^lr must be a number or a list of at least one, got shape \(1, 1\)"),
@@ -402,9 +405,9 @@ def test_bad_values_are_named_before_any_run_is_made(monkeypatch, arguments, err
         phase_diagram(**{**GOOD, **arguments})
 
 
-@pytest.mark.parametrize("k", [0.3, 0.6, 0.99, 0.999])
-def test_the_shortest_runs_have_a_verdict(k):
-    assert phase_diagram(1.0, k, model=Ratio2D(), relaxations=4).verdict.item() in VERDICTS
+@pytest.mark.parametrize("intrinsic_lr", [0.3, 0.6, 0.99, 0.999])
+def test_the_shortest_runs_have_a_verdict(intrinsic_lr):
+    assert phase_diagram(1.0, intrinsic_lr, model=Ratio2D(), relaxations=4).verdict.item() in VERDICTS
 
 
 def test_diagram_of_a_network():
@@ -413,9 +416,9 @@ def test_diagram_of_a_network():
     assert (diagram.verdict == "periodic").all()
     for lr, wd in ((0.25, 0.004), (0.5, 0.004), (0.5, 0.02)):
         cell = diagram.sel(lr=lr, wd=wd)
-        told = model.period(lr, wd, periods=1000)
-        assert abs(cell.period.item() - told.mean) < 4 * cell.period_stderr.item()
-        assert cell.norm_min.item() < told.trough_norm < told.peak_norm < cell.norm_max.item()
+        predicted = model.period(lr, wd, periods=1000)
+        assert abs(cell.period.item() - predicted.mean) < 4 * cell.period_stderr.item()
+        assert cell.norm_min.item() < predicted.trough_norm < predicted.peak_norm < cell.norm_max.item()
     with pytest.warns(UserWarning, match="1 of 2 cells are outside the range"):
         simulate.phase_diagram(0.5, [0.02, 0.04], model=model, relaxations=10)
     with pytest.raises(ValueError, match=r"optimizer must be theory\.SGD\(\)"):

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, norm_map, plots
-from simulate.plots.diagnosis import drawn_log
+from simulate.plots.diagnosis import log_to_draw
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def run():
     return norm_map(0.1, 0.01, BoundedGradient(1.0, 3.0), norm=1.0, steps=100, seed=0)
 
 
-def drawn(ax):
+def first_curve(ax):
     ax.figure.canvas.draw()
     return ax.lines[0].get_xdata(), ax.lines[0].get_ydata()
 
@@ -40,7 +40,7 @@ class TestPlotTrajectory:
         axes = plots.plot_trajectory(run)
         assert len(axes) == 2  # the map has no loss
         for ax, name in zip(axes, ("norm", "effective_lr"), strict=True):
-            step, values = drawn(ax)
+            step, values = first_curve(ax)
             np.testing.assert_array_equal(step, run.step)
             np.testing.assert_array_equal(values, run[name])
             assert ax.get_yscale() == "log"
@@ -55,7 +55,7 @@ class TestPlotTrajectory:
         spikes = run.norm.values.copy()
         spikes[[0, 17, steps // 2, steps - 1]] = [0.3, 40.0, 0.2, 30.0]
         run = run.assign(norm=("step", spikes))
-        step, values = drawn(plots.plot_trajectory(run, variables=["norm"], most_points=most_points)[0])
+        step, values = first_curve(plots.plot_trajectory(run, variables=["norm"], most_points=most_points)[0])
         assert len(values) <= most_points
         assert set(values) <= set(spikes)
         starts = np.append(np.unique(step), steps)
@@ -66,14 +66,14 @@ class TestPlotTrajectory:
 
     def test_long_curves_of_strided_rows_lie_at_their_steps(self):
         run = norm_map(0.1, 0.01, BoundedGradient(1.0, 3.0), norm=1.0, steps=50_000, record_every=10, seed=0)
-        step, _ = drawn(plots.plot_trajectory(run, variables=["norm"], most_points=100)[0])
+        step, _ = first_curve(plots.plot_trajectory(run, variables=["norm"], most_points=100)[0])
         np.testing.assert_array_equal(np.unique(step), np.arange(0, 50_000, 1000))
 
     def test_missing_values_leave_the_rest(self):
         recorded = np.ones((2, 9000))
         recorded[1, 5000] = 1e200
         run = norm_map(0.1, 0.01, RecordedGradient(recorded), norm=1.0, steps=9000).isel(batch=1)
-        step, values = drawn(plots.plot_trajectory(run, variables=["norm"])[0])
+        step, values = first_curve(plots.plot_trajectory(run, variables=["norm"])[0])
         assert np.isfinite(values).all()
         assert step.max() <= 5000
         assert (values.min(), values.max()) == (run.norm.min(), run.norm.max())
@@ -81,15 +81,15 @@ class TestPlotTrajectory:
     @pytest.mark.parametrize("steps", [0, 1, 2])
     def test_very_short_trajectories(self, steps):
         axes = plots.plot_trajectory(norm_map(0.1, 0.01, 2.0, norm=1.0, steps=steps))
-        assert len(drawn(axes[0])[0]) == steps
+        assert len(first_curve(axes[0])[0]) == steps
 
     def test_values_that_are_zero_are_drawn_on_a_plain_scale(self):
         run = norm_map(0.1, 0.01, 0.0, norm=1.0, steps=10)
         (ax,) = plots.plot_trajectory(run, variables=["grad_norm"])
-        assert drawn(ax)[1].tolist() == [0.0] * 10
+        assert first_curve(ax)[1].tolist() == [0.0] * 10
         assert ax.get_yscale() == "linear"
 
-    def test_all_that_can_be_added(self):
+    def test_all_options_together(self):
         run = bursts()
         periods = simulate.find_periods(run)
         axes = plots.plot_trajectory(
@@ -127,7 +127,7 @@ class TestPlotTrajectory:
 
     def test_one_name_is_one_variable(self, run):
         (ax,) = plots.plot_trajectory(run, variables="rotation")
-        np.testing.assert_array_equal(drawn(ax)[1], run.rotation)
+        np.testing.assert_array_equal(first_curve(ax)[1], run.rotation)
 
     def test_variables_that_are_not_there_at_every_step_are_left_out(self, run):
         axes = plots.plot_trajectory(run, variables=["final_norm", "norm", "nothing"])
@@ -187,7 +187,7 @@ class TestPlotPhase:
         assert plots.plot_phase(run, ax) is ax
 
     @pytest.mark.parametrize(("steps", "grad_norm"), [(0, 2.0), (5, 0.0), (1, 2.0)])
-    def test_hardly_anything_to_draw(self, steps, grad_norm):
+    def test_few_or_no_points(self, steps, grad_norm):
         ax = plots.plot_phase(norm_map(0.1, 0.01, grad_norm, norm=1.0, steps=steps))
         ax.figure.canvas.draw()
         assert len(ax.collections[0].get_offsets()) == (steps if grad_norm else 0)
@@ -204,7 +204,7 @@ class TestPlotPhase:
         assert not plots.plot_phase(run.assign_coords(optimizer=optimizer)).lines, "a coordinate where it is swept"
 
     @pytest.mark.parametrize("name", ["lr", "wd"])
-    def test_a_line_only_at_constant_rates(self, run, name):
+    def test_a_line_only_at_constant_lr_and_wd(self, run, name):
         constant = run.assign({name: ("step", np.full(100, run.attrs[name]))})
         expected = plots.plot_phase(run).lines[0].get_data()
         np.testing.assert_allclose(plots.plot_phase(constant).lines[0].get_data(), expected)
@@ -216,9 +216,9 @@ class TestPlotPhase:
     def test_below_the_line_the_norm_falls(self, run):
         grad_norm, effective_lr = plots.plot_phase(run).lines[0].get_data()
         balance = (grad_norm * effective_lr)[0]
-        falls = np.diff(np.append(run.norm, run.final_norm)) < 0
+        decreases = np.diff(np.append(run.norm, run.final_norm)) < 0
         below = run.grad_norm.values * run.effective_lr.values < balance
-        np.testing.assert_array_equal(falls, below)
+        np.testing.assert_array_equal(decreases, below)
         assert 0 < below.mean() < 1
 
     @pytest.mark.parametrize("name", ["norm", "grad_norm", "effective_lr"])
@@ -231,8 +231,8 @@ class TestPlotPhase:
             plots.plot_phase(norm_map([0.1, 0.2], 0.01, 2.0, norm=1.0, steps=3))
 
 
-def found(lengths, rise=0.1, intrinsic_lr=0.005):
-    """Periods of these lengths."""
+def measured_periods(lengths, rise=0.1, intrinsic_lr=0.005):
+    """Measured periods of these lengths."""
     lengths = np.asarray(lengths, dtype=float)
     return simulate.MeasuredPeriods(
         onsets=np.cumsum(np.append(100, lengths)).astype(int),
@@ -253,7 +253,7 @@ def bars(ax):
 class TestPlotPeriods:
     @pytest.mark.parametrize("lengths", [np.arange(90, 130), [100, 100, 101], [200], [200] * 7, [70, 140, 140, 350]])
     def test_bars_are_the_shares_of_the_periods(self, lengths):
-        left, right, height = bars(plots.plot_periods(found(lengths)))
+        left, right, height = bars(plots.plot_periods(measured_periods(lengths)))
         assert height.sum() == pytest.approx(1)
         for low, high, share in zip(left, right, height, strict=True):
             inside = (np.asarray(lengths) > low) & (np.asarray(lengths) < high)
@@ -263,7 +263,7 @@ class TestPlotPeriods:
     def test_bins_hold_equally_many_of_the_lengths_that_rows_allow(self, stride):
         random = np.random.default_rng(stride)
         lengths = stride * random.integers(100, 160, 500)
-        left, right, _ = bars(plots.plot_periods(found(lengths)))
+        left, right, _ = bars(plots.plot_periods(measured_periods(lengths)))
         within = [
             np.sum((np.arange(0, 200 * stride, stride) > a) & (np.arange(0, 200 * stride, stride) < b))
             for a, b in zip(left, right, strict=True)
@@ -272,7 +272,7 @@ class TestPlotPeriods:
         assert len(left) > 4
 
     def test_mean_and_its_error_are_marked(self):
-        periods = found([90, 100, 110, 120])
+        periods = measured_periods([90, 100, 110, 120])
         ax = plots.plot_periods(periods)
         (line,) = ax.lines
         assert set(line.get_xdata()) == {periods.mean} == {105.0}
@@ -284,13 +284,13 @@ class TestPlotPeriods:
         assert text.get_text() == "mean 105.0 ± 6.5 steps (4 periods)"
 
     def test_one_period_has_no_error(self):
-        ax = plots.plot_periods(found([90]))
+        ax = plots.plot_periods(measured_periods([90]))
         assert ax.get_legend().get_texts()[0].get_text() == "mean 90 steps (1 period)"
         assert len(ax.patches) == 1
 
     @pytest.mark.parametrize("intrinsic_lr", [1e-5, 0.005, 0.9])
     def test_the_scale_at_the_top_is_the_length_times_the_intrinsic_learning_rate(self, intrinsic_lr):
-        ax = plots.plot_periods(found([90, 100, 110], intrinsic_lr=intrinsic_lr))
+        ax = plots.plot_periods(measured_periods([90, 100, 110], intrinsic_lr=intrinsic_lr))
         ax.figure.canvas.draw()
         (top,) = ax.child_axes
         np.testing.assert_allclose(top.get_xlim(), np.array(ax.get_xlim()) * intrinsic_lr)
@@ -298,11 +298,11 @@ class TestPlotPeriods:
         assert ax.get_xlabel() == "period T in steps, rises of ln ρ ≥ 0.1"
 
     def test_without_decay_there_is_no_such_scale(self):
-        ax = plots.plot_periods(found([90, 100], intrinsic_lr=0.0))
+        ax = plots.plot_periods(measured_periods([90, 100], intrinsic_lr=0.0))
         assert ax.child_axes == []
 
     def test_predicted_is_an_outline_on_the_same_bins(self):
-        measured, predicted = found(np.arange(90, 130)), found(np.arange(95, 160, 3))
+        measured, predicted = measured_periods(np.arange(90, 130)), measured_periods(np.arange(95, 160, 3))
         ax = plots.plot_periods(measured, predicted=predicted)
         left, right, height = bars(ax)
         outline = next(patch for patch in ax.patches if not patch.get_fill())
@@ -324,7 +324,7 @@ class TestPlotPeriods:
 
     def test_given_axes_are_used(self):
         figure, ax = plt.subplots()
-        assert plots.plot_periods(found([90, 100]), ax) is ax
+        assert plots.plot_periods(measured_periods([90, 100]), ax) is ax
         assert plt.get_fignums() == [figure.number]
 
     def test_nothing_to_draw(self):
@@ -332,16 +332,16 @@ class TestPlotPeriods:
         with pytest.raises(ValueError, match=r"^periods must hold at least one period, got none at rise=0.3"):
             plots.plot_periods(none)
         with pytest.raises(ValueError, match=r"^predicted must hold at least one period, got none"):
-            plots.plot_periods(found([90, 100], rise=0.3), predicted=none)
+            plots.plot_periods(measured_periods([90, 100], rise=0.3), predicted=none)
         assert plt.get_fignums() == []
 
     def test_periods_of_another_rise_are_no_prediction(self):
-        with pytest.raises(ValueError, match=r"^predicted must be found with the rise 0.1 of periods, got 0.3"):
-            plots.plot_periods(found([90, 100]), predicted=found([90, 100], rise=0.3))
+        with pytest.raises(ValueError, match=r"^predicted must have the same rise as periods, 0.1, got 0.3"):
+            plots.plot_periods(measured_periods([90, 100]), predicted=measured_periods([90, 100], rise=0.3))
 
     @pytest.mark.parametrize("value", [None, [90.0, 100.0], "periods"])
     def test_no_periods(self, value):
-        with pytest.raises(TypeError, match=r"^periods must be Periods that find_periods returned, got "):
+        with pytest.raises(TypeError, match=r"^periods must be MeasuredPeriods returned by find_periods, got "):
             plots.plot_periods(value)
 
 
@@ -392,7 +392,7 @@ class TestPlotPhaseDiagram:
         ax = plots.plot_phase_diagram(diagram([0.1, 0.2], [0.1], ["collapsed", "periodic"]))
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["periodic", "collapsed"]
 
-    def test_verdicts_are_told_apart_in_grey(self):
+    def test_verdicts_differ_in_grey(self):
         ax = plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, 5), [0.1], ALL))
         ax.figure.canvas.draw()
         looks = [
@@ -453,10 +453,12 @@ class TestPlotPhaseDiagram:
         for one, box in enumerate(boxes):
             assert not any(box.overlaps(other) for other in boxes[:one])
 
-    def test_of_a_measured_and_of_a_loaded_diagram(self, tmp_path):
-        made = simulate.phase_diagram(np.geomspace(0.1, 1, 5), [0.01, 0.05, 0.25], model=simulate.Ratio2D(1.0, 0.1))
-        simulate.save(made, tmp_path / "diagram")
-        first, second = (plots.plot_phase_diagram(one) for one in (made, simulate.load(tmp_path / "diagram")))
+    def test_a_loaded_diagram_looks_the_same(self, tmp_path):
+        simulated = simulate.phase_diagram(
+            np.geomspace(0.1, 1, 5), [0.01, 0.05, 0.25], model=simulate.Ratio2D(1.0, 0.1)
+        )
+        simulate.save(simulated, tmp_path / "diagram")
+        first, second = (plots.plot_phase_diagram(one) for one in (simulated, simulate.load(tmp_path / "diagram")))
         assert [t.get_text() for t in first.texts] == [t.get_text() for t in second.texts]
         assert cells_drawn(first).keys() == cells_drawn(second).keys() == {"equilibrium", "periodic"}
 
@@ -466,7 +468,7 @@ class TestPlotPhaseDiagram:
         assert plt.get_fignums() == [figure.number]
 
     def test_no_diagram(self, run):
-        with pytest.raises(TypeError, match=r"^diagram must be a dataset that phase_diagram returned, got list"):
+        with pytest.raises(TypeError, match=r"^diagram must be a dataset returned by phase_diagram, got list"):
             plots.plot_phase_diagram([1.0])
         with pytest.raises(ValueError, match=r"^diagram must have the variable 'verdict' along lr and wd, got \["):
             plots.plot_phase_diagram(run)
@@ -490,23 +492,23 @@ class TestPlotDiagnosis:
         ],
     )
     def test_an_axis_for_each_variable_that_the_log_gives(self, columns, names):
-        found = simulate.diagnose({name: np.full(100, 2.0) for name in columns})
-        log = drawn_log(found)
+        diagnosis = simulate.diagnose({name: np.full(100, 2.0) for name in columns})
+        log = log_to_draw(diagnosis)
         assert list(log) == names
-        axes = plots.plot_diagnosis(found, list(plt.subplots(len(names), squeeze=False)[1][:, 0]))
+        axes = plots.plot_diagnosis(diagnosis, list(plt.subplots(len(names), squeeze=False)[1][:, 0]))
         for ax, name in zip(axes, names, strict=True):
-            np.testing.assert_array_equal(drawn(ax)[1], log[name])
+            np.testing.assert_array_equal(first_curve(ax)[1], log[name])
         if "effective_lr" in names:
             assert set(log.effective_lr.values) == {0.5}
 
 
-def test_pictures_are_written(tmp_path):
+def test_figures_are_written(tmp_path):
     run = bursts(40)
     axes = plots.plot_trajectory(run, periods=simulate.find_periods(run), simulated=simulate.replay(run))
     pictures = {
         "trajectory": axes[0],
         "phase": plots.plot_phase(run),
-        "periods": plots.plot_periods(found([180, 200, 210]), predicted=found([190, 205])),
+        "periods": plots.plot_periods(measured_periods([180, 200, 210]), predicted=measured_periods([190, 205])),
         "phase diagram": plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, 5), [0.1, 0.2], ALL)),
     }
     for name, figure in ((name, ax.figure) for name, ax in pictures.items()):

@@ -1,4 +1,4 @@
-"""Periods found once more, by another algorithm: the prominence of the peaks of -ln ρ, as `scipy.signal` has it."""
+"""The period finder compared with another algorithm: prominence of the peaks of -ln ρ in `scipy.signal`."""
 
 import warnings
 from pathlib import Path
@@ -21,37 +21,39 @@ TRACES = Path(__file__).parents[1] / "traces"
 
 
 def troughs_by_prominence(run, rise, discard):
-    """Step numbers of the troughs of ln ρ that are at least `rise` deep."""
+    """Step numbers of the troughs of ln ρ whose prominence is at least `rise`."""
     norm, step = run.norm.values, run.step.values
     kept = np.isfinite(norm) & (norm > 0) & (step >= step[0] + discard)
     step, log_norm = step[kept], np.log(norm[kept])
-    # after an endless fall the first trough too is as deep as the rise behind it is high; after the end nothing rises
+    # an infinite value before the first row gives the first trough the prominence of the rise after it
     peaks, _ = find_peaks(-np.append(np.inf, log_norm), prominence=rise)
-    # the first row has no known fall before it
+    # nothing is known about the norm before the first row
     return step[peaks[peaks > 1] - 1]
 
 
-def same_events(run, rise, discard):
-    """Assert that all troughs but one at most are found by both; their number."""
+def count_same_events(run, rise, discard):
+    """Assert that both find the same troughs except at most one; return their number."""
     with warnings.catch_warnings():
-        # which they are depends neither on the spacing of rows nor on how clear the periods are
+        # the comparison holds for any spacing of rows, and for unclear periods
         warnings.filterwarnings("ignore", message="rows lie|.*outside the detected rises")
         periods = simulate.find_periods(run, rise=rise, discard=discard)
     ours, theirs = set(periods.onsets), set(troughs_by_prominence(run, rise, discard))
     assert len(ours) == len(periods.onsets)
     assert abs(len(ours) - len(theirs)) <= 1
-    # what is common to both comes at the same steps
+    # common troughs are at the same steps
     assert len(ours ^ theirs) <= 1
     return len(ours)
 
 
-def same_events_at_all_rises(run):
-    """Assert it for each run and rise, the first 2/ηλ steps left out; numbers of troughs by rise, of all runs."""
+def count_same_events_at_all_rises(run):
+    """Do so for each run and rise, without the first 2/ηλ steps; return the number of troughs for each rise."""
     if run.norm.dims != ("step",):
         batch = run.stack(run=[name for name in run.norm.dims if name != "step"], create_index=False)
-        return sum(same_events_at_all_rises(batch.isel(run=i)) for i in range(batch.sizes["run"]))
-    k = mean_intrinsic_lr(run)
-    counts = np.array([same_events(run, rise, round(2 / k) if k > 0 else 0) for rise in RISES])
+        return sum(count_same_events_at_all_rises(batch.isel(run=i)) for i in range(batch.sizes["run"]))
+    intrinsic_lr = mean_intrinsic_lr(run)
+    counts = np.array(
+        [count_same_events(run, rise, round(2 / intrinsic_lr) if intrinsic_lr > 0 else 0) for rise in RISES]
+    )
     # a larger rise never finds more
     assert (np.diff(counts) <= 0).all()
     return counts
@@ -59,14 +61,14 @@ def same_events_at_all_rises(run):
 
 @st.composite
 def noisy_oscillations(draw):
-    """ln ρ that falls and rises in turn, by random heights and lengths, with noise of two kinds."""
+    """Trajectories whose ln ρ falls and rises alternately by random amounts, with two kinds of noise."""
     generator = np.random.default_rng(draw(st.integers(0, 100_000)))
     turns = generator.integers(2, 60)
     depth = draw(st.floats(0.02, 3.0))
     heights = np.where(np.arange(turns) % 2, 0.0, depth) + draw(st.floats(0, 1)) * depth * generator.normal(size=turns)
     lengths = generator.integers(1, draw(st.integers(2, 100)), turns)
     log_norm = np.interp(np.arange(lengths.sum()), np.cumsum(lengths), heights)
-    # noise in every case: of rows that are exactly equal either may be called the lowest
+    # always some noise: of two equal rows, either could be the trough
     log_norm += draw(st.floats(1e-6, 0.2)) * generator.normal(size=log_norm.size)
     log_norm += draw(st.floats(0, 0.03)) * np.cumsum(generator.normal(size=log_norm.size))
     step = draw(st.integers(0, 1000)) + draw(st.integers(1, 20)) * np.arange(log_norm.size)
@@ -77,14 +79,14 @@ class TestSynthetic:
     @FIXED
     @given(run=noisy_oscillations(), rise=st.sampled_from(RISES))
     def test_noisy_oscillations(self, run, rise):
-        same_events(run, rise, 0)
+        count_same_events(run, rise, 0)
 
     @FIXED
     @given(run=noisy_oscillations(), rise=st.sampled_from(RISES), first=st.integers(0, 300))
     def test_wherever_the_trace_begins_and_ends(self, run, rise, first):
         rows = run.sizes["step"]
         part = run.isel(step=slice(min(first, rows // 2), rows - min(first, rows // 3)))
-        same_events(part, rise, 0)
+        count_same_events(part, rise, 0)
 
     def test_most_of_them_have_events(self):
         counts = []
@@ -92,7 +94,7 @@ class TestSynthetic:
         @settings(deadline=None, derandomize=True, max_examples=50, database=None)
         @given(run=noisy_oscillations())
         def collect(run):
-            counts.append(same_events(run, 0.1, 0))
+            counts.append(count_same_events(run, 0.1, 0))
 
         collect()
         assert np.median(counts) >= 5
@@ -118,46 +120,46 @@ def regression(loss="squared", batch_size=None):
 class TestSimulated:
     @pytest.mark.parametrize("name", LANDSCAPES)
     def test_landscapes(self, name):
-        landscape, k = LANDSCAPES[name]
-        run = simulate.descend(landscape, 1.0, k, steps=round(300 / k), walkers=3, norm=0.8)
-        assert same_events_at_all_rises(run)[0] >= 3 * 10
+        landscape, intrinsic_lr = LANDSCAPES[name]
+        run = simulate.descend(landscape, 1.0, intrinsic_lr, steps=round(300 / intrinsic_lr), walkers=3, norm=0.8)
+        assert count_same_events_at_all_rises(run)[0] >= 3 * 10
 
     @pytest.mark.parametrize("loss", ["squared", "logistic"])
     @pytest.mark.parametrize("batch_size", [None, 4])
     def test_regression(self, loss, batch_size):
         run = simulate.descend(regression(loss, batch_size), 0.5, 0.06, steps=10_000, walkers=3)
-        assert same_events_at_all_rises(run)[0] > 0
+        assert count_same_events_at_all_rises(run)[0] > 0
 
     @pytest.mark.parametrize("stride", [2, 10, 50])
     def test_rows_far_apart(self, stride):
-        landscape, k = LANDSCAPES["large"]
-        run = simulate.descend(landscape, 1.0, k, steps=30_000, norm=0.8, record_every=stride)
-        assert same_events_at_all_rises(run)[0] >= 10
+        landscape, intrinsic_lr = LANDSCAPES["large"]
+        run = simulate.descend(landscape, 1.0, intrinsic_lr, steps=30_000, norm=0.8, record_every=stride)
+        assert count_same_events_at_all_rises(run)[0] >= 10
 
     @pytest.mark.parametrize("dim", [2, 3, 30])
     def test_random_walks(self, dim):
-        # few dimensions and much decay make the norm of momentum ring
+        # with few dimensions and strong decay the norm oscillates under momentum
         run = simulate.random_walk(0.5, 0.6, dim=dim, steps=2000, walkers=4, optimizer=theory.SGD(momentum=0.5))
-        assert same_events_at_all_rises(run)[0] >= 4 * 10
+        assert count_same_events_at_all_rises(run)[0] >= 4 * 10
 
     @pytest.mark.parametrize(("low", "high"), [(0.0, 5.0), (0.01, 30.0), (1.0, 3.0)])
     def test_the_norm_map_under_random_gradients(self, low, high):
         run = simulate.norm_map(0.5, [0.02, 0.1, 0.4, 1.2], BoundedGradient(low, high), norm=2.0, steps=5000, seed=1)
-        assert same_events_at_all_rises(run)[0] >= 10
+        assert count_same_events_at_all_rises(run)[0] >= 10
 
 
-def stored():
-    """Every trajectory in the folder of traces that opens."""
-    found = {}
+def stored_trajectories():
+    """Return every trajectory in tests/traces that can be loaded."""
+    trajectories = {}
     for path in sorted(TRACES.glob("*")):
         try:
-            found[path.name] = simulate.load(path)
+            trajectories[path.name] = simulate.load(path)
         except ValueError:
             continue
-    return found
+    return trajectories
 
 
-STORED = stored()
+STORED = stored_trajectories()
 
 
 class TestStored:
@@ -166,4 +168,4 @@ class TestStored:
 
     @pytest.mark.parametrize("name", STORED)
     def test_same_events(self, name):
-        same_events_at_all_rises(STORED[name])
+        count_same_events_at_all_rises(STORED[name])

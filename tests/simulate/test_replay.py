@@ -10,7 +10,7 @@ from simulate import BoundedGradient, RecordedGradient, norm_map, replay
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
 
 # The first r is the square of a rounded root; from there the same operations follow, and the map never expands ln ρ.
-# 1e-12 leaves room for thousands of roundings.
+# 1e-12 allows for thousands of roundings.
 ROUNDING = 1e-12
 
 intrinsic_lrs = st.floats(0, 1.9)
@@ -31,9 +31,9 @@ def run():
 
 
 @FIXED
-@given(k=intrinsic_lrs, lr=st.floats(1e-3, 10), norm=st.floats(0.05, 20), low=st.floats(0.1, 5), seed=seeds)
-def test_one_run_is_reproduced(k, lr, norm, low, seed):
-    run = norm_map(lr, k / lr, BoundedGradient(low, 5.0), norm=norm, steps=300, seed=seed)
+@given(intrinsic_lr=intrinsic_lrs, lr=st.floats(1e-3, 10), norm=st.floats(0.05, 20), low=st.floats(0.1, 5), seed=seeds)
+def test_one_run_is_reproduced(intrinsic_lr, lr, norm, low, seed):
+    run = norm_map(lr, intrinsic_lr / lr, BoundedGradient(low, 5.0), norm=norm, steps=300, seed=seed)
     replayed = replay(run)
     assert difference(replayed, run) < ROUNDING
     np.testing.assert_allclose(replayed.final_norm, run.final_norm, rtol=ROUNDING)
@@ -176,7 +176,7 @@ class TestBadInput:
     def test_missing_settings(self, run, name):
         without = run.copy()
         del without.attrs[name]
-        with pytest.raises(ValueError, match=f"trajectory must say its {name}"):
+        with pytest.raises(ValueError, match=f"trajectory must have '{name}'"):
             replay(without)
 
     def test_missing_rows(self, run):

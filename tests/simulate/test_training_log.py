@@ -1,4 +1,4 @@
-"""Logs of anyone's training: what is understood, what is refused, and the same log by every way in."""
+"""Training logs: columns that are recognized, logs that are refused, and equal results from every format."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 import simulate
 import theory
-from simulate.diagnosis.training_log import NAMES, with_settings
+from simulate.diagnosis.training_log import COLUMN_NAMES, override_settings
 
 NUMBERS = arrays.arrays(float, 12, elements=st.floats(1e-6, 1e6))
 
@@ -21,13 +21,13 @@ NUMBERS = arrays.arrays(float, 12, elements=st.floats(1e-6, 1e6))
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(NUMBERS, NUMBERS, NUMBERS, st.data())
 def test_columns_are_found_under_any_usual_name(loss, norm, gradient, data):
-    wanted = {"loss": loss, "norm": norm, "gradient": gradient}
-    names = {meaning: data.draw(st.sampled_from(NAMES[meaning])) for meaning in wanted}
+    columns = {"loss": loss, "norm": norm, "gradient": gradient}
+    names = {meaning: data.draw(st.sampled_from(COLUMN_NAMES[meaning])) for meaning in columns}
     written = {
         meaning: data.draw(st.sampled_from([name, name.upper(), name.replace("_", "/"), f" {name}"]))
         for meaning, name in names.items()
     }
-    log = simulate.training_log({written[meaning]: values for meaning, values in wanted.items()}, lr=0.1, wd=0.01)
+    log = simulate.training_log({written[meaning]: values for meaning, values in columns.items()}, lr=0.1, wd=0.01)
     np.testing.assert_array_equal(log.loss, loss)
     np.testing.assert_array_equal(log.norm, norm)
     # in the units of a trajectory
@@ -38,7 +38,7 @@ def test_columns_are_found_under_any_usual_name(loss, norm, gradient, data):
     assert log.norm.attrs["units"] == "weight"
 
 
-def test_names_of_ones_own():
+def test_custom_names():
     columns = {"l": [1.0, 2.0], "w": [3.0, 4.0], "loss": [9.0, 9.0], "when": [5, 7]}
     log = simulate.training_log(columns, names={"loss": "l", "norm": "w", "step": "when"}, optimizer=theory.SGD(0.9))
     assert log.loss.values.tolist() == [1.0, 2.0]
@@ -50,7 +50,7 @@ def test_a_constant_replaces_a_column():
     log = simulate.training_log({"loss": [1.0, 2.0], "lr": [3.0, 3.0]}, lr=0.5)
     assert "lr" not in log.variables
     assert log.attrs["lr"] == 0.5
-    kept = with_settings(xr.Dataset({"lr": ("step", [1.0])}), wd=0.2)
+    kept = override_settings(xr.Dataset({"lr": ("step", [1.0])}), wd=0.2)
     assert kept.lr.values.tolist() == [1.0]
     assert kept.attrs["wd"] == 0.2
 
@@ -76,7 +76,7 @@ def test_a_constant_replaces_a_column():
         ({"i": [0, 2.5], "loss": [1, 2]}, {"names": {"step": "i"}}, ValueError, "got 2.5 in column 'i'"),
         ({"step": [0, 1e300], "loss": [1, 2]}, {}, ValueError, r"whole numbers, got 1e\+300"),
         ({"step": ["a", "b"], "loss": [1, 2]}, {}, ValueError, "whole numbers, got none in column 'step'"),
-        ({"Loss": [1.0], "loss": [2.0]}, {}, ValueError, r"one loss, got \['Loss', 'loss'\]; tell by `names`"),
+        ({"Loss": [1.0], "loss": [2.0]}, {}, ValueError, r"one loss, got \['Loss', 'loss'\]; choose one by `names`"),
     ],
 )
 def test_bad_columns_are_named(columns, options, error, message):
@@ -98,21 +98,21 @@ def test_steps_are_put_in_order():
     np.testing.assert_array_equal(log.lr, [nan, 0.1, 2, 2, 2])
 
 
-def test_of_one_step_the_last_number_counts():
+def test_the_last_value_of_a_step_counts():
     log = simulate.training_log({"step": [0, 1, 1, 1, 2], "loss": [1, 2, 3, math.nan, 4], "norm": [1, 5, 6, 7, 8]})
     np.testing.assert_array_equal(log.loss, [1, 3, 4])
     np.testing.assert_array_equal(log.norm, [1, 7, 8])
 
 
 class TestStepsThatGoBack:
-    def test_what_a_restart_has_not_done_again_yet_is_gone(self):
+    def test_steps_after_a_restart_replace_later_ones(self):
         log = simulate.training_log({"step": [0, 1, 2, 3, 4, 5, 3, 4], "loss": [0, 1, 2, 3, 4, 5, 13, 14]})
         assert log.step.values.tolist() == [0, 1, 2, 3, 4]
         np.testing.assert_array_equal(log.loss, [0, 1, 2, 13, 14])
 
     @settings(deadline=None, derandomize=True, max_examples=50)
     @given(st.dictionaries(st.integers(20, 30), st.integers(1, 8), max_size=5))
-    def test_restarts_are_as_if_nothing_had_happened(self, restarts):
+    def test_repeated_steps_count_once(self, restarts):
         step, reached = [], 0
         # no two parts of the same length
         for length, back in restarts.items():
@@ -134,34 +134,32 @@ class TestStepsThatGoBack:
         dropped = (epochs - 1) * rows
         times = "once" if epochs == 2 else f"{epochs - 1} times"
         with pytest.raises(
-            ValueError, match=f"step must go on.*column 'step' it goes back {times}.*{dropped} of"
-        ) as told:
+            ValueError, match=f"step must grow.*column 'step' it goes back {times}.*{dropped} of"
+        ) as error:
             simulate.training_log(columns)
-        assert "give a step that goes on from epoch to epoch, or leave the column out" in str(told.value)
-        # what is advised
+        assert "Pass a step that grows across epochs, or leave the column out" in str(error.value)
+        # the advice works
         assert simulate.training_log({"loss": columns["loss"]}).sizes["step"] == step.size
         assert simulate.training_log({**columns, "step": np.arange(step.size)}).sizes["step"] == step.size
 
     def test_a_spike_in_an_early_epoch_is_not_lost(self):
         loss = np.random.default_rng(0).uniform(0.1, 0.2, 1000)
         loss[220] = 50.0
-        with pytest.raises(ValueError, match="step must go on"):
+        with pytest.raises(ValueError, match="step must grow"):
             simulate.diagnose({"step": np.tile(np.arange(50), 20), "loss": loss})
         assert [spike.step for spike in simulate.diagnose({"loss": loss}).spikes] == [220]
 
     def test_going_back_regularly_or_often_is_refused(self):
-        # an evaluation that is logged with the step before, at every twentieth
-        regular = [each for step in range(400) for each in ([step, step - 1] if step % 20 == 19 else [step])]
+        # every twentieth step an evaluation is logged with the previous step
+        regular = [number for step in range(400) for number in ([step, step - 1] if step % 20 == 19 else [step])]
         shuffled = np.random.default_rng(0).permutation(100) // 5 * 5 + np.arange(100) * 50
         for step in (regular, [*shuffled]):
-            with pytest.raises(
-                ValueError, match=r"goes back \d+ times, first from \d+ to \d+, by which \d+ of \d+ rows"
-            ):
+            with pytest.raises(ValueError, match=r"goes back \d+ times, first from \d+ to \d+, and \d+ of \d+ rows"):
                 simulate.training_log({"step": step, "loss": np.ones(len(step))})
 
-    def test_a_restart_that_leaves_out_most_is_refused(self):
+    def test_a_restart_that_drops_most_rows_is_refused(self):
         step = [*range(600), *range(100, 400)]
-        with pytest.raises(ValueError, match="goes back once, first from 599 to 100, by which 500 of 900 rows"):
+        with pytest.raises(ValueError, match="goes back once, first from 599 to 100, and 500 of 900 rows"):
             simulate.training_log({"step": step, "loss": np.ones(900)})
 
 
@@ -188,14 +186,14 @@ def test_csv(tmp_path, delimiter):
     rows = [["epoch", "phase", "step", "loss", "lr", "weight_norm"], [0, "train", 0, 1.5, 0.1, 3.0]]
     rows += [[0, "train", 10, "nan", "", 2.9], [0, "train", 20, "inf", 0.05, 2.8]]
     log = simulate.read_log(write(tmp_path / "log.csv", rows, delimiter), wd=0.01)
-    # what was logged as no number is not what was not logged
+    # a logged NaN differs from a missing value
     np.testing.assert_array_equal(log.loss, [1.5, math.inf, math.inf])
     np.testing.assert_array_equal(log.lr, [0.1, math.nan, 0.05])
     assert log.step.values.tolist() == [0, 10, 20]
     assert set(log.data_vars) == {"loss", "lr", "norm"}
 
 
-def test_a_norm_that_is_no_number_now_and_then_was_not_logged(tmp_path):
+def test_a_norm_that_is_nan_in_between_was_not_logged(tmp_path):
     gradients = np.random.default_rng(0).uniform(1.6, 2.4, 900)
     start = theory.equilibrium_norm(0.5, 0.02, 2.0)
     run = simulate.norm_map(0.5, 0.02, simulate.RecordedGradient(gradients), norm=start, steps=900)
@@ -220,7 +218,7 @@ def test_a_norm_that_is_no_number_now_and_then_was_not_logged(tmp_path):
     assert (lost.step, lost.cause) == (700, "overflow")
 
 
-def test_csv_as_it_comes(tmp_path):
+def test_csv_with_irregular_lines(tmp_path):
     text = '\ufeff\r\nstep, "loss" ,lr\r\n0,1.5,0.1\r\n   \r\nstep, "loss" ,lr\r\n1,,0.1\r\n2,2.5,0.1\r\n3,3.'
     (tmp_path / "log.csv").write_bytes(text.encode())
     log = simulate.read_log(tmp_path / "log.csv", names={"loss": "loss"})
@@ -229,7 +227,7 @@ def test_csv_as_it_comes(tmp_path):
 
 
 def test_bad_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match="with a point, got '0,5' in column 'loss'"):
+    with pytest.raises(ValueError, match="with a decimal point, got '0,5' in column 'loss'"):
         simulate.read_log(write(tmp_path / "comma.csv", [["step", "loss"], [0, "0,5"], [1, "0,6"]], ";"))
     (tmp_path / "wide.csv").write_bytes("loss\n1\n".encode("utf-16"))
     with pytest.raises(ValueError, match=r"UTF-8, got '.*wide\.csv'"):
@@ -239,7 +237,7 @@ def test_bad_files_are_named(tmp_path):
         simulate.read_log(tmp_path / "empty.csv")
     with pytest.raises(ValueError, match="2 cells in each line, got 3 in line 3"):
         simulate.read_log(write(tmp_path / "ragged.csv", [["loss", "lr"], [1, 2], [1, 2, 3]]))
-    with pytest.raises(ValueError, match="a name of its own for each column, got 'loss' more than once"):
+    with pytest.raises(ValueError, match="different column names, got 'loss' more than once"):
         simulate.read_log(write(tmp_path / "doubled.csv", [["", "", "loss", "loss"], [0, 0, 1, 2]]))
     # columns without a name, as of lines that end with a comma
     unnamed = simulate.read_log(write(tmp_path / "unnamed.csv", [["loss", "", ""], [1, "", ""], [2, "", ""]]))
@@ -282,20 +280,20 @@ def test_event_files_of_tensorboard(tmp_path):
         np.testing.assert_array_equal(log.norm, [3, math.nan] * 3)
 
 
-def test_event_files_that_go_back(tmp_path):
+def test_event_files_with_repeated_steps(tmp_path):
     restarted = [("loss", step, float(row)) for row, step in enumerate([0, 1, 2, 3, 4, 5, 3, 4])]
     log = simulate.read_log(written_events(tmp_path / "restarted", restarted))
     assert log.step.values.tolist() == [0, 1, 2, 3, 4]
     assert log.loss.values.tolist() == [0, 1, 2, 6, 7]
     within = [(tag, step, 1.0) for _ in range(20) for step in range(50) for tag in ("my/loss", "other")]
     place = written_events(tmp_path / "epochs", [*within, *(("loss", step, 1.0) for step in range(1000))])
-    with pytest.raises(ValueError, match=r"step must go on.*tag 'my/loss' it goes back 19 times.*950 of 1000"):
+    with pytest.raises(ValueError, match=r"step must grow.*tag 'my/loss' it goes back 19 times.*950 of 1000"):
         simulate.read_log(place, names={"loss": "my/loss"})
-    # what is not used may count as it likes
+    # steps of unused tags do not matter
     assert simulate.read_log(place).sizes["step"] == 1000
 
 
-def test_event_files_without_tensorboard_say_what_to_do(tmp_path, monkeypatch):
+def test_event_files_without_tensorboard(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_accumulator", None)
@@ -314,9 +312,9 @@ def test_the_command_reads_what_the_function_reads(tmp_path):
     path = write(tmp_path / "log.csv", [["my loss", "lr"], *[[value, 0.1] for value in loss]])
     picture = tmp_path / "spikes.png"
     arguments = ["diagnose", str(path), "--column", "loss=my loss", "--wd", "0.01", "--picture", str(picture)]
-    shown = CliRunner().invoke(app, arguments)
-    assert shown.exit_code == 0, shown.output
-    assert "step 300: overflow" in shown.output
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "step 300: overflow" in result.output
     assert picture.read_bytes()[:4] == b"\x89PNG"
     found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
     assert found["cause"] == "overflow"
@@ -336,7 +334,7 @@ def test_the_command_reads_what_the_function_reads(tmp_path):
         (["log.csv", "--picture", "no/such/folder.png"], "picture"),
         (["log.csv", "--lr", "-1"], "lr"),
         (["run.zarr", "--column", "loss=nope"], "--column must be left out with a trajectory"),
-        (["epochs.csv"], "step must go on"),
+        (["epochs.csv"], "step must grow"),
     ],
 )
 def test_the_command_refuses_in_one_line(arguments, word, tmp_path, monkeypatch):

@@ -1,0 +1,1 @@
+"""Periods of a network at other settings, predicted from short calibration runs."""
