@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Real networks
 #
-# What `theory` predicts and `simulate` simulates, held against networks that are trained here, with every step measured: the norm
-# $\rho$ of the scale-invariant weights, the gradient norm $\tilde g=\rho\,\|\nabla f\|$, the angle of each step. All data are embedded; a
-# processor is enough. The text to it is `docs/training.md` and `docs/mathematics.md` §2 to §6.
+# This notebook trains networks and compares them with the predictions of `theory` and the simulations of `simulate`. Every step is
+# measured: the norm $\rho$ of the scale-invariant weights, the gradient norm $\tilde g=\rho\,\|\nabla f\|$ and the angle of the step. All
+# data are embedded, and a processor is enough. Background: `docs/training.md` and `docs/mathematics.md` §2 to §6.
 
 # %%
 import os
@@ -38,12 +38,12 @@ plt.rcParams.update(
 torch.set_num_threads(1)
 LR, WD = 0.5, 0.01
 STEPS = 2000 if FAST else 10_000
-OWN_WD = 0.006  # of your own network, in part 5
+OWN_WD = 0.006  # for your own network in section 5
 
 # %% [markdown]
 # ## 1. Train
-# A ConvNet with batch normalization on 8×8 digits, all of whose trained weights are scale-invariant. The result is an `xarray.Dataset`
-# with a row for each step.
+# We train a ConvNet with batch normalization on 8×8 digits. All its trained weights are scale-invariant. The result is an
+# `xarray.Dataset` with one row per step.
 
 # %%
 config = empirical.RunConfig(lr=LR, wd=WD, model="convnet", steps=STEPS, evaluate_every=STEPS // 10)
@@ -51,32 +51,37 @@ run = empirical.train(config, progress=False)
 run
 
 # %% [markdown]
-# The norm falls by weight decay, the effective learning rate $\eta/\rho^2$ rises, training destabilizes (green), the norm jumps up. The dotted
-# line is the equilibrium that the mean square of the gradient norm predicts. The run swings about it and does not rest there.
+# Weight decay shrinks the norm, the effective learning rate $\eta/\rho^2$ grows, training destabilizes (green), and the norm rises. The
+# dotted line is the equilibrium predicted from the mean square of the gradient norm. The run oscillates around it and does not settle.
 
 # %%
-rest = theory.equilibrium_norm(LR, WD, float((run.grad_norm**2).mean() ** 0.5))
+equilibrium = theory.equilibrium_norm(LR, WD, float((run.grad_norm**2).mean() ** 0.5))
 part = run.isel(step=slice(-1500, None))
 fig, axes = plt.subplots(3, 1, figsize=(9, 6), sharex=True)
 simulate.plots.plot_trajectory(
-    part, axes, simulated=simulate.replay(part), periods=simulate.find_periods(part, discard=0), levels={"norm": rest}
+    part,
+    axes,
+    simulated=simulate.replay(part),
+    periods=simulate.find_periods(part, discard=0),
+    levels={"norm": equilibrium},
 )
 plt.show()
 
 # %%
-judged = simulate.classify(run)
-print(f"{judged}: {judged.reason}")
+classification = simulate.classify(run)
+print(f"{classification}: {classification.reason}")
 
 # %% [markdown]
 # ## 2. Replay: one law for the norm
-# Dashed in the picture, and not to be told from the measured norm: `replay` is the one-step law
-# $\rho_+^2=(1-\eta\lambda)^2\rho^2+\eta^2\tilde g^2/\rho^2$, fed with nothing but the measured gradient norms. The largest relative deviation over the whole run:
+# `replay` applies the one-step law $\rho_+^2=(1-\eta\lambda)^2\rho^2+\eta^2\tilde g^2/\rho^2$ to the measured gradient norms alone. It is the
+# dashed line in the figure, which coincides with the measured norm. The largest relative deviation over the whole run is:
 
 # %%
 float(abs(simulate.replay(run).norm / run.norm - 1).max())
 
 # %% [markdown]
-# A network whose normalization has PyTorch's default $\varepsilon=10^{-5}$ obeys the law only while its norm is not small. Here it began at 0.1:
+# With PyTorch's default $\varepsilon=10^{-5}$ in its normalization, a network follows the law only if its norm is not small. Here the norm
+# starts at 0.1:
 
 # %%
 spoiled = empirical.train(
@@ -85,16 +90,16 @@ spoiled = empirical.train(
 float(abs(simulate.replay(spoiled).norm / spoiled.norm - 1).max())
 
 # %% [markdown]
-# Decay and growth balance exactly: what decay took from $\ln\rho$ is what the turns of the weights gave, but for the change between the
-# two ends. `theory.balance` splits it.
+# Decay and growth of $\ln\rho$ balance exactly, up to the change between the first and the last step. `theory.balance` computes the
+# parts: the decay, and the growth from the rotation of the weights.
 
 # %%
 theory.balance(float(run.norm[0]), float(run.final_norm), run.rotation.values, LR, WD)
 
 # %% [markdown]
-# ## 3. Rest, or periods
-# A network of 8 hidden units cannot learn all digits: its gradients stay noisy, and its norm comes to rest where theory says. One of 96
-# can, and swings. The prediction of the norm takes the gradients of *another* seed.
+# ## 3. Equilibrium or periods
+# A network with 8 hidden units cannot fit all digits. Its gradients stay noisy, and its norm settles at the predicted equilibrium. A
+# network with 96 units can fit them, and is periodic. The norm is predicted from the gradients of *another* seed.
 
 # %%
 widths = {8: 0.02, 96: 0.004}
@@ -109,7 +114,7 @@ for width, wd in widths.items():
     )
     settled = first.isel(step=slice(first.sizes["step"] // 2, None))
     gradient = float((second.grad_norm[second.sizes["step"] // 2 :] ** 2).mean() ** 0.5)
-    judged = simulate.classify(first)
+    classification = simulate.classify(first)
     rows.append(
         {
             "units": width,
@@ -117,18 +122,19 @@ for width, wd in widths.items():
             "norm, measured": float(settled.norm.mean()),
             "rotation, predicted": theory.equilibrium_rotation(LR, wd),
             "rotation, median": float(settled.rotation.median()),
-            "spread of ln ρ": judged.log_norm_sd,
-            "verdict": judged.verdict,
+            "spread of ln ρ": classification.log_norm_sd,
+            "verdict": classification.verdict,
         }
     )
 pd.DataFrame(rows).set_index("units").round(4)
 
 # %% [markdown]
-# The norm alone fits both; the rotation tells them apart: a periodic network turns little in most steps, and far in some.
+# The predicted norm fits both networks. Only the rotation separates them: a periodic network rotates little in most steps and far in
+# a few.
 #
 # ## 4. The symmetry
-# Multiply $\eta$ and $\rho_0^2$ by $c$, divide $\lambda$ by $c$: the directions of the weights, and so the losses, stay the same.
-# `theory.equivalent_run` says which run that is.
+# If $\eta$ and $\rho_0^2$ are multiplied by $c$ and $\lambda$ is divided by $c$, the directions of the weights stay the same, and so do the
+# losses. `theory.equivalent_run` returns these settings.
 
 # %%
 start = 3.0
@@ -143,7 +149,7 @@ float(np.abs(curves[0] / curves[1] - 1).max())
 
 # %% [markdown]
 # ## 5. Predict your own network
-# Ten lines: a network and data of your own, a probe of it at two values of $\eta\lambda$, and what to expect at others.
+# Take your own network and data, calibrate a period model at two values of $\eta\lambda$, and predict the behaviour at others.
 
 # %%
 digits = load_digits()
@@ -154,11 +160,11 @@ hidden = [linear(64, 128), norm(128), torch.nn.ReLU(), linear(128, 128), norm(12
 module = torch.nn.Sequential(*hidden, linear(128, 10))
 module[-1].weight.requires_grad_(False).mul_(10 / module[-1].weight.norm())  # its norm must not decay
 model = empirical.calibrate(module, images, labels, periods=20 if FAST else 60, seeds=1, progress=False)
-expected = model.predict(LR, OWN_WD)
-print(expected)
+prediction = model.predict(LR, OWN_WD)
+print(prediction)
 
 # %% [markdown]
-# And so it came, trained there:
+# Training at this setting gives:
 
 # %%
 trained = empirical.train(
@@ -167,16 +173,16 @@ trained = empirical.train(
     data=(images, labels),
     progress=False,
 )
-found = simulate.classify(trained)
+measured = simulate.classify(trained)
 pd.DataFrame(
     {
-        "verdict": [expected.verdict, found.verdict],
-        "period, steps": [expected.period, found.periods.mean],
-        "± stderr, or half of 90 %": [
-            (expected.interval.upper - expected.interval.lower) / 2 if expected.interval else np.nan,
-            found.periods.stderr,
+        "verdict": [prediction.verdict, measured.verdict],
+        "period, steps": [prediction.period, measured.periods.mean],
+        "± standard error, or half of the 90 % interval": [
+            (prediction.interval.upper - prediction.interval.lower) / 2 if prediction.interval else np.nan,
+            measured.periods.stderr,
         ],
-        "spread of ln ρ": [expected.log_norm_sd, found.log_norm_sd],
+        "spread of ln ρ": [prediction.log_norm_sd, measured.log_norm_sd],
     },
     index=["predicted", "measured"],
 ).round(3)
@@ -187,30 +193,31 @@ simulate.plots.plot_trajectory(trained.isel(step=slice(-3000, None)), ax, variab
 plt.show()
 
 # %% [markdown]
-# Of networks it had not seen such predictions came to a mean error of the period of some 5 % where the period is clear
-# (`docs/validation.md`, which also says where they fail).
+# For held-out networks with a clear period, the mean error of the predicted period is about 5 %. `docs/validation.md` also shows where
+# such predictions fail.
 #
 # ## 6. Why it destabilizes
-# Under full batches the reason can be seen. With $h$, the largest curvature of the loss on the sphere, steps overshoot where
-# $\tilde\eta h>2$. On the way from a peak of the norm down to the next break, it rises to about that.
+# With full batches the reason is visible. Let $h$ be the largest curvature of the loss on the sphere. Steps overshoot if
+# $\tilde\eta h>2$. During the decay phase, from a peak of the norm to the next onset, $\tilde\eta h$ grows to about 2.
 
 # %%
 import tempfile
 from pathlib import Path
 
-from empirical.studies.tables.edge import FULL_BATCH, LIMIT, edge
+from empirical.studies.tables.edge import FULL_BATCH, STABILITY_LIMIT, measure_edge
 
 with tempfile.TemporaryDirectory() as folder:
-    found = edge(FULL_BATCH, Path(folder), points=8 if FAST else 40, progress=False)
+    edge = measure_edge(FULL_BATCH, Path(folder), points=8 if FAST else 40, progress=False)
 fig, ax = plt.subplots(figsize=(9, 2.8))
-ax.plot(found.steps, found.product, "o-", ms=3)
-ax.axhline(LIMIT, color="k", ls=":", lw=1)
+ax.plot(edge.steps, edge.product, "o-", ms=3)
+ax.axhline(STABILITY_LIMIT, color="k", ls=":", lw=1)
 ax.set(yscale="log", xlabel="step", ylabel="effective lr × curvature")
 plt.show()
 
 # %%
-found.before_the_break  # median over the last tenth of the fall
+edge.median_before_onset  # median over the last tenth of the decay phase
 
 # %% [markdown]
-# With mini-batches the break comes far below that edge: it is a random event, the likelier the higher the effective learning rate
-# (`docs/curvature.md`). `04_paper_figures` shows all this as the paper does, `05_your_training` in a training of your own.
+# With mini-batches training destabilizes far below this edge. A destabilization is then a random event, and becomes more likely as the
+# effective learning rate grows (`docs/curvature.md`). `04_paper_figures` shows all this in the figures of the paper, and
+# `05_your_training` in your own training.

@@ -1,1 +1,1 @@
-"""Trials: training runs whose outcome is held against theory and simulation."""
+"""Studies: sets of training runs that test claims, predictions and diagnoses."""

@@ -1,4 +1,4 @@
-"""Calibrates `simulate.PeriodModel.reference()` anew: `python -m empirical.studies.reference_model RUNS MODEL.json`."""
+"""Calibrate `simulate.PeriodModel.reference()`: `python -m empirical.studies.reference_model RUNS MODEL.json`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import simulate
 from empirical.config import RunConfig
 from empirical.runs.loop import train
 
-# the largest ηλ and a fifth of it, two seeds each: some 400 and 120 periods
+# ηλ = 0.01 and a fifth of it, two seeds each: about 400 and 120 periods
 CALIBRATION_RUNS = tuple(
     RunConfig(lr=0.5, wd=wd, model="convnet", steps=steps, seed=seed, evaluate_every=5000)
     for wd, steps in ((0.02, 30_000), (0.004, 60_000))
@@ -18,12 +18,12 @@ CALIBRATION_RUNS = tuple(
 
 
 def calibrate_reference(runs: Path, target: Path) -> simulate.PeriodModel:
-    """Train the reference ConvNet on `CALIBRATION_RUNS`, or continue stored runs, and calibrate.
+    """Train or continue the `CALIBRATION_RUNS` of the reference ConvNet, and fit a period model to them.
 
     Parameters
     ----------
-    runs : folder of the run folders.
-    target : file to write; replaced.
+    runs : folder that holds the run folders.
+    target : file to write; an existing one is replaced.
 
     Returns
     -------

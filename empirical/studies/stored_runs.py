@@ -1,4 +1,4 @@
-"""Runs that several tables or pictures need, each trained once, in a folder where they are used again."""
+"""Training runs that several tables or figures share: each is trained once and stored in a folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from simulate.trajectories.contract import COMPLETE
 def train_missing(
     runs: Iterable[RunConfig], folder: Path, executor: AnyExecutor | None = None, *, progress: bool | None = None
 ) -> None:
-    """Train runs that are not in a folder yet; of those that differ in their steps alone, the longest.
+    """Train the runs that are missing in a folder. Of runs that differ only in `steps`, only the longest is trained.
 
     Parameters
     ----------
-    runs : any number, the same more than once too.
+    runs : any number of runs; duplicates are allowed.
     folder, executor, progress : as in `empirical.sweep`.
 
     Raises
@@ -32,39 +32,40 @@ def train_missing(
     --------
     >>> train_missing([], Path("runs"))
     """
-    wanted = longest(runs)
-    if not wanted:
+    runs_to_train = longest_runs(runs)
+    if not runs_to_train:
         return
-    found = sweep(wanted, folder, executor, progress=progress)
-    failed = found.status.values == FAILED
+    table = sweep(runs_to_train, folder, executor, progress=progress)
+    failed = table.status.values == FAILED
     if failed.any():
-        raise RuntimeError(f"a training failed: {found.error.values[failed][0]}")
+        raise RuntimeError(f"a training failed: {table.error.values[failed][0]}")
 
 
-def longest(runs: Iterable[RunConfig]) -> Sequence[RunConfig]:
-    """Of runs that differ in their steps alone the longest, those with most steps first.
+def longest_runs(runs: Iterable[RunConfig]) -> Sequence[RunConfig]:
+    """Longest of the runs that differ only in `steps`, ordered by decreasing number of steps.
 
     Examples
     --------
-    >>> [run.steps for run in longest(RunConfig(lr=0.5, wd=wd, steps=n) for wd, n in ((0.01, 5), (0.02, 9), (0.01, 7)))]
+    >>> runs = [RunConfig(lr=0.5, wd=wd, steps=steps) for wd, steps in ((0.01, 5), (0.02, 9), (0.01, 7))]
+    >>> [run.steps for run in longest_runs(runs)]
     [9, 7]
     """
-    # later ones take the place of shorter ones
-    kept = {run.identity: run for run in sorted(runs, key=lambda run: run.steps)}
-    return sorted(kept.values(), key=lambda run: -run.steps)
+    # longer runs replace shorter ones of the same identity
+    longest_by_identity = {run.identity: run for run in sorted(runs, key=lambda run: run.steps)}
+    return sorted(longest_by_identity.values(), key=lambda run: -run.steps)
 
 
-def stored_run(folder: Path, run: RunConfig) -> xr.Dataset:
-    """Open a run of `train_missing`, up to its own steps.
+def load_stored_run(folder: Path, run: RunConfig) -> xr.Dataset:
+    """Open a run that `train_missing` stored, cut to the number of steps of this run.
 
     Parameters
     ----------
-    folder : of the runs.
-    run : one of them.
+    folder : folder of the runs.
+    run : configuration of the run.
 
     Returns
     -------
-    trajectory
+    Trajectory.
 
     Examples
     --------
@@ -72,12 +73,12 @@ def stored_run(folder: Path, run: RunConfig) -> xr.Dataset:
     >>> short, long = (RunConfig(lr=0.5, wd=0.01, width=8, steps=steps, evaluate_every=10) for steps in (20, 40))
     >>> with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(1) as executor:
     ...     train_missing([short, long], Path(folder), executor)
-    ...     dict(stored_run(Path(folder), short)[["loss", "test_loss"]].sizes)
+    ...     dict(load_stored_run(Path(folder), short)[["loss", "test_loss"]].sizes)
     {'step': 20, 'eval_step': 3}
     """
     whole = simulate.load(run_path(folder, run))
-    found = whole.isel(step=slice(0, run.steps))
+    part = whole.isel(step=slice(0, run.steps))
     if run.steps < whole.sizes["step"]:
-        found = found.assign(final_norm=whole.norm[run.steps].drop_vars(["step", "epoch"], errors="ignore"))
-        found["status"], found["status_step"] = COMPLETE, run.steps
-    return found.sel(eval_step=slice(0, run.steps)) if "eval_step" in found.dims else found
+        part = part.assign(final_norm=whole.norm[run.steps].drop_vars(["step", "epoch"], errors="ignore"))
+        part["status"], part["status_step"] = COMPLETE, run.steps
+    return part.sel(eval_step=slice(0, run.steps)) if "eval_step" in part.dims else part

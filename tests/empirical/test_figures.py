@@ -1,4 +1,4 @@
-"""The paper's figures: from runs that are trained once, in print quality, and what is said of them is seen in them."""
+"""Figures of the paper: trained once, drawn in print quality, with observations that the data support."""
 
 import concurrent.futures
 import dataclasses
@@ -17,10 +17,10 @@ import simulate
 import theory
 from empirical import RunConfig
 from empirical.reports.comparison import last_periods
-from empirical.studies.claims.study import NETWORKS, RUNS
+from empirical.studies.claims.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER
 from empirical.studies.paper_figures.all_figures import all_figures
 from empirical.studies.paper_figures.comparisons import measured_periods
-from empirical.studies.paper_figures.drawing import draw_figures, trajectories
+from empirical.studies.paper_figures.drawing import draw_figures, load_trajectories
 from empirical.studies.paper_figures.paper_figure import ONE_COLUMN, STYLE, TWO_COLUMNS
 from empirical.studies.stored_runs import train_missing
 from empirical.sweeps.task import run_path
@@ -32,7 +32,7 @@ LABELS = {
     "norm": {"step", "norm ρ", "effective lr η/ρ²", "rotation", "(radians per step)", "ηλ = 0.002"},
     "phase-picture": {"gradient norm g̃", "effective lr η̃ = η/ρ²", "step"},
     "periods": {"ηλ", "period T (steps)", "T·ηλ", "reduced model", "balance law"},
-    "width": {"width of the network", "spread of ln ρ", "rotation over that of equilibrium", "equilibrium", "periodic"},
+    "width": {"width of the network", "spread of ln ρ", "rotation relative to equilibrium", "equilibrium", "periodic"},
     "minima": {"periods between the minima", "angle (degrees)", "test error (%)"},
     "full-batch": {"step", "norm ρ", "training loss (nats)", "onset of a period"},
 }
@@ -52,7 +52,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def runs(files, folder):
-    return {name: trajectories(figure, folder / RUNS) for name, figure in FIGURES.items()}
+    return {name: load_trajectories(figure, folder / RUNS_SUBFOLDER) for name, figure in FIGURES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -62,19 +62,19 @@ def drawn(runs):
 
 
 def line(ax, label):
-    (found,) = [each for each in ax.lines if each.get_label() == label]
-    return np.array(found.get_xdata()), np.array(found.get_ydata())
+    (curve,) = [curve for curve in ax.lines if curve.get_label() == label]
+    return np.array(curve.get_xdata()), np.array(curve.get_ydata())
 
 
 def onsets_marked(ax):
-    return [each.get_xdata()[0] for each in ax.lines if len(set(each.get_xdata())) == 1 and len(each.get_xdata()) == 2]
+    return [mark.get_xdata()[0] for mark in ax.lines if len(set(mark.get_xdata())) == 1 and len(mark.get_xdata()) == 2]
 
 
-def test_what_is_no_figure_is_refused_before_anything_is_done(tmp_path):
+def test_unknown_figures_and_formats_are_refused_at_once(tmp_path):
     for options, error, words in (
         ({"names": ["norm", "norms"]}, ValueError, "names must be one of .*; got 'norms'"),
         ({"names": []}, ValueError, "names must be at least one"),
-        ({"names": "norm"}, TypeError, "names must be a sequence of words, got the one word 'norm'"),
+        ({"names": "norm"}, TypeError, "names must be a sequence of words, got the single word 'norm'"),
         ({"formats": ["tiff"]}, ValueError, "formats must be one of pdf, png, svg; got 'tiff'"),
         ({"formats": ()}, ValueError, "formats must be at least one"),
     ):
@@ -84,7 +84,7 @@ def test_what_is_no_figure_is_refused_before_anything_is_done(tmp_path):
 
 
 class TestFiles:
-    def test_there_is_one_for_each_figure_and_format(self, files, folder):
+    def test_one_file_for_each_figure_and_format(self, files, folder):
         assert files == {name: [folder / f"{name}.{kind}" for kind in FORMATS] for name in FIGURES}
         assert {path.name for path in folder.iterdir() if path.is_file()} == {
             path.name for paths in files.values() for path in paths
@@ -97,7 +97,7 @@ class TestFiles:
         # TrueType fonts, not outlines of single letters
         assert b"/FontFile2" in content
         assert b"/Type3" not in content
-        # the cloud of points of a phase picture, and its scale of colours, alone are pixels
+        # only the points of a phase picture and its colour scale are pixels
         assert (b"/Subtype /Image" in content) == (name == "phase-picture")
         width = float(re.search(rb"/MediaBox \[ 0 0 ([0-9.]+)", content)[1]) / 72
         assert any(width == pytest.approx(column, abs=0.01) for column in (ONE_COLUMN, TWO_COLUMNS))
@@ -105,35 +105,39 @@ class TestFiles:
     @each_figure
     def test_an_svg_keeps_its_text_and_carries_its_caption(self, files, name):
         root = ElementTree.parse(files[name][1]).getroot()
-        texts = {"".join(each.itertext()).strip() for each in root.iter("{http://www.w3.org/2000/svg}text")}
+        texts = {"".join(text.itertext()).strip() for text in root.iter("{http://www.w3.org/2000/svg}text")}
         assert texts >= LABELS[name]
         images = list(root.iter("{http://www.w3.org/2000/svg}image"))
         assert bool(images) == (name == "phase-picture")
-        assert f"{FIGURES[name].caption} {FIGURES[name].seen}" in "".join(root.itertext())
+        assert f"{FIGURES[name].caption} {FIGURES[name].observation}" in "".join(root.itertext())
 
-    def test_the_same_call_again_trains_nothing_and_gives_the_same_files(self, files, folder):
-        kept = [*(folder / RUNS).rglob("steps.log"), *(folder / NETWORKS).rglob("*.pt"), *folder.rglob("whole/*.log")]
-        assert len(kept) > 20
-        before = {path: path.stat().st_mtime_ns for path in kept}
+    def test_a_second_call_trains_nothing_and_gives_the_same_files(self, files, folder):
+        stored = [
+            *(folder / RUNS_SUBFOLDER).rglob("steps.log"),
+            *(folder / NETWORKS_SUBFOLDER).rglob("*.pt"),
+            *folder.rglob("whole/*.log"),
+        ]
+        assert len(stored) > 20
+        before = {path: path.stat().st_mtime_ns for path in stored}
         contents = {path: path.read_bytes() for paths in files.values() for path in paths}
         chosen = ["periods", "training-curves", "minima"]
         again = draw_figures(folder, chosen, fast=True, formats=FORMATS, executor=NoWorkers(), progress=False)
         assert again == {name: files[name] for name in chosen}
-        assert {path: path.stat().st_mtime_ns for path in kept} == before
+        assert {path: path.stat().st_mtime_ns for path in stored} == before
         assert {path: path.read_bytes() for path in contents} == contents
 
-    def test_runs_of_elsewhere_are_used(self, files, folder, tmp_path):
+    def test_runs_in_another_folder_are_used(self, files, folder, tmp_path):
         options = {"fast": True, "executor": NoWorkers(), "progress": False}
-        found = draw_figures(tmp_path, ["width"], runs=folder / RUNS, formats=("png",), **options)
-        assert found == {"width": [tmp_path / "width.png"]}
+        drawn = draw_figures(tmp_path, ["width"], runs=folder / RUNS_SUBFOLDER, formats=("png",), **options)
+        assert drawn == {"width": [tmp_path / "width.png"]}
         assert [path.name for path in tmp_path.iterdir()] == ["width.png"]
 
 
 class NoWorkers(concurrent.futures.Executor):
-    """That nothing may be given to."""
+    """Executor that must not be used."""
 
     def submit(self, *arguments, **options):
-        raise AssertionError("nothing was to be trained")
+        raise AssertionError("nothing should be trained")
 
 
 class TestData:
@@ -160,7 +164,7 @@ class TestData:
                 np.testing.assert_array_equal(y, run[name].sel(step=x))
                 assert x[-1] == run.step[-1]
             onsets = simulate.find_periods(run, discard=0).onsets
-            assert onsets_marked(column[0]) == [each for each in onsets if each >= x[0]]
+            assert onsets_marked(column[0]) == [onset for onset in onsets if onset >= x[0]]
             level = theory.equilibrium_rotation(run.attrs["lr"], run.attrs["wd"])
             assert line(column[2], "equilibrium")[1].tolist() == [level, level]
 
@@ -170,21 +174,21 @@ class TestData:
         x, y = line(ax, "one period")
         periods = simulate.find_periods(run)
         assert len(x) - 1 in periods.lengths.tolist()
-        # averages stay within what is averaged
+        # averages stay within the range of the data
         assert run.grad_norm.min() < x.min() < x.max() < run.grad_norm.max()
         assert run.effective_lr.min() < y.min() < y.max() < run.effective_lr.max()
-        assert sum(each.arrow_patch is not None for each in ax.texts) >= 4
+        assert sum(text.arrow_patch is not None for text in ax.texts) >= 4
 
     def test_periods(self, drawn, runs):
         left, right = drawn["periods"].axes
-        for rate, bars in zip((0.5, 0.1), zip(left.containers, right.containers, strict=True), strict=True):
-            groups = {name: group for name, group in runs["periods"].items() if name.startswith(f"lr={rate:g} ")}
-            assert bars[0].get_label() == f"training, η = {rate:g}"
+        for lr, bars in zip((0.5, 0.1), zip(left.containers, right.containers, strict=True), strict=True):
+            groups = {name: group for name, group in runs["periods"].items() if name.startswith(f"lr={lr:g} ")}
+            assert bars[0].get_label() == f"training, η = {lr:g}"
             means = np.array([[simulate.classify(run).periods.mean for run in group] for group in groups.values()])
             expected = np.stack([means.mean(axis=1), stats.sem(means, axis=1)], axis=1)
             order = np.argsort([float(name.rpartition("=")[2]) for name in groups])
-            products = np.sort([float(name.rpartition("=")[2]) for name in groups])
-            for bar, unit in zip(bars, (1, products), strict=True):
+            intrinsic_lrs = np.sort([float(name.rpartition("=")[2]) for name in groups])
+            for bar, unit in zip(bars, (1, intrinsic_lrs), strict=True):
                 np.testing.assert_allclose(bar.lines[0].get_ydata(), expected[order, 0] * unit)
                 ends = np.array([segment[:, 1] for segment in bar.lines[2][0].get_segments()])
                 np.testing.assert_allclose(np.ptp(ends, axis=1), 2 * expected[order, 1] * unit)
@@ -199,19 +203,19 @@ class TestData:
                 if marks.get_linestyle() == "None"
                 for x, y in zip(*marks.get_data(), strict=True)
             }
-            found = {int(width): [simulate.classify(run) for run in group] for width, group in runs["width"].items()}
+            results = {int(width): [simulate.classify(run) for run in group] for width, group in runs["width"].items()}
             assert points == {
-                (width, getattr(each, name), each.verdict) for width, group in found.items() for each in group
+                (width, getattr(result, name), result.verdict) for width, group in results.items() for result in group
             }
 
     def test_minima(self, drawn, runs):
-        (found,) = runs["minima"]["all"]
+        (minima,) = runs["minima"]["all"]
         left, right = drawn["minima"].axes
-        pairs = [(n, found.angle.values[:, i, i + n].mean(axis=0)) for n in range(1, 6) for i in range(6 - n)]
+        pairs = [(n, minima.angle.values[:, i, i + n].mean(axis=0)) for n in range(1, 6) for i in range(6 - n)]
         expected = [np.rad2deg(np.mean([angle for n, angle in pairs if n == apart])) for apart in range(1, 6)]
         np.testing.assert_allclose(line(left, "mean")[1], expected)
         for bar, name in zip(right.containers, ("test_error", "ensemble_test_error"), strict=True):
-            np.testing.assert_allclose(bar.lines[0].get_ydata(), 100 * found[name].mean("seed"))
+            np.testing.assert_allclose(bar.lines[0].get_ydata(), 100 * minima[name].mean("seed"))
 
     def test_full_batch(self, drawn, runs):
         (run,) = runs["full-batch"]["all"]
@@ -221,41 +225,41 @@ class TestData:
             assert onsets_marked(ax) == simulate.find_periods(run).onsets.tolist()
 
     @each_figure
-    def test_grey_prints_tell_curves_apart(self, drawn, name):
-        def looks(each):
-            return each.get_linestyle(), str(each.get_marker()), each.get_linewidth() > 1.1
+    def test_curves_differ_in_grey_prints(self, drawn, name):
+        def style(curve):
+            return curve.get_linestyle(), str(curve.get_marker()), curve.get_linewidth() > 1.1
 
         for ax in drawn[name].axes:
-            labelled = [each for each in ax.lines if not each.get_label().startswith("_") and each.get_label()]
+            labelled = [curve for curve in ax.lines if not curve.get_label().startswith("_") and curve.get_label()]
             for one, other in itertools.combinations(labelled, 2):
-                grey = [np.dot(to_rgb(each.get_color()), (0.3, 0.59, 0.11)) for each in (one, other)]
-                faint = [1.0 if each.get_alpha() is None else each.get_alpha() for each in (one, other)]
-                apart = looks(one) != looks(other) or abs(grey[0] - grey[1]) > 0.25 or faint[0] != faint[1]
-                assert apart, (one.get_label(), other.get_label())
+                grey = [np.dot(to_rgb(curve.get_color()), (0.3, 0.59, 0.11)) for curve in (one, other)]
+                faint = [1.0 if curve.get_alpha() is None else curve.get_alpha() for curve in (one, other)]
+                differ = style(one) != style(other) or abs(grey[0] - grey[1]) > 0.25 or faint[0] != faint[1]
+                assert differ, (one.get_label(), other.get_label())
 
 
-class TestWhatIsSeen:
-    """Sentence by sentence of `PaperFigure.seen`."""
+class TestObservations:
+    """Every sentence of `PaperFigure.observation`."""
 
-    def test_errors_jump_and_the_training_set_is_learned_again(self, runs):
+    def test_errors_rise_and_the_training_set_is_learned_again(self, runs):
         part, periods = last_periods(runs["training-curves"]["all"][0], 5)
-        jumps = []
+        rises = []
         for begin, end in itertools.pairwise(periods.onsets):
             period = part.sel(eval_step=slice(begin, end), step=slice(begin, end))
             before = float(period.loss[-30:-5].mean())
             assert float(period.loss[:20].max()) > 10 * before
             assert float(period.train_error.min()) < 0.02
-            jumps.append([float(error.max() / error.min()) for error in (period.train_error, period.test_error)])
-        # short periods have few evaluations, which may miss their ends
-        assert (np.median(jumps, axis=0) > [5, 2]).all(), jumps
+            rises.append([float(error.max() / error.min()) for error in (period.train_error, period.test_error)])
+        # short periods have few evaluations, which may miss their extremes
+        assert (np.median(rises, axis=0) > [5, 2]).all(), rises
 
-    def test_larger_products_have_shorter_periods_and_steps_turn_little(self, runs):
-        found = [simulate.classify(run) for group in runs["norm"].values() for run in group]
-        lengths = [each.periods.mean for each in found]
+    def test_larger_intrinsic_lrs_have_shorter_periods_and_rotation_is_small(self, runs):
+        results = [simulate.classify(run) for group in runs["norm"].values() for run in group]
+        lengths = [result.periods.mean for result in results]
         assert lengths == sorted(lengths, reverse=True)
-        assert all(each.rotation_ratio < 1 for each in found)
+        assert all(result.rotation_ratio < 1 for result in results)
 
-    def test_training_goes_round_clockwise(self, runs):
+    def test_periods_are_clockwise_loops(self, runs):
         (run,) = runs["phase-picture"]["all"]
         part, periods = last_periods(run, 8)
         areas = []
@@ -265,52 +269,52 @@ class TestWhatIsSeen:
             areas.append(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)) / 2)
         assert max(areas) < 0
 
-    def test_periods_depend_on_the_product(self, runs):
+    def test_periods_depend_on_the_intrinsic_lr(self, runs):
         lengths = {
             name: np.concatenate([simulate.find_periods(run).lengths for run in group])
             for name, group in runs["periods"].items()
         }
-        products = sorted({float(name.rpartition("=")[2]) for name in lengths})
-        model, together = simulate.PeriodModel.reference(), []
-        for rate in products:
-            one, other = (lengths[f"lr={lr:g} rate={rate:g}"] for lr in (0.5, 0.1))
+        intrinsic_lrs = sorted({float(name.rpartition("=")[2]) for name in lengths})
+        model, means = simulate.PeriodModel.reference(), []
+        for intrinsic_lr in intrinsic_lrs:
+            one, other = (lengths[f"lr={lr:g} intrinsic_lr={intrinsic_lr:g}"] for lr in (0.5, 0.1))
             error = np.hypot(stats.sem(one), stats.sem(other))
             assert error < 0.15 * one.mean()
             assert abs(one.mean() - other.mean()) < 3 * error
-            together.append(np.concatenate([one, other]).mean())
-            for predicted in (model.period(0.5, rate / 0.5).mean, model.law.period(0.5, rate / 0.5)):
-                assert predicted == pytest.approx(together[-1], rel=0.2)
-        slope = np.log(together[0] / together[-1]) / np.log(products[-1] / products[0])
+            means.append(np.concatenate([one, other]).mean())
+            for predicted in (model.period(0.5, intrinsic_lr / 0.5).mean, model.law.period(0.5, intrinsic_lr / 0.5)):
+                assert predicted == pytest.approx(means[-1], rel=0.2)
+        slope = np.log(means[0] / means[-1]) / np.log(intrinsic_lrs[-1] / intrinsic_lrs[0])
         assert 1 < slope < 1.4
 
     def test_the_model_was_calibrated_on_other_runs(self):
-        known = [
-            RunConfig.from_dict(json.loads(each.run)) for each in simulate.PeriodModel.reference().calibration_runs
+        calibration_runs = [
+            RunConfig.from_dict(json.loads(run.run)) for run in simulate.PeriodModel.reference().calibration_runs
         ]
         chosen = [figure for fast in (True, False) for figure in all_figures(fast) if figure.name == "periods"]
-        own = [run for figure in chosen for run in figure.all_runs]
-        assert {run.seed for run in own}.isdisjoint(each.seed for each in known)
+        figure_runs = [run for figure in chosen for run in figure.all_runs]
+        assert {run.seed for run in figure_runs}.isdisjoint(run.seed for run in calibration_runs)
 
-    def test_narrow_networks_rest_and_the_widest_swing(self, runs):
+    def test_narrow_networks_settle_and_the_widest_are_periodic(self, runs):
         groups = runs["width"]
         assert {simulate.classify(run).verdict for run in groups["8"]} == {"equilibrium"}
         assert {simulate.classify(run).verdict for run in groups["96"]} == {"periodic"}
 
-    def test_minima_are_others_and_together_no_worse(self, runs):
-        (found,) = runs["minima"]["all"]
-        degrees = np.rad2deg(found.angle.values)
+    def test_minima_differ_and_their_ensemble_is_no_worse(self, runs):
+        (minima,) = runs["minima"]["all"]
+        degrees = np.rad2deg(minima.angle.values)
         apart = [np.diagonal(degrees, n, axis1=1, axis2=2) for n in range(1, 6)]
         assert apart[0].min() > 5
-        means = [each.mean() for each in apart]
+        means = [angles.mean() for angles in apart]
         assert means == sorted(means)
-        assert float(found.ensemble_test_error[:, -1].mean()) <= float(found.test_error.mean())
+        assert float(minima.ensemble_test_error[:, -1].mean()) <= float(minima.test_error.mean())
 
     def test_full_batches_have_periods(self, runs):
         assert simulate.classify(runs["full-batch"]["all"][0]).verdict == "periodic"
 
 
 def ended_early(run, rows):
-    """What is left of a run that ended after so many steps."""
+    """Return the part of a run that ended after `rows` steps."""
     cut = run.isel(step=slice(0, rows))
     return cut.sel(eval_step=slice(0, rows)) if "eval_step" in cut.dims else cut
 
@@ -318,8 +322,8 @@ def ended_early(run, rows):
 class TestRunsThatEndedEarly:
     @pytest.mark.parametrize("rows", [1, 5, 150])
     @pytest.mark.parametrize("name", [name for name, figure in FIGURES.items() if figure.measure is None])
-    def test_a_first_run_leaves_a_figure_of_what_there_is(self, runs, name, rows, tmp_path):
-        groups = {group: list(found) for group, found in runs[name].items()}
+    def test_a_short_first_run_does_not_prevent_the_figure(self, runs, name, rows, tmp_path):
+        groups = {group: list(trajectories) for group, trajectories in runs[name].items()}
         first = next(iter(groups.values()))
         first[0] = ended_early(first[0], rows)
         with matplotlib.rc_context(STYLE):
@@ -336,23 +340,23 @@ class TestRunsThatEndedEarly:
     def test_widths_are_those_of_the_others(self, runs):
         groups = {name: [ended_early(group[0], 5), *group[1:]] for name, group in runs["width"].items()}
         for ax in FIGURES["width"].draw(groups).axes:
-            points = [each.get_xdata() for each in ax.lines if each.get_linestyle() == "None"]
+            points = [curve.get_xdata() for curve in ax.lines if curve.get_linestyle() == "None"]
             assert sorted(np.concatenate(points)) == sorted(int(name) for name in groups)
 
-    def test_figures_that_nothing_is_left_of_are_left_out(self, files, folder, tmp_path, monkeypatch):
+    def test_figures_without_data_are_left_out(self, files, folder, tmp_path, monkeypatch):
         def stored(runs, run):
-            found = simulate.load(run_path(runs, run))
-            return found if run.sampling == "full_batch" else ended_early(found, 5)
+            trajectory = simulate.load(run_path(runs, run))
+            return trajectory if run.sampling == "full_batch" else ended_early(trajectory, 5)
 
-        monkeypatch.setattr("empirical.studies.paper_figures.drawing.stored_run", stored)
+        monkeypatch.setattr("empirical.studies.paper_figures.drawing.load_stored_run", stored)
         options = {"fast": True, "formats": ("svg",), "executor": NoWorkers(), "progress": False}
-        with pytest.warns(UserWarning, match="is left out") as told:
-            found = draw_figures(tmp_path, ["width", "periods", "full-batch"], runs=folder / RUNS, **options)
-        assert [str(each.message) for each in told] == [
-            "the figure width is left out: every run ended before it could be judged",
+        with pytest.warns(UserWarning, match="is left out") as warned:
+            drawn = draw_figures(tmp_path, ["width", "periods", "full-batch"], runs=folder / RUNS_SUBFOLDER, **options)
+        assert [str(warning.message) for warning in warned] == [
+            "the figure width is left out: every run is too short to classify",
             "the figure periods is left out: no run has a period",
         ]
-        assert found == {"full-batch": [tmp_path / "full-batch.svg"]}
+        assert drawn == {"full-batch": [tmp_path / "full-batch.svg"]}
         assert [path.name for path in tmp_path.iterdir()] == ["full-batch.svg"]
 
 
@@ -360,12 +364,12 @@ class TestRunsThatEndedEarly:
 def full_runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     draw_figures(folder, progress=False)
-    return {figure.name: trajectories(figure, folder / RUNS) for figure in all_figures()}
+    return {figure.name: load_trajectories(figure, folder / RUNS_SUBFOLDER) for figure in all_figures()}
 
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(1200)
-class TestWhatIsSeenAtFullSize(TestWhatIsSeen):
+class TestObservationsAtFullSize(TestObservations):
     @pytest.fixture
     def runs(self, full_runs):
         return full_runs
@@ -373,10 +377,15 @@ class TestWhatIsSeenAtFullSize(TestWhatIsSeen):
 
 class TestScales:
     @pytest.mark.parametrize("fast", [True, False])
-    def test_at_the_papers_scale_it_is_the_same_figure(self, fast):
+    def test_the_figure_is_the_same_at_paper_scale(self, fast):
         for figure in all_figures(fast):
             large = figure.at_paper_scale()
-            assert (large.name, large.caption, large.draw, large.seen) == (figure.name, figure.caption, figure.draw, "")
+            assert (large.name, large.caption, large.draw, large.observation) == (
+                figure.name,
+                figure.caption,
+                figure.draw,
+                "",
+            )
             assert [(name, [run.seed for run in group]) for name, group in large.runs.items()] == [
                 (name, [run.seed for run in group]) for name, group in figure.runs.items()
             ]
@@ -388,8 +397,8 @@ class TestScales:
                 {run.seed for run in figure.all_runs}
             )
 
-    def test_runs_of_that_scale_are_drawn(self, tmp_path, monkeypatch):
-        # of which a machine without a GPU trains none: a stand-in for networks and steps
+    def test_runs_at_paper_scale_are_drawn(self, tmp_path, monkeypatch):
+        # a stand-in for the large networks, which need a GPU
         def smaller(run):
             return dataclasses.replace(run, model="mlp", width=24, steps=1200)
 
@@ -397,9 +406,9 @@ class TestScales:
         names = ["norm", "phase-picture", "periods"]
         options = {"fast": True, "paper_scale": True, "formats": ("svg",), "progress": False}
         with concurrent.futures.ThreadPoolExecutor(1) as here:
-            found = draw_figures(tmp_path, names, executor=here, **options)
-        assert list(found) == names
-        text = found["periods"][0].read_text(encoding="utf-8")
+            drawn = draw_figures(tmp_path, names, executor=here, **options)
+        assert list(drawn) == names
+        text = drawn["periods"][0].read_text(encoding="utf-8")
         # the reference model is of another network
         assert "training, η = 0.1" in text
         assert "balance law" not in text
@@ -409,7 +418,7 @@ def broken():
     raise OSError("no such data")
 
 
-def test_a_failed_training_is_told(tmp_path):
+def test_a_failed_training_is_reported(tmp_path):
     run = RunConfig(lr=0.5, wd=0.01, dataset=f"{__name__}:broken", steps=10)
     with concurrent.futures.ThreadPoolExecutor(1) as here, pytest.raises(RuntimeError, match="no such data"):
         train_missing([run], tmp_path / "runs", here, progress=False)

@@ -19,7 +19,7 @@ DATA = load_data("digits", torch.float64, torch.device("cpu"))
 
 
 def plain(config, change=lambda net, before: None):
-    """Losses of full-batch steps in a plain loop; `change` is made after each step."""
+    """Losses of full-batch steps in a plain loop; `change` is called after each step."""
     net = build_network(config, DATA.inputs, 10)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=config.lr, weight_decay=config.wd)
@@ -49,7 +49,7 @@ def test_full_batch_descent(engine):
 
 
 @pytest.mark.parametrize("engine", ["eager", "replicas"])
-def test_micro_batches_are_the_whole_batch_but_for_batch_normalization(engine):
+def test_micro_batches_equal_the_whole_batch_except_for_batch_normalization(engine):
     config = dataclasses.replace(BASE, sampling="full_batch", engine=engine, normalization="layer")
     whole = train(config)
     in_parts = train(dataclasses.replace(config, micro_batch=100))
@@ -62,7 +62,7 @@ def test_micro_batches_are_the_whole_batch_but_for_batch_normalization(engine):
 
 @pytest.mark.parametrize("engine", ["eager", "replicas"])
 @pytest.mark.parametrize("optimizer", [theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=576)], ids=repr)
-def test_a_fixed_norm_stays_to_rounding(engine, optimizer):
+def test_a_fixed_norm_is_constant_up_to_rounding(engine, optimizer):
     config = dataclasses.replace(
         BASE,
         wd=0.0,
@@ -98,14 +98,14 @@ def test_descent_on_the_sphere_is_projected_descent():
 
 
 @pytest.mark.parametrize("engine", ["eager", "replicas"])
-def test_a_fixed_effective_lr_obeys_its_own_law(engine):
+def test_the_norm_at_fixed_effective_lr_follows_its_law(engine):
     config = dataclasses.replace(BASE, fixed="effective_lr", engine=engine, lr=0.05, wd=0.1)
     run = train(config)
     np.testing.assert_allclose(run.effective_lr, 0.05)
     square = np.append(run.norm, run.final_norm) ** 2
-    k, along = config.lr * config.wd, (config.lr * run.grad_norm.values) ** 2
+    intrinsic_lr, growth = config.lr * config.wd, (config.lr * run.grad_norm.values) ** 2
     # x⁺ = (1-ηλ)x - ηρ²∇f(x)
-    np.testing.assert_allclose(square[1:], square[:-1] * ((1 - k) ** 2 + along), rtol=1e-10)
+    np.testing.assert_allclose(square[1:], square[:-1] * ((1 - intrinsic_lr) ** 2 + growth), rtol=1e-10)
     # without decay the directions are those on the unit sphere
     free = train(dataclasses.replace(config, wd=0.0))
     on_sphere = train(dataclasses.replace(config, wd=0.0, fixed="norm", init_norm=1.0))
@@ -130,7 +130,7 @@ def test_other_weights_have_their_own_decay(engine):
 
 
 @pytest.mark.parametrize("fixed", ["norm", "effective_lr"])
-def test_what_is_fixed_survives_a_stop(tmp_path, fixed):
+def test_a_fixed_norm_survives_an_interruption(tmp_path, fixed):
     config = dataclasses.replace(BASE, fixed=fixed, wd=0.0, dtype="float32", optimizer=theory.SGD(momentum=0.5))
     whole = train(config)
     train(dataclasses.replace(config, steps=13), tmp_path / "run")

@@ -1,1 +1,1 @@
-"""Statements of the paper and of its neighbours, each on trial with real training."""
+"""Claims of the paper and of related work, each tested by training."""

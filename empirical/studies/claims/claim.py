@@ -1,4 +1,4 @@
-"""A statement on trial: what is trained, what is measured, and by which rule it is judged."""
+"""A claim: what is trained, what is measured, and the rule that decides."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ import numpy.typing as npt
 
 from empirical.config import RunConfig
 from empirical.presets import at_paper_scale
-from empirical.studies.claims.rules import Judged, Rule
-from empirical.studies.claims.statistics import Figure, Trajectories
+from empirical.studies.claims.rules import DecisionRule, Judgement
+from empirical.studies.claims.statistics import Statistic, Trajectories
 
-# By group, a run for each seed; figures pair runs of the same seed.
-Runs = Mapping[str, Sequence[RunConfig]]
+# Runs by group, one per seed. Statistics of two groups pair their runs in this order.
+RunGroups = Mapping[str, Sequence[RunConfig]]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement, its experiment, and a control that its rule must not pass.
+    """One claim, its experiment, and a control that must not pass its rule.
 
     Attributes
     ----------
-    name : of one or a few words, with hyphens.
+    name : a few words with hyphens.
     statement : one sentence.
-    source : where it is stated.
-    runs : what is trained, by group.
-    figure : one number for each seed, from the trajectories.
-    figure_name : what it is, with its unit.
-    rule, reason : by which it is judged, and why with this threshold.
-    control : runs of which the statement is not true, of the same groups.
-    control_name : what they are.
-    shown : group of the control whose first run is drawn, beside the first of each group of the claim.
-    drawn : what of it: a variable of a trajectory, or `figures.GRADIENT`.
-    scale : what would have to be larger where the statement does not hold here.
-    fast : whether it is part of the quick subset.
+    source : publication that makes the claim.
+    runs : runs to train, by group.
+    statistic : returns one number per seed, computed from the trajectories.
+    statistic_name : what the number is, with its unit.
+    rule, reason : rule that decides, and the reason for its threshold.
+    control : runs for which the claim is false, with the same groups.
+    control_name : description of the control.
+    drawn_group : group of the control whose first run is drawn, next to the first run of each group of the claim.
+    drawn_variable : variable of a trajectory to draw, or `statistics.PLAIN_GRADIENT`.
+    scale : what the claim would need to hold, where it does not hold at this scale.
+    fast : whether the claim is part of the fast subset.
     """
 
     name: str
     statement: str
     source: str
-    runs: Runs
-    figure: Figure
-    figure_name: str
-    rule: Rule
+    runs: RunGroups
+    statistic: Statistic
+    statistic_name: str
+    rule: DecisionRule
     reason: str
-    control: Runs
+    control: RunGroups
     control_name: str
-    shown: str
-    drawn: str = "norm"
+    drawn_group: str
+    drawn_variable: str = "norm"
     scale: str = ""
     fast: bool = False
 
     def at_paper_scale(self) -> Claim:
-        """The same statement, figure and rule, with claim and control at the scale of the paper, for a GPU.
+        """Return the same claim, statistic and rule with runs and control at the scale of the paper, for a GPU.
 
         Examples
         --------
@@ -64,8 +64,8 @@ class Claim:
         'cifar10'
         """
         runs, control = (
-            {name: [at_paper_scale(run) for run in group] for name, group in each.items()}
-            for each in (self.runs, self.control)
+            {name: [at_paper_scale(run) for run in group] for name, group in groups.items()}
+            for groups in (self.runs, self.control)
         )
         return dataclasses.replace(self, runs=runs, control=control)
 
@@ -76,46 +76,46 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came out of a claim.
+class ClaimResult:
+    """Result of testing a claim.
 
     Attributes
     ----------
-    claim : what was on trial.
-    judged, control : verdicts of the runs and of the control.
-    figures, control_figures : one for each seed.
+    claim : the claim.
+    judgement, control : judgement of the runs and of the control.
+    values, control_values : statistic of each seed.
     """
 
     claim: Claim
-    judged: Judged
-    control: Judged
-    figures: npt.NDArray[np.float64] = field(repr=False)
-    control_figures: npt.NDArray[np.float64] = field(repr=False)
+    judgement: Judgement
+    control: Judgement
+    values: npt.NDArray[np.float64] = field(repr=False)
+    control_values: npt.NDArray[np.float64] = field(repr=False)
 
 
-def outcome(claim: Claim, runs: Trajectories, control: Trajectories) -> Outcome:
-    """Judge a claim by what was trained.
+def judge_claim(claim: Claim, runs: Trajectories, control: Trajectories) -> ClaimResult:
+    """Compute the statistics of a claim and its control, and apply the rule.
 
     Parameters
     ----------
-    claim : the statement.
-    runs, control : trajectories of its groups.
+    claim : the claim.
+    runs, control : trajectories of the runs and of the control, by group.
 
     Examples
     --------
     >>> import xarray as xr
     >>> from empirical.studies.claims.rules import Between
-    >>> steps = {"a": [xr.Dataset({"norm": ("step", [1.0, 1.1 + seed / 100])}) for seed in range(3)]}
-    >>> falls = {"a": [xr.Dataset({"norm": ("step", [1.0, 0.9])})] * 3}
+    >>> rising = {"a": [xr.Dataset({"norm": ("step", [1.0, 1.1 + seed / 100])}) for seed in range(3)]}
+    >>> falling = {"a": [xr.Dataset({"norm": ("step", [1.0, 0.9])})] * 3}
     >>> claim = Claim("rises", "The norm rises.", "nobody", {}, lambda runs: [float(r.norm[-1]) for r in runs["a"]],
-    ...               "last norm", Between(low=1.0), "it began at 1", {}, "falls", "a")
-    >>> found = outcome(claim, steps, falls)
-    >>> found.judged.verdict, found.control.verdict
-    ('holds', 'does not hold here')
+    ...               "last norm", Between(low=1.0), "the norm starts at 1", {}, "falling", "a")
+    >>> result = judge_claim(claim, rising, falling)
+    >>> result.judgement.verdict, result.control.verdict
+    ('holds', 'fails')
     """
-    figures, control_figures = (
-        np.asarray(claim.figure(each), dtype=np.float64).reshape(-1) for each in (runs, control)
+    values, control_values = (
+        np.asarray(claim.statistic(trajectories), dtype=np.float64).reshape(-1) for trajectories in (runs, control)
     )
-    # of a loss that overflowed no mean can be told
-    figures, control_figures = (np.where(np.isfinite(each), each, np.nan) for each in (figures, control_figures))
-    return Outcome(claim, claim.rule.judge(figures), claim.rule.judge(control_figures), figures, control_figures)
+    # a loss that overflowed has no finite mean
+    values, control_values = (np.where(np.isfinite(array), array, np.nan) for array in (values, control_values))
+    return ClaimResult(claim, claim.rule.judge(values), claim.rule.judge(control_values), values, control_values)

@@ -1,4 +1,4 @@
-"""SGD whose weight decay falls with the learning rate."""
+"""SGD with a weight decay proportional to the learning rate."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from theory.sgd import SGD
 
 @dataclass(frozen=True, repr=False)
 class CorrectedSGD(ShortRepr):
-    """Plain SGD with the weight decay λη_t/η_max of `theory.corrected_decay`, where λ is that at the largest rate.
+    """Plain SGD with the weight decay λη_t/η_max of `theory.corrected_decay`; λ is the decay at the largest lr.
 
     Parameters
     ----------
-    lr_max : η_max > 0, the largest rate of the schedule.
+    lr_max : η_max > 0, the largest learning rate of the schedule.
 
     Source: Defazio 2025, arXiv 2506.02285; docs/mathematics.md §9.
 
@@ -36,7 +36,7 @@ class CorrectedSGD(ShortRepr):
         check_number("lr_max", self.lr_max, above=0)
 
     def start(self, weights: Any) -> tuple[Any, ...]:
-        """Return the state before the first step: nothing.
+        """Return the state before the first step, which is empty.
 
         Examples
         --------
@@ -46,7 +46,7 @@ class CorrectedSGD(ShortRepr):
         return SGD().start(weights)
 
     def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
-        """Return weights and state after one step, as `theory.SGD` does.
+        """Return weights and state after one step of `theory.SGD` with the corrected decay.
 
         Examples
         --------
@@ -56,7 +56,7 @@ class CorrectedSGD(ShortRepr):
         return SGD().update(weights, gradient, state, lr, wd * (lr / self.lr_max))
 
     def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ*, nearly the same at all rates: ρ*⁴ = η_max g̃²/(λ(2-η²λ/η_max)).
+        """Return ρ*, which hardly depends on the learning rate: ρ*⁴ = η_max g̃²/(λ(2-η²λ/η_max)).
 
         Examples
         --------
@@ -68,7 +68,7 @@ class CorrectedSGD(ShortRepr):
         return SGD().equilibrium_norm(lr, wd * lr / self.lr_max, grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ*, which falls with the square of the rate.
+        """Return 1 - cos θ*, which is proportional to the square of the learning rate.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Decision rules: what the figures of several seeds say of a statement. They are fixed before any run is made."""
+"""Rules that decide a claim from the statistics of several seeds. They are fixed before any run."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ import numpy.typing as npt
 
 from theory.arguments import check_number
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold here", "not decided"
+HOLDS, FAILS, UNDECIDED = "holds", "fails", "undecided"
 SEEDS_MIN = 3
 _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a rule made of figures.
+class Judgement:
+    """Verdict of a rule.
 
     Attributes
     ----------
-    verdict : "holds", "does not hold here" or "not decided".
-    figure, error : mean of the seeds and its standard error.
+    verdict : "holds", "fails" or "undecided".
+    mean, error : mean over the seeds and its standard error.
     count : number of seeds.
     """
 
     verdict: str
-    figure: float
+    mean: float
     error: float
     count: int
 
     def __str__(self) -> str:
-        return f"{self.figure:.3g} ± {self.error:.2g} (n = {self.count}): {self.verdict}"
+        return f"{self.mean:.3g} ± {self.error:.2g} (n = {self.count}): {self.verdict}"
 
 
 @dataclass(frozen=True)
 class Between:
-    """The mean over all seeds lies between two limits; decided where its 95 % interval lies on one side of each.
+    """The mean over all seeds lies between two limits.
+
+    The claim holds if the 95 % interval of the mean lies between the limits. It fails if the interval lies outside.
 
     Attributes
     ----------
@@ -47,7 +49,7 @@ class Between:
     --------
     >>> rule = Between(high=0.15, low=-0.15)
     >>> str(rule), rule.judge([0.01, 0.02, -0.01]).verdict, rule.judge([0.3, 0.31, 0.32]).verdict
-    ('-0.15 < mean < 0.15', 'holds', 'does not hold here')
+    ('-0.15 < mean < 0.15', 'holds', 'fails')
     """
 
     low: float = -math.inf
@@ -55,52 +57,53 @@ class Between:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise ValueError(f"low must be a number below high, got {self.low} and {self.high}")
+            raise ValueError(f"low must be less than high, got {self.low} and {self.high}")
 
     def __str__(self) -> str:
         left = "" if math.isinf(self.low) else f"{self.low:g} < "
         right = "" if math.isinf(self.high) else f" < {self.high:g}"
         return f"{left}mean{right}"
 
-    def judge(self, figures: npt.ArrayLike) -> Judged:
-        """Judge the figures of the seeds.
+    def judge(self, values: npt.ArrayLike) -> Judgement:
+        """Return the verdict on the statistics of the seeds.
 
         Raises
         ------
-        ValueError : fewer than three.
+        ValueError : fewer than three seeds.
         """
-        values = _figures(figures)
-        mean, error = float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size))
-        # imported here: half a second that the command line should not pay
+        numbers = _checked_values(values)
+        mean, error = float(numbers.mean()), float(numbers.std(ddof=1) / math.sqrt(numbers.size))
+        # imported here because it takes half a second
         from scipy.stats import t
 
-        reach = float(t.ppf((1 + _CONFIDENCE) / 2, values.size - 1)) * error
+        half_width = float(t.ppf((1 + _CONFIDENCE) / 2, numbers.size - 1)) * error
         if not math.isfinite(mean):
             verdict = UNDECIDED
-        elif mean - reach > self.low and mean + reach < self.high:
+        elif mean - half_width > self.low and mean + half_width < self.high:
             verdict = HOLDS
-        elif mean + reach <= self.low or mean - reach >= self.high:
+        elif mean + half_width <= self.low or mean - half_width >= self.high:
             verdict = FAILS
         else:
             verdict = UNDECIDED
-        return Judged(verdict, mean, error, values.size)
+        return Judgement(verdict, mean, error, numbers.size)
 
 
 @dataclass(frozen=True)
 class EverySeed:
-    """The figure, 1 for yes and 0 for no, is yes for every seed; it does not hold if it is no for all but one or more.
+    """The indicator, 1 for yes and 0 for no, is 1 for every seed.
 
-    NaN, of a run of which it could not be told, leaves it undecided.
+    The claim holds if every seed gives 1. It fails if at most one seed does. NaN, from a run too short to classify,
+    leaves it undecided.
 
     Attributes
     ----------
-    seeds : that are needed. Of five that say yes or no by chance, all say yes in 3 % of cases.
+    seeds : number of seeds needed. Five seeds that are 0 or 1 by chance are all 1 in 3 % of cases.
 
     Examples
     --------
     >>> rule = EverySeed()
-    >>> [rule.judge(figures).verdict for figures in ([1] * 5, [1, 1, 1, 1, 0], [0, 0, 0, 0, 1])]
-    ['holds', 'not decided', 'does not hold here']
+    >>> [rule.judge(values).verdict for values in ([1] * 5, [1, 1, 1, 1, 0], [0, 0, 0, 0, 1])]
+    ['holds', 'undecided', 'fails']
     """
 
     seeds: int = 5
@@ -108,33 +111,33 @@ class EverySeed:
     def __str__(self) -> str:
         return f"yes for each of {self.seeds} seeds"
 
-    def judge(self, figures: npt.ArrayLike) -> Judged:
-        """Judge the figures of the seeds.
+    def judge(self, values: npt.ArrayLike) -> Judgement:
+        """Return the verdict on the statistics of the seeds.
 
         Raises
         ------
-        ValueError : fewer than three, or a figure that is neither yes nor no.
+        ValueError : fewer than three seeds, or a value that is not 0, 1 or NaN.
         """
-        values = _figures(figures)
-        if not np.isin(values[~np.isnan(values)], (0, 1)).all():
-            raise ValueError(f"figures must be 0, 1 or NaN, got {values.tolist()}")
-        if np.isnan(values).any():
-            return Judged(UNDECIDED, math.nan, math.nan, values.size)
-        yes = int(values.sum())
-        share = yes / values.size
-        enough = values.size >= self.seeds
-        verdict = HOLDS if yes == values.size and enough else FAILS if yes <= 1 and enough else UNDECIDED
-        return Judged(verdict, share, math.sqrt(share * (1 - share) / values.size), values.size)
+        indicators = _checked_values(values)
+        if not np.isin(indicators[~np.isnan(indicators)], (0, 1)).all():
+            raise ValueError(f"values must be 0, 1 or NaN, got {indicators.tolist()}")
+        if np.isnan(indicators).any():
+            return Judgement(UNDECIDED, math.nan, math.nan, indicators.size)
+        ones = int(indicators.sum())
+        share = ones / indicators.size
+        enough = indicators.size >= self.seeds
+        verdict = HOLDS if ones == indicators.size and enough else FAILS if ones <= 1 and enough else UNDECIDED
+        return Judgement(verdict, share, math.sqrt(share * (1 - share) / indicators.size), indicators.size)
 
 
-Rule = Between | EverySeed
+DecisionRule = Between | EverySeed
 
 
-def _figures(figures: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    values = np.asarray(figures, dtype=float).reshape(-1)
-    if values.size < SEEDS_MIN:
-        raise ValueError(f"figures must be of at least {SEEDS_MIN} seeds, got {values.size}")
-    for value in values:
-        if not math.isnan(value):
-            check_number("figures", value)
-    return values
+def _checked_values(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    numbers = np.asarray(values, dtype=float).reshape(-1)
+    if numbers.size < SEEDS_MIN:
+        raise ValueError(f"values must be from at least {SEEDS_MIN} seeds, got {numbers.size}")
+    for number in numbers:
+        if not math.isnan(number):
+            check_number("values", number)
+    return numbers

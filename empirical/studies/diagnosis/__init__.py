@@ -1,1 +1,1 @@
-"""Diagnosis tested on trainings with known causes."""
+"""Test of the diagnosis on trainings with known causes."""

@@ -1,4 +1,4 @@
-"""Trainings in which something is made to happen on purpose: the cases on which the diagnosis of spikes is judged."""
+"""Trainings with a known cause of their loss spikes, on which the diagnosis is tested."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ LABELS = (NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, NOISE)
 
 @dataclass(frozen=True)
 class LabelledRun:
-    """A training and what is made to happen in it.
+    """A training and the event that is triggered in it.
 
     Attributes
     ----------
-    label : one of `LABELS`: what its spikes are.
-    settings : of its `RunConfig`, `lr`, `wd` and `steps` among them.
-    event : what happens at step `at`: "wrong labels", "one label" or "noise for images" in one batch; "lr times …";
-        "labels renamed", "labels drawn" (half of them at random), "negatives" or "pixels shuffled" from there on;
-        gradients that overflow, and the step is made with what is "infinite" or "skipped"; None: nothing happens.
+    label : one of `LABELS`, the cause of its spikes.
+    settings : fields of its `RunConfig`, among them `lr`, `wd` and `steps`.
+    event : what happens at step `at`; None for no event. In one batch: "wrong labels", "one label" or "noise for
+        images". From this step on: "lr times …", "labels renamed", "labels drawn" (half of them at random), "negatives"
+        or "pixels shuffled". Gradients that overflow: "infinite" if the step is made, "skipped" if not.
     at : step of the event.
-    seed : of weights, batches and event.
+    seed : seed of weights, batches and event.
     """
 
     label: str
@@ -51,11 +51,11 @@ class LabelledRun:
 
 
 def train_labelled(case: LabelledRun) -> xr.Dataset:
-    """Train as anyone would, with PyTorch's own optimizer, and return the log: loss, lr, weight and gradient norm.
+    """Train in a plain PyTorch loop and return the log: loss, lr, weight norm and gradient norm.
 
     Parameters
     ----------
-    case : what is to happen.
+    case : settings and event.
 
     Examples
     --------
@@ -68,11 +68,11 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
     setup = prepare(config)
     model, data = setup.problem.model.train(), setup.data
     inputs, targets = data.inputs, data.targets
-    members = [name for group in setup.described["group_weights"].values() for name in group]
+    members = [name for group in setup.description["group_weights"].values() for name in group]
     named = dict(model.named_parameters())
     watched = [named[name] for name in members]
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(config, trained, lr)
+    optimizer = _make_optimizer(config, trained, lr)
     generator = torch.Generator().manual_seed(case.seed)
     size = len(targets) if config.sampling == "full_batch" else config.batch_size
     rows = np.full((config.steps, 4), np.nan)
@@ -86,13 +86,13 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
         if happens and case.label == LR_STEP:
             optimizer.param_groups[0]["lr"] = lr * float(str(case.event).rpartition(" ")[2])
         elif happens and (case.label == DATA_SHIFT or (case.label == BAD_BATCH and step == case.at)):
-            batch, classes = _changed(str(case.event), batch, classes, generator)
+            batch, classes = _apply_event(str(case.event), batch, classes, generator)
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(batch), classes)
         loss.backward()
         overflows = step == case.at and case.label == OVERFLOW
         if overflows:
-            loss = _overflown(loss, trained)
+            loss = _overflow(loss, trained)
         with torch.no_grad():
             rows[step] = (
                 loss.item(),
@@ -106,7 +106,7 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
     return training_log(columns, wd=config.wd, optimizer=config.optimizer)
 
 
-def _optimizer(config: RunConfig, trained: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+def _make_optimizer(config: RunConfig, trained: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     rule = config.optimizer
     if isinstance(rule, theory.AdamW):
         return torch.optim.AdamW(trained, lr=lr, betas=rule.betas, weight_decay=config.wd)
@@ -114,7 +114,7 @@ def _optimizer(config: RunConfig, trained: list[nn.Parameter], lr: float) -> tor
     return torch.optim.SGD(trained, lr=lr, momentum=rule.momentum, weight_decay=config.wd)
 
 
-def _changed(event: str, batch: Tensor, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _apply_event(event: str, batch: Tensor, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     count = int(classes.max()) + 1
     if event == "wrong labels":
         return batch, (classes + torch.randint(1, count, classes.shape, generator=generator)) % count
@@ -125,19 +125,19 @@ def _changed(event: str, batch: Tensor, classes: Tensor, generator: torch.Genera
     if event == "labels renamed":
         return batch, (classes + 1) % count
     if event == "labels drawn":
-        drawn = torch.randint(0, count, classes.shape, generator=generator)
-        return batch, torch.where(torch.rand(classes.shape, generator=generator) < 0.5, drawn, classes)
+        random_classes = torch.randint(0, count, classes.shape, generator=generator)
+        return batch, torch.where(torch.rand(classes.shape, generator=generator) < 0.5, random_classes, classes)
     if event == "negatives":
         return -batch, classes
     assert event == "pixels shuffled"
     flat = batch.flatten(1)
-    shuffled = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0))
-    return flat[:, shuffled].reshape(batch.shape), classes
+    order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0))
+    return flat[:, order].reshape(batch.shape), classes
 
 
-def _overflown(loss: Tensor, trained: list[nn.Parameter]) -> Tensor:
-    """What half precision makes of loss and gradients when the scale of the loss is too large."""
-    scale = 2.0**40  # of a scaler that grew for too long
+def _overflow(loss: Tensor, trained: list[nn.Parameter]) -> Tensor:
+    """Round loss and gradients to half precision with too large a loss scale, in place for the gradients."""
+    scale = 2.0**40  # loss scale that grew for too long
     for p in trained:
         if p.grad is not None:
             p.grad = (p.grad * scale).half().float() / scale
@@ -160,18 +160,18 @@ _OTHER_EVENTS = {
 
 
 def development_runs() -> list[LabelledRun]:
-    """Cases with which the rules of the diagnosis were made.
+    """Labelled runs with which the rules of the diagnosis were developed.
 
-    148 of them were held out first. Of the first half 89 % of the diagnoses were right; four of the eight others were
-    one hard batch of a network that had learned all samples, which was taken for a change of the data. Of the second
-    half, under rules that left such batches alone, 86 % were right, 5 % unknown, 4 % missed and 4 % wrong.
+    Two sets of 74 of them were held-out at first. In the first set 89 % of the diagnoses were right; four of the eight
+    others took one hard batch of a network that had learned all samples for a data shift. The rules then left such
+    batches alone. In the second set 86 % were right, 5 % unknown, 4 % missed and 4 % wrong.
 
     Examples
     --------
     >>> len(development_runs())
     220
     """
-    swing: tuple[dict[str, Any], ...] = (
+    periodic: tuple[dict[str, Any], ...] = (
         {"width": 64, "lr": 0.5, "wd": 0.004, "steps": 5000},
         {"width": 96, "lr": 0.5, "wd": 0.002, "steps": 8000},
         {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.008, "steps": 3500},
@@ -185,7 +185,7 @@ def development_runs() -> list[LabelledRun]:
         {"model": "convnet", "width": 8, "lr": 1e-3, "wd": 2.0, "optimizer": _ADAMW, "steps": 4000},
         {"model": "convnet", "width": 8, "normalization": "group", "lr": 0.5, "wd": 0.008, "steps": 3000},
     )
-    quiet: tuple[dict[str, Any], ...] = (
+    steady: tuple[dict[str, Any], ...] = (
         {"width": 16, "lr": 0.5, "wd": 0.01},
         {"width": 64, "batch_size": 16, "lr": 0.5, "wd": 0.01},
         {"width": 64, "label_noise": 0.1, "lr": 0.5, "wd": 0.01},
@@ -199,11 +199,11 @@ def development_runs() -> list[LabelledRun]:
         {"width": 64, "dataset": "mnist5k", "lr": 0.3, "wd": 0.02},
         {"width": 20, "batch_size": 8, "lr": 0.5, "wd": 0.02},
     )
-    return [*_swinging(swing, 0), *_with_events(quiet, _EVENTS, 50), *_first_held_out(), *_second_held_out()]
+    return [*_without_events(periodic, 0), *_with_events(steady, _EVENTS, 50), *_first_held_out(), *_second_held_out()]
 
 
 def _first_held_out() -> list[LabelledRun]:
-    swing: tuple[dict[str, Any], ...] = (
+    periodic: tuple[dict[str, Any], ...] = (
         {"width": 80, "batch_size": 40, "lr": 0.4, "wd": 0.005, "steps": 6000},
         {"width": 128, "lr": 1.0, "wd": 0.001, "steps": 8000},
         {"width": 48, "lr": 0.3, "wd": 0.01, "samples": 300, "steps": 6000, **_FULL},
@@ -219,7 +219,7 @@ def _first_held_out() -> list[LabelledRun]:
         {"width": 96, "lr": 1e-3, "wd": 3.0, "optimizer": _ADAMW, "steps": 5000},
         {"model": "convnet", "width": 6, "lr": 2e-3, "wd": 1.5, "optimizer": _ADAMW, "steps": 4000},
     )
-    quiet: tuple[dict[str, Any], ...] = (
+    steady: tuple[dict[str, Any], ...] = (
         {"width": 10, "lr": 0.5, "wd": 0.008},
         {"width": 24, "batch_size": 16, "lr": 0.5, "wd": 0.02},
         {"width": 96, "label_noise": 0.2, "lr": 0.3, "wd": 0.03},
@@ -233,11 +233,11 @@ def _first_held_out() -> list[LabelledRun]:
         {"width": 32, "normalization": "rms", "label_noise": 0.1, "lr": 0.4, "wd": 0.02},
         {"width": 14, "scale_invariant": False, "lr": 0.5, "wd": 0.01},
     )
-    return [*_swinging(swing, 200), *_with_events(quiet, _OTHER_EVENTS, 250)]
+    return [*_without_events(periodic, 200), *_with_events(steady, _OTHER_EVENTS, 250)]
 
 
 def _second_held_out() -> list[LabelledRun]:
-    swing: tuple[dict[str, Any], ...] = (
+    periodic: tuple[dict[str, Any], ...] = (
         {"width": 72, "batch_size": 48, "lr": 0.6, "wd": 0.003, "steps": 6000},
         {"width": 160, "batch_size": 100, "lr": 0.3, "wd": 0.008, "steps": 5000},
         {"width": 56, "lr": 0.6, "wd": 0.006, "samples": 500, "steps": 5000, **_FULL},
@@ -253,7 +253,7 @@ def _second_held_out() -> list[LabelledRun]:
         {"model": "convnet", "width": 7, "lr": 0.06, "wd": 0.02, "optimizer": _MOMENTUM, "steps": 4000},
         {"model": "convnet", "width": 9, "lr": 1e-3, "wd": 2.5, "optimizer": _ADAMW, "steps": 4000},
     )
-    quiet: tuple[dict[str, Any], ...] = (
+    steady: tuple[dict[str, Any], ...] = (
         {"width": 18, "lr": 0.4, "wd": 0.015},
         {"width": 40, "batch_size": 20, "lr": 0.4, "wd": 0.02},
         {"width": 64, "label_noise": 0.15, "batch_size": 48, "lr": 0.6, "wd": 0.01},
@@ -267,18 +267,18 @@ def _second_held_out() -> list[LabelledRun]:
         {"width": 40, "normalization": "rms", "label_noise": 0.15, "lr": 0.5, "wd": 0.015},
         {"width": 10, "scale_invariant": False, "lr": 0.3, "wd": 0.02},
     )
-    return [*_swinging(swing, 400), *_with_events(quiet, _OTHER_EVENTS, 450)]
+    return [*_without_events(periodic, 400), *_with_events(steady, _OTHER_EVENTS, 450)]
 
 
 def held_out_runs() -> list[LabelledRun]:
-    """Cases of other networks that were trained when the rules were fixed, and not before.
+    """Labelled runs of other networks, trained only after the rules were fixed.
 
     Examples
     --------
     >>> len(held_out_runs())
     74
     """
-    swing: tuple[dict[str, Any], ...] = (
+    periodic: tuple[dict[str, Any], ...] = (
         {"width": 88, "batch_size": 56, "lr": 0.45, "wd": 0.004, "steps": 6000},
         {"width": 112, "batch_size": 72, "lr": 0.8, "wd": 0.002, "steps": 6000},
         {"width": 40, "lr": 0.4, "wd": 0.01, "samples": 350, "steps": 5000, **_FULL},
@@ -294,7 +294,7 @@ def held_out_runs() -> list[LabelledRun]:
         {"model": "convnet", "width": 12, "lr": 0.05, "wd": 0.014, "optimizer": _MOMENTUM, "steps": 4000},
         {"model": "convnet", "width": 7, "lr": 1.5e-3, "wd": 1.6, "optimizer": _ADAMW, "steps": 4000},
     )
-    quiet: tuple[dict[str, Any], ...] = (
+    steady: tuple[dict[str, Any], ...] = (
         {"width": 15, "lr": 0.6, "wd": 0.01},
         {"width": 56, "batch_size": 18, "lr": 0.3, "wd": 0.025},
         {"width": 72, "label_noise": 0.2, "batch_size": 56, "lr": 0.4, "wd": 0.018},
@@ -308,23 +308,23 @@ def held_out_runs() -> list[LabelledRun]:
         {"width": 28, "normalization": "rms", "label_noise": 0.25, "lr": 0.4, "wd": 0.018},
         {"width": 12, "scale_invariant": False, "lr": 0.4, "wd": 0.015},
     )
-    return [*_swinging(swing, 600), *_with_events(quiet, _OTHER_EVENTS, 650)]
+    return [*_without_events(periodic, 600), *_with_events(steady, _OTHER_EVENTS, 650)]
 
 
-def _swinging(networks: Sequence[dict[str, Any]], seed: int) -> list[LabelledRun]:
+def _without_events(networks: Sequence[dict[str, Any]], seed: int) -> list[LabelledRun]:
     return [LabelledRun(NORM_DRIVEN, settings, seed=seed + number) for number, settings in enumerate(networks)]
 
 
 def _with_events(
     networks: Sequence[dict[str, Any]], events: Mapping[str, Sequence[str]], seed: int
 ) -> list[LabelledRun]:
-    found = []
-    for number, given in enumerate(networks):
-        settings = {"steps": 2500, **given}
+    runs = []
+    for number, overrides in enumerate(networks):
+        settings = {"steps": 2500, **overrides}
         at = round(settings["steps"] * (0.6 + 0.03 * number))
-        found += [
-            LabelledRun(label, settings, kinds[number % len(kinds)], at, seed + number)
-            for label, kinds in events.items()
+        runs += [
+            LabelledRun(label, settings, names[number % len(names)], at, seed + number)
+            for label, names in events.items()
         ]
-        found.append(LabelledRun(NOISE, settings, seed=seed + len(networks) + number))
-    return found
+        runs.append(LabelledRun(NOISE, settings, seed=seed + len(networks) + number))
+    return runs

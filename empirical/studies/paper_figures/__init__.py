@@ -1,1 +1,1 @@
-"""The figures of the paper at small scale, in print quality."""
+"""Figures of the paper at small scale, in print quality."""

@@ -1,4 +1,4 @@
-"""Figures that compare runs: periods over ηλ, rest and periods over the width, minima of successive periods."""
+"""Figures that compare runs: periods over ηλ, verdicts over the width, minima of successive periods."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import xarray as xr
 import simulate
 from empirical.config import RunConfig
 from empirical.measures.minima import successive_minima
-from empirical.reports.comparison import is_of_network
+from empirical.reports.comparison import is_same_network
 from empirical.reports.page import new_figure
-from empirical.studies.claims.claim import Runs
-from empirical.studies.claims.statistics import Trajectories, classified
+from empirical.studies.claims.claim import RunGroups
+from empirical.studies.claims.statistics import Trajectories, classify_or_none
 from empirical.studies.paper_figures.paper_figure import TWO_COLUMNS
-from simulate.plots.style import MEASURED, PREDICTED, label_log_ticks, number_values
+from simulate.plots.style import MEASURED_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
 from simulate.trajectories.contract import mean_intrinsic_lr, setting_variable
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
@@ -34,16 +34,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Array = npt.NDArray[np.float64]
+_Array = npt.NDArray[np.float64]
 _MINIMA, _SIMULATED = 6, 1000
-_VERDICTS = {EQUILIBRIUM: (MEASURED, "o"), NO_CLEAR_PERIOD: ("0.45", "x"), PERIODIC: (PREDICTED, "^")}
-# on which periods depend, beside ηλ
-# marker, face, edge, and where it stands, so that none hides another
-_RATES_MARKED = (("o", MEASURED, MEASURED, 0.985), ("s", "white", "black", 1.015))
+_VERDICTS = {EQUILIBRIUM: (MEASURED_COLOR, "o"), NO_CLEAR_PERIOD: ("0.45", "x"), PERIODIC: (PREDICTED_COLOR, "^")}
+# marker, face, edge and horizontal shift of each learning rate, so that no marker hides another
+_LR_MARKERS = (("o", MEASURED_COLOR, MEASURED_COLOR, 0.985), ("s", "white", "black", 1.015))
 
 
 def measured_periods(runs: Sequence[xr.Dataset]) -> tuple[float, float]:
-    """Mean of the mean periods of seeds that have any, in steps, and its standard error; NaN of none and of one.
+    """Mean period over seeds and its standard error, in steps.
+
+    Seeds without periods are left out. The mean is NaN if no seed is left, and the error NaN if one is left.
 
     Examples
     --------
@@ -52,22 +53,22 @@ def measured_periods(runs: Sequence[xr.Dataset]) -> tuple[float, float]:
     >>> 0 < error < mean
     True
     """
-    judged = [each for each in map(classified, runs) if each is not None and each.periods.count]
-    if not judged:
+    results = [result for result in map(classify_or_none, runs) if result is not None and result.periods.count]
+    if not results:
         return math.nan, math.nan
-    means = np.array([each.periods.mean for each in judged])
+    means = np.array([result.periods.mean for result in results])
     return float(means.mean()), float(means.std(ddof=1) / np.sqrt(means.size)) if means.size > 1 else math.nan
 
 
 def draw_periods(runs: Trajectories) -> Figure:
-    """Period over ηλ, with errors over the seeds and a marker for each learning rate.
+    """Draw the period over ηλ, with errors over the seeds and one marker per learning rate.
 
-    On the left it is in steps, on the right times ηλ. The predictions of `simulate.PeriodModel.reference()` are drawn
-    where the runs are of the network that it was calibrated on.
+    The left panel shows T in steps, the right panel T·ηλ. If the runs are of the network on which
+    `simulate.PeriodModel.reference()` was calibrated, its predictions are drawn too.
 
     Parameters
     ----------
-    runs : each group of one setting.
+    runs : groups, each of one setting.
 
     Returns
     -------
@@ -81,44 +82,42 @@ def draw_periods(runs: Trajectories) -> Figure:
     if np.isnan(list(measured.values())).all():
         raise ValueError("no run has a period")
     figure, (left, right) = new_figure(2.7, 1, 2, width=TWO_COLUMNS)
-    rates = sorted({float(setting_variable(group[0], "lr")) for group in runs.values()}, reverse=True)
-    for (marker, face, edge, shift), rate in zip(_RATES_MARKED, rates, strict=False):
+    lrs = sorted({float(setting_variable(group[0], "lr")) for group in runs.values()}, reverse=True)
+    for (marker, face, edge, shift), lr in zip(_LR_MARKERS, lrs, strict=False):
         groups = {
-            mean_intrinsic_lr(group[0]): name
-            for name, group in runs.items()
-            if setting_variable(group[0], "lr") == rate
+            mean_intrinsic_lr(group[0]): name for name, group in runs.items() if setting_variable(group[0], "lr") == lr
         }
         x = np.array(sorted(groups))
-        means, errors = np.array([measured[groups[k]] for k in x]).T
+        means, errors = np.array([measured[groups[intrinsic_lr]] for intrinsic_lr in x]).T
         for ax, unit in ((left, 1.0), (right, x)):
             style = {"fmt": marker, "color": edge, "markerfacecolor": face, "capsize": 2, "zorder": 3}
-            ax.errorbar(x * shift, means * unit, errors * unit, label=f"training, η = {rate:g}", **style)
-    together = [mean_intrinsic_lr(group[0]) for group in runs.values()]
-    _draw_predictions(left, right, np.geomspace(min(together), max(together), 15), runs)
+            ax.errorbar(x * shift, means * unit, errors * unit, label=f"training, η = {lr:g}", **style)
+    intrinsic_lrs = [mean_intrinsic_lr(group[0]) for group in runs.values()]
+    _draw_predictions(left, right, np.geomspace(min(intrinsic_lrs), max(intrinsic_lrs), 15), runs)
     left.set(xscale="log", yscale="log", ylabel="period T (steps)")
     label_log_ticks(left)
     right.set(xscale="log", ylabel="T·ηλ", ylim=(0, 1.15 * right.get_ylim()[1]))
     for ax in (left, right):
         ax.set_xlabel("ηλ")
-        number_values(ax.xaxis, sorted(set(np.round(together, 9))))
+        number_values(ax.xaxis, sorted(set(np.round(intrinsic_lrs, 9))))
     left.legend(loc="lower left")
     return figure
 
 
-def _draw_predictions(left: Axes, right: Axes, x: Array, runs: Trajectories) -> None:
+def _draw_predictions(left: Axes, right: Axes, x: _Array, runs: Trajectories) -> None:
     middle = float(np.sqrt(x[0] * x[-1]))
-    # through what was measured in the middle
+    # 1/ηλ through the measurement in the middle
     near = min(runs.values(), key=lambda group: abs(np.log(mean_intrinsic_lr(group[0]) / middle)))
     product = measured_periods(near)[0] * mean_intrinsic_lr(near[0])
     curves = [(f"{product:.2g}/ηλ", ":", "0.4", product / x)] if np.isfinite(product) else []
     model = simulate.PeriodModel.reference()
-    if is_of_network(next(iter(runs.values()))[0].attrs["config"], model.calibration_runs[0].run):
+    if is_same_network(next(iter(runs.values()))[0].attrs["config"], model.calibration_runs[0].run):
         curves += [
             (
                 "reduced model",
                 "-",
-                PREDICTED,
-                np.array([model.period(1.0, rate, periods=_SIMULATED).mean for rate in x]),
+                PREDICTED_COLOR,
+                np.array([model.period(1.0, intrinsic_lr, periods=_SIMULATED).mean for intrinsic_lr in x]),
             ),
             ("balance law", "--", "black", np.asarray(model.law.period(1.0, x))),
         ]
@@ -128,9 +127,10 @@ def _draw_predictions(left: Axes, right: Axes, x: Array, runs: Trajectories) -> 
 
 
 def draw_width(runs: Trajectories) -> Figure:
-    """Spread of ln ρ and rotation over that of equilibrium, over the width, a point for each run by its verdict.
+    """Draw the spread of ln ρ and the rotation relative to equilibrium over the width, one point per run.
 
-    Dashed: what `simulate.classify` asks of an equilibrium. Runs that ended before it could judge them are left out.
+    Markers show the verdict. Dashed lines are the limits of `simulate.classify` for an equilibrium. Runs too short to
+    classify are left out.
 
     Parameters
     ----------
@@ -144,42 +144,44 @@ def draw_width(runs: Trajectories) -> Figure:
     ------
     ValueError : no run is left.
     """
-    every = [(run, judged) for group in runs.values() for run in group if (judged := classified(run)) is not None]
-    if not every:
-        raise ValueError("every run ended before it could be judged")
+    classified = [
+        (run, result) for group in runs.values() for run in group if (result := classify_or_none(run)) is not None
+    ]
+    if not classified:
+        raise ValueError("every run is too short to classify")
     figure, (left, right) = new_figure(2.5, 1, 2, width=TWO_COLUMNS)
-    widths = np.array([RunConfig.from_dict(json.loads(run.attrs["config"])).resolved_width for run, _ in every])
-    found = [judged for _, judged in every]
-    verdicts = np.array([each.verdict for each in found])
+    widths = np.array([RunConfig.from_dict(json.loads(run.attrs["config"])).resolved_width for run, _ in classified])
+    results = [result for _, result in classified]
+    verdicts = np.array([result.verdict for result in results])
     for ax, name, limit in (
         (left, "log_norm_sd", LOG_NORM_SD_MAX),
         (right, "rotation_ratio", ROTATION_RATIO_MIN),
     ):
-        values = np.array([getattr(each, name) for each in found])
+        values = np.array([getattr(result, name) for result in results])
         for verdict, (color, marker) in _VERDICTS.items():
-            chosen = verdicts == verdict
-            if chosen.any():
-                ax.plot(widths[chosen], values[chosen], marker, color=color, markerfacecolor="none", label=verdict)
+            mask = verdicts == verdict
+            if mask.any():
+                ax.plot(widths[mask], values[mask], marker, color=color, markerfacecolor="none", label=verdict)
         ax.axhline(limit, color="0.4", linestyle="--", linewidth=0.8)
         ax.set(xscale="log", xlabel="width of the network")
         number_values(ax.xaxis, sorted(set(widths.tolist())))
     left.set(ylabel="spread of ln ρ", ylim=(0, None))
-    right.set(ylabel="rotation over that of equilibrium", ylim=(0, 1.05))
+    right.set(ylabel="rotation relative to equilibrium", ylim=(0, 1.05))
     left.legend(loc="upper left")
     return figure
 
 
-def measure_minima(runs: Runs, folder: Path) -> Trajectories:
-    """Successive minima of runs of one setting.
+def measure_minima(runs: RunGroups, folder: Path) -> Trajectories:
+    """Find successive minima in runs of one setting.
 
     Parameters
     ----------
-    runs : with the group "all", that differ in their seeds alone.
-    folder : of what is kept, to be used again.
+    runs : group "all" of runs that differ only in their seeds.
+    folder : folder for intermediate results, which are reused.
 
     Returns
     -------
-    the same group, of the one dataset that `empirical.successive_minima` gives.
+    Group "all" with one dataset, that of `empirical.successive_minima`.
     """
     first = runs["all"][0]
     own = folder / "minima" / f"{first.identity[:12]}-{first.steps}"
@@ -188,38 +190,38 @@ def measure_minima(runs: Runs, folder: Path) -> Trajectories:
 
 
 def draw_minima(runs: Trajectories) -> Figure:
-    """Angles between minima by the number of periods between them, and test errors of one and of the first n together.
+    """Draw angles between minima over the periods between them, and test errors of single minima and ensembles.
 
     Parameters
     ----------
-    runs : of `measure_minima`.
+    runs : result of `measure_minima`.
 
     Returns
     -------
     matplotlib figure.
     """
-    (found,) = runs["all"]
+    (minima,) = runs["all"]
     figure, (left, right) = new_figure(2.5, 1, 2, width=TWO_COLUMNS)
-    count = found.sizes["minimum"]
+    count = minima.sizes["minimum"]
     apart = np.arange(1, count)
-    degrees = np.rad2deg(found.angle.values)
+    degrees = np.rad2deg(minima.angle.values)
     pairs = [np.diagonal(degrees, n, axis1=1, axis2=2).ravel() for n in apart]
     for n, values in zip(apart, pairs, strict=True):
         left.plot(np.full(values.size, n), values, "o", color="0.6", markerfacecolor="none", markersize=3)
-    left.plot(apart, [values.mean() for values in pairs], "-s", color=MEASURED, label="mean")
+    left.plot(apart, [values.mean() for values in pairs], "-s", color=MEASURED_COLOR, label="mean")
     left.plot([], [], "o", color="0.6", markerfacecolor="none", markersize=3, label="two minima of one run")
     left.set(xlabel="periods between the minima", ylabel="angle (degrees)", ylim=(0, 95), xticks=apart)
     left.legend(loc="lower right")
     numbers = np.arange(1, count + 1)
     for name, label, style, color, shift in (
-        ("test_error", "the minimum alone", "--o", PREDICTED, -0.05),
-        ("ensemble_test_error", "with all before it", "-s", MEASURED, 0.05),
+        ("test_error", "single minimum", "--o", PREDICTED_COLOR, -0.05),
+        ("ensemble_test_error", "ensemble with all earlier ones", "-s", MEASURED_COLOR, 0.05),
     ):
-        percent = 100 * found[name].values
+        percent = 100 * minima[name].values
         error = percent.std(axis=0, ddof=1) / np.sqrt(len(percent)) if len(percent) > 1 else None
         right.errorbar(numbers + shift, percent.mean(axis=0), error, fmt=style, color=color, capsize=2, label=label)
     right.set(xlabel="number of the minimum", ylabel="test error (%)", xticks=numbers)
-    # room for the legend over the curves
+    # space for the legend above the curves
     right.set_ylim(0, 1.35 * right.get_ylim()[1])
     right.legend(loc="upper right")
     return figure

@@ -1,4 +1,4 @@
-"""Draw the figures of the paper: train what they need and is missing, and write each in print quality."""
+"""Draw the figures of the paper in print quality, and train the runs that are missing."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from empirical.studies.claims.statistics import Trajectories
-from empirical.studies.claims.study import NETWORKS, RUNS
+from empirical.studies.claims.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER
 from empirical.studies.paper_figures.all_figures import all_figures
 from empirical.studies.paper_figures.paper_figure import STYLE, PaperFigure
-from empirical.studies.stored_runs import stored_run, train_missing
+from empirical.studies.stored_runs import load_stored_run, train_missing
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
 from theory.arguments import check_choices
@@ -20,7 +20,7 @@ from theory.arguments import check_choices
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# what the words about a figure are called in a file; no time of writing, so that the same figure is the same file
+# metadata field for the caption, by format. There is no creation date, so the same figure gives the same file.
 _METADATA: dict[str, tuple[str, dict[str, Any]]] = {
     "pdf": ("Subject", {"CreationDate": None}),
     "svg": ("Description", {"Date": None}),
@@ -40,30 +40,31 @@ def draw_figures(
     executor: AnyExecutor | None = None,
     progress: bool | None = None,
 ) -> dict[str, list[Path]]:
-    """Draw the figures of the paper in print quality, from runs that are stored, and trained where they are missing.
+    """Draw the figures of the paper in print quality from stored runs, and train the missing ones.
 
     Parameters
     ----------
-    out : folder of the figures, made if it does not exist. Files carry their caption as metadata.
-    names : of the figures; default all.
-    runs : folder of the runs, which are used again; default `out`/runs. Networks are kept beside it.
-    fast : shorter runs, fewer settings and seeds: all in half a minute.
-    paper_scale : the same figures of ConvNets on CIFAR-10 (`PaperFigure.at_paper_scale`), for a GPU: hours.
-    formats : "pdf", "svg", "png": one file for each.
+    out : folder of the figures, created if missing. Files contain their caption as metadata.
+    names : names of figures; default all.
+    runs : folder of the runs, which are reused; default `out`/runs. Networks are stored next to it.
+    fast : use shorter runs, fewer settings and fewer seeds. All figures then take half a minute.
+    paper_scale : draw the same figures for ConvNets on CIFAR-10 (`PaperFigure.at_paper_scale`). This takes hours on a
+        GPU.
+    formats : "pdf", "svg", "png"; one file each.
     executor, progress : as in `empirical.sweep`.
 
     Returns
     -------
-    Paths by the name of the figure, in the order of `formats`; of figures that can be drawn.
+    Paths by name of figure, in the order of `formats`. Figures that cannot be drawn are missing.
 
     Raises
     ------
-    TypeError, ValueError : no such figure or format, or a folder that cannot be used.
+    TypeError, ValueError : unknown figure or format, or a folder that cannot be used.
     RuntimeError : a training failed.
 
     Warns
     -----
-    UserWarning : a figure is left out, because a run ended too early for it.
+    UserWarning : a figure is left out because a run is too short for it.
 
     Source: arXiv 2106.15739, figures of §3 to §5.
 
@@ -74,13 +75,13 @@ def draw_figures(
     ...
     ValueError: names must be one of full-batch, minima, norm, periods, ...; got 'everything'
     """
-    known = {figure.name: figure for figure in all_figures(fast)}
-    chosen = [known[name] for name in check_choices("names", known if names is None else names, known)]
-    wanted = check_choices("formats", formats, _METADATA)
+    by_name = {figure.name: figure for figure in all_figures(fast)}
+    chosen = [by_name[name] for name in check_choices("names", by_name if names is None else names, by_name)]
+    file_formats = check_choices("formats", formats, _METADATA)
     if paper_scale:
         chosen = [figure.at_paper_scale() for figure in chosen]
     folder = Path(out)
-    stored = folder / RUNS if runs is None else Path(runs).resolve()
+    stored = folder / RUNS_SUBFOLDER if runs is None else Path(runs).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -92,42 +93,42 @@ def draw_figures(
     written = {}
     for figure in chosen:
         try:
-            written[figure.name] = _write(figure, trajectories(figure, stored), folder, wanted)
+            written[figure.name] = _write(figure, load_trajectories(figure, stored), folder, file_formats)
         except ValueError as error:
-            # the others may have taken hours to train
+            # continue: the other figures may have taken hours to train
             warnings.warn(f"the figure {figure.name} is left out: {error}", stacklevel=2)
     return written
 
 
-def trajectories(figure: PaperFigure, runs: Path) -> Trajectories:
-    """What a figure is drawn from.
+def load_trajectories(figure: PaperFigure, runs: Path) -> Trajectories:
+    """Load the trajectories that a figure is drawn from.
 
     Parameters
     ----------
-    figure : its runs have been trained, unless it measures them itself.
-    runs : their folder.
+    figure : figure whose runs are trained, unless it measures them itself.
+    runs : folder of the runs.
     """
     if figure.measure is not None:
-        # not in the folder of the sweep, which holds nothing else
-        return figure.measure(figure.runs, runs.with_name(NETWORKS))
-    return {name: [stored_run(runs, run) for run in group] for name, group in figure.runs.items()}
+        # next to the folder of the sweep, which contains only runs
+        return figure.measure(figure.runs, runs.with_name(NETWORKS_SUBFOLDER))
+    return {name: [load_stored_run(runs, run) for run in group] for name, group in figure.runs.items()}
 
 
-def _write(figure: PaperFigure, drawn_from: Trajectories, folder: Path, formats: Sequence[str]) -> list[Path]:
+def _write(figure: PaperFigure, runs: Trajectories, folder: Path, formats: Sequence[str]) -> list[Path]:
     import matplotlib
 
     written = []
     with matplotlib.rc_context(STYLE):
-        drawn = figure.draw(drawn_from)
-        for each in formats:
-            path = folder / f"{figure.name}.{each}"
-            _save(drawn, path, each, figure)
+        picture = figure.draw(runs)
+        for file_format in formats:
+            path = folder / f"{figure.name}.{file_format}"
+            _save(picture, path, file_format, figure)
             written.append(path)
     return written
 
 
-def _save(drawn: Figure, path: Path, kind: str, figure: PaperFigure) -> None:
-    words, metadata = _METADATA[kind]
-    told = {"Title": figure.name, words: f"{figure.caption} {figure.seen}".strip(), **metadata}
+def _save(picture: Figure, path: Path, file_format: str, figure: PaperFigure) -> None:
+    caption_field, constant = _METADATA[file_format]
+    metadata = {"Title": figure.name, caption_field: f"{figure.caption} {figure.observation}".strip(), **constant}
     with atomic_write(path) as aside:
-        drawn.savefig(aside, format=kind, dpi=_DPI, metadata=told)
+        picture.savefig(aside, format=file_format, dpi=_DPI, metadata=metadata)

@@ -1,4 +1,4 @@
-"""A figure: which runs it needs, how it is drawn from them, and in which style."""
+"""A figure: its runs, how to draw it, and its style."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from empirical.config import RunConfig
 from empirical.presets import at_paper_scale
-from empirical.studies.claims.claim import Runs
+from empirical.studies.claims.claim import RunGroups
 from empirical.studies.claims.statistics import Trajectories
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches
-# Fonts are embedded, and text stays text, in files that journals take.
+# Journals need embedded fonts and text that stays text.
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -34,30 +34,30 @@ STYLE: Any = {
     # the same drawing gives the same file
     "svg.hashsalt": "bnwd",
 }
-# what tells runs of a figure apart
-_TOLD = ("model", "width", "dataset", "samples", "sampling", "lr", "wd", "steps")
+# settings that distinguish the runs of a figure
+_SETTINGS_TO_LIST = ("model", "width", "dataset", "samples", "sampling", "lr", "wd", "steps")
 
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """One figure, what it needs, and how it is drawn.
+    """One figure of the paper.
 
     Attributes
     ----------
-    name : of one or a few words, with hyphens.
-    caption : what is drawn.
-    seen : what is seen in it; empty where no run of that scale has been looked at.
-    runs : what is trained, by group.
-    draw : from the trajectories.
-    measure : gives what is drawn from runs and a folder, where it is not the trajectories of these runs alone.
+    name : a few words with hyphens.
+    caption : what the figure shows.
+    observation : what can be observed in the figure; empty at the scale of the paper, where nothing was checked.
+    runs : runs to train, by group.
+    draw : draws the figure from the trajectories.
+    measure : returns the data to draw from runs and a folder, if the trajectories alone are not enough.
     """
 
     name: str
     caption: str
-    seen: str
-    runs: Runs
+    observation: str
+    runs: RunGroups
     draw: Callable[[Trajectories], Figure]
-    measure: Callable[[Runs, Path], Trajectories] | None = None
+    measure: Callable[[RunGroups, Path], Trajectories] | None = None
 
     @property
     def all_runs(self) -> list[RunConfig]:
@@ -65,7 +65,7 @@ class PaperFigure:
         return [run for group in self.runs.values() for run in group]
 
     def at_paper_scale(self) -> PaperFigure:
-        """The same figure of runs at the scale of the paper, for a GPU, with as many evaluations.
+        """Return the same figure with runs at the scale of the paper, for a GPU, and as many evaluations per run.
 
         Examples
         --------
@@ -74,11 +74,11 @@ class PaperFigure:
         >>> run.dataset, run.steps // run.evaluate_every
         ('cifar10', 200)
         """
-        runs = {name: [_larger(run) for run in group] for name, group in self.runs.items()}
-        return dataclasses.replace(self, runs=runs, seen="")
+        runs = {name: [_scale_up(run) for run in group] for name, group in self.runs.items()}
+        return dataclasses.replace(self, runs=runs, observation="")
 
     def scales(self) -> list[dict[str, object]]:
-        """Settings of the runs here and at the scale of the paper, a row for each that differs not in its seed alone.
+        """Return the settings of the runs at both scales, one row for runs that differ only in their seeds.
 
         Examples
         --------
@@ -88,22 +88,25 @@ class PaperFigure:
         (0.01, 32)
         """
         pairs = zip(self.all_runs, self.at_paper_scale().all_runs, strict=True)
-        rows = [{**_told(run), **{f"full {name}": value for name, value in _told(full).items()}} for run, full in pairs]
+        rows = [
+            {**_settings(run), **{f"full {name}": value for name, value in _settings(full).items()}}
+            for run, full in pairs
+        ]
         return list({tuple(row.values()): row for row in rows}.values())
 
 
-def _larger(run: RunConfig) -> RunConfig:
+def _scale_up(run: RunConfig) -> RunConfig:
     full = at_paper_scale(run)
     return dataclasses.replace(full, evaluate_every=run.evaluate_every * full.steps // run.steps)
 
 
-def _told(run: RunConfig) -> dict[str, object]:
-    filled_in = {"width": run.resolved_width, "samples": "all" if run.samples is None else run.samples}
-    return {name: filled_in.get(name, getattr(run, name)) for name in _TOLD}
+def _settings(run: RunConfig) -> dict[str, object]:
+    resolved = {"width": run.resolved_width, "samples": "all" if run.samples is None else run.samples}
+    return {name: resolved.get(name, getattr(run, name)) for name in _SETTINGS_TO_LIST}
 
 
-def legend_above(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
-    """Put one legend over all axes, each label once.
+def add_figure_legend(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
+    """Add one legend above all axes, with each label once.
 
     Examples
     --------
@@ -111,7 +114,7 @@ def legend_above(figure: Figure, axes: Iterable[Axes], columns: int) -> None:
     >>> figure, axes = new_figure(2.0, 2, width=ONE_COLUMN)
     >>> for ax in axes:
     ...     _ = ax.plot([1, 2], label="norm")
-    >>> legend_above(figure, axes, 2)
+    >>> add_figure_legend(figure, axes, 2)
     >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['norm']
     """

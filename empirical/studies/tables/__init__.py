@@ -1,1 +1,1 @@
-"""Tables of the documentation, each printed by a module of its own."""
+"""Tables of the documentation, each printed by its own module."""

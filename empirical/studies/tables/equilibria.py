@@ -16,20 +16,20 @@ from empirical.runs.loop import load_model, train
 from empirical.runs.preparation import prepare
 from simulate.trajectories import contract
 
-# the first half is the fall
+# the first half is the transient
 _STEPS, _EPOCHS = 6000, 8
 
 
 @dataclass(frozen=True)
-class Equilibrium:
-    """A network at rest, and what its gradients are.
+class MeasuredEquilibrium:
+    """A network at equilibrium, and statistics of its gradients.
 
     Attributes
     ----------
-    rotation : root-mean-square angle per step over the predicted one.
+    rotation : root-mean-square angle per step, relative to the prediction.
     log_norm_sd : standard deviation of ln ρ.
-    mean_share : part of the mean squared gradient that is the square of its mean, at the last weights.
-    kurtosis : median over the coordinates of the gradient of the same mini-batches; 3 for normal numbers.
+    mean_share : squared mean gradient over mean squared gradient of mini-batches, at the last weights.
+    kurtosis : kurtosis of the gradients of these mini-batches, median over coordinates; 3 for a normal distribution.
     """
 
     rotation: float
@@ -38,12 +38,12 @@ class Equilibrium:
     kurtosis: float
 
 
-def setting(optimizer: theory.Optimizer, lr: float, wd: float, batch_size: int, dataset: str) -> RunConfig:
-    """Return the run of a BN-MLP of width 8 that is looked at.
+def equilibrium_config(optimizer: theory.Optimizer, lr: float, wd: float, batch_size: int, dataset: str) -> RunConfig:
+    """Return the configuration of a BN-MLP of width 8.
 
     Examples
     --------
-    >>> setting(theory.SGD(momentum=0.9), 0.05, 0.01, 256, "digits").steps
+    >>> equilibrium_config(theory.SGD(momentum=0.9), 0.05, 0.01, 256, "digits").steps
     6000
     """
     return RunConfig(
@@ -66,11 +66,11 @@ _ROWS: tuple[tuple[theory.Optimizer, float, float, int, str], ...] = (
     (LION, 0.001, 1.0, 32, "gaussian"),
     (LION, 0.001, 1.0, 8, "gaussian"),
 )
-SETTINGS = tuple(setting(*row) for row in _ROWS)
+_SETTINGS = tuple(equilibrium_config(*row) for row in _ROWS)
 
 
-def measure(config: RunConfig) -> Equilibrium:
-    """Train one setting and hold it against `theory`.
+def measure_equilibrium(config: RunConfig) -> MeasuredEquilibrium:
+    """Train one setting and compare it with `theory`.
 
     Source: docs/mathematics.md §7.
     """
@@ -83,10 +83,10 @@ def measure(config: RunConfig) -> Equilibrium:
         float(contract.setting_variable(settled, "lr")), config.wd, optimizer=config.optimizer, grad_norm=gradient
     )
     mean, variance = gradients.mean(0), gradients.var(0)
-    # pixels that never change give weights that get no gradient but rounding
+    # weights of constant pixels have no gradient except rounding
     moved = variance > 1e-6 * variance.median()
     fourth = ((gradients - mean) ** 4).mean(0)[moved] / variance[moved] ** 2
-    return Equilibrium(
+    return MeasuredEquilibrium(
         rotation=float(np.sqrt((settled.rotation**2).mean())) / float(np.asarray(predicted)),
         log_norm_sd=float(np.log(settled.norm).std()),
         mean_share=float((mean**2).sum() / (gradients**2).mean(0).sum()),
@@ -95,7 +95,7 @@ def measure(config: RunConfig) -> Equilibrium:
 
 
 def _gradients(config: RunConfig, folder: Path) -> torch.Tensor:
-    """Gradients of the mini-batches of some epochs at the last weights of a run, (batches, weights)."""
+    """Gradients of the mini-batches of several epochs at the last weights of a run, shape (batches, weights)."""
     setup, network = prepare(config), load_model(folder).train()
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
     rows = []
@@ -105,16 +105,16 @@ def _gradients(config: RunConfig, folder: Path) -> torch.Tensor:
     return torch.stack(rows).double()
 
 
-def main() -> None:
+def _print_table() -> None:
     """Print the table of all settings."""
     print("| optimizer | data, batch | measured / predicted | sd(ln ρ) | share of the mean | kurtosis |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for config in SETTINGS:
-        found = measure(config)
+    for config in _SETTINGS:
+        result = measure_equilibrium(config)
         name = f"{config.optimizer!r}, lr {config.lr:g}, wd {config.wd:g}"
-        numbers = f"{found.rotation:.3f} | {found.log_norm_sd:.3f} | {found.mean_share:.2f} | {found.kurtosis:.0f}"
+        numbers = f"{result.rotation:.3f} | {result.log_norm_sd:.3f} | {result.mean_share:.2f} | {result.kurtosis:.0f}"
         print(f"| {name} | {config.dataset}, {config.batch_size} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    _print_table()

@@ -1,4 +1,4 @@
-"""Comparisons of measured trajectories with theory and simulation; each gives rows of the validation table."""
+"""Comparisons of training with theory and simulation. Each returns rows of the validation table."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SYMMETRY_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the validation table; numbers that a claim does not have are NaN.
+    """One row of the validation table. Numbers that do not apply are NaN.
 
     Attributes
     ----------
-    claim : what is claimed, and of which runs.
-    rule : what must be true of the numbers.
-    holds : whether it is.
-    predicted, simulated, measured : by `theory`, by `simulate`, in training.
-    difference, error : between measured and predicted, and its standard error.
+    claim : the claim and the runs that it is about.
+    rule : condition on the numbers.
+    holds : whether the condition is true.
+    predicted, simulated, measured : value from `theory`, from `simulate` and from training.
+    difference, error : difference of measured and predicted, and its standard error.
     """
 
     claim: str
@@ -50,20 +50,20 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In one word: "holds" or "FAILS"."""
+        """Either "holds" or "FAILS"."""
         return "holds" if self.holds else "FAILS"
 
 
-def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
-    """Hold a run against the equilibrium that the gradients of *another* run predict: norm, rotation, spread.
+def equilibrium_rows(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
+    """Compare norm, rotation and spread of a run with the equilibrium predicted from *another* run's gradients.
 
-    All three are needed: the norm alone fits on periodic traces too (docs/mathematics.md §2).
+    All three are needed, since the norm alone also fits periodic runs (docs/mathematics.md §2).
 
     Examples
     --------
     >>> run = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.8, 2.2), norm=2.0, steps=5000, seed=0)
     >>> other = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.8, 2.2), norm=2.0, steps=5000, seed=1)
-    >>> [row.verdict for row in equilibrium("map", run, other)]
+    >>> [row.verdict for row in equilibrium_rows("map", run, other)]
     ['holds', 'holds', 'holds']
     """
     lr, wd = float(setting_variable(run, "lr")), float(setting_variable(run, "wd"))
@@ -80,13 +80,13 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
     )
     simulated = after_transient(driven)
     measured, measured_error = power_mean(settled.norm.values, 4)
-    # ρ* goes with the square root of the gradient norm
+    # ρ* is proportional to the square root of the gradient norm
     error = math.hypot(measured_error / measured, gradient_error / gradient / 2)
-    judged = simulate.classify(run)
+    classification = simulate.classify(run)
     angle = theory.equilibrium_rotation(lr, wd)
     return [
         Row(
-            f"equilibrium norm from another seed's gradients: {name}",
+            f"equilibrium norm, predicted from another seed: {name}",
             f"|difference| <= {EQUILIBRIUM_TOLERANCE:.0%}",
             abs(measured / predicted - 1) <= EQUILIBRIUM_TOLERANCE,
             predicted,
@@ -96,47 +96,47 @@ def equilibrium(name: str, run: xr.Dataset, other: xr.Dataset) -> list[Row]:
             error,
         ),
         Row(
-            f"equilibrium rotation, median: {name}",
-            f"measured >= {ROTATION_RATIO_MIN} of predicted",
-            judged.rotation_ratio >= ROTATION_RATIO_MIN,
+            f"median rotation at equilibrium: {name}",
+            f"measured >= {ROTATION_RATIO_MIN} × predicted",
+            classification.rotation_ratio >= ROTATION_RATIO_MIN,
             angle,
             float(np.median(simulated.rotation.values)),
-            judged.rotation_ratio * angle,
-            judged.rotation_ratio - 1,
+            classification.rotation_ratio * angle,
+            classification.rotation_ratio - 1,
         ),
         Row(
-            f"equilibrium spread of ln ρ: {name}",
+            f"spread of ln ρ at equilibrium: {name}",
             f"measured <= {LOG_NORM_SD_MAX}",
-            judged.log_norm_sd <= LOG_NORM_SD_MAX,
+            classification.log_norm_sd <= LOG_NORM_SD_MAX,
             simulated=float(np.log(simulated.norm.values).std()),
-            measured=judged.log_norm_sd,
+            measured=classification.log_norm_sd,
         ),
     ]
 
 
-def not_equilibrium(name: str, run: xr.Dataset) -> Row:
-    """Control: a run that must fail the equilibrium test.
+def equilibrium_control_row(name: str, run: xr.Dataset) -> Row:
+    """Control: check that a run fails the equilibrium test.
 
     Examples
     --------
-    >>> at_rest = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=5000)
-    >>> not_equilibrium("at rest", at_rest).verdict
+    >>> settled = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=5000)
+    >>> equilibrium_control_row("at equilibrium", settled).verdict
     'FAILS'
     """
-    judged = simulate.classify(run)
+    classification = simulate.classify(run)
     angle = theory.equilibrium_rotation(float(setting_variable(run, "lr")), float(setting_variable(run, "wd")))
     return Row(
-        f"control, fails the equilibrium test: {name}",
-        f"rotation < {ROTATION_RATIO_MIN} of equilibrium, or spread > {LOG_NORM_SD_MAX}",
-        judged.verdict != EQUILIBRIUM,
+        f"control, not at equilibrium: {name}",
+        f"rotation < {ROTATION_RATIO_MIN} × predicted, or spread > {LOG_NORM_SD_MAX}",
+        classification.verdict != EQUILIBRIUM,
         predicted=angle,
-        measured=judged.rotation_ratio * angle,
-        difference=judged.rotation_ratio - 1,
+        measured=classification.rotation_ratio * angle,
+        difference=classification.rotation_ratio - 1,
     )
 
 
 def replay_deviation(run: xr.Dataset) -> npt.NDArray[np.float64]:
-    """Relative deviation of the replayed norm from the measured one at every step.
+    """Relative deviation of the replayed norm from the measured norm, at every step.
 
     Examples
     --------
@@ -146,23 +146,23 @@ def replay_deviation(run: xr.Dataset) -> npt.NDArray[np.float64]:
     return np.asarray(np.abs(simulate.replay(run).norm.values / run.norm.values - 1))
 
 
-def replay(name: str, run: xr.Dataset, *, control: bool = False) -> Row:
-    """Feed the one-step law with the run's own gradients and compare the norms over the whole run.
+def replay_row(name: str, run: xr.Dataset, *, control: bool = False) -> Row:
+    """Compare the norm with its replay from the measured gradient norms, over the whole run.
 
     Parameters
     ----------
-    name, run : the run.
-    control : the law must be seen to fail.
+    name, run : name and trajectory of the run.
+    control : whether the replay must fail.
 
     Examples
     --------
-    >>> replay("map", simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=50)).verdict
+    >>> replay_row("map", simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=50)).verdict
     'holds'
     """
     worst = float(np.max(replay_deviation(run)))
     return Row(
-        f"{'control, replay fails' if control else 'replay of the norm'}: {name}",
-        f"largest deviation {'>' if control else '<='} {REPLAY_TOLERANCE:g}",
+        f"{'control, replay of the norm fails' if control else 'replay of the norm'}: {name}",
+        f"largest relative deviation {'>' if control else '<='} {REPLAY_TOLERANCE:g}",
         worst > REPLAY_TOLERANCE if control else worst <= REPLAY_TOLERANCE,
         simulated=float(simulate.replay(run).norm[-1]),
         measured=float(run.norm[-1]),
@@ -172,12 +172,12 @@ def replay(name: str, run: xr.Dataset, *, control: bool = False) -> Row:
 
 @dataclass(frozen=True)
 class EnvelopeFit:
-    """How the norm lies in its envelopes.
+    """Position of the norm relative to its envelopes.
 
     Attributes
     ----------
-    outside : largest relative distance of ρ outside the envelope, 0 if it never leaves.
-    width : median width of the envelope relative to its middle.
+    outside : largest relative distance of ρ from the envelope, 0 if ρ never leaves it.
+    width : median width of the envelope, relative to its middle.
     """
 
     outside: float
@@ -185,14 +185,14 @@ class EnvelopeFit:
 
 
 def envelope_fit(run: xr.Dataset, *, raise_low: float = 0.0, lower_high: float = 0.0) -> EnvelopeFit:
-    """Start an envelope at every step, over 1/ηλ steps, with the smallest and largest g̃ of that window.
+    """Compare the norm with envelopes that start at every step and last 1/ηλ steps.
 
-    These windows contain the ones that begin every 1/ηλ steps.
+    Each envelope uses the smallest and largest g̃ of its window, ℓ and L.
 
     Parameters
     ----------
     run : one trajectory with all steps.
-    raise_low, lower_high : controls: shares by which ℓ is raised and L is lowered.
+    raise_low, lower_high : relative changes that raise ℓ and lower L, for controls.
 
     Examples
     --------
@@ -208,7 +208,7 @@ def envelope_fit(run: xr.Dataset, *, raise_low: float = 0.0, lower_high: float =
     low = gradients.min(axis=1) * (1 + raise_low)
     high = np.maximum(gradients.max(axis=1) * (1 - lower_high), low)
     outside, widths = 0.0, []
-    # a few windows at a time: all envelopes at once would take gigabytes
+    # in parts, since all envelopes at once would take gigabytes
     for part in np.array_split(np.arange(len(low)), max(1, len(low) * window // 2_000_000)):
         bounds = theory.norm_envelope(window, norms[part, 0], lr, wd, low[part], high[part])
         inside = np.maximum(norms[part] / bounds.upper, bounds.lower / norms[part])
@@ -217,20 +217,20 @@ def envelope_fit(run: xr.Dataset, *, raise_low: float = 0.0, lower_high: float =
     return EnvelopeFit(max(outside, 0.0), float(np.median(np.concatenate(widths)[:, 1:])))
 
 
-def bounds(name: str, run: xr.Dataset, *, controls: bool) -> list[Row]:
-    """The norm stays inside its envelopes; with ℓ raised or L lowered by 10 % it does not.
+def envelope_rows(name: str, run: xr.Dataset, *, controls: bool) -> list[Row]:
+    """Check that the norm stays inside its envelopes, and that it leaves them if ℓ is raised or L lowered by 10 %.
 
     Examples
     --------
     >>> noisy = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.0, 2.0), norm=2.0, steps=500, seed=0)
-    >>> [row.verdict for row in bounds("map", noisy, controls=True)]
+    >>> [row.verdict for row in envelope_rows("map", noisy, controls=True)]
     ['holds', 'holds', 'holds']
     """
     fit = envelope_fit(run)
     rows = [
         Row(
             f"norm inside its envelope (median width {fit.width:.1%}): {name}",
-            f"never outside by more than {BOUNDS_TOLERANCE:g}",
+            f"largest relative distance <= {BOUNDS_TOLERANCE:g}",
             fit.outside <= BOUNDS_TOLERANCE,
             predicted=0.0,
             measured=fit.outside,
@@ -238,12 +238,12 @@ def bounds(name: str, run: xr.Dataset, *, controls: bool) -> list[Row]:
         )
     ]
     shifts = {"ℓ raised": {"raise_low": CONTROL_SHIFT}, "L lowered": {"lower_high": CONTROL_SHIFT}} if controls else {}
-    for what, shift in shifts.items():
+    for change, shift in shifts.items():
         outside = envelope_fit(run, **shift).outside
         rows.append(
             Row(
-                f"control, envelope with {what} by {CONTROL_SHIFT:.0%} is left: {name}",
-                f"outside by more than {BOUNDS_TOLERANCE:g}",
+                f"control, norm leaves the envelope with {change} by {CONTROL_SHIFT:.0%}: {name}",
+                f"largest relative distance > {BOUNDS_TOLERANCE:g}",
                 outside > BOUNDS_TOLERANCE,
                 predicted=0.0,
                 measured=outside,
@@ -255,7 +255,7 @@ def bounds(name: str, run: xr.Dataset, *, controls: bool) -> list[Row]:
 
 @dataclass(frozen=True)
 class _Pooled:
-    """A quantity of every period of several runs of one setting."""
+    """One number per period, from several runs of one setting."""
 
     values: list[npt.NDArray[np.float64]]
 
@@ -269,7 +269,7 @@ class _Pooled:
 
     @property
     def error(self) -> float:
-        """Standard error of the mean, from the scatter of periods or of runs, whichever is larger."""
+        """Standard error of the mean: the larger of those from the scatter of periods and of runs."""
         if self.count < 2:
             return math.nan
         within = float(np.concatenate(self.values).std(ddof=1)) / math.sqrt(self.count)
@@ -279,7 +279,7 @@ class _Pooled:
 
 def _lengths(runs: Sequence[xr.Dataset]) -> _Pooled:
     """T·ηλ of every period."""
-    return _Pooled([found.lengths * found.intrinsic_lr for found in map(simulate.find_periods, runs)])
+    return _Pooled([periods.lengths * periods.intrinsic_lr for periods in map(simulate.find_periods, runs)])
 
 
 def _log_peaks(runs: Sequence[xr.Dataset]) -> _Pooled:
@@ -290,51 +290,55 @@ def _replays(runs: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     return [simulate.replay(run) for run in runs]
 
 
-def periodic(name: str, runs: Sequence[xr.Dataset]) -> Row:
-    """All runs of a setting are periodic, with enough periods for a mean, above the lower bound on T·ηλ.
+def periodic_row(name: str, runs: Sequence[xr.Dataset]) -> Row:
+    """Check that all runs of a setting are periodic and that the mean T·ηλ exceeds its lower bound.
+
+    At least 60 periods are needed for the mean.
 
     Source: docs/mathematics.md §5.
 
     Examples
     --------
-    >>> periodic("at rest", [simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=5000)]).verdict
+    >>> periodic_row("at equilibrium", [simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=5000)]).verdict
     'FAILS'
     """
-    judged = [simulate.classify(run) for run in runs]
-    found = _lengths(runs)
-    k = judged[0].periods.intrinsic_lr
-    bound = -judged[0].periods.rise * k / math.log1p(-k)
+    classifications = [simulate.classify(run) for run in runs]
+    lengths = _lengths(runs)
+    intrinsic_lr = classifications[0].periods.intrinsic_lr
+    bound = -classifications[0].periods.rise * intrinsic_lr / math.log1p(-intrinsic_lr)
+    all_periodic = all(classification.verdict == PERIODIC for classification in classifications)
     return Row(
-        f"periodic, T·ηλ of {found.count} periods above its bound: {name}",
+        f"periodic, mean T·ηλ of {lengths.count} periods above its lower bound: {name}",
         f"periodic, >= {PERIODS_NEEDED} periods, measured >= predicted",
-        all(j.verdict == PERIODIC for j in judged) and found.count >= PERIODS_NEEDED and found.mean >= bound,
+        all_periodic and lengths.count >= PERIODS_NEEDED and lengths.mean >= bound,
         predicted=bound,
         simulated=_lengths(_replays(runs)).mean,
-        measured=found.mean,
-        error=found.error,
+        measured=lengths.mean,
+        error=lengths.error,
     )
 
 
-def equal_periods(names: Sequence[str], groups: Sequence[Sequence[xr.Dataset]], *, equal: bool = True) -> Row:
-    """Compare T·ηλ of two settings: symmetry says equal for equal ηλ; with `equal` False they must be seen to differ.
+def equal_periods_row(names: Sequence[str], groups: Sequence[Sequence[xr.Dataset]], *, equal: bool = True) -> Row:
+    """Compare the mean T·ηλ of two settings, which are equal for equal ηλ by symmetry.
 
     Parameters
     ----------
-    names, groups : of two settings, each with the runs of several seeds.
+    names, groups : names of two settings, and the runs of each.
+    equal : whether they must agree; otherwise they must differ.
 
     Examples
     --------
     >>> wave = np.exp(np.abs(np.arange(4000) % 100 - 50) / 50)
     >>> run = xr.Dataset({"norm": ("step", wave), "grad_norm": ("step", 0 * wave)}, coords={"step": np.arange(4000)},
     ...                  attrs={"lr": 0.1, "wd": 0.1})
-    >>> equal_periods(["a", "b"], [[run], [run]]).verdict
+    >>> equal_periods_row(["a", "b"], [[run], [run]]).verdict
     'holds'
     """
     first, second = (_lengths(runs) for runs in groups)
     error = math.hypot(first.error, second.error)
     close = abs(second.mean - first.mean) <= STANDARD_ERRORS * error
     return Row(
-        f"{'T·ηλ equal' if equal else 'control, T·ηλ differs'}: {names[0]} and {names[1]}",
+        f"{'equal T·ηλ' if equal else 'control, different T·ηλ'}: {names[0]} and {names[1]}",
         f"|difference| {'<=' if equal else '>'} {STANDARD_ERRORS:g} standard errors",
         close if equal else not close and math.isfinite(error),
         first.mean,
@@ -345,8 +349,8 @@ def equal_periods(names: Sequence[str], groups: Sequence[Sequence[xr.Dataset]], 
     )
 
 
-def peak_ratio(names: Sequence[str], groups: Sequence[Sequence[xr.Dataset]]) -> Row:
-    """Symmetry: the geometric-mean peaks of ρ of two periodic settings with equal ηλ are in the ratio of √η.
+def peak_ratio_row(names: Sequence[str], groups: Sequence[Sequence[xr.Dataset]]) -> Row:
+    """Compare the geometric-mean peaks of ρ of two settings with equal ηλ, whose ratio is that of √η by symmetry.
 
     Examples
     --------
@@ -354,38 +358,40 @@ def peak_ratio(names: Sequence[str], groups: Sequence[Sequence[xr.Dataset]]) -> 
     >>> runs = [xr.Dataset({"norm": ("step", scale * wave), "grad_norm": ("step", 0 * wave)},
     ...                    coords={"step": np.arange(4000)}, attrs={"lr": scale**2, "wd": 0.01 / scale**2})
     ...         for scale in (1.0, 2.0)]
-    >>> row = peak_ratio(["a", "b"], [[run] for run in runs])
+    >>> row = peak_ratio_row(["a", "b"], [[run] for run in runs])
     >>> row.predicted, round(row.measured, 12)
     (0.5, 0.5)
     """
     predicted = math.sqrt(float(setting_variable(groups[0][0], "lr")) / float(setting_variable(groups[1][0], "lr")))
     first, second = (_log_peaks(runs) for runs in groups)
-    again = [_log_peaks(_replays(runs)) for runs in groups]
+    replayed = [_log_peaks(_replays(runs)) for runs in groups]
     measured = math.exp(first.mean - second.mean)
     return Row(
-        f"ratio of the peaks of ρ: {names[0]} to {names[1]}",
+        f"ratio of peak norms: {names[0]} to {names[1]}",
         f"|difference| <= {PEAK_TOLERANCE:.0%}",
         abs(measured / predicted - 1) <= PEAK_TOLERANCE,
         predicted,
-        math.exp(again[0].mean - again[1].mean),
+        math.exp(replayed[0].mean - replayed[1].mean),
         measured,
         measured / predicted - 1,
         math.hypot(first.error, second.error),
     )
 
 
-def same_losses(name: str, first: xr.Dataset, second: xr.Dataset, *, control: bool = False) -> Row:
-    """Symmetry: runs with equal ηλ, direction and ρ₀/√η have the same losses; with `control` they must part.
+def equal_losses_row(name: str, first: xr.Dataset, second: xr.Dataset, *, control: bool = False) -> Row:
+    """Compare the losses of runs with equal ηλ, initial direction and ρ₀/√η, which are equal by symmetry.
+
+    With `control` the losses must differ.
 
     Examples
     --------
     >>> run = xr.Dataset({"loss": ("step", [1.0, 0.5])})
-    >>> same_losses("a", run, run + 1e-9).verdict
+    >>> equal_losses_row("a", run, run + 1e-9).verdict
     'holds'
     """
     worst = float(np.max(np.abs(first.loss.values - second.loss.values)))
     return Row(
-        f"{'control, losses part' if control else 'same losses by symmetry'}: {name}, {first.sizes['step']} steps",
+        f"{'control, losses differ' if control else 'equal losses by symmetry'}: {name}, {first.sizes['step']} steps",
         f"largest difference {'>' if control else '<='} {SYMMETRY_TOLERANCE:g}",
         worst > SYMMETRY_TOLERANCE if control else worst <= SYMMETRY_TOLERANCE,
         predicted=float(first.loss[-1]),

@@ -1,4 +1,4 @@
-"""The main trial: train real networks, predict, simulate, compare, report."""
+"""Main validation: train networks, compare them with theory and simulation, and write a report."""
 
 from __future__ import annotations
 
@@ -26,27 +26,32 @@ from simulate._files import atomic_write, write_json
 from simulate.trajectories.contract import COMPLETE
 from theory.arguments import check_choice
 
-MARKER, TABLE, REPORT, RUNS = "validation.json", "table.csv", "report.html", "runs"
+VALIDATION_MARKER, VALIDATION_TABLE, VALIDATION_REPORT, VALIDATION_RUNS = (
+    "validation.json",
+    "table.csv",
+    "report.html",
+    "runs",
+)
 
-Runs = Mapping[str, xr.Dataset]
+RunsByName = Mapping[str, xr.Dataset]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A validation: the runs that it trains, and the comparisons that it draws from them."""
+    """Runs of a validation, and the function that compares them."""
 
     runs: Mapping[str, RunConfig]
-    rows: Callable[[Runs], list[Row]]
+    rows: Callable[[RunsByName], list[Row]]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a validation found.
+    """Result of a validation.
 
     Attributes
     ----------
-    rows : the table.
-    folder : where report, table and runs are.
+    rows : rows of the table.
+    folder : folder of report, table and runs.
     """
 
     rows: list[Row]
@@ -62,7 +67,7 @@ class Validation:
 
 
 def digits_runs() -> dict[str, RunConfig]:
-    """Return the runs of the preset "digits": 8×8 images, networks that train in seconds.
+    """Return the runs of the preset "digits": small networks on 8×8 images.
 
     Examples
     --------
@@ -78,10 +83,10 @@ def digits_runs() -> dict[str, RunConfig]:
     for name, seed in (("small-mlp-1", 1), ("small-mlp-2", 2)):
         runs[name] = RunConfig(lr=0.5, wd=0.02, model="mlp", width=8, steps=12_000, seed=seed)
     runs["unnormalized"] = RunConfig(lr=0.1, wd=0.01, normalization="none", scale_invariant=False, steps=2000)
-    # ρ settles near 0.1, where PyTorch's default ε is felt
+    # ρ settles near 0.1, where PyTorch's default ε has an effect
     for name, eps in (("small-norm", 1e-12), ("small-norm-default-eps", 1e-5)):
         runs[name] = RunConfig(lr=5e-4, wd=20.0, norm_eps=eps, steps=3000)
-    # η smaller by 5, λ larger by 5, ρ₀ smaller by √5: the same directions
+    # η/5, 5λ and ρ₀/√5 give the same directions
     shared: dict[str, Any] = {"dtype": "float64", "steps": 200}
     for suffix, eps in (("", 1e-12), ("-default-eps", 1e-5)):
         runs[f"symmetry-high{suffix}"] = RunConfig(lr=0.5, wd=0.01, init_norm=5.0, norm_eps=eps, **shared)
@@ -89,29 +94,29 @@ def digits_runs() -> dict[str, RunConfig]:
     return runs
 
 
-def digits_rows(runs: Runs) -> list[Row]:
-    """Return the table of the preset "digits", from the trajectories of its runs."""
+def digits_rows(runs: RunsByName) -> list[Row]:
+    """Return the rows of the preset "digits" from the trajectories of its runs."""
     high, low = ([runs[f"convnet-{which}-{number}"] for number in (1, 2, 3)] for which in ("high", "low"))
     names = [f"ConvNet {setting_name(group[0])}" for group in (high, low)]
     mlps = [runs["mlp-fast"], runs["mlp-slow"]]
-    failing = ("unnormalized", "small-norm-default-eps")
-    replayed = [name for name in runs if name not in failing and not name.endswith("-default-eps")]
+    controls = ("unnormalized", "small-norm-default-eps")
+    replayed = [name for name in runs if name not in controls and not name.endswith("-default-eps")]
     return [
-        *checks.equilibrium("BN-MLP width 8", runs["small-mlp-1"], runs["small-mlp-2"]),
-        checks.not_equilibrium(names[0], high[0]),
-        *(checks.replay(name, runs[name]) for name in replayed),
-        checks.replay("small-norm with PyTorch's ε = 1e-5", runs["small-norm-default-eps"], control=True),
-        checks.replay("BN-MLP without its normalization", runs["unnormalized"], control=True),
-        *checks.bounds("BN-MLP width 8", runs["small-mlp-1"], controls=True),
-        *checks.bounds(names[0], high[0], controls=False),
-        *(checks.periodic(name, group) for name, group in zip(names, (high, low), strict=True)),
-        checks.equal_periods(names, [high, low]),
-        checks.peak_ratio(names, [high, low]),
-        checks.equal_periods(
+        *checks.equilibrium_rows("BN-MLP width 8", runs["small-mlp-1"], runs["small-mlp-2"]),
+        checks.equilibrium_control_row(names[0], high[0]),
+        *(checks.replay_row(name, runs[name]) for name in replayed),
+        checks.replay_row("small norm with PyTorch's ε = 1e-5", runs["small-norm-default-eps"], control=True),
+        checks.replay_row("MLP without normalization", runs["unnormalized"], control=True),
+        *checks.envelope_rows("BN-MLP width 8", runs["small-mlp-1"], controls=True),
+        *checks.envelope_rows(names[0], high[0], controls=False),
+        *(checks.periodic_row(name, group) for name, group in zip(names, (high, low), strict=True)),
+        checks.equal_periods_row(names, [high, low]),
+        checks.peak_ratio_row(names, [high, low]),
+        checks.equal_periods_row(
             [f"BN-MLP width 64 {setting_name(run)}" for run in mlps], [[run] for run in mlps], equal=False
         ),
-        checks.same_losses("ε = 1e-12", runs["symmetry-high"], runs["symmetry-low"]),
-        checks.same_losses(
+        checks.equal_losses_row("ε = 1e-12", runs["symmetry-high"], runs["symmetry-low"]),
+        checks.equal_losses_row(
             "ε = 1e-5", runs["symmetry-high-default-eps"], runs["symmetry-low-default-eps"], control=True
         ),
     ]
@@ -123,26 +128,26 @@ PRESETS = {"digits": Preset(digits_runs(), digits_rows)}
 def validate(
     preset: str = "digits", out: str | os.PathLike[str] = "report", *, progress: bool | None = None
 ) -> Validation:
-    """Train real networks, hold them against theory and simulation, and write a report.
+    """Train networks, compare them with theory and simulation, and write a report.
 
     Parameters
     ----------
     preset : "digits": 17 runs on 8×8 images, about two minutes on two cores.
-    out : folder for `report.html`, `table.csv` and the runs, which are a sweep (`empirical.open_sweep`). A report that
-        this function made before is replaced; an interrupted one is continued; anything else is refused.
+    out : folder for `report.html`, `table.csv` and the runs, which are a sweep (`empirical.open_sweep`). An earlier
+        report is replaced and an interrupted one is continued. A folder with other files is refused.
     progress : show a progress bar; by default only in a terminal.
 
     Returns
     -------
-    Validation, whose `holds` says whether every row of the table holds.
+    Validation; `holds` is true if every row of the table holds.
 
     Raises
     ------
     ValueError : unknown preset, or a folder that cannot be used.
     RuntimeError : a training process failed.
-    KeyboardInterrupt : Ctrl-C or SIGTERM; the runs keep their traces and are continued by the next call.
+    KeyboardInterrupt : Ctrl-C or SIGTERM. The next call continues the runs.
 
-    Source: the claims are those of arXiv 2106.15739 §3-§5 and docs/mathematics.md §1-§6.
+    Source: arXiv 2106.15739 §3-§5 and docs/mathematics.md §1-§6.
 
     Examples
     --------
@@ -153,23 +158,23 @@ def validate(
     """
     check_choice("preset", preset, PRESETS)
     chosen = PRESETS[preset]
-    folder = _claim_folder(Path(out), preset, chosen)
-    runs = _train_all(chosen.runs, folder / RUNS, progress)
-    broken = {name: run.status.item() for name, run in runs.items() if run.status.item() != COMPLETE}
-    if broken:
+    folder = _prepare_folder(Path(out), preset, chosen)
+    runs = _train_all(chosen.runs, folder / VALIDATION_RUNS, progress)
+    incomplete = {name: run.status.item() for name, run in runs.items() if run.status.item() != COMPLETE}
+    if incomplete:
         raise RuntimeError(
-            f"every run must be complete to be compared, got {broken}; their traces are in {folder / RUNS}"
+            f"these runs are not complete: {incomplete}. Their traces are in {folder / VALIDATION_RUNS}."
         )
     result = Validation(chosen.rows(runs), folder)
-    places = {name: run_path(Path(RUNS), run).as_posix() for name, run in chosen.runs.items()}
-    report.write_report(folder / REPORT, preset, result.rows, table_cells(result.rows), runs, places)
-    _write_table(folder / TABLE, result.rows)
-    write_json(folder / MARKER, {**_described(preset, chosen), "complete": True})
+    places = {name: run_path(Path(VALIDATION_RUNS), run).as_posix() for name, run in chosen.runs.items()}
+    report.write_report(folder / VALIDATION_REPORT, preset, result.rows, table_cells(result.rows), runs, places)
+    _write_table(folder / VALIDATION_TABLE, result.rows)
+    write_json(folder / VALIDATION_MARKER, {**_description(preset, chosen), "complete": True})
     return result
 
 
 def format_table(rows: list[Row]) -> str:
-    """Lay the table out in plain text.
+    """Return the table as plain text.
 
     Examples
     --------
@@ -188,7 +193,7 @@ def format_table(rows: list[Row]) -> str:
 
 
 def table_cells(rows: list[Row]) -> list[list[str]]:
-    """Format the table for people: a head, and a line of texts for each row.
+    """Return the cells of the table as text, one list per row after the header.
 
     Examples
     --------
@@ -206,40 +211,40 @@ def table_cells(rows: list[Row]) -> list[list[str]]:
     return cells
 
 
-def _described(preset: str, chosen: Preset) -> dict[str, Any]:
+def _description(preset: str, chosen: Preset) -> dict[str, Any]:
     identities = {name: [config.identity, config.steps] for name, config in chosen.runs.items()}
     return {"made_by": "bnwd validate", "version": theory.__version__, "preset": preset, "runs": identities}
 
 
-def _claim_folder(folder: Path, preset: str, chosen: Preset) -> Path:
-    """Take the folder: empty, our own finished report (replaced) or our own unfinished one (continued)."""
-    described = _described(preset, chosen)
+def _prepare_folder(folder: Path, preset: str, chosen: Preset) -> Path:
+    """Prepare the folder: remove a finished report, continue an unfinished one, and refuse other files."""
+    description = _description(preset, chosen)
     try:
         if folder.exists() and any(folder.iterdir()):
             try:
-                found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+                marker = json.loads((folder / VALIDATION_MARKER).read_text(encoding="utf-8"))
             except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-                found = {}
-            if found.get("made_by") != described["made_by"]:
+                marker = {}
+            if marker.get("made_by") != description["made_by"]:
                 raise ValueError(f"out must be a new or empty folder or an earlier report, got {str(folder)!r}")
-            if found != described:
-                for name in (REPORT, TABLE):
+            if marker != description:
+                for name in (VALIDATION_REPORT, VALIDATION_TABLE):
                     (folder / name).unlink(missing_ok=True)
-                shutil.rmtree(folder / RUNS, ignore_errors=True)
+                shutil.rmtree(folder / VALIDATION_RUNS, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MARKER, described)
+        write_json(folder / VALIDATION_MARKER, description)
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {str(folder)!r} ({error.strerror})") from None
     return folder
 
 
 def _train_all(runs: Mapping[str, RunConfig], folder: Path, progress: bool | None) -> dict[str, xr.Dataset]:
-    """Train all runs side by side, the long ones first, and open them by name."""
-    # ConvNet steps take five times as long as those of an MLP
+    """Train all runs in parallel, the longest first, and return them by name."""
+    # a ConvNet step takes five times as long as an MLP step
     ordered = sorted(runs.values(), key=lambda run: -run.steps * (5 if run.model == "convnet" else 1))
-    found = sweep(ordered, folder, progress=progress)
-    if (found.status == FAILED).any():
-        raise RuntimeError(f"a training process failed: {found.error.values[found.status == FAILED][0]}")
+    table = sweep(ordered, folder, progress=progress)
+    if (table.status == FAILED).any():
+        raise RuntimeError(f"a training process failed: {table.error.values[table.status == FAILED][0]}")
     return {name: simulate.load(run_path(folder, run)) for name, run in runs.items()}
 
 
