@@ -1,8 +1,7 @@
-"""Sweeps: what they cost beside the trainings, throughput of two workers, opening 1000 runs, a simulated grid.
+"""Measure the cost of sweeps: overhead, throughput of two workers, opening 1000 runs, and a simulated grid.
 
-The same trainings are made by two plain processes and by a sweep of two workers, in turn, few and many of them: the
-difference is what the further ones take, and the rest what starts and ends the command. A training takes about five
-seconds on one core.
+Two plain processes and a sweep with two workers train the same runs in turn, a few and then many. The difference gives
+the time per run. The rest is the time to start and end the command. A run takes about five seconds on one core.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ torch.set_num_threads(1)
 for seed in sys.argv[2:]:
     empirical.train(empirical.RunConfig(**{**eval(sys.argv[1]), "seed": int(seed)}), progress=False)
 """
-SWEPT = """
+SWEEP = """
 import sys, empirical
 if __name__ == "__main__":
     runs = empirical.grid(**eval(sys.argv[1]), seed=[int(seed) for seed in sys.argv[4:]])
@@ -37,7 +36,7 @@ if __name__ == "__main__":
 SETTINGS = {name: getattr(RUN, name) for name in ("lr", "wd", "width", "batch_size", "steps")}
 
 
-def seconds(*commands):
+def time_commands(*commands):
     started = time.perf_counter()
     processes = [subprocess.Popen([sys.executable, *map(str, command)]) for command in commands]
     codes = [process.wait() for process in processes]
@@ -45,17 +44,17 @@ def seconds(*commands):
     return time.perf_counter() - started
 
 
-def script(text, folder, name):
+def write_script(text, folder, name):
     (folder / name).write_text(text)
     return folder / name
 
 
-def plain_and_swept(folder, runs):
-    """Wall-clock seconds of so many runs by two plain processes, and by a sweep of two workers."""
-    plain, swept = script(PLAIN, folder, "plain.py"), script(SWEPT, folder, "swept.py")
-    by_hand = seconds(*([plain, SETTINGS, *range(first, runs, 2)] for first in range(2)))
+def time_plain_and_sweep(folder, runs):
+    """Return the wall-clock seconds of `runs` runs in two plain processes, and in a sweep with two workers."""
+    plain, in_sweep = write_script(PLAIN, folder, "plain.py"), write_script(SWEEP, folder, "sweep_script.py")
+    by_hand = time_commands(*([plain, SETTINGS, *range(first, runs, 2)] for first in range(2)))
     out = tempfile.mkdtemp(dir=folder)
-    return by_hand, seconds([swept, SETTINGS, out, 2, *range(runs)])
+    return by_hand, time_commands([in_sweep, SETTINGS, out, 2, *range(runs)])
 
 
 def main():
@@ -64,20 +63,21 @@ def main():
         few, many = (
             [statistics.mean(times) for times in zip(*pairs, strict=True)]
             for pairs in zip(
-                *([plain_and_swept(folder, FEW), plain_and_swept(folder, SOME)] for _ in range(REPEATED)), strict=True
+                *([time_plain_and_sweep(folder, FEW), time_plain_and_sweep(folder, SOME)] for _ in range(REPEATED)),
+                strict=True,
             )
         )
-        plain, swept = ((more - less) / (SOME - FEW) for less, more in zip(few, many, strict=True))
-        print(f"a run takes {2 * plain:.2f} s in a plain process, in a sweep {swept / plain - 1:+.1%} (goal +5 %)")
-        print(f"two workers: throughput {plain / swept:.3f} of two plain processes (goal 0.95)")
-        print(f"start and end: {few[0] - FEW * plain:.1f} s, of the sweep {few[1] - FEW * swept:.1f} s; "
-              f"{SOME} runs in all {many[0]:.1f} s, {many[1]:.1f} s")  # fmt: skip
+        plain, in_sweep = ((more - less) / (SOME - FEW) for less, more in zip(few, many, strict=True))
+        print(f"a run takes {2 * plain:.2f} s in a plain process, {in_sweep / plain - 1:+.1%} in a sweep (goal +5 %)")
+        print(f"two workers: throughput {plain / in_sweep:.3f} of two plain processes (goal 0.95)")
+        print(f"start and end: {few[0] - FEW * plain:.1f} s, sweep {few[1] - FEW * in_sweep:.1f} s; "
+              f"{SOME} runs in total {many[0]:.1f} s, {many[1]:.1f} s")  # fmt: skip
 
         runs = empirical.grid(lr=list(np.geomspace(0.1, 1, 100)), wd=0.01, width=8, steps=100, seed=range(MANY // 100))
         started = time.perf_counter()
         empirical.sweep(runs, folder / "many", empirical.dask_executor(workers=2))
-        spent = time.perf_counter() - started
-        print(f"{MANY} runs of {runs[0].steps} steps: {1000 * spent / MANY:.0f} ms each, two workers")
+        elapsed = time.perf_counter() - started
+        print(f"{MANY} runs of {runs[0].steps} steps: {1000 * elapsed / MANY:.0f} ms each, two workers")
         started = time.perf_counter()
         opened = empirical.open_sweep(folder / "many", traces=True)
         lazily = time.perf_counter() - started

@@ -1,8 +1,8 @@
-"""What a sweep of 100 000 runs asks of scheduler, command and disk, without the trainings.
+"""Measure the load of a sweep of 100 000 runs on scheduler, command and disk, without training.
 
-The command and the scheduler are the real ones, in processes of their own; 100 workers, all in one process, answer at
-once with a summary of the usual size. Printed are processor seconds and memory of each, and what lies on the disk; the
-last lines say what that is for 100 nodes of 16 workers. An argument gives another number of runs.
+The command and the scheduler are the real ones, in separate processes. 100 workers in one process answer at once, with
+a summary of the usual size. The output lists processor seconds and memory of each process, and the files on disk. The
+last lines give the load for 100 nodes of 16 workers. An optional argument sets the number of runs.
 """
 
 import os
@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 import empirical
-from empirical.sweeps import sweep as sweeping
+from empirical.sweeps import sweep as sweep_module
 from empirical.sweeps.task import Summary
 
 WORKERS, NODES, PER_NODE, SECONDS_OF_A_RUN = 100, 100, 16, 60.0
@@ -34,7 +34,7 @@ asyncio.run(main())
 """
 
 
-def answered(runs, terms, places):
+def answer_at_once(runs, options, places):
     numbers = ["final_norm", "norm_min", "norm_max", "train_loss", "train_error", "test_loss", "test_error"]
     numbers += ["periods", "period", "period_stderr", "rotation_ratio", "log_norm_sd"]
     return tuple(
@@ -62,30 +62,30 @@ def main(count):
         (folder / "workers.py").write_text(MANY_WORKERS)
         file = folder / "scheduler.json"
         command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--host", "127.0.0.1"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        scheduler = subprocess.Popen([*command, "--no-dashboard", "--scheduler-file", str(file)], **quiet)
+        no_output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        scheduler = subprocess.Popen([*command, "--no-dashboard", "--scheduler-file", str(file)], **no_output)
         while not file.exists():
             time.sleep(0.1)
         from distributed import Client
 
         address = Client(scheduler_file=str(file), set_as_default=False).scheduler.address
-        workers = subprocess.Popen([sys.executable, str(folder / "workers.py"), address, str(WORKERS)], **quiet)
+        workers = subprocess.Popen([sys.executable, str(folder / "workers.py"), address, str(WORKERS)], **no_output)
         own, its = psutil.Process(), psutil.Process(scheduler.pid)
         try:
             time.sleep(5)
             started = time.perf_counter()
             lr, wd = np.geomspace(0.01, 1, count // 100), np.geomspace(0.001, 0.1, 10)
             runs = empirical.grid(lr=list(lr), wd=list(wd), seed=range(10))
-            print(f"{len(runs)} settings made and checked in {time.perf_counter() - started:.1f} s")
-            sweeping.perform = answered
+            print(f"{len(runs)} settings built and checked in {time.perf_counter() - started:.1f} s")
+            sweep_module.train_and_summarize = answer_at_once
             before, before_its = processor_seconds(own), processor_seconds(its)
             started = time.perf_counter()
-            found = empirical.sweep(runs, folder / "sweep", empirical.dask_executor(file))
-            spent = time.perf_counter() - started
+            results = empirical.sweep(runs, folder / "sweep", empirical.dask_executor(file))
+            elapsed = time.perf_counter() - started
             command_seconds, its_seconds = processor_seconds(own) - before, processor_seconds(its) - before_its
-            assert (found.status == "complete").all()
-            print(f"{len(runs) / spent:.0f} runs a second through the scheduler, all told {spent:.0f} s")
-            print(f"processor time a run: scheduler {1000 * its_seconds / len(runs):.2f} ms, command "
+            assert (results.status == "complete").all()
+            print(f"{len(runs) / elapsed:.0f} runs per second through the scheduler, {elapsed:.0f} s in total")
+            print(f"processor time per run: scheduler {1000 * its_seconds / len(runs):.2f} ms, command "
                   f"{1000 * command_seconds / len(runs):.2f} ms")  # fmt: skip
             print(
                 f"memory: scheduler {its.memory_info().rss / 1e6:.0f} MB, command {own.memory_info().rss / 1e6:.0f} MB"
@@ -101,11 +101,12 @@ def main(count):
         finally:
             workers.kill()
             scheduler.kill()
-        everywhere = NODES * PER_NODE
-        needed = everywhere / SECONDS_OF_A_RUN
-        print(f"{everywhere} workers with runs of {SECONDS_OF_A_RUN:.0f} s end {needed:.0f} a second: the scheduler "
-              f"is busy for {needed * its_seconds / len(runs):.0%} of the time, the command for "
-              f"{needed * command_seconds / len(runs):.0%}; {len(runs) / needed / 3600:.1f} h in all")  # fmt: skip
+        workers_in_all = NODES * PER_NODE
+        runs_per_second = workers_in_all / SECONDS_OF_A_RUN
+        print(f"{workers_in_all} workers with runs of {SECONDS_OF_A_RUN:.0f} s end {runs_per_second:.0f} runs per "
+              f"second: the scheduler is busy for {runs_per_second * its_seconds / len(runs):.0%} of the time, "
+              f"the command for {runs_per_second * command_seconds / len(runs):.0%}; "
+              f"{len(runs) / runs_per_second / 3600:.1f} h in total")  # fmt: skip
 
 
 if __name__ == "__main__":

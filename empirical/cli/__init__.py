@@ -1,1 +1,1 @@
-"""The commands of `bnwd`, by what they are about."""
+"""Commands of `bnwd`, one module per topic."""

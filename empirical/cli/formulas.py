@@ -14,55 +14,57 @@ from empirical.cli.application import (
     OptimizerName,
     Out,
     WeightDecay,
+    allow_local_modules,
     app,
-    errors_in_one_line,
-    find_modules_here,
-    naming,
+    name_options,
+    report_errors,
 )
 
 
 @app.command(
-    short_help="What follows from lr and wd, by formula alone.",
+    "predict",
+    short_help="Predict norm, rotation and periods from lr and wd.",
     epilog="Example: bnwd predict --lr 0.5 --wd 0.01 --grad-norm 12 --grad-norm-range 1 30 --norm 9",
 )
-@errors_in_one_line
-def predict(
+@report_errors
+def predict_command(
     lr: LearningRate,
     wd: WeightDecay,
     grad_norm: GradientNorm = 1.0,
     grad_norm_range: Annotated[
         tuple[float, float] | None,
         typer.Option(
-            metavar="LEAST LARGEST",
-            help="Two numbers between which g̃ stays, such as 1 30: adds bounds of the norm, and whether jumps are "
-            "possible.",
+            metavar="SMALLEST LARGEST",
+            help="Smallest and largest g̃ during training, e.g. 1 30. Adds bounds of the norm and whether angular jumps "
+            "can occur.",
         ),
     ] = None,
     norm: Annotated[
-        float | None, typer.Option(help="Norm ρ now: with the range, adds when a jump is possible and certain.")
+        float | None,
+        typer.Option(help="Present norm ρ. Needs --grad-norm-range. Adds when the next angular jump occurs."),
     ] = None,
     delta: Annotated[
         float | None,
-        typer.Option(help="A δ-jump is a step with 1 - cos(rotation) > δ, 0 < δ < 1; default 0.1.", show_default=False),
+        typer.Option(help="An angular jump is a step with 1 - cos θ > δ, 0 < δ < 1. Default: 0.1.", show_default=False),
     ] = None,
     sharpness: Annotated[
         float | None,
-        typer.Option(help="Top Hessian eigenvalue at weights of norm 1: adds the edge of stability."),
+        typer.Option(help="Largest Hessian eigenvalue at weights of norm 1. Adds the norm at the edge of stability."),
     ] = None,
     period_model: Annotated[
         Path | None,
-        typer.Option(help="File of `bnwd calibrate`, for periods of that network; default a small ConvNet."),
+        typer.Option(help="File written by `bnwd calibrate` for your network. Default: a small ConvNet on digits."),
     ] = None,
     optimizer: OptimizerName = "SGD()",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, inf and NaN as null.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON. inf and NaN become null.")] = False,
 ) -> None:
-    """Say where norm and rotation settle, when steps become jumps and how long periods are, by formula alone."""
-    from empirical.cli.prediction import as_plain, format_predictions, predictions
+    """Predict equilibrium norm, rotation, angular jumps and periods from formulas. Nothing is trained."""
+    from empirical.cli.prediction import format_predictions, predictions, to_json_values
     from theory.optimizers import parse_optimizer
 
-    find_modules_here()
-    with naming(path="--period-model"):
-        found = predictions(
+    allow_local_modules()
+    with name_options(path="--period-model"):
+        values = predictions(
             lr,
             wd,
             grad_norm,
@@ -73,39 +75,43 @@ def predict(
             sharpness=sharpness,
             period_model=period_model,
         )
-    typer.echo(json.dumps(as_plain(found), indent=2) if as_json else format_predictions(found))
+    typer.echo(json.dumps(to_json_values(values), indent=2) if as_json else format_predictions(values))
 
 
 @app.command(
-    short_help="The norm without a network.",
-    epilog="Example: bnwd simulate --lr 0.5 --wd 0.01 --grad-norm 12 --norm 3 --steps 1000 --out fall.zarr",
+    "simulate",
+    short_help="Simulate the weight norm without a network.",
+    epilog="Example: bnwd simulate --lr 0.5 --wd 0.01 --grad-norm 12 --norm 3 --steps 1000 --out decay.zarr",
 )
-@errors_in_one_line
-def simulate(
+@report_errors
+def simulate_command(
     lr: LearningRate,
     wd: WeightDecay,
-    norm: Annotated[float, typer.Option(help="Norm ρ > 0 at the start.")],
+    norm: Annotated[float, typer.Option(help="Initial norm ρ > 0.")],
     grad_norm: GradientNorm = 1.0,
     grad_norm_max: Annotated[
         float | None,
-        typer.Option(help="With it, g̃ is uniform between --grad-norm and this, independently at every step."),
+        typer.Option(help="Draw g̃ uniformly between --grad-norm and this value, independently at every step."),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Number of updates.")] = 10_000,
-    record_every: Annotated[int, typer.Option(help="Steps between the rows that are kept.")] = 1,
-    seed: Annotated[int, typer.Option(help="Of random gradient norms.")] = 0,
+    steps: Annotated[int, typer.Option(help="Number of steps.")] = 10_000,
+    record_every: Annotated[int, typer.Option(help="Steps between recorded rows.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the gradient norms.")] = 0,
     out: Out = None,
 ) -> None:
-    """Iterate the exact law of the norm, without a network; --out saves the trajectory for simulate.load."""
-    import simulate as floor
+    """Iterate the exact one-step law of the weight norm, without a network.
+
+    --out saves the trajectory. Open it with simulate.load.
+    """
+    import simulate
     import theory
     from simulate._files import check_unused
 
     if out is not None:
         check_unused("--out", out)
-    gradient = grad_norm if grad_norm_max is None else floor.BoundedGradient(grad_norm, grad_norm_max)
-    trajectory = floor.norm_map(lr, wd, gradient, norm=norm, steps=steps, record_every=record_every, seed=seed)
+    gradient = grad_norm if grad_norm_max is None else simulate.BoundedGradient(grad_norm, grad_norm_max)
+    trajectory = simulate.norm_map(lr, wd, gradient, norm=norm, steps=steps, record_every=record_every, seed=seed)
     if out is not None:
-        floor.save(trajectory, out)
+        simulate.save(trajectory, out)
     typer.echo(f"{'status':<24} {trajectory.status.item()} after {trajectory.status_step.item()} steps")
     typer.echo(f"{'final norm':<24} {trajectory.final_norm.item():.6g}")
     if grad_norm_max is None:

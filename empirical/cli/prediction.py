@@ -1,4 +1,4 @@
-"""What theory says of a setting, laid out for the command line; no network and no PyTorch."""
+"""Predictions of theory for one setting, as a table or as JSON. Imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ import theory
 from theory.arguments import check_number
 from theory.optimizers import format_optimizer
 
-# what plain SGD has besides, by key
-_KNOWN_OF_SGD = {
+# predictions that are complete for plain SGD only: key and label
+_PLAIN_SGD_ONLY = {
     "relaxation_time": "relaxation time",
-    "free_fall": "free fall",
-    "angular_jump_norm": "jumps",
+    "free_decay": "decay without gradients",
+    "angular_jump_norm": "angular jumps",
     "period": "periods",
 }
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """One number, or word, that follows from a setting.
+class PredictedValue:
+    """One predicted number or word, with its label.
 
     Attributes
     ----------
     key : name in JSON.
-    words : what it is.
+    label : text in the table.
     value : a number or a word.
     unit : of the number.
-    note : what it rests on.
+    note : condition under which the value holds.
     """
 
     key: str
-    words: str
+    label: str
     value: float | str
     unit: str = ""
     note: str = ""
@@ -56,35 +56,35 @@ def predictions(
     delta: float | None = None,
     sharpness: float | None = None,
     period_model: str | os.PathLike[str] | None = None,
-) -> list[Predicted]:
-    """Say where norm and rotation settle, when steps become jumps and how long periods are, by formula alone.
+) -> list[PredictedValue]:
+    """Predict equilibrium norm, rotation, angular jumps and periods from formulas.
 
     Parameters
     ----------
     lr, wd : η > 0, λ >= 0.
     grad_norm : g̃ > 0.
     optimizer : default `theory.SGD()`.
-    grad_norm_range : ℓ and L between which g̃ stays; adds bounds of the norm and whether jumps are possible.
-    norm : ρ > 0 now; with the range it adds when a jump is possible and certain.
-    delta : a jump is a step with 1 - cos θ > δ, 0 < δ < 1; default 0.1.
-    sharpness : largest eigenvalue of the Hessian at weights of norm 1; adds the norm at the edge of stability.
-    period_model : file of a `simulate.PeriodModel`; default is that of the reference ConvNet.
+    grad_norm_range : smallest and largest g̃, ℓ and L. Adds bounds of the norm and whether angular jumps can occur.
+    norm : present ρ > 0. Needs `grad_norm_range`. Adds the earliest and latest step of the next angular jump.
+    delta : an angular jump is a step with 1 - cos θ > δ, 0 < δ < 1. Default: 0.1.
+    sharpness : largest Hessian eigenvalue at weights scaled to norm 1. Adds the norm at the edge of stability.
+    period_model : file of a `simulate.PeriodModel`. Default: the model of the reference ConvNet.
 
     Returns
     -------
-    Numbers in a fixed order; what has no meaning for the setting is left out, what is not known for the optimizer is
-    named.
+    Values in a fixed order. Values without a meaning for the setting are left out. The last value lists what is not
+    available for the optimizer.
 
     Raises
     ------
-    TypeError, ValueError : an argument is out of range, or `norm` comes without the range.
+    TypeError, ValueError : an argument is out of range, or `norm` comes without `grad_norm_range`.
 
     Source: docs/mathematics.md §2 to §6.
 
     Examples
     --------
-    >>> found = predictions(0.1, 0.01, optimizer=theory.SGD(momentum=0.9))
-    >>> [(each.key, round(each.value, 3)) for each in found[:3]]
+    >>> values = predictions(0.1, 0.01, optimizer=theory.SGD(momentum=0.9))
+    >>> [(value.key, round(value.value, 3)) for value in values[:3]]
     [('equilibrium_norm', 2.659), ('equilibrium_effective_lr', 0.014), ('equilibrium_rotation', 0.032)]
     """
     rule = theory.SGD() if optimizer is None else optimizer
@@ -93,130 +93,136 @@ def predictions(
     if grad_norm_range is not None and np.shape(grad_norm_range) != (2,):
         raise ValueError(f"grad_norm_range must be two numbers, got {grad_norm_range!r}")
     if norm is not None and grad_norm_range is None:
-        raise ValueError(f"norm must come with grad_norm_range, which says when a jump is due, got {norm!r} alone")
-    found = _at_rest(lr, wd, grad_norm, rule)
+        raise ValueError(f"norm must come with grad_norm_range, which bounds the next angular jump, got {norm!r} alone")
+    values = _equilibrium_values(lr, wd, grad_norm, rule)
     plain_sgd = rule == theory.SGD() and lr * wd < 1
     if delta is not None and not plain_sgd:
         raise ValueError(f"delta must be left out but for plain SGD with lr * wd < 1, got {delta!r} with {rule!r}")
     delta = 0.1 if delta is None else delta
     if plain_sgd:
-        words = f"norm below which a step is a jump (δ = {delta:g})"
-        jumps = theory.angular_jump_norm(lr, wd, grad_norm, delta)
-        found.append(Predicted("angular_jump_norm", words, jumps, "", _of_gradient(grad_norm)))
+        label = f"angular jumps (δ = {delta:g}) below the norm"
+        largest_norm = theory.angular_jump_norm(lr, wd, grad_norm, delta)
+        values.append(PredictedValue("angular_jump_norm", label, largest_norm, "", _gradient_note(grad_norm)))
     if grad_norm_range is not None:
         if not plain_sgd:
             raise ValueError(f"grad_norm_range must be left out but for plain SGD with lr * wd < 1, got {rule!r}")
-        found += _within(lr, wd, grad_norm_range, norm, delta)
+        values += _range_values(lr, wd, grad_norm_range, norm, delta)
     if sharpness is not None:
         sgd = rule if isinstance(rule, theory.SGD) else None
         if sgd is None:
             raise ValueError(f"sharpness must be left out but for SGD, got optimizer={rule!r}")
         edge = theory.critical_norm(lr, sharpness, wd=wd, optimizer=sgd)
-        found.append(Predicted("critical_norm", "norm at the edge of stability", edge))
+        values.append(PredictedValue("critical_norm", "norm at the edge of stability", edge))
     if plain_sgd and wd > 0:
-        found += _period(lr, wd, period_model)
+        values += _period_values(lr, wd, period_model)
     elif period_model is not None:
         raise ValueError(
             f"period_model must be left out but for plain SGD with 0 < lr * wd < 1, got {str(period_model)!r}"
         )
     if rule != theory.SGD():
-        missing = [words for key, words in _KNOWN_OF_SGD.items() if key not in {each.key for each in found}]
-        found.append(Predicted("not_known", "not known", ", ".join(missing), "", f"for {format_optimizer(rule)}"))
-    return found
+        missing = [label for key, label in _PLAIN_SGD_ONLY.items() if key not in {value.key for value in values}]
+        label = "not available for this optimizer"
+        values.append(PredictedValue("not_known", label, ", ".join(missing), "", format_optimizer(rule)))
+    return values
 
 
-def _of_gradient(grad_norm: float) -> str:
+def _gradient_note(grad_norm: float) -> str:
     return f"for g̃ = {grad_norm:g}"
 
 
-def _at_rest(lr: float, wd: float, grad_norm: float, rule: theory.Optimizer) -> list[Predicted]:
+def _equilibrium_values(lr: float, wd: float, grad_norm: float, rule: theory.Optimizer) -> list[PredictedValue]:
     quantities: dict[str, tuple[str, Callable[..., Any], str]] = {
         "equilibrium_norm": ("equilibrium norm ρ*", theory.equilibrium_norm, ""),
         "equilibrium_effective_lr": ("equilibrium effective lr η/ρ*²", theory.equilibrium_effective_lr, ""),
         "equilibrium_rotation": ("equilibrium rotation θ*", theory.equilibrium_rotation, "radians per step"),
     }
     if rule == theory.SGD() and lr * wd >= 1:
-        # each step turns the weights around, and there is no angle of rest
+        # each step reverses the weights, so the rotation has no equilibrium
         del quantities["equilibrium_rotation"]
-    found = []
-    for key, (words, formula, unit) in quantities.items():
+    values = []
+    for key, (label, formula, unit) in quantities.items():
         value, other = (float(formula(lr, wd, grad_norm=g, optimizer=rule)) for g in (grad_norm, 2 * grad_norm))
-        note = "whatever g̃" if math.isclose(value, other) else _of_gradient(grad_norm)
+        note = "for every g̃" if math.isclose(value, other) else _gradient_note(grad_norm)
         if rule != theory.SGD():
-            note += ", of gradients that do not depend on those before"
-        found.append(Predicted(key, words, value, unit, note))
+            note += ", if gradients are independent in time"
+        values.append(PredictedValue(key, label, value, unit, note))
     relaxation = math.nan
     if rule == theory.SGD():
         relaxation = float(theory.relaxation_time(lr, wd))
     elif isinstance(rule, theory.SGD) and not rule.nesterov:
-        followed = theory.momentum_relaxation(lr, wd, momentum=rule.momentum, decoupled=rule.decoupled)
-        relaxation = float(followed.time)
+        momentum_relaxation = theory.momentum_relaxation(lr, wd, momentum=rule.momentum, decoupled=rule.decoupled)
+        relaxation = float(momentum_relaxation.time)
     if not math.isnan(relaxation):
-        found.append(Predicted("relaxation_time", "relaxation time", relaxation, "steps"))
+        note = "time in which a small deviation from ρ* shrinks by a factor of e"
+        values.append(PredictedValue("relaxation_time", "relaxation time", relaxation, "steps", note))
     decay = theory.free_decay(lr, wd, optimizer=rule) if lr * wd < 1 else math.nan
     if decay > 0:
-        words = "free fall by a factor of e"
-        found.append(Predicted("free_fall", words, 1 / decay, "steps", "without gradients"))
-    return found
+        label = "decay by a factor of e without gradients"
+        values.append(PredictedValue("free_decay", label, 1 / decay, "steps", "by weight decay alone"))
+    return values
 
 
-def _within(
+def _range_values(
     lr: float, wd: float, grad_norm_range: tuple[float, float], norm: float | None, delta: float
-) -> list[Predicted]:
+) -> list[PredictedValue]:
     low, high = grad_norm_range
     bounds = theory.norm_bounds(lr, wd, low, high)
-    where = f"for {low:g} <= g̃ <= {high:g}"
-    found = [
-        Predicted("norm_lower", "lower bound of the norm", bounds.lower, "", where),
-        Predicted("norm_upper", "upper bound of the norm", bounds.upper, "", where),
-        Predicted(
-            "jumps",
-            f"jumps (δ = {delta:g})",
+    condition = f"for {low:g} <= g̃ <= {high:g}"
+    values = [
+        PredictedValue("norm_lower", "lower bound of the norm", bounds.lower, "", condition),
+        PredictedValue("norm_upper", "upper bound of the norm", bounds.upper, "", condition),
+        PredictedValue(
+            "angular_jumps",
+            f"angular jumps (δ = {delta:g})",
             theory.angular_jump_regime(lr, wd, low, high, delta),
             "",
-            f"{where}, from a norm at which none is due at once",
+            f"{condition}, starting at a norm where no step is an angular jump yet",
         ),
     ]
     if norm is not None:
         time = theory.steps_to_angular_jump(norm, lr, wd, low, high, delta)
-        since = f"from norm {norm:g}, {where}"
-        found += [
-            Predicted("jump_earliest", "first jump, at the earliest", time.earliest, "steps", since),
-            Predicted("jump_latest", "first jump, at the latest", time.latest, "steps", since),
+        start = f"from norm {norm:g}, {condition}"
+        values += [
+            PredictedValue("angular_jump_earliest", "next angular jump, earliest", time.earliest, "steps", start),
+            PredictedValue("angular_jump_latest", "next angular jump, latest", time.latest, "steps", start),
         ]
-    return found
+    return values
 
 
-def _period(lr: float, wd: float, period_model: str | os.PathLike[str] | None) -> list[Predicted]:
+def _period_values(lr: float, wd: float, period_model: str | os.PathLike[str] | None) -> list[PredictedValue]:
     import simulate
 
     model = simulate.PeriodModel.reference() if period_model is None else simulate.PeriodModel.load(period_model)
     if not model.has_law:
-        raise ValueError(
-            f"period_model must be of a network that shows periods, got {str(period_model)!r}, which shows none"
-        )
+        raise ValueError(f"period_model must be of a network with periods, got {str(period_model)!r} without any")
     if model.optimizer != "SGD()":
-        raise ValueError(f"period_model must be of plain SGD as the prediction is, got one of {model.optimizer}")
+        raise ValueError(f"period_model must be calibrated with plain SGD, got one calibrated with {model.optimizer}")
     with warnings.catch_warnings():
-        # what it would warn of, the note says
+        # the note says what it would warn about
         warnings.simplefilter("ignore", UserWarning)
-        period, known, expected = model.law.period(lr, wd), model.law_interval(lr, wd), model.predict(lr, wd)
+        period, interval, prediction = model.law.period(lr, wd), model.law_interval(lr, wd), model.predict(lr, wd)
     if not math.isfinite(period):
         return []
     low, high = model.calibrated_range
     inside = low * (1 - 1e-9) <= lr * wd <= high * (1 + 1e-9)
-    said = json.loads(model.calibration_runs[0].run or "{}")
-    network = ", ".join(str(said[key]) for key in ("model", "width", "dataset") if said.get(key) is not None)
-    other = "for another network: bnwd calibrate" if period_model is None else str(period_model)
+    config = json.loads(model.calibration_runs[0].run or "{}")
+    network = ", ".join(str(config[key]) for key in ("model", "width", "dataset") if config.get(key) is not None)
+    source = "for your own network: bnwd calibrate" if period_model is None else str(period_model)
     return [
-        Predicted("period_verdict", "training of the network below", expected.verdict),
-        Predicted("period", "  period, where it is periodic", period, "steps"),
-        Predicted("period_lower", "  at least (90 %)", known.lower, "steps"),
-        Predicted("period_upper", "  at most (90 %)", known.upper, "steps"),
-        Predicted("period_network", "  of the network", network or "unknown", "", other),
-        Predicted(
+        PredictedValue(
+            "period_verdict",
+            "verdict for the network below",
+            prediction.verdict,
+            "",
+            "equilibrium: the norm settles; periodic: it oscillates",
+        ),
+        PredictedValue("period", "  period, if periodic", period, "steps"),
+        PredictedValue("period_lower", "  90 % interval, lower end", interval.lower, "steps"),
+        PredictedValue("period_upper", "  90 % interval, upper end", interval.upper, "steps"),
+        PredictedValue("period_network", "  network", network or "unknown", "", source),
+        PredictedValue(
             "period_calibrated",
-            "  calibrated there",
+            "  inside the calibrated range",
             "yes" if inside else "no",
             "",
             f"{low:.3g} <= lr * wd <= {high:.3g}",
@@ -224,35 +230,37 @@ def _period(lr: float, wd: float, period_model: str | os.PathLike[str] | None) -
     ]
 
 
-def format_predictions(found: Sequence[Predicted]) -> str:
-    """Lay numbers out as a table.
+def format_predictions(values: Sequence[PredictedValue]) -> str:
+    """Format predictions as a table.
 
     Examples
     --------
-    >>> print(format_predictions([Predicted("period", "period", 160.2, "steps", "of a ConvNet")]))
+    >>> print(format_predictions([PredictedValue("period", "period", 160.2, "steps", "of a ConvNet")]))
     period  160.2 steps  of a ConvNet
     """
-    cells = [(each.words, _text(each), each.note) for each in found]
+    cells = [(value.label, _format_value(value), value.note) for value in values]
     widths = [max(len(row[i]) for row in cells) for i in range(2)] if cells else [0, 0]
     return "\n".join(f"{a.ljust(widths[0])}  {b.ljust(widths[1])}  {c}".rstrip() for a, b, c in cells)
 
 
-def _text(each: Predicted) -> str:
-    if isinstance(each.value, str):
-        return each.value
-    if math.isinf(each.value) and each.unit == "steps":
+def _format_value(prediction: PredictedValue) -> str:
+    value, unit = prediction.value, prediction.unit
+    if isinstance(value, str):
+        return value
+    if math.isinf(value) and unit == "steps":
         return "never"
-    return f"{each.value:.6g} {each.unit}".rstrip()
+    return f"{value:.6g} {unit}".rstrip()
 
 
-def as_plain(found: Sequence[Predicted]) -> dict[str, Any]:
-    """Numbers by key, for JSON, which knows neither inf nor NaN: these are None.
+def to_json_values(values: Sequence[PredictedValue]) -> dict[str, Any]:
+    """Return the values by key, for JSON. inf and NaN, which JSON lacks, become None.
 
     Examples
     --------
-    >>> as_plain([Predicted("jumps", "jumps", "impossible"), Predicted("jump_latest", "latest", math.inf)])
-    {'jumps': 'impossible', 'jump_latest': None}
+    >>> to_json_values([PredictedValue("angular_jumps", "", "impossible"), PredictedValue("period", "", math.inf)])
+    {'angular_jumps': 'impossible', 'period': None}
     """
     return {
-        each.key: each.value if isinstance(each.value, str) or math.isfinite(each.value) else None for each in found
+        value.key: value.value if isinstance(value.value, str) or math.isfinite(value.value) else None
+        for value in values
     }

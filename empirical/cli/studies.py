@@ -1,4 +1,4 @@
-"""Commands that train what the paper is about: `validate`, `claims` and `figures`."""
+"""Commands that test and illustrate the paper with trained networks: `validate`, `claims` and `figures`."""
 
 from __future__ import annotations
 
@@ -8,57 +8,60 @@ from typing import Annotated
 
 import typer
 
-from empirical.cli.application import app, completed_from, errors_in_one_line, naming
+from empirical.cli.application import app, complete_from, name_options, report_errors
 
 
-def _networks() -> Iterable[str]:
+def _network_names() -> Iterable[str]:
     from empirical.studies.predictions.study import NETWORKS
 
     return NETWORKS
 
 
-def _statements() -> Iterable[str]:
+def _claim_names() -> Iterable[str]:
     from empirical.studies.claims.all_claims import all_claims
 
     return (claim.name for claim in all_claims())
 
 
-def _figures() -> Iterable[str]:
+def _figure_names() -> Iterable[str]:
     from empirical.studies.paper_figures.all_figures import all_figures
 
     return (figure.name for figure in all_figures())
 
 
 @app.command(
-    short_help="Hold theory and simulation against training.",
+    "validate",
+    short_help="Compare theory and simulation with trained networks.",
     epilog="Example: bnwd validate --out report, or bnwd validate --held-out --network mlp64 --out held_out",
 )
-@errors_in_one_line
-def validate(
-    preset: Annotated[str, typer.Option(help="digits.")] = "digits",
+@report_errors
+def validate_command(
+    preset: Annotated[str, typer.Option(help="Set of networks and data. The only one is digits.")] = "digits",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder: new, or an earlier one; default report, with --held-out held_out."),
+        typer.Option(help="Folder: new, or one of an earlier call. Default: report, or held_out with --held-out."),
     ] = None,
     held_out: Annotated[
         bool,
         typer.Option(
-            "--held-out", help="Probe networks, predict their norms at other settings, and train there (40 minutes)."
+            "--held-out",
+            help="Calibrate on each held-out network, predict other settings, then train there (40 minutes).",
         ),
     ] = False,
     network: Annotated[
         list[str] | None,
         typer.Option(
-            help="With --held-out: only these, such as mlp64; default all.", autocompletion=completed_from(_networks)
+            help="With --held-out: only this network, e.g. mlp64. Repeat the option for more. Default: all.",
+            autocompletion=complete_from(_network_names),
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="With --held-out: processes; default one for each processor.")
+        int | None, typer.Option(help="With --held-out: number of processes. Default: one per processor.")
     ] = None,
 ) -> None:
-    """Train real networks, hold them against theory and simulation, and write a report.
+    """Train real networks, compare them with theory and simulation, and write a report.
 
-    Exit code 0 only if every row of the table holds, with --held-out if every goal is reached.
+    The exit code is 0 if every row of the table holds, or with --held-out if every goal is reached. Otherwise it is 1.
     """
     import empirical
 
@@ -70,8 +73,8 @@ def validate(
     folder = out or Path("report")
     result = empirical.validate(preset, folder)
     typer.echo(str(result))
-    held = sum(row.holds for row in result.rows)
-    typer.echo(f"\n{held} of {len(result.rows)} rows hold; report: {folder / 'report.html'}")
+    count = sum(row.holds for row in result.rows)
+    typer.echo(f"\n{count} of {len(result.rows)} rows hold; report: {folder / 'report.html'}")
     if not result.holds:
         raise typer.Exit(1)
 
@@ -80,102 +83,107 @@ def _validate_held_out(out: Path, networks: list[str] | None, workers: int | Non
     import empirical
     from empirical.studies.predictions import report
 
-    with naming(networks="--network"):
+    with name_options(networks="--network"):
         table = empirical.validate_held_out(out, networks, executor=empirical.dask_executor(workers=workers))
-    found = report.measures(table)
-    report.write_page(out, table, found)
-    typer.echo(report.format_measures(found))
-    typer.echo(f"\n{table.sizes['setting']} settings; table, page and picture in {out}")
-    if any(measure.reached is False for measure in found):
+    metrics = report.metrics(table)
+    report.write_held_out_page(out, table, metrics)
+    typer.echo(report.format_metrics(metrics))
+    typer.echo(f"\n{table.sizes['setting']} settings; table, page and figure in {out}")
+    if any(metric.reached is False for metric in metrics):
         raise typer.Exit(1)
 
 
 @app.command(
-    short_help="Put the statements of the paper on trial.",
+    "claims",
+    short_help="Test the claims of the paper by training.",
     epilog="Example: bnwd claims --fast --out claims",
 )
-@errors_in_one_line
-def claims(
-    out: Annotated[Path, typer.Option(help="Folder for runs, pictures and claims.md; runs are used again.")] = Path(
-        "claims"
-    ),
+@report_errors
+def claims_command(
+    out: Annotated[
+        Path, typer.Option(help="Folder for runs, figures and claims.md. Runs that are already there are reused.")
+    ] = Path("claims"),
     name: Annotated[
         list[str] | None,
-        typer.Option(help="Only these statements; default all.", autocompletion=completed_from(_statements)),
+        typer.Option(
+            help="Only this claim. Repeat the option for more. Default: all.",
+            autocompletion=complete_from(_claim_names),
+        ),
     ] = None,
     show: Annotated[
-        bool, typer.Option("--list", help="Print names and statements, fast ones marked by *, and train nothing.")
+        bool, typer.Option("--list", help="List all claims and train nothing. A * marks those of --fast.")
     ] = False,
-    fast: Annotated[bool, typer.Option("--fast", help="Only those that take two minutes together.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Only the claims that take two minutes in total.")] = False,
     paper_scale: Annotated[
-        bool, typer.Option("--paper-scale", help="With ConvNets on CIFAR-10, for a GPU: hours for each statement.")
+        bool, typer.Option("--paper-scale", help="Use ConvNets on CIFAR-10. Needs a GPU and hours per claim.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes; default one for each processor.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one per processor.")] = None,
 ) -> None:
-    """Put each statement of the paper and its neighbours on trial with real training, and print the verdicts.
+    """Test each claim of the paper and of related work by training networks, and print the verdicts.
 
-    The page is claims.md, or claims_asked.md where not all statements are asked for. Exit code 1 if a rule says that a
-    control holds, for then it proves nothing; what a verdict is does not matter.
+    The results are written to claims.md, or to claims_asked.md if only some claims are tested. The exit code is 1 if a
+    claim holds for its control, because the test is then meaningless. It does not depend on the other verdicts.
     """
     import empirical
     from empirical.studies.claims.rules import HOLDS
-    from empirical.studies.claims.study import chosen_claims, format_outcomes, judge_claims, page_name
+    from empirical.studies.claims.study import choose_claims, format_verdicts, judge_claims, page_name
 
-    with naming(names="--name"):
-        chosen = chosen_claims(name, fast=fast)
+    with name_options(names="--name"):
+        chosen = choose_claims(name, fast=fast)
     if show:
         for claim in chosen:
             typer.echo(f"{claim.name:<30} {'*' if claim.fast else ' '} {claim.statement}")
         return
-    found = judge_claims(
+    verdicts = judge_claims(
         out, name, fast=fast, paper_scale=paper_scale, executor=empirical.dask_executor(workers=workers)
     )
-    typer.echo(format_outcomes(found))
-    typer.echo(f"\npage and pictures: {out / page_name(chosen)}")
-    if any(each.control.verdict == HOLDS for each in found):
+    typer.echo(format_verdicts(verdicts))
+    typer.echo(f"\npage and figures: {out / page_name(chosen)}")
+    if any(verdict.control.verdict == HOLDS for verdict in verdicts):
         raise typer.Exit(1)
 
 
 @app.command(
+    "figures",
     short_help="Draw the figures of the paper.",
     epilog="Example: bnwd figures --fast --name norm --format svg --out figures",
 )
-@errors_in_one_line
-def figures(
+@report_errors
+def figures_command(
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("figures"),
     name: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only these of training-curves, norm, phase-picture, periods, width, minima and full-batch; default "
-            "all.",
-            autocompletion=completed_from(_figures),
+            help="One of training-curves, norm, phase-picture, periods, width, minima, full-batch. Repeat the option "
+            "for more. Default: all.",
+            autocompletion=complete_from(_figure_names),
         ),
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option(help="Folder of the runs; what it lacks is trained. Default: runs, in --out.")
+        Path | None, typer.Option(help="Folder of runs. Missing runs are trained. Default: the folder runs in --out.")
     ] = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(
             "--format",
-            help="pdf, svg or png, also several; default pdf and png.",
-            autocompletion=completed_from(lambda: ("pdf", "svg", "png")),
+            help="pdf, svg or png. Repeat the option for more. Default: pdf and png.",
+            autocompletion=complete_from(lambda: ("pdf", "svg", "png")),
         ),
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="Of shorter runs and fewer seeds.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Use shorter runs and fewer seeds.")] = False,
     paper_scale: Annotated[
-        bool, typer.Option("--paper-scale", help="With ConvNets on CIFAR-10, for a GPU: hours for each figure.")
+        bool, typer.Option("--paper-scale", help="Use ConvNets on CIFAR-10. Needs a GPU and hours per figure.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes; default one for each processor.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one per processor.")] = None,
 ) -> None:
-    """Draw the figures of the paper in print quality, from stored runs, and train those that are missing."""
+    """Draw the figures of the paper in print quality from stored runs. Missing runs are trained."""
     import matplotlib
 
     import empirical
 
     matplotlib.use("Agg")
-    with naming(names="--name", formats="--format"):
-        drawn = empirical.draw_figures(
+    with name_options(names="--name", formats="--format"):
+        files = empirical.draw_figures(
             out,
             name,
             runs=runs,
@@ -184,6 +192,6 @@ def figures(
             formats=kind or ("pdf", "png"),
             executor=empirical.dask_executor(workers=workers),
         )
-    for paths in drawn.values():
+    for paths in files.values():
         for path in paths:
             typer.echo(path)

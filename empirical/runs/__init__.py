@@ -1,1 +1,1 @@
-"""Runs: the training loop and its folder on disk."""
+"""Training runs: the loop that trains a network, and the run folder on disk."""

@@ -1,4 +1,4 @@
-"""Evaluations of a run on its whole data."""
+"""Evaluate a network on whole data sets during a run."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from empirical.data import Data, batch_indices
-from empirical.networks import recorded_statistics
-from empirical.steps import Problem, State
+from empirical.networks import record_statistics
+from empirical.steps import Problem, TrainingState
 
-# samples that go through the network at a time
-_AT_ONCE = 4096
+# samples per forward pass
+_MAX_SAMPLES = 4096
 
 
-def evaluate(problem: Problem, data: Data, state: State, *, batch_size: int | None = None) -> dict[str, float]:
-    """Loss and error on the whole training and test set, in eval mode with the statistics of the training set.
+def evaluate(problem: Problem, data: Data, state: TrainingState, *, batch_size: int | None = None) -> dict[str, float]:
+    """Compute loss and error on the whole training and test set, in eval mode with statistics of the training set.
 
     Parameters
     ----------
-    problem : its model is overwritten by the state.
+    problem : its model is overwritten with the state.
     data : training set, and test set if there is one.
-    state : of one replica.
-    batch_size : if given, also the losses, errors and gradients of the mini-batches of one epoch in train mode, at
-        the weights of the state, in an order that is the same at every evaluation.
+    state : state of one replica.
+    batch_size : if given, also evaluate the mini-batches of one epoch in train mode, at the weights of the state.
+        Their order is the same at every evaluation.
 
     Returns
     -------
-    `train_loss`, `train_error`, the same of `test` and `validation` where there are such sets; with `batch_size` also
-    means over the mini-batches: `train_mode_loss`, `train_mode_error`, `mean_grad_norm` (of the norms) and
-    `full_grad_norm` (norm of the mean), both of the measured weights and times their norm.
+    `train_loss` and `train_error`, and the same for `test` and `validation` if these sets exist. With `batch_size` also
+    means over the mini-batches: `train_mode_loss`, `train_mode_error`, `mean_grad_norm` (mean of the gradient norms)
+    and `full_grad_norm` (norm of the mean gradient). Both norms are of the measured weights, times the weight norm.
 
     Examples
     --------
     >>> import theory
-    >>> from empirical.steps import Layout
+    >>> from empirical.steps import WeightLayout
     >>> model = nn.Linear(3, 2, bias=False)
     >>> data = Data(torch.randn(10, 3), torch.zeros(10).long())
-    >>> problem = Problem(model, Layout.of(model, {"w": ("weight",)}), data.inputs, data.targets, theory.SGD())
-    >>> list(evaluate(problem, data, State.of(problem)))
+    >>> problem = Problem(model, WeightLayout.of(model, {"w": ("weight",)}), data.inputs, data.targets, theory.SGD())
+    >>> list(evaluate(problem, data, TrainingState.of(problem)))
     ['train_loss', 'train_error']
     """
     model = problem.model
@@ -49,49 +49,50 @@ def evaluate(problem: Problem, data: Data, state: State, *, batch_size: int | No
     if batch_size is not None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            values = _of_batches(problem, data, batch_size)
-        # layers with a memory of their own have seen the batches
+            values = _evaluate_batches(problem, data, batch_size)
+        # running statistics of layers may have changed
         state.write_into(model, problem.layout)
     model.eval()
-    outputs = record_statistics(model, data)
+    outputs = set_training_statistics(model, data)
     values["train_loss"], values["train_error"] = _loss_and_error(outputs, data.targets)
     for name, inputs, targets in (
         ("test", data.test_inputs, data.test_targets),
         ("validation", data.validation_inputs, data.validation_targets),
     ):
         if inputs is not None and targets is not None:
-            values[f"{name}_loss"], values[f"{name}_error"] = _loss_and_error(outputs_of(model, data, inputs), targets)
+            outputs = model_outputs(model, data, inputs)
+            values[f"{name}_loss"], values[f"{name}_error"] = _loss_and_error(outputs, targets)
     model.train()
     return values
 
 
-def record_statistics(model: nn.Module, data: Data) -> Tensor:
-    """Give a model in eval mode the statistics of the whole training set; return its outputs there.
+def set_training_statistics(model: nn.Module, data: Data) -> Tensor:
+    """Store the statistics of the whole training set in a model in eval mode; return its outputs on that set.
 
-    Where the set goes through in parts, the statistics of the parts are pooled: exact for the first normalization,
-    while the later ones get inputs that were normalized by the statistics of their part.
+    A large set is processed in parts, whose statistics are pooled. The result is exact for the first normalization.
+    Later ones see inputs that were normalized with the statistics of their part.
 
     Examples
     --------
     >>> model = nn.Linear(3, 2).eval()
-    >>> tuple(record_statistics(model, Data(torch.randn(10, 3), torch.zeros(10).long())).shape)
+    >>> tuple(set_training_statistics(model, Data(torch.randn(10, 3), torch.zeros(10).long())).shape)
     (10, 2)
     """
-    with recorded_statistics(model):
-        outputs = outputs_of(model, data, data.inputs)
-    return outputs if data.size <= _AT_ONCE else outputs_of(model, data, data.inputs)
+    with record_statistics(model):
+        outputs = model_outputs(model, data, data.inputs)
+    return outputs if data.size <= _MAX_SAMPLES else model_outputs(model, data, data.inputs)
 
 
-def outputs_of(model: nn.Module, data: Data, inputs: Tensor) -> Tensor:
-    """Outputs of a model for all samples of a set, in parts, without gradients.
+def model_outputs(model: nn.Module, data: Data, inputs: Tensor) -> Tensor:
+    """Compute the outputs of a model for all inputs, in parts and without gradients.
 
     Examples
     --------
-    >>> tuple(outputs_of(nn.Linear(3, 2), Data(torch.randn(10, 3), torch.zeros(10).long()), torch.randn(5, 3)).shape)
+    >>> tuple(model_outputs(nn.Linear(3, 2), Data(torch.randn(10, 3), torch.zeros(10).long()), torch.randn(5, 3)).shape)
     (5, 2)
     """
     with torch.no_grad():
-        return torch.cat([model(data.prepared(part)) for part in inputs.split(_AT_ONCE)])
+        return torch.cat([model(data.prepare(part)) for part in inputs.split(_MAX_SAMPLES)])
 
 
 def _loss_and_error(outputs: Tensor, targets: Tensor) -> tuple[float, float]:
@@ -103,10 +104,10 @@ def _error(outputs: Tensor, targets: Tensor) -> float:
     return float((outputs.argmax(dim=1) != targets).double().mean())
 
 
-def _of_batches(problem: Problem, data: Data, batch_size: int) -> dict[str, float]:
+def _evaluate_batches(problem: Problem, data: Data, batch_size: int) -> dict[str, float]:
     model, layout = problem.model.train(), problem.layout
     parameters = dict(model.named_parameters())
-    measured = [parameters[name] for name, (place, _) in layout.places.items() if place.stop <= layout.measured]
+    measured = [parameters[name] for name, (place, _) in layout.places.items() if place.stop <= layout.measured_size]
     norm = math.sqrt(sum(float(p.detach().double().square().sum()) for p in measured))
     batches = batch_indices(data.size, batch_size, "without_replacement", 0, 0, data.size // batch_size)
     total = [torch.zeros_like(p, dtype=torch.float64) for p in measured]

@@ -1,8 +1,8 @@
-"""The folder of a run as training writes it; `simulate.load` reads it.
+"""Write the folder of a run, which `simulate.load` reads.
 
-`steps.log` and `evaluations.log` are append-only, each record with a check; everything else is written aside and
-renamed. A process that is killed at any moment loses only the steps since the last checkpoint: resuming cuts the logs
-back to it.
+`steps.log` and `evaluations.log` are append-only, and each record has a checksum. All other files are written to a
+temporary name and renamed. A process that is killed at any moment loses only the steps since the last checkpoint:
+resuming cuts the logs back to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from empirical.steps.contract import State
+from empirical.steps.contract import TrainingState
 from simulate._files import LOCK, atomic_write, lock_folder, write_json
 from simulate.trajectories.contract import COMPLETE, RUNNING
 from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, store_run
@@ -34,7 +34,7 @@ from simulate.trajectories.log import (
     evaluation_log,
     evaluation_record,
     read_records,
-    sealed,
+    records_with_checks,
     step_log,
 )
 
@@ -42,16 +42,16 @@ _CHECKPOINTS_KEPT = 2
 
 
 class StorageError(RuntimeError):
-    """The disk refused what a run had to write; what was written before is kept, and the run can be resumed.
+    """A run could not write to disk. Everything written before is kept, and the run can be resumed.
 
     Attributes
     ----------
     path : the run folder.
-    reason : of the operating system, such as "No space left on device".
+    reason : message of the operating system, e.g. "No space left on device".
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{reason} while writing {path}; the run can be resumed from there once that is solved")
+        super().__init__(f"{reason} while writing {path}; the run can be resumed from there once this is solved")
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -59,23 +59,23 @@ class StorageError(RuntimeError):
 
 
 class RunFolder:
-    """One run folder, held by one process at a time.
+    """Folder of one run, locked by one process at a time.
 
     Parameters
     ----------
-    path : the folder; made if it does not exist.
-    labelled : write the labelled store when the run has ended; without it the folder keeps few files.
-    pace : seconds for which records may wait in memory before they are written, if no checkpoint or end comes first.
+    path : the folder. Created if missing.
+    labelled : write the labelled store at the end of the run. Without it the folder has fewer files.
+    pace : longest time in seconds that records wait in memory. A checkpoint or the end of the run writes them earlier.
 
     Raises
     ------
-    ValueError : the folder cannot be written, holds something that is no run, or is being written by another process.
+    ValueError : the folder cannot be written, contains something other than a run, or another process is writing it.
 
     Examples
     --------
     >>> import tempfile
     >>> folder = RunFolder(Path(tempfile.mkdtemp()) / "run")
-    >>> folder.described is None
+    >>> folder.description is None
     True
     >>> folder.close()
     """
@@ -84,55 +84,55 @@ class RunFolder:
         self.path = Path(path)
         self._labelled, self._pace, self._written = labelled, pace, time.monotonic()
         self._waiting: dict[str, list[npt.NDArray[Any]]] = {}
-        # False too where it cannot be looked for, which held_folder tells
+        # also False where looking for it fails; lock_folder raises in that case
         is_new = not os.path.exists(path)
-        # a process that was killed while it began a run leaves no more than these
-        beginnings = {LOCK, CONFIG + ".partial"}
+        # files that a process may leave that was killed while it created the run
+        initial_files = {LOCK, CONFIG + ".partial"}
         self._lock = lock_folder(
-            self.path, "a run to be continued", lambda names: CONFIG in names or names <= beginnings
+            self.path, "a run to be continued", lambda names: CONFIG in names or names <= initial_files
         )
         self._unused = self.path if is_new else None
-        self.described: dict[str, Any] | None = None
+        self.description: dict[str, Any] | None = None
         if (self.path / CONFIG).exists():
-            self.described = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+            self.description = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        """Let other processes have the folder; if it was made for a run that never began, drop it."""
+        """Unlock the folder. Delete it if it was created for a run that never began."""
         if self._unused is not None:
             with suppress(OSError):
                 (self._unused / LOCK).unlink()
                 self._unused.rmdir()
         self._lock.release()
 
-    def begin(self, described: Mapping[str, Any]) -> None:
-        """Write (or, for a continued run, renew) the description of the run; it is readable from now on."""
+    def begin(self, description: Mapping[str, Any]) -> None:
+        """Write the description of the run, or renew it for a continued run. Then `simulate.load` can read the run."""
         self._unused = None
-        for left in self.path.glob("*.partial"):
-            (shutil.rmtree if left.is_dir() else os.unlink)(left)
-        # a log keeps the kind of records that it began with
-        are_checked = self.described is None or bool(self.described.get("checked"))
-        self.described = {**described, "checked": are_checked}
-        write_json(self.path / CONFIG, self.described)
-        # the store of a shorter run would hide the log that grows now
+        for partial in self.path.glob("*.partial"):
+            (shutil.rmtree if partial.is_dir() else os.unlink)(partial)
+        # a log keeps the record format that it began with
+        are_checked = self.description is None or bool(self.description.get("checked"))
+        self.description = {**description, "checked": are_checked}
+        write_json(self.path / CONFIG, self.description)
+        # the store of the shorter run would hide the growing log
         shutil.rmtree(self.path / STORE, ignore_errors=True)
         self.set_status(RUNNING)
 
     def restart(self) -> None:
-        """Drop the logs and checkpoints of a run that never reached a usable checkpoint."""
+        """Delete the logs and checkpoints of a run without a usable checkpoint."""
         for file in (self.path / STEPS, self.path / EVALS, *self.checkpoints()):
             file.unlink(missing_ok=True)
 
     def set_status(self, status: str, **more: Any) -> None:
-        """Write the state of the run."""
+        """Write the status of the run."""
         write_json(self.path / STATUS, {"status": status, **more})
 
     def append_steps(self, records: npt.NDArray[Any]) -> None:
-        """Append records of steps."""
+        """Append step records."""
         self._append(STEPS, records)
 
     def append_evaluation(self, step: int, values: Mapping[str, float]) -> None:
-        """Append an evaluation; what was not evaluated is NaN."""
-        log = evaluation_log(self._description)
+        """Append an evaluation. Missing values become NaN."""
+        log = evaluation_log(self._known_description)
         names = [name for name in log.names or () if name not in ("eval_step", CHECK)]
         row = (step, *(values.get(name, np.nan) for name in names))
         self._append(EVALS, np.array([row], dtype=evaluation_record(names)))
@@ -143,23 +143,23 @@ class RunFolder:
             self.flush()
 
     def flush(self) -> None:
-        """Write the records that wait."""
+        """Write the waiting records."""
         waiting, self._waiting = self._waiting, {}
         for name, parts in waiting.items():
-            log = (step_log if name == STEPS else evaluation_log)(self._description)
+            log = (step_log if name == STEPS else evaluation_log)(self._known_description)
             path, records = self.path / name, np.concatenate(parts)
             first = path.stat().st_size // log.itemsize if path.exists() else 0
             with open(path, "ab") as file:
-                file.write((sealed(records, first) if CHECK in (log.names or ()) else records).tobytes())
+                file.write((records_with_checks(records, first) if CHECK in (log.names or ()) else records).tobytes())
         self._written = time.monotonic()
 
     @property
-    def _description(self) -> dict[str, Any]:
-        assert self.described is not None, "begin comes first"
-        return self.described
+    def _known_description(self) -> dict[str, Any]:
+        assert self.description is not None, "call begin first"
+        return self.description
 
-    def save_checkpoint(self, step: int, state: State, random_state: torch.Tensor) -> None:
-        """Write a checkpoint after all records of the steps before it are safe; keep the last two."""
+    def save_checkpoint(self, step: int, state: TrainingState, random_state: torch.Tensor) -> None:
+        """Write all records of earlier steps, then a checkpoint. Keep the last two checkpoints."""
         self.flush()
         for name in (STEPS, EVALS):
             if (self.path / name).exists():
@@ -176,7 +176,7 @@ class RunFolder:
         content["digest"] = _digest(content)
         memory = io.BytesIO()
         torch.save(content, memory)
-        with atomic_write(target) as aside, open(aside, "wb") as file:
+        with atomic_write(target) as partial, open(partial, "wb") as file:
             file.write(memory.getbuffer())
             file.flush()
             os.fsync(file.fileno())
@@ -184,66 +184,67 @@ class RunFolder:
             old.unlink()
 
     def checkpoints(self) -> list[Path]:
-        """Checkpoint files, oldest first."""
+        """Return the checkpoint files, oldest first."""
         return checkpoint_files(self.path)
 
-    def restore(self, device: torch.device) -> tuple[int, State, torch.Tensor] | None:
-        """Return step, state and random state of the last checkpoint, and cut the logs back to it.
+    def restore(self, device: torch.device) -> tuple[int, TrainingState, torch.Tensor] | None:
+        """Load the last intact checkpoint and cut the logs back to it.
 
         Returns
         -------
-        None for a run that was killed before its first checkpoint.
+        Step, state and random state. None if there is no checkpoint.
 
         Raises
         ------
-        ValueError : there are checkpoints, but none is intact.
+        ValueError : all checkpoints are damaged.
         """
         files = self.checkpoints()
-        written = count_records(self.path / STEPS, step_log(self._description))
+        written = count_records(self.path / STEPS, step_log(self._known_description))
         for file in reversed(files):
-            found = read_checkpoint(file, device)
-            # records are flushed before their checkpoint is written: a shorter log means a damaged disk, so go back
-            if found is not None and found[0] <= written:
-                self._cut(found[0])
-                return found
+            checkpoint = read_checkpoint(file, device)
+            # records are written before their checkpoint, so a shorter log is damaged: use an earlier checkpoint
+            if checkpoint is not None and checkpoint[0] <= written:
+                self._cut(checkpoint[0])
+                return checkpoint
         if files:
             raise ValueError(
-                f"out must hold an intact checkpoint to go on from, but all in {str(self.path)!r} are damaged; "
-                "simulate.load still reads the trajectory, and another folder can take the run from its start"
+                f"out must hold an intact checkpoint, but all in {str(self.path)!r} are damaged; read the trajectory "
+                "with simulate.load, or train the run again in another folder"
             )
         return None
 
     def _cut(self, step: int) -> None:
         if (self.path / STEPS).exists():
-            os.truncate(self.path / STEPS, step * step_log(self._description).itemsize)
-        log = evaluation_log(self._description)
-        kept = read_records(self.path / EVALS, log)
-        every = self._description["config"]["evaluate_every"]
-        # the extra evaluation after the last step of a shorter run is not part of a longer one
-        kept = kept[(kept["eval_step"] <= step) & (kept["eval_step"] % every == 0)]
-        with atomic_write(self.path / EVALS) as aside:
-            aside.write_bytes((sealed(kept, 0) if CHECK in (log.names or ()) else kept).tobytes())
+            os.truncate(self.path / STEPS, step * step_log(self._known_description).itemsize)
+        log = evaluation_log(self._known_description)
+        records = read_records(self.path / EVALS, log)
+        every = self._known_description["config"]["evaluate_every"]
+        # a longer run does not have the extra evaluation after the last step of a shorter run
+        records = records[(records["eval_step"] <= step) & (records["eval_step"] % every == 0)]
+        with atomic_write(self.path / EVALS) as partial:
+            partial.write_bytes((records_with_checks(records, 0) if CHECK in (log.names or ()) else records).tobytes())
 
     def finish(self, status: str, step: int, message: str = "") -> None:
-        """Write the final status, then the labelled store, if there is to be one."""
+        """Write the final status, then the labelled store if the folder has one."""
         self.flush()
         self.set_status(status, status_step=step, **({"message": message} if message else {}))
         self.store()
 
     def norm_after(self, steps: int) -> float:
-        """Norm after so many steps, as the run wrote it when it made the last of them."""
+        """Return the norm after `steps` steps, as recorded by the last of them."""
         if steps == 0:
-            return float(self._description["first_norm"])
-        # the norm before the next step is the same number, but added up in another order
-        return float(read_records(self.path / STEPS, step_log(self._description), steps - 1, steps)["next_norm"][0])
+            return float(self._known_description["first_norm"])
+        # not the norm before the next step: it is summed in another order, so its last bits differ
+        log = step_log(self._known_description)
+        return float(read_records(self.path / STEPS, log, steps - 1, steps)["next_norm"][0])
 
     def store(self) -> None:
-        """Write the labelled store of a finished run, if there is to be one, and it is not there yet."""
+        """Write the labelled store of a finished run, if the folder has one and it is missing."""
         if self._labelled and not (self.path / STORE).is_dir():
             store_run(self.path)
 
     def check_space(self, needed: int) -> None:
-        """Refuse to begin what the disk cannot hold.
+        """Check that the disk has enough free space.
 
         Raises
         ------
@@ -252,23 +253,23 @@ class RunFolder:
         free = shutil.disk_usage(self.path).free
         if free < needed:
             raise ValueError(
-                f"out must be on a disk with {in_bytes(needed)} free for this run, got {str(self.path)!r} with "
-                f"{in_bytes(free)}"
+                f"out must be on a disk with {format_bytes(needed)} free for this run, got {str(self.path)!r} with "
+                f"{format_bytes(free)}"
             )
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run ended by itself with the number of steps in its description."""
+        """Whether the run finished the number of steps in its description."""
         file = self.path / STATUS
         return file.exists() and json.loads(file.read_text(encoding="utf-8"))["status"] == COMPLETE
 
 
-def in_bytes(count: float) -> str:
-    """Write a number of bytes in readable units.
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with a unit.
 
     Examples
     --------
-    >>> in_bytes(999), in_bytes(1_500_000)
+    >>> format_bytes(999), format_bytes(1_500_000)
     ('999 B', '1.5 MB')
     """
     units = ["B", "kB", "MB", "GB", "TB"]
@@ -277,7 +278,7 @@ def in_bytes(count: float) -> str:
 
 
 def checkpoint_files(path: Path) -> list[Path]:
-    """Checkpoint files of a run folder, oldest first.
+    """Return the checkpoint files of a run folder, oldest first.
 
     Examples
     --------
@@ -287,8 +288,8 @@ def checkpoint_files(path: Path) -> list[Path]:
     return sorted(path.glob("checkpoint-*.pt"))
 
 
-def read_checkpoint(file: Path, device: torch.device) -> tuple[int, State, torch.Tensor] | None:
-    """Step, state and random state of one checkpoint; None where the file is damaged.
+def read_checkpoint(file: Path, device: torch.device) -> tuple[int, TrainingState, torch.Tensor] | None:
+    """Read step, state and random state of one checkpoint. Return None if the file is damaged.
 
     Examples
     --------
@@ -296,18 +297,18 @@ def read_checkpoint(file: Path, device: torch.device) -> tuple[int, State, torch
     True
     """
     try:
-        # weights_only: whatever the file holds, none of it is executed
+        # weights_only: never execute code from the file
         content = torch.load(file, map_location=device, weights_only=True)
         if content.get("digest", "") not in ("", _digest(content)):
             return None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError):
         return None
-    state = State(content["weights"], content["buffers"], tuple(content["slots"]))
+    state = TrainingState(content["weights"], content["buffers"], tuple(content["slots"]))
     return content["step"], state, content["random"].cpu()
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Hash of all numbers of a checkpoint."""
+    """Return a hash of all numbers of a checkpoint."""
     total = hashlib.sha256(repr(content["step"]).encode())
     named = sorted(content["buffers"].items())
     for tensor in (content["weights"], *content["slots"], content["random"], *(buffer for _, buffer in named)):
@@ -315,12 +316,12 @@ def _digest(content: Mapping[str, Any]) -> str:
     return total.hexdigest()
 
 
-def check_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:
-    """Refuse to continue a folder that holds another run, and say what differs.
+def check_same_run(stored: Mapping[str, Any], requested: Mapping[str, Any], path: Path) -> None:
+    """Check that a folder holds the requested run. The error lists the settings that differ.
 
     Parameters
     ----------
-    there, wanted : descriptions (`config.json`) of the run in the folder and of the one that is asked for.
+    stored, requested : descriptions (`config.json`) of the run in the folder and of the requested run.
     path : the folder, for the message.
 
     Raises
@@ -334,10 +335,10 @@ def check_same_run(there: Mapping[str, Any], wanted: Mapping[str, Any], path: Pa
     ...
     ValueError: out must be a new folder or one of the same run, but 'run' holds another: wd=1 there, 2 here
     """
-    if there["identity"] == wanted["identity"]:
+    if stored["identity"] == requested["identity"]:
         return
-    old, new = there["config"], wanted["config"]
-    differs = [f"{n}={old.get(n)!r} there, {new[n]!r} here" for n in new if new[n] != old.get(n)]
-    decisive = [text for text in differs if not text.startswith(("steps=", "device="))]
+    old, new = stored["config"], requested["config"]
+    differences = [f"{n}={old.get(n)!r} there, {new[n]!r} here" for n in new if new[n] != old.get(n)]
+    decisive = [text for text in differences if not text.startswith(("steps=", "device="))]
     what = "; ".join(decisive) or "another model or other data"
     raise ValueError(f"out must be a new folder or one of the same run, but {str(path)!r} holds another: {what}")

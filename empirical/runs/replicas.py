@@ -1,4 +1,4 @@
-"""Runs of equal shape as replicas in the same training steps."""
+"""Train runs of equal shape as replicas, in the same steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 
 from empirical.runs.preparation import Setup
-from empirical.steps import Engine, Hyper, State
+from empirical.steps import Engine, Hyper, TrainingState
 
 
 def are_replicas(one: Setup, other: Setup) -> bool:
-    """Tell whether two runs can be trained by the same steps: of one shape, and what is not trained is equal.
+    """Return whether two runs can share steps: they have the same shape and the same frozen parameters.
 
     Examples
     --------
@@ -35,28 +35,28 @@ def are_replicas(one: Setup, other: Setup) -> bool:
 def advance_replicas(
     engine: Engine,
     setups: Sequence[Setup],
-    states: Sequence[State],
+    states: Sequence[TrainingState],
     steps: Sequence[int],
     places: Sequence[int],
     count: int,
-) -> list[tuple[State, npt.NDArray[Any]]]:
-    """Make so many steps of each of some runs; the places among the replicas that they leave are filled with the first.
+) -> list[tuple[TrainingState, npt.NDArray[Any]]]:
+    """Advance each of several runs by `count` steps. Unused replicas are filled with copies of the first run.
 
-    What becomes of a run does not depend on the others, but its last bits on its place, by the way in which numbers lie
-    in the registers of the processor.
+    The result of a run does not depend on the other runs. Its last bits depend on its place among the replicas,
+    because processors handle the numbers in vectors.
 
     Parameters
     ----------
-    engine : of any of them, for `replicas` of its configuration.
+    engine : engine of any of the runs, for `config.replicas` replicas.
     setups : runs for which `are_replicas` holds, at most as many as `replicas`.
-    states : where each of them is, of one replica.
-    steps : the number of the next step of each.
-    places : of each among the replicas, 0 … `replicas`-1, all different.
+    states : state of each run, one replica each.
+    steps : number of the next step of each run.
+    places : place of each run among the replicas, 0 … `replicas`-1, all different.
     count : number of steps.
 
     Returns
     -------
-    State after the steps, and records of shape (count,), of each run.
+    For each run, the state after the steps and the records, of shape (count,).
 
     Examples
     --------
@@ -69,12 +69,12 @@ def advance_replicas(
     >>> state.weights.shape[0], rows.shape
     (1, (5,))
     """
-    filled = [places.index(place) if place in places else 0 for place in range(setups[0].config.replicas)]
+    run_indices = [places.index(place) if place in places else 0 for place in range(setups[0].config.replicas)]
     hypers = [setup.hyper(step, count) for setup, step in zip(setups, steps, strict=True)]
     batches = [setup.batches(step, count) for setup, step in zip(setups, steps, strict=True)]
     state, rows = engine.advance(
-        State.joined([states[k] for k in filled]),
-        Hyper.joined([hypers[k] for k in filled]),
-        torch.cat([batches[k] for k in filled]),
+        TrainingState.join([states[index] for index in run_indices]),
+        Hyper.join([hypers[index] for index in run_indices]),
+        torch.cat([batches[index] for index in run_indices]),
     )
     return [(state.replica(place), rows[place]) for place in places]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, turned into a flag that a loop looks at between its steps."""
+"""Turn Ctrl-C and SIGTERM into a flag that a training loop checks between steps."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 
 @contextmanager
-def stop_requested() -> Iterator[threading.Event]:
-    """While open, Ctrl-C and SIGTERM set the event; a second Ctrl-C stops at once.
+def catch_stop_signals() -> Iterator[threading.Event]:
+    """Set the event on Ctrl-C or SIGTERM while the context is open. A second Ctrl-C raises KeyboardInterrupt.
 
-    Only the main thread gets signals: elsewhere the event is never set.
+    Only the main thread receives signals. In other threads the event is never set.
 
     Examples
     --------
     >>> import os
-    >>> with stop_requested() as stop:
+    >>> with catch_stop_signals() as stop:
     ...     os.kill(os.getpid(), signal.SIGTERM)
     ...     stop.wait(1)
     True
@@ -33,9 +33,9 @@ def stop_requested() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Networks of a run at chosen steps: the run is made again, bit for bit the same, and stopped there."""
+"""Networks of a run at chosen steps. The run is repeated, identical to the bit, and stopped at each step."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ from simulate._files import atomic_write
 def networks_at(
     config: RunConfig, steps: Sequence[int], folder: Path, *, progress: bool | None = None
 ) -> list[nn.Module]:
-    """Train a run up to each of these steps, one after the other, and give its networks there.
+    """Train a run up to each step in turn, and return its networks there.
 
     Parameters
     ----------
-    config : of the run; its own `steps` do not matter.
-    steps : increasing.
-    folder : for the weights, `…-step-….pt`, named by run and step, which are used again; made if it does not exist.
-    progress : show a progress bar; by default only in a terminal.
+    config : settings of the run. Its own `steps` is ignored.
+    steps : increasing numbers of steps.
+    folder : folder for the weights: one file `…-step-….pt` per run and step, reused by later calls. Created if missing.
+    progress : show a progress bar. Default: only in a terminal.
 
     Returns
     -------
-    networks in eval mode, with the statistics of the whole training set.
+    Networks in eval mode, with the statistics of the whole training set.
 
     Raises
     ------
-    ValueError : steps do not increase.
+    ValueError : `steps` do not increase.
 
     Examples
     --------
     >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     found = networks_at(RunConfig(lr=0.5, wd=0.01, width=8), [3, 5], Path(place))
-    >>> len(found)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     networks = networks_at(RunConfig(lr=0.5, wd=0.01, width=8), [3, 5], Path(folder))
+    >>> len(networks)
     2
     """
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise ValueError(f"steps must increase, got {list(steps)}")
-    # another run may have been there
-    own = config.identity[:12]
-    files = [folder / f"{own}-step-{step}.pt" for step in steps]
+    # the folder may hold files of other runs
+    prefix = config.identity[:12]
+    files = [folder / f"{prefix}-step-{step}.pt" for step in steps]
     if not all(file.exists() for file in files):
-        place = folder / f"{own}-stopped"
-        # a folder that was trained further than the first step does not go back
-        shutil.rmtree(place, ignore_errors=True)
+        run_folder = folder / f"{prefix}-stopped"
+        # a run that is already past the first step cannot go back
+        shutil.rmtree(run_folder, ignore_errors=True)
         for step, file in zip(steps, files, strict=True):
-            train(dataclasses.replace(config, steps=step), place, progress=progress)
-            with atomic_write(file) as aside:
-                torch.save(load_model(place).state_dict(), aside)
-        shutil.rmtree(place)
+            train(dataclasses.replace(config, steps=step), run_folder, progress=progress)
+            with atomic_write(file) as partial:
+                torch.save(load_model(run_folder).state_dict(), partial)
+        shutil.rmtree(run_folder)
     networks = []
     for file in files:
         network = prepare(config).problem.model

@@ -1,1 +1,1 @@
-"""Many runs: grids and lists of settings."""
+"""Sweeps: grids and lists of runs, trained in parallel and opened as one data set."""

@@ -1,4 +1,4 @@
-"""The folder of a sweep: its runs, one log of what became of them, and all of it as one data set."""
+"""Folder of a sweep: its settings, a log of run summaries, and all of it as one data set."""
 
 from __future__ import annotations
 
@@ -16,9 +16,18 @@ import numpy as np
 import xarray as xr
 
 from empirical.config import RunConfig
-from empirical.sweeps.grid import different, swept, swept_value
-from empirical.sweeps.task import FAILED, RUNS, SESSION, Summary, Terms, identity_path, lacking, run_path
-from empirical.sweeps.traces import Trace, with_traces
+from empirical.sweeps.grid import check_different, setting_value, swept_settings
+from empirical.sweeps.task import (
+    FAILED,
+    RUNS_FOLDER,
+    SESSION_FILE,
+    Summary,
+    SweepOptions,
+    identity_path,
+    required_growth,
+    run_path,
+)
+from empirical.sweeps.traces import StoredTrajectory, add_trajectories
 from simulate._files import LOCK, lock_folder, write_json
 from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.folder import count_steps
@@ -27,19 +36,28 @@ from theory.optimizers import format_optimizer
 _SWEEP, _SUMMARIES, _DROPPED = "sweep.json", "summaries.log", ".dropped"
 PENDING = "pending"
 # columns of the overview
-_SHOWN = ("status", "status_step", "verdict", "period", "period_stderr", "norm_min", "norm_max", "test_error")
+_OVERVIEW_COLUMNS = (
+    "status",
+    "status_step",
+    "verdict",
+    "period",
+    "period_stderr",
+    "norm_min",
+    "norm_max",
+    "test_error",
+)
 
 
 class SweepFolder:
-    """A sweep on disk, written by one process at a time.
+    """Folder of a sweep, locked by one process at a time.
 
     Parameters
     ----------
-    path : the folder; made if it does not exist. Runs of another sweep in it stay there, and are used again.
+    path : the folder. Created if missing. Runs of an earlier sweep in it are kept and reused.
 
     Raises
     ------
-    ValueError : the folder cannot be written, holds something else, or is being written by another process.
+    ValueError : the folder cannot be written, contains something else, or another process is writing it.
 
     Examples
     --------
@@ -52,60 +70,70 @@ class SweepFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        ours = {LOCK, _SWEEP, _SWEEP + ".partial", _SUMMARIES, RUNS, SESSION, SESSION + ".partial"}
-        self._lock = lock_folder(self.path, "a sweep", lambda names: names <= ours)
+        own_files = {
+            LOCK,
+            _SWEEP,
+            _SWEEP + ".partial",
+            _SUMMARIES,
+            RUNS_FOLDER,
+            SESSION_FILE,
+            SESSION_FILE + ".partial",
+        }
+        self._lock = lock_folder(self.path, "a sweep", lambda names: names <= own_files)
 
     def close(self) -> None:
-        """Let other processes have the folder."""
+        """Unlock the folder."""
         self._lock.release()
 
     def begin(self, configs: Sequence[RunConfig]) -> str:
-        """Write what the sweep is, in place of what it was, and return the word by which its runs know that it goes on.
+        """Write the settings of the sweep and a new session key. Return the key.
 
-        Runs of a process that was killed, wherever they still are, stop when they see another word.
+        Runs continue while the session file has their key. Runs of a killed process therefore stop.
         """
         _cut_to_whole_lines(self.path / _SUMMARIES)
-        for left in self.path.glob(f"{RUNS}/*/*{_DROPPED}"):
-            shutil.rmtree(left, ignore_errors=True)
-        write_json(self.path / _SWEEP, _table([config.to_dict() for config in different(configs)]), indent=None)
-        word = uuid.uuid4().hex
-        write_json(self.path / SESSION, word)
-        return word
+        for folder in self.path.glob(f"{RUNS_FOLDER}/*/*{_DROPPED}"):
+            shutil.rmtree(folder, ignore_errors=True)
+        write_json(
+            self.path / _SWEEP, _settings_table([config.to_dict() for config in check_different(configs)]), indent=None
+        )
+        session = uuid.uuid4().hex
+        write_json(self.path / SESSION_FILE, session)
+        return session
 
     def stop(self) -> None:
-        """Let the runs stop, wherever they are."""
-        (self.path / SESSION).unlink(missing_ok=True)
+        """Make all runs of the sweep stop, on every worker."""
+        (self.path / SESSION_FILE).unlink(missing_ok=True)
 
     def append(self, *summaries: Summary) -> None:
-        """Add what became of runs."""
+        """Append summaries to the log."""
         lines = [json.dumps(summary.to_dict(), allow_nan=False).encode() + b"\n" for summary in summaries]
         with open(self.path / _SUMMARIES, "ab") as file:
             file.write(b"".join(lines))
 
     def drop(self, summaries: Iterable[Summary]) -> None:
-        """Delete the folders of runs of which nothing but the summary is wanted."""
+        """Delete the folders of runs, whose summaries stay in the log."""
         for summary in summaries:
             folder = identity_path(self.path, summary.identity)
-            aside = folder.with_name(folder.name + _DROPPED)
-            # a folder of which half is deleted is none that a run could go on from
+            dropped = folder.with_name(folder.name + _DROPPED)
+            # rename first: a run must not continue in a partly deleted folder
             with suppress(FileNotFoundError):
-                os.rename(folder, aside)
-            shutil.rmtree(aside, ignore_errors=True)
+                os.rename(folder, dropped)
+            shutil.rmtree(dropped, ignore_errors=True)
 
 
-def _table(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings of many runs: those of all once, the others as rows."""
+def _settings_table(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of many runs: common settings once, the others as one row per run."""
     first = settings[0]
     varied = [name for name in first if any(other[name] != first[name] for other in settings)]
     return {
         "common": {name: value for name, value in first.items() if name not in varied},
         "varied": varied,
-        "runs": [[one[name] for name in varied] for one in settings],
+        "runs": [[run[name] for name in varied] for run in settings],
     }
 
 
 def read_summaries(path: Path) -> dict[str, Summary]:
-    """Read the last summary of each run of a sweep, by identity; a line that was cut while it was written is left out.
+    """Read the last summary of each run of a sweep, by identity. An incomplete last line is ignored.
 
     Examples
     --------
@@ -115,28 +143,28 @@ def read_summaries(path: Path) -> dict[str, Summary]:
     file = path / _SUMMARIES
     if not file.exists():
         return {}
-    found = {}
+    summaries = {}
     for line in file.read_bytes().split(b"\n")[:-1]:
         summary = Summary.from_dict(json.loads(line))
-        found[summary.identity] = summary
-    return found
+        summaries[summary.identity] = summary
+    return summaries
 
 
 def _cut_to_whole_lines(file: Path) -> None:
-    """Drop what a killed process left of a last line, so that the next one begins a new line."""
+    """Cut off an incomplete last line, so that the next line starts correctly."""
     if file.exists():
         content = file.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(file, whole)
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            os.truncate(file, complete)
 
 
 def read_configs(path: Path) -> tuple[RunConfig, ...]:
-    """Read the runs of a sweep.
+    """Read the settings of all runs of a sweep.
 
     Raises
     ------
-    ValueError : no folder of a sweep.
+    ValueError : `path` is not the folder of a sweep.
 
     Examples
     --------
@@ -154,123 +182,126 @@ def read_configs(path: Path) -> tuple[RunConfig, ...]:
 
 
 def open_sweep(path: str | os.PathLike[str], *, traces: bool = False) -> xr.Dataset:
-    """Open a sweep as one data set, also while it runs.
+    """Open a sweep as one data set, also while it is under way.
 
     Parameters
     ----------
     path : folder of the sweep.
-    traces : with the trajectories, as variables along the settings and `step`, NaN where a run has no row. They are
-        read from the logs of the runs when they are used: select before computing. The last evaluations become all of
-        them, along `eval_step`. Where optimizers are swept, they are then named as in the trajectories, whose `dim` is
-        the number of weights that were measured, unless it differs by another setting.
+    traces : include the trajectories as variables along the settings and `step`, NaN where a run has no row. Values
+        are read from the logs only when they are used, so select before computing. Evaluations then have the dimension
+        `eval_step`. Swept optimizers are named as in the trajectories, with `dim` the number of measured weights,
+        unless that number depends on another setting.
 
     Returns
     -------
-    Dataset whose dimensions are the settings in which the runs differ, if all their combinations are there, else `run`
-    with these settings as coordinates. Variables: `status` ("pending" where nothing is known yet), `status_step`,
-    `seconds`, `verdict` (of `simulate.classify`, "" where the run is too short to be judged, or has not ended),
-    `error`, `folder` (for `simulate.load`), and the numbers of `Summary`, NaN where unknown.
+    Dataset. If all combinations of the swept settings exist, these settings are its dimensions. Otherwise the dimension
+    is `run`, with the settings as coordinates. Variables: `status` ("pending" before the run has ended), `status_step`,
+    `seconds`, `verdict` (of `simulate.classify`, "" if the run is too short or has not ended), `error`, `folder` (for
+    `simulate.load`), and the numbers of `Summary`, NaN if undetermined.
 
     Raises
     ------
-    ValueError : no folder of a sweep.
+    ValueError : `path` is not the folder of a sweep.
 
     Examples
     --------
     >>> import tempfile
     >>> from empirical.sweeps.grid import grid
     >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> word = folder.begin(grid(lr=[0.1, 0.5], wd=0.01, seed=range(3)))
+    >>> session = folder.begin(grid(lr=[0.1, 0.5], wd=0.01, seed=range(3)))
     >>> dict(open_sweep(folder.path).sizes)
     {'lr': 2, 'seed': 3}
     """
-    place = Path(path)
-    configs, summaries = read_configs(place), read_summaries(place)
-    axes = {name: [_label(value) for value in values] for name, values in swept(configs).items()}
+    folder = Path(path)
+    configs, summaries = read_configs(folder), read_summaries(folder)
+    axes = {name: [_to_label(value) for value in values] for name, values in swept_settings(configs).items()}
     shape = tuple(len(values) for values in axes.values())
-    order = [tuple(_label(swept_value(config, name)) for name in axes) for config in configs]
-    # runs differ, so that as many as there are combinations are all of them
+    order = [tuple(_to_label(setting_value(config, name)) for name in axes) for config in configs]
+    # runs differ, so this many runs are all combinations
     if math.prod(shape) == len(configs):
         numbers = {name: {label: i for i, label in enumerate(labels)} for name, labels in axes.items()}
         at = [tuple(numbers[name][label] for name, label in zip(axes, labels, strict=True)) for labels in order]
-        dims, coords = tuple(axes), {name: (name, _array(labels)) for name, labels in axes.items()}
+        dims, coords = tuple(axes), {name: (name, _to_array(labels)) for name, labels in axes.items()}
     else:
         at, shape, dims = [(i,) for i in range(len(configs))], (len(configs),), ("run",)
-        coords = {name: ("run", _array(labels)) for name, labels in zip(axes, zip(*order, strict=True), strict=True)}
-    columns = _columns(place, configs, summaries)
+        coords = {name: ("run", _to_array(labels)) for name, labels in zip(axes, zip(*order, strict=True), strict=True)}
+    columns = _columns(folder, configs, summaries)
     variables = {}
     for name, values in columns.items():
-        flat = _array(values)
-        filled = np.empty(shape, dtype=flat.dtype)
-        for where, value in zip(at, flat, strict=True):
-            filled[where] = value
-        variables[name] = (dims, filled, variable_attributes(name))
+        flat = _to_array(values)
+        array = np.empty(shape, dtype=flat.dtype)
+        for indices, value in zip(at, flat, strict=True):
+            array[indices] = value
+        variables[name] = (dims, array, variable_attributes(name))
     opened = xr.Dataset(variables, coords)
     for name in axes:
         opened[name].attrs.update(variable_attributes(name))
     if not traces:
         return opened
-    return with_traces(opened, configs, at, [_trace(place, config, summaries) for config in configs])
+    stored = [_stored_trajectory(folder, config, summaries) for config in configs]
+    return add_trajectories(opened, configs, at, stored)
 
 
-def _trace(place: Path, config: RunConfig, summaries: Mapping[str, Summary]) -> Trace:
-    folder, summary = run_path(place, config), summaries.get(config.identity)
+def _stored_trajectory(path: Path, config: RunConfig, summaries: Mapping[str, Summary]) -> StoredTrajectory:
+    folder, summary = run_path(path, config), summaries.get(config.identity)
     if summary is not None and summary.is_final:
-        return Trace(folder, summary.status_step)
-    return Trace(folder, count_steps(folder))
+        return StoredTrajectory(folder, summary.status_step)
+    return StoredTrajectory(folder, count_steps(folder))
 
 
 def _columns(
-    place: Path, configs: Sequence[RunConfig], summaries: Mapping[str, Summary]
+    path: Path, configs: Sequence[RunConfig], summaries: Mapping[str, Summary]
 ) -> dict[str, list[str] | list[float] | list[int]]:
-    found = [summaries.get(config.identity) for config in configs]
-    names = sorted({name for summary in found if summary for name in summary.numbers})
+    by_run = [summaries.get(config.identity) for config in configs]
+    names = sorted({name for summary in by_run if summary for name in summary.numbers})
     columns: dict[str, list[str] | list[float] | list[int]] = {
-        "status": [summary.status if summary else PENDING for summary in found],
-        "status_step": [summary.status_step if summary else 0 for summary in found],
-        "seconds": [summary.seconds if summary else 0.0 for summary in found],
-        "verdict": [summary.verdict if summary else "" for summary in found],
-        "error": [summary.error if summary else "" for summary in found],
-        "folder": [str(run_path(place, config)) for config in configs],
+        "status": [summary.status if summary else PENDING for summary in by_run],
+        "status_step": [summary.status_step if summary else 0 for summary in by_run],
+        "seconds": [summary.seconds if summary else 0.0 for summary in by_run],
+        "verdict": [summary.verdict if summary else "" for summary in by_run],
+        "error": [summary.error if summary else "" for summary in by_run],
+        "folder": [str(run_path(path, config)) for config in configs],
     }
     for name in names:
-        columns[name] = [summary.numbers.get(name, math.nan) if summary else math.nan for summary in found]
+        columns[name] = [summary.numbers.get(name, math.nan) if summary else math.nan for summary in by_run]
     return columns
 
 
-def overview(opened: xr.Dataset, most: int = 40) -> str:
-    """Write a sweep as a table with a line for each run, failures and periods first to be seen.
+def format_overview(opened: xr.Dataset, most: int = 40) -> str:
+    """Format a sweep as a table with one line per run.
 
     Parameters
     ----------
-    opened : by `open_sweep`.
-    most : lines; beyond that, only how many runs have which status.
+    opened : result of `open_sweep`.
+    most : largest number of lines. For more runs, return only the number of runs per status.
 
     Examples
     --------
     >>> import tempfile
     >>> from empirical.sweeps.grid import grid
     >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> word = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
-    >>> print(overview(open_sweep(folder.path)))
+    >>> session = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
+    >>> print(format_overview(open_sweep(folder.path)))
      lr  status  status_step
     0.1 pending            0
     0.5 pending            0
     2 pending
     """
-    is_told = (opened.verdict != "") | opened.status.isin([PENDING, FAILED])
-    told = opened.assign(verdict=opened.verdict.where(is_told, "too short"))
-    shown = [name for name in _SHOWN if name in told and not (name == "verdict" and not (told.verdict != "").any())]
-    table = told[shown].to_dataframe().reset_index() if told.sizes else told[shown].expand_dims("run").to_dataframe()
-    table = table[[*told.coords, *shown]]
+    has_verdict = (opened.verdict != "") | opened.status.isin([PENDING, FAILED])
+    labelled = opened.assign(verdict=opened.verdict.where(has_verdict, "too short"))
+    columns = [name for name in _OVERVIEW_COLUMNS if name in labelled]
+    columns = [name for name in columns if not (name == "verdict" and not (labelled.verdict != "").any())]
+    data = labelled[columns]
+    table = data.to_dataframe().reset_index() if labelled.sizes else data.expand_dims("run").to_dataframe()
+    table = table[[*labelled.coords, *columns]]
     counts = ", ".join(f"{count} {status}" for status, count in table.status.value_counts().items())
     if len(table) > most:
         return counts
     return f"{table.to_string(index=False, float_format='{:.4g}'.format, na_rep='')}\n{counts}"
 
 
-def goal_line(path: str | os.PathLike[str], until: float | None, periods: int | None) -> str:
-    """How many runs of a sweep have the wanted precision, in words.
+def format_goal(path: str | os.PathLike[str], until: float | None, periods: int | None) -> str:
+    """Return a text that says how many runs of a sweep have not reached a goal.
 
     Parameters
     ----------
@@ -282,30 +313,33 @@ def goal_line(path: str | os.PathLike[str], until: float | None, periods: int | 
     >>> import tempfile
     >>> from empirical.sweeps.grid import grid
     >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> word = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
-    >>> goal_line(folder.path, until=0.05, periods=None)
+    >>> session = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
+    >>> format_goal(folder.path, until=0.05, periods=None)
     'not reached by 2 of 2 runs'
     """
-    place = Path(path)
-    terms, known = Terms(out=place, until=until, periods=periods), read_summaries(place)
-    found = [known.get(config.identity) for config in read_configs(place)]
-    at_rest = sum(summary is not None and summary.rests for summary in found)
-    short = sum(summary is None or not (summary.rests or lacking(summary, terms) <= 1) for summary in found)
-    rest = f"; {at_rest} left at equilibrium" if at_rest else ""
-    return f"not reached by {short} of {len(found)} runs{rest}"
+    folder = Path(path)
+    options, by_identity = SweepOptions(out=folder, until=until, periods=periods), read_summaries(folder)
+    summaries = [by_identity.get(config.identity) for config in read_configs(folder)]
+    at_equilibrium = sum(summary is not None and summary.is_at_equilibrium for summary in summaries)
+    missed = sum(
+        summary is None or not (summary.is_at_equilibrium or required_growth(summary, options) <= 1)
+        for summary in summaries
+    )
+    note = f"; {at_equilibrium} at equilibrium, without periods" if at_equilibrium else ""
+    return f"not reached by {missed} of {len(summaries)} runs{note}"
 
 
-def _label(value: Any) -> Any:
-    """What a coordinate can hold: numbers and words as they are, anything else as it is written."""
+def _to_label(value: Any) -> Any:
+    """Return a coordinate label: numbers and text unchanged, anything else as text."""
     if value is None or isinstance(value, (int, float, str)):
         return value
     return format_optimizer(value) if hasattr(value, "update") else repr(value)
 
 
-def _array(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+def _to_array(values: Sequence[Any]) -> np.ndarray[Any, Any]:
     if all(isinstance(value, (int, float)) for value in values):
         return np.asarray(values)
-    # text of fixed length has no stable form in zarr
+    # zarr has no stable format for text of fixed length
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

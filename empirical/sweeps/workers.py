@@ -1,4 +1,4 @@
-"""Worker processes by Dask: on this machine, or of a cluster that is already there."""
+"""Dask workers: processes on this machine, or an existing cluster."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from multiprocessing import process, resource_tracker
 from typing import Any
 
-from empirical.runs.signals import stop_requested
+from empirical.runs.signals import catch_stop_signals
 from simulate.maps.iteration import usable_processors
 from theory.arguments import check_integer, check_number
 
 # seconds within which a scheduler must answer
-_ANSWER_SECONDS = 15
-# Of a worker. Dask has its workers give memory back to the system at once, and training takes the same again in every
-# step, which costs up to a tenth of its time.
+_TIMEOUT_SECONDS = 15
+# Environment of workers. By default, Dask workers return memory to the system at once. Training allocates it again in
+# every step, which costs up to a tenth of its time.
 _ENVIRONMENT = {
     "NUMBA_NUM_THREADS": 1,
     "MALLOC_TRIM_THRESHOLD_": 2**30,
     "MALLOC_MMAP_THRESHOLD_": 2**25,
 }
 
-_GUARDED = (
+_GUARD_HINT = (
     'must be called under `if __name__ == "__main__":` in a script, '
-    "since each process that it starts imports the script first"
+    "because each process that it starts imports the script first"
 )
 
 
@@ -38,23 +38,22 @@ def dask_executor(
     workers: int | None = None,
     resources: Mapping[str, float] | None = None,
 ) -> AbstractContextManager[concurrent.futures.Executor]:
-    """Executor for `sweep` on Dask workers, started or connected to by `with` and closed at its end.
+    """Return an executor for `sweep` on Dask workers. `with` starts or connects it, and closes it at the end.
 
     Parameters
     ----------
-    scheduler : address, such as `tcp://host:8786`, or scheduler file of a Dask cluster; None starts processes on this
-        machine.
-    workers : number of processes on this machine; default one for each processor.
-    resources : what each run needs of the resources that workers declare, such as {"GPU": 1}.
+    scheduler : address (`tcp://host:8786`) or scheduler file of a Dask cluster. None starts processes on this machine.
+    workers : number of processes on this machine. Default: one per processor.
+    resources : resources that each run needs and that workers declare, e.g. {"GPU": 1}.
 
     Returns
     -------
-    Context manager of an executor; the processes that it starts here have one thread each.
+    Context manager of an executor. Processes that it starts on this machine have one thread each.
 
     Raises
     ------
-    TypeError, ValueError : an argument is out of range; when it is opened, no scheduler answers.
-    RuntimeError : when it is opened, by a script outside of ``if __name__ == "__main__":``; processes do not start.
+    TypeError, ValueError : an argument is out of range. On entering `with`: no scheduler answers.
+    RuntimeError : on entering `with` in a script outside of ``if __name__ == "__main__":``.
 
     Examples
     --------
@@ -63,7 +62,7 @@ def dask_executor(
     8
     """
     if scheduler is not None and workers is not None:
-        raise ValueError(f"workers must be None with a scheduler, which has its own, got {workers!r}")
+        raise ValueError(f"workers must be None with a scheduler, which has its own workers, got {workers!r}")
     if workers is not None:
         check_integer("workers", workers, at_least=1)
     needed = {name: check_number(f"resources[{name!r}]", value, above=0) for name, value in (resources or {}).items()}
@@ -74,35 +73,35 @@ def dask_executor(
     return _DaskExecutor(scheduler, workers or usable_processors(), needed)
 
 
-def refuse_in_a_script_that_is_imported(what: str) -> None:
-    """Refuse to start processes from one that has not started yet, but imports the script that has started it.
+def check_main_guard(what: str) -> None:
+    """Check that this is not a new process that is importing the script which started it.
 
     Raises
     ------
-    RuntimeError : the script is one that calls this outside of ``if __name__ == "__main__":``.
+    RuntimeError : the script calls `what` outside of ``if __name__ == "__main__":``.
 
     Examples
     --------
-    >>> refuse_in_a_script_that_is_imported("sweep")
+    >>> check_main_guard("sweep")
     """
-    # how multiprocessing itself knows
+    # multiprocessing uses the same attribute for its own check
     if getattr(process.current_process(), "_inheriting", False):
-        # this process ends by it, and its way here says nothing
+        # this ends the process, and its traceback does not help
         sys.tracebacklimit = 0
-        raise RuntimeError(f"{what} {_GUARDED}")
+        raise RuntimeError(f"{what} {_GUARD_HINT}")
 
 
 class _DaskExecutor(AbstractContextManager[concurrent.futures.Executor]):
-    """Opened anew by each `with`."""
+    """Context manager that opens a new executor on each `with`."""
 
     def __init__(self, *settings: Any) -> None:
         self._settings, self._open = settings, ExitStack()
 
     def __enter__(self) -> concurrent.futures.Executor:
         try:
-            return self._open.enter_context(_opened(*self._settings))
+            return self._open.enter_context(_connect(*self._settings))
         except RuntimeError as error:
-            # the way through context managers says nothing
+            # the traceback through context managers does not help
             raise error.with_traceback(None) from None
 
     def __exit__(self, *error: Any) -> None:
@@ -110,28 +109,33 @@ class _DaskExecutor(AbstractContextManager[concurrent.futures.Executor]):
 
 
 @contextmanager
-def _opened(
+def _connect(
     scheduler: str | os.PathLike[str] | None, workers: int, needed: Mapping[str, float]
 ) -> Iterator[concurrent.futures.Executor]:
-    refuse_in_a_script_that_is_imported("dask_executor")
+    check_main_guard("dask_executor")
     # slow to import
     import dask
     from distributed import Client
 
-    # a run is given up only when so many workers have died while they had it, which need not be its fault
+    # a run fails only after this many workers died while training it, perhaps for other reasons
     settings = {
         "distributed.scheduler.allowed-failures": 10,
-        # it looks into the running training a hundred times a second
+        # the profiler interrupts training a hundred times a second
         "distributed.worker.profile.enabled": False,
         **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in _ENVIRONMENT.items()},
     }
-    with dask.config.set(settings), _quiet("distributed.client"), _quiet("distributed.nanny"), ExitStack() as opened:
+    with (
+        dask.config.set(settings),
+        _mute_logger("distributed.client"),
+        _mute_logger("distributed.nanny"),
+        ExitStack() as stack,
+    ):
         if scheduler is None:
-            where = {"address": opened.enter_context(_processes_here(workers))}
+            address = {"address": stack.enter_context(_start_local_cluster(workers))}
         else:
-            where = {"address" if "://" in str(scheduler) else "scheduler_file": str(scheduler)}
+            address = {"address" if "://" in str(scheduler) else "scheduler_file": str(scheduler)}
         try:
-            client = opened.enter_context(Client(**where, set_as_default=False, timeout=_ANSWER_SECONDS))
+            client = stack.enter_context(Client(**address, set_as_default=False, timeout=_TIMEOUT_SECONDS))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"scheduler must be the address or file of a Dask scheduler that answers, got {str(scheduler)!r}: "
@@ -141,38 +145,40 @@ def _opened(
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep a logger from telling, with many lines, what is an error of the sweep."""
+def _mute_logger(name: str) -> Iterator[None]:
+    """Silence a logger whose many lines repeat an error of the sweep."""
     logger = logging.getLogger(name)
-    before = logger.level
+    previous = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(previous)
 
 
 @contextmanager
-def _processes_here(count: int) -> Iterator[Any]:
-    """Cluster of processes of this machine, which the Ctrl-C of its terminal ends at the end of the sweep only."""
+def _start_local_cluster(count: int) -> Iterator[Any]:
+    """Start a cluster on this machine whose processes ignore Ctrl-C in the terminal; the sweep ends them."""
     from distributed import LocalCluster
 
-    # Threads and processes that are started while the signal is blocked, and those that they start later, never get it;
-    # here it waits. The tracker would unblock it when it begins.
+    # Threads and processes inherit the blocked signal and never receive it. In this thread the signal waits. The
+    # tracker would unblock the signal when it starts, so start it first.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     cluster = None
     try:
-        # memory is not limited: runs are no data that Dask could move away
+        # no memory limit: Dask cannot move the memory of a run elsewhere
         try:
             cluster = LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=":0", memory_limit=0)
         except RuntimeError:
-            # theirs is that none has started, with all that was waiting for it
-            raise RuntimeError(f"processes here did not start; what they said is above. A sweep {_GUARDED}") from None
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            # the error of Dask only says that no process has started
+            raise RuntimeError(
+                f"processes here did not start; their messages are above. A sweep {_GUARD_HINT}"
+            ) from None
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         yield cluster
     finally:
-        with stop_requested():
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with catch_stop_signals():
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
             if cluster is not None:
                 cluster.close()

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import simulate
 import theory
-from empirical.cli.application import naming
+from empirical.cli.application import name_options
 from empirical.cli.main import app
 from empirical.studies.claims.all_claims import all_claims
 from empirical.studies.paper_figures.all_figures import all_figures
@@ -38,10 +38,22 @@ def one_line_error(result, *words):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_teaches_with_an_example(command):
+def test_help_has_an_example(command):
     result = bnwd(command, "--help")
     assert result.exit_code == 0
     assert f"Example: bnwd {command}" in result.output
+
+
+@pytest.mark.parametrize("command", [[], *([command] for command in sorted(get_command(app).commands))], ids=str)
+def test_h_is_short_for_help(command):
+    short, long = bnwd(*command, "-h"), bnwd(*command, "--help")
+    assert short.exit_code == long.exit_code == 0
+    assert short.output == long.output
+    assert "-h, --help" in short.output
+
+
+def test_every_command_is_tested():
+    assert set(get_command(app).commands) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -51,14 +63,14 @@ def test_the_examples_of_the_help_are_accepted(command, tmp_path, monkeypatch):
     for example in examples:
         name, *arguments = example.split()
         assert name == command
-        # what it does, where that takes longer, is what other tests are about
+        # other tests run the slow commands
         parsed = get_command(app).commands[command].make_context(command, list(arguments))
         assert parsed.args == []
         if command in ("predict", "simulate"):
             assert bnwd(*example.split()).exit_code == 0
 
 
-def test_predict_gives_the_numbers_of_theory():
+def test_predict_prints_the_numbers_of_theory():
     output = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--grad-norm", 12).output
     for value in (
         theory.equilibrium_norm(0.5, 0.01, 12.0),
@@ -89,106 +101,106 @@ def test_predict_never_loads_torch():
 
 
 @pytest.mark.parametrize(
-    "command", [[], *([command] for command in COMMANDS)], ids=lambda each: " ".join(each) or "bnwd"
+    "command", [[], *([command] for command in COMMANDS)], ids=lambda command: " ".join(command) or "bnwd"
 )
 def test_no_help_loads_torch(command):
     code = (
         "import sys; from empirical.cli.main import app\n"
         f"try: app({[*command, '--help']!r})\n"
-        "except SystemExit as stopped: assert not stopped.code\n"
+        "except SystemExit as end: assert not end.code\n"
         "assert not {'torch', 'sympy', 'scipy', 'numba'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_predict_as_json_is_what_theory_and_the_reference_model_say():
+def test_predict_as_json_has_the_values_of_theory_and_the_reference_model():
     arguments = ("--lr", 0.5, "--wd", 0.01, "--grad-norm-range", 1, 30, "--norm", 9, "--sharpness", 50)
-    found = json.loads(bnwd("predict", *arguments, "--json").stdout)
+    values = json.loads(bnwd("predict", *arguments, "--json").stdout)
     bounds, model = theory.norm_bounds(0.5, 0.01, 1.0, 30.0), simulate.PeriodModel.reference()
-    known = model.law_interval(0.5, 0.01)
-    assert found == {
+    interval = model.law_interval(0.5, 0.01)
+    assert values == {
         "equilibrium_norm": theory.equilibrium_norm(0.5, 0.01),
         "equilibrium_effective_lr": theory.equilibrium_effective_lr(0.5, 0.01),
         "equilibrium_rotation": theory.equilibrium_rotation(0.5, 0.01),
         "relaxation_time": theory.relaxation_time(0.5, 0.01),
-        "free_fall": 1 / theory.free_decay(0.5, 0.01),
+        "free_decay": 1 / theory.free_decay(0.5, 0.01),
         "angular_jump_norm": theory.angular_jump_norm(0.5, 0.01, 1.0, 0.1),
         "norm_lower": bounds.lower,
         "norm_upper": bounds.upper,
-        "jumps": theory.angular_jump_regime(0.5, 0.01, 1.0, 30.0, 0.1),
-        "jump_earliest": theory.steps_to_angular_jump(9.0, 0.5, 0.01, 1.0, 30.0, 0.1).earliest,
-        "jump_latest": None,
+        "angular_jumps": theory.angular_jump_regime(0.5, 0.01, 1.0, 30.0, 0.1),
+        "angular_jump_earliest": theory.steps_to_angular_jump(9.0, 0.5, 0.01, 1.0, 30.0, 0.1).earliest,
+        "angular_jump_latest": None,
         "critical_norm": theory.critical_norm(0.5, 50.0, wd=0.01),
         "period_verdict": model.predict(0.5, 0.01).verdict,
         "period": model.law.period(0.5, 0.01),
-        "period_lower": known.lower,
-        "period_upper": known.upper,
+        "period_lower": interval.lower,
+        "period_upper": interval.upper,
         "period_network": "convnet, digits",
         "period_calibrated": "yes",
     }
 
 
-def test_predict_takes_a_probe_and_says_where_it_is_not_calibrated(tmp_path):
+def test_predict_takes_a_period_model_and_marks_extrapolation(tmp_path):
     simulate.PeriodModel.reference().save(tmp_path / "own.json")
     output = bnwd("predict", "--lr", 0.5, "--wd", 1e-4, "--period-model", tmp_path / "own.json").stdout
     assert "own.json" in output
     line = next(line for line in output.splitlines() if "calibrated" in line)
-    assert line.split()[2] == "no"
+    assert " no " in line
 
 
-def test_predict_refuses_probes_of_something_else(tmp_path):
+def test_predict_rejects_period_models_of_other_optimizers(tmp_path):
     content = json.loads(
         (Path(simulate.__file__).parent / "period_model" / "reference_model.json").read_text(encoding="utf-8")
     )
     run = json.loads(content["calibration_runs"][0]["run"])
     other = {**run, "optimizer": {"SGD": {"momentum": 0.9, "decoupled": True}}}
-    for segment in content["calibration_runs"]:
-        segment["run"] = json.dumps(other)
+    for calibration_run in content["calibration_runs"]:
+        calibration_run["run"] = json.dumps(other)
     content["optimizer"] = "SGD(momentum=0.9, decoupled=True)"
     (tmp_path / "other.json").write_text(json.dumps(content), encoding="utf-8")
     refused = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--period-model", tmp_path / "other.json")
-    assert one_line_error(refused, "probe must be of plain SGD", "momentum=0.9")
+    assert one_line_error(refused, "period_model must be calibrated with plain SGD", "momentum=0.9")
 
 
 def test_predict_leaves_out_a_period_beyond_the_law():
-    found = json.loads(bnwd("predict", "--lr", 0.5, "--wd", 1.9, "--json").stdout)
-    assert "equilibrium_norm" in found
-    assert "period" not in found
+    values = json.loads(bnwd("predict", "--lr", 0.5, "--wd", 1.9, "--json").stdout)
+    assert "equilibrium_norm" in values
+    assert "period" not in values
 
 
 @pytest.mark.parametrize("optimizer", ["SGD(momentum=0.9)", "AdamW(dim=100)", "Adam(dim=100)", "Lion(dim=100)"])
-def test_predict_leaves_out_what_is_not_known(optimizer):
-    found = json.loads(bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--json").stdout)
-    assert {"equilibrium_norm", "equilibrium_rotation"} <= set(found)
-    assert not {"period", "angular_jump_norm"} & set(found)
-    # of momentum, whose buffer rings or not, and of nothing else
-    assert ("relaxation_time" in found) == optimizer.startswith("SGD")
-    assert {"jumps", "periods"} <= set(found["not_known"].split(", "))
-    assert ("free_fall" in found) == (optimizer != "Adam(dim=100)")
+def test_predict_names_what_is_not_available(optimizer):
+    values = json.loads(bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--json").stdout)
+    assert {"equilibrium_norm", "equilibrium_rotation"} <= set(values)
+    assert not {"period", "angular_jump_norm"} & set(values)
+    # known for SGD with momentum, but not for other optimizers
+    assert ("relaxation_time" in values) == optimizer.startswith("SGD")
+    assert {"angular jumps", "periods"} <= set(values["not_known"].split(", "))
+    assert ("free_decay" in values) == (optimizer != "Adam(dim=100)")
     refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--grad-norm-range", 1, 2)
     assert one_line_error(refused, "grad_norm_range must be left out")
     refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--delta", 0.2)
     assert one_line_error(refused, "delta must be left out")
 
 
-def test_predict_says_for_which_gradients_and_what_is_never():
+def test_predict_names_the_gradients_and_prints_never():
     lines = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--grad-norm", 3).stdout.splitlines()
     notes = {line.split("  ")[0]: line.rsplit("  ", 1)[1] for line in lines if line.startswith("equilibrium")}
     assert notes["equilibrium norm ρ*"] == notes["equilibrium effective lr η/ρ*²"] == "for g̃ = 3"
-    assert notes["equilibrium rotation θ*"] == "whatever g̃"
+    assert notes["equilibrium rotation θ*"] == "for every g̃"
     adam = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", "AdamW(dim=100)").stdout.splitlines()[0]
-    assert adam.endswith("whatever g̃, of gradients that do not depend on those before")
+    assert adam.endswith("for every g̃, if gradients are independent in time")
     lines = bnwd("predict", "--lr", 0.5, "--wd", 0).stdout.splitlines()
-    assert next(line for line in lines if line.startswith("relaxation")).split()[-1] == "never"
+    assert next(line for line in lines if line.startswith("relaxation")).split()[2] == "never"
 
 
-def test_predict_where_a_step_turns_the_weights_around():
-    found = json.loads(bnwd("predict", "--lr", 3, "--wd", 0.5, "--json").stdout)
-    assert found["equilibrium_norm"] == theory.equilibrium_norm(3.0, 0.5)
-    assert "equilibrium_rotation" not in found
+def test_predict_if_a_step_reverses_the_weights():
+    values = json.loads(bnwd("predict", "--lr", 3, "--wd", 0.5, "--json").stdout)
+    assert values["equilibrium_norm"] == theory.equilibrium_norm(3.0, 0.5)
+    assert "equilibrium_rotation" not in values
 
 
-def test_the_version():
+def test_version():
     assert bnwd("--version").stdout == f"bnwd {theory.__version__}\n"
 
 
@@ -213,9 +225,9 @@ class TestSettingsFile:
 
     def test_options_of_the_command_line_come_first(self, tmp_path):
         text = '[predict]\nlr = 0.5\nwd = 0.01\ngrad-norm = 4.0\noptimizer = "SGD(momentum=0.5)"\njson = true\n'
-        found = json.loads(self.run(tmp_path, text, "predict", "--wd", 0.02).stdout)
+        values = json.loads(self.run(tmp_path, text, "predict", "--wd", 0.02).stdout)
         rule = theory.SGD(momentum=0.5)
-        assert found["equilibrium_norm"] == theory.equilibrium_norm(0.5, 0.02, 4.0, optimizer=rule)
+        assert values["equilibrium_norm"] == theory.equilibrium_norm(0.5, 0.02, 4.0, optimizer=rule)
 
     def test_a_run_from_a_file(self, tmp_path):
         text = "[train]\nlr = 0.5\nwd = 0.02\nwidth = 8\nsteps = 20\nscale_invariant = false\n[predict]\nlr = 1\n"
@@ -228,52 +240,54 @@ class TestSettingsFile:
         [
             ("[trian]\nlr = 1\n", ("config must be one of", "train", "trian")),
             ("[train]\nspeed = 1\n", ("config [train] must be one of", "wd", "speed")),
-            ("train = 3\n", ("config must hold tables", "train = 3")),
+            ("train = 3\n", ("config must contain tables", "train = 3")),
             ("[train\n", ("config must be a TOML file",)),
             ('[train]\nlr = "fast"\nwd = 1\n', ("--lr must be a valid number, got 'fast' in", "bnwd.toml")),
             ("[train]\nlr = [0.1]\nwd = 1\n", ("--lr", "[0.1]", "bnwd.toml")),
         ],
     )
-    def test_what_it_does_not_know_is_refused(self, text, words, tmp_path):
+    def test_unknown_names_and_values_are_rejected(self, text, words, tmp_path):
         assert one_line_error(self.run(tmp_path, text, "train", "--out", tmp_path / "run"), *words)
         assert not (tmp_path / "run").exists()
 
-    def test_there_is_no_such_file(self, tmp_path):
+    def test_a_missing_file_is_rejected(self, tmp_path):
         assert one_line_error(
             bnwd("--config", tmp_path / "no.toml", "predict"), "config must be a TOML file", "no.toml"
         )
 
 
 def test_the_shell_completes_commands_and_options():
-    def completed(words):
-        told = {"_BNWD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+    def complete(words):
+        request = {"_BNWD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
         command = [
             sys.executable,
             "-c",
-            "import sys; sys.argv[0] = 'bnwd'; from empirical.cli.main import main; main()",
+            "import sys; sys.argv[0] = 'bnwd'; from empirical.cli.main import run_command_line; run_command_line()",
         ]
-        return subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False).stdout
+        return subprocess.run(
+            command, env={**os.environ, **request}, capture_output=True, text=True, check=False
+        ).stdout
 
-    assert completed("bnwd pre").split() == ["predict"]
-    assert completed("bnwd train --model ").split() == ["mlp", "convnet", "resnet18", "transformer"]
-    assert completed("bnwd figures --name p").split() == ["phase-picture", "periods"]
-    assert completed("bnwd figures --format ").split() == ["pdf", "svg", "png"]
-    assert "momentum" in completed("bnwd claims --name mo").split()
-    assert "mlp64" in completed("bnwd validate --held-out --network mlp6").split()
-    assert "--grad-norm" in completed("bnwd predict --gr").split()
+    assert complete("bnwd pre").split() == ["predict"]
+    assert complete("bnwd train --model ").split() == ["mlp", "convnet", "resnet18", "transformer"]
+    assert complete("bnwd figures --name p").split() == ["phase-picture", "periods"]
+    assert complete("bnwd figures --format ").split() == ["pdf", "svg", "png"]
+    assert "momentum" in complete("bnwd claims --name mo").split()
+    assert "mlp64" in complete("bnwd validate --held-out --network mlp6").split()
+    assert "--grad-norm" in complete("bnwd predict --gr").split()
 
 
 def test_simulate_saves_a_trajectory(tmp_path):
-    out = tmp_path / "fall.zarr"
+    out = tmp_path / "decay.zarr"
     arguments = ("simulate", "--lr", 0.5, "--wd", 0.01, "--grad-norm", 2, "--norm", 3, "--steps", 50, "--out", out)
     result = bnwd(*arguments)
     assert result.exit_code == 0
     assert simulate.load(out).identical(simulate.norm_map(0.5, 0.01, 2.0, norm=3.0, steps=50, seed=0))
-    assert one_line_error(bnwd(*arguments), "--out must not exist", "fall.zarr")
+    assert one_line_error(bnwd(*arguments), "--out must not exist", "decay.zarr")
 
 
-def test_simulate_keeps_some_rows_and_says_where_memory_ends(tmp_path, monkeypatch):
-    out = tmp_path / "fall.zarr"
+def test_simulate_keeps_some_rows_and_reports_missing_memory(tmp_path, monkeypatch):
+    out = tmp_path / "decay.zarr"
     arguments = ("simulate", "--lr", 0.5, "--wd", 0.01, "--norm", 3, "--steps", 50, "--out", out)
     assert bnwd(*arguments, "--record-every", 10).exit_code == 0
     assert simulate.load(out).step.values.tolist() == [0, 10, 20, 30, 40]
@@ -284,10 +298,10 @@ def test_simulate_keeps_some_rows_and_says_where_memory_ends(tmp_path, monkeypat
     monkeypatch.setattr("simulate.norm_map", too_large)
     result = bnwd(*arguments[:-2])
     assert result.exit_code == 1
-    assert result.stderr == "bnwd: not enough memory (Unable to allocate 1 TiB); take fewer steps, rows or samples\n"
+    assert result.stderr == "bnwd: not enough memory (Unable to allocate 1 TiB); use fewer steps, rows or samples\n"
 
 
-def test_train_says_what_happened(tmp_path):
+def test_train_prints_the_result(tmp_path):
     out = tmp_path / "run"
     result = bnwd("train", "--lr", 0.5, "--wd", 0.02, "--width", 8, "--steps", 200, "--out", out)
     assert result.exit_code == 0, result.output
@@ -314,7 +328,7 @@ def test_train_says_what_happened(tmp_path):
         ),
         (("report", "file", "--period-model", "no.json"), ("--period-model must be", "no.json")),
         (("claims", "--name", "luck"), ("--name must be one of", "momentum", "'luck'")),
-        (("claims", "--fast", "--name", "momentum"), ("--name must leave at least one",)),
+        (("claims", "--fast", "--name", "momentum"), ("--name must select at least one",)),
         (("figures", "--name", "cake"), ("--name must be one of", "norm", "'cake'")),
         (("figures", "--format", "gif"), ("--format must be one of", "svg", "'gif'")),
         (("figures", "--out", "file/figures"), ("out must be a folder", "file/figures")),
@@ -330,7 +344,7 @@ def test_train_says_what_happened(tmp_path):
         (("validate", "--out", "."), ("out must be a new or empty folder", ".")),
         (("validate", "--out", "file"), ("out must be", "file")),
         (("predict", "--lr", 1, "--wd", 0.1, "--optimizer", "SGD(momentun=0.9)"), ("setting of SGD", "momentum")),
-        (("predict", "--lr", 1, "--wd", 0.1, "--optimizer", "AdamW()"), ("optimizer must say dim", "AdamW(dim=4096)")),
+        (("predict", "--lr", 1, "--wd", 0.1, "--optimizer", "AdamW()"), ("optimizer needs dim", "AdamW(dim=4096)")),
         (("predict", "--lr", 0.5, "--wd", 0.01, "--optimizer", "Adagrad()"), ("optimizer must be", "Adagrad()")),
         (("sweep", "nothing.toml", "--out", "sweep"), ("file must be a TOML file", "nothing.toml")),
         (("sweep", "file", "--out", "sweep"), ("file:",)),
@@ -339,7 +353,7 @@ def test_train_says_what_happened(tmp_path):
         (("forecast",), ("forecast",)),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, words, tmp_path, monkeypatch):
+def test_invalid_input_is_one_line_and_exit_code_2(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("kept")
     assert one_line_error(bnwd(*arguments), *words)
@@ -348,7 +362,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, tmp_path, monke
 
 
 @pytest.mark.parametrize("command", [(), ("--config", "file")], ids=str)
-def test_without_a_command_it_teaches(command, tmp_path, monkeypatch):
+def test_without_a_command_it_prints_the_help(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     result = bnwd(*command)
@@ -358,20 +372,20 @@ def test_without_a_command_it_teaches(command, tmp_path, monkeypatch):
 
 
 def test_options_are_named_in_place_of_arguments_whatever_the_error():
-    with pytest.raises(ValueError, match=r"^--out must be new"), naming(path="--out"):
+    with pytest.raises(ValueError, match=r"^--out must be new"), name_options(path="--out"):
         raise json.JSONDecodeError("path must be new", "{}", 0)
-    with pytest.raises(TypeError, match=r"^tell by --column"), naming(names="--column"):
-        raise TypeError("tell by `names`")
-    with pytest.raises(UnicodeDecodeError), naming(path="--out"):
+    with pytest.raises(TypeError, match=r"^name it with --column"), name_options(names="--column"):
+        raise TypeError("name it with `names`")
+    with pytest.raises(UnicodeDecodeError), name_options(path="--out"):
         b"\xff".decode()
 
 
 def test_the_help_of_figures_names_them_all():
-    told = " ".join(bnwd("figures", "--help").output.split())
-    assert [figure.name for figure in all_figures() if figure.name not in told] == []
+    text = " ".join(bnwd("figures", "--help").output.split())
+    assert [figure.name for figure in all_figures() if figure.name not in text] == []
 
 
-def test_claims_lists_what_there_is_and_trains_nothing(tmp_path, monkeypatch):
+def test_claims_lists_all_claims_and_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     listed = bnwd("claims", "--list").stdout.splitlines()
     assert [line.split()[0] for line in listed] == [claim.name for claim in all_claims()]
@@ -386,30 +400,30 @@ def test_a_folder_with_another_run_is_exit_code_2(tmp_path):
     assert one_line_error(bnwd("train", "--wd", 0.02, *common), "holds another", "wd=0.01 there, 0.02 here")
 
 
-def test_probe_tells_what_it_saw_and_what_follows(tmp_path):
+def test_calibrate_prints_measurements_and_predictions(tmp_path):
     common = ("--model", "mlp", "--width", 64, "--workers", 1, "--runs", tmp_path / "runs")
     result = bnwd("calibrate", *common, "--periods", 24, "--out", tmp_path / "model.json")
     assert result.exit_code == 0, result.output
     model = simulate.PeriodModel.load(tmp_path / "model.json")
     lines = result.output.splitlines()
-    told, expected = lines[1 : lines.index("")], lines[lines.index("") + 2 :][:5]
-    assert len(told) == len(model.calibration_runs) >= 4
-    for line, segment in zip(told, model.calibration_runs, strict=True):
-        assert segment.verdict in line
-        assert f" {segment.count} " in line
-    for line, wd in zip(expected, (0.02, 0.01, 0.004, 0.002, 0.001), strict=True):
-        there = model.predict(0.5, wd)
+    measured, predicted = lines[1 : lines.index("")], lines[lines.index("") + 2 :][:5]
+    assert len(measured) == len(model.calibration_runs) >= 4
+    for line, calibration_run in zip(measured, model.calibration_runs, strict=True):
+        assert calibration_run.verdict in line
+        assert f" {calibration_run.count} " in line
+    for line, wd in zip(predicted, (0.02, 0.01, 0.004, 0.002, 0.001), strict=True):
+        prediction = model.predict(0.5, wd)
         assert line.startswith(f"{0.5 * wd:.3g} ")
-        assert there.verdict in line
-        shown = f"{there.period:.4g}" in line.split()
-        assert shown == (there.verdict == "periodic"), "a number only where the period is clear"
+        assert prediction.verdict in line
+        has_period = f"{prediction.period:.4g}" in line.split()
+        assert has_period == (prediction.verdict == "periodic"), "a number only where the period is clear"
 
 
-def test_a_network_that_rests_is_told_so(tmp_path):
+def test_calibrate_reports_a_network_at_equilibrium(tmp_path):
     result = bnwd("calibrate", "--width", 4, "--periods", 20, "--workers", 1, "--out", tmp_path / "model.json")
     assert result.exit_code == 0, result.output
     assert result.output.count("equilibrium") > 6
-    assert "no reduced model: its probe shows no clear period" in result.output
+    assert "no reduced model: its calibration runs show no clear period" in result.output
     with pytest.raises(ValueError, match="at least 10 periods at the lowest"):
         simulate.PeriodModel.load(tmp_path / "model.json").law.period(0.5, 0.01)
 
@@ -421,7 +435,7 @@ def sweep_file(tmp_path):
     return file
 
 
-def test_sweep_tells_of_every_run(tmp_path, sweep_file):
+def test_sweep_prints_every_run(tmp_path, sweep_file):
     result = bnwd("sweep", sweep_file, "--out", tmp_path / "sweep", "--workers", 1, "--no-traces")
     assert result.exit_code == 0, result.output
     assert [line.split()[:3] for line in result.output.splitlines()[:3]] == [
@@ -449,26 +463,26 @@ def test_a_failed_run_of_a_sweep_is_exit_code_1_and_divergence_is_none(tmp_path)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--until", "0.05"), ("--until must be written like name=number", "0.05")),
+        (("--until", "0.05"), ("--until must have the form name=number", "0.05")),
         (("--until", "mean=0.05"), ("--until must be stderr=", "mean=0.05")),
         (("--until", "periods=0"), ("periods must be", "0")),
         (("--until", "stderr=-1"), ("until must be", "-1")),
         (("--max-steps", 50), ("max_steps must be None without until or periods",)),
-        (("--resource", "GPU"), ("--resource must be written like",)),
+        (("--resource", "GPU"), ("--resource must have the form",)),
         (("--resource", "GPU=1"), ("resources must be None without a scheduler",)),
         (("--workers", 0), ("workers must be", "0")),
         (("--scheduler", "nowhere.json"), ("scheduler must be an address", "nowhere.json")),
         (("--threads", 0), ("threads must be", "0")),
     ],
 )
-def test_bad_options_of_a_sweep_begin_nothing(tmp_path, sweep_file, options, words):
+def test_invalid_options_of_a_sweep_start_nothing(tmp_path, sweep_file, options, words):
     assert one_line_error(bnwd("sweep", sweep_file, "--out", tmp_path / "sweep", *options), *words)
     assert not (tmp_path / "sweep").exists()
 
 
-def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):
+def test_ctrl_c_keeps_the_trajectory_and_prints_its_folder(tmp_path):
     out = tmp_path / "run"
-    command = "from empirical.cli.main import main; main()"
+    command = "from empirical.cli.main import run_command_line; run_command_line()"
     arguments = ["train", "--lr", "0.5", "--wd", "0.01", "--width", "8", "--steps", "100000", "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-c", command, *arguments], stderr=subprocess.PIPE, text=True)
     while count_steps(out) < 200 and process.poll() is None:
@@ -482,14 +496,14 @@ def test_ctrl_c_keeps_the_trace_and_says_where(tmp_path):
     assert simulate.load(out).sizes["step"] == json.loads((out / STATUS).read_text())["status_step"] >= 200
 
 
-def test_a_long_run_says_beforehand_what_it_takes(tmp_path, monkeypatch):
-    monkeypatch.setattr("empirical.cli.training._LONG", 0)
+def test_a_long_run_announces_its_cost(tmp_path, monkeypatch):
+    monkeypatch.setattr("empirical.cli.training._LONG_SECONDS", 0)
     result = bnwd("train", "--lr", 0.5, "--wd", 0.01, "--width", 8, "--steps", 20, "--out", tmp_path / "run")
     assert result.exit_code == 0
     assert re.search(r"bnwd: this run takes about .* (s|min|h), at most .*B of disk", result.stderr)
 
 
-def test_a_full_disk_is_an_error_of_one_line(tmp_path):
+def test_a_full_disk_is_a_one_line_error(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:

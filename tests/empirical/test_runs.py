@@ -25,7 +25,7 @@ from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, count_ste
 CONFIG_40 = RunConfig(lr=0.5, wd=0.01, width=8, steps=40, evaluate_every=10)
 
 
-def test_the_trajectory_keeps_the_contract(tmp_path):
+def test_the_trajectory_follows_the_contract(tmp_path):
     run = train(CONFIG_40, tmp_path / "run")
     assert run.sizes["step"] == 40
     assert run.status.item() == "complete"
@@ -34,7 +34,7 @@ def test_the_trajectory_keeps_the_contract(tmp_path):
     assert run.attrs["wd"] == 0.01
     assert run.attrs["source"] == "training"
     assert run.attrs["scale_invariant"]
-    # the engine is the one that was used
+    # the config names the engine that was used
     assert RunConfig.from_dict(json.loads(run.attrs["config"])) == dataclasses.replace(CONFIG_40, engine="kernel")
     assert run.eval_step.values.tolist() == [0, 10, 20, 30, 40]
     assert run.group.values.tolist() == ["linear1.weight", "linear2.weight"]
@@ -73,7 +73,7 @@ def test_a_longer_run_continues_a_shorter_one(tmp_path, optimizer):
     xr.testing.assert_identical(continued, whole)
 
 
-def test_a_shorter_run_is_the_beginning_of_a_longer_one(tmp_path):
+def test_a_shorter_run_gives_the_first_rows_of_a_longer_one(tmp_path):
     longer = train(CONFIG_40, tmp_path / "run")
     shorter = train(dataclasses.replace(CONFIG_40, steps=15), tmp_path / "run")
     assert shorter.sizes["step"] == shorter.status_step.item() == 15
@@ -101,7 +101,7 @@ def test_a_foreign_folder_is_refused_and_kept(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_as_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="out must be a folder that can be written"):
         train(CONFIG_40, tmp_path / "file")
@@ -129,9 +129,9 @@ def test_damage_of_a_killed_run_is_repaired(tmp_path, damage):
     whole = train(CONFIG_40, tmp_path / "whole")
     path = tmp_path / "run"
     train(dataclasses.replace(CONFIG_40, steps=25), path)
-    described = json.loads((path / CONFIG).read_text())
-    described["config"]["steps"] = 40
-    write_json(path / CONFIG, described)
+    description = json.loads((path / CONFIG).read_text())
+    description["config"]["steps"] = 40
+    write_json(path / CONFIG, description)
     write_json(path / STATUS, {"status": "running"})
     if damage == "log cut in a record":
         with open(path / STEPS, "ab") as file:
@@ -216,7 +216,7 @@ def test_killed_fifty_times_and_resumed_gives_the_same_trajectory(tmp_path, kind
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_every_step_and_says_where(tmp_path, number):
+def test_an_interrupted_run_keeps_every_step_and_names_its_folder(tmp_path, number):
     path = tmp_path / "run"
     process = start(path)
     wait_for_steps(path, 300, process)
@@ -243,7 +243,7 @@ def test_a_running_run_can_be_read(tmp_path):
     process.communicate()
 
 
-def test_overflow_ends_with_diverged_and_the_rows_up_to_there():
+def test_overflow_ends_with_status_diverged_and_the_rows_before():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
     with torch.no_grad():
@@ -259,7 +259,7 @@ def test_overflow_ends_with_diverged_and_the_rows_up_to_there():
     assert run.group.values.tolist() == [ALL_TRAINED]
 
 
-def test_vanishing_weights_end_with_collapsed():
+def test_vanishing_weights_end_with_status_collapsed():
     class Constant(nn.Module):
         def __init__(self):
             super().__init__()
@@ -275,7 +275,7 @@ def test_vanishing_weights_end_with_collapsed():
     assert run.sizes["step"] == run.status_step.item() < 200
 
 
-def test_a_model_and_data_of_ones_own(tmp_path):
+def test_own_model_and_data(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16, eps=1e-12), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
     inputs, targets = np.random.default_rng(0).normal(size=(200, 6)), np.arange(200) % 3
@@ -299,7 +299,7 @@ def test_a_model_and_data_of_ones_own(tmp_path):
         train(config, tmp_path / "run", model=model, data=(inputs + 1, targets))
 
 
-def test_everything_trainable():
+def test_training_of_all_weights():
     config = dataclasses.replace(CONFIG_40, scale_invariant=False)
     run = train(config)
     assert run.group.values.tolist() == ["linear1.weight", "linear2.weight"]
@@ -313,7 +313,7 @@ def test_init_norm_is_the_norm_of_all_invariant_weights():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_loaded_model_is_that_of_the_last_evaluation(tmp_path, dtype):
+def test_the_loaded_model_gives_the_last_evaluation(tmp_path, dtype):
     run = train(dataclasses.replace(CONFIG_40, dtype=dtype), tmp_path / "run")
     net = load_model(tmp_path / "run")
     data = empirical.data.load_data("digits", getattr(torch, dtype), torch.device("cpu"))
@@ -334,14 +334,14 @@ def test_runs_of_equal_seeds_are_equal_and_others_differ():
     assert not np.allclose(first.loss, train(dataclasses.replace(CONFIG_40, data_seed=1)).loss)
 
 
-def test_a_trajectory_names_the_rule_with_the_weights_that_it_measures():
+def test_a_trajectory_names_the_optimizer_with_the_number_of_measured_weights():
     config = dataclasses.replace(CONFIG_40, optimizer=theory.AdamW(dim=1, betas=(0.8, 0.9)), steps=3)
     run = train(config)
     assert run.attrs["optimizer"] == "AdamW(dim=576, betas=(0.8, 0.9))"
     assert RunConfig.from_dict(json.loads(run.attrs["config"])).optimizer == config.optimizer
 
 
-def test_no_run_folder():
+def test_other_folders_are_rejected():
     for function in (resume, load_model):
         with pytest.raises(ValueError, match="path must be a run folder"):
             function("no such folder")

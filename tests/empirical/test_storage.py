@@ -1,4 +1,4 @@
-"""What goes wrong with disks, files and other processes: each caused for real."""
+"""Failures of disks, files and other processes, each produced by the operating system."""
 
 import contextlib
 import dataclasses
@@ -25,13 +25,13 @@ import simulate
 from empirical import RunConfig, StorageError, resume, train
 from empirical.runs import loop
 from empirical.runs.folder import RunFolder
-from empirical.runs.loop import train_together
+from empirical.runs.loop import train_runs
 from simulate._files import write_json
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, count_steps
-from simulate.trajectories.log import BLOCK_RECORDS, checked, count_records, step_record
+from simulate.trajectories.log import BLOCK_RECORDS, count_records, record_with_check, step_record
 
 CONFIG_900 = RunConfig(lr=0.5, wd=0.01, width=8, steps=900, evaluate_every=100)
-RECORD = checked(step_record(2))
+RECORD = record_with_check(step_record(2))
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def whole(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def files_of_at_most(size):
-    """Files cannot grow beyond `size` bytes: the operating system writes a part and then refuses."""
+def limit_file_size(size):
+    """Limit files to `size` bytes: the operating system writes a part and then fails."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -50,12 +50,12 @@ def files_of_at_most(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def killed_run(path, steps, config=CONFIG_900):
-    """Leave a folder as a process does that is killed after `steps` steps."""
+def make_killed_run(path, steps, config=CONFIG_900):
+    """Make a folder like that of a process that was killed after `steps` steps."""
     train(dataclasses.replace(config, steps=steps), path)
-    described = json.loads((path / CONFIG).read_text())
-    described["config"]["steps"] = config.steps
-    write_json(path / CONFIG, described)
+    description = json.loads((path / CONFIG).read_text())
+    description["config"]["steps"] = config.steps
+    write_json(path / CONFIG, description)
     write_json(path / STATUS, {"status": "running"})
     shutil.rmtree(path / STORE)
 
@@ -63,13 +63,13 @@ def killed_run(path, steps, config=CONFIG_900):
 @pytest.mark.parametrize("size", [30_000, 30_000 + RECORD.itemsize // 2, 50_123])
 def test_no_space_for_the_log(tmp_path, whole, size):
     with (
-        files_of_at_most(size),
+        limit_file_size(size),
         pytest.raises(StorageError, match=r"File too large while writing .*; the run can be resumed"),
     ):
         train(CONFIG_900, tmp_path / "run")
     partial = simulate.load(tmp_path / "run")
     assert partial.status.item() == "interrupted"
-    # all that the disk took is there
+    # every record on disk is there
     assert partial.sizes["step"] == size // RECORD.itemsize
     xr.testing.assert_identical(partial.norm, whole.norm.isel(step=slice(partial.sizes["step"])))
     xr.testing.assert_identical(resume(tmp_path / "run"), whole)
@@ -77,7 +77,7 @@ def test_no_space_for_the_log(tmp_path, whole, size):
 
 def test_no_space_for_a_checkpoint(tmp_path):
     config = dataclasses.replace(CONFIG_900, width=64, steps=60)
-    with files_of_at_most(20_000), pytest.raises(StorageError, match="File too large"):
+    with limit_file_size(20_000), pytest.raises(StorageError, match="File too large"):
         train(config, tmp_path / "run")
     assert simulate.load(tmp_path / "run").sizes["step"] == 0
     xr.testing.assert_identical(resume(tmp_path / "run"), train(config))
@@ -87,7 +87,7 @@ def test_no_space_for_the_store(tmp_path, whole, monkeypatch):
     finish = RunFolder.finish
 
     def without_space(folder, *arguments):
-        with files_of_at_most(1000):
+        with limit_file_size(1000):
             finish(folder, *arguments)
 
     with monkeypatch.context() as patched:
@@ -95,7 +95,7 @@ def test_no_space_for_the_store(tmp_path, whole, monkeypatch):
         with pytest.raises(StorageError, match="File too large"):
             train(CONFIG_900, tmp_path / "run")
     assert not (tmp_path / "run" / STORE).exists()
-    # the logs have it all
+    # the logs are complete
     np.testing.assert_array_equal(simulate.load(tmp_path / "run").norm, whole.norm)
     xr.testing.assert_identical(resume(tmp_path / "run"), whole)
     assert (tmp_path / "run" / STORE).is_dir()
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full(tmp_path, whole):
         pytest.skip("this user cannot mount a small disk")
     try:
         (disk / "ballast").write_bytes(bytes(100_000))
-        # not refused beforehand: what is free now will not be free then
+        # the check before the run passes; the disk fills up later
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(RunFolder, "check_space", lambda *_: (disk / "ballast").write_bytes(bytes(450_000)))
             with pytest.raises(StorageError, match="No space left on device"):
@@ -121,7 +121,7 @@ def test_a_disk_that_is_full(tmp_path, whole):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path):
+def test_a_run_too_large_for_the_disk_is_rejected_before_it_begins(tmp_path):
     # 3e14 bytes
     huge = dataclasses.replace(CONFIG_900, steps=10**12)
     with pytest.raises(ValueError, match=r"out must be on a disk with 2\d\d TB free for this run, got .*run' with"):
@@ -131,8 +131,8 @@ def test_a_run_that_the_disk_cannot_hold_is_refused_before_it_begins(tmp_path):
 
 
 @contextlib.contextmanager
-def an_ordinary_user():
-    """Permissions do not bind the superuser, so be somebody else."""
+def ordinary_user():
+    """Act as an ordinary user, because permissions do not apply to the superuser."""
     if os.geteuid():
         yield
         return
@@ -149,12 +149,12 @@ def test_a_folder_that_cannot_be_written(whole, kind):
     try:
         path = place / "run"
         if kind == "run to be continued":
-            killed_run(path, 300)
+            make_killed_run(path, 300)
         for folder in (place, path):
             if folder.exists():
                 folder.chmod(stat.S_IRUSR | stat.S_IXUSR | stat.S_IROTH | stat.S_IXOTH)
         with (
-            an_ordinary_user(),
+            ordinary_user(),
             pytest.raises(ValueError, match=r"out must be a folder that can be written, got .*Permission denied"),
         ):
             train(CONFIG_900, path)
@@ -167,7 +167,7 @@ def test_a_folder_that_cannot_be_written(whole, kind):
         shutil.rmtree(place)
 
 
-# of the last records: nothing but zeros, as a crashed file system leaves them; one bit; records in the wrong place
+# damage to the last records: zeros, as after a crash of the file system; one bit; records in the wrong order
 DAMAGES = {
     "zeros": lambda end: bytes(len(end)),
     "a bit": lambda end: end[:-200] + bytes([end[-200] ^ 1]) + end[-199:],
@@ -177,9 +177,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_end_of_the_log_is_not_taken_for_steps(tmp_path, whole, damage):
+def test_damaged_records_at_the_end_of_the_log_are_not_read(tmp_path, whole, damage):
     path = tmp_path / "run"
-    killed_run(path, 300)
+    make_killed_run(path, 300)
     log = path / STEPS
     content = log.read_bytes()
     end = 3 * RECORD.itemsize
@@ -187,14 +187,14 @@ def test_a_damaged_end_of_the_log_is_not_taken_for_steps(tmp_path, whole, damage
     run = simulate.load(path)
     assert 297 <= run.sizes["step"] < 300
     xr.testing.assert_identical(run.norm, whole.norm.isel(step=slice(run.sizes["step"])))
-    # the checkpoint after the damage cannot be trusted to fit; the one before it can
+    # resuming uses the checkpoint before the damage, not the one after it
     xr.testing.assert_identical(resume(path), whole)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_any_changed_byte_of_a_log_is_found(tmp_path, seed):
+def test_any_changed_byte_of_a_log_is_detected(tmp_path, seed):
     generator = np.random.default_rng(seed)
-    killed_run(tmp_path / "run", 40)
+    make_killed_run(tmp_path / "run", 40)
     log = tmp_path / "run" / STEPS
     content = bytearray(log.read_bytes())
     for _ in range(50):
@@ -211,9 +211,9 @@ def checkpoints(path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_checkpoint_with_a_changed_byte_is_passed_over(tmp_path, whole, seed):
+def test_a_checkpoint_with_a_changed_byte_is_skipped(tmp_path, whole, seed):
     generator, path = np.random.default_rng(seed), tmp_path / "run"
-    killed_run(path, 300)
+    make_killed_run(path, 300)
     newest = checkpoints(path)[-1]
     content = bytearray(newest.read_bytes())
     # in the weights
@@ -223,12 +223,12 @@ def test_a_checkpoint_with_a_changed_byte_is_passed_over(tmp_path, whole, seed):
     xr.testing.assert_identical(resume(path), whole)
 
 
-def test_a_run_without_an_intact_checkpoint_is_refused_and_kept(tmp_path, whole):
+def test_a_run_without_an_intact_checkpoint_is_rejected_and_kept(tmp_path, whole):
     path = tmp_path / "run"
-    killed_run(path, 300)
+    make_killed_run(path, 300)
     for file in checkpoints(path):
         file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="out must hold an intact checkpoint to go on from, but all in"):
+    with pytest.raises(ValueError, match="out must hold an intact checkpoint, but all in"):
         resume(path)
     run = simulate.load(path)
     xr.testing.assert_identical(run.norm, whole.norm.isel(step=slice(300)))
@@ -245,7 +245,7 @@ class Trap:
 @pytest.mark.parametrize("form", ["pickle", "torch"])
 def test_a_checkpoint_never_executes_code(tmp_path, whole, form):
     path, sprung = tmp_path / "run", tmp_path / "sprung"
-    killed_run(path, 300)
+    make_killed_run(path, 300)
     newest = checkpoints(path)[-1]
     if form == "pickle":
         newest.write_bytes(pickle.dumps({"step": 300, "weights": Trap(sprung)}, protocol=2))
@@ -253,7 +253,7 @@ def test_a_checkpoint_never_executes_code(tmp_path, whole, form):
         torch.save({"step": 300, "weights": Trap(sprung)}, newest)
     xr.testing.assert_identical(resume(path), whole)
     assert not sprung.exists()
-    # the trap is one
+    # check that the trap works
     torch.load(checkpoints(path)[0], weights_only=True)
     pickle.loads(pickle.dumps(Trap(sprung)))
     assert sprung.exists()
@@ -263,11 +263,11 @@ HALTING = """
 import dataclasses, json, os, pathlib, sys, time
 from empirical import RunConfig, train
 rename, ending, number = os.replace, sys.argv[3], int(sys.argv[4])
-seen = 0
+count = 0
 def halting(source, target):
-    global seen
-    seen += str(target).endswith(ending)
-    if str(target).endswith(ending) and seen == number:
+    global count
+    count += str(target).endswith(ending)
+    if str(target).endswith(ending) and count == number:
         pathlib.Path(sys.argv[1] + ".halted").touch()
         time.sleep(600)
     rename(source, target)
@@ -280,7 +280,7 @@ train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
     ("ending", "number"),
     [(".pt", 1), (".pt", 2), ("config.json", 1), ("status.json", 1), ("status.json", 2), (".zarr", 1)],
 )
-def test_killed_between_writing_aside_and_renaming(tmp_path, whole, ending, number):
+def test_killed_between_writing_and_renaming_a_file(tmp_path, whole, ending, number):
     path, halted = tmp_path / "run", tmp_path / "run.halted"
     command = [sys.executable, "-c", HALTING, str(path), json.dumps(CONFIG_900.to_dict()), ending, str(number)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -288,7 +288,7 @@ def test_killed_between_writing_aside_and_renaming(tmp_path, whole, ending, numb
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    assert halted.exists(), "the run never came to this file"
+    assert halted.exists(), "the run never wrote this file"
     if ending == ".zarr":
         # all steps are in the log
         np.testing.assert_array_equal(simulate.load(path).norm, whole.norm)
@@ -314,9 +314,9 @@ def test_two_processes_on_a_folder(tmp_path):
             time.sleep(0.01)
         with pytest.raises(ValueError, match="another process is writing"):
             resume(path)
-        # the first one goes on
-        there = count_steps(path)
-        while count_steps(path) <= there and process.poll() is None:
+        # the first process continues
+        before = count_steps(path)
+        while count_steps(path) <= before and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert "Interrupted" in process.stderr.read()
@@ -327,8 +327,8 @@ def test_two_processes_on_a_folder(tmp_path):
         process.stderr.close()
 
 
-def peak_of_a_run(path, steps, monkeypatch):
-    """Largest memory that a run takes until its trajectory is on disk."""
+def peak_memory(path, steps, monkeypatch):
+    """Return the peak memory of a run until its trajectory is on disk."""
     monkeypatch.setattr(loop.simulate, "load", lambda _: None)
     tracemalloc.start()
     try:
@@ -341,11 +341,11 @@ def peak_of_a_run(path, steps, monkeypatch):
 
 def check_memory(folder, steps, monkeypatch):
     train(dataclasses.replace(CONFIG_900, steps=10))
-    peaks = [peak_of_a_run(folder / str(n), n, monkeypatch) for n in (2 * BLOCK_RECORDS, steps)]
+    peaks = [peak_memory(folder / str(n), n, monkeypatch) for n in (2 * BLOCK_RECORDS, steps)]
     assert peaks[1] < 1.1 * peaks[0]
     run = simulate.load(folder / str(steps))
     assert run.sizes["step"] == steps
-    # the store, written in parts, is what the log says
+    # the store, which is written in parts, equals the log
     in_log = simulate.load(folder / str(steps))
     shutil.rmtree(folder / str(steps) / STORE)
     xr.testing.assert_identical(in_log, simulate.load(folder / str(steps)))
@@ -362,14 +362,14 @@ def test_a_million_steps_take_no_more_memory_than_a_short_run(tmp_path, monkeypa
 
 @pytest.mark.parametrize("engine", ["eager", "kernel", "replicas"])
 def test_the_cost_is_announced_before_the_first_step_and_leaves_no_trace(tmp_path, engine):
-    config, told = dataclasses.replace(CONFIG_900, steps=200, engine=engine), []
+    config, costs = dataclasses.replace(CONFIG_900, steps=200, engine=engine), []
 
     def announce(cost):
-        told.append(cost)
+        costs.append(cost)
         assert count_steps(tmp_path / "run") == 0
 
     run = train(config, tmp_path / "run", announce=announce)
-    (cost,) = told
+    (cost,) = costs
     assert 0 < cost.seconds < 600
     written = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
     assert written <= cost.disk
@@ -378,20 +378,20 @@ def test_the_cost_is_announced_before_the_first_step_and_leaves_no_trace(tmp_pat
         assert torch.load(one, weights_only=True)["digest"] == torch.load(other, weights_only=True)["digest"]
 
 
-def test_records_may_wait_and_come_to_the_same(tmp_path, monkeypatch):
+def test_delayed_records_give_the_same_files(tmp_path, monkeypatch):
     config = dataclasses.replace(CONFIG_900, steps=300, evaluate_every=10)
-    opened = []
+    waiting = []
     append = RunFolder.flush
-    monkeypatch.setattr(RunFolder, "flush", lambda folder: (opened.append(len(folder._waiting)), append(folder)))
+    monkeypatch.setattr(RunFolder, "flush", lambda folder: (waiting.append(len(folder._waiting)), append(folder)))
 
-    def trained(name, pace):
-        opened.clear()
-        train_together([config], [tmp_path / name], [0], lambda run, found: None, lambda: False, pace)
-        return sum(count > 0 for count in opened)
+    def count_writes(name, pace):
+        waiting.clear()
+        train_runs([config], [tmp_path / name], [0], lambda config, run: None, lambda: False, pace)
+        return sum(count > 0 for count in waiting)
 
-    assert trained("at once", 0.0) > 30
+    assert count_writes("at once", 0.0) > 30
     # at the first checkpoint and at the last
-    assert trained("late", 1000.0) == 2
+    assert count_writes("late", 1000.0) == 2
     files = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("at once", "late")]
     assert files[0] == files[1]
     for name in ("steps.log", "evaluations.log"):
@@ -399,9 +399,9 @@ def test_records_may_wait_and_come_to_the_same(tmp_path, monkeypatch):
 
 
 def test_a_run_killed_after_its_last_checkpoint_keeps_its_last_evaluation(tmp_path):
-    # the last evaluation is no regular one
+    # the last evaluation is not a regular one
     config = dataclasses.replace(CONFIG_900, steps=150)
-    killed_run(tmp_path / "run", 150, config)
+    make_killed_run(tmp_path / "run", 150, config)
     resumed = resume(tmp_path / "run")
     assert resumed.eval_step.values.tolist() == [0, 100, 150]
     assert resumed.identical(train(config))

@@ -1,4 +1,4 @@
-"""A Dask cluster of processes of its own, which can be killed."""
+"""A Dask cluster in separate processes, which tests can kill."""
 
 import contextlib
 import random
@@ -9,12 +9,12 @@ import sys
 import threading
 import time
 
-# runs write checkpoints more often than usual, so that a killed one has some way behind it
+# runs write checkpoints more often than usual, so that a killed run has one to continue from
 _PRELOADED = "import empirical.runs.loop\nempirical.runs.loop.CHECKPOINT_SECONDS = 0.5\n"
 
 
 class Cluster:
-    """A scheduler and workers, started anew when they end, until it is closed."""
+    """A scheduler and workers, which are restarted when they end, until the cluster is closed."""
 
     def __init__(self, folder, workers=2, options=()):
         self.folder, self._options = folder, options
@@ -66,20 +66,20 @@ class Cluster:
         return subprocess.Popen(command, stdout=self._log, stderr=self._log, cwd=self.folder)
 
 
-def killed_at_random(cluster, process, kills, seed, every):
-    """Kill so many workers while a process runs, about so many seconds after each other; return how many there were."""
-    chance, done = random.Random(seed), 0
-    while done < kills:
+def kill_at_random(cluster, process, kills, seed, every):
+    """Kill up to `kills` workers while a process runs, about every `every` seconds. Return the number of kills."""
+    generator, count = random.Random(seed), 0
+    while count < kills:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(every * chance.uniform(0.5, 1.5))
+            process.wait(every * generator.uniform(0.5, 1.5))
             break
-        cluster.kill_worker(chance.randrange(2))
-        done += 1
-    return done
+        cluster.kill_worker(generator.randrange(2))
+        count += 1
+    return count
 
 
 def wait_until(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.05)

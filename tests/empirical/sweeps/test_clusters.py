@@ -1,4 +1,4 @@
-"""Sweeps on a scheduler and workers that are processes of their own, and are killed."""
+"""Sweeps on a scheduler and workers in separate processes that are killed."""
 
 import concurrent.futures
 import os
@@ -14,7 +14,7 @@ from empirical import dask_executor, open_sweep, read_sweep, sweep
 from empirical.sweeps.store import read_summaries
 from empirical.sweeps.task import run_path
 from simulate.trajectories.folder import count_steps
-from tests.empirical.sweeps.clusters import Cluster, killed_at_random, wait_until
+from tests.empirical.sweeps.clusters import Cluster, kill_at_random, wait_until
 
 SMALL = """
 [run]
@@ -47,7 +47,7 @@ def bnwd_sweep(file, out, *options, **process):
     command = [
         sys.executable,
         "-c",
-        "from empirical.cli.main import main; main()",
+        "from empirical.cli.main import run_command_line; run_command_line()",
         "sweep",
         str(file),
         "--out",
@@ -58,33 +58,33 @@ def bnwd_sweep(file, out, *options, **process):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # tests that a shell runs in the background ignore it, and so would what they start
+        # a shell lets background tests ignore Ctrl-C, and their child processes would inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         **process,
     )
 
 
-def written(tmp_path, text):
+def write_file(tmp_path, text):
     file = tmp_path / "sweep.toml"
     file.write_text(text)
     return file
 
 
-def check_that_all_is_as_in_a_serial_sweep(runs, out, serial):
+def check_equal_to_a_serial_sweep(runs, out, serial):
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         expected = sweep(runs, serial, executor)
-    found = open_sweep(out)
-    assert (found.status == "complete").all()
-    assert found.drop_vars(["folder", "seconds"]).identical(expected.drop_vars(["folder", "seconds"]))
+    results = open_sweep(out)
+    assert (results.status == "complete").all()
+    assert results.drop_vars(["folder", "seconds"]).identical(expected.drop_vars(["folder", "seconds"]))
     for run in runs:
         assert simulate.load(run_path(out, run)).identical(simulate.load(run_path(serial, run)))
 
 
 def check_a_sweep_with_accidents(tmp_path, cluster, text, kills, every):
-    file, out = written(tmp_path, text), tmp_path / "sweep"
+    file, out = write_file(tmp_path, text), tmp_path / "sweep"
     runs = read_sweep(file)
     first = bnwd_sweep(file, out, "--scheduler", cluster.address)
-    before = killed_at_random(cluster, first, kills // 2, seed=0, every=every)
+    before = kill_at_random(cluster, first, kills // 2, seed=0, every=every)
     wait_until(lambda: any(count_steps(run_path(out, run)) for run in runs))
     assert first.poll() is None, "the sweep is too short for this test"
     cluster.kill_scheduler()
@@ -95,12 +95,12 @@ def check_a_sweep_with_accidents(tmp_path, cluster, text, kills, every):
     done = len(read_summaries(out))
     assert done < len(runs)
     second = bnwd_sweep(file, out, "--scheduler", cluster.address)
-    after = killed_at_random(cluster, second, kills - kills // 2, seed=1, every=every)
+    after = kill_at_random(cluster, second, kills - kills // 2, seed=1, every=every)
     table, message = second.communicate(timeout=600)
     assert second.returncode == 0, message
     assert before + after == kills, "the sweep is too short for this test"
     assert f"{len(runs)} complete" in table
-    check_that_all_is_as_in_a_serial_sweep(runs, out, tmp_path / "serial")
+    check_equal_to_a_serial_sweep(runs, out, tmp_path / "serial")
 
 
 def test_workers_and_scheduler_are_killed(tmp_path, cluster):
@@ -125,15 +125,15 @@ def test_twenty_four_trainings_with_five_kills_and_a_lost_scheduler(tmp_path, cl
     check_a_sweep_with_accidents(tmp_path, cluster, TWENTY_FOUR + "[[runs]]\n".join(rows), kills=5, every=8.0)
 
 
-def test_a_killed_command_leaves_nobody_at_work_on_what_it_began(tmp_path, cluster):
-    file, out = written(tmp_path, SMALL.format(steps=10**7)), tmp_path / "sweep"
+def test_a_new_command_takes_over_the_runs_of_a_killed_one(tmp_path, cluster):
+    file, out = write_file(tmp_path, SMALL.format(steps=10**7)), tmp_path / "sweep"
     runs = read_sweep(file)
     killed = bnwd_sweep(file, out, "--scheduler", cluster.address)
     wait_until(lambda: sum(count_steps(run_path(out, run)) > 0 for run in runs) == 2)
     killed.kill()
     killed.communicate()
-    # runs go on in the workers, until somebody begins the sweep anew: shorter, here
-    shorter = written(tmp_path, SMALL.format(steps=2000))
+    # runs continue in the workers until the sweep is started again, here with fewer steps
+    shorter = write_file(tmp_path, SMALL.format(steps=2000))
     again = bnwd_sweep(shorter, out, "--scheduler", cluster.address)
     _, message = again.communicate(timeout=120)
     assert again.returncode == 0, message
@@ -146,14 +146,14 @@ def test_a_killed_command_leaves_nobody_at_work_on_what_it_began(tmp_path, clust
 
 
 @pytest.mark.parametrize("after", [1.0, 5.0])
-def test_ctrl_c_of_a_terminal_ends_a_sweep_here_cleanly(tmp_path, after):
-    file, out = written(tmp_path, SMALL.format(steps=10**7)), tmp_path / "sweep"
+def test_ctrl_c_in_a_terminal_ends_a_local_sweep_cleanly(tmp_path, after):
+    file, out = write_file(tmp_path, SMALL.format(steps=10**7)), tmp_path / "sweep"
     process = bnwd_sweep(file, out, "--workers", "2", start_new_session=True)
     if after > 2:
         wait_until(lambda: sum(count_steps(run_path(out, run)) > 0 for run in read_sweep(file)) == 2)
     else:
         time.sleep(after)
-    # what a terminal does: the signal goes to all processes at once
+    # as in a terminal: the signal goes to all processes at once
     os.killpg(process.pid, signal.SIGINT)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130

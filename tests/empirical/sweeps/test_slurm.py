@@ -1,4 +1,4 @@
-"""The scripts for SLURM, run for real by commands of the same names that start processes of this machine."""
+"""The SLURM scripts, run with stand-ins for the SLURM commands that start local processes."""
 
 import os
 import stat
@@ -17,7 +17,7 @@ from tests.pages import ROOT
 SWEEP = "[run]\nwd = 0.02\nwidth = 8\nsteps = 200\n[grid]\nlr = [0.3, 0.5]\nseed = [0, 1]\n"
 SCRIPTS = ROOT / "docs" / "slurm"
 
-# --kill-on-bad-exit and such go before the command; two tasks
+# skip options such as --kill-on-bad-exit, then start two tasks
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do shift; done
 "$@" & first=$!
@@ -39,7 +39,7 @@ kill -- -$(cat "$SUBMITTED.pid")
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Environment in which the commands of SLURM are on the path."""
+    """Environment with the stand-ins for SLURM commands on the path."""
     commands = tmp_path / "commands"
     commands.mkdir()
     for name, text in {"srun": SRUN, "sbatch": SBATCH, "scancel": SCANCEL}.items():
@@ -62,7 +62,7 @@ def run(command, folder, environment):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def test_the_job_script_makes_the_sweep(tmp_path, slurm):
+def test_the_job_script_runs_the_sweep(tmp_path, slurm):
     script = str(SCRIPTS / "sweep.sbatch")
     done = run(["bash", script, "sweep.toml", "out"], tmp_path, slurm)
     assert done.returncode == 0, done.stderr
@@ -75,7 +75,7 @@ def test_the_job_script_makes_the_sweep(tmp_path, slurm):
 
 def test_at_the_end_of_its_time_the_job_stops_cleanly(tmp_path, slurm):
     (tmp_path / "sweep.toml").write_text(SWEEP.replace("200", "100000000"))
-    # its output goes to a file: whoever was left behind would hold a pipe open
+    # output goes to a file, because a leftover process would keep a pipe open
     with open(tmp_path / "log", "w") as log:
         job = subprocess.Popen(
             ["bash", str(SCRIPTS / "sweep.sbatch"), "sweep.toml", "out"],
@@ -100,11 +100,11 @@ def test_directives_are_those_of_slurm():
     first_command = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
     # SLURM reads them before the first command only
     assert all(lines.index(line) < first_command for line in directives)
-    known = {"job-name", "ntasks", "cpus-per-task", "mem-per-cpu", "time", "signal", "output"}
-    assert {line.split("--")[1].split("=")[0] for line in directives} == known
+    expected = {"job-name", "ntasks", "cpus-per-task", "mem-per-cpu", "time", "signal", "output"}
+    assert {line.split("--")[1].split("=")[0] for line in directives} == expected
 
 
-def test_workers_as_jobs_of_their_own(tmp_path, slurm):
+def test_workers_as_separate_jobs(tmp_path, slurm):
     pytest.importorskip("dask_jobqueue", reason="workers as SLURM jobs need the extra 'slurm'")
     text = (SCRIPTS / "sweep_on_slurm.py").read_text()
     # this machine has fewer processors

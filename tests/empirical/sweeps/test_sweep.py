@@ -17,7 +17,15 @@ from empirical.sweeps import sweep as module
 from empirical.sweeps import task, workers
 from empirical.sweeps.store import open_sweep, read_summaries
 from empirical.sweeps.sweep import SweepInterrupted, WorkersLostError, sweep
-from empirical.sweeps.task import IN_USE, INTERRUPTED, Summary, Terms, failed, perform, run_path
+from empirical.sweeps.task import (
+    IN_USE,
+    INTERRUPTED,
+    Summary,
+    SweepOptions,
+    run_path,
+    summarize_failure,
+    train_and_summarize,
+)
 from empirical.sweeps.workers import dask_executor
 from simulate.trajectories.folder import count_steps
 
@@ -32,7 +40,7 @@ def one_thread():
 
 
 class Scripted(concurrent.futures.Executor):
-    """Ends each task as the script says: a status, or an error to raise; without one, as it should."""
+    """Ends each task with the next outcome of the script, a status or an error. Then runs tasks normally."""
 
     def __init__(self, *script):
         self.script, self.handed_out = list(script), []
@@ -41,11 +49,12 @@ class Scripted(concurrent.futures.Executor):
         future = concurrent.futures.Future()
         runs = arguments[0]
         self.handed_out.append(runs)
-        told = self.script.pop(0) if self.script else None
-        if isinstance(told, Exception):
-            future.set_exception(told)
-        elif told is not None:
-            future.set_result([dataclasses.replace(failed(run, ValueError("told so")), status=told) for run in runs])
+        outcome = self.script.pop(0) if self.script else None
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        elif outcome is not None:
+            summaries = [summarize_failure(run, ValueError("scripted")) for run in runs]
+            future.set_result([dataclasses.replace(summary, status=outcome) for summary in summaries])
         else:
             future.set_result(function(*arguments))
         return future
@@ -58,96 +67,97 @@ def wait_for_steps(folder, least):
     assert count_steps(folder) >= least
 
 
-def test_a_sweep_makes_every_run_once(tmp_path):
+def test_a_sweep_trains_every_run_once(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
-        found = sweep(RUNS, tmp_path, executor)
+        results = sweep(RUNS, tmp_path, executor)
     again = sweep(RUNS, tmp_path, nothing_to_do := Scripted())
-    assert (found.status == "complete").all()
-    assert again.identical(found)
+    assert (results.status == "complete").all()
+    assert again.identical(results)
     assert not nothing_to_do.handed_out
     for run in RUNS:
-        folder = found.folder.sel(lr=run.lr, seed=run.seed).item()
+        folder = results.folder.sel(lr=run.lr, seed=run.seed).item()
         assert simulate.load(folder).identical(train(run))
 
 
-def test_workers_of_dask_come_to_the_same_bits(tmp_path, one_thread):
+def test_dask_workers_give_the_same_bits(tmp_path, one_thread):
     serial = sweep(RUNS, tmp_path / "serial", one_thread)
     with dask_executor(workers=2) as executor:
-        found = sweep(RUNS, tmp_path / "dask", executor)
-    assert found.drop_vars(["folder", "seconds"]).identical(serial.drop_vars(["folder", "seconds"]))
-    for one, other in zip(serial.folder.values.flat, found.folder.values.flat, strict=True):
+        results = sweep(RUNS, tmp_path / "dask", executor)
+    assert results.drop_vars(["folder", "seconds"]).identical(serial.drop_vars(["folder", "seconds"]))
+    for one, other in zip(serial.folder.values.flat, results.folder.values.flat, strict=True):
         assert simulate.load(one).identical(simulate.load(other))
 
 
 def test_a_pool_of_processes_is_an_executor_too(tmp_path, one_thread):
     serial = sweep(RUNS, tmp_path / "serial", one_thread)
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
-        found = sweep(RUNS, tmp_path / "pool", executor)
-    assert found.drop_vars(["folder", "seconds"]).identical(serial.drop_vars(["folder", "seconds"]))
+        results = sweep(RUNS, tmp_path / "pool", executor)
+    assert results.drop_vars(["folder", "seconds"]).identical(serial.drop_vars(["folder", "seconds"]))
 
 
-def test_longer_and_shorter_runs_are_made_again(tmp_path, one_thread):
+def test_longer_and_shorter_runs_replace_each_other(tmp_path, one_thread):
     for steps in (60, 90, 60):
         runs = [dataclasses.replace(run, steps=steps) for run in RUNS]
-        found = sweep(runs, tmp_path, one_thread)
-        assert (found.status_step == steps).all()
+        results = sweep(runs, tmp_path, one_thread)
+        assert (results.status_step == steps).all()
         for run in runs:
-            assert found.final_norm.sel(lr=run.lr, seed=run.seed).item() == train(run).final_norm.item()
+            assert results.final_norm.sel(lr=run.lr, seed=run.seed).item() == train(run).final_norm.item()
 
 
 def test_a_failed_run_stops_no_other_and_is_tried_again(tmp_path, one_thread, capsys):
     bad = grid(lr=0.3, wd=0.02, model="no_such_module:build", steps=5)
-    found = sweep([*bad, *RUNS], tmp_path, one_thread)
-    assert found.status.values.tolist() == ["failed"] + ["complete"] * 4
-    assert "no_such_module" in found.error.values[0]
-    told = capsys.readouterr().err
-    assert f"failed: {bad[0]}" in told
-    assert found.error.values[0].splitlines()[-1] in told
+    results = sweep([*bad, *RUNS], tmp_path, one_thread)
+    assert results.status.values.tolist() == ["failed"] + ["complete"] * 4
+    assert "no_such_module" in results.error.values[0]
+    errors = capsys.readouterr().err
+    assert f"failed: {bad[0]}" in errors
+    assert results.error.values[0].splitlines()[-1] in errors
     sweep([*bad, *RUNS], tmp_path, second := Scripted())
     assert second.handed_out == [bad]
 
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(module, "_FIRST_DELAY", 1e-3)
+    monkeypatch.setattr(module, "_FIRST_DELAY_SECONDS", 1e-3)
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("told", [INTERRUPTED, IN_USE, RuntimeError("the worker died")])
-def test_what_is_not_the_fault_of_a_run_gives_it_another_chance(tmp_path, told):
-    executor = Scripted(told)
-    found = sweep(RUNS, tmp_path, executor)
-    assert (found.status == "complete").all()
+@pytest.mark.parametrize("outcome", [INTERRUPTED, IN_USE, RuntimeError("the worker died")])
+def test_a_run_is_retried_after_a_problem_of_its_worker(tmp_path, outcome):
+    executor = Scripted(outcome)
+    results = sweep(RUNS, tmp_path, executor)
+    assert (results.status == "complete").all()
     assert executor.handed_out == [*((run,) for run in RUNS), (RUNS[0],)]
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    ("told", "words"), [(RuntimeError("the worker died"), "RuntimeError: the worker died"), (INTERRUPTED, "told so")]
+    ("outcome", "words"),
+    [(RuntimeError("the worker died"), "RuntimeError: the worker died"), (INTERRUPTED, "scripted")],
 )
-def test_chances_end(tmp_path, told, words):
-    executor = Scripted(*[told] * (module._MORE_CHANCES + 1))
-    found = sweep(RUNS[:1], tmp_path, executor)
-    assert found.status.item() == "failed"
-    assert found.error.item().splitlines()[-1].strip().endswith(words)
+def test_retries_end(tmp_path, outcome, words):
+    executor = Scripted(*[outcome] * (module._MAX_RETRIES + 1))
+    results = sweep(RUNS[:1], tmp_path, executor)
+    assert results.status.item() == "failed"
+    assert results.error.item().splitlines()[-1].strip().endswith(words)
 
 
 def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path):
-    (found,) = perform(RUNS[:1], Terms(out=tmp_path / "elsewhere"))
-    assert found.status == "failed"
-    assert f"out must be a folder that all workers see, but {socket.gethostname()} has no" in found.error
+    (summary,) = train_and_summarize(RUNS[:1], SweepOptions(out=tmp_path / "elsewhere"))
+    assert summary.status == "failed"
+    assert f"out must be a folder that all workers see, but {socket.gethostname()} has no" in summary.error
 
 
-def test_a_broken_pool_is_said(tmp_path, one_thread):
+def test_a_broken_pool_is_reported(tmp_path, one_thread):
     broken = concurrent.futures.process.BrokenProcessPool("a process died")
     executor = Scripted(None, broken, broken, broken)
-    with pytest.raises(WorkersLostError, match=r"BrokenProcessPool: a process died\); what was done is in"):
+    with pytest.raises(WorkersLostError, match=r"BrokenProcessPool: a process died\); results are in"):
         sweep(RUNS, tmp_path, executor)
     assert len(read_summaries(tmp_path)) == 1
     assert (sweep(RUNS, tmp_path, one_thread).status == "complete").all()
 
 
-def test_what_came_through_before_the_workers_were_lost_is_kept(tmp_path, one_thread):
+def test_results_before_the_loss_of_the_workers_are_kept(tmp_path, one_thread):
     lost = concurrent.futures.CancelledError()
     with pytest.raises(WorkersLostError, match="CancelledError"):
         sweep(RUNS, tmp_path, Scripted(None, lost, None, lost))
@@ -190,66 +200,66 @@ def test_ctrl_c_keeps_what_was_done(tmp_path):
 def test_a_run_waits_for_its_folder_and_gives_up(tmp_path, monkeypatch):
     monkeypatch.setattr(task, "_WAIT_SECONDS", 0.1)
     with filelock.FileLock(run_path(tmp_path, LONG) / "lock"):
-        (found,) = perform([LONG], Terms(out=tmp_path))
-    assert found.status == IN_USE
+        (summary,) = train_and_summarize([LONG], SweepOptions(out=tmp_path))
+    assert summary.status == IN_USE
 
 
-def test_a_run_is_extended_until_its_period_is_known(tmp_path, one_thread):
+def test_a_run_is_extended_to_the_requested_precision(tmp_path, one_thread):
     run = RunConfig(lr=0.3, wd=0.01, width=64, batch_size=32, steps=2000)
     before = sweep([run], tmp_path / "short", one_thread)
     assert not before.period_stderr / before.period <= 0.1
-    found = sweep([run], tmp_path / "sweep", one_thread, until=0.1, max_steps=40_000)
-    assert found.period_stderr / found.period <= 0.1
-    longer = dataclasses.replace(run, steps=found.status_step.item())
+    results = sweep([run], tmp_path / "sweep", one_thread, until=0.1, max_steps=40_000)
+    assert results.period_stderr / results.period <= 0.1
+    longer = dataclasses.replace(run, steps=results.status_step.item())
     assert simulate.load(run_path(tmp_path / "sweep", run)).identical(train(longer))
     sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), until=0.1, max_steps=40_000)
     assert not nothing_to_do.handed_out
 
 
-def test_a_run_is_extended_until_it_has_so_many_periods(tmp_path, one_thread):
-    # after 500 steps it looks at rest, which is too early to be believed
+def test_a_run_is_extended_to_the_requested_number_of_periods(tmp_path, one_thread):
+    # after 500 steps the verdict is equilibrium, which is too early to trust
     run = RunConfig(lr=0.5, wd=0.01, width=64, steps=500)
-    found = sweep([run], tmp_path / "sweep", one_thread, periods=40, max_steps=40_000)
-    assert 40 <= found.periods.item() < 80
+    results = sweep([run], tmp_path / "sweep", one_thread, periods=40, max_steps=40_000)
+    assert 40 <= results.periods.item() < 80
     sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), periods=40, max_steps=40_000)
     assert not nothing_to_do.handed_out
 
 
-def test_a_run_at_rest_is_left_alone(tmp_path, one_thread):
+def test_a_run_at_equilibrium_is_not_extended_further(tmp_path, one_thread):
     run = RunConfig(lr=0.5, wd=0.02, width=4, steps=500)
-    found = sweep([run], tmp_path / "sweep", one_thread, periods=10_000, max_steps=10**6)
-    assert found.verdict.item() == "equilibrium"
-    # it was extended until it could be believed
-    assert 30 <= found.relaxations.item() < 130
+    results = sweep([run], tmp_path / "sweep", one_thread, periods=10_000, max_steps=10**6)
+    assert results.verdict.item() == "equilibrium"
+    # it was extended until the verdict could be trusted
+    assert 30 <= results.relaxations.item() < 130
 
 
-@pytest.mark.parametrize("wanted", [{"until": 1e-300}, {"periods": 10**9}, {"until": 0.5, "periods": 10**9}])
+@pytest.mark.parametrize("goals", [{"until": 1e-300}, {"periods": 10**9}, {"until": 0.5, "periods": 10**9}])
 @pytest.mark.parametrize("steps", [0, 1, 7])
 @pytest.mark.parametrize("numbers", [{}, {"period": 1.0, "period_stderr": 1e300}])
-def test_an_extension_ends_at_its_limit(tmp_path, steps, numbers, wanted):
-    terms, made = Terms(out=tmp_path, max_steps=1000, **wanted), []
-    while steps is not None and len(made) < 100:
+def test_an_extension_ends_at_its_limit(tmp_path, steps, numbers, goals):
+    options, lengths = SweepOptions(out=tmp_path, max_steps=1000, **goals), []
+    while steps is not None and len(lengths) < 100:
         summary = Summary(
             identity="", steps=steps, status="complete", status_step=steps, seconds=0.0, numbers=dict(numbers)
         )
-        made.append(steps)
-        steps = task.extended(summary, terms, 10)
-    assert made == sorted(set(made))  # or it would never end
-    assert made[-1] == 1000
+        lengths.append(steps)
+        steps = task.extended_steps(summary, options, 10)
+    assert lengths == sorted(set(lengths))  # otherwise it would never end
+    assert lengths[-1] == 1000
 
 
 def test_an_extended_run_that_diverged_is_done(tmp_path):
     summary = Summary(identity="", steps=400, status="diverged", status_step=250, seconds=0.0)
     config = RunConfig(lr=0.3, wd=0.02, steps=100)
-    assert summary.answers(config, Terms(out=tmp_path, until=0.1, max_steps=1000))
+    assert summary.satisfies(config, SweepOptions(out=tmp_path, until=0.1, max_steps=1000))
     # a shorter run ends before
-    assert not summary.answers(config, Terms(out=tmp_path))
-    assert summary.answers(dataclasses.replace(config, steps=9000), Terms(out=tmp_path))
+    assert not summary.satisfies(config, SweepOptions(out=tmp_path))
+    assert summary.satisfies(dataclasses.replace(config, steps=9000), SweepOptions(out=tmp_path))
 
 
 def test_without_traces_only_summaries_stay(tmp_path, one_thread):
-    found = sweep(RUNS, tmp_path, one_thread, traces=False)
-    assert (found.status == "complete").all()
+    results = sweep(RUNS, tmp_path, one_thread, traces=False)
+    assert (results.status == "complete").all()
     assert not list(tmp_path.glob("runs/*/*"))
     sweep(RUNS, tmp_path, nothing_to_do := Scripted(), traces=False)
     assert not nothing_to_do.handed_out
@@ -268,14 +278,14 @@ def test_a_run_is_deleted_only_when_its_summary_is_safe(tmp_path, one_thread, mo
 
 
 def test_a_scheduler_that_does_not_answer_changes_nothing(tmp_path, one_thread, monkeypatch):
-    monkeypatch.setattr(workers, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(workers, "_TIMEOUT_SECONDS", 0.5)
     before = sweep(RUNS, tmp_path, one_thread)
     with pytest.raises(ValueError, match="scheduler must be the address or file of a Dask scheduler that answers"):
         sweep(grid(lr=[0.7], wd=0.02, width=8, steps=5), tmp_path, dask_executor("tcp://127.0.0.1:1"))
     assert open_sweep(tmp_path).identical(before)
 
 
-def test_evaluations_of_another_step_are_none(tmp_path, one_thread):
+def test_evaluations_of_another_step_are_left_out(tmp_path, one_thread):
     sweep(RUNS, tmp_path, one_thread)
     shorter = [dataclasses.replace(run, steps=40) for run in RUNS]
     assert "test_error" not in sweep(shorter, tmp_path, one_thread)
@@ -284,55 +294,55 @@ def test_evaluations_of_another_step_are_none(tmp_path, one_thread):
 
 def test_each_run_has_a_limit_of_its_own(tmp_path):
     summary = Summary(identity="", steps=900, status="complete", status_step=900, seconds=0.0)
-    terms = Terms(out=tmp_path, periods=10**9)
-    assert task.extended(summary, terms, 100) == 1000
-    assert task.extended(summary, terms, 10_000) == 3600
+    options = SweepOptions(out=tmp_path, periods=10**9)
+    assert task.extended_steps(summary, options, 100) == 1000
+    assert task.extended_steps(summary, options, 10_000) == 3600
 
 
 def test_runs_of_a_sweep_have_few_files(tmp_path, one_thread):
-    found = sweep(RUNS[:1], tmp_path, one_thread)
+    results = sweep(RUNS[:1], tmp_path, one_thread)
     assert len(list((run_path(tmp_path, RUNS[0])).rglob("*"))) <= 7
-    assert found.folder.item() == str(run_path(tmp_path, RUNS[0]))
+    assert results.folder.item() == str(run_path(tmp_path, RUNS[0]))
 
 
 UNGUARDED = """
 import sys
-from empirical import grid, probe, sweep
+from empirical import calibrate, grid, sweep
 runs = grid(lr=[0.3, 0.5], wd=0.02, width=8, steps=20)
 {call}
 print("done")
 """
 
 
-@pytest.mark.parametrize("call", ["sweep(runs, sys.argv[1])", "probe('mlp', width=8, periods=20, out=sys.argv[1])"])
-def test_a_script_without_its_guard_is_told_so(tmp_path, call):
+@pytest.mark.parametrize("call", ["sweep(runs, sys.argv[1])", "calibrate('mlp', width=8, periods=20, out=sys.argv[1])"])
+def test_a_script_without_main_guard_gets_an_error(tmp_path, call):
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED.format(call=call))
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "sweep")], capture_output=True, text=True, timeout=120, check=False
     )
-    lines = found.stderr.splitlines()
+    lines = process.stderr.splitlines()
     guard = 'must be called under `if __name__ == "__main__":` in a script'
-    assert (found.returncode, found.stdout) == (1, "")
+    assert (process.returncode, process.stdout) == (1, "")
     assert lines[0].startswith(f"RuntimeError: sweep {guard}")
     assert lines[-1].startswith("RuntimeError: processes here did not start")
     assert guard in lines[-1]
-    assert "distributed" not in found.stderr
-    assert found.stderr.count("Traceback") == 1
+    assert "distributed" not in process.stderr
+    assert process.stderr.count("Traceback") == 1
     assert not list((tmp_path / "sweep").glob("s*"))
 
 
-def test_a_script_with_its_guard_runs(tmp_path):
+def test_a_script_with_main_guard_runs(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED.format(call='if __name__ == "__main__":\n    sweep(runs, sys.argv[1])'))
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(script), str(tmp_path / "sweep")], capture_output=True, text=True, timeout=120, check=False
     )
-    assert found.returncode == 0, found.stderr
+    assert process.returncode == 0, process.stderr
     assert (open_sweep(tmp_path / "sweep").status == "complete").all()
 
 
-def test_bad_input_begins_nothing(tmp_path):
+def test_invalid_input_starts_no_run(tmp_path):
     with pytest.raises(ValueError, match=r"until must be a share < 1, write 0.05 for 5 %, got 5.0"):
         sweep(RUNS, tmp_path / "new", until=5.0)
     for options in ({"until": 0}, {"periods": 0}, {"max_steps": 5}, {"threads": 0}):
@@ -352,6 +362,6 @@ def test_bad_input_begins_nothing(tmp_path):
         ({"scheduler": "no such file"}, "existing file"),
     ],
 )
-def test_workers_that_cannot_be_had(options, words):
+def test_invalid_options_of_dask_executor_are_rejected(options, words):
     with pytest.raises(ValueError, match=words), dask_executor(**options):
         pass

@@ -1,4 +1,4 @@
-"""Trajectories of a sweep as one data set, read when they are used."""
+"""Trajectories of a sweep as one data set, whose values are read when they are used."""
 
 import concurrent.futures
 import dataclasses
@@ -15,7 +15,7 @@ import theory
 from empirical import grid, open_sweep, sweep
 from empirical.sweeps import traces
 from empirical.sweeps.store import SweepFolder
-from empirical.sweeps.task import Terms, perform, run_path
+from empirical.sweeps.task import SweepOptions, run_path, train_and_summarize
 from simulate.trajectories.contract import VARIABLES
 
 RUNS = grid(lr=[0.3, 0.5], wd=0.02, width=8, steps=60, seed=range(3), evaluate_every=25)
@@ -23,32 +23,32 @@ RUNS = grid(lr=[0.3, 0.5], wd=0.02, width=8, steps=60, seed=range(3), evaluate_e
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A sweep that is under way: one run is longer, one shorter, one has not begun."""
+    """A sweep under way: one run is shorter, one has no summary yet, one has not begun."""
     place = tmp_path_factory.mktemp("sweep")
     folder = SweepFolder(place)
     folder.begin([dataclasses.replace(run, steps=60) for run in RUNS])
     for number, run in enumerate(RUNS[:-1]):
         run = dataclasses.replace(run, steps={1: 40}.get(number, 60))
-        (summary,) = perform([run], Terms(out=place))
-        # of one run nobody has told yet
+        (summary,) = train_and_summarize([run], SweepOptions(out=place))
+        # one run has no summary yet
         if number != 2:
             folder.append(summary)
     folder.close()
     return place
 
 
-def same_rows(found, expected):
+def same_rows(opened, expected):
     for name in expected.data_vars:
         if "step" in expected[name].dims:
-            rows = found[name].isel(step=slice(expected.sizes["step"]))
+            rows = opened[name].isel(step=slice(expected.sizes["step"]))
             np.testing.assert_array_equal(rows.values, expected[name].values, err_msg=name)
-            assert found[name].isel(step=slice(expected.sizes["step"], None)).isnull().all()
+            assert opened[name].isel(step=slice(expected.sizes["step"], None)).isnull().all()
         elif "eval_step" in expected[name].dims:
-            np.testing.assert_array_equal(found[name].sel(eval_step=expected.eval_step).values, expected[name].values)
+            np.testing.assert_array_equal(opened[name].sel(eval_step=expected.eval_step).values, expected[name].values)
     return True
 
 
-def test_every_run_is_there_as_it_is(path):
+def test_every_run_has_its_own_rows(path):
     opened = open_sweep(path, traces=True)
     assert dict(opened.sizes) == {"lr": 2, "seed": 3, "step": 60, "group": 2, "eval_step": 5}
     assert opened.eval_step.values.tolist() == [0, 25, 40, 50, 60]
@@ -70,7 +70,7 @@ def test_variables_and_attributes_are_those_of_the_contract(path):
     assert (opened.attrs["wd"], opened.attrs["optimizer"], opened.attrs["source"]) == (0.02, "SGD()", "training")
 
 
-def test_a_selected_run_can_be_judged_like_any_trajectory(tmp_path):
+def test_a_selected_run_can_be_classified_like_any_trajectory(tmp_path):
     rules = [theory.SGD(), theory.SGD(momentum=0.5)]
     runs = grid(lr=0.5, wd=0.02, width=8, steps=600, optimizer=rules, seed=[0, 1])
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
@@ -79,14 +79,14 @@ def test_a_selected_run_can_be_judged_like_any_trajectory(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for run in runs:
-            found = opened.sel(optimizer=str(run.optimizer), seed=run.seed)
-            expected = simulate.load(found.folder.item())
-            judged, asked = simulate.classify(found), simulate.classify(expected)
-            assert (judged.verdict, judged.rotation_ratio) == (asked.verdict, asked.rotation_ratio)
-            np.testing.assert_array_equal(judged.periods.onsets, asked.periods.onsets)
+            run_rows = opened.sel(optimizer=str(run.optimizer), seed=run.seed)
+            expected = simulate.load(run_rows.folder.item())
+            selected, loaded = simulate.classify(run_rows), simulate.classify(expected)
+            assert (selected.verdict, selected.rotation_ratio) == (loaded.verdict, loaded.rotation_ratio)
+            np.testing.assert_array_equal(selected.periods.onsets, loaded.periods.onsets)
 
 
-def test_rules_that_differ_by_what_is_held_fixed(tmp_path):
+def test_optimizers_that_differ_by_a_fixed_quantity(tmp_path):
     common = {"lr": 0.02, "wd": 0.5, "width": 8, "steps": 600, "optimizer": theory.SGD(momentum=0.5)}
     runs = grid(**common, fixed=[None, "effective_lr"])
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
@@ -95,27 +95,27 @@ def test_rules_that_differ_by_what_is_held_fixed(tmp_path):
     opened = open_sweep(tmp_path, traces=True)
     assert opened.optimizer.values.tolist() == ["SGD(momentum=0.5)", "SGD(momentum=0.5) with fixed effective_lr"]
     for number in range(2):
-        found = simulate.classify(opened.isel(fixed=number))
-        assert found.rotation_ratio == summaries.rotation_ratio.values[number]
+        classification = simulate.classify(opened.isel(fixed=number))
+        assert classification.rotation_ratio == summaries.rotation_ratio.values[number]
 
 
 ADAM = {"lr": 0.01, "wd": 0.05, "steps": 4200, "batch_size": 16}
 
 
-def same_verdict(found, expected):
-    judged, asked = simulate.classify(found), simulate.classify(expected)
-    return (judged.verdict, judged.rotation_ratio) == (asked.verdict, asked.rotation_ratio)
+def same_verdict(trajectory, expected):
+    first, second = simulate.classify(trajectory), simulate.classify(expected)
+    return (first.verdict, first.rotation_ratio) == (second.verdict, second.rotation_ratio)
 
 
-def swept_rules(path, **settings):
+def sweep_of_optimizers(path, **settings):
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         sweep(grid(**{**ADAM, **settings}), path, executor)
     return open_sweep(path, traces=True)
 
 
 def test_optimizers_that_are_swept_are_named_as_in_the_trajectories(tmp_path):
-    # what is expected of Adam depends on the number of weights, whatever was given
-    opened = swept_rules(tmp_path, width=4, optimizer=[theory.Adam(dim=1), theory.SGD(momentum=0.5)])
+    # predictions for Adam depend on the number of weights, not on the dim that was passed
+    opened = sweep_of_optimizers(tmp_path, width=4, optimizer=[theory.Adam(dim=1), theory.SGD(momentum=0.5)])
     loaded = [simulate.load(folder) for folder in opened.folder.values]
     assert opened.optimizer.values.tolist() == [run.attrs["optimizer"] for run in loaded]
     assert opened.optimizer.values.tolist() == ["Adam(dim=272)", "SGD(momentum=0.5)"]
@@ -125,7 +125,7 @@ def test_optimizers_that_are_swept_are_named_as_in_the_trajectories(tmp_path):
 
 
 def test_one_optimizer_for_several_widths_is_named_for_each(tmp_path):
-    opened = swept_rules(tmp_path, width=[4, 5], optimizer=theory.Adam(dim=1))
+    opened = sweep_of_optimizers(tmp_path, width=[4, 5], optimizer=theory.Adam(dim=1))
     assert opened.optimizer.dims == ("width",)
     for width in (4, 5):
         run = simulate.load(opened.folder.sel(width=width).item())
@@ -140,8 +140,8 @@ def test_one_optimizer_for_several_widths_is_named_for_each(tmp_path):
         {"width": 4, "optimizer": [theory.Adam(dim=1), theory.Adam(dim=2)]},
     ],
 )
-def test_labels_stay_where_names_are_not_one_for_each(tmp_path, settings):
-    opened = swept_rules(tmp_path, steps=5, **settings)
+def test_labels_stay_if_names_are_not_unique(tmp_path, settings):
+    opened = sweep_of_optimizers(tmp_path, steps=5, **settings)
     assert opened.optimizer.values.tolist() == [str(rule) for rule in settings["optimizer"]]
 
 
@@ -179,23 +179,23 @@ def test_selecting_before_reading_is_selecting_after(path, data):
     xr.testing.assert_identical(lazy.load(), loaded)
 
 
-def test_only_what_is_used_is_read(path, monkeypatch):
-    asked = []
+def test_only_used_values_are_read(path, monkeypatch):
+    calls = []
 
-    def noted(file, record, start=0, stop=None):
-        asked.append((file.parent.name, start, stop))
+    def recording_read(file, record, start=0, stop=None):
+        calls.append((file.parent.name, start, stop))
         return read(file, record, start, stop)
 
     read = traces.read_records
-    monkeypatch.setattr(traces, "read_records", noted)
+    monkeypatch.setattr(traces, "read_records", recording_read)
     opened = open_sweep(path, traces=True)
     assert opened.norm.sizes["step"] == 60
-    assert not asked
+    assert not calls
     opened.norm.sel(lr=0.3, seed=0).isel(step=slice(10, 20, 3)).load()
-    assert asked == [(RUNS[0].identity, 10, 20)]
+    assert calls == [(RUNS[0].identity, 10, 20)]
 
 
-def test_settings_that_make_different_networks(tmp_path):
+def test_sweeps_of_different_networks(tmp_path):
     runs = grid(lr=theory.Cosine(0.5, 0.1, 10), wd=0.02, width=4, steps=10, model=["mlp", "convnet"], seed=[0, 1])
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         sweep(runs, tmp_path, executor)
@@ -203,8 +203,8 @@ def test_settings_that_make_different_networks(tmp_path):
     assert "group" not in opened.dims
     np.testing.assert_allclose(opened.lr.sel(model="mlp", seed=0), runs[0].lr(np.arange(10)))
     for run in runs:
-        found = opened.norm.sel(model=run.model, seed=run.seed).values
-        np.testing.assert_array_equal(found, simulate.load(run_path(tmp_path, run)).norm.values)
+        norm = opened.norm.sel(model=run.model, seed=run.seed).values
+        np.testing.assert_array_equal(norm, simulate.load(run_path(tmp_path, run)).norm.values)
 
 
 def test_a_sweep_without_a_row_opens_too(tmp_path):
@@ -212,5 +212,5 @@ def test_a_sweep_without_a_row_opens_too(tmp_path):
     folder.begin(RUNS)
     folder.close()
     assert open_sweep(tmp_path, traces=True).identical(open_sweep(tmp_path))
-    perform([dataclasses.replace(RUNS[0], steps=0)], Terms(out=tmp_path))
+    train_and_summarize([dataclasses.replace(RUNS[0], steps=0)], SweepOptions(out=tmp_path))
     assert open_sweep(tmp_path, traces=True).norm.sizes["step"] == 0
