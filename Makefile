@@ -9,12 +9,12 @@ OUT ?= report
 validate: $(STAMP)
 	$(BIN)/bnwd validate --out $(OUT)
 
-# predictions on trial, 40 minutes; its page and picture go into docs
+# held-out predictions, 40 minutes; the page and its figure are copied to docs
 held-out: $(STAMP)
 	rm -f held_out/held_out.md
 	$(BIN)/bnwd validate --held-out --out held_out; code=$$?; cp held_out/held_out.md held_out/held_out.png docs/; exit $$code
 
-# every statement on trial, a quarter of an hour; its page and pictures go into docs
+# test every claim, a quarter of an hour; the page and its figures are copied to docs
 claims: $(STAMP)
 	$(BIN)/bnwd claims --out claims; code=$$?; mkdir -p docs/claims; cp claims/claims.md claims/*.png docs/claims/; exit $$code
 

@@ -31,12 +31,13 @@ version = release = theory.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 root_doc = "README"
-include_patterns = ["README.md", "CHANGELOG.md", "docs/**", "notebooks/*.ipynb"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**", "notebooks/*.ipynb"]
 # folders that need not be looked into
 exclude_patterns = [".*", "**/.ipynb_checkpoints", "build", "dist", "report", "runs", "sweeps", "held_out", "claims"]
 exclude_patterns += ["theory", "simulate", "empirical", "tests", "benchmarks", "*.egg-info"]
 
 CONTENTS = {
+    "Start": ["docs/getting_started", "docs/glossary"],
     "How to": [
         "docs/your_training",
         "docs/explorer",
@@ -49,9 +50,9 @@ CONTENTS = {
         "docs/add_an_*",
     ],
     "Mathematics": ["docs/mathematics", "docs/derivations", "notebooks/*"],
-    "Validation": ["docs/validation", "docs/held_out", "docs/diagnosis_trial", "docs/claims/*"],
+    "Validation": ["docs/validation", "docs/held_out", "docs/diagnosis_study", "docs/claims/*"],
     "Reference": ["docs/api/theory", "docs/api/simulate", "docs/api/empirical", "docs/cli"],
-    "About": ["docs/limits", "CHANGELOG"],
+    "About": ["docs/limits", "docs/architecture", "CONTRIBUTING", "CHANGELOG"],
 }
 
 myst_enable_extensions = ["dollarmath"]
