@@ -1,6 +1,6 @@
-"""How the cost of a training step grows with width, batch, replicas and the length of the run; one thread.
+"""Cost of a training step as a function of width, batch size, replicas and length of the run, on one thread.
 
-With a file name, the figure is drawn into it: `python benchmarks/cost.py docs/cost_of_training.png`.
+With a file name, also draw the figure: `python benchmarks/cost.py docs/cost_of_training.png`.
 """
 
 import sys
@@ -16,7 +16,7 @@ from empirical.data import load_data
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-# Okabe and Ito's colours, told apart by everyone; markers and dashes for print in grey
+# colours of Okabe and Ito, which everyone can distinguish; markers and dashes for print in grey
 STYLES = {
     ("mlp", "kernel"): ("#0072B2", "o", "-"),
     ("mlp", "replicas"): ("#56B4E9", "s", "-"),
@@ -27,9 +27,9 @@ STYLES = {
 }
 WIDTHS = {"mlp": (16, 32, 64, 128, 256, 512), "convnet": (4, 8, 16, 32)}
 BATCHES, REPLICAS = (16, 32, 64, 128, 256, 512, 1024), (1, 2, 4, 8, 16, 32, 64)
-# longest run, as a power of 10
+# longest run, as an exponent of 10
 STEPS = {"mlp": 5, "convnet": 4}
-# of a measurement, in steps of the narrowest task
+# number of steps of a measurement
 WORK = {"mlp": 60, "convnet": 12}
 
 
@@ -38,7 +38,7 @@ def calls_of(task):
 
 
 def curves(digits):
-    """Microseconds per step and replica: {panel: {(model, engine): ([x], [y])}}."""
+    """Measure microseconds per step and replica: {panel: {(model, engine): ([x], [y])}}."""
     panels = {name: {} for name in ("width", "batch size", "replicas", "steps of a whole run")}
 
     def add(panel, model, x, costs):
@@ -50,15 +50,15 @@ def curves(digits):
     for model, steps in WORK.items():
         for width in WIDTHS[model]:
             task = Task(model, width, digits, 64, steps)
-            add("width", model, width, task.measured(calls_of(task), rounds=3))
+            add("width", model, width, task.measure(calls_of(task), rounds=3))
         for batch in BATCHES:
             task = Task(model, None, digits, batch, steps)
-            add("batch size", model, batch, task.measured(calls_of(task), rounds=3))
+            add("batch size", model, batch, task.measure(calls_of(task), rounds=3))
         task = Task(model, None, digits, 64, steps)
         for replicas in REPLICAS:
             few = max(2, steps // replicas)
             calls = {name: task.engine(name, replicas, steps=few) for name in ("kernel", "replicas")}
-            add("replicas", model, replicas, task.measured(calls, rounds=3))
+            add("replicas", model, replicas, task.measure(calls, rounds=3))
     for model, most in STEPS.items():
         for steps in range(2, most + 1):
             add("steps of a whole run", model, 10**steps, {"kernel": whole_run(model, 10**steps)})
@@ -66,7 +66,7 @@ def curves(digits):
 
 
 def whole_run(model, steps):
-    """Microseconds per step from the settings to the stored trajectory, all data and logs included."""
+    """Measure microseconds per step of a complete run, including data, logs and the trajectory."""
     config = RunConfig(lr=0.5, wd=0.01, model=model, engine="kernel", steps=steps)
     began = time.process_time()
     train(config, progress=False)

@@ -1,7 +1,7 @@
-"""Steps per second on a GPU: replicas replayed as one graph, against a plain PyTorch loop on the same GPU.
+"""Steps per second on a GPU: replicas as one captured graph, and a plain PyTorch loop for comparison.
 
-The number of replicas is doubled until the device is full or has nothing left to give. Wall-clock times, because the
-processor only starts the work there.
+The number of replicas doubles until the memory is full or the speed no longer grows. Times are wall-clock times,
+because the CPU only launches the work.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from training import REPEATED, Task, noise_images
 from empirical.data import Data, load_data
 
 DEVICE = torch.device("cuda")
-# less gain than this from twice the replicas means that the device is busy
+# a smaller gain from doubling the replicas means that the device is fully used
 WORTH_IT = 1.1
 
 
@@ -36,7 +36,7 @@ def on_device(data):
 
 def main():
     if not torch.cuda.is_available():
-        print("no GPU here: nothing to measure")
+        print("no GPU found, nothing to measure")
         return 0
     print(torch.cuda.get_device_name())
     digits = on_device(load_data("digits", torch.float32, torch.device("cpu")))
@@ -51,14 +51,16 @@ def main():
         before = 0.0
         for replicas in (2**power for power in itertools.count()):
             try:
-                rate = steps_per_second(*task.engine("replicas", replicas, steps=task.steps))
+                speed = steps_per_second(*task.engine("replicas", replicas, steps=task.steps))
             except torch.cuda.OutOfMemoryError:
-                print(f"{name:16}{f'replicas, {replicas} at once':26}{'the memory is full':>20}")
+                print(f"{name:16}{f'replicas, {replicas} at once':26}{'out of memory':>20}")
                 break
-            print(f"{name:16}{f'replicas, {replicas} at once':26}{rate:12.0f} steps/s{rate / plain:8.2f} x", flush=True)
-            if rate < WORTH_IT * before:
+            print(
+                f"{name:16}{f'replicas, {replicas} at once':26}{speed:12.0f} steps/s{speed / plain:8.2f} x", flush=True
+            )
+            if speed < WORTH_IT * before:
                 break
-            before = rate
+            before = speed
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Training steps with telemetry, by every engine, against a plain PyTorch loop without; one thread.
+"""Compare training steps of every engine, with telemetry, with a plain PyTorch loop without telemetry, on one thread.
 
-Three tasks: a BN-MLP and a ConvNet on digits, and the ConvNet of the paper (32 channels, batches of 128 colour images
-of 32×32, here of noise). All are run in turn in one process; figures are microseconds of processor time per step and
-replica, ratios those of the medians.
+There are three tasks: a BN-MLP and a ConvNet on digits, and the ConvNet of the paper (32 channels, batches of 128
+colour images of 32×32, here noise). All calls run alternately in one process. The numbers are medians of the CPU
+time per step and replica in microseconds, and ratios of these medians.
 """
 
 import copy
@@ -18,11 +18,11 @@ from empirical.config import RunConfig
 from empirical.data import Data, batch_indices, load_data
 from empirical.groups import scale_invariant_groups
 from empirical.networks import BatchNorm, build_network
-from empirical.steps import ENGINES, Hyper, Layout, Problem, State
-from empirical.steps.compiled import compiler_trouble
+from empirical.steps import ENGINES, Hyper, Problem, TrainingState, WeightLayout
+from empirical.steps.compiled import compiler_error
 
 LR, WD, REPLICAS, REPEATED = 0.5, 0.01, 32, 5
-# what the processor must be able to do, for the goal of bfloat16
+# CPU feature that the goal of bfloat16 needs
 MATRIX_UNIT = "amx_bf16"
 
 
@@ -38,14 +38,15 @@ class Task:
         self.network = build_network(RunConfig(lr=LR, wd=WD, model=model, width=width), data.inputs, 10)
         self.network.to(data.inputs.device)
         groups = {name: group.weights for name, group in scale_invariant_groups(self.network, data.inputs).items()}
-        self.problem = Problem(self.network, Layout.of(self.network, groups), data.inputs, data.targets, theory.SGD())
+        layout = WeightLayout.of(self.network, groups)
+        self.problem = Problem(self.network, layout, data.inputs, data.targets, theory.SGD())
         indices = batch_indices(data.size, batch, "without_replacement", 0, 0, steps)
         self.indices = torch.as_tensor(indices, device=data.inputs.device)
 
     def plain_loop(self, own_layers=False):
         net, data = copy.deepcopy(self.network), self.data
         if not own_layers:
-            # what one would write: PyTorch's own normalization
+            # a user's loop would use PyTorch's normalization
             for name, layer in list(net.named_children()):
                 if isinstance(layer, BatchNorm):
                     kind = torch.nn.BatchNorm2d if "conv1" in dict(net.named_children()) else torch.nn.BatchNorm1d
@@ -58,15 +59,16 @@ class Task:
 
     def engine(self, name, replicas=1, autocast=None, steps=None):
         problem = Problem(**{**self.problem.__dict__, "autocast": autocast})
-        engine, one = ENGINES[name](problem), State.of(problem)
-        state = State(one.weights.repeat(replicas, 1), {n: b.repeat(replicas, 1) for n, b in one.buffers.items()})
+        engine, one = ENGINES[name](problem), TrainingState.of(problem)
+        buffers = {n: b.repeat(replicas, 1) for n, b in one.buffers.items()}
+        state = TrainingState(one.weights.repeat(replicas, 1), buffers)
         steps = steps or max(1, self.steps // replicas)
-        rates = torch.full((replicas, steps), LR, dtype=torch.float64)
-        hyper = Hyper(rates, rates, torch.full((replicas,), WD, dtype=torch.float64))
+        lrs = torch.full((replicas, steps), LR, dtype=torch.float64)
+        hyper = Hyper(lrs, lrs, torch.full((replicas,), WD, dtype=torch.float64))
         indices = self.indices[:steps].expand(replicas, -1, -1)
         return (lambda: engine.advance(state, hyper, indices)), steps * replicas
 
-    def measured(self, calls, rounds=REPEATED):
+    def measure(self, calls, rounds=REPEATED):
         """Median microseconds per step of each call."""
         for call, _ in calls.values():
             call()
@@ -110,9 +112,9 @@ def main():
             calls["replicas, bfloat16"] = task.engine("replicas", autocast=torch.bfloat16)
         if name == "mlp":
             calls[f"replicas, {REPLICAS} at once"] = task.engine("replicas", REPLICAS)
-            if not compiler_trouble("cpu"):
+            if not compiler_error("cpu"):
                 calls[f"compiled, {REPLICAS} at once"] = task.engine("compiled", REPLICAS)
-        costs[name] = task.measured(calls)
+        costs[name] = task.measure(calls)
         plain = costs[name]["plain loop"]
         for kind, value in costs[name].items():
             print(f"{name:16}{kind:26}{value:10.1f} us per step{plain / value:8.2f} x the plain loop", flush=True)
@@ -125,7 +127,7 @@ def main():
         ("paper's convnet", "replicas, bfloat16", "plain loop", 3),
     ]:
         if "bfloat16" in kind and not has_matrix_unit():
-            print(f"{name}: {kind}: no goal here, the processor has no {MATRIX_UNIT}")
+            print(f"{name}: {kind}: no goal, because the CPU has no {MATRIX_UNIT}")
             continue
         reached[f"{name}: {kind} >= {factor} x {base}"] = costs[name][base] >= factor * costs[name][kind]
     for name, telemetry in (("mlp", 1.35), ("convnet", 1.08)):

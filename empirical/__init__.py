@@ -1,6 +1,6 @@
-"""Training of real networks with normalization and weight decay, measured at every step.
+"""Train real networks with normalization and weight decay, and measure every step.
 
-Names are loaded when they are first used, so that importing this package (and `bnwd predict`) does not load torch.
+Names are imported on first use, so that importing this package (and `bnwd predict`) does not load torch.
 """
 
 from __future__ import annotations

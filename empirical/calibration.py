@@ -1,4 +1,4 @@
-"""The probe of a network: short runs at two or three values of ηλ, from which its norm at others follows."""
+"""Train calibration runs of a network, and fit a period model to them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from empirical.config import CUSTOM, RunConfig
 from empirical.runs.loop import train
 from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor, sweep
-from empirical.sweeps.task import Terms, extended, run_path, summed_up
+from empirical.sweeps.task import SweepOptions, extended_steps, run_path, summarize
 from simulate.period_model.calibration import MIN_RELAXATIONS
 from simulate.period_model.model import REACH
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC
 from theory.arguments import check_integer, check_number
 
-# First lengths, in units of 1/ηλ: what is left out, and of each wanted period about as much as networks need.
-_SETTLING, _OF_A_PERIOD = 2.0, 0.8
-_LONGEST = 8.0
+# first length of a run in units of 1/ηλ: the transient, and a typical period
+_TRANSIENT, _TYPICAL_PERIOD = 2.0, 0.8
+_MAX_EXTENSION = 8.0  # factor by which a run without enough periods may become longer
 
 
 def calibrate(
@@ -51,47 +51,48 @@ def calibrate(
     progress: bool | None = None,
     **settings: Any,
 ) -> simulate.PeriodModel:
-    """Train a network at two values of ηλ until enough of its periods were seen, and calibrate a period model on them.
+    """Train calibration runs of a network, and fit a period model to them.
 
-    A network that rests at the upper of them, or has no clear periods at the lower, is trained at a third, the lowest
-    that is asked for later: what rests there rests in between, and what swings there shows how.
+    The network is trained at `intrinsic_lr` and `intrinsic_lr / ratio` until there are enough periods. If it is at
+    equilibrium at the larger ηλ, or not clearly periodic at the smaller one, it is also trained at
+    `intrinsic_lr / reach`.
 
-    In a script the call belongs under ``if __name__ == "__main__":``, since processes are started.
+    The call starts processes. In a script, put it under ``if __name__ == "__main__":``.
 
     Parameters
     ----------
-    model : a name ("mlp", "convnet", …) or a module of your own, as in `RunConfig` and `train`.
-    inputs, targets : arrays, for a module of your own, or instead of `dataset` with one of its names.
-    lr : η of all runs.
-    intrinsic_lr : ηλ of the upper segment, the largest that is asked for later, 0 < ηλ < 1.
-    ratio : upper over lower ηλ, above 1.
-    reach : upper ηλ over that of the third segment, above `ratio`.
-    periods : wanted in each segment, of all seeds together, at least 10 of each seed.
-    seeds : runs in each segment; with one, a seed that is unlike others misleads. Those of a module of your own begin
-        with its weights, and differ in the order of the data alone.
-    rise : d of the period finder.
-    out : folder of the runs, which are used again; None keeps none.
-    executor : of the runs, as in `sweep`; runs with a module or arrays of your own are made here, one by one.
-    progress : show a progress bar; by default only in a terminal.
-    settings : further ones of `RunConfig`, such as `width`, `batch_size`, `dataset`.
+    model : a name ("mlp", "convnet", …) or your own module, as in `RunConfig` and `train`.
+    inputs, targets : arrays for your own module, or to replace `dataset` for a named one.
+    lr : learning rate η of all runs.
+    intrinsic_lr : largest ηλ, 0 < ηλ < 1: take the largest you want to predict.
+    ratio : largest over second ηλ, > 1.
+    reach : largest over third ηλ, > `ratio`.
+    periods : number of periods at each ηλ, over all seeds; at least 10 for each seed.
+    seeds : number of runs at each ηλ. With a single seed, an untypical run biases the model. Runs of your own module
+        share its initial weights and differ only in the order of the data.
+    rise : threshold d of the period finder.
+    out : folder of the runs, which a later call reuses. With None they are deleted.
+    executor : executor of the runs, as in `sweep`. Runs with your own module or arrays are trained in this process.
+    progress : whether to show a progress bar; by default only in a terminal.
+    settings : further fields of `RunConfig`, such as `width`, `batch_size`, `dataset`.
 
     Returns
     -------
-    PeriodModel: `model.predict(lr, wd)`, its period `model.law.period(lr, wd)`, and `model.period(lr, wd)` with the
-    norms at its ends. The last two raise a ValueError for a network that shows no periods.
+    PeriodModel: `model.predict(lr, wd)` predicts the behaviour, `model.law.period(lr, wd)` the period, and
+    `model.period(lr, wd)` period and norms. The last two raise a ValueError for a network without periods.
 
     Raises
     ------
-    TypeError, ValueError : an argument is out of range, or training ends; the message says at which ηλ.
+    TypeError, ValueError : an argument is out of range, or a run diverges or collapses. The message says at which ηλ.
 
     Source: docs/mathematics.md §5.
 
     Examples
     --------
     >>> import concurrent.futures
-    >>> with concurrent.futures.ThreadPoolExecutor(1) as here:
-    ...     found = calibrate("mlp", width=64, batch_size=64, periods=40, executor=here)
-    >>> 200 < found.law.period(0.5, 0.004) < 300
+    >>> with concurrent.futures.ThreadPoolExecutor(1) as executor:
+    ...     period_model = calibrate("mlp", width=64, batch_size=64, periods=40, executor=executor)
+    >>> 200 < period_model.law.period(0.5, 0.004) < 300
     True
     """
     check_number("lr", lr, above=0)
@@ -102,70 +103,70 @@ def calibrate(
     check_integer("periods", periods, at_least=10 * seeds)
     check_number("rise", rise, above=0)
     if settings.get("fixed") is not None:
-        raise ValueError(f"fixed must be None, since what is held fixed obeys another law, got {settings['fixed']!r}")
+        raise ValueError(f"fixed must be None, since such runs have another law of the norm, got {settings['fixed']!r}")
     own_data = None if inputs is None and targets is None else (inputs, targets)
-    wanted = math.ceil(periods / seeds)
+    periods_per_seed = math.ceil(periods / seeds)
 
-    def runs_at(rate: float) -> tuple[RunConfig, ...]:
+    def configs_at(value: float) -> tuple[RunConfig, ...]:
         return grid(
             model=model if isinstance(model, str) else CUSTOM,
             lr=lr,
-            wd=rate / lr,
+            wd=value / lr,
             seed=range(seeds),
-            steps=math.ceil(max(_SETTLING + _OF_A_PERIOD * wanted, MIN_RELAXATIONS) / rate),
+            steps=math.ceil(max(_TRANSIENT + _TYPICAL_PERIOD * periods_per_seed, MIN_RELAXATIONS) / value),
             **settings,
         )
 
-    upper_and_lower = [run for rate in (intrinsic_lr, intrinsic_lr / ratio) for run in runs_at(rate)]
-    limit = _SETTLING + _OF_A_PERIOD * _LONGEST * wanted
-    with ExitStack() as opened:
+    first_configs = [config for value in (intrinsic_lr, intrinsic_lr / ratio) for config in configs_at(value)]
+    limit = _TRANSIENT + _TYPICAL_PERIOD * _MAX_EXTENSION * periods_per_seed
+    with ExitStack() as cleanup:
         if out is None:
-            out = tempfile.mkdtemp(prefix="bnwd-probe-")
-            opened.callback(shutil.rmtree, out, ignore_errors=True)
+            out = tempfile.mkdtemp(prefix="bnwd-calibrate-")
+            cleanup.callback(shutil.rmtree, out, ignore_errors=True)
         folder = Path(out)
 
-        def trained(configs: Sequence[RunConfig]) -> list[xr.Dataset]:
-            most = math.ceil(limit / (configs[-1].wd * lr))
+        def train_runs(configs: Sequence[RunConfig]) -> list[xr.Dataset]:
+            max_steps = math.ceil(limit / (configs[-1].wd * lr))
             if isinstance(model, str) and own_data is None:
-                # side by side; what is left to be done, or failed, is done or told below
-                sweep(configs, folder, executor, periods=wanted, max_steps=most, progress=progress)
+                # in parallel; the loop below completes what is missing or failed
+                sweep(configs, folder, executor, periods=periods_per_seed, max_steps=max_steps, progress=progress)
             module = None if isinstance(model, str) else model
-            terms = Terms(out=folder, periods=wanted, max_steps=most)
-            found = [_extended_here(run, terms, module, own_data, progress) for run in configs]
-            for run in found:
-                _check_that_it_went_on(run)
-            return found
+            options = SweepOptions(out=folder, periods=periods_per_seed, max_steps=max_steps)
+            runs = [_train_until_enough_periods(config, options, module, own_data, progress) for config in configs]
+            for run in runs:
+                _check_complete(run)
+            return runs
 
-        found = trained(upper_and_lower)
-        verdicts = [_judged(run, rise).verdict for run in found]
+        runs = train_runs(first_configs)
+        verdicts = [_classify(run, rise).verdict for run in runs]
         if EQUILIBRIUM in verdicts[:seeds] or set(verdicts[seeds:]) != {PERIODIC}:
-            found += trained(runs_at(intrinsic_lr / reach))
-        return simulate.PeriodModel.from_runs(found, rise=rise)
+            runs += train_runs(configs_at(intrinsic_lr / reach))
+        return simulate.PeriodModel.from_runs(runs, rise=rise)
 
 
-def _extended_here(
-    config: RunConfig, terms: Terms, model: nn.Module | None, data: Any, progress: bool | None
+def _train_until_enough_periods(
+    config: RunConfig, options: SweepOptions, model: nn.Module | None, data: Any, progress: bool | None
 ) -> xr.Dataset:
-    """Train a run in this process, or what a sweep has left of it, until it has the wanted periods."""
-    asked, folder = config.steps, run_path(terms.out, config)
+    """Train or continue a run in this process until it has the wanted number of periods."""
+    first_steps, folder = config.steps, run_path(options.out, config)
     while True:
         run = train(config, folder, model, data, progress=progress)
-        steps = extended(summed_up(config, run), terms, asked)
+        steps = extended_steps(summarize(config, run), options, first_steps)
         if steps is None:
             return run
         config = dataclasses.replace(config, steps=steps)
 
 
-def _judged(run: xr.Dataset, rise: float) -> simulate.Classification:
+def _classify(run: xr.Dataset, rise: float) -> simulate.Classification:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return simulate.classify(run, rise=rise)
 
 
-def _check_that_it_went_on(run: xr.Dataset) -> None:
+def _check_complete(run: xr.Dataset) -> None:
     if run.status.item() != COMPLETE:
-        rate, seed = float(run.attrs["lr"]) * float(run.attrs["wd"]), json.loads(run.attrs["config"])["seed"]
+        intrinsic_lr, seed = float(run.attrs["lr"]) * float(run.attrs["wd"]), json.loads(run.attrs["config"])["seed"]
         raise ValueError(
-            f"model must be one whose training goes on, but at lr * wd = {rate:.3g}, seed {seed} it has "
-            f"{run.status.item()}"
+            f"model must train to the end, but at lr * wd = {intrinsic_lr:.3g}, seed {seed}, its status is "
+            f"{run.status.item()!r}; change lr or intrinsic_lr"
         )

@@ -1,4 +1,4 @@
-"""The description of one training run: everything that decides its trajectory, in plain numbers and words."""
+"""Configuration of a training run: all settings that determine its trajectory, as plain numbers and strings."""
 
 from __future__ import annotations
 
@@ -33,101 +33,115 @@ from theory.optimizers import (
 from theory.references import is_reference
 from theory.schedules import SCHEDULES, learning_rates
 
-# default widths, and depths of those whose depth is free
-MODELS = {"mlp": 64, "convnet": 8, "resnet18": 64, "transformer": 64}
-DEPTHS = {"mlp": 2, "convnet": 3, "transformer": 2}
+# default width of each model, and default depth of the models with a variable depth
+DEFAULT_WIDTHS = {"mlp": 64, "convnet": 8, "resnet18": 64, "transformer": 64}
+DEFAULT_DEPTHS = {"mlp": 2, "convnet": 3, "transformer": 2}
 EMBEDDED_DATASETS = ("digits", "mnist5k", "gaussian", "random_labels")
 HUB_DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist")
 NORMALIZATIONS = ("batch", "layer", "group", "instance", "weight", "rms", "none")
 SAMPLINGS = ("without_replacement", "with_replacement", "full_batch")
 CONSTRAINTS = ("norm", "effective_lr")
 DTYPES = ("float32", "float64", "bfloat16")
-ENGINES = ("auto", "eager", "kernel", "replicas", "compiled")
+ENGINE_NAMES = ("auto", "eager", "kernel", "replicas", "compiled")
 CUSTOM = "custom"
 
-# Not part of a run's identity: a longer run continues a shorter one, wherever it runs.
+# Not part of a run's identity: a longer run continues a shorter one, on any device.
 _OUTSIDE_IDENTITY = ("steps", "device")
-# What the replicas in one step may differ in.
-_OF_EACH_REPLICA = ("lr", "wd", "other_lr", "other_wd", "init_norm", "seed", "data_seed", "steps")
-_NUMBERS = ("lr", "wd", "norm_eps", "other_lr", "other_wd", "init_norm", "validation", "label_noise")
+# settings in which replicas that train together may differ
+_MAY_DIFFER_BETWEEN_REPLICAS = ("lr", "wd", "other_lr", "other_wd", "init_norm", "seed", "data_seed", "steps")
+_NUMBER_FIELDS = ("lr", "wd", "norm_eps", "other_lr", "other_wd", "init_norm", "validation", "label_noise")
 
-Class = TypeVar("Class", bound=type[Any])
+_Class = TypeVar("_Class", bound=type[Any])
 
 
-def _naming_what_it_lacks(cls: Class) -> Class:
-    """Let a dataclass tell which of its fields a word that is none of them is like."""
+def _suggest_settings(cls: _Class) -> _Class:
+    """Make a dataclass suggest the closest field when it is given an unknown setting."""
     init: Callable[..., None] = cls.__init__
 
     @functools.wraps(init)
     def checked(self: Any, *args: Any, **settings: Any) -> None:
-        known = [f.name for f in dataclasses.fields(cls)]
+        fields = [f.name for f in dataclasses.fields(cls)]
         for name in settings:
-            if name not in known:
-                raise TypeError(f"{cls.__name__} has no setting {name!r}{suggestion(name, known)}")
+            if name not in fields:
+                raise TypeError(f"{cls.__name__} has no setting {name!r}{suggestion(name, fields)}")
         init(self, *args, **settings)
 
     cls.__init__ = checked
     return cls
 
 
-@_naming_what_it_lacks
+@_suggest_settings
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Settings of one training run, checked when it is made.
+    """Settings of one training run. They are checked on construction.
+
+    Only `lr` and `wd` are required. A value of None selects the default that is named below.
 
     Parameters
     ----------
     lr : learning rate η > 0, or a schedule such as `theory.Cosine`.
-    wd : weight decay λ >= 0, with ηλ below the limit of the optimizer, 2 for SGD.
-    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, … or one of your own (docs/add_an_optimizer.md); its `dim`
-        plays no role: a trajectory names the one with the number of weights that are measured.
-    model : "mlp", "convnet" (3×3 convolutions of w, 2w, 2w, … channels), "resnet18" (pre-activation) or "transformer"
-        (of image patches); the "module:name" of a function of your own (docs/add_a_model.md); "custom" is set by
-        `train` for a module of your own.
-    width : hidden units, channels w or size of a token; default 64, for the convnet 8.
-    depth : hidden layers (mlp, default 2), convolutions (convnet, 3) or blocks (transformer, 2).
-    normalization : "batch", "layer", "group", "instance", "rms", "weight" (of the filters), "none" as a control,
-        or the "module:name" of your own (docs/add_a_normalization.md).
-    norm_eps : ε added to the variance. PyTorch's default of 1e-5 breaks scale invariance at small norms.
-    scale_invariant : no affine parameters and a frozen last layer of norm 10, so that every trained weight is
-        scale-invariant (of the transformer, all but values and first linear layers); False trains everything.
-    other_lr, other_wd : learning rate and weight decay of the trained weights that are not scale-invariant; default
-        `lr` and `wd`. other_lr=0 freezes them, other_wd=0 leaves them without decay.
-    fixed : None, or what is held of the scale-invariant weights: "norm" scales them back after every step to the norm
-        they began with (wd must be 0), which is training on a sphere; "effective_lr" gives the optimizer their gradient
-        times ρ², so that `lr` is the effective learning rate (only SGD). Both obey the law of another step.
-    init_norm : ρ of the scale-invariant weights at the start; default is what the initialization gives.
-    dataset : "digits", "mnist5k", "gaussian" or "random_labels" (embedded); "cifar10", "cifar100", "svhn", "mnist",
-        "fashion_mnist" or an id "owner/name" (from Hugging Face, once with a connection); a path of local images; the
-        "module:name" of a function of your own (docs/add_a_data_set.md);
-        "custom" is set by `train` for data of your own.
-    classes, samples, validation, label_noise : class numbers and number of training samples to keep (all by default),
-        share of them set apart, share of the rest with a wrong label; drawn by `dataset_seed`.
-    augmentation : None, or pixels of padding from which training images are cropped at random; half of them are
-        flipped.
-    batch_size : samples of a mini-batch.
-    sampling : "without_replacement" (reshuffled each epoch, incomplete batches dropped), "with_replacement", or
-        "full_batch": all training samples in every step, whatever `batch_size` says.
-    micro_batch : samples that go through the network at a time, for batches that do not fit into memory; gradients are
-        accumulated. Statistics of a batch normalization are then those of each micro-batch, which is another function
-        than that of the whole batch, and a noisy one.
+    wd : weight decay λ >= 0. ηλ must be below the limit of the optimizer, which is 2 for SGD.
+    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, …, or your own (docs/add_an_optimizer.md). Its `dim` does not
+        affect training: the trajectory stores the optimizer with the number of measured weights as `dim`.
+    model : "mlp", "convnet" (3×3 convolutions with w, 2w, 2w, … channels), "resnet18" (pre-activation), "transformer"
+        (on image patches), or the "module:name" of your own function (docs/add_a_model.md). `train` sets "custom" for a
+        module that is passed to it.
+    width : hidden units (mlp), channels w (convnet, resnet18) or token size (transformer). Default 8 for the convnet,
+        64 for the others.
+    depth : hidden layers (mlp, default 2), convolutions (convnet, default 3) or blocks (transformer, default 2).
+    normalization : "batch", "layer", "group", "instance", "rms", "weight" (weight normalization of each filter), or
+        the "module:name" of your own (docs/add_a_normalization.md). "none" is a control.
+    norm_eps : ε that normalization adds to the variance. PyTorch's default of 1e-5 breaks scale invariance at small
+        norms.
+    scale_invariant : True: no affine parameters, and a frozen last layer of norm 10. All trained weights are then
+        scale-invariant, except values and first linear layers of the transformer. False: all parameters are trained.
+    other_lr, other_wd : learning rate and weight decay of trained weights that are not scale-invariant; default `lr`
+        and `wd`. `other_lr=0` freezes these weights, `other_wd=0` trains them without weight decay.
+    fixed : None, "norm" or "effective_lr". "norm" rescales the scale-invariant weights to their initial norm after
+        every step, which is training on a sphere; it needs `wd=0`. "effective_lr" multiplies the gradient of these
+        weights by ρ², so that `lr` is the effective learning rate; it needs SGD. With either, the norm does not follow
+        the one-step law of the optimizer.
+    init_norm : initial norm ρ of the scale-invariant weights. By default the norm after initialization.
+    dataset : "digits", "mnist5k", "gaussian" or "random_labels" (no download); "cifar10", "cifar100", "svhn", "mnist",
+        "fashion_mnist" or any id "owner/name" (from Hugging Face, cached after the first download); the path of local
+        images; or the "module:name" of your own function (docs/add_a_data_set.md). `train` sets "custom" for data that
+        are passed to it.
+    classes : class numbers to keep; default all.
+    samples : number of training samples to keep; default all.
+    validation : share of the training samples to set apart for validation.
+    label_noise : share of the remaining training samples that get a wrong label.
+    dataset_seed : seed of the choice of `samples`, `validation` and `label_noise`.
+    augmentation : number of pixels of padding for random crops; with it, half of the training images are flipped. None:
+        no augmentation.
+    batch_size : samples per mini-batch.
+    sampling : "without_replacement" (new order in each epoch, incomplete batches dropped), "with_replacement", or
+        "full_batch" (all training samples in every step; `batch_size` is ignored).
+    micro_batch : number of samples per forward pass, for batches that exceed the memory; default the whole batch. The
+        gradients are accumulated. Batch normalization then uses the statistics of each micro-batch, so the loss is
+        another, noisier function than that of the whole batch.
     steps : number of updates.
-    seed, data_seed : of the initial trained weights and of the order of the data; `data_seed` defaults to `seed`.
-    dtype : "float32", "float64", or "bfloat16": weights in float32, matrix products in bfloat16, which is fast on
-        processors made for it. The last changes the loss by rounding, so see that its periods are those of float32.
-    device : "cpu", "cuda", "cuda:1", …; "auto" takes a GPU where there is one.
-    engine : "eager", plain autograd, the reference for all others; "kernel", compiled code for the fully
-        scale-invariant networks with batch normalization, plain SGD and the CPU, several times as fast; "replicas",
-        PyTorch's fused layers, on a GPU replayed as one graph; "compiled", `torch.compile`, which needs a compiler;
-        "auto" takes the kernel where it is the fastest, else "replicas". A run's folder and trajectory name the one
-        that was used; results differ by rounding.
-    evaluate_every : steps between evaluations on the whole training and test set; one more follows the last step.
-    evaluate_batches : evaluate also the mini-batches of an epoch at fixed weights: loss and error with the statistics
-        of the batch, mean gradient norm and norm of the mean gradient. Each costs about as much as an epoch.
+    seed : seed of the initial trained weights.
+    data_seed : seed of the order of the data; default `seed`.
+    dtype : "float32", "float64" or "bfloat16". "bfloat16" keeps the weights in float32 and computes matrix products in
+        bfloat16, which is fast on hardware with bfloat16 units. It changes the loss by rounding: check that the periods
+        are those of float32.
+    device : "cpu", "cuda", "cuda:1", …. "auto" uses a GPU if there is one.
+    engine : "eager": plain autograd, the reference for the other engines. "kernel": compiled code, several times as
+        fast, for fully scale-invariant networks with batch normalization, plain SGD and the CPU. "replicas": PyTorch's
+        fused layers, replayed as one graph on a GPU. "compiled": `torch.compile`, which needs a compiler. "auto":
+        "kernel" where it is the fastest, else "replicas". Folder and trajectory of a run name the engine that was
+        used; the results of engines differ by rounding.
+    replicas : number of runs that a sweep may train side by side in the same steps (docs/sweeps.md). It changes the
+        rounding, so it is part of the run's identity.
+    evaluate_every : number of steps between evaluations on the whole training and test set. One more evaluation
+        follows the last step.
+    evaluate_batches : True: each evaluation also passes the mini-batches of an epoch through the network at fixed
+        weights. It records loss and error in train mode, the mean gradient norm, and the norm of the mean gradient.
+        This costs about as much as an epoch.
 
     Raises
     ------
-    TypeError, ValueError : no field of this name, a field is out of range, or fields contradict each other.
+    TypeError, ValueError : a setting is unknown or out of range, or settings contradict each other.
 
     Examples
     --------
@@ -174,7 +188,7 @@ class RunConfig:
     evaluate_batches: bool = False
 
     def __post_init__(self) -> None:
-        self._check_that_each_is_one()
+        self._check_scalars()
         check_optimizer(self.optimizer)
         if not dataclasses.is_dataclass(self.optimizer):
             raise TypeError(f"optimizer must be {', '.join(OPTIMIZERS)} or a dataclass, got {self.optimizer!r}")
@@ -189,38 +203,44 @@ class RunConfig:
         else:
             check_intrinsic_lr(check_real("lr", check_number("lr", self.lr, above=0)), decay, below=limit)
         if self.model != CUSTOM:
-            _choice_or_own("model", self.model, list(MODELS))
+            _check_choice_or_reference("model", self.model, list(DEFAULT_WIDTHS))
         if self.dataset != CUSTOM:
             check_dataset(self.dataset)
         check_choice_of_samples(self.classes, self.samples, self.validation, self.label_noise)
         check_integer("dataset_seed", self.dataset_seed)
         if self.augmentation is not None:
             check_integer("augmentation", self.augmentation)
-        _choice_or_own("normalization", self.normalization, NORMALIZATIONS)
+        _check_choice_or_reference("normalization", self.normalization, NORMALIZATIONS)
         check_choice("sampling", self.sampling, SAMPLINGS)
         check_choice("dtype", self.dtype, DTYPES)
-        check_choice("engine", self.engine, ENGINES)
+        check_choice("engine", self.engine, ENGINE_NAMES)
         if check_integer("replicas", self.replicas, at_least=1) > 1:
             if self.engine == "kernel":
                 raise ValueError(
-                    f"replicas must be 1 with engine='kernel', which trains one by one, got {self.replicas}"
+                    f"replicas must be 1 with engine='kernel', which trains one run at a time, got {self.replicas}"
                 )
             if self.augmentation is not None:
-                raise ValueError(f"replicas must be 1 with augmentation, which is random, got {self.replicas}")
+                raise ValueError(
+                    f"replicas must be 1 with augmentation, which draws random numbers, got {self.replicas}"
+                )
         if self.width is not None:
             check_integer("width", self.width, at_least=1)
         if self.depth is not None:
             check_integer("depth", self.depth, at_least=1)
-            if self.model in MODELS and self.model not in DEPTHS:
+            if self.model in DEFAULT_WIDTHS and self.model not in DEFAULT_DEPTHS:
                 raise ValueError(f"depth must be None for model={self.model!r}, whose depth is fixed, got {self.depth}")
         if self.model == "mlp" and self.normalization == "instance":
-            raise ValueError("normalization must not be 'instance' for model='mlp', whose channels are single numbers")
-        # below it ε is nothing, and a channel without variance is divided by zero
+            raise ValueError(
+                "normalization must not be 'instance' for model='mlp', because its channels are single numbers"
+            )
+        # a smaller ε would vanish, and a channel without variance would be divided by zero
         check_number("norm_eps", self.norm_eps, at_least=float(np.finfo(self.weight_dtype).tiny))
         if not isinstance(self.scale_invariant, bool):
             raise TypeError(f"scale_invariant must be True or False, got {self.scale_invariant!r}")
         if self.scale_invariant and self.normalization == "none" and self.model != CUSTOM:
-            raise ValueError("scale_invariant must be False with normalization='none', got True: nothing is invariant")
+            raise ValueError(
+                "scale_invariant must be False with normalization='none', got True: without it no weight is invariant"
+            )
         if self.other_lr is not None:
             check_number("other_lr", self.other_lr, at_least=0)
         if self.other_wd is not None:
@@ -235,22 +255,22 @@ class RunConfig:
         if self.data_seed is not None:
             check_integer("data_seed", self.data_seed, at_most=2**63 - 1)
         if not isinstance(self.device, str) or not self.device:
-            raise TypeError(f"device must be a word such as 'cpu', 'cuda' or 'auto', got {self.device!r}")
+            raise TypeError(f"device must be a string such as 'cpu', 'cuda' or 'auto', got {self.device!r}")
         check_integer("evaluate_every", self.evaluate_every, at_least=1)
         if not isinstance(self.evaluate_batches, bool):
             raise TypeError(f"evaluate_batches must be True or False, got {self.evaluate_batches!r}")
 
-    def _check_that_each_is_one(self) -> None:
+    def _check_scalars(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             if f.name != "classes" and isinstance(value, (list, tuple, range, np.ndarray)) and np.ndim(value):
-                kind = "number" if f.name in _NUMBERS else "value"
+                kind = "number" if f.name in _NUMBER_FIELDS else "value"
                 raise ValueError(
-                    f"{f.name} must be one {kind}, got {value!r}; several make several runs: "
-                    f"empirical.grid({f.name}=[…]) in Python, the table [grid] in a file"
+                    f"{f.name} must be one {kind}, got {value!r}; for several runs use empirical.grid({f.name}=[…]) in "
+                    "Python, or the table [grid] in a file"
                 )
-            may_be_other = callable(value) if f.name == "lr" else value is None and f.default is None
-            if f.name in _NUMBERS and not (may_be_other or _is_number(value)):
+            has_other_type = callable(value) if f.name == "lr" else value is None and f.default is None
+            if f.name in _NUMBER_FIELDS and not (has_other_type or _is_number(value)):
                 schedule = " or a schedule such as theory.Cosine" if f.name == "lr" else ""
                 raise TypeError(f"{f.name} must be a number{schedule}, got {value!r}")
 
@@ -265,27 +285,27 @@ class RunConfig:
 
     @property
     def resolved_width(self) -> int | None:
-        """The width, with the model's default filled in; None for a custom model."""
-        return self.width if self.width is not None else MODELS.get(self.model)
+        """`width`, or the default of the model; None for a custom model."""
+        return self.width if self.width is not None else DEFAULT_WIDTHS.get(self.model)
 
     @property
     def weight_dtype(self) -> str:
-        """Type of the weights, whatever that of the matrix products."""
+        """Type of the weights: float32 for bfloat16, else `dtype`."""
         return "float32" if self.dtype == "bfloat16" else self.dtype
 
     @property
     def resolved_depth(self) -> int | None:
-        """The depth, with the model's default filled in; None where it is fixed."""
-        return self.depth if self.depth is not None else DEPTHS.get(self.model)
+        """`depth`, or the default of the model; None for a model of fixed depth."""
+        return self.depth if self.depth is not None else DEFAULT_DEPTHS.get(self.model)
 
     @property
     def resolved_data_seed(self) -> int:
-        """The seed of the order of the data."""
+        """Seed of the order of the data: `data_seed`, or `seed`."""
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def identity(self) -> str:
-        """Hash of all that decides the trajectory: runs of one identity can continue each other.
+        """Hash of all settings that determine the trajectory. Runs with equal identity can continue each other.
 
         Examples
         --------
@@ -295,23 +315,23 @@ class RunConfig:
         """
         return self._identity
 
-    # asked for often, and a cached property would hide its example from the tests
+    # cached because it is used often; the doctest of a cached property would not run, hence two properties
     @functools.cached_property
     def _identity(self) -> str:
-        # what is as by default is left out: settings that are added later do not change the identity of old runs
-        ordinary = {f.name: _plain(f.default) for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING}
+        # defaults are left out, so that settings added later do not change the identity of old runs
+        defaults = {f.name: _plain(f.default) for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING}
         decisive = {
             name: value
             for name, value in self.to_dict().items()
-            if name not in _OUTSIDE_IDENTITY and not (name in ordinary and value == ordinary[name])
+            if name not in _OUTSIDE_IDENTITY and not (name in defaults and value == defaults[name])
         }
         decisive.update(width=self.resolved_width, depth=self.resolved_depth, data_seed=self.resolved_data_seed)
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def settings_without(self, names: Collection[str]) -> str:
-        """All settings but some, as text that is the same whether they were said or left to the default.
+        """All settings except some, as text with defaults filled in.
 
-        The `dim` of an optimizer plays no role in training, and none here.
+        The `dim` of an optimizer is ignored, because it does not affect training.
 
         Examples
         --------
@@ -320,12 +340,12 @@ class RunConfig:
         True
         """
         resolved = {"width": self.resolved_width, "depth": self.resolved_depth, "data_seed": self.resolved_data_seed}
-        held = {**self.to_dict(), **resolved, "optimizer": _plain(with_dim(self.optimizer, 1))}
-        return json.dumps({name: value for name, value in held.items() if name not in names}, sort_keys=True)
+        settings = {**self.to_dict(), **resolved, "optimizer": _plain(with_dim(self.optimizer, 1))}
+        return json.dumps({name: value for name, value in settings.items() if name not in names}, sort_keys=True)
 
     @property
     def shape(self) -> str:
-        """What runs must have in common to be replicas in the same steps.
+        """Settings that runs must share to train together as replicas, as text.
 
         Examples
         --------
@@ -333,11 +353,11 @@ class RunConfig:
         >>> one.shape == other.shape, one.shape == RunConfig(lr=0.5, wd=0.01, width=8).shape
         (True, False)
         """
-        common = {name: value for name, value in self.to_dict().items() if name not in _OF_EACH_REPLICA}
+        common = {name: value for name, value in self.to_dict().items() if name not in _MAY_DIFFER_BETWEEN_REPLICAS}
         return json.dumps({**common, "width": self.resolved_width, "depth": self.resolved_depth})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and words; optimizer and schedule as a name with their own settings.
+        """Return all settings as plain values. Optimizer and schedule become {name: settings}.
 
         Examples
         --------
@@ -348,11 +368,11 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> RunConfig:
-        """Inverse of `to_dict`.
+        """Build a configuration from the output of `to_dict`.
 
         Raises
         ------
-        ValueError : an unknown field, optimizer or schedule.
+        ValueError : a field, optimizer or schedule is unknown.
 
         Examples
         --------
@@ -360,13 +380,13 @@ class RunConfig:
         >>> RunConfig.from_dict(config.to_dict()) == config
         True
         """
-        known = [f.name for f in dataclasses.fields(cls)]
+        fields = [f.name for f in dataclasses.fields(cls)]
         for name in content:
-            check_choice("field", name, known)
-        rich = {name: from_plain(value) for name, value in content.items()}
-        if rich.get("classes") is not None:
-            rich["classes"] = tuple(rich["classes"])
-        return cls(**rich)
+            check_choice("field", name, fields)
+        settings = {name: from_plain(value) for name, value in content.items()}
+        if settings.get("classes") is not None:
+            settings["classes"] = tuple(settings["classes"])
+        return cls(**settings)
 
 
 def _plain(value: Any) -> Any:
@@ -374,7 +394,7 @@ def _plain(value: Any) -> Any:
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         optimizer_or_schedule: Any = value
-        # only what differs from the default: settings that are added later do not change the identity of old runs
+        # defaults are left out, so that settings added later do not change the identity of old runs
         settings = {
             f.name: _plain(getattr(value, f.name))
             for f in dataclasses.fields(value)
@@ -391,11 +411,11 @@ def _plain(value: Any) -> Any:
 
 
 def from_plain(value: Any) -> Any:
-    """Optimizer or schedule of its plain form, a name with settings; any other value as it is.
+    """Build an optimizer or schedule from {name: settings}; return any other value unchanged.
 
     Raises
     ------
-    TypeError, ValueError : an unknown name, or settings out of range.
+    TypeError, ValueError : the name is unknown, or a setting is out of range.
 
     Examples
     --------
@@ -415,7 +435,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (float, int) or np.asarray(value).dtype.kind in "iuf"
 
 
-def _choice_or_own(name: str, value: str, allowed: Sequence[str]) -> None:
+def _check_choice_or_reference(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed and not is_reference(value):
         raise ValueError(
             f"{name} must be one of {', '.join(allowed)}, or the 'module:name' of your own; "
@@ -424,11 +444,11 @@ def _choice_or_own(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def check_dataset(name: str) -> str:
-    """Check the name of a data set: an embedded one, a short name or id on the hub, one's own, or an existing path.
+    """Check and return the `dataset` of a run, as described in `RunConfig`.
 
     Raises
     ------
-    ValueError : it is none.
+    ValueError : it is not a name, an id "owner/name", a "module:name" or an existing path.
 
     Examples
     --------
@@ -441,7 +461,7 @@ def check_dataset(name: str) -> str:
     ):
         raise ValueError(
             f"dataset must be one of {', '.join(names)}, an id 'owner/name' of Hugging Face, an existing path, or the "
-            f"'module:name' of a function of your own; got {name!r}{suggestion(name, names)}"
+            f"'module:name' of your own function; got {name!r}{suggestion(name, names)}"
         )
     return name
 
@@ -449,7 +469,7 @@ def check_dataset(name: str) -> str:
 def check_choice_of_samples(
     classes: Sequence[int] | None, samples: int | None, validation: float, label_noise: float
 ) -> None:
-    """Check what is to be taken of a data set.
+    """Check the settings that select samples of a data set, as described in `RunConfig`.
 
     Raises
     ------

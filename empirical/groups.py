@@ -1,4 +1,4 @@
-"""Which weights of a model are scale-invariant: found by measurement, never by name."""
+"""Find the scale-invariant weights of a model by measurement, not by name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-# ε of the normalizations while measuring; PyTorch's own layers refuse 0
+# ε of all normalizations during the measurement; PyTorch's layers reject 0
 _TINY_EPS = 1e-30
-_MOST_SAMPLES, _FEWEST_SAMPLES, _MOST_NUMBERS, _MORE_PROBES = 16, 4, 2**14, 6
+_MOST_SAMPLES, _FEWEST_SAMPLES, _MOST_NUMBERS, _EXTRA_LOSSES = 16, 4, 2**14, 6
 # Float64 leaves 1e-12 on invariant weights; weights that are not invariant have defects of 1e-3 to 1.
 _TOLERANCE = 1e-8
-# how far from whole an exponent may be
+# largest distance of an exponent from a multiple of ½
 _SLACK = 1e-6
 
 
@@ -29,8 +29,8 @@ class Group:
     Attributes
     ----------
     weights : names of the parameters.
-    defect : largest absolute cosine between gradient and weights over random losses, with the model's own weights
-        and ε: 0 for perfect scale invariance, larger where ε is felt.
+    defect : largest absolute cosine between gradient and weights over random losses, at the model's own weights and ε.
+        It is 0 for perfect scale invariance and grows with the influence of ε.
     """
 
     weights: tuple[str, ...]
@@ -42,31 +42,33 @@ def scale_invariant_groups(
 ) -> dict[str, Group]:
     """Find the trained parameters of a model that are scale-invariant, alone or together.
 
-    Scaling the weights w_i by 1 + c_i t changes a loss at the rate Σc_i⟨∂f/∂w_i, w_i⟩. The vectors c for which this
-    vanishes for random losses, random mini-batches and random values of all parameters (so that nothing hides behind a
-    zero initialization), with the ε of every normalization made tiny, are the scaling symmetries of the model. Groups
-    are its smallest vectors of zeros and ones, each confirmed by equal outputs at ½w and 2w: single parameters first,
-    then, as in networks with residual streams, sets that are scaled together; no parameter is in two groups.
-    Parameters whose value does not matter at all (such as a bias before a normalization) are inert and left out. The
-    measurement runs on a float64 copy; model, buffers and the random state are not touched.
+    Scaling the weights w_i by 1 + c_i t changes a loss with slope Σc_i⟨∂f/∂w_i, w_i⟩ in t. The scaling symmetries of
+    the model are the vectors c for which this slope vanishes for random losses and random mini-batches. All parameters
+    are random too, so that a zero initialization hides nothing, and the ε of every normalization is tiny.
+
+    Groups are the smallest symmetries of zeros and ones, confirmed by equal outputs at ½w and 2w. Single parameters
+    come first, then sets that must be scaled together, as in networks with residual streams. No parameter is in two
+    groups. Inert parameters, whose value does not change the output (a bias before a normalization), are left out.
+
+    The measurement uses a float64 copy. Model, buffers and random state do not change.
 
     Parameters
     ----------
-    model : any module whose output is a tensor.
-    inputs : some samples, at least 2.
-    vectors : also give groups of parameters with one axis only: γ and β of a normalization are scale-invariant
-        together where another normalization follows, but are not what is meant by the weights of a network.
-    per_filter : look at every filter (slice along axis 0) of every parameter on its own; takes as many backward passes
-        as there are filters.
+    model : module whose output is a tensor.
+    inputs : at least 2 samples.
+    vectors : also return groups of parameters with a single axis. For example, γ and β of a normalization are
+        scale-invariant together if another normalization follows.
+    per_filter : treat every filter (slice along axis 0) of every parameter separately. This takes as many backward
+        passes as there are filters.
 
     Returns
     -------
-    dict of Group by name, in the order in which the forward pass uses them; empty if there are none. A group of one
-    parameter has its name, a larger one that of its first with the number of the others.
+    dict of Group by name, in the order of use in the forward pass; empty if there are none. A group of one parameter
+    has its name. A larger group has the name of its first parameter and the number of the others.
 
     Raises
     ------
-    TypeError, ValueError : `model` is no module, or `inputs` no tensor of at least two samples.
+    TypeError, ValueError : `model` is not a module, or `inputs` is not a tensor of at least two samples.
 
     Source: docs/mathematics.md §1 (Euler's relation) and §10.
 
@@ -78,17 +80,17 @@ def scale_invariant_groups(
     """
     _check(model, inputs)
     with torch.random.fork_rng(devices=[]):
-        measured = _Measurement(model, inputs, per_filter)
-        sets = measured.invariant_sets(vectors)
-        defects = measured.defects(sets)
+        measurement = _Measurement(model, inputs, per_filter)
+        sets = measurement.invariant_sets(vectors)
+        defects = measurement.defects(sets)
     return {_name(members): Group(members, defect) for members, defect in zip(sets, defects, strict=True)}
 
 
 def scaling_symmetries(model: nn.Module, inputs: Tensor, *, per_filter: bool = False) -> list[dict[str, float]]:
-    """Find all ways to scale the trained parameters of a model that leave its output in train mode as it is.
+    """Find all scalings of the trained parameters that do not change the output of a model in train mode.
 
-    Besides scale invariance these are rescalings, such as of two linear layers around a ReLU, one by a factor and the
-    other by its inverse.
+    Besides scale invariance these are rescalings. For example, two linear layers around a ReLU can be scaled by a
+    factor and its inverse.
 
     Parameters
     ----------
@@ -96,7 +98,8 @@ def scaling_symmetries(model: nn.Module, inputs: Tensor, *, per_filter: bool = F
 
     Returns
     -------
-    A basis: dicts of exponents by name; scaling each parameter by s to the power of its exponent changes nothing.
+    Basis of the symmetries, each a dict of exponents by parameter name. Scaling every parameter by s to the power of
+    its exponent does not change the output.
 
     Examples
     --------
@@ -122,14 +125,14 @@ def _name(members: Sequence[str]) -> str:
 
 
 class _Measurement:
-    """Radial derivatives of random losses, by unit: a parameter, or a filter of one."""
+    """Radial derivatives of random losses. A unit is a parameter or, with `per_filter`, one filter of a parameter."""
 
     def __init__(self, model: nn.Module, inputs: Tensor, per_filter: bool) -> None:
         self._generator = torch.Generator().manual_seed(0)
         self._inputs, self._per_filter = inputs.detach(), per_filter
         self._own = copy.deepcopy(model).cpu().double().train()
         self._random = copy.deepcopy(self._own)
-        self._samples = self._drawn()
+        self._samples = self._draw_samples()
         _randomize(self._random, self._generator)
         for module in self._random.modules():
             if isinstance(getattr(module, "eps", None), float):
@@ -143,44 +146,46 @@ class _Measurement:
         self._reference = _output(self._random, self._samples)
 
     def invariant_sets(self, vectors: bool) -> list[tuple[str, ...]]:
-        """Names of the units of each group, in forward order; groups of vectors alone only if they are asked for."""
+        """Names of the units of each group, in forward order. Groups without a matrix need `vectors`."""
         derivatives, size = self._radial_derivatives()
-        alone = np.abs(derivatives).max(axis=0, initial=0.0) <= _TOLERANCE
-        found: list[list[int]] = []
-        left: list[int] = []
+        has_no_slope = np.abs(derivatives).max(axis=0, initial=0.0) <= _TOLERANCE
+        groups: list[list[int]] = []
+        remaining: list[int] = []
         for unit in range(len(self.units)):
             if self._is_inert(unit):
                 continue
-            if alone[unit] and self._is_same_when_scaled([unit]):
-                found.append([unit])
+            if has_no_slope[unit] and self._is_scale_invariant([unit]):
+                groups.append([unit])
             else:
-                left.append(unit)
-        are_weights = np.array([self._random.get_parameter(self.units[unit][0]).ndim > 1 for unit in left], dtype=bool)
-        for members in _smallest_sets(_null_space(derivatives[:, left], size[left]), are_weights):
-            joint = [left[member] for member in members]
-            if self._is_same_when_scaled(joint):
-                found.append(joint)
+                remaining.append(unit)
+        are_weights = np.array(
+            [self._random.get_parameter(self.units[unit][0]).ndim > 1 for unit in remaining], dtype=bool
+        )
+        for members in _smallest_sets(_null_space(derivatives[:, remaining], size[remaining]), are_weights):
+            joint = [remaining[member] for member in members]
+            if self._is_scale_invariant(joint):
+                groups.append(joint)
         return [
-            tuple(self._named(unit) for unit in members)
-            for members in sorted(found)
+            tuple(self._unit_name(unit) for unit in members)
+            for members in sorted(groups)
             if vectors or any(self._random.get_parameter(self.units[unit][0]).ndim > 1 for unit in members)
         ]
 
     def symmetries(self) -> list[dict[str, float]]:
-        """Basis of the scaling symmetries of the units that matter."""
+        """Basis of the scaling symmetries of all units that are not inert."""
         derivatives, size = self._radial_derivatives()
         active = [unit for unit in range(len(self.units)) if not self._is_inert(unit)]
         return [
-            {self._named(active[i]): float(exponent) for i, exponent in enumerate(vector) if exponent != 0}
+            {self._unit_name(active[i]): float(exponent) for i, exponent in enumerate(vector) if exponent != 0}
             for vector in _echelon(_null_space(derivatives[:, active], size[active]))
         ]
 
     def defects(self, sets: Sequence[tuple[str, ...]]) -> list[float]:
-        """Largest absolute cosine between weights and gradient of each set, at the model's own weights and ε."""
-        numbers = {self._named(unit): unit for unit in range(len(self.units))}
+        """Largest absolute cosine between weights and gradient for each set, at the model's own weights and ε."""
+        numbers = {self._unit_name(unit): unit for unit in range(len(self.units))}
         worst = [0.0] * len(sets)
-        for _ in range(_MORE_PROBES if sets else 0):
-            along, weights, gradients = self._probe(self._own)
+        for _ in range(_EXTRA_LOSSES if sets else 0):
+            along, weights, gradients = self._radial_products(self._own)
             for number, members in enumerate(sets):
                 own = [numbers[name] for name in members]
                 size = np.sqrt(weights[own].sum() * gradients[own].sum())
@@ -189,19 +194,19 @@ class _Measurement:
         return worst
 
     def _radial_derivatives(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Rows of ⟨∂f/∂w, w⟩ of random losses over the size of the vectors of each unit, and that size.
+        """Return ⟨∂f/∂w, w⟩ of random losses divided by the typical size of each unit's product, and that size.
 
-        Shapes (probes, units), with more probes than units, and (units,).
+        Shapes (losses, units), with more losses than units, and (units,).
         """
-        probes = len(self.units) + _MORE_PROBES
-        rows = [self._probe(self._random) for _ in range(probes)]
-        along, weights, gradients = (np.array(values).reshape(probes, -1) for values in zip(*rows, strict=True))
+        losses = len(self.units) + _EXTRA_LOSSES
+        rows = [self._radial_products(self._random) for _ in range(losses)]
+        along, weights, gradients = (np.array(values).reshape(losses, -1) for values in zip(*rows, strict=True))
         size = np.sqrt((weights * gradients).mean(axis=0))
         return np.divide(along, size, out=np.zeros_like(along), where=size > 0), size
 
-    def _probe(self, model: nn.Module) -> tuple[npt.NDArray[np.float64], ...]:
-        """⟨gradient, weights⟩ and both squared norms of every unit, for a random loss of random samples."""
-        output = _output(model, self._drawn())
+    def _radial_products(self, model: nn.Module) -> tuple[npt.NDArray[np.float64], ...]:
+        """Return ⟨gradient, weights⟩ and both squared norms of every unit, for a random loss on random samples."""
+        output = _output(model, self._draw_samples())
         linear, quadratic = (torch.randn(output.shape, generator=self._generator, dtype=torch.float64) for _ in "ab")
         loss = (linear * output + quadratic * output * output).sum()
         parameters = [model.get_parameter(name) for name in self._order]
@@ -215,18 +220,18 @@ class _Measurement:
                 total.append(product.sum(dim=1))
         return tuple(torch.cat(total).numpy() for total in sums)
 
-    def _is_same_when_scaled(self, units: Sequence[int]) -> bool:
-        return all(self._is_same_with(dict.fromkeys(units, partial(torch.mul, other=c))) for c in (0.5, 2.0))
+    def _is_scale_invariant(self, units: Sequence[int]) -> bool:
+        return all(self._is_unchanged_by(dict.fromkeys(units, partial(torch.mul, other=c))) for c in (0.5, 2.0))
 
     def _is_inert(self, unit: int) -> bool:
-        def other(weights: Tensor) -> Tensor:
+        def replace(weights: Tensor) -> Tensor:
             noise = torch.randn(weights.shape, generator=self._generator, dtype=torch.float64)
             return torch.mul(noise, weights.norm() / max(1, weights.numel()) ** 0.5)
 
-        return self._is_same_with({unit: other})
+        return self._is_unchanged_by({unit: replace})
 
-    def _is_same_with(self, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> bool:
-        """Whether the output stays as it is with some units changed."""
+    def _is_unchanged_by(self, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> bool:
+        """Whether the output stays equal when some units are changed."""
         before: dict[int, Tensor] = {}
         with torch.no_grad():
             for unit, change in changes.items():
@@ -243,14 +248,14 @@ class _Measurement:
         parameter = self._random.get_parameter(name).detach()
         return parameter if index is None else parameter[index]
 
-    def _named(self, unit: int) -> str:
+    def _unit_name(self, unit: int) -> str:
         name, index = self.units[unit]
         return name if index is None else f"{name}[{index}]"
 
     def _is_divided(self, name: str) -> bool:
         return self._per_filter and self._own.get_parameter(name).ndim > 0
 
-    def _drawn(self) -> Tensor:
+    def _draw_samples(self) -> Tensor:
         most = max(_FEWEST_SAMPLES, min(_MOST_SAMPLES, _MOST_NUMBERS // max(1, self._inputs[0].numel())))
         chosen = torch.randperm(len(self._inputs), generator=self._generator)[:most]
         samples = self._inputs[chosen.to(self._inputs.device)].cpu()
@@ -258,24 +263,24 @@ class _Measurement:
 
 
 def _output(model: nn.Module, samples: Tensor) -> Tensor:
-    # the same random numbers in every call: dropout must not look like a change of the function
+    # equal random numbers in every call, so that dropout does not look like a change of the function
     torch.manual_seed(0)
     output: Tensor = model(samples)
     return output
 
 
 def _forward_order(model: nn.Module, samples: Tensor) -> list[str]:
-    """Names of the trained parameters, by the first use of the module that owns them."""
+    """Names of the trained parameters, in the order in which their modules are first used."""
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
     used: dict[str, None] = {}
 
-    def note(prefix: str) -> Callable[..., None]:
+    def record_use(prefix: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
             used[prefix] = None
 
         return hook
 
-    hooks = [module.register_forward_pre_hook(note(prefix)) for prefix, module in model.named_modules()]
+    hooks = [module.register_forward_pre_hook(record_use(prefix)) for prefix, module in model.named_modules()]
     with torch.no_grad():
         _output(model, samples)
     for hook in hooks:
@@ -295,7 +300,7 @@ def _randomize(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def _null_space(derivatives: npt.NDArray[np.float64], size: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Orthonormal basis, shape (units, k), of the exponents c with Σ c_i ⟨∂f/∂w_i, w_i⟩ = 0 in every row."""
+    """Orthonormal basis, shape (units, symmetries), of the exponents c with Σ c_i ⟨∂f/∂w_i, w_i⟩ = 0 in every row."""
     if derivatives.shape[1] == 0:
         return np.zeros((0, 0))
     _, values, vectors = np.linalg.svd(derivatives)
@@ -304,22 +309,22 @@ def _null_space(derivatives: npt.NDArray[np.float64], size: npt.NDArray[np.float
     return basis
 
 
-def _smallest_sets(null: npt.NDArray[np.float64], ahead: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """Disjoint sets of rows whose vector of zeros and ones lies in the space of the columns, each as small as can be.
+def _smallest_sets(null: npt.NDArray[np.float64], first: npt.NDArray[np.bool_]) -> list[list[int]]:
+    """Disjoint minimal sets of rows whose indicator vector lies in the column space of `null`.
 
-    Of equally small sets the one with the later rows is taken: what writes into a residual stream, not what comes
-    before it in the same branch. The rows `ahead` choose first.
+    Of equally small sets the one with later rows wins: the weights that write into a residual stream, not those before
+    them in the same branch. Sets of the rows `first` are chosen before the others.
     """
     rows = len(null)
     if null.size == 0:
         return []
-    # scipy.optimize takes a while to import
+    # scipy.optimize is slow to import
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     outside = np.eye(rows) - null @ null.T
     cost = 1 - np.arange(rows) / (2.0 * rows**2)
-    free, found = np.ones(rows), []
-    for row in [*np.flatnonzero(ahead), *np.flatnonzero(~ahead)]:
+    free, sets = np.ones(rows), []
+    for row in [*np.flatnonzero(first), *np.flatnonzero(~first)]:
         if not free[row]:
             continue
         chosen = np.zeros(rows)
@@ -333,12 +338,12 @@ def _smallest_sets(null: npt.NDArray[np.float64], ahead: npt.NDArray[np.bool_]) 
         if answer.x is not None:
             members = np.flatnonzero(np.round(answer.x))
             free[members] = 0
-            found.append([int(member) for member in members])
-    return found
+            sets.append([int(member) for member in members])
+    return sets
 
 
 def _echelon(null: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
-    """Reduced basis of the space of the columns, with exponents that are whole multiples of a half made exact."""
+    """Reduced echelon basis of the column space, with exponents near a multiple of ½ rounded to it."""
     basis, pivot = null.T.copy(), 0
     for column in range(null.shape[0]):
         if pivot == len(basis):

@@ -1,4 +1,4 @@
-"""Runs at the scale of the paper, for a GPU."""
+"""Configurations at the scale of the paper, for a GPU."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from theory.rules import Optimizer
 from theory.schedules import Constant, Cosine, Linear
 from theory.sgd import SGD
 
-# the paper's learning rates reach from the first to the last
+# the paper uses learning rates from 0.001 to 1
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _WEIGHT_DECAY, _EPOCHS, _BATCH, _TRAINING_SAMPLES = 0.001, 1000, 128, 50_000
-# more steps, and as much less decay, than on embedded data
-_LONGER = 16
+# number of steps, and inverse of the weight decay, relative to runs on embedded data
+_STEP_FACTOR = 16
 _NETWORKS = {"convnet": ("convnet", 32, "cifar10"), "resnet18": ("resnet18", 64, "cifar100")}
 _KINDS: dict[str, dict[str, Any]] = {
     "scale_invariant": {},
@@ -26,21 +26,21 @@ _KINDS: dict[str, dict[str, Any]] = {
 
 
 def paper_runs(network: str, kind: str = "scale_invariant") -> tuple[RunConfig, ...]:
-    """Runs of the paper's experiments: one network and kind of training, over its learning rates.
+    """Return the runs of one experiment of the paper: one network and kind of training, several learning rates.
 
     Parameters
     ----------
     network : "convnet" (32 channels, CIFAR-10) or "resnet18" (64 channels, CIFAR-100).
-    kind : "scale_invariant"; "momentum" and "augmentation", likewise; "all_trained" (γ, β and the last layer too); or
-        "practice", the last three together.
+    kind : "scale_invariant"; "momentum" or "augmentation" (scale-invariant with one of these); "all_trained" (γ, β and
+        the last layer are trained too); or "practice" (all parameters, momentum and augmentation).
 
     Returns
     -------
-    RunConfigs with λ = 0.001, η from 0.001 to 1, 1000 epochs of batches of 128, on a GPU where there is one.
+    RunConfigs with λ = 0.001, η from 0.001 to 1, and 1000 epochs of batches of 128. They use a GPU if there is one.
 
     Raises
     ------
-    ValueError : no such network or kind.
+    ValueError : `network` or `kind` is unknown.
 
     Source: arXiv 2106.15739 §4 and appendix.
 
@@ -69,15 +69,15 @@ def paper_runs(network: str, kind: str = "scale_invariant") -> tuple[RunConfig, 
 
 
 def at_paper_scale(run: RunConfig) -> RunConfig:
-    """A small run as it would be at the scale of the paper: a ConvNet on CIFAR-10, for a GPU.
+    """Scale a small run up to a ConvNet on CIFAR-10, for a GPU.
 
-    The network becomes a ConvNet four times as wide (MLPs: of half as many channels as they have units), λ becomes 16
-    times as small and the run as many times as long, so that as many relaxation times 1/ηλ pass. Learning rates, their
-    ratios, optimizer and normalization stay, and a batch size that is not the default; n samples become 10 n.
+    λ becomes 16 times as small and the run 16 times as long, so the number of relaxation times 1/ηλ stays the same.
+    A ConvNet becomes four times as wide; an MLP becomes a ConvNet with half as many channels as the MLP has units. n
+    samples become 10 n. Learning rates, optimizer, normalization and a batch size other than the default do not change.
 
     Parameters
     ----------
-    run : of an MLP or a ConvNet.
+    run : run of an MLP or a ConvNet, with a constant learning rate or a Constant, Linear or Cosine schedule.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def at_paper_scale(run: RunConfig) -> RunConfig:
 
     Raises
     ------
-    ValueError : it is a run of another network, or of another schedule than Constant, Linear or Cosine.
+    ValueError : the run has another network or schedule.
 
     Source: arXiv 2106.15739, experimental setup.
 
@@ -100,9 +100,9 @@ def at_paper_scale(run: RunConfig) -> RunConfig:
         raise ValueError(f"run must be of an MLP or a ConvNet, got model={run.model!r}")
     lr = run.lr
     if isinstance(lr, (Linear, Cosine)):
-        lr = dataclasses.replace(lr, steps=lr.steps * _LONGER)
+        lr = dataclasses.replace(lr, steps=lr.steps * _STEP_FACTOR)
     elif callable(lr) and not isinstance(lr, Constant):
-        raise ValueError(f"run must have a rate that is constant or a Linear or Cosine schedule, got lr={lr!r}")
+        raise ValueError(f"run must have a constant learning rate or a Linear or Cosine schedule, got lr={lr!r}")
     scaled = dataclasses.replace(
         run,
         model="convnet",
@@ -111,22 +111,22 @@ def at_paper_scale(run: RunConfig) -> RunConfig:
         dataset=_NETWORKS["convnet"][2],
         samples=None if run.samples is None else min(10 * run.samples, _TRAINING_SAMPLES),
         augmentation=None if run.augmentation is None else _KINDS["augmentation"]["augmentation"],
-        batch_size=_BATCH if run.batch_size == _ordinary("batch_size") else run.batch_size,
+        batch_size=_BATCH if run.batch_size == _default("batch_size") else run.batch_size,
         lr=lr,
-        wd=run.wd / _LONGER,
-        steps=run.steps * _LONGER,
+        wd=run.wd / _STEP_FACTOR,
+        steps=run.steps * _STEP_FACTOR,
         device="auto",
         engine="auto",
     )
-    return dataclasses.replace(scaled, optimizer=_of_all_weights(scaled))
+    return dataclasses.replace(scaled, optimizer=_optimizer_with_dim(scaled))
 
 
-def _ordinary(name: str) -> Any:
+def _default(name: str) -> Any:
     return next(f.default for f in dataclasses.fields(RunConfig) if f.name == name)
 
 
-def _of_all_weights(run: RunConfig) -> Optimizer:
-    """The optimizer of a run; where it knows the number of weights, with that of the weights that are trained."""
+def _optimizer_with_dim(run: RunConfig) -> Optimizer:
+    """Optimizer of a run. If it has `dim`, set it to the number of trained weights."""
     rule: Any = run.optimizer
     if not hasattr(rule, "dim"):
         return run.optimizer
@@ -135,5 +135,5 @@ def _of_all_weights(run: RunConfig) -> Optimizer:
     from empirical.networks import build_network
 
     network = build_network(run, torch.zeros(2, 3, 32, 32), 10)
-    changed: Optimizer = dataclasses.replace(rule, dim=sum(p.numel() for p in network.parameters() if p.requires_grad))
-    return changed
+    resized: Optimizer = dataclasses.replace(rule, dim=sum(p.numel() for p in network.parameters() if p.requires_grad))
+    return resized

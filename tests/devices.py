@@ -1,4 +1,4 @@
-"""Tests that are the same on the processor and, with `pytest -m gpu`, on a GPU."""
+"""Parametrization of tests that run on the CPU and, with `pytest -m gpu`, on a GPU."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""HTML pages taken apart by tests."""
+"""Parser of HTML pages for tests."""
 
 import re
 from html.parser import HTMLParser
@@ -7,14 +7,14 @@ VOID = {"meta", "br", "hr", "img", "link", "input"}
 
 
 class Page(HTMLParser):
-    """A page taken apart: its tables, names, links, and whether its tags are balanced."""
+    """Parsed page: tables, ids, links and words. Raises if the tags are not balanced."""
 
     def __init__(self, text):
         super().__init__()
         self.text, self.open, self.ids, self.links = text, [], [], []
         self.tables, self.heads, self.words = [], [], []
         self.feed(text)
-        assert not self.open, f"never closed: {self.open}"
+        assert not self.open, f"not closed: {self.open}"
 
     def handle_starttag(self, tag, attrs):
         self.handle_startendtag(tag, attrs)
@@ -22,21 +22,21 @@ class Page(HTMLParser):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        held = dict(attrs)
-        self.ids += [held["id"]] if "id" in held else []
-        self.links += [held[name] for name in ("href", "src", "xlink:href", "action") if name in held]
+        attributes = dict(attrs)
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.links += [attributes[name] for name in ("href", "src", "xlink:href", "action") if name in attributes]
         if tag == "table":
             self.tables.append([])
         elif tag == "tr":
             self.tables[-1].append([])
         elif tag in ("th", "td"):
-            self.tables[-1][-1].append(["", held.get("data-value")])
+            self.tables[-1][-1].append(["", attributes.get("data-value")])
         elif tag == "svg":
-            assert held["role"] == "img"
-            assert held["aria-label"]
+            assert attributes["role"] == "img"
+            assert attributes["aria-label"]
 
     def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> without a beginning"
+        assert self.open, f"</{tag}> without a start tag"
         assert self.open.pop() == tag
 
     def handle_data(self, data):
@@ -51,16 +51,16 @@ class Page(HTMLParser):
         return [row[at] for row in rows]
 
 
-def checked(path):
-    """The page of a file, once it is known to stand alone."""
+def read_page(path):
+    """Parse a file, and check that the page is self-contained."""
     text = path.read_text(encoding="utf-8")
-    found = Page(text)
-    assert len(set(found.ids)) == len(found.ids)
-    assert all(link.startswith(("#", "data:")) for link in found.links), found.links
-    assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
-    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(found.ids)
+    page = Page(text)
+    assert len(set(page.ids)) == len(page.ids)
+    assert all(link.startswith(("#", "data:")) for link in page.links), page.links
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
     assert not re.search(r"https?:|@import|//\w+\.\w+/|<link|<iframe", text)
     assert len(text) < 3_000_000
     assert "Traceback" not in text
     assert not list(path.parent.glob("*.partial"))
-    return found
+    return page

@@ -1,4 +1,4 @@
-"""The Python of a page of the documentation, run as it stands there."""
+"""Run the Python blocks of a documentation page."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ def blocks(page):
 
 
 def run_page(page, folder, monkeypatch, capsys):
-    """Write the blocks that begin with a file name, run the others, and compare what they print with what they say."""
+    """Write blocks that begin with a file name to that file. Run the others and compare output with comments."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     for block in blocks(page):
@@ -24,14 +24,14 @@ def run_page(page, folder, monkeypatch, capsys):
             sys.modules.pop(name[1], None)
             (folder / f"{name[1]}.py").write_text(block, encoding="utf-8")
             continue
-        # an optional package; its own tests say that they are skipped
+        # an optional package; its own tests are reported as skipped
         if "import lightning" in block and find_spec("lightning") is None:
             continue
         exec(block, {"__name__": "page"})
         printed = capsys.readouterr().out.splitlines()
-        said = re.findall(r"^ *print\(.*\)(?: +# (.+))?$", block, re.MULTILINE)
-        assert len(printed) == len(said), printed
-        for line, comment in zip(printed, said, strict=True):
+        comments = re.findall(r"^ *print\(.*\)(?: +# (.+))?$", block, re.MULTILINE)
+        assert len(printed) == len(comments), printed
+        for line, comment in zip(printed, comments, strict=True):
             if comment:
                 assert_same(line, comment.partition(": ")[0])
 

@@ -1,15 +1,15 @@
-"""Data sets as tensors on the device, and the order in which a run draws them."""
+"""Data sets as tensors on the device, and the order of the samples in a run."""
 
 from __future__ import annotations
 
-from empirical.data.augmentation import augmented
+from empirical.data.augmentation import augment
 from empirical.data.contract import Data, user_data
 from empirical.data.loading import load_data
 from empirical.data.order import batch_indices, steps_per_epoch
 
 __all__ = [
     "Data",
-    "augmented",
+    "augment",
     "batch_indices",
     "load_data",
     "steps_per_epoch",

@@ -1,4 +1,4 @@
-"""Random crops and flips of whole mini-batches, on the device."""
+"""Random crops and flips of mini-batches, on the device."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
-def augmented(images: Tensor, padding: int) -> Tensor:
-    """Crop each image at a random place of its padded self and flip half of them, by torch's random numbers.
+def augment(images: Tensor, padding: int) -> Tensor:
+    """Pad each image, crop it at a random place, and flip half of the images, with the random state of torch.
 
     Parameters
     ----------
@@ -17,28 +17,28 @@ def augmented(images: Tensor, padding: int) -> Tensor:
 
     Examples
     --------
-    >>> tuple(augmented(torch.zeros(5, 3, 8, 8), padding=2).shape)
+    >>> tuple(augment(torch.zeros(5, 3, 8, 8), padding=2).shape)
     (5, 3, 8, 8)
     """
     count, device = len(images), images.device
     offsets = torch.randint(0, 2 * padding + 1, (2, count), device=device)
     flips = torch.randint(0, 2, (count,), device=device).bool()
-    return cropped(images, padding, offsets, flips)
+    return crop(images, padding, offsets, flips)
 
 
-def cropped(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
-    """Crop at given places and flip given images, left to right.
+def crop(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
+    """Pad and crop images at given places, and flip some of them left to right.
 
     Parameters
     ----------
-    images, padding : as in `augmented`.
+    images, padding : as in `augment`.
     offsets : (2, samples), first row and column of each crop in the padded image, 0 … 2·padding.
-    flips : (samples,), which ones to flip.
+    flips : (samples,), True for images to flip.
 
     Examples
     --------
     >>> image = torch.arange(4.0).view(1, 1, 2, 2)
-    >>> cropped(image, 1, torch.tensor([[1], [0]]), torch.tensor([False]))[0, 0].tolist()
+    >>> crop(image, 1, torch.tensor([[1], [0]]), torch.tensor([False]))[0, 0].tolist()
     [[0.0, 0.0], [0.0, 2.0]]
     """
     count, _, height, width = images.shape
@@ -47,5 +47,5 @@ def cropped(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Ten
     along = torch.arange(width, device=images.device).expand(count, -1)
     columns = offsets[1][:, None] + torch.where(flips[:, None], along.flip(1), along)
     sample = torch.arange(count, device=images.device)[:, None, None]
-    # indices on both sides of a slice put the colours last
+    # index arrays on both sides of a slice move the colours to the last axis
     return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""What a data set is for a run: tensors on the device, images as bytes until they are drawn."""
+"""Data of a run: tensors on the device. Images stay bytes until a mini-batch needs them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Data:
 
     Attributes
     ----------
-    inputs, targets : of the training set; images may be uint8, see `prepared`.
-    test_inputs, test_targets, validation_inputs, validation_targets : of the other sets, None where there are none.
-    mean, scale : of each colour over the training images, shape (colours, 1, 1), of images that are uint8.
+    inputs, targets : training set. Images may be uint8, see `prepare`.
+    test_inputs, test_targets, validation_inputs, validation_targets : the other sets; None if missing.
+    mean, scale : mean and standard deviation of each colour over uint8 training images, shape (colours, 1, 1).
     """
 
     inputs: Tensor
@@ -37,14 +37,14 @@ class Data:
         """Number of training samples."""
         return len(self.inputs)
 
-    def prepared(self, inputs: Tensor) -> Tensor:
-        """Return samples as a network gets them: bytes normalized by the statistics of the training set.
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Return samples as network input: bytes normalized with `mean` and `scale`, other types unchanged.
 
         Examples
         --------
-        >>> data = measured(Data(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), torch.tensor([0, 1])),
-        ...                 torch.float32)
-        >>> data.prepared(data.inputs).flatten().tolist()
+        >>> images = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+        >>> data = add_statistics(Data(images, torch.tensor([0, 1])), torch.float32)
+        >>> data.prepare(data.inputs).flatten().tolist()
         [-1.0, 1.0]
         """
         if self.mean is None or self.scale is None or inputs.dtype != torch.uint8:
@@ -52,33 +52,33 @@ class Data:
         return (inputs.to(self.mean.dtype) - self.mean) / self.scale
 
     def as_numbers(self) -> Data:
-        """Return the same data with all images prepared: fast to draw, four times the memory or more.
+        """Return the same data with all images prepared: faster, but at least four times the memory.
 
         Examples
         --------
         >>> images = torch.zeros(2, 1, 3, 3, dtype=torch.uint8)
-        >>> measured(Data(images, torch.tensor([0, 1])), torch.float32).as_numbers().inputs.dtype
+        >>> add_statistics(Data(images, torch.tensor([0, 1])), torch.float32).as_numbers().inputs.dtype
         torch.float32
         """
 
         def numbers(images: Tensor | None) -> Tensor | None:
-            return None if images is None else self.prepared(images)
+            return None if images is None else self.prepare(images)
 
         return dataclasses.replace(
             self,
-            inputs=self.prepared(self.inputs),
+            inputs=self.prepare(self.inputs),
             test_inputs=numbers(self.test_inputs),
             validation_inputs=numbers(self.validation_inputs),
         )
 
 
-def measured(data: Data, dtype: torch.dtype) -> Data:
-    """Give data whose images are bytes their mean and scale, measured in parts.
+def add_statistics(data: Data, dtype: torch.dtype) -> Data:
+    """Return data with `mean` and `scale` of uint8 images, computed part by part; other data unchanged.
 
     Examples
     --------
     >>> images = torch.randint(0, 256, (30, 3, 4, 4), dtype=torch.uint8)
-    >>> data = measured(Data(images, torch.zeros(30).long()), torch.float64)
+    >>> data = add_statistics(Data(images, torch.zeros(30).long()), torch.float64)
     >>> bool((data.mean.flatten() - images.double().mean((0, 2, 3))).abs().max() < 1e-9)
     True
     """
@@ -92,20 +92,20 @@ def measured(data: Data, dtype: torch.dtype) -> Data:
         total += values.sum((0, 2, 3))
         square += (values * values).sum((0, 2, 3))
     mean = total / numbers
-    # a colour that never changes is only centred
+    # a constant colour is only centred
     scale = (square / numbers - mean * mean).clamp(min=0).sqrt()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return dataclasses.replace(data, mean=mean.to(dtype).view(-1, 1, 1), scale=scale.to(dtype).view(-1, 1, 1))
 
 
 def user_data(data: Any, dtype: torch.dtype, device: torch.device) -> Data:
-    """Check a user's own (inputs, targets) or (inputs, targets, test_inputs, test_targets).
+    """Check and convert a user's (inputs, targets) or (inputs, targets, test_inputs, test_targets).
 
-    Images that are uint8, of shape (samples, colours, height, width), stay so until they are drawn.
+    uint8 images of shape (samples, colours, height, width) stay bytes until a mini-batch needs them.
 
     Raises
     ------
-    TypeError, ValueError : no such tuple of tensors or arrays, or lengths differ.
+    TypeError, ValueError : `data` is not such a tuple of tensors or arrays, or lengths differ.
 
     Examples
     --------
@@ -131,4 +131,4 @@ def user_data(data: Any, dtype: torch.dtype, device: torch.device) -> Data:
         x = x.to(device=device, dtype=dtype) if x.is_floating_point() else x.to(device)
         tensors += [x, y.to(device=device, dtype=torch.int64)]
     own = Data(*tensors)
-    return measured(own, dtype) if own.inputs.ndim == 4 else own
+    return add_statistics(own, dtype) if own.inputs.ndim == 4 else own

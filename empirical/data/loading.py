@@ -1,4 +1,4 @@
-"""Loading a data set by name, and taking a part of it."""
+"""Load a data set by name, and select samples from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from empirical.config import check_choice_of_samples, check_dataset
-from empirical.data.contract import Data, measured, user_data
+from empirical.data.contract import Data, add_statistics, user_data
 from empirical.data.embedded import EMBEDDED
 from empirical.data.hub import HUB, from_files, from_hub
 from theory.references import import_reference, is_reference
@@ -28,19 +28,19 @@ def load_data(
     label_noise: float = 0.0,
     seed: int = 0,
 ) -> Data:
-    """Load a data set, normalized by mean and scale over its training samples.
+    """Load a data set, normalized with mean and standard deviation of its training images.
 
     Parameters
     ----------
-    name : "digits" (default of runs; 8×8), "mnist5k" (28×28), "gaussian", "random_labels" (all embedded), "cifar10",
-        "cifar100", "svhn", "mnist", "fashion_mnist" or any id "owner/name" (through Hugging Face), or the path of local
-        files, or the "module:name" of a function without arguments that returns what `user_data` takes.
-    dtype, device : of the inputs; images other than the smallest stay uint8 until they are drawn.
-    classes : class numbers to keep, which become 0, 1, …; None keeps all.
-    samples : number of training samples to keep, as many of each class as can be; None keeps all.
-    validation : share of the training samples that is set apart.
-    label_noise : share of the remaining training samples that gets another label, drawn at random.
-    seed : of these three choices.
+    name : "digits" (8×8), "mnist5k" (28×28), "gaussian" or "random_labels" (no download); "cifar10", "cifar100",
+        "svhn", "mnist", "fashion_mnist" or any id "owner/name" (from Hugging Face); the path of local files; or the
+        "module:name" of a function without arguments that returns the data, as in `user_data`.
+    dtype, device : type and device of the inputs. Images that are bytes stay uint8 until a mini-batch needs them.
+    classes : class numbers to keep, renumbered as 0, 1, …; None keeps all.
+    samples : number of training samples to keep, balanced over the classes; None keeps all.
+    validation : share of the training samples to set apart.
+    label_noise : share of the remaining training samples that get a random wrong label.
+    seed : seed of `samples`, `validation` and `label_noise`, each with its own random numbers.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def load_data(
 
     Raises
     ------
-    TypeError, ValueError : an unknown name, an argument out of range, or data that cannot be loaded.
+    TypeError, ValueError : the name is unknown, an argument is out of range, or the data cannot be loaded.
 
     Examples
     --------
@@ -68,25 +68,25 @@ def load_data(
         data = from_files(name) if name not in HUB and Path(name).exists() else from_hub(name)
     for_samples, for_validation, for_labels = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
     if classes is not None:
-        data = _of_classes(data, classes)
+        data = _select_classes(data, classes)
     if samples is not None:
-        data = _some(data, samples, for_samples)
+        data = _balanced_subset(data, samples, for_samples)
     if validation:
-        data = _set_apart(data, validation, for_validation)
+        data = _split_validation(data, validation, for_validation)
     if label_noise:
-        data = _with_noise(data, label_noise, for_labels)
-    return measured(_moved(data, dtype, device), dtype)
+        data = _add_label_noise(data, label_noise, for_labels)
+    return add_statistics(_move(data, dtype, device), dtype)
 
 
-def _moved(data: Data, dtype: torch.dtype, device: torch.device) -> Data:
-    def moved(values: Tensor) -> Tensor:
+def _move(data: Data, dtype: torch.dtype, device: torch.device) -> Data:
+    def convert(values: Tensor) -> Tensor:
         return values.to(device=device, dtype=dtype if values.is_floating_point() else values.dtype)
 
     present = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    return Data(**{name: moved(values) for name, values in present.items() if values is not None})
+    return Data(**{name: convert(values) for name, values in present.items() if values is not None})
 
 
-def _of_classes(data: Data, classes: Sequence[int]) -> Data:
+def _select_classes(data: Data, classes: Sequence[int]) -> Data:
     present = set(data.targets.unique().tolist())
     missing = [number for number in classes if number not in present]
     if missing:
@@ -94,24 +94,24 @@ def _of_classes(data: Data, classes: Sequence[int]) -> Data:
     numbers = torch.full((max(*present, *classes) + 1,), -1)
     numbers[torch.tensor(list(classes))] = torch.arange(len(classes))
 
-    def kept(inputs: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def select(inputs: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         if inputs is None or targets is None:
             return None, None
         renamed = numbers[targets]
         return inputs[renamed >= 0], renamed[renamed >= 0]
 
-    inputs, targets = kept(data.inputs, data.targets)
+    inputs, targets = select(data.inputs, data.targets)
     assert inputs is not None
     assert targets is not None
-    return Data(inputs, targets, *kept(data.test_inputs, data.test_targets))
+    return Data(inputs, targets, *select(data.test_inputs, data.test_targets))
 
 
-def _some(data: Data, samples: int, generator: np.random.Generator) -> Data:
+def _balanced_subset(data: Data, samples: int, generator: np.random.Generator) -> Data:
     if samples > data.size:
         raise ValueError(f"samples must be <= {data.size}, the size of the training set, got {samples}")
     shuffled = generator.permutation(data.size)
     classes = data.targets.numpy()[shuffled]
-    # number of each sample among those of its class, in shuffled order: taking the least ones balances the classes
+    # rank of each sample within its class, in shuffled order; the samples of lowest rank are balanced over the classes
     rank = np.empty(data.size, dtype=np.int64)
     for number in np.unique(classes):
         own = np.flatnonzero(classes == number)
@@ -120,10 +120,10 @@ def _some(data: Data, samples: int, generator: np.random.Generator) -> Data:
     return dataclasses.replace(data, inputs=data.inputs[chosen], targets=data.targets[chosen])
 
 
-def _set_apart(data: Data, share: float, generator: np.random.Generator) -> Data:
+def _split_validation(data: Data, share: float, generator: np.random.Generator) -> Data:
     count = round(share * data.size)
     if not 0 < count < data.size:
-        raise ValueError(f"validation must leave samples on both sides, got {share!r} of {data.size}")
+        raise ValueError(f"validation must leave training and validation samples, got {share!r} of {data.size}")
     order = generator.permutation(data.size)
     apart, kept = np.sort(order[:count]), np.sort(order[count:])
     return dataclasses.replace(
@@ -135,10 +135,10 @@ def _set_apart(data: Data, share: float, generator: np.random.Generator) -> Data
     )
 
 
-def _with_noise(data: Data, share: float, generator: np.random.Generator) -> Data:
+def _add_label_noise(data: Data, share: float, generator: np.random.Generator) -> Data:
     classes = int(data.targets.max()) + 1
     chosen = generator.permutation(data.size)[: round(share * data.size)]
     targets = data.targets.clone()
-    # by 1 … classes-1 further: never the same
+    # a shift by 1 … classes-1 always changes the label
     targets[chosen] = (targets[chosen] + torch.as_tensor(generator.integers(1, classes, len(chosen)))) % classes
     return dataclasses.replace(data, targets=targets)

@@ -1,4 +1,4 @@
-"""The order in which a run draws its samples."""
+"""Order of the training samples in a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ def batch_indices(
 ) -> npt.NDArray[np.int64]:
     """Sample numbers of the mini-batches of steps start … stop-1.
 
-    The order of each epoch is a function of (data_seed, epoch) alone, so that any step can be drawn without the ones
-    before it, and a resumed run goes on with the same batches.
+    The order of an epoch depends on (data_seed, epoch) alone. So any step can be computed without earlier ones, and a
+    resumed run continues with the same batches.
 
     Parameters
     ----------
     size : number of training samples.
-    batch_size : at most `size`.
+    batch_size : samples per batch, at most `size`.
     sampling : "without_replacement" or "with_replacement".
-    data_seed : key of the order.
+    data_seed : seed of the order.
     start, stop : step numbers.
 
     Returns
@@ -46,7 +46,7 @@ def batch_indices(
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Whole mini-batches in the training set.
+    """Number of complete mini-batches in an epoch.
 
     Raises
     ------

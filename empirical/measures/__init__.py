@@ -1,1 +1,1 @@
-"""Measurements on models, in our own runs or in anyone's training loop."""
+"""Measurements on models, in runs of this package or in any training loop."""

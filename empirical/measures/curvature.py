@@ -18,18 +18,18 @@ from empirical.groups import scale_invariant_groups
 from theory.arguments import check_choice, check_integer, check_number
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-_EXACT_TRACE = 1000  # weights up to which a trace is summed over all unit vectors
-_IGNORED = -100  # target that PyTorch's cross-entropy leaves out
-_LEAST_VECTORS = 20  # of a Krylov space
+_EXACT_TRACE = 1000  # number of weights up to which traces are exact
+_IGNORED = -100  # target that PyTorch's cross-entropy ignores
+_LEAST_VECTORS = 20  # least dimension of the Krylov space
 
 
 @dataclass(frozen=True)
-class Trace:
-    """A trace, with the standard error of its estimate; 0 where it is exact.
+class TraceEstimate:
+    """Trace of a matrix and its standard error, which is 0 for an exact trace.
 
     Examples
     --------
-    >>> print(Trace(12.0, 0.5))
+    >>> print(TraceEstimate(12.0, 0.5))
     12 ± 0.5
     """
 
@@ -46,15 +46,15 @@ class Curvature:
 
     Attributes
     ----------
-    loss, gradient_norm : of the batch, over the chosen weights.
-    hessian_eigenvalues, gauss_newton_eigenvalues : the k largest, descending, over the chosen weights.
-    fisher_eigenvalues : of the Fisher matrix of the model's own distribution of targets; None for a loss of one's own.
-    hessian_trace, gauss_newton_trace, fisher_trace : of the same matrices.
-    spherical_sharpness : ρ²·λ_max(H), H the Hessian over all scale-invariant weights together, ρ their norm: what does
-        not depend on their scale. NaN for a model without such weights.
-    tangent_sharpness : the same within the tangent space of the sphere, ρ²·λ_max(PHP); that of `theory.critical_norm`.
+    loss, gradient_norm : loss of the batch, and norm of its gradient by the chosen weights.
+    hessian_eigenvalues, gauss_newton_eigenvalues : largest eigenvalues over the chosen weights, descending, shape (k,).
+    fisher_eigenvalues : those of the Fisher matrix of the model's own distribution of targets; None for a custom loss.
+    hessian_trace, gauss_newton_trace, fisher_trace : traces of the same matrices.
+    spherical_sharpness : ρ²·λ_max(H), with the Hessian H over all scale-invariant weights together and their norm ρ. It
+        does not depend on the scale of the weights. NaN for a model without such weights.
+    tangent_sharpness : ρ²·λ_max(PHP), within the tangent space of the sphere; the h of `theory.critical_norm`.
     norm : ρ.
-    products : products with a matrix that were made, each of about two gradients.
+    products : number of matrix-vector products; each costs about two gradients.
     """
 
     loss: float
@@ -62,41 +62,40 @@ class Curvature:
     hessian_eigenvalues: npt.NDArray[np.float64]
     gauss_newton_eigenvalues: npt.NDArray[np.float64]
     fisher_eigenvalues: npt.NDArray[np.float64] | None
-    hessian_trace: Trace | None
-    gauss_newton_trace: Trace | None
-    fisher_trace: Trace | None
+    hessian_trace: TraceEstimate | None
+    gauss_newton_trace: TraceEstimate | None
+    fisher_trace: TraceEstimate | None
     spherical_sharpness: float
     tangent_sharpness: float
     norm: float
     products: int
 
 
-class Landscape:
-    """The loss of one batch as a function of some weights of a model: its value, gradient, and products with curvature.
+class LossCurvature:
+    """Loss of one batch as a function of some weights: value, gradient, and products with curvature matrices.
 
-    It works on a copy of the model, in train mode: parameters, buffers and random state of the model stay as they are.
-    The graph of the batch is built once, so that dropout drops the same units in every product. Second derivatives are
-    those of autograd's own backward pass, which are right through PyTorch's fused normalizations too; other routes,
-    such as `torch.func.hessian`, are not.
+    It copies the model and puts the copy in train mode; parameters, buffers and random state of the model do not
+    change. The graph of the batch is built once, so dropout drops the same units in every product. Products use two
+    backward passes of autograd, which are correct through PyTorch's fused normalizations; `torch.func.hessian` is not.
 
     Parameters
     ----------
     model : any module whose output is a tensor.
     inputs, targets : one batch.
-    loss : "cross_entropy", "mse", or a function of outputs and targets that gives a number.
-    weights : names of parameters; default all that are trained.
-    dtype : of the copy; None keeps that of the model.
+    loss : "cross_entropy", "mse", or a function of outputs and targets that returns one number.
+    weights : names of parameters; default: all trained ones.
+    dtype : data type of the copy; None keeps that of the model.
 
     Raises
     ------
-    TypeError, ValueError : no module, no batch, unknown names, a loss that is no number, or one that does not depend on
-        the weights.
+    TypeError, ValueError : `model` is not a module, a name is unknown, or the loss is not one number or does not depend
+        on the weights.
 
     Examples
     --------
     >>> model = nn.Linear(3, 1, bias=False)
-    >>> landscape = Landscape(model, torch.eye(3), torch.zeros(3, 1), loss="mse")
-    >>> landscape.hessian_product(torch.tensor([3.0, 0.0, 0.0]).double()).tolist()  # of Σw²/3
+    >>> matrix = LossCurvature(model, torch.eye(3), torch.zeros(3, 1), loss="mse")
+    >>> matrix.hessian_product(torch.tensor([3.0, 0.0, 0.0]).double()).tolist()  # of Σw²/3
     [2.0, 0.0, 0.0]
     """
 
@@ -130,22 +129,22 @@ class Landscape:
         self._kind = loss if isinstance(loss, str) else None
         self._function: Loss = _LOSSES[loss] if isinstance(loss, str) else loss
         device = self._weights[0].device
-        given = (torch.as_tensor(values, device=device) for values in (inputs, targets))
+        tensors = (torch.as_tensor(values, device=device) for values in (inputs, targets))
         inputs, self._targets = (
-            values.to(self._weights[0].dtype) if values.is_floating_point() else values for values in given
+            values.to(self._weights[0].dtype) if values.is_floating_point() else values for values in tensors
         )
-        # fused attention knows no second derivative
+        # fused attention has no second derivative
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), sdpa_kernel(SDPBackend.MATH):
             self._outputs = self._model(inputs)
             self._loss = self._function(self._outputs, self._targets)
         if not isinstance(self._loss, Tensor) or self._loss.numel() != 1:
-            raise ValueError("loss must give one number for the batch")
+            raise ValueError("loss must return one number for the batch")
         gradient: Sequence[Tensor | None] = [None]
         if self._loss.requires_grad:
             gradient = torch.autograd.grad(self._loss, self._weights, create_graph=True, allow_unused=True)
         if all(part is None for part in gradient):
-            raise ValueError("loss must depend on the weights, it does not")
-        self._gradient = _flat(gradient, self._weights)
+            raise ValueError("loss must depend on the weights, but its gradient is empty")
+        self._gradient = _flatten(gradient, self._weights)
         self.products = 0
 
     @property
@@ -160,17 +159,17 @@ class Landscape:
 
     @property
     def gradient(self) -> Tensor:
-        """Gradient, flat."""
+        """Gradient, shape (size,)."""
         return self._gradient.detach()
 
     @property
     def point(self) -> Tensor:
-        """The weights, flat."""
+        """Weights, shape (size,)."""
         return torch.cat([weight.detach().reshape(-1) for weight in self._weights])
 
     @property
     def has_fisher(self) -> bool:
-        """Whether the loss is the logarithm of a distribution of targets that is known."""
+        """Whether the loss is the negative log-likelihood of a known distribution of targets."""
         return self._kind is not None
 
     def hessian_product(self, vector: Tensor) -> Tensor:
@@ -178,73 +177,72 @@ class Landscape:
         self.products += 1
         if not self._gradient.requires_grad:
             return torch.zeros_like(vector)
-        found = torch.autograd.grad(
+        parts = torch.autograd.grad(
             self._gradient, self._weights, vector.to(self._gradient), retain_graph=True, allow_unused=True
         )
-        return _flat(found, self._weights).to(vector)
+        return _flatten(parts, self._weights).to(vector)
 
     def tangent_product(self, vector: Tensor) -> Tensor:
-        """Return P H P v, P the projection across the weights: the Hessian within the sphere that they lie on."""
-        across = self.point / self.point.norm()
-        flat = vector - across * (across @ vector)
-        product = self.hessian_product(flat)
-        within: Tensor = product - across * (across @ product)
-        return within
+        """Return P H P v with the projection P onto the tangent space of the sphere through the weights."""
+        radial = self.point / self.point.norm()
+        tangent = vector - radial * (radial @ vector)
+        product = self.hessian_product(tangent)
+        projected: Tensor = product - radial * (radial @ product)
+        return projected
 
     def gauss_newton_product(self, vector: Tensor) -> Tensor:
-        """Return Jᵀ B J v, B the Hessian of the loss by the outputs."""
-        return self._through_outputs(vector, self._bent)
+        """Return Jᵀ B J v with the Jacobian J of the outputs and the Hessian B of the loss by the outputs."""
+        return self._through_outputs(vector, self._output_hessian_product)
 
     def fisher_product(self, vector: Tensor) -> Tensor:
-        """Return F v, F the mean over the batch of the covariance of the gradients of -ln p, targets drawn from p.
+        """Return F v with the Fisher matrix F: batch mean of the covariance of gradients of -ln p, for targets from p.
 
-        With the cross-entropy p is the softmax of the outputs; with the mean squared error p is normal with the
-        variance for which the loss is -ln p up to a constant. For both it is the Gauss-Newton matrix, computed another
-        way.
+        For the cross-entropy p is the softmax of the outputs. For the mean squared error p is normal, with the variance
+        for which the loss is -ln p up to a constant. Both equal the Gauss-Newton matrix, but are computed differently.
 
         Raises
         ------
-        ValueError : the loss is one's own, whose distribution is not known.
+        ValueError : the loss is a custom function, whose p is not known.
         """
         if self._kind is None:
             raise ValueError("loss must be 'cross_entropy' or 'mse' for a Fisher matrix, got a function")
-        return self._through_outputs(vector, self._covariance)
+        return self._through_outputs(vector, self._output_fisher_product)
 
     def _through_outputs(self, vector: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
         self.products += 1
-        # J v by two backward passes: Jᵀu is linear in u, so nothing of second order is asked of any layer
-        probe = torch.zeros_like(self._outputs, requires_grad=True)
+        # J v by two backward passes: Jᵀu is linear in u, so no layer needs a second derivative
+        cotangent = torch.zeros_like(self._outputs, requires_grad=True)
         pulled = torch.autograd.grad(
-            self._outputs, self._weights, probe, create_graph=True, retain_graph=True, allow_unused=True
+            self._outputs, self._weights, cotangent, create_graph=True, retain_graph=True, allow_unused=True
         )
-        (pushed,) = torch.autograd.grad(_flat(pulled, self._weights), probe, vector.to(self._gradient))
-        found = torch.autograd.grad(
+        (pushed,) = torch.autograd.grad(_flatten(pulled, self._weights), cotangent, vector.to(self._gradient))
+        parts = torch.autograd.grad(
             self._outputs, self._weights, between(pushed).detach(), retain_graph=True, allow_unused=True
         )
-        return _flat(found, self._weights).to(vector)
+        return _flatten(parts, self._weights).to(vector)
 
-    def _bent(self, pushed: Tensor) -> Tensor:
+    def _output_hessian_product(self, pushed: Tensor) -> Tensor:
         outputs = self._outputs.detach().requires_grad_()
         (slope,) = torch.autograd.grad(self._function(outputs, self._targets), outputs, create_graph=True)
         if not slope.requires_grad:
             return torch.zeros_like(pushed)
-        bent: Tensor = torch.autograd.grad(slope, outputs, pushed)[0]
-        return bent
+        product: Tensor = torch.autograd.grad(slope, outputs, pushed)[0]
+        return product
 
-    def _covariance(self, pushed: Tensor) -> Tensor:
+    def _output_fisher_product(self, pushed: Tensor) -> Tensor:
         count = self._outputs.numel()
         if self._kind == "mse":
-            # -ln p = (z-y)²/2s with 2s the number of outputs: the variance of its slope is 1/s
-            spread: Tensor = pushed * (2 / count)
-            return spread
-        shares = torch.softmax(self._outputs.detach(), dim=1)
-        centred: Tensor = pushed - torch.sum(shares * pushed, dim=1, keepdim=True)
+            # -ln p = (z-y)²/2s with 2s = number of outputs: the variance of its derivative is 1/s
+            product: Tensor = pushed * (2 / count)
+            return product
+        probabilities = torch.softmax(self._outputs.detach(), dim=1)
+        centred: Tensor = pushed - torch.sum(probabilities * pushed, dim=1, keepdim=True)
         if self._targets.is_floating_point():
             samples: float | Tensor = count / self._outputs.shape[1]
         else:
-            told = (self._targets != _IGNORED).to(shares.dtype)
-            centred, samples = centred * told.unsqueeze(1), told.sum()
-        covariance: Tensor = shares * centred / samples
+            is_counted = (self._targets != _IGNORED).to(probabilities.dtype)
+            centred, samples = centred * is_counted.unsqueeze(1), is_counted.sum()
+        covariance: Tensor = probabilities * centred / samples
         return covariance
 
 
@@ -266,16 +264,16 @@ def curvature(
 
     Parameters
     ----------
-    model : any module whose output is a tensor, with normalizations of any make. It stays as it is, buffers included.
-    inputs, targets : one batch, whose loss is meant: batch normalization makes it a function of the whole batch.
-    k : how many of the largest eigenvalues.
-    loss : "cross_entropy", "mse", or a function of outputs and targets that gives a number.
-    weights : names of the parameters over which eigenvalues and traces are taken; default all that are trained.
-    traces : whether to compute traces: exactly up to 1000 weights, else estimated by Hutchinson's method.
-    vectors : random vectors of such an estimate; its error falls with the square root of their number.
-    tolerance : relative, of the eigenvalues. 1e-3 takes about 25 products, each of two gradients.
-    dtype : of the computation; None keeps that of the model, which is faster and has its rounding.
-    seed : of random vectors, and of dropout.
+    model : any module whose output is a tensor, with any kind of normalization. It does not change, nor do its buffers.
+    inputs, targets : one batch. With batch normalization the loss is a function of the whole batch.
+    k : number of eigenvalues, the largest ones.
+    loss : "cross_entropy", "mse", or a function of outputs and targets that returns one number.
+    weights : names of the parameters for eigenvalues and traces; default: all trained ones.
+    traces : whether to compute traces: exactly for up to 1000 weights, else by Hutchinson's method.
+    vectors : number of random vectors of Hutchinson's method. The error falls with its square root.
+    tolerance : relative tolerance of the eigenvalues. 1e-3 takes about 25 products, each of two gradients.
+    dtype : data type of the computation. None keeps that of the model, which is faster and less accurate.
+    seed : seed of random vectors and of dropout.
 
     Returns
     -------
@@ -292,37 +290,39 @@ def curvature(
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
     <torch...
     >>> model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-    >>> found = curvature(model, torch.randn(16, 5), torch.arange(16) % 3)
-    >>> found.hessian_eigenvalues.shape, found.spherical_sharpness >= found.tangent_sharpness > 0
+    >>> result = curvature(model, torch.randn(16, 5), torch.arange(16) % 3)
+    >>> result.hessian_eigenvalues.shape, result.spherical_sharpness >= result.tangent_sharpness > 0
     ((1,), True)
     """
-    k, vectors = check_integer("k", k, at_least=1), check_integer("vectors", vectors, at_least=2)
+    count, vectors = check_integer("k", k, at_least=1), check_integer("vectors", vectors, at_least=2)
     tolerance = check_number("tolerance", tolerance, above=0, below=1)
     seed = check_integer("seed", seed, at_most=2**63 - 1)
     if not hasattr(inputs, "__len__") or len(inputs) < 2:
-        raise ValueError("inputs must be a batch of at least 2 samples, by which scale-invariant weights are found")
+        raise ValueError(
+            "inputs must be a batch of at least 2 samples, which are needed to find scale-invariant weights"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        whole = Landscape(model, inputs, targets, loss=loss, weights=weights, dtype=dtype)
-    if k > whole.size:
-        raise ValueError(f"k must be at most the number of weights, {whole.size}, got {k}")
+        whole = LossCurvature(model, inputs, targets, loss=loss, weights=weights, dtype=dtype)
+    if count > whole.size:
+        raise ValueError(f"k must be at most the number of weights, {whole.size}, got {count}")
     matrices = {"hessian": whole.hessian_product, "gauss_newton": whole.gauss_newton_product}
     if whole.has_fisher:
         matrices["fisher"] = whole.fisher_product
     eigenvalues = {
-        name: largest_eigenvalues(product, whole.point, k, tolerance, seed) for name, product in matrices.items()
+        name: largest_eigenvalues(product, whole.point, count, tolerance, seed) for name, product in matrices.items()
     }
-    found: dict[str, Trace] = {}
+    estimates: dict[str, TraceEstimate] = {}
     if traces:
-        found = {name: trace(product, whole.point, vectors, seed) for name, product in matrices.items()}
-    groups = scale_invariant_groups(model, _tensor(inputs, model))
+        estimates = {name: trace(product, whole.point, vectors, seed) for name, product in matrices.items()}
+    groups = scale_invariant_groups(model, _to_tensor(inputs, model))
     members = [name for group in groups.values() for name in group.weights]
     sharpness = tangent = norm = math.nan
     products = whole.products
     if members:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            sphere = Landscape(model, inputs, targets, loss=loss, weights=members, dtype=dtype)
+            sphere = LossCurvature(model, inputs, targets, loss=loss, weights=members, dtype=dtype)
         norm = float(sphere.point.norm())
         (top,) = largest_eigenvalues(sphere.hessian_product, sphere.point, 1, tolerance, seed)
         (within,) = largest_eigenvalues(sphere.tangent_product, sphere.point, 1, tolerance, seed)
@@ -334,9 +334,9 @@ def curvature(
         hessian_eigenvalues=eigenvalues["hessian"],
         gauss_newton_eigenvalues=eigenvalues["gauss_newton"],
         fisher_eigenvalues=eigenvalues.get("fisher"),
-        hessian_trace=found.get("hessian"),
-        gauss_newton_trace=found.get("gauss_newton"),
-        fisher_trace=found.get("fisher"),
+        hessian_trace=estimates.get("hessian"),
+        gauss_newton_trace=estimates.get("gauss_newton"),
+        fisher_trace=estimates.get("fisher"),
         spherical_sharpness=sharpness,
         tangent_sharpness=tangent,
         norm=norm,
@@ -345,17 +345,17 @@ def curvature(
 
 
 def largest_eigenvalues(
-    product: Callable[[Tensor], Tensor], like: Tensor, k: int, tolerance: float, seed: int
+    product: Callable[[Tensor], Tensor], like: Tensor, count: int, tolerance: float, seed: int
 ) -> npt.NDArray[np.float64]:
-    """Largest eigenvalues of a symmetric matrix that is known by its products, descending.
+    """Largest eigenvalues of a symmetric matrix A from products with it, descending.
 
     Parameters
     ----------
-    product : v ↦ A v.
-    like : a vector of the size and kind of v.
-    k : how many.
-    tolerance : relative.
-    seed : of the first vector.
+    product : function that returns A v.
+    like : a vector with the size and type of v.
+    count : number of eigenvalues.
+    tolerance : relative tolerance.
+    seed : seed of the first vector.
 
     Examples
     --------
@@ -366,31 +366,31 @@ def largest_eigenvalues(
 
     size = like.numel()
 
-    def multiplied(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        given = torch.as_tensor(vector.reshape(-1), dtype=torch.float64).to(like)
-        return product(given).double().cpu().numpy()
+    def multiply(vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        tensor = torch.as_tensor(vector.reshape(-1), dtype=torch.float64).to(like)
+        return product(tensor).double().cpu().numpy()
 
-    # a Krylov space needs room beside the wanted vectors
-    if size <= max(2 * k + 1, _LEAST_VECTORS):
-        dense = np.stack([multiplied(column) for column in np.eye(size)])
-        return np.asarray(np.linalg.eigvalsh((dense + dense.T) / 2)[::-1][:k], dtype=np.float64)
+    # a Krylov space must be larger than the number of eigenvalues
+    if size <= max(2 * count + 1, _LEAST_VECTORS):
+        dense = np.stack([multiply(column) for column in np.eye(size)])
+        return np.asarray(np.linalg.eigvalsh((dense + dense.T) / 2)[::-1][:count], dtype=np.float64)
     start = np.random.default_rng(seed).normal(size=size)
-    if not multiplied(start).any():
-        # a Krylov space that is nothing
-        return np.zeros(k)
-    operator = LinearOperator((size, size), matvec=multiplied, dtype=np.float64)
-    space = max(2 * k + 1, _LEAST_VECTORS)
-    found = eigsh(operator, k=k, which="LA", v0=start, tol=tolerance, ncv=space, return_eigenvectors=False)
-    return np.asarray(np.sort(found)[::-1], dtype=np.float64)
+    if not multiply(start).any():
+        # the Krylov space would be empty
+        return np.zeros(count)
+    operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)
+    space = max(2 * count + 1, _LEAST_VECTORS)
+    eigenvalues = eigsh(operator, k=count, which="LA", v0=start, tol=tolerance, ncv=space, return_eigenvectors=False)
+    return np.asarray(np.sort(eigenvalues)[::-1], dtype=np.float64)
 
 
-def trace(product: Callable[[Tensor], Tensor], like: Tensor, vectors: int, seed: int) -> Trace:
-    """Trace of a matrix that is known by its products: exact up to 1000 rows, else Hutchinson's estimate.
+def trace(product: Callable[[Tensor], Tensor], like: Tensor, vectors: int, seed: int) -> TraceEstimate:
+    """Trace of a matrix from products with it: exact for up to 1000 rows, else by Hutchinson's method.
 
     Parameters
     ----------
     product, like, seed : as in `largest_eigenvalues`.
-    vectors : random vectors of signs.
+    vectors : number of random vectors of signs.
 
     Examples
     --------
@@ -402,13 +402,13 @@ def trace(product: Callable[[Tensor], Tensor], like: Tensor, vectors: int, seed:
         total = sum(
             float(product(unit)[i]) for i, unit in enumerate(torch.eye(size, dtype=like.dtype, device=like.device))
         )
-        return Trace(total, 0.0)
+        return TraceEstimate(total, 0.0)
     random = np.random.default_rng(seed)
-    found = []
+    samples = []
     for _ in range(vectors):
         signs = torch.as_tensor(random.choice([-1.0, 1.0], size=size)).to(like)
-        found.append(float(signs @ product(signs)))
-    return Trace(float(np.mean(found)), float(np.std(found, ddof=1) / math.sqrt(vectors)))
+        samples.append(float(signs @ product(signs)))
+    return TraceEstimate(float(np.mean(samples)), float(np.std(samples, ddof=1) / math.sqrt(vectors)))
 
 
 def _mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -423,7 +423,7 @@ def _mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 _LOSSES: dict[str, Loss] = {"cross_entropy": nn.functional.cross_entropy, "mse": _mean_squared_error}
 
 
-def _flat(parts: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:
+def _flatten(parts: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:
     return torch.cat(
         [
             torch.zeros_like(weight).reshape(-1) if part is None else part.reshape(-1)
@@ -432,5 +432,5 @@ def _flat(parts: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:
     )
 
 
-def _tensor(inputs: Any, model: nn.Module) -> Tensor:
+def _to_tensor(inputs: Any, model: nn.Module) -> Tensor:
     return torch.as_tensor(inputs, device=next(model.parameters()).device)

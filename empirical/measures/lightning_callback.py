@@ -1,4 +1,4 @@
-"""The monitor of scale-invariant weights for a Trainer of PyTorch Lightning."""
+"""Callback of PyTorch Lightning that records scale-invariant weights with a `Monitor`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from simulate.diagnosis.forecast import Forecast
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
-def _base() -> Any:
-    """Lightning's `Callback`; `object` where Lightning is not installed, so that this module can be imported."""
-    # one package brings the other along: take the one in use, for the other one costs seconds
+def _base_class() -> Any:
+    """Lightning's `Callback`; `object` without Lightning, so that this module can be imported."""
+    # importing both packages costs seconds: take the one that is imported already
     for package in sorted(_PACKAGES, key=lambda name: name not in sys.modules):
         try:
             return importlib.import_module(package).Callback
@@ -30,31 +30,30 @@ def _base() -> Any:
     return object
 
 
-_Callback: Any = _base()
+_Callback: Any = _base_class()
 
 
 class MonitorCallback(_Callback):  # type: ignore[misc]
-    """Watches the module and the optimizer of a Lightning `Trainer`, step by step, without touching either.
+    """Callback that records the scale-invariant weights of a Lightning module at each step, without changing training.
 
     Each step of the optimizer gives a row, also with accumulated gradients and in manual optimization. Gradients are
-    those that the optimizer gets: of all its micro-batches, unscaled, and clipped if the trainer clips. The loss is the
-    mean over the micro-batches of the step; in manual optimization, the sum of what was differentiated for it (NaN for
-    steps past Lightning, with `use_pl_optimizer=False`). In the last step of an epoch Lightning divides by
-    `accumulate_grad_batches` even if fewer micro-batches are left: the gradient is smaller for that, and measured so,
-    while the loss is still the mean.
+    those the optimizer gets: accumulated over micro-batches, unscaled, and clipped if the trainer clips. The loss is
+    the mean over the micro-batches of the step. In manual optimization it is the sum of the differentiated losses, and
+    NaN for steps that bypass Lightning (`use_pl_optimizer=False`). In the last step of an epoch Lightning divides by
+    `accumulate_grad_batches` even if fewer micro-batches are left: the recorded gradient is smaller, while the loss is
+    still the mean.
 
-    Steps that a gradient scaler skips, or in which no watched weight has a gradient, are counted and left out. Where an
-    optimizer evaluates its closure several times in a step, the first is noted. Each `fit` begins a new trajectory,
-    whose steps are numbered on from the trainer's. For one device, or copies of the module on several (DDP), where the
-    loss is that of the samples of the own process.
+    Steps that a gradient scaler skips, or in which no recorded weight has a gradient, are counted and left out. If an
+    optimizer evaluates its closure several times in a step, the first evaluation counts. Each `fit` starts a new
+    trajectory, and its step numbers continue those of the trainer. It supports one device, or copies of the module on
+    several (DDP); the loss is then that of the samples of its own process.
 
     Parameters
     ----------
     inputs : some training samples, to find the scale-invariant weights.
-    submodule : name of the part of the module that takes `inputs` and is watched, for modules without `forward`;
-        default the module itself.
-    weights, writer, write_every : as for `Monitor`; the writer is used by the process of rank 0 alone.
-    write : without a `writer`, write to the trainer's TensorBoard logger.
+    submodule : name of the part of the module that takes `inputs`, for modules without `forward`; default: the module.
+    weights, writer, write_every : as for `Monitor`; only the process of rank 0 writes.
+    write : write to the trainer's TensorBoard logger if there is no `writer`.
 
     Attributes
     ----------
@@ -63,8 +62,8 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
     Raises
     ------
     ImportError : Lightning is not installed.
-    TypeError, ValueError : an argument is out of range; when training begins: as `Monitor` does, or the trainer has
-        several optimizers, or no TensorBoard logger although `write` asks for it.
+    TypeError, ValueError : an argument is out of range. When training begins: as for `Monitor`, the trainer has several
+        optimizers, or `write` is set and the trainer has no TensorBoard logger.
 
     Examples
     --------
@@ -110,21 +109,21 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
         self._every = theory.arguments.check_integer("write_every", write_every, at_least=1)
         self.monitor: Monitor | None = None
         self._hooks: list[Any] = []
-        self._begin()
+        self._reset()
 
     def trajectory(self) -> xr.Dataset:
-        """Return what was seen so far, as `Monitor.trajectory` does.
+        """Return the recorded steps, as `Monitor.trajectory` does.
 
         Raises
         ------
-        ValueError : no step was seen yet.
+        ValueError : no step was recorded yet.
         """
-        return self._begun().trajectory()
+        return self._started_monitor().trajectory()
 
     def forecast(
         self, *, grad_norm_max: float | None = None, delta: float = 0.1, rotation: float | None = None
     ) -> Forecast:
-        """Say where the norm is heading, as `Monitor.forecast` does.
+        """Predict where the norm is heading, as `Monitor.forecast` does.
 
         Parameters
         ----------
@@ -132,56 +131,56 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
 
         Raises
         ------
-        ValueError : fewer than two steps were seen, or an argument is out of range.
+        ValueError : fewer than two steps were recorded, or an argument is out of range.
         """
-        return self._begun().forecast(grad_norm_max=grad_norm_max, delta=delta, rotation=rotation)
+        return self._started_monitor().forecast(grad_norm_max=grad_norm_max, delta=delta, rotation=rotation)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Find the weights and listen to the optimizer; Lightning calls it, after it has read a checkpoint."""
-        self._let_go()
-        self._begin()
-        # of a fit that is refused here nothing is told, least of all what an earlier one has seen
+        """Find the weights and hook into the optimizer. Lightning calls it after reading a checkpoint."""
+        self._remove_hooks()
+        self._reset()
+        # a refused fit must not show the trajectory of an earlier one
         self.monitor = None
         if len(trainer.optimizers) != 1:
             raise ValueError(
-                f"trainer must have one optimizer, got {len(trainer.optimizers)}; watch each of them with a Monitor "
-                "of its own, called in training_step"
+                f"trainer must have one optimizer, got {len(trainer.optimizers)}; create a Monitor for each, "
+                "and call it in training_step"
             )
         (optimizer,) = trainer.optimizers
-        watched = _part(pl_module, self._submodule)
+        part = _submodule_of(pl_module, self._submodule)
         try:
             self.monitor = Monitor(
-                watched,
+                part,
                 optimizer,
                 self._inputs.to(pl_module.device),
                 weights=self._weights,
-                writer=self._chosen_writer(trainer) if trainer.is_global_zero else None,
+                writer=self._find_writer(trainer) if trainer.is_global_zero else None,
                 write_every=self._every,
                 first_step=trainer.global_step,
             )
         except NotImplementedError as error:
             raise ValueError(
                 f"submodule must name a part with a method forward, got {self._submodule!r}, "
-                f"and {type(watched).__name__} has none"
+                f"and {type(part).__name__} has none"
             ) from error
-        # Lightning clips after the last of its own hooks: only the optimizer knows when its gradients are complete
+        # Lightning clips after its last hook: only hooks of the optimizer see final gradients
         self._hooks = [
-            optimizer.register_step_pre_hook(self._step_begins),
-            optimizer.register_step_post_hook(self._step_ends),
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
         ]
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Forget micro-batches whose gradients are dropped; Lightning calls it."""
+        """Drop the losses of micro-batches whose gradients are dropped. Lightning calls it."""
         self._losses.clear()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Note the loss of a micro-batch, scaled and divided as it is differentiated; Lightning calls it."""
+        """Record the loss of a micro-batch, scaled and divided as it is differentiated. Lightning calls it."""
         self._losses.append(loss.detach() * trainer.accumulate_grad_batches)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Make the loss of the step from those of its micro-batches; Lightning calls it."""
+        """Compute the loss of the step from its micro-batches. Lightning calls it."""
         if self._depth == 0:
-            # with a scaler this comes before the optimizer's step, and the step may not come at all
+            # with a scaler this precedes the optimizer's step, which may be skipped
             self._count_skipped()
             self._due = True
         if self._losses:
@@ -191,85 +190,85 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
             self._losses.clear()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Forget a step that raised before it ended; Lightning calls it."""
+        """Drop a step that raised an error before it ended. Lightning calls it."""
         self._depth = 0
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count a step that did not come; Lightning calls it."""
+        """Count a step that was skipped. Lightning calls it."""
         self._count_skipped()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Leave the optimizer as it was; Lightning calls it."""
-        self._let_go()
+        """Remove the hooks from the optimizer. Lightning calls it."""
+        self._remove_hooks()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave the optimizer as it was; Lightning calls it."""
-        self._let_go()
+        """Remove the hooks from the optimizer. Lightning calls it."""
+        self._remove_hooks()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._losses: list[Tensor] = []
         self._loss = math.nan
         self._depth = 0
-        self._due = self._seen = self._noted = False
+        self._due = self._is_handled = self._is_recorded = False
 
-    def _begun(self) -> Monitor:
+    def _started_monitor(self) -> Monitor:
         if self.monitor is None:
-            raise ValueError("trainer must have begun to train with this callback, it has not; call it after fit")
+            raise ValueError("trainer must have begun to train with this callback, but has not; call this after fit")
         return self.monitor
 
-    def _let_go(self) -> None:
+    def _remove_hooks(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
-    def _chosen_writer(self, trainer: Any) -> ScalarWriter | None:
+    def _find_writer(self, trainer: Any) -> ScalarWriter | None:
         if self._writer is not None or not self._write:
             return self._writer
         experiments = [getattr(logger, "experiment", None) for logger in trainer.loggers]
-        chosen: ScalarWriter | None = next((each for each in experiments if hasattr(each, "add_scalar")), None)
-        if chosen is None:
+        writer: ScalarWriter | None = next((logger for logger in experiments if hasattr(logger, "add_scalar")), None)
+        if writer is None:
             kinds = [type(logger).__name__ for logger in trainer.loggers]
             raise ValueError(f"write needs a TensorBoardLogger among the trainer's loggers, got {kinds}")
-        return chosen
+        return writer
 
-    def _step_begins(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
         self._depth += 1
-        # the step of a derived optimizer calls that of its base, which calls this again
+        # the step of a derived optimizer calls that of its base class, which calls this hook again
         if self._depth > 1:
             return None
-        self._due = self._seen = self._noted = False
-        # gradients are made, and clipped, within the closure, if there is one
+        self._due = self._is_handled = self._is_recorded = False
+        # a closure computes and clips the gradients
         if kwargs.get("closure") is not None:
-            return args, {**kwargs, "closure": self._noting(kwargs["closure"], optimizer)}
+            return args, {**kwargs, "closure": self._recording_closure(kwargs["closure"], optimizer)}
         if len(args) > 1 and args[1] is not None:
-            return (args[0], self._noting(args[1], optimizer), *args[2:]), kwargs
-        self._note(optimizer)
+            return (args[0], self._recording_closure(args[1], optimizer), *args[2:]), kwargs
+        self._record(optimizer)
         return None
 
-    def _noting(self, closure: Callable[[], Any], optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-        def closure_and_note() -> Any:
+    def _recording_closure(self, closure: Callable[[], Any], optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
+        def closure_and_record() -> Any:
             result = closure()
-            self._note(optimizer)
+            self._record(optimizer)
             return result
 
-        return closure_and_note
+        return closure_and_record
 
-    def _step_ends(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._depth -= 1
         if self._depth == 0:
-            if self._noted:
-                self._begun().after_step()
+            if self._is_recorded:
+                self._started_monitor().after_step()
             self._losses.clear()
             self._loss = math.nan
 
-    def _note(self, optimizer: Any) -> None:
-        if self._seen:
+    def _record(self, optimizer: Any) -> None:
+        if self._is_handled:
             return
-        self._seen = True
-        monitor = self._begun()
-        self._noted = monitor.has_gradient
-        if self._noted:
-            # a fused optimizer gets scaled gradients, and is told their scale
+        self._is_handled = True
+        monitor = self._started_monitor()
+        self._is_recorded = monitor.has_gradient
+        if self._is_recorded:
+            # a fused optimizer gets scaled gradients and their scale
             scale = getattr(optimizer, "grad_scale", None)
             monitor.before_step(self._loss, scale=1.0 if scale is None else float(scale))
         else:
@@ -277,13 +276,13 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
 
     def _count_skipped(self) -> None:
         if self._due:
-            self._begun().skipped += 1
+            self._started_monitor().skipped += 1
             self._due = False
 
 
-def _part(module: Any, name: str | None) -> Any:
+def _submodule_of(module: Any, name: str | None) -> Any:
     try:
         return module if name is None else module.get_submodule(name)
     except AttributeError:
-        known = sorted(each for each, _ in module.named_children())
-        raise ValueError(f"submodule must be the name of a part of the module, such as {known}, got {name!r}") from None
+        names = sorted(child for child, _ in module.named_children())
+        raise ValueError(f"submodule must be the name of a part of the module, such as {names}, got {name!r}") from None

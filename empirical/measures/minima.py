@@ -1,4 +1,4 @@
-"""Minima that training visits in successive periods: how far apart they are, how good, and what lies between."""
+"""Minima of successive periods of a training: their distances, their errors, and the loss between them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ import simulate
 import theory
 from empirical.config import RunConfig
 from empirical.data import Data
-from empirical.runs.evaluation import outputs_of, record_statistics
+from empirical.runs.evaluation import model_outputs, set_training_statistics
 from empirical.runs.loop import train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
 from theory.arguments import FloatArray, check_integer
 
-# share of a period over which the loss of mini-batches is averaged, and least number of steps
+# share of a period over which the mini-batch loss is averaged, and least number of steps
 _SMOOTHED, _LEAST_SMOOTHED = 0.02, 5
 PATHS = ("linear", "great_circle")
 
@@ -42,18 +42,18 @@ def successive_minima(
     out: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> xr.Dataset:
-    """Train a periodic network, stop at the minimum of each period, and compare these minima.
+    """Train a periodic network, save it at the minimum of each period, and compare these minima.
 
-    A minimum is where the loss, averaged over a fiftieth of the period, is lowest between two destabilizations. Each
-    network is trained twice: once to see where its minima are, and once, bit for bit the same, to stop at them.
+    A minimum is the step between two destabilizations with the lowest loss, averaged over 2 % of the period. Each
+    network is trained twice with bitwise equal results: once to locate the minima, once to save the network there.
 
     Parameters
     ----------
-    config : of the runs; long enough for the periods after the first 2/ηλ steps.
-    periods : how many successive minima, at least 2.
-    seeds : of the runs.
-    points : on the paths between successive minima, ends included.
-    out : folder of the runs and of the networks at the minima, `seed-…/…-step-….pt`, which are used again; None keeps
+    config : configuration of the runs, with enough steps for the periods after the first 2/ηλ steps.
+    periods : number of successive minima, at least 2.
+    seeds : seeds of the runs.
+    points : points on each path between successive minima, ends included.
+    out : folder of the runs and of the networks at the minima, `seed-…/…-step-….pt`, which are reused; None keeps
         none.
     progress : show a progress bar; by default only in a terminal.
 
@@ -61,13 +61,13 @@ def successive_minima(
     -------
     Dataset with the dimensions `seed`, `minimum`, and
 
-    - `step`, `norm`, `train_loss`, `train_error`, `test_error` of each, in eval mode with the statistics of the whole
-      training set;
-    - `ensemble_test_error` of the mean probabilities of the first minima up to this one;
-    - `angle` (radians) and `distance` between the scale-invariant weights of two, along `minimum` and `other`;
-    - `path_loss` along `path` ("linear", "great_circle": each scale-invariant group turns at constant speed), `gap`
-      (from one minimum to the next) and `share` of the way, on the training set; `barrier` is its highest value above
-      the higher end.
+    - `step`, `norm`, `train_loss`, `train_error`, `test_error` of each minimum, in eval mode with the batch statistics
+      of the whole training set;
+    - `ensemble_test_error` of the mean probabilities of the minima up to this one;
+    - `angle` (radians) and `distance` between the scale-invariant weights of two minima, along `minimum` and `other`;
+    - `path_loss`, training loss along `path` ("linear", or "great_circle": each scale-invariant group rotates at
+      constant speed), `gap` (from one minimum to the next) and `share` of the path; `barrier` is its maximum minus the
+      higher end.
 
     Raises
     ------
@@ -78,8 +78,8 @@ def successive_minima(
     Examples
     --------
     >>> config = RunConfig(lr=0.5, wd=0.02, width=64, steps=1200)
-    >>> found = successive_minima(config, periods=3, seeds=[0], points=3)
-    >>> found.angle.dims, found.path_loss.shape, float(found.angle.isel(seed=0, minimum=1, other=1))
+    >>> minima = successive_minima(config, periods=3, seeds=[0], points=3)
+    >>> minima.angle.dims, minima.path_loss.shape, float(minima.angle.isel(seed=0, minimum=1, other=1))
     (('seed', 'minimum', 'other'), (1, 2, 2, 3), 0.0)
     """
     periods, points = check_integer("periods", periods, at_least=2), check_integer("points", points, at_least=3)
@@ -89,28 +89,28 @@ def successive_minima(
         raise ValueError("seeds must be at least one, got none")
     with ExitStack() as opened:
         folder = Path(out if out is not None else opened.enter_context(tempfile.TemporaryDirectory()))
-        found = [
-            _of_one(dataclasses.replace(config, seed=seed), folder / f"seed-{seed}", periods, points, progress)
+        datasets = [
+            _compare_minima(dataclasses.replace(config, seed=seed), folder / f"seed-{seed}", periods, points, progress)
             for seed in seeds
         ]
-    together = xr.concat(found, xr.DataArray(list(seeds), dims="seed", name="seed"))
+    minima = xr.concat(datasets, xr.DataArray(list(seeds), dims="seed", name="seed"))
     units = {"norm": "weight", "distance": "weight", "angle": "radian", "step": "step"}
-    for name in map(str, together.variables):
-        together[name].attrs["units"] = units.get(name, "1")
-    return together.assign_attrs(source="minima", version=theory.__version__, config=repr(config))
+    for name in map(str, minima.variables):
+        minima[name].attrs["units"] = units.get(name, "1")
+    return minima.assign_attrs(source="minima", version=theory.__version__, config=repr(config))
 
 
-def _of_one(config: RunConfig, folder: Path, periods: int, points: int, progress: bool | None) -> xr.Dataset:
+def _compare_minima(config: RunConfig, folder: Path, periods: int, points: int, progress: bool | None) -> xr.Dataset:
     run = train(config, folder / "whole", progress=progress)
     steps = minimum_steps(run, periods)
     setup = prepare(config)
     groups = {
-        name: [n for n, (p, _) in setup.problem.layout.places.items() if _inside(p, part)]
+        name: [n for n, (p, _) in setup.problem.layout.places.items() if _is_inside(p, part)]
         for name, part in setup.problem.layout.groups.items()
     }
     networks = networks_at(config, steps, folder, progress=progress)
-    weights = [_flat(network, [n for names in groups.values() for n in names]) for network in networks]
-    scored = [_scored(network, setup.data) for network in networks]
+    weights = [_flat_weights(network, [n for names in groups.values() for n in names]) for network in networks]
+    scores = [_scores(network, setup.data) for network in networks]
     norms = np.array([float(w.norm()) for w in weights])
     cosines = np.array([[float(a @ b) / (float(a.norm()) * float(b.norm())) for b in weights] for a in weights])
     angle = np.arccos(np.clip(cosines, -1, 1))
@@ -121,7 +121,7 @@ def _of_one(config: RunConfig, folder: Path, periods: int, points: int, progress
         "angle": (("minimum", "other"), angle),
         "distance": (("minimum", "other"), np.array([[float((a - b).norm()) for b in weights] for a in weights])),
         **{
-            name: ("minimum", np.array([each[name] for each in scored]))
+            name: ("minimum", np.array([score[name] for score in scores]))
             for name in ("train_loss", "train_error", "test_error")
         },
         "ensemble_test_error": ("minimum", _ensemble_errors(networks, setup.data)),
@@ -142,16 +142,16 @@ def _of_one(config: RunConfig, folder: Path, periods: int, points: int, progress
 
 
 def minimum_steps(run: xr.Dataset, periods: int) -> list[int]:
-    """Steps at which the averaged loss is lowest in each of the last successive periods.
+    """Steps of the lowest averaged loss in each of the last successive periods.
 
     Parameters
     ----------
     run : a trajectory with `loss` at every step.
-    periods : how many.
+    periods : number of periods.
 
     Raises
     ------
-    ValueError : there are fewer.
+    ValueError : the run has fewer periods.
 
     Examples
     --------
@@ -162,38 +162,38 @@ def minimum_steps(run: xr.Dataset, periods: int) -> list[int]:
     >>> minimum_steps(run, 3)  # a quarter of the period after the peaks of the norm
     [1725, 1825, 1925]
     """
-    found = simulate.find_periods(run)
-    if found.count < periods:
+    measured = simulate.find_periods(run)
+    if measured.count < periods:
         raise ValueError(
-            f"config must have at least {periods} periods after the first 2/(lr * wd) steps, got {found.count}"
+            f"config must have at least {periods} periods after the first 2/(lr * wd) steps, got {measured.count}"
         )
-    width = max(_LEAST_SMOOTHED, round(_SMOOTHED * found.mean))
+    width = max(_LEAST_SMOOTHED, round(_SMOOTHED * measured.mean))
     loss = run.loss.values.astype(float)
     smooth = np.convolve(np.pad(loss, width, mode="edge"), np.ones(width) / width, mode="same")[width:-width]
     first = int(run.step[0])
-    ends = found.onsets[-periods - 1 :] - first
+    ends = measured.onsets[-periods - 1 :] - first
     return [first + int(a + np.argmin(smooth[a:b])) for a, b in itertools.pairwise(ends)]
 
 
-def _inside(place: slice, part: slice) -> bool:
+def _is_inside(place: slice, part: slice) -> bool:
     return bool(part.start <= place.start and place.stop <= part.stop)
 
 
-def _flat(network: nn.Module, names: Sequence[str]) -> Tensor:
+def _flat_weights(network: nn.Module, names: Sequence[str]) -> Tensor:
     parameters = dict(network.named_parameters())
     return torch.cat([parameters[name].detach().double().reshape(-1) for name in names])
 
 
-def _scored(network: nn.Module, data: Data) -> dict[str, float]:
-    outputs = outputs_of(network, data, data.inputs)
-    scored = {
+def _scores(network: nn.Module, data: Data) -> dict[str, float]:
+    outputs = model_outputs(network, data, data.inputs)
+    scores = {
         "train_loss": float(cross_entropy(outputs, data.targets)),
         "train_error": _error(outputs, data.targets),
         "test_error": math.nan,
     }
     if data.test_inputs is not None and data.test_targets is not None:
-        scored["test_error"] = _error(outputs_of(network, data, data.test_inputs), data.test_targets)
-    return scored
+        scores["test_error"] = _error(model_outputs(network, data, data.test_inputs), data.test_targets)
+    return scores
 
 
 def _error(outputs: Tensor, targets: Tensor) -> float:
@@ -203,89 +203,93 @@ def _error(outputs: Tensor, targets: Tensor) -> float:
 def _ensemble_errors(networks: Sequence[nn.Module], data: Data) -> FloatArray:
     if data.test_inputs is None or data.test_targets is None:
         return np.full(len(networks), np.nan)
-    shares = torch.stack([torch.softmax(outputs_of(network, data, data.test_inputs), dim=1) for network in networks])
-    return np.array([_error(shares[: n + 1].mean(dim=0), data.test_targets) for n in range(len(networks))])
+    probabilities = torch.stack(
+        [torch.softmax(model_outputs(network, data, data.test_inputs), dim=1) for network in networks]
+    )
+    return np.array([_error(probabilities[: n + 1].mean(dim=0), data.test_targets) for n in range(len(networks))])
 
 
 def _loss_between(
     first: nn.Module, second: nn.Module, groups: dict[str, list[str]], path: str, share: float, data: Data
 ) -> float:
-    """Training loss at a share of the way from one network to another."""
+    """Training loss at a share of the path from one network to another."""
     between = copy.deepcopy(first)
     ends = [dict(network.named_parameters()) for network in (first, second)]
     middle = dict(between.named_parameters())
-    turned = {name for names in groups.values() for name in names} if path == "great_circle" else set()
+    rotated = {name for names in groups.values() for name in names} if path == "great_circle" else set()
     with torch.no_grad():
         for name, parameter in middle.items():
-            if name not in turned:
+            if name not in rotated:
                 parameter.copy_((1 - share) * ends[0][name] + share * ends[1][name])
-        for names in groups.values() if turned else ():
-            a, b = (_flat(network, names) for network in (first, second))
+        for names in groups.values() if rotated else ():
+            a, b = (_flat_weights(network, names) for network in (first, second))
             at = 0
-            point = turned_vector(a, b, share)
+            point = great_circle_point(a, b, share)
             for name in names:
                 size = middle[name].numel()
                 middle[name].copy_(point[at : at + size].reshape(middle[name].shape))
                 at += size
     between.eval()
-    record_statistics(between, data)
-    return float(cross_entropy(outputs_of(between, data, data.inputs), data.targets))
+    set_training_statistics(between, data)
+    return float(cross_entropy(model_outputs(between, data, data.inputs), data.targets))
 
 
-def turned_vector(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Vector at a share of the angle from one to another, whose norm goes from one to the other geometrically.
+def great_circle_point(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Vector at a share of the angle between two vectors; its norm is interpolated geometrically.
 
     Examples
     --------
-    >>> [round(x, 4) for x in turned_vector(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 4.0]), 0.5).tolist()]
+    >>> [round(x, 4) for x in great_circle_point(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 4.0]), 0.5).tolist()]
     [1.4142, 1.4142]
     """
     norms = float(first.norm()), float(second.norm())
     a, b = first / norms[0], second / norms[1]
     angle = math.acos(max(-1.0, min(1.0, float(a @ b))))
     length = norms[0] ** (1 - share) * norms[1] ** share
-    # of two that are one any weights will do
+    # at angle 0 any weights do
     sides = (1 - share, share, 1.0) if angle < 1e-9 else tuple(math.sin(x * angle) for x in (1 - share, share, 1.0))
     point: Tensor = (a * sides[0] + b * sides[1]) * (length / sides[2])
     return point
 
 
-def format_minima(found: xr.Dataset) -> str:
-    """Lay the minima out in plain text: means over the seeds, with their standard errors.
+def format_minima(minima: xr.Dataset) -> str:
+    """Format minima as a plain-text table: means over the seeds and their standard errors.
 
     Parameters
     ----------
-    found : of `successive_minima`.
+    minima : dataset of `successive_minima`.
 
     Examples
     --------
     >>> import numpy as np
-    >>> made = xr.Dataset({"angle": (("seed", "minimum", "other"), np.zeros((1, 2, 2)))})
+    >>> minima = xr.Dataset({"angle": (("seed", "minimum", "other"), np.zeros((1, 2, 2)))})
     >>> for name in ("train_loss", "test_error", "ensemble_test_error"):
-    ...     made[name] = (("seed", "minimum"), np.full((1, 2), 0.05))
-    >>> made["barrier"] = (("seed", "path", "gap"), np.full((1, 2, 1), 1.5))
-    >>> print(format_minima(made.assign_coords(path=list(PATHS))).splitlines()[1])
+    ...     minima[name] = (("seed", "minimum"), np.full((1, 2), 0.05))
+    >>> minima["barrier"] = (("seed", "path", "gap"), np.full((1, 2, 1), 1.5))
+    >>> print(format_minima(minima.assign_coords(path=list(PATHS))).splitlines()[1])
     angle to the next, degrees         0
     """
 
-    def told(values: xr.DataArray, form: Callable[[float], str]) -> str:
-        each = values.mean([dim for dim in values.dims if dim != "seed"]).values
-        error = f" ± {form(float(np.std(each, ddof=1) / math.sqrt(each.size)))}" if each.size > 1 else ""
-        return form(float(each.mean())) + error
+    def mean_with_error(values: xr.DataArray, form: Callable[[float], str]) -> str:
+        means = values.mean([dim for dim in values.dims if dim != "seed"]).values
+        error = f" ± {form(float(np.std(means, ddof=1) / math.sqrt(means.size)))}" if means.size > 1 else ""
+        return form(float(means.mean())) + error
 
     def plain(value: float) -> str:
         return f"{value:.3g}"
 
-    count = found.sizes["minimum"]
-    following = xr.concat([found.angle.isel(minimum=i, other=i + 1) for i in range(count - 1)], "gap")
+    count = minima.sizes["minimum"]
+    following = xr.concat([minima.angle.isel(minimum=i, other=i + 1) for i in range(count - 1)], "gap")
+    to_last = np.rad2deg(minima.angle.isel(minimum=0, other=count - 1))
+    ensemble = 100 * minima.ensemble_test_error.isel(minimum=-1)
     lines = [
-        ("angle to the next, degrees", told(np.rad2deg(following), plain)),
-        ("angle from first to last, degrees", told(np.rad2deg(found.angle.isel(minimum=0, other=count - 1)), plain)),
-        ("training loss", told(found.train_loss, plain)),
-        ("test error of one, %", told(100 * found.test_error, plain)),
-        (f"test error of all {count} together, %", told(100 * found.ensemble_test_error.isel(minimum=-1), plain)),
+        ("angle to the next, degrees", mean_with_error(np.rad2deg(following), plain)),
+        ("angle from first to last, degrees", mean_with_error(to_last, plain)),
+        ("training loss", mean_with_error(minima.train_loss, plain)),
+        ("test error of one, %", mean_with_error(100 * minima.test_error, plain)),
+        (f"test error of all {count} together, %", mean_with_error(ensemble, plain)),
         *(
-            (f"barrier, {str(path).replace('_', ' ')} path", told(found.barrier.sel(path=path), plain))
+            (f"barrier, {str(path).replace('_', ' ')} path", mean_with_error(minima.barrier.sel(path=path), plain))
             for path in PATHS
         ),
     ]

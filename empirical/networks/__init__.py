@@ -1,4 +1,4 @@
-"""Networks whose trained weights are scale-invariant, built from a run's settings."""
+"""Networks with scale-invariant weights, built from the settings of a run."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch import Tensor, nn
 from empirical.config import RunConfig
 from empirical.networks import convnet, mlp, resnet, transformer
 from empirical.networks.layers import Layers
-from empirical.networks.normalization import BatchNorm, recorded_statistics
+from empirical.networks.normalization import BatchNorm, record_statistics
 from theory.references import import_reference, is_reference
 
-__all__ = ["BatchNorm", "build_network", "recorded_statistics"]
+__all__ = ["BatchNorm", "build_network", "record_statistics"]
 
 
 def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
-    """Build the network of a run with the initial weights of its seed; the global random state is left alone.
+    """Build the network of a run, with initial weights from its seed. The global random state does not change.
 
     Parameters
     ----------
-    config : the run; its `model` is a name, of ours or the "module:name" of a function
-        (layers, shape, classes, width=…, depth=…) that returns a module; sizes that are None are not passed.
-    inputs : training inputs of shape (samples, …), for their shape.
+    config : configuration of the run. Its `model` is the name of a network of this package or the "module:name" of a
+        function (layers, shape, classes, width=…, depth=…) that returns a module. Sizes that are None are not passed.
+    inputs : training inputs, (samples, …); only their shape matters.
     classes : number of classes.
 
     Returns
     -------
-    module in train mode, float32 or float64 on the CPU.
+    module in train mode, in float32 or float64 on the CPU.
 
     Raises
     ------
-    TypeError : the function returns no module.
-    ValueError : there is no such function, the inputs are no images of the size that the model needs, or the
-        normalization has nothing to normalize by in this network.
+    TypeError : the function does not return a module.
+    ValueError : the function does not exist, the inputs are not images of a suitable size, or the normalization has too
+        few values to normalize.
 
     Examples
     --------
@@ -66,17 +66,17 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp.mlp, **_OF_IMAGES}
 
 
 def _image_shape(config: RunConfig, inputs: Tensor) -> tuple[int, int, int]:
-    least = 2 ** (config.resolved_depth - 1) if config.model == "convnet" and config.resolved_depth else 1
-    if inputs.ndim != 4 or min(inputs.shape[2:]) < least:
+    smallest = 2 ** (config.resolved_depth - 1) if config.model == "convnet" and config.resolved_depth else 1
+    if inputs.ndim != 4 or min(inputs.shape[2:]) < smallest:
         raise ValueError(
-            f"data must be images (samples, colours, height, width) of at least {least}×{least} for "
+            f"data must be images (samples, colours, height, width) of at least {smallest}×{smallest} for "
             f"model={config.model!r}, got inputs of shape {tuple(inputs.shape)}"
         )
     return inputs.shape[1], inputs.shape[2], inputs.shape[3]
 
 
 def _try(config: RunConfig, network: nn.Module, samples: Tensor) -> None:
-    """Let a normalization without anything to normalize by show before the training."""
+    """Call the network once, so that an unsuitable normalization raises before the training."""
     try:
         with torch.no_grad():
             network(samples)

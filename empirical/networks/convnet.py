@@ -1,4 +1,4 @@
-"""The ConvNet: blocks of 3×3 convolutions."""
+"""ConvNet of 3×3 convolutions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from empirical.networks.layers import Layers
 
 
 def convnet(make: Layers, shape: tuple[int, int, int], classes: int, *, width: int, depth: int = 3) -> nn.Sequential:
-    """Convolutional network of w, 2w, 2w, … channels with ReLU; 2×2 pooling after every block but the first.
+    """Build a convolutional network of w, 2w, 2w, … channels, with ReLU and 2×2 pooling after all blocks but the first.
 
     Parameters
     ----------
-    make : form of the layers.
-    shape : colours, height and width of an image, of at least 2 pixels for every pooling: 4×4 at depth 3.
+    make : factory of the layers.
+    shape : colours, height and width of an image. Every pooling halves the size, so depth 3 needs at least 4×4 pixels.
     classes : number of classes.
     width : channels w of the first block.
     depth : number of blocks.
@@ -29,15 +29,15 @@ def convnet(make: Layers, shape: tuple[int, int, int], classes: int, *, width: i
     channels, height, breadth = shape
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for number in range(1, depth + 1):
-        wanted = width if number == 1 else 2 * width
-        layers[f"conv{number}"] = make.convolution(channels, wanted)
+        outputs = width if number == 1 else 2 * width
+        layers[f"conv{number}"] = make.convolution(channels, outputs)
         if make.normalizes_activations:
-            layers[f"norm{number}"] = make.normalizing(wanted)
+            layers[f"norm{number}"] = make.normalizing(outputs)
         layers[f"relu{number}"] = nn.ReLU()
         if number > 1:
             layers[f"pool{number}"] = nn.MaxPool2d(2)
             height, breadth = height // 2, breadth // 2
-        channels = wanted
+        channels = outputs
     layers["flatten"] = nn.Flatten()
     layers["head"] = make.head(channels * height * breadth, classes)
     return nn.Sequential(layers)

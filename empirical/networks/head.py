@@ -1,4 +1,4 @@
-"""The last layer, which turns features into class scores."""
+"""Last layer of the networks, from features to class scores."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import nn
 
 FROZEN_NORM = 10.0
-# With some matrices a very small network has several basins, whose gradient norms differ by up to 5 %; with this one
-# twelve seeds of a network of width 8 agreed to 1 %.
+# For some frozen matrices a very small network has several basins, whose gradient norms differ by up to 5 %. With this
+# seed, twelve seeds of a network of width 8 agree to 1 %.
 _FROZEN_SEED = 3
 
 
 def head(features: int, classes: int, *, frozen: bool) -> nn.Linear:
-    """Linear layer; frozen, it has no bias and the norm 10, so that all that is trained is scale-invariant.
+    """Build the last linear layer. A frozen one has no bias and norm 10, so all trained weights can be scale-invariant.
 
-    A frozen layer is part of the architecture: it is the same random matrix in every run, whatever the seed, so that
-    runs of different seeds train one and the same network.
+    The frozen matrix is part of the architecture. It is random but equal in all runs, so that runs with different seeds
+    train the same network.
 
     Source: arXiv 2106.15739 §4 (fully scale-invariant setup).
 

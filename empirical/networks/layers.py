@@ -1,4 +1,4 @@
-"""The layers that the networks are made of, in the form that a run asks for."""
+"""Layers of the networks, with the normalization that a run uses."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from torch import nn
 
 from empirical.networks.head import head
-from empirical.networks.normalization import normalization_layer, weight_normed
+from empirical.networks.normalization import apply_weight_norm, normalization_layer
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Makes the layers of one network.
+    """Factory of the layers of one network.
 
     Attributes
     ----------
     normalization : "batch", "layer", "group", "instance", "weight", "rms", "none" or a "module:name".
     eps : ε of the normalization.
-    scale_invariant : no affine parameters, no biases, and a frozen last layer of norm 10.
+    scale_invariant : True for no affine parameters, no biases, and a frozen last layer of norm 10.
 
     Examples
     --------
@@ -31,25 +31,25 @@ class Layers:
     scale_invariant: bool
 
     def linear(self, inputs: int, outputs: int) -> nn.Module:
-        """Linear layer before a normalization."""
+        """Make a linear layer that is followed by a normalization."""
         return self._weighted(nn.Linear(inputs, outputs, bias=self._has_bias))
 
     def convolution(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Module:
-        """Convolution before a normalization, padded so that stride 1 keeps the image's size."""
+        """Make a convolution that is followed by a normalization; with stride 1 it keeps the image size."""
         padding = size // 2
         return self._weighted(nn.Conv2d(inputs, outputs, size, stride, padding, bias=self._has_bias))
 
     def normalizing(self, channels: int) -> nn.Module:
-        """Normalization of activations; the identity where there is none."""
+        """Make a normalization of activations; the identity for "none" and "weight"."""
         return normalization_layer(self.normalization, channels, self.eps, affine=not self.scale_invariant)
 
     def head(self, features: int, classes: int) -> nn.Module:
-        """Last layer, which gives class scores; frozen in the fully scale-invariant form."""
+        """Make the last layer, which returns class scores; frozen if `scale_invariant`."""
         return head(features, classes, frozen=self.scale_invariant)
 
     @property
     def normalizes_activations(self) -> bool:
-        """Whether there is a layer between a weight and its ReLU."""
+        """Whether activations are normalized, by a layer before each ReLU."""
         return self.normalization not in ("none", "weight")
 
     @property
@@ -58,5 +58,5 @@ class Layers:
 
     def _weighted(self, layer: nn.Module) -> nn.Module:
         if self.normalization == "weight":
-            return weight_normed(layer, self.eps, affine=not self.scale_invariant)
+            return apply_weight_norm(layer, self.eps, affine=not self.scale_invariant)
         return layer

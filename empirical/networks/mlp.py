@@ -1,4 +1,4 @@
-"""The BN-MLP: hidden layers of equal width."""
+"""Multilayer perceptron with hidden layers of equal width."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from empirical.networks.layers import Layers
 
 
 def mlp(make: Layers, shape: tuple[int, ...], classes: int, *, width: int, depth: int = 2) -> nn.Sequential:
-    """Multilayer perceptron inputs-width-…-width-classes with ReLU; normalization before each ReLU.
+    """Build a multilayer perceptron inputs-width-…-width-classes, with normalization before each ReLU.
 
     Parameters
     ----------
-    make : form of the layers; instance normalization has no pixels here.
-    shape : of one sample, of any number of axes.
+    make : factory of the layers. Instance normalization is not possible, because there are no pixels.
+    shape : shape of one sample, with any number of axes.
     classes : number of classes.
     width : units of each hidden layer.
     depth : number of hidden layers.

@@ -1,4 +1,4 @@
-"""Normalizations from primitive tensor operations, whose derivatives of every order are right."""
+"""Normalizations built from primitive tensor operations, with correct derivatives of every order."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ _MOST_GROUPS = 8
 
 
 class Normalization(nn.Module):
-    """Common part of all normalizations of activations (batch, channels, …): ε, and a trained γ and β per channel.
+    """Base class of normalizations of activations (batch, channels, …), with ε and optional γ and β per channel.
 
     Parameters
     ----------
     channels : size of axis 1 of the input.
-    eps : ε added to the variance; the layer is invariant to the scale of the weights before it only as far as
-        ε is small against the variance.
-    affine : multiply by a trained γ and add a trained β.
+    eps : ε added to the variance. It breaks scale invariance unless it is small compared with the variance.
+    affine : True to multiply by a trained γ and add a trained β.
     """
 
     def __init__(self, channels: int, eps: float = 1e-12, affine: bool = False) -> None:
@@ -42,21 +41,21 @@ class Normalization(nn.Module):
         return normalized * self.gamma.reshape(shape) + self.beta.reshape(shape)
 
     def normalized(self, inputs: Tensor) -> Tensor:
-        """Return the input without γ and β."""
+        """Return the normalized input, before γ and β."""
         raise NotImplementedError
 
     def divided(self, centred: Tensor, variance: Tensor) -> Tensor:
-        """Divide by the standard deviation."""
-        # the derivative of rsqrt takes a third power, which overflows float32 long before this does
+        """Divide centred values by the standard deviation."""
+        # the derivative of rsqrt contains a third power, which overflows float32 much earlier
         return centred / torch.sqrt(variance + self.eps)
 
 
 class BatchNorm(Normalization):
     """Normalize each channel by the mean and variance of the batch.
 
-    In train mode the statistics are always those of the batch, and nothing is remembered: training has no hidden
-    state. In eval mode they are those of the batches seen inside `recorded_statistics`, usually the whole training
-    set. PyTorch's fused batch norm gives wrong third derivatives and wrong `torch.func` Hessians; this one does not.
+    Train mode uses the statistics of the batch and stores nothing, so training has no hidden state. Eval mode uses the
+    statistics recorded inside `record_statistics`, usually those of the whole training set. Unlike PyTorch's fused
+    batch norm, this layer has correct third derivatives and `torch.func` Hessians.
 
     Parameters are those of `Normalization`.
 
@@ -72,12 +71,12 @@ class BatchNorm(Normalization):
         self.recording, self.recorded = False, 0
         self.mean: Tensor
         self.variance: Tensor
-        # NaN until recorded: a forgotten recording shows at once
+        # NaN until recorded, so that a missing recording is obvious
         self.register_buffer("mean", torch.full((channels,), torch.nan))
         self.register_buffer("variance", torch.full((channels,), torch.nan))
 
     def normalized(self, inputs: Tensor) -> Tensor:
-        """Return the input without γ and β."""
+        """Return the normalized input, before γ and β."""
         if not (self.training or self.recording):
             shape = (1, -1, *(1 for _ in inputs.shape[2:]))
             return self.divided(inputs - self.mean.reshape(shape), self.variance.reshape(shape))
@@ -95,14 +94,14 @@ class BatchNorm(Normalization):
             self.mean, self.variance = mean.clone(), variance.clone()
         else:
             share = samples / (self.recorded + samples)
-            apart = mean - self.mean
-            self.mean = self.mean + share * apart
-            self.variance = self.variance + share * (variance - self.variance) + share * (1 - share) * apart * apart
+            change = mean - self.mean
+            self.mean = self.mean + share * change
+            self.variance = self.variance + share * (variance - self.variance) + share * (1 - share) * change * change
         self.recorded += samples
 
 
 class FusedBatchNorm(BatchNorm):
-    """The same layer by PyTorch's fused code: faster, right in values and first derivatives only.
+    """The same layer with PyTorch's fused code: faster, but correct only in values and first derivatives.
 
     Examples
     --------
@@ -119,16 +118,16 @@ class FusedBatchNorm(BatchNorm):
 
 
 class GroupNorm(Normalization):
-    """Normalize each sample by the mean and variance of groups of its channels and all of their pixels.
+    """Normalize groups of channels of each sample by their mean and variance over channels and pixels.
 
     Parameters
     ----------
-    groups : number of groups, a divisor of `channels`; 1 is layer normalization, `channels` is instance normalization.
+    groups : number of groups, a divisor of `channels`. 1 is layer normalization, `channels` instance normalization.
     channels, eps, affine : as in `Normalization`.
 
     Raises
     ------
-    ValueError : in the forward pass, where a group has one or two values only.
+    ValueError : in the forward pass, if a group has only one or two values.
 
     Examples
     --------
@@ -142,12 +141,12 @@ class GroupNorm(Normalization):
         self.groups = groups
 
     def normalized(self, inputs: Tensor) -> Tensor:
-        """Return the input without γ and β."""
+        """Return the normalized input, before γ and β."""
         grouped = inputs.reshape(len(inputs), self.groups, -1)
-        # one value becomes 0, and two become ±1, whatever they are
+        # one value would always become 0, and two would become ±1
         if grouped.shape[2] < 3:
             raise ValueError(
-                f"normalization must have more than two values to normalize by, got activations of shape "
+                f"normalization must have more than two values to normalize, got activations of shape "
                 f"{tuple(inputs.shape[1:])} in {self.groups} groups"
             )
         centred = grouped - grouped.mean(dim=2, keepdim=True)
@@ -155,7 +154,7 @@ class GroupNorm(Normalization):
 
 
 class RMSNorm(Normalization):
-    """Divide each sample by the root mean square of all of its values; nothing is subtracted.
+    """Divide each sample by the root mean square of its values, without subtracting a mean.
 
     Parameters are those of `Normalization`.
 
@@ -166,19 +165,19 @@ class RMSNorm(Normalization):
     """
 
     def normalized(self, inputs: Tensor) -> Tensor:
-        """Return the input without γ and β."""
+        """Return the normalized input, before γ and β."""
         square = (inputs * inputs).mean(dim=tuple(range(1, inputs.ndim)), keepdim=True)
         return self.divided(inputs, square)
 
 
 class NormalizedWeight(nn.Module):
-    """Weight normalization: a filter v of a layer acts as γv/‖v‖; `weight_normed` gives it to a layer.
+    """Parametrization of weight normalization: a filter v acts as γv/‖v‖. See `apply_weight_norm`.
 
     Parameters
     ----------
     filters : size of axis 0 of the weight.
     eps : ε added to the squared norm of a filter.
-    affine : a trained γ per filter; else it is 1.
+    affine : True for a trained γ per filter, False for γ = 1.
     """
 
     def __init__(self, filters: int, eps: float, affine: bool) -> None:
@@ -187,7 +186,7 @@ class NormalizedWeight(nn.Module):
         self.gamma = nn.Parameter(torch.ones(filters)) if affine else None
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight with filters of norm 1 (times γ)."""
+        """Return the weight with filters of norm 1, multiplied by γ."""
         square = (weight * weight).sum(dim=tuple(range(1, weight.ndim)), keepdim=True)
         normalized = weight / torch.sqrt(square + self.eps)
         if self.gamma is None:
@@ -195,14 +194,14 @@ class NormalizedWeight(nn.Module):
         return normalized * self.gamma.reshape(-1, *(1 for _ in weight.shape[1:]))
 
 
-def weight_normed(layer: nn.Module, eps: float, affine: bool) -> nn.Module:
-    """Normalize the filters of a layer's weight, in place; return the layer.
+def apply_weight_norm(layer: nn.Module, eps: float, affine: bool) -> nn.Module:
+    """Add weight normalization to a layer, in place; return the layer.
 
     The trained parameter becomes `parametrizations.weight.original`.
 
     Examples
     --------
-    >>> layer = weight_normed(nn.Linear(3, 2, bias=False), eps=1e-12, affine=False)
+    >>> layer = apply_weight_norm(nn.Linear(3, 2, bias=False), eps=1e-12, affine=False)
     >>> [round(norm, 5) for norm in layer.weight.norm(dim=1).tolist()]
     [1.0, 1.0]
     """
@@ -215,8 +214,8 @@ def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> n
 
     Parameters
     ----------
-    kind : "batch", "layer", "group" (at most 8 groups, of at least four channels), "instance" or "rms"; "weight" and
-        "none" give a layer that does nothing; or the "module:name" of a class or function (channels, eps, affine).
+    kind : "batch", "layer", "group" (at most 8 groups of at least four channels), "instance" or "rms"; "weight" or
+        "none" for the identity; or the "module:name" of a class or function (channels, eps, affine).
     channels, eps, affine : as in `Normalization`.
 
     Examples
@@ -227,7 +226,7 @@ def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> n
     if is_reference(kind):
         own = import_reference("normalization", kind)(channels, eps, affine)
         if not isinstance(own, nn.Module):
-            raise TypeError(f"normalization must make a torch.nn.Module, got {type(own).__name__} from {kind!r}")
+            raise TypeError(f"normalization must return a torch.nn.Module, got {type(own).__name__} from {kind!r}")
         return own
     if kind == "batch":
         return BatchNorm(channels, eps, affine)
@@ -240,14 +239,14 @@ def normalization_layer(kind: str, channels: int, eps: float, affine: bool) -> n
     return nn.Identity()
 
 
-def with_fused_layers(model: nn.Module) -> nn.Module:
-    """Turn every `BatchNorm` of a model into a `FusedBatchNorm`, in place; return the model.
+def fuse_layers(model: nn.Module) -> nn.Module:
+    """Convert every `BatchNorm` of a model to a `FusedBatchNorm`, in place; return the model.
 
-    A ReLU that follows it in an `nn.Sequential` overwrites its output, which the backward pass does not need.
+    A ReLU after it in an `nn.Sequential` then works in place, because the backward pass does not need its input.
 
     Examples
     --------
-    >>> with_fused_layers(nn.Sequential(nn.Linear(2, 3), BatchNorm(3), nn.ReLU()))[1:]
+    >>> fuse_layers(nn.Sequential(nn.Linear(2, 3), BatchNorm(3), nn.ReLU()))[1:]
     Sequential(
       (1): FusedBatchNorm()
       (2): ReLU(inplace=True)
@@ -265,15 +264,15 @@ def with_fused_layers(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def recorded_statistics(model: nn.Module) -> Iterator[None]:
-    """While open, every `BatchNorm` of the model normalizes by the batch and remembers its statistics for eval mode.
+def record_statistics(model: nn.Module) -> Iterator[None]:
+    """Context in which every `BatchNorm` uses the batch statistics and records them for eval mode.
 
-    Those of several batches are pooled.
+    Statistics of several batches are pooled.
 
     Examples
     --------
     >>> layer = BatchNorm(2).eval()
-    >>> with recorded_statistics(layer):
+    >>> with record_statistics(layer):
     ...     _ = layer(torch.tensor([[1.0, 0.0], [3.0, 0.0]])), layer(torch.tensor([[5.0, 3.0]]))
     >>> layer.mean.tolist()
     [3.0, 1.0]

@@ -1,4 +1,4 @@
-"""The pre-activation ResNet for small images."""
+"""Pre-activation ResNet for small images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ _BLOCKS, _STAGES = 2, 4
 
 
 class PreActivationBlock(nn.Module):
-    """Residual block: norm, ReLU, convolution, twice; the shortcut has its own norm and 1×1 convolution if it must.
+    """Residual block: normalization, ReLU and convolution, twice.
 
-    The second convolution writes into the residual stream without a norm after it, so its weights are scale-invariant
-    only together with all others that write there.
+    If the shape changes, the shortcut has its own normalization and 1×1 convolution. No normalization follows the
+    second convolution, which writes into the residual stream. So its weights are scale-invariant only together with all
+    other weights that write there.
 
     Parameters
     ----------
-    make : layers of the network.
-    inputs, outputs : channels.
-    stride : of the first convolution and of the shortcut.
+    make : factory of the layers.
+    inputs, outputs : number of channels.
+    stride : stride of the first convolution and of the shortcut.
 
     Examples
     --------
@@ -45,19 +46,19 @@ class PreActivationBlock(nn.Module):
             )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the stream after the block, shape (batch, outputs, height, width)."""
+        """Return the residual stream after the block, shape (batch, outputs, height, width)."""
         inner = self.conv1(relu(self.norm1(inputs)))
-        written: Tensor = self.conv2(relu(self.norm2(inner))) + self.shortcut(inputs)
-        return written
+        stream: Tensor = self.conv2(relu(self.norm2(inner))) + self.shortcut(inputs)
+        return stream
 
 
 def resnet18(make: Layers, shape: tuple[int, int, int], classes: int, *, width: int) -> nn.Sequential:
-    """Pre-activation ResNet-18: four stages of two blocks, of w, 2w, 4w, 8w channels, average pooling at the end.
+    """Build a pre-activation ResNet-18: four stages of two blocks with w, 2w, 4w, 8w channels, then average pooling.
 
     Parameters
     ----------
-    make : form of the layers.
-    shape : colours, height and width of an image; the later stages halve the size.
+    make : factory of the layers.
+    shape : colours, height and width of an image. Every stage but the first halves the size.
     classes : number of classes.
     width : channels w of the first stage, 64 in the paper.
 
@@ -73,9 +74,9 @@ def resnet18(make: Layers, shape: tuple[int, int, int], classes: int, *, width: 
     channels = width
     for stage in range(_STAGES):
         for block in range(_BLOCKS):
-            wanted, stride = width * 2**stage, 2 if stage > 0 and block == 0 else 1
-            layers[f"stage{stage + 1}block{block + 1}"] = PreActivationBlock(make, channels, wanted, stride)
-            channels = wanted
+            outputs, stride = width * 2**stage, 2 if stage > 0 and block == 0 else 1
+            layers[f"stage{stage + 1}block{block + 1}"] = PreActivationBlock(make, channels, outputs, stride)
+            channels = outputs
     layers["norm"], layers["relu"] = make.normalizing(channels), nn.ReLU()
     layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     layers["head"] = make.head(channels, classes)

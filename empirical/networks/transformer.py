@@ -1,4 +1,4 @@
-"""A small vision transformer, normalized before each branch, with normalized queries and keys."""
+"""Small vision transformer with normalization before each branch and of queries and keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_HEADS, _WIDENING = 4, 2
 
 
 class _TokenNorm(nn.Module):
-    """Normalization of the features of each token, (batch, tokens, features)."""
+    """Normalization of the features of each token; input (batch, tokens, features)."""
 
     def __init__(self, make: Layers, features: int) -> None:
         super().__init__()
@@ -24,16 +24,16 @@ class _TokenNorm(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then two linear layers around a ReLU, each added to the stream of tokens.
+    """Attention, then two linear layers around a ReLU. Both are added to the residual stream of tokens.
 
-    Queries and keys are normalized, so their weights are scale-invariant each; values and outputs are so only together
-    with what else writes into the stream.
+    Queries and keys are normalized, so the weights of each are scale-invariant alone. Weights that write into the
+    residual stream are scale-invariant only together with all others that write there.
 
     Parameters
     ----------
-    make : layers of the network.
+    make : factory of the layers.
     features : size of a token.
-    heads : number of heads of the attention, a divisor of `features`.
+    heads : number of attention heads, a divisor of `features`.
 
     Examples
     --------
@@ -53,14 +53,14 @@ class TransformerBlock(nn.Module):
         self.linear2 = make.linear(_WIDENING * features, features)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the stream after the block, (batch, tokens, features)."""
+        """Return the residual stream after the block, (batch, tokens, features)."""
         normalized = self.norm1(tokens)
         query = self.query_norm(self._by_head(self.query(normalized)))
         key = self.key_norm(self._by_head(self.key(normalized)))
         attended = scaled_dot_product_attention(query, key, self._by_head(self.value(normalized)))
         tokens = tokens + self.output(attended.transpose(1, 2).flatten(2))
-        added: Tensor = tokens + self.linear2(relu(self.linear1(self.norm2(tokens))))
-        return added
+        stream: Tensor = tokens + self.linear2(relu(self.linear1(self.norm2(tokens))))
+        return stream
 
     def _by_head(self, tokens: Tensor) -> Tensor:
         split: Tensor = tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -68,11 +68,11 @@ class TransformerBlock(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches as tokens with learned positions, blocks, a normalization, the mean over the tokens, a linear layer.
+    """Vision transformer: patches with learned positions, blocks, normalization, mean over tokens, linear layer.
 
     Parameters
     ----------
-    make : form of the layers; instance normalization has no pixels here.
+    make : factory of the layers. Instance normalization is not possible, because tokens have no pixels.
     shape : colours, height and width of an image.
     classes : number of classes.
     width : size of a token.
@@ -88,12 +88,12 @@ class VisionTransformer(nn.Module):
     def __init__(self, make: Layers, shape: tuple[int, int, int], classes: int, *, width: int, depth: int = 2) -> None:
         super().__init__()
         colours, height, breadth = shape
-        # four patches along the shorter side, where the image has so many pixels
+        # four patches along the shorter side, fewer for images smaller than 4 pixels
         self.patch = max(1, min(height, breadth) // 4)
         tokens = (height // self.patch) * (breadth // self.patch)
         heads = next(count for count in range(_MOST_HEADS, 0, -1) if width % count == 0 and width // count > 2)
         self.embed = make.linear(colours * self.patch**2, width)
-        # added to the tokens, so invariant only where a normalization of the stream follows
+        # positions are added to the tokens, so they are invariant only if the stream is normalized
         is_trained = make.normalizes_activations or not make.scale_invariant
         self.position = nn.Parameter(0.02 * torch.randn(tokens, width), requires_grad=is_trained)
         self.blocks = nn.Sequential(*(TransformerBlock(make, width, heads) for _ in range(depth)))

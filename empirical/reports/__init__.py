@@ -1,1 +1,1 @@
-"""Pages for users: the report of a run, of a sweep, and the comparison behind it."""
+"""HTML reports of runs and sweeps, and the comparison of predictions with measurements that they show."""

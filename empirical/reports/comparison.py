@@ -1,4 +1,4 @@
-"""What theory and simulation predict of one run, held against what was measured in it."""
+"""Predictions of theory and simulation for one run, beside its measurements."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from theory.optimizers import equal_up_to_dim, parse_optimizer
 
 PERIODS_SHOWN = 8
 _LENGTH_AND_ENGINE = frozenset({"steps", "device", "engine", "replicas", "evaluate_every", "evaluate_batches"})
-# Settings in which runs of one network may differ.
-WITHIN_A_NETWORK = _LENGTH_AND_ENGINE | {"lr", "wd", "seed", "data_seed", "init_norm"}
+# settings in which two runs of one network may differ
+MAY_DIFFER_IN_A_NETWORK = _LENGTH_AND_ENGINE | {"lr", "wd", "seed", "data_seed", "init_norm"}
 
-Found = TypeVar("Found")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A quantity that was predicted and measured; numbers that there are not are NaN.
+    """A predicted and a measured value of one quantity. Missing numbers are NaN.
 
     Attributes
     ----------
-    quantity, unit : what it is.
-    predicted, measured, error : numbers; the last is the standard error of the measured one.
-    inputs : what the prediction knows of the run.
+    quantity, unit : name of the quantity and its unit.
+    predicted, measured : the two values.
+    error : standard error of `measured`.
+    inputs : what the prediction uses, and what it assumes.
     """
 
     quantity: str
@@ -49,21 +50,21 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Measured over predicted; NaN where nothing is predicted."""
+        """Measured value over predicted value; NaN without a prediction."""
         return self.measured / self.predicted if self.predicted and math.isfinite(self.predicted) else math.nan
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What can be said of a run; what cannot is None, and `notes` say why.
+class RunComparison:
+    """Results of `compare_run`. A result that is undetermined is None or "", and `notes` give the reason.
 
     Attributes
     ----------
     comparisons : predictions beside measurements.
-    classification, diagnosis, replayed : of `simulate.classify`, `simulate.diagnose` and `simulate.replay`.
-    outlook : where the norm is heading, in words.
-    expected : what the probe of the network lets expect, in words.
-    notes : what cannot be said or is uncertain, and why.
+    classification, diagnosis, replayed : results of `simulate.classify`, `simulate.diagnose` and `simulate.replay`.
+    outlook : forecast of the norm, in words.
+    prediction : behaviour predicted by the period model, in words.
+    notes : undetermined or uncertain results, each with its reason.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -71,217 +72,224 @@ class Findings:
     diagnosis: simulate.Diagnosis | None
     replayed: xr.Dataset | None
     outlook: str
-    expected: str
+    prediction: str
     notes: tuple[str, ...]
 
 
-def examine(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> Findings:
-    """Predict what can be predicted of a run, and hold it against what was measured.
+def compare_run(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> RunComparison:
+    """Compare all available predictions for a run with its measurements.
 
     Parameters
     ----------
-    run : one trajectory.
-    model : as in `write_run_report`.
+    run : trajectory of one run.
+    model : period model, as in `write_run_report`.
 
     Returns
     -------
-    Findings
+    RunComparison
 
     Raises
     ------
-    TypeError, ValueError : no trajectory of one run.
+    TypeError, ValueError : `run` is not the trajectory of one run.
 
     Source: docs/mathematics.md §1, §2, §4, §5.
 
     Examples
     --------
-    >>> found = examine(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000))
-    >>> found.classification.verdict, round(found.comparisons[0].ratio, 6)
+    >>> comparison = compare_run(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000))
+    >>> comparison.classification.verdict, round(comparison.comparisons[0].ratio, 6)
     ('equilibrium', 1.0)
     """
     check_trajectory(run, single=True)
-    notes = Notes()
-    judged = notes.attempt("verdict", simulate.classify, run)
-    replayed = notes.attempt("replay", _replayed, run)
+    notes = NoteCollector()
+    classification = notes.attempt("verdict", simulate.classify, run)
+    replayed = notes.attempt("replay", _replay_whole_run, run)
     comparisons = [
-        *(notes.attempt("equilibrium", equilibrium, run) or []),
-        *(replay_lines(run, replayed) if replayed is not None else []),
+        *(notes.attempt("equilibrium", equilibrium_comparisons, run) or []),
+        *(replay_comparisons(run, replayed) if replayed is not None else []),
     ]
-    expected = ""
-    if judged is not None and judged.verdict == PERIODIC:
-        comparisons += notes.attempt("period", period_lines, judged.periods) or []
+    prediction = ""
+    if classification is not None and classification.verdict == PERIODIC:
+        comparisons += notes.attempt("period", period_comparisons, classification.periods) or []
         if replayed is not None:
-            comparisons += notes.attempt("period of the replay", _replayed_period, replayed, judged.periods) or []
+            comparisons += (
+                notes.attempt("period of the replay", _replay_period_comparison, replayed, classification.periods) or []
+            )
     config = run.attrs.get("config", "")
-    probe = notes.attempt(
-        "prediction from the probe", model_for_run, config, str(run.attrs.get("optimizer", "SGD()")), model
-    )
-    if probe is not None:
-        lines, expected = notes.attempt("prediction from the probe", model_lines, run, probe, judged) or ([], "")
-        comparisons += lines
-    told = notes.attempt("outlook", lambda: forecast(check_trajectory(run, "final_norm")))
-    return Findings(
+    period_model = notes.attempt("period model", model_for_run, config, str(run.attrs.get("optimizer", "SGD()")), model)
+    if period_model is not None:
+        rows, prediction = notes.attempt("period model", model_comparisons, run, period_model, classification) or (
+            [],
+            "",
+        )
+        comparisons += rows
+    outlook = notes.attempt("outlook", lambda: forecast(check_trajectory(run, "final_norm")))
+    return RunComparison(
         tuple(comparisons),
-        judged,
+        classification,
         notes.attempt("spikes", simulate.diagnose, run),
         replayed,
-        "" if told is None else str(told),
-        expected,
-        tuple(dict.fromkeys(notes.told)),
+        "" if outlook is None else str(outlook),
+        prediction,
+        tuple(dict.fromkeys(notes.texts)),
     )
 
 
-class Notes:
-    """Collects why things cannot be said, and what is said with a warning.
+class NoteCollector:
+    """Collect the errors and warnings of calls that may fail, as notes for a report.
 
     Examples
     --------
-    >>> notes = Notes()
-    >>> notes.attempt("number", float, "many"), notes.told
+    >>> notes = NoteCollector()
+    >>> notes.attempt("number", float, "many"), notes.texts
     (None, ["number: could not convert string to float: 'many'"])
     """
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.texts: list[str] = []
 
-    def attempt(self, what: str, function: Callable[..., Found], *given: Any) -> Found | None:
-        """Call a function; None, and a note of the reason, where it refuses what it is given."""
-        with warnings.catch_warnings(record=True) as said:
+    def attempt(self, label: str, function: Callable[..., _Result], *arguments: Any) -> _Result | None:
+        """Call a function. If it raises ValueError or ArithmeticError, note the reason and return None."""
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                return function(*given)
-            # numbers at the ends of the floating-point range are not for every formula, nor for every axis
+                return function(*arguments)
+            # at the ends of the floating-point range some formulas overflow, and some axes cannot be drawn
             except (ValueError, ArithmeticError) as error:
-                self.told.append(f"{what}: {error}")
+                self.texts.append(f"{label}: {error}")
                 return None
             finally:
-                self.told += [f"{what}: {each.message}" for each in said if issubclass(each.category, UserWarning)]
+                self.texts += [
+                    f"{label}: {warning.message}" for warning in caught if issubclass(warning.category, UserWarning)
+                ]
 
 
-def equilibrium(run: xr.Dataset) -> list[Comparison]:
-    """Norm and rotation at which the run would rest, from its own gradient norms, beside what it did.
+def equilibrium_comparisons(run: xr.Dataset) -> list[Comparison]:
+    """Compare norm and rotation of a run with the equilibrium predicted from its gradient norms.
 
     Examples
     --------
-    >>> [line.unit for line in equilibrium(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000))]
+    >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000)
+    >>> [comparison.unit for comparison in equilibrium_comparisons(run)]
     ['weight', 'radian', 'radian']
     """
-    rule, (lr, wd) = parse_optimizer(unconstrained_optimizer(run)), constant_rates(run)
+    rule, (lr, wd) = parse_optimizer(unconstrained_optimizer(run)), constant_lr_and_wd(run)
     if wd == 0:
-        raise ValueError("without weight decay there is none: the norm grows as long as there are gradients")
+        raise ValueError("there is none, because wd = 0: without weight decay the norm never decreases")
     part = settled_rows(run)
     rms, _ = power_mean(part.grad_norm, 2)
-    # the power whose mean the formulas are about
+    # the formulas predict the mean of this power of the norm
     power = 4 if rule == theory.SGD() else 2
     norm, error = power_mean(part.norm, power)
-    inputs = "root mean square of g̃ after the first 2/ηλ steps, η, λ"
+    inputs = "η, λ, root mean square of g̃ after the first 2/ηλ steps"
     predicted = theory.equilibrium_norm(lr, wd, rms, optimizer=rule)
-    about = "(E ρ⁴)^¼" if power == 4 else "(E ρ²)^½"
-    found = [Comparison(f"norm, {about}", predicted, norm, error, "weight", inputs)]
+    mean_formula = "(E ρ⁴)^¼" if power == 4 else "(E ρ²)^½"
+    comparisons = [Comparison(f"norm, {mean_formula}", predicted, norm, error, "weight", inputs)]
     if "rotation" not in part:
-        return found
+        return comparisons
     angle = theory.equilibrium_rotation(lr, wd, grad_norm=rms, optimizer=rule)
-    known = "η, λ" if rule == theory.SGD() else inputs
-    turned = part.rotation.values
-    found.append(
+    angle_inputs = "η, λ" if rule == theory.SGD() else inputs
+    rotation = part.rotation.values
+    comparisons.append(
         Comparison(
-            "rotation of a step, median",
+            "rotation per step, median",
             angle,
-            float(np.median(turned)),
+            float(np.median(rotation)),
             unit="radian",
-            inputs=f"{known}; that the run rests",
+            inputs=f"{angle_inputs}; assumes equilibrium",
         )
     )
-    if rule == theory.SGD() and (turned < math.pi / 2).all():
-        mean = math.acos(math.exp(float(np.log(np.cos(turned)).mean())))
-        words = f"{known}; that the norm neither grows nor falls in the long run"
-        found.append(
-            Comparison("rotation of a step, geometric mean of cos θ", angle, mean, unit="radian", inputs=words)
+    if rule == theory.SGD() and (rotation < math.pi / 2).all():
+        mean = math.acos(math.exp(float(np.log(np.cos(rotation)).mean())))
+        words = f"{angle_inputs}; assumes that the norm has no long-term trend"
+        comparisons.append(
+            Comparison("rotation per step, geometric mean of cos θ", angle, mean, unit="radian", inputs=words)
         )
-    return found
+    return comparisons
 
 
-def replay_lines(run: xr.Dataset, replayed: xr.Dataset) -> list[Comparison]:
-    """The norm that the one-step law gives for the run's own gradient norms, beside the measured one.
+def replay_comparisons(run: xr.Dataset, replayed: xr.Dataset) -> list[Comparison]:
+    """Compare the measured norm with the replay, which applies the one-step law to the measured gradient norms.
 
     Examples
     --------
     >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=20)
-    >>> replay_lines(run, simulate.replay(run))[0].ratio
+    >>> replay_comparisons(run, simulate.replay(run))[0].ratio
     1.0
     """
     inputs = "first norm, g̃ of each step, η, λ"
     with np.errstate(all="ignore"):
         worst = float(np.fmax.reduce(np.abs(replayed.norm.values / run.norm.values - 1)))
-    deviation = Comparison("largest relative deviation of the replayed norm", 0.0, worst, inputs=inputs)
+    deviation = Comparison("replay, largest relative deviation of the norm", 0.0, worst, inputs=inputs)
     if "final_norm" not in run:
         return [deviation]
-    predicted, measured = (float(each.final_norm) for each in (replayed, run))
-    words = "norm after the last step, replayed"
+    predicted, measured = (float(trajectory.final_norm) for trajectory in (replayed, run))
+    words = "replay, norm after the last step"
     return [Comparison(words, predicted, measured, unit="weight", inputs=inputs), deviation]
 
 
-def period_lines(periods: simulate.MeasuredPeriods) -> list[Comparison]:
-    """Bound of the periods of a run beside their measured mean.
+def period_comparisons(periods: simulate.MeasuredPeriods) -> list[Comparison]:
+    """Compare the mean period of a run with its lower bound.
 
     Raises
     ------
-    ValueError : there is no rate of decay that a period could be held against.
+    ValueError : the optimizer has no known decay per step, so there is no bound.
 
     Examples
     --------
     >>> gradient = simulate.RecordedGradient(np.where(np.arange(4000) % 150, 0.1, 60.0))
     >>> run = simulate.norm_map(0.5, 0.01, gradient, norm=5.0, steps=4000)
-    >>> (line,) = period_lines(simulate.find_periods(run))
-    >>> line.measured > line.predicted, line.measured
+    >>> (bound,) = period_comparisons(simulate.find_periods(run))
+    >>> bound.measured > bound.predicted, bound.measured
     (True, 150.0)
     """
     if not periods.decay > 0:
-        raise ValueError("the optimizer has no rate of decay that a period could be held against")
+        raise ValueError("there is no lower bound, because the decay per step of this optimizer is not known")
     measured = (periods.mean, periods.stderr, "step")
-    words = f"η, λ; that a rise is {periods.rise:g} of ln ρ"
-    return [Comparison("period, at least", periods.rise / periods.decay, *measured, words)]
+    words = f"η, λ; assumes a norm rise of {periods.rise:g} in ln ρ, the threshold of detection"
+    return [Comparison("period, lower bound", periods.rise / periods.decay, *measured, words)]
 
 
-def _replayed_period(replayed: xr.Dataset, measured: simulate.MeasuredPeriods) -> list[Comparison]:
-    found = simulate.find_periods(replayed, rise=measured.rise)
+def _replay_period_comparison(replayed: xr.Dataset, measured: simulate.MeasuredPeriods) -> list[Comparison]:
+    periods = simulate.find_periods(replayed, rise=measured.rise)
     inputs = "first norm, g̃ of each step, η, λ; not the measured norms"
-    return [Comparison("period of the replayed norm", found.mean, measured.mean, measured.stderr, "step", inputs)]
+    return [Comparison("period of the replay", periods.mean, measured.mean, measured.stderr, "step", inputs)]
 
 
-def model_lines(
-    run: xr.Dataset, model: simulate.PeriodModel, judged: simulate.Classification | None
+def model_comparisons(
+    run: xr.Dataset, model: simulate.PeriodModel, classification: simulate.Classification | None
 ) -> tuple[list[Comparison], str]:
-    """Predictions from a probe of the network, trained at other settings, and what it lets expect in words.
+    """Predict a run by a period model of its network.
+
+    Returns
+    -------
+    comparisons of the period, empty unless the run is periodic; and the predicted behaviour in words.
 
     Raises
     ------
-    ValueError : the rates of the run vary, or the probe says nothing about them.
+    ValueError : lr or wd varies in the run, or the model has no prediction for them.
 
     Examples
     --------
     >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000)
-    >>> model_lines(run, simulate.PeriodModel.reference(), None)[1][:8]
+    >>> model_comparisons(run, simulate.PeriodModel.reference(), None)[1][:8]
     'periodic'
     """
-    lr, wd = constant_rates(run)
-    expected = model.predict(lr, wd)
-    found = []
-    if judged is not None and judged.verdict == PERIODIC and model.has_law:
-        measured = (judged.periods.mean, judged.periods.stderr, "step")
-        found.append(
-            Comparison("period, law of the network’s probe", expected.period, *measured, "runs of the probe, η, λ")
-        )
+    lr, wd = constant_lr_and_wd(run)
+    prediction = model.predict(lr, wd)
+    comparisons = []
+    if classification is not None and classification.verdict == PERIODIC and model.has_law:
+        measured = (classification.periods.mean, classification.periods.stderr, "step")
+        inputs = "η, λ, calibration runs"
+        comparisons.append(Comparison("period, balance law", prediction.period, *measured, inputs))
         if model.reduced_model is not None:
-            own = model.period(lr, wd)
-            found.append(
-                Comparison("period, reduced model of the probe", own.mean, *measured, "runs of the probe, η, λ")
-            )
-    return found, str(expected)
+            simulated = model.period(lr, wd)
+            comparisons.append(Comparison("period, reduced model", simulated.mean, *measured, inputs))
+    return comparisons, str(prediction)
 
 
 def periods_to_draw(run: xr.Dataset, discard: int | None = None) -> simulate.MeasuredPeriods:
-    """Periods of a run, without a word on how clear they are.
+    """Find the periods of a run without warnings about unclear ones.
 
     Examples
     --------
@@ -298,12 +306,13 @@ def last_periods(run: xr.Dataset, count: int = PERIODS_SHOWN) -> tuple[xr.Datase
 
     Parameters
     ----------
-    run : a trajectory.
-    count : at most so many.
+    run : trajectory of one run.
+    count : largest number of periods.
 
     Returns
     -------
-    part, periods : from the first to the last onset of these periods; the whole run where there is no period.
+    part, periods : rows from the first to the last onset of these periods, and the periods. Without any period, the
+        whole run.
 
     Examples
     --------
@@ -311,32 +320,38 @@ def last_periods(run: xr.Dataset, count: int = PERIODS_SHOWN) -> tuple[xr.Datase
     >>> periods.count, part.sizes["step"] == int(periods.onsets[-1] - periods.onsets[0] + 1)
     (2, True)
     """
-    found = periods_to_draw(run)
-    shown = min(count, found.count)
-    if shown == 0:
-        return run, found
+    periods = periods_to_draw(run)
+    count = min(count, periods.count)
+    if count == 0:
+        return run, periods
     last = replace(
-        found,
-        onsets=found.onsets[-shown - 1 :],
-        lengths=found.lengths[-shown:],
-        trough_norms=found.trough_norms[-shown:],
-        peak_norms=found.peak_norms[-shown:],
+        periods,
+        onsets=periods.onsets[-count - 1 :],
+        lengths=periods.lengths[-count:],
+        trough_norms=periods.trough_norms[-count:],
+        peak_norms=periods.peak_norms[-count:],
     )
     ends = slice(int(last.onsets[0]), int(last.onsets[-1]))
     part = run.sel(step=ends)
     return (part.sel(eval_step=ends) if "eval_step" in part.dims else part), last
 
 
-def predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:
-    """Equilibrium of a run for the gradient norms of a trajectory, as levels of `plot_trajectory`.
+def equilibrium_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:
+    """Equilibrium norm and effective learning rate, as `levels` of `simulate.plots.plot_trajectory`.
+
+    Parameters
+    ----------
+    run : trajectory with the optimizer, lr and wd.
+    gradients : trajectory with the gradient norms.
+
 
     Examples
     --------
     >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=500)
-    >>> round(predicted_levels(run, run)["norm"], 2)
+    >>> round(equilibrium_levels(run, run)["norm"], 2)
     2.66
     """
-    (lr, wd), rule = constant_rates(run), parse_optimizer(unconstrained_optimizer(run))
+    (lr, wd), rule = constant_lr_and_wd(run), parse_optimizer(unconstrained_optimizer(run))
     rms, _ = power_mean(after_transient(gradients).grad_norm, 2)
     return {
         "norm": theory.equilibrium_norm(lr, wd, rms, optimizer=rule),
@@ -347,16 +362,20 @@ def predicted_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]
 def model_for_run(
     config: str, optimizer: str, model: simulate.PeriodModel | None = None
 ) -> simulate.PeriodModel | None:
-    """The model that predicts a run: the given one, else that of this project's own ConvNet if the run is one of it.
+    """Return the period model that applies to a run.
 
     Parameters
     ----------
-    config, optimizer : of the run, as JSON and as text.
-    model : of a probe of its network.
+    config, optimizer : configuration (JSON) and optimizer (text) of the run.
+    model : period model of the network. By default that of this project's ConvNet, if the run trains it.
+
+    Returns
+    -------
+    `model` or the default; None if neither applies.
 
     Raises
     ------
-    ValueError : the run is part of the probe, or has another optimizer.
+    ValueError : the run is one of the calibration runs, or has another optimizer or network.
 
     Examples
     --------
@@ -364,63 +383,66 @@ def model_for_run(
     True
     """
     reference = simulate.PeriodModel.reference()
-    if model is None and is_of_network(config, reference.calibration_runs[0].run):
+    if model is None and is_same_network(config, reference.calibration_runs[0].run):
         model = reference
     if model is None:
         return None
-    if any(_equal_but_for(_LENGTH_AND_ENGINE, config, segment.run) for segment in model.calibration_runs):
-        raise ValueError("a run that is part of the probe is not predicted by it, which knows the answer")
+    if any(_equal_except(_LENGTH_AND_ENGINE, config, calibration.run) for calibration in model.calibration_runs):
+        raise ValueError("this run is one of the calibration runs, so the period model cannot predict it independently")
     if not equal_up_to_dim(optimizer, model.optimizer):
-        raise ValueError(f"the probe is of {model.optimizer}, the run of {optimizer}")
-    known = [segment.run for segment in model.calibration_runs if segment.run]
-    if held_config(config) and known and not is_of_network(config, known[0]):
-        raise ValueError("the probe is of another network than the run")
+        raise ValueError(f"the period model was calibrated with {model.optimizer}, but the run used {optimizer}")
+    calibrations = [calibration.run for calibration in model.calibration_runs if calibration.run]
+    if parse_config(config) and calibrations and not is_same_network(config, calibrations[0]):
+        raise ValueError("the period model was calibrated on another network than that of the run")
     return model
 
 
-def is_of_network(config: str, other: str) -> bool:
-    """Whether two runs are of one network and training, and differ at most in rates, seeds, length and engine.
+def is_same_network(config: str, other: str) -> bool:
+    """Whether two runs train the same network in the same way.
+
+    They may differ in lr, wd, initial norm, seeds, length, engine and evaluation.
 
     Parameters
     ----------
-    config, other : of the runs, as JSON; those that are none are of no network.
+    config, other : configurations of the runs, as JSON. A text that is not one matches nothing.
 
     Examples
     --------
     >>> own, other = '{"lr": 0.1, "wd": 0.01}', '{"lr": 0.2, "wd": 0.01, "width": 64}'
-    >>> is_of_network(own, other), is_of_network(own, '{"lr": 0.1, "wd": 0.01, "width": 9}'), is_of_network("", "")
+    >>> narrower = '{"lr": 0.1, "wd": 0.01, "width": 9}'
+    >>> is_same_network(own, other), is_same_network(own, narrower), is_same_network("", "")
     (True, False, False)
     """
-    return _equal_but_for(WITHIN_A_NETWORK, config, other)
+    return _equal_except(MAY_DIFFER_IN_A_NETWORK, config, other)
 
 
-def _equal_but_for(free: frozenset[str], config: str, other: str) -> bool:
-    first, second = held_config(config), held_config(other)
+def _equal_except(ignored: frozenset[str], config: str, other: str) -> bool:
+    first, second = parse_config(config), parse_config(other)
     try:
-        one, two = (RunConfig.from_dict(each).settings_without(free) for each in (first, second))
+        one, two = (RunConfig.from_dict(settings).settings_without(ignored) for settings in (first, second))
     except (TypeError, ValueError):
-        # none, or of an optimizer, model or setting that is not known here
+        # not a configuration, or one with an unknown optimizer, model or setting
         return False
     return one == two
 
 
-def held_config(text: str) -> dict[str, Any]:
-    """Settings that a trajectory holds as JSON; none where it holds none.
+def parse_config(text: str) -> dict[str, Any]:
+    """Read the configuration that a trajectory stores as JSON; empty if there is none.
 
     Examples
     --------
-    >>> held_config('{"model": "mlp"}'), held_config("")
+    >>> parse_config('{"model": "mlp"}'), parse_config("")
     ({'model': 'mlp'}, {})
     """
     try:
-        held = json.loads(text)
+        config = json.loads(text)
     except json.JSONDecodeError:
         return {}
-    return held if isinstance(held, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
-def constant_rates(run: xr.Dataset) -> tuple[float, float]:
-    """Learning rate and weight decay of a run in which they are constant.
+def constant_lr_and_wd(run: xr.Dataset) -> tuple[float, float]:
+    """Learning rate and weight decay of a run, if both are constant.
 
     Raises
     ------
@@ -428,24 +450,24 @@ def constant_rates(run: xr.Dataset) -> tuple[float, float]:
 
     Examples
     --------
-    >>> constant_rates(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1))
+    >>> constant_lr_and_wd(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1))
     (0.5, 0.02)
     """
-    found = []
+    constants = []
     for name in ("lr", "wd"):
         values = np.unique(setting_variable(run, name).values)
         if values.size != 1:
-            raise ValueError(f"{name} varies in time, so that there is no one value to predict from")
-        found.append(float(values[0]))
-    return found[0], found[1]
+            raise ValueError(f"{name} varies in time, but the prediction needs one value")
+        constants.append(float(values[0]))
+    return constants[0], constants[1]
 
 
 def settled_rows(run: xr.Dataset) -> xr.Dataset:
-    """Rows after the first 2/ηλ steps.
+    """Rows after the transient, that is after the first 2/ηλ steps.
 
     Raises
     ------
-    ValueError : there are none, or their gradient norms are no numbers.
+    ValueError : there are no such rows, or their gradient norms are not finite or all zero.
 
     Examples
     --------
@@ -454,25 +476,25 @@ def settled_rows(run: xr.Dataset) -> xr.Dataset:
     """
     part = after_transient(check_trajectory(run, "grad_norm", single=True))
     if not part.sizes["step"]:
-        raise ValueError("there are no rows after the first 2/ηλ steps, which belong to the beginning")
+        raise ValueError("the run has no rows after its transient, the first 2/ηλ steps")
     with np.errstate(over="ignore"):
         squares = part.grad_norm.values.astype(float) ** 2
     if not (np.isfinite(squares).all() and squares.any()):
-        raise ValueError("gradient norms are not finite, or all of them zero")
+        raise ValueError("the gradient norms after the first 2/ηλ steps are not all finite, or they are all zero")
     return part
 
 
-def _replayed(run: xr.Dataset) -> xr.Dataset:
-    # says what was held fixed, where the law was not at work
+def _replay_whole_run(run: xr.Dataset) -> xr.Dataset:
+    # raises if the norm or the effective learning rate was fixed, so that the law does not apply
     unconstrained_optimizer(run)
     replayed = simulate.replay(run)
     if replayed.sizes["step"] < run.sizes["step"]:
-        raise ValueError(f"the replayed norm leaves the floating-point range at step {int(replayed.status_step)}")
+        raise ValueError(f"the norm leaves the floating-point range at step {int(replayed.status_step)}")
     return replayed
 
 
 def setting_name(run: xr.Dataset) -> str:
-    """Learning rate and weight decay of a run in words.
+    """Learning rate and weight decay of a run as text.
 
     Examples
     --------

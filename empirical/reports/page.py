@@ -1,4 +1,4 @@
-"""Self-contained HTML pages of tables and figures: nothing is loaded from elsewhere, scripts are not needed to read."""
+"""Self-contained HTML pages with tables and figures. They load nothing and can be read without scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DASH = "–"
-# The inverted picture of a dark page keeps its hues. Phones scroll what would be too small to read.
+# On a dark page figures are inverted but keep their hues. On a narrow screen wide figures scroll.
 _STYLE = """
 :root { color-scheme: light dark; --text: #222; --pale: #5c5c5c; --line: #d8d8d8; --page: #fff; --good: #00664b; }
 @media (prefers-color-scheme: dark) {
@@ -76,9 +76,9 @@ class Cell:
 
     Attributes
     ----------
-    text : what is shown.
-    value : number by which it is sorted; None: by its text. NaN comes last.
-    kind : its CSS class.
+    text : text on the page.
+    value : number that sorts the column; None sorts by text. NaN comes last.
+    kind : CSS class.
     """
 
     text: str
@@ -86,47 +86,49 @@ class Cell:
     kind: str = ""
 
 
-def number(value: float, form: str = ".4g") -> Cell:
-    """Cell of a number, a dash where it is NaN.
+def number_cell(value: float, form: str = ".4g") -> Cell:
+    """Cell with a number; a dash for NaN.
 
     Examples
     --------
-    >>> number(0.123456).text, number(math.nan).text
+    >>> number_cell(0.123456).text, number_cell(math.nan).text
     ('0.1235', '–')
     """
     return Cell(DASH if math.isnan(value) else format(value, form), float(value))
 
 
-def with_error(value: float, error: float) -> Cell:
-    """Cell of a number and its standard error, if there is one.
+def number_with_error(value: float, error: float) -> Cell:
+    """Cell with a number and its standard error, if known.
 
     Examples
     --------
-    >>> with_error(71.25, 2.6).text, with_error(71.25, math.nan).text
+    >>> number_with_error(71.25, 2.6).text, number_with_error(71.25, math.nan).text
     ('71.25 ± 2.6', '71.25')
     """
-    known = not (math.isnan(value) or math.isnan(error))
-    return Cell(number(value).text + (f" ± {error:.2g}" if known else ""), float(value))
+    has_error = not (math.isnan(value) or math.isnan(error))
+    return Cell(number_cell(value).text + (f" ± {error:.2g}" if has_error else ""), float(value))
 
 
 def table(name: str, heads: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> str:
-    """HTML of a table whose heads sort it, by value, where scripts run. Columns without numbers are of words.
+    """HTML of a table. With scripts, a click on a column head sorts the rows by value.
+
+    Columns without numbers are aligned to the left.
 
     Parameters
     ----------
-    name : for those who do not see it.
-    heads : of the columns; none: settings that need no sorting.
-    rows : cells, one for each head. The first of a row names it.
+    name : accessible name, for screen readers.
+    heads : column heads; empty for a table without head and sorting.
+    rows : one cell for each column. The first cell of a row is its head.
 
     Examples
     --------
-    >>> '<td data-value="2.0">2</td>' in table("numbers", ["a", "b"], [["one", number(2.0)]])
+    >>> '<td data-value="2.0">2</td>' in table("numbers", ["a", "b"], [["one", number_cell(2.0)]])
     True
     """
     cells = [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     words = [all(cell.value is None for cell in column) for column in zip(*cells, strict=True)] or [True] * len(heads)
     head = "".join(
-        f'<th scope="col"{_class("words" if left else "")}>{html.escape(text)}</th>'
+        f'<th scope="col"{_class_attribute("words" if left else "")}>{html.escape(text)}</th>'
         for text, left in zip(heads, words, strict=bool(heads))
     )
     body = "\n".join(
@@ -135,9 +137,9 @@ def table(name: str, heads: Sequence[str], rows: Sequence[Sequence[Cell | str]])
         + "</tr>"
         for row in cells
     )
-    return _scrolled(
+    return _scroll_region(
         name,
-        f"<table{_class('sortable' if heads else '')}>"
+        f"<table{_class_attribute('sortable' if heads else '')}>"
         + (f"<thead><tr>{head}</tr></thead>\n" if heads else "")
         + f"<tbody>\n{body}\n</tbody></table>",
     )
@@ -147,27 +149,27 @@ def _cell(cell: Cell, is_first: bool, left: bool) -> str:
     tag, scope = ("th", ' scope="row"') if is_first else ("td", "")
     key = "" if cell.value is None else f' data-value="{_sort_key(cell.value)}"'
     kinds = " ".join(filter(None, ["words" if left else "", cell.kind]))
-    return f"<{tag}{scope}{_class(kinds)}{key}>{html.escape(cell.text)}</{tag}>"
+    return f"<{tag}{scope}{_class_attribute(kinds)}{key}>{html.escape(cell.text)}</{tag}>"
 
 
-def _class(kinds: str) -> str:
+def _class_attribute(kinds: str) -> str:
     return f' class="{html.escape(kinds)}"' if kinds else ""
 
 
 def _sort_key(value: float) -> str:
-    """The number as JavaScript reads it; nothing for NaN."""
+    """Number in the notation of JavaScript; empty for NaN."""
     if math.isnan(value):
         return ""
     return repr(value).replace("inf", "Infinity")
 
 
-def _scrolled(name: str, content: str) -> str:
-    """Let it scroll sideways by itself, by keyboard too."""
+def _scroll_region(name: str, content: str) -> str:
+    """Wrap content that may be wider than the page; it scrolls sideways, also by keyboard."""
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(name)}">{content}</div>'
 
 
 def paragraphs(*texts: str) -> str:
-    """HTML of plain texts.
+    """HTML of paragraphs of plain text.
 
     Examples
     --------
@@ -178,7 +180,7 @@ def paragraphs(*texts: str) -> str:
 
 
 def lead(text: str) -> str:
-    """HTML of the sentence that matters most.
+    """HTML of the most important sentence, in bold.
 
     Examples
     --------
@@ -189,7 +191,7 @@ def lead(text: str) -> str:
 
 
 def bullets(texts: Sequence[str]) -> str:
-    """HTML of a list of plain texts; nothing without any.
+    """HTML of a list of plain texts; empty without texts.
 
     Examples
     --------
@@ -199,19 +201,19 @@ def bullets(texts: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>" if texts else ""
 
 
-def lines(text: str) -> str:
-    """HTML of a text whose lines stay as they are.
+def preformatted(text: str) -> str:
+    """HTML of a text that keeps its line breaks.
 
     Examples
     --------
-    >>> lines("a < b")
+    >>> preformatted("a < b")
     '<pre>a &lt; b</pre>'
     """
     return f"<pre>{html.escape(text)}</pre>"
 
 
 def section(title: str, *parts: str) -> str:
-    r"""HTML of a head and what is below it.
+    r"""HTML of a heading followed by parts of a page.
 
     Examples
     --------
@@ -221,37 +223,37 @@ def section(title: str, *parts: str) -> str:
     return "\n".join([f"<h2>{html.escape(title)}</h2>", *parts])
 
 
-def plain(value: Any) -> str:
-    """A setting as text: words as they are, all else as in JSON.
+def format_setting(value: Any) -> str:
+    """Setting as text: strings unchanged, other values as JSON.
 
     Examples
     --------
-    >>> plain("mlp"), plain(True), plain([1, 2])
+    >>> format_setting("mlp"), format_setting(True), format_setting([1, 2])
     ('mlp', 'true', '[1, 2]')
     """
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def counted(number: int, thing: str) -> str:
-    """A number of things in words.
+def format_count(number: int, noun: str) -> str:
+    """Number and noun, with a plural "s" unless the number is 1.
 
     Examples
     --------
-    >>> counted(1, "step"), counted(2, "step")
+    >>> format_count(1, "step"), format_count(2, "step")
     ('1 step', '2 steps')
     """
-    return f"{number} {thing}{'s' * (number != 1)}"
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def new_figure(
     height: float, rows: int = 1, columns: int = 1, *, width: float = 9.5, **shared: Any
 ) -> tuple[Figure, Any]:
-    """Figure and its axes, without pyplot: no global state, no display needed.
+    """Make a figure with axes, without pyplot: no global state and no display.
 
     Parameters
     ----------
-    height, width : in inches; the default is that of a page.
-    rows, columns, shared : of `Figure.subplots`.
+    height, width : size in inches; the default width fits the page.
+    rows, columns, shared : arguments of `Figure.subplots`.
 
     Examples
     --------
@@ -266,24 +268,24 @@ def new_figure(
 
 
 def figure_section(title: str, figure: Figure, caption: str) -> str:
-    """HTML of a head, a figure as inline SVG, and its caption.
+    """HTML of a heading, a figure as inline SVG, and its caption.
 
     Examples
     --------
     >>> "<svg" in figure_section("Nothing", new_figure(1.0)[0], "An empty figure.")
     True
     """
-    picture = _scrolled(title, svg(figure, title))
+    picture = _scroll_region(title, svg(figure, title))
     return section(title, f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
 def svg(figure: Figure, title: str) -> str:
-    """Figure as an SVG element that can stand beside others in one page.
+    """Convert a figure to an SVG element whose ids are unique on the page.
 
     Parameters
     ----------
-    figure : of matplotlib.
-    title : another one for each figure of a page: names inside the element begin with it.
+    figure : figure of matplotlib.
+    title : title of the figure, unique on the page. The ids inside the element begin with it.
 
     Examples
     --------
@@ -295,35 +297,35 @@ def svg(figure: Figure, title: str) -> str:
     memory = io.StringIO()
     # text stays text; a fixed salt gives the same page for the same run
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(memory, format="svg", dpi=150, transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(memory, format="svg", dpi=150, transparent=True, metadata=no_metadata)
     text = memory.getvalue()
     box = re.search(r'viewBox="[^"]*"', text)
     inner = text[text.index(">", text.index("<svg")) + 1 :]
     inner = re.sub(r"<style.*?</style>", "", inner, count=1, flags=re.DOTALL)
-    # HTML knows the namespaces, and machines the fonts that they have
+    # HTML needs no namespace for links; replace the font list by common fonts
     inner = inner.replace("xlink:href", "href")
     inner = re.sub(r'(?<= d=")[^"]*', lambda path: _LONG_NUMBER.sub(r"\1", path[0]), inner)
     inner = _FONTS.sub("font-family: 'DejaVu Sans', Verdana, sans-serif", inner)
-    return f'<svg role="img" aria-label="{html.escape(title)}" {box[0] if box else ""}>{_own_names(inner, title)}'
+    return f'<svg role="img" aria-label="{html.escape(title)}" {box[0] if box else ""}>{_prefix_ids(inner, title)}'
 
 
-def _own_names(inner: str, title: str) -> str:
-    """Drop names that nothing refers to, and begin the others with the title."""
+def _prefix_ids(inner: str, title: str) -> str:
+    """Drop unused ids, and begin the others with the title."""
     prefix = re.sub(r"\W+", "-", title.lower())
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", inner))
-    inner = re.sub(r' id="([^"]*)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", inner)
+    inner = re.sub(r' id="([^"]*)"', lambda match: f' id="{prefix}-{match[1]}"' if match[1] in used else "", inner)
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", inner)
 
 
 def write_page(path: Path, title: str, parts: Sequence[str], *, footer: str = "") -> None:
-    """Write a page, aside and renamed.
+    """Write a page atomically: into a temporary file, which is then renamed.
 
     Parameters
     ----------
-    path : of the page; its folder is made if there is none.
-    title : head of the page.
-    parts : HTML.
+    path : file to write; its folder is made if missing.
+    title : title of the page.
+    parts : HTML of its parts.
     footer : plain text after the versions.
 
     Examples
@@ -334,9 +336,9 @@ def write_page(path: Path, title: str, parts: Sequence[str], *, footer: str = ""
     >>> target.read_text(encoding="utf-8")[:15]
     '<!DOCTYPE html>'
     """
-    known = versions()
+    current = versions()
     made_by = (
-        f"bnwd {theory.__version__}, Python {known['python_version']}, numpy {known['numpy_version']}, "
+        f"bnwd {theory.__version__}, Python {current['python_version']}, numpy {current['numpy_version']}, "
         f"{platform.platform()}."
     )
     content = "\n".join(parts)
@@ -353,5 +355,5 @@ def write_page(path: Path, title: str, parts: Sequence[str], *, footer: str = ""
 </body></html>
 """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as aside:
-        aside.write_text(page, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A report of one run: what theory and simulation predict, what was measured, pictures, settings; one HTML page."""
+"""Report of one run as an HTML page: verdict, predictions beside measurements, figures and settings."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ import simulate
 from empirical.reports import page
 from empirical.reports.comparison import (
     Comparison,
-    Findings,
-    Notes,
-    constant_rates,
-    examine,
-    held_config,
+    NoteCollector,
+    RunComparison,
+    compare_run,
+    constant_lr_and_wd,
+    equilibrium_levels,
     last_periods,
-    predicted_levels,
+    parse_config,
     setting_name,
     settled_rows,
 )
 from empirical.reports.sweep_report import is_sweep, sweep_parts
 from simulate._files import check_writable
-from simulate.plots.diagnosis import drawn_log
+from simulate.plots.diagnosis import log_to_draw
 from simulate.trajectories.contract import COMPLETE, check_trajectory
 from simulate.trajectories.periods import PERIODIC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_POINTS = 2000  # of a curve
-_MOST_MARKED = 60  # periods, beyond which their marks hide the curves
+_MOST_POINTS = 2000  # of one curve
+_MOST_MARKED_PERIODS = 60  # the marks of more periods would hide the curves
 
 
 def write_run_report(
@@ -49,9 +49,9 @@ def write_run_report(
     Parameters
     ----------
     source : run folder, saved trajectory, sweep folder, or the trajectory of one run.
-    path : of the page, which is replaced.
-    model : of a probe of the same network, for predictions of its periods; by default that of this project's own
-        ConvNet where the run is one of it, else none.
+    path : file to write. An existing file is replaced.
+    model : period model of the same network, which predicts the periods. By default that of this project's ConvNet for
+        runs of that network, and none for other runs.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def write_run_report(
 
     Raises
     ------
-    TypeError, ValueError : no such source, a batch, or a path that is a folder; nothing is written then.
+    TypeError, ValueError : `source` does not exist or is a batch of runs, or `path` is a folder. Nothing is written.
 
     Source: docs/mathematics.md §1, §2, §4, §5.
 
@@ -75,53 +75,53 @@ def write_run_report(
         raise ValueError(f"path must be a file, got the folder {os.fspath(path)!r}")
     if model is not None and not isinstance(model, simulate.PeriodModel):
         raise TypeError(f"model must be a simulate.PeriodModel, got {type(model).__name__}")
-    run, place = _opened(source)
+    run, folder = _open_source(source)
     with suppress(OSError):
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
     check_writable("path", target)
     if run is None:
-        page.write_page(target, f"Sweep {Path(place).name}", sweep_parts(Path(place), model))
+        page.write_page(target, f"Sweep {Path(folder).name}", sweep_parts(Path(folder), model))
     else:
-        page.write_page(target, title_of(run), _run_parts(run, place, model), footer=_made_with(run))
+        page.write_page(target, run_title(run), _run_parts(run, folder, model), footer=_versions_footer(run))
     return target
 
 
-def _opened(source: str | os.PathLike[str] | xr.Dataset) -> tuple[xr.Dataset | None, str]:
-    """The trajectory, None of a sweep; and its folder, empty of one that was given."""
+def _open_source(source: str | os.PathLike[str] | xr.Dataset) -> tuple[xr.Dataset | None, str]:
+    """Return the trajectory (None for a sweep) and its folder (empty for a trajectory in memory)."""
     if isinstance(source, xr.Dataset):
         return check_trajectory(source, single=True), ""
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"source must be a folder or an xarray.Dataset, got {type(source).__name__}")
-    place = os.fspath(source)
-    if is_sweep(Path(place)):
-        return None, place
+    folder = os.fspath(source)
+    if is_sweep(Path(folder)):
+        return None, folder
     try:
-        loaded = simulate.load(place)
+        run = simulate.load(folder)
     except ValueError as error:
-        told = str(error).replace("path must be", "source must be a sweep folder,")
-        raise ValueError(told.replace("path must", "source must")) from None
-    return check_trajectory(loaded, single=True), place
+        message = str(error).replace("path must be", "source must be a sweep folder,")
+        raise ValueError(message.replace("path must", "source must")) from None
+    return check_trajectory(run, single=True), folder
 
 
-def title_of(run: xr.Dataset) -> str:
-    """What a run is, in some words.
+def run_title(run: xr.Dataset) -> str:
+    """Title of the report of a run: model and data set, lr, wd and optimizer.
 
     Examples
     --------
-    >>> title_of(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1))
+    >>> run_title(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1))
     'map, η=0.5 λ=0.02'
     """
-    config = held_config(run.attrs.get("config", ""))
-    what = f"{config['model']} on {config['dataset']}" if {"model", "dataset"} <= config.keys() else ""
-    words = [what or str(run.attrs.get("source", "trajectory"))]
+    config = parse_config(run.attrs.get("config", ""))
+    model_and_data = f"{config['model']} on {config['dataset']}" if {"model", "dataset"} <= config.keys() else ""
+    words = [model_and_data or str(run.attrs.get("source", "trajectory"))]
     with suppress(ValueError):
-        words.append(setting_name(xr.Dataset(attrs=dict(zip(("lr", "wd"), constant_rates(run), strict=True)))))
+        words.append(setting_name(xr.Dataset(attrs=dict(zip(("lr", "wd"), constant_lr_and_wd(run), strict=True)))))
     rule = str(run.attrs.get("optimizer", "SGD()"))
     return ", ".join(words + ([rule] if rule != "SGD()" else []))
 
 
-def comparison_table(lines: tuple[Comparison, ...]) -> str:
-    """HTML of predictions beside measurements.
+def comparison_table(comparisons: tuple[Comparison, ...]) -> str:
+    """HTML table of predictions beside measurements.
 
     Examples
     --------
@@ -130,155 +130,175 @@ def comparison_table(lines: tuple[Comparison, ...]) -> str:
     """
     rows: list[list[page.Cell | str]] = [
         [
-            line.quantity,
-            page.number(line.predicted),
-            page.with_error(line.measured, line.error),
-            line.unit,
-            page.number(line.ratio, ".4f"),
-            line.inputs,
+            comparison.quantity,
+            page.number_cell(comparison.predicted),
+            page.number_with_error(comparison.measured, comparison.error),
+            comparison.unit,
+            page.number_cell(comparison.ratio, ".4f"),
+            comparison.inputs,
         ]
-        for line in lines
+        for comparison in comparisons
     ]
-    heads = ["quantity", "predicted", "measured", "unit", "measured / predicted", "what the prediction knows"]
+    heads = ["quantity", "predicted", "measured", "unit", "measured / predicted", "inputs of the prediction"]
     return page.table("predictions and measurements", heads, rows)
 
 
-def _run_parts(run: xr.Dataset, place: str, model: simulate.PeriodModel | None) -> list[str]:
-    found = examine(run, model)
-    notes = Notes()
-    pictures = [picture for picture in _pictures(run, found, notes) if picture]
-    unsaid = tuple(dict.fromkeys([*found.notes, *notes.told]))
-    held = [[name, text] for name, text in settings(run).items()]
-    compared = comparison_table(found.comparisons) if found.comparisons else page.paragraphs("Nothing can be compared.")
+def _run_parts(run: xr.Dataset, folder: str, model: simulate.PeriodModel | None) -> list[str]:
+    comparison = compare_run(run, model)
+    notes = NoteCollector()
+    figures = [figure for figure in _figure_sections(run, comparison, notes) if figure]
+    undetermined = tuple(dict.fromkeys([*comparison.notes, *notes.texts]))
+    settings = [[name, text] for name, text in run_settings(run).items()]
+    table = (
+        comparison_table(comparison.comparisons)
+        if comparison.comparisons
+        else page.paragraphs("No prediction is available for this run.")
+    )
     return [
-        *_verdict(run, found),
-        page.section("Prediction against measurement", compared),
-        page.section("What cannot be said, and why", page.bullets(unsaid)) if unsaid else "",
-        page.section("What comes next", page.paragraphs(found.outlook)) if found.outlook else "",
-        page.section("Spikes of the loss", page.lines(str(found.diagnosis))) if found.diagnosis is not None else "",
-        *pictures,
-        page.section("Settings", page.table("settings", [], held)) if held else "",
-        page.section("Data", *_how_to_open(run, place)),
+        *_verdict_parts(run, comparison),
+        page.section("Predictions and measurements", table),
+        page.section("Undetermined or uncertain results", page.bullets(undetermined)) if undetermined else "",
+        page.section("Outlook", page.paragraphs(comparison.outlook)) if comparison.outlook else "",
+        page.section("Loss spikes", page.preformatted(str(comparison.diagnosis)))
+        if comparison.diagnosis is not None
+        else "",
+        *figures,
+        page.section("Settings", page.table("settings", [], settings)) if settings else "",
+        page.section("Data", *_loading_code(run, folder)),
     ]
 
 
-def _verdict(run: xr.Dataset, found: Findings) -> list[str]:
+def _verdict_parts(run: xr.Dataset, comparison: RunComparison) -> list[str]:
     steps = int(run.status_step) if "status_step" in run else run.sizes["step"]
     status = str(run.status.item()) if "status" in run else COMPLETE
-    lasted = page.counted(steps, "step")
-    ended = lasted if status == COMPLETE else f"{status} after {lasted}"
-    judged, parts = found.classification, [page.lead("No verdict.")]
-    if judged is not None:
-        parts = [page.lead(f"Verdict: {judged}."), page.paragraphs(f"Why: {judged.reason}.")]
-    parts.append(page.paragraphs(f"{ended[:1].upper()}{ended[1:]}."))
-    return parts + ([page.paragraphs(f"A probe lets expect: {found.expected}.")] if found.expected else [])
+    length = page.format_count(steps, "step")
+    end = length if status == COMPLETE else f"{status} after {length}"
+    classification, parts = comparison.classification, [page.lead("Verdict: undetermined.")]
+    if classification is not None:
+        parts = [page.lead(f"Verdict: {classification}."), page.paragraphs(f"Reason: {classification.reason}.")]
+    parts.append(page.paragraphs(f"{end[:1].upper()}{end[1:]}."))
+    return parts + (
+        [page.paragraphs(f"Predicted by the period model: {comparison.prediction}.")] if comparison.prediction else []
+    )
 
 
-def _pictures(run: xr.Dataset, found: Findings, notes: Notes) -> list[str | None]:
-    """Figures that the run has something to show in."""
+def _figure_sections(run: xr.Dataset, comparison: RunComparison, notes: NoteCollector) -> list[str | None]:
+    """Sections of all figures for which the run has data."""
     if run.sizes["step"] < 2:
         return []
-    judged = found.classification
-    is_periodic = judged is not None and judged.verdict == PERIODIC
-    drawn: list[tuple[str, Callable[[], tuple[Figure, str]]]] = [("The run", lambda: _whole(run, found))]
+    classification = comparison.classification
+    is_periodic = classification is not None and classification.verdict == PERIODIC
+    figures: list[tuple[str, Callable[[], tuple[Figure, str]]]] = [
+        ("The run", lambda: _whole_run_figure(run, comparison))
+    ]
     if is_periodic:
-        drawn.append(("Some periods", lambda: _some_periods(run, found)))
+        figures.append(("Last periods", lambda: _last_periods_figure(run, comparison)))
     if {"grad_norm", "effective_lr"} <= set(run.data_vars):
-        drawn.append(("Phase picture", lambda: _phase(run, is_periodic)))
-    if judged is not None and is_periodic:
-        drawn.append(("Lengths of the periods", lambda: _lengths(judged.periods)))
-    if (diagnosis := found.diagnosis) is not None and diagnosis.spikes:
-        drawn.append(("Spikes and their causes", lambda: _spikes(diagnosis)))
-    return [notes.attempt(title.lower(), _picture, title, make) for title, make in drawn]
+        figures.append(("Phase picture", lambda: _phase_figure(run, is_periodic)))
+    if classification is not None and is_periodic:
+        figures.append(("Period lengths", lambda: _period_lengths_figure(classification.periods)))
+    if (diagnosis := comparison.diagnosis) is not None and diagnosis.spikes:
+        figures.append(("Loss spikes and their causes", lambda: _spikes_figure(diagnosis)))
+    return [notes.attempt(title.lower(), _figure_section, title, draw) for title, draw in figures]
 
 
-def _picture(title: str, make: Callable[[], tuple[Figure, str]]) -> str:
-    figure, caption = make()
+def _figure_section(title: str, draw: Callable[[], tuple[Figure, str]]) -> str:
+    figure, caption = draw()
     return page.figure_section(title, figure, caption)
 
 
-def _levels(run: xr.Dataset) -> dict[str, float]:
-    """Predicted equilibrium, where there is one."""
+def _predicted_levels(run: xr.Dataset) -> dict[str, float]:
+    """Predicted equilibrium; empty if it is undetermined."""
     try:
         settled_rows(run)
-        return {name: level for name, level in predicted_levels(run, run).items() if math.isfinite(level) and level > 0}
+        return {
+            name: level for name, level in equilibrium_levels(run, run).items() if math.isfinite(level) and level > 0
+        }
     except (ValueError, ArithmeticError):
         return {}
 
 
-def _trajectory_figure(run: xr.Dataset, **drawn: Any) -> Figure:
-    shown = [name for name in ("loss", "norm", "effective_lr") if name in run and run[name].dims == ("step",)]
-    figure, axes = page.new_figure(2.5 * len(shown), len(shown), sharex=True, squeeze=False)
-    simulate.plots.plot_trajectory(run, list(axes[:, 0]), variables=shown, most_points=_MOST_POINTS, **drawn)
+def _trajectory_figure(run: xr.Dataset, **curves: Any) -> Figure:
+    variables = [name for name in ("loss", "norm", "effective_lr") if name in run and run[name].dims == ("step",)]
+    figure, axes = page.new_figure(2.5 * len(variables), len(variables), sharex=True, squeeze=False)
+    simulate.plots.plot_trajectory(run, list(axes[:, 0]), variables=variables, most_points=_MOST_POINTS, **curves)
     return figure
 
 
-def _whole(run: xr.Dataset, found: Findings) -> tuple[Figure, str]:
-    judged, levels = found.classification, _levels(run)
-    periods = judged.periods if judged is not None and judged.periods.count <= _MOST_MARKED else None
-    words = ["All rows."]
-    if found.replayed is not None:
-        words.append("Dashed: the norm simulated from the measured gradient norms alone.")
-    if periods is not None and periods.count and judged is not None and judged.verdict == PERIODIC:
+def _whole_run_figure(run: xr.Dataset, comparison: RunComparison) -> tuple[Figure, str]:
+    classification, levels = comparison.classification, _predicted_levels(run)
+    periods = (
+        classification.periods
+        if classification is not None and classification.periods.count <= _MOST_MARKED_PERIODS
+        else None
+    )
+    words = ["All steps."]
+    if comparison.replayed is not None:
+        words.append("Dashed: replay, the norm computed from the measured gradient norms alone.")
+    if periods is not None and periods.count and classification is not None and classification.verdict == PERIODIC:
         words.append("Green: onsets of periods.")
     else:
         periods = None
     if levels:
-        words.append("Dotted: the equilibrium that the mean square of the gradient norm predicts.")
-    return _trajectory_figure(run, simulated=found.replayed, periods=periods, levels=levels), " ".join(words)
+        words.append("Dotted: equilibrium predicted from the mean square of the gradient norm.")
+    return _trajectory_figure(run, simulated=comparison.replayed, periods=periods, levels=levels), " ".join(words)
 
 
-def _some_periods(run: xr.Dataset, found: Findings) -> tuple[Figure, str]:
+def _last_periods_figure(run: xr.Dataset, comparison: RunComparison) -> tuple[Figure, str]:
     part, periods = last_periods(run)
-    simulated = None if found.replayed is None else found.replayed.sel(step=part.step)
-    caption = f"The last {periods.count} periods; green: their onsets. Dashed and dotted as above."
-    return _trajectory_figure(part, simulated=simulated, periods=periods, levels=_levels(run)), caption
+    simulated = None if comparison.replayed is None else comparison.replayed.sel(step=part.step)
+    caption = f"The last {periods.count} periods. Green: their onsets. Dashed and dotted lines as above."
+    return _trajectory_figure(part, simulated=simulated, periods=periods, levels=_predicted_levels(run)), caption
 
 
-def _phase(run: xr.Dataset, is_periodic: bool) -> tuple[Figure, str]:
+def _phase_figure(run: xr.Dataset, is_periodic: bool) -> tuple[Figure, str]:
     part, periods = last_periods(run) if is_periodic else (run, None)
-    words = ["Effective learning rate against gradient norm."]
+    words = ["Effective learning rate and effective gradient norm."]
     figure, ax = page.new_figure(5.5)
     simulate.plots.plot_phase(part, ax, periods=periods)
     if ax.lines:
-        words.append("Below the dotted line the norm falls, above it rises.")
-    return figure, " ".join([*words, "The same periods as above."] if is_periodic else words)
+        words.append("Below the dotted line the norm falls, above it the norm rises.")
+    return figure, " ".join([*words, "Same periods as above."] if is_periodic else words)
 
 
-def _lengths(periods: simulate.MeasuredPeriods) -> tuple[Figure, str]:
+def _period_lengths_figure(periods: simulate.MeasuredPeriods) -> tuple[Figure, str]:
     figure, ax = page.new_figure(4.0)
     simulate.plots.plot_periods(periods, ax)
-    return figure, "How long the periods last; the broad line is their mean and its standard error."
+    return figure, "Length of each period. The wide line shows their mean and its standard error."
 
 
-def _spikes(diagnosis: simulate.Diagnosis) -> tuple[Figure, str]:
-    count = len(drawn_log(diagnosis).data_vars)
+def _spikes_figure(diagnosis: simulate.Diagnosis) -> tuple[Figure, str]:
+    count = len(log_to_draw(diagnosis).data_vars)
     figure, axes = page.new_figure(2.5 * count + 0.3, count, sharex=True, squeeze=False)
     simulate.plots.plot_diagnosis(diagnosis, list(axes[:, 0]), most_points=_MOST_POINTS)
-    return figure, "Each spike of the loss is marked by its cause."
+    return figure, "Markers show the cause of each loss spike."
 
 
-def settings(run: xr.Dataset) -> dict[str, str]:
-    """Settings of a run, as texts: those of its config that are given, and the attributes of the trajectory.
+def run_settings(run: xr.Dataset) -> dict[str, str]:
+    """Settings of a run as text: those set in its configuration, and the attributes of its trajectory.
 
     Examples
     --------
-    >>> settings(xr.Dataset(attrs={"lr": 0.1, "config": '{"model": "mlp", "width": null}'}))
+    >>> run_settings(xr.Dataset(attrs={"lr": 0.1, "config": '{"model": "mlp", "width": null}'}))
     {'model': 'mlp', 'lr': '0.1'}
     """
-    held = {**held_config(run.attrs.get("config", "")), **run.attrs}
-    return {str(name): page.plain(value) for name, value in held.items() if name != "config" and value is not None}
+    settings = {**parse_config(run.attrs.get("config", "")), **run.attrs}
+    return {
+        str(name): page.format_setting(value)
+        for name, value in settings.items()
+        if name != "config" and value is not None
+    }
 
 
-def _how_to_open(run: xr.Dataset, place: str) -> list[str]:
-    rows = f"{page.counted(run.sizes['step'], 'row')}: {', '.join(sorted(map(str, run.data_vars)))}."
-    if not place:
-        return [page.paragraphs(f"The trajectory was given as it is, from memory. {rows}")]
-    code = f'import simulate\n\nrun = simulate.load("{place}")    # an xarray.Dataset\nprint(run.norm)'
-    return [page.paragraphs(rows), page.lines(code)]
+def _loading_code(run: xr.Dataset, folder: str) -> list[str]:
+    rows = f"{page.format_count(run.sizes['step'], 'row')}: {', '.join(sorted(map(str, run.data_vars)))}."
+    if not folder:
+        return [page.paragraphs(f"The trajectory was in memory, not in a folder. {rows}")]
+    code = f'import simulate\n\nrun = simulate.load("{folder}")    # an xarray.Dataset\nprint(run.norm)'
+    return [page.paragraphs(rows), page.preformatted(code)]
 
 
-def _made_with(run: xr.Dataset) -> str:
+def _versions_footer(run: xr.Dataset) -> str:
     names = ("bnwd", "torch", "numpy")
-    told = [f"{name} {run.attrs[f'{name}_version']}" for name in names if f"{name}_version" in run.attrs]
-    return f"The run was made with {', '.join(told)}." if told else ""
+    versions = [f"{name} {run.attrs[f'{name}_version']}" for name in names if f"{name}_version" in run.attrs]
+    return f"The run was made with {', '.join(versions)}." if versions else ""

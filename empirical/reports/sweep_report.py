@@ -1,4 +1,4 @@
-"""A report of a sweep: a row for each run, predictions beside measurements, pictures over its settings."""
+"""Report of a sweep: one row per run with predictions beside measurements, and figures over the settings."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ import simulate
 import theory
 from empirical.config import RunConfig
 from empirical.reports import page
-from empirical.reports.comparison import WITHIN_A_NETWORK, Notes, equilibrium, model_for_run
+from empirical.reports.comparison import MAY_DIFFER_IN_A_NETWORK, NoteCollector, equilibrium_comparisons, model_for_run
 from empirical.sweeps.store import open_sweep, read_configs
 from empirical.sweeps.task import FAILED, run_path
 from simulate.period_model.calibration import CalibrationRun, fit_balance_law, pool_runs
-from simulate.plots.style import MEASURED, ONSET, PREDICTED, label_log_ticks, number_values
+from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.periods import PERIODIC
 from theory.optimizers import format_optimizer
 
-_MOST_READ = 200  # runs of which the gradient norms are read
-_FEW_RATES = 8  # each of which has room for its number
+_MOST_RUNS_READ = 200  # more runs than this take too long to read, so their gradient norms are not used
+_MOST_LABELLED_TICKS = 8  # with more values of ηλ the labels overlap
 _ENDED = (DIVERGED, COLLAPSED, FAILED)
-# heads of the columns of summaries that are shown where there are any
-_NUMBERS = {
+# column heads of the numbers of a run; columns without any number are left out
+_NUMBER_HEADS = {
     "mean_norm": "mean norm",
-    "rest": "predicted at rest",
-    "norm_min": "least norm",
-    "norm_max": "largest norm",
-    "final_norm": "last norm",
+    "equilibrium": "predicted equilibrium norm",
+    "norm_min": "lowest norm",
+    "norm_max": "highest norm",
+    "final_norm": "final norm",
     "train_error": "train error",
     "test_error": "test error",
 }
-_PREDICTED_PERIODS = {
-    "law": "predicted by other ηλ",
-    "equal": "predicted by equal ηλ",
-    "model": "predicted by the probe",
+_PREDICTED_PERIOD_HEADS = {
+    "law": "predicted from other ηλ",
+    "equal": "predicted from equal ηλ",
+    "model": "predicted by the period model",
 }
 
 
@@ -53,51 +53,51 @@ class SweepRun:
 
     Attributes
     ----------
-    config : its settings.
-    varied : those in which the runs of the sweep differ, in words or numbers.
-    known : what is known of it, as in `empirical.open_sweep`.
-    predicted : numbers that are there: "law", the period by the balance law of the runs at other
-        ηλ; "equal", the mean period of runs at the same ηλ and another η; "model", the period by the probe of the
-        network; "rest", the equilibrium norm for its own gradient norms, and "mean_norm", the mean that it is about.
+    config : settings of the run.
+    varied : the settings in which the runs of the sweep differ, as words or numbers.
+    summary : results of the run, the variables of `empirical.open_sweep`.
+    predicted : available predictions. "law": period by a balance law fitted to runs at other ηλ. "equal": mean period
+        of runs at the same ηλ and another η. "model": period by the period model of the network. "equilibrium":
+        equilibrium norm for the run's own gradient norms. "mean_norm": the measured mean that it predicts.
     """
 
     config: RunConfig
     varied: dict[str, Any]
-    known: dict[str, Any] = field(repr=False)
+    summary: dict[str, Any] = field(repr=False)
     predicted: dict[str, float] = field(default_factory=dict)
 
     def number(self, name: str) -> float:
-        """What is known or predicted by this name; NaN where nothing is."""
-        return float(self.known.get(name, self.predicted.get(name, math.nan)))
+        """Result or prediction of this name; NaN if there is none."""
+        return float(self.summary.get(name, self.predicted.get(name, math.nan)))
 
     @property
-    def rate(self) -> float:
-        """ηλ, in which roundings do not count; NaN under a schedule."""
+    def intrinsic_lr(self) -> float:
+        """ηλ rounded to 12 digits, so that equal products compare equal; NaN for a schedule."""
         return math.nan if callable(self.config.lr) else float(f"{self.config.lr * self.config.wd:.12g}")
 
     @functools.cached_property
     def network(self) -> str:
-        """Settings but those in which runs of one network differ."""
-        return self.config.settings_without(WITHIN_A_NETWORK)
+        """All settings except those in which runs of one network may differ."""
+        return self.config.settings_without(MAY_DIFFER_IN_A_NETWORK)
 
     @property
-    def decays(self) -> bool:
-        """Whether its weights decay at a rate that depends on ηλ alone."""
-        return bool(theory.free_decay(1.0, self.rate, optimizer=self.config.optimizer) > 0)
+    def has_free_decay(self) -> bool:
+        """Whether the decay of the weights per step depends on ηλ alone."""
+        return bool(theory.free_decay(1.0, self.intrinsic_lr, optimizer=self.config.optimizer) > 0)
 
     @property
     def name(self) -> str:
-        """What tells it from the other runs."""
-        return ", ".join(f"{name} = {page.plain(value)}" for name, value in self.varied.items()) or "the run"
+        """The settings that distinguish the run, as text."""
+        return ", ".join(f"{name} = {page.format_setting(value)}" for name, value in self.varied.items()) or "the run"
 
     @property
-    def end(self) -> str:
-        """The verdict, or how it ended without one."""
-        return str(self.known["status"] if self.known["status"] in _ENDED else self.known["verdict"])
+    def outcome(self) -> str:
+        """The verdict, or the status of a run that diverged, collapsed or failed."""
+        return str(self.summary["status"] if self.summary["status"] in _ENDED else self.summary["verdict"])
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder is that of a sweep.
+    """Whether a folder holds a sweep.
 
     Examples
     --------
@@ -112,12 +112,16 @@ def is_sweep(path: Path) -> bool:
 
 
 def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[list[SweepRun], tuple[str, ...]]:
-    """Runs of a sweep with predictions that do not use their own periods; and why some have none.
+    """Read the runs of a sweep and predict each period without using that period.
 
     Parameters
     ----------
     path : folder of the sweep.
-    model : of a probe of the network; by default that of this project's own ConvNet for runs of it.
+    model : period model of the network. By default that of this project's ConvNet for runs of that network.
+
+    Returns
+    -------
+    runs, and notes on missing predictions with their reasons.
 
     Examples
     --------
@@ -125,7 +129,7 @@ def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[l
     >>> from empirical.sweeps.grid import grid
     >>> from empirical.sweeps.store import SweepFolder
     >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> word = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
+    >>> message = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
     >>> [run.varied for run in sweep_runs(folder.path)[0]]
     [{'lr': 0.1}, {'lr': 0.5}]
     """
@@ -139,43 +143,45 @@ def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[l
     networks = defaultdict(list)
     for run in runs:
         networks[run.network].append(run)
-    unsaid: dict[str, list[SweepRun]] = defaultdict(list)
+    runs_by_note: dict[str, list[SweepRun]] = defaultdict(list)
     for run in runs:
-        notes = Notes()
-        # at constant rates, within which alone the others tell something
-        alike = [other for other in networks[run.network] if 0 < other.rate < 1] if 0 < run.rate < 1 else []
-        run.predicted.update(
-            law=_law_period(run, [other for other in alike if other.rate != run.rate]),
-            equal=_equal_period(run, [other for other in alike if other.rate == run.rate]),
-            model=notes.attempt("period by the probe", _model_period, run, model) or math.nan,
+        notes = NoteCollector()
+        # the balance law and the symmetry are for constant ηλ < 1 only
+        same_network = (
+            [other for other in networks[run.network] if 0 < other.intrinsic_lr < 1] if 0 < run.intrinsic_lr < 1 else []
         )
-        if len(runs) <= _MOST_READ and run.known["status"] not in ("pending", FAILED):
-            run.predicted.update(_rest(run, notes))
-        for note in dict.fromkeys(notes.told):
-            unsaid[note].append(run)
-    told = [f"{note} ({_which(refused, runs)})" for note, refused in unsaid.items()]
-    if len(runs) > _MOST_READ:
-        told.insert(0, f"norm at rest: of more than {_MOST_READ} runs the gradient norms are not read")
-    return runs, tuple(told)
+        run.predicted.update(
+            law=_period_by_law(run, [other for other in same_network if other.intrinsic_lr != run.intrinsic_lr]),
+            equal=_period_by_symmetry(run, [other for other in same_network if other.intrinsic_lr == run.intrinsic_lr]),
+            model=notes.attempt("period by the period model", _period_by_model, run, model) or math.nan,
+        )
+        if len(runs) <= _MOST_RUNS_READ and run.summary["status"] not in ("pending", FAILED):
+            run.predicted.update(_predict_equilibrium(run, notes))
+        for note in dict.fromkeys(notes.texts):
+            runs_by_note[note].append(run)
+    texts = [f"{note} ({_format_runs(concerned, runs)})" for note, concerned in runs_by_note.items()]
+    if len(runs) > _MOST_RUNS_READ:
+        texts.insert(0, f"equilibrium norm: not predicted for a sweep of more than {_MOST_RUNS_READ} runs")
+    return runs, tuple(texts)
 
 
-def _which(some: Sequence[SweepRun], runs: Sequence[SweepRun]) -> str:
-    """Some of the runs in words: a single one by its name."""
-    if len(some) == 1:
-        return some[0].name
-    return f"all {len(runs)} runs" if len(some) == len(runs) else f"{len(some)} of {len(runs)} runs"
+def _format_runs(part: Sequence[SweepRun], runs: Sequence[SweepRun]) -> str:
+    """Some of the runs in words: the name of a single run, else a count."""
+    if len(part) == 1:
+        return part[0].name
+    return f"all {len(runs)} runs" if len(part) == len(runs) else f"{len(part)} of {len(runs)} runs"
 
 
-def _law_period(run: SweepRun, others: Sequence[SweepRun]) -> float:
-    """Period by the balance law of runs at two and more other ηλ; NaN where they make none."""
-    # the law is about weights that decay by ηλ in each step
-    if not others or theory.free_decay(1.0, run.rate, optimizer=run.config.optimizer) != theory.free_decay(
-        1.0, run.rate
+def _period_by_law(run: SweepRun, others: Sequence[SweepRun]) -> float:
+    """Period by a balance law fitted to runs at two or more other ηλ; NaN if it cannot be fitted."""
+    # the law assumes that the weights decay by ηλ in each step
+    if not others or theory.free_decay(1.0, run.intrinsic_lr, optimizer=run.config.optimizer) != theory.free_decay(
+        1.0, run.intrinsic_lr
     ):
         return math.nan
     calibration_runs = [
         CalibrationRun(
-            intrinsic_lr=other.rate,
+            intrinsic_lr=other.intrinsic_lr,
             count=int(other.number("periods")),
             period=other.number("period"),
             period_stderr=other.number("period_stderr"),
@@ -183,49 +189,49 @@ def _law_period(run: SweepRun, others: Sequence[SweepRun]) -> float:
             outside_growth=other.number("outside_growth"),
             trough_norm=math.nan,
             peak_norm=math.nan,
-            verdict=other.known["verdict"],
+            verdict=other.summary["verdict"],
         )
         for other in others
-        if other.known["verdict"] == PERIODIC
+        if other.summary["verdict"] == PERIODIC
     ]
     try:
-        seen = pool_runs(calibration_runs)
-        return float(fit_balance_law(seen).period(1.0, run.rate)) if len(seen) > 1 else math.nan
+        pooled = pool_runs(calibration_runs)
+        return float(fit_balance_law(pooled).period(1.0, run.intrinsic_lr)) if len(pooled) > 1 else math.nan
     except ValueError:
         return math.nan
 
 
-def _equal_period(run: SweepRun, others: Sequence[SweepRun]) -> float:
-    """Mean period of runs at the same ηλ and another η, which by symmetry have the same; not so of Adam with L2."""
-    if not others or not run.config.scale_invariant or not run.decays:
+def _period_by_symmetry(run: SweepRun, others: Sequence[SweepRun]) -> float:
+    """Mean period of runs at the same ηλ and another η, equal by symmetry; NaN without them or for Adam with L2."""
+    if not others or not run.config.scale_invariant or not run.has_free_decay:
         return math.nan
-    same = [
+    periods = [
         other.number("period")
         for other in others
-        if other.config.lr != run.config.lr and other.known["verdict"] == PERIODIC
+        if other.config.lr != run.config.lr and other.summary["verdict"] == PERIODIC
     ]
-    return float(np.mean(same)) if same else math.nan
+    return float(np.mean(periods)) if periods else math.nan
 
 
-def _model_period(run: SweepRun, model: simulate.PeriodModel | None) -> float:
-    probe = model_for_run(json.dumps(run.config.to_dict()), format_optimizer(run.config.optimizer), model)
-    if probe is None or callable(run.config.lr) or not 0 < run.rate < 1 or not probe.has_law:
+def _period_by_model(run: SweepRun, model: simulate.PeriodModel | None) -> float:
+    period_model = model_for_run(json.dumps(run.config.to_dict()), format_optimizer(run.config.optimizer), model)
+    if period_model is None or callable(run.config.lr) or not 0 < run.intrinsic_lr < 1 or not period_model.has_law:
         return math.nan
-    return float(probe.law.period(run.config.lr, run.config.wd))
+    return float(period_model.law.period(run.config.lr, run.config.wd))
 
 
-def _rest(run: SweepRun, notes: Notes) -> dict[str, float]:
-    """Equilibrium norm for the gradient norms of a run, and the mean that it is about."""
-    if not Path(run.known["folder"]).is_dir():
-        notes.told.append("norm at rest: trajectories were not kept")
+def _predict_equilibrium(run: SweepRun, notes: NoteCollector) -> dict[str, float]:
+    """Equilibrium norm for the gradient norms of a run, and the measured mean that it predicts."""
+    if not Path(run.summary["folder"]).is_dir():
+        notes.texts.append("equilibrium norm: not predicted, because the sweep did not keep its trajectories")
         return {}
-    trajectory = notes.attempt("trajectory", simulate.load, run.known["folder"])
-    lines = None if trajectory is None else notes.attempt("norm at rest", equilibrium, trajectory)
-    return {"rest": lines[0].predicted, "mean_norm": lines[0].measured} if lines else {}
+    trajectory = notes.attempt("trajectory", simulate.load, run.summary["folder"])
+    comparisons = None if trajectory is None else notes.attempt("equilibrium norm", equilibrium_comparisons, trajectory)
+    return {"equilibrium": comparisons[0].predicted, "mean_norm": comparisons[0].measured} if comparisons else {}
 
 
 def sweep_parts(path: Path, model: simulate.PeriodModel | None = None) -> list[str]:
-    """HTML of the report of a sweep.
+    """HTML parts of the report of a sweep.
 
     Parameters
     ----------
@@ -237,29 +243,29 @@ def sweep_parts(path: Path, model: simulate.PeriodModel | None = None) -> list[s
     >>> from empirical.sweeps.grid import grid
     >>> from empirical.sweeps.store import SweepFolder
     >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> word = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
+    >>> message = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
     >>> sweep_parts(folder.path)[0]
     '<p>2 runs: 2 pending.</p>'
     """
-    runs, refused = sweep_runs(path, model)
-    notes = Notes()
-    notes.told += refused
-    pictures = [
-        notes.attempt("period against ηλ", _period_picture, runs),
-        notes.attempt("verdicts over η and λ", _verdict_picture, runs),
+    runs, missing = sweep_runs(path, model)
+    notes = NoteCollector()
+    notes.texts += missing
+    figures = [
+        notes.attempt("period over ηλ", _period_figure, runs),
+        notes.attempt("verdicts over η and λ", _verdict_figure, runs),
     ]
-    ended = [_ending(run) for run in runs if run.known["status"] in _ENDED]
-    unsaid = tuple(dict.fromkeys(notes.told))
+    ended = [_format_end(run) for run in runs if run.summary["status"] in _ENDED]
+    undetermined = tuple(dict.fromkeys(notes.texts))
     return [
         page.paragraphs(_summary(runs)),
         page.section("Runs that diverged, collapsed or failed", page.bullets(ended)) if ended else "",
-        page.section("Runs", page.paragraphs(_PREDICTED_FROM), _table(runs)),
-        *(picture for picture in pictures if picture),
-        page.section("What cannot be said, and why", page.bullets(unsaid)) if unsaid else "",
-        page.section("Settings of all runs", page.table("settings", [], _common(runs))),
+        page.section("Runs", page.paragraphs(_PREDICTIONS_EXPLAINED), _table(runs)),
+        *(figure for figure in figures if figure),
+        page.section("Undetermined or uncertain results", page.bullets(undetermined)) if undetermined else "",
+        page.section("Settings of all runs", page.table("settings", [], _common_settings(runs))),
         page.section(
             "Data",
-            page.lines(
+            page.preformatted(
                 f'import empirical\n\nruns = empirical.open_sweep("{path}")    # an xarray.Dataset\n'
                 f'norms = empirical.open_sweep("{path}", traces=True).norm'
             ),
@@ -267,129 +273,133 @@ def sweep_parts(path: Path, model: simulate.PeriodModel | None = None) -> list[s
     ]
 
 
-_PREDICTED_FROM = (
-    "No prediction of a period knows that of its own run. By other ηλ: the balance law of the periodic runs of the "
-    "same network at two and more other values of ηλ. By equal ηλ: the mean period of runs at another η, equal by "
-    "symmetry. By the probe: the balance law of a probe of the network. The norm predicted at rest knows η, λ and the "
-    "mean square of the run’s own gradient norms; beside it is the mean that it is about, (E ρ⁴)^¼ for plain SGD, else "
-    "(E ρ²)^½, after the first 2/ηλ steps."
+_PREDICTIONS_EXPLAINED = (
+    "No predicted period uses the measured period of the same run. “From other ηλ”: a balance law fitted to the "
+    "periodic runs of the same network at two or more other values of ηλ. “From equal ηλ”: the mean period of runs at "
+    "another η, which is equal by symmetry. “By the period model”: the balance law of the period model. The predicted "
+    "equilibrium norm uses η, λ and the mean square of the run’s own gradient norms. The mean norm is the measured "
+    "mean that it predicts: (E ρ⁴)^¼ for plain SGD, else (E ρ²)^½, after the first 2/ηλ steps."
 )
 
 
 def _summary(runs: Sequence[SweepRun]) -> str:
-    """How many runs there are, of each status and verdict."""
+    """Number of runs, by status and by verdict."""
 
-    def numbers(words: Iterable[str]) -> str:
+    def counts(words: Iterable[str]) -> str:
         return ", ".join(f"{count} {word}" for word, count in Counter(words).items())
 
-    told = f"{page.counted(len(runs), 'run')}: {numbers(run.known['status'] for run in runs)}."
-    if not any(run.known["verdict"] for run in runs):
-        return told
-    return f"{told} Verdicts: {numbers(run.known['verdict'] or 'not judged' for run in runs)}."
+    text = f"{page.format_count(len(runs), 'run')}: {counts(run.summary['status'] for run in runs)}."
+    if not any(run.summary["verdict"] for run in runs):
+        return text
+    return f"{text} Verdicts: {counts(run.summary['verdict'] or 'undetermined' for run in runs)}."
 
 
-def _ending(run: SweepRun) -> str:
-    error = str(run.known["error"]).strip().splitlines()
-    why = f": {error[-1]}" if error else ""
-    return f"{run.name}: {run.known['status']} after {page.counted(int(run.known['status_step']), 'step')}{why}"
+def _format_end(run: SweepRun) -> str:
+    error = str(run.summary["error"]).strip().splitlines()
+    reason = f": {error[-1]}" if error else ""
+    steps = page.format_count(int(run.summary["status_step"]), "step")
+    return f"{run.name}: {run.summary['status']} after {steps}{reason}"
 
 
 def _table(runs: Sequence[SweepRun]) -> str:
-    """A row for each run; columns that are empty in all of them are left out."""
-    rows = [[*_described(run), *_measured(run)] for run in runs]
-    heads = [*runs[0].varied, "status", "steps", "verdict", "period ± error", *_PREDICTED_PERIODS.values(), "T·ηλ"]
-    heads += list(_NUMBERS.values())
+    """Table with one row per run. Columns without any value are left out."""
+    rows = [[*_setting_cells(run), *_result_cells(run)] for run in runs]
+    heads = [*runs[0].varied, "status", "steps", "verdict", "period ± error", *_PREDICTED_PERIOD_HEADS.values(), "T·ηλ"]
+    heads += list(_NUMBER_HEADS.values())
     kept = [i for i in range(len(heads)) if any(row[i].text not in ("", page.DASH) for row in rows)]
     return page.table("runs of the sweep", [heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
-def _described(run: SweepRun) -> list[page.Cell]:
+def _setting_cells(run: SweepRun) -> list[page.Cell]:
     return [
-        page.Cell(page.plain(value))
-        # numbers in name alone
+        page.Cell(page.format_setting(value))
+        # a bool is an int in Python, but is shown as a word
         if isinstance(value, bool) or not isinstance(value, (int, float))
-        else page.number(value, "g")
+        else page.number_cell(value, "g")
         for value in run.varied.values()
     ]
 
 
-def _measured(run: SweepRun) -> list[page.Cell]:
-    status = str(run.known["status"])
+def _result_cells(run: SweepRun) -> list[page.Cell]:
+    status = str(run.summary["status"])
     return [
         page.Cell(status, kind="FAILS" if status in _ENDED else ""),
-        page.number(run.number("status_step"), "g"),
-        page.Cell(str(run.known["verdict"]) or page.DASH),
-        page.with_error(run.number("period"), run.number("period_stderr")),
-        *(page.number(run.number(name)) for name in _PREDICTED_PERIODS),
-        page.number(run.number("period") * run.rate, ".3g"),
-        *(page.number(run.number(name)) for name in _NUMBERS),
+        page.number_cell(run.number("status_step"), "g"),
+        page.Cell(str(run.summary["verdict"]) or page.DASH),
+        page.number_with_error(run.number("period"), run.number("period_stderr")),
+        *(page.number_cell(run.number(name)) for name in _PREDICTED_PERIOD_HEADS),
+        page.number_cell(run.number("period") * run.intrinsic_lr, ".3g"),
+        *(page.number_cell(run.number(name)) for name in _NUMBER_HEADS),
     ]
 
 
-def _common(runs: Sequence[SweepRun]) -> list[list[str]]:
-    """Settings that are given and the same in all runs."""
-    held = [{**run.config.to_dict(), "optimizer": format_optimizer(run.config.optimizer)} for run in runs]
+def _common_settings(runs: Sequence[SweepRun]) -> list[list[str]]:
+    """Settings that are not None and equal in all runs."""
+    settings = [{**run.config.to_dict(), "optimizer": format_optimizer(run.config.optimizer)} for run in runs]
     return [
-        [name, page.plain(value)]
-        for name, value in held[0].items()
-        if value is not None and all(other.get(name) == value for other in held)
+        [name, page.format_setting(value)]
+        for name, value in settings[0].items()
+        if value is not None and all(other.get(name) == value for other in settings)
     ]
 
 
-def _period_picture(runs: Sequence[SweepRun]) -> str:
-    shown = [run for run in runs if run.known["verdict"] == PERIODIC and run.rate > 0]
-    if not shown:
-        raise ValueError("no run is periodic at a constant learning rate")
+def _period_figure(runs: Sequence[SweepRun]) -> str:
+    periodic = [run for run in runs if run.summary["verdict"] == PERIODIC and run.intrinsic_lr > 0]
+    if not periodic:
+        raise ValueError("not drawn, because no run with a constant learning rate is periodic")
     figure, ax = page.new_figure(4.6)
-    rates, periods = np.array([run.rate for run in shown]), np.array([run.number("period") for run in shown])
-    ends = np.array([rates.min() / 1.3, rates.max() * 1.3])
+    intrinsic_lrs = np.array([run.intrinsic_lr for run in periodic])
+    periods = np.array([run.number("period") for run in periodic])
+    ends = np.array([intrinsic_lrs.min() / 1.3, intrinsic_lrs.max() * 1.3])
     caption = "Mean period of each periodic run with its standard error."
-    if rates.min() < rates.max():
-        scaled = math.exp(float(np.log(rates * periods).mean()))
-        ax.plot(ends, scaled / ends, "--", color=PREDICTED, label=f"T = {scaled:.3g}/ηλ, through their mean")
-        caption += " Along the dashed line T·ηλ is the same."
-    ax.plot(ends, 0.1 / -np.log1p(-ends), ":", color=ONSET, label="least period for rises of 0.1 in ln ρ")
-    law = np.array([run.predicted["law"] for run in shown])
+    if intrinsic_lrs.min() < intrinsic_lrs.max():
+        scaled = math.exp(float(np.log(intrinsic_lrs * periods).mean()))
+        ax.plot(ends, scaled / ends, "--", color=PREDICTED_COLOR, label=f"T = {scaled:.3g}/ηλ, through their mean")
+        caption += " T·ηλ is constant along the dashed line."
+    ax.plot(ends, 0.1 / -np.log1p(-ends), ":", color=ONSET_COLOR, label="lower bound for a norm rise of 0.1 in ln ρ")
+    law = np.array([run.predicted["law"] for run in periodic])
     if np.isfinite(law).any():
-        ax.plot(rates, law, "x", color=PREDICTED, markersize=8, label="law of other ηλ")
-    errors = np.nan_to_num([run.number("period_stderr") for run in shown])
-    ax.errorbar(rates, periods, errors, fmt="o", color=MEASURED, capsize=3, markersize=5, label="measured")
+        ax.plot(intrinsic_lrs, law, "x", color=PREDICTED_COLOR, markersize=8, label="predicted from other ηλ")
+    errors = np.nan_to_num([run.number("period_stderr") for run in periodic])
+    ax.errorbar(
+        intrinsic_lrs, periods, errors, fmt="o", color=MEASURED_COLOR, capsize=3, markersize=5, label="measured"
+    )
     ax.set_xscale("log")
     ax.set_yscale("log")
-    if len(numbered := sorted(set(rates.tolist()))) <= _FEW_RATES:
-        number_values(ax.xaxis, numbered)
+    if len(ticks := sorted(set(intrinsic_lrs.tolist()))) <= _MOST_LABELLED_TICKS:
+        number_values(ax.xaxis, ticks)
     label_log_ticks(ax)
     ax.set_xlabel("ηλ")
     ax.set_ylabel("period T in steps")
     ax.legend(fontsize=8, frameon=False)
-    return page.figure_section("Period against ηλ", figure, caption)
+    return page.figure_section("Period over ηλ", figure, caption)
 
 
-def _verdict_picture(runs: Sequence[SweepRun]) -> str | None:
-    """Most frequent end of the runs at each η and λ, where both vary; failed runs do not count."""
+def _verdict_figure(runs: Sequence[SweepRun]) -> str | None:
+    """Figure of the most frequent outcome at each η and λ, without failed runs; None unless both vary."""
     if not {"lr", "wd"} <= runs[0].varied.keys():
         return None
-    if any(math.isnan(run.rate) for run in runs):
-        raise ValueError("some learning rates vary in time")
+    if any(math.isnan(run.intrinsic_lr) for run in runs):
+        raise ValueError("not drawn, because the learning rate varies in time in some runs")
     lr, wd = (sorted({getattr(run.config, name) for run in runs}) for name in ("lr", "wd"))
     if min(*lr, *wd) <= 0:
-        raise ValueError("some rates are 0, which has no place on a logarithmic scale")
+        raise ValueError("not drawn, because the axes are logarithmic and some lr or wd is 0")
     verdict, period = np.empty((len(lr), len(wd)), dtype=object), np.full((len(lr), len(wd)), math.nan)
     for i, j in np.ndindex(verdict.shape):
-        there = [run for run in runs if (run.config.lr, run.config.wd) == (lr[i], wd[j])]
-        ends = Counter(run.end for run in there if run.end not in ("", FAILED))
-        verdict[i, j] = ends.most_common(1)[0][0] if ends else ""
-        lengths = [run.number("period") for run in there if run.end == PERIODIC]
+        cell = [run for run in runs if (run.config.lr, run.config.wd) == (lr[i], wd[j])]
+        outcomes = Counter(run.outcome for run in cell if run.outcome not in ("", FAILED))
+        verdict[i, j] = outcomes.most_common(1)[0][0] if outcomes else ""
+        lengths = [run.number("period") for run in cell if run.outcome == PERIODIC]
         period[i, j] = np.mean(lengths) if lengths else math.nan
     if not any(verdict.flat):
-        raise ValueError("none is known")
+        raise ValueError("not drawn, because no run has ended yet, or all failed")
     diagram = xr.Dataset({"verdict": (("lr", "wd"), verdict), "period": (("lr", "wd"), period)}, {"lr": lr, "wd": wd})
     figure, ax = page.new_figure(5.0)
     simulate.plots.plot_phase_diagram(diagram, ax)
     caption = (
-        "The most frequent verdict of the runs at each η and λ, or how they ended without one. Numbers: mean T·ηλ of "
-        "the periodic ones. Along each line ηλ is the same."
+        "Most frequent outcome of the runs at each η and λ: the verdict, or diverged or collapsed. Numbers: mean T·ηλ "
+        "of the periodic runs. ηλ is constant along each line."
     )
     if not all(verdict.flat):
-        caption += " White: settings of which no run has ended yet, or all failed."
+        caption += " White: no run has ended yet, or all failed."
     return page.figure_section("Verdicts over η and λ", figure, caption)

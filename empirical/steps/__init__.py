@@ -1,9 +1,9 @@
-"""Training steps: the contract, its engines, and the one function that computes the telemetry."""
+"""Training steps: interface, engines, and the computation of telemetry."""
 
 from __future__ import annotations
 
 from empirical.steps.compiled import CompiledEngine
-from empirical.steps.contract import Engine, Hyper, Layout, Problem, State
+from empirical.steps.contract import Engine, Hyper, Problem, TrainingState, WeightLayout
 from empirical.steps.eager import EagerEngine
 from empirical.steps.kernel_engine import KernelEngine, is_fastest
 from empirical.steps.replicas import ReplicaEngine
@@ -15,11 +15,11 @@ __all__ = [
     "Engine",
     "Hyper",
     "KernelEngine",
-    "Layout",
     "Problem",
     "ReplicaEngine",
-    "State",
-    "chosen_engine",
+    "TrainingState",
+    "WeightLayout",
+    "choose_engine",
 ]
 
 ENGINES: dict[str, type[Engine]] = {
@@ -30,15 +30,15 @@ ENGINES: dict[str, type[Engine]] = {
 }
 
 
-def chosen_engine(problem: Problem, batch_size: int) -> str:
-    """Name of the fastest engine that can train a problem without a compiler on the machine.
+def choose_engine(problem: Problem, batch_size: int) -> str:
+    """Return the name of the fastest engine that can train a problem and needs no compiler.
 
     Examples
     --------
     >>> import torch, theory
     >>> model = torch.nn.Linear(3, 2)
-    >>> problem = Problem(model, Layout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD())
-    >>> chosen_engine(problem, batch_size=1)
+    >>> problem = Problem(model, WeightLayout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD())
+    >>> choose_engine(problem, batch_size=1)
     'replicas'
     """
     return "kernel" if is_fastest(problem, batch_size) else "replicas"

@@ -1,4 +1,4 @@
-"""Training steps through `torch.compile`: optional, because it needs a compiler on the machine."""
+"""Training steps with `torch.compile`: optional, because it needs a compiler."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from empirical.networks.normalization import BatchNorm
 from empirical.steps.contract import Problem
 from empirical.steps.replicas import ReplicaEngine, Replicas
 from empirical.steps.telemetry import scalar_products
-from empirical.steps.update import Rates
+from empirical.steps.update import Pair
 
 
 class CompiledEngine(ReplicaEngine):
-    """The steps of `ReplicaEngine` as one compiled function of the weights; its first step takes ten seconds or more.
+    """Steps of `ReplicaEngine` as one compiled function of the weights. The first step takes ten seconds or more.
 
     Raises
     ------
-    ValueError : there is no working compiler here, or training changes buffers of the model.
+    ValueError : no compiler works, training changes buffers of the model, or micro-batches are used.
     """
 
     def __init__(self, problem: Problem) -> None:
-        remembering = [
+        changing_buffers = [
             f"{owner}.{name}".lstrip(".")
             for owner, module in problem.model.named_modules()
             if not isinstance(module, BatchNorm)
             for name, _ in module.named_buffers(recurse=False)
         ]
-        trouble = f"training may change its buffer {remembering[0]!r}" if remembering else ""
+        trouble = f"training may change its buffer {changing_buffers[0]!r}" if changing_buffers else ""
         trouble = trouble or ("its mini-batches go through the network in parts" if problem.micro_batch else "")
-        trouble = trouble or compiler_trouble(problem.inputs.device.type)
+        trouble = trouble or compiler_error(problem.inputs.device.type)
         if trouble:
             raise ValueError(f"engine must be one that can train this network here, got 'compiled', but {trouble}")
         super().__init__(problem)
@@ -44,17 +44,17 @@ class CompiledEngine(ReplicaEngine):
 
 
 @functools.cache
-def compiler_trouble(device: str) -> str:
-    """Say what keeps `torch.compile` from working; '' where it works.
+def compiler_error(device: str) -> str:
+    """Return the reason why `torch.compile` does not work here; '' if it works.
 
     Examples
     --------
-    >>> isinstance(compiler_trouble("cpu"), str)
+    >>> isinstance(compiler_error("cpu"), str)
     True
     """
     try:
         torch.compile(lambda values: values + 1)(torch.zeros(2, device=device))
-    except Exception as error:  # whatever a missing or broken compiler raises
+    except Exception as error:  # a missing or broken compiler may raise anything
         first = str(error).strip().partition("\n")[0]
         return f"torch.compile does not work on this machine ({type(error).__name__}: {first})"
     return ""
@@ -62,15 +62,15 @@ def compiler_trouble(device: str) -> str:
 
 class _CompiledReplicas(Replicas):
     def __init__(self, problem: Problem, count: int) -> None:
-        # plain layers, which the compiler merges better than fused ones
+        # the compiler optimizes plain layers better than fused ones
         super().__init__(problem, count, fused=False)
-        self._compiled: Any = torch.compile(self._stepped)
+        self._compiled: Any = torch.compile(self._compute_step)
 
-    def step(self, batch: Tensor, rate: Tensor, other_rate: Tensor, products: Tensor, losses: Tensor) -> None:
-        """Make one step of each replica; see `Replicas.step`."""
+    def step(self, batch: Tensor, lr: Tensor, other_lr: Tensor, products: Tensor, losses: Tensor) -> None:
+        """Make one step of every replica; see `Replicas.step`."""
         weights = self.weights.detach()
         following, slots, loss, gradient = self._compiled(
-            weights, self.slots, self.problem.samples(batch), self.problem.targets[batch], (rate, other_rate)
+            weights, self.slots, self.problem.samples(batch), self.problem.targets[batch], (lr, other_lr)
         )
         scalar_products(weights, gradient, following, list(self.problem.layout.groups.values()), products)
         losses.copy_(loss)
@@ -84,9 +84,9 @@ class _CompiledReplicas(Replicas):
             scores = functional_call(self.model, parts, (inputs,))
         return cross_entropy(scores.to(weights.dtype), targets)
 
-    def _stepped(
-        self, weights: Tensor, slots: tuple[Tensor, ...], inputs: Tensor, targets: Tensor, rates: Rates
+    def _compute_step(
+        self, weights: Tensor, slots: tuple[Tensor, ...], inputs: Tensor, targets: Tensor, lrs: Pair
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor, Tensor]:
         gradient, loss = vmap(grad_and_value(self._loss), randomness="different")(weights, inputs, targets)
-        following, slots = self.optimize(weights, gradient, slots, rates, (self.decays[0], self.decays[1]))
+        following, slots = self.optimize(weights, gradient, slots, lrs, (self.decays[0], self.decays[1]))
         return following, slots, loss, gradient

@@ -1,4 +1,4 @@
-"""The contract of training steps: many replicas of one network advance side by side, and every step is measured."""
+"""Interface of training steps: replicas of one network train side by side, and every step is measured."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import theory
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where each trained parameter lies in the flat vector of weights.
+class WeightLayout:
+    """Position of each trained parameter in the flat vector of weights.
 
-    The measured (scale-invariant) weights come first, group by group; they move with `lr`, the rest with `other_lr`.
+    The measured (scale-invariant) weights come first, group by group. They use `lr` and `wd`, the others `other_lr` and
+    `other_wd`.
 
     Attributes
     ----------
-    places : slice of the flat vector and shape, by parameter name, in flat order.
+    places : slice of the flat vector and shape of each parameter, by name, in flat order.
     groups : slice of each measured group, by name.
     """
 
@@ -29,27 +30,27 @@ class Layout:
     groups: Mapping[str, slice]
 
     @classmethod
-    def of(cls, model: nn.Module, groups: Mapping[str, tuple[str, ...]]) -> Layout:
-        """Lay out the parameters of a model that require a gradient.
+    def of(cls, model: nn.Module, groups: Mapping[str, tuple[str, ...]]) -> WeightLayout:
+        """Build the layout of the parameters of a model that require a gradient.
 
         Parameters
         ----------
-        model : its parameters.
-        groups : names of the parameters of each measured group; a parameter belongs to one group at most.
+        model : model to train.
+        groups : names of the parameters of each measured group. A parameter is in at most one group.
 
         Examples
         --------
-        >>> layout = Layout.of(nn.Linear(3, 2), {"weight": ("weight",)})
-        >>> layout.size, layout.measured, layout.places["bias"][0]
+        >>> layout = WeightLayout.of(nn.Linear(3, 2), {"weight": ("weight",)})
+        >>> layout.size, layout.measured_size, layout.places["bias"][0]
         (8, 6, slice(6, 8, None))
         """
         shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
         grouped = [name for members in groups.values() for name in members]
         places: dict[str, tuple[slice, torch.Size]] = {}
-        at = 0
+        start = 0
         for name in [*grouped, *(name for name in shapes if name not in grouped)]:
-            places[name] = (slice(at, at + shapes[name].numel()), shapes[name])
-            at += shapes[name].numel()
+            places[name] = (slice(start, start + shapes[name].numel()), shapes[name])
+            start += shapes[name].numel()
         slices = {g: slice(places[names[0]][0].start, places[names[-1]][0].stop) for g, names in groups.items()}
         return cls(places, slices)
 
@@ -59,25 +60,26 @@ class Layout:
         return max((place.stop for place, _ in self.places.values()), default=0)
 
     @property
-    def measured(self) -> int:
-        """Number of measured weights, the first of the flat vector."""
+    def measured_size(self) -> int:
+        """Number of measured weights, which are the first of the flat vector."""
         return max((place.stop for place in self.groups.values()), default=0)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is trained: a network, its layout, the training samples, the optimizer.
+    """Training problem: a network, the layout of its weights, the training samples and the optimizer.
 
     Attributes
     ----------
-    autocast : type of the matrix products of the network, if not that of the weights.
-    fixed : None, "norm" or "effective_lr" of the measured weights; see `RunConfig`.
-    micro_batch : samples of a mini-batch that go through the network at a time; None: all.
-    prepare : what is done to the gathered samples of a mini-batch before the network gets them.
+    model, layout, inputs, targets, optimizer : the parts of the problem; `inputs` and `targets` are all samples.
+    autocast : type of matrix products; None for the type of the weights.
+    fixed : None, "norm" or "effective_lr", see `RunConfig`.
+    micro_batch : number of samples per forward pass; None for the whole mini-batch.
+    prepare : function applied to the samples of a mini-batch before the network; None for no change.
     """
 
     model: nn.Module
-    layout: Layout
+    layout: WeightLayout
     inputs: Tensor
     targets: Tensor
     optimizer: theory.Optimizer
@@ -87,12 +89,13 @@ class Problem:
     prepare: Callable[[Tensor], Tensor] | None = None
 
     def samples(self, batch: Tensor) -> Tensor:
-        """Samples of a mini-batch, as the network gets them; `batch` holds sample numbers, of any shape.
+        """Samples of a mini-batch as network input. `batch` holds sample numbers and can have any shape.
 
         Examples
         --------
         >>> model = nn.Linear(1, 1)
-        >>> problem = Problem(model, Layout.of(model, {}), torch.tensor([[1.0], [2.0]]), torch.zeros(2), theory.SGD())
+        >>> layout, inputs = WeightLayout.of(model, {}), torch.tensor([[1.0], [2.0]])
+        >>> problem = Problem(model, layout, inputs, torch.zeros(2), theory.SGD())
         >>> problem.samples(torch.tensor([1, 1]))
         tensor([[2.],
                 [2.]])
@@ -103,12 +106,12 @@ class Problem:
         return gathered if batch.ndim == 1 else gathered.unflatten(0, batch.shape)
 
     def parts(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """Cut mini-batches (…, samples) into what goes through the network at a time.
+        """Split mini-batches (…, samples) into the parts of one forward pass.
 
         Examples
         --------
         >>> model = nn.Linear(1, 1)
-        >>> layout, inputs = Layout.of(model, {}), torch.zeros(9, 1)
+        >>> layout, inputs = WeightLayout.of(model, {}), torch.zeros(9, 1)
         >>> problem = Problem(model, layout, inputs, torch.zeros(9), theory.SGD(), micro_batch=4)
         >>> [len(part) for part in problem.parts(torch.arange(9))]
         [4, 4, 1]
@@ -117,12 +120,12 @@ class Problem:
         return parts
 
     def precision(self) -> torch.autocast:
-        """Context in which the network has to be called.
+        """Context manager for calls of the network, with the right autocast.
 
         Examples
         --------
         >>> model = nn.Linear(3, 2)
-        >>> layout, one = Layout.of(model, {}), torch.zeros(1, 3)
+        >>> layout, one = WeightLayout.of(model, {}), torch.zeros(1, 3)
         >>> problem = Problem(model, layout, one, torch.zeros(1), theory.SGD(), autocast=torch.bfloat16)
         >>> with problem.precision():
         ...     problem.model(problem.inputs).dtype
@@ -134,14 +137,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class State:
-    """All that a step changes, with the replicas as leading axis K.
+class TrainingState:
+    """State of training: everything that a step changes. The first axis is that of the K replicas.
 
     Attributes
     ----------
     weights : flat trained weights, shape (K, P).
-    buffers : the model's buffers, each of shape (K, …).
-    slots : the optimizer's state, each of shape (K, P) or (K, 1); where the norm is fixed, it is the last.
+    buffers : buffers of the model, each of shape (K, …).
+    slots : state of the optimizer, each of shape (K, P) or (K, 1). If the norm is fixed, the last slot is that norm.
     """
 
     weights: Tensor
@@ -149,14 +152,14 @@ class State:
     slots: tuple[Tensor, ...] = ()
 
     @classmethod
-    def of(cls, problem: Problem) -> State:
-        """State of one replica (K = 1), read from the problem's model.
+    def of(cls, problem: Problem) -> TrainingState:
+        """Read the state of one replica (K = 1) from the model of a problem.
 
         Examples
         --------
         >>> model = nn.Linear(3, 2)
-        >>> problem = Problem(model, Layout.of(model, {}), torch.zeros(1, 3), torch.zeros(1), theory.SGD())
-        >>> State.of(problem).weights.shape
+        >>> problem = Problem(model, WeightLayout.of(model, {}), torch.zeros(1, 3), torch.zeros(1), theory.SGD())
+        >>> TrainingState.of(problem).weights.shape
         torch.Size([1, 8])
         """
         parameters = dict(problem.model.named_parameters())
@@ -165,17 +168,17 @@ class State:
         weights = torch.cat(flat)[None].clone() if flat else torch.empty(1, 0)
         slots = problem.optimizer.start(weights)
         if problem.fixed == "norm":
-            slots = (*slots, weights[:, : problem.layout.measured].norm(dim=1, keepdim=True))
+            slots = (*slots, weights[:, : problem.layout.measured_size].norm(dim=1, keepdim=True))
         return cls(weights, buffers, slots)
 
     @classmethod
-    def joined(cls, states: Sequence[State]) -> State:
-        """States of several replicas as one.
+    def join(cls, states: Sequence[TrainingState]) -> TrainingState:
+        """Join the states of several replicas to one.
 
         Examples
         --------
-        >>> one = State(torch.tensor([[1.0, 2.0]]), {})
-        >>> State.joined([one, one]).weights.shape
+        >>> state = TrainingState(torch.tensor([[1.0, 2.0]]), {})
+        >>> TrainingState.join([state, state]).weights.shape
         torch.Size([2, 2])
         """
         return cls(
@@ -184,26 +187,26 @@ class State:
             tuple(torch.cat(slots) for slots in zip(*(state.slots for state in states), strict=True)),
         )
 
-    def replica(self, number: int) -> State:
+    def replica(self, number: int) -> TrainingState:
         """State of one replica.
 
         Examples
         --------
-        >>> State(torch.tensor([[1.0], [2.0]]), {}).replica(1).weights
+        >>> TrainingState(torch.tensor([[1.0], [2.0]]), {}).replica(1).weights
         tensor([[2.]])
         """
         own = slice(number, number + 1)
-        # a view would be saved with all that it is a view of
+        # cloned, because saving a view would save the whole tensor
         buffers = {name: buffer[own].clone() for name, buffer in self.buffers.items()}
-        return State(self.weights[own].clone(), buffers, tuple(slot[own].clone() for slot in self.slots))
+        return TrainingState(self.weights[own].clone(), buffers, tuple(slot[own].clone() for slot in self.slots))
 
-    def write_into(self, model: nn.Module, layout: Layout, replica: int = 0) -> None:
+    def write_into(self, model: nn.Module, layout: WeightLayout, replica: int = 0) -> None:
         """Copy weights and buffers of one replica into a model of the same architecture.
 
         Examples
         --------
         >>> model = nn.Linear(2, 1, bias=False)
-        >>> State(torch.tensor([[1.0, 2.0]]), {}).write_into(model, Layout.of(model, {}))
+        >>> TrainingState(torch.tensor([[1.0, 2.0]]), {}).write_into(model, WeightLayout.of(model, {}))
         >>> model.weight.tolist()
         [[1.0, 2.0]]
         """
@@ -217,12 +220,12 @@ class State:
 
 @dataclass(frozen=True)
 class Hyper:
-    """Settings of the steps of one call.
+    """Learning rates and weight decay of the steps of one call.
 
     Attributes
     ----------
-    lr, other_lr : η of each step of the measured and of the other weights, float64 of shape (K, steps).
-    wd, other_wd : λ, float64 of shape (K,); `other_wd` None is that of the measured weights.
+    lr, other_lr : η of each step for the measured and the other weights, float64 of shape (K, steps).
+    wd, other_wd : λ for the measured and the other weights, float64 of shape (K,). `other_wd=None` means `wd`.
     """
 
     lr: Tensor
@@ -231,13 +234,13 @@ class Hyper:
     other_wd: Tensor | None = None
 
     @classmethod
-    def joined(cls, hypers: Sequence[Hyper]) -> Hyper:
-        """Settings of several replicas as one.
+    def join(cls, hypers: Sequence[Hyper]) -> Hyper:
+        """Join the settings of several replicas to one.
 
         Examples
         --------
-        >>> rates = torch.full((1, 5), 0.1)
-        >>> Hyper.joined([Hyper(rates, rates, torch.zeros(1))] * 3).lr.shape
+        >>> lr = torch.full((1, 5), 0.1)
+        >>> Hyper.join([Hyper(lr, lr, torch.zeros(1))] * 3).lr.shape
         torch.Size([3, 5])
         """
         return cls(
@@ -247,47 +250,46 @@ class Hyper:
             torch.cat([hyper.wd if hyper.other_wd is None else hyper.other_wd for hyper in hypers]),
         )
 
-    def rates(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Both learning rates, of the type and device of a tensor, each of shape (steps, K, 1)."""
+    def lrs(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Both learning rates with the type and device of a tensor, each of shape (steps, K, 1)."""
         of_measured, of_others = (
-            rates.T.to(device=like.device, dtype=like.dtype)[..., None].contiguous()
-            for rates in (self.lr, self.other_lr)
+            lr.T.to(device=like.device, dtype=like.dtype)[..., None].contiguous() for lr in (self.lr, self.other_lr)
         )
         return of_measured, of_others
 
-    def decays(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Both weight decays, of the type and device of a tensor, each of shape (K, 1)."""
+    def wds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Both weight decays with the type and device of a tensor, each of shape (K, 1)."""
         of_measured, of_others = (
-            decay.to(device=like.device, dtype=like.dtype)[:, None]
-            for decay in (self.wd, self.wd if self.other_wd is None else self.other_wd)
+            wd.to(device=like.device, dtype=like.dtype)[:, None]
+            for wd in (self.wd, self.wd if self.other_wd is None else self.other_wd)
         )
         return of_measured, of_others
 
 
 class Engine(Protocol):
-    """A way to make training steps.
+    """Interface that every engine implements. An engine makes training steps.
 
-    To add one:
+    To add an engine:
 
-    1. `advance` is a function of its arguments: the same call gives the same result, however the steps are cut into
-       calls, and it changes none of its arguments.
-    2. It returns the state after the last step and one log record for each step, computed by `steps.telemetry` from
-       the weights before the step, the gradient of the mini-batch loss there and the change.
-    3. List it in `ENGINES`; the conformance tests of engines then hold it against the eager one.
+    1. `advance` must be a pure function. Equal calls give equal results, it does not change its arguments, and the
+       result does not depend on how the steps are split into calls.
+    2. It returns the state after the last step and one log record per step. `steps.telemetry` computes the record from
+       the weights before the step, the gradient of the mini-batch loss, and the weights after the step.
+    3. Add the engine to `ENGINES`. The conformance tests then compare it with the eager engine.
     """
 
     def __init__(self, problem: Problem) -> None: ...
 
-    def advance(self, state: State, hyper: Hyper, indices: Tensor) -> tuple[State, npt.NDArray[Any]]:
-        """Make as many steps as `indices` has.
+    def advance(self, state: TrainingState, hyper: Hyper, indices: Tensor) -> tuple[TrainingState, npt.NDArray[Any]]:
+        """Make one step for each mini-batch of `indices`.
 
         Parameters
         ----------
-        state : of K replicas.
+        state : state of K replicas.
         hyper : learning rates and weight decay.
         indices : sample numbers of the mini-batches, shape (K, steps, batch).
 
         Returns
         -------
-        state after the steps, and records of shape (K, steps).
+        state after the steps, and log records of shape (K, steps).
         """

@@ -1,4 +1,4 @@
-"""Training steps with plain autograd: slow, for any model, and the oracle of every faster engine."""
+"""Training steps with plain autograd: slow, for any model, and the reference for faster engines."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from empirical.steps.contract import Hyper, Problem, State
+from empirical.steps.contract import Hyper, Problem, TrainingState
 from empirical.steps.telemetry import records, scalar_products
 from empirical.steps.update import Update
 
 
 class EagerEngine:
-    """One module for each replica, whose parameters and gradients are views into flat vectors.
+    """Engine with one module per replica, whose parameters and gradients are views of flat vectors.
 
     Examples
     --------
     >>> import theory
-    >>> from empirical.steps.contract import Layout
+    >>> from empirical.steps.contract import WeightLayout
     >>> model = nn.Linear(3, 2, bias=False)
-    >>> problem = Problem(model, Layout.of(model, {"weight": ("weight",)}), torch.randn(8, 3), torch.zeros(8).long(),
-    ...                   theory.SGD())
-    >>> state = State.of(problem)
+    >>> layout = WeightLayout.of(model, {"weight": ("weight",)})
+    >>> problem = Problem(model, layout, torch.randn(8, 3), torch.zeros(8).long(), theory.SGD())
+    >>> state = TrainingState.of(problem)
     >>> hyper = Hyper(torch.full((1, 5), 0.1), torch.full((1, 5), 0.1), torch.tensor([0.01]))
     >>> state, rows = EagerEngine(problem).advance(state, hyper, torch.zeros(1, 5, 4).long())
     >>> rows.shape
@@ -36,7 +36,7 @@ class EagerEngine:
         self.problem = problem
         self._replicas: list[_Replica] = []
 
-    def advance(self, state: State, hyper: Hyper, indices: Tensor) -> tuple[State, npt.NDArray[Any]]:
+    def advance(self, state: TrainingState, hyper: Hyper, indices: Tensor) -> tuple[TrainingState, npt.NDArray[Any]]:
         """Make the steps of `indices` (K, steps, batch); see `Engine.advance`."""
         replicas, steps = indices.shape[:2]
         while len(self._replicas) < replicas:
@@ -46,25 +46,25 @@ class EagerEngine:
         products = torch.empty(replicas, steps, len(slices), 3, 3, dtype=torch.float64, device=device)
         losses = torch.zeros(replicas, steps, dtype=torch.float64, device=device)
         weights, update = torch.empty_like(state.weights), Update(problem)
-        (lr, other_lr), decays = hyper.rates(weights), hyper.decays(weights)
+        (lr, other_lr), decays = hyper.lrs(weights), hyper.wds(weights)
         buffers: list[dict[str, Tensor]] = []
         all_slots: list[tuple[Tensor, ...]] = []
-        for k, replica in enumerate(self._replicas[:replicas]):
-            state.write_into(replica.model, layout, k)
-            own, flat, gradient = slice(k, k + 1), replica.weights[None], replica.gradient[None]
+        for number, replica in enumerate(self._replicas[:replicas]):
+            state.write_into(replica.model, layout, number)
+            own, flat, gradient = slice(number, number + 1), replica.weights[None], replica.gradient[None]
             slots, decay = tuple(slot[own] for slot in state.slots), (decays[0][own], decays[1][own])
             for t in range(steps):
                 gradient.zero_()
-                for part in problem.parts(indices[k, t]):
-                    losses[k, t] += replica.backward(part, share=len(part) / indices.shape[2])
+                for part in problem.parts(indices[number, t]):
+                    losses[number, t] += replica.backward(part, share=len(part) / indices.shape[2])
                 with torch.no_grad():
                     following, slots = update(flat, gradient, slots, (lr[t, own], other_lr[t, own]), decay)
                     scalar_products(flat, gradient, following, slices, products[own, t])
                     flat.copy_(following)
-            weights[k] = flat[0]
+            weights[number] = flat[0]
             all_slots.append(slots)
             buffers.append({name: buffer.detach().clone() for name, buffer in replica.model.named_buffers()})
-        after = State(
+        after = TrainingState(
             weights,
             {name: torch.stack([b[name] for b in buffers]) for name in state.buffers},
             tuple(torch.cat(slot) for slot in zip(*all_slots, strict=True)),
@@ -73,7 +73,7 @@ class EagerEngine:
 
 
 class _Replica:
-    """A module whose trained parameters are views of `weights`, their gradients views of `gradient`."""
+    """Module whose trained parameters are views of `weights` and whose gradients are views of `gradient`."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -89,7 +89,7 @@ class _Replica:
             parameters[name].grad = self.gradient[place].view(shape)
 
     def backward(self, batch: Tensor, share: float) -> Tensor:
-        """Add the gradient of a share of the mean loss of some samples; return that share."""
+        """Add the gradient of `share` times the mean loss of some samples; return this loss."""
         with self._problem.precision():
             scores = self.model(self._problem.samples(batch))
         loss = share * cross_entropy(scores.to(self.weights.dtype), self._problem.targets[batch])

@@ -1,4 +1,4 @@
-"""Training steps in compiled code: the fully scale-invariant networks of this package, plain SGD, CPU."""
+"""Training steps in compiled code, for fully scale-invariant networks of this package, plain SGD and the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import theory
 from empirical.networks.normalization import BatchNorm
 from empirical.steps._kernels.convnet import train_convnet
 from empirical.steps._kernels.mlp import train_mlp
-from empirical.steps.contract import Hyper, Problem, State
+from empirical.steps.contract import Hyper, Problem, TrainingState
 from empirical.steps.telemetry import records
 
 _MLP = [
@@ -43,27 +43,28 @@ _CONVNET = [
     ("head", nn.Linear),
 ]
 
-# Where PyTorch's convolutions begin to win, measured on two kinds of processors.
+# Above these numbers PyTorch's convolutions are faster, measured on two kinds of processors.
 _FEW_CHANNELS, _FITS_CACHE = 64, 2**20
 
 
 class KernelEngine:
-    """Steps of `networks.mlp` and `networks.convnet` with batch normalization and a frozen head, without a dispatcher.
+    """Engine for `networks.mlp` and `networks.convnet` with batch normalization and a frozen head.
 
     Raises
     ------
-    ValueError : the problem is another one; the message says which condition it does not meet.
+    ValueError : the engine cannot train the problem; the message names the condition that is not met.
 
     Examples
     --------
     >>> from empirical.networks.layers import Layers
     >>> from empirical.networks.mlp import mlp
-    >>> from empirical.steps.contract import Layout
+    >>> from empirical.steps.contract import WeightLayout
     >>> model = mlp(Layers("batch", 1e-12, scale_invariant=True), (4,), 3, width=8)
-    >>> layout = Layout.of(model, {name: (name,) for name in ("linear1.weight", "linear2.weight")})
+    >>> layout = WeightLayout.of(model, {name: (name,) for name in ("linear1.weight", "linear2.weight")})
     >>> problem = Problem(model, layout, torch.randn(9, 4), torch.zeros(9).long(), theory.SGD())
     >>> hyper = Hyper(torch.full((1, 5), 0.1), torch.full((1, 5), 0.1), torch.tensor([0.01]))
-    >>> state, rows = KernelEngine(problem).advance(State.of(problem), hyper, torch.arange(15).view(1, 5, 3) % 9)
+    >>> indices = torch.arange(15).view(1, 5, 3) % 9
+    >>> state, rows = KernelEngine(problem).advance(TrainingState.of(problem), hyper, indices)
     >>> rows.shape
     (1, 5)
     """
@@ -79,48 +80,48 @@ class KernelEngine:
         self._inputs = _array(problem.inputs if convolutional else problem.inputs.reshape(len(problem.inputs), -1))
         self._targets = _array(problem.targets)
         self._head = _array(model.get_submodule("head").get_parameter("weight"))
-        # finds the libraries of BLAS that are loaded, which takes a while
+        # slow, because it searches for the loaded BLAS libraries
         self._blas = threadpoolctl.ThreadpoolController()
         self._eps = self._inputs.dtype.type(_normalizations(model)[0].eps)
 
-    def advance(self, state: State, hyper: Hyper, indices: Tensor) -> tuple[State, npt.NDArray[Any]]:
+    def advance(self, state: TrainingState, hyper: Hyper, indices: Tensor) -> tuple[TrainingState, npt.NDArray[Any]]:
         """Make the steps of `indices` (K, steps, batch); see `Engine.advance`."""
         replicas, steps = indices.shape[:2]
         weights = state.weights.numpy().copy()
         samples = np.ascontiguousarray(indices.numpy())
-        rates = np.ascontiguousarray(hyper.lr.numpy(), dtype=np.float64)
+        lrs = np.ascontiguousarray(hyper.lr.numpy(), dtype=np.float64)
         layers = sorted(self._layout.places)
         order = [layers.index(name) for name in self._layout.groups]
         losses = np.empty((replicas, steps))
         products = np.empty((replicas, steps, len(layers), 3, 3))
-        # numba's BLAS takes all processors by itself, and rounds by their number
+        # by default numba's BLAS uses all processors, and their number changes the rounding
         with self._blas.limit(limits=torch.get_num_threads(), user_api="blas"):
-            for k in range(replicas):
+            for number in range(replicas):
                 places = (self._layout.places[name] for name in layers)
                 self._train(
-                    *(weights[k, place].reshape(shape) for place, shape in places),
+                    *(weights[number, place].reshape(shape) for place, shape in places),
                     self._head,
                     self._inputs,
                     self._targets,
                     self._eps,
-                    samples[k],
-                    rates[k],
-                    float(hyper.wd[k]),
-                    losses[k],
-                    products[k],
+                    samples[number],
+                    lrs[number],
+                    float(hyper.wd[number]),
+                    losses[number],
+                    products[number],
                 )
-        after = State(torch.from_numpy(weights), state.buffers, state.slots)
-        return after, records(products[:, :, order], losses, rates[:, :steps])
+        after = TrainingState(torch.from_numpy(weights), state.buffers, state.slots)
+        return after, records(products[:, :, order], losses, lrs[:, :steps])
 
 
 def obstacle(problem: Problem) -> str:
-    """Say why a problem cannot be trained by the compiled steps; '' where it can.
+    """Return the reason why the kernel engine cannot train a problem; '' if it can.
 
     Examples
     --------
-    >>> from empirical.steps.contract import Layout
+    >>> from empirical.steps.contract import WeightLayout
     >>> model = nn.Linear(3, 2)
-    >>> obstacle(Problem(model, Layout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD()))
+    >>> obstacle(Problem(model, WeightLayout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD()))
     'the network is not the MLP or the ConvNet of this package'
     """
     model, layout, inputs = problem.model, problem.layout, problem.inputs
@@ -161,21 +162,22 @@ def obstacle(problem: Problem) -> str:
 
 
 def is_fastest(problem: Problem, batch_size: int) -> bool:
-    """Tell whether the compiled steps can train a problem, and no other engine is faster.
+    """Whether the kernel engine can train a problem and is the fastest engine for it.
 
-    PyTorch's convolutions win where there are many channels, or where a layer's output does not fit the cache.
+    PyTorch's convolutions are faster with many channels, or if the output of a layer does not fit into the cache.
 
     Examples
     --------
     >>> from empirical.networks.convnet import convnet
     >>> from empirical.networks.layers import Layers
-    >>> from empirical.steps.contract import Layout
-    >>> def wins(width, pixels):
+    >>> from empirical.steps.contract import WeightLayout
+    >>> def is_fastest_for(width, pixels):
     ...     model = convnet(Layers("batch", 1e-12, scale_invariant=True), (1, pixels, pixels), 3, width=width)
-    ...     layout = Layout.of(model, {name: (name,) for name in ("conv1.weight", "conv2.weight", "conv3.weight")})
+    ...     names = ("conv1.weight", "conv2.weight", "conv3.weight")
+    ...     layout = WeightLayout.of(model, {name: (name,) for name in names})
     ...     images, classes = torch.zeros(64, 1, pixels, pixels), torch.zeros(64).long()
     ...     return is_fastest(Problem(model, layout, images, classes, theory.SGD()), batch_size=64)
-    >>> wins(8, 8), wins(64, 8), wins(32, 32)
+    >>> is_fastest_for(8, 8), is_fastest_for(64, 8), is_fastest_for(32, 32)
     (True, False, False)
     """
     if obstacle(problem):

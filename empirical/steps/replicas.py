@@ -1,4 +1,4 @@
-"""Training steps of many replicas in one pass of PyTorch's fused layers; on a GPU, captured once and replayed."""
+"""Training steps of many replicas at once with PyTorch's fused layers; on a GPU as a captured graph."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from empirical.networks.normalization import with_fused_layers
-from empirical.steps.contract import Hyper, Problem, State
+from empirical.networks.normalization import fuse_layers
+from empirical.steps.contract import Hyper, Problem, TrainingState
 from empirical.steps.telemetry import records, scalar_products
 from empirical.steps.update import Update
 
-# Steps that one filling of the buffers of a captured step serves.
+# number of steps for which the buffers of a captured step are filled at once
 _CAPACITY = 256
-# Weights that a processor updates and measures together, few enough for its cache.
+# number of weights that a CPU updates and measures together, so that they fit into its cache
 _IN_CACHE = 2**17
 
 
 class ReplicaEngine:
-    """All replicas in the same tensors: one step costs as many calls of PyTorch for a hundred networks as for one.
+    """Engine with all replicas in the same tensors. The number of PyTorch calls does not depend on that of replicas.
 
-    One replica is a plain module with PyTorch's fused normalization and channels-last images; several go through
-    `torch.func.vmap`. Nothing inside a call waits for the device.
+    A single replica is a plain module with PyTorch's fused normalization and channels-last images. Several replicas use
+    `torch.func.vmap`. No operation inside a call waits for the device.
 
     Examples
     --------
     >>> import theory
-    >>> from empirical.steps.contract import Layout
+    >>> from empirical.steps.contract import WeightLayout
     >>> model = torch.nn.Linear(3, 2, bias=False)
-    >>> problem = Problem(model, Layout.of(model, {"weight": ("weight",)}), torch.randn(8, 3), torch.zeros(8).long(),
-    ...                   theory.SGD())
-    >>> one = State.of(problem)
-    >>> state = State(one.weights.repeat(4, 1), {})
-    >>> rates = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).expand(4, 5)
-    >>> state, rows = ReplicaEngine(problem).advance(state, Hyper(rates, rates, torch.zeros(4)),
+    >>> layout = WeightLayout.of(model, {"weight": ("weight",)})
+    >>> problem = Problem(model, layout, torch.randn(8, 3), torch.zeros(8).long(), theory.SGD())
+    >>> one = TrainingState.of(problem)
+    >>> state = TrainingState(one.weights.repeat(4, 1), {})
+    >>> lrs = torch.tensor([[0.1], [0.2], [0.3], [0.4]]).expand(4, 5)
+    >>> state, rows = ReplicaEngine(problem).advance(state, Hyper(lrs, lrs, torch.zeros(4)),
     ...                                              torch.zeros(4, 5, 6).long())
     >>> rows.shape
     (4, 5)
@@ -53,7 +53,7 @@ class ReplicaEngine:
         self._replicas: dict[int, Replicas] = {}
         self._captured: dict[tuple[int, ...], _CapturedStep] = {}
 
-    def advance(self, state: State, hyper: Hyper, indices: Tensor) -> tuple[State, npt.NDArray[Any]]:
+    def advance(self, state: TrainingState, hyper: Hyper, indices: Tensor) -> tuple[TrainingState, npt.NDArray[Any]]:
         """Make the steps of `indices` (K, steps, batch); see `Engine.advance`."""
         count, steps = indices.shape[:2]
         if count not in self._replicas:
@@ -61,8 +61,8 @@ class ReplicaEngine:
         replicas = self._replicas[count]
         replicas.load(state)
         device, batches = replicas.weights.device, indices.transpose(0, 1)
-        rates, other_rates = hyper.rates(replicas.weights)
-        for own, new in zip(replicas.decays, hyper.decays(replicas.weights), strict=True):
+        lrs, other_lrs = hyper.lrs(replicas.weights)
+        for own, new in zip(replicas.decays, hyper.wds(replicas.weights), strict=True):
             own.copy_(new)
         groups = len(self._problem.layout.groups)
         products = torch.empty(steps, count, groups, 3, 3, dtype=torch.float64, device=device)
@@ -71,10 +71,10 @@ class ReplicaEngine:
             shape = (count, indices.shape[2])
             if shape not in self._captured:
                 self._captured[shape] = _CapturedStep(replicas, *shape, groups)
-            self._captured[shape].run(batches, rates, other_rates, products, losses)
+            self._captured[shape].run(batches, lrs, other_lrs, products, losses)
         else:
             for t in range(steps):
-                replicas.step(batches[t], rates[t], other_rates[t], products[t], losses[t])
+                replicas.step(batches[t], lrs[t], other_lrs[t], products[t], losses[t])
         rows = records(
             products.transpose(0, 1).cpu().numpy(), losses.T.cpu().numpy(), hyper.lr[:, :steps].cpu().numpy()
         )
@@ -88,14 +88,14 @@ class ReplicaEngine:
 
 
 class Replicas:
-    """What the steps of K replicas work on; the tensors stay in place, so that a step can be captured."""
+    """Tensors of K replicas. They are updated in place, so that a GPU can capture a step."""
 
     def __init__(self, problem: Problem, count: int, *, fused: bool = True) -> None:
         layout, device = problem.layout, problem.inputs.device
-        start = State.of(problem)
+        start = TrainingState.of(problem)
         self.count, self.problem = count, problem
         model = copy.deepcopy(problem.model).train()
-        self.model = with_fused_layers(model) if fused else model
+        self.model = fuse_layers(model) if fused else model
         self.weights = start.weights.repeat(count, 1)
         self._gradient = torch.zeros_like(self.weights)
         self.slots = tuple(slot.repeat(count, 1) for slot in start.slots)
@@ -118,29 +118,28 @@ class Replicas:
                 self._leaves[name] = value.requires_grad_()
                 self._slopes[name] = slope
 
-    def load(self, state: State) -> None:
-        """Begin from a state."""
+    def load(self, state: TrainingState) -> None:
+        """Set the tensors to a state."""
         for own, new in ((self.weights, state.weights), *zip(self.slots, state.slots, strict=True)):
             own.data.copy_(new)
         for name, buffer in self.model.named_buffers() if self.count == 1 else self._buffers.items():
             buffer.copy_(state.buffers[name][0] if self.count == 1 else state.buffers[name])
 
-    def state(self) -> State:
-        """Return a copy of the state."""
+    def state(self) -> TrainingState:
+        """Return a copy of the current state."""
         buffers = self._buffers
         if self.count == 1:
             buffers = {name: buffer[None] for name, buffer in self.model.named_buffers()}
-        return State(
+        return TrainingState(
             self.weights.detach().clone(),
             {name: buffer.detach().clone() for name, buffer in buffers.items()},
             tuple(slot.clone() for slot in self.slots),
         )
 
-    def step(self, batch: Tensor, rate: Tensor, other_rate: Tensor, products: Tensor, losses: Tensor) -> None:
-        """Make one step of each replica.
+    def step(self, batch: Tensor, lr: Tensor, other_lr: Tensor, products: Tensor, losses: Tensor) -> None:
+        """Make one step of every replica, and write its telemetry into `products` and `losses`.
 
-        `batch` (K, samples), `rate` and `other_rate` (K, 1); `products` (K, groups, 3, 3) and `losses` (K,) take the
-        telemetry.
+        Shapes: `batch` (K, samples), `lr` and `other_lr` (K, 1), `products` (K, groups, 3, 3), `losses` (K,).
         """
         losses.zero_()
         for number, part in enumerate(self.problem.parts(batch)):
@@ -148,24 +147,24 @@ class Replicas:
             self._backward(loss.sum(), is_first=number == 0)
             losses.add_(loss.detach())
         with torch.no_grad():
-            self.update(rate, other_rate, products)
+            self.update(lr, other_lr, products)
 
     def _backward(self, loss: Tensor, *, is_first: bool) -> None:
-        """Write the gradient, or add it to that of earlier parts of the mini-batch."""
+        """Write the gradient of the first part of the mini-batch, or add that of a later part."""
         if self.count == 1:
             if is_first:
                 self._gradient.zero_()
             loss.backward()
             return
-        found = torch.autograd.grad(loss, list(self._leaves.values()), allow_unused=True)
-        for own, new in zip(self._slopes.values(), found, strict=True):
+        gradients = torch.autograd.grad(loss, list(self._leaves.values()), allow_unused=True)
+        for own, new in zip(self._slopes.values(), gradients, strict=True):
             if is_first:
                 own.zero_()
             if new is not None:
                 own.add_(new)
 
     def loss(self, batch: Tensor) -> Tensor:
-        """Mini-batch loss of each replica, shape (K,)."""
+        """Mini-batch loss of every replica, shape (K,)."""
         targets, samples = self.problem.targets[batch].reshape(-1), batch.shape[1]
         with self.problem.precision():
             if self.count == 1:
@@ -174,21 +173,21 @@ class Replicas:
                 scores = vmap(self._scores, randomness="different")(
                     self._leaves, self._buffers, self.problem.samples(batch)
                 ).flatten(0, 1)
-        # with the classes before the samples, the loops of the softmax run along the samples
+        # with classes before samples, the inner loops of the softmax run along the samples
         columns = scores.to(self.weights.dtype).T.contiguous()
-        each = cross_entropy(columns[None], targets[None], reduction="none")
-        return each.view(self.count, samples).mean(dim=1)
+        sample_losses = cross_entropy(columns[None], targets[None], reduction="none")
+        return sample_losses.view(self.count, samples).mean(dim=1)
 
     def _scores(self, leaves: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Tensor) -> Any:
         return functional_call(self.model, (leaves, buffers), (inputs,))
 
-    def update(self, rate: Tensor, other_rate: Tensor, products: Tensor) -> None:
-        """Let the optimizer use the gradient, and measure the step."""
+    def update(self, lr: Tensor, other_lr: Tensor, products: Tensor) -> None:
+        """Apply the optimizer to the gradient, and measure the step."""
         groups = list(self.problem.layout.groups.values())
         for part in self._parts:
             weights, gradient, slots = self.weights[part], self._gradient[part], tuple(s[part] for s in self.slots)
-            lr, wd = (rate[part], other_rate[part]), (self.decays[0][part], self.decays[1][part])
-            following, changed = self.optimize(weights, gradient, slots, lr, wd)
+            lrs, wds = (lr[part], other_lr[part]), (self.decays[0][part], self.decays[1][part])
+            following, changed = self.optimize(weights, gradient, slots, lrs, wds)
             scalar_products(weights, gradient, following, groups, products[part])
             weights.copy_(following)
             for own, new in zip(slots, changed, strict=True):
@@ -196,9 +195,9 @@ class Replicas:
 
 
 class _CapturedStep:
-    """One step as a CUDA graph that finds its place in the buffers by a counter on the device.
+    """One step as a CUDA graph. A counter on the device selects the row of the buffers.
 
-    Where there is no GPU the same step is run without capture, which is how it is tested there.
+    Without a GPU the same step runs uncaptured, for tests.
     """
 
     def __init__(self, replicas: Replicas, count: int, samples: int, groups: int) -> None:
@@ -206,7 +205,7 @@ class _CapturedStep:
         self._replicas = replicas
         self._at = torch.zeros(1, dtype=torch.int64, device=device)
         self._batches = torch.zeros(_CAPACITY, count, samples, dtype=torch.int64, device=device)
-        self._rates, self._other_rates = (torch.zeros(_CAPACITY, count, 1, dtype=dtype, device=device) for _ in "ab")
+        self._lrs, self._other_lrs = (torch.zeros(_CAPACITY, count, 1, dtype=dtype, device=device) for _ in "ab")
         self._products = torch.zeros(_CAPACITY, count, groups, 3, 3, dtype=torch.float64, device=device)
         self._losses = torch.zeros(_CAPACITY, count, dtype=torch.float64, device=device)
         self._graph: Any = None
@@ -218,7 +217,7 @@ class _CapturedStep:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            # libraries choose their algorithms and take their memory on the first calls
+            # libraries select algorithms and allocate memory in the first calls
             for _ in range(3):
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
@@ -229,19 +228,19 @@ class _CapturedStep:
 
     def _step(self) -> None:
         replicas, at = self._replicas, self._at
-        batch, rate, other_rate = (b.index_select(0, at)[0] for b in (self._batches, self._rates, self._other_rates))
+        batch, lr, other_lr = (b.index_select(0, at)[0] for b in (self._batches, self._lrs, self._other_lrs))
         products, losses = torch.empty_like(self._products[0]), torch.empty_like(self._losses[0])
-        replicas.step(batch, rate, other_rate, products, losses)
+        replicas.step(batch, lr, other_lr, products, losses)
         self._products.index_copy_(0, at, products[None])
         self._losses.index_copy_(0, at, losses[None])
         self._at += 1
 
-    def run(self, batches: Tensor, rates: Tensor, other_rates: Tensor, products: Tensor, losses: Tensor) -> None:
-        """Make a step for each row of the arguments; the last two take the telemetry."""
+    def run(self, batches: Tensor, lrs: Tensor, other_lrs: Tensor, products: Tensor, losses: Tensor) -> None:
+        """Make one step per row of the arguments, and write the telemetry into `products` and `losses`."""
         for start in range(0, len(batches), _CAPACITY):
             part = slice(start, start + _CAPACITY)
             count = len(batches[part])
-            for buffer, new in ((self._batches, batches), (self._rates, rates), (self._other_rates, other_rates)):
+            for buffer, new in ((self._batches, batches), (self._lrs, lrs), (self._other_lrs, other_lrs)):
                 buffer[:count] = new[part]
             self._at.zero_()
             for _ in range(count):

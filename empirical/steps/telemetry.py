@@ -1,4 +1,4 @@
-"""What is measured at every step: the one place where norms, angles and defects of a step are computed."""
+"""Telemetry of training steps: norms, angles and defects, computed here for all engines."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor
 from empirical.steps._kernels.products import replica_products
 from simulate.trajectories.log import step_record
 
-# Rows and columns of the scalar products: weights, gradient of the loss, change of the weights.
-WEIGHTS, GRADIENT, CHANGE = 0, 1, 2
+# rows and columns of the scalar products: weights, gradient of the loss, change of the weights
+_WEIGHTS, _GRADIENT, _CHANGE = 0, 1, 2
 
 
 def scalar_products(before: Tensor, gradient: Tensor, after: Tensor, slices: Sequence[slice], products: Tensor) -> None:
-    """Scalar products of weights, gradient and change with each other, for each group of weights.
+    """Compute all scalar products of weights, gradient and change, for each group of weights.
 
     Parameters
     ----------
     before, gradient, after : weights before the step, loss gradient there and weights after the step, shape
         (K, weights).
-    slices : one for each group.
-    products : float64 of shape (K, groups, 3, 3), takes the result, which is computed in double precision.
+    slices : slice of each group.
+    products : output, float64 of shape (K, groups, 3, 3). The sums are computed in double precision.
 
     Examples
     --------
@@ -53,16 +53,16 @@ def _products_by_torch(
 
 
 def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
-    """Telemetry of one step from its scalar products.
+    """Telemetry of a step, computed from its scalar products.
 
     Parameters
     ----------
-    products : shape (…, 3, 3), of `scalar_products`; those of several groups may be added.
+    products : scalar products of shape (…, 3, 3). Sum them over groups for the telemetry of all weights.
 
     Returns
     -------
-    `norm` and `next_norm` (before and after the step), `grad_norm` (norm times gradient norm), `rotation` (radians)
-    and `radial_defect` (absolute cosine between gradient and weights; 0 for a vanishing gradient), each of shape (…).
+    Arrays of shape (…): `norm` and `next_norm` (before and after the step), `grad_norm` (norm times gradient norm),
+    `rotation` (radians) and `radial_defect` (absolute cosine between gradient and weights; 0 for a zero gradient).
 
     Source: docs/mathematics.md, Notation.
 
@@ -73,12 +73,12 @@ def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float
     (2.0, 0.785398)
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        square, grad_square = products[..., WEIGHTS, WEIGHTS], products[..., GRADIENT, GRADIENT]
-        along, change_square = products[..., WEIGHTS, CHANGE], products[..., CHANGE, CHANGE]
+        square, grad_square = products[..., _WEIGHTS, _WEIGHTS], products[..., _GRADIENT, _GRADIENT]
+        along, change_square = products[..., _WEIGHTS, _CHANGE], products[..., _CHANGE, _CHANGE]
         norm = np.sqrt(square)
         grad_norm = norm * np.sqrt(grad_square)
         across = np.sqrt(np.maximum(change_square - along * (along / square), 0))
-        defect = np.abs(products[..., WEIGHTS, GRADIENT]) / grad_norm
+        defect = np.abs(products[..., _WEIGHTS, _GRADIENT]) / grad_norm
         angle = np.arctan2(across, (square + along) / norm)
     return {
         "norm": norm,
@@ -92,7 +92,7 @@ def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float
 def records(
     products: npt.NDArray[np.float64], loss: npt.NDArray[np.float64], lr: npt.NDArray[np.float64]
 ) -> npt.NDArray[Any]:
-    """Log records of many steps.
+    """Build the log records of many steps.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def records(
     record["loss"], record["lr"] = loss, lr
     for name, values in columns(products.sum(axis=-3)).items():
         record[name] = values
-    each = columns(products)
+    of_groups = columns(products)
     for name in ("norm", "grad_norm", "rotation"):
-        record[f"group_{name}"] = each[name]
+        record[f"group_{name}"] = of_groups[name]
     return record

@@ -1,4 +1,4 @@
-"""Every valid combination of model, normalization and optimizer trains, with the groups that theory says."""
+"""Every valid combination of model, normalization and optimizer trains, with the groups that theory predicts."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import pytest
 import simulate
 import theory
 from empirical import RunConfig, train
-from empirical.config import MODELS, NORMALIZATIONS
+from empirical.config import DEFAULT_WIDTHS, NORMALIZATIONS
 from tests.devices import every_device
 
 OPTIMIZERS = [
@@ -22,9 +22,9 @@ OPTIMIZERS = [
     theory.AdamW(dim=500),
     theory.Lion(dim=500),
 ]
-# neither pixels to normalize by in an MLP, in the tokens, nor in the last stage of a ResNet on 8×8 pixels
+# an MLP, tokens and the last stage of a ResNet on 8×8 images have too few pixels to normalize
 MEANINGLESS = {("mlp", "instance"), ("transformer", "instance"), ("resnet18", "instance")}
-COMBINATIONS = [pair for pair in itertools.product(MODELS, NORMALIZATIONS) if pair not in MEANINGLESS]
+COMBINATIONS = [pair for pair in itertools.product(DEFAULT_WIDTHS, NORMALIZATIONS) if pair not in MEANINGLESS]
 
 
 def config_of(model, normalization, optimizer=None, **settings):
@@ -45,7 +45,7 @@ def config_of(model, normalization, optimizer=None, **settings):
 
 
 def weights_by_theory(model, normalization):
-    """Sets of weights that must be scale-invariant together; those of weight normalization are so each."""
+    """Sets of weights that are scale-invariant together by theory, except for weight normalization."""
     if normalization == "none":
         return None
     if model in ("mlp", "convnet"):
@@ -71,9 +71,9 @@ def check(config, tmp_path):
     assert run.attrs["scale_invariant"] == (config.normalization != "none")
     if config.normalization == "none":
         return
-    # a gradient has no part along the weights, whatever the optimizer makes of it
+    # the gradient is orthogonal to the weights, for every optimizer
     assert run.radial_defect.max() < 1e-5
-    # and the groups sum to the total
+    # squared norms of the groups add up
     np.testing.assert_allclose((run.group_norm**2).sum("group"), run.norm**2, rtol=1e-12)
     if config.optimizer == theory.SGD():
         assert abs(simulate.replay(run).norm / run.norm - 1).max() < 1e-6
@@ -81,7 +81,7 @@ def check(config, tmp_path):
 
 @every_device
 @pytest.mark.parametrize(("model", "normalization"), COMBINATIONS)
-def test_every_network_obeys_the_law_of_the_norm(model, normalization, device, tmp_path):
+def test_every_network_follows_the_one_step_law(model, normalization, device, tmp_path):
     check(config_of(model, normalization, device=device), tmp_path)
     groups = json.loads((tmp_path / "run" / "config.json").read_text())["group_weights"]
     expected = weights_by_theory(model, normalization)
@@ -106,13 +106,13 @@ def test_every_combination_trains(model, normalization, optimizer, tmp_path):
 
 
 @pytest.mark.parametrize(("model", "normalization"), sorted(MEANINGLESS))
-def test_combinations_without_meaning_are_refused_with_a_reason(model, normalization, tmp_path):
+def test_meaningless_combinations_raise_with_a_reason(model, normalization, tmp_path):
     with pytest.raises(ValueError, match=r"normalization.*(single numbers|has no meaning in .* more than two values)"):
         train(config_of(model, normalization), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", DEFAULT_WIDTHS)
 def test_without_normalization_nothing_is_invariant(model):
     with pytest.raises(ValueError, match="scale_invariant must be False with normalization='none'"):
         dataclasses.replace(config_of(model, "none"), scale_invariant=True)
@@ -121,7 +121,7 @@ def test_without_normalization_nothing_is_invariant(model):
 @pytest.mark.parametrize(
     ("model", "depth"), [("mlp", 1), ("mlp", 4), ("convnet", 1), ("convnet", 2), ("transformer", 1)]
 )
-def test_depth_is_free(model, depth, tmp_path):
+def test_any_depth_trains(model, depth, tmp_path):
     config = config_of(model, "batch", depth=depth)
     check(config, tmp_path)
     with pytest.raises(ValueError, match=r"at least 16×16 for model='convnet'"):

@@ -12,7 +12,8 @@ from torch import nn
 import theory
 from empirical import calibrate, train
 from empirical.config import CUSTOM, RunConfig
-from theory.optimizers import equal_up_to_dim
+from empirical.studies.claims.corrected_decay import CorrectedSGD
+from theory.optimizers import equal_up_to_dim, format_optimizer, parse_optimizer
 
 GOOD = {"lr": 0.5, "wd": 0.01}
 
@@ -57,7 +58,7 @@ def test_a_bad_field_is_named(field, value):
 
 @pytest.mark.parametrize("value", [[0.1, 0.2], (0.1, 0.2), np.array([0.1])], ids=repr)
 @pytest.mark.parametrize("field", ["lr", "wd", "init_norm", "seed", "model", "optimizer"])
-def test_several_values_are_several_runs(field, value):
+def test_several_values_raise_and_name_the_grid(field, value):
     words = rf"{field} must be one (number|value), got {re.escape(repr(value))}; .*empirical.grid\({field}=.*\[grid\]"
     with pytest.raises(ValueError, match=words):
         RunConfig(**{**GOOD, field: value})
@@ -67,7 +68,7 @@ def test_several_values_are_several_runs(field, value):
 
 @pytest.mark.parametrize("field", ["lr", "wd", "norm_eps", "other_lr", "label_noise"])
 @pytest.mark.parametrize("value", ["0.1", True, {}, object])
-def test_what_is_no_number_is_told_what_is_allowed(field, value):
+def test_a_value_that_is_not_a_number_raises_with_the_allowed_types(field, value):
     if field == "lr" and value is object:
         value = None
     allowed = "a number or a schedule such as theory.Cosine" if field == "lr" else "a number"
@@ -75,24 +76,24 @@ def test_what_is_no_number_is_told_what_is_allowed(field, value):
         RunConfig(**{**GOOD, field: value})
 
 
-def test_numbers_of_any_kind_are_numbers():
+def test_numbers_of_any_type_are_accepted():
     for number in (1, np.float32(0.5), np.int64(1), np.array(0.5), torch.tensor(0.5)):
         assert RunConfig(lr=number, wd=0.01).lr == number
 
 
-def test_a_word_that_is_no_setting_is_told_what_is_like_it():
+def test_an_unknown_setting_raises_with_a_suggestion():
     with pytest.raises(TypeError, match=r"^RunConfig has no setting 'modle', did you mean 'model'\?$"):
         RunConfig(**GOOD, modle="mlp")
     with pytest.raises(TypeError, match=r"^RunConfig has no setting 'xyz'$"):
         dataclasses.replace(RunConfig(**GOOD), xyz=1)
     with pytest.raises(TypeError, match="'wd'"):
         RunConfig(lr=0.1)
-    # it is a dataclass like any other
+    # signature and pickling of the dataclass are unchanged
     assert list(inspect.signature(RunConfig).parameters) == [field.name for field in dataclasses.fields(RunConfig)]
     assert pickle.loads(pickle.dumps(RunConfig(**GOOD))) == RunConfig(**GOOD)
 
 
-def test_custom_is_for_modules_and_no_choice():
+def test_custom_is_set_by_train_only():
     with pytest.raises(ValueError, match=r"mlp, .*; got 'convnte', did you mean 'convnet'\?$") as refusal:
         RunConfig(**GOOD, model="convnte")
     assert CUSTOM not in str(refusal.value)
@@ -108,7 +109,7 @@ def test_custom_is_for_modules_and_no_choice():
         ((torch.zeros(90, 21), torch.arange(90) % 2), r"shape \(21,\), those of `data`, got the error: mat1 and mat2"),
     ],
 )
-def test_a_module_that_does_not_take_the_data_is_told_their_shape(tmp_path, data, words):
+def test_a_module_that_does_not_fit_the_data_raises_with_their_shape(tmp_path, data, words):
     module = nn.Sequential(nn.Linear(20, 9), nn.BatchNorm1d(9), nn.Linear(9, 2))
     with pytest.raises(ValueError, match=f"^model must take inputs of {words}") as refusal:
         train(RunConfig(**GOOD, steps=1), tmp_path / "run", model=module, data=data)
@@ -118,7 +119,7 @@ def test_a_module_that_does_not_take_the_data_is_told_their_shape(tmp_path, data
         calibrate(module, *(data or ()), periods=20)
 
 
-def test_a_module_without_scale_invariant_weights_is_warned_of_and_the_control_is_not():
+def test_a_module_without_scale_invariant_weights_warns_except_for_the_control():
     config = RunConfig(**GOOD, steps=1)
     with pytest.warns(UserWarning, match="model has no scale-invariant weights"):
         train(config, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
@@ -128,14 +129,14 @@ def test_a_module_without_scale_invariant_weights_is_warned_of_and_the_control_i
 
 
 @pytest.mark.parametrize("rule", [theory.Adam, theory.AdamW, theory.Lion])
-def test_the_dim_of_an_optimizer_is_no_difference_between_networks(rule):
+def test_the_dim_of_an_optimizer_is_ignored_in_comparisons(rule):
     one, other = (RunConfig(lr=0.01, wd=0.01, optimizer=rule(dim=dim)) for dim in (1, 576))
     assert one.settings_without(()) == other.settings_without(())
     assert equal_up_to_dim(f"{one.optimizer}", f"{other.optimizer}")
     further = rule(dim=1, betas=(0.5, 0.6))
     assert one.settings_without(()) != dataclasses.replace(one, optimizer=further).settings_without(())
     assert not equal_up_to_dim(f"{one.optimizer}", f"{further}")
-    # what is not known is compared as it is written
+    # unknown optimizers are compared as text
     assert equal_up_to_dim("RMSprop(dim=1)", "RMSprop(dim=1)")
     assert not equal_up_to_dim("RMSprop(dim=1)", "RMSprop(dim=2)")
 
@@ -146,7 +147,7 @@ def test_intrinsic_lr_must_stay_below_two(lr):
         RunConfig(lr=lr, wd=1.0)
 
 
-def test_an_invariant_network_needs_a_normalization():
+def test_a_scale_invariant_network_needs_a_normalization():
     with pytest.raises(ValueError, match="scale_invariant"):
         RunConfig(**GOOD, normalization="none")
 
@@ -161,7 +162,7 @@ def test_a_config_survives_json(lr):
     assert again.identity == config.identity
 
 
-def test_an_unknown_field_is_refused():
+def test_an_unknown_field_raises():
     with pytest.raises(ValueError, match="learning_rate"):
         RunConfig.from_dict({**GOOD, "learning_rate": 1})
 
@@ -202,19 +203,30 @@ def test_identity_depends_on_everything_but_steps_and_device():
     }
     assert {*changes, "replicas", "steps", "device"} == {field.name for field in dataclasses.fields(RunConfig)}
     identities = {dataclasses.replace(config, **{name: value}).identity for name, value in changes.items()}
-    # not together with augmentation or the kernel
+    # replicas > 1 excludes augmentation and the kernel engine
     identities.add(dataclasses.replace(config, replicas=2).identity)
     assert len(identities | {config.identity}) == len(changes) + 2
 
 
-def test_defaults_written_out_are_the_same_run():
+def test_explicit_defaults_give_the_same_identity():
     assert RunConfig(**GOOD).identity == RunConfig(**GOOD, width=64, data_seed=0).identity
 
 
-def test_a_setting_that_is_added_later_leaves_old_runs_what_they_are():
+def test_a_new_setting_does_not_change_the_identity_of_old_runs():
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Later(RunConfig):
         new_setting: int = 3
 
     assert Later(**GOOD).identity == RunConfig(**GOOD).identity
     assert Later(**GOOD, new_setting=4).identity != RunConfig(**GOOD).identity
+
+
+def test_a_stored_class_that_has_moved_is_the_same_run():
+    stored_name = "empirical.trials.claims.corrected_decay:CorrectedSGD"
+    stored = {"lr": 0.5, "wd": 0.02, "width": 16, "steps": 100, "optimizer": {stored_name: {"lr_max": 0.5}}}
+    config = RunConfig.from_dict(json.loads(json.dumps(stored)))
+    assert config.optimizer == parse_optimizer(f"{stored_name}(lr_max=0.5)") == CorrectedSGD(lr_max=0.5)
+    # identity and stored text of the version that stored it
+    assert config.identity == "abff6b9d28bc49c2aee96c819d7a60fd46127df1c4891dea06f84044a8d51af6"
+    assert config.to_dict()["optimizer"] == stored["optimizer"]
+    assert format_optimizer(config.optimizer) == f"{stored_name}(lr_max=0.5)"

@@ -1,4 +1,4 @@
-"""Curvature against oracles that are computed another way: differences of gradients, and dense matrices."""
+"""Curvature compared with differences of gradients and dense matrices."""
 
 import copy
 import dataclasses
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import empirical
-from empirical.measures.curvature import Landscape, Trace, curvature, largest_eigenvalues, trace
+from empirical.measures.curvature import LossCurvature, TraceEstimate, curvature, largest_eigenvalues, trace
 from empirical.networks.normalization import BatchNorm, GroupNorm
 
 SAMPLES, CLASSES = 12, 3
@@ -73,9 +73,9 @@ def gradient_at(model, inputs, targets, names, point):
     with torch.no_grad():
         nn.utils.vector_to_parameters(point, chosen)
     loss = nn.functional.cross_entropy(twin(inputs), targets)
-    found = torch.autograd.grad(loss, chosen, allow_unused=True)
+    result = torch.autograd.grad(loss, chosen, allow_unused=True)
     return torch.cat(
-        [torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for p, g in zip(chosen, found, strict=True)]
+        [torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for p, g in zip(chosen, result, strict=True)]
     )
 
 
@@ -106,17 +106,19 @@ def dense(product, size):
 def test_eigenvalues_and_traces_are_those_of_dense_oracles(network, normalization):
     model, inputs, targets = case(network, normalization)
     names = [name for name, _ in model.named_parameters()]
-    found = curvature(model, inputs, targets, k=3)
+    result = curvature(model, inputs, targets, k=3)
     oracle = hessian_by_differences(model, inputs, targets, names)
     values = np.linalg.eigvalsh(oracle)[::-1]
-    np.testing.assert_allclose(found.hessian_eigenvalues, values[:3], rtol=1e-6, atol=1e-8 * values[0])
-    assert found.hessian_trace.value == pytest.approx(np.trace(oracle), rel=1e-6, abs=1e-8)
-    assert found.hessian_trace.stderr == 0
+    np.testing.assert_allclose(result.hessian_eigenvalues, values[:3], rtol=1e-6, atol=1e-8 * values[0])
+    assert result.hessian_trace.value == pytest.approx(np.trace(oracle), rel=1e-6, abs=1e-8)
+    assert result.hessian_trace.stderr == 0
     # of the Gauss-Newton and Fisher matrices: from the Jacobian, and from the gradients of every class
     twin = copy.deepcopy(model).train()
     parameters = list(twin.parameters())
     outputs = twin(inputs)
-    rows = [torch.autograd.grad(each, parameters, retain_graph=True, allow_unused=True) for each in outputs.reshape(-1)]
+    rows = [
+        torch.autograd.grad(output, parameters, retain_graph=True, allow_unused=True) for output in outputs.reshape(-1)
+    ]
     jacobian = torch.stack(
         [
             torch.cat(
@@ -135,10 +137,10 @@ def test_eigenvalues_and_traces_are_those_of_dense_oracles(network, normalizatio
             slope = (shares[n] - np.eye(CLASSES)[c]) @ jacobian[n * CLASSES : (n + 1) * CLASSES]
             fisher += shares[n, c] * np.outer(slope, slope) / SAMPLES
     top = np.linalg.eigvalsh(fisher)[::-1][:3]
-    np.testing.assert_allclose(found.fisher_eigenvalues, top, rtol=1e-8)
-    np.testing.assert_allclose(found.gauss_newton_eigenvalues, top, rtol=1e-8)
-    assert found.fisher_trace.value == pytest.approx(np.trace(fisher), rel=1e-8)
-    assert found.gauss_newton_trace.value == pytest.approx(np.trace(fisher), rel=1e-8)
+    np.testing.assert_allclose(result.fisher_eigenvalues, top, rtol=1e-8)
+    np.testing.assert_allclose(result.gauss_newton_eigenvalues, top, rtol=1e-8)
+    assert result.fisher_trace.value == pytest.approx(np.trace(fisher), rel=1e-8)
+    assert result.gauss_newton_trace.value == pytest.approx(np.trace(fisher), rel=1e-8)
     # the sphere of the scale-invariant weights
     members = [name for group in empirical.scale_invariant_groups(model, inputs).values() for name in group.weights]
     assert members
@@ -146,16 +148,16 @@ def test_eigenvalues_and_traces_are_those_of_dense_oracles(network, normalizatio
     x = np.concatenate([dict(model.named_parameters())[name].detach().numpy().ravel() for name in members])
     square = x @ x
     projector = np.eye(x.size) - np.outer(x, x) / square
-    assert found.norm == pytest.approx(math.sqrt(square), rel=1e-12)
-    assert found.spherical_sharpness == pytest.approx(square * np.linalg.eigvalsh(block)[-1], rel=1e-6)
+    assert result.norm == pytest.approx(math.sqrt(square), rel=1e-12)
+    assert result.spherical_sharpness == pytest.approx(square * np.linalg.eigvalsh(block)[-1], rel=1e-6)
     within = np.linalg.eigvalsh(projector @ block @ projector)[-1]
-    assert found.tangent_sharpness == pytest.approx(square * within, rel=1e-6)
+    assert result.tangent_sharpness == pytest.approx(square * within, rel=1e-6)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_operators_are_symmetric(network, normalization):
-    landscape = Landscape(*case(network, normalization, seed=3))
+    landscape = LossCurvature(*case(network, normalization, seed=3))
     generator = torch.Generator().manual_seed(0)
     for product in (landscape.hessian_product, landscape.gauss_newton_product, landscape.fisher_product):
         for _ in range(3):
@@ -165,7 +167,7 @@ def test_the_operators_are_symmetric(network, normalization):
 
 
 def test_another_route_through_fused_normalization_would_be_caught():
-    # what makes the double backward pass of autograd the route that is taken here
+    # the reason to use the double backward pass of autograd
     model, inputs, targets = case("mlp", "torch's batch")
     names = [name for name, _ in model.named_parameters()]
     oracle = hessian_by_differences(model, inputs, targets, names)
@@ -182,7 +184,7 @@ def test_another_route_through_fused_normalization_would_be_caught():
 
     point = torch.cat([parameters[name].detach().reshape(-1) for name in names])
     other = torch.func.hessian(loss)(point).detach().numpy()
-    ours = dense(Landscape(model, inputs, targets).hessian_product, point.numel())
+    ours = dense(LossCurvature(model, inputs, targets).hessian_product, point.numel())
     scale = np.abs(oracle).max()
     assert np.abs(ours - oracle).max() < 1e-8 * scale
     if np.abs(other - oracle).max() < 1e-8 * scale:
@@ -190,39 +192,39 @@ def test_another_route_through_fused_normalization_would_be_caught():
     assert np.abs(other - oracle).max() > 1e-3 * scale, "an error of that size would fail the tests above"
 
 
-def test_a_loss_of_ones_own_has_no_fisher_matrix():
+def test_a_custom_loss_has_no_fisher_matrix():
     model, inputs, targets = case("mlp", "own batch")
 
-    def cubed(outputs, wanted):
-        return (outputs**3).mean() + nn.functional.cross_entropy(outputs, wanted)
+    def cubed(outputs, targets):
+        return (outputs**3).mean() + nn.functional.cross_entropy(outputs, targets)
 
-    found = curvature(model, inputs, targets, loss=cubed)
-    assert found.fisher_eigenvalues is None
-    assert found.fisher_trace is None
+    result = curvature(model, inputs, targets, loss=cubed)
+    assert result.fisher_eigenvalues is None
+    assert result.fisher_trace is None
     # with another curvature by the outputs the Gauss-Newton matrix is another
-    assert found.gauss_newton_eigenvalues[0] != pytest.approx(
+    assert result.gauss_newton_eigenvalues[0] != pytest.approx(
         curvature(model, inputs, targets).gauss_newton_eigenvalues[0]
     )
     with pytest.raises(ValueError, match="Fisher matrix"):
-        Landscape(model, inputs, targets, loss=cubed).fisher_product(torch.zeros(1))
+        LossCurvature(model, inputs, targets, loss=cubed).fisher_product(torch.zeros(1))
 
 
 def test_of_a_linear_model_all_three_are_the_same():
     # z = Wx with the mean squared error: H = 2XᵀX/n in each row of W
     torch.manual_seed(0)
     inputs, targets = torch.randn(20, 4).double(), torch.randn(20, 2).double()
-    found = curvature(nn.Linear(4, 2, bias=False).double(), inputs, targets, k=2, loss="mse")
+    result = curvature(nn.Linear(4, 2, bias=False).double(), inputs, targets, k=2, loss="mse")
     exact = np.linalg.eigvalsh((inputs.T @ inputs).numpy() / 20)[::-1]
-    for values in (found.hessian_eigenvalues, found.gauss_newton_eigenvalues, found.fisher_eigenvalues):
+    for values in (result.hessian_eigenvalues, result.gauss_newton_eigenvalues, result.fisher_eigenvalues):
         # each twice, for two rows
         np.testing.assert_allclose(values, [exact[0]] * 2, rtol=1e-9)
-    assert math.isnan(found.spherical_sharpness)
-    assert found.hessian_trace.value == pytest.approx(2 * exact.sum(), rel=1e-9)
+    assert math.isnan(result.spherical_sharpness)
+    assert result.hessian_trace.value == pytest.approx(2 * exact.sum(), rel=1e-9)
 
 
 @settings(deadline=None, derandomize=True, max_examples=10)
 @given(st.floats(0.05, 20.0))
-def test_spherical_sharpness_does_not_know_the_scale_of_the_weights(scale):
+def test_spherical_sharpness_does_not_depend_on_the_scale_of_the_weights(scale):
     model, inputs, targets = case("convnet", "own group")
     plain = curvature(model, inputs, targets, traces=False)
     members = [name for group in empirical.scale_invariant_groups(model, inputs).values() for name in group.weights]
@@ -252,11 +254,11 @@ def test_the_model_stays_as_it_is():
 def test_dropout_drops_the_same_units_in_every_product():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Dropout(0.5), nn.Linear(30, CLASSES)).double()
-    landscape = Landscape(model, torch.randn(SAMPLES, 4), torch.arange(SAMPLES) % CLASSES)
+    landscape = LossCurvature(model, torch.randn(SAMPLES, 4), torch.arange(SAMPLES) % CLASSES)
     v = torch.randn(landscape.size).double()
     assert torch.equal(landscape.hessian_product(v), landscape.hessian_product(v))
-    found = [curvature(model, torch.ones(SAMPLES, 4), torch.arange(SAMPLES) % CLASSES, seed=n).loss for n in (0, 0, 1)]
-    assert found[0] == found[1] != found[2]
+    result = [curvature(model, torch.ones(SAMPLES, 4), torch.arange(SAMPLES) % CLASSES, seed=n).loss for n in (0, 0, 1)]
+    assert result[0] == result[1] != result[2]
 
 
 def test_estimated_traces_are_within_their_error():
@@ -264,13 +266,13 @@ def test_estimated_traces_are_within_their_error():
     matrix = matrix + matrix.T
     errors = []
     for seed in range(20):
-        found = trace(lambda v: matrix @ v, torch.zeros(1500).double(), 30, seed)
-        assert found.stderr > 0
-        errors.append((found.value - float(matrix.trace())) / found.stderr)
+        result = trace(lambda v: matrix @ v, torch.zeros(1500).double(), 30, seed)
+        assert result.stderr > 0
+        errors.append((result.value - float(matrix.trace())) / result.stderr)
     # as standard errors are
     assert 0.6 < np.std(errors) < 1.6
     assert abs(np.mean(errors)) < 4 / math.sqrt(20)
-    assert str(Trace(1.0, 0.0)) == "1"
+    assert str(TraceEstimate(1.0, 0.0)) == "1"
 
 
 def test_the_largest_eigenvalue_of_the_digits_convnet_takes_few_gradients():
@@ -280,7 +282,7 @@ def test_the_largest_eigenvalue_of_the_digits_convnet_takes_few_gradients():
     run = empirical.RunConfig(lr=0.5, wd=0.01, model="convnet")
     data = load_data("digits", torch.float32, torch.device("cpu"))
     network = build_network(run, data.inputs, 10)
-    landscape = Landscape(network, data.inputs[:256], data.targets[:256])
+    landscape = LossCurvature(network, data.inputs[:256], data.targets[:256])
     (quick,) = largest_eigenvalues(landscape.hessian_product, landscape.point, 1, 1e-3, 0)
     # a product is one backward pass through the graph of a gradient: two gradients
     assert 2 * landscape.products <= 60
@@ -314,43 +316,43 @@ def test_no_model():
         curvature(3, torch.ones(2, 4), torch.zeros(2))
 
 
-def test_under_full_batches_the_edge_is_reached_before_a_break(tmp_path):
-    from empirical.studies.tables.edge import FULL_BATCH, edge, edge_figure
+def test_under_full_batches_the_edge_is_reached_before_a_destabilization(tmp_path):
+    from empirical.studies.tables.edge import FULL_BATCH, edge_figure, measure_edge
 
     config = dataclasses.replace(FULL_BATCH, wd=0.02, width=32, samples=200, steps=1500)
-    found = edge(config, tmp_path, points=8)
-    assert found.steps[-1] == found.onset
-    # far below it in the fall, at it where the fall ends
-    assert found.product[2:5].max() < 1.5
-    assert found.before_the_break > 1.2
-    figure = edge_figure({"full batch": found})
-    assert "before the break" in figure.axes[0].get_title()
+    result = measure_edge(config, tmp_path, points=8)
+    assert result.steps[-1] == result.onset
+    # far below the edge in the decay phase, at the edge where the phase ends
+    assert result.product[2:5].max() < 1.5
+    assert result.median_before_onset > 1.2
+    figure = edge_figure({"full batch": result})
+    assert "before the onset" in figure.axes[0].get_title()
     figure.draw_without_rendering()
     # above all axes, where no line crosses it
     (legend,) = figure.legends
     assert legend.get_window_extent().y0 >= max(ax.get_window_extent().y1 for ax in figure.axes)
     with pytest.raises(ValueError, match="at least one period"):
-        edge(dataclasses.replace(config, steps=150), tmp_path / "short")
+        measure_edge(dataclasses.replace(config, steps=150), tmp_path / "short")
     with pytest.raises(ValueError, match="points"):
-        edge(config, tmp_path, points=1)
+        measure_edge(config, tmp_path, points=1)
 
 
-def test_targets_that_are_left_out_count_for_nothing():
+def test_ignored_targets_do_not_count():
     model, inputs, targets = case("mlp", "own layer")
     kept = [0, 3, 4, 7]
     left_out = torch.full_like(targets, -100)
     left_out[kept] = targets[kept]
-    found, alone = curvature(model, inputs, left_out), curvature(model, inputs[kept], targets[kept])
+    result, alone = curvature(model, inputs, left_out), curvature(model, inputs[kept], targets[kept])
     for name in ("hessian_eigenvalues", "gauss_newton_eigenvalues", "fisher_eigenvalues"):
         # each sample is normalized by itself
-        np.testing.assert_allclose(getattr(found, name), getattr(alone, name), rtol=1e-8)
+        np.testing.assert_allclose(getattr(result, name), getattr(alone, name), rtol=1e-8)
 
 
 def test_a_loss_without_curvature_has_none():
-    found = curvature(
+    result = curvature(
         nn.Linear(30, 1), torch.randn(8, 30), torch.zeros(8), loss=lambda outputs, targets: outputs.mean()
     )
-    assert found.hessian_eigenvalues.tolist() == found.gauss_newton_eigenvalues.tolist() == [0.0]
+    assert result.hessian_eigenvalues.tolist() == result.gauss_newton_eigenvalues.tolist() == [0.0]
 
 
 def test_numbers_of_another_type_are_taken():

@@ -16,14 +16,14 @@ def test_digits_are_normalized_and_split_without_overlap():
     assert abs(data.inputs.mean()) < 1e-12
     assert abs(data.inputs.std(correction=0) - 1) < 1e-12
     assert set(data.targets.tolist()) == set(data.test_targets.tolist()) == set(range(10))
-    seen = {row.numpy().tobytes() for row in data.inputs}
-    # 1797 different images: a test image in the training set would be a leak
-    assert not any(row.numpy().tobytes() in seen for row in data.test_inputs)
+    training_images = {row.numpy().tobytes() for row in data.inputs}
+    # all 1797 images differ, so a test image must not be in the training set
+    assert not any(row.numpy().tobytes() in training_images for row in data.test_inputs)
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(st.integers(1, 50), st.data())
-def test_any_step_can_be_drawn_alone(size, data):
+def test_any_step_can_be_computed_alone(size, data):
     batch = data.draw(st.integers(1, size))
     start = data.draw(st.integers(0, 100))
     count = data.draw(st.integers(0, 30))
@@ -35,7 +35,7 @@ def test_any_step_can_be_drawn_alone(size, data):
         assert ((part >= 0) & (part < size)).all()
 
 
-def test_an_epoch_shows_no_sample_twice_and_epochs_differ():
+def test_an_epoch_has_no_sample_twice_and_epochs_differ():
     per_epoch = steps_per_epoch(100, 7)
     epochs = batch_indices(100, 7, "without_replacement", 0, 0, 3 * per_epoch).reshape(3, -1)
     assert all(len(set(epoch)) == epoch.size for epoch in epochs.tolist() for epoch in [np.array(epoch)])
@@ -59,11 +59,11 @@ def test_sampling_with_replacement_is_uniform():
         ((torch.zeros(3, 2), torch.zeros(3)), "whole class numbers"),
     ],
 )
-def test_bad_data_is_refused(data, what):
+def test_bad_data_raises(data, what):
     with pytest.raises((ValueError, TypeError), match=what):
         user_data(data, torch.float32, CPU)
 
 
-def test_a_batch_larger_than_the_training_set_is_refused():
+def test_a_batch_larger_than_the_training_set_raises():
     with pytest.raises(ValueError, match="batch_size must be <= 10"):
         steps_per_epoch(10, 11)

@@ -1,4 +1,4 @@
-"""Data sets from files and from the hub, parts of them, bytes until the batch, augmentation, and training on these."""
+"""Data sets from files and from the hub, subsets, images as bytes, augmentation, and training with them."""
 
 import dataclasses
 import json
@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 import empirical.data.hub as hub
 from empirical import RunConfig, train
 from empirical.config import EMBEDDED_DATASETS, HUB_DATASETS
-from empirical.data import Data, augmented, load_data, user_data
-from empirical.data.augmentation import cropped
+from empirical.data import Data, augment, load_data, user_data
+from empirical.data.augmentation import crop
 from empirical.data.embedded import EMBEDDED
 from empirical.runs import preparation
 
@@ -45,12 +45,12 @@ def check_images(data, grey=False):
     training = expected[TRAIN].astype(np.float64)
     np.testing.assert_allclose(data.mean.flatten(), training.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(data.scale.flatten(), training.std((0, 1, 2)), rtol=1e-12)
-    prepared = data.prepared(data.inputs)
+    prepared = data.prepare(data.inputs)
     np.testing.assert_allclose(prepared.mean((0, 2, 3)), 0, atol=1e-12)
     np.testing.assert_allclose(prepared.var((0, 2, 3), correction=0), 1, rtol=1e-12)
 
 
-def test_names_are_those_of_the_settings():
+def test_names_equal_those_in_the_configuration():
     assert tuple(EMBEDDED) == EMBEDDED_DATASETS
     assert tuple(hub.HUB) == HUB_DATASETS
 
@@ -88,24 +88,24 @@ def test_a_folder_of_images(tmp_path):
         ("someone/something", ("someone/something", None), "kind"),
     ],
 )
-def test_the_hub_is_asked_for_the_right_thing(monkeypatch, name, asked, label):
-    seen = []
+def test_the_hub_is_called_with_the_right_arguments(monkeypatch, name, asked, label):
+    calls = []
 
     def load_dataset(*arguments):
-        seen.append(arguments)
+        calls.append(arguments)
         parts = {"train": rows(TRAIN, label=label), "test": rows(TEST, label=label)}
         if label == "fine_label":
             coarse = datasets.ClassLabel(num_classes=2)
-            parts = {k: part.add_column("coarse_label", [0] * len(part)) for k, part in parts.items()}
-            parts = {k: part.cast_column("coarse_label", coarse) for k, part in parts.items()}
+            parts = {name: part.add_column("coarse_label", [0] * len(part)) for name, part in parts.items()}
+            parts = {name: part.cast_column("coarse_label", coarse) for name, part in parts.items()}
         return datasets.DatasetDict(parts)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     check_images(load_data(name, torch.float64, CPU))
-    assert seen == [asked]
+    assert calls == [asked]
 
 
-def test_what_cannot_be_loaded_is_said_in_one_line(monkeypatch, tmp_path):
+def test_a_failed_download_raises_with_one_line(monkeypatch, tmp_path):
     def unreachable(*_):
         raise ConnectionError("no route\nmore lines")
 
@@ -117,7 +117,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(monkeypatch, tmp_path):
         RunConfig(lr=0.1, wd=0.1, dataset="cifar11")
 
 
-def test_other_tables_are_refused(monkeypatch):
+def test_tables_without_labelled_images_raise(monkeypatch):
     table = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"x": [1.0], "label": [0]})})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: table)
     with pytest.raises(ValueError, match="must have one column of images and one of labels"):
@@ -150,7 +150,7 @@ def test_embedded_sets():
     label_noise=st.sampled_from([0.0, 0.2, 1.0]),
     seed=st.integers(0, 1000),
 )
-def test_parts_of_a_data_set(samples, validation, label_noise, seed):
+def test_subsets_of_a_data_set(samples, validation, label_noise, seed):
     choice = {"samples": samples, "validation": validation, "label_noise": label_noise, "seed": seed}
     whole, data = load_data("digits", torch.float64, CPU), load_data("digits", torch.float64, CPU, **choice)
     again = load_data("digits", torch.float64, CPU, **choice)
@@ -160,7 +160,7 @@ def test_parts_of_a_data_set(samples, validation, label_noise, seed):
     kept = samples or 1437
     apart = round(validation * kept)
     assert data.size == kept - apart
-    # no two of these images are equal: an image tells its true label, and that no sample is in both parts
+    # all images differ, so an image identifies its true label and its place in one of the parts
     truth = {image.numpy().tobytes(): int(label) for image, label in zip(whole.inputs, whole.targets, strict=True)}
     assert len(truth) == 1437
     parts = [image.numpy().tobytes() for image in data.inputs]
@@ -192,27 +192,27 @@ def test_classes_are_renamed():
 
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(st.integers(0, 4), st.sampled_from([torch.uint8, torch.float32]), st.integers(0, 1000))
-def test_crops_are_those_of_a_loop(padding, dtype, seed):
+def test_crops_equal_those_of_a_loop(padding, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(1, 256, (5, 2, 6, 7), generator=generator).to(dtype)
     offsets = torch.randint(0, 2 * padding + 1, (2, 5), generator=generator)
     flips = torch.randint(0, 2, (5,), generator=generator).bool()
     before = images.clone()
-    found = cropped(images, padding, offsets, flips)
+    crops = crop(images, padding, offsets, flips)
     for n in range(5):
         top, left = offsets[0, n], offsets[1, n]
         one = pad(images[n], (padding,) * 4)[:, top : top + 6, left : left + 7]
-        assert torch.equal(found[n], one.flip(2) if flips[n] else one)
+        assert torch.equal(crops[n], one.flip(2) if flips[n] else one)
     assert torch.equal(images, before)
-    assert found.dtype == dtype
+    assert crops.dtype == dtype
 
 
-def test_offsets_and_flips_are_even():
+def test_offsets_and_flips_are_uniform():
     torch.manual_seed(0)
     images = torch.zeros(4000, 1, 5, 5)
     images[:, :, 2, 1] = 1
-    found = augmented(images, 1)
-    places = found.flatten(1).argmax(1)
+    augmented = augment(images, 1)
+    places = augmented.flatten(1).argmax(1)
     # three rows, three columns, with and without a flip: 18 equally probable ways to 15 places
     counts = torch.bincount(places, minlength=25).view(5, 5)
     assert counts.sum() == 4000
@@ -225,20 +225,20 @@ CONFIG = RunConfig(lr=0.1, wd=0.01, model="convnet", width=4, steps=30, batch_si
 
 
 @pytest.mark.parametrize("engine", ["eager", "replicas"])
-def test_bytes_train_as_the_numbers_they_stand_for(monkeypatch, engine):
+def test_bytes_train_like_the_normalized_numbers(monkeypatch, engine):
     config = dataclasses.replace(CONFIG, engine=engine, dtype="float64")
-    held = user_data(BYTES, torch.float64, CPU)
-    as_numbers = train(config, data=(held.prepared(held.inputs), held.targets))
+    byte_data = user_data(BYTES, torch.float64, CPU)
+    as_numbers = train(config, data=(byte_data.prepare(byte_data.inputs), byte_data.targets))
     as_bytes = train(config, data=BYTES)
     np.testing.assert_allclose(as_bytes.loss, as_numbers.loss, rtol=1e-9)
     np.testing.assert_allclose(as_bytes.train_loss, as_numbers.train_loss, rtol=1e-9)
-    assert isinstance(held, Data)
+    assert isinstance(byte_data, Data)
 
 
-def test_small_images_are_held_as_numbers_for_the_fast_engines(monkeypatch):
+def test_small_images_become_numbers_for_the_fast_engines(monkeypatch):
     run = train(RunConfig(lr=0.1, wd=0.01, dataset="mnist5k", samples=200, steps=3))
     assert json.loads(run.attrs["config"])["engine"] == "kernel"
-    monkeypatch.setattr(preparation, "_SMALL_DATA", 0)
+    monkeypatch.setattr(preparation, "_MAX_BYTES_AS_NUMBERS", 0)
     as_bytes = train(RunConfig(lr=0.1, wd=0.01, dataset="mnist5k", samples=200, steps=3))
     assert json.loads(as_bytes.attrs["config"])["engine"] == "replicas"
     np.testing.assert_allclose(as_bytes.loss, run.loss, rtol=1e-5)
@@ -249,10 +249,10 @@ def test_augmentation_is_part_of_the_run(tmp_path, engine):
     config = dataclasses.replace(CONFIG, dataset="mnist5k", samples=100, augmentation=2, engine=engine, model="mlp")
     whole = train(config)
     assert not np.allclose(whole.loss, train(dataclasses.replace(config, augmentation=None)).loss)
-    # the random numbers are part of the state
+    # the random state is part of the checkpoint
     train(dataclasses.replace(config, steps=13), tmp_path / "run")
     xr.testing.assert_identical(train(config, tmp_path / "run"), whole)
-    # what is evaluated is not augmented
+    # evaluations use images without augmentation
     assert whole.train_loss[0] == train(dataclasses.replace(config, steps=0)).train_loss[0]
 
 

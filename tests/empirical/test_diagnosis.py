@@ -1,4 +1,4 @@
-"""The diagnosis of real trainings in which something was made to happen."""
+"""The diagnosis of real trainings with known causes of their spikes."""
 
 import concurrent.futures
 
@@ -21,15 +21,15 @@ from empirical.studies.diagnosis.study import (
     LOGS,
     NO_EFFECT,
     OUTCOMES,
-    format_outcomes,
+    diagnosis_outcome,
+    format_diagnosis_outcomes,
     has_effect,
     judge_diagnoses,
-    judged_log,
-    outcome,
+    judge_log,
 )
 from simulate.diagnosis.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
 
-QUIET = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 900}
+STEADY = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 900}
 
 
 @pytest.fixture(autouse=True)
@@ -55,12 +55,12 @@ def _one_thread():
         (NOISE, None),
     ],
 )
-def test_what_was_made_to_happen_is_found(label, event):
-    case = LabelledRun(label, QUIET, event, None if event is None else 700, seed=3)
+def test_the_event_is_found(label, event):
+    case = LabelledRun(label, STEADY, event, None if event is None else 700, seed=3)
     log = train_labelled(case)
-    for name, lacking in LOGS.items():
-        found = outcome(case, simulate.diagnose(lacking(log)))
-        assert found == "right" if name in ("full", "no gradient norm") else found != "wrong", name
+    for name, remove in LOGS.items():
+        outcome = diagnosis_outcome(case, simulate.diagnose(remove(log)))
+        assert outcome == "right" if name in ("full", "no gradient norm") else outcome != "wrong", name
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,18 @@ def test_what_was_made_to_happen_is_found(label, event):
 def test_periods_are_norm_driven(settings):
     case = LabelledRun(NORM_DRIVEN, settings, seed=1)
     log = train_labelled(case)
-    found = simulate.diagnose(log)
-    assert outcome(case, found) == "right"
-    explained = [spike.growth_explained for spike in found.spikes if spike.cause == NORM_DRIVEN]
+    diagnosis = simulate.diagnose(log)
+    assert diagnosis_outcome(case, diagnosis) == "right"
+    explained = [spike.growth_explained for spike in diagnosis.spikes if spike.cause == NORM_DRIVEN]
     np.testing.assert_allclose(explained, 1, atol=0.01)
-    # the troughs that the period finder knows are among them
+    # they include the troughs that `find_periods` finds
     onsets = simulate.find_periods(log.assign_attrs(lr=0.5), discard=100).onsets
-    near = [min(abs(onset - spike.step) for spike in found.spikes) for onset in onsets]
+    near = [min(abs(onset - spike.step) for spike in diagnosis.spikes) for onset in onsets]
     assert np.mean(np.array(near) <= 15) > 0.8
 
 
 def test_a_log_is_what_the_training_did():
-    # the same run by the project's own engines
+    # the same run by `empirical.train`
     case = LabelledRun(
         NOISE, {"width": 8, "lr": 0.5, "wd": 0.02, "steps": 50, "sampling": "full_batch", "samples": 100}
     )
@@ -120,17 +120,17 @@ def test_a_monitor_is_a_log():
 
 
 class TestOutcome:
-    """The judge can say no."""
+    """Wrong, missed and unknown diagnoses are recognized."""
 
     LOSS = np.random.default_rng(0).uniform(1, 2, 400)
 
-    def found(self, *spikes):
+    def overflow_at(self, *spikes):
         loss = self.LOSS.copy()
         for step in spikes:
             loss[step] = np.inf
         return simulate.diagnose({"loss": loss})
 
-    def unknown(self, *spikes):
+    def unknown_at(self, *spikes):
         loss = self.LOSS.copy()
         for step in spikes:
             loss[step] = 90.0
@@ -138,32 +138,34 @@ class TestOutcome:
 
     def test_noise(self):
         case = LabelledRun(NOISE, {})
-        assert outcome(case, self.found()) == "right"
-        assert outcome(case, self.found(200)) == "wrong"
-        assert outcome(case, self.unknown(200)) == "unknown"
+        assert diagnosis_outcome(case, self.overflow_at()) == "right"
+        assert diagnosis_outcome(case, self.overflow_at(200)) == "wrong"
+        assert diagnosis_outcome(case, self.unknown_at(200)) == "unknown"
 
     def test_an_event(self):
         case = LabelledRun(OVERFLOW, {}, "infinite", 200)
-        assert outcome(case, self.found(200)) == outcome(case, self.found(229)) == "right"
-        assert outcome(case, self.found()) == outcome(case, self.found(231)) == "missed"
-        assert outcome(case, self.found(100, 200)) == "wrong"
-        assert outcome(case, self.unknown(200)) == "unknown"
-        assert outcome(LabelledRun(BAD_BATCH, {}, "one label", 200), self.found(200)) == "wrong"
+        assert (
+            diagnosis_outcome(case, self.overflow_at(200)) == diagnosis_outcome(case, self.overflow_at(229)) == "right"
+        )
+        assert diagnosis_outcome(case, self.overflow_at()) == diagnosis_outcome(case, self.overflow_at(231)) == "missed"
+        assert diagnosis_outcome(case, self.overflow_at(100, 200)) == "wrong"
+        assert diagnosis_outcome(case, self.unknown_at(200)) == "unknown"
+        assert diagnosis_outcome(LabelledRun(BAD_BATCH, {}, "one label", 200), self.overflow_at(200)) == "wrong"
 
     def test_periods(self):
         case = LabelledRun(NORM_DRIVEN, {})
-        assert outcome(case, self.found(200)) == "wrong"
-        assert outcome(case, self.found()) == "missed"
-        assert outcome(case, self.unknown(200)) == "unknown"
+        assert diagnosis_outcome(case, self.overflow_at(200)) == "wrong"
+        assert diagnosis_outcome(case, self.overflow_at()) == "missed"
+        assert diagnosis_outcome(case, self.unknown_at(200)) == "unknown"
 
 
-def test_what_has_no_effect_is_not_counted():
+def test_events_without_effect_are_not_counted():
     dead = simulate.training_log({"loss": np.full(400, 2.3)}, lr=0.1, wd=0.1)
     case = LabelledRun(BAD_BATCH, {}, "one label", 300)
     assert not has_effect(case, dead)
-    judged = judged_log(case, dead)
-    assert judged["full"] == NO_EFFECT
-    assert "| a | 0 | 0 % | 0 % | 0 % | 0 % |" in format_outcomes({"a": ([case], [judged])})
+    outcomes = judge_log(case, dead)
+    assert outcomes["full"] == NO_EFFECT
+    assert "| a | 0 | 0 % | 0 % | 0 % | 0 % |" in format_diagnosis_outcomes({"a": ([case], [outcomes])})
     high = dead.assign(loss=("step", np.where(np.arange(400) == 310, 2.4, 2.3)))
     assert has_effect(case, high)
     lost = dead.assign(loss=("step", np.where(np.arange(400) < 300, 2.3, np.nan)))
@@ -172,15 +174,15 @@ def test_what_has_no_effect_is_not_counted():
 
 def test_the_page_counts():
     cases = [LabelledRun(NOISE, {"width": 4}), LabelledRun(OVERFLOW, {"width": 5}, "infinite", 7)]
-    judged = [dict.fromkeys(LOGS, "right") | {"spikes": "none"}, dict.fromkeys(LOGS, UNKNOWN) | {"spikes": "1"}]
-    page = format_outcomes({"a": (cases, judged)})
+    outcomes = [dict.fromkeys(LOGS, "right") | {"spikes": "none"}, dict.fromkeys(LOGS, UNKNOWN) | {"spikes": "1"}]
+    page = format_diagnosis_outcomes({"a": (cases, outcomes)})
     assert "| a | 2 | 50 % | 50 % | 0 % | 0 % |" in page
     assert "| noise | 1 | 100 % | 0 % | 0 % | 0 % |" in page
     assert "| no norm | 2 | 50 % | 50 % | 0 % | 0 % |" in page
     assert "| width=5 | overflow: infinite, step 7 | 1 | unknown |" in page
 
 
-def test_cases_held_out_are_others():
+def test_held_out_cases_are_new():
     def kinds(cases):
         return {str(sorted((k, str(v)) for k, v in case.settings.items())) for case in cases}
 
@@ -196,19 +198,19 @@ def test_cases_held_out_are_others():
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(3000)
-def test_diagnoses_of_runs_held_out():
+def test_diagnoses_of_held_out_runs():
     cases = held_out_runs()
     with concurrent.futures.ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
-        judged = judge_diagnoses(cases, executor, progress=False)
-    counts = {name: {each: [j[name] for j in judged].count(each) for each in OUTCOMES} for name in LOGS}
-    page = format_outcomes({"held out": (cases, judged)})
-    seen = sum(counts["full"].values())
-    assert seen >= 60, page
-    assert counts["full"]["right"] >= 0.9 * seen, page
-    assert counts["full"][UNKNOWN] <= 0.1 * seen, page
+        outcomes = judge_diagnoses(cases, executor, progress=False)
+    counts = {name: {outcome: [row[name] for row in outcomes].count(outcome) for outcome in OUTCOMES} for name in LOGS}
+    page = format_diagnosis_outcomes({"held-out": (cases, outcomes)})
+    counted = sum(counts["full"].values())
+    assert counted >= 60, page
+    assert counts["full"]["right"] >= 0.9 * counted, page
+    assert counts["full"][UNKNOWN] <= 0.1 * counted, page
     # unknown rather than wrong
     for name in set(LOGS) - {"full", "no gradient norm"}:
-        assert counts[name]["wrong"] <= 0.02 * seen, page
+        assert counts[name]["wrong"] <= 0.02 * counted, page
 
 
 def test_other_optimizers_train_too():

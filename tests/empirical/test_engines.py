@@ -18,8 +18,18 @@ from empirical.config import RunConfig
 from empirical.data import batch_indices, load_data
 from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network
-from empirical.steps import ENGINES, Hyper, Layout, Problem, ReplicaEngine, State, chosen_engine, replicas, telemetry
-from empirical.steps.compiled import compiler_trouble
+from empirical.steps import (
+    ENGINES,
+    Hyper,
+    Problem,
+    ReplicaEngine,
+    TrainingState,
+    WeightLayout,
+    choose_engine,
+    replicas,
+    telemetry,
+)
+from empirical.steps.compiled import compiler_error
 
 LR, WD, STEPS = 0.3, 0.05, 12
 
@@ -29,13 +39,13 @@ def problem(model="mlp", dtype="float64", optimizer=None, width=8, **settings):
     data = load_data("digits", getattr(torch, dtype), torch.device("cpu"))
     net = build_network(config, data.inputs, 10)
     groups = {name: g.weights for name, g in scale_invariant_groups(net, data.inputs).items()}
-    return Problem(net, Layout.of(net, groups), data.inputs, data.targets, optimizer or theory.SGD())
+    return Problem(net, WeightLayout.of(net, groups), data.inputs, data.targets, optimizer or theory.SGD())
 
 
 def hyper(steps, replicas=1, lr=LR, other=None):
-    rates = torch.full((replicas, steps), lr, dtype=torch.float64)
-    other_rates = rates if other is None else torch.full_like(rates, other)
-    return Hyper(rates, other_rates, torch.full((replicas,), WD, dtype=torch.float64))
+    lrs = torch.full((replicas, steps), lr, dtype=torch.float64)
+    other_lrs = lrs if other is None else torch.full_like(lrs, other)
+    return Hyper(lrs, other_lrs, torch.full((replicas,), WD, dtype=torch.float64))
 
 
 def batches(steps, *data_seeds):
@@ -44,33 +54,33 @@ def batches(steps, *data_seeds):
 
 
 class CapturedEngine(ReplicaEngine):
-    """The steps that a GPU captures, run without capture."""
+    """The steps that a GPU captures, without capture."""
 
     def _is_captured(self):
         return True
 
 
-# compiling takes long, and has tests of its own below
+# compiling is slow and has its own tests below
 KINDS = {name: kind for name, kind in ENGINES.items() if name != "compiled"} | {"captured": CapturedEngine}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
 def engine(request):
-    def made(task):
+    def make(task):
         try:
             return request.param(task)
         except ValueError as error:
             pytest.skip(str(error))
 
-    return made
+    return make
 
 
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
 @pytest.mark.parametrize("scale_invariant", [True, False])
-def test_steps_are_those_of_torch_and_telemetry_those_of_plain_vectors(engine, model, scale_invariant):
+def test_steps_equal_those_of_torch_and_telemetry_that_of_plain_vectors(engine, model, scale_invariant):
     task = problem(model, scale_invariant=scale_invariant)
     indices = batches(STEPS)
-    state, rows = engine(task).advance(State.of(task), hyper(STEPS), indices)
+    state, rows = engine(task).advance(TrainingState.of(task), hyper(STEPS), indices)
     net = task.model
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=LR, weight_decay=WD)
     measured = [net.get_parameter(name) for name in task.layout.places if name in task.layout.groups]
@@ -89,7 +99,7 @@ def test_steps_are_those_of_torch_and_telemetry_those_of_plain_vectors(engine, m
         assert row["next_norm"] == pytest.approx(after.norm().item(), rel=1e-9)
         assert row["grad_norm"] == pytest.approx((x.norm() * g.norm()).item(), rel=1e-8)
         cosine = (x @ after / x.norm() / after.norm()).clamp(-1, 1)
-        # the arc cosine loses half of the digits for small angles
+        # the arc cosine has half of the digits for small angles
         assert row["rotation"] == pytest.approx(torch.arccos(cosine).item(), abs=1e-7)
         assert row["radial_defect"] == pytest.approx(abs(x @ g / x.norm() / g.norm()).item(), abs=1e-9)
         assert row["radial_defect"] < 1e-8
@@ -103,10 +113,10 @@ def test_steps_are_those_of_torch_and_telemetry_those_of_plain_vectors(engine, m
 
 
 @pytest.mark.parametrize("cuts", [[5, 7], [1] * STEPS, [11, 1]])
-def test_cutting_the_steps_changes_nothing(engine, cuts):
+def test_splitting_the_steps_changes_nothing(engine, cuts):
     task, indices = problem(dtype="float32"), batches(STEPS)
-    whole, rows = engine(task).advance(State.of(task), hyper(STEPS), indices)
-    state, parts, at = State.of(task), [], 0
+    whole, rows = engine(task).advance(TrainingState.of(task), hyper(STEPS), indices)
+    state, parts, at = TrainingState.of(task), [], 0
     cutter = engine(task)
     for count in cuts:
         state, part = cutter.advance(state, hyper(count), indices[:, at : at + count])
@@ -118,19 +128,19 @@ def test_cutting_the_steps_changes_nothing(engine, cuts):
 
 def test_arguments_are_not_changed(engine):
     task, indices = problem(), batches(STEPS)
-    state = State.of(task)
+    state = TrainingState.of(task)
     before = state.weights.clone()
     engine(task).advance(state, hyper(STEPS), indices)
     assert torch.equal(state.weights, before)
-    assert torch.equal(State.of(task).weights, before)
+    assert torch.equal(TrainingState.of(task).weights, before)
 
 
-def test_other_weights_move_with_their_own_rate(engine):
+def test_other_weights_use_their_own_lr(engine):
     task = problem(scale_invariant=False)
-    state, _ = engine(task).advance(State.of(task), hyper(STEPS, other=0.0), batches(STEPS))
-    measured = task.layout.measured
-    assert torch.equal(state.weights[:, measured:], State.of(task).weights[:, measured:])
-    assert not torch.equal(state.weights[:, :measured], State.of(task).weights[:, :measured])
+    state, _ = engine(task).advance(TrainingState.of(task), hyper(STEPS, other=0.0), batches(STEPS))
+    measured = task.layout.measured_size
+    assert torch.equal(state.weights[:, measured:], TrainingState.of(task).weights[:, measured:])
+    assert not torch.equal(state.weights[:, :measured], TrainingState.of(task).weights[:, :measured])
 
 
 @pytest.mark.parametrize(
@@ -139,14 +149,14 @@ def test_other_weights_move_with_their_own_rate(engine):
     ids=repr,
 )
 @pytest.mark.parametrize("scale_invariant", [True, False])
-def test_every_optimizer_is_that_of_torch(engine, rule, scale_invariant):
+def test_every_optimizer_equals_that_of_torch(engine, rule, scale_invariant):
     lr, wd = 0.01, 0.05
     task, indices = problem(optimizer=rule, scale_invariant=scale_invariant), batches(STEPS)
-    rates = torch.full((1, STEPS), lr, dtype=torch.float64)
-    state = State.of(task)
+    lrs = torch.full((1, STEPS), lr, dtype=torch.float64)
+    state = TrainingState.of(task)
     cutter = engine(task)
     for part in (slice(0, 5), slice(5, STEPS)):
-        now = Hyper(rates[:, part], rates[:, part], torch.tensor([wd], dtype=torch.float64))
+        now = Hyper(lrs[:, part], lrs[:, part], torch.tensor([wd], dtype=torch.float64))
         state, _ = cutter.advance(state, now, indices[:, part])
     net = task.model
     trained = [p for p in net.parameters() if p.requires_grad]
@@ -164,7 +174,7 @@ def test_every_optimizer_is_that_of_torch(engine, rule, scale_invariant):
 
 
 def one_step(name, task, indices):
-    start = State.of(task)
+    start = TrainingState.of(task)
     state, rows = ENGINES[name](task).advance(start, hyper(1), indices[:, :1])
     return state.weights - start.weights, rows
 
@@ -173,7 +183,7 @@ def one_step(name, task, indices):
 @pytest.mark.parametrize("eps", [1e-12, 1e-3])
 @pytest.mark.parametrize(("model", "width"), [("mlp", 8), ("convnet", 8), ("convnet", 3)])
 @pytest.mark.parametrize("fast", ["kernel", "replicas"])
-def test_the_fast_step_is_the_eager_one(fast, model, width, dtype, tolerance, eps):
+def test_the_fast_step_equals_the_eager_one(fast, model, width, dtype, tolerance, eps):
     for seed in range(5):
         check_the_step(fast, problem(model, dtype=dtype, norm_eps=eps, seed=seed, width=width), seed, tolerance)
 
@@ -183,58 +193,58 @@ def check_the_step(fast, task, seed, tolerance):
     (eager, rows), (other, other_rows) = (one_step(name, task, indices) for name in ("eager", fast))
     assert (eager - other).norm() <= tolerance * eager.norm()
     for name in rows.dtype.names:
-        # the defect is all rounding
+        # the defect consists of rounding errors
         margin = {"atol": tolerance} if "defect" in name else {"rtol": 10 * tolerance}
         np.testing.assert_allclose(other_rows[name], rows[name], **{"rtol": 0, **margin})
 
 
 def repeated(state, scales):
-    """Replicas of one state, their weights scaled."""
+    """Replicas of one state with scaled weights."""
     scales = torch.tensor(scales, dtype=state.weights.dtype)
 
     def rows(values):
         return values.repeat(len(scales), *(1 for _ in values.shape[1:]))
 
-    return State(
+    return TrainingState(
         rows(state.weights) * scales[:, None],
         {name: rows(buffer) for name, buffer in state.buffers.items()},
         tuple(rows(slot) for slot in state.slots),
     )
 
 
-def check_replicas(kind, task, scales, rates, rtol=1e-8):
-    many, one = repeated(State.of(task), scales), State.of(task)
-    lr = torch.tensor(rates, dtype=torch.float64)[:, None].expand(-1, STEPS)
+def check_replicas(kind, task, scales, lrs, rtol=1e-8):
+    many, one = repeated(TrainingState.of(task), scales), TrainingState.of(task)
+    lr = torch.tensor(lrs, dtype=torch.float64)[:, None].expand(-1, STEPS)
     decay = torch.linspace(0.01, 0.05, len(scales), dtype=torch.float64)
     indices = batches(STEPS, *range(len(scales)))
     state, rows = kind(task).advance(many, Hyper(lr, lr, decay), indices)
-    for k in range(len(scales)):
-        part = slice(k, k + 1)
-        start = State(many.weights[part], one.buffers, one.slots)
+    for replica in range(len(scales)):
+        part = slice(replica, replica + 1)
+        start = TrainingState(many.weights[part], one.buffers, one.slots)
         alone, alone_rows = ENGINES["eager"](task).advance(start, Hyper(lr[part], lr[part], decay[part]), indices[part])
-        torch.testing.assert_close(state.weights[k], alone.weights[0], rtol=rtol, atol=rtol / 1000)
+        torch.testing.assert_close(state.weights[replica], alone.weights[0], rtol=rtol, atol=rtol / 1000)
         for name in ("loss", "norm", "grad_norm", "rotation", "group_norm"):
-            np.testing.assert_allclose(rows[name][k], alone_rows[name][0], rtol=10 * rtol)
+            np.testing.assert_allclose(rows[name][replica], alone_rows[name][0], rtol=10 * rtol)
         for name, buffer in alone.buffers.items():
-            torch.testing.assert_close(state.buffers[name][k], buffer[0], equal_nan=True)
+            torch.testing.assert_close(state.buffers[name][replica], buffer[0], equal_nan=True)
 
 
 @pytest.mark.parametrize("optimizer", [theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=1)], ids=repr)
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
-def test_replicas_of_any_lr_and_wd_are_runs_of_their_own(engine, model, optimizer):
-    task, rates = problem(model, optimizer=optimizer, width=4), np.array([0.3, 0.1, 0.05])
+def test_replicas_equal_separate_runs(engine, model, optimizer):
+    task, lrs = problem(model, optimizer=optimizer, width=4), np.array([0.3, 0.1, 0.05])
     if isinstance(optimizer, theory.AdamW):
-        # it divides by the size of the gradient, which makes the rounding of a vanishing one visible
-        check_replicas(engine, task, [1.0, 2.0, 0.5], 0.1 * rates, rtol=1e-5)
+        # AdamW divides by the size of the gradient, which amplifies the rounding of tiny gradients
+        check_replicas(engine, task, [1.0, 2.0, 0.5], 0.1 * lrs, rtol=1e-5)
     else:
-        check_replicas(engine, task, [1.0, 2.0, 0.5], rates)
+        check_replicas(engine, task, [1.0, 2.0, 0.5], lrs)
 
 
 def test_replicas_keep_their_own_running_statistics():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10)).double()
     data = load_data("digits", torch.float64, torch.device("cpu"))
-    task = Problem(net, Layout.of(net, {"w": ("1.weight",)}), data.inputs, data.targets, theory.SGD())
+    task = Problem(net, WeightLayout.of(net, {"w": ("1.weight",)}), data.inputs, data.targets, theory.SGD())
     for kind in (ReplicaEngine, CapturedEngine):
         check_replicas(kind, task, [1.0, 2.0, 0.5], [0.3, 0.1, 0.05])
 
@@ -243,19 +253,20 @@ def test_more_steps_than_the_buffers_of_a_captured_step_hold():
     task = problem()
     steps = 2 * replicas._CAPACITY + 3
     (one, rows), (two, other_rows) = (
-        kind(task).advance(State.of(task), hyper(steps), batches(steps)) for kind in (ReplicaEngine, CapturedEngine)
+        kind(task).advance(TrainingState.of(task), hyper(steps), batches(steps))
+        for kind in (ReplicaEngine, CapturedEngine)
     )
     assert torch.equal(one.weights, two.weights)
     assert rows.tobytes() == other_rows.tobytes()
 
 
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
-def test_bfloat16_is_close_to_float32_and_leaves_the_weights_alone(model):
+def test_bfloat16_is_close_to_float32_and_keeps_float32_weights(model):
     full = problem(model, dtype="float32")
     half = dataclasses.replace(full, autocast=torch.bfloat16)
     indices = batches(1)
     (exact, rows), *others = (
-        ENGINES[name](task).advance(State.of(task), hyper(1), indices)
+        ENGINES[name](task).advance(TrainingState.of(task), hyper(1), indices)
         for name, task in (("eager", full), ("eager", half), ("replicas", half))
     )
     for state, own in others:
@@ -270,12 +281,12 @@ def test_bfloat16_is_close_to_float32_and_leaves_the_weights_alone(model):
 
 @pytest.fixture
 def _needs_a_compiler():
-    if compiler_trouble("cpu"):
-        pytest.skip(compiler_trouble("cpu"))
+    if compiler_error("cpu"):
+        pytest.skip(compiler_error("cpu"))
 
 
 @pytest.mark.usefixtures("_needs_a_compiler")
-def test_the_compiled_engine_is_the_eager_one():
+def test_the_compiled_engine_equals_the_eager_one():
     for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
         check_the_step("compiled", problem(dtype=dtype), 0, tolerance)
     check_replicas(ENGINES["compiled"], problem(optimizer=theory.SGD(momentum=0.9)), [1.0, 2.0], [0.3, 0.1])
@@ -284,19 +295,19 @@ def test_the_compiled_engine_is_the_eager_one():
 
 @pytest.mark.usefixtures("_needs_a_compiler")
 @pytest.mark.acceptance
-def test_the_compiled_engine_is_the_eager_one_for_a_convnet():
+def test_the_compiled_engine_equals_the_eager_one_for_a_convnet():
     check_the_step("compiled", problem("convnet", dtype="float32"), 0, 1e-5)
     check_replicas(ENGINES["compiled"], problem("convnet"), [1.0, 2.0], [0.3, 0.1])
 
 
-def test_the_compiled_engine_refuses_what_it_cannot_train():
+def test_the_compiled_engine_raises_for_changing_buffers():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)).double()
-    task = dataclasses.replace(problem(), model=net, layout=Layout.of(net, {}))
+    task = dataclasses.replace(problem(), model=net, layout=WeightLayout.of(net, {}))
     with pytest.raises(ValueError, match=r"got 'compiled', but training may change its buffer '2\.running_mean'"):
         ENGINES["compiled"](task)
 
 
-def test_the_compiled_engine_is_refused_by_name_where_there_is_no_compiler(tmp_path):
+def test_the_compiled_engine_raises_without_a_compiler(tmp_path):
     code = (
         "import empirical\n"
         "try: empirical.train(empirical.RunConfig(lr=0.1, wd=0.1, steps=1, engine='compiled'))\n"
@@ -307,22 +318,22 @@ def test_the_compiled_engine_is_refused_by_name_where_there_is_no_compiler(tmp_p
     assert "got 'compiled', but torch.compile does not work on this machine" in done.stdout, done.stderr
 
 
-def test_the_fastest_engine_is_chosen_and_others_are_refused_by_name():
-    assert chosen_engine(problem(), 64) == chosen_engine(problem("convnet"), 64) == "kernel"
+def test_the_fastest_engine_is_chosen_and_unsuitable_ones_raise():
+    assert choose_engine(problem(), 64) == choose_engine(problem("convnet"), 64) == "kernel"
     for other in (
         problem(scale_invariant=False),
         problem(optimizer=theory.SGD(momentum=0.9)),
         problem(scale_invariant=False, normalization="none"),
     ):
-        assert chosen_engine(other, 64) == "replicas"
+        assert choose_engine(other, 64) == "replicas"
         with pytest.raises(ValueError, match="got 'kernel', but"):
             ENGINES["kernel"](other)
     look_alike = problem()
     look_alike.model.relu1 = torch.nn.GELU()
-    assert chosen_engine(look_alike, 64) == "replicas"
+    assert choose_engine(look_alike, 64) == "replicas"
     look_alike = problem("convnet")
     look_alike.model.conv2.stride = (2, 2)
-    assert chosen_engine(look_alike, 64) == "replicas"
+    assert choose_engine(look_alike, 64) == "replicas"
 
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "compiled"])
@@ -335,11 +346,11 @@ def test_the_fastest_engine_is_chosen_and_others_are_refused_by_name():
     seed=st.integers(0, 100),
 )
 def test_float32_fails_only_where_float64_does(name, model, norm, lr, eps, seed):
-    """Small norms make large steps: the whole way of a destabilization is within the range of float32."""
+    """Small norms make large steps: a whole destabilization is within the range of float32."""
     ends = {}
     for dtype in ("float32", "float64"):
         task = problem(model, dtype=dtype, norm_eps=eps, width=4, seed=seed)
-        state = State.of(task)
+        state = TrainingState.of(task)
         state.weights.mul_(norm / state.weights.double().norm())
         _, rows = ENGINES[name](task).advance(state, hyper(5, lr=lr), batches(5, seed))
         ends[dtype] = rows[0]
@@ -347,21 +358,21 @@ def test_float32_fails_only_where_float64_does(name, model, norm, lr, eps, seed)
     for column in ("loss", "norm", "next_norm", "grad_norm", "rotation"):
         assert np.isfinite(wide[column]).all()
         assert np.isfinite(ends["float32"][column]).all(), column
-    # and the first step is the same one; its loss gradient is all rounding where ε is all of the variance
+    # the first step agrees too; its gradient is only rounding if ε dominates the variance
     np.testing.assert_allclose(ends["float32"]["next_norm"][0], wide["next_norm"][0], rtol=1e-3)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
-def test_a_gpu_makes_the_steps_of_the_processor(model):
+def test_gpu_steps_equal_cpu_steps(model):
     here = problem(model)
     net = copy.deepcopy(here.model).cuda()
     there = dataclasses.replace(here, model=net, inputs=here.inputs.cuda(), targets=here.targets.cuda())
-    many = repeated(State.of(here), [1.0, 2.0, 0.5])
-    moved = State(many.weights.cuda(), {name: buffer.cuda() for name, buffer in many.buffers.items()})
+    many = repeated(TrainingState.of(here), [1.0, 2.0, 0.5])
+    moved = TrainingState(many.weights.cuda(), {name: buffer.cuda() for name, buffer in many.buffers.items()})
     indices, steps = batches(STEPS, 1, 2, 3), hyper(STEPS, replicas=3)
     slow, rows = ReplicaEngine(here).advance(many, steps, indices)
-    # the second call replays what the first has captured
+    # the second call replays the captured graph
     engine = ReplicaEngine(there)
     for _ in range(2):
         fast, other_rows = engine.advance(moved, steps, indices.cuda())
@@ -373,16 +384,16 @@ def test_a_gpu_makes_the_steps_of_the_processor(model):
 def test_scalar_products_are_the_same_on_either_kind_of_device(dtype):
     torch.manual_seed(0)
     before, gradient, after = torch.randn(3, 4, 50, dtype=dtype)
-    slices, found = [slice(0, 7), slice(7, 40)], torch.empty(2, 4, 2, 3, 3, dtype=torch.float64)
-    telemetry.scalar_products(before, gradient, after, slices, found[0])
-    telemetry._products_by_torch(before, gradient, after, slices, found[1])
+    slices, products = [slice(0, 7), slice(7, 40)], torch.empty(2, 4, 2, 3, 3, dtype=torch.float64)
+    telemetry.scalar_products(before, gradient, after, slices, products[0])
+    telemetry._products_by_torch(before, gradient, after, slices, products[1])
     # sums of 33 products in double precision
-    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(products[0], products[1], rtol=1e-12, atol=1e-12)
 
 
 def test_a_loss_that_overflows_is_not_hidden(engine):
     task = problem(dtype="float32")
-    state = State.of(task)
+    state = TrainingState.of(task)
     state.weights[:] = torch.inf
     _, rows = engine(task).advance(state, hyper(2), batches(2))
     assert not np.isfinite(rows["loss"]).any()
@@ -400,14 +411,14 @@ for model in ("mlp", "convnet"):
 """
 
 
-def test_compiled_code_from_the_cache_is_that_which_was_compiled(tmp_path):
+def test_compiled_code_from_the_cache_gives_identical_results(tmp_path):
     printed = []
     for number in ("compiled", "loaded"):
         (tmp_path / number).mkdir()
-        surroundings = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
         done = subprocess.run(
             [sys.executable, "-c", COMPILED_RUN],
-            env=surroundings,
+            env=environment,
             cwd=tmp_path / number,
             capture_output=True,
             text=True,
@@ -418,12 +429,14 @@ def test_compiled_code_from_the_cache_is_that_which_was_compiled(tmp_path):
 
 
 def test_compiled_steps_take_no_more_threads_than_torch():
-    task, seen = problem(), []
+    task, threads_used = problem(), []
     engine = ENGINES["kernel"](task)
     compiled = engine._train
 
     def watched(*arguments):
-        seen.extend(pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas")
+        threads_used.extend(
+            pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"
+        )
         compiled(*arguments)
 
     engine._train = watched
@@ -431,7 +444,7 @@ def test_compiled_steps_take_no_more_threads_than_torch():
     torch.set_num_threads(1)
     try:
         with threadpoolctl.threadpool_limits(limits=2, user_api="blas"):
-            engine.advance(State.of(task), hyper(3), batches(3))
+            engine.advance(TrainingState.of(task), hyper(3), batches(3))
     finally:
         torch.set_num_threads(threads)
-    assert set(seen) == {1}
+    assert set(threads_used) == {1}

@@ -11,17 +11,17 @@ import simulate
 import theory
 from empirical import RunConfig, train
 from empirical.data import batch_indices, load_data
-from empirical.networks import BatchNorm, build_network, recorded_statistics
+from empirical.networks import BatchNorm, build_network, record_statistics
 from empirical.runs import evaluation
 from empirical.runs.evaluation import evaluate
 from empirical.runs.loop import load_model
-from empirical.steps import Layout, Problem, State
+from empirical.steps import Problem, TrainingState, WeightLayout
 
 CONFIG = RunConfig(lr=0.5, wd=0.01, width=8, steps=40, evaluate_every=20, dtype="float64", evaluate_batches=True)
 DATA = load_data("digits", torch.float64, torch.device("cpu"))
 
 
-def test_evaluations_of_batches_are_those_of_a_plain_loop(tmp_path):
+def test_evaluations_of_batches_equal_those_of_a_plain_loop(tmp_path):
     run = train(CONFIG, tmp_path / "run")
     net = load_model(tmp_path / "run").train()
     weights = [p for p in net.parameters() if p.requires_grad]
@@ -48,14 +48,14 @@ def test_evaluations_of_batches_are_those_of_a_plain_loop(tmp_path):
     xr.testing.assert_identical(run, simulate.load(tmp_path / "run"))
 
 
-def test_a_batch_larger_than_the_data_is_all_of_them():
+def test_a_batch_larger_than_the_data_uses_all_samples():
     run = train(dataclasses.replace(CONFIG, samples=50, sampling="full_batch", batch_size=64))
     np.testing.assert_allclose(run.mean_grad_norm, run.full_grad_norm, rtol=1e-9)
     # the first row is the same step from the same weights
     assert run.mean_grad_norm[0].item() == pytest.approx(run.grad_norm[0].item(), rel=1e-9)
 
 
-def test_evaluations_change_nothing_of_the_training():
+def test_evaluations_do_not_change_the_training():
     without = train(dataclasses.replace(CONFIG, evaluate_batches=False))
     assert "mean_grad_norm" not in without
     with_them = train(CONFIG)
@@ -63,7 +63,7 @@ def test_evaluations_change_nothing_of_the_training():
         np.testing.assert_array_equal(with_them[name], without[name])
 
 
-def test_a_module_with_a_memory_and_chance_is_left_alone(tmp_path):
+def test_evaluations_do_not_change_buffers_or_random_state(tmp_path):
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 10)
@@ -77,16 +77,16 @@ def test_a_module_with_a_memory_and_chance_is_left_alone(tmp_path):
     xr.testing.assert_identical(train(config, tmp_path / "run", model=net), whole)
 
 
-def test_large_data_go_through_in_parts(monkeypatch):
+def test_large_data_are_evaluated_in_parts(monkeypatch):
     net = build_network(CONFIG, DATA.inputs, 10)
-    problem = Problem(net, Layout.of(net, {"w": ("linear1.weight",)}), DATA.inputs, DATA.targets, theory.SGD())
-    state = State.of(problem)
+    problem = Problem(net, WeightLayout.of(net, {"w": ("linear1.weight",)}), DATA.inputs, DATA.targets, theory.SGD())
+    state = TrainingState.of(problem)
     whole = evaluate(problem, DATA, state)
-    monkeypatch.setattr(evaluation, "_AT_ONCE", 500)
+    monkeypatch.setattr(evaluation, "_MAX_SAMPLES", 500)
     in_parts = evaluate(problem, DATA, state)
     first = net.norm1
     activations = net.linear1(DATA.inputs.flatten(1))
-    # the first layer's statistics are pooled exactly, those of later layers are of inputs normalized in parts
+    # statistics are pooled exactly in the first layer; later layers see inputs that were normalized in parts
     torch.testing.assert_close(first.mean, activations.mean(0).detach())
     torch.testing.assert_close(first.variance, activations.var(0, correction=0).detach())
     for name, value in whole.items():
@@ -96,7 +96,7 @@ def test_large_data_go_through_in_parts(monkeypatch):
 
 def test_statistics_of_parts_are_pooled():
     layer, inputs = BatchNorm(3).double().eval(), torch.randn(50, 3, dtype=torch.float64)
-    with recorded_statistics(layer):
+    with record_statistics(layer):
         for part in inputs.split(7):
             layer(part)
     torch.testing.assert_close(layer.mean, inputs.mean(0))

@@ -12,7 +12,7 @@ IMAGES = torch.randn(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
 
 
-def found(model, inputs=ROWS):
+def group_names(model, inputs=ROWS):
     return list(scale_invariant_groups(model, inputs))
 
 
@@ -23,28 +23,28 @@ def test_our_networks(scale_invariant):
         ("convnet", ["conv1.weight", "conv2.weight", "conv3.weight"]),
     ):
         config = RunConfig(lr=0.1, wd=0.01, model=model, scale_invariant=scale_invariant)
-        assert found(build_network(config, IMAGES, 10), IMAGES) == names
+        assert group_names(build_network(config, IMAGES, 10), IMAGES) == names
 
 
 def test_a_network_without_normalization_has_none():
     config = RunConfig(lr=0.1, wd=0.01, normalization="none", scale_invariant=False)
-    assert found(build_network(config, IMAGES, 10), IMAGES) == []
+    assert group_names(build_network(config, IMAGES, 10), IMAGES) == []
 
 
 def test_homogeneous_weights_are_not_invariant():
     # scaling these weights scales the output: a radial derivative, though no bias
-    assert found(nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))) == []
+    assert group_names(nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 3, bias=False))) == []
 
 
 def test_a_bias_before_a_normalization_is_inert_and_left_out():
-    assert found(nn.Sequential(nn.Linear(6, 8, bias=True), nn.BatchNorm1d(8), nn.Linear(8, 3))) == ["0.weight"]
+    assert group_names(nn.Sequential(nn.Linear(6, 8, bias=True), nn.BatchNorm1d(8), nn.Linear(8, 3))) == ["0.weight"]
 
 
 def test_a_zero_gamma_does_not_make_everything_before_it_invariant():
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     nn.init.zeros_(model[3].weight)
     # the first layer is not invariant alone, because of its bias, although f does not move at γ = 0
-    assert found(model) == ["0.weight and 1 more", "2.weight"]
+    assert group_names(model) == ["0.weight and 1 more", "2.weight"]
 
 
 def members(model, inputs=ROWS, **settings):
@@ -112,7 +112,7 @@ def test_groups_of_the_transformer(normalization):
 
 
 @pytest.mark.parametrize("model", ["mlp", "convnet", "resnet18", "transformer"])
-def test_normalized_weights_are_invariant_each(model):
+def test_normalized_weights_are_invariant_one_by_one(model):
     config = RunConfig(lr=0.1, wd=0.01, model=model, width=4, normalization="weight")
     net = build_network(config, images(), 10)
     trained = {name for name, p in net.named_parameters() if p.requires_grad}
@@ -131,7 +131,7 @@ class Overlapping(nn.Module):
         return self.norm(self.a(x) + self.c(torch.relu(self.b(x))))
 
 
-def test_of_overlapping_groups_the_one_that_writes_is_taken():
+def test_of_overlapping_groups_the_one_that_writes_last_is_chosen():
     assert members(Overlapping()) == [("a.weight", "c.weight")]
     assert scaling_symmetries(Overlapping(), ROWS) == [
         {"a.weight": 1.0, "c.weight": 1.0},
@@ -140,7 +140,7 @@ def test_of_overlapping_groups_the_one_that_writes_is_taken():
 
 
 class Tied(nn.Module):
-    """One matrix used twice, without and with something after it: no scaling but of both layers leaves f alone."""
+    """One matrix that is used twice: only scaling both layers can leave the output unchanged."""
 
     def __init__(self):
         super().__init__()
@@ -152,7 +152,7 @@ class Tied(nn.Module):
 
 def test_a_matrix_that_is_used_twice():
     assert members(Tied()) == []
-    # two powers of the inner one against one of the outer
+    # scaling the inner matrix by s and the outer one by s⁻²
     assert scaling_symmetries(Tied(), ROWS) == [{"inner.weight": 1.0, "outer.weight": -2.0}]
     normalized = nn.Sequential(Tied(), nn.LayerNorm(3))
     assert members(normalized) == [("0.inner.weight",), ("0.outer.weight",)]
@@ -174,7 +174,7 @@ def test_names_do_not_matter():
             z = self.batchnorm_gamma(x)
             return self.conv_weight(torch.relu((z - z.mean(0)) * torch.rsqrt(z.var(0))))
 
-    assert found(Odd()) == ["batchnorm_gamma.weight"]
+    assert group_names(Odd()) == ["batchnorm_gamma.weight"]
 
 
 def test_order_is_that_of_the_forward_pass():
@@ -187,18 +187,18 @@ def test_order_is_that_of_the_forward_pass():
         def forward(self, x):
             return self.norm2(self.last(torch.relu(self.norm1(self.first(x)))))
 
-    assert found(Backwards()) == ["first.weight", "last.weight"]
+    assert group_names(Backwards()) == ["first.weight", "last.weight"]
 
 
 def test_layer_norm_and_dropout():
     model = nn.Sequential(nn.Linear(6, 8, bias=False), nn.LayerNorm(8), nn.Dropout(0.5), nn.Linear(8, 3))
-    assert found(model) == ["0.weight"]
+    assert group_names(model) == ["0.weight"]
 
 
 def test_frozen_weights_are_left_out():
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     model[0].weight.requires_grad_(False)
-    assert found(model) == []
+    assert group_names(model) == []
 
 
 def test_the_defect_grows_with_eps():
@@ -210,7 +210,7 @@ def test_the_defect_grows_with_eps():
     assert defect(1e-12) < 1e-9 < defect(1e-5) < defect(1e-2)
 
 
-def test_nothing_is_touched():
+def test_model_and_random_state_do_not_change():
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3)).eval()
     before, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     scale_invariant_groups(model, ROWS)

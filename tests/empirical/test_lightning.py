@@ -1,4 +1,4 @@
-"""Lightning's Trainer with a monitor: each step as a plain loop by hand has it, and training as it is without."""
+"""Monitor in Lightning's Trainer: each step as in a plain loop, and training unchanged."""
 
 import contextlib
 import doctest
@@ -59,9 +59,9 @@ def network(*more):
 
 
 def loader(batches=BATCHES):
-    drawn = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     count = batches * SIZE
-    data = TensorDataset(torch.randn(count, 5, generator=drawn), torch.randint(3, (count,), generator=drawn))
+    data = TensorDataset(torch.randn(count, 5, generator=generator), torch.randint(3, (count,), generator=generator))
     return DataLoader(data, batch_size=SIZE)
 
 
@@ -143,7 +143,7 @@ def by_hand(model, make, names, *, accumulate=1, clip=None, scaler=None, before=
     return np.array(rows)
 
 
-def found(run):
+def measured(run):
     return np.stack([run[name].values for name in ("norm", "grad_norm", "loss", "rotation")], axis=1)
 
 
@@ -173,14 +173,14 @@ def test_each_step_is_that_of_a_plain_loop(make, accumulate, clip, options):
     expected = by_hand(twin, make, WATCHED, accumulate=accumulate, clip=clip)
     run = watch.trajectory()
     assert run.sizes["step"] == -(-BATCHES // accumulate)
-    np.testing.assert_allclose(found(run), expected, rtol=1e-6)
+    np.testing.assert_allclose(measured(run), expected, rtol=1e-6)
     assert run.final_norm.item() == pytest.approx(float(weights(twin).norm()), rel=1e-6)
     assert run.attrs["skipped_steps"] == 0
-    # what it says of the future is what a monitor says
+    # the forecast is that of the monitor
     assert str(watch.forecast(rotation=0.05)) == str(watch.monitor.forecast(rotation=0.05))
 
 
-def test_a_schedule_is_seen():
+def test_a_schedule_is_recorded():
     def configured(self):
         optimizer = sgd(self.net.parameters())
         steps = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -214,7 +214,7 @@ def test_steps_that_a_scaler_skips_are_counted_and_left_out(make, clip, accumula
     run = watch.trajectory()
     assert len(expected) == run.sizes["step"] == BATCHES // accumulate - 2
     assert run.attrs["skipped_steps"] == watch.monitor.skipped == 2
-    np.testing.assert_allclose(found(run), expected, rtol=1e-6)
+    np.testing.assert_allclose(measured(run), expected, rtol=1e-6)
     # each norm follows from the one before
     if make is fused and clip is None:
         np.testing.assert_allclose(simulate.replay(run).norm, run.norm, rtol=1e-5)
@@ -236,7 +236,7 @@ def test_shared_and_frozen_parameters():
     expected = by_hand(twin, sgd, WATCHED, before=freeze)
     run = watch.trajectory()
     assert run.group.values.tolist() == WATCHED
-    np.testing.assert_allclose(found(run), expected, rtol=1e-6)
+    np.testing.assert_allclose(measured(run), expected, rtol=1e-6)
     assert run.group_rotation.values[2:5, 0].tolist() == run.group_grad_norm.values[2:5, 0].tolist() == [0, 0, 0]
 
 
@@ -258,7 +258,7 @@ def test_steps_without_a_gradient_are_counted_and_left_out():
     run = watch.trajectory()
     assert run.sizes["step"] == BATCHES - 2
     # up to there as if nothing were left out
-    np.testing.assert_allclose(found(run)[:3], by_hand(twin, sgd, WATCHED)[:3], rtol=1e-6)
+    np.testing.assert_allclose(measured(run)[:3], by_hand(twin, sgd, WATCHED)[:3], rtol=1e-6)
     assert run.final_norm.item() == pytest.approx(float(weights(module.net).norm()), rel=1e-6)
 
 
@@ -320,12 +320,12 @@ def test_manual_optimization():
     fit(module, watch)
     run = watch.trajectory()
     np.testing.assert_allclose(run.norm, module.norms, rtol=1e-6)
-    # of a step that Lightning does not know of, it cannot tell the loss
+    # the loss of a step that bypasses Lightning is not known
     module.losses[3] = np.nan
     np.testing.assert_allclose(run.loss, module.losses, rtol=1e-6)
 
 
-def test_a_step_that_raised_is_none():
+def test_a_step_that_raised_is_dropped():
     class Surviving(ByHand):
         def training_step(self, batch, batch_idx):
             if batch_idx == 3:
@@ -340,7 +340,7 @@ def test_a_step_that_raised_is_none():
     assert len(module.norms) == BATCHES - 1
 
 
-def test_micro_batches_that_lead_to_no_step_are_forgotten():
+def test_micro_batches_without_a_step_are_dropped():
     class Stopping(Module):
         def on_train_batch_start(self, batch, batch_idx):
             return -1 if self.current_epoch == 0 and batch_idx == 3 else None
@@ -362,12 +362,12 @@ def test_several_optimizers_are_refused():
     fit(ByHand(network()), watch)
     with pytest.raises(ValueError, match="trainer must have one optimizer, got 2"):
         fit(ByHand(network(), optimizers=2), watch)
-    # what was seen before is not told as if it were of this training
+    # the trajectory of the earlier training is gone
     with pytest.raises(ValueError, match="trainer must have begun"):
         watch.trajectory()
 
 
-def test_an_optimizer_that_looks_twice_is_measured_at_the_first():
+def test_an_optimizer_with_several_evaluations_is_measured_at_the_first():
     def lbfgs(parameters):
         return torch.optim.LBFGS(parameters, lr=0.1, max_iter=3)
 
@@ -422,30 +422,30 @@ def test_an_optimizer_derived_from_another_is_measured_from_end_to_end(kind, sca
     more = {"plugins": [plugins.MixedPrecision("16-mixed", "cpu", scaler())]} if scaled else {}
     fit(Module(network(), make), watch, **more)
     run = watch.trajectory()
-    np.testing.assert_allclose(found(run), by_hand(twin, make, WATCHED, scaler=scaler()), rtol=1e-6)
+    np.testing.assert_allclose(measured(run), by_hand(twin, make, WATCHED, scaler=scaler()), rtol=1e-6)
     assert run.final_norm.item() == pytest.approx(float(weights(twin).norm()), rel=1e-6)
 
 
 def test_training_goes_on_from_a_checkpoint(tmp_path):
-    whole, first, rest = callback(), callback(), callback()
+    whole, first, second = callback(), callback(), callback()
     fit(Module(network()), whole, epochs=2)
     stopped = fit(Module(network()), first)
     stopped.save_checkpoint(tmp_path / "last.ckpt")
-    for watch in (rest, first):
+    for watch in (second, first):
         fit(Module(network()), watch, epochs=2, ckpt_path=tmp_path / "last.ckpt")
         run = watch.trajectory()
         assert run.step.values.tolist() == list(range(BATCHES, 2 * BATCHES))
-        np.testing.assert_allclose(found(run), found(whole.trajectory())[BATCHES:], rtol=1e-9)
+        np.testing.assert_allclose(measured(run), measured(whole.trajectory())[BATCHES:], rtol=1e-9)
 
 
-def test_training_that_breaks_off_leaves_no_trace():
+def test_training_that_fails_leaves_no_hooks():
     def fail(model, number):
         if number == 3 and not survived:
-            raise RuntimeError("broken off")
+            raise RuntimeError("failed")
 
     survived, watch, module = [], callback(), Module(network(), before=fail)
     trainer = pl.Trainer(**QUIET, callbacks=[watch], max_epochs=1)
-    with pytest.raises(RuntimeError, match="broken off"):
+    with pytest.raises(RuntimeError, match="failed"):
         trainer.fit(module, loader())
     (optimizer,) = trainer.optimizers
     assert not optimizer._optimizer_step_pre_hooks
@@ -503,7 +503,7 @@ def test_a_plain_loop_writes_the_same_files(tmp_path):
     assert [event.value for event in read.Scalars("bnwd/lr")] == pytest.approx([0.1] * 3)
 
 
-def test_a_writer_of_ones_own():
+def test_a_custom_writer():
     class Writer(list):
         def add_scalar(self, tag, scalar_value, global_step):
             self.append((tag, global_step))
@@ -536,7 +536,7 @@ def test_the_whole_module_and_chosen_weights():
         ({"submodule": "net", "weights": ["5.weight"]}, "weights must be names of scale-invariant weights"),
     ],
 )
-def test_what_does_not_fit_the_trainer_is_refused_when_training_begins(options, match):
+def test_options_that_do_not_fit_are_refused_when_training_begins(options, match):
     with pytest.raises(ValueError, match=match):
         fit(Module(network()), empirical.MonitorCallback(torch.randn(16, 5), **options))
 
@@ -588,8 +588,8 @@ class Module(pl.LightningModule):
 data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(48, 5)), 16)
 callback = empirical.MonitorCallback(torch.randn(16, 5), submodule="net")
 assert isinstance(callback, pl.Callback)
-quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-pl.Trainer(callbacks=callback, max_epochs=1, accelerator="cpu", **quiet).fit(Module(), data)
+options = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+pl.Trainer(callbacks=callback, max_epochs=1, accelerator="cpu", **options).fit(Module(), data)
 print(callback.trajectory().sizes["step"])
 """
     assert run_alone(code) == ["3"]

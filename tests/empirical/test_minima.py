@@ -1,4 +1,4 @@
-"""Minima of successive periods: found where they are, and compared as by hand."""
+"""Minima of successive periods are found and compared as by hand."""
 
 import copy
 import dataclasses
@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 import empirical
 import simulate
 from empirical.data import load_data
-from empirical.measures.minima import format_minima, minimum_steps, successive_minima, turned_vector
+from empirical.measures.minima import format_minima, great_circle_point, minimum_steps, successive_minima
 from empirical.runs.loop import load_model
 
 CONFIG = empirical.RunConfig(lr=0.5, wd=0.02, width=64, steps=1600, evaluate_every=400)
@@ -26,38 +26,40 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(folder):
+def minima(folder):
     return successive_minima(CONFIG, periods=4, seeds=[0, 1], points=5, out=folder)
 
 
-def test_each_minimum_lies_within_a_period_of_its_own(found, folder):
+def test_each_minimum_lies_within_a_period_of_its_own(minima, folder):
     for seed in (0, 1):
         run = simulate.load(folder / f"seed-{seed}" / "whole")
         onsets = simulate.find_periods(run).onsets[-5:]
-        steps = found.step.sel(seed=seed).values
+        steps = minima.step.sel(seed=seed).values
         assert ((onsets[:-1] <= steps) & (steps < onsets[1:])).all()
         # the weights of the second training are those of the first
-        np.testing.assert_allclose(found.norm.sel(seed=seed), run.norm.sel(step=steps), rtol=1e-6)
+        np.testing.assert_allclose(minima.norm.sel(seed=seed), run.norm.sel(step=steps), rtol=1e-6)
 
 
-def test_numbers_of_one_are_those_of_its_network(found, folder):
-    last = int(found.step.sel(seed=1)[-1])
+def test_numbers_of_one_are_those_of_its_network(minima, folder):
+    last = int(minima.step.sel(seed=1)[-1])
     empirical.train(dataclasses.replace(CONFIG, seed=1, steps=last), folder / "again")
     network = load_model(folder / "again")
     data = load_data("digits", torch.float32, torch.device("cpu"))
-    last = found.sel(seed=1).isel(minimum=-1)
+    last = minima.sel(seed=1).isel(minimum=-1)
     with torch.no_grad():
         assert last.train_loss.item() == pytest.approx(
             cross_entropy(network(data.inputs), data.targets).item(), rel=1e-5
         )
         wrong = (network(data.test_inputs).argmax(1) != data.test_targets).double().mean().item()
     assert last.test_error.item() == pytest.approx(wrong, abs=1e-12)
-    assert found.ensemble_test_error.isel(minimum=0).values.tolist() == found.test_error.isel(minimum=0).values.tolist()
+    assert (
+        minima.ensemble_test_error.isel(minimum=0).values.tolist() == minima.test_error.isel(minimum=0).values.tolist()
+    )
 
 
-def test_angles_and_distances_are_those_of_a_metric(found):
+def test_angles_and_distances_are_those_of_a_metric(minima):
     for name in ("angle", "distance"):
-        values = found[name].values
+        values = minima[name].values
         np.testing.assert_allclose(values, values.transpose(0, 2, 1), atol=1e-12)
         assert (values >= 0).all()
         assert (np.diagonal(values, axis1=1, axis2=2) == 0).all()
@@ -65,34 +67,36 @@ def test_angles_and_distances_are_those_of_a_metric(found):
             for j in range(4):
                 assert (values[:, i, j] <= values[:, i].T + values[:, :, j].T + 1e-9).all()
     # successive minima are others, and further ones further away
-    assert found.angle.isel(minimum=0, other=1).min() > 0.02
-    assert (found.angle.isel(minimum=0, other=3) > found.angle.isel(minimum=0, other=1)).all()
+    assert minima.angle.isel(minimum=0, other=1).min() > 0.02
+    assert (minima.angle.isel(minimum=0, other=3) > minima.angle.isel(minimum=0, other=1)).all()
 
 
-def test_paths_begin_and_end_at_the_minima(found):
+def test_paths_begin_and_end_at_the_minima(minima):
     for path in ("linear", "great_circle"):
-        losses = found.path_loss.sel(path=path)
-        np.testing.assert_allclose(losses.isel(share=0), found.train_loss.isel(minimum=slice(-1)), rtol=1e-3, atol=1e-7)
+        losses = minima.path_loss.sel(path=path)
         np.testing.assert_allclose(
-            losses.isel(share=-1), found.train_loss.isel(minimum=slice(1, None)), rtol=1e-3, atol=1e-7
+            losses.isel(share=0), minima.train_loss.isel(minimum=slice(-1)), rtol=1e-3, atol=1e-7
+        )
+        np.testing.assert_allclose(
+            losses.isel(share=-1), minima.train_loss.isel(minimum=slice(1, None)), rtol=1e-3, atol=1e-7
         )
         higher = np.maximum(losses.isel(share=0), losses.isel(share=-1))
-        np.testing.assert_allclose(found.barrier.sel(path=path), losses.max("share") - higher, atol=1e-12)
-    assert (found.barrier >= 0).all()
+        np.testing.assert_allclose(minima.barrier.sel(path=path), losses.max("share") - higher, atol=1e-12)
+    assert (minima.barrier >= 0).all()
 
 
 @settings(deadline=None, derandomize=True, max_examples=50)
 @given(st.integers(2, 20), st.integers(0, 1000), st.floats(0, 1))
 def test_the_great_circle_keeps_angles_in_proportion(size, seed, share):
     a, b = torch.randn(2, size, generator=torch.Generator().manual_seed(seed)).double()
-    point = turned_vector(a, b, share)
+    point = great_circle_point(a, b, share)
 
     def angle(u, v):
         return float(torch.arccos(torch.clamp(u @ v / u.norm() / v.norm(), -1, 1)))
 
     assert angle(a, point) == pytest.approx(share * angle(a, b), abs=1e-6)
     assert float(point.norm()) == pytest.approx(float(a.norm()) ** (1 - share) * float(b.norm()) ** share, rel=1e-9)
-    assert torch.allclose(turned_vector(a, 2 * a, share), a * 2**share)
+    assert torch.allclose(great_circle_point(a, 2 * a, share), a * 2**share)
 
 
 def test_ensembles_average_probabilities_not_votes(folder):
@@ -113,23 +117,23 @@ def test_ensembles_average_probabilities_not_votes(folder):
     assert _ensemble_errors(networks, data).tolist() == [1.0, 1.0, 0.0]
 
 
-def test_the_same_call_again_trains_nothing(found, folder):
+def test_the_same_call_again_trains_nothing(minima, folder):
     files = [folder / "seed-0" / "whole" / "steps.log", *(folder / "seed-0").glob("*-step-*.pt")]
     before = [file.stat().st_mtime_ns for file in files]
-    xr.testing.assert_equal(successive_minima(CONFIG, periods=4, seeds=[0, 1], points=5, out=folder), found)
+    xr.testing.assert_equal(successive_minima(CONFIG, periods=4, seeds=[0, 1], points=5, out=folder), minima)
     assert [file.stat().st_mtime_ns for file in files] == before
     assert len(before) == 5
-    # one that was lost is made again
+    # a missing file is made again
     files[-1].unlink()
-    xr.testing.assert_equal(successive_minima(CONFIG, periods=4, seeds=[0], points=5, out=folder), found.sel(seed=[0]))
+    xr.testing.assert_equal(successive_minima(CONFIG, periods=4, seeds=[0], points=5, out=folder), minima.sel(seed=[0]))
 
 
-def test_the_table_has_errors_over_the_seeds(found):
-    lines = format_minima(found).splitlines()
+def test_the_table_has_errors_over_the_seeds(minima):
+    lines = format_minima(minima).splitlines()
     assert lines[0] == "4 successive minima"
     assert len(lines) == 8
     assert all("±" in line for line in lines[1:])
-    assert "±" not in format_minima(found.isel(seed=[0]))
+    assert "±" not in format_minima(minima.isel(seed=[0]))
 
 
 def test_noise_does_not_move_a_minimum_far():

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from empirical.config import RunConfig
-from empirical.networks import BatchNorm, build_network, recorded_statistics
+from empirical.networks import BatchNorm, build_network, record_statistics
 
 IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -70,12 +70,12 @@ def test_every_trained_weight_of_an_invariant_network_is_scale_invariant(model):
 
 
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
-def test_the_trainable_form_trains_everything(model):
+def test_scale_invariant_false_trains_everything(model):
     assert all(p.requires_grad for p in network(model=model, scale_invariant=False).parameters())
     assert not all(p.requires_grad for p in network(model=model).parameters())
 
 
-def test_seeds_give_other_weights_of_the_same_network():
+def test_seeds_change_the_trained_weights_only():
     first, second = network(seed=1), network(seed=2)
     assert not torch.equal(first.linear1.weight, second.linear1.weight)
     assert torch.equal(first.head.weight, second.head.weight)
@@ -83,7 +83,7 @@ def test_seeds_give_other_weights_of_the_same_network():
     assert first.head.weight.norm().item() == pytest.approx(10)
 
 
-def test_building_leaves_the_global_random_state_alone():
+def test_building_does_not_change_the_global_random_state():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     network()
@@ -94,10 +94,10 @@ def test_eval_mode_uses_the_recorded_statistics():
     net = network(model="convnet")
     trained = net(IMAGES)
     net.eval()
-    assert net(IMAGES).isnan().all(), "statistics that were never recorded must not pass for numbers"
-    with torch.no_grad(), recorded_statistics(net):
+    assert net(IMAGES).isnan().all(), "without recorded statistics the output must be NaN"
+    with torch.no_grad(), record_statistics(net):
         net(IMAGES)
-    # of the same images the recorded statistics are those of the batch
+    # for the same images the recorded statistics equal those of the batch
     torch.testing.assert_close(net(IMAGES), trained)
     # a single image can be classified now, and does not depend on the others
     torch.testing.assert_close(net(IMAGES[:1]), trained[:1])

@@ -21,7 +21,7 @@ def images_like_those_of_cifar(classes):
 
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("network", ["convnet", "resnet18"])
-def test_presets_are_the_papers(network, kind):
+def test_presets_match_the_paper(network, kind):
     runs = paper_runs(network, kind)
     assert [run.lr for run in runs] == list(LEARNING_RATES)
     assert {run.wd for run in runs} == {0.001}
@@ -41,14 +41,14 @@ def test_presets_are_the_papers(network, kind):
         {"fixed": "norm", "init_norm": 1.0, "lr": theory.Constant(0.1), "wd": 0.0, "seed": 3},
     ],
 )
-def test_at_the_papers_scale_as_many_relaxation_times_pass(settings):
+def test_scaling_up_keeps_the_number_of_relaxation_times(settings):
     small = empirical.RunConfig(**settings)
     large = at_paper_scale(small)
-    # where a schedule has come to, and relaxations, after each share of the run
+    # learning rate and number of relaxation times after each share of the run
     for share in (0.0, 0.3, 1.0):
-        rates = [r.lr(round(share * r.steps)) if callable(r.lr) else r.lr for r in (small, large)]
-        assert rates[0] == pytest.approx(rates[1])
-        assert rates[0] * small.wd * small.steps == pytest.approx(rates[1] * large.wd * large.steps)
+        lrs = [r.lr(round(share * r.steps)) if callable(r.lr) else r.lr for r in (small, large)]
+        assert lrs[0] == pytest.approx(lrs[1])
+        assert lrs[0] * small.wd * small.steps == pytest.approx(lrs[1] * large.wd * large.steps)
     assert (large.dataset, large.model, large.batch_size) == ("cifar10", "convnet", 128)
     assert large.steps > small.steps
     kept = ("optimizer", "normalization", "scale_invariant", "fixed", "init_norm", "sampling", "seed")
@@ -57,7 +57,7 @@ def test_at_the_papers_scale_as_many_relaxation_times_pass(settings):
     assert at_paper_scale(wider).width > large.width
 
 
-def test_at_the_papers_scale_an_optimizer_knows_the_larger_network():
+def test_scaling_up_sets_the_dim_of_the_optimizer():
     run = empirical.RunConfig(lr=1e-3, wd=0.01, width=8, optimizer=theory.Adam(dim=576, betas=(0.8, 0.9)))
     large = at_paper_scale(run)
     network = build_network(large, torch.zeros(2, 3, 32, 32), 10)
@@ -69,7 +69,7 @@ def test_at_the_papers_scale_an_optimizer_knows_the_larger_network():
     assert large.optimizer == theory.Adam(dim=weights, betas=(0.8, 0.9))
 
 
-def test_what_was_said_of_samples_and_batches_stays():
+def test_scaling_up_keeps_batch_size_and_scales_samples():
     run = empirical.RunConfig(lr=0.5, wd=0.01, batch_size=4, samples=900, engine="eager")
     large = at_paper_scale(run)
     assert (large.batch_size, large.samples, large.engine) == (4, 9000, "auto")
@@ -80,7 +80,7 @@ def test_what_was_said_of_samples_and_batches_stays():
     "settings",
     [{"model": "resnet18", "lr": 0.5}, {"model": "transformer", "lr": 0.5}, {"lr": theory.Exponential(0.5, 1)}],
 )
-def test_other_networks_and_schedules_have_no_such_scale(settings):
+def test_other_networks_and_schedules_cannot_be_scaled_up(settings):
     with pytest.raises(ValueError, match="run must"):
         at_paper_scale(empirical.RunConfig(wd=0.01, **settings))
 

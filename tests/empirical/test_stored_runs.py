@@ -1,24 +1,26 @@
-"""What earlier versions stored is opened, and gone on with, by this one: tests/stored has runs of each schema."""
+"""This version opens and continues what earlier versions stored: tests/stored has runs of each schema."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import empirical
 import simulate
 from simulate.trajectories.contract import SCHEMA
 
 STORED = Path(__file__).parents[1] / "stored"
-# what the version that stored them said of their last step
+# last step of the runs, according to the version that stored them
 NORM, LOSS, TEST_ERRORS = 2.7519933891239403, 1.5139604471623898, [0.65, 0.66388889]
 schemas = pytest.mark.parametrize("schema", range(1, SCHEMA + 1))
 
 
 @pytest.fixture
 def stored(schema, tmp_path):
-    """A copy, since opening a run may write its lock."""
+    """Copy the stored runs, since opening a run may write its lock."""
     shutil.copytree(STORED / f"schema_{schema}", tmp_path / "stored")
     return tmp_path / "stored"
 
@@ -34,7 +36,7 @@ def test_a_run_opens(stored, name, status):
 
 @schemas
 @pytest.mark.parametrize("name", ["finished", "killed"])
-def test_it_goes_on(stored, name):
+def test_a_run_is_continued(stored, name):
     config = empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=40, evaluate_every=10)
     run = empirical.train(config, stored / name, progress=False)
     assert (run.status.item(), run.sizes["step"]) == ("complete", 40)
@@ -44,7 +46,27 @@ def test_it_goes_on(stored, name):
 
 @schemas
 def test_a_sweep_opens(stored):
-    found = empirical.open_sweep(stored / "sweep")
-    assert found.wd.values.tolist() == [0.01, 0.02]
-    np.testing.assert_allclose(found.test_error, TEST_ERRORS, rtol=1e-6)
+    sweep = empirical.open_sweep(stored / "sweep")
+    assert sweep.wd.values.tolist() == [0.01, 0.02]
+    np.testing.assert_allclose(sweep.test_error, TEST_ERRORS, rtol=1e-6)
     assert float(empirical.open_sweep(stored / "sweep", traces=True).norm.sel(wd=0.02)[-1]) == NORM
+
+
+@schemas
+def test_the_old_name_of_norm_rise_in_a_sweep(stored):
+    log = stored / "sweep" / "summaries.log"
+    summaries = [json.loads(line) for line in log.read_text().splitlines()]
+    for summary in summaries:
+        summary["numbers"]["jump"] = 0.5
+    log.write_text("".join(json.dumps(summary) + "\n" for summary in summaries))
+    sweep = empirical.open_sweep(stored / "sweep")
+    assert sweep.norm_rise.values.tolist() == [0.5, 0.5]
+    assert "jump" not in sweep.variables
+
+
+def test_the_old_name_of_norm_rise_in_a_dataset(tmp_path):
+    diagram = xr.Dataset({"jump": (("lr", "wd"), [[0.5, 0.7]])}, attrs={"schema": SCHEMA})
+    simulate.save(diagram, tmp_path / "diagram")
+    loaded = simulate.load(tmp_path / "diagram")
+    assert list(loaded.variables) == ["norm_rise"]
+    assert loaded.norm_rise.values.tolist() == [[0.5, 0.7]]

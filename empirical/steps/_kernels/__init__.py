@@ -1,1 +1,1 @@
-"""Compiled training steps: inner loops, nothing else."""
+"""Compiled training steps: the inner loops of the kernel engine."""

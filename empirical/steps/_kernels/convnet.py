@@ -1,8 +1,8 @@
-"""Training steps of the ConvNet: forward, backward, update and telemetry without a dispatcher.
+"""Compiled training steps of the ConvNet: forward pass, backward pass, update and telemetry.
 
-Images lie with the samples innermost: a layer's input is (channels, height+2, (breadth+2)·batch), framed by zeros, its
-output (channels, height, breadth·batch). So a shift by one pixel is a shift by `batch` numbers, and a row of a whole
-mini-batch is one long loop.
+The samples are the innermost axis of images. The input of a layer is (channels, height+2, (breadth+2)·batch), framed by
+zeros, and its output is (channels, height, breadth·batch). So a shift by one pixel is a shift by `batch` numbers, and
+one long loop covers a row of the whole mini-batch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from empirical.steps._kernels.products import INNER, OUTER
 
 @numba.njit(**INNER)
 def _convolve(framed: Any, weights: Any, out: Any, batch: int) -> None:
-    """3×3 convolution; two output channels at a time share what is read of the input."""
+    """Compute a 3×3 convolution, two output channels at a time to reuse the input."""
     channels, height, length = out.shape
-    # unsigned, because a place counted from the end would keep these loops out of the vector units
+    # unsigned, because possibly negative indices would prevent vectorization of these loops
     one, two = np.uint64(batch), np.uint64(2 * batch)
     out[:] = 0
     for a in range(0, channels, 2):
-        # the last of an odd number is its own partner, with no weights
+        # with an odd number of channels, the last one is paired with itself and zero weights
         b = min(a + 1, channels - 1)
         paired = weights.dtype.type(b - a)
         for y in range(height):
@@ -46,7 +46,7 @@ def _convolve(framed: Any, weights: Any, out: Any, batch: int) -> None:
 
 @numba.njit(**INNER)
 def _weight_gradient(framed: Any, slope: Any, gradient: Any, batch: int) -> None:
-    """Gradient of the loss in the weights of a convolution, from the slope of its output."""
+    """Gradient of the loss with respect to the weights of a convolution, from the gradient of its output."""
     channels, height, length = slope.shape
     zero = slope.dtype.type(0)
     for a in range(0, channels, 2):
@@ -74,8 +74,8 @@ def _weight_gradient(framed: Any, slope: Any, gradient: Any, batch: int) -> None
 
 
 @numba.njit(**INNER)
-def _turned(weights: Any, out: Any) -> None:
-    """Weights of the convolution that takes a slope back: channels exchanged, the 3×3 window turned by half."""
+def _transpose(weights: Any, out: Any) -> None:
+    """Weights of the transposed convolution: channels exchanged, the 3×3 window rotated by 180°."""
     for o in range(weights.shape[0]):
         for c in range(weights.shape[1]):
             for row in range(3):
@@ -93,7 +93,7 @@ def _frame(values: Any, framed: Any, batch: int) -> None:
 
 @numba.njit(**INNER)
 def _normalize(values: Any, scale: Any, eps: Any) -> None:
-    """Normalize each channel by the mean and variance of the batch, in place; `scale` takes 1/√(variance+ε)."""
+    """Normalize each channel over the batch, in place, and write 1/√(variance+ε) into `scale`."""
     channels, height, length = values.shape
     for c in range(channels):
         mean = values.dtype.type(0)
@@ -141,13 +141,13 @@ def _rectify_into_frame(normalized: Any, framed: Any, batch: int) -> None:
         for y in range(height):
             for i in range(length):
                 value = normalized[c, y, i]
-                # written so that NaN stays NaN
+                # this comparison keeps NaN
                 framed[c, y + 1, i + batch] = zero if value <= 0 else value
 
 
 @numba.njit(**INNER)
 def _pool(normalized: Any, out: Any, batch: int, margin: int) -> None:
-    """ReLU and maximum over 2×2 pixels; `out` has a frame of `margin` pixels."""
+    """Apply ReLU and the maximum over 2×2 pixels; `out` has a frame of `margin` pixels."""
     channels, height, length = normalized.shape
     zero = normalized.dtype.type(0)
     for c in range(channels):
@@ -156,7 +156,7 @@ def _pool(normalized: Any, out: Any, batch: int, margin: int) -> None:
                 at, to = 2 * x * batch, (x + margin) * batch
                 for n in range(batch):
                     upper = normalized[c, 2 * y, at + n]
-                    # written so that NaN stays NaN: a channel has it in all of its values or in none
+                    # keeps NaN, because either all values of a channel are NaN or none
                     largest = zero if upper <= zero else upper
                     for value in (
                         normalized[c, 2 * y, at + batch + n],
@@ -169,7 +169,7 @@ def _pool(normalized: Any, out: Any, batch: int, margin: int) -> None:
 
 @numba.njit(**INNER)
 def _back_through_pool(slope: Any, normalized: Any, out: Any, batch: int) -> None:
-    """Give the slope of each maximum to the first pixel that has it; that of the others is 0."""
+    """Pass the gradient of each maximum to the first pixel with this value; the other pixels get 0."""
     channels, height, length = normalized.shape
     zero = slope.dtype.type(0)
     for c in range(channels):
@@ -204,11 +204,11 @@ def train_convnet(
     losses: Any,
     products: Any,
 ) -> None:
-    """Train the weights of three normalized 3×3 convolutions and a fixed head by plain SGD, in place.
+    """Train three normalized 3×3 convolutions and a frozen head by plain SGD, in place.
 
-    `first` (w, colours, 3, 3), `second`, `third` (2w, …, 3, 3), `head` (classes, features); `images` (samples, colours,
-    height, breadth), both divisible by 4; `indices` (steps, batch); `lr` (steps,); `losses` (steps,) and `products`
-    (steps, 3, 3, 3) take the telemetry.
+    Weights: `first` (w, colours, 3, 3), `second` and `third` (2w, …, 3, 3), `head` (classes, features). Data: `images`
+    (samples, colours, height, breadth), with height and breadth divisible by 4, `indices` (steps, batch). Settings:
+    `lr` (steps,). Telemetry: `losses` (steps,) and `products` (steps, 3, 3, 3) are written.
     """
     steps, batch = indices.shape
     colours, height, breadth = images.shape[1:]
@@ -257,13 +257,13 @@ def train_convnet(
         _back_through_relu_and_normalization(slope3, normalized3, scale3)
         _weight_gradient(framed3, slope3, gradient3, batch)
         _frame(slope3, framed_slope3, batch)
-        _turned(third, back3)
+        _transpose(third, back3)
         _convolve(framed_slope3, back3, pooled2, batch)
         _back_through_pool(pooled2, normalized2, slope2, batch)
         _back_through_relu_and_normalization(slope2, normalized2, scale2)
         _weight_gradient(framed2, slope2, gradient2, batch)
         _frame(slope2, framed_slope2, batch)
-        _turned(second, back2)
+        _transpose(second, back2)
         _convolve(framed_slope2, back2, slope1, batch)
         _back_through_relu_and_normalization(slope1, normalized1, scale1)
         _weight_gradient(framed1, slope1, gradient1, batch)

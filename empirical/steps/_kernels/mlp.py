@@ -1,4 +1,4 @@
-"""Training steps of the BN-MLP: forward, backward, update and telemetry without a dispatcher."""
+"""Compiled training steps of the BN-MLP: forward pass, backward pass, update and telemetry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from empirical.steps._kernels.products import INNER, OUTER, step_products
 
 @numba.njit(**INNER)
 def _normalize(values: Any, scale: Any, eps: Any) -> None:
-    """Normalize each column by the mean and variance of the batch, in place; `scale` (units,) takes 1/√(variance+ε)."""
+    """Normalize each column over the batch, in place, and write 1/√(variance+ε) into `scale` (units,)."""
     batch, units = values.shape
     mean = np.zeros(units, values.dtype)
     scale[:] = 0
@@ -35,7 +35,7 @@ def _normalize(values: Any, scale: Any, eps: Any) -> None:
 
 @numba.njit(**INNER)
 def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any) -> None:
-    """Turn the slope after the ReLU into that before the normalization, in place."""
+    """Propagate the gradient from after the ReLU to before the normalization, in place."""
     batch, units = slope.shape
     mean, along = np.zeros(units, slope.dtype), np.zeros(units, slope.dtype)
     for i in range(batch):
@@ -56,13 +56,13 @@ def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any
 def _rectify(normalized: Any, active: Any) -> None:
     for i in range(normalized.shape[0]):
         for j in range(normalized.shape[1]):
-            # written so that NaN stays NaN
+            # this comparison keeps NaN
             active[i, j] = normalized.dtype.type(0) if normalized[i, j] <= 0 else normalized[i, j]
 
 
 @numba.njit(**INNER)
 def cross_entropy(scores: Any, labels: Any) -> Any:
-    """Mean cross-entropy of class scores (batch, classes), which turn into its slope, in place."""
+    """Return the mean cross-entropy of class scores (batch, classes), and replace the scores by its gradient."""
     batch, classes = scores.shape
     total = 0.0
     for i in range(batch):
@@ -83,10 +83,13 @@ def cross_entropy(scores: Any, labels: Any) -> Any:
 
 @numba.njit(**INNER)
 def update(weights: Any, gradient: Any, following: Any, lr: Any, wd: Any, products: Any) -> None:
-    """Make one step of SGD with decay, in place; `following` is room for it, `products` (3, 3) takes the telemetry."""
-    rate, decay = weights.dtype.type(lr), weights.dtype.type(wd)
+    """Make one step of SGD with weight decay, in place, and write the telemetry into `products` (3, 3).
+
+    `following` is a work array of the size of `weights`.
+    """
+    step_size, decay = weights.dtype.type(lr), weights.dtype.type(wd)
     for i in range(weights.size):
-        following[i] = weights[i] - rate * (gradient[i] + decay * weights[i])
+        following[i] = weights[i] - step_size * (gradient[i] + decay * weights[i])
     step_products(weights, gradient, following, products)
     for i in range(weights.size):
         weights[i] = following[i]
@@ -106,10 +109,11 @@ def train_mlp(
     losses: Any,
     products: Any,
 ) -> None:
-    """Train the weights of a normalized MLP with two hidden layers and a fixed head by plain SGD, in place.
+    """Train a normalized MLP with two hidden layers and a frozen head by plain SGD, in place.
 
-    `first` (width, features), `second` (width, width), `head` (classes, width); `inputs` (samples, features); `indices`
-    (steps, batch); `lr` (steps,); `losses` (steps,) and `products` (steps, 2, 3, 3) take the telemetry.
+    Weights: `first` (width, features), `second` (width, width), `head` (classes, width). Data: `inputs` (samples,
+    features), `indices` (steps, batch). Settings: `lr` (steps,). Telemetry: `losses` (steps,) and `products` (steps, 2,
+    3, 3) are written.
     """
     steps, batch = indices.shape
     width, features = first.shape

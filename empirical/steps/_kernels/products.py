@@ -1,4 +1,4 @@
-"""Scalar products of a step, which all of its telemetry is made of."""
+"""Scalar products of a step, from which all of its telemetry is computed."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Any
 import numba
 import numpy as np
 
-# Sums may be reordered, which fills the vector units. Infinities and NaN are kept, because a run that overflows must
-# show it.
+# Sums may be reordered for the vector units. Infinities and NaN are kept, so that an overflow stays visible.
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
 OUTER: Any = {**_OPTIONS, "cache": True}
-# What is called and not inlined is another code when its caller comes from the cache than when the caller was compiled
-# in this process, and rounds otherwise: a resumed run would not be bit-identical.
+# Functions are inlined, because code that is called differs between a caller from the cache and one compiled in this
+# process. It would round differently, and a resumed run would not be bit-identical.
 INNER: Any = {**_OPTIONS, "forceinline": True}
 
 
 @numba.njit(**INNER)
 def step_products(before: Any, gradient: Any, after: Any, products: Any) -> None:
-    """Products of weights, gradient and change with each other, in double precision; `products` (3, 3) takes them.
+    """Write all scalar products of weights, gradient and change into `products` (3, 3), in double precision.
 
-    `before`, `gradient`, `after` (weights,): weights before the step, loss gradient there, weights after it.
+    `before`, `gradient`, `after` (weights,): weights before the step, loss gradient there, weights after the step.
     """
     ww, wg, gg, wc, gc, cc = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(before.size):
@@ -39,12 +38,17 @@ def step_products(before: Any, gradient: Any, after: Any, products: Any) -> None
 
 @numba.njit(**OUTER)
 def replica_products(before: Any, gradient: Any, after: Any, bounds: Any, products: Any) -> None:
-    """The same for each replica and group.
+    """Apply `step_products` to each replica and group.
 
-    `before`, `gradient`, `after` (K, weights); `bounds` (groups, 2): first weight of each group and the one after its
-    last; `products` (K, groups, 3, 3).
+    `before`, `gradient`, `after` (K, weights); `bounds` (groups, 2): start and stop of each group; `products`
+    (K, groups, 3, 3).
     """
-    for k in range(len(before)):
+    for i in range(len(before)):
         for j in range(len(bounds)):
             start, stop = bounds[j]
-            step_products(before[k][start:stop], gradient[k][start:stop], after[k][start:stop], products[k, j])
+            step_products(
+                before[i][start:stop],
+                gradient[i][start:stop],
+                after[i][start:stop],
+                products[i, j],
+            )
