@@ -97,7 +97,9 @@ def predictions(
     values = _equilibrium_values(lr, wd, grad_norm, rule)
     plain_sgd = rule == theory.SGD() and lr * wd < 1
     if delta is not None and not plain_sgd:
-        raise ValueError(f"delta must be left out but for plain SGD with lr * wd < 1, got {delta!r} with {rule!r}")
+        raise ValueError(
+            f"delta must be left out unless the optimizer is plain SGD with lr * wd < 1, got {delta!r} with {rule!r}"
+        )
     delta = 0.1 if delta is None else delta
     if plain_sgd:
         label = f"angular jumps (δ = {delta:g}) below the norm"
@@ -105,23 +107,26 @@ def predictions(
         values.append(PredictedValue("angular_jump_norm", label, largest_norm, "", _gradient_note(grad_norm)))
     if grad_norm_range is not None:
         if not plain_sgd:
-            raise ValueError(f"grad_norm_range must be left out but for plain SGD with lr * wd < 1, got {rule!r}")
+            raise ValueError(
+                f"grad_norm_range must be left out unless the optimizer is plain SGD with lr * wd < 1, got {rule!r}"
+            )
         values += _range_values(lr, wd, grad_norm_range, norm, delta)
     if sharpness is not None:
         sgd = rule if isinstance(rule, theory.SGD) else None
         if sgd is None:
-            raise ValueError(f"sharpness must be left out but for SGD, got optimizer={rule!r}")
+            raise ValueError(f"sharpness must be left out unless the optimizer is SGD, got optimizer={rule!r}")
         edge = theory.critical_norm(lr, sharpness, wd=wd, optimizer=sgd)
         values.append(PredictedValue("critical_norm", "norm at the edge of stability", edge))
     if plain_sgd and wd > 0:
         values += _period_values(lr, wd, period_model)
     elif period_model is not None:
         raise ValueError(
-            f"period_model must be left out but for plain SGD with 0 < lr * wd < 1, got {str(period_model)!r}"
+            "period_model must be left out unless the optimizer is plain SGD with 0 < lr * wd < 1, "
+            f"got {str(period_model)!r}"
         )
     if rule != theory.SGD():
         missing = [label for key, label in _PLAIN_SGD_ONLY.items() if key not in {value.key for value in values}]
-        label = "not available for this optimizer"
+        label = "no formula for this optimizer"
         values.append(PredictedValue("not_known", label, ", ".join(missing), "", format_optimizer(rule)))
     return values
 

@@ -208,11 +208,11 @@ def _explain_by_data(rows: Rows, first: int, arrival: int, explanation: Explanat
         f"{_RETURNS[0]} to {_RETURNS[1]} steps later, {max(left, 0.0):.1%} of it was left."
     )
     if left > _REMAINS:
-        advice = f"Check the data and labels from step {rows.step[arrival]} on; lr and wd are not the cause."
+        advice = f"Check the data and labels from step {rows.step[arrival]} on; lr and wd are probably not the cause."
         return dataclasses.replace(explanation, cause=DATA_SHIFT, advice=advice)
     if left > _FORGOTTEN:
         return explanation.with_evidence("That is more than one batch leaves and less than a data shift leaves.")
-    advice = f"Check the batch of step {rows.step[arrival]}; lr and wd are not the cause."
+    advice = f"Check the batch of step {rows.step[arrival]}; lr and wd are probably not the cause."
     if rows.grad_norm is not None and rows.norm is not None:
         gradients = (rows.grad_norm / rows.norm)[rows_before(first)]
         clip = 2 * float(np.nanquantile(gradients, 0.99))

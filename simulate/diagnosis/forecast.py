@@ -133,10 +133,10 @@ class Forecast:
             is_finite = not math.isnan(self.steps_to_settle)
             return f"At this g̃ it reaches ρ* in {self.steps_to_settle:.0f} steps." if is_finite else ""
         why = "g̃ changes" if self.optimizer == "SGD()" else "g̃ changes or successive gradients are correlated"
-        return f"It is already {'below' if apart < 0 else 'above'} ρ*, because {why}."
+        return f"It is already {'below' if apart < 0 else 'above'} ρ*, perhaps because {why}."
 
     def _angular_jump_in_words(self) -> str:
-        jump, limit = f"1 - cos θ > {self.delta:g}", f"if g̃ stays below {self.grad_norm_max:.4g}"
+        jump, limit = f"1 - cos θ > {self.delta:g}", f"for g̃ up to {self.grad_norm_max:.4g}"
         if math.isnan(self.earliest_angular_jump):
             return f"The earliest angular jump ({jump}) is known for plain SGD only."
         if math.isinf(self.earliest_angular_jump):

@@ -187,8 +187,8 @@ def _limits(whole: xr.Dataset, step: npt.NDArray[np.int64]) -> tuple[str, ...]:
         limits.append(f"a loss in {without} of {lost.size} rows")
     if step.size < COMPARED_ROWS:
         limits.append(
-            f"enough rows: it has {step.size}, and spikes need {LEAST_ROWS_BEFORE} rows before them, better "
-            f"{COMPARED_ROWS}"
+            f"enough rows: it has {step.size}; a spike needs {LEAST_ROWS_BEFORE} earlier rows, and {COMPARED_ROWS} are "
+            "better"
         )
     if (spacing := _row_spacing(step)) > 1:
         limits.append(f"every step: rows lie {spacing:.0f} steps apart")

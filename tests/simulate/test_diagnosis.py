@@ -431,8 +431,8 @@ class TestWhatIsMissing:
         ("log", "limit"),
         [
             ({"loss": noise(400, 0), "step": np.arange(400) * 100}, "every step: rows lie 100 steps apart"),
-            ({"loss": noise(5, 0)}, f"enough rows: it has 5, and spikes need {LEAST_ROWS_BEFORE} rows before them"),
-            ({"loss": noise(COMPARED_ROWS - 1, 0)}, f"enough rows: it has {COMPARED_ROWS - 1}, and spikes need"),
+            ({"loss": noise(5, 0)}, f"enough rows: it has 5; a spike needs {LEAST_ROWS_BEFORE} earlier rows"),
+            ({"loss": noise(COMPARED_ROWS - 1, 0)}, f"enough rows: it has {COMPARED_ROWS - 1}; a spike needs"),
             ({"loss": ["oops", *noise(400, 0)]}, "a loss in 1 of 401 rows"),
             ({"loss": noise(400, 0), "step": [*range(300), *range(303, 403)]}, "3 of 403 steps"),
             (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -156,17 +157,20 @@ def format_page(results: Sequence[ClaimResult]) -> str:
         "",
         "Each claim was tested by training networks on embedded data. Its rule and threshold were fixed in the code "
         "before the runs. Each claim has a control, for which it is false: there the rule must not hold. The error is "
-        "the standard error over n seeds. For a share, 1 ± 0 means that every seed satisfies the claim. The section of "
-        "a claim explains its statistic and its limits.",
+        "the standard error over n seeds. For a share, 1 ± 0 means that every seed has the property. A claim is undecided "
+        "if its seeds disagree, or if the interval of its statistic contains the threshold. The section of a claim "
+        "explains its statistic and its limits.",
         "",
-        "| claim | source | statistic ± error | n | verdict |",
-        "| --- | --- | --- | --- | --- |",
+        _count_verdicts(results),
+        "",
+        "| claim | source | rule | statistic ± error | n | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for result in results:
         claim, judgement = result.claim, result.judgement
         number = f"{judgement.mean:.3g} ± {judgement.error:.2g}"
         lines.append(
-            f"| [{claim.statement}](#{claim.name}) | {claim.source} | {number} | {judgement.count} "
+            f"| [{claim.statement}](#{claim.name}) | {claim.source} | {claim.rule} | {number} | {judgement.count} "
             f"| **{judgement.verdict}** |"
         )
     for result in results:
@@ -183,7 +187,7 @@ def format_page(results: Sequence[ClaimResult]) -> str:
             f"- Statistic: {claim.statistic_name}.",
             f"- Rule: {claim.rule}. Reason: {claim.reason}.",
             f"- Result: {result.judgement}. By seed: {', '.join(f'{value:.3g}' for value in result.values)}.",
-            f"- Control: {claim.control_name} ({_describe(claim.control)}). Result: {result.control}.",
+            f"- Control: {claim.control_name} ({_describe(claim.control)}). Result: {result.control}; it must not hold.",
         ]
         if not any(run.dataset in HUB_DATASETS for run in claim.all_runs):
             at_scale = _describe(claim.at_paper_scale().runs)
@@ -191,6 +195,13 @@ def format_page(results: Sequence[ClaimResult]) -> str:
         if result.judgement.verdict != HOLDS and claim.scale:
             lines.append(f"- What the claim would need to hold: {claim.scale}.")
     return "\n".join(lines) + "\n"
+
+
+def _count_verdicts(results: Sequence[ClaimResult]) -> str:
+    """Number of claims by verdict, in a sentence."""
+    verdicts = Counter(result.judgement.verdict for result in results)
+    parts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+    return f"Of {len(results)} claims: {parts}. All networks and data sets are small; see *Runs* of each claim."
 
 
 def _describe(runs: RunGroups) -> str:
