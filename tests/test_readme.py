@@ -64,7 +64,7 @@ def test_block_runs_as_a_script(page, number, tmp_path):
                 assert_same(word, other)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [PAGES[0], pytest.param(PAGES[1], marks=pytest.mark.acceptance)])
 def test_blocks_run_in_a_notebook(page, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     cells = [nbformat.v4.new_code_cell(shortened(page, number)) for number in range(len(blocks(page)))]

@@ -157,9 +157,9 @@ def format_page(results: Sequence[ClaimResult]) -> str:
         "",
         "Each claim was tested by training networks on embedded data. Its rule and threshold were fixed in the code "
         "before the runs. Each claim has a control, for which it is false: there the rule must not hold. The error is "
-        "the standard error over n seeds. For a share, 1 ± 0 means that every seed has the property. A claim is undecided "
-        "if its seeds disagree, or if the interval of its statistic contains the threshold. The section of a claim "
-        "explains its statistic and its limits.",
+        "the standard error over n seeds. For a share, 1 ± 0 means that every seed has the property. A claim is "
+        "undecided if its seeds disagree, or if the interval of its statistic contains the threshold. The section of a "
+        "claim explains its statistic and its limits.",
         "",
         _count_verdicts(results),
         "",
@@ -187,7 +187,8 @@ def format_page(results: Sequence[ClaimResult]) -> str:
             f"- Statistic: {claim.statistic_name}.",
             f"- Rule: {claim.rule}. Reason: {claim.reason}.",
             f"- Result: {result.judgement}. By seed: {', '.join(f'{value:.3g}' for value in result.values)}.",
-            f"- Control: {claim.control_name} ({_describe(claim.control)}). Result: {result.control}; it must not hold.",
+            f"- Control: {claim.control_name} ({_describe(claim.control)}). Result: {result.control}; "
+            "it must not hold.",
         ]
         if not any(run.dataset in HUB_DATASETS for run in claim.all_runs):
             at_scale = _describe(claim.at_paper_scale().runs)
