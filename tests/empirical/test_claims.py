@@ -280,7 +280,9 @@ def test_pages():
         scale="more",
     )
     result = judge_claim(claim, {}, {})
-    assert "| [The norm falls.](#falls) | nobody | 1 ± 0 | 5 | **holds** |" in format_page([result])
+    page = format_page([result])
+    assert f"| [The norm falls.](#falls) | nobody | {claim.rule} | 1 ± 0 | 5 | **holds** |" in page
+    assert "Of 1 claims: 1 holds." in page
     assert format_verdicts([result]).splitlines()[1].split() == ["falls", "1", "±", "0", "5", "holds", "holds"]
 
 
