@@ -282,7 +282,7 @@ def test_pages():
     result = judge_claim(claim, {}, {})
     page = format_page([result])
     assert f"| [The norm falls.](#falls) | nobody | {claim.rule} | 1 ± 0 | 5 | **holds** |" in page
-    assert "Of 1 claims: 1 holds." in page
+    assert "Of 1 claims, 1 hold, 0 fail and 0 are undecided." in page
     assert format_verdicts([result]).splitlines()[1].split() == ["falls", "1", "±", "0", "5", "holds", "holds"]
 
 

@@ -15,7 +15,7 @@ from empirical.config import HUB_DATASETS, RunConfig
 from empirical.studies.claims.all_claims import all_claims
 from empirical.studies.claims.claim import Claim, ClaimResult, RunGroups, judge_claim
 from empirical.studies.claims.figures import write_picture
-from empirical.studies.claims.rules import HOLDS
+from empirical.studies.claims.rules import FAILS, HOLDS, UNDECIDED
 from empirical.studies.claims.statistics import Trajectories
 from empirical.studies.stored_runs import load_stored_run, train_missing
 from empirical.sweeps.sweep import AnyExecutor
@@ -201,8 +201,10 @@ def format_page(results: Sequence[ClaimResult]) -> str:
 def _count_verdicts(results: Sequence[ClaimResult]) -> str:
     """Number of claims by verdict, in a sentence."""
     verdicts = Counter(result.judgement.verdict for result in results)
-    parts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
-    return f"Of {len(results)} claims: {parts}. All networks and data sets are small; see *Runs* of each claim."
+    return (
+        f"Of {len(results)} claims, {verdicts[HOLDS]} hold, {verdicts[FAILS]} fail and {verdicts[UNDECIDED]} are "
+        "undecided. All networks and data sets are small; see *Runs* of each claim."
+    )
 
 
 def _describe(runs: RunGroups) -> str:
