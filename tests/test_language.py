@@ -94,7 +94,10 @@ def test_names_of_the_glossary_exist():
     text = (ROOT / "docs/glossary.md").read_text(encoding="utf-8")
     names = {name for row in re.findall(r"^\|(.*)\|$", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
     public = {name for module in PACKAGES.values() for name in module.__all__}
-    parameters = set(inspect.signature(theory.angular_jump_norm).parameters)
+    parameters = {
+        *inspect.signature(theory.angular_jump_norm).parameters,
+        *inspect.signature(simulate.find_periods).parameters,
+    }
     assert names - public - parameters - set(VARIABLES) == {"intrinsic_lr"}
     assert "intrinsic_lr" in inspect.signature(empirical.calibrate).parameters
     assert len(names) > 20
