@@ -340,7 +340,7 @@ for onset in periods.onsets:
 ax.set(xlabel="step", ylabel="norm ρ", yscale="log")
 ax.set_title(
     f"period {periods.mean:.1f} steps, balance law {law.period(LR, 0.02):.1f} steps; "
-    f"in ln ρ: decay {parts.decayed:.3f}, growth {parts.grown:.3f}"
+    f"in ln ρ: decay {parts.decay:.3f}, growth {parts.growth:.3f}"
 )
 plt.show()
 

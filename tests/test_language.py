@@ -26,22 +26,19 @@ def relative(path):
 
 @pytest.mark.parametrize("page", check.pages(), ids=relative)
 def test_sentences_are_short(page):
-    lengths = sorted(check.sentence_lengths(page))
-    if lengths:
-        assert sum(lengths) / len(lengths) <= check.MEAN_WORDS
-        assert lengths[int(0.9 * (len(lengths) - 1))] <= check.PERCENTILE_WORDS
+    _, mean, percentile = check.length_statistics(page)
+    assert mean <= check.MEAN_WORDS
+    assert percentile <= check.PERCENTILE_WORDS
 
 
 @pytest.mark.parametrize("path", [*check.pages(), *check.python_files()], ids=relative)
 def test_no_word_is_used_in_a_meaning_that_has_another_one(path):
-    text = path.read_text(encoding="utf-8")
-    prose = check.prose_of_python(path) if path.suffix == ".py" else check.prose_of_markdown(text)
-    assert list(check.words_to_avoid(prose)) == []
+    assert list(check.words_to_avoid(check.prose(path))) == []
 
 
 def test_names_say_what_they_hold():
-    files = [path for path in check.python_files() if relative(path).split("/")[0] in (*check.PACKAGES, "benchmarks")]
-    assert {relative(path): names for path in files if (names := list(check.names_to_avoid(path)))} == {}
+    by_file = {relative(path): list(check.names_to_avoid(path)) for path in check.files_with_checked_names()}
+    assert {path: names for path, names in by_file.items() if names} == {}
 
 
 def test_the_check_finds_what_it_looks_for(tmp_path):
@@ -72,6 +69,7 @@ def test_the_check_finds_what_it_looks_for(tmp_path):
         "# No sentence\n\nOne two three. Word " + "word " * 39 + "end.\n\n```\ncode is none\n```\n", encoding="utf-8"
     )
     assert check.sentence_lengths(page) == [3, 41]
+    assert check.length_statistics(page) == (2, 22.0, 41)
 
 
 def test_public_names_use_the_words_of_the_glossary():

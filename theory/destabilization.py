@@ -89,7 +89,7 @@ def rotation(norm: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_nor
 
 
 def angular_jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
-    """Norm below which a step with this g̃ is a δ-jump, 1 - cos θ > δ; at this norm and above it is not.
+    """Norm below which a step with this g̃ is an angular jump, 1 - cos θ > δ; at this norm and above it is not.
 
     ρ² = ηg̃/((1-ηλ)κ(δ)), the inverse of `rotation` at cos θ = 1-δ.
 
@@ -107,7 +107,7 @@ def angular_jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.Array
     ------
     TypeError, ValueError : an argument is not a number or is out of range.
 
-    Source: arXiv 2106.15739 §3 (δ-jumps); docs/mathematics.md §4.
+    Source: arXiv 2106.15739 §3 (angular jumps); docs/mathematics.md §4.
 
     Examples
     --------
@@ -128,13 +128,13 @@ def angular_jump_regime(
     grad_norm_max: npt.ArrayLike,
     delta: npt.ArrayLike,
 ) -> Any:
-    """Whether gradients in a range can or must produce a δ-jump.
+    """Whether gradients in a range can or must produce an angular jump.
 
-    The start is a norm at which no g̃ <= L gives a δ-jump at once.
+    The start is a norm at which no g̃ <= L gives an angular jump at once.
 
-    - "impossible": no sequence of g̃ ever gives a δ-jump; L/ℓ <= κ(δ)/κ(ηλ).
+    - "impossible": no sequence of g̃ ever gives an angular jump; L/ℓ <= κ(δ)/κ(ηλ).
     - "certain": every sequence does; δ < ηλ and ℓ > 0.
-    - "possible": some sequences do and some never do. For ℓ = 0 nothing is certain: zero gradients give no δ-jump.
+    - "possible": some sequences do and some never do. For ℓ = 0 nothing is certain: zero gradients never give one.
 
     For ηλ > 0.2929, where (1-ηλ)² < 1/2, the norm rings around its equilibrium. Then "impossible" is
     L/ℓ <= 2(1-ηλ)²κ(δ), and "possible" depends on the initial norm, which `steps_to_angular_jump` takes into account.
@@ -169,7 +169,7 @@ def angular_jump_regime(
 
 
 class AngularJumpTime(NamedTuple):
-    """Least and greatest number of steps before the first δ-jump: floats or arrays of one shape."""
+    """Least and greatest number of steps before the first angular jump: floats or arrays of one shape."""
 
     earliest: Any
     latest: Any
@@ -183,14 +183,14 @@ def steps_to_angular_jump(
     grad_norm_max: npt.ArrayLike,
     delta: npt.ArrayLike,
 ) -> AngularJumpTime:
-    """Least and greatest number of steps before the first δ-jump, for ℓ <= g̃ <= L.
+    """Least and greatest number of steps before the first angular jump, for ℓ <= g̃ <= L.
 
-    Both are attained. The δ-jump comes earliest for g̃ = ℓ until r = ρ² is below r_δ(L), then g̃ = L. It comes latest if
-    every g̃ is the largest one up to L without a δ-jump: r⁺ = min(a r + (ηL)²/r, a r/(1-δ)²) with a = (1-ηλ)². Once r
-    is below r_δ(ℓ), every g̃ gives a δ-jump. For δ >= ηλ that never happens.
+    Both are attained. The angular jump comes earliest for g̃ = ℓ until r = ρ² is below r_δ(L), then g̃ = L. It comes
+    latest if every g̃ is the largest one up to L without an angular jump: r⁺ = min(a r + (ηL)²/r, a r/(1-δ)²) with
+    a = (1-ηλ)². Once r is below r_δ(ℓ), every g̃ gives an angular jump. For δ >= ηλ that never happens.
 
     For ηλ > 0.2929, where a < 1/2, the norm rings around its equilibrium and no sequence is best from every norm. Then
-    the interval of all reachable r is iterated (for the latest: of those reachable without a δ-jump).
+    the interval of all reachable r is iterated (for the latest: of those reachable without an angular jump).
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def steps_to_angular_jump(
 
     Returns
     -------
-    AngularJumpTime(earliest, latest): whole numbers as floats; 0 if the first step is a δ-jump, inf if no step is.
+    AngularJumpTime(earliest, latest): whole numbers as floats; 0: the first step is an angular jump; inf: no step is.
     Up to 20 000 steps are iterated. Longer times come from a closed form in continuous time with a measured error below
     ηλ steps. The number is then exact, or off by one if the time is that close to a whole number.
     If r has to decay to a relative distance d above its equilibrium, rounding of the arguments (1e-16) changes the
@@ -377,16 +377,16 @@ def _earliest_while_ringing(start: FloatArray, end: FloatArray, intrinsic_lr: Fl
 def _latest_while_ringing(
     start: FloatArray, end: FloatArray, intrinsic_lr: FloatArray, q: FloatArray, delta: FloatArray
 ) -> FloatArray:
-    """Return the least t at which every sequence with q <= g̃ <= 1 has given a δ-jump or has r_t < q·end: 1-d arrays.
+    """Return the least t at which every sequence with q <= g̃ <= 1 had an angular jump or has r_t < q·end: 1-d arrays.
 
-    Below q·end every g̃ gives a δ-jump.
+    Below q·end every g̃ gives an angular jump.
     """
     steps = np.full(start.size, np.nan)
     i, lowest, highest = np.arange(start.size), start.copy(), start.copy()
     grown = ((1 - intrinsic_lr) / (1 - delta)) ** 2
     fixed_point = 1 / np.sqrt(intrinsic_lr * (2 - intrinsic_lr))
     for t in range(1, ITERATED_STEPS + 1):
-        # never, if one r can be kept for ever, or if the norm can ring at a constant g̃ without a δ-jump
+        # never, if one r can be kept for ever, or if the norm can ring at a constant g̃ without an angular jump
         away = np.maximum(np.log(np.maximum(lowest / fixed_point[i], q[i] * fixed_point[i] / highest)), 0)
         never = np.where(
             away > 0, np.exp(-away) * kappa(delta[i]) >= kappa(intrinsic_lr[i]), delta[i] >= intrinsic_lr[i]
@@ -417,9 +417,9 @@ def _latest_while_ringing(
 
 
 def _steps_without_angular_jump(distance: FloatArray, intrinsic_lr: FloatArray, delta: FloatArray) -> FloatArray:
-    """Number of whole steps in which ln r decreases by `distance` below r_δ(L), at the largest g̃ without a δ-jump.
+    """Number of whole steps in which ln r decreases by `distance` below r_δ(L), without an angular jump.
 
-    Each step multiplies r by a constant factor; δ < ηλ.
+    g̃ is the largest without one, so each step multiplies r by a constant factor; δ < ηλ.
     """
     return np.asarray(np.floor(distance / (2 * np.log1p((intrinsic_lr - delta) / (1 - intrinsic_lr)))))
 

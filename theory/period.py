@@ -23,11 +23,11 @@ from theory.optimizers import SGD, Adam, AdamW, Optimizer, check_optimizer
 
 
 class Balance(NamedTuple):
-    """Decay, growth and change of ln ρ over a run, floats or arrays of one shape: change = grown - decayed."""
+    """Decay, growth and change of ln ρ over a run, floats or arrays of one shape: change = growth - decay."""
 
-    decayed: Any
+    decay: Any
     """Decrease of ln ρ by weight decay, -Σ ln(1-ηλ)."""
-    grown: Any
+    growth: Any
     """Increase of ln ρ by gradients, Σ(-ln cos θ)."""
     change: Any
     """Change of ln ρ over the run, ln(ρ_N/ρ₀)."""
@@ -36,7 +36,7 @@ class Balance(NamedTuple):
 def balance(
     norm: npt.ArrayLike, final_norm: npt.ArrayLike, rotation: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike
 ) -> Balance:
-    """Split the change of ln ρ over a run into decay and growth, exactly: change = grown - decayed.
+    """Split the change of ln ρ over a run into decay and growth, exactly: change = growth - decay.
 
     In a stationary run the mean change per step is 0, so the geometric mean of cos θ is 1-ηλ, at equilibrium or not.
 
@@ -48,7 +48,7 @@ def balance(
 
     Returns
     -------
-    Balance(decayed, grown, change), without units. The balance is exact for plain SGD on scale-invariant weights.
+    Balance(decay, growth, change), without units. The balance is exact for plain SGD on scale-invariant weights.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def balance(
     >>> angle = rotation(1.0, 0.1, 0.01, 2.0)
     >>> final = 0.999 / np.cos(angle)  # ρ⁺ = (1-ηλ)ρ/cos θ
     >>> parts = balance(1.0, final, [angle], 0.1, 0.01)
-    >>> round(parts.grown - parts.decayed - parts.change, 12)
+    >>> round(parts.growth - parts.decay - parts.change, 12)
     0.0
     """
     angle = check_real("rotation", rotation, at_least=0, below=np.pi / 2)
@@ -71,14 +71,14 @@ def balance(
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
     angle, intrinsic_lr = broadcast(rotation=angle, wd=intrinsic_lr)
     # -ln cos θ = -½ ln(1 - sin² θ) is accurate at small angles; 0 - … avoids -0
-    grown = 0 - np.log1p(-(np.sin(angle) ** 2)).sum(axis=-1) / 2
-    first, last, grown, decayed = broadcast(
+    growth = 0 - np.log1p(-(np.sin(angle) ** 2)).sum(axis=-1) / 2
+    first, last, growth, decay = broadcast(
         norm=check_real("norm", norm, above=0),
         final_norm=check_real("final_norm", final_norm, above=0),
-        rotation=np.asarray(grown),
+        rotation=np.asarray(growth),
         lr=np.asarray(0 - np.log1p(-intrinsic_lr).sum(axis=-1)),
     )
-    return Balance(to_float(decayed), to_float(grown), to_float(np.log(last / first)))
+    return Balance(to_float(decay), to_float(growth), to_float(np.log(last / first)))
 
 
 @dataclass(frozen=True)
@@ -275,13 +275,13 @@ def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | N
 
 
 def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
-    """Least mean number of steps between δ-jumps in a long run of bounded norm, for any gradients.
+    """Least mean number of steps between angular jumps in a long run of bounded norm, for any gradients.
 
     It is ln(1-δ)/ln(1-ηλ). The norm is bounded if g̃ is bounded and ηλ > 0. While the norm grows, every step may be a
-    δ-jump.
+    angular jump.
 
-    N steps contain at most (-N ln(1-ηλ) + ln(ρ_N/ρ₀))/(-ln(1-δ)) δ-jumps, because each adds more than -ln(1-δ) to ln ρ
-    and only decay reduces ln ρ.
+    N steps contain at most (-N ln(1-ηλ) + ln(ρ_N/ρ₀))/(-ln(1-δ)) angular jumps, because each adds more than -ln(1-δ) to
+    ln ρ and only decay reduces ln ρ.
 
     Parameters
     ----------
@@ -290,7 +290,7 @@ def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta
 
     Returns
     -------
-    steps: float or array; inf without decay, where each δ-jump raises the norm permanently.
+    steps: float or array; inf without decay, where each angular jump raises the norm permanently.
 
     Raises
     ------

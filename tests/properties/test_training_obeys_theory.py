@@ -82,7 +82,7 @@ def check_one_run(config):
     # §10: groups obey the same law, and sum to the total
     np.testing.assert_allclose((run.group_norm**2).sum("group"), run.norm**2, rtol=1e-6)
     assert (run.group_grad_norm.sum("group") <= run.grad_norm * (1 + 1e-5)).all()
-    # §4: a step is a δ-jump exactly below the threshold, and none comes before the earliest possible one
+    # §4: a step is an angular jump exactly below the threshold, and none comes before the earliest possible one
     for delta in (0.01, 0.1, 0.5):
         threshold = theory.angular_jump_norm(lr, wd, gradient[gradient > 0], delta)
         before, angles = run.norm.values[gradient > 0], run.rotation.values[gradient > 0]

@@ -284,7 +284,7 @@ TIES = {
         lambda: value_of("decay_time", "time", a=A, b=B, start=5.0**4, end=2.0**4),
     ),
     "balance": (
-        lambda: theory.balance(1.0, 1.0, np.full(9, 0.1), LR, WD).decayed,
+        lambda: theory.balance(1.0, 1.0, np.full(9, 0.1), LR, WD).decay,
         lambda: side("balance", -1, "lhs", steps=9, **SETTING),
     ),
     "balance_law": (

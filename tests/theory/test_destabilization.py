@@ -78,7 +78,7 @@ def test_angular_jump_norm_in_units_of_the_equilibrium(lr, intrinsic_lr, g, delt
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(lrs, st.floats(1e-4, 0.29), gradients, st.floats(1e-3, 0.9), st.floats(1.0001, 100))
 def test_gradients_must_vary_enough_to_make_a_angular_jump_possible(lr, intrinsic_lr, high, delta, factor):
-    # δ-jumps are possible exactly if L/ℓ > κ(δ)/κ(ηλ)
+    # angular jumps are possible exactly if L/ℓ > κ(δ)/κ(ηλ)
     border, threshold = kappa(delta) / kappa(intrinsic_lr), theory.angular_jump_norm(lr, intrinsic_lr / lr, high, delta)
     lowest = [
         theory.norm_bounds(lr, intrinsic_lr / lr, min(high / r, high), high).lower
@@ -110,7 +110,7 @@ def run(intrinsic_lr, turns, orbits, steps, seed=0):
 @pytest.mark.parametrize("intrinsic_lr", [1e-3, 0.02, 0.2])
 @pytest.mark.parametrize("delta", [0.01, 0.1, 0.5, 0.9])
 def test_angular_jumps_cannot_come_more_often_than_decay_allows(intrinsic_lr, delta):
-    # for any gradients, N steps contain at most [-N ln(1-ηλ) + ln(ρ_N/ρ_0)]/(-ln(1-δ)) δ-jumps
+    # for any gradients, N steps contain at most [-N ln(1-ηλ) + ln(ρ_N/ρ_0)]/(-ln(1-δ)) angular jumps
     generator, orbits, steps = np.random.default_rng(0), 40, 1000
     sizes = np.geomspace(0.01, 100, orbits)
 
@@ -119,7 +119,7 @@ def test_angular_jumps_cannot_come_more_often_than_decay_allows(intrinsic_lr, de
         return np.where(norm > 1e30, 0, sizes * generator.exponential(size=orbits) * generator.integers(0, 2, orbits))
 
     def greedy_turns(t, norm):
-        # the smallest δ-jump, whenever the norm is back at its start
+        # the smallest angular jump, whenever the norm is back at its start
         return np.where(norm <= 1, kappa(delta) * (1 + 1e-9), 0)
 
     for turns in (random_turns, greedy_turns):
@@ -129,7 +129,7 @@ def test_angular_jumps_cannot_come_more_often_than_decay_allows(intrinsic_lr, de
         allowed = (decay + np.log(norms[1:] / norms[0])) / -math.log1p(-delta)
         # a thousand logarithms round by 1e-16 times their size, below 100 each
         assert (jumps <= allowed + 1e-9).all()
-    # the bound is sharp: the greedy run has at most one δ-jump less while the norm rises and one less while it decays
+    # sharp: the greedy run has at most one angular jump less while the norm rises, one less while it decays
     assert (jumps[-1] >= allowed[-1] - 2).all()
 
 

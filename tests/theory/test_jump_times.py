@@ -18,7 +18,7 @@ def log_uniform(low, high):
 
 
 class Settings:
-    """Many random settings that decay for at most a few thousand steps; δ on both sides of ηλ, some δ-jumps at once."""
+    """Random settings that decay for up to a few thousand steps; δ on both sides of ηλ, some angular jumps soon."""
 
     def __init__(self, count, seed=0, slowest=5e-3, delta_below=0.5):
         generator = np.random.default_rng(seed)
@@ -44,15 +44,15 @@ class Settings:
         return theory.steps_to_angular_jump(self.norm, *self.arguments())
 
     def turns(self, norm, g):
-        """Whether the step is a δ-jump, from its tangent."""
+        """Whether the step is an angular jump, from its tangent."""
         return self.lr * g / norm**2 / (1 - self.intrinsic_lr) > kappa(self.delta)
 
     def largest_without_jump(self, norm):
-        """Return the largest g̃ without a δ-jump, just below the threshold: 1e-14 exceeds the rounding of the test."""
+        """Return the largest g̃ without an angular jump, just below the threshold; 1e-14 exceeds the rounding."""
         return norm**2 * (1 - self.intrinsic_lr) * kappa(self.delta) / self.lr * (1 - 1e-14)
 
     def first_jump(self, strategy, steps):
-        """Return the step of the first δ-jump of a sequence g̃ = strategy(t, norm), inf if it is later than `steps`."""
+        """Return the step of the first angular jump of a sequence g̃ = strategy(t, norm); inf if later than `steps`."""
         norm, first = self.norm.copy(), np.full(self.count, np.inf)
         for t in range(steps):
             g = np.clip(strategy(t, norm), self.low, self.high)
@@ -71,7 +71,7 @@ def test_the_earliest_angular_jump_is_attained():
     assert 0.3 < finite.mean() < 0.95
     assert 500 < earliest[finite].max() < 5000
 
-    # ℓ until L gives a δ-jump; the times agree exactly
+    # ℓ until L gives an angular jump; the times agree exactly
     def decay_then_jump(t, norm):
         return np.where(many.turns(norm, many.high), many.high, many.low)
 
@@ -83,7 +83,7 @@ def test_the_latest_angular_jump_is_attained():
     latest = many.times().latest
     assert 500 < latest[np.isfinite(latest)].max() < 20_000
 
-    # the largest g̃ without a δ-jump, while there is one
+    # the largest g̃ without an angular jump, while there is one
     np.testing.assert_array_equal(many.first_jump(lambda t, norm: many.largest_without_jump(norm), 20_000), latest)
 
 
@@ -93,7 +93,7 @@ def test_a_angular_jump_never_comes_exactly_if_it_can_be_avoided_for_ever():
         many.norm >= theory.angular_jump_norm(many.lr, many.wd, many.low, many.delta)
     )
     np.testing.assert_array_equal(np.isinf(many.times().latest), avoidable)
-    # … and the norm at which the avoider stays is one at which g̃ = ℓ gives no δ-jump
+    # … and the norm at which the avoider stays is one at which g̃ = ℓ gives no angular jump
     final = many.first_jump(lambda t, norm: many.largest_without_jump(norm), 5000)
     assert np.isinf(final[avoidable]).all()
 
@@ -292,7 +292,7 @@ def test_angular_jump_times_of_a_ringing_norm_are_those_of_all_sequences():
             r, g = reachable[:, np.newaxis], low + (high - low) * share
             reachable = thin_out(((1 - intrinsic_lr) ** 2 * r + g**2 / r).ravel())
             if without_jump.size:
-                # the largest gradient without a δ-jump, and the turning point of ℓ, are reached exactly
+                # the largest gradient without an angular jump, and the turning point of ℓ, are reached exactly
                 r = without_jump[:, np.newaxis]
                 g = low + (np.minimum(high, r * (1 - intrinsic_lr) * tangent) - low) * share
                 without_jump = thin_out(((1 - intrinsic_lr) ** 2 * r + g**2 / r).ravel())
@@ -360,14 +360,14 @@ def test_starts_at_and_below_the_threshold():
     lr, wd, low, high = 0.1, 0.1, 0.2, 1.0
     for delta in (0.005, 0.1):
         threshold, lowest = (theory.angular_jump_norm(lr, wd, g, delta) for g in (high, low))
-        # at the threshold no step is a δ-jump yet
+        # at the threshold no step is an angular jump yet
         assert theory.steps_to_angular_jump(threshold, lr, wd, low, high, delta).earliest == 1
         assert theory.steps_to_angular_jump(np.nextafter(threshold, 0), lr, wd, low, high, delta).earliest == 0
         assert theory.steps_to_angular_jump(np.nextafter(lowest, 0), lr, wd, low, high, delta) == (0, 0)
     assert theory.steps_to_angular_jump(lowest, lr, wd, low, high, 0.1).latest == np.inf
     at_lowest = theory.angular_jump_norm(lr, wd, low, 0.005)
     assert theory.steps_to_angular_jump(at_lowest, lr, wd, low, high, 0.005) == (0, 1)
-    # without decay the norm never decreases; zero gradients give no δ-jump
+    # without decay the norm never decreases; zero gradients give no angular jump
     assert theory.steps_to_angular_jump(3.0, lr, 0.0, 0.0, high, 0.1) == (np.inf, np.inf)
     assert theory.steps_to_angular_jump(3.0, lr, wd, 0.0, high, 0.005).latest == np.inf
     assert isinstance(theory.steps_to_angular_jump(3.0, lr, wd, low, high, 0.005), theory.AngularJumpTime)

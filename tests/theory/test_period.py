@@ -152,15 +152,15 @@ def test_the_balance_is_exact_on_any_run(intrinsic_lr, high, seed):
         0.5, intrinsic_lr / 0.5, simulate.BoundedGradient(0.0, high), norm=2.0, steps=300, seed=seed
     )
     parts = theory.balance(2.0, run.final_norm.item(), run.rotation.values, 0.5, intrinsic_lr / 0.5)
-    assert parts.grown - parts.decayed == pytest.approx(parts.change, abs=1e-11)
-    assert parts.decayed == pytest.approx(-300 * math.log1p(-intrinsic_lr), rel=1e-12)
+    assert parts.growth - parts.decay == pytest.approx(parts.change, abs=1e-11)
+    assert parts.decay == pytest.approx(-300 * math.log1p(-intrinsic_lr), rel=1e-12)
 
 
 def test_the_geometric_mean_of_the_cosine_balances_decay_on_periodic_runs():
     gradient = np.tile(np.r_[60.0, np.full(200, 0.1)], 60)
     run = simulate.norm_map(0.5, 0.02, simulate.RecordedGradient(gradient), norm=2.0, steps=gradient.size)
     parts = theory.balance(2.0, run.final_norm.item(), run.rotation.values, 0.5, 0.02)
-    assert parts.grown / gradient.size == pytest.approx(-math.log(0.99), rel=1e-3)
+    assert parts.growth / gradient.size == pytest.approx(-math.log(0.99), rel=1e-3)
     # although no step is near the equilibrium rotation
     assert (abs(run.rotation / theory.equilibrium_rotation(0.5, 0.02) - 1) > 0.5).all()
 
@@ -169,10 +169,10 @@ def test_the_balance_accepts_schedules_and_batches():
     schedule = theory.Cosine(0.5, 0.05, 400)
     run = simulate.norm_map(schedule, 0.02, [1.0, 4.0], norm=2.0, steps=400)
     parts = theory.balance(2.0, run.final_norm.values, run.rotation.values, schedule(np.arange(400)), 0.02)
-    np.testing.assert_allclose(parts.grown - parts.decayed, parts.change, atol=1e-12)
+    np.testing.assert_allclose(parts.growth - parts.decay, parts.change, atol=1e-12)
     mixed = theory.balance(1.0, [2.0, 3.0], np.full((4, 1, 5), 0.1), 0.1, 0.1)
     assert [np.shape(part) for part in mixed] == [(4, 2)] * 3
-    assert str(theory.balance(1.0, 1.0, [], 0.1, 0.1)) == "Balance(decayed=0.0, grown=0.0, change=0.0)"
+    assert str(theory.balance(1.0, 1.0, [], 0.1, 0.1)) == "Balance(decay=0.0, growth=0.0, change=0.0)"
     with pytest.raises(ValueError, match="steps as last axis"):
         theory.balance(1.0, 1.0, 0.1, 0.1, 0.1)
 
@@ -192,7 +192,7 @@ def test_while_the_norm_grows_angular_jumps_come_in_succession():
 @pytest.mark.parametrize("intrinsic_lr", [0.003, 0.05, 0.2])
 @pytest.mark.parametrize("delta", [0.01, 0.3])
 def test_angular_jumps_cannot_come_more_often_and_nearly_do(intrinsic_lr, delta):
-    # the adversary: the smallest δ-jump as soon as the norm has decayed back to its start
+    # the adversary: the smallest angular jump as soon as the norm has decayed back to its start
     lr, jumps, steps = 0.5, 0, int(400 * max(np.log1p(-delta) / np.log1p(-intrinsic_lr), 1))
     logarithm = 0.0
     for _ in range(steps):
@@ -204,7 +204,7 @@ def test_angular_jumps_cannot_come_more_often_and_nearly_do(intrinsic_lr, delta)
     least = theory.least_time_between_angular_jumps(lr, intrinsic_lr / lr, delta)
     assert jumps <= (steps * -np.log1p(-intrinsic_lr) + logarithm) / -np.log1p(-delta) + 1e-6
     assert steps / jumps >= least * (1 - 1 / jumps)
-    # rounding to whole steps costs at most one per δ-jump
+    # rounding to whole steps costs at most one per angular jump
     assert steps / jumps <= max(least, 1) * (1 + 1 / jumps) + 1
     # and no run has more
     gradient = simulate.RecordedGradient(np.exp(3 * np.random.default_rng(0).normal(size=20_000)))
