@@ -7,6 +7,7 @@ messages of Python files.
 from __future__ import annotations
 
 import io
+import keyword
 import math
 import re
 import sys
@@ -37,9 +38,11 @@ FORBIDDEN = {
     r"\bfloors?\b|\bstaircases?\b|\bdoors?\b|\brooms?\b": "package, lower bound; no metaphors",
     r"\bheld against\b|\bhold(s)? .{0,40} against\b": "compared with",
 }
-# names that do not say what they hold, and parts of public names that are words for something else
+# names that do not say what they hold, and parts of names that are words for something else
 FORBIDDEN_NAMES = {"each", "found", "held", "judged", "k", "known", "made", "seen", "told", "wanted"}
-ALLOWED_NAMES = {"curvature": ("k",)}  # the number of eigenvalues, as in SciPy
+# by file, `k`: the number of eigenvalues, as in SciPy; everywhere, the function of NumPy and math
+ALLOWED_NAMES = {"curvature": ("k",)}
+LIBRARY_NAMES = ("floor",)
 FORBIDDEN_PARTS = {"break", "breaks", "fall", "falls", "floor", "jump", "jumps", "probe", "rest", "rests", "segment"}
 FORBIDDEN_PARTS |= {"swing", "swings", "trial", "trials"}
 # the few places where such a word has its ordinary meaning
@@ -52,13 +55,15 @@ ALLOWED = (
 def names_to_avoid(path: Path) -> Iterator[tuple[str, int]]:
     """Yield each forbidden name of a Python file, and its line."""
     for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
-        allowed = ALLOWED_NAMES.get(path.stem, ())
-        if token.type == tokenize.NAME and token.string in FORBIDDEN_NAMES and token.string not in allowed:
+        allowed = (*ALLOWED_NAMES.get(path.stem, ()), *LIBRARY_NAMES)
+        if token.type != tokenize.NAME or token.string in allowed or keyword.iskeyword(token.string):
+            continue
+        if token.string in FORBIDDEN_NAMES or has_forbidden_part(token.string):
             yield token.string, token.start[0]
 
 
 def has_forbidden_part(name: str) -> bool:
-    """Whether a public name contains a word for something else, such as `jump` without `angular`."""
+    """Whether a name contains a word for something else, such as `jump` without `angular`."""
     parts = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("angular_jump", "").split("_")
     return not FORBIDDEN_PARTS.isdisjoint(parts)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 
 import empirical
 import simulate
 import theory
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks
+from simulate.trajectories.periods import after_transient
+from simulate.trajectories.statistics import power_mean
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -24,7 +25,7 @@ def draw() -> None:
     run = empirical.train(empirical.RunConfig(lr=0.5, wd=0.01, model="convnet", steps=8000))
     replayed = simulate.replay(run)
     periods = simulate.find_periods(run)
-    grad_norm = float(np.sqrt((run.grad_norm[2000:] ** 2).mean()))
+    grad_norm, _ = power_mean(after_transient(run).grad_norm, 2)
     onsets = periods.onsets[-PERIODS - 1 :]
     part = {"step": slice(int(onsets[0]) - 30, int(onsets[-1]) + 40)}
     run, replayed = run.sel(part), replayed.sel(part)

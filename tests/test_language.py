@@ -59,11 +59,12 @@ def test_the_check_finds_what_it_looks_for(tmp_path):
         assert not list(check.words_to_avoid(sentence)), sentence
     module = tmp_path / "module.py"
     module.write_text(
-        '"""First line at rest.\n\n>>> jump = 1\n"""\nfound = "no jump here"  # a trial\n', encoding="utf-8"
+        '"""First at rest.\n\n>>> jump = 1\n"""\nfound = "no jump here"  # a trial\nleast_fall = angular_jump = 1\n',
+        encoding="utf-8",
     )
     words = [context for context, _ in check.words_to_avoid(check.prose_of_python(module))]
     assert len(words) == 3
-    assert [name for name, _ in check.names_to_avoid(module)] == ["found"]
+    assert [name for name, _ in check.names_to_avoid(module)] == ["found", "least_fall"]
     page = tmp_path / "page.md"
     page.write_text(
         "# No sentence\n\nOne two three. Word " + "word " * 39 + "end.\n\n```\ncode is none\n```\n", encoding="utf-8"

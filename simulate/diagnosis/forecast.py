@@ -15,7 +15,7 @@ from simulate.trajectories.periods import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from theory.arguments import FloatArray, check_number
 from theory.optimizers import parse_if_known
 
-SETTLES, STAYS_NEAR, FALLS, RISES, OSCILLATES = "settles", "stays near", "falls", "rises", "oscillates"
+SETTLES, STAYS_NEAR, DECREASES, INCREASES, OSCILLATES = "settles", "stays near", "falls", "rises", "oscillates"
 _WINDOW = 1.0  # relaxation times over which the forecast looks back
 _RECENT = 0.25  # relaxation times over which the direction is measured; of a shorter run, the share of its steps
 _BEGINNING = 2.0  # relaxation times at the start of a run, in which angular jumps do not count
@@ -85,8 +85,8 @@ class Forecast:
         words = {
             SETTLES: "settles",
             STAYS_NEAR: "stays near equilibrium, but varies more or rotates less than there",
-            FALLS: f"falls{self._growth_in_words()}",
-            RISES: f"rises{self._growth_in_words()}",
+            DECREASES: f"falls{self._growth_in_words()}",
+            INCREASES: f"rises{self._growth_in_words()}",
             OSCILLATES: "oscillates, with angular jumps",
         }
         parts = [f"The norm {words[self.heading]}: {self._equilibrium_in_words()}"]
@@ -99,7 +99,7 @@ class Forecast:
             parts.append(
                 f"In the last relaxation time {' and '.join(changes)}: the norm has not reached the new equilibrium."
             )
-        elif self.heading in (FALLS, RISES):
+        elif self.heading in (DECREASES, INCREASES):
             parts.append(self._arrival_in_words())
         if 0 < self.observed_relaxation_times < _WINDOW:
             parts.append(f"The run is short: {self.observed_relaxation_times:.0%} of one relaxation time.")
@@ -129,21 +129,21 @@ class Forecast:
             return ""
         if abs(apart) <= _APART:
             return "It is close to ρ*."
-        if (apart > 0) == (self.heading == FALLS):
+        if (apart > 0) == (self.heading == DECREASES):
             is_finite = not math.isnan(self.steps_to_settle)
             return f"At this g̃ it reaches ρ* in {self.steps_to_settle:.0f} steps." if is_finite else ""
         why = "g̃ changes" if self.optimizer == "SGD()" else "g̃ changes or successive gradients are correlated"
         return f"It is already {'below' if apart < 0 else 'above'} ρ*, perhaps because {why}."
 
     def _angular_jump_in_words(self) -> str:
-        jump, limit = f"1 - cos θ > {self.delta:g}", f"for g̃ up to {self.grad_norm_max:.4g}"
+        condition, limit = f"1 - cos θ > {self.delta:g}", f"for g̃ up to {self.grad_norm_max:.4g}"
         if math.isnan(self.earliest_angular_jump):
-            return f"The earliest angular jump ({jump}) is known for plain SGD only."
+            return f"The earliest angular jump ({condition}) is known for plain SGD only."
         if math.isinf(self.earliest_angular_jump):
-            return f"No angular jump ({jump}) is possible {limit}."
+            return f"No angular jump ({condition}) is possible {limit}."
         steps = round(self.earliest_angular_jump)
         when = "in the next step" if steps == 0 else f"after {steps} step{'s' * (steps > 1)}"
-        return f"An angular jump ({jump}) is possible {when}, {limit}."
+        return f"An angular jump ({condition}) is possible {when}, {limit}."
 
     def _settings_in_words(self) -> str:
         if self.has_changed:
@@ -243,7 +243,7 @@ def forecast(
     elif is_there and abs(math.log(norm / norms[-1 - window])) <= _NEAR_EQUILIBRIUM:
         heading = STAYS_NEAR
     else:
-        heading = FALLS if log_growth < 0 else RISES
+        heading = DECREASES if log_growth < 0 else INCREASES
     first = -window if has_changed else -1
     return Forecast(
         heading=heading,
