@@ -17,7 +17,7 @@ from simulate.trajectories.contract import mean_intrinsic_lr
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=150)
 RISES = (0.1, 0.2, 0.3)
-TRACES = Path(__file__).parents[1] / "traces"
+TRACES = Path(__file__).parents[2] / "traces"
 
 
 def troughs_by_prominence(run, rise, discard):

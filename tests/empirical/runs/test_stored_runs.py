@@ -12,7 +12,7 @@ import empirical
 import simulate
 from simulate.trajectories.contract import SCHEMA
 
-STORED = Path(__file__).parents[1] / "stored"
+STORED = Path(__file__).parents[2] / "stored"
 # last step of the runs, according to the version that stored them
 NORM, LOSS, TEST_ERRORS = 2.7519933891239403, 1.5139604471623898, [0.65, 0.66388889]
 schemas = pytest.mark.parametrize("schema", range(1, SCHEMA + 1))

@@ -22,7 +22,7 @@ from simulate.explorer import sliders as sliders_module
 from simulate.explorer.quantities import ANGULAR_JUMP_NAMES, EQUILIBRIUM_NAMES, PERIOD_NAMES
 
 SETTING = {"grad_norm_min": 1.0, "grad_norm_max": 10.0, "norm": 10.0}
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # settings in which a curve or a number may be missing
 SETTINGS = [

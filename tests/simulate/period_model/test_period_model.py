@@ -13,7 +13,7 @@ from simulate.period_model.model import PeriodModel
 from simulate.period_model.reduced_model import Trend
 
 REFERENCE = PeriodModel.reference()
-TRACES = Path(__file__).parents[1] / "traces"
+TRACES = Path(__file__).parents[2] / "traces"
 
 
 @pytest.fixture(scope="module")
