@@ -87,15 +87,6 @@ def prepare(
     ----------
     config, model, data : as in `train`.
     alike : a prepared run of the same shape, whose data are reused.
-
-    Raises
-    ------
-    TypeError, ValueError : invalid settings, model or data.
-
-    Examples
-    --------
-    >>> prepare(RunConfig(lr=0.5, wd=0.01, width=8)).config.engine
-    'kernel'
     """
     device, dtype = _select_device(config.device), getattr(torch, config.weight_dtype)
     for name, argument, setting in (("model", model, config.model), ("data", data, config.dataset)):
@@ -260,12 +251,5 @@ def _select_device(name: str) -> torch.device:
 
 
 def measured_norm(state: TrainingState, layout: WeightLayout) -> float:
-    """Return the norm of the measured weights of the first replica.
-
-    Examples
-    --------
-    >>> model = nn.Linear(2, 1, bias=False)
-    >>> measured_norm(TrainingState(torch.tensor([[3.0, 4.0]]), {}), WeightLayout.of(model, {"w": ("weight",)}))
-    5.0
-    """
+    """Return the norm of the measured weights of the first replica."""
     return float(state.weights[0, : layout.measured_size].double().norm())

@@ -163,11 +163,6 @@ def verdict_from(
 ) -> str:
     """Return the verdict for measured or predicted numbers, by the rules of `classify`.
 
-    Parameters
-    ----------
-    rotation_ratio, log_norm_sd, outside_growth, threshold_ratio : as in `Classification`; NaN if undetermined.
-    periods : number of periods.
-
     Examples
     --------
     >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4)
@@ -372,26 +367,12 @@ def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> fl
 
 
 def after_transient(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:
-    """Rows of one run with a finite norm > 0, after the first `discard` steps (default as in `find_periods`).
-
-    Examples
-    --------
-    >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
-    >>> after_transient(run).step.values.tolist()[:2]
-    [20, 21]
-    """
+    """Rows of one run with a finite norm > 0, after the first `discard` steps (default as in `find_periods`)."""
     return trajectory.isel(step=rows_after_transient(trajectory, discard))
 
 
 def rows_after_transient(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDArray[np.int64]:
-    """Indices of the rows that `after_transient` returns.
-
-    Examples
-    --------
-    >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
-    >>> len(rows_after_transient(run))
-    10
-    """
+    """Indices of the rows that `after_transient` returns."""
     if discard is None:
         discard = transient_length(trajectory)
     discard = check_integer("discard", discard)
