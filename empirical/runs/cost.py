@@ -11,7 +11,6 @@ from empirical.runs.folder import format_bytes
 from empirical.runs.preparation import Setup
 from empirical.runs.replicas import advance_replicas
 from empirical.steps import ENGINES
-from simulate.trajectories.log import evaluation_log, record_with_check, step_record
 
 # seconds of steps from which the time of a run is estimated
 _MEASURED_SECONDS = 0.2
@@ -54,8 +53,8 @@ def disk_space(setup: Setup, steps: int) -> int:
     state = setup.start
     tensors = (state.weights, *state.slots, *state.buffers.values())
     checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 100_000
-    evaluations = (steps // setup.config.evaluate_every + 2) * evaluation_log(setup.description).itemsize
-    row = record_with_check(step_record(len(setup.description["groups"]))).itemsize
+    evaluations = (steps // setup.config.evaluate_every + 2) * setup.description.evaluation_log.itemsize
+    row = setup.description.step_log.itemsize
     # two checkpoints are kept while a third is written
     return 2 * (steps * row + evaluations) + 3 * checkpoint
 

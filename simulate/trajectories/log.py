@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import recfunctions
 
-from simulate.trajectories.contract import EVALUATIONS
+from simulate.trajectories.contract import EVALUATIONS, FIXED_EFFECTIVE_LR
 
 CHECK = "check"
 # records in memory at a time while a run is stored, some ten megabytes
@@ -121,30 +121,6 @@ def count_records(path: Path, record: np.dtype[Any]) -> int:
             return count
 
 
-def step_log(description: Mapping[str, Any]) -> np.dtype[Any]:
-    """Record type of the step log of a run with this description; the first runs had no checksums.
-
-    Examples
-    --------
-    >>> step_log({"groups": ["a"], "checked": True}).names[-1]
-    'check'
-    """
-    record = step_record(len(description["groups"]))
-    return record_with_check(record) if description.get("checked") else record
-
-
-def evaluation_log(description: Mapping[str, Any]) -> np.dtype[Any]:
-    """Record type of the evaluation log of a run with this description.
-
-    Examples
-    --------
-    >>> evaluation_log({"checked": False}) == evaluation_record()
-    True
-    """
-    record = evaluation_record(description.get("evaluations", EVALUATIONS))
-    return record_with_check(record) if description.get("checked") else record
-
-
 def column_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the per-step variables of a run with these attributes.
 
@@ -175,5 +151,5 @@ def column(records: npt.NDArray[Any], name: str, attributes: Mapping[str, Any]) 
     """
     if name != "effective_lr":
         return np.asarray(records[name])
-    is_fixed = str(attributes.get("optimizer", "")).endswith("with fixed effective_lr")
+    is_fixed = attributes.get("constraint") == FIXED_EFFECTIVE_LR
     return np.asarray(records["lr"] / (1.0 if is_fixed else records["norm"] ** 2))
