@@ -24,7 +24,7 @@ from empirical.studies.labelled_runs import (
     held_out_runs,
     train_labelled,
 )
-from empirical.studies.study import AtLeast, AtMost, Result, Rule, Study, results_table, write_page
+from empirical.studies.study import Limit, Result, Rule, Study, results_table, write_page
 from simulate.diagnosis.diagnosis import NORM_DRIVEN, UNKNOWN, Diagnosis
 from simulate.diagnosis.spikes import COMPARED_ROWS
 
@@ -78,10 +78,10 @@ def _share_study(*, outcome: str, log: str, rule: Rule) -> Study:
 
 
 STUDIES: tuple[Study, ...] = (
-    _share_study(outcome=RIGHT, log="full", rule=AtLeast(limit=0.9, form=".0%")),
-    _share_study(outcome=UNKNOWN, log="full", rule=AtMost(limit=0.1, form=".0%")),
+    _share_study(outcome=RIGHT, log="full", rule=Limit(at_least=0.9, form=".0%")),
+    _share_study(outcome=UNKNOWN, log="full", rule=Limit(at_most=0.1, form=".0%")),
     *(
-        _share_study(outcome=WRONG, log=log, rule=AtMost(limit=0.02, form=".0%"))
+        _share_study(outcome=WRONG, log=log, rule=Limit(at_most=0.02, form=".0%"))
         for log in LOGS
         if log not in ("full", "no gradient norm")
     ),

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,10 @@ from empirical.config import RunConfig
 from empirical.reports.tables import DASH, Table
 from empirical.studies.figures import draw_held_out
 from empirical.studies.study import (
-    AtLeast,
-    AtMost,
+    HOLDS,
+    NO_GOAL,
     NO_RULE,
-    NoGoal,
+    Limit,
     Numbers,
     Result,
     Rule,
@@ -39,9 +39,13 @@ from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
 from simulate.period_model.calibration import fit_balance_law, pool_runs
-from simulate.trajectories.contract import mean_intrinsic_lr, variable_attributes
+from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC, PERIODS_MIN, verdict_from
+from simulate.trajectories.setting import Setting
 from theory.arguments import check_choice, check_integer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _Array = npt.NDArray[np.float64]
 
@@ -55,7 +59,7 @@ _LR_BY_INTRINSIC_LR = {5e-3: 0.2, 1e-3: 1.0, 5e-4: 0.5, 3e-4: 0.3}
 _RELAXATIONS = 40  # initial length of a reference run, which is extended until it has enough periods
 _PERIODS_NEEDED = 60
 _KINDS_WITH_GOALS = ["mlp", "convnet"]
-_SETTING_COLUMNS = "network|ηλ|predicted verdict|measured|T·ηλ: law|90 %|reduced|naive|measured|error".split("|")
+_PREDICTED_COLUMNS = ("network", "ηλ", "predicted verdict", "measured", "T·ηλ: law", "90 %", "reduced", "naive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,7 +362,7 @@ def _single_setting_model(runs: Path, model: simulate.PeriodModel) -> simulate.P
     if model.reduced_model is None or len(intrinsic_lrs) != 2:
         return None
     trajectories = [simulate.load(folder) for folder in sorted(runs.glob("runs/*/*"))]
-    lower = [run for run in trajectories if math.isclose(mean_intrinsic_lr(run), intrinsic_lrs[1], rel_tol=1e-9)]
+    lower = [run for run in trajectories if math.isclose(Setting.of(run).intrinsic_lr, intrinsic_lrs[1], rel_tol=1e-9)]
     single = simulate.PeriodModel.from_runs(lower)
     return None if single.reduced_model is None else single
 
@@ -557,12 +561,12 @@ def _metric(
     return Study(name=name, claim=claim, source="docs/validation.md", statistic=statistic, rule=rule, form=form)
 
 
-def _error_goal(limit: float, summary: str = "mean") -> AtMost:
-    return AtMost(limit=limit, summary=summary, form=".0%")
+def _error_goal(limit: float, summary: str = "mean") -> Limit:
+    return Limit(at_most=limit, summary=summary, form=".0%")
 
 
-def _share_goal(limit: float) -> AtLeast:
-    return AtLeast(limit=limit, form=".0%")
+def _share_goal(limit: float) -> Limit:
+    return Limit(at_least=limit, form=".0%")
 
 
 def _period_studies(words: str, select: _Select) -> list[Study]:
@@ -605,7 +609,7 @@ def _norm_studies(*, words: str, kind: str, norm_goal: float, factor_goal: float
             claim=f"effective lr at the onset, {words}: worst factor",
             select=select,
             values=_onset_factor,
-            rule=AtMost(limit=factor_goal, summary="largest"),
+            rule=Limit(at_most=factor_goal, summary="largest"),
             form=_factor,
         ),
     ]
@@ -629,7 +633,7 @@ def _verdict_studies() -> list[Study]:
                 claim=f"median error of the {words}",
                 select=_with_goals,
                 values=_finite(_error(f"predicted_{name}", name)),
-                rule=NoGoal(summary="median"),
+                rule=Limit(summary="median"),
             )
             for name, words in medians.items()
         ),
@@ -670,11 +674,12 @@ def metrics_table(results: Sequence[Result]) -> Table:
 
 def write_held_out_page(
     folder: Path, table: xr.Dataset, results: Sequence[Result], networks: Mapping[str, Network] = NETWORKS
-) -> None:
-    """Write the page and its figure into the folder of the study, which holds the models."""
+) -> Figure:
+    """Write the page and its figure into the folder of the study, which holds the models. Return the figure."""
     titles = {name: networks[name].title for name in dict.fromkeys(table.network.values.tolist())}
     models = {name: simulate.PeriodModel.load(folder / _MODELS / f"{name}.json") for name in titles}
-    draw_held_out(table, models, titles).savefig(folder / _PICTURE, dpi=110)
+    figure = draw_held_out(table, models, titles)
+    figure.savefig(folder / _PICTURE, dpi=110)
     settings = [table.isel(setting=i) for i in range(table.sizes["setting"])]
     write_page(
         folder / _PAGE,
@@ -682,10 +687,11 @@ def write_held_out_page(
         metrics_table(results).markdown(),
         f"![Predicted and measured T·ηλ over ηλ]({_PICTURE})",
         Table(
-            _SETTING_COLUMNS,
+            [*_PREDICTED_COLUMNS, "measured", "error"],
             [_setting_cells(row, titles[row.network.item()]) for row in settings],
         ).markdown(),
     )
+    return figure
 
 
 def _setting_cells(row: xr.Dataset, title: str) -> list[str]:

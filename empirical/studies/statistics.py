@@ -21,10 +21,9 @@ from empirical.config import RunConfig
 from empirical.measures.minima import minimum_steps
 from empirical.runs.snapshots import networks_at
 from empirical.studies.study import Numbers, Trajectories
-from simulate.trajectories.contract import setting_variable, unconstrained_optimizer
 from simulate.trajectories.periods import PERIODIC, after_transient
+from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
-from theory.optimizers import parse_optimizer
 
 _MINIMA = 3
 PERIODS_NEEDED = 60
@@ -150,10 +149,9 @@ def sgd_equilibrium_angle(run: xr.Dataset) -> float:
     >>> round(sgd_equilibrium_angle(xr.Dataset(attrs={"lr": 0.1, "wd": 0.05, "optimizer": "SGD(momentum=0.6)"})), 4)
     0.0791
     """
-    rule = parse_optimizer(unconstrained_optimizer(run))
-    momentum = rule.momentum if isinstance(rule, theory.SGD) else 0.0
-    lr, wd = lr_and_wd(run)
-    return math.sqrt(2 * lr * wd / (1 + momentum))
+    setting = Setting.of(run)
+    momentum = getattr(setting.law(), "momentum", 0.0)
+    return math.sqrt(2 * setting.intrinsic_lr / (1 + momentum))
 
 
 def equilibrium_angle(run: xr.Dataset) -> float:
@@ -165,9 +163,8 @@ def equilibrium_angle(run: xr.Dataset) -> float:
     >>> round(equilibrium_angle(settled), 4)
     0.0447
     """
-    gradient = math.sqrt(float((run.grad_norm**2).mean()))
-    rule = parse_optimizer(unconstrained_optimizer(run))
-    return float(theory.equilibrium_rotation(*lr_and_wd(run), grad_norm=gradient, optimizer=rule))
+    gradient, setting = math.sqrt(float((run.grad_norm**2).mean())), Setting.of(run)
+    return float(theory.equilibrium_rotation(*setting.constants(), grad_norm=gradient, optimizer=setting.law()))
 
 
 def late_gradient_growth() -> SeedStatistic:
@@ -230,11 +227,6 @@ def _second_half(run: xr.Dataset) -> xr.Dataset:
     return run.isel(step=slice(run.sizes["step"] // 2, None))
 
 
-def lr_and_wd(run: xr.Dataset) -> tuple[float, float]:
-    """Constant learning rate and weight decay of a run."""
-    return float(setting_variable(run, "lr")), float(setting_variable(run, "wd"))
-
-
 def equilibrium_norm(runs: Trajectories) -> Numbers:
     """Relative difference of the norm from the equilibrium predicted from the gradients of the group "other".
 
@@ -242,7 +234,7 @@ def equilibrium_norm(runs: Trajectories) -> Numbers:
     """
     (run,), (other,) = runs["run"], runs["other"]
     gradient, gradient_error = power_mean(after_transient(other).grad_norm.values, 2)
-    predicted = theory.equilibrium_norm(*lr_and_wd(run), gradient)
+    predicted = theory.equilibrium_norm(*Setting.of(run).constants(), gradient)
     measured, measured_error = power_mean(after_transient(run).norm.values, 4)
     return Numbers(
         values=[abs(measured / predicted - 1)],
@@ -259,7 +251,7 @@ def equilibrium_rotation(runs: Trajectories) -> Numbers:
     """Median rotation over its value at equilibrium."""
     (run,) = runs["run"]
     ratio = simulate.classify(run).rotation_ratio
-    angle = theory.equilibrium_rotation(*lr_and_wd(run))
+    angle = theory.equilibrium_rotation(*Setting.of(run).constants())
     return Numbers(
         values=[ratio],
         predicted=angle,
@@ -280,7 +272,7 @@ def _driven(runs: Trajectories) -> xr.Dataset:
     (run,), (other,) = runs["run"], runs["other"]
     gradient = simulate.RecordedGradient(other.grad_norm.values)
     norm, steps = float(run.norm[0]), other.sizes["step"]
-    return after_transient(simulate.norm_map(*lr_and_wd(run), gradient, norm=norm, steps=steps, seed=0))
+    return after_transient(simulate.norm_map(*Setting.of(run).constants(), gradient, norm=norm, steps=steps, seed=0))
 
 
 def replay_deviation(run: xr.Dataset) -> npt.NDArray[np.float64]:
@@ -320,7 +312,7 @@ def distance_from_envelope(
     True
     """
     (run,) = runs["run"]
-    lr, wd = lr_and_wd(run)
+    lr, wd = Setting.of(run).constants()
     window = round(1 / (lr * wd))
     norm = np.append(run.norm.values, run.final_norm.item())
     gradients = np.lib.stride_tricks.sliding_window_view(run.grad_norm.values, window)
@@ -419,7 +411,7 @@ def period_difference(runs: Trajectories) -> Numbers:
 def peak_ratio(runs: Trajectories) -> Numbers:
     """Ratio of the geometric-mean peaks of ρ of two groups with equal ηλ. By symmetry it is that of √η."""
     groups = list(runs.values())
-    predicted = math.sqrt(lr_and_wd(groups[0][0])[0] / lr_and_wd(groups[1][0])[0])
+    predicted = math.sqrt(float(Setting.of(groups[0][0]).lr / Setting.of(groups[1][0]).lr))
     first, second = (_log_peaks(group) for group in groups)
     replayed = [_log_peaks(_replays(group)) for group in groups]
     measured = math.exp(first.mean - second.mean)
