@@ -24,7 +24,7 @@ from empirical.studies.labelled_runs import (
     held_out_runs,
     train_labelled,
 )
-from empirical.studies.study import Limit, Result, Rule, Study, results_table, write_page
+from empirical.studies.study import Limit, Result, Rule, Study, goals_table, share_with_count, write_page
 from simulate.diagnosis.diagnosis import NORM_DRIVEN, UNKNOWN, Diagnosis
 from simulate.diagnosis.spikes import COMPARED_ROWS
 
@@ -72,7 +72,7 @@ def _share_study(*, outcome: str, log: str, rule: Rule) -> Study:
         source="docs/diagnosis.md",
         statistic=statistic,
         rule=rule,
-        form=lambda result: f"{result.statistic:.0%} ({int(result.values.sum())} of {result.values.size})",
+        form=share_with_count,
         reason="about nine in ten causes are to be right; logs without a column must be unknown rather than wrong",
     )
 
@@ -162,11 +162,6 @@ def judge_log(case: LabelledRun, log: xr.Dataset) -> Outcomes:
     shows = has_effect(case, log)
     outcomes = {name: diagnosis_outcome(case, found) if shows else NO_EFFECT for name, found in diagnoses.items()}
     return {**outcomes, "spikes": summary}
-
-
-def goals_table(results: Sequence[Result]) -> Table:
-    """Table of the shares of held-out runs with a goal."""
-    return results_table(results, ["metric", "value", "goal", "verdict"])
 
 
 def write_diagnosis_page(

@@ -58,14 +58,7 @@ def classify_or_none(run: xr.Dataset, discard: int | None = None) -> simulate.Cl
 
 
 def verdict_indicator(verdict: str) -> SeedStatistic:
-    """Indicator of a verdict of `simulate.classify`.
-
-    Examples
-    --------
-    >>> settled = simulate.norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5000)
-    >>> verdict_indicator("equilibrium")({"all": [settled]})
-    [1.0]
-    """
+    """Indicator of a verdict of `simulate.classify`."""
     return _indicator(lambda classification: classification.verdict == verdict)
 
 
@@ -130,14 +123,7 @@ def largest_norm_decrease() -> SeedStatistic:
 
 
 def rotation_over_formula(formula: Callable[[xr.Dataset], float]) -> SeedStatistic:
-    """Root-mean-square rotation in the second half of a run, over the value of a formula.
-
-    Examples
-    --------
-    >>> settled = simulate.norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5000)
-    >>> [round(ratio, 3) for ratio in rotation_over_formula(sgd_equilibrium_angle)({"all": [settled]})]
-    [1.0]
-    """
+    """Root-mean-square rotation in the second half of a run, over the value of a formula."""
     return _of_each(lambda run: math.sqrt(float((_second_half(run).rotation ** 2).mean())) / formula(_second_half(run)))
 
 
@@ -297,19 +283,8 @@ def distance_from_envelope(
 ) -> Numbers:
     """Largest relative distance of the norm from envelopes that start at every step and last 1/ηλ steps.
 
-    Each envelope uses the smallest and largest g̃ of its window, ℓ and L. The distance is 0 if the norm stays inside.
-
-    Parameters
-    ----------
-    runs : one run.
-    raise_low, lower_high : relative changes that raise ℓ and lower L, for controls.
-    show_width : add the median width of the envelope, relative to its middle, to the claim.
-
-    Examples
-    --------
-    >>> runs = {"run": [simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1, 2), norm=2.0, steps=500, seed=0)]}
-    >>> distance_from_envelope(runs).measured < 1e-12 < distance_from_envelope(runs, lower_high=0.1).measured
-    True
+    Each envelope uses the smallest and largest g̃ of its window, ℓ and L, which controls raise and lower by a share of
+    it. The distance is 0 if the norm stays inside. `show_width` adds the median relative width to the claim.
     """
     (run,) = runs["run"]
     lr, wd = Setting.of(run).constants()

@@ -228,6 +228,11 @@ def statistic_with_error(result: Result) -> str:
     return f"{result.statistic:.3g} ± {result.error:.2g}"
 
 
+def share_with_count(result: Result) -> str:
+    """Share of the values that are 1, with their number, as text."""
+    return f"{result.statistic:.0%} ({int(result.values.sum())} of {result.values.size})"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """One claim, how it is tested, and controls that must not pass the test.
@@ -296,16 +301,7 @@ class Study:
         return dataclasses.replace(self, runs=scaled(self.runs), controls=tuple(controls))
 
     def judge(self, data: Any, controls: Sequence[Any] = ()) -> Result:
-        """Apply the rule to the statistic of the data, such as trajectories by group, and to that of each control.
-
-        Examples
-        --------
-        >>> study = Study(name="rises", claim="The norm rises.", statistic=lambda norms: norms,
-        ...               rule=Between(low=1.0), controls=(Control(name="falling"),))
-        >>> result = study.judge([1.1, 1.2, 1.1], [[0.9, 0.8, 0.9]])
-        >>> result.verdict, result.controls[0].verdict
-        ('holds', 'fails')
-        """
+        """Apply the rule to the statistic of the data, such as trajectories by group, and to that of each control."""
         numbers = self.statistic(data)
         numbers = numbers if isinstance(numbers, Numbers) else Numbers(values=numbers)
         judgement = self.rule.judge(numbers.values)
@@ -376,6 +372,11 @@ class Result:
         ]
 
     @property
+    def is_missed(self) -> bool:
+        """Whether a goal is not reached."""
+        return self.verdict not in (HOLDS, NO_GOAL)
+
+    @property
     def control_holds(self) -> bool:
         """Whether the rule holds for a control, so that the study is meaningless."""
         return any(control.verdict == HOLDS for control in self.controls)
@@ -420,6 +421,11 @@ def results_table(results: Sequence[Result], columns: Sequence[str], **other: Ca
     """
     cells = {**_COLUMNS, **other}
     return Table(columns, [[cells[column](result) for column in columns] for result in results], name="results")
+
+
+def goals_table(results: Sequence[Result]) -> Table:
+    """Table of metrics with their goals."""
+    return results_table(results, ["metric", "value", "goal", "verdict"])
 
 
 def write_page(path: Path, command: str, *parts: str) -> None:
@@ -468,13 +474,8 @@ def run_studies(
     ----------
     studies : studies of stored runs.
     out : folder; its subfolder `runs` is a sweep, which an interrupted call continues.
-    executor, progress : as in `empirical.sweep`.
-    must_complete : refuse runs that diverged or collapsed; otherwise they are data.
+    must_complete : raise RuntimeError for runs that diverged or collapsed; otherwise they are data.
     draw : called for each study with a path in `out`, its result, and the trajectories of runs and controls.
-
-    Raises
-    ------
-    RuntimeError : a training failed, or a run that must be complete is not.
     """
     folder = Path(out)
     runs = folder / RUNS_SUBFOLDER

@@ -14,7 +14,6 @@ from empirical.studies.diagnosis import (
     NO_EFFECT,
     STUDIES,
     diagnosis_outcome,
-    goals_table,
     has_effect,
     judge_diagnoses,
     judge_log,
@@ -28,7 +27,7 @@ from empirical.studies.labelled_runs import (
     held_out_runs,
     train_labelled,
 )
-from empirical.studies.study import FAILS, HOLDS
+from empirical.studies.study import FAILS, HOLDS, goals_table
 from simulate.diagnosis.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
 
 STEADY = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 800}
