@@ -65,7 +65,7 @@ def _share_study(*, outcome: str, log: str, rule: Rule) -> Study:
     def statistic(results: Sequence[Outcomes]) -> list[float]:
         return [float(result == outcome) for result in _with_effect(results, log)]
 
-    claim = f"{HELD_OUT} runs, {log} log{'s' if log == 'full' else ''}: {outcome}"
+    claim = f"{HELD_OUT} runs, {'full logs' if log == 'full' else log}: {outcome}"
     return Study(
         name=f"{outcome}-{log}".replace(" ", "-"),
         claim=claim,
@@ -160,7 +160,9 @@ def judge_log(case: LabelledRun, log: xr.Dataset) -> Outcomes:
     counts = Counter(spike.cause for spike in diagnoses["full"].spikes)
     summary = ", ".join(f"{count} {cause}" for cause, count in counts.most_common()) or "none"
     shows = has_effect(case, log)
-    outcomes = {name: diagnosis_outcome(case, found) if shows else NO_EFFECT for name, found in diagnoses.items()}
+    outcomes = {
+        name: diagnosis_outcome(case, diagnosis) if shows else NO_EFFECT for name, diagnosis in diagnoses.items()
+    }
     return {**outcomes, "spikes": summary}
 
 
@@ -224,8 +226,8 @@ def _main(arguments: Sequence[str]) -> None:
     if len(arguments) != 1:
         raise SystemExit("usage: python -m empirical.studies.diagnosis PAGE.md")
     sets = {"development": development_runs(), HELD_OUT: held_out_runs()}
-    judged = {name: (runs, judge_diagnoses(runs)) for name, runs in sets.items()}
-    print(goals_table(write_diagnosis_page(Path(arguments[0]), judged)).text())
+    outcomes = {name: (runs, judge_diagnoses(runs)) for name, runs in sets.items()}
+    print(goals_table(write_diagnosis_page(Path(arguments[0]), outcomes)).text())
 
 
 if __name__ == "__main__":

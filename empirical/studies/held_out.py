@@ -465,20 +465,20 @@ def _metric(
     of: str,
     rule: Rule = NO_RULE,
     form: Callable[[Result], str] = lambda result: f"{result.statistic:.1%}",
-    known: bool = False,
+    finite: bool = False,
     within: float | None = None,
     count: bool = False,
 ) -> Study:
     """Study of a number of each setting in a part of the table.
 
-    Only known numbers count with `known`. The value is a share with `within`: of errors up to this one. `count` adds
+    Only finite numbers count with `finite`. The value is a share with `within`: of errors up to this one. `count` adds
     the number of settings to the claim.
     """
 
     def statistic(table: xr.Dataset) -> Numbers:
         numbers = numbers_by_setting(select_settings(table, part))[of]
         values = [float(number if within is None else number <= within) for number in numbers]
-        values = [value for value in values if math.isfinite(value)] if known else values
+        values = [value for value in values if math.isfinite(value)] if finite else values
         return Numbers(values=values, note=f"{len(values)} settings" if count else "")
 
     return _study(claim=claim, statistic=statistic, rule=rule, form=form)
@@ -517,7 +517,7 @@ def _share_goal(limit: float) -> dict[str, Any]:
 
 
 def _period_studies(part: str, words: str) -> list[Study]:
-    worst: dict[str, Any] = {"part": part, "form": _mean_and_worst, "known": True}
+    worst: dict[str, Any] = {"part": part, "form": _mean_and_worst, "finite": True}
     law: dict[str, Any] = {"part": part, "of": "predicted"}
     return [
         _metric(claim=f"mean error of T{words}", rule=_error_goal(0.08), count=True, **law),
@@ -534,7 +534,7 @@ def _period_studies(part: str, words: str) -> list[Study]:
         _metric(claim=f"mean and worst error of the law in φ, not its odds{words}", of="share", **worst),
         _metric(claim=f"mean and worst error of the corrected reduced model{words}", of="reduced", **worst),
         _metric(claim=f"mean and worst error of the balance law{words}", of="predicted", **worst),
-        _metric(claim=f"mean standard error of the measurement{words}", part=part, of="noise", known=True),
+        _metric(claim=f"mean standard error of the measurement{words}", part=part, of="noise", finite=True),
         _study(
             claim=f"mean error of T: reduced model from one setting, naive, law{words}",
             statistic=_mean_errors(part, "one_setting", "naive", "predicted"),
@@ -551,7 +551,7 @@ def _period_studies(part: str, words: str) -> list[Study]:
 
 
 def _norm_studies(*, part: str, words: str, norm_goal: float, factor_goal: float) -> list[Study]:
-    errors: dict[str, Any] = {"part": part, "known": True, "rule": _error_goal(norm_goal, "largest")}
+    errors: dict[str, Any] = {"part": part, "finite": True, "rule": _error_goal(norm_goal, "largest")}
     return [
         _metric(claim=f"worst error of ρ at troughs, {words}", of="trough_norm", count=True, **errors),
         _metric(claim=f"worst error of ρ at peaks, {words}", of="peak_norm", **errors),
@@ -559,7 +559,7 @@ def _norm_studies(*, part: str, words: str, norm_goal: float, factor_goal: float
             claim=f"effective lr at the onset, {words}: worst factor",
             part=part,
             of="onset_factor",
-            known=True,
+            finite=True,
             rule=Limit(at_most=factor_goal, summary="largest"),
             form=lambda result: f"{result.statistic:.2f}",
         ),
@@ -567,7 +567,7 @@ def _norm_studies(*, part: str, words: str, norm_goal: float, factor_goal: float
 
 
 _SPREAD: Mapping[str, Any] = {"part": "goals", "of": "log_norm_sd"}
-_MEDIAN: Mapping[str, Any] = {"part": "goals", "known": True, "rule": Limit(summary="median")}
+_MEDIAN: Mapping[str, Any] = {"part": "goals", "finite": True, "rule": Limit(summary="median")}
 STUDIES: tuple[Study, ...] = (
     *_period_studies("clear", ""),
     *_period_studies("clear, held-out", ", held-out networks"),

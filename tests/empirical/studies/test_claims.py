@@ -222,7 +222,7 @@ PERIODIC, SLOWER = (simulate.oscillate(0.5, wd, steps=8000, seed=0) for wd in (0
 SETTLED = simulate.norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5000)
 
 
-def judged(control=1.0, **changes):
+def made_up_result(control=1.0, **changes):
     """Result of a made-up claim with an indicator that is 1 for every seed, and `control` for every control."""
     claim = dataclasses.replace(CLAIMS[0], statistic=lambda indicator: [indicator] * 5, **changes)
     return claim.judge(1.0, [control])
@@ -230,7 +230,7 @@ def judged(control=1.0, **changes):
 
 def drawing(variable, runs, control):
     """Figure of a made-up claim with these runs, with its layout computed."""
-    figure = draw_claim(judged(drawn_variable=variable, drawn_group="all"), runs, {"all": [control]})
+    figure = draw_claim(made_up_result(drawn_variable=variable, drawn_group="all"), runs, {"all": [control]})
     figure.draw_without_rendering()
     return figure
 
@@ -277,7 +277,7 @@ class TestPictures:
         assert legend.get_window_extent().y0 >= ax.get_window_extent().y1
 
     def test_the_file_is_not_too_large(self, tmp_path):
-        write_picture(tmp_path / "claim", judged(), {"all": [PERIODIC]}, [{"all": [SETTLED]}])
+        write_picture(tmp_path / "claim", made_up_result(), {"all": [PERIODIC]}, [{"all": [SETTLED]}])
         assert [file.name for file in tmp_path.iterdir()] == ["claim.png"]
         assert 10_000 < (tmp_path / "claim.png").stat().st_size < 120_000
 
@@ -292,7 +292,7 @@ def lines_of(path):
 
 
 def test_pages(tmp_path):
-    result = judged(0.0, name="falls", claim="The norm falls.", source="nobody", scale="more")
+    result = made_up_result(0.0, name="falls", claim="The norm falls.", source="nobody", scale="more")
     write_claims(tmp_path / "page.md", [result])
     lines = lines_of(tmp_path / "page.md")
     assert lines[0] == "<!-- written by `bnwd claims` -->"
@@ -308,7 +308,7 @@ def test_pages(tmp_path):
 
 def test_the_command_fails_where_a_control_holds(tmp_path, monkeypatch):
     for control, code in ((1.0, 1), (0.0, 0)):
-        result = judged(control)
+        result = made_up_result(control)
         monkeypatch.setattr("empirical.studies.claims.judge_claims", lambda *_, result=result, **__: [result])
         assert CliRunner().invoke(app, ["claims", "--out", str(tmp_path)]).exit_code == code
         expected = "1 ± 0 (n = 5): holds" if control else "0 ± 0 (n = 5): fails"

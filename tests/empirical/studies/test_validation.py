@@ -212,7 +212,9 @@ def test_period_checks_can_fail():
     assert [row.verdict for row in equal.judge({"a": a, "b": b}, [{"a": a, "c": c}]).rows] == [HOLDS, HOLDS]
     assert [row.verdict for row in equal.judge({"a": a, "c": c}, [{"a": a, "b": b}]).rows] == [FAILS, FAILS]
     # equal runs without scatter differ by no standard errors
-    even = simulate.norm_map(0.5, 0.01, simulate.RecordedGradient(np.resize([60.0] + [0.1] * 150, 9060)), norm=5.0, steps=9060)
+    even = simulate.norm_map(
+        0.5, 0.01, simulate.RecordedGradient(np.resize([60.0] + [0.1] * 150, 9060)), norm=5.0, steps=9060
+    )
     assert verdict("equal-periods", {"a": [even], "b": [even]}) == HOLDS
     ratio = STUDIES["peak-ratio"].judge({"a": a, "b": b})
     assert ratio.numbers.predicted == pytest.approx(5**0.5)
