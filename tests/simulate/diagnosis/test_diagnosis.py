@@ -21,9 +21,9 @@ from simulate.diagnosis.diagnosis import (
     OVERFLOW,
     UNKNOWN,
 )
-from simulate.diagnosis.log_rows import Rows
-from simulate.diagnosis.spikes import COMPARED_ROWS, LEAST_ROWS_BEFORE, find_spikes
-from simulate.diagnosis.step_law import contradiction
+from simulate.diagnosis.log_rows import Rows, contradiction
+from simulate.diagnosis.rules import THRESHOLDS
+from simulate.diagnosis.spikes import find_spikes
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=25)
 LR, WD = 0.5, 0.02  # ηλ = 0.01
@@ -431,8 +431,8 @@ class TestWhatIsMissing:
         ("log", "limit"),
         [
             ({"loss": noise(400, 0), "step": np.arange(400) * 100}, "every step: rows lie 100 steps apart"),
-            ({"loss": noise(5, 0)}, f"enough rows: it has 5; a spike needs {LEAST_ROWS_BEFORE} earlier rows"),
-            ({"loss": noise(COMPARED_ROWS - 1, 0)}, f"enough rows: it has {COMPARED_ROWS - 1}; a spike needs"),
+            ({"loss": noise(5, 0)}, f"enough rows: it has 5; a spike needs {THRESHOLDS.least_rows} earlier rows"),
+            ({"loss": noise(THRESHOLDS.compared_rows - 1, 0)}, f"enough rows: it has {THRESHOLDS.compared_rows - 1}; a spike needs"),
             ({"loss": ["oops", *noise(400, 0)]}, "a loss in 1 of 401 rows"),
             ({"loss": noise(400, 0), "step": [*range(300), *range(303, 403)]}, "3 of 403 steps"),
             (
@@ -450,12 +450,12 @@ class TestWhatIsMissing:
         assert f"But the log lacks {missing}." in str(found)
 
     def test_a_complete_log_has_no_limits(self):
-        for found in (simulate.diagnose({"loss": noise(COMPARED_ROWS, 0)}), simulate.diagnose(periodic()[0])):
+        for found in (simulate.diagnose({"loss": noise(THRESHOLDS.compared_rows, 0)}), simulate.diagnose(periodic()[0])):
             assert found.missing == ()
             assert "lacks" not in str(found)
 
     def test_too_few_rows_have_no_spikes(self):
-        for count in range(1, LEAST_ROWS_BEFORE + 2):
+        for count in range(1, THRESHOLDS.least_rows + 2):
             loss = noise(count, 0)
             loss[-1] = 1e6
             found = simulate.diagnose({"loss": loss})
@@ -574,7 +574,7 @@ class TestNormsThatContradictTheLaw:
         for other in (
             wrong.assign_attrs(source="map", schema=1),
             wrong.isel(step=slice(None, None, 3)),
-            wrong.isel(step=slice(0, LEAST_ROWS_BEFORE)),
+            wrong.isel(step=slice(0, THRESHOLDS.least_rows)),
             wrong.drop_vars("grad_norm"),
             wrong.drop_vars("norm"),
             with_columns(wrong, grad_norm=np.full(900, math.nan)),
@@ -727,14 +727,20 @@ class TestInvariance:
         assert [s.step for s in late.spikes] == [s.step for s in whole.spikes if s.step >= length]
 
 
+def spikes_of(loss, lr_rises_at=None):
+    """First and last rows of the spikes of a loss."""
+    lr = {} if lr_rises_at is None else {"lr": np.where(np.arange(loss.size) < lr_rises_at, 0.1, 0.2)}
+    return find_spikes(Rows.of(simulate.training_log({"loss": loss, **lr})))
+
+
 class TestFindSpikes:
     @FIXED
     @given(st.integers(0, 10**6), st.integers(250, 900), st.floats(4.0, 1e3), st.integers(1, 30))
     def test_it_finds_outliers_only(self, seed, at, height, length):
         loss = noise(1000, seed)
-        assert find_spikes(loss, None, None) == []
+        assert spikes_of(loss) == []
         loss[at : at + length] = 0.25 * height
-        ((first, last),) = find_spikes(loss, None, None)
+        ((first, last),) = spikes_of(loss)
         assert at - 3 <= first <= at
         assert last == at + length - 1
 
@@ -742,24 +748,24 @@ class TestFindSpikes:
     @given(st.integers(0, 10**6))
     def test_spikes_do_not_overlap(self, seed):
         loss = np.exp(np.random.default_rng(seed).normal(size=2000) * 2)
-        found = find_spikes(loss, None, None)
+        found = spikes_of(loss)
         assert all(first <= last for first, last in found)
         assert all(one[1] < two[0] for one, two in itertools.pairwise(found))
 
     def test_short_logs_have_none(self):
-        for count in range(60):
-            assert find_spikes(np.geomspace(1, 1e9, count), None, None) == []
+        for count in range(1, 60):
+            assert spikes_of(np.geomspace(1, 1e9, count)) == []
 
     def test_a_higher_level_is_reported_once(self):
         loss = np.append(noise(500, 0), noise(1500, 1, 3.0))
-        assert len(find_spikes(loss, None, None)) == 1
+        assert len(spikes_of(loss)) == 1
 
     def test_an_expected_spike_may_be_lower(self):
         loss = noise(600, 0)
         loss[405] = 0.15
-        assert find_spikes(loss, None, None) == []
-        assert find_spikes(loss, None, None, [400]) == [(405, 405)]
-        assert find_spikes(loss, None, None, [370]) == []
+        assert spikes_of(loss) == []
+        assert spikes_of(loss, lr_rises_at=400) == [(405, 405)]
+        assert spikes_of(loss, lr_rises_at=370) == []
 
 
 class TestPicture:

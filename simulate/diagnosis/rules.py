@@ -1,0 +1,396 @@
+"""Causes of a loss spike: the numbers that decide, the features of a spike, and the rules in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
+    "norm-driven",
+    "bad batch",
+    "lr step",
+    "data shift",
+    "overflow",
+    "unknown",
+)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Every number of the diagnosis, with its source."""
+
+    # Which losses are a spike
+    compared_rows: int = 200  # convention: rows before, with which a loss is compared
+    least_rows: int = 50  # convention: a spike needs this many rows before it
+    # Rows in a mean, and its least excess ratio. At equilibrium nine in ten trainings have none above 1.9, 2.2 and 2.7.
+    outlier_ratios: tuple[tuple[int, float], ...] = ((1, 2.5), (5, 3.0), (20, 4.5))
+    nearby_rows: int = 5  # convention: rows of a short mean; spikes this close are merged
+    # Least excess of a spike, over that of the largest loss of the log. A network that has learned its samples has
+    # single batches with any excess ratio, but a small loss.
+    least_of_largest: float = 0.1
+    least_of_single: float = 0.6  # a mean of twenty that is smaller beside the largest single loss is noise
+    usual_quantile: float = 0.95  # convention: up to this quantile of the rows before, loss and rotation are usual
+    rise_gap: int = 3  # convention: usual losses in a row that separate an earlier high loss from the rise
+    longest_rows: int = 300  # convention: rows of a spike
+    over_share: float = 0.1  # share of its peak below which a spike is over; long before a very low loss returns
+    # or this many medians
+    over_medians: float = 2.0
+
+    # Quick rise of the norm. At equilibrium the norm takes longer for such a rise, or the loss stays as before.
+    norm_rise: float = 0.1  # of ln ρ; as in `find_periods`
+    quick: float = 0.35  # relaxation times that a quick rise takes at most
+    rise_relaxations: float = 0.5  # relaxation times before it, of which the loss is usual
+    rise_rows: int = 2000  # and rows, at most
+    often_high: float = 3.0  # least median of the loss in it, over the median before
+    once_high: float = 15.0  # or least largest loss in it
+
+    # lr step
+    lr_rise: float = 1.5  # convention: "half or more"
+    lr_rows: int = 30  # convention: rows between the rise of the learning rate and the spike
+    lr_excess: float = 1.5  # least excess ratio of a spike that a rise of the learning rate announced
+
+    # Rotation before the loss rose, over the usual quantile
+    turned_far: float = 2.0  # from here, steps rotated the weights unusually far
+    turned_as_usual: float = 1.2  # up to here, rotation was as usual
+    turn_rows: int = 3  # steps before the arrival of the loss that count
+    turn_gap: int = 10  # steps before it that are not usual any more
+    turn_least: int = 20  # usual rotations that a comparison needs
+
+    # Decay phase of the norm
+    least_decay: float = 0.05  # of ln ρ
+    least_decay_ratio: float = 0.2  # speed of the decay over that without gradients
+    free_decay_ratio: float = 0.3  # from here, gradients hardly slow the decay
+    deep_decay: float = 0.1  # of ln ρ: deeper than fluctuations at equilibrium
+    trough_before: int = 20  # rows before the spike in which the phase may end
+    trough_after: int = 3  # and rows after
+    least_phase_rows: int = 10  # convention: rows searched for its beginning, at least
+    relaxations: float = 2.0  # relaxation times in which the phase began
+
+    # Growth of the norm in a norm-driven spike
+    least_growth: float = 0.015  # of ln ρ
+    least_explained: float = 0.7  # share of the growth that the one-step law explains
+    most_explained: float = 1.4
+
+    # A loss that the data raised arrives at once
+    arrival_share: float = 0.4  # of its peak
+    level: float = 0.8  # of its largest mean of five
+    level_rows: int = 30  # among this many
+    excess: float = 1.5  # least excess ratio
+    excess_at_low_norm: float = 5.0  # a low norm alone raises the loss, and a batch may begin such a spike
+    excess_far: float = 10.0  # from here, rotation may be above usual
+
+    # Bad batch or data shift: the loss that is left, over the first
+    left_first: int = 5
+    left_last: int = 20
+    bad_batch_left: float = 0.048
+    data_shift_left: float = 0.07
+    clip_quantile: float = 0.99
+    clip_factor: float = 2.0
+
+    # The one-step law
+    law_rows: int = 3
+    step_tolerance: float = 0.02
+    step_relative: float = 0.5
+    law_tolerance: float = 0.1
+    law_share: float = 0.1
+    law_regular: float = 0.9
+
+    # Overflow, and what the log lacks
+    risen: float = 10.0
+    sparse: float = 0.2
+    few: float = 0.01
+
+
+THRESHOLDS = Thresholds()
+
+
+@dataclass(frozen=True)
+class SpikeFeatures:
+    """What the log says about one spike; NaN where it cannot say.
+
+    The *arrival* is the row from which the loss is closer to its peak than to the usual loss.
+    """
+
+    # The log
+    has_columns: bool  # whether it has every column on which causes depend
+    is_dense: bool  # whether every step has a row
+    simulation: str  # what made it; empty for a training
+    optimizer: str  # empty if the one-step law is not known
+    gradient_column: str  # empty if `grad_norm` is that of a trajectory
+    span: int  # steps
+    # The loss
+    usual_loss: float  # median of the rows before
+    largest_loss: float  # largest finite loss of the spike
+    arrival_step: int
+    arrival_loss: float
+    excess_ratio: float  # of the arrival, among losses outside spikes
+    mean_excess_ratios: tuple[float, ...]  # of the means in `Thresholds.outlier_ratios` that begin at the arrival
+    first_mean: float  # mean of the first five losses from the arrival on
+    largest_mean: float  # largest of such means
+    share_left: float  # excess of the loss 5 to 20 rows later, over that of the arrival
+    # The learning rate in the rows before the arrival
+    lr: float  # at the arrival
+    lowest_lr: float
+    lr_step: float  # where it rose most
+    lr_steps: float  # in which ρ² decays by a factor e
+    # Rotation and norm
+    turned_before: float  # largest rotation before the arrival, over the 95 % quantile of usual rotations
+    trough: int  # row with the lowest norm, at which the spike begins
+    norm_decay: float  # of ln ρ in the decay phase before
+    decay_ratio: float  # its speed over that without gradients
+    effective_lr: float  # at the trough
+    norm_growth: float  # of ln ρ from the trough to the largest norm in the spike
+    growth_explained: float  # growth of ln ρ by the one-step law, over the measured growth
+    advised_wd: float  # with which this decay takes as long as the log
+    gradient: float  # gradient norm at the arrival
+    usual_gradient: float  # 99 % quantile of the rows before
+    # A step near the arrival that contradicts the one-step law, and growth of ln ρ in it
+    unlawful_step: float
+    measured_growth: float
+    predicted_growth: float
+    free_growth: float  # without gradients
+    is_often_unlawful: bool  # whether many steps of the log contradict the law
+
+
+Sentence = str | Callable[[SpikeFeatures, Thresholds], str]
+_DECAY = ("turned_before", "norm_decay", "decay_ratio")
+_GROWTH = (*_DECAY, "growth_explained")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cause, the condition under which it is the cause, and what the report says.
+
+    Attributes
+    ----------
+    cause : one of the causes; "unknown" for a condition that excludes the others.
+    condition : of the features and thresholds, if no earlier rule applies.
+    evidence, advice : sentences; empty ones are left out.
+    numbers : features that the spike reports, because the rule or earlier ones used them.
+    """
+
+    cause: str
+    condition: Callable[[SpikeFeatures, Thresholds], bool]
+    evidence: tuple[Sentence, ...]
+    advice: tuple[Sentence, ...] = ()
+    numbers: tuple[str, ...] = _DECAY
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Cause of a spike, sentences, and the names of the features that the spike reports."""
+
+    cause: str
+    evidence: tuple[str, ...]
+    advice: str = ""
+    numbers: tuple[str, ...] = ()
+
+
+def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
+    """Apply the first rule whose condition holds."""
+    rule = next(rule for rule in RULES if rule.condition(s, t))
+
+    def written(sentences: tuple[Sentence, ...]) -> tuple[str, ...]:
+        return tuple(filter(None, (text if isinstance(text, str) else text(s, t) for text in sentences)))
+
+    rose = f"The loss rose from {s.usual_loss:.3g} to {s.largest_loss:.3g}."
+    return Explanation(rule.cause, (rose, *written(rule.evidence)), " ".join(written(rule.advice)), rule.numbers)
+
+
+# Conditions
+
+
+def _has_lr_risen(s: SpikeFeatures, t: Thresholds) -> bool:
+    # an lr step that did not make steps rotate the weights farther is not the cause
+    return s.lr >= t.lr_rise * s.lowest_lr and not (s.is_dense and s.turned_before < t.turned_as_usual)
+
+
+def _is_by_norm(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether steps were too long for the norm: they rotated the weights far, or the norm grew at a high loss."""
+    has_grown = s.norm_growth >= t.norm_rise and _has_decayed_freely(s, t, t.least_decay)
+    return s.turned_before >= t.turned_far or (has_grown and not _has_arrived_at_once(s, t))
+
+
+def _has_decayed_freely(s: SpikeFeatures, t: Thresholds, depth: float) -> bool:
+    return s.norm_decay >= depth and s.decay_ratio >= t.free_decay_ratio
+
+
+def _has_decayed(s: SpikeFeatures, t: Thresholds) -> bool:
+    return s.norm_decay >= t.least_decay and s.decay_ratio >= t.least_decay_ratio
+
+
+def _is_unexplained(s: SpikeFeatures, t: Thresholds) -> bool:
+    return s.growth_explained < t.least_explained or s.growth_explained > t.most_explained
+
+
+def _has_arrived_at_once(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether the data raised the loss: it is high from its arrival on, after steps with usual rotation."""
+    turned_at_most = t.turned_far if s.excess_ratio >= t.excess_far else t.turned_as_usual
+    if _has_decayed_freely(s, t, t.deep_decay):
+        is_outlier = s.excess_ratio >= t.excess_at_low_norm
+    else:
+        means = zip(s.mean_excess_ratios, t.outlier_ratios, strict=True)
+        is_outlier = s.excess_ratio >= t.excess or any(ratio >= limit for ratio, (_, limit) in means)
+    return (
+        not s.simulation
+        and s.turned_before <= turned_at_most
+        and s.arrival_loss >= t.arrival_share * s.largest_loss
+        and s.first_mean >= t.level * s.largest_mean
+        and is_outlier
+    )
+
+
+def _is_by_data(s: SpikeFeatures, t: Thresholds) -> bool:
+    return s.is_dense and _has_arrived_at_once(s, t)
+
+
+# Sentences
+
+
+def _say_lr_rose(s: SpikeFeatures, t: Thresholds) -> str:
+    return (
+        f"The learning rate rose by a factor of {s.lr / s.lowest_lr:.3g} in the {t.lr_rows} steps before step "
+        f"{s.arrival_step}, most at step {s.lr_step:.0f}."
+    )
+
+
+def _advise_slower_lr(s: SpikeFeatures, t: Thresholds) -> str:
+    if math.isnan(s.lr_steps):
+        return "A smaller rise rotates the weights less."
+    return (
+        f"Raise the learning rate over about {s.lr_steps:.0f} steps, in which ρ² decays by a factor e under "
+        f"{s.optimizer}, so that the norm can follow. Or lower wd by the same factor: ηλ and the rotation at "
+        "equilibrium then stay the same."
+    )
+
+
+def _say_steps_were_long(s: SpikeFeatures, t: Thresholds) -> str:
+    if s.turned_before >= t.turned_far:
+        times = f"{s.turned_before:.1f} times as far as the 95 % quantile of usual steps"
+        return f"Before the loss rose, a step rotated the weights {times}."
+    return "The norm grew while the loss was high, as it does when steps are too long for the norm."
+
+
+def _say_norm_decayed(s: SpikeFeatures, t: Thresholds) -> str:
+    return (
+        f"The norm had decayed by {-math.expm1(-s.norm_decay):.0%}, at {s.decay_ratio:.0%} of the speed of weight "
+        f"decay alone, and the effective learning rate had risen to {s.effective_lr:.3g}."
+    )
+
+
+def _say_norm_grew(s: SpikeFeatures, t: Thresholds) -> str:
+    return f"In the spike the norm grew by {math.expm1(s.norm_growth):.0%}."
+
+
+def _say_growth_is_explained(s: SpikeFeatures, t: Thresholds) -> str:
+    if math.isnan(s.growth_explained):
+        return ""
+    return f"The gradients explain {s.growth_explained:.0%} of that growth."
+
+
+def _say_growth_is_unexplained(s: SpikeFeatures, t: Thresholds) -> str:
+    reason = "the gradients were clipped, or " if s.growth_explained > 1 else ""
+    return (
+        f"But the gradients explain {s.growth_explained:.0%} of that growth: {reason}something else changed the norm."
+    )
+
+
+def _advise_longer_periods(s: SpikeFeatures, t: Thresholds) -> str:
+    return (
+        "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
+        f"{s.advised_wd:.2g} a decay of this depth takes longer than this log ({s.span} steps)."
+    )
+
+
+def _say_step_is_unlawful(s: SpikeFeatures, t: Thresholds) -> str:
+    changed = f"At step {s.unlawful_step:.0f} the change of the norm contradicts the SGD update"
+    if s.is_often_unlawful:
+        return f"{changed}, as at many steps of this log."
+    # clipping can explain growth that is too small
+    is_clipped = s.free_growth <= s.measured_growth < s.predicted_growth
+    clipped = "gradients were clipped after they were logged, or " if is_clipped else ""
+    return f"{changed}: {clipped}weights were reset, loaded or rescaled."
+
+
+def _say_loss_arrived(s: SpikeFeatures, t: Thresholds) -> str:
+    return f"It rose at once, at step {s.arrival_step}, after steps with usual rotation."
+
+
+def _say_share_left(s: SpikeFeatures, t: Thresholds) -> str:
+    return f"{t.left_first} to {t.left_last} steps later, {max(s.share_left, 0.0):.1%} of it was left."
+
+
+def _advise_check_of_data(s: SpikeFeatures, t: Thresholds) -> str:
+    return f"Check the data and labels from step {s.arrival_step} on; lr and wd are probably not the cause."
+
+
+def _advise_check_of_batch(s: SpikeFeatures, t: Thresholds) -> str:
+    return f"Check the batch of step {s.arrival_step}; lr and wd are probably not the cause."
+
+
+def _advise_clipping(s: SpikeFeatures, t: Thresholds) -> str:
+    clip = t.clip_factor * s.usual_gradient
+    if not s.gradient > clip:
+        return ""
+    which = f"in column {s.gradient_column!r}" if s.gradient_column else "of the scale-invariant weights"
+    return f"Clipping the gradient norm {which} at {clip:.2g} would have reduced the rotation."
+
+
+def _say_no_cause(s: SpikeFeatures, t: Thresholds) -> str:
+    no_data = f"a simulation ({s.simulation}) has no data that could cause it"
+    reason = no_data if s.simulation else "the loss did not rise at once"
+    return f"The weights did not rotate unusually far before, and {reason}."
+
+
+_BY_NORM = (_say_steps_were_long, _say_norm_decayed, _say_norm_grew)
+_BY_DATA = (_say_loss_arrived, _say_share_left)
+
+# The first rule whose condition holds gives the cause. So each condition may use that those above do not hold.
+RULES = (
+    Rule(LR_STEP, _has_lr_risen, (_say_lr_rose,), (_advise_slower_lr,), numbers=("turned_before",)),
+    Rule(UNKNOWN, lambda s, t: not s.has_columns, ()),
+    Rule(
+        UNKNOWN,
+        lambda s, t: math.isnan(s.turned_before),
+        ("There are too few steps before it for a comparison.",),
+    ),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_norm(s, t) and not _has_decayed(s, t),
+        (*_BY_NORM[:1], "But the norm had not decayed before, or far more slowly than by weight decay."),
+        numbers=_GROWTH,
+    ),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_norm(s, t) and not s.norm_growth >= t.least_growth,
+        (*_BY_NORM[:2], "But the norm did not grow in the spike."),
+        numbers=_GROWTH,
+    ),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_norm(s, t) and _is_unexplained(s, t),
+        (*_BY_NORM, _say_growth_is_unexplained),
+        numbers=_GROWTH,
+    ),
+    Rule(NORM_DRIVEN, _is_by_norm, (*_BY_NORM, _say_growth_is_explained), (_advise_longer_periods,), numbers=_GROWTH),
+    Rule(UNKNOWN, lambda s, t: _is_by_data(s, t) and not math.isnan(s.unlawful_step), (_say_step_is_unlawful,)),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_data(s, t) and math.isnan(s.share_left),
+        (_say_loss_arrived, "The log ends too soon after it to separate one batch from a lasting change."),
+    ),
+    Rule(
+        DATA_SHIFT,
+        lambda s, t: _is_by_data(s, t) and s.share_left > t.data_shift_left,
+        _BY_DATA,
+        (_advise_check_of_data,),
+    ),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_data(s, t) and s.share_left > t.bad_batch_left,
+        (*_BY_DATA, "That is more than one batch leaves and less than a data shift leaves."),
+    ),
+    Rule(BAD_BATCH, _is_by_data, _BY_DATA, (_advise_check_of_batch, _advise_clipping)),
+    Rule(UNKNOWN, lambda s, t: True, (_say_no_cause,)),
+)
