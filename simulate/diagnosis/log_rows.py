@@ -11,10 +11,10 @@ import xarray as xr
 
 import theory
 from simulate.diagnosis.rules import THRESHOLDS, Thresholds
-from simulate.trajectories.contract import unconstrained_optimizer
+from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray
 from theory.destabilization import step_angle
-from theory.optimizers import format_optimizer, parse_if_known
+from theory.optimizers import format_optimizer
 
 _TRAINING = "training"  # source of a trajectory with data
 
@@ -23,22 +23,6 @@ _TRAINING = "training"  # source of a trajectory with data
 class Rows:
     """Columns of a log at the rows with a loss; a column that the log lacks is NaN.
 
-    Attributes
-    ----------
-    log : these rows of the log.
-    step : step numbers.
-    logged_loss, loss : loss as logged, and with values that are not finite replaced by the last finite one.
-    lr, wd, grad_norm : η, λ and g̃.
-    logged_norm, norm : ρ as logged, and with missing values interpolated.
-    free_decay : decay of ln ρ per step without gradients.
-    decay : that to the next row; NaN if it is not known at all rows.
-    rotation : angle of each step, radians.
-    predicted_growth : growth of ln ρ in each step by the one-step law; NaN except for plain SGD.
-    optimizer : its text; empty if `theory` does not know it.
-    simulation : what made the log; empty for a training.
-    lacking : what the log lacks for finding causes.
-    limits : what the log lacks for finding spikes.
-
     Examples
     --------
     >>> rows = Rows.of(xr.Dataset({"loss": ("step", [2.0, np.nan, 1.0])}, {"step": [0, 1, 2]}, {"lr": 0.1}))
@@ -46,23 +30,23 @@ class Rows:
     ([2.0, 1.0], 'a loss in 1 of 3 rows', 'the weight decay (wd=, or --wd)')
     """
 
-    log: xr.Dataset
+    log: xr.Dataset  # these rows
     step: npt.NDArray[np.int64]
     logged_loss: FloatArray
-    loss: FloatArray
+    loss: FloatArray  # values that are not finite are replaced by the last finite one
     lr: FloatArray
     wd: FloatArray
     grad_norm: FloatArray
     logged_norm: FloatArray
-    norm: FloatArray
-    free_decay: FloatArray
-    decay: FloatArray
-    rotation: FloatArray
-    predicted_growth: FloatArray
-    optimizer: str
-    simulation: str
-    lacking: tuple[str, ...]
-    limits: tuple[str, ...]
+    norm: FloatArray  # missing values are interpolated
+    free_decay: FloatArray  # of ln ρ per step, without gradients
+    decay: FloatArray  # that to the next row; NaN if it is not known at all rows
+    rotation: FloatArray  # radians
+    predicted_growth: FloatArray  # of ln ρ in each step by the one-step law; NaN except for plain SGD
+    optimizer: str  # empty if `theory` does not know it
+    simulation: str  # what made the log; empty for a training
+    lacking: tuple[str, ...]  # for finding causes
+    limits: tuple[str, ...]  # what is lacking for finding spikes
 
     @classmethod
     def of(cls, log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Rows:
@@ -74,9 +58,12 @@ class Rows:
         """
         whole, log = log, _rows_with_loss(log, t)
         count, step = log.sizes["step"], log.step.values
-        lr, wd, logged_norm, grad_norm = (_column(log, name) for name in ("lr", "wd", "norm", "grad_norm"))
+        setting = Setting.of(log)
+        setting.check_free("log")
+        rule = setting.optimizer
+        lr, wd = (_fill_forward(_column(setting.recorded.get(name), count)) for name in ("lr", "wd"))
+        logged_norm, grad_norm = (_column(log.get(name), count) for name in ("norm", "grad_norm"))
         norm = fill_norm_gaps(logged_norm)
-        rule = parse_if_known(unconstrained_optimizer(log, "log"))
         intrinsic_lr, free_decay = lr * wd, np.full(count, np.nan)
         usable = (intrinsic_lr >= 0) & (intrinsic_lr < 1)
         if rule is not None and usable.any():
@@ -230,18 +217,18 @@ def _limits(whole: xr.Dataset, step: npt.NDArray[np.int64], t: Thresholds) -> tu
     return tuple(limits)
 
 
-def _column(log: xr.Dataset, name: str) -> FloatArray:
-    count = log.sizes["step"]
-    if name not in log.variables:
-        return np.full(count, float(log.attrs.get(name, np.nan)))
-    values = np.broadcast_to(log[name].values.astype(float), (count,)).copy()
+def _column(values: xr.DataArray | None, count: int) -> FloatArray:
+    if values is None or not has_values(values.values.astype(float)):
+        return np.full(count, np.nan)
+    return np.broadcast_to(values.values.astype(float), (count,)).copy()
+
+
+def _fill_forward(values: FloatArray) -> FloatArray:
+    """Values of a setting, which may be logged only when it changes."""
     logged = np.flatnonzero(np.isfinite(values))
     if not logged.size:
-        return np.full(count, np.nan)
-    if name in ("lr", "wd"):
-        # may be logged only when it changes
-        values = values[logged[np.maximum(np.searchsorted(logged, np.arange(count), side="right") - 1, 0)]]
-    return values
+        return values
+    return values[logged[np.maximum(np.searchsorted(logged, np.arange(values.size), side="right") - 1, 0)]]
 
 
 def contradiction(rows: Rows, t: Thresholds = THRESHOLDS) -> str:
@@ -268,92 +255,68 @@ def contradiction(rows: Rows, t: Thresholds = THRESHOLDS) -> str:
     if rows.simulation or not rows.is_dense or not has_values(rows.predicted_growth):
         return ""
     with np.errstate(all="ignore"):
-        steps = _Steps.of(rows, t)
-        share = steps.share_off(steps.predicted, steps.decay)
-        if steps.moved.size < t.least_rows or not share > t.law_share:
-            return ""
-        quantity = "All" if share == 1 else f"{share:.0%} of the"
-        wd = float(np.median(steps.wd))
-        return f"{quantity} logged steps contradict the SGD update for wd = {wd:.3g}. {_correction(steps, t)}"
+        return _contradiction(rows, t)
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """Columns of all steps but the last; `moved` are the rows at which a logged norm changes."""
+def _contradiction(rows: Rows, t: Thresholds) -> str:
+    # all steps but the last
+    lr, wd, norm, decay = rows.lr[:-1], rows.wd[:-1], rows.norm[:-1], rows.decay[:-1]
+    gradients, predicted, measured = rows.grad_norm[:-1] / norm, rows.predicted_growth[:-1], np.diff(np.log(rows.norm))
+    usable = rows.has_norm[:-1] & rows.has_norm[1:] & (np.diff(rows.step) == 1) & np.isfinite(predicted)
+    change = np.abs(np.diff(rows.norm))
+    moved = np.flatnonzero(usable & (change > 0))
+    # norms may be rounded to significant digits or to decimals: find the smallest change of each decade
+    decades, rounding = np.floor(np.log10(norm)), np.full(norm.size, np.inf)
+    for decade in np.unique(decades[moved]):
+        rounding[decades == decade] = change[moved[decades[moved] == decade]].min()
 
-    lr: FloatArray
-    wd: FloatArray
-    norm: FloatArray
-    gradients: FloatArray
-    decay: FloatArray
-    measured: FloatArray
-    predicted: FloatArray
-    usable: npt.NDArray[np.bool_]
-    moved: npt.NDArray[np.int64]
-    rounding: FloatArray
-    thresholds: Thresholds
-
-    @classmethod
-    def of(cls, rows: Rows, t: Thresholds) -> _Steps:
-        norm, predicted = rows.norm[:-1], rows.predicted_growth[:-1]
-        usable = rows.has_norm[:-1] & rows.has_norm[1:] & (np.diff(rows.step) == 1) & np.isfinite(predicted)
-        change = np.abs(np.diff(rows.norm))
-        moved = np.flatnonzero(usable & (change > 0))
-        # norms may be rounded to significant digits or to decimals: find the smallest change of each decade
-        decades = np.floor(np.log10(norm))
-        rounding = np.full(norm.size, np.inf)
-        for decade in np.unique(decades[moved]):
-            rounding[decades == decade] = change[moved[decades[moved] == decade]].min()
-        columns = rows.lr[:-1], rows.wd[:-1], norm, rows.grad_norm[:-1] / norm, rows.decay[:-1]
-        return cls(*columns, np.diff(np.log(rows.norm)), predicted, usable, moved, rounding / norm, t)
-
-    def share_off(self, predicted: FloatArray, decay: FloatArray) -> float:
+    def share_off(predicted: FloatArray, decay: FloatArray) -> float:
         """Share of the steps whose growth differs from the prediction by too much."""
-        off = (
-            np.abs(self.measured - predicted) > self.thresholds.law_tolerance * (predicted + 2 * decay) + self.rounding
-        )
-        tested = off[self.usable & np.isfinite(predicted)]
+        off = np.abs(measured - predicted) > t.law_tolerance * (predicted + 2 * decay) + rounding / norm
+        tested = off[usable & np.isfinite(predicted)]
         return float(tested.mean()) if tested.size else 1.0
 
-    def obey(self, predicted: FloatArray, decay: FloatArray) -> bool:
-        """Whether most steps match the prediction."""
-        return self.share_off(predicted, decay) <= self.thresholds.law_share
+    def obey(predicted: FloatArray, decay: FloatArray) -> bool:
+        return share_off(predicted, decay) <= t.law_share
 
-    def obey_with(self, gradients: FloatArray) -> bool:
-        """Whether most steps match the one-step law with these gradient norms."""
-        return self.obey(growth_by_law(self.lr, self.wd, self.norm, gradients * self.norm), self.decay)
+    def obey_with(gradients: FloatArray) -> bool:
+        return obey(growth_by_law(lr, wd, norm, gradients * norm), decay)
 
-
-def _correction(steps: _Steps, t: Thresholds) -> str:
-    """Say which correction of the log makes it match the SGD update."""
-    distances = np.diff(steps.moved)
+    share = share_off(predicted, decay)
+    if moved.size < t.least_rows or not share > t.law_share:
+        return ""
+    quantity = "All" if share == 1 else f"{share:.0%} of the"
+    contradicts = f"{quantity} logged steps contradict the SGD update for wd = {float(np.median(wd)):.3g}."
+    distances = np.diff(moved)
     rows_per_step = int(np.median(distances))
     if rows_per_step > 1 and (distances == rows_per_step).mean() >= t.law_regular:
-        return f"The norm changes at every {rows_per_step}th row only: log one row for each step of the optimizer."
-    if steps.obey(np.append(steps.predicted[1:], np.nan), steps.decay):
-        return "They match it if each norm is the one after its step: log the norm before the step."
-    grown = steps.predicted + steps.decay
-    wd = float(np.median((-np.expm1(steps.measured - grown) / steps.lr)[steps.usable]))
-    decay = -np.log1p(-steps.lr * max(wd, 0.0))
-    if steps.obey(grown - decay, decay):
-        faster = bool(np.median(steps.wd) < wd)
-        return f"They match it for wd = {max(wd, 0.0):.3g}{'; momentum also makes decay faster' if faster else ''}."
-    rotating = steps.usable & (steps.gradients > 0)
+        which = f"at every {rows_per_step}th row only"
+        return f"{contradicts} The norm changes {which}: log one row for each step of the optimizer."
+    if obey(np.append(predicted[1:], np.nan), decay):
+        return f"{contradicts} They match it if each norm is the one after its step: log the norm before the step."
+    grown = predicted + decay
+    fitted_wd = max(float(np.median((-np.expm1(measured - grown) / lr)[usable])), 0.0)
+    fitted_decay = -np.log1p(-lr * fitted_wd)
+    if obey(grown - fitted_decay, fitted_decay):
+        momentum = "; momentum also makes decay faster" if np.median(wd) < fitted_wd else ""
+        return f"{contradicts} They match it for wd = {fitted_wd:.3g}{momentum}."
+    rotating = usable & (gradients > 0)
     # gradient norm that explains the measured growth
-    tangent = np.sqrt(np.expm1(2 * np.maximum(steps.measured + steps.decay, 0)))
-    implied = tangent * (1 - steps.lr * steps.wd) * steps.norm / steps.lr
-    ratio = implied / steps.gradients
+    implied = np.sqrt(np.expm1(2 * np.maximum(measured + decay, 0))) * (1 - lr * wd) * norm / lr
+    ratio = implied / gradients
     factor = float(np.median(ratio[rotating])) if rotating.any() else 1.0
-    if steps.obey_with(factor * steps.gradients):
+    if obey_with(factor * gradients):
         return (
-            f"They match it with gradients {factor:.3g} times as large. Check whether gradients were logged while "
-            "scaled, from one of several micro-batches, or before clipping."
+            f"{contradicts} They match it with gradients {factor:.3g} times as large. Check whether gradients were "
+            "logged while scaled, from one of several micro-batches, or before clipping."
         )
     clipped = rotating & (ratio < 1 - t.law_tolerance)
     bound = float(np.median(implied[clipped])) if clipped.any() else np.inf
-    if steps.obey_with(np.minimum(steps.gradients, bound)):
-        return f"They match it with gradients clipped at {bound:.3g}: log the gradient norm after clipping."
+    if obey_with(np.minimum(gradients, bound)):
+        return (
+            f"{contradicts} They match it with gradients clipped at {bound:.3g}: log the gradient norm after clipping."
+        )
     return (
-        "Check the optimizer, the learning rate and the weight decay; whether gradients were clipped or averaged over "
-        "micro-batches after they were logged; and whether all weights are scale-invariant."
+        f"{contradicts} Check the optimizer, the learning rate and the weight decay; whether gradients were clipped or "
+        "averaged over micro-batches after they were logged; and whether all weights are scale-invariant."
     )

@@ -152,28 +152,39 @@ class SpikeFeatures:
     free_growth: float  # without gradients
     is_often_unlawful: bool  # whether many steps of the log contradict the law
 
+    @property
+    def lr_factor(self) -> float:
+        """Factor by which the learning rate rose."""
+        return self.lr / self.lowest_lr
 
-Sentence = str | Callable[[SpikeFeatures, Thresholds], str]
+    @property
+    def decayed_share(self) -> float:
+        """Share of the norm that was lost in the decay phase."""
+        return -math.expm1(-self.norm_decay)
+
+    @property
+    def grown_share(self) -> float:
+        """Growth of the norm in the spike, over the norm at the trough."""
+        return math.expm1(self.norm_growth)
+
+
+# Text with features {s.…} and thresholds {t.…}, or a function that returns one; an empty one is left out.
+_Sentence = str | Callable[[SpikeFeatures, Thresholds], str]
 _DECAY = ("turned_before", "norm_decay", "decay_ratio")
 _GROWTH = (*_DECAY, "growth_explained")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A cause, the condition under which it is the cause, and what the report says.
+    """A cause, the condition under which it is the cause if no earlier rule applies, and what the report says.
 
-    Attributes
-    ----------
-    cause : one of the causes; "unknown" for a condition that excludes the others.
-    condition : of the features and thresholds, if no earlier rule applies.
-    evidence, advice : sentences; empty ones are left out.
-    numbers : features that the spike reports, because the rule or earlier ones used them.
+    `numbers` are the features that the spike reports, because this rule or an earlier one used them.
     """
 
     cause: str
     condition: Callable[[SpikeFeatures, Thresholds], bool]
-    evidence: tuple[Sentence, ...]
-    advice: tuple[Sentence, ...] = ()
+    evidence: tuple[_Sentence, ...]
+    advice: tuple[_Sentence, ...] = ()
     numbers: tuple[str, ...] = _DECAY
 
 
@@ -191,14 +202,12 @@ def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
     """Apply the first rule whose condition holds."""
     rule = next(rule for rule in RULES if rule.condition(s, t))
 
-    def written(sentences: tuple[Sentence, ...]) -> tuple[str, ...]:
-        return tuple(filter(None, (text if isinstance(text, str) else text(s, t) for text in sentences)))
+    def written(sentences: tuple[_Sentence, ...]) -> tuple[str, ...]:
+        texts = (text if isinstance(text, str) else text(s, t) for text in sentences)
+        return tuple(text.format(s=s, t=t) for text in texts if text)
 
-    rose = f"The loss rose from {s.usual_loss:.3g} to {s.largest_loss:.3g}."
-    return Explanation(rule.cause, (rose, *written(rule.evidence)), " ".join(written(rule.advice)), rule.numbers)
-
-
-# Conditions
+    rose = "The loss rose from {s.usual_loss:.3g} to {s.largest_loss:.3g}."
+    return Explanation(rule.cause, written((rose, *rule.evidence)), " ".join(written(rule.advice)), rule.numbers)
 
 
 def _has_lr_risen(s: SpikeFeatures, t: Thresholds) -> bool:
@@ -245,66 +254,22 @@ def _is_by_data(s: SpikeFeatures, t: Thresholds) -> bool:
     return s.is_dense and _has_arrived_at_once(s, t)
 
 
-# Sentences
-
-
-def _say_lr_rose(s: SpikeFeatures, t: Thresholds) -> str:
-    return (
-        f"The learning rate rose by a factor of {s.lr / s.lowest_lr:.3g} in the {t.lr_rows} steps before step "
-        f"{s.arrival_step}, most at step {s.lr_step:.0f}."
-    )
-
-
-def _advise_slower_lr(s: SpikeFeatures, t: Thresholds) -> str:
-    if math.isnan(s.lr_steps):
-        return "A smaller rise rotates the weights less."
-    return (
-        f"Raise the learning rate over about {s.lr_steps:.0f} steps, in which ρ² decays by a factor e under "
-        f"{s.optimizer}, so that the norm can follow. Or lower wd by the same factor: ηλ and the rotation at "
-        "equilibrium then stay the same."
-    )
-
-
-def _say_steps_were_long(s: SpikeFeatures, t: Thresholds) -> str:
+def _why_by_norm(s: SpikeFeatures, t: Thresholds) -> str:
     if s.turned_before >= t.turned_far:
-        times = f"{s.turned_before:.1f} times as far as the 95 % quantile of usual steps"
+        times = "{s.turned_before:.1f} times as far as the 95 % quantile of usual steps"
         return f"Before the loss rose, a step rotated the weights {times}."
     return "The norm grew while the loss was high, as it does when steps are too long for the norm."
 
 
-def _say_norm_decayed(s: SpikeFeatures, t: Thresholds) -> str:
-    return (
-        f"The norm had decayed by {-math.expm1(-s.norm_decay):.0%}, at {s.decay_ratio:.0%} of the speed of weight "
-        f"decay alone, and the effective learning rate had risen to {s.effective_lr:.3g}."
-    )
-
-
-def _say_norm_grew(s: SpikeFeatures, t: Thresholds) -> str:
-    return f"In the spike the norm grew by {math.expm1(s.norm_growth):.0%}."
-
-
-def _say_growth_is_explained(s: SpikeFeatures, t: Thresholds) -> str:
-    if math.isnan(s.growth_explained):
-        return ""
-    return f"The gradients explain {s.growth_explained:.0%} of that growth."
-
-
-def _say_growth_is_unexplained(s: SpikeFeatures, t: Thresholds) -> str:
+def _why_unexplained(s: SpikeFeatures, t: Thresholds) -> str:
     reason = "the gradients were clipped, or " if s.growth_explained > 1 else ""
     return (
-        f"But the gradients explain {s.growth_explained:.0%} of that growth: {reason}something else changed the norm."
+        f"But the gradients explain {{s.growth_explained:.0%}} of that growth: {reason}something else changed the norm."
     )
 
 
-def _advise_longer_periods(s: SpikeFeatures, t: Thresholds) -> str:
-    return (
-        "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
-        f"{s.advised_wd:.2g} a decay of this depth takes longer than this log ({s.span} steps)."
-    )
-
-
-def _say_step_is_unlawful(s: SpikeFeatures, t: Thresholds) -> str:
-    changed = f"At step {s.unlawful_step:.0f} the change of the norm contradicts the SGD update"
+def _why_unlawful(s: SpikeFeatures, t: Thresholds) -> str:
+    changed = "At step {s.unlawful_step:.0f} the change of the norm contradicts the SGD update"
     if s.is_often_unlawful:
         return f"{changed}, as at many steps of this log."
     # clipping can explain growth that is too small
@@ -313,84 +278,116 @@ def _say_step_is_unlawful(s: SpikeFeatures, t: Thresholds) -> str:
     return f"{changed}: {clipped}weights were reset, loaded or rescaled."
 
 
-def _say_loss_arrived(s: SpikeFeatures, t: Thresholds) -> str:
-    return f"It rose at once, at step {s.arrival_step}, after steps with usual rotation."
+def _why_unknown(s: SpikeFeatures, t: Thresholds) -> str:
+    no_data = "a simulation ({s.simulation}) has no data that could cause it"
+    reason = no_data if s.simulation else "the loss did not rise at once"
+    return f"The weights did not rotate unusually far before, and {reason}."
 
 
-def _say_share_left(s: SpikeFeatures, t: Thresholds) -> str:
+def _how_much_left(s: SpikeFeatures, t: Thresholds) -> str:
     return f"{t.left_first} to {t.left_last} steps later, {max(s.share_left, 0.0):.1%} of it was left."
 
 
-def _advise_check_of_data(s: SpikeFeatures, t: Thresholds) -> str:
-    return f"Check the data and labels from step {s.arrival_step} on; lr and wd are probably not the cause."
-
-
-def _advise_check_of_batch(s: SpikeFeatures, t: Thresholds) -> str:
-    return f"Check the batch of step {s.arrival_step}; lr and wd are probably not the cause."
+def _advise_slower_lr(s: SpikeFeatures, t: Thresholds) -> str:
+    if math.isnan(s.lr_steps):
+        return "A smaller rise rotates the weights less."
+    return (
+        "Raise the learning rate over about {s.lr_steps:.0f} steps, in which ρ² decays by a factor e under "
+        "{s.optimizer}, so that the norm can follow. Or lower wd by the same factor: ηλ and the rotation at "
+        "equilibrium then stay the same."
+    )
 
 
 def _advise_clipping(s: SpikeFeatures, t: Thresholds) -> str:
     clip = t.clip_factor * s.usual_gradient
     if not s.gradient > clip:
         return ""
-    which = f"in column {s.gradient_column!r}" if s.gradient_column else "of the scale-invariant weights"
+    which = "in column {s.gradient_column!r}" if s.gradient_column else "of the scale-invariant weights"
     return f"Clipping the gradient norm {which} at {clip:.2g} would have reduced the rotation."
 
 
-def _say_no_cause(s: SpikeFeatures, t: Thresholds) -> str:
-    no_data = f"a simulation ({s.simulation}) has no data that could cause it"
-    reason = no_data if s.simulation else "the loss did not rise at once"
-    return f"The weights did not rotate unusually far before, and {reason}."
+_DECAYED = (
+    "The norm had decayed by {s.decayed_share:.0%}, at {s.decay_ratio:.0%} of the speed of weight decay alone, and "
+    "the effective learning rate had risen to {s.effective_lr:.3g}."
+)
+_GREW = "In the spike the norm grew by {s.grown_share:.0%}."
+_AT_ONCE = "It rose at once, at step {s.arrival_step}, after steps with usual rotation."
 
-
-_BY_NORM = (_say_steps_were_long, _say_norm_decayed, _say_norm_grew)
-_BY_DATA = (_say_loss_arrived, _say_share_left)
-
-# The first rule whose condition holds gives the cause. So each condition may use that those above do not hold.
+# The first rule whose condition holds gives the cause, so a condition may rely on those above it not to hold.
 RULES = (
-    Rule(LR_STEP, _has_lr_risen, (_say_lr_rose,), (_advise_slower_lr,), numbers=("turned_before",)),
-    Rule(UNKNOWN, lambda s, t: not s.has_columns, ()),
     Rule(
-        UNKNOWN,
-        lambda s, t: math.isnan(s.turned_before),
-        ("There are too few steps before it for a comparison.",),
+        LR_STEP,
+        _has_lr_risen,
+        (
+            "The learning rate rose by a factor of {s.lr_factor:.3g} in the {t.lr_rows} steps before step "
+            "{s.arrival_step}, most at step {s.lr_step:.0f}.",
+        ),
+        (_advise_slower_lr,),
+        numbers=("turned_before",),
     ),
+    Rule(UNKNOWN, lambda s, t: not s.has_columns, ()),
+    Rule(UNKNOWN, lambda s, t: math.isnan(s.turned_before), ("There are too few steps before it for a comparison.",)),
+    # the norm
     Rule(
         UNKNOWN,
         lambda s, t: _is_by_norm(s, t) and not _has_decayed(s, t),
-        (*_BY_NORM[:1], "But the norm had not decayed before, or far more slowly than by weight decay."),
+        (_why_by_norm, "But the norm had not decayed before, or far more slowly than by weight decay."),
         numbers=_GROWTH,
     ),
     Rule(
         UNKNOWN,
         lambda s, t: _is_by_norm(s, t) and not s.norm_growth >= t.least_growth,
-        (*_BY_NORM[:2], "But the norm did not grow in the spike."),
+        (_why_by_norm, _DECAYED, "But the norm did not grow in the spike."),
         numbers=_GROWTH,
     ),
     Rule(
         UNKNOWN,
         lambda s, t: _is_by_norm(s, t) and _is_unexplained(s, t),
-        (*_BY_NORM, _say_growth_is_unexplained),
+        (_why_by_norm, _DECAYED, _GREW, _why_unexplained),
         numbers=_GROWTH,
     ),
-    Rule(NORM_DRIVEN, _is_by_norm, (*_BY_NORM, _say_growth_is_explained), (_advise_longer_periods,), numbers=_GROWTH),
-    Rule(UNKNOWN, lambda s, t: _is_by_data(s, t) and not math.isnan(s.unlawful_step), (_say_step_is_unlawful,)),
+    Rule(
+        NORM_DRIVEN,
+        _is_by_norm,
+        (
+            _why_by_norm,
+            _DECAYED,
+            _GREW,
+            lambda s, t: (
+                "The gradients explain {s.growth_explained:.0%} of that growth."
+                if not math.isnan(s.growth_explained)
+                else ""
+            ),
+        ),
+        (
+            "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
+            "{s.advised_wd:.2g} a decay of this depth takes longer than this log ({s.span} steps).",
+        ),
+        numbers=_GROWTH,
+    ),
+    # the data
+    Rule(UNKNOWN, lambda s, t: _is_by_data(s, t) and not math.isnan(s.unlawful_step), (_why_unlawful,)),
     Rule(
         UNKNOWN,
         lambda s, t: _is_by_data(s, t) and math.isnan(s.share_left),
-        (_say_loss_arrived, "The log ends too soon after it to separate one batch from a lasting change."),
+        (_AT_ONCE, "The log ends too soon after it to separate one batch from a lasting change."),
     ),
     Rule(
         DATA_SHIFT,
         lambda s, t: _is_by_data(s, t) and s.share_left > t.data_shift_left,
-        _BY_DATA,
-        (_advise_check_of_data,),
+        (_AT_ONCE, _how_much_left),
+        ("Check the data and labels from step {s.arrival_step} on; lr and wd are probably not the cause.",),
     ),
     Rule(
         UNKNOWN,
         lambda s, t: _is_by_data(s, t) and s.share_left > t.bad_batch_left,
-        (*_BY_DATA, "That is more than one batch leaves and less than a data shift leaves."),
+        (_AT_ONCE, _how_much_left, "That is more than one batch leaves and less than a data shift leaves."),
     ),
-    Rule(BAD_BATCH, _is_by_data, _BY_DATA, (_advise_check_of_batch, _advise_clipping)),
-    Rule(UNKNOWN, lambda s, t: True, (_say_no_cause,)),
+    Rule(
+        BAD_BATCH,
+        _is_by_data,
+        (_AT_ONCE, _how_much_left),
+        ("Check the batch of step {s.arrival_step}; lr and wd are probably not the cause.", _advise_clipping),
+    ),
+    Rule(UNKNOWN, lambda s, t: True, (_why_unknown,)),
 )

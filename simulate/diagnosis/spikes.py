@@ -244,8 +244,6 @@ def _merge(loss: FloatArray, spikes: _Places, t: Thresholds) -> list[tuple[int, 
 def _arrival_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
     """First row of a spike that is closer to its peak than to the usual loss, on a logarithmic scale."""
     usual, high = _before(loss, first, t), loss[first : last + 1]
-    if not usual.size:
-        return first
     peak, quantile = float(high.max()), float(np.quantile(usual, t.usual_quantile))
     edge = math.sqrt(quantile * peak) if quantile > 0 else (quantile + peak) / 2
     return first + int(np.flatnonzero(high >= min(edge, peak))[0])
@@ -253,18 +251,14 @@ def _arrival_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
 
 def _first_high_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
     """Row from which the mean excess up to the last row is largest for its number of rows."""
-    usual = _before(loss, first, t)
-    excess = loss[first : last + 1] - (float(np.median(usual)) if usual.size else 0.0)
+    excess = loss[first : last + 1] - float(np.median(_before(loss, first, t)))
     counts = np.arange(excess.size, 0, -1)
     return first + int(np.argmax(np.cumsum(excess[::-1])[::-1] / np.sqrt(counts)))
 
 
 def _first_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
     """First row of the rise to the arrival, without a gap of three rows below the usual maximum."""
-    usual = _before(loss, first, t)
-    if not usual.size:
-        return first
-    row, high = _arrival_row(loss, first, last, t), usual.max()
+    row, high = _arrival_row(loss, first, last, t), _before(loss, first, t).max()
     while row > first and (near := np.flatnonzero(loss[max(row - t.rise_gap, first) : row] > high)).size:
         row = max(row - t.rise_gap, first) + int(near[0])
     return row
@@ -272,10 +266,7 @@ def _first_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
 
 def _last_row(loss: FloatArray, first: int, t: Thresholds) -> int:
     """Last row before the loss stays below the 95 % quantile of usual losses for five rows."""
-    usual = _before(loss, first, t)
-    if not usual.size:
-        return first
-    after = loss[first : first + t.longest_rows]
+    usual, after = _before(loss, first, t), loss[first : first + t.longest_rows]
     # a spike after very low losses ends long before they are as low again
     low = max(t.over_medians * float(np.median(usual)), t.over_share * float(after.max()))
     high = after > max(float(np.quantile(usual, t.usual_quantile)), low)
@@ -337,7 +328,9 @@ def _last_decay_phase(rows: Rows, first: int, t: Thresholds) -> tuple[float, flo
 
 def _growth_explained(rows: Rows, trough: int, last: int) -> float:
     """Growth of ln ρ by the one-step law, over the measured growth from the trough to the top."""
-    top = trough + int(np.argmax(rows.norm[trough : last + 2]))
+    norms = rows.norm[trough : last + 2]
+    # the trough may lie after the spike
+    top = trough + int(np.argmax(norms)) if norms.size else trough
     if top == trough or not rows.is_dense:
         return math.nan
     return float(rows.predicted_growth[trough:top].sum() / np.log(rows.norm[top] / rows.norm[trough]))

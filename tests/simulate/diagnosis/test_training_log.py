@@ -64,7 +64,7 @@ def test_a_constant_replaces_a_column():
         ({"loss": [1.0]}, {"names": {"norm": "w"}}, ValueError, r"names must be of columns, \['loss'\], got 'w'"),
         ({"loss": [1.0]}, {"names": {"weight": "loss"}}, ValueError, "names must be for step, loss"),
         ({"loss": [1.0]}, {"lr": -1.0}, ValueError, "lr must be"),
-        ({"loss": [1.0]}, {"optimizer": "SGD"}, TypeError, "optimizer must be"),
+        ({"loss": [1.0]}, {"optimizer": theory.SGD}, TypeError, "optimizer must be"),
         ({"loss": np.ones((2, 3))}, {}, ValueError, r"one dimension, got the shape \(2, 3\) of column 'loss'"),
         ({"loss": [1.0, 2.0], "phase": [["a"], ["b"]]}, {}, ValueError, r"the shape \(2, 1\) of column 'phase'"),
         (
