@@ -18,88 +18,91 @@ NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Every number of the diagnosis, with its source."""
+    """Every number of the diagnosis, with its source.
 
-    # Which losses are a spike
-    compared_rows: int = 200  # convention: rows before, with which a loss is compared
-    least_rows: int = 50  # convention: a spike needs this many rows before it
-    # Rows in a mean, and its least excess ratio. At equilibrium nine in ten trainings have none above 1.9, 2.2 and 2.7.
+    - *Runs*: chosen on the development runs of `empirical.studies.diagnosis`, and checked on its held-out runs. Where
+      numbers follow, they were measured there.
+    - *Convention*: a round number; the runs do not depend on it closely.
+    """
+
+    # Which losses are a spike: excess over the median of the rows before, over the largest excess among them
+    compared_rows: int = 200  # convention: rows before, with which a row is compared
+    least_rows: int = 50  # convention: fewest of them
+    # Runs: at equilibrium nine in ten have no ratio above 1.9, 2.2 and 2.7 for single losses and means of 5 and 20.
     outlier_ratios: tuple[tuple[int, float], ...] = ((1, 2.5), (5, 3.0), (20, 4.5))
-    nearby_rows: int = 5  # convention: rows of a short mean; spikes this close are merged
-    # Least excess of a spike, over that of the largest loss of the log. A network that has learned its samples has
-    # single batches with any excess ratio, but a small loss.
-    least_of_largest: float = 0.1
-    least_of_single: float = 0.6  # a mean of twenty that is smaller beside the largest single loss is noise
+    # Runs: a network that has learned its samples has single batches with any ratio, but a small loss.
+    least_of_largest: float = 0.1  # least excess over that of the largest loss of the log
+    least_of_single: float = 0.6  # runs: a mean of 20 is noise if its excess is smaller beside the largest single one
     usual_quantile: float = 0.95  # convention: up to this quantile of the rows before, loss and rotation are usual
+    nearby_rows: int = 5  # convention: rows of a short mean; spikes this close are merged
     rise_gap: int = 3  # convention: usual losses in a row that separate an earlier high loss from the rise
-    longest_rows: int = 300  # convention: rows of a spike
-    over_share: float = 0.1  # share of its peak below which a spike is over; long before a very low loss returns
-    # or this many medians
-    over_medians: float = 2.0
+    longest_rows: int = 300  # convention: a spike is longer than this only if its norm grows on
+    over_share: float = 0.1  # convention: below this share of its peak a spike is over, if usual losses are very low
+    over_medians: float = 2.0  # convention: or below so many medians
 
-    # Quick rise of the norm. At equilibrium the norm takes longer for such a rise, or the loss stays as before.
-    norm_rise: float = 0.1  # of ln ρ; as in `find_periods`
-    quick: float = 0.35  # relaxation times that a quick rise takes at most
-    rise_relaxations: float = 0.5  # relaxation times before it, of which the loss is usual
-    rise_rows: int = 2000  # and rows, at most
-    often_high: float = 3.0  # least median of the loss in it, over the median before
-    once_high: float = 15.0  # or least largest loss in it
+    # A quick rise of the norm is a spike, too. Runs: at equilibrium it takes longer, or the loss stays as before.
+    norm_rise: float = 0.1  # of ln ρ: detection threshold of `find_periods`
+    quick: float = 0.35  # runs: relaxation times that it takes at most
+    often_high: float = 3.0  # runs: least median of the loss in it, over the median before
+    once_high: float = 15.0  # runs: or least largest loss
+    usual_relaxations: float = 0.5  # convention: relaxation times before it in which the loss is usual
+    usual_rows: int = 2000  # convention: but at most so many rows
 
     # lr step
-    lr_rise: float = 1.5  # convention: "half or more"
-    lr_rows: int = 30  # convention: rows between the rise of the learning rate and the spike
-    lr_excess: float = 1.5  # least excess ratio of a spike that a rise of the learning rate announced
+    lr_rise: float = 1.5  # convention: the learning rate rose by half or more; in the runs by a factor of 4 to 20
+    lr_rows: int = 30  # convention: rows before the spike in which it rose
+    lr_excess: float = 1.5  # runs: least excess ratio of a spike after such a rise, since a spike is expected there
 
-    # Rotation before the loss rose, over the usual quantile
-    turned_far: float = 2.0  # from here, steps rotated the weights unusually far
-    turned_as_usual: float = 1.2  # up to here, rotation was as usual
-    turn_rows: int = 3  # steps before the arrival of the loss that count
-    turn_gap: int = 10  # steps before it that are not usual any more
-    turn_least: int = 20  # usual rotations that a comparison needs
+    # Rotation in the steps before the loss rose, over the usual quantile
+    turned_far: float = 2.0  # runs: in more than half of the norm-driven spikes; MEASURED_TURN
+    turned_as_usual: float = 1.2  # runs: of bad batches it was at most MEASURED_TURN_BATCH
+    turn_rows: int = 3  # convention: steps before the loss arrives that count
+    turn_gap: int = 10  # convention: steps before it that are not usual any more
+    turn_least: int = 20  # convention: fewest usual rotations for a comparison
 
-    # Decay phase of the norm
-    least_decay: float = 0.05  # of ln ρ
-    least_decay_ratio: float = 0.2  # speed of the decay over that without gradients
-    free_decay_ratio: float = 0.3  # from here, gradients hardly slow the decay
-    deep_decay: float = 0.1  # of ln ρ: deeper than fluctuations at equilibrium
-    trough_before: int = 20  # rows before the spike in which the phase may end
-    trough_after: int = 3  # and rows after
-    least_phase_rows: int = 10  # convention: rows searched for its beginning, at least
-    relaxations: float = 2.0  # relaxation times in which the phase began
+    # Decay phase before a norm-driven spike
+    least_decay: float = 0.05  # of ln ρ; runs: MEASURED_DECAY
+    least_decay_ratio: float = 0.2  # runs: its speed over that of weight decay alone; MEASURED_RATIO
+    free_decay_ratio: float = 0.3  # runs: from here, gradients hardly slow the decay
+    deep_decay: float = 0.1  # of ln ρ; runs: deeper than fluctuations at equilibrium
+    trough_before: int = 20  # convention: rows before the spike in which the phase may end
+    trough_after: int = 3  # convention: or in so many from its first row on
+    relaxations: float = 2.0  # convention: relaxation times in which the phase began
+    least_phase_rows: int = 10  # convention: but at least so many rows
 
     # Growth of the norm in a norm-driven spike
-    least_growth: float = 0.015  # of ln ρ
-    least_explained: float = 0.7  # share of the growth that the one-step law explains
-    most_explained: float = 1.4
+    least_growth: float = 0.015  # of ln ρ; runs: MEASURED_GROWTH
+    least_explained: float = 0.7  # runs: share that the one-step law explains; 1.00 in plain SGD, MEASURED_EXPLAINED
+    most_explained: float = 1.4  # its reciprocal
 
-    # A loss that the data raised arrives at once
-    arrival_share: float = 0.4  # of its peak
-    level: float = 0.8  # of its largest mean of five
-    level_rows: int = 30  # among this many
-    excess: float = 1.5  # least excess ratio
-    excess_at_low_norm: float = 5.0  # a low norm alone raises the loss, and a batch may begin such a spike
-    excess_far: float = 10.0  # from here, rotation may be above usual
+    # A loss that the data raised arrives at once, after steps with usual rotation
+    arrival_share: float = 0.4  # runs: of the peak; MEASURED_ARRIVAL
+    level: float = 0.8  # runs: first mean of five over the largest; MEASURED_LEVEL
+    level_rows: int = 30  # convention: means among which that is the largest
+    excess: float = 1.5  # runs: least excess ratio, if no mean is an outlier
+    excess_at_low_norm: float = 5.0  # runs: a low norm alone raises the loss, and a batch may begin such a spike
+    excess_far: float = 10.0  # runs: from here the data are the cause even if rotation was above usual
 
-    # Bad batch or data shift: the loss that is left, over the first
-    left_first: int = 5
-    left_last: int = 20
-    bad_batch_left: float = 0.048
-    data_shift_left: float = 0.07
-    clip_quantile: float = 0.99
-    clip_factor: float = 2.0
+    # Bad batch or data shift: mean excess of the loss some rows later, over that at the arrival
+    bad_batch_left: float = 0.048  # runs: up to here one bad batch, which left at most MEASURED_BATCH
+    data_shift_left: float = 0.07  # runs: from here a data shift, which left at least MEASURED_SHIFT
+    left_first: int = 5  # runs: a network forgets a batch within so many rows
+    left_last: int = 20  # convention: last row of the mean
+    clip_quantile: float = 0.99  # convention: usual gradient norms reach this quantile
+    clip_factor: float = 2.0  # convention: clipping is advised at so many times that
 
-    # The one-step law
-    law_rows: int = 3
-    step_tolerance: float = 0.02
-    step_relative: float = 0.5
-    law_tolerance: float = 0.1
-    law_share: float = 0.1
-    law_regular: float = 0.9
+    # One-step law of plain SGD. Runs: in a correct log 99 % of the steps deviate by less than a hundredth of this.
+    law_tolerance: float = 0.1  # deviation over growth and decay of the step
+    law_share: float = 0.1  # convention: share of deviating steps above which the log contradicts the law
+    law_regular: float = 0.9  # convention: share of equal distances between changes, if a step has several rows
+    step_rows: int = 3  # convention: rows before the arrival in which a single step is tested
+    step_tolerance: float = 0.02  # of ln ρ; convention: a single step contradicts the law
+    step_relative: float = 0.5  # convention: plus this share of its growth
 
-    # Overflow, and what the log lacks
-    risen: float = 10.0
-    sparse: float = 0.2
-    few: float = 0.01
+    # Logs
+    risen: float = 10.0  # convention: loss over the usual loss at which an overflow was announced
+    sparse: float = 0.2  # convention: share of missing values above which a column is logged at some rows only
+    few: float = 0.01  # convention: share of norms below which they are ignored for that
 
 
 THRESHOLDS = Thresholds()

@@ -208,11 +208,12 @@ def _find_outliers(loss: FloatArray, usual: FloatArray, t: Thresholds) -> Sequen
         for row in candidates.tolist():
             window = rows_before(row - late, t.compared_rows)
             previous = compared[window]
-            if np.isfinite(previous).sum() < t.least_rows:
+            previous = previous[~np.isnan(previous)]
+            if previous.size < t.least_rows:
                 continue
-            typical = float(np.nanmedian(previous))
+            typical = float(np.median(previous))
             excess = float(series[row]) - typical
-            if excess <= limit * (float(np.nanmax(previous)) - typical):
+            if excess <= limit * (float(previous.max()) - typical):
                 continue
             # a long mean that is small beside single losses is noise
             if rows > t.nearby_rows and excess < t.least_of_single * (float(np.nanmax(usual[window])) - typical):
@@ -284,8 +285,8 @@ def _find_quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray, t: 
     # the last rise may not have ended
     for trough, peak in zip(troughs.tolist(), [*peaks.tolist(), norm.size - 1], strict=False):
         decay_per_row = float(decay[trough])
-        relaxed = round(t.rise_relaxations / decay_per_row) if decay_per_row > 0 else t.compared_rows
-        usual = loss[rows_before(trough, min(t.rise_rows, max(t.least_rows, relaxed)))]
+        relaxed = round(t.usual_relaxations / decay_per_row) if decay_per_row > 0 else t.compared_rows
+        usual = loss[rows_before(trough, min(t.usual_rows, max(t.least_rows, relaxed)))]
         top = trough + int(np.argmax(norm[trough : peak + 1]))
         if usual.size < t.least_rows or not (top - trough) * decay_per_row <= t.quick or not np.median(usual) > 0:
             continue
@@ -338,7 +339,7 @@ def _growth_explained(rows: Rows, trough: int, last: int) -> float:
 
 def _unlawful_row(rows: Rows, arrival: int, t: Thresholds) -> int:
     """First row near the arrival at which the norm contradicts the one-step law; the number of rows without one."""
-    here = slice(max(arrival - t.law_rows, 0), min(arrival + 2, rows.norm.size - 1))
+    here = slice(max(arrival - t.step_rows, 0), min(arrival + 2, rows.norm.size - 1))
     after = slice(here.start + 1, here.stop + 1)
     predicted, measured = rows.predicted_growth[here], np.log(rows.norm[after] / rows.norm[here])
     off = np.abs(measured - predicted) > t.step_tolerance + t.step_relative * np.abs(predicted)
