@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
-    "norm-driven",
-    "bad batch",
-    "lr step",
-    "data shift",
-    "overflow",
-    "unknown",
-)
+NORM_DRIVEN, BAD_BATCH, LR_STEP = "norm-driven", "bad batch", "lr step"
+DATA_SHIFT, OVERFLOW, UNKNOWN = "data shift", "overflow", "unknown"
 
 
 @dataclass(frozen=True)
@@ -22,7 +16,7 @@ class Thresholds:
 
     - *Runs*: chosen on the development runs of `empirical.studies.diagnosis`, and checked on its held-out runs. Where
       numbers follow, they were measured there.
-    - *Convention*: a round number; the runs do not depend on it closely.
+    - *Convention*: a round number, not fitted.
     """
 
     # Which losses are a spike: excess over the median of the rows before, over the largest excess among them
@@ -173,7 +167,7 @@ class SpikeFeatures:
 
 # Text with features {s.…} and thresholds {t.…}, or a function that returns one; an empty one is left out.
 _Sentence = str | Callable[[SpikeFeatures, Thresholds], str]
-_DECAY = ("turned_before", "norm_decay", "decay_ratio")
+_DECAY = ("turned_before", "trough", "norm_decay", "decay_ratio")
 _GROWTH = (*_DECAY, "growth_explained")
 
 
@@ -193,12 +187,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Cause of a spike, sentences, and the names of the features that the spike reports."""
+    """Cause of a spike, sentences, and the features that the spike reports, by name."""
 
     cause: str
     evidence: tuple[str, ...]
     advice: str = ""
-    numbers: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
@@ -210,7 +204,8 @@ def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
         return tuple(text.format(s=s, t=t) for text in texts if text)
 
     rose = "The loss rose from {s.usual_loss:.3g} to {s.largest_loss:.3g}."
-    return Explanation(rule.cause, written((rose, *rule.evidence)), " ".join(written(rule.advice)), rule.numbers)
+    numbers = {name: getattr(s, name) for name in rule.numbers}
+    return Explanation(rule.cause, written((rose, *rule.evidence)), " ".join(written(rule.advice)), numbers)
 
 
 def _has_lr_risen(s: SpikeFeatures, t: Thresholds) -> bool:

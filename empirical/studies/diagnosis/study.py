@@ -24,8 +24,8 @@ from empirical.studies.diagnosis.labelled_runs import (
     held_out_runs,
     train_labelled,
 )
-from simulate.diagnosis.diagnosis import NORM_DRIVEN, UNKNOWN, Diagnosis
-from simulate.diagnosis.rules import THRESHOLDS
+from simulate.diagnosis.diagnosis import Diagnosis
+from simulate.diagnosis.rules import NORM_DRIVEN, THRESHOLDS, UNKNOWN
 from simulate.trajectories.contract import versions
 
 RIGHT, WRONG, MISSED = "right", "wrong", "missed"
