@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import pad
 
-import empirical.data.hub as hub
 from empirical import RunConfig, train
 from empirical.config import EMBEDDED_DATASETS, HUB_DATASETS
-from empirical.data import Data, augment, load_data, user_data
-from empirical.data.augmentation import crop
-from empirical.data.embedded import EMBEDDED
+from empirical.data import Data, augment, load_data, loading, user_data
+from empirical.data.batches import crop
 from empirical.runs import preparation
 
 CPU = torch.device("cpu")
@@ -51,8 +49,8 @@ def check_images(data, grey=False):
 
 
 def test_names_equal_those_in_the_configuration():
-    assert tuple(EMBEDDED) == EMBEDDED_DATASETS
-    assert tuple(hub.HUB) == HUB_DATASETS
+    assert tuple(loading.EMBEDDED) == EMBEDDED_DATASETS
+    assert tuple(loading.HUB) == HUB_DATASETS
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -141,6 +139,8 @@ def test_embedded_sets():
     torch.testing.assert_close(centres.norm(dim=1), torch.full((10,), 4.08, dtype=torch.float64), rtol=0.08, atol=0)
     labels, digits = load_data("random_labels", torch.float64, CPU), load_data("digits", torch.float64, CPU)
     assert (labels.targets == digits.targets).double().mean() < 0.15
+    assert torch.equal(labels.inputs, digits.inputs)
+    assert torch.equal(labels.test_inputs, digits.test_inputs)
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -26,10 +27,9 @@ from empirical.steps import (
     TrainingState,
     WeightLayout,
     choose_engine,
-    replicas,
     telemetry,
 )
-from empirical.steps.compiled import compiler_error
+from empirical.steps.engines import compiler_error
 
 LR, WD, STEPS = 0.3, 0.05, 12
 
@@ -53,13 +53,8 @@ def batches(steps, *data_seeds):
     return torch.as_tensor(np.stack(rows))
 
 
-class CapturedEngine(ReplicaEngine):
-    """The steps that a GPU captures, without capture."""
-
-    def _is_captured(self):
-        return True
-
-
+# the steps that a GPU captures, without capture; the buffers are filled several times
+CapturedEngine = functools.partial(ReplicaEngine, captures=True, capacity=5)
 # compiling is slow and has its own tests below
 KINDS = {name: kind for name, kind in ENGINES.items() if name != "compiled"} | {"captured": CapturedEngine}
 
@@ -250,8 +245,7 @@ def test_replicas_keep_their_own_running_statistics():
 
 
 def test_more_steps_than_the_buffers_of_a_captured_step_hold():
-    task = problem()
-    steps = 2 * replicas._CAPACITY + 3
+    task, steps = problem(), 2 * 5 + 3
     (one, rows), (two, other_rows) = (
         kind(task).advance(TrainingState.of(task), hyper(steps), batches(steps))
         for kind in (ReplicaEngine, CapturedEngine)
@@ -386,7 +380,7 @@ def test_scalar_products_are_the_same_on_either_kind_of_device(dtype):
     before, gradient, after = torch.randn(3, 4, 50, dtype=dtype)
     slices, products = [slice(0, 7), slice(7, 40)], torch.empty(2, 4, 2, 3, 3, dtype=torch.float64)
     telemetry.scalar_products(before, gradient, after, slices, products[0])
-    telemetry._products_by_torch(before, gradient, after, slices, products[1])
+    telemetry.products_by_torch(before, gradient, after, slices, products[1])
     # sums of 33 products in double precision
     torch.testing.assert_close(products[0], products[1], rtol=1e-12, atol=1e-12)
 
@@ -431,7 +425,7 @@ def test_compiled_code_from_the_cache_gives_identical_results(tmp_path):
 def test_compiled_steps_take_no_more_threads_than_torch():
     task, threads_used = problem(), []
     engine = ENGINES["kernel"](task)
-    compiled = engine._train
+    compiled = engine.train_steps
 
     def watched(*arguments):
         threads_used.extend(
@@ -439,7 +433,7 @@ def test_compiled_steps_take_no_more_threads_than_torch():
         )
         compiled(*arguments)
 
-    engine._train = watched
+    engine.train_steps = watched
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
