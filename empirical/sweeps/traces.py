@@ -119,7 +119,8 @@ def add_trajectories(
         if not (run.folder / CONFIG).is_file():
             continue
         grid[place] = run
-        kinds.setdefault(config.shape, _read_description(run.folder))
+        if config.shape not in kinds:
+            kinds[config.shape] = _read_description(run.folder)
         eval_steps.update(range(0, run.rows + 1, config.evaluate_every), [run.rows])
     if not kinds:
         return opened

@@ -108,23 +108,23 @@ def test_a_failed_download_raises_with_one_line(monkeypatch, tmp_path):
         raise ConnectionError("no route\nmore lines")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(ValueError, match=r"dataset 'cifar10' cannot be loaded \(ConnectionError: no route\); load it"):
+    with pytest.raises(ValueError, match=r"'cifar10'.*ConnectionError: no route\)"):
         train(RunConfig(lr=0.1, wd=0.1, dataset="cifar10"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match=r"dataset must be one of digits, .*; got 'cifar11'"):
+    with pytest.raises(ValueError, match=r"dataset.*'cifar11'"):
         RunConfig(lr=0.1, wd=0.1, dataset="cifar11")
 
 
 def test_tables_without_labelled_images_raise(monkeypatch):
     table = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"x": [1.0], "label": [0]})})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: table)
-    with pytest.raises(ValueError, match="must have one column of images and one of labels"):
+    with pytest.raises(ValueError, match=r"'someone/something'.*one column of images"):
         load_data("someone/something", torch.float32, CPU)
     sizes = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(num_classes=4)})
     images = [Image.fromarray(PIXELS[0]), Image.fromarray(PIXELS[1][:16])]
     mixed = datasets.Dataset.from_dict({"img": images, "label": [0, 1]}, features=sizes)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"train": mixed}))
-    with pytest.raises(ValueError, match="must have images of one size"):
+    with pytest.raises(ValueError, match=r"'someone/something'.*images of one size"):
         load_data("someone/something", torch.float32, CPU)
 
 
@@ -143,7 +143,7 @@ def test_embedded_sets():
     assert torch.equal(labels.test_inputs, digits.test_inputs)
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(
     samples=st.one_of(st.none(), st.integers(20, 1437)),
     validation=st.sampled_from([0.0, 0.1, 0.5]),
@@ -225,7 +225,7 @@ CONFIG = RunConfig(lr=0.1, wd=0.01, model="convnet", width=4, steps=30, batch_si
 
 
 @pytest.mark.parametrize("engine", ["eager", "replicas"])
-def test_bytes_train_like_the_normalized_numbers(monkeypatch, engine):
+def test_bytes_train_like_the_normalized_numbers(engine):
     config = dataclasses.replace(CONFIG, engine=engine, dtype="float64")
     byte_data = user_data(BYTES, torch.float64, CPU)
     as_numbers = train(config, data=(byte_data.prepare(byte_data.inputs), byte_data.targets))

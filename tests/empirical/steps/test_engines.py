@@ -34,11 +34,22 @@ from empirical.steps.engines import compiler_error
 LR, WD, STEPS = 0.3, 0.05, 12
 
 
-def problem(model="mlp", dtype="float64", optimizer=None, width=8, **settings):
-    config = RunConfig(lr=LR, wd=WD, model=model, width=width, dtype=dtype, **settings)
-    data = load_data("digits", getattr(torch, dtype), torch.device("cpu"))
+@functools.cache
+def digits(dtype):
+    return load_data("digits", getattr(torch, dtype), torch.device("cpu"))
+
+
+@functools.cache
+def invariant_groups(model, **settings):
+    """Groups of a network; they depend neither on its seed, width and type nor on ε."""
+    net = build_network(RunConfig(lr=LR, wd=WD, model=model, width=8, **settings), digits("float32").inputs, 10)
+    return {name: group.weights for name, group in scale_invariant_groups(net, digits("float32").inputs).items()}
+
+
+def problem(model="mlp", dtype="float64", optimizer=None, width=8, seed=0, norm_eps=1e-12, **settings):
+    config = RunConfig(lr=LR, wd=WD, model=model, width=width, dtype=dtype, seed=seed, norm_eps=norm_eps, **settings)
+    data, groups = digits(dtype), invariant_groups(model, **settings)
     net = build_network(config, data.inputs, 10)
-    groups = {name: g.weights for name, g in scale_invariant_groups(net, data.inputs).items()}
     return Problem(net, WeightLayout.of(net, groups), data.inputs, data.targets, optimizer or theory.SGD())
 
 
@@ -179,7 +190,7 @@ def one_step(name, task, indices):
 @pytest.mark.parametrize(("model", "width"), [("mlp", 8), ("convnet", 8), ("convnet", 3)])
 @pytest.mark.parametrize("fast", ["kernel", "replicas"])
 def test_the_fast_step_equals_the_eager_one(fast, model, width, dtype, tolerance, eps):
-    for seed in range(5):
+    for seed in range(3):
         check_the_step(fast, problem(model, dtype=dtype, norm_eps=eps, seed=seed, width=width), seed, tolerance)
 
 
@@ -281,17 +292,19 @@ def _needs_a_compiler():
 
 @pytest.mark.usefixtures("_needs_a_compiler")
 def test_the_compiled_engine_equals_the_eager_one():
-    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
-        check_the_step("compiled", problem(dtype=dtype), 0, tolerance)
-    check_replicas(ENGINES["compiled"], problem(optimizer=theory.SGD(momentum=0.9)), [1.0, 2.0], [0.3, 0.1])
-    check_replicas(ENGINES["compiled"], problem(scale_invariant=False), [1.0], [0.3])
+    # each problem is compiled anew, for seconds
+    check_the_step("compiled", problem(dtype="float32"), 0, 1e-5)
+    task = problem(scale_invariant=False, optimizer=theory.SGD(momentum=0.9))
+    check_replicas(ENGINES["compiled"], task, [1.0, 2.0], [0.3, 0.1])
 
 
 @pytest.mark.usefixtures("_needs_a_compiler")
 @pytest.mark.acceptance
-def test_the_compiled_engine_equals_the_eager_one_for_a_convnet():
+def test_the_compiled_engine_equals_the_eager_one_for_more_problems():
+    check_the_step("compiled", problem(), 0, 1e-12)
     check_the_step("compiled", problem("convnet", dtype="float32"), 0, 1e-5)
     check_replicas(ENGINES["compiled"], problem("convnet"), [1.0, 2.0], [0.3, 0.1])
+    check_replicas(ENGINES["compiled"], problem(scale_invariant=False), [1.0], [0.3])
 
 
 def test_the_compiled_engine_raises_for_changing_buffers():
@@ -309,7 +322,7 @@ def test_the_compiled_engine_raises_without_a_compiler(tmp_path):
     )
     nowhere = {"CXX": str(tmp_path / "none"), "PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True)
-    assert "got 'compiled', but torch.compile does not work on this machine" in done.stdout, done.stderr
+    assert "got 'compiled', but torch.compile does not work" in done.stdout, done.stderr
 
 
 def test_the_fastest_engine_is_chosen_and_unsuitable_ones_raise():
@@ -332,7 +345,7 @@ def test_the_fastest_engine_is_chosen_and_unsuitable_ones_raise():
 
 @pytest.mark.parametrize("name", [name for name in ENGINES if name != "compiled"])
 @pytest.mark.parametrize("model", ["mlp", "convnet"])
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     norm=st.floats(-15, 15).map(lambda power: 10.0**power),
     lr=st.floats(-3, 1).map(lambda power: 10.0**power),
@@ -398,20 +411,20 @@ import hashlib, torch
 from empirical import RunConfig, train
 from empirical.runs.loop import load_model
 torch.set_num_threads(1)
-for model in ("mlp", "convnet"):
-    train(RunConfig(lr=0.5, wd=0.01, model=model, width=8, steps=200, engine="kernel"), model, progress=False)
-    for name, weights in load_model(model).state_dict().items():
-        print(model, name, hashlib.sha256(weights.numpy().tobytes()).hexdigest())
+train(RunConfig(lr=0.5, wd=0.01, model="{model}", width=8, steps=200, engine="kernel"), "run", progress=False)
+for name, weights in load_model("run").state_dict().items():
+    print(name, hashlib.sha256(weights.numpy().tobytes()).hexdigest())
 """
 
 
-def test_compiled_code_from_the_cache_gives_identical_results(tmp_path):
+@pytest.mark.parametrize("model", ["mlp", pytest.param("convnet", marks=pytest.mark.acceptance)])
+def test_compiled_code_from_the_cache_gives_identical_results(tmp_path, model):
     printed = []
     for number in ("compiled", "loaded"):
         (tmp_path / number).mkdir()
         environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
         done = subprocess.run(
-            [sys.executable, "-c", COMPILED_RUN],
+            [sys.executable, "-c", COMPILED_RUN.format(model=model)],
             env=environment,
             cwd=tmp_path / number,
             capture_output=True,
