@@ -107,7 +107,7 @@ def sweep(
     traces : keep the trajectories. Otherwise only summaries are kept, about 500 bytes each, and a run with more steps
         starts again from step 0.
     progress : show a progress bar. Default: only in a terminal.
-    limits : limits of waiting and of retries, for unusual clusters.
+    limits : limits of waiting and of retries, an `empirical.sweeps.task.SweepLimits`, for unusual clusters.
 
     Returns
     -------
@@ -275,8 +275,8 @@ class _SweepRunner:
                     seconds = self._options.limits.first_delay * _DELAY_FACTOR ** self._retries[run.identity]
                     delay = max(delay, seconds)
                     continue
-                error = summary.error or "workers stopped the run several times although its sweep was not stopped"
-                summary = dataclasses.replace(summary, status=FAILED, error=error)
+                text = summary.error or "workers stopped the run several times although its sweep was not stopped"
+                summary = dataclasses.replace(summary, status=FAILED, error=text)
             ended.append(summary)
             self._progress.record(run, summary)
         if retries:

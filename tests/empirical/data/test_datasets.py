@@ -183,8 +183,8 @@ def test_classes_are_renamed():
     torch.testing.assert_close(data.inputs[data.targets == 0], whole.inputs[whole.targets == 7])
     assert data.test_targets.unique().tolist() == [0, 1]
     for bad, message in (
-        ((7, 11), "classes must be among those of the data set"),
-        ((7,), "classes must be at least two"),
+        ((7, 11), r"classes.*11"),
+        ((7,), r"classes.*7"),
     ):
         with pytest.raises(ValueError, match=message):
             load_data("digits", torch.float64, CPU, classes=bad)
@@ -272,12 +272,12 @@ def test_validation_is_evaluated(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"samples": 1}, "samples must be"),
-        ({"validation": 1.0}, "validation must be"),
-        ({"label_noise": 1.5}, "label_noise must be"),
-        ({"classes": (1, 1)}, "classes must be"),
-        ({"augmentation": -1}, "augmentation must be"),
-        ({"dataset_seed": -1}, "dataset_seed must be"),
+        ({"samples": 1}, r"samples.*1"),
+        ({"validation": 1.0}, r"validation.*1"),
+        ({"label_noise": 1.5}, r"label_noise.*1\.5"),
+        ({"classes": (1, 1)}, r"classes.*1"),
+        ({"augmentation": -1}, r"augmentation.*-1"),
+        ({"dataset_seed": -1}, r"dataset_seed.*-1"),
     ],
 )
 def test_bad_settings(bad, message):

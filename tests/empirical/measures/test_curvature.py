@@ -280,12 +280,12 @@ def test_the_largest_eigenvalue_of_the_digits_convnet_takes_few_gradients():
     [
         ({"k": 0}, "k must be"),
         ({"k": 10_000}, "k must be at most"),
-        ({"loss": "hinge"}, "loss must be one of"),
-        ({"loss": 3}, "loss must be a name or a function"),
+        ({"loss": "hinge"}, r"loss.*hinge"),
+        ({"loss": 3}, r"loss.*int"),
         ({"loss": lambda outputs, targets: outputs.mean(1)}, "one number"),
-        ({"loss": lambda outputs, targets: torch.zeros(())}, "must depend on the weights"),
-        ({"weights": ["9.weight"]}, "names of trained parameters"),
-        ({"weights": []}, "names of trained parameters"),
+        ({"loss": lambda outputs, targets: torch.zeros(())}, r"loss.*gradient"),
+        ({"weights": ["9.weight"]}, r"weights.*9\.weight"),
+        ({"weights": []}, r"weights.*\[\]"),
         ({"tolerance": 0.0}, "tolerance"),
         ({"vectors": 1}, "vectors"),
         ({"seed": -1}, "seed"),
@@ -305,7 +305,7 @@ def test_under_full_batches_the_edge_is_reached_before_a_destabilization(tmp_pat
     from empirical.studies.tables.edge import FULL_BATCH, edge_figure, measure_edge
 
     config = dataclasses.replace(FULL_BATCH, wd=0.02, width=32, samples=200, steps=1500)
-    result = measure_edge(config, tmp_path, points=8)
+    result = measure_edge(config, tmp_path, points=6)
     assert result.steps[-1] == result.onset
     # far below the edge in the decay phase, at the edge where the phase ends
     assert result.product[2:5].max() < 1.5
@@ -347,7 +347,7 @@ def test_numbers_of_another_type_are_taken():
 
 
 def test_shapes_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"shape of the outputs with loss='mse', \(8, 1\), got \(8,\)"):
+    with pytest.raises(ValueError, match=r"targets.*'mse'.*\(8, 1\).*\(8,\)"):
         curvature(nn.Linear(4, 1), torch.randn(8, 4), torch.randn(8), loss="mse")
     with pytest.raises(ValueError, match="at least 2 samples"):
         curvature(nn.Linear(4, 3), torch.randn(1, 4), torch.zeros(1).long())

@@ -364,7 +364,7 @@ def test_micro_batches_without_a_step_are_dropped():
 def test_several_optimizers_are_refused():
     watch = callback()
     fit(ByHand(network()), watch)
-    with pytest.raises(ValueError, match="trainer must have one optimizer, got 2"):
+    with pytest.raises(ValueError, match=r"trainer.*2"):
         fit(ByHand(network(), optimizers=2), watch)
     # the trajectory of the earlier training is gone
     with pytest.raises(ValueError, match="trainer must have begun"):
@@ -534,10 +534,10 @@ def test_the_whole_module_and_chosen_weights():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "submodule must name a part with a method forward, got None, and Module has none"),
-        ({"submodule": "nets"}, r"submodule must be the name of a part of the module, such as \['net'\], got 'nets'"),
-        ({"submodule": "net", "write": True}, r"write needs a TensorBoardLogger among the trainer's loggers, got \[\]"),
-        ({"submodule": "net", "weights": ["5.weight"]}, "weights must be names of scale-invariant weights"),
+        ({}, r"submodule.*None.*Module"),
+        ({"submodule": "nets"}, r"submodule.*\['net'\].*'nets'"),
+        ({"submodule": "net", "write": True}, r"write.*TensorBoardLogger.*\[\]"),
+        ({"submodule": "net", "weights": ["5.weight"]}, r"weights.*5\.weight"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_when_training_begins(options, match):

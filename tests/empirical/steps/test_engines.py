@@ -280,7 +280,7 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_weights(model):
         # 8 bits
         np.testing.assert_allclose(own["loss"], rows["loss"], rtol=2e-2)
         np.testing.assert_allclose(own["grad_norm"], rows["grad_norm"], rtol=1e-1)
-    with pytest.raises(ValueError, match=r"its matrix products are in torch\.bfloat16"):
+    with pytest.raises(ValueError, match=r"kernel.*torch\.bfloat16"):
         ENGINES["kernel"](half)
 
 
@@ -310,7 +310,7 @@ def test_the_compiled_engine_equals_the_eager_one_for_more_problems():
 def test_the_compiled_engine_raises_for_changing_buffers():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10)).double()
     task = dataclasses.replace(problem(), model=net, layout=WeightLayout.of(net, {}))
-    with pytest.raises(ValueError, match=r"got 'compiled', but training may change its buffer '2\.running_mean'"):
+    with pytest.raises(ValueError, match=r"compiled.*'2\.running_mean'"):
         ENGINES["compiled"](task)
 
 
@@ -333,7 +333,7 @@ def test_the_fastest_engine_is_chosen_and_unsuitable_ones_raise():
         problem(scale_invariant=False, normalization="none"),
     ):
         assert choose_engine(other, 64) == "replicas"
-        with pytest.raises(ValueError, match="got 'kernel', but"):
+        with pytest.raises(ValueError, match=r"engine.*'kernel'"):
             ENGINES["kernel"](other)
     look_alike = problem()
     look_alike.model.relu1 = torch.nn.GELU()
