@@ -92,7 +92,7 @@ def calibrate(
     --------
     >>> import concurrent.futures
     >>> with concurrent.futures.ThreadPoolExecutor(1) as executor:
-    ...     period_model = calibrate("mlp", width=64, batch_size=64, periods=40, executor=executor)
+    ...     period_model = calibrate("mlp", width=64, batch_size=64, periods=20, executor=executor)
     >>> 200 < period_model.law.period(0.5, 0.004) < 300
     True
     """

@@ -77,10 +77,10 @@ def successive_minima(
 
     Examples
     --------
-    >>> config = RunConfig(lr=0.5, wd=0.02, width=64, steps=1200)
-    >>> minima = successive_minima(config, periods=3, seeds=[0], points=3)
+    >>> config = RunConfig(lr=0.5, wd=0.02, width=64, steps=900)
+    >>> minima = successive_minima(config, periods=2, seeds=[0], points=3)
     >>> minima.angle.dims, minima.path_loss.shape, float(minima.angle.isel(seed=0, minimum=1, other=1))
-    (('seed', 'minimum', 'other'), (1, 2, 2, 3), 0.0)
+    (('seed', 'minimum', 'other'), (1, 2, 1, 3), 0.0)
     """
     periods, points = check_integer("periods", periods, at_least=2), check_integer("points", points, at_least=3)
     if not isinstance(config, RunConfig):
