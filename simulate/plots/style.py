@@ -66,21 +66,27 @@ def label_log_ticks(ax: Axes) -> None:
     >>> [ax.yaxis.get_minor_formatter()(value) for value in (4.0, 5.0)]
     ['4', '5']
     """
-    from matplotlib.ticker import FuncFormatter, LogFormatter
+    from matplotlib.ticker import LogFormatter
+
+    class TickFormatter(LogFormatter):
+        labels_all: bool | None = None
+
+        # once for all ticks of an axis, because finding the ticks takes long
+        def set_locs(self, locs: Any = None) -> None:
+            between = ax.yaxis.get_ticklocs(minor=True)
+            super().set_locs(between)
+            low, high = ax.get_ylim()
+            ticks = [tick for tick in (*ax.yaxis.get_ticklocs(), *between) if low <= tick <= high]
+            self.labels_all = sum(bool(LogFormatter.__call__(self, tick)) for tick in ticks) < 2
+
+        def __call__(self, value: float, position: int | None = None) -> str:
+            if self.labels_all is None:
+                self.set_locs()
+            return f"{value:.4g}" if self.labels_all or super().__call__(value, position) else ""
 
     # the norm often spans less than a decade: ticks between the powers of ten need labels too
-    formatter = LogFormatter(minor_thresholds=(1, 0.4))
-    formatter.set_axis(ax.yaxis)
-
-    def text(value: float, position: int | None = None) -> str:
-        between = ax.yaxis.get_ticklocs(minor=True)
-        formatter.set_locs(between)
-        low, high = ax.get_ylim()
-        labelled = [tick for tick in (*ax.yaxis.get_ticklocs(), *between) if low <= tick <= high and formatter(tick)]
-        return f"{value:.4g}" if len(labelled) < 2 or formatter(value, position) else ""
-
-    ax.yaxis.set_major_formatter(FuncFormatter(text))
-    ax.yaxis.set_minor_formatter(FuncFormatter(text))
+    ax.yaxis.set_major_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
+    ax.yaxis.set_minor_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
 
 
 def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:
