@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import simulate
 from simulate.period_model.calibration import CalibrationRun
-from simulate.period_model.intervals import Interval, resample_law_periods, resample_runs
+from simulate.period_model.prediction import Interval, resample_law_periods, resample_runs
 
 REFERENCE = simulate.PeriodModel.reference()
 SETTINGS = [(0.5, 0.012), (0.5, 0.004), (0.5, 0.0015)]
