@@ -13,7 +13,7 @@ from simulate.landscapes import _kernels
 from simulate.landscapes._kernels import WalkerState
 from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, ScaleInvariantLoss
 from simulate.maps.iteration import check_start, flat_copy, status_codes, trajectory_of_batch
-from simulate.trajectories.contract import NORM_MAX, NORM_MIN
+from simulate.trajectories.contract import CONSTRAINTS, NORM_MAX, NORM_MIN
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.schedules import learning_rates
 
@@ -72,7 +72,7 @@ def descend(
     last state is `final_weights`, with momentum `final_velocity`, with a fixed norm `held_norm`. A walker whose squared
     norm leaves the range of normal floating-point numbers keeps its rows up to that step (in a batch the rest is NaN).
     It has the status "diverged" or "collapsed" and its last valid state; the angle of a step that overflows is NaN. A
-    run with `fixed` names it in its attribute `optimizer`, because it obeys another one-step law.
+    run with `fixed` names it in its attribute `constraint`, because it obeys another one-step law.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def descend(
     decay = check_wd(wd)
     if fixed == "norm" and decay.any():
         raise ValueError(f"wd must be 0 with fixed='norm', got {wd!r}")
-    name = repr(rule) if fixed is None else f"{rule!r} with fixed {fixed}"
+    law = {"optimizer": repr(rule), "constraint": CONSTRAINTS[fixed], "landscape": repr(landscape)}
 
     if start is None:
         lr_shape = () if callable(lr) else np.shape(lr)
@@ -113,7 +113,7 @@ def descend(
     else:
         if walkers != 1 or weights is not None or not np.array_equal(norm, 1.0):
             raise ValueError("walkers, norm and weights must be left out with start, which determines them")
-        state = _restart_state(start, landscape, name, rule, fixed, seed)
+        state = _restart_state(start, law, rule, fixed, seed)
         shape = start.final_norm.shape
     begin, count, dims = state.begin, state.code.size, ("batch",)[: len(shape)]
     schedule = np.ascontiguousarray(learning_rates(lr, begin, begin + steps)) if callable(lr) else np.empty(0)
@@ -128,7 +128,7 @@ def descend(
         landscape.parts(), state, compiled_rule, lrs, schedule, decays, steps, record_every, recorded
     )
     columns = dict(zip(_kernels.COLUMNS, recorded.reshape(-1, *shape, step.size), strict=True))
-    attributes = {"optimizer": name, "landscape": repr(landscape), "seed": state.seed, "updates": begin + steps}
+    attributes: dict[str, Any] = {**law, "seed": state.seed, "updates": begin + steps}
     coords: dict[str, Any] = {"walker": (dims, state.numbers.reshape(shape))}
     for setting, values in ({"wd": decays} if callable(lr) else {"lr": lrs, "wd": decays}).items():
         if dims:
@@ -205,14 +205,13 @@ def _initial_state(
 
 
 def _restart_state(
-    start: xr.Dataset, landscape: ScaleInvariantLoss, name: str, rule: theory.SGD, fixed: str | None, seed: int
+    start: xr.Dataset, law: dict[str, str], rule: theory.SGD, fixed: str | None, seed: int
 ) -> WalkerState:
     """State at the end of an earlier run. The arrays are copies."""
     needed = ["final_weights", "walker"]
     needed += ["final_velocity"] if rule.momentum else []
     needed += ["held_norm"] if fixed == "norm" else []
-    attributes = {"source": "landscape", "landscape": repr(landscape), "optimizer": name}
-    check_start(start, "descend", attributes, *needed)
+    check_start(start, "descend", {"source": "landscape", **law}, *needed)
     if seed not in (0, start.attrs["seed"]):
         raise ValueError(f"seed must be that of start, {start.attrs['seed']}, or left out; got {seed}")
     if start.final_norm.dims not in ((), ("batch",)):
