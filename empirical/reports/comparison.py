@@ -389,7 +389,7 @@ def model_for_run(
         return None
     if any(_equal_except(_LENGTH_AND_ENGINE, config, calibration.run) for calibration in model.calibration_runs):
         raise ValueError("this run is one of the calibration runs, so the period model cannot predict it independently")
-    if not equal_up_to_dim(optimizer, model.optimizer):
+    if not equal_up_to_dim(optimizer, repr(model.optimizer)):
         raise ValueError(f"the period model was calibrated with {model.optimizer}, but the run used {optimizer}")
     calibrations = [calibration.run for calibration in model.calibration_runs if calibration.run]
     if parse_config(config) and calibrations and not is_same_network(config, calibrations[0]):

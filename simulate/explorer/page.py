@@ -6,7 +6,7 @@ import base64
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -87,17 +87,17 @@ def explorer_frames(*, seed: int = 0, max_steps: int = MAX_STEPS) -> ExplorerFra
     rms = np.array(equilibrium, dtype=object)[..., EQUILIBRIUM_NAMES.index("equilibrium_norm_rms")].astype(float)
     norms = np.multiply.outer(rms, STARTS)
 
-    def angular_jumps(norm: float, intrinsic_lr: float, ratio: float, delta: float, mu: float = 0.0) -> list[Value]:
-        return list(angular_jump_values(norm, 1.0, intrinsic_lr, ratio, 1.0, delta, mu).values())
+    def angular_jumps(norms: Sequence[float], *setting: float) -> list[list[Value]]:
+        return [list(values.values()) for values in angular_jump_values(norms, 1.0, *setting)]
 
     plain = [
         [
-            [[angular_jumps(float(norm), product, q, delta) for norm in norms[i, 0, j]] for delta in DELTAS]
-            for j, q in enumerate(RATIOS)
+            [angular_jumps(start_norms, intrinsic_lr, q, 1.0, delta, 0.0) for delta in DELTAS]
+            for q, start_norms in zip(RATIOS, plain_norms, strict=True)
         ]
-        for i, product in enumerate(INTRINSIC_LR)
+        for intrinsic_lr, plain_norms in zip(INTRINSIC_LR, norms[:, 0].tolist(), strict=True)
     ]
-    with_momentum = [angular_jumps(1.0, 0.0, 1.0, delta, MOMENTA[-1]) for delta in DELTAS]
+    with_momentum = [angular_jumps([1.0], 0.0, 1.0, 1.0, delta, MOMENTA[-1])[0] for delta in DELTAS]
     period = [[list(period_values(1.0, intrinsic_lr, mu).values()) for intrinsic_lr in INTRINSIC_LR] for mu in MOMENTA]
     steps, bands = np.empty(norms.shape, np.int64), np.empty((*norms.shape, 4, BINS))
     for index, (intrinsic_lr, mu, q, _) in zip(

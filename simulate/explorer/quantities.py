@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -178,7 +178,7 @@ def explore(
     run = norm_trajectory(norm, lr, wd, low, high, momentum, steps=steps, seed=seed)
     values = {
         **equilibrium_values(lr, wd, low, high, momentum),
-        **angular_jump_values(norm, lr, wd, low, high, delta, momentum),
+        **angular_jump_values([norm], lr, wd, low, high, delta, momentum)[0],
         **period_values(lr, wd, momentum),
     }
     return Exploration(lr, wd, float(momentum), low, high, norm, delta, values, run)
@@ -213,22 +213,28 @@ def equilibrium_values(lr: float, wd: float, low: float, high: float, momentum: 
 
 
 def angular_jump_values(
-    norm: float, lr: float, wd: float, low: float, high: float, delta: float, momentum: float
-) -> dict[str, Value]:
-    """Angular jumps by the names in `ANGULAR_JUMP_NAMES`. With momentum only the smallest rotation is a number."""
+    norms: Sequence[float], lr: float, wd: float, low: float, high: float, delta: float, momentum: float
+) -> list[dict[str, Value]]:
+    """Angular jumps for each start norm, by the names in `ANGULAR_JUMP_NAMES`.
+
+    With momentum only the smallest rotation is a number.
+    """
     # arccos(1-δ), accurate for small δ too
     rotation: dict[str, Value] = {"angular_jump_rotation": 2 * math.asin(math.sqrt(delta / 2))}
     if momentum:
-        return {**dict.fromkeys(ANGULAR_JUMP_NAMES, _NO_ANGULAR_JUMPS), **rotation}
+        return [{**dict.fromkeys(ANGULAR_JUMP_NAMES, _NO_ANGULAR_JUMPS), **rotation}] * len(norms)
     try:
         regime = theory.angular_jump_regime(lr, wd, low, high, delta)
         highest = theory.angular_jump_norm(lr, wd, high, delta)
-        time = theory.steps_to_angular_jump(norm, lr, wd, low, high, delta)
+        time = theory.steps_to_angular_jump(norms, lr, wd, low, high, delta)
     except ValueError as error:
-        return {**dict.fromkeys(ANGULAR_JUMP_NAMES, _reason(error)), **rotation}
+        return [{**dict.fromkeys(ANGULAR_JUMP_NAMES, _reason(error)), **rotation}] * len(norms)
     lowest = theory.angular_jump_norm(lr, wd, low, delta) if low else "none: no angular jumps without gradients"
-    values = (regime, highest, lowest, _step_value(time.earliest), _step_value(time.latest))
-    return {**rotation, **dict(zip(ANGULAR_JUMP_NAMES[1:], values, strict=True))}
+    steps = [map(_step_value, values) for values in time]
+    return [
+        {**rotation, **dict(zip(ANGULAR_JUMP_NAMES[1:], (regime, highest, lowest, earliest, latest), strict=True))}
+        for earliest, latest in zip(*steps, strict=True)
+    ]
 
 
 def period_values(lr: float, wd: float, momentum: float) -> dict[str, Value]:

@@ -12,7 +12,7 @@ import xarray as xr
 
 import theory
 from simulate.period_model.reduced_model import ReducedModel, Trend
-from simulate.trajectories.contract import check_trajectory, mean_intrinsic_lr, unconstrained_optimizer
+from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
     OUTSIDE_GROWTH_MAX,
@@ -21,8 +21,8 @@ from simulate.trajectories.periods import (
     after_transient,
     classify,
 )
+from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray
-from theory.optimizers import parse_optimizer
 
 MIN_PERIODS = 10  # least number of periods at one ηλ for the balance law and the reduced model
 MIN_RELAXATIONS = 12  # least length of a calibration run, in units of 1/ηλ
@@ -133,7 +133,8 @@ def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Calibra
         check_trajectory(trajectory, "grad_norm", "loss", single=True)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
-    rule = parse_optimizer(unconstrained_optimizer(trajectory, name))
+    setting = Setting.of(trajectory)
+    rule, intrinsic_lr = setting.law(name), setting.intrinsic_lr
     if not isinstance(rule, (theory.SGD, theory.AdamW, theory.Lion)) or (
         isinstance(rule, theory.SGD) and rule.momentum and not rule.decoupled
     ):
@@ -143,7 +144,6 @@ def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Calibra
         )
     if np.any(np.diff(trajectory.step.values) != 1):
         raise ValueError(f"{name} must have every step, but rows are missing; record it with record_every=1")
-    intrinsic_lr = mean_intrinsic_lr(trajectory)
     if not 0 < intrinsic_lr < 1:
         raise ValueError(f"{name} must have 0 < lr * wd < 1, got {intrinsic_lr:.6g}")
     if trajectory.sizes["step"] < MIN_RELAXATIONS / intrinsic_lr:
@@ -151,18 +151,17 @@ def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Calibra
             f"{name} must have at least {MIN_RELAXATIONS}/(lr * wd) = {MIN_RELAXATIONS / intrinsic_lr:.4g} rows, "
             f"got {trajectory.sizes['step']}"
         )
+    lr, wd = setting.constants()
     if "rotation" not in trajectory:
         if rule != theory.SGD():
             raise ValueError(f"{name} must have the variable 'rotation' for {rule!r}")
         # for scale-invariant weights under plain SGD the rotation follows from the norms
-        rotation = theory.rotation(
-            trajectory.norm.values, trajectory.attrs["lr"], trajectory.attrs["wd"], trajectory.grad_norm.values
-        )
+        rotation = theory.rotation(trajectory.norm.values, lr, wd, trajectory.grad_norm.values)
         trajectory = trajectory.assign(rotation=("step", rotation))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         classification = classify(trajectory, rise=rise)
-    periods, unit = classification.periods, norm_unit(rule, trajectory.attrs["lr"])
+    periods, unit = classification.periods, norm_unit(rule, lr)
     calibration_run = CalibrationRun(
         intrinsic_lr=intrinsic_lr,
         count=periods.count,
@@ -199,7 +198,9 @@ class DecayPhases:
     def __init__(self, trajectory: xr.Dataset, periods: MeasuredPeriods) -> None:
         self.periods, self.intrinsic_lr = periods, periods.intrinsic_lr
         settled = after_transient(trajectory)
-        self.log_norm = np.log(settled.norm.values.astype(np.float64)) - math.log(trajectory.attrs["lr"]) / 2
+        self.log_norm = (
+            np.log(settled.norm.values.astype(np.float64)) - math.log(Setting.of(trajectory).constants()[0]) / 2
+        )
         self.loss = np.maximum(settled.loss.values.astype(np.float64), np.finfo(np.float64).tiny)
         self.effective_lr = np.exp(-2 * self.log_norm)
         turn = self.effective_lr * settled.grad_norm.values / (1 - self.intrinsic_lr)

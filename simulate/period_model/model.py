@@ -9,7 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,15 @@ from simulate.period_model.prediction import (
     Prediction,
     interpolate,
     predict_from_runs,
-    resample_law_periods,
+    resample_laws,
     resample_runs,
 )
 from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel, Trend
-from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory, unconstrained_optimizer
+from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory
+from simulate.trajectories.setting import Setting
 from theory import arguments
 from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_wd, warn_user
-from theory.optimizers import equal_up_to_dim, parse_optimizer
+from theory.optimizers import check_optimizer, with_dim
 
 REACH = 30.0  # largest calibrated ηλ over the smallest ηλ that is predicted without a warning
 _SCHEMA = 3
@@ -79,7 +80,7 @@ class PeriodModel:
     rise : threshold d of the period finder.
     reduced_model : fitted reduced model; None if it could not be fitted.
     reduced_model_error : reason why there is no reduced model; "" if there is one.
-    optimizer : optimizer of the calibration runs, as text.
+    optimizer : optimizer of the calibration runs; its text is accepted too.
 
     Raises
     ------
@@ -100,9 +101,10 @@ class PeriodModel:
     rise: float
     reduced_model: ReducedModel | None
     reduced_model_error: str = ""
-    optimizer: str = "SGD()"
+    optimizer: theory.Optimizer = field(default_factory=theory.SGD)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", check_optimizer(self.optimizer))
         check_number("rise", self.rise, above=0)
         if not self.calibration_runs:
             raise ValueError("calibration_runs must hold at least one run, got none")
@@ -152,10 +154,10 @@ class PeriodModel:
         runs = [(run, *measure_run(run, rise, f"calibration_runs[{i}]")) for i, run in enumerate(calibration_runs)]
         runs.sort(key=lambda run: -run[1].intrinsic_lr)
         summaries = [summary for _, summary, _ in runs]
-        rules = {unconstrained_optimizer(run) for run, _, _ in runs}
-        rule = unconstrained_optimizer(runs[-1][0])
-        if not all(equal_up_to_dim(rule, other) for other in rules):
-            raise ValueError(f"calibration_runs must use one optimizer, got {', '.join(sorted(rules))}")
+        rules = [Setting.of(run).known_optimizer() for run, _, _ in runs]
+        rule = rules[-1]
+        if any(with_dim(rule, 1) != with_dim(other, 1) for other in rules):
+            raise ValueError(f"calibration_runs must use one optimizer, got {', '.join(sorted(set(map(repr, rules))))}")
 
         def without_reduced_model(reason: str) -> PeriodModel:
             return cls(tuple(summaries), rise, None, reason, rule)
@@ -163,7 +165,7 @@ class PeriodModel:
         lowest = summaries[-1].intrinsic_lr
         if not any(summary.is_clear for summary in summaries if summary.intrinsic_lr == lowest):
             return without_reduced_model(f"its calibration runs show no clear period: {'; '.join(map(str, summaries))}")
-        if rule != "SGD()":
+        if rule != theory.SGD():
             return without_reduced_model(f"the reduced model describes SGD(), not {rule}")
         clear = [run for run in runs if run[1].is_clear]
         phases = [DecayPhases(run, classification.periods) for run, _, classification in clear]
@@ -214,7 +216,7 @@ class PeriodModel:
         >>> PeriodModel.load(target) == PeriodModel.reference()
         True
         """
-        write_json(Path(path), {"schema": _SCHEMA, **dataclasses.asdict(self)})
+        write_json(Path(path), {"schema": _SCHEMA, **dataclasses.asdict(self), "optimizer": repr(self.optimizer)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PeriodModel:
@@ -386,7 +388,8 @@ class PeriodModel:
         level, draws, seed = _check_interval_arguments(level, draws, seed)
         pool_runs(self.calibration_runs)
         errors = self._log_errors(_LAW_ERROR, intrinsic_lr, draws, seed)
-        return Interval.of(np.exp(errors) * resample_law_periods(self.calibration_runs, lr, wd, draws, seed), level)
+        periods = [law.period(lr, wd) for law in resample_laws(self.calibration_runs, draws, seed)]
+        return Interval.of(np.exp(errors) * periods, level)
 
     def period_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
         """Interval of the mean of `period(lr, wd)`.
@@ -474,7 +477,7 @@ class PeriodModel:
                 self.calibration_runs,
                 lr,
                 intrinsic_lr,
-                norm_unit(parse_optimizer(self.optimizer), lr),
+                norm_unit(self.optimizer, lr),
                 self.law if self.has_law else None,
                 self.law_interval(lr, wd, level=level) if self.has_law else None,
                 self.period(lr, wd)

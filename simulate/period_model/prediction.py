@@ -5,6 +5,7 @@ Intervals of periods are bootstrapped: seeds and periods of the calibration runs
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -240,8 +241,7 @@ def _resample(intrinsic_lr: float, group: Sequence[CalibrationRun], random: np.r
     return PooledRuns(intrinsic_lr, sum(part.size for part in lengths), period, norm_rise)
 
 
-def resample_law_periods(
-    calibration_runs: Sequence[CalibrationRun], lr: float, wd: float, count: int, seed: int
-) -> list[float]:
-    """Periods at one setting of the balance laws fitted to `count` bootstrap samples."""
-    return [fit_balance_law(sample).period(lr, wd) for sample in resample_runs(calibration_runs, count, seed)]
+@functools.lru_cache(maxsize=16)
+def resample_laws(calibration_runs: tuple[CalibrationRun, ...], count: int, seed: int) -> list[theory.BalanceLaw]:
+    """Balance laws fitted to `count` bootstrap samples. They do not depend on the setting that is predicted."""
+    return [fit_balance_law(sample) for sample in resample_runs(calibration_runs, count, seed)]

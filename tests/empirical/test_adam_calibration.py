@@ -12,7 +12,7 @@ def test_calibration_runs_of_adamw_apply_to_any_dim(tmp_path):
         model = calibrate(
             "mlp", periods=10, seeds=1, width=4, executor=here, optimizer=theory.AdamW(dim=1), **intrinsic_lrs
         )
-    assert model.optimizer == "AdamW(dim=272)"
+    assert model.optimizer == theory.AdamW(dim=272)
     # older versions stored the `dim` that the user passed
     older = dataclasses.replace(model, optimizer="AdamW(dim=1)")
     for dim in (1, 5):
