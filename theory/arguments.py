@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import difflib
 import operator
+import os
+import sys
+import warnings
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ FloatArray = npt.NDArray[np.float64]
 
 # Least similarity of a wrong word to a suggested one (`difflib` ratio); it is 0.8 with two of five letters swapped.
 _NEAR = 0.7
+_PACKAGES = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("theory", "simulate", "empirical"))
 
 
 def check_real(
@@ -293,3 +298,11 @@ def to_float(result: Any) -> Any:
     """
     array = np.asarray(result)
     return float(array) if array.ndim == 0 else array
+
+
+def warn_user(message: str) -> None:
+    """Give a `UserWarning` with the file and line of the first caller outside this project's packages."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_PACKAGES) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
