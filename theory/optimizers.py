@@ -73,18 +73,8 @@ def optimizer_class_name(rule: Optimizer) -> str:
     return kind.__name__ if OPTIMIZERS.get(kind.__name__) is kind else format_reference("optimizer", kind)
 
 
-def parse_optimizer(text: str) -> Optimizer:
-    """Optimizer from its text form, as stored in the attribute `optimizer` of trajectories.
-
-    Raises
-    ------
-    ValueError : the text does not describe an optimizer.
-
-    Examples
-    --------
-    >>> parse_optimizer("SGD(momentum=0.9)"), parse_optimizer("theory.sgd:SGD()")
-    (SGD(momentum=0.9), SGD())
-    """
+def _parse_optimizer(text: str) -> Optimizer:
+    """Optimizer from its text form, as stored in the attribute `optimizer` of trajectories."""
     name, bracket, settings = text.partition("(")
     try:
         call = ast.parse("settings" + bracket + settings, mode="eval").body
@@ -111,22 +101,21 @@ def _build_optimizer(class_name: str, arguments: dict[str, Any]) -> Any:
     return kind(**arguments)
 
 
-def parse_if_known(text: str) -> Optimizer | None:
-    """Optimizer that a text describes, or None if `parse_optimizer` rejects it.
+def parse_optimizer(text: str) -> Optimizer:
+    """Old name of `check_optimizer` for a text."""
+    return check_optimizer(text)
 
-    Examples
-    --------
-    >>> parse_if_known("SGD(momentum=0.5)"), parse_if_known("RMSprop")
-    (SGD(momentum=0.5), None)
-    """
+
+def parse_if_known(text: str) -> Optimizer | None:
+    """Optimizer that a text describes, or None if `check_optimizer` rejects it."""
     try:
-        return parse_optimizer(text)
+        return check_optimizer(text)
     except ValueError:
         return None
 
 
 def format_optimizer(rule: Optimizer) -> str:
-    """Text form of an optimizer, the inverse of `parse_optimizer`.
+    """Text form of an optimizer, which `check_optimizer` turns back into the object.
 
     Examples
     --------
@@ -150,32 +139,37 @@ def with_dim(rule: Optimizer, dim: int) -> Optimizer:
     return changed  # type: ignore[no-any-return]
 
 
-def equal_up_to_dim(one: str, other: str) -> bool:
-    """Whether two texts describe the same optimizer, apart from its number of weights.
+def equal_up_to_dim(one: Optimizer | str, other: Optimizer | str) -> bool:
+    """Whether two optimizers, as objects or texts, are the same apart from their number of weights.
 
     Examples
     --------
-    >>> equal_up_to_dim("AdamW(dim=1)", "AdamW(dim=576)"), equal_up_to_dim("Adam(dim=1)", "AdamW(dim=1)")
+    >>> equal_up_to_dim(AdamW(dim=1), AdamW(dim=576)), equal_up_to_dim("Adam(dim=1)", "AdamW(dim=1)")
     (True, False)
     """
-    first, second = parse_if_known(one), parse_if_known(other)
+    first, second = (parse_if_known(rule) if isinstance(rule, str) else rule for rule in (one, other))
     return one == other or (first is not None and second is not None and with_dim(first, 1) == with_dim(second, 1))
 
 
-def check_optimizer(optimizer: Optimizer | None) -> Optimizer:
-    """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`, or None for `SGD()`.
+def check_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
+    """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`, its text form, or None for `SGD()`.
+
+    This is the only place that parses the text form.
 
     Raises
     ------
-    TypeError : it is not an optimizer object, but for example a class or a name.
+    TypeError : it is not an optimizer, but for example a class.
+    ValueError : the text does not describe an optimizer.
 
     Examples
     --------
-    >>> check_optimizer(None)
-    SGD()
+    >>> check_optimizer(None), check_optimizer("SGD(momentum=0.9)"), check_optimizer("theory.sgd:SGD()")
+    (SGD(), SGD(momentum=0.9), SGD())
     """
     if optimizer is None:
         return SGD()
+    if isinstance(optimizer, str):
+        return _parse_optimizer(optimizer)
     if isinstance(optimizer, type) or not hasattr(optimizer, "equilibrium_norm"):
         raise TypeError(f"optimizer must be an object such as SGD(momentum=0.9) or AdamW(dim=100), got {optimizer!r}")
     return optimizer
