@@ -18,11 +18,7 @@ _UNLIMITED = 1e12
 
 
 def wd_for_rotation(
-    lr: npt.ArrayLike,
-    rotation: npt.ArrayLike,
-    *,
-    grad_norm: npt.ArrayLike = 1.0,
-    optimizer: Optimizer | None = None,
+    lr: npt.ArrayLike, rotation: npt.ArrayLike, *, grad_norm: npt.ArrayLike = 1.0, optimizer: Optimizer | None = None
 ) -> Any:
     """Weight decay λ at which the equilibrium rotation per step is `rotation`.
 
@@ -56,11 +52,7 @@ def wd_for_rotation(
 
 
 def lr_for_rotation(
-    wd: npt.ArrayLike,
-    rotation: npt.ArrayLike,
-    *,
-    grad_norm: npt.ArrayLike = 1.0,
-    optimizer: Optimizer | None = None,
+    wd: npt.ArrayLike, rotation: npt.ArrayLike, *, grad_norm: npt.ArrayLike = 1.0, optimizer: Optimizer | None = None
 ) -> Any:
     """Learning rate η at which the equilibrium rotation per step is `rotation`.
 

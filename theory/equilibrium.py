@@ -77,11 +77,7 @@ def equilibrium_effective_lr(
 
 
 def equilibrium_rotation(
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    *,
-    grad_norm: npt.ArrayLike = 1.0,
-    optimizer: Optimizer | None = None,
+    lr: npt.ArrayLike, wd: npt.ArrayLike, *, grad_norm: npt.ArrayLike = 1.0, optimizer: Optimizer | None = None
 ) -> Any:
     """Angle θ* between consecutive iterates at equilibrium; for SGD cos θ* = 1-ηλ, so θ* ≈ √(2ηλ).
 

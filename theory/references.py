@@ -11,7 +11,7 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 # Names in stored runs whose classes have moved: the stored name and where the class is now. New runs are stored under
 # the same name, which is part of their identity.
 _MOVED = {
-    "empirical.trials.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims.corrected_decay:CorrectedSGD",
+    "empirical.trials.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims.corrected_decay:CorrectedSGD"
 }
 
 

@@ -25,7 +25,7 @@ class Derivation(list[Any]):
     ----------
     title : name of the result.
     assumptions : one sentence with the range in which every step holds.
-    symbols : symbols by their names in code (`lr`, `wd`, `grad_norm`, …).
+    symbols : symbols that the assumptions or the formula name; the attribute `symbols` has them by their names in code.
     definitions : expressions of derived symbols, substituted into each relation in their order. What remains is an
         identity that sympy can prove. The expressions come from sympy itself (`solve`, `diff`, a scalar product), so
         the proved steps show that the formula follows from the definitions.
@@ -33,7 +33,7 @@ class Derivation(list[Any]):
     Examples
     --------
     >>> x, y = sympy.symbols("x y", positive=True)
-    >>> square = Derivation("Square of y = 2x.", "x > 0.", {"x": x, "y": y}, {y: 2 * x})
+    >>> square = Derivation("Square of y = 2x.", "x > 0.", [x, y], {y: 2 * x})
     >>> square.step(sympy.Eq(y**2, 4 * x**2), "Square both sides.")
     >>> square.unproved()
     []
@@ -42,13 +42,11 @@ class Derivation(list[Any]):
     [0]
     """
 
-    def __init__(
-        self, title: str, assumptions: str, symbols: Mapping[str, Any], definitions: Values | None = None
-    ) -> None:
+    def __init__(self, title: str, assumptions: str, symbols: Iterable[Any], definitions: Values | None = None) -> None:
         super().__init__()
         self.title = title
         self.assumptions = assumptions
-        self.symbols = dict(symbols)
+        self.symbols = {symbol.name: symbol for symbol in symbols}
         self.definitions = dict(definitions or {})
         self.reasons: list[str] = []
         self._ranges: list[tuple[Values, ...]] = []
@@ -68,7 +66,7 @@ class Derivation(list[Any]):
         Examples
         --------
         >>> x, d = sympy.Symbol("x", positive=True), sympy.Symbol("d", nonnegative=True)
-        >>> above = Derivation("x² >= 1.", "x >= 1.", {"x": x})
+        >>> above = Derivation("x² >= 1.", "x >= 1.", [x])
         >>> above.step(sympy.Ge(x**2, 1), "x = 1 + d.", {x: 1 + d})
         >>> above.proves(0)
         True
@@ -87,7 +85,7 @@ class Derivation(list[Any]):
         Examples
         --------
         >>> x = sympy.Symbol("x", positive=True)
-        >>> sum_of_squares = Derivation("x + 1/x >= 2.", "x > 0.", {"x": x})
+        >>> sum_of_squares = Derivation("x + 1/x >= 2.", "x > 0.", [x])
         >>> sum_of_squares.step(sympy.Ge(x + 1 / x, 2), "x + 1/x - 2 = (x - 1)²/x.")
         >>> sum_of_squares.proves(0)
         True
@@ -104,7 +102,7 @@ class Derivation(list[Any]):
 
         Examples
         --------
-        >>> Derivation("Nothing.", "None.", {}).unproved()
+        >>> Derivation("Nothing.", "None.", []).unproved()
         []
         """
         return [index for index in range(len(self)) if not self.proves(index)]
@@ -175,10 +173,7 @@ def _is_proved(relation: Any, values: Substitutions) -> bool:
     if isinstance(relation, (GreaterThan, LessThan, StrictGreaterThan, StrictLessThan)):
         difference = _insert(relation.gts, values) - _insert(relation.lts, values)
         strict = isinstance(relation, (StrictGreaterThan, StrictLessThan))
-        forms: Iterable[Any] = (
-            sympy.factor(sympy.together(difference)),
-            sympy.factor(sympy.simplify(difference)),
-        )
+        forms: Iterable[Any] = (sympy.factor(sympy.together(difference)), sympy.factor(sympy.simplify(difference)))
         return any(bool(form.is_positive if strict else form.is_nonnegative) for form in forms)
     return False
 
