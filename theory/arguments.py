@@ -9,12 +9,28 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 FloatArray = npt.NDArray[np.float64]
+# Formulas return a float if all arguments are numbers, and an array otherwise. No type can say that an array without
+# axes counts as a number.
+Number = float | np.floating[Any] | np.integer[Any]
+
+# Fields of a result are floats or arrays; without parameters, as in `Bounds`, their type is Any.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Value = TypeVar("Value", default=Any)
+    Flag = TypeVar("Flag", default=Any)
+else:
+    from typing import TypeVar
+
+    Value = TypeVar("Value")
+    Flag = TypeVar("Flag")
 
 # Least similarity of a wrong word to a suggested one (`difflib` ratio); it is 0.8 with two of five letters swapped.
 _NEAR = 0.7
@@ -22,7 +38,7 @@ _NEAR = 0.7
 
 def check_real(
     name: str,
-    value: npt.ArrayLike,
+    value: ArrayLike,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -102,7 +118,7 @@ def check_number(name: str, value: Any, **limits: float) -> float:
     return float(array)
 
 
-def check_lr(value: npt.ArrayLike, name: str = "lr") -> FloatArray:
+def check_lr(value: ArrayLike, name: str = "lr") -> FloatArray:
     """Check a learning rate: finite and > 0.
 
     Examples
@@ -113,7 +129,7 @@ def check_lr(value: npt.ArrayLike, name: str = "lr") -> FloatArray:
     return check_real(name, value, above=0)
 
 
-def check_wd(value: npt.ArrayLike, name: str = "wd") -> FloatArray:
+def check_wd(value: ArrayLike, name: str = "wd") -> FloatArray:
     """Check a weight decay: finite and >= 0.
 
     Examples
@@ -207,7 +223,7 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
     return number
 
 
-def check_steps(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
+def check_steps(steps: int | ArrayLike) -> npt.NDArray[np.int64]:
     """Return the step numbers 0 … N for a last step N, or a checked one-dimensional array of step numbers.
 
     Examples

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from theory.arguments import (
     FloatArray,
+    Number,
+    Value,
     broadcast,
     check_intrinsic_lr,
     check_lr,
@@ -20,16 +22,20 @@ from theory.arguments import (
 )
 
 
-class Bounds(NamedTuple):
+class Bounds(NamedTuple, Generic[Value]):
     """Lower and upper bound of the norm: floats or arrays of one shape."""
 
-    lower: Any
-    upper: Any
+    lower: Value
+    upper: Value
 
 
+@overload
+def norm_bounds(lr: Number, wd: Number, grad_norm_min: Number, grad_norm_max: Number) -> Bounds[float]: ...
+@overload
 def norm_bounds(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
-) -> Bounds:
+    lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike
+) -> Bounds[FloatArray]: ...
+def norm_bounds(lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike) -> Any:
     """Smallest interval of norms that attracts every orbit with ℓ <= g̃ <= L and that no orbit leaves.
 
     The g̃ may come in any order. Let a = (1-ηλ)² and r = ρ². For a >= 1/2 the interval of r begins at r_ℓ = ηℓ/√(1-a)
@@ -80,12 +86,12 @@ def norm_bounds(
 
 
 def norm_envelope(
-    steps: int | npt.ArrayLike,
-    norm: npt.ArrayLike,
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    grad_norm_min: npt.ArrayLike,
-    grad_norm_max: npt.ArrayLike,
+    steps: int | ArrayLike,
+    norm: ArrayLike,
+    lr: ArrayLike,
+    wd: ArrayLike,
+    grad_norm_min: ArrayLike,
+    grad_norm_max: ArrayLike,
 ) -> Bounds:
     """Exact interval of norms that can be reached from `norm` in t steps with ℓ <= g̃ <= L.
 
@@ -154,7 +160,7 @@ def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
 
 
 def _check_arguments(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
+    lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike
 ) -> tuple[FloatArray, ...]:
     low = check_real("grad_norm_min", grad_norm_min, at_least=0)
     high = check_real("grad_norm_max", grad_norm_max, above=0)

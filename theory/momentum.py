@@ -9,25 +9,41 @@ Without the last term this is a linear recursion. r is never below its solution 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from theory.arguments import FloatArray, broadcast, check_lr, check_real, check_steps, check_wd, to_float
+from theory.arguments import (
+    Flag,
+    FloatArray,
+    Number,
+    Value,
+    broadcast,
+    check_lr,
+    check_real,
+    check_steps,
+    check_wd,
+    to_float,
+)
 from theory.bounds import Bounds
 
 
-class MomentumRelaxation(NamedTuple):
+class MomentumRelaxation(NamedTuple, Generic[Value, Flag]):
     """Relaxation time in steps of a small deviation of the norm, and whether the norm rings meanwhile."""
 
-    time: Any
-    rings: Any
+    time: Value
+    rings: Flag
 
 
+@overload
+def momentum_lower_bound(lr: Number, wd: Number, grad_norm_min: Number, *, momentum: Number) -> float: ...
+@overload
 def momentum_lower_bound(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, *, momentum: npt.ArrayLike
-) -> Any:
+    lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, *, momentum: ArrayLike
+) -> FloatArray: ...
+def momentum_lower_bound(lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, *, momentum: ArrayLike) -> Any:
     """Lower bound of lim inf ρ for heavy-ball SGD with coupled decay, if g̃ >= ℓ at every step.
 
     With γ = ηλ(2-ηλ/(1+μ)) and m = (1-√μ)², the bound is
@@ -73,13 +89,13 @@ def momentum_lower_bound(
 
 
 def momentum_envelope(
-    steps: int | npt.ArrayLike,
-    norm: npt.ArrayLike,
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    grad_norm_min: npt.ArrayLike,
+    steps: int | ArrayLike,
+    norm: ArrayLike,
+    lr: ArrayLike,
+    wd: ArrayLike,
+    grad_norm_min: ArrayLike,
     *,
-    momentum: npt.ArrayLike,
+    momentum: ArrayLike,
 ) -> Any:
     """Lower bound of the norm after t steps of heavy-ball SGD with coupled decay, if g̃ >= ℓ at every step.
 
@@ -150,9 +166,13 @@ def momentum_envelope(
     return unit[..., np.newaxis] * np.sqrt(np.maximum(squares, 0))
 
 
+@overload
+def momentum_least_decay_steps(lr: Number, wd: Number, ratio: Number, *, momentum: Number) -> float: ...
+@overload
 def momentum_least_decay_steps(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike, *, momentum: npt.ArrayLike
-) -> Any:
+    lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike, *, momentum: ArrayLike
+) -> FloatArray: ...
+def momentum_least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike, *, momentum: ArrayLike) -> Any:
     """Least number of steps in which the norm of heavy-ball SGD with coupled decay can decrease by a factor.
 
     For any gradients it is 2 ln(ratio)/(-ln p), where p is the larger root of z² - (1+μ-γ)z + μ and
@@ -197,9 +217,17 @@ def momentum_least_decay_steps(
     return to_float(np.where(margin < 0, 0.0, whole))
 
 
+@overload
 def momentum_stationary_bounds(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, mean_sq_gradient: npt.ArrayLike, *, momentum: npt.ArrayLike
-) -> Bounds:
+    lr: Number, wd: Number, mean_sq_gradient: Number, *, momentum: Number
+) -> Bounds[float]: ...
+@overload
+def momentum_stationary_bounds(
+    lr: ArrayLike, wd: ArrayLike, mean_sq_gradient: ArrayLike, *, momentum: ArrayLike
+) -> Bounds[FloatArray]: ...
+def momentum_stationary_bounds(
+    lr: ArrayLike, wd: ArrayLike, mean_sq_gradient: ArrayLike, *, momentum: ArrayLike
+) -> Any:
     """Interval that contains √E‖x‖² of every stationary run of heavy-ball SGD with coupled decay.
 
     E‖x‖² lies between ηE‖∇f‖²/(λ(2(1+μ)-ηλ)) and ((1+μ)/(1-μ))² times that, for any distribution of the gradients.
@@ -238,9 +266,15 @@ def momentum_stationary_bounds(
     return Bounds(to_float(np.where(constant, 0.0, lower)), to_float(np.where(constant, np.inf, upper)))
 
 
+@overload
 def momentum_relaxation(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, *, momentum: npt.ArrayLike, decoupled: bool = False
-) -> MomentumRelaxation:
+    lr: Number, wd: Number, *, momentum: Number, decoupled: bool = False
+) -> MomentumRelaxation[float, bool]: ...
+@overload
+def momentum_relaxation(
+    lr: ArrayLike, wd: ArrayLike, *, momentum: ArrayLike, decoupled: bool = False
+) -> MomentumRelaxation[FloatArray, npt.NDArray[np.bool_]]: ...
+def momentum_relaxation(lr: ArrayLike, wd: ArrayLike, *, momentum: ArrayLike, decoupled: bool = False) -> Any:
     """Relaxation time of a small deviation of the norm from equilibrium under heavy ball, and whether the norm rings.
 
     This holds for gradients that are independent in time, in many dimensions. E‖x‖², E⟨x,v⟩ and E‖v‖² relax with the
@@ -325,7 +359,7 @@ def _log_root(
 
 
 def _check_arguments(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, momentum: npt.ArrayLike, *, decoupled: bool = False, **others: FloatArray
+    lr: ArrayLike, wd: ArrayLike, momentum: ArrayLike, *, decoupled: bool = False, **others: FloatArray
 ) -> tuple[FloatArray, ...]:
     mu = check_real("momentum", momentum, at_least=0, below=1)
     checked = broadcast(lr=check_lr(lr), wd=check_wd(wd), momentum=mu, **others)

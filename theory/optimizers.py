@@ -22,6 +22,7 @@ __all__ = [
     "AdamW",
     "Lion",
     "Optimizer",
+    "OptimizerLike",
     "check_optimizer",
     "format_optimizer",
     "optimizer_class",
@@ -29,6 +30,9 @@ __all__ = [
     "parse_optimizer",
     "sgd_update",
 ]
+
+# what the argument `optimizer` of a formula may be: an object, its text form, or None for SGD()
+OptimizerLike = Optimizer | str | None
 
 OPTIMIZERS: dict[str, type[Any]] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Lion": Lion}
 
@@ -151,7 +155,7 @@ def equal_up_to_dim(one: Optimizer | str, other: Optimizer | str) -> bool:
     return one == other or (first is not None and second is not None and with_dim(first, 1) == with_dim(second, 1))
 
 
-def check_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
+def check_optimizer(optimizer: OptimizerLike) -> Optimizer:
     """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`, its text form, or None for `SGD()`.
 
     This is the only place that parses the text form.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from theory.arguments import (
     FloatArray,
+    Number,
+    Value,
     broadcast,
     check_choice,
     check_intrinsic_lr,
@@ -19,23 +21,21 @@ from theory.arguments import (
     check_wd,
     to_float,
 )
-from theory.optimizers import SGD, Adam, AdamW, Optimizer, check_optimizer
+from theory.optimizers import SGD, Adam, AdamW, OptimizerLike, check_optimizer
 
 
-class Balance(NamedTuple):
+class Balance(NamedTuple, Generic[Value]):
     """Decay, growth and change of ln ρ over a run, floats or arrays of one shape: change = growth - decay."""
 
-    decay: Any
+    decay: Value
     """Decrease of ln ρ by weight decay, -Σ ln(1-ηλ)."""
-    growth: Any
+    growth: Value
     """Increase of ln ρ by gradients, Σ(-ln cos θ)."""
-    change: Any
+    change: Value
     """Change of ln ρ over the run, ln(ρ_N/ρ₀)."""
 
 
-def balance(
-    norm: npt.ArrayLike, final_norm: npt.ArrayLike, rotation: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike
-) -> Balance:
+def balance(norm: ArrayLike, final_norm: ArrayLike, rotation: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> Balance:
     """Split the change of ln ρ over a run into decay and growth, exactly: change = growth - decay.
 
     In a stationary run the mean change per step is 0, so the geometric mean of cos θ is 1-ηλ, at equilibrium or not.
@@ -162,7 +162,11 @@ class BalanceLaw:
         # φ of the odds times the factor, written without poles for φ >= 0
         return np.asarray(self.outside_growth * factor / (1 - self.outside_growth + self.outside_growth * factor))
 
-    def period(self, lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
+    @overload
+    def period(self, lr: Number, wd: Number) -> float: ...
+    @overload
+    def period(self, lr: ArrayLike, wd: ArrayLike) -> FloatArray: ...
+    def period(self, lr: ArrayLike, wd: ArrayLike) -> Any:
         """Mean period T in steps.
 
         Parameters
@@ -191,7 +195,11 @@ class BalanceLaw:
             return to_float(np.where(has_period, norm_rise / (1 - outside_growth) / -np.log1p(-intrinsic_lr), np.nan))
 
 
-def least_decay_steps(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> Any:
+@overload
+def least_decay_steps(lr: Number, wd: Number, ratio: Number) -> float: ...
+@overload
+def least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike) -> FloatArray: ...
+def least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike) -> Any:
     """Least number of steps in which the norm can decrease by a factor, for any gradients: ln(ratio)/(-ln(1-ηλ)).
 
     Parameters
@@ -225,7 +233,11 @@ def least_decay_steps(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike
     return to_float(whole)
 
 
-def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | None = None) -> Any:
+@overload
+def free_decay(lr: Number, wd: Number, *, optimizer: OptimizerLike = None) -> float: ...
+@overload
+def free_decay(lr: ArrayLike, wd: ArrayLike, *, optimizer: OptimizerLike = None) -> FloatArray: ...
+def free_decay(lr: ArrayLike, wd: ArrayLike, *, optimizer: OptimizerLike = None) -> Any:
     """Decrease of ln ρ per step without gradients, once the momentum buffer has adapted: -ln(1-ηλ), about ηλ.
 
     With coupled decay and momentum the weights follow a linear recursion. Its roots z solve z² - Tz + D = 0, with
@@ -274,7 +286,11 @@ def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | N
     return to_float(0 - np.where(discriminant >= 0, slow, np.log(product) / 2))
 
 
-def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
+@overload
+def least_time_between_angular_jumps(lr: Number, wd: Number, delta: Number) -> float: ...
+@overload
+def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayLike) -> FloatArray: ...
+def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayLike) -> Any:
     """Least mean number of steps between angular jumps in a long run of bounded norm, for any gradients.
 
     It is ln(1-δ)/ln(1-ηλ). The norm is bounded if g̃ is bounded and ηλ > 0. While the norm grows, every step may be a
@@ -309,9 +325,13 @@ def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta
         return to_float(np.log1p(-delta) / np.log1p(-intrinsic_lr))
 
 
+@overload
+def decay_phase_product(steps: Number, product: Number, lr: Number, wd: Number, tail: Number) -> float: ...
+@overload
 def decay_phase_product(
-    steps: npt.ArrayLike, product: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, tail: npt.ArrayLike
-) -> Any:
+    steps: ArrayLike, product: ArrayLike, lr: ArrayLike, wd: ArrayLike, tail: ArrayLike
+) -> FloatArray: ...
+def decay_phase_product(steps: ArrayLike, product: ArrayLike, lr: ArrayLike, wd: ArrayLike, tail: ArrayLike) -> Any:
     """Product of loss and effective learning rate in a decay phase, for a cross-entropy tail dL/dτ = -cL².
 
     While gradients are small, η̃ grows by 1/(1-ηλ)² per step, and the loss decreases in the time of the sphere,
