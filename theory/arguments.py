@@ -105,13 +105,7 @@ def check_real(
 
 
 def check_number(name: str, value: Any, **limits: float) -> float:
-    """Check that `value` is one finite real number in a range, and return it as a float.
-
-    Examples
-    --------
-    >>> check_number("delta", 0.5, above=0, below=1)
-    0.5
-    """
+    """Check that `value` is one finite real number in a range, and return it as a float."""
     array = check_real(name, value, **limits)
     if array.ndim:
         raise ValueError(f"{name} must be one number, got an array of shape {array.shape}")
@@ -119,24 +113,12 @@ def check_number(name: str, value: Any, **limits: float) -> float:
 
 
 def check_lr(value: ArrayLike, name: str = "lr") -> FloatArray:
-    """Check a learning rate: finite and > 0.
-
-    Examples
-    --------
-    >>> float(check_lr(0.1))
-    0.1
-    """
+    """Check a learning rate: finite and > 0."""
     return check_real(name, value, above=0)
 
 
 def check_wd(value: ArrayLike, name: str = "wd") -> FloatArray:
-    """Check a weight decay: finite and >= 0.
-
-    Examples
-    --------
-    >>> float(check_wd(0))
-    0.0
-    """
+    """Check a weight decay: finite and >= 0."""
     return check_real(name, value, at_least=0)
 
 
@@ -148,11 +130,6 @@ def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) ->
     Raises
     ------
     ValueError : lr * wd is out of range, or the shapes do not broadcast.
-
-    Examples
-    --------
-    >>> float(check_intrinsic_lr(check_lr(0.5), check_wd(0.01)))
-    0.005
     """
     lr, wd = broadcast(lr=lr, wd=wd)
     product = np.asarray(lr * wd)
@@ -167,13 +144,7 @@ def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) ->
 
 
 def broadcast(**arrays: FloatArray) -> tuple[FloatArray, ...]:
-    """Broadcast named arrays to one shape. The error lists the shapes.
-
-    Examples
-    --------
-    >>> [a.shape for a in broadcast(lr=np.ones(3), wd=np.ones((2, 1)))]
-    [(2, 3), (2, 3)]
-    """
+    """Broadcast named arrays to one shape. The error lists the shapes."""
     try:
         return tuple(np.broadcast_arrays(*arrays.values()))
     except ValueError:
@@ -182,12 +153,7 @@ def broadcast(**arrays: FloatArray) -> tuple[FloatArray, ...]:
 
 
 def check_order(low_name: str, low: FloatArray, high_name: str, high: FloatArray) -> None:
-    """Check that low <= high elementwise.
-
-    Examples
-    --------
-    >>> check_order("low", np.asarray(1.0), "high", np.asarray(2.0))
-    """
+    """Check that low <= high elementwise."""
     low, high = broadcast(**{low_name: low, high_name: high})
     bad = low > high
     if bad.any():
@@ -205,11 +171,6 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
     ------
     TypeError : `value` is not a whole number.
     ValueError : it is out of range.
-
-    Examples
-    --------
-    >>> check_integer("steps", 10)
-    10
     """
     allowed = f"a whole number >= {at_least}" + ("" if at_most is None else f" and <= {at_most}")
     try:
@@ -224,13 +185,7 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
 
 
 def check_steps(steps: int | ArrayLike) -> npt.NDArray[np.int64]:
-    """Return the step numbers 0 … N for a last step N, or a checked one-dimensional array of step numbers.
-
-    Examples
-    --------
-    >>> check_steps(2), check_steps([5, 1])
-    (array([0, 1, 2]), array([5, 1]))
-    """
+    """Return the step numbers 0 … N for a last step N, or a checked one-dimensional array of step numbers."""
     try:
         numbers = np.asarray(steps)
     except ValueError:
@@ -265,13 +220,7 @@ def check_choice(name: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def suggestion(value: Any, allowed: Collection[str]) -> str:
-    """End of an error message that suggests the most similar allowed word; empty if none is similar.
-
-    Examples
-    --------
-    >>> suggestion("MLP", ["convnet", "mlp"]), suggestion("vgg", ["convnet", "mlp"])
-    (", did you mean 'mlp'?", '')
-    """
+    """End of an error message that suggests the most similar allowed word; empty if none is similar."""
     if not isinstance(value, str):
         return ""
     words = {word.lower(): word for word in allowed}
@@ -285,11 +234,6 @@ def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]
     Raises
     ------
     TypeError, ValueError : `values` is a single word, is empty, or contains a word that is not allowed.
-
-    Examples
-    --------
-    >>> check_choices("formats", ["pdf", "png", "pdf"], ["pdf", "png", "svg"])
-    ['pdf', 'png']
     """
     if isinstance(values, str):
         raise TypeError(f"{name} must be a sequence of words, got the single word {values!r}")
@@ -300,12 +244,6 @@ def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]
 
 
 def to_float(result: Any) -> Any:
-    """Return a float for a 0-d result, and an array otherwise.
-
-    Examples
-    --------
-    >>> to_float(np.asarray(2.0))
-    2.0
-    """
+    """Return a float for a 0-d result, and an array otherwise."""
     array = np.asarray(result)
     return float(array) if array.ndim == 0 else array

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from theory.arguments import (
@@ -63,7 +65,7 @@ def norm_bounds(lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_nor
     >>> round(bounds.lower, 4), round(bounds.upper, 4)
     (1.4955, 2.9911)
     """
-    lr, wd, low, high = _check_arguments(lr, wd, grad_norm_min, grad_norm_max)
+    lr, wd, low, high = check_range(lr, wd, grad_norm_min, grad_norm_max)
     intrinsic_lr = check_intrinsic_lr(lr, wd)
     # In units of r = ρ²/(ηL) only a and q = ℓ/L remain, and nothing overflows.
     a, one_minus_a, q = (1 - intrinsic_lr) ** 2, intrinsic_lr * (2 - intrinsic_lr), low / high
@@ -122,7 +124,7 @@ def norm_envelope(
     (array([1.   , 0.999, 0.998]), array([1.    , 1.004 , 1.0079]))
     """
     step_numbers = check_steps(steps)
-    lr, wd, low, high = _check_arguments(lr, wd, grad_norm_min, grad_norm_max)
+    lr, wd, low, high = check_range(lr, wd, grad_norm_min, grad_norm_max)
     start = check_real("norm", norm, above=0)
     intrinsic_lr = check_intrinsic_lr(lr, wd)
     start, lr, high, q, intrinsic_lr = broadcast(
@@ -130,26 +132,35 @@ def norm_envelope(
     )
     a = (1 - intrinsic_lr) ** 2
     unit = np.sqrt(lr * high)
-    lower = upper = (start / unit) ** 2
-    ends = np.empty((2, *start.shape, step_numbers.size))
-    order = np.argsort(step_numbers, kind="stable")
-    done, step, converged = 0, 0, False
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        # where F(r) = a r + (ηℓ)²/r has its minimum, and that minimum
+    # where F(r) = a r + (ηℓ)²/r has its minimum, and that minimum
+    with np.errstate(divide="ignore", invalid="ignore"):
         turning, least = q / np.sqrt(a), 2 * np.sqrt(a) * q
-        while done < step_numbers.size:
-            if step_numbers[order[done]] == step or converged:
-                ends[..., order[done]] = lower, upper
-                done += 1
-                continue
-            new_lower = np.where(
-                turning <= lower, _map(a, q, lower), np.where(turning >= upper, _map(a, q, upper), least)
-            )
-            new_upper = np.maximum(_map(a, 1.0, lower), _map(a, 1.0, upper))
-            converged = bool(np.array_equal(new_lower, lower) and np.array_equal(new_upper, upper))
-            lower, upper, step = new_lower, new_upper, step + 1
+
+    def reachable() -> Iterator[FloatArray]:
+        lower = upper = (start / unit) ** 2
+        while True:
+            yield np.stack((lower, upper))
+            images = _map(a, q, lower), _map(a, q, upper)
+            highest = np.maximum(_map(a, 1.0, lower), _map(a, 1.0, upper))
+            lower = np.where(turning <= lower, images[0], np.where(turning >= upper, images[1], least))
+            upper = highest
+
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        ends = states_at(step_numbers, reachable())
     scaled = unit[..., np.newaxis] * np.sqrt(ends)
     return Bounds(scaled[0], scaled[1])
+
+
+def states_at(steps: npt.NDArray[np.int64], states: Iterator[FloatArray]) -> FloatArray:
+    """Return the states at these steps, steps as last axis; a state that equals the one before stays for ever."""
+    state = next(states)
+    collected, step, converged = np.empty((*state.shape, steps.size)), 0, False
+    for index in np.argsort(steps, kind="stable"):
+        while step < steps[index] and not converged:
+            after = next(states)
+            state, step, converged = after, step + 1, np.array_equal(after, state)
+        collected[..., index] = state
+    return collected
 
 
 def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
@@ -159,9 +170,10 @@ def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
     return np.asarray(decayed + growth)
 
 
-def _check_arguments(
+def check_range(
     lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike
 ) -> tuple[FloatArray, ...]:
+    """Check η, λ and ℓ <= L, and broadcast them."""
     low = check_real("grad_norm_min", grad_norm_min, at_least=0)
     high = check_real("grad_norm_max", grad_norm_max, above=0)
     check_order("grad_norm_min", low, "grad_norm_max", high)

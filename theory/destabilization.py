@@ -15,12 +15,11 @@ from theory.arguments import (
     broadcast,
     check_intrinsic_lr,
     check_lr,
-    check_order,
     check_real,
     check_wd,
     to_float,
 )
-from theory.bounds import Bounds, norm_bounds
+from theory.bounds import Bounds, check_range, norm_bounds
 from theory.flow import flow_time
 from theory.optimizers import SGD, check_optimizer
 
@@ -40,23 +39,12 @@ def kappa(delta: Any) -> Any:
     κ(δ), without units.
 
     Source: docs/mathematics.md §4.
-
-    Examples
-    --------
-    >>> round(float(kappa(0.5)), 6)
-    1.732051
     """
     return np.sqrt(delta * (2 - delta)) / (1 - delta)
 
 
 def step_angle(turn: Any, intrinsic_lr: Any) -> Any:
-    """Angle of one SGD step with η̃g̃ = `turn`, in radians. Above ηλ = 1 the direction flips and it exceeds π/2.
-
-    Examples
-    --------
-    >>> round(float(step_angle(1.0, 0.0)), 6)  # π/4
-    0.785398
-    """
+    """Angle of one SGD step with η̃g̃ = `turn`, in radians. Above ηλ = 1 the direction flips and it exceeds π/2."""
     return np.arctan2(turn, 1 - intrinsic_lr)
 
 
@@ -464,12 +452,7 @@ def _check_range(
     grad_norm_max: ArrayLike,
     delta: ArrayLike,
 ) -> tuple[FloatArray, ...]:
-    lr, wd = check_lr(lr), check_wd(wd)
-    low, high = (
-        check_real("grad_norm_min", grad_norm_min, at_least=0),
-        check_real("grad_norm_max", grad_norm_max, above=0),
-    )
-    check_order("grad_norm_min", low, "grad_norm_max", high)
+    lr, wd, low, high = check_range(lr, wd, grad_norm_min, grad_norm_max)
     delta = check_real("delta", delta, above=0, below=1)
     intrinsic_lr = check_intrinsic_lr(lr, wd, below=1.0)
     return broadcast(lr=lr, wd=intrinsic_lr, grad_norm_min=low, grad_norm_max=high, delta=delta)

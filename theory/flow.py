@@ -117,11 +117,6 @@ def flow_time(start: FloatArray, end: FloatArray, intrinsic_lr: FloatArray, q: F
     """Time in which r = ρ² decays from `start` to `end` for ηλ > 0 and q = ηg̃, as in `decay_time`.
 
     With u = r², u⁺-u = (b-(1-a)u)(b+(1+a)u)/u. The time is a sum of logarithms of the distances to the two zeros.
-
-    Examples
-    --------
-    >>> round(float(flow_time(np.array(2.0), np.array(1.0), np.array(0.01), np.array(0.0))), 3)  # ln 2/(-2 ln 0.99)
-    34.484
     """
     fixed_point, other_zero = q / np.sqrt(intrinsic_lr * (2 - intrinsic_lr)), q / np.sqrt(1 + (1 - intrinsic_lr) ** 2)
     # steps per unit of -ln u at u = ∞, where u⁺ = a² u

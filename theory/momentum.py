@@ -9,6 +9,7 @@ Without the last term this is a linear recursion. r is never below its solution 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
@@ -27,7 +28,8 @@ from theory.arguments import (
     check_wd,
     to_float,
 )
-from theory.bounds import Bounds
+from theory.bounds import Bounds, states_at
+from theory.period import whole_steps
 
 
 class MomentumRelaxation(NamedTuple, Generic[Value, Flag]):
@@ -136,33 +138,26 @@ def momentum_envelope(
     # in units where ηℓ, or for ℓ = 0 the first norm, is 1, neither a large nor a small ℓ overflows
     unit = np.where(low > 0, np.sqrt(lr) * np.sqrt(low), start)
     push = np.where(low > 0, 1.0, 0.0)
-    first = (start / unit) ** 2
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        beta = push / (1 + mu)
+    beta = push / (1 + mu)
+    with np.errstate(divide="ignore", invalid="ignore"):
         turning = np.sqrt(beta / margin)
-        tangent = 2 * np.sqrt(beta * np.maximum(margin, 0))
-        squares = np.empty((*start.shape, step_numbers.size))
-        order = np.argsort(step_numbers, kind="stable")
-        # the change per step is stored, because the difference of two norms would lose its digits
-        current, change = first, np.zeros_like(first)
-        done, step, converged = 0, 0, False
-        while done < step_numbers.size:
-            if step_numbers[order[done]] == step or converged:
-                squares[..., order[done]] = current
-                done += 1
-                continue
-            if step == 0:
-                change_now = intrinsic_lr * (intrinsic_lr - 2) * current + push / current
-            else:
-                growth = np.where(push > 0, beta / current, 0.0)
-                change_now = mu * change + np.where(
-                    current >= turning, growth - gamma * current, tangent - largest * current
-                )
-            after = current + change_now
-            if step >= 1:
-                after = np.where(margin < 0, 0.0, after)
-            converged = step > 1 and bool(np.array_equal(after, current) and np.array_equal(change_now, change))
-            current, change, step = after, change_now, step + 1
+    tangent = 2 * np.sqrt(beta * np.maximum(margin, 0))
+
+    def recursion() -> Iterator[FloatArray]:
+        # the change per step is stored, because the difference of two norms would lose its digits; it is NaN at first,
+        # because the first step has a law of its own and must not count as converged
+        current, change = (start / unit) ** 2, np.full(start.shape, np.nan)
+        yield np.stack((current, change))
+        change = intrinsic_lr * (intrinsic_lr - 2) * current + push / current
+        while True:
+            current = current + change
+            yield np.stack((current, change))
+            growth = np.where(push > 0, beta / current, 0.0)
+            change = mu * change + np.where(current >= turning, growth - gamma * current, tangent - largest * current)
+            change = np.where(margin < 0, -current, change)
+
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        squares = states_at(step_numbers, recursion())[0]
     return unit[..., np.newaxis] * np.sqrt(np.maximum(squares, 0))
 
 
@@ -210,11 +205,8 @@ def momentum_least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike, *
     trace = (1 + mu - intrinsic_lr) ** 2 / (1 + mu)
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = _log_root(gamma, trace, mu, margin * (trace + 2 * np.sqrt(mu)))
-        steps = np.where(log_sq_ratio == 0, 0.0, log_sq_ratio / -logarithm)
-        # a quotient within rounding of a whole number is that number
-        near = np.round(steps)
-        whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
-    return to_float(np.where(margin < 0, 0.0, whole))
+        steps = whole_steps(log_sq_ratio, -logarithm)
+    return to_float(np.where(margin < 0, 0.0, steps))
 
 
 @overload

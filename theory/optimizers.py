@@ -43,11 +43,6 @@ def optimizer_class(name: str) -> type[Any]:
     Raises
     ------
     ValueError : no such optimizer exists.
-
-    Examples
-    --------
-    >>> optimizer_class("SGD"), optimizer_class("theory.sgd:SGD") is SGD
-    (<class 'theory.sgd.SGD'>, True)
     """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
@@ -67,11 +62,6 @@ def optimizer_class_name(rule: Optimizer) -> str:
     Raises
     ------
     ValueError : the class is defined inside a function and cannot be imported.
-
-    Examples
-    --------
-    >>> optimizer_class_name(SGD(momentum=0.9))
-    'SGD'
     """
     kind = type(rule)
     return kind.__name__ if OPTIMIZERS.get(kind.__name__) is kind else format_reference("optimizer", kind)
@@ -119,24 +109,12 @@ def parse_if_known(text: str) -> Optimizer | None:
 
 
 def format_optimizer(rule: Optimizer) -> str:
-    """Text form of an optimizer, which `check_optimizer` turns back into the object.
-
-    Examples
-    --------
-    >>> format_optimizer(SGD(momentum=0.9))
-    'SGD(momentum=0.9)'
-    """
+    """Text form of an optimizer, which `check_optimizer` turns back into the object."""
     return optimizer_class_name(rule) + repr(rule).removeprefix(type(rule).__name__)
 
 
 def with_dim(rule: Optimizer, dim: int) -> Optimizer:
-    """Copy of an optimizer with its number of weights set to `dim`; the same optimizer if it does not depend on it.
-
-    Examples
-    --------
-    >>> with_dim(AdamW(dim=1), 576), with_dim(SGD(), 576)
-    (AdamW(dim=576), SGD())
-    """
+    """Copy of an optimizer with its number of weights set to `dim`; the same optimizer if it does not depend on it."""
     changed: Any = rule
     if "dim" in getattr(type(rule), "__dataclass_fields__", ()):
         changed = dataclasses.replace(changed, dim=dim)
@@ -144,13 +122,7 @@ def with_dim(rule: Optimizer, dim: int) -> Optimizer:
 
 
 def equal_up_to_dim(one: Optimizer | str, other: Optimizer | str) -> bool:
-    """Whether two optimizers, as objects or texts, are the same apart from their number of weights.
-
-    Examples
-    --------
-    >>> equal_up_to_dim(AdamW(dim=1), AdamW(dim=576)), equal_up_to_dim("Adam(dim=1)", "AdamW(dim=1)")
-    (True, False)
-    """
+    """Whether two optimizers, as objects or texts, are the same apart from their number of weights."""
     first, second = (parse_if_known(rule) if isinstance(rule, str) else rule for rule in (one, other))
     return one == other or (first is not None and second is not None and with_dim(first, 1) == with_dim(second, 1))
 
@@ -180,11 +152,5 @@ def check_optimizer(optimizer: OptimizerLike) -> Optimizer:
 
 
 def rotation_limit(rule: Optimizer) -> float:
-    """Limit of ηλ for rotations: 1, where decay reverses the weights, or infinite if no ηλ limits the optimizer.
-
-    Examples
-    --------
-    >>> rotation_limit(SGD()), rotation_limit(Adam(dim=10))
-    (1.0, inf)
-    """
+    """Limit of ηλ for rotations: 1, where decay reverses the weights, or infinite if no ηλ limits the optimizer."""
     return 1.0 if np.isfinite(rule.intrinsic_lr_limit) else np.inf

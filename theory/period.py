@@ -134,28 +134,14 @@ class BalanceLaw:
         check_number("slope_below", self.slope_below)
 
     def norm_rise_at(self, intrinsic: FloatArray) -> FloatArray:
-        """Norm rise J at ηλ.
-
-        Examples
-        --------
-        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).norm_rise_at(np.array(0.01)))
-        0.5
-        """
+        """Norm rise J at ηλ."""
         norm_rise = self.norm_rise + self.norm_rise_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
         if not self.slope_below:
             return np.asarray(norm_rise)
         return np.asarray(norm_rise + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
 
     def outside_growth_at(self, intrinsic: FloatArray) -> FloatArray:
-        """Share φ of growth outside destabilizations at ηλ.
-
-        Examples
-        --------
-        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).outside_growth_at(np.array(0.01)))
-        0.3
-        >>> float(BalanceLaw(0.5, 0.2, 0.5, 1.0, 0.01, "odds").outside_growth_at(np.array(0.04)))
-        0.8
-        """
+        """Share φ of growth outside destabilizations at ηλ."""
         factor = (intrinsic / self.reference) ** self.outside_growth_power
         if self.power_of == "share":
             return np.asarray(self.outside_growth * factor)
@@ -225,12 +211,15 @@ def least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike) -> Any:
     log_ratio = np.log(check_real("ratio", ratio, at_least=1))
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
     log_ratio, intrinsic_lr = broadcast(ratio=log_ratio, wd=intrinsic_lr)
+    return to_float(whole_steps(log_ratio, 0 - np.log1p(-intrinsic_lr)))
+
+
+def whole_steps(log_ratio: FloatArray, decay: FloatArray) -> FloatArray:
+    """Least whole number of steps that decay by `log_ratio`; a quotient within rounding of a whole number is that."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.where(log_ratio == 0, 0.0, log_ratio / -np.log1p(-intrinsic_lr))
-        # a quotient within rounding of a whole number is that number
+        steps = np.where(log_ratio == 0, 0.0, log_ratio / decay)
         near = np.round(steps)
-        whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
-    return to_float(whole)
+        return np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
 
 
 @overload

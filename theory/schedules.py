@@ -190,11 +190,6 @@ def learning_rates(lr: ArrayLike | Schedule, start: int, stop: int) -> FloatArra
     ------
     TypeError, ValueError : the number is not a learning rate, or the schedule does not give one learning rate > 0 for
         each step.
-
-    Examples
-    --------
-    >>> learning_rates(Linear(1.0, 0.5, steps=2), 0, 2).tolist()
-    [1.0, 0.75]
     """
     if callable(lr):
         lrs = check_real("lr", lr(np.arange(start, stop)), above=0)
