@@ -18,7 +18,7 @@ class Data:
 
     Attributes
     ----------
-    inputs, targets : training set. Images may be uint8, see `prepare`.
+    inputs, targets : training set. Images may be uint8, see `network_inputs`.
     test_inputs, test_targets, validation_inputs, validation_targets : the other sets; None if missing.
     mean, scale : mean and standard deviation of each colour over uint8 training images, shape (colours, 1, 1).
     """
