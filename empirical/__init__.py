@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from empirical.runs.loop import resume as resume
     from empirical.runs.loop import train as train
     from empirical.studies.claims.study import judge_claims as judge_claims
-    from empirical.studies.paper_figures.drawing import draw_figures as draw_figures
+    from empirical.studies.paper_figures.figures import draw_figures as draw_figures
     from empirical.studies.predictions.study import validate_held_out as validate_held_out
     from empirical.studies.validation.study import validate as validate
     from empirical.sweeps.grid import grid as grid
@@ -54,7 +54,7 @@ _HOMES = {
     "at_paper_scale": "empirical.presets",
     "curvature": "empirical.measures.curvature",
     "dask_executor": "empirical.sweeps.workers",
-    "draw_figures": "empirical.studies.paper_figures.drawing",
+    "draw_figures": "empirical.studies.paper_figures.figures",
     "grid": "empirical.sweeps.grid",
     "judge_claims": "empirical.studies.claims.study",
     "load_model": "empirical.runs.loop",

@@ -204,7 +204,7 @@ plt.show()
 import tempfile
 from pathlib import Path
 
-from empirical.studies.tables.edge import FULL_BATCH, STABILITY_LIMIT, measure_edge
+from empirical.studies.tables import FULL_BATCH, STABILITY_LIMIT, measure_edge
 
 with tempfile.TemporaryDirectory() as folder:
     edge = measure_edge(FULL_BATCH, Path(folder), points=8 if FAST else 40, progress=False)

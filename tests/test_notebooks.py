@@ -45,8 +45,10 @@ def test_there_are_notebooks():
 
 
 @every
-def test_it_runs_and_shows_its_figures(path, monkeypatch):
+def test_it_runs_and_shows_its_figures(path, monkeypatch, request):
     monkeypatch.setenv("BNWD_FAST", "1")
+    if path.stem == "04_paper_figures":
+        monkeypatch.setenv("BNWD_RUNS", str(request.getfixturevalue("figures_folder") / "runs"))
     notebook = jupytext.read(path)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}})
     client.execute()

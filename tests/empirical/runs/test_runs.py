@@ -2,8 +2,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import filelock
@@ -17,10 +15,12 @@ import empirical
 import simulate
 import theory
 from empirical import RunConfig, load_model, resume, train
+from empirical.runs import loop
 from empirical.runs.folder import RunFolder
 from empirical.runs.preparation import ALL_TRAINED
 from simulate._files import write_json
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, count_steps
+from tests.processes import start_process
 
 CONFIG_40 = RunConfig(lr=0.5, wd=0.01, width=8, steps=40, evaluate_every=10)
 
@@ -150,15 +150,6 @@ def test_damage_of_a_killed_run_is_repaired(tmp_path, damage):
     xr.testing.assert_identical(resume(path), whole)
 
 
-KILLED = """
-import json, sys
-import torch
-import empirical.runs.loop as loop
-from empirical import RunConfig
-loop.CHECKPOINT_SECONDS = 0.3
-torch.set_num_threads(1)
-loop.train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
-"""
 LONG = RunConfig(lr=0.5, wd=0.01, width=8, steps=6000, evaluate_every=500, engine="eager")
 # each takes some seconds
 KINDS = {
@@ -168,26 +159,27 @@ KINDS = {
 }
 
 
-def start(path, config=LONG):
-    command = [sys.executable, "-c", KILLED, str(path), json.dumps(config.to_dict())]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def train_with_frequent_checkpoints(path, config):
+    loop.CHECKPOINT_SECONDS = 0.3
+    torch.set_num_threads(1)
+    train(config, path, progress=False)
 
 
 def wait_for_steps(path, count, process):
-    while count_steps(path) < count and process.poll() is None:
+    while count_steps(path) < count and process.is_alive():
         time.sleep(0.005)
 
 
 def check_that_kills_leave_no_trace(folder, config, kills):
     generator, path = np.random.default_rng(kills), folder / "run"
     for target in np.sort(generator.integers(config.steps // 100, config.steps * 4 // 5, kills)):
-        process = start(path, config)
+        process = start_process(train_with_frequent_checkpoints, path, config)
         wait_for_steps(path, target, process)
         # at any moment: in a step, while a log or a checkpoint is written
         time.sleep(generator.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run was over before it was killed"
         partial = simulate.load(path)
         assert partial.status.item() == "interrupted"
         assert partial.sizes["step"] >= target
@@ -217,12 +209,13 @@ def test_killed_fifty_times_and_resumed_gives_the_same_trajectory(tmp_path, kind
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_every_step_and_names_its_folder(tmp_path, number):
-    path = tmp_path / "run"
-    process = start(path)
+    path, messages = tmp_path / "run", tmp_path / "messages"
+    process = start_process(train_with_frequent_checkpoints, path, LONG, messages=messages)
     wait_for_steps(path, 300, process)
-    process.send_signal(number)
-    _, message = process.communicate()
-    assert process.returncode != 0
+    os.kill(process.pid, number)
+    process.join()
+    message = messages.read_text()
+    assert process.exitcode > 0
     assert "Interrupted" in message
     assert str(path) in message
     run = simulate.load(path)
@@ -234,13 +227,13 @@ def test_an_interrupted_run_keeps_every_step_and_names_its_folder(tmp_path, numb
 
 def test_a_running_run_can_be_read(tmp_path):
     path = tmp_path / "run"
-    process = start(path)
+    process = start_process(train_with_frequent_checkpoints, path, LONG)
     wait_for_steps(path, 100, process)
     run = simulate.load(path)
     assert run.status.item() == "running"
     assert run.sizes["step"] >= 100
     process.kill()
-    process.communicate()
+    process.join()
 
 
 def test_overflow_ends_with_status_diverged_and_the_rows_before():

@@ -7,10 +7,8 @@ import os
 import pickle
 import resource
 import shutil
-import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -29,6 +27,7 @@ from empirical.runs.loop import train_runs
 from simulate._files import write_json
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, count_steps
 from simulate.trajectories.log import BLOCK_RECORDS, count_records, record_with_check, step_record
+from tests.processes import start_process
 
 CONFIG_900 = RunConfig(lr=0.5, wd=0.01, width=8, steps=900, evaluate_every=100)
 RECORD = record_with_check(step_record(2))
@@ -259,21 +258,20 @@ def test_a_checkpoint_never_executes_code(tmp_path, whole, form):
     assert sprung.exists()
 
 
-HALTING = """
-import dataclasses, json, os, pathlib, sys, time
-from empirical import RunConfig, train
-rename, ending, number = os.replace, sys.argv[3], int(sys.argv[4])
-count = 0
-def halting(source, target):
-    global count
-    count += str(target).endswith(ending)
-    if str(target).endswith(ending) and count == number:
-        pathlib.Path(sys.argv[1] + ".halted").touch()
-        time.sleep(600)
-    rename(source, target)
-os.replace = halting
-train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
-"""
+def train_until_halted(path, halted, ending, number):
+    """Train until a file with this ending is renamed for the given time, then touch a file and wait to be killed."""
+    rename, renamed = os.replace, []
+
+    def replace(source, target):
+        if str(target).endswith(ending):
+            renamed.append(target)
+            if len(renamed) == number:
+                halted.touch()
+                time.sleep(600)
+        rename(source, target)
+
+    os.replace = replace
+    train(CONFIG_900, path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -282,12 +280,11 @@ train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
 )
 def test_killed_between_writing_and_renaming_a_file(tmp_path, whole, ending, number):
     path, halted = tmp_path / "run", tmp_path / "run.halted"
-    command = [sys.executable, "-c", HALTING, str(path), json.dumps(CONFIG_900.to_dict()), ending, str(number)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not halted.exists() and process.poll() is None:
+    process = start_process(train_until_halted, path, halted, ending, number)
+    while not halted.exists() and process.is_alive():
         time.sleep(0.01)
     process.kill()
-    process.communicate()
+    process.join()
     assert halted.exists(), "the run never wrote this file"
     if ending == ".zarr":
         # all steps are in the log
@@ -299,32 +296,29 @@ def test_killed_between_writing_and_renaming_a_file(tmp_path, whole, ending, num
     assert not list(path.glob("*.partial"))
 
 
-BUSY = """
-import sys
-from empirical import RunConfig, train
-train(RunConfig(lr=0.5, wd=0.01, width=8, steps=10**6, engine="eager"), sys.argv[1], progress=False)
-"""
+def train_for_a_long_time(path):
+    train(dataclasses.replace(CONFIG_900, steps=10**6, engine="eager"), path, progress=False)
 
 
 def test_two_processes_on_a_folder(tmp_path):
-    path = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", BUSY, str(path)], stderr=subprocess.PIPE, text=True)
+    path, messages = tmp_path / "run", tmp_path / "messages"
+    process = start_process(train_for_a_long_time, path, messages=messages)
     try:
-        while count_steps(path) < 50 and process.poll() is None:
+        while count_steps(path) < 50 and process.is_alive():
             time.sleep(0.01)
         with pytest.raises(ValueError, match="another process is writing"):
             resume(path)
         # the first process continues
         before = count_steps(path)
-        while count_steps(path) <= before and process.poll() is None:
+        while count_steps(path) <= before and process.is_alive():
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        assert "Interrupted" in process.stderr.read()
+        process.terminate()
+        process.join()
+        assert "Interrupted" in messages.read_text()
         assert simulate.load(path).status.item() == "interrupted"
     finally:
         process.kill()
-        process.wait()
-        process.stderr.close()
+        process.join()
 
 
 def peak_memory(path, steps, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import simulate
-from empirical.studies.tables.precision import (
+from empirical.studies.tables import (
     PERIOD_QUANTITIES,
     PRECISION_SETTINGS,
     means_and_errors,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from empirical.studies.tables.equilibria import (
+from empirical.studies.tables import (
     ADAMW,
     HEAVY_BALL,
     LION,
