@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from empirical.runs.loop import load_model as load_model
     from empirical.runs.loop import resume as resume
     from empirical.runs.loop import train as train
-    from empirical.studies.claims.study import judge_claims as judge_claims
-    from empirical.studies.paper_figures.figures import draw_figures as draw_figures
-    from empirical.studies.predictions.study import validate_held_out as validate_held_out
-    from empirical.studies.validation.study import validate as validate
+    from empirical.studies.claims import judge_claims as judge_claims
+    from empirical.studies.held_out import validate_held_out as validate_held_out
+    from empirical.studies.paper_figures import draw_figures as draw_figures
+    from empirical.studies.validation import validate as validate
     from empirical.sweeps.grid import grid as grid
     from empirical.sweeps.grid import read_sweep as read_sweep
     from empirical.sweeps.store import open_sweep as open_sweep
@@ -54,9 +54,9 @@ _HOMES = {
     "at_paper_scale": "empirical.presets",
     "curvature": "empirical.measures.curvature",
     "dask_executor": "empirical.sweeps.workers",
-    "draw_figures": "empirical.studies.paper_figures.figures",
+    "draw_figures": "empirical.studies.paper_figures",
     "grid": "empirical.sweeps.grid",
-    "judge_claims": "empirical.studies.claims.study",
+    "judge_claims": "empirical.studies.claims",
     "load_model": "empirical.runs.loop",
     "open_sweep": "empirical.sweeps.store",
     "paper_runs": "empirical.presets",
@@ -68,8 +68,8 @@ _HOMES = {
     "successive_minima": "empirical.measures.minima",
     "sweep": "empirical.sweeps.sweep",
     "train": "empirical.runs.loop",
-    "validate": "empirical.studies.validation.study",
-    "validate_held_out": "empirical.studies.predictions.study",
+    "validate": "empirical.studies.validation",
+    "validate_held_out": "empirical.studies.held_out",
     "write_run_report": "empirical.reports.run_report",
 }
 

@@ -34,7 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 from IPython.display import Image, Markdown
 
-from empirical.studies.paper_figures.figures import all_figures, draw_figures
+from empirical.studies.paper_figures import all_figures, draw_figures
 
 FAST = bool(os.environ.get("BNWD_FAST"))  # a short version for tests
 OUT = tempfile.mkdtemp()  # a folder of your own keeps figures and runs

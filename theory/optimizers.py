@@ -162,12 +162,13 @@ def equal_up_to_dim(one: str, other: str) -> bool:
     return one == other or (first is not None and second is not None and with_dim(first, 1) == with_dim(second, 1))
 
 
-def check_optimizer(optimizer: Optimizer | None) -> Optimizer:
-    """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`, or None for `SGD()`.
+def check_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
+    """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`, its text form, or None for `SGD()`.
 
     Raises
     ------
-    TypeError : it is not an optimizer object, but for example a class or a name.
+    TypeError : it is not an optimizer object, but for example a class.
+    ValueError : the text does not describe an optimizer.
 
     Examples
     --------
@@ -176,6 +177,8 @@ def check_optimizer(optimizer: Optimizer | None) -> Optimizer:
     """
     if optimizer is None:
         return SGD()
+    if isinstance(optimizer, str):
+        return parse_optimizer(optimizer)
     if isinstance(optimizer, type) or not hasattr(optimizer, "equilibrium_norm"):
         raise TypeError(f"optimizer must be an object such as SGD(momentum=0.9) or AdamW(dim=100), got {optimizer!r}")
     return optimizer

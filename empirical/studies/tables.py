@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +20,13 @@ import theory
 from empirical.config import RunConfig
 from empirical.groups import scale_invariant_groups
 from empirical.measures.curvature import LossCurvature, largest_eigenvalues
+from empirical.reports.tables import Cell, Table, number_cell
 from empirical.runs.loop import load_model, train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, label_log_ticks
-from simulate.trajectories.contract import setting_variable
 from simulate.trajectories.periods import MeasuredPeriods
+from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray, check_integer
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def measure_equilibrium(config: RunConfig) -> MeasuredEquilibrium:
     settled = run.isel(step=slice(_STEPS // 2, None))
     gradient = float(np.sqrt((settled.grad_norm**2).mean()))
     predicted = theory.equilibrium_rotation(
-        float(setting_variable(settled, "lr")), config.wd, optimizer=config.optimizer, grad_norm=gradient
+        float(Setting.of(settled).lr), config.wd, optimizer=config.optimizer, grad_norm=gradient
     )
     mean, variance = gradients.mean(0), gradients.var(0)
     # weights of constant pixels have no gradient except rounding
@@ -223,27 +223,32 @@ def means_and_errors(periods: Mapping[str, MeasuredPeriods], quantity: str) -> d
 # --- the command
 
 
-def _print_rows(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a Markdown table, each row as soon as it is measured."""
-    for cells in itertools.chain([heads, ["---"] * len(heads)], rows):
-        print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def _equilibrium_rows() -> Iterator[list[str]]:
+def _equilibria_table() -> Table:
+    rows: list[list[Cell | str]] = []
     for row in _EQUILIBRIA:
         config = equilibrium_config(*row)
         result = measure_equilibrium(config)
         name = f"{config.optimizer!r}, lr {config.lr:g}, wd {config.wd:g}"
-        numbers = [f"{result.rotation:.3f}", f"{result.log_norm_sd:.3f}", f"{result.mean_share:.2f}"]
-        yield [name, f"{config.dataset}, {config.batch_size}", *numbers, f"{result.kurtosis:.0f}"]
+        numbers = (
+            (result.rotation, ".3f"),
+            (result.log_norm_sd, ".3f"),
+            (result.mean_share, ".2f"),
+            (result.kurtosis, ".0f"),
+        )
+        cells = [number_cell(getattr(result, number), form) for number, form in numbers.items()]
+        rows.append([name, f"{config.dataset}, {config.batch_size}", *cells])
+    heads = ["optimizer", "data, batch", "measured / predicted", "sd(ln ρ)", "share of the mean", "kurtosis"]
+    return Table(heads, rows)
 
 
-def _precision_rows() -> Iterator[list[str]]:
+def _precision_table() -> Table:
+    rows: list[list[Cell | str]] = []
     for config in PRECISION_SETTINGS:
         periods = {dtype: simulate.find_periods(run) for dtype, run in train_in_both_precisions(config).items()}
         lengths = means_and_errors(periods, "lengths")
         cells = [f"{lengths[d][0]:.3g} ± {lengths[d][1]:.2g} ({periods[d].count} periods)" for d in lengths]
-        yield [str(config.model), f"{config.wd:g}", *cells]
+        rows.append([str(config.model), f"{config.wd:g}", *cells])
+    return Table(["network, lr = 0.5", "wd", "float32: period, steps", "bfloat16"], rows)
 
 
 def _draw_edges(path: str) -> None:
@@ -260,11 +265,9 @@ def _draw_edges(path: str) -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["equilibria"]:
-            heads = ["optimizer", "data, batch", "measured / predicted", "sd(ln ρ)", "share of the mean", "kurtosis"]
-            _print_rows(heads, _equilibrium_rows())
+            print(_equilibria_table().markdown())
         case ["precision"]:
-            heads = ["network, lr = 0.5", "wd", "float32: period, steps", "bfloat16"]
-            _print_rows(heads, _precision_rows())
+            print(_precision_table().markdown())
         case ["edge", path]:
             _draw_edges(path)
         case _:

@@ -14,7 +14,9 @@ from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, Raylei
 from simulate.trajectories.contract import (
     COLLAPSED,
     COMPLETE,
+    CONSTRAINTS,
     DIVERGED,
+    FIXED_NORM,
     NORM_MAX,
     NORM_MIN,
     check_trajectory,
@@ -79,7 +81,7 @@ def descend(
     last state is `final_weights`, with momentum `final_velocity`, with a fixed norm `held_norm`. A walker whose squared
     norm leaves the range of normal floating-point numbers keeps its rows up to that step (in a batch the rest is NaN).
     It has the status "diverged" or "collapsed" and its last valid state; the angle of a step that overflows is NaN. A
-    run with `fixed` names it in its attribute `optimizer`, because it obeys another one-step law.
+    run with `fixed` names it in its attribute `constraint`, because it obeys another one-step law.
 
     Raises
     ------
@@ -112,7 +114,7 @@ def descend(
     decay = check_wd(wd)
     if fixed == "norm" and decay.any():
         raise ValueError(f"wd must be 0 with fixed='norm', got {wd!r}")
-    name = repr(rule) if fixed is None else f"{rule!r} with fixed {fixed}"
+    constraint = CONSTRAINTS[fixed]
 
     if start is None:
         state = _initial_state(
@@ -121,7 +123,7 @@ def descend(
     else:
         if walkers != 1 or weights is not None or not np.array_equal(norm, 1.0):
             raise ValueError("walkers, norm and weights must be left out with start, which determines them")
-        state = _restart_state(start, landscape, name, rule, fixed, seed)
+        state = _restart_state(start, landscape, rule, constraint, seed)
     begin, count = state["begin"], state["weights"].shape[0]
     dims = ("batch",) if state["batch"] else ()
     schedule = np.ascontiguousarray(learning_rates(lr, begin, begin + steps)) if callable(lr) else np.empty(0)
@@ -160,7 +162,8 @@ def descend(
     names = ("norm", "grad_norm", "effective_lr", "rotation", "loss", "radial_defect")
     columns = {column: values.reshape(*shape, step.size) for column, values in zip(names, recorded, strict=True)}
     attributes: dict[str, Any] = {
-        "optimizer": name,
+        "optimizer": repr(rule),
+        "constraint": constraint,
         "landscape": repr(landscape),
         "seed": state["seed"],
         "updates": begin + steps,
@@ -253,15 +256,16 @@ def _initial_state(
 
 
 def _restart_state(
-    start: xr.Dataset, landscape: ScaleInvariantLoss, name: str, rule: theory.SGD, fixed: str | None, seed: int
+    start: xr.Dataset, landscape: ScaleInvariantLoss, rule: theory.SGD, constraint: str, seed: int
 ) -> dict[str, Any]:
     """State at the end of an earlier run. The arrays are copies."""
     required = ["final_weights", "status", "status_step", "walker"]
     required += ["final_velocity"] if rule.momentum else []
-    required += ["held_norm"] if fixed == "norm" else []
+    required += ["held_norm"] if constraint == FIXED_NORM else []
     if not isinstance(start, xr.Dataset):
         raise TypeError(f"start must be a trajectory that descend returned, got {type(start).__name__}")
-    for attribute, expected in {"source": "landscape", "landscape": repr(landscape), "optimizer": name}.items():
+    labels = {"source": "landscape", "landscape": landscape, "optimizer": rule, "constraint": constraint}
+    for attribute, expected in ((name, str(value)) for name, value in labels.items()):
         if start.attrs.get(attribute) != expected:
             raise ValueError(f"start must have the {attribute} {expected!r}, got {start.attrs.get(attribute)!r}")
     check_trajectory(start, *required)
@@ -283,7 +287,7 @@ def _restart_state(
         "seed": int(start.attrs["seed"]),
         "weights": final_weights,
         "velocity": copy_of("final_velocity", "weight") if rule.momentum else np.zeros_like(final_weights),
-        "held_norm": copy_of("held_norm") if fixed == "norm" else np.ones(final_weights.shape[0]),
+        "held_norm": copy_of("held_norm") if constraint == FIXED_NORM else np.ones(final_weights.shape[0]),
         "walkers": copy_of("walker").astype(np.int64),
         "ended": copy_of("status_step").astype(np.int64),
         "code": np.array([codes[status] for status in copy_of("status")], dtype=np.int64),

@@ -20,10 +20,10 @@ from simulate.plots.style import (
     mark_onsets,
     new_axes,
 )
-from simulate.trajectories.contract import VARIABLES, check_trajectory, mean_intrinsic_lr, setting_variable
+from simulate.trajectories.contract import FREE, VARIABLES, check_trajectory
 from simulate.trajectories.periods import MeasuredPeriods
+from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray, check_integer
-from theory.optimizers import parse_if_known
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -154,7 +154,7 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Measu
         window = ax.get_ylim()
         ax.plot(
             ends,
-            theory.equilibrium_effective_lr(1.0, mean_intrinsic_lr(trajectory), ends),
+            theory.equilibrium_effective_lr(1.0, Setting.of(trajectory).intrinsic_lr, ends),
             color=PREDICTED_COLOR,
             linestyle=":",
             label="balance of growth and decay",
@@ -180,11 +180,10 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Measu
 
 def _balances_on_a_line(trajectory: xr.Dataset) -> bool:
     """Whether growth and decay balance on a line: plain SGD without a constraint, at constant η and λ."""
-    # in a sweep over optimizers it is a coordinate
-    optimizer = trajectory.coords.get("optimizer", trajectory.attrs.get("optimizer", "SGD()"))
-    is_plain = parse_if_known(str(np.asarray(optimizer))) == theory.SGD()
-    is_constant = all(np.unique(setting_variable(trajectory, name).values).size == 1 for name in ("lr", "wd"))
-    return is_plain and is_constant and 0 < mean_intrinsic_lr(trajectory) < 1
+    setting = Setting.of(trajectory)
+    is_plain = setting.optimizer == theory.SGD() and setting.constraint == FREE
+    is_constant = all(np.unique(values.values).size == 1 for values in (setting.lr, setting.wd))
+    return is_plain and is_constant and 0 < setting.intrinsic_lr < 1
 
 
 def _step_colormap() -> Colormap:

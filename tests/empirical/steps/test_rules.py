@@ -77,7 +77,7 @@ def test_a_fixed_norm_is_constant_up_to_rounding(engine, optimizer):
     run = train(config)
     assert abs(run.norm / 2 - 1).max() < 1e-6
     assert run.loss[-20:].mean() < run.loss[:20].mean()
-    assert run.attrs["optimizer"] == f"{optimizer!r} with fixed norm"
+    assert (run.attrs["optimizer"], run.attrs["constraint"]) == (repr(optimizer), "fixed norm")
 
 
 def test_descent_on_the_sphere_is_projected_descent():

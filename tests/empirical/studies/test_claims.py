@@ -7,15 +7,6 @@ import math
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
-from typer.testing import CliRunner
-
-import simulate
-import theory
-from empirical import dask_executor
-from empirical.cli.main import app
 from empirical.studies.claims.all_claims import all_claims
 from empirical.studies.claims.claim import judge_claim
 from empirical.studies.claims.figures import axis_label, draw_claim, steps_to_draw, write_picture
@@ -33,6 +24,15 @@ from empirical.studies.claims.statistics import (
     verdict_indicator,
 )
 from empirical.studies.claims.study import CLAIMS_PAGE, PARTIAL_PAGE, format_page, format_verdicts, judge_claims
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from typer.testing import CliRunner
+
+import simulate
+import theory
+from empirical import dask_executor
+from empirical.cli.main import app
 
 VALUES = st.lists(st.floats(-100, 100), min_size=3, max_size=8)
 

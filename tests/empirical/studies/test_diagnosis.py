@@ -5,10 +5,6 @@ import concurrent.futures
 import numpy as np
 import pytest
 import torch
-
-import empirical
-import simulate
-import theory
 from empirical.studies.diagnosis.labelled_runs import (
     LABELS,
     NOISE,
@@ -27,6 +23,10 @@ from empirical.studies.diagnosis.study import (
     judge_diagnoses,
     judge_log,
 )
+
+import empirical
+import simulate
+import theory
 from simulate.diagnosis.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
 
 STEADY = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 900}

@@ -17,10 +17,9 @@ import simulate
 import theory
 from empirical import RunConfig
 from empirical.reports.comparison import last_periods
-from empirical.studies.claims.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER
-from empirical.studies.paper_figures.drawing import ONE_COLUMN, STYLE, TWO_COLUMNS, measured_periods
-from empirical.studies.paper_figures.figures import all_figures, draw_figures, load_trajectories, write_figures
-from empirical.studies.stored_runs import train_missing
+from empirical.studies.paper_drawings import ONE_COLUMN, STYLE, TWO_COLUMNS, measured_periods
+from empirical.studies.paper_figures import all_figures, draw_figures, load_trajectories, write_figures
+from empirical.studies.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER, train_missing
 
 FIGURES = {figure.name: figure for figure in all_figures(fast=True)}
 FORMATS = ("pdf", "svg")

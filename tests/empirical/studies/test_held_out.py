@@ -7,13 +7,13 @@ import math
 import numpy as np
 import pytest
 import xarray as xr
+from empirical.studies.predictions import report, study
+from empirical.studies.predictions.report import format_metrics, metrics, write_held_out_page
+from empirical.studies.predictions.study import NETWORKS, Network, pool_summaries, validate_held_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from empirical.studies.predictions import report, study
-from empirical.studies.predictions.report import format_metrics, metrics, write_held_out_page
-from empirical.studies.predictions.study import NETWORKS, Network, pool_summaries, validate_held_out
 from simulate._files import write_json
 
 RUN = {

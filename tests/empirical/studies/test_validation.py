@@ -9,9 +9,6 @@ import time
 
 import numpy as np
 import pytest
-
-import simulate
-from empirical.studies.validation import checks, study
 from empirical.studies.validation.study import (
     PRESETS,
     VALIDATION_MARKER,
@@ -22,6 +19,9 @@ from empirical.studies.validation.study import (
     digits_rows,
     validate,
 )
+
+import simulate
+from empirical.studies.validation import checks, study
 from empirical.sweeps.task import run_path
 from simulate._files import is_locked
 from simulate.trajectories.folder import count_steps

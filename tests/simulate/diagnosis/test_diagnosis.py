@@ -813,9 +813,9 @@ class TestPicture:
             r"log\.step must be whole numbers that grow",
         ),
         (
-            at_equilibrium(60).assign_attrs(optimizer="SGD() with fixed norm"),
+            at_equilibrium(60).assign_attrs(constraint="fixed norm"),
             ValueError,
-            "in which nothing is held fixed",
+            "log must come from a run without a constraint, got 'fixed norm'",
         ),
     ],
 )
