@@ -229,12 +229,7 @@ def _equilibria_table() -> Table:
         config = equilibrium_config(*row)
         result = measure_equilibrium(config)
         name = f"{config.optimizer!r}, lr {config.lr:g}, wd {config.wd:g}"
-        numbers = (
-            (result.rotation, ".3f"),
-            (result.log_norm_sd, ".3f"),
-            (result.mean_share, ".2f"),
-            (result.kurtosis, ".0f"),
-        )
+        numbers = {"rotation": ".3f", "log_norm_sd": ".3f", "mean_share": ".2f", "kurtosis": ".0f"}
         cells = [number_cell(getattr(result, number), form) for number, form in numbers.items()]
         rows.append([name, f"{config.dataset}, {config.batch_size}", *cells])
     heads = ["optimizer", "data, batch", "measured / predicted", "sd(ln ρ)", "share of the mean", "kurtosis"]
