@@ -16,10 +16,12 @@ def figures_folder(tmp_path_factory):
 
     from empirical import draw_figures
 
-    folder = tmp_path_factory.getbasetemp()
+    shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    with FileLock(folder / "figures.lock"), ThreadPoolExecutor(1) as executor:
-        if not (folder / "figures").is_dir():
-            draw_figures(folder / "figures", fast=True, formats=("pdf", "svg"), executor=executor, progress=False)
-    return folder / "figures"
+        shared = shared.parent
+    folder, aside = shared / "figures", shared / "figures.partial"
+    with FileLock(shared / "figures.lock"), ThreadPoolExecutor(1) as executor:
+        if not folder.is_dir():
+            draw_figures(aside, fast=True, formats=("pdf", "svg"), executor=executor, progress=False)
+            aside.rename(folder)
+    return folder

@@ -89,35 +89,35 @@ def test_without_a_folder_nothing_is_left(tmp_path, monkeypatch):
 
 def test_another_run_in_the_folder_is_refused_and_kept(tmp_path):
     first = train(CONFIG_40, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"holds another: wd=0.01 there, 0.02 here"):
+    with pytest.raises(ValueError, match=r"wd=0.01.*0.02"):
         train(dataclasses.replace(CONFIG_40, wd=0.02), tmp_path / "run")
     xr.testing.assert_identical(simulate.load(tmp_path / "run"), first)
 
 
 def test_a_foreign_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="out must be a new or empty folder"):
+    with pytest.raises(ValueError, match="out .*new or empty"):
         train(CONFIG_40, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_file_as_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="out must be a folder that can be written"):
+    with pytest.raises(ValueError, match="out .*file"):
         train(CONFIG_40, tmp_path / "file")
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
     train(CONFIG_40, tmp_path / "run")
-    with filelock.FileLock(tmp_path / "run" / "lock"), pytest.raises(ValueError, match="another process is writing"):
+    with filelock.FileLock(tmp_path / "run" / "lock"), pytest.raises(ValueError, match="out .*another process"):
         train(dataclasses.replace(CONFIG_40, steps=50), tmp_path / "run")
 
 
 def test_bad_settings_write_nothing(tmp_path):
     for config, match in (
-        (dataclasses.replace(CONFIG_40, batch_size=5000), "batch_size must be <= 1437"),
-        (dataclasses.replace(CONFIG_40, device="abacus"), "device must be"),
-        ("a config", "config must be a RunConfig"),
+        (dataclasses.replace(CONFIG_40, batch_size=5000), "batch_size .*1437.*5000"),
+        (dataclasses.replace(CONFIG_40, device="abacus"), "device .*abacus"),
+        ("a config", "config .*RunConfig"),
     ):
         with pytest.raises((ValueError, TypeError), match=match):
             train(config, tmp_path / "run")
@@ -242,7 +242,7 @@ def test_overflow_ends_with_status_diverged_and_the_rows_before():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(50)
-    with pytest.warns(UserWarning, match="model has no scale-invariant weights"):
+    with pytest.warns(UserWarning, match="model .*no scale-invariant"):
         run = train(RunConfig(lr=1.9e6, wd=1e-9, steps=100), model=model)
     assert run.status.item() == "diverged"
     assert run.sizes["step"] == run.status_step.item() < 100
@@ -261,7 +261,7 @@ def test_vanishing_weights_end_with_status_collapsed():
         def forward(self, x):
             return 0.0 * nn.functional.linear(x.flatten(1), self.weight)
 
-    with pytest.warns(UserWarning, match="model has no scale-invariant weights"):
+    with pytest.warns(UserWarning, match="model .*no scale-invariant"):
         run = train(RunConfig(lr=1.0, wd=0.9, steps=200), model=Constant())
     assert run.status.item() == "collapsed"
     assert run.final_norm.item() ** 2 < torch.finfo(torch.float32).tiny
@@ -286,9 +286,9 @@ def test_own_model_and_data(tmp_path):
     xr.testing.assert_identical(continued, run)
     net = load_model(tmp_path / "run", model=model, data=(inputs, targets))
     assert net[1].num_batches_tracked.item() == 30
-    with pytest.raises(ValueError, match="model must be given"):
+    with pytest.raises(ValueError, match="model .*given"):
         resume(tmp_path / "run")
-    with pytest.raises(ValueError, match="another model or other data"):
+    with pytest.raises(ValueError, match="other data"):
         train(config, tmp_path / "run", model=model, data=(inputs + 1, targets))
 
 
@@ -313,7 +313,7 @@ def test_the_loaded_model_gives_the_last_evaluation(tmp_path, dtype):
     assert not net.training
     wrong = (net(data.test_inputs).argmax(1) != data.test_targets).double().mean().item()
     assert wrong == run.test_error.values[-1]
-    with pytest.raises(ValueError, match=r"step must be that of a checkpoint \(0, 40\), got 7"):
+    with pytest.raises(ValueError, match=r"step .*\(0, 40\).*7"):
         load_model(tmp_path / "run", step=7)
     first = load_model(tmp_path / "run", step=0)
     norm = sum(p.double().norm() ** 2 for p in first.parameters() if p.requires_grad).sqrt().item()
@@ -336,7 +336,7 @@ def test_a_trajectory_names_the_optimizer_with_the_number_of_measured_weights():
 
 def test_other_folders_are_rejected():
     for function in (resume, load_model):
-        with pytest.raises(ValueError, match="path must be a run folder"):
+        with pytest.raises(ValueError, match="path .*no such folder"):
             function("no such folder")
 
 

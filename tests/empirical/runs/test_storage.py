@@ -63,7 +63,7 @@ def make_killed_run(path, steps, config=CONFIG_900):
 def test_no_space_for_the_log(tmp_path, whole, size):
     with (
         limit_file_size(size),
-        pytest.raises(StorageError, match=r"File too large while writing .*; the run can be resumed"),
+        pytest.raises(StorageError, match=r"File too large .*resume"),
     ):
         train(CONFIG_900, tmp_path / "run")
     partial = simulate.load(tmp_path / "run")
@@ -123,9 +123,9 @@ def test_a_disk_that_is_full(tmp_path, whole):
 def test_a_run_too_large_for_the_disk_is_rejected_before_it_begins(tmp_path):
     # 3e14 bytes
     huge = dataclasses.replace(CONFIG_900, steps=10**12)
-    with pytest.raises(ValueError, match=r"out must be on a disk with 2\d\d TB free for this run, got .*run' with"):
+    with pytest.raises(ValueError, match=r"out .*2\d\d TB.*run'"):
         train(huge, tmp_path / "run")
-    with pytest.raises(ValueError, match="path must be a saved trajectory or a run folder"):
+    with pytest.raises(ValueError, match="path .*run'"):
         simulate.load(tmp_path / "run")
 
 
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written(whole, kind):
                 folder.chmod(stat.S_IRUSR | stat.S_IXUSR | stat.S_IROTH | stat.S_IXOTH)
         with (
             ordinary_user(),
-            pytest.raises(ValueError, match=r"out must be a folder that can be written, got .*Permission denied"),
+            pytest.raises(ValueError, match=r"out .*Permission denied"),
         ):
             train(CONFIG_900, path)
         place.chmod(0o700)
@@ -227,7 +227,7 @@ def test_a_run_without_an_intact_checkpoint_is_rejected_and_kept(tmp_path, whole
     make_killed_run(path, 300)
     for file in checkpoints(path):
         file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="out must hold an intact checkpoint, but all in"):
+    with pytest.raises(ValueError, match="out .*intact checkpoint"):
         resume(path)
     run = simulate.load(path)
     xr.testing.assert_identical(run.norm, whole.norm.isel(step=slice(300)))
@@ -306,7 +306,7 @@ def test_two_processes_on_a_folder(tmp_path):
     try:
         while count_steps(path) < 50 and process.is_alive():
             time.sleep(0.01)
-        with pytest.raises(ValueError, match="another process is writing"):
+        with pytest.raises(ValueError, match="out .*another process"):
             resume(path)
         # the first process continues
         before = count_steps(path)

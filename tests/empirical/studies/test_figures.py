@@ -70,11 +70,11 @@ def onsets_marked(ax):
 
 def test_unknown_figures_and_formats_are_refused_at_once(tmp_path):
     for options, error, words in (
-        ({"names": ["norm", "norms"]}, ValueError, "names must be one of .*; got 'norms'"),
-        ({"names": []}, ValueError, "names must be at least one"),
-        ({"names": "norm"}, TypeError, "names must be a sequence of words, got the single word 'norm'"),
-        ({"formats": ["tiff"]}, ValueError, "formats must be one of pdf, png, svg; got 'tiff'"),
-        ({"formats": ()}, ValueError, "formats must be at least one"),
+        ({"names": ["norm", "norms"]}, ValueError, "names .*'norms'"),
+        ({"names": []}, ValueError, "names .*at least one"),
+        ({"names": "norm"}, TypeError, "names .*single word 'norm'"),
+        ({"formats": ["tiff"]}, ValueError, "formats .*pdf, png, svg.*'tiff'"),
+        ({"formats": ()}, ValueError, "formats .*at least one"),
     ):
         with pytest.raises(error, match=words):
             draw_figures(tmp_path / "new", **{"names": ["norm"], "fast": True, **options})
