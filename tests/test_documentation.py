@@ -55,10 +55,10 @@ def test_an_optimizer_must_be_found_again():
     class Local(theory.SGD):
         pass
 
-    with pytest.raises(ValueError, match="optimizer .*top level"):
+    with pytest.raises(ValueError, match=r"optimizer .*top level"):
         empirical.RunConfig(lr=0.1, wd=0.01, optimizer=Local())
     for text in ("math:sqrt()", "decimal:Decimal()", "no_such_module:SGD()"):
-        with pytest.raises(ValueError, match="optimizer .*" + re.escape(text.partition("(")[0])):
+        with pytest.raises(ValueError, match=r"optimizer .*" + re.escape(text.partition("(")[0])):
             theory.optimizers.parse_optimizer(text)
 
 

@@ -96,20 +96,20 @@ def test_another_run_in_the_folder_is_refused_and_kept(tmp_path):
 
 def test_a_foreign_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="out .*new or empty"):
+    with pytest.raises(ValueError, match=r"out .*new or empty"):
         train(CONFIG_40, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_file_as_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="out .*file"):
+    with pytest.raises(ValueError, match=r"out .*file"):
         train(CONFIG_40, tmp_path / "file")
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
     train(CONFIG_40, tmp_path / "run")
-    with filelock.FileLock(tmp_path / "run" / "lock"), pytest.raises(ValueError, match="out .*another process"):
+    with filelock.FileLock(tmp_path / "run" / "lock"), pytest.raises(ValueError, match=r"out .*another process"):
         train(dataclasses.replace(CONFIG_40, steps=50), tmp_path / "run")
 
 
@@ -242,7 +242,7 @@ def test_overflow_ends_with_status_diverged_and_the_rows_before():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(50)
-    with pytest.warns(UserWarning, match="model .*no scale-invariant"):
+    with pytest.warns(UserWarning, match=r"model .*no scale-invariant"):
         run = train(RunConfig(lr=1.9e6, wd=1e-9, steps=100), model=model)
     assert run.status.item() == "diverged"
     assert run.sizes["step"] == run.status_step.item() < 100
@@ -261,7 +261,7 @@ def test_vanishing_weights_end_with_status_collapsed():
         def forward(self, x):
             return 0.0 * nn.functional.linear(x.flatten(1), self.weight)
 
-    with pytest.warns(UserWarning, match="model .*no scale-invariant"):
+    with pytest.warns(UserWarning, match=r"model .*no scale-invariant"):
         run = train(RunConfig(lr=1.0, wd=0.9, steps=200), model=Constant())
     assert run.status.item() == "collapsed"
     assert run.final_norm.item() ** 2 < torch.finfo(torch.float32).tiny
@@ -286,7 +286,7 @@ def test_own_model_and_data(tmp_path):
     xr.testing.assert_identical(continued, run)
     net = load_model(tmp_path / "run", model=model, data=(inputs, targets))
     assert net[1].num_batches_tracked.item() == 30
-    with pytest.raises(ValueError, match="model .*given"):
+    with pytest.raises(ValueError, match=r"model .*given"):
         resume(tmp_path / "run")
     with pytest.raises(ValueError, match="other data"):
         train(config, tmp_path / "run", model=model, data=(inputs + 1, targets))
@@ -336,7 +336,7 @@ def test_a_trajectory_names_the_optimizer_with_the_number_of_measured_weights():
 
 def test_other_folders_are_rejected():
     for function in (resume, load_model):
-        with pytest.raises(ValueError, match="path .*no such folder"):
+        with pytest.raises(ValueError, match=r"path .*no such folder"):
             function("no such folder")
 
 

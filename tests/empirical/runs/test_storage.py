@@ -125,7 +125,7 @@ def test_a_run_too_large_for_the_disk_is_rejected_before_it_begins(tmp_path):
     huge = dataclasses.replace(CONFIG_900, steps=10**12)
     with pytest.raises(ValueError, match=r"out .*2\d\d TB.*run'"):
         train(huge, tmp_path / "run")
-    with pytest.raises(ValueError, match="path .*run'"):
+    with pytest.raises(ValueError, match=r"path .*run'"):
         simulate.load(tmp_path / "run")
 
 
@@ -227,7 +227,7 @@ def test_a_run_without_an_intact_checkpoint_is_rejected_and_kept(tmp_path, whole
     make_killed_run(path, 300)
     for file in checkpoints(path):
         file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="out .*intact checkpoint"):
+    with pytest.raises(ValueError, match=r"out .*intact checkpoint"):
         resume(path)
     run = simulate.load(path)
     xr.testing.assert_identical(run.norm, whole.norm.isel(step=slice(300)))
@@ -306,7 +306,7 @@ def test_two_processes_on_a_folder(tmp_path):
     try:
         while count_steps(path) < 50 and process.is_alive():
             time.sleep(0.01)
-        with pytest.raises(ValueError, match="out .*another process"):
+        with pytest.raises(ValueError, match=r"out .*another process"):
             resume(path)
         # the first process continues
         before = count_steps(path)
