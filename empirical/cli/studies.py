@@ -80,15 +80,16 @@ def validate_command(
 
 def _validate_held_out(out: Path, networks: list[str] | None, workers: int | None) -> None:
     import empirical
-    from empirical.studies.held_out import is_missed, judge_held_out, metrics_table, write_held_out_page
+    from empirical.studies.held_out import judge_held_out, write_held_out_page
+    from empirical.studies.study import goals_table
 
     with name_options(networks="--network"):
         table = empirical.validate_held_out(out, networks, executor=empirical.dask_executor(workers=workers))
     results = judge_held_out(table)
     write_held_out_page(out, table, results)
-    typer.echo(metrics_table(results).text())
+    typer.echo(goals_table(results).text())
     typer.echo(f"\n{table.sizes['setting']} settings; table, page and figure in {out}")
-    if any(map(is_missed, results)):
+    if any(result.is_missed for result in results):
         raise typer.Exit(1)
 
 

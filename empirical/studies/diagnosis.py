@@ -24,7 +24,7 @@ from empirical.studies.labelled_runs import (
     held_out_runs,
     train_labelled,
 )
-from empirical.studies.study import AtLeast, AtMost, Result, Rule, Study, results_table, write_page
+from empirical.studies.study import Limit, Result, Rule, Study, goals_table, share_with_count, write_page
 from simulate.diagnosis.diagnosis import NORM_DRIVEN, UNKNOWN, Diagnosis
 from simulate.diagnosis.spikes import COMPARED_ROWS
 
@@ -65,23 +65,23 @@ def _share_study(*, outcome: str, log: str, rule: Rule) -> Study:
     def statistic(results: Sequence[Outcomes]) -> list[float]:
         return [float(result == outcome) for result in _with_effect(results, log)]
 
-    claim = f"{HELD_OUT} runs, {log} log{'s' if log == 'full' else ''}: {outcome}"
+    claim = f"{HELD_OUT} runs, {'full logs' if log == 'full' else log}: {outcome}"
     return Study(
         name=f"{outcome}-{log}".replace(" ", "-"),
         claim=claim,
         source="docs/diagnosis.md",
         statistic=statistic,
         rule=rule,
-        form=lambda result: f"{result.statistic:.0%} ({int(result.values.sum())} of {result.values.size})",
+        form=share_with_count,
         reason="about nine in ten causes are to be right; logs without a column must be unknown rather than wrong",
     )
 
 
 STUDIES: tuple[Study, ...] = (
-    _share_study(outcome=RIGHT, log="full", rule=AtLeast(limit=0.9, form=".0%")),
-    _share_study(outcome=UNKNOWN, log="full", rule=AtMost(limit=0.1, form=".0%")),
+    _share_study(outcome=RIGHT, log="full", rule=Limit(at_least=0.9, form=".0%")),
+    _share_study(outcome=UNKNOWN, log="full", rule=Limit(at_most=0.1, form=".0%")),
     *(
-        _share_study(outcome=WRONG, log=log, rule=AtMost(limit=0.02, form=".0%"))
+        _share_study(outcome=WRONG, log=log, rule=Limit(at_most=0.02, form=".0%"))
         for log in LOGS
         if log not in ("full", "no gradient norm")
     ),
@@ -160,13 +160,10 @@ def judge_log(case: LabelledRun, log: xr.Dataset) -> Outcomes:
     counts = Counter(spike.cause for spike in diagnoses["full"].spikes)
     summary = ", ".join(f"{count} {cause}" for cause, count in counts.most_common()) or "none"
     shows = has_effect(case, log)
-    outcomes = {name: diagnosis_outcome(case, found) if shows else NO_EFFECT for name, found in diagnoses.items()}
+    outcomes = {
+        name: diagnosis_outcome(case, diagnosis) if shows else NO_EFFECT for name, diagnosis in diagnoses.items()
+    }
     return {**outcomes, "spikes": summary}
-
-
-def goals_table(results: Sequence[Result]) -> Table:
-    """Table of the shares of held-out runs with a goal."""
-    return results_table(results, ["metric", "value", "goal", "verdict"])
 
 
 def write_diagnosis_page(
@@ -229,8 +226,8 @@ def _main(arguments: Sequence[str]) -> None:
     if len(arguments) != 1:
         raise SystemExit("usage: python -m empirical.studies.diagnosis PAGE.md")
     sets = {"development": development_runs(), HELD_OUT: held_out_runs()}
-    judged = {name: (runs, judge_diagnoses(runs)) for name, runs in sets.items()}
-    print(goals_table(write_diagnosis_page(Path(arguments[0]), judged)).text())
+    outcomes = {name: (runs, judge_diagnoses(runs)) for name, runs in sets.items()}
+    print(goals_table(write_diagnosis_page(Path(arguments[0]), outcomes)).text())
 
 
 if __name__ == "__main__":

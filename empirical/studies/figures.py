@@ -20,7 +20,6 @@ from empirical.reports.page import new_figure
 from empirical.studies.statistics import (
     PLAIN_GRADIENT,
     classify_or_none,
-    lr_and_wd,
     plain_grad_norm,
     replay_deviation,
 )
@@ -29,6 +28,7 @@ from simulate._files import atomic_write
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
 from simulate.trajectories.contract import VARIABLES
 from simulate.trajectories.periods import PERIODIC
+from simulate.trajectories.setting import Setting
 from theory.arguments import check_choice
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def _run_figure(part: xr.Dataset, **options: Any) -> Figure:
 
 
 def _envelope_figure(run: xr.Dataset) -> Figure:
-    lr, wd = lr_and_wd(run)
+    lr, wd = Setting.of(run).constants()
     window = round(1 / (lr * wd))
     figure, ax = new_figure(3.5)
     first = max(run.sizes["step"] - 6 * window - 1, 0)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +22,15 @@ from empirical.config import RunConfig
 from empirical.reports.tables import DASH, Table
 from empirical.studies.figures import draw_held_out
 from empirical.studies.study import (
-    AtLeast,
-    AtMost,
     NO_RULE,
-    NoGoal,
+    Limit,
     Numbers,
     Result,
     Rule,
     Study,
+    goals_table,
     prepare_folder,
-    results_table,
+    share_with_count,
     train_missing,
     write_page,
 )
@@ -39,9 +38,13 @@ from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
 from simulate.period_model.calibration import fit_balance_law, pool_runs
-from simulate.trajectories.contract import mean_intrinsic_lr, variable_attributes
+from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC, PERIODS_MIN, verdict_from
+from simulate.trajectories.setting import Setting
 from theory.arguments import check_choice, check_integer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _Array = npt.NDArray[np.float64]
 
@@ -55,7 +58,7 @@ _LR_BY_INTRINSIC_LR = {5e-3: 0.2, 1e-3: 1.0, 5e-4: 0.5, 3e-4: 0.3}
 _RELAXATIONS = 40  # initial length of a reference run, which is extended until it has enough periods
 _PERIODS_NEEDED = 60
 _KINDS_WITH_GOALS = ["mlp", "convnet"]
-_SETTING_COLUMNS = "network|ηλ|predicted verdict|measured|T·ηλ: law|90 %|reduced|naive|measured|error".split("|")
+_PREDICTED_COLUMNS = ("network", "ηλ", "predicted verdict", "measured", "T·ηλ: law", "90 %", "reduced", "naive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +227,7 @@ def pool_summaries(intrinsic_lr: float, runs: Sequence[Mapping[str, float]]) -> 
 
 def validate_held_out(
     out: str | os.PathLike[str] = "held_out",
-    networks: Sequence[str] | None = None,
+    networks: Sequence[str] | Mapping[str, Network] | None = None,
     *,
     periods: int = 60,
     calibration_periods: int = 100,
@@ -238,7 +241,8 @@ def validate_held_out(
     Parameters
     ----------
     out : new folder, or that of an earlier call, whose runs are reused.
-    networks : names in `empirical.studies.held_out.NETWORKS`; default all, which takes about 40 minutes on two cores.
+    networks : names in `empirical.studies.held_out.NETWORKS`, or such networks by name. Default: all of them, which
+        takes about 40 minutes on two cores.
     periods : number of periods per setting, in both its runs together, unless they are at equilibrium.
     calibration_periods : number of periods at each ηλ of the calibration.
     executor : runs the trainings, as in `sweep`.
@@ -268,27 +272,9 @@ def validate_held_out(
     ...
     ValueError: networks must be one of adamw64, affine64, convnet5, convnet6, ...; got 'mlp7'
     """
-    names = [check_choice("networks", name, NETWORKS) for name in (NETWORKS if networks is None else networks)]
-    return compare_networks(
-        {name: NETWORKS[name] for name in names},
-        out,
-        periods=periods,
-        calibration_periods=calibration_periods,
-        executor=executor,
-        progress=progress,
-    )
-
-
-def compare_networks(
-    networks: Mapping[str, Network],
-    out: str | os.PathLike[str],
-    *,
-    periods: int,
-    calibration_periods: int,
-    executor: AnyExecutor | None,
-    progress: bool | None,
-) -> xr.Dataset:
-    """Do for any networks what `validate_held_out` does for its own."""
+    if not isinstance(networks, Mapping):
+        names = NETWORKS if networks is None else networks
+        networks = {name: NETWORKS[check_choice("networks", name, NETWORKS)] for name in names}
     if not networks:
         raise ValueError("networks must name at least one network, got none")
     check_integer("periods", periods, at_least=2 * PERIODS_MIN)
@@ -358,7 +344,7 @@ def _single_setting_model(runs: Path, model: simulate.PeriodModel) -> simulate.P
     if model.reduced_model is None or len(intrinsic_lrs) != 2:
         return None
     trajectories = [simulate.load(folder) for folder in sorted(runs.glob("runs/*/*"))]
-    lower = [run for run in trajectories if math.isclose(mean_intrinsic_lr(run), intrinsic_lrs[1], rel_tol=1e-9)]
+    lower = [run for run in trajectories if math.isclose(Setting.of(run).intrinsic_lr, intrinsic_lrs[1], rel_tol=1e-9)]
     single = simulate.PeriodModel.from_runs(lower)
     return None if single.reduced_model is None else single
 
@@ -425,227 +411,178 @@ def _table(rows: Sequence[Mapping[str, Any]], models: Mapping[str, simulate.Peri
     return table
 
 
-_Select = Callable[[xr.Dataset], xr.Dataset]
+def select_settings(table: xr.Dataset, part: str) -> xr.Dataset:
+    """Return the settings of one part of the table.
+
+    "goals" has kinds of networks that have goals. "clear" has a clear measured period and at least 60 periods too.
+    """
+    goals = table.kind.isin(_KINDS_WITH_GOALS)
+    clear = goals & (table.measured_verdict == PERIODIC) & (table.measured_periods >= _PERIODS_NEEDED)
+    masks = {
+        "goals": goals,
+        "goals, held-out": goals & table.blind,
+        "clear": clear,
+        "clear, held-out": clear & table.blind,
+        "clear mlp": clear & (table.kind == "mlp"),
+        "clear convnet": clear & (table.kind == "convnet"),
+        "full batch": table.kind == "full batch",
+    }
+    return table.isel(setting=np.flatnonzero(masks[part].values))
 
 
-def _where(table: xr.Dataset, condition: xr.DataArray) -> xr.Dataset:
-    return table.isel(setting=np.flatnonzero(condition.values))
-
-
-def _with_goals(table: xr.Dataset) -> xr.Dataset:
-    return _where(table, table.kind.isin(_KINDS_WITH_GOALS))
-
-
-def clear_settings(table: xr.Dataset) -> xr.Dataset:
-    """Return the settings with a clear measured period, at least 60 periods and a kind of network that has goals."""
-    part = _with_goals(table)
-    return _where(part, (part.measured_verdict == PERIODIC) & (part.measured_periods >= _PERIODS_NEEDED))
-
-
-def _held_out(select: _Select) -> _Select:
-    def selected(table: xr.Dataset) -> xr.Dataset:
-        part = select(table)
-        return _where(part, part.blind)
-
-    return selected
-
-
-def _of_kind(select: _Select, kind: str) -> _Select:
-    def selected(table: xr.Dataset) -> xr.Dataset:
-        part = select(table)
-        return _where(part, part.kind == kind)
-
-    return selected
-
-
-def _error(name: str, of: str = "period") -> Callable[[xr.Dataset], _Array]:
-    """Relative error |predicted/measured - 1| in each setting."""
-    return lambda part: np.abs(part[name].values / part[f"measured_{of}"].values - 1)
-
-
-_law = _error("predicted_period")
-
-
-def _within(error: Callable[[xr.Dataset], _Array], limit: float) -> Callable[[xr.Dataset], _Array]:
-    return lambda part: (error(part) <= limit).astype(float)
-
-
-def _finite(error: Callable[[xr.Dataset], _Array]) -> Callable[[xr.Dataset], _Array]:
-    return lambda part: error(part)[np.isfinite(error(part))]
-
-
-def _inside(part: xr.Dataset) -> _Array:
-    low, high = part.predicted_period_lower.values, part.predicted_period_upper.values
-    inside = (low <= part.measured_period.values) & (part.measured_period.values <= high)
-    return np.asarray(inside, dtype=float)
-
-
-def _half_width(part: xr.Dataset) -> _Array:
-    width = part.predicted_period_upper.values - part.predicted_period_lower.values
-    return np.asarray(width / 2 / part.predicted_period.values)
-
-
-def _right_verdict(part: xr.Dataset) -> _Array:
-    return np.asarray(part.predicted_verdict == part.measured_verdict)
-
-
-def _noise(part: xr.Dataset) -> _Array:
-    return np.asarray(part.measured_period_stderr / part.measured_period)
-
-
-def _mean_errors(*names: str) -> Callable[[xr.Dataset], Numbers]:
-    """Mean errors of several predictions, in the settings in which the first two are known."""
-
-    def numbers(part: xr.Dataset) -> Numbers:
-        errors = [_error(f"{name}_period")(part) for name in names]
-        both = np.isfinite(errors[0]) & np.isfinite(errors[1])
-        values = [float(error[both].mean()) for error in errors] if both.any() else []
-        return Numbers(values=values, note=f"{both.sum()} settings")
-
+def numbers_by_setting(table: xr.Dataset) -> dict[str, _Array]:
+    """Relative errors of all predictions, |predicted/measured - 1|, and further numbers of each setting."""
+    period = table.measured_period.values
+    numbers = {
+        name: np.abs(table[f"{name}_period"].values / period - 1)
+        for name in ("predicted", "naive", "share", "reduced", "one_setting")
+    }
+    for name in ("trough_norm", "peak_norm", "log_norm_sd", "norm", "autocorrelation_time"):
+        numbers[name] = np.abs(table[f"predicted_{name}"].values / table[f"measured_{name}"].values - 1)
+    low, high = table.predicted_period_lower.values, table.predicted_period_upper.values
+    numbers["inside"] = (low <= period) & (period <= high)
+    numbers["half_width"] = (high - low) / 2 / table.predicted_period.values
+    numbers["noise"] = table.measured_period_stderr.values / period
+    numbers["right_verdict"] = table.predicted_verdict.values == table.measured_verdict.values
+    # factor by which the effective learning rate at the trough, η/ρ², is too large or too small
+    trough_ratio = table.predicted_trough_norm.values / table.measured_trough_norm.values
+    numbers["onset_factor"] = np.exp(2 * np.abs(np.log(trough_ratio)))
     return numbers
-
-
-def _relative_to_naive(part: xr.Dataset) -> Numbers:
-    values = _mean_errors("predicted", "naive")(part).values
-    return Numbers(values=[values[0] / values[1]] if values else [])
-
-
-def _onset_factor(part: xr.Dataset) -> _Array:
-    """Factor by which the effective learning rate at the trough, η/ρ², is too large or too small."""
-    factor = np.exp(2 * np.abs(np.log(part.predicted_trough_norm.values / part.measured_trough_norm.values)))
-    return np.asarray(factor[np.isfinite(factor)])
-
-
-def _percent(result: Result) -> str:
-    return f"{result.statistic:.1%}"
 
 
 def _percents(result: Result) -> str:
     return ", ".join(f"{value:.1%}" for value in result.values)
 
 
-def _factor(result: Result) -> str:
-    return f"{result.statistic:.2f}"
-
-
 def _mean_and_worst(result: Result) -> str:
     return f"{result.statistic:.1%}, {result.values.max():.0%}"
-
-
-def _share(result: Result) -> str:
-    return f"{result.statistic:.0%} ({int(result.values.sum())} of {result.values.size})"
 
 
 def _metric(
     *,
     claim: str,
-    select: _Select,
-    values: Callable[[xr.Dataset], _Array | Numbers],
+    part: str,
+    of: str,
     rule: Rule = NO_RULE,
-    form: Callable[[Result], str] = _percent,
+    form: Callable[[Result], str] = lambda result: f"{result.statistic:.1%}",
+    finite: bool = False,
+    within: float | None = None,
     count: bool = False,
 ) -> Study:
-    """Study of the selected settings of a table; `count` adds their number to the claim."""
+    """Study of a number of each setting in a part of the table.
+
+    Only finite numbers count with `finite`. The value is a share with `within`: of errors up to this one. `count` adds
+    the number of settings to the claim.
+    """
 
     def statistic(table: xr.Dataset) -> Numbers:
-        numbers = values(select(table))
-        if isinstance(numbers, Numbers):
-            return numbers
-        return Numbers(values=list(map(float, numbers)), note=f"{numbers.size} settings" if count else "")
+        numbers = numbers_by_setting(select_settings(table, part))[of]
+        values = [float(number if within is None else number <= within) for number in numbers]
+        values = [value for value in values if math.isfinite(value)] if finite else values
+        return Numbers(values=values, note=f"{len(values)} settings" if count else "")
 
-    name = claim.replace(" ", "-")
-    return Study(name=name, claim=claim, source="docs/validation.md", statistic=statistic, rule=rule, form=form)
-
-
-def _error_goal(limit: float, summary: str = "mean") -> AtMost:
-    return AtMost(limit=limit, summary=summary, form=".0%")
+    return _study(claim=claim, statistic=statistic, rule=rule, form=form)
 
 
-def _share_goal(limit: float) -> AtLeast:
-    return AtLeast(limit=limit, form=".0%")
+def _study(**fields: Any) -> Study:
+    return Study(name=fields["claim"].replace(" ", "-"), source="docs/validation.md", **fields)
 
 
-def _period_studies(words: str, select: _Select) -> list[Study]:
-    share, reduced, naive = (_finite(_error(f"{name}_period")) for name in ("share", "reduced", "naive"))
-    studies: list[dict[str, Any]] = [
-        {"claim": "mean error of T{}", "values": _law, "rule": _error_goal(0.08), "count": True},
-        {"claim": "stretch: mean error of T{}", "values": _law, "rule": _error_goal(0.05)},
-        {"claim": "T within 20 %{}", "values": _within(_law, 0.2), "rule": _share_goal(0.9), "form": _share},
-        {"claim": "stretch: T within 10 %{}", "values": _within(_law, 0.1), "rule": _share_goal(1.0), "form": _share},
-        {"claim": "mean error relative to naive c/(ηλ){}", "values": _relative_to_naive, "rule": _error_goal(0.5)},
-        {"claim": "mean and worst error of naive c/(ηλ){}", "values": naive, "form": _mean_and_worst, "count": True},
-        {"claim": "mean and worst error of the law in φ, not its odds{}", "values": share, "form": _mean_and_worst},
-        {"claim": "mean and worst error of the corrected reduced model{}", "values": reduced, "form": _mean_and_worst},
-        {"claim": "mean and worst error of the balance law{}", "values": _law, "form": _mean_and_worst},
-        {"claim": "mean standard error of the measurement{}", "values": _finite(_noise)},
-        {
-            "claim": "mean error of T: reduced model from one setting, naive, law{}",
-            "values": _mean_errors("one_setting", "naive", "predicted"),
-            "form": _percents,
-        },
-        {
-            "claim": "measured T in its 90 % interval{}",
-            "values": _inside,
-            "rule": _share_goal(0.8),
-            "form": _share,
-        },
-        {"claim": "median half-width of the interval{}", "values": _half_width, "rule": _error_goal(0.2, "median")},
-    ]
-    return [_metric(**{**study, "claim": study["claim"].format(words)}, select=select) for study in studies]
+def _mean_errors(part: str, *names: str) -> Callable[[xr.Dataset], Numbers]:
+    """Mean errors of several predictions, in the settings in which the first two are known."""
+
+    def statistic(table: xr.Dataset) -> Numbers:
+        errors = [numbers_by_setting(select_settings(table, part))[name] for name in names]
+        both = np.isfinite(errors[0]) & np.isfinite(errors[1])
+        values = [float(error[both].mean()) for error in errors] if both.any() else []
+        return Numbers(values=values, note=f"{both.sum()} settings")
+
+    return statistic
 
 
-def _norm_studies(*, words: str, kind: str, norm_goal: float, factor_goal: float) -> list[Study]:
-    select = _of_kind(clear_settings, kind)
-    trough, peak = (_finite(_error(f"predicted_{name}", name)) for name in ("trough_norm", "peak_norm"))
-    goal = _error_goal(norm_goal, "largest")
+def _error_ratio(part: str, *names: str) -> Callable[[xr.Dataset], list[float]]:
+    def statistic(table: xr.Dataset) -> list[float]:
+        means = _mean_errors(part, *names)(table).values
+        return [means[0] / means[1]] if means else []
+
+    return statistic
+
+
+def _error_goal(limit: float, summary: str = "mean") -> Limit:
+    return Limit(at_most=limit, summary=summary, form=".0%")
+
+
+def _share_goal(limit: float) -> dict[str, Any]:
+    return {"rule": Limit(at_least=limit, form=".0%"), "form": share_with_count}
+
+
+def _period_studies(part: str, words: str) -> list[Study]:
+    worst: dict[str, Any] = {"part": part, "form": _mean_and_worst, "finite": True}
+    law: dict[str, Any] = {"part": part, "of": "predicted"}
     return [
-        _metric(claim=f"worst error of ρ at troughs, {words}", select=select, values=trough, rule=goal, count=True),
-        _metric(claim=f"worst error of ρ at peaks, {words}", select=select, values=peak, rule=goal),
+        _metric(claim=f"mean error of T{words}", rule=_error_goal(0.08), count=True, **law),
+        _metric(claim=f"stretch: mean error of T{words}", rule=_error_goal(0.05), **law),
+        _metric(claim=f"T within 20 %{words}", within=0.2, **_share_goal(0.9), **law),
+        _metric(claim=f"stretch: T within 10 %{words}", within=0.1, **_share_goal(1.0), **law),
+        _study(
+            claim=f"mean error relative to naive c/(ηλ){words}",
+            statistic=_error_ratio(part, "predicted", "naive"),
+            rule=_error_goal(0.5),
+            form=_percents,
+        ),
+        _metric(claim=f"mean and worst error of naive c/(ηλ){words}", of="naive", count=True, **worst),
+        _metric(claim=f"mean and worst error of the law in φ, not its odds{words}", of="share", **worst),
+        _metric(claim=f"mean and worst error of the corrected reduced model{words}", of="reduced", **worst),
+        _metric(claim=f"mean and worst error of the balance law{words}", of="predicted", **worst),
+        _metric(claim=f"mean standard error of the measurement{words}", part=part, of="noise", finite=True),
+        _study(
+            claim=f"mean error of T: reduced model from one setting, naive, law{words}",
+            statistic=_mean_errors(part, "one_setting", "naive", "predicted"),
+            form=_percents,
+        ),
+        _metric(claim=f"measured T in its 90 % interval{words}", part=part, of="inside", **_share_goal(0.8)),
+        _metric(
+            claim=f"median half-width of the interval{words}",
+            part=part,
+            of="half_width",
+            rule=_error_goal(0.2, "median"),
+        ),
+    ]
+
+
+def _norm_studies(*, part: str, words: str, norm_goal: float, factor_goal: float) -> list[Study]:
+    errors: dict[str, Any] = {"part": part, "finite": True, "rule": _error_goal(norm_goal, "largest")}
+    return [
+        _metric(claim=f"worst error of ρ at troughs, {words}", of="trough_norm", count=True, **errors),
+        _metric(claim=f"worst error of ρ at peaks, {words}", of="peak_norm", **errors),
         _metric(
             claim=f"effective lr at the onset, {words}: worst factor",
-            select=select,
-            values=_onset_factor,
-            rule=AtMost(limit=factor_goal, summary="largest"),
-            form=_factor,
+            part=part,
+            of="onset_factor",
+            finite=True,
+            rule=Limit(at_most=factor_goal, summary="largest"),
+            form=lambda result: f"{result.statistic:.2f}",
         ),
     ]
 
 
-def _verdict_studies() -> list[Study]:
-    spread = _error("predicted_log_norm_sd", "log_norm_sd")
-    medians = {"norm": "typical ρ", "autocorrelation_time": "autocorrelation time of ln ρ"}
-    return [
-        *(
-            _metric(claim=claim, select=select, values=_right_verdict, rule=_share_goal(0.9), form=_share)
-            for claim, select in (
-                ("correct verdict", _with_goals),
-                ("correct verdict, held-out networks", _held_out(_with_goals)),
-            )
-        ),
-        _metric(claim="mean error of the spread of ln ρ", select=_with_goals, values=spread, rule=_error_goal(0.2)),
-        _metric(claim="spread of ln ρ within 20 %", select=_with_goals, values=_within(spread, 0.2), form=_share),
-        *(
-            _metric(
-                claim=f"median error of the {words}",
-                select=_with_goals,
-                values=_finite(_error(f"predicted_{name}", name)),
-                rule=NoGoal(summary="median"),
-            )
-            for name, words in medians.items()
-        ),
-    ]
-
-
+_SPREAD: Mapping[str, Any] = {"part": "goals", "of": "log_norm_sd"}
+_MEDIAN: Mapping[str, Any] = {"part": "goals", "finite": True, "rule": Limit(summary="median")}
 STUDIES: tuple[Study, ...] = (
-    *_period_studies("", clear_settings),
-    *_period_studies(", held-out networks", _held_out(clear_settings)),
-    *_norm_studies(words="MLP", kind="mlp", norm_goal=0.15, factor_goal=1.25),
-    *_norm_studies(words="ConvNet", kind="convnet", norm_goal=0.4, factor_goal=2.0),
-    *_verdict_studies(),
+    *_period_studies("clear", ""),
+    *_period_studies("clear, held-out", ", held-out networks"),
+    *_norm_studies(part="clear mlp", words="MLP", norm_goal=0.15, factor_goal=1.25),
+    *_norm_studies(part="clear convnet", words="ConvNet", norm_goal=0.4, factor_goal=2.0),
+    _metric(claim="correct verdict", part="goals", of="right_verdict", **_share_goal(0.9)),
+    _metric(claim="correct verdict, held-out networks", part="goals, held-out", of="right_verdict", **_share_goal(0.9)),
+    _metric(claim="mean error of the spread of ln ρ", rule=_error_goal(0.2), **_SPREAD),
+    _metric(claim="spread of ln ρ within 20 %", within=0.2, form=share_with_count, **_SPREAD),
+    _metric(claim="median error of the typical ρ", of="norm", **_MEDIAN),
+    _metric(claim="median error of the autocorrelation time of ln ρ", of="autocorrelation_time", **_MEDIAN),
     _metric(
         claim="full batch, worst error of T",
-        select=_of_kind(lambda table: table, "full batch"),
-        values=_law,
+        part="full batch",
+        of="predicted",
         rule=_error_goal(0.1, "largest"),
         count=True,
     ),
@@ -658,34 +595,26 @@ def judge_held_out(table: xr.Dataset) -> list[Result]:
     return [result for result in results if result.values.size]
 
 
-def is_missed(result: Result) -> bool:
-    """Whether a goal is not reached."""
-    return result.verdict not in (HOLDS, NO_GOAL)
-
-
-def metrics_table(results: Sequence[Result]) -> Table:
-    """Table of metrics with their goals."""
-    return results_table(results, ["metric", "value", "goal", "verdict"])
-
-
 def write_held_out_page(
     folder: Path, table: xr.Dataset, results: Sequence[Result], networks: Mapping[str, Network] = NETWORKS
-) -> None:
-    """Write the page and its figure into the folder of the study, which holds the models."""
+) -> Figure:
+    """Write the page and its figure into the folder of the study, which holds the models. Return the figure."""
     titles = {name: networks[name].title for name in dict.fromkeys(table.network.values.tolist())}
     models = {name: simulate.PeriodModel.load(folder / _MODELS / f"{name}.json") for name in titles}
-    draw_held_out(table, models, titles).savefig(folder / _PICTURE, dpi=110)
+    figure = draw_held_out(table, models, titles)
+    figure.savefig(folder / _PICTURE, dpi=110)
     settings = [table.isel(setting=i) for i in range(table.sizes["setting"])]
     write_page(
         folder / _PAGE,
         _MADE_BY,
-        metrics_table(results).markdown(),
+        goals_table(results).markdown(),
         f"![Predicted and measured T·ηλ over ηλ]({_PICTURE})",
         Table(
-            _SETTING_COLUMNS,
+            [*_PREDICTED_COLUMNS, "measured", "error"],
             [_setting_cells(row, titles[row.network.item()]) for row in settings],
         ).markdown(),
     )
+    return figure
 
 
 def _setting_cells(row: xr.Dataset, title: str) -> list[str]:

@@ -21,10 +21,9 @@ from empirical.config import RunConfig
 from empirical.measures.minima import minimum_steps
 from empirical.runs.snapshots import networks_at
 from empirical.studies.study import Numbers, Trajectories
-from simulate.trajectories.contract import setting_variable, unconstrained_optimizer
 from simulate.trajectories.periods import PERIODIC, after_transient
+from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
-from theory.optimizers import parse_optimizer
 
 _MINIMA = 3
 PERIODS_NEEDED = 60
@@ -59,14 +58,7 @@ def classify_or_none(run: xr.Dataset, discard: int | None = None) -> simulate.Cl
 
 
 def verdict_indicator(verdict: str) -> SeedStatistic:
-    """Indicator of a verdict of `simulate.classify`.
-
-    Examples
-    --------
-    >>> settled = simulate.norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5000)
-    >>> verdict_indicator("equilibrium")({"all": [settled]})
-    [1.0]
-    """
+    """Indicator of a verdict of `simulate.classify`."""
     return _indicator(lambda classification: classification.verdict == verdict)
 
 
@@ -131,14 +123,7 @@ def largest_norm_decrease() -> SeedStatistic:
 
 
 def rotation_over_formula(formula: Callable[[xr.Dataset], float]) -> SeedStatistic:
-    """Root-mean-square rotation in the second half of a run, over the value of a formula.
-
-    Examples
-    --------
-    >>> settled = simulate.norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5000)
-    >>> [round(ratio, 3) for ratio in rotation_over_formula(sgd_equilibrium_angle)({"all": [settled]})]
-    [1.0]
-    """
+    """Root-mean-square rotation in the second half of a run, over the value of a formula."""
     return _of_each(lambda run: math.sqrt(float((_second_half(run).rotation ** 2).mean())) / formula(_second_half(run)))
 
 
@@ -150,10 +135,9 @@ def sgd_equilibrium_angle(run: xr.Dataset) -> float:
     >>> round(sgd_equilibrium_angle(xr.Dataset(attrs={"lr": 0.1, "wd": 0.05, "optimizer": "SGD(momentum=0.6)"})), 4)
     0.0791
     """
-    rule = parse_optimizer(unconstrained_optimizer(run))
-    momentum = rule.momentum if isinstance(rule, theory.SGD) else 0.0
-    lr, wd = lr_and_wd(run)
-    return math.sqrt(2 * lr * wd / (1 + momentum))
+    setting = Setting.of(run)
+    momentum = getattr(setting.law(), "momentum", 0.0)
+    return math.sqrt(2 * setting.intrinsic_lr / (1 + momentum))
 
 
 def equilibrium_angle(run: xr.Dataset) -> float:
@@ -165,9 +149,8 @@ def equilibrium_angle(run: xr.Dataset) -> float:
     >>> round(equilibrium_angle(settled), 4)
     0.0447
     """
-    gradient = math.sqrt(float((run.grad_norm**2).mean()))
-    rule = parse_optimizer(unconstrained_optimizer(run))
-    return float(theory.equilibrium_rotation(*lr_and_wd(run), grad_norm=gradient, optimizer=rule))
+    gradient, setting = math.sqrt(float((run.grad_norm**2).mean())), Setting.of(run)
+    return float(theory.equilibrium_rotation(*setting.constants(), grad_norm=gradient, optimizer=setting.law()))
 
 
 def late_gradient_growth() -> SeedStatistic:
@@ -230,11 +213,6 @@ def _second_half(run: xr.Dataset) -> xr.Dataset:
     return run.isel(step=slice(run.sizes["step"] // 2, None))
 
 
-def lr_and_wd(run: xr.Dataset) -> tuple[float, float]:
-    """Constant learning rate and weight decay of a run."""
-    return float(setting_variable(run, "lr")), float(setting_variable(run, "wd"))
-
-
 def equilibrium_norm(runs: Trajectories) -> Numbers:
     """Relative difference of the norm from the equilibrium predicted from the gradients of the group "other".
 
@@ -242,7 +220,7 @@ def equilibrium_norm(runs: Trajectories) -> Numbers:
     """
     (run,), (other,) = runs["run"], runs["other"]
     gradient, gradient_error = power_mean(after_transient(other).grad_norm.values, 2)
-    predicted = theory.equilibrium_norm(*lr_and_wd(run), gradient)
+    predicted = theory.equilibrium_norm(*Setting.of(run).constants(), gradient)
     measured, measured_error = power_mean(after_transient(run).norm.values, 4)
     return Numbers(
         values=[abs(measured / predicted - 1)],
@@ -259,7 +237,7 @@ def equilibrium_rotation(runs: Trajectories) -> Numbers:
     """Median rotation over its value at equilibrium."""
     (run,) = runs["run"]
     ratio = simulate.classify(run).rotation_ratio
-    angle = theory.equilibrium_rotation(*lr_and_wd(run))
+    angle = theory.equilibrium_rotation(*Setting.of(run).constants())
     return Numbers(
         values=[ratio],
         predicted=angle,
@@ -280,7 +258,7 @@ def _driven(runs: Trajectories) -> xr.Dataset:
     (run,), (other,) = runs["run"], runs["other"]
     gradient = simulate.RecordedGradient(other.grad_norm.values)
     norm, steps = float(run.norm[0]), other.sizes["step"]
-    return after_transient(simulate.norm_map(*lr_and_wd(run), gradient, norm=norm, steps=steps, seed=0))
+    return after_transient(simulate.norm_map(*Setting.of(run).constants(), gradient, norm=norm, steps=steps, seed=0))
 
 
 def replay_deviation(run: xr.Dataset) -> npt.NDArray[np.float64]:
@@ -305,22 +283,11 @@ def distance_from_envelope(
 ) -> Numbers:
     """Largest relative distance of the norm from envelopes that start at every step and last 1/ηλ steps.
 
-    Each envelope uses the smallest and largest g̃ of its window, ℓ and L. The distance is 0 if the norm stays inside.
-
-    Parameters
-    ----------
-    runs : one run.
-    raise_low, lower_high : relative changes that raise ℓ and lower L, for controls.
-    show_width : add the median width of the envelope, relative to its middle, to the claim.
-
-    Examples
-    --------
-    >>> runs = {"run": [simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1, 2), norm=2.0, steps=500, seed=0)]}
-    >>> distance_from_envelope(runs).measured < 1e-12 < distance_from_envelope(runs, lower_high=0.1).measured
-    True
+    Each envelope uses the smallest and largest g̃ of its window, ℓ and L, which controls raise and lower by a share of
+    it. The distance is 0 if the norm stays inside. `show_width` adds the median relative width to the claim.
     """
     (run,) = runs["run"]
-    lr, wd = lr_and_wd(run)
+    lr, wd = Setting.of(run).constants()
     window = round(1 / (lr * wd))
     norm = np.append(run.norm.values, run.final_norm.item())
     gradients = np.lib.stride_tricks.sliding_window_view(run.grad_norm.values, window)
@@ -419,7 +386,7 @@ def period_difference(runs: Trajectories) -> Numbers:
 def peak_ratio(runs: Trajectories) -> Numbers:
     """Ratio of the geometric-mean peaks of ρ of two groups with equal ηλ. By symmetry it is that of √η."""
     groups = list(runs.values())
-    predicted = math.sqrt(lr_and_wd(groups[0][0])[0] / lr_and_wd(groups[1][0])[0])
+    predicted = math.sqrt(float(Setting.of(groups[0][0]).lr / Setting.of(groups[1][0]).lr))
     first, second = (_log_peaks(group) for group in groups)
     replayed = [_log_peaks(_replays(group)) for group in groups]
     measured = math.exp(first.mean - second.mean)

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -146,84 +146,47 @@ _SUMMARIES: Mapping[str, Callable[[_Array], Any]] = {"mean": np.mean, "median": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Limit:
-    """A summary of the values, their mean by default, has a limit. A value that is NaN leaves it undecided.
+class Limit:
+    """A summary of the values is at most or at least a limit. Without a limit it is only reported.
 
     Attributes
     ----------
-    limit : the limit.
+    at_most, at_least : the limits. For yes or no, 1 or 0, the mean is a share.
     summary : "mean", "median" or "largest".
-    name : what the text calls the summary.
-    form : format of the limit in the text.
+    name, form : what the text calls the summary, and its format of a limit.
+
+    Examples
+    --------
+    >>> rule = Limit(at_most=0.08, summary="largest", form=".0%")
+    >>> str(rule), rule.judge([0.01, 0.09]).verdict, Limit(at_least=0.8).judge([1, 1, 1, 1, 0]).verdict
+    ('≤ 8%', 'fails', 'holds')
     """
 
-    limit: float
+    at_most: float | None = None
+    at_least: float | None = None
     summary: str = "mean"
     name: str = ""
     form: str = "g"
-    symbol: ClassVar[str]
 
     def __str__(self) -> str:
-        return f"{self.name} {self.symbol} {self.limit:{self.form}}".strip()
+        limits = (("≤", self.at_most), ("≥", self.at_least))
+        texts = [f"{self.name} {symbol} {limit:{self.form}}".strip() for symbol, limit in limits if limit is not None]
+        return " and ".join(texts) or NO_GOAL
 
     def judge(self, values: npt.ArrayLike) -> Judgement:
-        """Return the verdict on any number of values."""
+        """Return the verdict on any number of values; undecided if one is NaN."""
         numbers = np.asarray(values, dtype=float).reshape(-1)
         statistic = float(_SUMMARIES[self.summary](numbers)) if numbers.size else math.nan
-        return Judgement(UNDECIDED if math.isnan(statistic) else self._verdict(statistic), statistic)
-
-    def _verdict(self, statistic: float) -> str:
-        raise NotImplementedError
-
-
-class AtMost(_Limit):
-    """A summary of the values is at most a limit.
-
-    Examples
-    --------
-    >>> str(AtMost(limit=0.08, form=".0%")), AtMost(limit=0.08, summary="largest").judge([0.01, 0.09]).verdict
-    ('≤ 8%', 'fails')
-    """
-
-    symbol = "≤"
-
-    def _verdict(self, statistic: float) -> str:
-        return HOLDS if statistic <= self.limit else FAILS
+        if self.at_most is None and self.at_least is None:
+            return Judgement(NO_GOAL, statistic)
+        if math.isnan(statistic):
+            return Judgement(UNDECIDED, statistic)
+        low = -math.inf if self.at_least is None else self.at_least
+        high = math.inf if self.at_most is None else self.at_most
+        return Judgement(HOLDS if low <= statistic <= high else FAILS, statistic)
 
 
-class AtLeast(_Limit):
-    """A summary of the values is at least a limit. For yes or no, 1 or 0, the mean is a share.
-
-    Examples
-    --------
-    >>> AtLeast(limit=0.8).judge([1, 1, 1, 1, 0])
-    Judgement(verdict='holds', statistic=0.8, error=nan)
-    """
-
-    symbol = "≥"
-
-    def _verdict(self, statistic: float) -> str:
-        return HOLDS if statistic >= self.limit else FAILS
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoGoal(_Limit):
-    """A summary of the values is reported."""
-
-    limit: float = math.nan
-
-    def __str__(self) -> str:
-        return NO_GOAL
-
-    def judge(self, values: npt.ArrayLike) -> Judgement:
-        """Return the summary."""
-        return super().judge(values)._replace(verdict=NO_GOAL)
-
-    def _verdict(self, statistic: float) -> str:
-        return NO_GOAL
-
-
-NO_RULE = NoGoal()
+NO_RULE = Limit()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +226,11 @@ class Control:
 def statistic_with_error(result: Result) -> str:
     """Statistic and its standard error as text."""
     return f"{result.statistic:.3g} ± {result.error:.2g}"
+
+
+def share_with_count(result: Result) -> str:
+    """Share of the values that are 1, with their number, as text."""
+    return f"{result.statistic:.0%} ({int(result.values.sum())} of {result.values.size})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,21 +301,7 @@ class Study:
         return dataclasses.replace(self, runs=scaled(self.runs), controls=tuple(controls))
 
     def judge(self, data: Any, controls: Sequence[Any] = ()) -> Result:
-        """Compute the statistic, apply the rule, and do the same for the controls.
-
-        Parameters
-        ----------
-        data : data of the statistic, such as trajectories by group.
-        controls : data of each control.
-
-        Examples
-        --------
-        >>> study = Study(name="rises", claim="The norm rises.", statistic=lambda norms: norms,
-        ...               rule=Between(low=1.0), controls=(Control(name="falling"),))
-        >>> result = study.judge([1.1, 1.2, 1.1], [[0.9, 0.8, 0.9]])
-        >>> result.verdict, result.controls[0].verdict
-        ('holds', 'fails')
-        """
+        """Apply the rule to the statistic of the data, such as trajectories by group, and to that of each control."""
         numbers = self.statistic(data)
         numbers = numbers if isinstance(numbers, Numbers) else Numbers(values=numbers)
         judgement = self.rule.judge(numbers.values)
@@ -373,6 +327,7 @@ class Result:
     statistic, error : what the rule judged, and its standard error; NaN if unknown.
     numbers : values by seed, and further numbers of a comparison.
     controls : results of the controls, whose verdict must not be "holds".
+    is_control_row : whether the verdict is that of a control: it holds if the rule fails.
     """
 
     study: Study
@@ -381,6 +336,7 @@ class Result:
     error: float
     numbers: Numbers
     controls: tuple[Result, ...] = ()
+    is_control_row: bool = False
 
     def __str__(self) -> str:
         return f"{statistic_with_error(self)} (n = {self.values.size}): {self.verdict}"
@@ -392,8 +348,14 @@ class Result:
 
     @property
     def claim(self) -> str:
-        """Claim with its note."""
-        return f"{self.study.claim} ({self.numbers.note})" if self.numbers.note else self.study.claim
+        """Claim with its note, as in a table."""
+        note = f" ({self.numbers.note})" if self.numbers.note else ""
+        return f"{'control, ' if self.is_control_row else ''}{self.study.claim}{note}"
+
+    @property
+    def rule(self) -> str:
+        """Rule as in a table."""
+        return f"{'not: ' if self.is_control_row else ''}{self.study.rule}"
 
     @property
     def rows(self) -> list[Result]:
@@ -403,33 +365,21 @@ class Result:
             self,
             *(
                 dataclasses.replace(
-                    control,
-                    study=dataclasses.replace(
-                        control.study, claim=f"control, {control.study.claim}", rule=_Not(control.study.rule)
-                    ),
-                    verdict=opposite.get(control.verdict, control.verdict),
+                    control, is_control_row=True, verdict=opposite.get(control.verdict, control.verdict)
                 )
                 for control in self.controls
             ),
         ]
 
     @property
+    def is_missed(self) -> bool:
+        """Whether a goal is not reached."""
+        return self.verdict not in (HOLDS, NO_GOAL)
+
+    @property
     def control_holds(self) -> bool:
         """Whether the rule holds for a control, so that the study is meaningless."""
         return any(control.verdict == HOLDS for control in self.controls)
-
-
-@dataclass(frozen=True)
-class _Not:
-    """Text of the rule in the row of a control."""
-
-    rule: Rule
-
-    def __str__(self) -> str:
-        return f"not: {self.rule}"
-
-    def judge(self, values: npt.ArrayLike) -> Judgement:
-        raise NotImplementedError
 
 
 def _difference_cell(result: Result) -> Cell:
@@ -444,8 +394,8 @@ _COLUMNS: Mapping[str, Callable[[Result], Cell | str]] = {
     "metric": lambda result: result.claim,
     "name": lambda result: result.study.name,
     "source": lambda result: result.study.source,
-    "rule": lambda result: str(result.study.rule),
-    "goal": lambda result: str(result.study.rule),
+    "rule": lambda result: result.rule,
+    "goal": lambda result: result.rule,
     "value": lambda result: result.study.form(result),
     "statistic ± error": statistic_with_error,
     "n": lambda result: Cell(str(result.values.size), result.values.size),
@@ -460,13 +410,7 @@ _COLUMNS: Mapping[str, Callable[[Result], Cell | str]] = {
 
 
 def results_table(results: Sequence[Result], columns: Sequence[str], **other: Callable[[Result], str]) -> Table:
-    """Table with a row for each result.
-
-    Parameters
-    ----------
-    results : results of studies.
-    columns : names of columns.
-    other : columns with another text.
+    """Table with a row for each result and some of the columns above; `other` gives columns another text.
 
     Examples
     --------
@@ -477,6 +421,11 @@ def results_table(results: Sequence[Result], columns: Sequence[str], **other: Ca
     """
     cells = {**_COLUMNS, **other}
     return Table(columns, [[cells[column](result) for column in columns] for result in results], name="results")
+
+
+def goals_table(results: Sequence[Result]) -> Table:
+    """Table of metrics with their goals."""
+    return results_table(results, ["metric", "value", "goal", "verdict"])
 
 
 def write_page(path: Path, command: str, *parts: str) -> None:
@@ -491,21 +440,9 @@ def write_page(path: Path, command: str, *parts: str) -> None:
 
 
 def prepare_folder(folder: Path, marker: str, made_by: str) -> dict[str, Any]:
-    """Create a folder for results, or accept an empty one or that of an earlier call.
+    """Create a folder for results, or accept an empty one, or that of an earlier call by its marker, a JSON file.
 
-    Parameters
-    ----------
-    folder : the folder.
-    marker : JSON file that names what made the folder.
-    made_by : the command.
-
-    Returns
-    -------
-    Content of the marker of an earlier call; empty for a new folder.
-
-    Raises
-    ------
-    ValueError : a folder of something else, or one that cannot be written.
+    Return the marker of an earlier call; empty for a new folder. Raise ValueError for a folder of something else.
     """
     try:
         content: dict[str, Any] = {}
@@ -537,13 +474,8 @@ def run_studies(
     ----------
     studies : studies of stored runs.
     out : folder; its subfolder `runs` is a sweep, which an interrupted call continues.
-    executor, progress : as in `empirical.sweep`.
-    must_complete : refuse runs that diverged or collapsed; otherwise they are data.
+    must_complete : raise RuntimeError for runs that diverged or collapsed; otherwise they are data.
     draw : called for each study with a path in `out`, its result, and the trajectories of runs and controls.
-
-    Raises
-    ------
-    RuntimeError : a training failed, or a run that must be complete is not.
     """
     folder = Path(out)
     runs = folder / RUNS_SUBFOLDER
@@ -580,25 +512,10 @@ def train_missing(
     progress: bool | None = None,
     **options: Any,
 ) -> dict[str, Summary]:
-    """Train the runs that are missing in a folder. Of runs that differ only in `steps`, only the longest is trained.
+    """Train the runs that are missing in a folder, with the options of `empirical.sweep`.
 
-    Parameters
-    ----------
-    runs : any number of runs; duplicates are allowed.
-    folder, executor, progress, options : as in `empirical.sweep`.
-
-    Returns
-    -------
-    Summaries by identity of a run.
-
-    Raises
-    ------
-    RuntimeError : a training failed.
-
-    Examples
-    --------
-    >>> train_missing([], Path("runs"))
-    {}
+    Of runs that differ only in `steps`, only the longest is trained. Return summaries by identity of a run. Raise
+    RuntimeError if a training failed.
     """
     # longer runs replace shorter ones of the same identity
     longest = {run.identity: run for run in sorted(runs, key=lambda run: run.steps)}

@@ -21,9 +21,8 @@ from empirical.studies.figures import REPLAY_TOLERANCE, validation_figures
 from empirical.studies.study import (
     HOLDS,
     RUNS_SUBFOLDER,
-    AtLeast,
-    AtMost,
     Control,
+    Limit,
     Result,
     Study,
     load_stored_run,
@@ -31,6 +30,7 @@ from empirical.studies.study import (
     results_table,
     run_studies,
 )
+from empirical.sweeps.sweep import AnyExecutor
 from empirical.sweeps.task import run_path
 from simulate._files import atomic_write, write_json
 from simulate.trajectories.periods import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
@@ -104,9 +104,10 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
     high_name, small = next(iter(convnets)), "BN-MLP width 8"
     small_mlp, one_convnet = ({"run": [run]} for run in (runs["small-mlp-1"], high[0]))
     at_equilibrium: dict[str, Any] = {"source": f"{_PAPER} §3", "runs": {**small_mlp, "other": [runs["small-mlp-2"]]}}
+    shifts: dict[str, Any] = {"ℓ raised": {"raise_low": _SHIFT}, "L lowered": {"lower_high": _SHIFT}}
     inside: dict[str, Any] = {
         "source": "docs/mathematics.md §4",
-        "rule": AtMost(limit=1e-4, name="largest relative distance"),
+        "rule": Limit(at_most=1e-4, name="largest relative distance"),
         "reason": "the bounds are exact, up to rounding in float32",
     }
     symmetric, default_eps = (
@@ -118,15 +119,15 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             name="equilibrium-norm",
             claim=f"equilibrium norm, predicted from another seed: {small}",
             statistic=statistics.equilibrium_norm,
-            rule=AtMost(limit=0.02, name="|difference|", form=".0%"),
-            reason="gradient norms of two seeds differ by about a percent",
+            rule=Limit(at_most=0.02, name="|difference|", form=".0%"),
+            reason="mean gradient norms at equilibrium differ by less between seeds",
             **at_equilibrium,
         ),
         Study(
             name="equilibrium-rotation",
             claim=f"median rotation at equilibrium: {small}",
             statistic=statistics.equilibrium_rotation,
-            rule=AtLeast(limit=ROTATION_RATIO_MIN, name="measured / predicted"),
+            rule=Limit(at_least=ROTATION_RATIO_MIN, name="measured / predicted"),
             reason=_CLASSIFIED,
             controls=(Control(name=f"not at equilibrium: {high_name}", runs=one_convnet),),
             **at_equilibrium,
@@ -135,7 +136,7 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             name="equilibrium-spread",
             claim=f"spread of ln ρ at equilibrium: {small}",
             statistic=statistics.log_norm_spread,
-            rule=AtMost(limit=LOG_NORM_SD_MAX, name="measured"),
+            rule=Limit(at_most=LOG_NORM_SD_MAX, name="measured"),
             reason=_CLASSIFIED,
             **at_equilibrium,
         ),
@@ -152,11 +153,9 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             controls=tuple(
                 Control(
                     name=f"norm leaves the envelope with {change} by {_SHIFT:.0%}: {small}",
-                    statistic=functools.partial(
-                        statistics.distance_from_envelope, show_width=False, **{argument: _SHIFT}
-                    ),
+                    statistic=functools.partial(statistics.distance_from_envelope, show_width=False, **shift),
                 )
-                for change, argument in (("ℓ raised", "raise_low"), ("L lowered", "lower_high"))
+                for change, shift in shifts.items()
             ),
             **inside,
         ),
@@ -174,7 +173,7 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
                 source="docs/mathematics.md §5",
                 runs={"all": group},
                 statistic=statistics.period_over_bound,
-                rule=AtLeast(limit=1, name=f"periodic, >= {statistics.PERIODS_NEEDED} periods, measured / predicted"),
+                rule=Limit(at_least=1, name=f"periodic, >= {statistics.PERIODS_NEEDED} periods, measured / predicted"),
                 reason="the bound is exact for the mean of many periods",
             )
             for which, (name, group) in zip(("high", "low"), convnets.items(), strict=True)
@@ -185,7 +184,7 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             source=_SYMMETRY,
             runs=convnets,
             statistic=statistics.period_difference,
-            rule=AtMost(limit=3, name="|difference| in standard errors"),
+            rule=Limit(at_most=3, name="|difference| in standard errors"),
             reason="equal means differ by more in 0.3 % of cases",
             controls=(Control(name=f"different T·ηλ: {' and '.join(mlps)}", runs=mlps),),
         ),
@@ -195,7 +194,7 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             source=_SYMMETRY,
             runs=convnets,
             statistic=statistics.peak_ratio,
-            rule=AtMost(limit=0.1, name="|difference|", form=".0%"),
+            rule=Limit(at_most=0.1, name="|difference|", form=".0%"),
             reason="the peaks of 60 periods have a standard error of a few percent",
         ),
         Study(
@@ -204,7 +203,7 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             source=_SYMMETRY,
             runs=symmetric,
             statistic=statistics.largest_loss_difference,
-            rule=AtMost(limit=1e-6, name="largest difference"),
+            rule=Limit(at_most=1e-6, name="largest difference"),
             reason="the losses are equal, up to rounding in float64 that grows with the steps",
             controls=(Control(name=f"losses differ: ε = 1e-5, {steps}", runs=default_eps),),
         ),
@@ -222,7 +221,7 @@ def _replay_study(name: str, run: RunConfig, runs: Mapping[str, RunConfig]) -> S
         source="docs/mathematics.md §1",
         runs={"run": [run]},
         statistic=statistics.largest_replay_deviation,
-        rule=AtMost(limit=REPLAY_TOLERANCE, name="largest relative deviation"),
+        rule=Limit(at_most=REPLAY_TOLERANCE, name="largest relative deviation"),
         reason="the law is exact, up to rounding in float32 that grows with the steps",
         controls=tuple(
             Control(name=f"replay of the norm fails: {words}", runs={"run": [runs[control]]})
@@ -272,12 +271,17 @@ def validate(
 
 
 def validate_runs(
-    preset: str, runs: Mapping[str, RunConfig], out: str | os.PathLike[str], *, progress: bool | None = None
+    preset: str,
+    runs: Mapping[str, RunConfig],
+    out: str | os.PathLike[str],
+    *,
+    executor: AnyExecutor | None = None,
+    progress: bool | None = None,
 ) -> Validation:
     """Train the runs of a preset by name, and write the report as `validate` does."""
     folder = Path(out)
-    description = _prepare_folder(folder, preset, runs)
-    results = run_studies(digits_studies(runs), folder, progress=progress, must_complete=True)
+    description = prepare_report_folder(folder, preset, runs)
+    results = run_studies(digits_studies(runs), folder, executor=executor, progress=progress, must_complete=True)
     validation = Validation(rows=[row for result in results for row in result.rows], folder=folder)
     _write_report(validation, preset, runs)
     _write_csv(folder / VALIDATION_TABLE, validation.rows)
@@ -285,7 +289,7 @@ def validate_runs(
     return validation
 
 
-def _prepare_folder(folder: Path, preset: str, runs: Mapping[str, RunConfig]) -> dict[str, Any]:
+def prepare_report_folder(folder: Path, preset: str, runs: Mapping[str, RunConfig]) -> dict[str, Any]:
     """Prepare the folder: remove a finished report, continue an unfinished one, and refuse other files."""
     earlier = prepare_folder(folder, VALIDATION_MARKER, _MADE_BY)
     identities = {name: [config.identity, config.steps] for name, config in runs.items()}
@@ -304,7 +308,7 @@ def _write_csv(path: Path, rows: Sequence[Result]) -> None:
         writer = csv.writer(file)
         writer.writerow(["claim", "rule", *names, "verdict"])
         writer.writerows(
-            [row.claim, row.study.rule, *(getattr(row.numbers, name) for name in names), row.verdict] for row in rows
+            [row.claim, row.rule, *(getattr(row.numbers, name) for name in names), row.verdict] for row in rows
         )
 
 
