@@ -17,13 +17,7 @@ _MOVED = {
 
 
 def is_reference(text: Any) -> bool:
-    """Whether a text has the form "module:name".
-
-    Examples
-    --------
-    >>> is_reference("math:sqrt"), is_reference("sqrt")
-    (True, False)
-    """
+    """Whether a text has the form "module:name"."""
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
@@ -34,11 +28,6 @@ def import_reference(argument: str, text: str) -> Callable[..., Any]:
     ------
     ValueError : there is no such module or name; the message names the argument.
     TypeError : the object is neither a function nor a class.
-
-    Examples
-    --------
-    >>> import_reference("model", "math:sqrt")(9.0)
-    3.0
     """
     module, _, name = _MOVED.get(text, text).partition(":")
     try:

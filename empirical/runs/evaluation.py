@@ -77,7 +77,7 @@ def set_training_statistics(model: nn.Module, data: Data, max_samples: int = _MA
 def model_outputs(model: nn.Module, data: Data, inputs: Tensor, max_samples: int = _MAX_SAMPLES) -> Tensor:
     """Compute the outputs of a model for all inputs, in parts and without gradients."""
     with torch.no_grad():
-        return torch.cat([model(data.prepare(part)) for part in inputs.split(max_samples)])
+        return torch.cat([model(data.network_inputs(part)) for part in inputs.split(max_samples)])
 
 
 def _loss_and_error(outputs: Tensor, targets: Tensor) -> tuple[float, float]:

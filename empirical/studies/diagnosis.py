@@ -25,8 +25,8 @@ from empirical.studies.labelled_runs import (
     train_labelled,
 )
 from empirical.studies.study import Limit, Result, Rule, Study, goals_table, share_with_count, write_page
-from simulate.diagnosis.diagnosis import NORM_DRIVEN, UNKNOWN, Diagnosis
-from simulate.diagnosis.spikes import COMPARED_ROWS
+from simulate.diagnosis.diagnosis import Diagnosis
+from simulate.diagnosis.rules import NORM_DRIVEN, THRESHOLDS, UNKNOWN
 
 RIGHT, WRONG, MISSED = "right", "wrong", "missed"
 OUTCOMES = (RIGHT, UNKNOWN, MISSED, WRONG)
@@ -122,7 +122,9 @@ def has_effect(case: LabelledRun, log: xr.Dataset) -> bool:
         return True
     loss = log.loss.values
     then = loss[case.at : case.at + _NEAR[1] + 1]
-    return not np.isfinite(then).all() or bool(then.max() > loss[max(case.at - COMPARED_ROWS, 0) : case.at].max())
+    return not np.isfinite(then).all() or bool(
+        then.max() > loss[max(case.at - THRESHOLDS.compared_rows, 0) : case.at].max()
+    )
 
 
 def judge_diagnoses(

@@ -13,7 +13,7 @@ import xarray as xr
 import simulate
 import theory
 from empirical.config import RunConfig
-from empirical.reports.comparison import is_same_network, last_periods, periods_to_draw
+from empirical.reports.comparison import is_same_network, last_periods, periods_to_draw, stored_config
 from empirical.reports.page import new_figure
 from empirical.studies.statistics import classify_or_none
 from empirical.studies.study import Trajectories
@@ -211,7 +211,8 @@ def _draw_predictions(left: Axes, right: Axes, x: FloatArray, runs: Trajectories
     product = measured_periods(near)[0] * _intrinsic_lr(near[0])
     curves = [(f"{product:.2g}/ηλ", ":", "0.4", product / x)] if np.isfinite(product) else []
     model = simulate.PeriodModel.reference()
-    if is_same_network(next(iter(runs.values()))[0].attrs["config"], model.calibration_runs[0].run):
+    configs = (stored_config(text) for text in (near[0].attrs["config"], model.calibration_runs[0].run))
+    if is_same_network(*configs):
         curves += [
             (
                 "reduced model",

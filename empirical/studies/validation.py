@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 import theory
 from empirical.config import RunConfig
 from empirical.reports import page
@@ -317,26 +319,23 @@ def _write_report(validation: Validation, preset: str, configs: Mapping[str, Run
     folder, rows = validation.folder, validation.rows
     runs = {name: load_stored_run(folder / RUNS_SUBFOLDER, config) for name, config in configs.items()}
     places = [[name, run_path(Path(RUNS_SUBFOLDER), config).as_posix()] for name, config in configs.items()]
-    summary = (
+    summary = Markup(
         f"<p><strong>{validation.count} of {len(rows)} claims hold.</strong> Each row "
         "compares training with a prediction of <code>theory</code> and a simulation of <code>simulate</code>. The "
         f"networks were trained on the data set “{html.escape(preset)}” with telemetry at every step. Rows that begin "
         "with “control” show that a test can fail: they hold if the test fails.</p>"
     )
-    data = page.section(
-        "Data",
+    opening = Markup(
         '<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one '
-        "labelled dataset. <code>simulate.load</code> opens one run by its folder:</p>",
-        Table([], places, name="folders of the runs").html(),
+        "labelled dataset. <code>simulate.load</code> opens one run by its folder:</p>"
     )
     page.write_page(
         folder / VALIDATION_REPORT,
         f"Training with batch normalization and weight decay: theory, simulation and {len(runs)} real runs",
         [
-            summary,
-            results_table(rows, _COLUMNS).html(),
+            page.Section("", [summary, results_table(rows, _COLUMNS)]),
             *(page.figure_section(*part) for part in validation_figures(runs)),
-            data,
+            page.Section("Data", [opening, Table([], places, name="folders of the runs")]),
         ],
         footer=f"Trained with torch {next(iter(runs.values())).attrs['torch_version']}. "
         "Source of the claims: Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.",

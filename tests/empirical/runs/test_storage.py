@@ -346,7 +346,7 @@ def check_memory(folder, steps, monkeypatch):
 
 
 def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path, monkeypatch):
-    check_memory(tmp_path, 4 * BLOCK_RECORDS, monkeypatch)
+    check_memory(tmp_path, 3 * BLOCK_RECORDS, monkeypatch)
 
 
 @pytest.mark.acceptance

@@ -28,7 +28,7 @@ from empirical.studies.labelled_runs import (
     train_labelled,
 )
 from empirical.studies.study import FAILS, HOLDS, goals_table
-from simulate.diagnosis.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
 
 STEADY = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 800}
 
