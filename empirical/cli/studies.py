@@ -24,7 +24,7 @@ def _claim_names() -> Iterable[str]:
 
 
 def _figure_names() -> Iterable[str]:
-    from empirical.studies.paper_figures.all_figures import all_figures
+    from empirical.studies.paper_figures import all_figures
 
     return (figure.name for figure in all_figures())
 

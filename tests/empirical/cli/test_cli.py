@@ -17,7 +17,7 @@ import theory
 from empirical.cli.application import name_options
 from empirical.cli.main import app
 from empirical.studies.claims import CLAIMS
-from empirical.studies.paper_figures.all_figures import all_figures
+from empirical.studies.paper_figures import all_figures
 from simulate.trajectories.folder import STATUS, count_steps
 
 COMMANDS = ["predict", "simulate", "train", "sweep", "calibrate", "validate", "diagnose", "claims"]
