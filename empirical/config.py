@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -367,7 +367,7 @@ class RunConfig:
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> RunConfig:
+    def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
         """Build a configuration from the output of `to_dict`.
 
         Raises

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import difflib
 import operator
+import os
+import sys
+import warnings
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +38,7 @@ else:
 
 # Least similarity of a wrong word to a suggested one (`difflib` ratio); it is 0.8 with two of five letters swapped.
 _NEAR = 0.7
+_PACKAGES = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("theory", "simulate", "empirical"))
 
 
 def check_real(
@@ -247,3 +252,11 @@ def to_float(result: Any) -> Any:
     """Return a float for a 0-d result, and an array otherwise."""
     array = np.asarray(result)
     return float(array) if array.ndim == 0 else array
+
+
+def warn_user(message: str) -> None:
+    """Give a `UserWarning` with the file and line of the first caller outside this project's packages."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_PACKAGES) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

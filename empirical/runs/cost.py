@@ -11,7 +11,6 @@ from empirical.runs.folder import format_bytes
 from empirical.runs.preparation import Setup
 from empirical.runs.replicas import advance_replicas
 from empirical.steps import ENGINES
-from simulate.trajectories.log import evaluation_log, record_with_check, step_record
 
 # seconds of steps from which the time of a run is estimated
 _MEASURED_SECONDS = 0.2
@@ -41,35 +40,18 @@ class RunCost:
 
 
 def disk_space(setup: Setup, steps: int) -> int:
-    """Return an upper bound, in bytes, of what a run of `steps` steps writes: logs, labelled store and checkpoints.
-
-    Examples
-    --------
-    >>> from empirical.config import RunConfig
-    >>> from empirical.runs.preparation import prepare
-    >>> setup = prepare(RunConfig(lr=0.5, wd=0.01, width=8))
-    >>> disk_space(setup, 2_000_000) - disk_space(setup, 1_000_000) > 2e8
-    True
-    """
+    """Return an upper bound, in bytes, of what a run of `steps` steps writes: logs, labelled store and checkpoints."""
     state = setup.start
     tensors = (state.weights, *state.slots, *state.buffers.values())
     checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 100_000
-    evaluations = (steps // setup.config.evaluate_every + 2) * evaluation_log(setup.description).itemsize
-    row = record_with_check(step_record(len(setup.description["groups"]))).itemsize
+    evaluations = (steps // setup.config.evaluate_every + 2) * setup.description.evaluation_log.itemsize
+    row = setup.description.step_log.itemsize
     # two checkpoints are kept while a third is written
     return 2 * (steps * row + evaluations) + 3 * checkpoint
 
 
 def measure_cost(setup: Setup, steps: int) -> RunCost:
-    """Estimate the cost of a run from some steps and one evaluation, which leave no trace.
-
-    Examples
-    --------
-    >>> from empirical.config import RunConfig
-    >>> from empirical.runs.preparation import prepare
-    >>> measure_cost(prepare(RunConfig(lr=0.5, wd=0.01, width=8)), 1000).seconds < 60
-    True
-    """
+    """Estimate the cost of a run from some steps and one evaluation, which leave no trace."""
     config, engine = setup.config, ENGINES[setup.config.engine](setup.problem)
     count, elapsed = 1, 0.0
     with torch.random.fork_rng():

@@ -7,6 +7,7 @@ resuming cuts the logs back to it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -27,16 +28,8 @@ import torch
 from empirical.steps.contract import TrainingState
 from simulate._files import LOCK, atomic_write, lock_folder, write_json
 from simulate.trajectories.contract import COMPLETE, RUNNING
-from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, store_run
-from simulate.trajectories.log import (
-    CHECK,
-    count_records,
-    evaluation_log,
-    evaluation_record,
-    read_records,
-    records_with_checks,
-    step_log,
-)
+from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, RunDescription, store_run
+from simulate.trajectories.log import count_records, evaluation_record, read_records, records_with_checks
 
 _CHECKPOINTS_KEPT = 2
 
@@ -70,14 +63,6 @@ class RunFolder:
     Raises
     ------
     ValueError : the folder cannot be written, contains something other than a run, or another process is writing it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = RunFolder(Path(tempfile.mkdtemp()) / "run")
-    >>> folder.description is None
-    True
-    >>> folder.close()
     """
 
     def __init__(self, path: str | os.PathLike[str], *, labelled: bool = True, pace: float = 0.0) -> None:
@@ -92,9 +77,7 @@ class RunFolder:
             self.path, "a run to be continued", lambda names: CONFIG in names or names <= initial_files
         )
         self._unused = self.path if is_new else None
-        self.description: dict[str, Any] | None = None
-        if (self.path / CONFIG).exists():
-            self.description = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        self.description = RunDescription.read(self.path) if (self.path / CONFIG).exists() else None
 
     def close(self) -> None:
         """Unlock the folder. Delete it if it was created for a run that never began."""
@@ -104,15 +87,15 @@ class RunFolder:
                 self._unused.rmdir()
         self._lock.release()
 
-    def begin(self, description: Mapping[str, Any]) -> None:
+    def begin(self, description: RunDescription) -> None:
         """Write the description of the run, or renew it for a continued run. Then `simulate.load` can read the run."""
         self._unused = None
         for partial in self.path.glob("*.partial"):
             (shutil.rmtree if partial.is_dir() else os.unlink)(partial)
         # a log keeps the record format that it began with
-        are_checked = self.description is None or bool(self.description.get("checked"))
-        self.description = {**description, "checked": are_checked}
-        write_json(self.path / CONFIG, self.description)
+        are_checked = self.description is None or self.description.checked
+        self.description = dataclasses.replace(description, checked=are_checked)
+        self.description.write(self.path)
         # the store of the shorter run would hide the growing log
         shutil.rmtree(self.path / STORE, ignore_errors=True)
         self.set_status(RUNNING)
@@ -132,8 +115,7 @@ class RunFolder:
 
     def append_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Append an evaluation. Missing values become NaN."""
-        log = evaluation_log(self._known_description)
-        names = [name for name in log.names or () if name not in ("eval_step", CHECK)]
+        names = self._known_description.evaluations
         row = (step, *(values.get(name, np.nan) for name in names))
         self._append(EVALS, np.array([row], dtype=evaluation_record(names)))
 
@@ -146,15 +128,16 @@ class RunFolder:
         """Write the waiting records."""
         waiting, self._waiting = self._waiting, {}
         for name, parts in waiting.items():
-            log = (step_log if name == STEPS else evaluation_log)(self._known_description)
+            description = self._known_description
+            log = description.step_log if name == STEPS else description.evaluation_log
             path, records = self.path / name, np.concatenate(parts)
             first = path.stat().st_size // log.itemsize if path.exists() else 0
             with open(path, "ab") as file:
-                file.write((records_with_checks(records, first) if CHECK in (log.names or ()) else records).tobytes())
+                file.write((records_with_checks(records, first) if description.checked else records).tobytes())
         self._written = time.monotonic()
 
     @property
-    def _known_description(self) -> dict[str, Any]:
+    def _known_description(self) -> RunDescription:
         assert self.description is not None, "call begin first"
         return self.description
 
@@ -199,7 +182,7 @@ class RunFolder:
         ValueError : all checkpoints are damaged.
         """
         files = self.checkpoints()
-        written = count_records(self.path / STEPS, step_log(self._known_description))
+        written = count_records(self.path / STEPS, self._known_description.step_log)
         for file in reversed(files):
             checkpoint = read_checkpoint(file, device)
             # records are written before their checkpoint, so a shorter log is damaged: use an earlier checkpoint
@@ -215,14 +198,14 @@ class RunFolder:
 
     def _cut(self, step: int) -> None:
         if (self.path / STEPS).exists():
-            os.truncate(self.path / STEPS, step * step_log(self._known_description).itemsize)
-        log = evaluation_log(self._known_description)
-        records = read_records(self.path / EVALS, log)
-        every = self._known_description["config"]["evaluate_every"]
+            os.truncate(self.path / STEPS, step * self._known_description.step_log.itemsize)
+        description = self._known_description
+        records = read_records(self.path / EVALS, description.evaluation_log)
+        every = description.config["evaluate_every"]
         # a longer run does not have the extra evaluation after the last step of a shorter run
         records = records[(records["eval_step"] <= step) & (records["eval_step"] % every == 0)]
         with atomic_write(self.path / EVALS) as partial:
-            partial.write_bytes((records_with_checks(records, 0) if CHECK in (log.names or ()) else records).tobytes())
+            partial.write_bytes((records_with_checks(records, 0) if description.checked else records).tobytes())
 
     def finish(self, status: str, step: int, message: str = "") -> None:
         """Write the final status, then the labelled store if the folder has one."""
@@ -233,9 +216,9 @@ class RunFolder:
     def norm_after(self, steps: int) -> float:
         """Return the norm after `steps` steps, as recorded by the last of them."""
         if steps == 0:
-            return float(self._known_description["first_norm"])
+            return float(self._known_description.first_norm)
         # not the norm before the next step: it is summed in another order, so its last bits differ
-        log = step_log(self._known_description)
+        log = self._known_description.step_log
         return float(read_records(self.path / STEPS, log, steps - 1, steps)["next_norm"][0])
 
     def store(self) -> None:
@@ -278,24 +261,12 @@ def format_bytes(count: float) -> str:
 
 
 def checkpoint_files(path: Path) -> list[Path]:
-    """Return the checkpoint files of a run folder, oldest first.
-
-    Examples
-    --------
-    >>> checkpoint_files(Path("no such folder"))
-    []
-    """
+    """Return the checkpoint files of a run folder, oldest first."""
     return sorted(path.glob("checkpoint-*.pt"))
 
 
 def read_checkpoint(file: Path, device: torch.device) -> tuple[int, TrainingState, torch.Tensor] | None:
-    """Read step, state and random state of one checkpoint. Return None if the file is damaged.
-
-    Examples
-    --------
-    >>> read_checkpoint(Path("no such file"), torch.device("cpu")) is None
-    True
-    """
+    """Read step, state and random state of one checkpoint. Return None if the file is damaged."""
     try:
         # weights_only: never execute code from the file
         content = torch.load(file, map_location=device, weights_only=True)
@@ -316,28 +287,11 @@ def _digest(content: Mapping[str, Any]) -> str:
     return total.hexdigest()
 
 
-def check_same_run(stored: Mapping[str, Any], requested: Mapping[str, Any], path: Path) -> None:
-    """Check that a folder holds the requested run. The error lists the settings that differ.
-
-    Parameters
-    ----------
-    stored, requested : descriptions (`config.json`) of the run in the folder and of the requested run.
-    path : the folder, for the message.
-
-    Raises
-    ------
-    ValueError : their identities differ.
-
-    Examples
-    --------
-    >>> check_same_run({"identity": "a", "config": {"wd": 1}}, {"identity": "b", "config": {"wd": 2}}, Path("run"))
-    Traceback (most recent call last):
-    ...
-    ValueError: out must be a new folder or one of the same run, but 'run' holds another: wd=1 there, 2 here
-    """
-    if stored["identity"] == requested["identity"]:
+def check_same_run(stored: RunDescription, requested: RunDescription, path: Path) -> None:
+    """Raise ValueError if a folder holds another run than the requested one. The error lists the different settings."""
+    if stored.identity == requested.identity:
         return
-    old, new = stored["config"], requested["config"]
+    old, new = stored.config, requested.config
     differences = [f"{n}={old.get(n)!r} there, {new[n]!r} here" for n in new if new[n] != old.get(n)]
     decisive = [text for text in differences if not text.startswith(("steps=", "device="))]
     what = "; ".join(decisive) or "another model or other data"

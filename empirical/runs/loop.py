@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import tempfile
@@ -31,7 +30,7 @@ from empirical.runs.replicas import advance_replicas, are_replicas
 from empirical.runs.signals import catch_stop_signals
 from empirical.steps import ENGINES, TrainingState
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED
-from simulate.trajectories.folder import CONFIG
+from simulate.trajectories.folder import CONFIG, RunDescription
 from theory.references import is_reference
 
 _Result = TypeVar("_Result")
@@ -115,7 +114,7 @@ def train(
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
     setup = prepare(config, model, data)
     has_own_model = setup.config.model == CUSTOM or (is_reference(config.model) and config.normalization != "none")
-    if has_own_model and not setup.description["attributes"]["scale_invariant"]:
+    if has_own_model and not setup.description.attributes["scale_invariant"]:
         warnings.warn(
             "model has no scale-invariant weights, so all trained weights are measured together. Predictions for "
             "scale-invariant weights do not apply. Put a normalization after the weights you want to measure.",
@@ -197,10 +196,9 @@ def load_model(
 
 
 def _read_config(path: str | os.PathLike[str]) -> RunConfig:
-    file = Path(path) / CONFIG
-    if not file.is_file():
+    if not (Path(path) / CONFIG).is_file():
         raise ValueError(f"path must be a run folder, got {str(path)!r}")
-    return RunConfig.from_dict(json.loads(file.read_text(encoding="utf-8"))["config"])
+    return RunConfig.from_dict(RunDescription.read(Path(path)).config)
 
 
 def _train_in(
@@ -238,13 +236,6 @@ def train_runs(
     Returns
     -------
     For each run, the result of `summarize`, or the error that ended the run.
-
-    Examples
-    --------
-    >>> configs = [RunConfig(lr=lr, wd=0.01, width=8, steps=20, replicas=2) for lr in (0.1, 0.5)]
-    >>> outs = [Path(tempfile.mkdtemp()) / "run" for _ in configs]
-    >>> train_runs(configs, outs, [0, 1], lambda config, run: (config.lr, run.status.item()), lambda: False)
-    [(0.1, 'complete'), (0.5, 'complete')]
     """
     outcomes: dict[int, _Result | Exception | Interrupted] = {}
     runs: dict[int, _Run] = {}
@@ -282,7 +273,7 @@ class _Run:
 
     def __init__(self, folder: RunFolder, setup: Setup, place: int = 0) -> None:
         self.folder, self.setup = folder, setup
-        self.place = place if folder.description is None else int(folder.description.get("place", 0))
+        self.place = place if folder.description is None else folder.description.place
         self.step, self.state, self.random_state = 0, setup.start, torch.get_rng_state()
         self.is_over = self._is_longer = False
         self._saved = 0.0
@@ -305,7 +296,7 @@ class _Run:
                 restored = None
             if announce is not None:
                 announce(measure_cost(self.setup, steps - (restored[0] if restored else 0)))
-            folder.begin({**self.setup.description, "place": self.place})
+            folder.begin(dataclasses.replace(self.setup.description, place=self.place))
             with torch.random.fork_rng():
                 torch.manual_seed(self.setup.config.seed)
                 self.step, self.state, self.random_state = restored or (0, self.state, torch.get_rng_state())

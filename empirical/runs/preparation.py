@@ -19,7 +19,8 @@ from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network
 from empirical.runs.evaluation import evaluate
 from empirical.steps import ENGINES, Hyper, Problem, TrainingState, WeightLayout, choose_engine
-from simulate.trajectories.contract import BATCH_EVALUATIONS, EVALUATIONS, SCHEMA, VALIDATION_EVALUATIONS
+from simulate.trajectories.contract import BATCH_EVALUATIONS, CONSTRAINTS, EVALUATIONS, VALIDATION_EVALUATIONS
+from simulate.trajectories.folder import RunDescription
 from theory.optimizers import format_optimizer, with_dim
 from theory.references import is_reference
 from theory.schedules import learning_rates
@@ -37,14 +38,14 @@ class Setup:
     ----------
     config : settings, with the chosen engine.
     problem, data : network with optimizer, and data set.
-    description : content of `config.json` in the run folder.
+    description : description of the run, which its folder stores.
     start : state before the first step.
     """
 
     config: RunConfig
     problem: Problem
     data: Data
-    description: dict[str, Any]
+    description: RunDescription
     start: TrainingState
 
     @property
@@ -86,15 +87,6 @@ def prepare(
     ----------
     config, model, data : as in `train`.
     alike : a prepared run of the same shape, whose data are reused.
-
-    Raises
-    ------
-    TypeError, ValueError : invalid settings, model or data.
-
-    Examples
-    --------
-    >>> prepare(RunConfig(lr=0.5, wd=0.01, width=8)).config.engine
-    'kernel'
     """
     device, dtype = _select_device(config.device), getattr(torch, config.weight_dtype)
     for name, argument, setting in (("model", model, config.model), ("data", data, config.dataset)):
@@ -107,7 +99,7 @@ def prepare(
         dataset = alike.data
     else:
         dataset = _load_training_data(config, dtype, device) if data is None else user_data(data, dtype, device)
-    samples = dataset.prepare(dataset.inputs[:_SAMPLE_COUNT])
+    samples = dataset.network_inputs(dataset.inputs[:_SAMPLE_COUNT])
     batch_size = dataset.size if config.sampling == "full_batch" else config.batch_size
     per_epoch = steps_per_epoch(dataset.size, batch_size)
     config = dataclasses.replace(
@@ -140,7 +132,7 @@ def prepare(
         autocast,
         fixed=config.fixed,
         micro_batch=config.micro_batch,
-        prepare=_sample_transform(dataset, config.augmentation),
+        transform=_sample_transform(dataset, config.augmentation),
     )
     if config.replicas > 1 and _draws_random_numbers(network, samples[:2]):
         raise ValueError(
@@ -202,18 +194,18 @@ def _sample_transform(data: Data, augmentation: int | None) -> Callable[[Tensor]
     if augmentation is not None:
         if data.inputs.ndim != 4:
             raise ValueError(f"augmentation must be None for data other than images, got {augmentation}")
-        return lambda images: data.prepare(augment(images, augmentation))
-    return data.prepare if data.inputs.dtype == torch.uint8 and data.mean is not None else None
+        return lambda images: data.network_inputs(augment(images, augmentation))
+    return data.network_inputs if data.inputs.dtype == torch.uint8 and data.mean is not None else None
 
 
 def _describe(
     config: RunConfig, problem: Problem, groups: dict[str, tuple[str, ...]], invariant: bool, data: Data, per_epoch: int
-) -> dict[str, Any]:
+) -> RunDescription:
     # training does not need the number of weights, but predictions do
     rule = with_dim(config.optimizer, problem.layout.measured_size)
     attributes: dict[str, Any] = {
-        # a fixed quantity changes the update rule
-        "optimizer": format_optimizer(rule) + (f" with fixed {config.fixed}" if config.fixed else ""),
+        "optimizer": format_optimizer(rule),
+        "constraint": CONSTRAINTS[config.fixed],
         "wd": float(config.wd),
         "config": json.dumps(config.to_dict()),
         "scale_invariant": invariant,
@@ -232,21 +224,19 @@ def _describe(
         if has_own_data:
             digest.update(data.inputs.cpu().numpy().tobytes() + data.targets.cpu().numpy().tobytes())
         identity = digest.hexdigest()
-    return {
-        "schema": SCHEMA,
-        "identity": identity,
-        "config": config.to_dict(),
-        "groups": list(groups),
-        "evaluations": [
+    return RunDescription(
+        identity=identity,
+        config=config.to_dict(),
+        attributes=attributes,
+        groups=groups,
+        evaluations=(
             *EVALUATIONS,
             *(VALIDATION_EVALUATIONS if data.validation_inputs is not None else ()),
             *(BATCH_EVALUATIONS if config.evaluate_batches else ()),
-        ],
-        "group_weights": {name: list(members) for name, members in groups.items()},
-        "attributes": attributes,
-        "first_norm": measured_norm(TrainingState.of(problem), problem.layout),
-        "epochs_per_step": 1 / per_epoch,
-    }
+        ),
+        first_norm=measured_norm(TrainingState.of(problem), problem.layout),
+        epochs_per_step=1 / per_epoch,
+    )
 
 
 def _select_device(name: str) -> torch.device:
@@ -261,12 +251,5 @@ def _select_device(name: str) -> torch.device:
 
 
 def measured_norm(state: TrainingState, layout: WeightLayout) -> float:
-    """Return the norm of the measured weights of the first replica.
-
-    Examples
-    --------
-    >>> model = nn.Linear(2, 1, bias=False)
-    >>> measured_norm(TrainingState(torch.tensor([[3.0, 4.0]]), {}), WeightLayout.of(model, {"w": ("weight",)}))
-    5.0
-    """
+    """Return the norm of the measured weights of the first replica."""
     return float(state.weights[0, : layout.measured_size].double().norm())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from empirical.config import RunConfig
-from simulate.trajectories.contract import variable_attributes
-from simulate.trajectories.folder import CONFIG, EVALS, STEPS
-from simulate.trajectories.log import column, column_names, evaluation_log, read_records, step_log
+from simulate.trajectories.contract import SCHEMA, variable_attributes
+from simulate.trajectories.folder import CONFIG, EVALS, STEPS, RunDescription
+from simulate.trajectories.log import column, column_names, read_records
 
 _Grid = npt.NDArray[Any]
 _Floats = npt.NDArray[np.float64]
@@ -28,13 +27,7 @@ _Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class StoredTrajectory:
-    """Folder and number of rows of the trajectory of a run.
-
-    Attributes
-    ----------
-    folder : folder of the run.
-    rows : number of valid rows.
-    """
+    """Folder of a run, and number of valid rows of its trajectory."""
 
     folder: Path
     rows: int
@@ -43,11 +36,8 @@ class StoredTrajectory:
 class _RunVariable(BackendArray):
     """Variable of all runs, NaN where a run has no value.
 
-    Parameters
-    ----------
-    stored : array of StoredTrajectory with the dimensions of the sweep. None where a run has no rows.
-    name : name of the variable.
-    shape : shape of the variable of one run.
+    `stored` is an array of StoredTrajectory with the dimensions of the sweep, None where a run has no rows. `shape` is
+    that of the variable of one run.
     """
 
     def __init__(self, stored: _Grid, name: str, shape: tuple[int, ...]) -> None:
@@ -82,11 +72,11 @@ class _StepVariable(_RunVariable):
         if not len(available):
             return
         first, last = int(steps[available].min()), int(steps[available].max())
-        content = _read_description(run.folder)
-        records = read_records(run.folder / STEPS, step_log(content), first, last + 1)
+        description = _read_description(run.folder)
+        records = read_records(run.folder / STEPS, description.step_log, first, last + 1)
         # a damaged log ends earlier than it should
         available = available[steps[available] < first + len(records)]
-        recorded = column(records, self._name, content["attributes"])[steps[available] - first]
+        recorded = column(records, self._name, description.attributes)[steps[available] - first]
         values[available] = recorded[:, indices[1]] if len(indices) > 1 else recorded
 
 
@@ -98,16 +88,15 @@ class _EvaluationVariable(_RunVariable):
         self._steps = eval_steps
 
     def _fill(self, values: _Floats, run: StoredTrajectory, *indices: _Numbers) -> None:
-        records = read_records(run.folder / EVALS, evaluation_log(_read_description(run.folder)))
+        records = read_records(run.folder / EVALS, _read_description(run.folder).evaluation_log)
         records = records[records["eval_step"] <= run.rows]
         by_step = dict(zip(records["eval_step"].tolist(), records[self._name].tolist(), strict=True))
         values[:] = [by_step.get(step, np.nan) for step in self._steps[indices[0]].tolist()]
 
 
 @functools.lru_cache(maxsize=4096)
-def _read_description(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    return content
+def _read_description(folder: Path) -> RunDescription:
+    return RunDescription.read(folder)
 
 
 def add_trajectories(
@@ -118,43 +107,29 @@ def add_trajectories(
 ) -> xr.Dataset:
     """Add the trajectories to the summaries of a sweep.
 
-    Parameters
-    ----------
-    opened : data set of the summaries.
-    configs : the runs.
-    places : indices of each run along the dimensions of `opened`.
-    stored : stored trajectory of each run.
-
-    Returns
-    -------
-    Data set with the variables of trajectories along (swept settings …, `step`), and evaluations along `eval_step`.
-    Only one description of each kind of run is read.
-
-    Examples
-    --------
-    >>> stored = StoredTrajectory(Path("no such folder"), 0)
-    >>> empty = add_trajectories(xr.Dataset(), [RunConfig(lr=0.1, wd=0.01)], [()], [stored])
-    >>> dict(empty.sizes)
-    {}
+    `places` has the indices of each run along the dimensions of `opened`, `stored` its trajectory. Variables of
+    trajectories are along (swept settings …, `step`), evaluations along `eval_step`. Only one description of each kind
+    of run is read.
     """
     shape = tuple(opened.sizes.values())
     grid: _Grid = np.full(shape, None, dtype=object)
-    kinds: dict[str, dict[str, Any]] = {}
+    kinds: dict[str, RunDescription] = {}
     eval_steps: set[int] = set()
     for config, place, run in zip(configs, places, stored, strict=True):
         if not (run.folder / CONFIG).is_file():
             continue
         grid[place] = run
-        kinds.setdefault(config.shape, _read_description(run.folder))
+        if config.shape not in kinds:
+            kinds[config.shape] = _read_description(run.folder)
         eval_steps.update(range(0, run.rows + 1, config.evaluate_every), [run.rows])
     if not kinds:
         return opened
     steps = max(run.rows for run in grid.flat if run is not None)
     first, *others = kinds.values()
-    groups = first["groups"] if all(other["groups"] == first["groups"] for other in others) else None
+    groups = list(first.groups) if all(list(other.groups) == list(first.groups) for other in others) else None
     coords: dict[str, Any] = {"step": np.arange(steps), "eval_step": np.array(sorted(eval_steps))}
     variables: dict[str, Any] = {}
-    for name in column_names(first["attributes"]):
+    for name in column_names(first.attributes):
         if name in opened.variables or (name.startswith("group_") and groups is None):
             # in a sweep of schedules the dimension is already called lr
             continue
@@ -163,50 +138,53 @@ def add_trajectories(
         variables[name] = ((*opened.dims, *sizes), lazy, variable_attributes(name))
     if groups is not None:
         coords["group"] = np.array(groups, dtype=object)
-    for name in first["evaluations"]:
-        if all(name in other["evaluations"] for other in others):
+    for name in first.evaluations:
+        if all(name in other.evaluations for other in others):
             lazy = indexing.LazilyIndexedArray(_EvaluationVariable(grid, name, coords["eval_step"]))
             variables[name] = ((*opened.dims, "eval_step"), lazy, variable_attributes(name))
-    rules = {shape_of_run: kind["attributes"]["optimizer"] for shape_of_run, kind in kinds.items()}
-    opened = _name_optimizers(opened, configs, places, rules)
-    attributes = {name: value for name, value in first["attributes"].items() if name not in opened.coords}
+    for name in ("optimizer", "constraint"):
+        texts = {shape_of_run: str(kind.attributes[name]) for shape_of_run, kind in kinds.items()}
+        opened = _add_labels(opened, configs, places, name, texts)
+    attributes = {name: value for name, value in first.attributes.items() if name not in opened.coords}
     common = {
         name: value
         for name, value in attributes.items()
-        if name != "config" and all(other["attributes"].get(name) == value for other in others)
+        if name != "config" and all(other.attributes.get(name) == value for other in others)
     }
     last = [name for name in variables if name in opened]
     return (
         opened.drop_vars(last)
         .assign(variables)
         .assign_coords({name: ((name,), values, variable_attributes(name)) for name, values in coords.items()})
-        .assign_attrs({"source": "training", "schema": first["schema"], **common})
+        .assign_attrs({"source": "training", "schema": SCHEMA, **common})
     )
 
 
-def _name_optimizers(
-    opened: xr.Dataset, configs: Sequence[RunConfig], places: Sequence[tuple[int, ...]], rules: Mapping[str, str]
+def _add_labels(
+    opened: xr.Dataset,
+    configs: Sequence[RunConfig],
+    places: Sequence[tuple[int, ...]],
+    name: str,
+    texts: Mapping[str, str],
 ) -> xr.Dataset:
-    """Name the optimizers as the trajectories do, with the fixed quantity and the number of measured weights.
+    """Name the optimizers, or the constraints, as the trajectories do, if they differ between the runs.
 
-    `rules` has the names by the shape of a run. The labels of a dimension stay unchanged if the new labels would not be
-    distinct, or if one label would need several names.
+    `texts` has the labels by the shape of a run. The labels of a dimension stay unchanged if the new labels would not
+    be distinct, or if one label would need several texts.
     """
-    has_optimizer = "optimizer" in opened.coords
-    if not has_optimizer and len(set(rules.values())) == 1:
+    is_known = name in opened.coords
+    if not is_known and len(set(texts.values())) == 1:
         return opened
-    sizes = opened.optimizer.sizes if has_optimizer else opened.sizes
+    sizes = opened[name].sizes if is_known else opened.sizes
     axes = [list(opened.sizes).index(dim) for dim in sizes]
-    names: dict[tuple[int, ...], str] = {}
+    by_place: dict[tuple[int, ...], str] = {}
     for config, place in zip(configs, places, strict=True):
-        at, rule = tuple(place[axis] for axis in axes), rules.get(config.shape)
-        if rule is not None and names.setdefault(at, rule) != rule:
+        at, text = tuple(place[axis] for axis in axes), texts.get(config.shape)
+        if text is not None and by_place.setdefault(at, text) != text:
             return opened
-    labels: _Grid = (
-        opened.optimizer.values.copy() if has_optimizer else np.full(tuple(sizes.values()), "", dtype=object)
-    )
-    for at, rule in names.items():
-        labels[at] = rule
-    if "optimizer" in opened.dims and len(set(labels)) < len(labels):
+    labels: _Grid = opened[name].values.copy() if is_known else np.full(tuple(sizes.values()), "", dtype=object)
+    for at, text in by_place.items():
+        labels[at] = text
+    if name in opened.dims and len(set(labels)) < len(labels):
         return opened
-    return opened.assign_coords(optimizer=(tuple(sizes), labels))
+    return opened.assign_coords({name: (tuple(sizes), labels)})

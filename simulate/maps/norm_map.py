@@ -8,11 +8,13 @@ import xarray as xr
 
 import theory
 from simulate.maps import _kernels
+from simulate.maps._kernels import GradientSource
 from simulate.maps.gradients import AdversarialGradient, GradientRule
-from simulate.maps.iteration import GradientSource, IterationPlan, initial_norm_state, iterate
+from simulate.maps.iteration import IterationPlan, initial_norm_state, iterate
 from simulate.maps.layout import BatchLayout
 from simulate.maps.simulation import assemble_trajectory, simulate_norm
-from simulate.trajectories.contract import check_trajectory, setting_variable
+from simulate.trajectories.contract import check_trajectory
+from simulate.trajectories.setting import Setting
 
 
 def norm_map(
@@ -133,8 +135,10 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
         raise ValueError("trajectory must have at least one row to be replayed, got none")
     if np.any(np.diff(step) != 1):
         raise ValueError("trajectory must have every step (record_every=1) to be replayed; rows are missing")
-    if trajectory.attrs.get("optimizer", "SGD()") != "SGD()":
-        raise ValueError(f"trajectory must be of optimizer SGD() to be replayed, got {trajectory.attrs['optimizer']}")
+    setting = Setting.of(trajectory)
+    if setting.optimizer != theory.SGD():
+        raise ValueError(f"trajectory must be of optimizer SGD() to be replayed, got {setting.optimizer_text}")
+    setting.check_free()
     dims = tuple(str(d) for d in trajectory.norm.dims if d != "step")
     order = (*dims, "step")
     norm, grad_norm = trajectory.norm.transpose(*order), trajectory.grad_norm.transpose(*order)
@@ -142,14 +146,14 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     missing = np.isnan(grad_norm.values)
     if np.any(missing[..., :-1] & ~missing[..., 1:]):
         raise ValueError("trajectory must have g̃ at every step to be replayed; grad_norm is NaN before a later value")
-    lr = setting_variable(trajectory, "lr")
+    lr = setting.lr
     if lr.dims == ("step",):
         lrs = lr.values
     elif "step" in lr.dims:
         lrs = lr.broadcast_like(norm).transpose(*order).values
     else:
         lrs = lr.broadcast_like(like).transpose(*dims).values[..., np.newaxis]
-    wd = setting_variable(trajectory, "wd")
+    wd = setting.wd
     if "step" in wd.dims:
         raise ValueError("trajectory must have one weight decay to be replayed; split it where wd changes")
     wd = wd.broadcast_like(like).transpose(*dims)
@@ -168,4 +172,4 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     )
     result = iterate(state, plan, np.empty((like.size, 0)))
     layout = BatchLayout(dims, {n: c for n, c in coords.items() if n in dims or n in ("lr", "wd", "walker")}, {})
-    return assemble_trajectory(result, state, plan, layout, "step" in lr.dims, {})
+    return assemble_trajectory(result, state, plan, layout, "step" in lr.dims, {}, {})

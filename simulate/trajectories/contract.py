@@ -17,7 +17,7 @@ import xarray as xr
 
 import theory
 
-SCHEMA = 1
+SCHEMA = 2
 # norms whose square is a normal floating-point number
 NORM_MIN, NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(np.finfo(np.float64).max))
 RUNNING, COMPLETE, INTERRUPTED, DIVERGED, COLLAPSED = "running", "complete", "interrupted", "diverged", "collapsed"
@@ -91,7 +91,9 @@ VARIABLES: dict[str, tuple[str, str]] = {
 }
 # Variables that older versions stored under another name: old name to new name. Reading stored data applies it.
 RENAMED = {"jump": "norm_rise"}
-CONSTRAINT_MARK = " with fixed "  # in the optimizer's text if norm or effective learning rate is constrained
+# attribute `constraint`: what a run keeps constant, so that the optimizer's law of the norm does not hold
+FREE, FIXED_NORM, FIXED_EFFECTIVE_LR = "none", "fixed norm", "fixed effective lr"
+CONSTRAINTS = {None: FREE, "norm": FIXED_NORM, "effective_lr": FIXED_EFFECTIVE_LR}  # by the argument `fixed`
 EVALUATIONS = ("train_loss", "train_error", "test_loss", "test_error")
 VALIDATION_EVALUATIONS = ("validation_loss", "validation_error")
 BATCH_EVALUATIONS = ("train_mode_loss", "train_mode_error", "mean_grad_norm", "full_grad_norm")
@@ -125,22 +127,14 @@ def make_trajectory(
     groups : names of the scale-invariant groups.
     evaluations : `eval_step` and the variables along it.
     last_state : further variables, with their dimensions, from which a simulation can be continued.
-    attributes : further attributes (optimizer, lr, wd, config, …).
-
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    ValueError : shapes do not match (raised by xarray).
+    attributes : further attributes (optimizer, constraint, lr, wd, config, …).
 
     Examples
     --------
     >>> run = make_trajectory({"norm": [1.0, 0.9]}, step=[0, 1], source="map", final_norm=0.8,
     ...                       status="complete", status_step=2)
     >>> run.norm.attrs["units"], run.attrs["schema"], run.status.item()
-    ('weight', 1, 'complete')
+    ('weight', 2, 'complete')
     """
     dims = tuple(dims)
     variables: dict[str, Any] = {}
@@ -165,28 +159,39 @@ def make_trajectory(
         {name: (*value, variable_attributes(name)) for name, value in variables.items()},
         coords={name: (*value, variable_attributes(name)) for name, value in all_coords.items()},
     )
-    return dataset.assign_attrs({"source": source, "schema": SCHEMA, **versions(), **(attributes or {})})
+    general = {"source": source, "schema": SCHEMA, "constraint": FREE, **versions()}
+    return dataset.assign_attrs({**general, **(attributes or {})})
 
 
-def variable_attributes(name: str) -> dict[str, str]:
-    """Units and long name of a variable of the contract; empty for other variables.
+def upgrade(trajectory: xr.Dataset) -> xr.Dataset:
+    """Bring a stored trajectory of an older schema to the present one.
 
     Examples
     --------
-    >>> variable_attributes("rotation")["units"]
-    'radian'
+    >>> upgrade(xr.Dataset(attrs={"schema": 1, "optimizer": "SGD() with fixed norm"})).attrs["constraint"]
+    'fixed norm'
     """
+    present = trajectory.variables
+    names = {old: new for old, new in RENAMED.items() if old in present and new not in present}
+    return trajectory.rename(names).assign_attrs(upgrade_attributes(trajectory.attrs))
+
+
+def upgrade_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring attributes of a trajectory to the present schema; in schema 1 the optimizer's text named the constraint."""
+    if attributes.get("schema", 1) >= SCHEMA:
+        return dict(attributes)
+    optimizer, _, fixed = str(attributes.get("optimizer", "")).partition(" with fixed ")
+    law = {"optimizer": optimizer, "constraint": CONSTRAINTS[fixed or None]} if optimizer else {}
+    return {**attributes, "schema": SCHEMA, **law}
+
+
+def variable_attributes(name: str) -> dict[str, str]:
+    """Units and long name of a variable of the contract; empty for other variables."""
     return dict(zip(("units", "long_name"), VARIABLES[name], strict=True)) if name in VARIABLES else {}
 
 
 def versions() -> dict[str, str]:
-    """Versions of packages that are stored with a trajectory.
-
-    Examples
-    --------
-    >>> sorted(versions())
-    ['bnwd_version', 'numpy_version', 'python_version']
-    """
+    """Versions of packages that are stored with a trajectory."""
     return {
         "bnwd_version": theory.__version__,
         "numpy_version": np.__version__,
@@ -197,26 +202,9 @@ def versions() -> dict[str, str]:
 def check_trajectory(trajectory: Any, *needed: str, single: bool = False) -> xr.Dataset:
     """Check that an argument is a trajectory with the needed variables.
 
-    Parameters
-    ----------
-    trajectory : value to check.
-    needed : names of the needed variables.
-    single : whether to refuse batches.
-
-    Returns
-    -------
-    the trajectory.
-
     Raises
     ------
     TypeError, ValueError : the value is no dataset, lacks a variable, or is a batch.
-
-    Examples
-    --------
-    >>> check_trajectory(3)
-    Traceback (most recent call last):
-    ...
-    TypeError: trajectory must be an xarray.Dataset of the trajectory contract, got int
     """
     if not isinstance(trajectory, xr.Dataset):
         raise TypeError(f"trajectory must be an xarray.Dataset of the trajectory contract, got {_kind(trajectory)}")
@@ -238,59 +226,26 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
+# for readers that do not use `Setting` yet
 def setting_variable(trajectory: xr.Dataset, name: str) -> xr.DataArray:
-    """Return `lr` or `wd` of a trajectory: a variable or coordinate if it varies, an attribute otherwise.
+    """Return `lr` or `wd` of a trajectory."""
+    from simulate.trajectories.setting import Setting
 
-    Raises
-    ------
-    ValueError : the trajectory has neither.
-
-    Examples
-    --------
-    >>> setting_variable(xr.Dataset(attrs={"lr": 0.1}), "lr").item()
-    0.1
-    """
-    if name in trajectory.variables:
-        return trajectory[name]
-    if name in trajectory.attrs:
-        return xr.DataArray(float(trajectory.attrs[name]))
-    raise ValueError(f"trajectory must have {name!r} as a variable, a coordinate or an attribute, but has none")
+    setting = Setting.of(trajectory)
+    return setting.lr if name == "lr" else setting.wd
 
 
 def unconstrained_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
-    """Return the optimizer of a run as text, and refuse runs with a constraint.
+    """Return the optimizer of a run as text, and refuse runs with a constraint."""
+    from simulate.trajectories.setting import Setting
 
-    Parameters
-    ----------
-    trajectory : one run; plain SGD if it names no optimizer.
-    name : name of the trajectory in messages.
-
-    Raises
-    ------
-    ValueError : the norm or the effective learning rate is fixed, so that the optimizer's law does not hold.
-
-    Examples
-    --------
-    >>> unconstrained_optimizer(xr.Dataset(attrs={"optimizer": "SGD(momentum=0.9)"}))
-    'SGD(momentum=0.9)'
-    """
-    # in a sweep over optimizers it is a coordinate
-    swept = trajectory.coords.get("optimizer")
-    optimizer = str(trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item())
-    if CONSTRAINT_MARK in optimizer:
-        raise ValueError(f"{name} must come from a run in which nothing is held fixed, got {optimizer}")
-    return optimizer
+    setting = Setting.of(trajectory)
+    setting.check_free(name)
+    return setting.optimizer_text
 
 
 def mean_intrinsic_lr(trajectory: xr.Dataset) -> float:
-    """Return ηλ of one run, averaged over the steps if lr or wd varies.
+    """Return ηλ of one run, averaged over the steps if lr or wd varies."""
+    from simulate.trajectories.setting import Setting
 
-    Examples
-    --------
-    >>> mean_intrinsic_lr(xr.Dataset(attrs={"lr": 0.5, "wd": 0.01}))
-    0.005
-    """
-    settings = [setting_variable(trajectory, name) for name in ("lr", "wd")]
-    if all(value.ndim == 0 for value in settings):
-        return float(settings[0].values) * float(settings[1].values)
-    return float((settings[0] * settings[1]).mean())
+    return Setting.of(trajectory).intrinsic_lr

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,25 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from simulate._files import atomic_write, check_unused, is_locked
-from simulate.trajectories.contract import INTERRUPTED, RENAMED, RUNNING, SCHEMA, make_trajectory
+from simulate._files import atomic_write, check_unused, is_locked, write_json
+from simulate.trajectories.contract import (
+    EVALUATIONS,
+    INTERRUPTED,
+    RUNNING,
+    SCHEMA,
+    make_trajectory,
+    upgrade,
+    upgrade_attributes,
+)
 from simulate.trajectories.log import (
     BLOCK_RECORDS,
     column,
     column_names,
     count_records,
-    evaluation_log,
+    evaluation_record,
     read_records,
-    step_log,
+    record_with_check,
+    step_record,
 )
 
 # files of a run folder
@@ -35,17 +45,75 @@ CONFIG, STATUS, STEPS, EVALS, STORE = (
 )
 
 
-def count_steps(folder: Path) -> int:
-    """Number of complete records in the log of a run folder; 0 before the run begins.
+@dataclass(frozen=True, kw_only=True)
+class RunDescription:
+    """Description of a run, which `config.json` stores in its folder before the first step.
 
-    Examples
-    --------
-    >>> count_steps(Path("no such folder"))
-    0
+    Attributes
+    ----------
+    identity : hash of everything that determines the trajectory.
+    config : settings of the run as plain values.
+    attributes : attributes of the trajectory.
+    groups : names of the weights of each group. Runs of the first versions have the names of groups only.
+    evaluations : names of the recorded evaluations.
+    first_norm : norm before the first step.
+    epochs_per_step : passes over the training set per step; None without epochs.
+    place : place of the run among its replicas.
+    checked : whether the records of the logs have checksums; those of the first versions have none.
     """
+
+    identity: str
+    config: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    groups: Mapping[str, Sequence[str]]
+    evaluations: Sequence[str]
+    first_norm: float
+    epochs_per_step: float | None
+    place: int = 0
+    checked: bool = True
+
+    @classmethod
+    def read(cls, folder: Path) -> RunDescription:
+        """Read the description of a run folder. Raise ValueError for a newer schema."""
+        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        schema = _check_schema(content.get("schema"), folder)
+        attributes = content["attributes"] if schema == SCHEMA else upgrade_attributes(content["attributes"])
+        weights = content.get("group_weights", {})
+        return cls(
+            identity=content.get("identity", ""),
+            config=content.get("config", {}),
+            attributes=attributes,
+            groups={name: weights.get(name, ()) for name in content["groups"]},
+            evaluations=content.get("evaluations", EVALUATIONS),
+            first_norm=content["first_norm"],
+            epochs_per_step=content["epochs_per_step"],
+            place=content.get("place", 0),
+            checked=content.get("checked", False),
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write the description into a run folder."""
+        weights = {name: list(members) for name, members in self.groups.items()}
+        content = {**vars(self), "groups": list(self.groups), "group_weights": weights, "schema": SCHEMA}
+        write_json(folder / CONFIG, content)
+
+    @property
+    def step_log(self) -> np.dtype[Any]:
+        """Record type of the log of steps."""
+        record = step_record(len(self.groups))
+        return record_with_check(record) if self.checked else record
+
+    @property
+    def evaluation_log(self) -> np.dtype[Any]:
+        """Record type of the log of evaluations."""
+        record = evaluation_record(self.evaluations)
+        return record_with_check(record) if self.checked else record
+
+
+def count_steps(folder: Path) -> int:
+    """Number of complete records in the log of a run folder; 0 before the run begins."""
     try:
-        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return (folder / STEPS).stat().st_size // step_log(description).itemsize
+        return (folder / STEPS).stat().st_size // RunDescription.read(folder).step_log.itemsize
     except FileNotFoundError:
         return 0
 
@@ -80,13 +148,7 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def write_store(trajectory: xr.Dataset, target: Path) -> None:
-    """Write a zarr store under another name and rename it to `target`, which must not exist.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> write_store(xr.Dataset({"a": 1}), Path(tempfile.mkdtemp()) / "a.zarr")
-    """
+    """Write a zarr store under another name and rename it to `target`, which must not exist."""
     with atomic_write(target) as aside:
         trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
 
@@ -123,46 +185,45 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
         raise ValueError(f"path must be a saved trajectory or a run folder, got {str(path)!r}")
     dataset: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
     _check_schema(dataset.attrs.get("schema"), folder)
-    names = {old: new for old, new in RENAMED.items() if old in dataset.variables and new not in dataset.variables}
-    dataset = dataset.rename(names)
+    dataset = upgrade(dataset)
     # zarr reads text as another type than object, and empty text as no text at all
     text = [name for name in ("status", "group", "verdict", "oscillation") if name in dataset.variables]
     return dataset.assign({name: dataset[name].astype(object) for name in text}).drop_encoding()
 
 
-def _check_schema(schema: Any, folder: Path) -> None:
+def _check_schema(schema: Any, folder: Path) -> int:
     if not isinstance(schema, int) or schema > SCHEMA:
         raise ValueError(f"path must hold a trajectory of schema <= {SCHEMA}, got {schema!r} in {str(folder)!r}")
+    return schema
 
 
-def _state_of_run(folder: Path) -> tuple[dict[str, Any], str, int]:
+def _state_of_run(folder: Path) -> tuple[RunDescription, str, int]:
     """Return description, status and number of valid rows of a run folder."""
-    description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    _check_schema(description.get("schema"), folder)
+    description = RunDescription.read(folder)
     content = json.loads((folder / STATUS).read_text(encoding="utf-8")) if (folder / STATUS).exists() else {}
     status = content.get("status", RUNNING)
     if status == RUNNING and not is_locked(folder):
         status = INTERRUPTED
-    count = count_records(folder / STEPS, step_log(description))
+    count = count_records(folder / STEPS, description.step_log)
     if status not in (RUNNING, INTERRUPTED):
         count = min(count, content["status_step"])
     return description, status, count
 
 
 def _rows_of_run(
-    folder: Path, description: Mapping[str, Any], status: str, count: int, start: int = 0, stop: int | None = None
+    folder: Path, description: RunDescription, status: str, count: int, start: int = 0, stop: int | None = None
 ) -> xr.Dataset:
     """Return rows `start` to `stop` of a run with `count` valid rows; evaluations and final state are complete."""
-    record = step_log(description)
-    evaluations = read_records(folder / EVALS, evaluation_log(description))
+    record = description.step_log
+    evaluations = read_records(folder / EVALS, description.evaluation_log)
     evaluations = evaluations[evaluations["eval_step"] <= count]
     part = trajectory_of_records(
         read_records(folder / STEPS, record, start, count if stop is None else min(stop, count)),
         status=status,
-        first_norm=description["first_norm"],
-        groups=description["groups"],
-        attributes=description["attributes"],
-        epochs_per_step=description["epochs_per_step"],
+        first_norm=description.first_norm,
+        groups=list(description.groups),
+        attributes=description.attributes,
+        epochs_per_step=description.epochs_per_step,
         evaluations={name: evaluations[name] for name in evaluations.dtype.names or ()} if len(evaluations) else None,
         first_step=start,
     )
@@ -224,14 +285,6 @@ def trajectory_of_records(
     groups, attributes, evaluations : as in `make_trajectory`. If `lr` is no attribute, it becomes a variable.
     epochs_per_step : for the coordinate `epoch`; None without epochs.
     first_step : number of the first record, if the records are part of a run.
-
-    Examples
-    --------
-    >>> from simulate.trajectories.log import step_record
-    >>> rows = np.zeros(2, dtype=step_record(1))
-    >>> rows["norm"], rows["lr"] = [2.0, 1.0], 0.1
-    >>> trajectory_of_records(rows, status="complete", first_norm=2.0, groups=["w"], attributes={}).lr.values.tolist()
-    [0.1, 0.1]
     """
     columns = {name: column(records, name, attributes) for name in column_names(attributes)}
     step = first_step + np.arange(len(records))

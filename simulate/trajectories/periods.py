@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +12,10 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import CONSTRAINT_MARK, check_trajectory, mean_intrinsic_lr, setting_variable
+from simulate.trajectories.contract import check_trajectory
+from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import autocorrelation_time
-from theory.arguments import check_integer, check_number
-from theory.optimizers import parse_if_known, parse_optimizer
+from theory.arguments import check_integer, check_number, warn_user
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
@@ -163,11 +162,6 @@ def verdict_from(
 ) -> str:
     """Return the verdict for measured or predicted numbers, by the rules of `classify`.
 
-    Parameters
-    ----------
-    rotation_ratio, log_norm_sd, outside_growth, threshold_ratio : as in `Classification`; NaN if undetermined.
-    periods : number of periods.
-
     Examples
     --------
     >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4)
@@ -215,10 +209,9 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
     """
     periods = _check_and_find(trajectory, rise, discard)
     if periods.outside_growth > OUTSIDE_GROWTH_MAX:
-        warnings.warn(
+        warn_user(
             f"{periods.outside_growth:.3g} of the growth of ln ρ lies outside the detected rises, above "
-            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={periods.rise:g}",
-            stacklevel=2,
+            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={periods.rise:g}"
         )
     return periods
 
@@ -274,15 +267,16 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
             f"trajectory must have rows left after `discard`, got fewer than two of {trajectory.sizes['step']}: "
             f"its {discarded} are discarded; train longer, or pass a smaller discard"
         )
+    setting = Setting.of(trajectory)
     lr, wd = (
         np.asarray(values.values[settled] if values.ndim else values.values, dtype=float)
-        for values in (setting_variable(trajectory, name) for name in ("lr", "wd"))
+        for values in (setting.lr, setting.wd)
     )
     expected = theory.equilibrium_rotation(
         lr,
         wd,
         grad_norm=_root_mean_square(trajectory, settled),
-        optimizer=parse_optimizer(_optimizer(trajectory)),
+        optimizer=setting.known_optimizer(),
     )
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.median(trajectory.rotation.values[settled] / expected))
@@ -311,14 +305,13 @@ def _check_and_find(trajectory: xr.Dataset, rise: float, discard: int | None) ->
     """Check the arguments and find the periods, without a warning if they are not clear."""
     check_trajectory(trajectory, single=True)
     rise = check_number("rise", rise, above=0)
-    intrinsic_lr = mean_intrinsic_lr(trajectory)
+    intrinsic_lr = Setting.of(trajectory).intrinsic_lr
     settled = rows_after_transient(trajectory, discard)
     step = trajectory.step.values[settled]
     if intrinsic_lr > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / intrinsic_lr):
-        warnings.warn(
+        warn_user(
             f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above "
-            f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}",
-            stacklevel=3,
+            f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}"
         )
     return _periods_of_rows(trajectory, settled, rise)
 
@@ -328,14 +321,15 @@ def _periods_of_rows(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], ris
     step, norm = trajectory.step.values[settled], trajectory.norm.values[settled]
     troughs, peaks = zigzag(np.log(norm), rise)
     onsets = step[troughs]
+    setting = Setting.of(trajectory)
     return MeasuredPeriods(
         onsets=onsets,
         lengths=np.diff(onsets).astype(np.float64),
         trough_norms=norm[troughs[:-1]],
         peak_norms=norm[peaks[: max(len(troughs) - 1, 0)]],
         rise=rise,
-        intrinsic_lr=mean_intrinsic_lr(trajectory),
-        decay=_decay(trajectory),
+        intrinsic_lr=setting.intrinsic_lr,
+        decay=_decay(setting),
     )
 
 
@@ -349,25 +343,17 @@ def transient_length(trajectory: xr.Dataset) -> int:
     >>> transient_length(xr.Dataset(attrs={"lr": 0.1, "wd": 0.01, "optimizer": "SGD(momentum=0.9)"}))
     179
     """
-    intrinsic_lr = mean_intrinsic_lr(trajectory)
-    rule = parse_if_known(_optimizer(trajectory))
+    setting = Setting.of(trajectory)
+    intrinsic_lr, rule = setting.intrinsic_lr, setting.optimizer
     if 0 < intrinsic_lr < 1 and isinstance(rule, theory.SGD) and rule.momentum:
         return round(2 / float(theory.free_decay(1.0, intrinsic_lr, optimizer=rule)))
     return round(2 / intrinsic_lr) if intrinsic_lr > 0 else 0
 
 
-def _decay(trajectory: xr.Dataset) -> float:
-    intrinsic_lr = mean_intrinsic_lr(trajectory)
-    if not 0 < intrinsic_lr < 1:
+def _decay(setting: Setting) -> float:
+    if not 0 < setting.intrinsic_lr < 1:
         return math.nan
-    return float(theory.free_decay(1.0, intrinsic_lr, optimizer=parse_optimizer(_optimizer(trajectory))))
-
-
-def _optimizer(trajectory: xr.Dataset) -> str:
-    """Text of the optimizer, without a constraint: a coordinate in a sweep over optimizers, an attribute otherwise."""
-    swept = trajectory.coords.get("optimizer")
-    optimizer = trajectory.attrs.get("optimizer", "SGD()") if swept is None else swept.item()
-    return str(optimizer).partition(CONSTRAINT_MARK)[0]
+    return float(theory.free_decay(1.0, setting.intrinsic_lr, optimizer=setting.known_optimizer()))
 
 
 def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> float:
@@ -378,26 +364,12 @@ def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> fl
 
 
 def after_transient(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:
-    """Rows of one run with a finite norm > 0, after the first `discard` steps (default as in `find_periods`).
-
-    Examples
-    --------
-    >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
-    >>> after_transient(run).step.values.tolist()[:2]
-    [20, 21]
-    """
+    """Rows of one run with a finite norm > 0, after the first `discard` steps (default as in `find_periods`)."""
     return trajectory.isel(step=rows_after_transient(trajectory, discard))
 
 
 def rows_after_transient(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDArray[np.int64]:
-    """Indices of the rows that `after_transient` returns.
-
-    Examples
-    --------
-    >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
-    >>> len(rows_after_transient(run))
-    10
-    """
+    """Indices of the rows that `after_transient` returns."""
     if discard is None:
         discard = transient_length(trajectory)
     discard = check_integer("discard", discard)

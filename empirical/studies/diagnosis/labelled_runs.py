@@ -15,13 +15,7 @@ from torch import Tensor, nn
 import theory
 from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
-from simulate.diagnosis.diagnosis import (
-    BAD_BATCH,
-    DATA_SHIFT,
-    LR_STEP,
-    NORM_DRIVEN,
-    OVERFLOW,
-)
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
 from simulate.diagnosis.training_log import training_log
 
 NOISE = "noise"
@@ -68,7 +62,7 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
     setup = prepare(config)
     model, data = setup.problem.model.train(), setup.data
     inputs, targets = data.inputs, data.targets
-    members = [name for group in setup.description["group_weights"].values() for name in group]
+    members = [name for group in setup.description.groups.values() for name in group]
     named = dict(model.named_parameters())
     watched = [named[name] for name in members]
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -13,9 +13,14 @@ import simulate
 from simulate.trajectories.contract import SCHEMA
 
 STORED = Path(__file__).parents[2] / "stored"
-# last step of the runs, according to the version that stored them
-NORM, LOSS, TEST_ERRORS = 2.7519933891239403, 1.5139604471623898, [0.65, 0.66388889]
-schemas = pytest.mark.parametrize("schema", range(1, SCHEMA + 1))
+# norm and loss before the last step of the runs, according to the version and the machine that stored them
+LAST = {1: (2.7519933891239403, 1.5139604471623898), 2: (2.75199332383678, 1.513960275799036)}
+TEST_ERRORS = [0.65, 0.66388889]
+schemas = pytest.mark.parametrize("schema", LAST)
+
+
+def test_every_schema_is_stored():
+    assert list(LAST) == list(range(1, SCHEMA + 1))
 
 
 @pytest.fixture
@@ -27,29 +32,46 @@ def stored(schema, tmp_path):
 
 @schemas
 @pytest.mark.parametrize(("name", "status"), [("finished", "complete"), ("killed", "interrupted")])
-def test_a_run_opens(stored, name, status):
+def test_a_run_opens(stored, schema, name, status):
     run = simulate.load(stored / name)
     assert (run.status.item(), run.sizes["step"], run.sizes["eval_step"]) == (status, 30, 4)
-    np.testing.assert_array_equal([run.norm[-1], run.loss[-1]], [NORM, LOSS])
+    assert (run.norm.values[-1], run.loss.values[-1]) == LAST[schema]
+    assert {name: run.attrs[name] for name in ("schema", "optimizer", "constraint")} == {
+        "schema": SCHEMA, "optimizer": "SGD()", "constraint": "none",
+    }  # fmt: skip
     assert abs(simulate.replay(run).norm / run.norm - 1).max() < 1e-6
 
 
 @schemas
 @pytest.mark.parametrize("name", ["finished", "killed"])
-def test_a_run_is_continued(stored, name):
+def test_a_run_is_continued(stored, schema, name):
     config = empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=40, evaluate_every=10)
     run = empirical.train(config, stored / name, progress=False)
     assert (run.status.item(), run.sizes["step"]) == ("complete", 40)
-    assert run.norm[29] == NORM
-    assert float(run.norm[30]) == pytest.approx(NORM, rel=0.1)
+    assert run.norm.values[29] == LAST[schema][0]
+    assert float(run.norm[30]) == pytest.approx(LAST[schema][0], rel=0.1)
+    assert json.loads((stored / name / "config.json").read_text())["schema"] == SCHEMA
 
 
 @schemas
-def test_a_sweep_opens(stored):
+@pytest.mark.parametrize("is_stored", [True, False], ids=["store", "logs"])
+def test_a_constraint_opens(stored, is_stored):
+    # in schema 1 the optimizer's text named it
+    if not is_stored:
+        shutil.rmtree(stored / "fixed" / "trajectory.zarr")
+    run = simulate.load(stored / "fixed")
+    assert (run.attrs["optimizer"], run.attrs["constraint"]) == ("SGD()", "fixed norm")
+    assert float(run.norm.max() / run.norm.min()) == pytest.approx(1, abs=1e-6)
+    with pytest.raises(ValueError, match=r"without a constraint.*'fixed norm'"):
+        simulate.replay(run)
+
+
+@schemas
+def test_a_sweep_opens(stored, schema):
     sweep = empirical.open_sweep(stored / "sweep")
     assert sweep.wd.values.tolist() == [0.01, 0.02]
     np.testing.assert_allclose(sweep.test_error, TEST_ERRORS, rtol=1e-6)
-    assert float(empirical.open_sweep(stored / "sweep", traces=True).norm.sel(wd=0.02)[-1]) == NORM
+    assert float(empirical.open_sweep(stored / "sweep", traces=True).norm.sel(wd=0.02)[-1]) == LAST[schema][0]
 
 
 @schemas

@@ -86,14 +86,15 @@ def test_a_selected_run_can_be_classified_like_any_trajectory(tmp_path):
             np.testing.assert_array_equal(selected.periods.onsets, loaded.periods.onsets)
 
 
-def test_optimizers_that_differ_by_a_fixed_quantity(tmp_path):
+def test_runs_that_differ_by_a_constraint(tmp_path):
     common = {"lr": 0.02, "wd": 0.5, "width": 8, "steps": 600, "optimizer": theory.SGD(momentum=0.5)}
     runs = grid(**common, fixed=[None, "effective_lr"])
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         summaries = sweep(runs, tmp_path, executor)
     assert (summaries.verdict != "").all()
     opened = open_sweep(tmp_path, traces=True)
-    assert opened.optimizer.values.tolist() == ["SGD(momentum=0.5)", "SGD(momentum=0.5) with fixed effective_lr"]
+    assert opened.attrs["optimizer"] == "SGD(momentum=0.5)"
+    assert opened.constraint.values.tolist() == ["none", "fixed effective lr"]
     for number in range(2):
         classification = simulate.classify(opened.isel(fixed=number))
         assert classification.rotation_ratio == summaries.rotation_ratio.values[number]
@@ -159,7 +160,7 @@ def test_a_list_of_runs_names_the_optimizer_of_each(tmp_path):
     assert loaded[2] == "SGD()"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_selecting_before_reading_is_selecting_after(path, data):
     opened = open_sweep(path, traces=True)

@@ -682,7 +682,11 @@ BAD = [
     ({"start": START.assign_attrs(source="map")}, ValueError, r"^start must have the source 'landscape', got 'map'"),
     ({"start": START, "landscape": Ratio2D(2.0)}, ValueError, r"^start must have the landscape 'Ratio2D\(sharp.*2.0"),
     ({"start": START, "optimizer": theory.SGD(momentum=0.5)}, ValueError, r"^start must have the optimizer 'SGD\(mom"),
-    ({"start": START, "fixed": "norm", "wd": 0}, ValueError, r"^start must have the optimizer 'SGD\(\) with fixed"),
+    (
+        {"start": START, "fixed": "norm", "wd": 0},
+        ValueError,
+        r"^start.*constraint 'fixed norm', got 'none'",
+    ),
     ({"start": START.drop_vars("final_weights")}, ValueError, r"must have the variable 'final_weights'"),
     (
         {"start": MOVING.drop_vars("final_velocity"), "optimizer": theory.SGD(momentum=0.5)},

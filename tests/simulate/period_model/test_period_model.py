@@ -270,8 +270,8 @@ def test_norms_of_adamw_are_proportional_to_lr():
 
 
 def test_a_fixed_norm_is_refused(calibration_runs):
-    with pytest.raises(ValueError, match="nothing is held fixed, got SGD"):
-        PeriodModel.from_runs([calibration_runs[0].assign_attrs(optimizer="SGD() with fixed norm")])
+    with pytest.raises(ValueError, match="without a constraint, got 'fixed norm'"):
+        PeriodModel.from_runs([calibration_runs[0].assign_attrs(constraint="fixed norm")])
 
 
 def test_two_optimizers_are_refused(calibration_runs):

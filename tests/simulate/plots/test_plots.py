@@ -198,10 +198,14 @@ class TestPlotPhase:
         assert len(ax.lines) == 0
         ax.figure.canvas.draw()
 
-    @pytest.mark.parametrize("optimizer", ["SGD(momentum=0.9)", "Adam(dim=9)", "RMSprop", "SGD() with fixed norm"])
-    def test_no_line_under_another_law(self, run, optimizer):
-        assert not plots.plot_phase(run.assign_attrs(optimizer=optimizer)).lines
-        assert not plots.plot_phase(run.assign_coords(optimizer=optimizer)).lines, "a coordinate where it is swept"
+    @pytest.mark.parametrize(
+        "law",
+        [{"optimizer": "SGD(momentum=0.9)"}, {"optimizer": "Adam(dim=9)"}, {"optimizer": "RMSprop"},
+         {"constraint": "fixed norm"}],
+    )  # fmt: skip
+    def test_no_line_under_another_law(self, run, law):
+        assert not plots.plot_phase(run.assign_attrs(law)).lines
+        assert not plots.plot_phase(run.assign_coords(law)).lines, "a coordinate where it is swept"
 
     @pytest.mark.parametrize("name", ["lr", "wd"])
     def test_a_line_only_at_constant_lr_and_wd(self, run, name):
