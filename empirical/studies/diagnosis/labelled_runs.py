@@ -15,13 +15,7 @@ from torch import Tensor, nn
 import theory
 from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
-from simulate.diagnosis.diagnosis import (
-    BAD_BATCH,
-    DATA_SHIFT,
-    LR_STEP,
-    NORM_DRIVEN,
-    OVERFLOW,
-)
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
 from simulate.diagnosis.training_log import training_log
 
 NOISE = "noise"

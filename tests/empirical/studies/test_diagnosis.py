@@ -27,7 +27,7 @@ from empirical.studies.diagnosis.study import (
     judge_diagnoses,
     judge_log,
 )
-from simulate.diagnosis.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
 
 STEADY = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 900}
 
