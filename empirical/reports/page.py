@@ -5,22 +5,24 @@ from __future__ import annotations
 import html
 import io
 import json
-import math
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import theory
+from empirical.reports.tables import DASH as DASH
+from empirical.reports.tables import Cell as Cell
+from empirical.reports.tables import Table
+from empirical.reports.tables import number_cell as number_cell
+from empirical.reports.tables import number_with_error as number_with_error
 from simulate._files import atomic_write
 from simulate.trajectories.contract import versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DASH = "–"
 # On a dark page figures are inverted but keep their hues. On a narrow screen wide figures scroll.
 _STYLE = """
 :root { color-scheme: light dark; --text: #222; --pale: #5c5c5c; --line: #d8d8d8; --page: #fff; --good: #00664b; }
@@ -70,45 +72,6 @@ _FONTS = re.compile(r'font-family: [^;"]*')
 _LONG_NUMBER = re.compile(r"(\.\d\d)\d+")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a table.
-
-    Attributes
-    ----------
-    text : text on the page.
-    value : number that sorts the column; None sorts by text. NaN comes last.
-    kind : CSS class.
-    """
-
-    text: str
-    value: float | None = None
-    kind: str = ""
-
-
-def number_cell(value: float, form: str = ".4g") -> Cell:
-    """Cell with a number; a dash for NaN.
-
-    Examples
-    --------
-    >>> number_cell(0.123456).text, number_cell(math.nan).text
-    ('0.1235', '–')
-    """
-    return Cell(DASH if math.isnan(value) else format(value, form), float(value))
-
-
-def number_with_error(value: float, error: float) -> Cell:
-    """Cell with a number and its standard error, if known.
-
-    Examples
-    --------
-    >>> number_with_error(71.25, 2.6).text, number_with_error(71.25, math.nan).text
-    ('71.25 ± 2.6', '71.25')
-    """
-    has_error = not (math.isnan(value) or math.isnan(error))
-    return Cell(number_cell(value).text + (f" ± {error:.2g}" if has_error else ""), float(value))
-
-
 def table(name: str, heads: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> str:
     """HTML of a table. With scripts, a click on a column head sorts the rows by value.
 
@@ -125,42 +88,7 @@ def table(name: str, heads: Sequence[str], rows: Sequence[Sequence[Cell | str]])
     >>> '<td data-value="2.0">2</td>' in table("numbers", ["a", "b"], [["one", number_cell(2.0)]])
     True
     """
-    cells = [[Cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-    words = [all(cell.value is None for cell in column) for column in zip(*cells, strict=True)] or [True] * len(heads)
-    head = "".join(
-        f'<th scope="col"{_class_attribute("words" if left else "")}>{html.escape(text)}</th>'
-        for text, left in zip(heads, words, strict=bool(heads))
-    )
-    body = "\n".join(
-        "<tr>"
-        + "".join(_cell(cell, i == 0, left) for i, (cell, left) in enumerate(zip(row, words, strict=True)))
-        + "</tr>"
-        for row in cells
-    )
-    return _scroll_region(
-        name,
-        f"<table{_class_attribute('sortable' if heads else '')}>"
-        + (f"<thead><tr>{head}</tr></thead>\n" if heads else "")
-        + f"<tbody>\n{body}\n</tbody></table>",
-    )
-
-
-def _cell(cell: Cell, is_first: bool, left: bool) -> str:
-    tag, scope = ("th", ' scope="row"') if is_first else ("td", "")
-    key = "" if cell.value is None else f' data-value="{_sort_key(cell.value)}"'
-    kinds = " ".join(filter(None, ["words" if left else "", cell.kind]))
-    return f"<{tag}{scope}{_class_attribute(kinds)}{key}>{html.escape(cell.text)}</{tag}>"
-
-
-def _class_attribute(kinds: str) -> str:
-    return f' class="{html.escape(kinds)}"' if kinds else ""
-
-
-def _sort_key(value: float) -> str:
-    """Number in the notation of JavaScript; empty for NaN."""
-    if math.isnan(value):
-        return ""
-    return repr(value).replace("inf", "Infinity")
+    return Table(heads, rows, name).html()
 
 
 def _scroll_region(name: str, content: str) -> str:
