@@ -279,17 +279,16 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
     optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, …, its text form, or your own (docs/add_an_optimizer.md). Its
         `dim` does not affect training: the trajectory stores the optimizer with the number of measured weights as
         `dim`.
-    model : "mlp", "convnet", "resnet18", "transformer", or the "module:name" of your own function. The convnet has 3×3
-        convolutions with w, 2w, 2w, … channels, the ResNet is pre-activation, and the transformer acts on image
-        patches. docs/add_a_model.md describes own functions. `train` sets "custom" for a module that is passed to it.
-    width : hidden units (mlp), channels w (convnet, resnet18) or token size (transformer). Default 8 for the convnet,
+    model : "mlp", "convnet", "resnet18", "transformer", or the "module:name" of your own (docs/add_a_model.md). The
+        convnet has 3×3 convolutions with w, 2w, 2w, … channels, the ResNet is pre-activation, and the transformer acts
+        on image patches. `train` sets "custom" for a module that is passed to it.
+    width : hidden units (mlp), channels w (convnet, resnet18) or token size (transformer); default 8 for the convnet,
         64 for the others.
     depth : hidden layers (mlp, default 2), convolutions (convnet, default 3) or blocks (transformer, default 2).
     normalization : "batch", "layer", "group", "instance", "rms", "weight", "none" (a control), or the "module:name" of
-        your own class. "weight" is weight normalization of each filter. docs/add_a_normalization.md describes own
-        classes.
-    norm_eps : ε that normalization adds to the variance. PyTorch's default of 1e-5 breaks scale invariance at small
-        norms.
+        your own (docs/add_a_normalization.md). "weight" is weight normalization of each filter.
+    norm_eps : number ε that normalization adds to the variance. PyTorch's default of 1e-5 breaks scale invariance at
+        small norms.
     scale_invariant : train scale-invariant weights only, or all weights. True: no affine parameters, and a frozen last
         layer of norm 10. All trained weights are then scale-invariant, except values and first linear layers of the
         transformer. False: all parameters are trained.
@@ -301,9 +300,9 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         follow the one-step law of the optimizer. Default None: neither.
     init_norm : initial norm ρ of the scale-invariant weights, by default the norm after initialization.
     dataset : "digits", "mnist5k", "gaussian", "random_labels", "cifar10", "cifar100", "svhn", "mnist", "fashion_mnist",
-        an id "owner/name" of Hugging Face, the path of local images, or the "module:name" of your own function. The
-        first four need no download; the others are cached after the first download. docs/add_a_data_set.md describes
-        own functions. `train` sets "custom" for data that are passed to it.
+        an id "owner/name" of Hugging Face, the path of local images, or the "module:name" of your own
+        (docs/add_a_data_set.md). The first four need no download; the others are cached after the first download.
+        `train` sets "custom" for data that are passed to it.
     classes : class numbers to keep, by default all.
     samples : number of training samples to keep, by default all.
     validation : share of the training samples to set apart for validation.
@@ -368,21 +367,9 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         if self.replicas > 1 and self.augmentation is not None:
             raise ValueError(f"replicas must be 1 with augmentation, which draws random numbers, got {self.replicas}")
 
-    @property
-    def identity(self) -> str:
-        """Hash of all settings that determine the trajectory. Runs with equal identity can continue each other.
-
-        Examples
-        --------
-        >>> short, long = RunConfig(lr=0.5, wd=0.01, steps=10), RunConfig(lr=0.5, wd=0.01, steps=20, width=64)
-        >>> short.identity == long.identity, short.identity == RunConfig(lr=0.4, wd=0.01).identity
-        (True, False)
-        """
-        return self._identity
-
-    # cached because it is used often; the doctest of a cached property would not run, hence two properties
     @functools.cached_property
-    def _identity(self) -> str:
+    def identity(self) -> str:
+        """Hash of all settings that determine the trajectory. Runs with equal identity can continue each other."""
         # defaults are left out, so that settings added later do not change the identity of old runs
         defaults = {f.name: _plain(f.default) for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING}
         decisive = {
@@ -401,37 +388,17 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         """All settings except some, as text with defaults filled in.
 
         The `dim` of an optimizer is ignored, because it does not affect training.
-
-        Examples
-        --------
-        >>> one, other = RunConfig(lr=0.5, wd=0.01, width=64), RunConfig(lr=0.1, wd=0.01)
-        >>> one.settings_without({"lr"}) == other.settings_without({"lr"})
-        True
         """
         settings = {**self.to_dict(), **self._resolved, "optimizer": _plain(with_dim(self.optimizer, 1))}
         return json.dumps({name: value for name, value in settings.items() if name not in names}, sort_keys=True)
 
     @property
     def shape(self) -> str:
-        """Settings that runs must share to train together as replicas, as text.
-
-        Examples
-        --------
-        >>> one, other = RunConfig(lr=0.5, wd=0.01), RunConfig(lr=0.1, wd=0.02, seed=3)
-        >>> one.shape == other.shape, one.shape == RunConfig(lr=0.5, wd=0.01, width=8).shape
-        (True, False)
-        """
-        common = {**self.to_dict(), **self._resolved}
-        return json.dumps({name: common[name] for name in common if name not in _MAY_DIFFER_BETWEEN_REPLICAS})
+        """Settings that runs must share to train together as replicas, as text with defaults filled in."""
+        return self.settings_without(_MAY_DIFFER_BETWEEN_REPLICAS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings as plain values. Optimizer and schedule become {name: settings}.
-
-        Examples
-        --------
-        >>> RunConfig(lr=theory.Constant(0.5), wd=0.01).to_dict()["lr"]
-        {'Constant': {'lr': 0.5}}
-        """
+        """Return all settings as plain values. Optimizer and schedule become {name: settings}."""
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
@@ -441,20 +408,11 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         Raises
         ------
         ValueError : a field, optimizer or schedule is unknown.
-
-        Examples
-        --------
-        >>> config = RunConfig(lr=theory.WarmUp(5, theory.Cosine(0.5, 0.1, steps=9)), wd=0.01)
-        >>> RunConfig.from_dict(config.to_dict()) == config
-        True
         """
         fields = [f.name for f in dataclasses.fields(cls)]
         for name in content:
             check_choice("field", name, fields)
-        settings = {name: from_plain(value) for name, value in content.items()}
-        if settings.get("classes") is not None:
-            settings["classes"] = tuple(settings["classes"])
-        return cls(**settings)
+        return cls(**{name: from_plain(value) for name, value in content.items()})
 
 
 def _plain(value: Any) -> Any:
