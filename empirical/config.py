@@ -188,8 +188,8 @@ class DataSettings(_Settings):
             classes = self.classes
             if isinstance(classes, (str, int)) or len(set(classes)) != len(classes) or len(classes) < 2:
                 raise ValueError(f"classes must be at least two different class numbers, got {self.classes!r}")
-            for number in self.classes:
-                check_integer("classes", number)
+            # files and the command line give a list
+            object.__setattr__(self, "classes", tuple(check_integer("classes", number) for number in classes))
         self._check_each(check_integer, "samples", at_least=2)
         check_number("validation", self.validation, at_least=0, below=1)
         check_number("label_noise", self.label_noise, at_least=0, at_most=1)
