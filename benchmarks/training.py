@@ -19,7 +19,7 @@ from empirical.data import Data, batch_indices, load_data
 from empirical.groups import scale_invariant_groups
 from empirical.networks import BatchNorm, build_network
 from empirical.steps import ENGINES, Hyper, Problem, TrainingState, WeightLayout
-from empirical.steps.compiled import compiler_error
+from empirical.steps.engines import compiler_error
 
 LR, WD, REPLICAS, REPEATED = 0.5, 0.01, 32, 5
 # CPU feature that the goal of bfloat16 needs

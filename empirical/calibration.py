@@ -27,6 +27,7 @@ from simulate.period_model.calibration import MIN_RELAXATIONS
 from simulate.period_model.model import REACH
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC
+from simulate.trajectories.setting import Setting
 from theory.arguments import check_integer, check_number
 
 # first length of a run in units of 1/ηλ: the transient, and a typical period
@@ -91,7 +92,7 @@ def calibrate(
     --------
     >>> import concurrent.futures
     >>> with concurrent.futures.ThreadPoolExecutor(1) as executor:
-    ...     period_model = calibrate("mlp", width=64, batch_size=64, periods=40, executor=executor)
+    ...     period_model = calibrate("mlp", width=64, batch_size=64, periods=20, executor=executor)
     >>> 200 < period_model.law.period(0.5, 0.004) < 300
     True
     """
@@ -165,7 +166,7 @@ def _classify(run: xr.Dataset, rise: float) -> simulate.Classification:
 
 def _check_complete(run: xr.Dataset) -> None:
     if run.status.item() != COMPLETE:
-        intrinsic_lr, seed = float(run.attrs["lr"]) * float(run.attrs["wd"]), json.loads(run.attrs["config"])["seed"]
+        intrinsic_lr, seed = Setting.of(run).intrinsic_lr, json.loads(run.attrs["config"])["seed"]
         raise ValueError(
             f"model must train to the end, but at lr * wd = {intrinsic_lr:.3g}, seed {seed}, its status is "
             f"{run.status.item()!r}; change lr or intrinsic_lr"

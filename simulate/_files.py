@@ -27,20 +27,6 @@ def lock_folder(path: Path, expected: str, is_ours: Callable[[set[str]], bool]) 
     path : folder.
     expected : contents that the folder may have besides none, for the message: "a run".
     is_ours : function that says whether the names of its files are those of the expected contents.
-
-    Returns
-    -------
-    filelock.FileLock: release it when the work is done.
-
-    Raises
-    ------
-    ValueError : the folder cannot be written, or has other contents.
-    FolderInUseError : another process is writing the folder.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> lock_folder(Path(tempfile.mkdtemp()), "a run", lambda names: not names).release()
     """
     name = str(path)
     try:
@@ -57,13 +43,7 @@ def lock_folder(path: Path, expected: str, is_ours: Callable[[set[str]], bool]) 
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process is writing the run folder now.
-
-    Examples
-    --------
-    >>> is_locked(Path("no such folder"))
-    False
-    """
+    """Whether a process is writing the run folder now."""
     path = folder / LOCK
     if not path.exists():
         return False
@@ -79,21 +59,9 @@ def is_locked(folder: Path) -> bool:
 def check_writable(name: str, path: str | os.PathLike[str]) -> Path:
     """Check that a file can be written, before the work for it begins.
 
-    Parameters
-    ----------
-    name : name of the argument in messages.
-    path : path of the file; its folder must exist.
-
     Raises
     ------
     ValueError : the path is a folder, its folder does not exist, or the file cannot be written.
-
-    Examples
-    --------
-    >>> check_writable("out", "no such folder/model.json")
-    Traceback (most recent call last):
-    ...
-    ValueError: out must be a file in an existing folder, got 'no such folder/model.json'
     """
     target = Path(path)
     if target.is_dir() or not target.absolute().parent.is_dir():
@@ -110,13 +78,7 @@ def check_writable(name: str, path: str | os.PathLike[str]) -> Path:
 
 
 def check_unused(name: str, path: str | os.PathLike[str]) -> Path:
-    """Check that nothing exists at a path, before the work for it begins.
-
-    Examples
-    --------
-    >>> check_unused("out", "no such folder").name
-    'no such folder'
-    """
+    """Check that nothing exists at a path, before the work for it begins."""
     target = Path(path)
     if target.exists():
         raise ValueError(f"{name} must not exist yet, got {str(target)!r}")
@@ -128,15 +90,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file or a new folder under a temporary name, and rename it to `path` on success.
 
     The context variable is the temporary path. It is removed if the block raises.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with atomic_write(target) as aside:
-    ...     _ = aside.write_text("whole")
-    >>> target.read_text()
-    'whole'
     """
     aside = path.with_name(path.name + ".partial")
     # left by a process that was killed
@@ -151,15 +104,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
-    r"""Write JSON atomically: a reader never sees half a file.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a.json"
-    >>> write_json(target, {"a": 1}); target.read_text()
-    '{\n "a": 1\n}'
-    """
+    r"""Write JSON atomically: a reader never sees half a file."""
     with atomic_write(path) as aside, open(aside, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=indent)
         file.flush()

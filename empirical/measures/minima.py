@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from theory.arguments import FloatArray, check_integer
 
 # share of a period over which the mini-batch loss is averaged, and least number of steps
 _SMOOTHED, _LEAST_SMOOTHED = 0.02, 5
-PATHS = ("linear", "great_circle")
+_PATHS = ("linear", "great_circle")
 
 
 def successive_minima(
@@ -77,10 +77,10 @@ def successive_minima(
 
     Examples
     --------
-    >>> config = RunConfig(lr=0.5, wd=0.02, width=64, steps=1200)
-    >>> minima = successive_minima(config, periods=3, seeds=[0], points=3)
+    >>> config = RunConfig(lr=0.5, wd=0.02, width=64, steps=900)
+    >>> minima = successive_minima(config, periods=2, seeds=[0], points=3)
     >>> minima.angle.dims, minima.path_loss.shape, float(minima.angle.isel(seed=0, minimum=1, other=1))
-    (('seed', 'minimum', 'other'), (1, 2, 2, 3), 0.0)
+    (('seed', 'minimum', 'other'), (1, 2, 1, 3), 0.0)
     """
     periods, points = check_integer("periods", periods, at_least=2), check_integer("points", points, at_least=3)
     if not isinstance(config, RunConfig):
@@ -104,9 +104,12 @@ def _compare_minima(config: RunConfig, folder: Path, periods: int, points: int, 
     run = train(config, folder / "whole", progress=progress)
     steps = minimum_steps(run, periods)
     setup = prepare(config)
+    layout = setup.problem.layout
     groups = {
-        name: [n for n, (p, _) in setup.problem.layout.places.items() if _is_inside(p, part)]
-        for name, part in setup.problem.layout.groups.items()
+        group: [
+            name for name, (place, _) in layout.places.items() if part.start <= place.start and place.stop <= part.stop
+        ]
+        for group, part in layout.groups.items()
     }
     networks = networks_at(config, steps, folder, progress=progress)
     weights = [_flat_weights(network, [n for names in groups.values() for n in names]) for network in networks]
@@ -124,44 +127,20 @@ def _compare_minima(config: RunConfig, folder: Path, periods: int, points: int, 
             name: ("minimum", np.array([score[name] for score in scores]))
             for name in ("train_loss", "train_error", "test_error")
         },
-        "ensemble_test_error": ("minimum", _ensemble_errors(networks, setup.data)),
+        "ensemble_test_error": ("minimum", ensemble_errors(networks, setup.data)),
     }
     shares = np.linspace(0, 1, points)
-    losses = np.array(
-        [
-            [
-                [_loss_between(a, b, groups, path, float(share), setup.data) for share in shares]
-                for a, b in itertools.pairwise(networks)
-            ]
-            for path in PATHS
-        ]
-    )
+    losses = np.empty((len(_PATHS), len(networks) - 1, points))
+    for path, gap, at in np.ndindex(losses.shape):
+        ends = networks[gap], networks[gap + 1]
+        losses[path, gap, at] = _loss_between(*ends, groups, _PATHS[path], float(shares[at]), setup.data)
     variables["path_loss"] = (("path", "gap", "share"), losses)
     variables["barrier"] = (("path", "gap"), losses.max(axis=2) - np.maximum(losses[..., 0], losses[..., -1]))
-    return xr.Dataset(variables, {"share": shares, "path": np.array(PATHS, dtype=object)})
+    return xr.Dataset(variables, {"share": shares, "path": np.array(_PATHS, dtype=object)})
 
 
 def minimum_steps(run: xr.Dataset, periods: int) -> list[int]:
-    """Steps of the lowest averaged loss in each of the last successive periods.
-
-    Parameters
-    ----------
-    run : a trajectory with `loss` at every step.
-    periods : number of periods.
-
-    Raises
-    ------
-    ValueError : the run has fewer periods.
-
-    Examples
-    --------
-    >>> step = np.arange(2000)
-    >>> wave = np.cos(2 * np.pi * step / 100)
-    >>> run = xr.Dataset({"norm": ("step", np.exp(0.3 * wave)), "loss": ("step", 2 - np.sin(2 * np.pi * step / 100))},
-    ...                  {"step": step}, {"lr": 0.5, "wd": 0.02})
-    >>> minimum_steps(run, 3)  # a quarter of the period after the peaks of the norm
-    [1725, 1825, 1925]
-    """
+    """Steps of the lowest averaged loss in each of the last `periods` successive periods of a run."""
     measured = simulate.find_periods(run)
     if measured.count < periods:
         raise ValueError(
@@ -173,10 +152,6 @@ def minimum_steps(run: xr.Dataset, periods: int) -> list[int]:
     first = int(run.step[0])
     ends = measured.onsets[-periods - 1 :] - first
     return [first + int(a + np.argmin(smooth[a:b])) for a, b in itertools.pairwise(ends)]
-
-
-def _is_inside(place: slice, part: slice) -> bool:
-    return bool(part.start <= place.start and place.stop <= part.stop)
 
 
 def _flat_weights(network: nn.Module, names: Sequence[str]) -> Tensor:
@@ -200,7 +175,8 @@ def _error(outputs: Tensor, targets: Tensor) -> float:
     return float((outputs.argmax(dim=1) != targets).double().mean())
 
 
-def _ensemble_errors(networks: Sequence[nn.Module], data: Data) -> FloatArray:
+def ensemble_errors(networks: Sequence[nn.Module], data: Data) -> FloatArray:
+    """Test errors of the mean probabilities of the first network, the first two, and so on; NaN without a test set."""
     if data.test_inputs is None or data.test_targets is None:
         return np.full(len(networks), np.nan)
     probabilities = torch.stack(
@@ -235,13 +211,7 @@ def _loss_between(
 
 
 def great_circle_point(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Vector at a share of the angle between two vectors; its norm is interpolated geometrically.
-
-    Examples
-    --------
-    >>> [round(x, 4) for x in great_circle_point(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 4.0]), 0.5).tolist()]
-    [1.4142, 1.4142]
-    """
+    """Vector at a share of the angle between two vectors; its norm is interpolated geometrically."""
     norms = float(first.norm()), float(second.norm())
     a, b = first / norms[0], second / norms[1]
     angle = math.acos(max(-1.0, min(1.0, float(a @ b))))
@@ -250,48 +220,3 @@ def great_circle_point(first: Tensor, second: Tensor, share: float) -> Tensor:
     sides = (1 - share, share, 1.0) if angle < 1e-9 else tuple(math.sin(x * angle) for x in (1 - share, share, 1.0))
     point: Tensor = (a * sides[0] + b * sides[1]) * (length / sides[2])
     return point
-
-
-def format_minima(minima: xr.Dataset) -> str:
-    """Format minima as a plain-text table: means over the seeds and their standard errors.
-
-    Parameters
-    ----------
-    minima : dataset of `successive_minima`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> minima = xr.Dataset({"angle": (("seed", "minimum", "other"), np.zeros((1, 2, 2)))})
-    >>> for name in ("train_loss", "test_error", "ensemble_test_error"):
-    ...     minima[name] = (("seed", "minimum"), np.full((1, 2), 0.05))
-    >>> minima["barrier"] = (("seed", "path", "gap"), np.full((1, 2, 1), 1.5))
-    >>> print(format_minima(minima.assign_coords(path=list(PATHS))).splitlines()[1])
-    angle to the next, degrees         0
-    """
-
-    def mean_with_error(values: xr.DataArray, form: Callable[[float], str]) -> str:
-        means = values.mean([dim for dim in values.dims if dim != "seed"]).values
-        error = f" ± {form(float(np.std(means, ddof=1) / math.sqrt(means.size)))}" if means.size > 1 else ""
-        return form(float(means.mean())) + error
-
-    def plain(value: float) -> str:
-        return f"{value:.3g}"
-
-    count = minima.sizes["minimum"]
-    following = xr.concat([minima.angle.isel(minimum=i, other=i + 1) for i in range(count - 1)], "gap")
-    to_last = np.rad2deg(minima.angle.isel(minimum=0, other=count - 1))
-    ensemble = 100 * minima.ensemble_test_error.isel(minimum=-1)
-    lines = [
-        ("angle to the next, degrees", mean_with_error(np.rad2deg(following), plain)),
-        ("angle from first to last, degrees", mean_with_error(to_last, plain)),
-        ("training loss", mean_with_error(minima.train_loss, plain)),
-        ("test error of one, %", mean_with_error(100 * minima.test_error, plain)),
-        (f"test error of all {count} together, %", mean_with_error(ensemble, plain)),
-        *(
-            (f"barrier, {str(path).replace('_', ' ')} path", mean_with_error(minima.barrier.sel(path=path), plain))
-            for path in PATHS
-        ),
-    ]
-    width = max(len(name) for name, _ in lines)
-    return "\n".join([f"{count} successive minima", *(f"{name.ljust(width)}  {value}" for name, value in lines)])

@@ -17,7 +17,7 @@ from empirical.groups import scale_invariant_groups
 from empirical.steps.contract import WeightLayout
 from empirical.steps.telemetry import records, scalar_products
 from simulate.diagnosis.forecast import Forecast, forecast
-from simulate.trajectories.contract import RUNNING, VARIABLES
+from simulate.trajectories.contract import RUNNING, variable_attributes
 from simulate.trajectories.folder import trajectory_of_records
 
 # relative deviation of a step from that of plain SGD: far above rounding, far below the effect of clipping or scaling
@@ -232,8 +232,7 @@ class Monitor:
         if len(set(self._wds)) == 1:
             return run
         del run.attrs["wd"]
-        units, meaning = VARIABLES["wd"]
-        return run.assign(wd=("step", np.array(self._wds), {"units": units, "long_name": meaning}))
+        return run.assign(wd=("step", np.array(self._wds), variable_attributes("wd")))
 
     def forecast(
         self, *, grad_norm_max: float | None = None, delta: float = 0.1, rotation: float | None = None
@@ -345,19 +344,15 @@ class Monitor:
         return weights
 
     def _group(self) -> dict[str, Any]:
+        return next(iter(self._groups()), self._optimizer.param_groups[0])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Groups of the optimizer with recorded weights."""
         recorded = {id(p) for p in self._weights()}
-        return next(
-            (g for g in self._optimizer.param_groups if any(id(p) in recorded for p in g["params"])),
-            self._optimizer.param_groups[0],
-        )
+        return [g for g in self._optimizer.param_groups if any(id(p) in recorded for p in g["params"])]
 
     def _settings(self) -> tuple[float, float]:
-        recorded = {id(p) for p in self._weights()}
-        settings = {
-            (float(group["lr"]), float(group.get("weight_decay", 0)))
-            for group in self._optimizer.param_groups
-            if any(id(p) in recorded for p in group["params"])
-        }
+        settings = {(float(group["lr"]), float(group.get("weight_decay", 0))) for group in self._groups()}
         if not settings:
             raise ValueError(f"optimizer must move the scale-invariant weights of the model, got none of {self._names}")
         if len(settings) > 1:

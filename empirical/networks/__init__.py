@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from empirical.config import RunConfig
-from empirical.networks import convnet, mlp, resnet, transformer
+from empirical.networks.architectures import VisionTransformer, convnet, mlp, resnet18
 from empirical.networks.layers import Layers
 from empirical.networks.normalization import BatchNorm, record_statistics
 from theory.references import import_reference, is_reference
@@ -58,11 +58,11 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
 
 
 _OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
-    "convnet": convnet.convnet,
-    "resnet18": resnet.resnet18,
-    "transformer": transformer.VisionTransformer,
+    "convnet": convnet,
+    "resnet18": resnet18,
+    "transformer": VisionTransformer,
 }
-_NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp.mlp, **_OF_IMAGES}
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, **_OF_IMAGES}
 
 
 def _image_shape(config: RunConfig, inputs: Tensor) -> tuple[int, int, int]:

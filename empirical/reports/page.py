@@ -2,153 +2,55 @@
 
 from __future__ import annotations
 
-import html
 import io
 import json
 import platform
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
+
 import theory
-from empirical.reports.tables import DASH as DASH
-from empirical.reports.tables import Cell as Cell
 from empirical.reports.tables import Table
-from empirical.reports.tables import number_cell as number_cell
-from empirical.reports.tables import number_with_error as number_with_error
 from simulate._files import atomic_write
 from simulate.trajectories.contract import versions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# On a dark page figures are inverted but keep their hues. On a narrow screen wide figures scroll.
-_STYLE = """
-:root { color-scheme: light dark; --text: #222; --pale: #5c5c5c; --line: #d8d8d8; --page: #fff; --good: #00664b; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e4e4e4; --pale: #a8a8a8; --line: #444; --page: #1a1a1a; --good: #5fd0a8; }
-  svg { filter: invert(.9) hue-rotate(180deg) brightness(1.4); }
-}
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); max-width: 75rem;
-  margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-p, li, figcaption { max-width: 50rem; }
-pre { white-space: pre-wrap; font-size: .85rem; max-width: 60rem; }
-table { border-collapse: collapse; font-size: .85rem; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th { font-weight: 600; } tbody th { font-weight: normal; } .words { text-align: left; }
-tbody .words { min-width: 7.5rem; max-width: 26rem; } td:not(.words) { white-space: nowrap; }
-thead th { min-width: 3.2rem; vertical-align: bottom; }
-thead button { font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer;
-  text-align: inherit; }
-th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
-td.holds { color: var(--good); } td.FAILS { color: #fff; background: #b3261e; font-weight: bold; }
-.scroll { overflow-x: auto; }
-figure { margin: 1.5rem 0; }
-figure svg { display: block; width: 100%; min-width: 34rem; max-width: 60rem; height: auto; }
-figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
-figcaption, footer { color: var(--pale); font-size: .9rem; } footer { margin-top: 3rem; font-size: .8rem; }
-"""
-_SORT = """
-for (const head of document.querySelectorAll("table.sortable thead th")) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.append(...head.childNodes);
-  head.append(button);
-  const key = row => row.cells[head.cellIndex].dataset.value ?? row.cells[head.cellIndex].textContent;
-  const compare = (a, b) => a - b || (isNaN(a) - isNaN(b)) || (isNaN(a) ? a.localeCompare(b) : 0);
-  button.addEventListener("click", () => {
-    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-    const body = head.closest("table").tBodies[0];
-    const known = row => key(row) !== "";
-    body.append(...[...body.rows].sort((a, b) => (known(b) - known(a)) || sign * compare(key(a), key(b))));
-  });
-}
-"""
 _FONTS = re.compile(r'font-family: [^;"]*')
 _LONG_NUMBER = re.compile(r"(\.\d\d)\d+")
 
 
-def table(name: str, heads: Sequence[str], rows: Sequence[Sequence[Cell | str]]) -> str:
-    """HTML of a table. With scripts, a click on a column head sorts the rows by value.
+@dataclass(frozen=True)
+class SvgFigure:
+    """A figure as an SVG element, and its caption."""
 
-    Columns without numbers are aligned to the left.
+    svg: str
+    caption: str
 
-    Parameters
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes
     ----------
-    name : accessible name, for screen readers.
-    heads : column heads; empty for a table without head and sorting.
-    rows : one cell for each column. The first cell of a row is its head.
-
-    Examples
-    --------
-    >>> '<td data-value="2.0">2</td>' in table("numbers", ["a", "b"], [["one", number_cell(2.0)]])
-    True
+    title : heading, unique on the page; "" for none.
+    parts : a text is a paragraph, a list is a list of plain texts, and `markupsafe.Markup` is HTML.
     """
-    return Table(heads, rows, name).html()
+
+    title: str
+    parts: Sequence[str | list[str] | Table | SvgFigure]
 
 
-def _scroll_region(name: str, content: str) -> str:
-    """Wrap content that may be wider than the page; it scrolls sideways, also by keyboard."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{html.escape(name)}">{content}</div>'
-
-
-def paragraphs(*texts: str) -> str:
-    """HTML of paragraphs of plain text.
-
-    Examples
-    --------
-    >>> paragraphs("a < b")
-    '<p>a &lt; b</p>'
-    """
-    return "\n".join(f"<p>{html.escape(text)}</p>" for text in texts)
-
-
-def lead(text: str) -> str:
-    """HTML of the most important sentence, in bold.
-
-    Examples
-    --------
-    >>> lead("a < b")
-    '<p><strong>a &lt; b</strong></p>'
-    """
-    return f"<p><strong>{html.escape(text)}</strong></p>"
-
-
-def bullets(texts: Sequence[str]) -> str:
-    """HTML of a list of plain texts; empty without texts.
-
-    Examples
-    --------
-    >>> bullets(["a"]), bullets([])
-    ('<ul><li>a</li></ul>', '')
-    """
-    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>" if texts else ""
-
-
-def preformatted(text: str) -> str:
-    """HTML of a text that keeps its line breaks.
-
-    Examples
-    --------
-    >>> preformatted("a < b")
-    '<pre>a &lt; b</pre>'
-    """
-    return f"<pre>{html.escape(text)}</pre>"
-
-
-def section(title: str, *parts: str) -> str:
-    r"""HTML of a heading followed by parts of a page.
-
-    Examples
-    --------
-    >>> section("Data", "<p>none</p>")
-    '<h2>Data</h2>\n<p>none</p>'
-    """
-    return "\n".join([f"<h2>{html.escape(title)}</h2>", *parts])
+def figure_section(title: str, figure: Figure, caption: str) -> Section:
+    """Section with one figure. The title is also its accessible name, and begins the ids inside the SVG element."""
+    return Section(title, [SvgFigure(svg(figure, title), caption)])
 
 
 def format_setting(value: Any) -> str:
@@ -182,12 +84,6 @@ def new_figure(
     ----------
     height, width : size in inches; the default width fits the page.
     rows, columns, shared : arguments of `Figure.subplots`.
-
-    Examples
-    --------
-    >>> figure, axes = new_figure(3.0, 2, sharex=True)
-    >>> len(axes)
-    2
     """
     from matplotlib.figure import Figure
 
@@ -195,31 +91,9 @@ def new_figure(
     return figure, figure.subplots(rows, columns, **shared)
 
 
-def figure_section(title: str, figure: Figure, caption: str) -> str:
-    """HTML of a heading, a figure as inline SVG, and its caption.
-
-    Examples
-    --------
-    >>> "<svg" in figure_section("Nothing", new_figure(1.0)[0], "An empty figure.")
-    True
-    """
-    picture = _scroll_region(title, svg(figure, title))
-    return section(title, f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>")
-
-
 def svg(figure: Figure, title: str) -> str:
-    """Convert a figure to an SVG element whose ids are unique on the page.
-
-    Parameters
-    ----------
-    figure : figure of matplotlib.
-    title : title of the figure, unique on the page. The ids inside the element begin with it.
-
-    Examples
-    --------
-    >>> svg(new_figure(1.0)[0], "Empty").startswith('<svg role="img" aria-label="Empty" viewBox=')
-    True
-    """
+    """Convert a figure to an SVG element. Its ids begin with the title, so that they are unique on the page."""
+    from markupsafe import escape
     from matplotlib import rc_context
 
     memory = io.StringIO()
@@ -235,7 +109,7 @@ def svg(figure: Figure, title: str) -> str:
     inner = inner.replace("xlink:href", "href")
     inner = re.sub(r'(?<= d=")[^"]*', lambda path: _LONG_NUMBER.sub(r"\1", path[0]), inner)
     inner = _FONTS.sub("font-family: 'DejaVu Sans', Verdana, sans-serif", inner)
-    return f'<svg role="img" aria-label="{html.escape(title)}" {box[0] if box else ""}>{_prefix_ids(inner, title)}'
+    return f'<svg role="img" aria-label="{escape(title)}" {box[0] if box else ""}>{_prefix_ids(inner, title)}'
 
 
 def _prefix_ids(inner: str, title: str) -> str:
@@ -246,42 +120,25 @@ def _prefix_ids(inner: str, title: str) -> str:
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", inner)
 
 
-def write_page(path: Path, title: str, parts: Sequence[str], *, footer: str = "") -> None:
-    """Write a page atomically: into a temporary file, which is then renamed.
-
-    Parameters
-    ----------
-    path : file to write; its folder is made if missing.
-    title : title of the page.
-    parts : HTML of its parts.
-    footer : plain text after the versions.
+def write_page(path: Path, title: str, sections: Sequence[Section], *, footer: str = "") -> None:
+    """Write a page atomically; its folder is made if missing. The footer follows the versions of the packages.
 
     Examples
     --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "page.html"
-    >>> write_page(target, "Nothing", [])
-    >>> target.read_text(encoding="utf-8")[:15]
-    '<!DOCTYPE html>'
+    >>> write_page(target, "a < b", [Section("Data", ["none", ["one", "two"]])])
+    >>> [line for line in target.read_text(encoding="utf-8").splitlines() if line.startswith(("<h", "<p>", "<ul>"))][1:]
+    ['<h1>a &lt; b</h1>', '<h2>Data</h2>', '<p>none</p>', '<ul><li>one</li><li>two</li></ul>']
     """
     current = versions()
     made_by = (
         f"bnwd {theory.__version__}, Python {current['python_version']}, numpy {current['numpy_version']}, "
         f"{platform.platform()}."
     )
-    content = "\n".join(parts)
-    page = f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{_STYLE}</style></head><body>
-<h1>{html.escape(title)}</h1>
-<main>
-{content}
-</main>
-<footer>{html.escape(" ".join([made_by, footer]).strip())}</footer>
-<script>{_SORT}</script>
-</body></html>
-"""
+    source = (resources.files("empirical.reports") / "page.html").read_text(encoding="utf-8")
+    template = jinja2.Template(source, autoescape=True, trim_blocks=True)
+    page = template.render(title=title, sections=sections, footer=f"{made_by} {footer}".strip())
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page + "\n", encoding="utf-8")

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
+from markupsafe import Markup
 
 import simulate
 from empirical.reports import page
-from empirical.reports.comparison import (
-    Comparison,
-    NoteCollector,
-    RunComparison,
-    compare_run,
-    constant_lr_and_wd,
-    equilibrium_levels,
-    last_periods,
-    parse_config,
-    setting_name,
-    settled_rows,
-)
-from empirical.reports.sweep_report import is_sweep, sweep_parts
+from empirical.reports.comparison import NoteCollector, RunComparison, compare_run
+from empirical.reports.page import Section
+from empirical.reports.sweep_report import is_sweep, sweep_sections
+from empirical.reports.tables import Cell, Table, number_cell, number_with_error
 from simulate._files import check_writable
 from simulate.plots.diagnosis import log_to_draw
 from simulate.trajectories.contract import COMPLETE, check_trajectory
-from simulate.trajectories.periods import PERIODIC
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_POINTS = 2000  # of one curve
 _MOST_MARKED_PERIODS = 60  # the marks of more periods would hide the curves
+_VERSIONS = ("bnwd", "torch", "numpy")
 
 
 def write_run_report(
@@ -80,9 +70,10 @@ def write_run_report(
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
     check_writable("path", target)
     if run is None:
-        page.write_page(target, f"Sweep {Path(folder).name}", sweep_parts(Path(folder), model))
+        page.write_page(target, f"Sweep {Path(folder).name}", sweep_sections(Path(folder), model))
     else:
-        page.write_page(target, run_title(run), _run_parts(run, folder, model), footer=_versions_footer(run))
+        comparison = compare_run(run, model)
+        _write_run_page(target, comparison, folder)
     return target
 
 
@@ -103,119 +94,85 @@ def _open_source(source: str | os.PathLike[str] | xr.Dataset) -> tuple[xr.Datase
     return check_trajectory(run, single=True), folder
 
 
-def run_title(run: xr.Dataset) -> str:
-    """Title of the report of a run: model and data set, lr, wd and optimizer.
-
-    Examples
-    --------
-    >>> run_title(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1))
-    'map, η=0.5 λ=0.02'
-    """
-    config = parse_config(run.attrs.get("config", ""))
-    model_and_data = f"{config['model']} on {config['dataset']}" if {"model", "dataset"} <= config.keys() else ""
-    words = [model_and_data or str(run.attrs.get("source", "trajectory"))]
-    with suppress(ValueError):
-        words.append(setting_name(xr.Dataset(attrs=dict(zip(("lr", "wd"), constant_lr_and_wd(run), strict=True)))))
-    rule = str(run.attrs.get("optimizer", "SGD()"))
-    return ", ".join(words + ([rule] if rule != "SGD()" else []))
-
-
-def comparison_table(comparisons: tuple[Comparison, ...]) -> str:
-    """HTML table of predictions beside measurements.
-
-    Examples
-    --------
-    >>> "1.01" in comparison_table((Comparison("norm", 2.0, 2.02),))
-    True
-    """
-    rows: list[list[page.Cell | str]] = [
-        [
-            comparison.quantity,
-            page.number_cell(comparison.predicted),
-            page.number_with_error(comparison.measured, comparison.error),
-            comparison.unit,
-            page.number_cell(comparison.ratio, ".4f"),
-            comparison.inputs,
-        ]
-        for comparison in comparisons
-    ]
-    heads = ["quantity", "predicted", "measured", "unit", "measured / predicted", "inputs of the prediction"]
-    return page.table("predictions and measurements", heads, rows)
-
-
-def _run_parts(run: xr.Dataset, folder: str, model: simulate.PeriodModel | None) -> list[str]:
-    comparison = compare_run(run, model)
+def _write_run_page(target: Path, comparison: RunComparison, folder: str) -> None:
     notes = NoteCollector()
-    figures = [figure for figure in _figure_sections(run, comparison, notes) if figure]
-    undetermined = tuple(dict.fromkeys([*comparison.notes, *notes.texts]))
-    settings = [[name, text] for name, text in run_settings(run).items()]
-    table = (
-        comparison_table(comparison.comparisons)
-        if comparison.comparisons
-        else page.paragraphs("No prediction is available for this run.")
-    )
-    return [
-        *_verdict_parts(run, comparison),
-        page.section("Predictions and measurements", table),
-        page.section("Undetermined or uncertain results", page.bullets(undetermined)) if undetermined else "",
-        page.section("Outlook", page.paragraphs(comparison.outlook)) if comparison.outlook else "",
-        page.section("Loss spikes", page.preformatted(str(comparison.diagnosis)))
-        if comparison.diagnosis is not None
-        else "",
+    figures = _figure_sections(comparison, notes)
+    undetermined = list(dict.fromkeys([*comparison.notes, *notes.texts]))
+    settings, diagnosis = comparison.settings, comparison.diagnosis
+    sections = [
+        Section("", _verdict(comparison)),
+        Section("Predictions and measurements", [_comparison_table(comparison)]),
+        Section("Undetermined or uncertain results", [undetermined] if undetermined else []),
+        Section("Outlook", [comparison.outlook] if comparison.outlook else []),
+        Section("Loss spikes", [] if diagnosis is None else [Markup("<pre>{}</pre>").format(diagnosis)]),
         *figures,
-        page.section("Settings", page.table("settings", [], settings)) if settings else "",
-        page.section("Data", *_loading_code(run, folder)),
+        Section("Settings", [Table([], list(settings.items()), "settings")] if settings else []),
+        Section("Data", _loading_code(comparison.run, folder)),
     ]
+    versions = [f"{name} {settings[f'{name}_version']}" for name in _VERSIONS if f"{name}_version" in settings]
+    page.write_page(
+        target,
+        comparison.title,
+        [section for section in sections if section.parts],
+        footer=f"The run was made with {', '.join(versions)}." if versions else "",
+    )
 
 
-def _verdict_parts(run: xr.Dataset, comparison: RunComparison) -> list[str]:
+def _verdict(comparison: RunComparison) -> list[str]:
+    run, classification = comparison.run, comparison.classification
     steps = int(run.status_step) if "status_step" in run else run.sizes["step"]
     status = str(run.status.item()) if "status" in run else COMPLETE
     length = page.format_count(steps, "step")
-    end = length if status == COMPLETE else f"{status} after {length}"
-    classification, parts = comparison.classification, [page.lead("Verdict: undetermined.")]
+    verdict = "undetermined" if classification is None else str(classification)
+    parts: list[str] = [Markup("<p><strong>Verdict: {}.</strong></p>").format(verdict)]
     if classification is not None:
-        parts = [page.lead(f"Verdict: {classification}."), page.paragraphs(f"Reason: {classification.reason}.")]
-    parts.append(page.paragraphs(f"{end[:1].upper()}{end[1:]}."))
-    return parts + (
-        [page.paragraphs(f"Predicted by the period model: {comparison.prediction}.")] if comparison.prediction else []
-    )
+        parts.append(f"Reason: {classification.reason}.")
+    parts.append(f"{length}." if status == COMPLETE else f"{status.capitalize()} after {length}.")
+    if comparison.prediction:
+        parts.append(f"Predicted by the period model: {comparison.prediction}.")
+    return parts
 
 
-def _figure_sections(run: xr.Dataset, comparison: RunComparison, notes: NoteCollector) -> list[str | None]:
-    """Sections of all figures for which the run has data."""
+def _comparison_table(comparison: RunComparison) -> Table | str:
+    """Table of predictions beside measurements."""
+    if not comparison.comparisons:
+        return "No prediction is available for this run."
+    heads = ["quantity", "predicted", "measured", "unit", "measured / predicted", "inputs of the prediction"]
+    rows: list[list[Cell | str]] = [
+        [
+            line.quantity,
+            number_cell(line.predicted),
+            number_with_error(line.measured, line.error),
+            line.unit,
+            number_cell(line.ratio, ".4f"),
+            line.inputs,
+        ]
+        for line in comparison.comparisons
+    ]
+    return Table(heads, rows, "predictions and measurements")
+
+
+def _figure_sections(comparison: RunComparison, notes: NoteCollector) -> list[Section]:
+    """Sections of all figures for which the run has data and that can be drawn."""
+    run, periods, diagnosis = comparison.run, comparison.periods, comparison.diagnosis
     if run.sizes["step"] < 2:
         return []
-    classification = comparison.classification
-    is_periodic = classification is not None and classification.verdict == PERIODIC
-    figures: list[tuple[str, Callable[[], tuple[Figure, str]]]] = [
-        ("The run", lambda: _whole_run_figure(run, comparison))
-    ]
-    if is_periodic:
-        figures.append(("Last periods", lambda: _last_periods_figure(run, comparison)))
+    last = comparison.last
+    figures = {"The run": lambda: _whole_run_figure(comparison)}
+    if last is not None:
+        figures["Last periods"] = lambda: _last_periods_figure(comparison, *last)
     if {"grad_norm", "effective_lr"} <= set(run.data_vars):
-        figures.append(("Phase picture", lambda: _phase_figure(run, is_periodic)))
-    if classification is not None and is_periodic:
-        figures.append(("Period lengths", lambda: _period_lengths_figure(classification.periods)))
-    if (diagnosis := comparison.diagnosis) is not None and diagnosis.spikes:
-        figures.append(("Loss spikes and their causes", lambda: _spikes_figure(diagnosis)))
-    return [notes.attempt(title.lower(), _figure_section, title, draw) for title, draw in figures]
-
-
-def _figure_section(title: str, draw: Callable[[], tuple[Figure, str]]) -> str:
-    figure, caption = draw()
-    return page.figure_section(title, figure, caption)
-
-
-def _predicted_levels(run: xr.Dataset) -> dict[str, float]:
-    """Predicted equilibrium; empty if it is undetermined."""
-    try:
-        settled_rows(run)
-        return {
-            name: level for name, level in equilibrium_levels(run, run).items() if math.isfinite(level) and level > 0
-        }
-    except (ValueError, ArithmeticError):
-        return {}
+        figures["Phase picture"] = lambda: _phase_figure(*(last or (run, None)))
+    if periods is not None:
+        figures["Period lengths"] = lambda: _period_lengths_figure(periods)
+    if diagnosis is not None and diagnosis.spikes:
+        figures["Loss spikes and their causes"] = lambda: _spikes_figure(diagnosis)
+    # matplotlib draws when the figure is converted, so errors occur there too
+    sections = [
+        notes.attempt(title.lower(), lambda title, draw: page.figure_section(title, *draw()), title, draw)
+        for title, draw in figures.items()
+    ]
+    return [section for section in sections if section is not None]
 
 
 def _trajectory_figure(run: xr.Dataset, **curves: Any) -> Figure:
@@ -225,40 +182,35 @@ def _trajectory_figure(run: xr.Dataset, **curves: Any) -> Figure:
     return figure
 
 
-def _whole_run_figure(run: xr.Dataset, comparison: RunComparison) -> tuple[Figure, str]:
-    classification, levels = comparison.classification, _predicted_levels(run)
-    periods = (
-        classification.periods
-        if classification is not None and classification.periods.count <= _MOST_MARKED_PERIODS
-        else None
-    )
-    words = ["All steps."]
-    if comparison.replayed is not None:
-        words.append("Dashed: replay, the norm computed from the measured gradient norms alone.")
-    if periods is not None and periods.count and classification is not None and classification.verdict == PERIODIC:
-        words.append("Green: onsets of periods.")
-    else:
+def _whole_run_figure(comparison: RunComparison) -> tuple[Figure, str]:
+    replayed, periods, levels = comparison.replayed, comparison.periods, comparison.levels
+    if periods is not None and periods.count > _MOST_MARKED_PERIODS:
         periods = None
+    words = ["All steps."]
+    if replayed is not None:
+        words.append("Dashed: replay, the norm computed from the measured gradient norms alone.")
+    if periods is not None:
+        words.append("Green: onsets of periods.")
     if levels:
         words.append("Dotted: equilibrium predicted from the mean square of the gradient norm.")
-    return _trajectory_figure(run, simulated=comparison.replayed, periods=periods, levels=levels), " ".join(words)
+    return _trajectory_figure(comparison.run, simulated=replayed, periods=periods, levels=levels), " ".join(words)
 
 
-def _last_periods_figure(run: xr.Dataset, comparison: RunComparison) -> tuple[Figure, str]:
-    part, periods = last_periods(run)
+def _last_periods_figure(
+    comparison: RunComparison, part: xr.Dataset, periods: simulate.MeasuredPeriods
+) -> tuple[Figure, str]:
     simulated = None if comparison.replayed is None else comparison.replayed.sel(step=part.step)
     caption = f"The last {periods.count} periods. Green: their onsets. Dashed and dotted lines as above."
-    return _trajectory_figure(part, simulated=simulated, periods=periods, levels=_predicted_levels(run)), caption
+    return _trajectory_figure(part, simulated=simulated, periods=periods, levels=comparison.levels), caption
 
 
-def _phase_figure(run: xr.Dataset, is_periodic: bool) -> tuple[Figure, str]:
-    part, periods = last_periods(run) if is_periodic else (run, None)
+def _phase_figure(part: xr.Dataset, periods: simulate.MeasuredPeriods | None) -> tuple[Figure, str]:
     words = ["Effective learning rate and effective gradient norm."]
     figure, ax = page.new_figure(5.5)
     simulate.plots.plot_phase(part, ax, periods=periods)
     if ax.lines:
         words.append("Below the dotted line the norm falls, above it the norm rises.")
-    return figure, " ".join([*words, "Same periods as above."] if is_periodic else words)
+    return figure, " ".join(words if periods is None else [*words, "Same periods as above."])
 
 
 def _period_lengths_figure(periods: simulate.MeasuredPeriods) -> tuple[Figure, str]:
@@ -274,31 +226,9 @@ def _spikes_figure(diagnosis: simulate.Diagnosis) -> tuple[Figure, str]:
     return figure, "Markers show the cause of each loss spike."
 
 
-def run_settings(run: xr.Dataset) -> dict[str, str]:
-    """Settings of a run as text: those set in its configuration, and the attributes of its trajectory.
-
-    Examples
-    --------
-    >>> run_settings(xr.Dataset(attrs={"lr": 0.1, "config": '{"model": "mlp", "width": null}'}))
-    {'model': 'mlp', 'lr': '0.1'}
-    """
-    settings = {**parse_config(run.attrs.get("config", "")), **run.attrs}
-    return {
-        str(name): page.format_setting(value)
-        for name, value in settings.items()
-        if name != "config" and value is not None
-    }
-
-
 def _loading_code(run: xr.Dataset, folder: str) -> list[str]:
     rows = f"{page.format_count(run.sizes['step'], 'row')}: {', '.join(sorted(map(str, run.data_vars)))}."
     if not folder:
-        return [page.paragraphs(f"The trajectory was in memory, not in a folder. {rows}")]
+        return [f"The trajectory was in memory, not in a folder. {rows}"]
     code = f'import simulate\n\nrun = simulate.load("{folder}")    # an xarray.Dataset\nprint(run.norm)'
-    return [page.paragraphs(rows), page.preformatted(code)]
-
-
-def _versions_footer(run: xr.Dataset) -> str:
-    names = ("bnwd", "torch", "numpy")
-    versions = [f"{name} {run.attrs[f'{name}_version']}" for name in names if f"{name}_version" in run.attrs]
-    return f"The run was made with {', '.join(versions)}." if versions else ""
+    return [rows, Markup("<pre>{}</pre>").format(code)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,23 +12,26 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from markupsafe import Markup
 
 import simulate
 import theory
 from empirical.config import RunConfig
 from empirical.reports import page
 from empirical.reports.comparison import MAY_DIFFER_IN_A_NETWORK, NoteCollector, equilibrium_comparisons, model_for_run
+from empirical.reports.page import Section
+from empirical.reports.tables import DASH, Cell, Table, number_cell, number_with_error
 from empirical.sweeps.store import open_sweep, read_configs
 from empirical.sweeps.task import FAILED, run_path
 from simulate.period_model.calibration import CalibrationRun, fit_balance_law, pool_runs
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.periods import PERIODIC
+from simulate.trajectories.setting import Setting
 from theory.optimizers import format_optimizer
 
 _MOST_RUNS_READ = 200  # more runs than this take too long to read, so their gradient norms are not used
 _MOST_LABELLED_TICKS = 8  # with more values of ηλ the labels overlap
-_ENDED = (DIVERGED, COLLAPSED, FAILED)
 # column heads of the numbers of a run; columns without any number are left out
 _NUMBER_HEADS = {
     "mean_norm": "mean norm",
@@ -81,9 +83,9 @@ class SweepRun:
         return self.config.settings_without(MAY_DIFFER_IN_A_NETWORK)
 
     @property
-    def has_free_decay(self) -> bool:
-        """Whether the decay of the weights per step depends on ηλ alone."""
-        return bool(theory.free_decay(1.0, self.intrinsic_lr, optimizer=self.config.optimizer) > 0)
+    def decay(self) -> float:
+        """Decay of ln ρ per step without gradients; NaN if it is not known."""
+        return float(theory.free_decay(1.0, self.intrinsic_lr, optimizer=self.config.optimizer))
 
     @property
     def name(self) -> str:
@@ -91,9 +93,19 @@ class SweepRun:
         return ", ".join(f"{name} = {page.format_setting(value)}" for name, value in self.varied.items()) or "the run"
 
     @property
+    def ended_early(self) -> bool:
+        """Whether the run diverged, collapsed or failed."""
+        return self.summary["status"] in (DIVERGED, COLLAPSED, FAILED)
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether the verdict is "periodic"."""
+        return bool(self.summary["verdict"] == PERIODIC)
+
+    @property
     def outcome(self) -> str:
         """The verdict, or the status of a run that diverged, collapsed or failed."""
-        return str(self.summary["status"] if self.summary["status"] in _ENDED else self.summary["verdict"])
+        return str(self.summary["status" if self.ended_early else "verdict"])
 
 
 def is_sweep(path: Path) -> bool:
@@ -175,9 +187,7 @@ def _format_runs(part: Sequence[SweepRun], runs: Sequence[SweepRun]) -> str:
 def _period_by_law(run: SweepRun, others: Sequence[SweepRun]) -> float:
     """Period by a balance law fitted to runs at two or more other ηλ; NaN if it cannot be fitted."""
     # the law assumes that the weights decay by ηλ in each step
-    if not others or theory.free_decay(1.0, run.intrinsic_lr, optimizer=run.config.optimizer) != theory.free_decay(
-        1.0, run.intrinsic_lr
-    ):
+    if not others or run.decay != theory.free_decay(1.0, run.intrinsic_lr):
         return math.nan
     calibration_runs = [
         CalibrationRun(
@@ -192,7 +202,7 @@ def _period_by_law(run: SweepRun, others: Sequence[SweepRun]) -> float:
             verdict=other.summary["verdict"],
         )
         for other in others
-        if other.summary["verdict"] == PERIODIC
+        if other.is_periodic
     ]
     try:
         pooled = pool_runs(calibration_runs)
@@ -203,18 +213,14 @@ def _period_by_law(run: SweepRun, others: Sequence[SweepRun]) -> float:
 
 def _period_by_symmetry(run: SweepRun, others: Sequence[SweepRun]) -> float:
     """Mean period of runs at the same ηλ and another η, equal by symmetry; NaN without them or for Adam with L2."""
-    if not others or not run.config.scale_invariant or not run.has_free_decay:
+    if not others or not run.config.scale_invariant or not run.decay > 0:
         return math.nan
-    periods = [
-        other.number("period")
-        for other in others
-        if other.config.lr != run.config.lr and other.summary["verdict"] == PERIODIC
-    ]
+    periods = [other.number("period") for other in others if other.config.lr != run.config.lr and other.is_periodic]
     return float(np.mean(periods)) if periods else math.nan
 
 
 def _period_by_model(run: SweepRun, model: simulate.PeriodModel | None) -> float:
-    period_model = model_for_run(json.dumps(run.config.to_dict()), format_optimizer(run.config.optimizer), model)
+    period_model = model_for_run(run.config, format_optimizer(run.config.optimizer), model)
     if period_model is None or callable(run.config.lr) or not 0 < run.intrinsic_lr < 1 or not period_model.has_law:
         return math.nan
     return float(period_model.law.period(run.config.lr, run.config.wd))
@@ -226,27 +232,14 @@ def _predict_equilibrium(run: SweepRun, notes: NoteCollector) -> dict[str, float
         notes.texts.append("equilibrium norm: not predicted, because the sweep did not keep its trajectories")
         return {}
     trajectory = notes.attempt("trajectory", simulate.load, run.summary["folder"])
-    comparisons = None if trajectory is None else notes.attempt("equilibrium norm", equilibrium_comparisons, trajectory)
-    return {"equilibrium": comparisons[0].predicted, "mean_norm": comparisons[0].measured} if comparisons else {}
+    if trajectory is None:
+        return {}
+    lines = notes.attempt("equilibrium norm", equilibrium_comparisons, trajectory, Setting.of(trajectory))
+    return {"equilibrium": lines[0].predicted, "mean_norm": lines[0].measured} if lines else {}
 
 
-def sweep_parts(path: Path, model: simulate.PeriodModel | None = None) -> list[str]:
-    """HTML parts of the report of a sweep.
-
-    Parameters
-    ----------
-    path, model : as in `sweep_runs`.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from empirical.sweeps.grid import grid
-    >>> from empirical.sweeps.store import SweepFolder
-    >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> message = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
-    >>> sweep_parts(folder.path)[0]
-    '<p>2 runs: 2 pending.</p>'
-    """
+def sweep_sections(path: Path, model: simulate.PeriodModel | None = None) -> list[Section]:
+    """Sections of the report of a sweep; arguments as in `sweep_runs`."""
     runs, missing = sweep_runs(path, model)
     notes = NoteCollector()
     notes.texts += missing
@@ -254,23 +247,21 @@ def sweep_parts(path: Path, model: simulate.PeriodModel | None = None) -> list[s
         notes.attempt("period over ηλ", _period_figure, runs),
         notes.attempt("verdicts over η and λ", _verdict_figure, runs),
     ]
-    ended = [_format_end(run) for run in runs if run.summary["status"] in _ENDED]
-    undetermined = tuple(dict.fromkeys(notes.texts))
-    return [
-        page.paragraphs(_summary(runs)),
-        page.section("Runs that diverged, collapsed or failed", page.bullets(ended)) if ended else "",
-        page.section("Runs", page.paragraphs(_PREDICTIONS_EXPLAINED), _table(runs)),
-        *(figure for figure in figures if figure),
-        page.section("Undetermined or uncertain results", page.bullets(undetermined)) if undetermined else "",
-        page.section("Settings of all runs", page.table("settings", [], _common_settings(runs))),
-        page.section(
-            "Data",
-            page.preformatted(
-                f'import empirical\n\nruns = empirical.open_sweep("{path}")    # an xarray.Dataset\n'
-                f'norms = empirical.open_sweep("{path}", traces=True).norm'
-            ),
-        ),
+    ended, undetermined = [_format_end(run) for run in runs if run.ended_early], list(dict.fromkeys(notes.texts))
+    code = (
+        f'import empirical\n\nruns = empirical.open_sweep("{path}")    # an xarray.Dataset\n'
+        f'norms = empirical.open_sweep("{path}", traces=True).norm'
+    )
+    sections = [
+        Section("", [_summary(runs)]),
+        Section("Runs that diverged, collapsed or failed", [ended] if ended else []),
+        Section("Runs", [_PREDICTIONS_EXPLAINED, _table(runs)]),
+        *(figure for figure in figures if figure is not None),
+        Section("Undetermined or uncertain results", [undetermined] if undetermined else []),
+        Section("Settings of all runs", [Table([], _common_settings(runs), "settings")]),
+        Section("Data", [Markup("<pre>{}</pre>").format(code)]),
     ]
+    return [section for section in sections if section.parts]
 
 
 _PREDICTIONS_EXPLAINED = (
@@ -301,35 +292,35 @@ def _format_end(run: SweepRun) -> str:
     return f"{run.name}: {run.summary['status']} after {steps}{reason}"
 
 
-def _table(runs: Sequence[SweepRun]) -> str:
+def _table(runs: Sequence[SweepRun]) -> Table:
     """Table with one row per run. Columns without any value are left out."""
     rows = [[*_setting_cells(run), *_result_cells(run)] for run in runs]
     heads = [*runs[0].varied, "status", "steps", "verdict", "period ± error", *_PREDICTED_PERIOD_HEADS.values(), "T·ηλ"]
     heads += list(_NUMBER_HEADS.values())
-    kept = [i for i in range(len(heads)) if any(row[i].text not in ("", page.DASH) for row in rows)]
-    return page.table("runs of the sweep", [heads[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    kept = [i for i in range(len(heads)) if any(row[i].text not in ("", DASH) for row in rows)]
+    return Table([heads[i] for i in kept], [[row[i] for i in kept] for row in rows], "runs of the sweep")
 
 
-def _setting_cells(run: SweepRun) -> list[page.Cell]:
+def _setting_cells(run: SweepRun) -> list[Cell]:
     return [
-        page.Cell(page.format_setting(value))
+        Cell(page.format_setting(value))
         # a bool is an int in Python, but is shown as a word
         if isinstance(value, bool) or not isinstance(value, (int, float))
-        else page.number_cell(value, "g")
+        else number_cell(value, "g")
         for value in run.varied.values()
     ]
 
 
-def _result_cells(run: SweepRun) -> list[page.Cell]:
+def _result_cells(run: SweepRun) -> list[Cell]:
     status = str(run.summary["status"])
     return [
-        page.Cell(status, kind="FAILS" if status in _ENDED else ""),
-        page.number_cell(run.number("status_step"), "g"),
-        page.Cell(str(run.summary["verdict"]) or page.DASH),
-        page.number_with_error(run.number("period"), run.number("period_stderr")),
-        *(page.number_cell(run.number(name)) for name in _PREDICTED_PERIOD_HEADS),
-        page.number_cell(run.number("period") * run.intrinsic_lr, ".3g"),
-        *(page.number_cell(run.number(name)) for name in _NUMBER_HEADS),
+        Cell(status, kind="FAILS" if run.ended_early else ""),
+        number_cell(run.number("status_step"), "g"),
+        Cell(str(run.summary["verdict"]) or DASH),
+        number_with_error(run.number("period"), run.number("period_stderr")),
+        *(number_cell(run.number(name)) for name in _PREDICTED_PERIOD_HEADS),
+        number_cell(run.number("period") * run.intrinsic_lr, ".3g"),
+        *(number_cell(run.number(name)) for name in _NUMBER_HEADS),
     ]
 
 
@@ -343,8 +334,8 @@ def _common_settings(runs: Sequence[SweepRun]) -> list[list[str]]:
     ]
 
 
-def _period_figure(runs: Sequence[SweepRun]) -> str:
-    periodic = [run for run in runs if run.summary["verdict"] == PERIODIC and run.intrinsic_lr > 0]
+def _period_figure(runs: Sequence[SweepRun]) -> Section:
+    periodic = [run for run in runs if run.is_periodic and run.intrinsic_lr > 0]
     if not periodic:
         raise ValueError("not drawn, because no run with a constant learning rate is periodic")
     figure, ax = page.new_figure(4.6)
@@ -375,7 +366,7 @@ def _period_figure(runs: Sequence[SweepRun]) -> str:
     return page.figure_section("Period over ηλ", figure, caption)
 
 
-def _verdict_figure(runs: Sequence[SweepRun]) -> str | None:
+def _verdict_figure(runs: Sequence[SweepRun]) -> Section | None:
     """Figure of the most frequent outcome at each η and λ, without failed runs; None unless both vary."""
     if not {"lr", "wd"} <= runs[0].varied.keys():
         return None

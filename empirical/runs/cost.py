@@ -40,16 +40,7 @@ class RunCost:
 
 
 def disk_space(setup: Setup, steps: int) -> int:
-    """Return an upper bound, in bytes, of what a run of `steps` steps writes: logs, labelled store and checkpoints.
-
-    Examples
-    --------
-    >>> from empirical.config import RunConfig
-    >>> from empirical.runs.preparation import prepare
-    >>> setup = prepare(RunConfig(lr=0.5, wd=0.01, width=8))
-    >>> disk_space(setup, 2_000_000) - disk_space(setup, 1_000_000) > 2e8
-    True
-    """
+    """Return an upper bound, in bytes, of what a run of `steps` steps writes: logs, labelled store and checkpoints."""
     state = setup.start
     tensors = (state.weights, *state.slots, *state.buffers.values())
     checkpoint = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + 100_000
@@ -60,15 +51,7 @@ def disk_space(setup: Setup, steps: int) -> int:
 
 
 def measure_cost(setup: Setup, steps: int) -> RunCost:
-    """Estimate the cost of a run from some steps and one evaluation, which leave no trace.
-
-    Examples
-    --------
-    >>> from empirical.config import RunConfig
-    >>> from empirical.runs.preparation import prepare
-    >>> measure_cost(prepare(RunConfig(lr=0.5, wd=0.01, width=8)), 1000).seconds < 60
-    True
-    """
+    """Estimate the cost of a run from some steps and one evaluation, which leave no trace."""
     config, engine = setup.config, ENGINES[setup.config.engine](setup.problem)
     count, elapsed = 1, 0.0
     with torch.random.fork_rng():

@@ -32,16 +32,6 @@ def evaluate(problem: Problem, data: Data, state: TrainingState, *, batch_size: 
     `train_loss` and `train_error`, and the same for `test` and `validation` if these sets exist. With `batch_size` also
     means over the mini-batches: `train_mode_loss`, `train_mode_error`, `mean_grad_norm` (mean of the gradient norms)
     and `full_grad_norm` (norm of the mean gradient). Both norms are of the measured weights, times the weight norm.
-
-    Examples
-    --------
-    >>> import theory
-    >>> from empirical.steps import WeightLayout
-    >>> model = nn.Linear(3, 2, bias=False)
-    >>> data = Data(torch.randn(10, 3), torch.zeros(10).long())
-    >>> problem = Problem(model, WeightLayout.of(model, {"w": ("weight",)}), data.inputs, data.targets, theory.SGD())
-    >>> list(evaluate(problem, data, TrainingState.of(problem)))
-    ['train_loss', 'train_error']
     """
     model = problem.model
     state.write_into(model, problem.layout)
@@ -71,12 +61,6 @@ def set_training_statistics(model: nn.Module, data: Data) -> Tensor:
 
     A large set is processed in parts, whose statistics are pooled. The result is exact for the first normalization.
     Later ones see inputs that were normalized with the statistics of their part.
-
-    Examples
-    --------
-    >>> model = nn.Linear(3, 2).eval()
-    >>> tuple(set_training_statistics(model, Data(torch.randn(10, 3), torch.zeros(10).long())).shape)
-    (10, 2)
     """
     with record_statistics(model):
         outputs = model_outputs(model, data, data.inputs)
@@ -84,15 +68,9 @@ def set_training_statistics(model: nn.Module, data: Data) -> Tensor:
 
 
 def model_outputs(model: nn.Module, data: Data, inputs: Tensor) -> Tensor:
-    """Compute the outputs of a model for all inputs, in parts and without gradients.
-
-    Examples
-    --------
-    >>> tuple(model_outputs(nn.Linear(3, 2), Data(torch.randn(10, 3), torch.zeros(10).long()), torch.randn(5, 3)).shape)
-    (5, 2)
-    """
+    """Compute the outputs of a model for all inputs, in parts and without gradients."""
     with torch.no_grad():
-        return torch.cat([model(data.prepare(part)) for part in inputs.split(_MAX_SAMPLES)])
+        return torch.cat([model(data.network_inputs(part)) for part in inputs.split(_MAX_SAMPLES)])
 
 
 def _loss_and_error(outputs: Tensor, targets: Tensor) -> tuple[float, float]:

@@ -63,14 +63,6 @@ class RunFolder:
     Raises
     ------
     ValueError : the folder cannot be written, contains something other than a run, or another process is writing it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = RunFolder(Path(tempfile.mkdtemp()) / "run")
-    >>> folder.description is None
-    True
-    >>> folder.close()
     """
 
     def __init__(self, path: str | os.PathLike[str], *, labelled: bool = True, pace: float = 0.0) -> None:
@@ -269,24 +261,12 @@ def format_bytes(count: float) -> str:
 
 
 def checkpoint_files(path: Path) -> list[Path]:
-    """Return the checkpoint files of a run folder, oldest first.
-
-    Examples
-    --------
-    >>> checkpoint_files(Path("no such folder"))
-    []
-    """
+    """Return the checkpoint files of a run folder, oldest first."""
     return sorted(path.glob("checkpoint-*.pt"))
 
 
 def read_checkpoint(file: Path, device: torch.device) -> tuple[int, TrainingState, torch.Tensor] | None:
-    """Read step, state and random state of one checkpoint. Return None if the file is damaged.
-
-    Examples
-    --------
-    >>> read_checkpoint(Path("no such file"), torch.device("cpu")) is None
-    True
-    """
+    """Read step, state and random state of one checkpoint. Return None if the file is damaged."""
     try:
         # weights_only: never execute code from the file
         content = torch.load(file, map_location=device, weights_only=True)

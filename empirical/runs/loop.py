@@ -236,13 +236,6 @@ def train_runs(
     Returns
     -------
     For each run, the result of `summarize`, or the error that ended the run.
-
-    Examples
-    --------
-    >>> configs = [RunConfig(lr=lr, wd=0.01, width=8, steps=20, replicas=2) for lr in (0.1, 0.5)]
-    >>> outs = [Path(tempfile.mkdtemp()) / "run" for _ in configs]
-    >>> train_runs(configs, outs, [0, 1], lambda config, run: (config.lr, run.status.item()), lambda: False)
-    [(0.1, 'complete'), (0.5, 'complete')]
     """
     outcomes: dict[int, _Result | Exception | Interrupted] = {}
     runs: dict[int, _Run] = {}

@@ -87,15 +87,6 @@ def prepare(
     ----------
     config, model, data : as in `train`.
     alike : a prepared run of the same shape, whose data are reused.
-
-    Raises
-    ------
-    TypeError, ValueError : invalid settings, model or data.
-
-    Examples
-    --------
-    >>> prepare(RunConfig(lr=0.5, wd=0.01, width=8)).config.engine
-    'kernel'
     """
     device, dtype = _select_device(config.device), getattr(torch, config.weight_dtype)
     for name, argument, setting in (("model", model, config.model), ("data", data, config.dataset)):
@@ -108,7 +99,7 @@ def prepare(
         dataset = alike.data
     else:
         dataset = _load_training_data(config, dtype, device) if data is None else user_data(data, dtype, device)
-    samples = dataset.prepare(dataset.inputs[:_SAMPLE_COUNT])
+    samples = dataset.network_inputs(dataset.inputs[:_SAMPLE_COUNT])
     batch_size = dataset.size if config.sampling == "full_batch" else config.batch_size
     per_epoch = steps_per_epoch(dataset.size, batch_size)
     config = dataclasses.replace(
@@ -141,7 +132,7 @@ def prepare(
         autocast,
         fixed=config.fixed,
         micro_batch=config.micro_batch,
-        prepare=_sample_transform(dataset, config.augmentation),
+        transform=_sample_transform(dataset, config.augmentation),
     )
     if config.replicas > 1 and _draws_random_numbers(network, samples[:2]):
         raise ValueError(
@@ -203,8 +194,8 @@ def _sample_transform(data: Data, augmentation: int | None) -> Callable[[Tensor]
     if augmentation is not None:
         if data.inputs.ndim != 4:
             raise ValueError(f"augmentation must be None for data other than images, got {augmentation}")
-        return lambda images: data.prepare(augment(images, augmentation))
-    return data.prepare if data.inputs.dtype == torch.uint8 and data.mean is not None else None
+        return lambda images: data.network_inputs(augment(images, augmentation))
+    return data.network_inputs if data.inputs.dtype == torch.uint8 and data.mean is not None else None
 
 
 def _describe(
@@ -260,12 +251,5 @@ def _select_device(name: str) -> torch.device:
 
 
 def measured_norm(state: TrainingState, layout: WeightLayout) -> float:
-    """Return the norm of the measured weights of the first replica.
-
-    Examples
-    --------
-    >>> model = nn.Linear(2, 1, bias=False)
-    >>> measured_norm(TrainingState(torch.tensor([[3.0, 4.0]]), {}), WeightLayout.of(model, {"w": ("weight",)}))
-    5.0
-    """
+    """Return the norm of the measured weights of the first replica."""
     return float(state.weights[0, : layout.measured_size].double().norm())

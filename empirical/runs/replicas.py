@@ -13,16 +13,7 @@ from empirical.steps import Engine, Hyper, TrainingState
 
 
 def are_replicas(one: Setup, other: Setup) -> bool:
-    """Return whether two runs can share steps: they have the same shape and the same frozen parameters.
-
-    Examples
-    --------
-    >>> from empirical.config import RunConfig
-    >>> from empirical.runs.preparation import prepare
-    >>> first, second = (prepare(RunConfig(lr=0.5, wd=0.01, width=8, seed=seed)) for seed in range(2))
-    >>> are_replicas(first, second)
-    True
-    """
+    """Return whether two runs can share steps: they have the same shape and the same frozen parameters."""
     if one.config.shape != other.config.shape or one.problem.layout != other.problem.layout:
         return False
     frozen, others = (
@@ -57,17 +48,6 @@ def advance_replicas(
     Returns
     -------
     For each run, the state after the steps and the records, of shape (count,).
-
-    Examples
-    --------
-    >>> from empirical.config import RunConfig
-    >>> from empirical.runs.preparation import prepare
-    >>> from empirical.steps import ENGINES
-    >>> setup = prepare(RunConfig(lr=0.5, wd=0.01, width=8, replicas=3))
-    >>> engine = ENGINES[setup.config.engine](setup.problem)
-    >>> ((state, rows),) = advance_replicas(engine, [setup], [setup.start], [0], places=[2], count=5)
-    >>> state.weights.shape[0], rows.shape
-    (1, (5,))
     """
     run_indices = [places.index(place) if place in places else 0 for place in range(setups[0].config.replicas)]
     hypers = [setup.hyper(step, count) for setup, step in zip(setups, steps, strict=True)]

@@ -14,14 +14,6 @@ def catch_stop_signals() -> Iterator[threading.Event]:
     """Set the event on Ctrl-C or SIGTERM while the context is open. A second Ctrl-C raises KeyboardInterrupt.
 
     Only the main thread receives signals. In other threads the event is never set.
-
-    Examples
-    --------
-    >>> import os
-    >>> with catch_stop_signals() as stop:
-    ...     os.kill(os.getpid(), signal.SIGTERM)
-    ...     stop.wait(1)
-    True
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -28,22 +28,6 @@ def networks_at(
     steps : increasing numbers of steps.
     folder : folder for the weights: one file `…-step-….pt` per run and step, reused by later calls. Created if missing.
     progress : show a progress bar. Default: only in a terminal.
-
-    Returns
-    -------
-    Networks in eval mode, with the statistics of the whole training set.
-
-    Raises
-    ------
-    ValueError : `steps` do not increase.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     networks = networks_at(RunConfig(lr=0.5, wd=0.01, width=8), [3, 5], Path(folder))
-    >>> len(networks)
-    2
     """
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         raise ValueError(f"steps must increase, got {list(steps)}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from empirical.steps.compiled import CompiledEngine
 from empirical.steps.contract import Engine, Hyper, Problem, TrainingState, WeightLayout
-from empirical.steps.eager import EagerEngine
+from empirical.steps.engines import CompiledEngine, EagerEngine, ReplicaEngine
 from empirical.steps.kernel_engine import KernelEngine, is_fastest
-from empirical.steps.replicas import ReplicaEngine
 
 __all__ = [
     "ENGINES",
@@ -31,14 +29,5 @@ ENGINES: dict[str, type[Engine]] = {
 
 
 def choose_engine(problem: Problem, batch_size: int) -> str:
-    """Return the name of the fastest engine that can train a problem and needs no compiler.
-
-    Examples
-    --------
-    >>> import torch, theory
-    >>> model = torch.nn.Linear(3, 2)
-    >>> problem = Problem(model, WeightLayout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD())
-    >>> choose_engine(problem, batch_size=1)
-    'replicas'
-    """
+    """Return the name of the fastest engine that can train a problem and needs no compiler."""
     return "kernel" if is_fastest(problem, batch_size) else "replicas"

@@ -33,16 +33,7 @@ class WeightLayout:
     def of(cls, model: nn.Module, groups: Mapping[str, tuple[str, ...]]) -> WeightLayout:
         """Build the layout of the parameters of a model that require a gradient.
 
-        Parameters
-        ----------
-        model : model to train.
-        groups : names of the parameters of each measured group. A parameter is in at most one group.
-
-        Examples
-        --------
-        >>> layout = WeightLayout.of(nn.Linear(3, 2), {"weight": ("weight",)})
-        >>> layout.size, layout.measured_size, layout.places["bias"][0]
-        (8, 6, slice(6, 8, None))
+        `groups` has the names of the parameters of each measured group. A parameter is in at most one group.
         """
         shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
         grouped = [name for members in groups.values() for name in members]
@@ -75,7 +66,7 @@ class Problem:
     autocast : type of matrix products; None for the type of the weights.
     fixed : None, "norm" or "effective_lr", see `RunConfig`.
     micro_batch : number of samples per forward pass; None for the whole mini-batch.
-    prepare : function applied to the samples of a mini-batch before the network; None for no change.
+    transform : function applied to the samples of a mini-batch before the network; None for no change.
     """
 
     model: nn.Module
@@ -86,51 +77,22 @@ class Problem:
     autocast: torch.dtype | None = None
     fixed: str | None = None
     micro_batch: int | None = None
-    prepare: Callable[[Tensor], Tensor] | None = None
+    transform: Callable[[Tensor], Tensor] | None = None
 
     def samples(self, batch: Tensor) -> Tensor:
-        """Samples of a mini-batch as network input. `batch` holds sample numbers and can have any shape.
-
-        Examples
-        --------
-        >>> model = nn.Linear(1, 1)
-        >>> layout, inputs = WeightLayout.of(model, {}), torch.tensor([[1.0], [2.0]])
-        >>> problem = Problem(model, layout, inputs, torch.zeros(2), theory.SGD())
-        >>> problem.samples(torch.tensor([1, 1]))
-        tensor([[2.],
-                [2.]])
-        """
+        """Samples of a mini-batch as network input. `batch` holds sample numbers and can have any shape."""
         gathered = self.inputs[batch.reshape(-1)]
-        if self.prepare is not None:
-            gathered = self.prepare(gathered)
+        if self.transform is not None:
+            gathered = self.transform(gathered)
         return gathered if batch.ndim == 1 else gathered.unflatten(0, batch.shape)
 
     def parts(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """Split mini-batches (…, samples) into the parts of one forward pass.
-
-        Examples
-        --------
-        >>> model = nn.Linear(1, 1)
-        >>> layout, inputs = WeightLayout.of(model, {}), torch.zeros(9, 1)
-        >>> problem = Problem(model, layout, inputs, torch.zeros(9), theory.SGD(), micro_batch=4)
-        >>> [len(part) for part in problem.parts(torch.arange(9))]
-        [4, 4, 1]
-        """
+        """Split mini-batches (…, samples) into the parts of one forward pass."""
         parts: tuple[Tensor, ...] = batch.split(self.micro_batch or batch.shape[-1], dim=-1)
         return parts
 
     def precision(self) -> torch.autocast:
-        """Context manager for calls of the network, with the right autocast.
-
-        Examples
-        --------
-        >>> model = nn.Linear(3, 2)
-        >>> layout, one = WeightLayout.of(model, {}), torch.zeros(1, 3)
-        >>> problem = Problem(model, layout, one, torch.zeros(1), theory.SGD(), autocast=torch.bfloat16)
-        >>> with problem.precision():
-        ...     problem.model(problem.inputs).dtype
-        torch.bfloat16
-        """
+        """Context manager for calls of the network, with the right autocast."""
         return torch.autocast(
             self.inputs.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None
         )
@@ -153,15 +115,7 @@ class TrainingState:
 
     @classmethod
     def of(cls, problem: Problem) -> TrainingState:
-        """Read the state of one replica (K = 1) from the model of a problem.
-
-        Examples
-        --------
-        >>> model = nn.Linear(3, 2)
-        >>> problem = Problem(model, WeightLayout.of(model, {}), torch.zeros(1, 3), torch.zeros(1), theory.SGD())
-        >>> TrainingState.of(problem).weights.shape
-        torch.Size([1, 8])
-        """
+        """Read the state of one replica (K = 1) from the model of a problem."""
         parameters = dict(problem.model.named_parameters())
         flat = [parameters[name].detach().reshape(-1) for name in problem.layout.places]
         buffers = {name: buffer.detach().clone()[None] for name, buffer in problem.model.named_buffers()}
@@ -173,14 +127,7 @@ class TrainingState:
 
     @classmethod
     def join(cls, states: Sequence[TrainingState]) -> TrainingState:
-        """Join the states of several replicas to one.
-
-        Examples
-        --------
-        >>> state = TrainingState(torch.tensor([[1.0, 2.0]]), {})
-        >>> TrainingState.join([state, state]).weights.shape
-        torch.Size([2, 2])
-        """
+        """Join the states of several replicas to one."""
         return cls(
             torch.cat([state.weights for state in states]),
             {name: torch.cat([state.buffers[name] for state in states]) for name in states[0].buffers},
@@ -188,28 +135,14 @@ class TrainingState:
         )
 
     def replica(self, number: int) -> TrainingState:
-        """State of one replica.
-
-        Examples
-        --------
-        >>> TrainingState(torch.tensor([[1.0], [2.0]]), {}).replica(1).weights
-        tensor([[2.]])
-        """
+        """State of one replica."""
         own = slice(number, number + 1)
         # cloned, because saving a view would save the whole tensor
         buffers = {name: buffer[own].clone() for name, buffer in self.buffers.items()}
         return TrainingState(self.weights[own].clone(), buffers, tuple(slot[own].clone() for slot in self.slots))
 
     def write_into(self, model: nn.Module, layout: WeightLayout, replica: int = 0) -> None:
-        """Copy weights and buffers of one replica into a model of the same architecture.
-
-        Examples
-        --------
-        >>> model = nn.Linear(2, 1, bias=False)
-        >>> TrainingState(torch.tensor([[1.0, 2.0]]), {}).write_into(model, WeightLayout.of(model, {}))
-        >>> model.weight.tolist()
-        [[1.0, 2.0]]
-        """
+        """Copy weights and buffers of one replica into a model of the same architecture."""
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, (place, shape) in layout.places.items():
@@ -235,14 +168,7 @@ class Hyper:
 
     @classmethod
     def join(cls, hypers: Sequence[Hyper]) -> Hyper:
-        """Join the settings of several replicas to one.
-
-        Examples
-        --------
-        >>> lr = torch.full((1, 5), 0.1)
-        >>> Hyper.join([Hyper(lr, lr, torch.zeros(1))] * 3).lr.shape
-        torch.Size([3, 5])
-        """
+        """Join the settings of several replicas to one."""
         return cls(
             torch.cat([hyper.lr for hyper in hypers]),
             torch.cat([hyper.other_lr for hyper in hypers]),

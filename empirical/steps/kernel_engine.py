@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 import theory
 from empirical.networks.normalization import BatchNorm
-from empirical.steps._kernels.convnet import train_convnet
-from empirical.steps._kernels.mlp import train_mlp
+from empirical.steps._kernels import train_convnet, train_mlp
 from empirical.steps.contract import Hyper, Problem, TrainingState
 from empirical.steps.telemetry import records
 
@@ -53,30 +52,16 @@ class KernelEngine:
     Raises
     ------
     ValueError : the engine cannot train the problem; the message names the condition that is not met.
-
-    Examples
-    --------
-    >>> from empirical.networks.layers import Layers
-    >>> from empirical.networks.mlp import mlp
-    >>> from empirical.steps.contract import WeightLayout
-    >>> model = mlp(Layers("batch", 1e-12, scale_invariant=True), (4,), 3, width=8)
-    >>> layout = WeightLayout.of(model, {name: (name,) for name in ("linear1.weight", "linear2.weight")})
-    >>> problem = Problem(model, layout, torch.randn(9, 4), torch.zeros(9).long(), theory.SGD())
-    >>> hyper = Hyper(torch.full((1, 5), 0.1), torch.full((1, 5), 0.1), torch.tensor([0.01]))
-    >>> indices = torch.arange(15).view(1, 5, 3) % 9
-    >>> state, rows = KernelEngine(problem).advance(TrainingState.of(problem), hyper, indices)
-    >>> rows.shape
-    (1, 5)
     """
 
     def __init__(self, problem: Problem) -> None:
-        trouble = obstacle(problem)
+        trouble = _obstacle(problem)
         if trouble:
             raise ValueError(f"engine must be one that can train this network, got 'kernel', but {trouble}")
         model = problem.model
         self._layout = problem.layout
         convolutional = _parts(model) == _CONVNET
-        self._train: Any = train_convnet if convolutional else train_mlp
+        self.train_steps: Any = train_convnet if convolutional else train_mlp
         self._inputs = _array(problem.inputs if convolutional else problem.inputs.reshape(len(problem.inputs), -1))
         self._targets = _array(problem.targets)
         self._head = _array(model.get_submodule("head").get_parameter("weight"))
@@ -98,7 +83,7 @@ class KernelEngine:
         with self._blas.limit(limits=torch.get_num_threads(), user_api="blas"):
             for number in range(replicas):
                 places = (self._layout.places[name] for name in layers)
-                self._train(
+                self.train_steps(
                     *(weights[number, place].reshape(shape) for place, shape in places),
                     self._head,
                     self._inputs,
@@ -114,16 +99,8 @@ class KernelEngine:
         return after, records(products[:, :, order], losses, lrs[:, :steps])
 
 
-def obstacle(problem: Problem) -> str:
-    """Return the reason why the kernel engine cannot train a problem; '' if it can.
-
-    Examples
-    --------
-    >>> from empirical.steps.contract import WeightLayout
-    >>> model = nn.Linear(3, 2)
-    >>> obstacle(Problem(model, WeightLayout.of(model, {}), torch.zeros(1, 3), torch.zeros(1).long(), theory.SGD()))
-    'the network is not the MLP or the ConvNet of this package'
-    """
+def _obstacle(problem: Problem) -> str:
+    """Return the reason why the kernel engine cannot train a problem; '' if it can."""
     model, layout, inputs = problem.model, problem.layout, problem.inputs
     if _parts(model) not in (_MLP, _CONVNET):
         return "the network is not the MLP or the ConvNet of this package"
@@ -150,8 +127,8 @@ def obstacle(problem: Problem) -> str:
         return f"its {problem.fixed} is fixed"
     if problem.micro_batch is not None:
         return "its mini-batches go through the network in parts"
-    if problem.prepare is not None:
-        return "its samples are prepared for every mini-batch"
+    if problem.transform is not None:
+        return "its samples are transformed in every mini-batch"
     if problem.autocast is not None:
         return f"its matrix products are in {problem.autocast}"
     if inputs.device.type != "cpu":
@@ -165,22 +142,8 @@ def is_fastest(problem: Problem, batch_size: int) -> bool:
     """Whether the kernel engine can train a problem and is the fastest engine for it.
 
     PyTorch's convolutions are faster with many channels, or if the output of a layer does not fit into the cache.
-
-    Examples
-    --------
-    >>> from empirical.networks.convnet import convnet
-    >>> from empirical.networks.layers import Layers
-    >>> from empirical.steps.contract import WeightLayout
-    >>> def is_fastest_for(width, pixels):
-    ...     model = convnet(Layers("batch", 1e-12, scale_invariant=True), (1, pixels, pixels), 3, width=width)
-    ...     names = ("conv1.weight", "conv2.weight", "conv3.weight")
-    ...     layout = WeightLayout.of(model, {name: (name,) for name in names})
-    ...     images, classes = torch.zeros(64, 1, pixels, pixels), torch.zeros(64).long()
-    ...     return is_fastest(Problem(model, layout, images, classes, theory.SGD()), batch_size=64)
-    >>> is_fastest_for(8, 8), is_fastest_for(64, 8), is_fastest_for(32, 32)
-    (True, False, False)
     """
-    if obstacle(problem):
+    if _obstacle(problem):
         return False
     if _parts(problem.model) == _MLP:
         return True

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from empirical.steps._kernels.products import replica_products
+from empirical.steps._kernels import replica_products
 from simulate.trajectories.log import step_record
 
 # rows and columns of the scalar products: weights, gradient of the loss, change of the weights
@@ -20,31 +20,20 @@ _WEIGHTS, _GRADIENT, _CHANGE = 0, 1, 2
 def scalar_products(before: Tensor, gradient: Tensor, after: Tensor, slices: Sequence[slice], products: Tensor) -> None:
     """Compute all scalar products of weights, gradient and change, for each group of weights.
 
-    Parameters
-    ----------
-    before, gradient, after : weights before the step, loss gradient there and weights after the step, shape
-        (K, weights).
-    slices : slice of each group.
-    products : output, float64 of shape (K, groups, 3, 3). The sums are computed in double precision.
-
-    Examples
-    --------
-    >>> before, gradient = torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 1.0]])
-    >>> products = torch.empty(1, 1, 3, 3, dtype=torch.float64)
-    >>> scalar_products(before, gradient, before - gradient, [slice(0, 2)], products)
-    >>> products[0, 0, 0].tolist()
-    [25.0, 4.0, -4.0]
+    `before`, `gradient`, `after` (K, weights): weights before the step, loss gradient there and weights after the step.
+    The result is written into `products`, float64 of shape (K, groups, 3, 3). The sums are in double precision.
     """
     if before.device.type == "cpu":
         bounds = np.array([(part.start, part.stop) for part in slices], dtype=np.int64).reshape(-1, 2)
         replica_products(*(t.detach().numpy() for t in (before, gradient, after)), bounds, products.numpy())
     else:
-        _products_by_torch(before, gradient, after, slices, products)
+        products_by_torch(before, gradient, after, slices, products)
 
 
-def _products_by_torch(
+def products_by_torch(
     before: Tensor, gradient: Tensor, after: Tensor, slices: Sequence[slice], products: Tensor
 ) -> None:
+    """Do the same as `scalar_products` on any device."""
     weights = before.double()
     vectors = torch.stack([weights, gradient.double(), after.double() - weights], dim=1)
     for group, part in enumerate(slices):
@@ -52,25 +41,13 @@ def _products_by_torch(
         torch.matmul(own, own.mT, out=products[:, group])
 
 
-def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
-    """Telemetry of a step, computed from its scalar products.
+def _columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+    """Telemetry of steps, arrays of shape (…), from scalar products (…, 3, 3) of one group or summed over groups.
 
-    Parameters
-    ----------
-    products : scalar products of shape (…, 3, 3). Sum them over groups for the telemetry of all weights.
-
-    Returns
-    -------
-    Arrays of shape (…): `norm` and `next_norm` (before and after the step), `grad_norm` (norm times gradient norm),
-    `rotation` (radians) and `radial_defect` (absolute cosine between gradient and weights; 0 for a zero gradient).
+    It is `norm` and `next_norm` (before and after the step), `grad_norm` (norm times gradient norm), `rotation`
+    (radians) and `radial_defect` (absolute cosine between gradient and weights; 0 for a zero gradient).
 
     Source: docs/mathematics.md, Notation.
-
-    Examples
-    --------
-    >>> step = columns(np.array([[4.0, 0.0, 0.0], [0.0, 1.0, -2.0], [0.0, -2.0, 4.0]]))
-    >>> float(step["grad_norm"]), round(float(step["rotation"]), 6)  # a step of length 2 across weights of norm 2
-    (2.0, 0.785398)
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         square, grad_square = products[..., _WEIGHTS, _WEIGHTS], products[..., _GRADIENT, _GRADIENT]
@@ -92,28 +69,12 @@ def columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float
 def records(
     products: npt.NDArray[np.float64], loss: npt.NDArray[np.float64], lr: npt.NDArray[np.float64]
 ) -> npt.NDArray[Any]:
-    """Build the log records of many steps.
-
-    Parameters
-    ----------
-    products : shape (…, groups, 3, 3).
-    loss, lr : shape (…).
-
-    Returns
-    -------
-    structured array of shape (…), see `simulate.trajectories.log.step_record`.
-
-    Examples
-    --------
-    >>> row = records(np.eye(3)[np.newaxis], np.array(0.5), np.array(0.1))
-    >>> float(row["norm"]), row["group_norm"].tolist()
-    (1.0, [1.0])
-    """
+    """Log records of many steps, shape (…), from `products` (…, groups, 3, 3), `loss` and `lr` (…)."""
     record = np.empty(loss.shape, dtype=step_record(products.shape[-3]))
     record["loss"], record["lr"] = loss, lr
-    for name, values in columns(products.sum(axis=-3)).items():
+    for name, values in _columns(products.sum(axis=-3)).items():
         record[name] = values
-    of_groups = columns(products)
+    of_groups = _columns(products)
     for name in ("norm", "grad_norm", "rotation"):
         record[f"group_{name}"] = of_groups[name]
     return record

@@ -51,18 +51,7 @@ def grid(**settings: Any) -> tuple[RunConfig, ...]:
 
 
 def check_different(configs: Iterable[RunConfig]) -> tuple[RunConfig, ...]:
-    """Check that all runs differ, and return them.
-
-    Raises
-    ------
-    TypeError, ValueError : an item is not a RunConfig, there is no item, or two runs differ at most in steps and
-        device.
-
-    Examples
-    --------
-    >>> len(check_different([RunConfig(lr=0.1, wd=0.01), RunConfig(lr=0.2, wd=0.01)]))
-    2
-    """
+    """Check that there are runs, and that they differ in more than steps and device; return them."""
     by_identity: dict[str, RunConfig] = {}
     for config in configs:
         if not isinstance(config, RunConfig):
@@ -158,13 +147,7 @@ def _parse_value(name: str, value: Any) -> Any:
 
 
 def swept_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
-    """Return the settings in which runs differ, with their values in order. `steps` and `device` do not count.
-
-    Examples
-    --------
-    >>> swept_settings(grid(lr=[0.1, 0.5], wd=0.01, seed=range(2)))
-    {'lr': [0.1, 0.5], 'seed': [0, 1]}
-    """
+    """Return the settings in which runs differ, with their values in order. `steps` and `device` do not count."""
     values: dict[str, list[Any]] = {}
     for field in dataclasses.fields(RunConfig):
         distinct = list(dict.fromkeys(setting_value(config, field.name) for config in configs))
@@ -176,12 +159,6 @@ def swept_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
 
 
 def setting_value(config: RunConfig, name: str) -> Any:
-    """Return a setting of a run for comparison with other runs: width and depth with their defaults filled in.
-
-    Examples
-    --------
-    >>> setting_value(RunConfig(lr=0.1, wd=0.01), "width")
-    64
-    """
+    """Return a setting of a run for comparison with other runs: width and depth with their defaults filled in."""
     resolved = {"width": config.resolved_width, "depth": config.resolved_depth}
     return resolved.get(name, getattr(config, name))

@@ -36,49 +36,16 @@ from theory.optimizers import format_optimizer
 _SWEEP, _SUMMARIES, _DROPPED = "sweep.json", "summaries.log", ".dropped"
 PENDING = "pending"
 # columns of the overview
-_OVERVIEW_COLUMNS = (
-    "status",
-    "status_step",
-    "verdict",
-    "period",
-    "period_stderr",
-    "norm_min",
-    "norm_max",
-    "test_error",
-)
+_OVERVIEW = ("status", "status_step", "verdict", "period", "period_stderr", "norm_min", "norm_max", "test_error")
 
 
 class SweepFolder:
-    """Folder of a sweep, locked by one process at a time.
-
-    Parameters
-    ----------
-    path : the folder. Created if missing. Runs of an earlier sweep in it are kept and reused.
-
-    Raises
-    ------
-    ValueError : the folder cannot be written, contains something else, or another process is writing it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = SweepFolder(Path(tempfile.mkdtemp()) / "sweep")
-    >>> read_summaries(folder.path)
-    {}
-    >>> folder.close()
-    """
+    """Folder of a sweep, locked by one process at a time. Runs of an earlier sweep in it are kept and reused."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        own_files = {
-            LOCK,
-            _SWEEP,
-            _SWEEP + ".partial",
-            _SUMMARIES,
-            RUNS_FOLDER,
-            SESSION_FILE,
-            SESSION_FILE + ".partial",
-        }
+        written = {name + end for name in (_SWEEP, SESSION_FILE) for end in ("", ".partial")}
+        own_files = {LOCK, _SUMMARIES, RUNS_FOLDER, *written}
         self._lock = lock_folder(self.path, "a sweep", lambda names: names <= own_files)
 
     def close(self) -> None:
@@ -93,9 +60,15 @@ class SweepFolder:
         _cut_to_whole_lines(self.path / _SUMMARIES)
         for folder in self.path.glob(f"{RUNS_FOLDER}/*/*{_DROPPED}"):
             shutil.rmtree(folder, ignore_errors=True)
-        write_json(
-            self.path / _SWEEP, _settings_table([config.to_dict() for config in check_different(configs)]), indent=None
-        )
+        settings = [config.to_dict() for config in check_different(configs)]
+        # settings that all runs share once, the others as one row per run
+        varied = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
+        table = {
+            "common": {name: value for name, value in settings[0].items() if name not in varied},
+            "varied": varied,
+            "runs": [[run[name] for name in varied] for run in settings],
+        }
+        write_json(self.path / _SWEEP, table, indent=None)
         session = uuid.uuid4().hex
         write_json(self.path / SESSION_FILE, session)
         return session
@@ -121,25 +94,8 @@ class SweepFolder:
             shutil.rmtree(dropped, ignore_errors=True)
 
 
-def _settings_table(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the settings of many runs: common settings once, the others as one row per run."""
-    first = settings[0]
-    varied = [name for name in first if any(other[name] != first[name] for other in settings)]
-    return {
-        "common": {name: value for name, value in first.items() if name not in varied},
-        "varied": varied,
-        "runs": [[run[name] for name in varied] for run in settings],
-    }
-
-
 def read_summaries(path: Path) -> dict[str, Summary]:
-    """Read the last summary of each run of a sweep, by identity. An incomplete last line is ignored.
-
-    Examples
-    --------
-    >>> read_summaries(Path("no such folder"))
-    {}
-    """
+    """Read the last summary of each run of a sweep, by identity. An incomplete last line is ignored."""
     file = path / _SUMMARIES
     if not file.exists():
         return {}
@@ -160,19 +116,7 @@ def _cut_to_whole_lines(file: Path) -> None:
 
 
 def read_configs(path: Path) -> tuple[RunConfig, ...]:
-    """Read the settings of all runs of a sweep.
-
-    Raises
-    ------
-    ValueError : `path` is not the folder of a sweep.
-
-    Examples
-    --------
-    >>> read_configs(Path("no such folder"))
-    Traceback (most recent call last):
-    ...
-    ValueError: path must be the folder of a sweep, got 'no such folder'
-    """
+    """Read the settings of all runs of a sweep."""
     file = path / _SWEEP
     if not file.is_file():
         raise ValueError(f"path must be the folder of a sweep, got {str(path)!r}")
@@ -249,47 +193,25 @@ def _stored_trajectory(path: Path, config: RunConfig, summaries: Mapping[str, Su
     return StoredTrajectory(folder, count_steps(folder))
 
 
-def _columns(
-    path: Path, configs: Sequence[RunConfig], summaries: Mapping[str, Summary]
-) -> dict[str, list[str] | list[float] | list[int]]:
-    by_run = [summaries.get(config.identity) for config in configs]
-    names = sorted({name for summary in by_run if summary for name in summary.numbers})
-    columns: dict[str, list[str] | list[float] | list[int]] = {
-        "status": [summary.status if summary else PENDING for summary in by_run],
-        "status_step": [summary.status_step if summary else 0 for summary in by_run],
-        "seconds": [summary.seconds if summary else 0.0 for summary in by_run],
-        "verdict": [summary.verdict if summary else "" for summary in by_run],
-        "error": [summary.error if summary else "" for summary in by_run],
-        "folder": [str(run_path(path, config)) for config in configs],
-    }
-    for name in names:
-        columns[name] = [summary.numbers.get(name, math.nan) if summary else math.nan for summary in by_run]
+def _columns(path: Path, configs: Sequence[RunConfig], summaries: Mapping[str, Summary]) -> dict[str, list[Any]]:
+    by_run = [
+        summaries.get(config.identity)
+        or Summary(identity=config.identity, steps=config.steps, status=PENDING, status_step=0, seconds=0.0)
+        for config in configs
+    ]
+    fields = ("status", "status_step", "seconds", "verdict", "error")
+    columns = {name: [getattr(summary, name) for summary in by_run] for name in fields}
+    columns["folder"] = [str(run_path(path, config)) for config in configs]
+    for name in sorted({name for summary in by_run for name in summary.numbers}):
+        columns[name] = [summary.numbers.get(name, math.nan) for summary in by_run]
     return columns
 
 
 def format_overview(opened: xr.Dataset, most: int = 40) -> str:
-    """Format a sweep as a table with one line per run.
-
-    Parameters
-    ----------
-    opened : result of `open_sweep`.
-    most : largest number of lines. For more runs, return only the number of runs per status.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from empirical.sweeps.grid import grid
-    >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> session = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
-    >>> print(format_overview(open_sweep(folder.path)))
-     lr  status  status_step
-    0.1 pending            0
-    0.5 pending            0
-    2 pending
-    """
+    """Format the result of `open_sweep` with one line per run; for more than `most` runs, count them by status."""
     has_verdict = (opened.verdict != "") | opened.status.isin([PENDING, FAILED])
     labelled = opened.assign(verdict=opened.verdict.where(has_verdict, "too short"))
-    columns = [name for name in _OVERVIEW_COLUMNS if name in labelled]
+    columns = [name for name in _OVERVIEW if name in labelled]
     columns = [name for name in columns if not (name == "verdict" and not (labelled.verdict != "").any())]
     data = labelled[columns]
     table = data.to_dataframe().reset_index() if labelled.sizes else data.expand_dims("run").to_dataframe()
@@ -301,22 +223,7 @@ def format_overview(opened: xr.Dataset, most: int = 40) -> str:
 
 
 def format_goal(path: str | os.PathLike[str], until: float | None, periods: int | None) -> str:
-    """Return a text that says how many runs of a sweep have not reached a goal.
-
-    Parameters
-    ----------
-    path : folder of the sweep.
-    until, periods : as in `sweep`.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from empirical.sweeps.grid import grid
-    >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> session = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
-    >>> format_goal(folder.path, until=0.05, periods=None)
-    'not reached by 2 of 2 runs'
-    """
+    """Return a text that says how many runs of a sweep have not reached a goal, with `until`, `periods` of `sweep`."""
     folder = Path(path)
     options, by_identity = SweepOptions(out=folder, until=until, periods=periods), read_summaries(folder)
     summaries = [by_identity.get(config.identity) for config in read_configs(folder)]

@@ -26,6 +26,7 @@ from empirical.sweeps.task import (
     FAILED,
     IN_USE,
     Summary,
+    SweepLimits,
     SweepOptions,
     run_path,
     summarize_failure,
@@ -41,10 +42,7 @@ AnyExecutor = concurrent.futures.Executor | AbstractContextManager[concurrent.fu
 
 # Largest number of submitted tasks: enough for the workers of a large cluster, few enough for any scheduler.
 _MAX_SUBMITTED = 20_000
-# A run is retried if its worker died, a lost worker still holds its folder, or a network disk still shows an old state
-# of the folder. Retries wait 1, 4, 16, … seconds.
-_MAX_RETRIES = 4
-_FIRST_DELAY_SECONDS, _DELAY_FACTOR = 0.25, 4.0
+_DELAY_FACTOR = 4.0
 _POLL_SECONDS, _MAX_POLLED_RUNS = 1.0, 200
 # largest number of results written at a time
 _MAX_COLLECTED = 1000
@@ -87,6 +85,7 @@ def sweep(
     threads: int = 1,
     traces: bool = True,
     progress: bool | None = None,
+    limits: SweepLimits | None = None,
 ) -> xr.Dataset:
     """Train many runs and open them as one data set.
 
@@ -108,6 +107,7 @@ def sweep(
     traces : keep the trajectories. Otherwise only summaries are kept, about 500 bytes each, and a run with more steps
         starts again from step 0.
     progress : show a progress bar. Default: only in a terminal.
+    limits : limits of waiting and of retries, an `empirical.sweeps.task.SweepLimits`, for unusual clusters.
 
     Returns
     -------
@@ -156,6 +156,7 @@ def sweep(
             max_steps=max_steps,
             threads=threads,
             pace=min(len(runs) / _RUNS_PER_SECOND, _MAX_PACE),
+            limits=limits or SweepLimits(),
         )
         summaries = read_summaries(folder.path)
         remaining = [
@@ -163,8 +164,9 @@ def sweep(
         ]
         incomplete = {run.identity for run in remaining}
         complete = [summaries[run.identity] for run in runs if run.identity not in incomplete]
-        # open the executor first: if that fails, the folder stays unchanged
-        with _open_executor(executor) if remaining else nullcontext() as pool:
+        # open the result of `dask_executor` first: if that fails, the folder stays unchanged
+        opened = nullcontext(executor) if isinstance(executor, concurrent.futures.Executor) else executor
+        with opened if remaining else nullcontext() as pool:
             options = dataclasses.replace(options, session=folder.begin(runs))
             if pool is not None:
                 with _Progress(runs, complete, options, progress) as display:
@@ -174,11 +176,6 @@ def sweep(
     finally:
         folder.stop()
         folder.close()
-
-
-def _open_executor(executor: AnyExecutor) -> AbstractContextManager[concurrent.futures.Executor]:
-    """Return a context manager that opens the result of `dask_executor`, but does not close an open executor."""
-    return nullcontext(executor) if isinstance(executor, concurrent.futures.Executor) else executor
 
 
 class _SweepRunner:
@@ -275,9 +272,11 @@ class _SweepRunner:
             if summary.status in (INTERRUPTED, IN_USE):
                 if self._stopped_at is not None or self._should_retry(run, summary):
                     retries.append(run)
-                    delay = max(delay, _FIRST_DELAY_SECONDS * _DELAY_FACTOR ** self._retries[run.identity])
+                    seconds = self._options.limits.first_delay * _DELAY_FACTOR ** self._retries[run.identity]
+                    delay = max(delay, seconds)
                     continue
-                summary = _as_failure(summary)
+                text = summary.error or "workers stopped the run several times although its sweep was not stopped"
+                summary = dataclasses.replace(summary, status=FAILED, error=text)
             ended.append(summary)
             self._progress.record(run, summary)
         if retries:
@@ -285,13 +284,16 @@ class _SweepRunner:
         return ended
 
     def _should_retry(self, run: RunConfig, summary: Summary) -> bool:
-        """Return whether to retry a run that ended for a reason outside of it."""
+        """Return whether to retry a run that ended for a reason outside of it.
+
+        Its worker died, a lost worker still holds its folder, or a network disk still shows an old state of the folder.
+        """
         if summary.status_step > self._last_steps.get(run.identity, 0):
             # the run makes progress
             self._last_steps[run.identity], self._retries[run.identity] = summary.status_step, 0
             return True
         self._retries[run.identity] += 1
-        return self._retries[run.identity] <= _MAX_RETRIES
+        return self._retries[run.identity] <= self._options.limits.retries
 
     def _workers_lost(self, error: Exception) -> WorkersLostError:
         return WorkersLostError(
@@ -300,19 +302,8 @@ class _SweepRunner:
         )
 
 
-def _as_failure(summary: Summary) -> Summary:
-    error = summary.error or "workers stopped the run several times although its sweep was not stopped"
-    return dataclasses.replace(summary, status=FAILED, error=error)
-
-
 def replica_places(runs: Iterable[RunConfig]) -> dict[str, int]:
-    """Return the place of each run among its replicas, by identity. Runs of one shape take the places in turn.
-
-    Examples
-    --------
-    >>> list(replica_places(RunConfig(lr=0.1, wd=0.01, seed=seed, replicas=2) for seed in range(3)).values())
-    [0, 1, 0]
-    """
+    """Return the place of each run among its replicas, by identity. Runs of one shape take the places in turn."""
     counts: Counter[str] = Counter()
     places = {}
     for run in runs:
@@ -324,14 +315,7 @@ def replica_places(runs: Iterable[RunConfig]) -> dict[str, int]:
 
 
 def group_into_tasks(runs: Iterable[RunConfig], places: Mapping[str, int]) -> list[_Task]:
-    """Group runs of one shape with different places among the replicas into tasks.
-
-    Examples
-    --------
-    >>> runs = [RunConfig(lr=0.1, wd=0.01, seed=seed, replicas=2) for seed in range(3)]
-    >>> [len(task) for task in group_into_tasks(runs, replica_places(runs))]
-    [2, 1]
-    """
+    """Group runs of one shape with different places among the replicas into tasks."""
     counts: Counter[tuple[str, int]] = Counter()
     tasks: dict[tuple[str, int], list[RunConfig]] = {}
     for run in runs:

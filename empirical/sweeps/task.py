@@ -27,15 +27,34 @@ from simulate.trajectories.periods import EQUILIBRIUM
 SESSION_FILE, RUNS_FOLDER = "session", "runs"
 FAILED, IN_USE = "failed", "in use"
 _ERROR_LINES = 8
-# seconds between checks whether the sweep was stopped, and seconds to wait for another process to leave a folder
-_CHECK_SECONDS, _WAIT_SECONDS, _WAIT_STEP = 2.0, 60.0, 0.5
+# seconds between checks whether the sweep was stopped, and between checks whether a folder is free
+_CHECK_SECONDS, _WAIT_STEP = 2.0, 0.5
 # bounds of the factor by which a run is extended at once, and a margin on the estimated factor
 _MAX_GROWTH, _MIN_GROWTH, _GROWTH_MARGIN = 4.0, 1.25, 1.1
 _MAX_STEPS_FACTOR = 10
 # run length in relaxation times 1/ηλ from which the verdict "equilibrium" is trusted
 _MIN_RELAXATIONS = 30.0
+# numbers of `simulate.classify` in a summary
+_PERIOD_NUMBERS = ("norm_rise", "outside_growth", "trough_norm", "peak_norm")
+_RUN_NUMBERS = ("typical_norm", "threshold_ratio", "rotation_ratio", "log_norm_sd", "autocorrelation_time")
 # random state and thread count of PyTorch belong to the process
 _PROCESS_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepLimits:
+    """Limits of waiting and of retries in a sweep.
+
+    Attributes
+    ----------
+    folder_wait : seconds to wait for another process to leave the folder of a run.
+    retries : number of retries of a run that ended for a reason outside of it and made no progress.
+    first_delay : a quarter of the seconds before the first retry. Each further one waits four times as long.
+    """
+
+    folder_wait: float = 60.0
+    retries: int = 4
+    first_delay: float = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +70,7 @@ class SweepOptions:
     max_steps : limit for extensions. None means ten times the steps of the run.
     threads : number of threads of PyTorch and BLAS.
     pace : seconds between writes of a run, and between its checks of the session file. It limits the load on the disk.
+    limits : limits of waiting.
     """
 
     out: Path
@@ -60,6 +80,7 @@ class SweepOptions:
     max_steps: int | None = None
     threads: int = 1
     pace: float = 0.0
+    limits: SweepLimits = SweepLimits()
 
     @property
     def extends_runs(self) -> bool:
@@ -80,24 +101,12 @@ class SweepOptions:
 
 
 def run_path(path: Path, config: RunConfig) -> Path:
-    """Return the folder of a run inside a sweep folder.
-
-    Examples
-    --------
-    >>> len(run_path(Path("sweep"), RunConfig(lr=0.1, wd=0.01)).parts)
-    4
-    """
+    """Return the folder of a run inside a sweep folder."""
     return identity_path(path, config.identity)
 
 
 def identity_path(path: Path, identity: str) -> Path:
-    """Return the folder of the run with this identity.
-
-    Examples
-    --------
-    >>> identity_path(Path("sweep"), "abc").as_posix()
-    'sweep/runs/ab/abc'
-    """
+    """Return the folder of the run with this identity."""
     # two levels keep folders small, as file systems of clusters need
     return path / RUNS_FOLDER / identity[:2] / identity
 
@@ -148,14 +157,7 @@ class Summary:
         return stderr / mean if stderr >= 0 and mean > 0 else math.inf
 
     def satisfies(self, config: RunConfig, options: SweepOptions) -> bool:
-        """Return whether the run needs no further training.
-
-        Examples
-        --------
-        >>> config, options = RunConfig(lr=0.1, wd=0.01, steps=10), SweepOptions(out=Path("sweep"))
-        >>> Summary(identity="", steps=10, status="complete", status_step=10, seconds=1).satisfies(config, options)
-        True
-        """
+        """Return whether the run needs no further training."""
         if not self.is_final:
             return False
         if self.status != COMPLETE:
@@ -166,13 +168,7 @@ class Summary:
         return self.steps >= config.steps and extended_steps(self, options, config.steps) is None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values. Numbers that are not finite are left out.
-
-        Examples
-        --------
-        >>> Summary.from_dict(summarize_failure(RunConfig(lr=0.1, wd=0.01), ValueError("no")).to_dict()).error
-        'ValueError: no'
-        """
+        """Return the fields as JSON values. Numbers that are not finite are left out."""
         finite = {name: value for name, value in self.numbers.items() if math.isfinite(value)}
         return {**dataclasses.asdict(self), "numbers": finite}
 
@@ -184,21 +180,7 @@ class Summary:
 
 
 def extended_steps(summary: Summary, options: SweepOptions, requested: int) -> int | None:
-    """Return the number of steps to which a complete run is extended, or None if it needs no extension.
-
-    Parameters
-    ----------
-    summary : summary of the run at present.
-    options : options of the sweep.
-    requested : steps requested in the settings.
-
-    Examples
-    --------
-    >>> summary = Summary(identity="", steps=1000, status="complete", status_step=1000, seconds=1,
-    ...                 numbers={"period": 50.0, "period_stderr": 5.0})
-    >>> extended_steps(summary, SweepOptions(out=Path("sweep"), until=0.08), requested=1000)
-    1719
-    """
+    """Return the number of steps to which a complete run of `requested` steps is extended; None for no extension."""
     limit = _MAX_STEPS_FACTOR * requested if options.max_steps is None else options.max_steps
     if summary.status != COMPLETE or summary.steps >= limit:
         return None
@@ -210,17 +192,7 @@ def extended_steps(summary: Summary, options: SweepOptions, requested: int) -> i
 
 
 def required_growth(summary: Summary, options: SweepOptions) -> float:
-    """Return the factor by which a run must be longer to reach the goals; at most 1 if it has reached them.
-
-    Examples
-    --------
-    >>> summary = Summary(identity="", steps=1000, status="complete", status_step=1000, seconds=1,
-    ...                 numbers={"period": 50.0, "period_stderr": 5.0, "periods": 20.0})
-    >>> required_growth(summary, SweepOptions(out=Path("sweep"), until=0.05))
-    4.0
-    >>> required_growth(summary, SweepOptions(out=Path("sweep"), periods=20))
-    1.0
-    """
+    """Return the factor by which a run must be longer to reach the goals; at most 1 if it has reached them."""
     factors = [0.0]
     if options.until is not None:
         # the error falls with the square root of the number of periods
@@ -235,19 +207,7 @@ def train_and_summarize(
 ) -> tuple[Summary, ...]:
     """Train runs, or their missing steps, and summarize them. An error becomes a summary too.
 
-    Parameters
-    ----------
-    configs : the runs. Runs of one shape are trained as replicas if their `replicas` is larger than 1.
-    options : options of the sweep.
-    places : place of each run among the replicas.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> config, options = RunConfig(lr=0.5, wd=0.01, width=8, steps=20), SweepOptions(out=Path(tempfile.mkdtemp()))
-    >>> (summary,) = train_and_summarize([config], options)
-    >>> summary.status, summary.status_step
-    ('complete', 20)
+    Runs of one shape are trained as replicas if their `replicas` is larger than 1, at their `places` among them.
     """
     with _PROCESS_LOCK, _limit_threads(options.threads):
         start = time.perf_counter()
@@ -257,25 +217,22 @@ def train_and_summarize(
 
 
 def _train_until_precise(configs: Sequence[RunConfig], options: SweepOptions, places: Sequence[int]) -> list[Summary]:
-    results: dict[str, Summary] = {}
-    must_stop, remaining = _StopCheck(options), list(configs)
-    requested = {config.identity: config.steps for config in configs}
-    place_of = {config.identity: place for config, place in zip(configs, places, strict=True)}
+    results: dict[int, Summary] = {}
+    must_stop, remaining = _StopCheck(options), dict(enumerate(configs))
     while remaining:
+        runs = list(remaining.values())
         try:
-            outcomes = _train_in_folders(
-                remaining, options, [place_of[config.identity] for config in remaining], must_stop
-            )
+            outcomes = _train_in_folders(runs, options, [places[number] for number in remaining], must_stop)
         except Exception as error:
-            outcomes = [error] * len(remaining)
-        summaries = [_summarize_outcome(config, outcome) for config, outcome in zip(remaining, outcomes, strict=True)]
-        results.update({summary.identity: summary for summary in summaries})
-        longer = [
-            (config, extended_steps(summary, options, requested[config.identity]))
-            for config, summary in zip(remaining, summaries, strict=True)
-        ]
-        remaining = [dataclasses.replace(config, steps=steps) for config, steps in longer if steps is not None]
-    return [results[config.identity] for config in configs]
+            outcomes = [error] * len(runs)
+        for (number, config), outcome in zip(list(remaining.items()), outcomes, strict=True):
+            results[number] = summary = _summarize_outcome(config, outcome)
+            steps = extended_steps(summary, options, configs[number].steps)
+            if steps is None:
+                del remaining[number]
+            else:
+                remaining[number] = dataclasses.replace(config, steps=steps)
+    return [results[number] for number in range(len(configs))]
 
 
 def _summarize_outcome(config: RunConfig, outcome: Summary | BaseException) -> Summary:
@@ -313,7 +270,7 @@ def _train_in_folders(
         )
     folders = [run_path(options.out, config) for config in configs]
     # a lost worker may still hold the folder; it stops soon if its sweep was stopped
-    deadline = time.monotonic() + _WAIT_SECONDS
+    deadline = time.monotonic() + options.limits.folder_wait
     while not must_stop() and time.monotonic() < deadline and any(is_locked(folder) for folder in folders):
         time.sleep(_WAIT_STEP)
     if must_stop():
@@ -337,15 +294,7 @@ def _limit_threads(count: int) -> Iterator[None]:
 
 
 def summarize(config: RunConfig, trajectory: xr.Dataset) -> Summary:
-    """Summarize a trajectory.
-
-    Examples
-    --------
-    >>> config = RunConfig(lr=0.5, wd=0.01)
-    >>> summary = summarize(config, simulate.norm_map(0.5, 0.01, 2.0, norm=10.0, steps=3000))
-    >>> summary.verdict, round(summary.numbers["final_norm"], 3)
-    ('equilibrium', 3.164)
-    """
+    """Summarize a trajectory."""
     numbers = {"final_norm": trajectory.final_norm.item()}
     if trajectory.sizes["step"]:
         numbers.update(norm_min=float(trajectory.norm.min()), norm_max=float(trajectory.norm.max()))
@@ -364,21 +313,10 @@ def summarize(config: RunConfig, trajectory: xr.Dataset) -> Summary:
         # the run is too short
         pass
     else:
-        verdict = classification.verdict
-        numbers.update(
-            periods=classification.periods.count,
-            period=classification.periods.mean,
-            period_stderr=classification.periods.stderr,
-            norm_rise=classification.periods.norm_rise,
-            outside_growth=classification.periods.outside_growth,
-            trough_norm=classification.periods.trough_norm,
-            peak_norm=classification.periods.peak_norm,
-            typical_norm=classification.typical_norm,
-            threshold_ratio=classification.threshold_ratio,
-            rotation_ratio=classification.rotation_ratio,
-            log_norm_sd=classification.log_norm_sd,
-            autocorrelation_time=classification.autocorrelation_time,
-        )
+        verdict, periods = classification.verdict, classification.periods
+        numbers.update(periods=periods.count, period=periods.mean, period_stderr=periods.stderr)
+        numbers.update({name: getattr(periods, name) for name in _PERIOD_NUMBERS})
+        numbers.update({name: getattr(classification, name) for name in _RUN_NUMBERS})
     return Summary(
         identity=config.identity,
         steps=config.steps,
@@ -391,15 +329,6 @@ def summarize(config: RunConfig, trajectory: xr.Dataset) -> Summary:
 
 
 def summarize_failure(config: RunConfig, error: BaseException) -> Summary:
-    """Summarize a run that an error ended.
-
-    Examples
-    --------
-    >>> summarize_failure(RunConfig(lr=0.1, wd=0.01), ValueError("no such data")).status
-    'failed'
-    """
-    lines = "".join(traceback.format_exception(error)).strip().splitlines()
-    error_lines = "\n".join(lines[-_ERROR_LINES:])
-    return Summary(
-        identity=config.identity, steps=config.steps, status=FAILED, status_step=0, seconds=0.0, error=error_lines
-    )
+    """Summarize a run that an error ended."""
+    text = "\n".join("".join(traceback.format_exception(error)).strip().splitlines()[-_ERROR_LINES:])
+    return Summary(identity=config.identity, steps=config.steps, status=FAILED, status_step=0, seconds=0.0, error=text)

@@ -27,13 +27,7 @@ _Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class StoredTrajectory:
-    """Folder and number of rows of the trajectory of a run.
-
-    Attributes
-    ----------
-    folder : folder of the run.
-    rows : number of valid rows.
-    """
+    """Folder of a run, and number of valid rows of its trajectory."""
 
     folder: Path
     rows: int
@@ -42,11 +36,8 @@ class StoredTrajectory:
 class _RunVariable(BackendArray):
     """Variable of all runs, NaN where a run has no value.
 
-    Parameters
-    ----------
-    stored : array of StoredTrajectory with the dimensions of the sweep. None where a run has no rows.
-    name : name of the variable.
-    shape : shape of the variable of one run.
+    `stored` is an array of StoredTrajectory with the dimensions of the sweep, None where a run has no rows. `shape` is
+    that of the variable of one run.
     """
 
     def __init__(self, stored: _Grid, name: str, shape: tuple[int, ...]) -> None:
@@ -116,24 +107,9 @@ def add_trajectories(
 ) -> xr.Dataset:
     """Add the trajectories to the summaries of a sweep.
 
-    Parameters
-    ----------
-    opened : data set of the summaries.
-    configs : the runs.
-    places : indices of each run along the dimensions of `opened`.
-    stored : stored trajectory of each run.
-
-    Returns
-    -------
-    Data set with the variables of trajectories along (swept settings …, `step`), and evaluations along `eval_step`.
-    Only one description of each kind of run is read.
-
-    Examples
-    --------
-    >>> stored = StoredTrajectory(Path("no such folder"), 0)
-    >>> empty = add_trajectories(xr.Dataset(), [RunConfig(lr=0.1, wd=0.01)], [()], [stored])
-    >>> dict(empty.sizes)
-    {}
+    `places` has the indices of each run along the dimensions of `opened`, `stored` its trajectory. Variables of
+    trajectories are along (swept settings …, `step`), evaluations along `eval_step`. Only one description of each kind
+    of run is read.
     """
     shape = tuple(opened.sizes.values())
     grid: _Grid = np.full(shape, None, dtype=object)
@@ -143,7 +119,8 @@ def add_trajectories(
         if not (run.folder / CONFIG).is_file():
             continue
         grid[place] = run
-        kinds.setdefault(config.shape, _read_description(run.folder))
+        if config.shape not in kinds:
+            kinds[config.shape] = _read_description(run.folder)
         eval_steps.update(range(0, run.rows + 1, config.evaluate_every), [run.rows])
     if not kinds:
         return opened

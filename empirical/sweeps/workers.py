@@ -16,8 +16,6 @@ from empirical.runs.signals import catch_stop_signals
 from simulate.maps.iteration import usable_processors
 from theory.arguments import check_integer, check_number
 
-# seconds within which a scheduler must answer
-_TIMEOUT_SECONDS = 15
 # Environment of workers. By default, Dask workers return memory to the system at once. Training allocates it again in
 # every step, which costs up to a tenth of its time.
 _ENVIRONMENT = {
@@ -37,6 +35,7 @@ def dask_executor(
     *,
     workers: int | None = None,
     resources: Mapping[str, float] | None = None,
+    timeout: float = 15,
 ) -> AbstractContextManager[concurrent.futures.Executor]:
     """Return an executor for `sweep` on Dask workers. `with` starts or connects it, and closes it at the end.
 
@@ -45,6 +44,7 @@ def dask_executor(
     scheduler : address (`tcp://host:8786`) or scheduler file of a Dask cluster. None starts processes on this machine.
     workers : number of processes on this machine. Default: one per processor.
     resources : resources that each run needs and that workers declare, e.g. {"GPU": 1}.
+    timeout : seconds within which a scheduler must answer.
 
     Returns
     -------
@@ -65,25 +65,17 @@ def dask_executor(
         raise ValueError(f"workers must be None with a scheduler, which has its own workers, got {workers!r}")
     if workers is not None:
         check_integer("workers", workers, at_least=1)
+    check_number("timeout", timeout, above=0)
     needed = {name: check_number(f"resources[{name!r}]", value, above=0) for name, value in (resources or {}).items()}
     if needed and scheduler is None:
         raise ValueError(f"resources must be None without a scheduler, whose workers declare them, got {needed}")
     if scheduler is not None and "://" not in str(scheduler) and not os.path.isfile(scheduler):
         raise ValueError(f"scheduler must be an address such as tcp://host:8786 or an existing file, got {scheduler!r}")
-    return _DaskExecutor(scheduler, workers or usable_processors(), needed)
+    return _DaskExecutor(scheduler, workers or usable_processors(), needed, timeout)
 
 
 def check_main_guard(what: str) -> None:
-    """Check that this is not a new process that is importing the script which started it.
-
-    Raises
-    ------
-    RuntimeError : the script calls `what` outside of ``if __name__ == "__main__":``.
-
-    Examples
-    --------
-    >>> check_main_guard("sweep")
-    """
+    """Raise a RuntimeError if this is a new process that is importing the script which started it."""
     # multiprocessing uses the same attribute for its own check
     if getattr(process.current_process(), "_inheriting", False):
         # this ends the process, and its traceback does not help
@@ -110,7 +102,7 @@ class _DaskExecutor(AbstractContextManager[concurrent.futures.Executor]):
 
 @contextmanager
 def _connect(
-    scheduler: str | os.PathLike[str] | None, workers: int, needed: Mapping[str, float]
+    scheduler: str | os.PathLike[str] | None, workers: int, needed: Mapping[str, float], timeout: float
 ) -> Iterator[concurrent.futures.Executor]:
     check_main_guard("dask_executor")
     # slow to import
@@ -135,7 +127,7 @@ def _connect(
         else:
             address = {"address" if "://" in str(scheduler) else "scheduler_file": str(scheduler)}
         try:
-            client = stack.enter_context(Client(**address, set_as_default=False, timeout=_TIMEOUT_SECONDS))
+            client = stack.enter_context(Client(**address, set_as_default=False, timeout=timeout))
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"scheduler must be the address or file of a Dask scheduler that answers, got {str(scheduler)!r}: "

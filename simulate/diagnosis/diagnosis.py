@@ -15,20 +15,21 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.diagnosis.causes import (
+from simulate.diagnosis.log_rows import Rows, contradiction, has_values
+from simulate.diagnosis.rules import (
     BAD_BATCH,
     DATA_SHIFT,
-    LR_RISES,
     LR_STEP,
     NORM_DRIVEN,
     OVERFLOW,
+    THRESHOLDS,
     UNKNOWN,
     Explanation,
-    explain_spike,
+    SpikeFeatures,
+    Thresholds,
+    explain,
 )
-from simulate.diagnosis.log_rows import Rows
-from simulate.diagnosis.spikes import find_spikes, mask_short_spikes, rows_before
-from simulate.diagnosis.step_law import contradiction
+from simulate.diagnosis.spikes import find_spikes, rows_before, spike_features
 from simulate.diagnosis.training_log import override_settings, read_log, reject_names, training_log
 from simulate.trajectories.contract import DIVERGED
 from theory.arguments import FloatArray
@@ -48,8 +49,6 @@ __all__ = [
 ]
 
 NO_SPIKES, SEVERAL = "no spikes", "several causes"
-
-_RISEN = 10.0  # loss before an overflow over the usual loss, above which the overflow was announced
 
 
 @dataclass(frozen=True)
@@ -209,20 +208,27 @@ def diagnose(
         dataset = read_log(log, lr=lr, wd=wd, optimizer=optimizer, names=names)
     else:
         dataset = training_log(cast(Mapping[str, npt.ArrayLike], log), lr=lr, wd=wd, optimizer=optimizer, names=names)
-    if "loss" not in dataset:
-        raise ValueError(f"log must have the loss of each step, got {sorted(map(str, dataset.data_vars))}")
-    rows = Rows.of(dataset)
-    places = _find_spike_rows(rows)
-    usual = rows.loss.copy()
-    mask_short_spikes(usual, places)
-    spikes = _find_overflows(rows) + [_make_spike(rows, *place, explain_spike(rows, usual, *place)) for place in places]
-    spikes.sort(key=lambda spike: spike.step)
+    return diagnose_run(dataset)
+
+
+def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:
+    """Find the spikes of a log of one run and their causes, by these thresholds."""
+    if "loss" not in log:
+        raise ValueError(f"log must have the loss of each step, got {sorted(map(str, log.data_vars))}")
+    rows = Rows.of(log, t)
+    places = find_spikes(rows, t)
+    overflows = _find_overflows(rows, t)
+    unlawful = contradiction(rows, t) if places else ""
+    features = spike_features(rows, places, is_often_unlawful=bool(unlawful), t=t)
+    spikes = [_make_spike(rows, *place, explain(s, t), t, s) for place, s in zip(places, features, strict=True)]
+    spikes = sorted([*overflows, *spikes], key=lambda spike: spike.step)
     norm_driven = [spike for spike in spikes if spike.cause == NORM_DRIVEN]
     # no spike follows a divergence
-    next_step, next_stderr = (math.nan, math.nan) if _has_diverged(rows.log) else _predict_next(rows, norm_driven)
-    missing = rows.missing if any(spike.cause == UNKNOWN for spike in spikes) else rows.limits
-    remarks = _remarks(rows) if any(spike.cause != OVERFLOW for spike in spikes) else ()
-    return Diagnosis(tuple(spikes), missing, remarks, next_step, next_stderr, rows.log)
+    next_step, next_stderr = (math.nan, math.nan) if _has_diverged(log) else _predict_next(rows, norm_driven)
+    missing = (*rows.lacking, *rows.limits) if any(spike.cause == UNKNOWN for spike in spikes) else rows.limits
+    assumed = "No optimizer was given, so plain SGD is assumed (optimizer=, or --optimizer)."
+    remarks = ("" if "optimizer" in log.attrs else assumed, unlawful) if places else ()
+    return Diagnosis(tuple(spikes), missing, tuple(filter(None, remarks)), next_step, next_stderr, rows.log)
 
 
 def _check_one_run(log: xr.Dataset) -> xr.Dataset:
@@ -234,62 +240,41 @@ def _check_one_run(log: xr.Dataset) -> xr.Dataset:
     return log
 
 
-def _remarks(rows: Rows) -> tuple[str, ...]:
-    assumed = "No optimizer was given, so plain SGD is assumed (optimizer=, or --optimizer)."
-    return tuple(filter(None, ("" if "optimizer" in rows.log.attrs else assumed, contradiction(rows))))
-
-
 def _to_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _find_spike_rows(rows: Rows) -> list[tuple[int, int]]:
-    end = rows.loss.size
-    if rows.norm is not None and not np.isfinite(rows.norm).all():
-        # rows after the last finite norm are lost
-        end = int(np.flatnonzero(np.isfinite(rows.norm))[-1]) + 1
-    expected = np.array([], dtype=int)
-    if rows.lr is not None:
-        previous = rows.lr[: max(end - 1, 0)]
-        expected = np.flatnonzero((previous > 0) & (rows.lr[1:end] >= LR_RISES * previous)) + 1
-    return find_spikes(
-        rows.loss[:end],
-        None if rows.norm is None else rows.norm[:end],
-        None if rows.decay is None else rows.decay[:end],
-        expected,
-    )
-
-
-def _find_overflows(rows: Rows) -> list[Spike]:
+def _find_overflows(rows: Rows, t: Thresholds) -> list[Spike]:
     columns = {"loss": rows.logged_loss, "norm": rows.logged_norm, "gradient": rows.grad_norm}
-    lost = {name: _is_lost(values) for name, values in columns.items() if values is not None}
-    overflown = ~np.isfinite(rows.logged_loss)
-    if rows.norm is not None:
-        # a norm that is NaN at a finite loss was not logged
-        overflown |= np.isinf(rows.norm)
-    if rows.grad_norm is not None:
-        overflown |= np.isinf(rows.grad_norm)
+    lost = {name: _is_lost(values) for name, values in columns.items() if has_values(values)}
+    # a norm that is NaN at a finite loss was not logged
+    overflown = ~np.isfinite(rows.logged_loss) | np.isinf(rows.norm) | np.isinf(rows.grad_norm)
     overflows = []
     edges = np.flatnonzero(np.diff(np.concatenate([[False], overflown, [False]]).astype(int)))
     for first, end in edges.reshape(-1, 2).tolist():
-        columns_lost = [name for name, is_lost in lost.items() if is_lost[first]]
+        names = [name for name, is_lost in lost.items() if is_lost[first]]
         is_final = end == rows.loss.size and end - first > 1
         duration = "from here to the end" if is_final else f"for {end - first} step{'s' if end - first > 1 else ''}"
-        verb = "is" if len(columns_lost) == 1 else "are"
-        evidence = [f"The {' and the '.join(columns_lost)} {verb} not finite {duration}."]
-        advice = "Skip steps whose gradients are not finite, as loss scalers do."
-        explanation = Explanation(
-            OVERFLOW, (*evidence, *_evidence_before_overflow(rows, first)), advice if is_final else ""
-        )
-        overflows.append(_make_spike(rows, first, end - 1, explanation))
-    return [*overflows, _divergence_spike(rows)] if _has_diverged(rows.log) and not overflown[-1] else overflows
+        sentence = f"The {' and the '.join(names)} {'is' if len(names) == 1 else 'are'} not finite {duration}."
+        advice = "Skip steps whose gradients are not finite, as loss scalers do." if is_final else ""
+        explanation = Explanation(OVERFLOW, (sentence, *_say_before_overflow(rows, first, t)), advice)
+        overflows.append(_make_spike(rows, first, end - 1, explanation, t))
+    if _has_diverged(rows.log) and not overflown[-1]:
+        # the overflow that ends the trajectory has no row there
+        last = rows.step.size - 1
+        step = int(rows.log.status_step) if "status_step" in rows.log else int(rows.step[last]) + 1
+        sentence = "The run diverged at this step: its numbers left the floating-point range, and no rows follow."
+        explanation = Explanation(OVERFLOW, (sentence, *_say_before_overflow(rows, last + 1, t)))
+        spike = _make_spike(rows, last, last, explanation, t)
+        overflows.append(dataclasses.replace(spike, step=step, last_step=step, peak_loss=math.nan))
+    return overflows
 
 
-def _evidence_before_overflow(rows: Rows, first: int) -> list[str]:
+def _say_before_overflow(rows: Rows, first: int, t: Thresholds) -> list[str]:
     if not first:
         return []
-    usual, then = float(np.median(rows.loss[rows_before(first)])), rows.loss[first - 1]
-    risen = [f"It had already risen to {then:.3g}: check the steps before."] if then > _RISEN * usual else []
+    usual, then = float(np.median(rows.loss[rows_before(first, t.compared_rows)])), rows.loss[first - 1]
+    risen = [f"It had already risen to {then:.3g}: check the steps before."] if then > t.risen * usual else []
     return [f"The usual loss before was {usual:.3g}.", *risen]
 
 
@@ -297,45 +282,35 @@ def _has_diverged(log: xr.Dataset) -> bool:
     return "status" in log and log.status.ndim == 0 and log.status.item() == DIVERGED
 
 
-def _divergence_spike(rows: Rows) -> Spike:
-    """Overflow that ends a diverged trajectory; it has no row there."""
-    last = rows.step.size - 1
-    step = int(rows.log.status_step) if "status_step" in rows.log else int(rows.step[last]) + 1
-    diverged = "The run diverged at this step: its numbers left the floating-point range, and no rows follow."
-    explanation = Explanation(OVERFLOW, (diverged, *_evidence_before_overflow(rows, last + 1)))
-    return dataclasses.replace(
-        _make_spike(rows, last, last, explanation), step=step, last_step=step, peak_loss=math.nan
-    )
-
-
 def _is_lost(values: FloatArray) -> npt.NDArray[np.bool_]:
     """Where values are infinite, or NaN up to the end; a NaN with finite values after it may not have been logged."""
-    finite = np.flatnonzero(np.isfinite(values))
-    last = int(finite[-1]) if finite.size else -1
+    last = np.flatnonzero(np.isfinite(values))[-1]
     lost: npt.NDArray[np.bool_] = np.isinf(values) | (np.isnan(values) & (np.arange(values.size) > last))
     return lost
 
 
-def _make_spike(rows: Rows, first: int, last: int, explanation: Explanation) -> Spike:
-    start = first if explanation.trough is None else explanation.trough
-    effective_lr = rise = math.nan
-    if rows.norm is not None:
-        norms = rows.norm[start : min(last + 2, rows.norm.size)]
-        with np.errstate(all="ignore"):
-            rise = float(np.log(np.nanmax(norms) / norms[0])) if np.isfinite(norms).any() else math.nan
-            effective_lr = math.nan if rows.lr is None else float(rows.lr[start] / rows.norm[start] ** 2)
+def _make_spike(
+    rows: Rows, first: int, last: int, explanation: Explanation, t: Thresholds, features: SpikeFeatures | None = None
+) -> Spike:
+    numbers = {name: getattr(features, name) for name in explanation.numbers}
+    # if the norm was used, the spike begins with its lowest value
+    start = features.trough if features and "norm_decay" in numbers else first
+    norms = rows.norm[start : last + 2]
+    with np.errstate(all="ignore"):
+        rise = float(np.log(np.nanmax(norms) / norms[0])) if has_values(norms) else math.nan
+        effective_lr = float(rows.lr[start] / rows.norm[start] ** 2)
     return Spike(
         step=int(rows.step[first]),
         last_step=int(rows.step[last]),
         cause=explanation.cause,
         peak_loss=float(np.max(rows.logged_loss[first : last + 1])),
-        usual_loss=float(np.median(rows.loss[rows_before(first)])) if first else math.nan,
+        usual_loss=float(np.median(rows.loss[rows_before(first, t.compared_rows)])) if first else math.nan,
         norm_rise=rise,
-        norm_decay=explanation.norm_decay,
-        decay_ratio=explanation.decay_ratio,
+        norm_decay=numbers.get("norm_decay", math.nan),
+        decay_ratio=numbers.get("decay_ratio", math.nan),
         effective_lr=effective_lr,
-        turned_before=explanation.turned_before,
-        growth_explained=explanation.growth_explained,
+        turned_before=numbers.get("turned_before", math.nan),
+        growth_explained=numbers.get("growth_explained", math.nan),
         evidence=explanation.evidence,
         advice=explanation.advice,
     )
@@ -346,15 +321,12 @@ def _predict_next(rows: Rows, spikes: list[Spike]) -> tuple[float, float]:
     if not spikes:
         return math.nan, math.nan
     last = spikes[-1]
-    steps = np.array([spike.step for spike in spikes])
     if len(spikes) > 2:
+        steps = np.array([spike.step for spike in spikes])
         distances = np.diff(steps)
         due = float(steps[-1] + distances.mean())
         # a spike that is overdue may not come at all
         return (due, float(distances.std(ddof=1))) if due > rows.step[-1] else (math.nan, math.nan)
-    assert rows.norm is not None
-    assert rows.decay_per_step is not None
-    assert rows.lr is not None
     trough = math.sqrt(float(rows.lr[np.searchsorted(rows.step, last.step)]) / last.effective_lr)
     decay = last.decay_ratio * float(rows.decay_per_step[-1])
     present = rows.norm[-1]

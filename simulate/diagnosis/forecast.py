@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import check_trajectory, setting_variable, unconstrained_optimizer
+from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.periods import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
+from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray, check_number
-from theory.optimizers import parse_if_known
 
 SETTLES, STAYS_NEAR, DECREASES, INCREASES, OSCILLATES = "settles", "stays near", "falls", "rises", "oscillates"
 _WINDOW = 1.0  # relaxation times over which the forecast looks back
@@ -168,10 +167,6 @@ def forecast(
     trajectory : one run with `grad_norm` and `rotation` at every step.
     grad_norm_max, delta, rotation : as in `Monitor.forecast`.
 
-    Returns
-    -------
-    Forecast
-
     Raises
     ------
     TypeError, ValueError : `trajectory` is not such a run, has fewer than two steps, has norms or gradients that are
@@ -188,12 +183,16 @@ def forecast(
     """
     check_trajectory(trajectory, "grad_norm", "rotation", single=True)
     delta = check_number("delta", delta, above=0, below=1)
-    if trajectory.sizes["step"] < 2:
-        raise ValueError(f"trajectory must have at least two steps, got {trajectory.sizes['step']}")
-    lrs, wds = (_setting_per_step(trajectory, name) for name in ("lr", "wd"))
+    if rotation is not None:
+        rotation = check_number("rotation", rotation, above=0, below=math.pi / 2)
+    steps = trajectory.sizes["step"]
+    if steps < 2:
+        raise ValueError(f"trajectory must have at least two steps, got {steps}")
+    setting = Setting.of(trajectory)
+    setting.check_free()
+    rule = setting.optimizer
+    lrs, wds = (np.broadcast_to(np.asarray(value, dtype=np.float64), (steps,)) for value in (setting.lr, setting.wd))
     lr, wd = float(lrs[-1]), float(wds[-1])
-    optimizer = unconstrained_optimizer(trajectory)
-    rule = parse_if_known(optimizer)
     norms = np.append(trajectory.norm.values.astype(float), float(trajectory.final_norm))
     gradients, angles = trajectory.grad_norm.values.astype(float), trajectory.rotation.values.astype(float)
     if not (np.isfinite(norms).all() and np.isfinite(gradients).all() and gradients.any()):
@@ -201,31 +200,26 @@ def forecast(
             "trajectory must have finite norms and gradients that are not all zero; was a weight removed or reshaped?"
         )
     limit = check_number("grad_norm_max", float(gradients.max()) if grad_norm_max is None else grad_norm_max, above=0)
-    decays = _free_decay(lrs, wds, rule)
+    intrinsic_lrs, norm = lrs * wds, float(norms[-1])
+    decays = np.full(steps, math.nan)
+    if rule is not None and intrinsic_lrs.max() < 1:
+        decays = np.where(intrinsic_lrs > 0, theory.free_decay(1.0, intrinsic_lrs, optimizer=rule), 0.0)
     # where the decay of the norm is not known, use that of each weight
-    pace = np.where(np.isnan(decays), lrs * wds, decays)
-    window = _count_last_rows(pace, _WINDOW)
-    recent = max(2, min(_count_last_rows(pace, _RECENT), math.ceil(_RECENT * len(pace))))
-    typical_grad_norm = float(np.sqrt(np.mean(gradients[-window:] ** 2)))
-    norm = float(norms[-1])
-    intrinsic_lrs = (lrs * wds)[-window:]
-    has_changed = bool(np.ptp(intrinsic_lrs) > _CHANGED * intrinsic_lrs[-1])
-    equilibrium_norm, equilibrium_rotation = _equilibrium(lr, wd, typical_grad_norm, rule)
-    log_growth = float(np.log(norms[-1] / norms[-1 - recent]))
-    decayed = float(decays[-recent:].sum())
-    request: dict[str, Any] = {}
-    if rotation is not None:
-        angle = check_number("rotation", rotation, above=0, below=math.pi / 2)
-        request = {"wanted_rotation": angle}
-        if rule is not None and not has_changed:
-            request["wd_for_rotation"] = float(
-                theory.wd_for_rotation(lr, angle, grad_norm=typical_grad_norm, optimizer=rule)
-            )
-            if wd > 0:
-                request["lr_for_rotation"] = float(
-                    theory.lr_for_rotation(wd, angle, grad_norm=typical_grad_norm, optimizer=rule)
-                )
+    pace = np.where(np.isnan(decays), intrinsic_lrs, decays)
     relaxation_times = float(pace.sum())
+    window = _count_last_rows(pace, _WINDOW)
+    recent = max(2, min(_count_last_rows(pace, _RECENT), math.ceil(_RECENT * steps)))
+    grad_norm = float(np.sqrt(np.mean(gradients[-window:] ** 2)))
+    has_changed = bool(np.ptp(intrinsic_lrs[-window:]) > _CHANGED * intrinsic_lrs[-1])
+    equilibrium_norm = equilibrium_rotation = wd_for_rotation = lr_for_rotation = math.nan
+    if rule is not None and lr > 0:
+        equilibrium_norm = float(theory.equilibrium_norm(lr, wd, grad_norm, optimizer=rule)) if wd > 0 else math.inf
+        equilibrium_rotation = float(theory.equilibrium_rotation(lr, wd, grad_norm=grad_norm, optimizer=rule))
+    if rule is not None and rotation is not None and not has_changed:
+        wd_for_rotation = float(theory.wd_for_rotation(lr, rotation, grad_norm=grad_norm, optimizer=rule))
+        if wd > 0:
+            lr_for_rotation = float(theory.lr_for_rotation(wd, rotation, grad_norm=grad_norm, optimizer=rule))
+    log_growth, decayed = float(np.log(norm / norms[-1 - recent])), float(decays[-recent:].sum())
     # the transient may contain an angular jump
     late_angles = angles[np.cumsum(pace) >= _BEGINNING]
     is_there = (
@@ -244,47 +238,32 @@ def forecast(
         heading = STAYS_NEAR
     else:
         heading = DECREASES if log_growth < 0 else INCREASES
+    has_bound = rule == theory.SGD() and lr > 0 and lr * wd < 1
     first = -window if has_changed else -1
     return Forecast(
         heading=heading,
         norm=norm,
-        grad_norm=typical_grad_norm,
+        grad_norm=grad_norm,
         lr=lr,
         wd=wd,
-        optimizer=optimizer,
+        optimizer=setting.optimizer_text,
         equilibrium_norm=equilibrium_norm,
-        steps_to_settle=math.nan
-        if has_changed
-        else _steps_to_settle(norm, equilibrium_norm, rule, _reciprocal(float(decays[-1]))),
+        steps_to_settle=math.nan if has_changed else _steps_to_settle(norm, equilibrium_norm, rule, float(decays[-1])),
         growth=1 + log_growth / decayed if decayed > 0 else math.nan,
         grad_norm_max=limit,
         delta=delta,
         earliest_angular_jump=float(theory.steps_to_angular_jump(norm, lr, wd, 0.0, limit, delta).earliest)
-        if rule == theory.SGD() and lr > 0 and lr * wd < 1
+        if has_bound
         else math.nan,
         rotation=float(np.sqrt(np.mean(angles[-(recent if has_changed else window) :] ** 2))),
         equilibrium_rotation=equilibrium_rotation,
         observed_relaxation_times=relaxation_times,
         first_lr=float(lrs[first]),
         first_wd=float(wds[first]),
-        **request,
+        wanted_rotation=rotation,
+        wd_for_rotation=wd_for_rotation,
+        lr_for_rotation=lr_for_rotation,
     )
-
-
-def _setting_per_step(trajectory: xr.Dataset, name: str) -> FloatArray:
-    values = np.asarray(setting_variable(trajectory, name).values, dtype=np.float64)
-    return np.broadcast_to(values, (trajectory.sizes["step"],))
-
-
-def _free_decay(lrs: FloatArray, wds: FloatArray, rule: theory.Optimizer | None) -> FloatArray:
-    """Decay of ln ρ in each step without gradients; NaN where it is not known."""
-    intrinsic_lrs = lrs * wds
-    if rule is None or intrinsic_lrs.max() >= 1:
-        return np.full(intrinsic_lrs.shape, math.nan)
-    decays = np.zeros(intrinsic_lrs.shape)
-    moves = intrinsic_lrs > 0
-    decays[moves] = theory.free_decay(lrs[moves], wds[moves], optimizer=rule)
-    return decays
 
 
 def _count_last_rows(pace: FloatArray, relaxation_times: float) -> int:
@@ -293,27 +272,15 @@ def _count_last_rows(pace: FloatArray, relaxation_times: float) -> int:
     return max(2, int(reached[0]) + 1) if reached.size else len(pace)
 
 
-def _equilibrium(lr: float, wd: float, grad_norm: float, rule: theory.Optimizer | None) -> tuple[float, float]:
-    """Norm and rotation at equilibrium; NaN where they are not known."""
-    if rule is None or lr == 0:
-        return math.nan, math.nan
-    norm = float(theory.equilibrium_norm(lr, wd, grad_norm, optimizer=rule)) if wd > 0 else math.inf
-    return norm, float(theory.equilibrium_rotation(lr, wd, grad_norm=grad_norm, optimizer=rule))
-
-
-def _reciprocal(decay: float) -> float:
-    return 1 / decay if decay > 0 else math.nan if math.isnan(decay) else math.inf
-
-
-def _steps_to_settle(
-    norm: float, equilibrium_norm: float, rule: theory.Optimizer | None, relaxation_time: float
-) -> float:
+def _steps_to_settle(norm: float, equilibrium_norm: float, rule: theory.Optimizer | None, decay: float) -> float:
     """Steps until ρ is within 1 % of ρ*.
 
     The excess of ρ⁴ decays 4 times as fast as ln ρ; where steps have a fixed size, that of ρ² decays 2 times as fast.
     """
-    if math.isinf(relaxation_time) or math.isnan(relaxation_time) or math.isnan(equilibrium_norm):
-        return relaxation_time if math.isinf(relaxation_time) else math.nan
+    if decay <= 0:
+        return math.inf
+    if math.isnan(decay) or math.isnan(equilibrium_norm):
+        return math.nan
     power = 2 if isinstance(rule, (theory.AdamW, theory.Lion)) else 4
     apart = abs((norm / equilibrium_norm) ** power - 1)
-    return max(0.0, math.log(apart / (0.01 * power)) / power * relaxation_time) if apart > 0 else 0.0
+    return max(0.0, math.log(apart / (0.01 * power)) / power * (1 / decay)) if apart > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Find spikes of a training loss, whatever their cause."""
+"""Find spikes of a training loss, whatever their cause, and compute the features on which the cause depends."""
 
 from __future__ import annotations
 
@@ -6,50 +6,27 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from simulate.diagnosis.log_rows import Rows
+from simulate.diagnosis.rules import THRESHOLDS, SpikeFeatures, Thresholds
 from simulate.trajectories.periods import zigzag
 from theory.arguments import FloatArray
 
-# Least excess ratio of an outlier (`excess_ratio`) by the number of rows in the mean. At equilibrium nine in ten
-# trainings have no ratio above 1.9, 2.2 and 2.7.
-OUTLIER_RATIOS = {1: 2.5, 5: 3.0, 20: 4.5}
-# A network that has learned its samples has single batches with any excess ratio, but a small loss.
-_SMALL = 0.1  # least excess of a spike, over that of the largest loss of the log
-_OF_SINGLE = 0.6  # least excess of a mean of twenty, over that of the largest single loss
-COMPARED_ROWS = 200
-LEAST_ROWS_BEFORE = 50  # a spike needs this many rows before it
-_NEARBY = 5  # rows of a short mean; spikes this close are merged
-EXPECTED_RATIO, EXPECTED_WITHIN = 1.5, 30  # least excess ratio, and rows, after a row where a spike is expected
-MIN_NORM_RISE = 0.1  # of ln ρ
-# At equilibrium the norm takes longer for such a rise, or the loss stays as before.
-_QUICK = 0.35  # relaxation times that a quick rise takes at most
-_OFTEN_HIGH, _ONCE_HIGH = 3.0, 15.0  # least median and largest loss in a quick rise, over the median before
-_LONGEST = 300  # rows of a spike
-_OVER = 0.1  # share of its peak below which a spike is over
+_Places = Sequence[tuple[int, int]]
 
 
-def find_spikes(
-    loss: FloatArray, norm: FloatArray | None, decay: FloatArray | None, expected: npt.ArrayLike = ()
-) -> list[tuple[int, int]]:
+def find_spikes(rows: Rows, t: Thresholds = THRESHOLDS) -> list[tuple[int, int]]:
     """Find the first and last row of each spike of the loss.
 
     A spike is an outlier of the loss, or a quick rise of the norm at a high loss.
 
     - Outlier: a loss, or a mean of 5 or 20 losses, with an excess ratio above 2.5 (3; 4.5). The excess ratio is the
       excess over the median of the 200 rows before, divided by the largest excess among them. The excess must also be
-      a tenth of that of the largest loss. In the 30 rows after an expected spike a ratio of 1.5 is enough.
+      a tenth of that of the largest loss. In the 30 rows after a rise of the learning rate a ratio of 1.5 is enough.
     - Quick rise: the norm grows by a tenth or more, and the loss is high: its median 3 times, or its largest value 15
       times, the median before.
 
     A spike ends when the loss is back to usual or at a tenth of its peak, after at most 300 rows.
-
-    Parameters
-    ----------
-    loss : loss of each row, finite.
-    norm : ρ of each row; None if unknown.
-    decay : decay of ln ρ from row to row without gradients; None if unknown.
-    expected : rows after which a spike is expected for another reason.
 
     Returns
     -------
@@ -57,215 +34,315 @@ def find_spikes(
 
     Examples
     --------
+    >>> import xarray as xr
     >>> loss = np.random.default_rng(0).uniform(1, 2, 500)
-    >>> find_spikes(loss, None, None)
-    []
     >>> loss[300:304] = 9
-    >>> find_spikes(loss, None, None)
+    >>> find_spikes(Rows.of(xr.Dataset({"loss": ("step", loss)}, {"step": np.arange(500)})))
     [(300, 303)]
     """
+    finite = np.flatnonzero(np.isfinite(rows.norm))
+    # rows after the last finite norm are lost
+    end = int(finite[-1]) + 1 if finite.size else rows.loss.size
+    loss = rows.loss[:end]
     spikes: list[tuple[int, int]] = []
     usual = loss.copy()
     # later spikes are not compared with short spikes; a long spike raises the usual loss for a while
-    while outliers := [row for row in _find_outliers(loss, usual) if _is_large(loss, row)]:
-        spikes = _merge(loss, [*spikes, *((row, row) for row in outliers)])
-        masked = int(np.isnan(usual).sum())
-        mask_short_spikes(usual, spikes)
-        if int(np.isnan(usual).sum()) == masked:
+    while outliers := [row for row in _find_outliers(loss, usual, t) if _is_large(loss, row, t)]:
+        spikes = _merge(loss, [*spikes, *((row, row) for row in outliers)], t)
+        masked = np.isnan(usual).sum()
+        usual = _without_short_spikes(usual, spikes, t)
+        if np.isnan(usual).sum() == masked:
             break
     starts = [first for first, _ in spikes]
     ends = dict(spikes)
-    for row in np.asarray(expected, dtype=int).tolist():
-        previous, following = loss[rows_before(row)], loss[row : row + EXPECTED_WITHIN]
-        if previous.size < LEAST_ROWS_BEFORE:
+    lr = rows.lr[:end]
+    for row in (np.flatnonzero((lr[:-1] > 0) & (lr[1:] >= t.lr_rise * lr[:-1])) + 1).tolist():
+        previous, following = _before(loss, row, t), loss[row : row + t.lr_rows]
+        if previous.size < t.least_rows:
             continue
         largest = max(float(previous.max()) - float(np.median(previous)), 0.0)
-        if (high := np.flatnonzero(following - np.median(previous) > EXPECTED_RATIO * largest)).size:
+        if (high := np.flatnonzero(following - np.median(previous) > t.lr_excess * largest)).size:
             starts.append(row + int(high[0]))
-    if norm is not None and decay is not None:
-        for first, last in _find_quick_rises(loss, norm, decay):
-            starts.append(first)
-            ends[first] = max(last, ends.get(first, last))
-    return _merge(loss, [(first, ends.get(first, first)) for first in starts])
+    for first, last in _find_quick_rises(loss, rows.norm[:end], rows.decay[:end], t):
+        starts.append(first)
+        ends[first] = max(last, ends.get(first, last))
+    return _merge(loss, [(first, ends.get(first, first)) for first in starts], t)
 
 
-def mask_short_spikes(usual: FloatArray, spikes: Sequence[tuple[int, int]]) -> None:
-    """Set the losses of short spikes to NaN, in place.
+def spike_features(
+    rows: Rows, places: _Places, *, is_often_unlawful: bool = False, t: Thresholds = THRESHOLDS
+) -> list[SpikeFeatures]:
+    """Compute the features of each spike.
 
-    Examples
-    --------
-    >>> loss = np.ones(5)
-    >>> mask_short_spikes(loss, [(1, 2)])
-    >>> loss.tolist()
-    [1.0, nan, nan, 1.0, 1.0]
+    Parameters
+    ----------
+    rows : rows of the log.
+    places : first and last row of each spike.
+    is_often_unlawful : whether many steps of the log contradict the one-step law.
+    t : windows of the features.
     """
-    for first, last in spikes:
-        if last - first < _NEARBY:
+    usual = _without_short_spikes(rows.loss, places, t)
+    with np.errstate(all="ignore"):
+        return [_features(rows, usual, first, last, is_often_unlawful, t) for first, last in places]
+
+
+def _features(
+    rows: Rows, usual: FloatArray, first: int, last: int, is_often_unlawful: bool, t: Thresholds
+) -> SpikeFeatures:
+    loss, norm = rows.loss, rows.norm
+    arrival = _arrival_row(loss, first, last, t)
+    at_once = loss[arrival : last + 1]
+    means = _moving_means(at_once, t.nearby_rows) if at_once.size >= t.nearby_rows else at_once[:1]
+    later, usual_mean = loss[arrival + t.left_first : arrival + t.left_last + 1], _before(loss, first, t).mean()
+    has_later = later.size > t.left_last - t.left_first
+    start = max(arrival - t.lr_rows, 0)
+    recent_lr = rows.lr[start : arrival + 1]
+    depth, decay_ratio, trough = _last_decay_phase(rows, first, t)
+    duration = depth / (decay_ratio * rows.decay_per_step[trough])
+    span = int(rows.step[-1] - rows.step[0])
+    usual_gradients = _before(rows.grad_norm, first, t) / _before(norm, first, t)
+    unlawful = _unlawful_row(rows, arrival, t)
+    is_unlawful = unlawful < loss.size
+    return SpikeFeatures(
+        has_columns=not rows.lacking,
+        is_dense=rows.is_dense,
+        simulation=rows.simulation,
+        optimizer=rows.optimizer,
+        # a trajectory has g̃, and its gradient norm is g̃/ρ
+        gradient_column=rows.log.grad_norm.attrs.get("column", "") if "grad_norm" in rows.log else "",
+        span=span,
+        usual_loss=float(np.median(_before(loss, first, t))),
+        largest_loss=float(loss[first : last + 1].max()),
+        arrival_step=int(rows.step[arrival]),
+        arrival_loss=float(loss[arrival]),
+        # compare with losses outside spikes
+        excess_ratio=_excess_ratio(loss[arrival], _before(usual, arrival, t)),
+        mean_excess_ratios=tuple(_mean_excess_ratio(loss, arrival, count, t) for count, _ in t.outlier_ratios),
+        first_mean=float(means[0]),
+        largest_mean=float(means[: t.level_rows].max()),
+        share_left=float((later.mean() - usual_mean) / (loss[arrival] - usual_mean)) if has_later else math.nan,
+        lr=float(recent_lr[-1]),
+        lowest_lr=float(recent_lr[recent_lr > 0].min(initial=math.inf)),
+        lr_step=int(rows.step[start + 1 + np.argmax(np.diff(recent_lr))]) if arrival else math.nan,
+        lr_steps=float(1 / (2 * rows.free_decay[arrival])) if rows.free_decay[arrival] > 0 else math.nan,
+        turned_before=_rotation_ratio_before(rows, arrival, t),
+        trough=trough,
+        norm_decay=depth,
+        decay_ratio=decay_ratio,
+        effective_lr=float(rows.lr[trough] / norm[trough] ** 2),
+        norm_growth=float(np.log(norm[first : last + 2].max() / norm[trough])),
+        growth_explained=_growth_explained(rows, trough, last),
+        advised_wd=float(rows.wd[trough] * duration / span),
+        gradient=float(rows.grad_norm[arrival] / norm[arrival]),
+        usual_gradient=_quantile(usual_gradients, t.clip_quantile),
+        unlawful_step=int(rows.step[unlawful]) if is_unlawful else math.nan,
+        measured_growth=float(np.log(norm[unlawful + 1] / norm[unlawful])) if is_unlawful else math.nan,
+        predicted_growth=float(rows.predicted_growth[unlawful]) if is_unlawful else math.nan,
+        free_growth=-float(rows.decay[unlawful]) if is_unlawful else math.nan,
+        is_often_unlawful=is_often_unlawful,
+    )
+
+
+def rows_before(row: int, rows: int) -> slice:
+    """Slice of so many rows before a row."""
+    return slice(max(0, row - rows), row)
+
+
+def _before(values: FloatArray, row: int, t: Thresholds) -> FloatArray:
+    """Values of the rows with which a row is compared."""
+    return values[rows_before(row, t.compared_rows)]
+
+
+def _without_short_spikes(loss: FloatArray, places: _Places, t: Thresholds) -> FloatArray:
+    """Losses with NaN in short spikes."""
+    usual = loss.copy()
+    for first, last in places:
+        if last - first < t.nearby_rows:
             usual[first : last + 1] = math.nan
+    return usual
 
 
-def _merge(loss: FloatArray, spikes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def _moving_means(loss: FloatArray, rows: int) -> FloatArray:
+    """Mean of this many rows, from each row on."""
+    return np.convolve(loss, np.full(rows, 1 / rows), "valid") if loss.size >= rows else loss[:0]
+
+
+def _excess_ratio(value: float, previous: FloatArray) -> float:
+    """Excess of a loss over the median of the losses before, divided by their largest excess; ignores NaN."""
+    previous = previous[~np.isnan(previous)]
+    if not previous.size:
+        return math.nan
+    typical = float(np.median(previous))
+    return float((value - typical) / max(float(previous.max()) - typical, 1e-300))
+
+
+def _mean_excess_ratio(loss: FloatArray, arrival: int, rows: int, t: Thresholds) -> float:
+    """Excess ratio of the mean of some losses from the arrival on, among means that share no row with it."""
+    means = _moving_means(loss[max(arrival - t.compared_rows - 2 * rows, 0) : arrival + rows], rows)
+    return _excess_ratio(means[-1], _before(means, means.size - rows, t)) if means.size > rows else math.nan
+
+
+def _quantile(values: FloatArray, share: float) -> float:
+    values = values[~np.isnan(values)]
+    return float(np.quantile(values, share)) if values.size else math.nan
+
+
+def _find_outliers(loss: FloatArray, usual: FloatArray, t: Thresholds) -> Sequence[int]:
+    """First rows of outliers among the usual losses, in which spikes are NaN."""
+    # imported here, because importing this module needs it for nothing else
+    from scipy.ndimage import maximum_filter1d
+
+    outliers: list[int] = []
+    for rows, limit in t.outlier_ratios:
+        series, compared, late = _moving_means(loss, rows), _moving_means(usual, rows), rows - 1
+        fewest = t.least_rows if rows <= t.nearby_rows else 2 * t.least_rows
+        if series.size <= fewest + late + 1:
+            continue
+        finite = np.where(np.isnan(compared), -math.inf, compared)
+        # maximum over the rows before; means are compared with means that share no row
+        largest = maximum_filter1d(
+            finite, t.compared_rows, origin=(t.compared_rows - 1) // 2, mode="constant", cval=-math.inf
+        )
+        candidates = np.arange(fewest + late, series.size)
+        candidates = candidates[(series[candidates] > largest[candidates - late - 1]) & ~np.isnan(compared[candidates])]
+        for row in candidates.tolist():
+            window = rows_before(row - late, t.compared_rows)
+            previous = compared[window]
+            previous = previous[~np.isnan(previous)]
+            if previous.size < t.least_rows:
+                continue
+            typical = float(np.median(previous))
+            excess = float(series[row]) - typical
+            if excess <= limit * (float(previous.max()) - typical):
+                continue
+            # a long mean that is small beside single losses is noise
+            if rows > t.nearby_rows and excess < t.least_of_single * (float(np.nanmax(usual[window])) - typical):
+                continue
+            outliers.append(_first_high_row(loss, row, row + late, t))
+    return sorted(set(outliers))
+
+
+def _is_large(loss: FloatArray, row: int, t: Thresholds) -> bool:
+    usual = float(np.median(_before(loss, row, t)))
+    # a mean of five, because a single largest loss may be an error
+    largest = float(_moving_means(loss, t.nearby_rows).max(initial=-math.inf))
+    return float(loss[row : row + t.nearby_rows].max()) - usual >= t.least_of_largest * (largest - usual)
+
+
+def _merge(loss: FloatArray, spikes: _Places, t: Thresholds) -> list[tuple[int, int]]:
     """Extend spikes to their first and last rows, and merge those that are close, in order."""
     merged: list[tuple[int, int]] = []
     for row, end in sorted(set(spikes)):
-        last = max(_last_row(loss, row), end)
-        first = _first_row(loss, row, last)
-        if merged and first <= merged[-1][1] + _NEARBY:
+        last = max(_last_row(loss, row, t), end)
+        first = _first_row(loss, row, last, t)
+        if merged and first <= merged[-1][1] + t.nearby_rows:
             merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
         else:
             merged.append((first, last))
     return merged
 
 
-def arrival_row(loss: FloatArray, first: int, last: int) -> int:
-    """First row of a spike that is closer to its peak than to the usual loss, on a logarithmic scale.
-
-    Examples
-    --------
-    >>> arrival_row(np.array([1.0] * 50 + [1.5, 30.0, 100.0]), 50, 52)
-    51
-    """
-    usual, high = loss[rows_before(first)], loss[first : last + 1]
-    if not usual.size:
-        return first
-    peak, quantile = float(high.max()), float(np.quantile(usual, 0.95))
+def _arrival_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
+    """First row of a spike that is closer to its peak than to the usual loss, on a logarithmic scale."""
+    usual, high = _before(loss, first, t), loss[first : last + 1]
+    peak, quantile = float(high.max()), float(np.quantile(usual, t.usual_quantile))
     edge = math.sqrt(quantile * peak) if quantile > 0 else (quantile + peak) / 2
     return first + int(np.flatnonzero(high >= min(edge, peak))[0])
 
 
-def excess_ratio(loss: FloatArray, row: int, usual: slice | None = None) -> float:
-    """Excess of a loss over the median of the rows before, divided by their largest excess; ignores NaN.
-
-    Examples
-    --------
-    >>> excess_ratio(np.array([1.0, 1.0, 2.0, 1.0, 4.0]), 4)
-    3.0
-    """
-    previous = loss[rows_before(row) if usual is None else usual]
-    previous = previous[~np.isnan(previous)]
-    if not previous.size:
-        return math.nan
-    typical = float(np.median(previous))
-    return float((loss[row] - typical) / max(float(previous.max()) - typical, 1e-300))
-
-
-def rows_before(row: int, rows: int = COMPARED_ROWS) -> slice:
-    """Slice of the rows that a row is compared with.
-
-    Examples
-    --------
-    >>> rows_before(30), rows_before(1000)
-    (slice(0, 30, None), slice(800, 1000, None))
-    """
-    return slice(max(0, row - rows), row)
-
-
-def _find_outliers(loss: FloatArray, usual: FloatArray) -> Sequence[int]:
-    """First rows of outliers among the usual losses, in which spikes are NaN."""
-    # imported here, because importing this module needs it for nothing else
-    from scipy.ndimage import maximum_filter1d
-
-    outliers: list[int] = []
-    for rows, limit in OUTLIER_RATIOS.items():
-        series, compared, late = moving_means(loss, rows), moving_means(usual, rows), rows - 1
-        fewest = LEAST_ROWS_BEFORE if rows <= _NEARBY else 2 * LEAST_ROWS_BEFORE
-        if series.size <= fewest + late + 1:
-            continue
-        finite = np.where(np.isnan(compared), -math.inf, compared)
-        # maximum over the rows before; means are compared with means that share no row
-        largest = maximum_filter1d(
-            finite, COMPARED_ROWS, origin=(COMPARED_ROWS - 1) // 2, mode="constant", cval=-math.inf
-        )
-        candidates = np.arange(fewest + late, series.size)
-        candidates = candidates[(series[candidates] > largest[candidates - late - 1]) & ~np.isnan(compared[candidates])]
-        for row in candidates.tolist():
-            window = slice(max(0, row - late - COMPARED_ROWS), row - late)
-            previous = compared[window]
-            if np.isfinite(previous).sum() < LEAST_ROWS_BEFORE:
-                continue
-            typical = float(np.nanmedian(previous))
-            excess = float(series[row]) - typical
-            if excess <= limit * (float(np.nanmax(previous)) - typical):
-                continue
-            # a long mean that is small beside single losses is noise
-            if rows > _NEARBY and excess < _OF_SINGLE * (float(np.nanmax(usual[window])) - typical):
-                continue
-            outliers.append(_first_high_row(loss, row, row + late))
-    return sorted(set(outliers))
-
-
-def _is_large(loss: FloatArray, row: int) -> bool:
-    usual = float(np.median(loss[rows_before(row)]))
-    # a mean of five, because a single largest loss may be an error
-    largest = float(moving_means(loss, _NEARBY).max(initial=-math.inf))
-    return float(loss[row : row + _NEARBY].max()) - usual >= _SMALL * (largest - usual)
-
-
-def moving_means(loss: FloatArray, rows: int) -> FloatArray:
-    """Mean of this many rows, from each row on.
-
-    Examples
-    --------
-    >>> moving_means(np.array([1.0, 3.0, 5.0]), 2).tolist()
-    [2.0, 4.0]
-    """
-    return np.convolve(loss, np.full(rows, 1 / rows), "valid") if loss.size >= rows else loss[:0]
-
-
-def _first_high_row(loss: FloatArray, first: int, last: int) -> int:
+def _first_high_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
     """Row from which the mean excess up to the last row is largest for its number of rows."""
-    usual = loss[rows_before(first)]
-    excess = loss[first : last + 1] - (float(np.median(usual)) if usual.size else 0.0)
+    excess = loss[first : last + 1] - float(np.median(_before(loss, first, t)))
     counts = np.arange(excess.size, 0, -1)
     return first + int(np.argmax(np.cumsum(excess[::-1])[::-1] / np.sqrt(counts)))
 
 
-def _first_row(loss: FloatArray, first: int, last: int) -> int:
+def _first_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
     """First row of the rise to the arrival, without a gap of three rows below the usual maximum."""
-    usual = loss[rows_before(first)]
-    if not usual.size:
-        return first
-    high = usual.max()
-    row = arrival_row(loss, first, last)
-    while row > first and (near := np.flatnonzero(loss[max(row - 3, first) : row] > high)).size:
-        row = max(row - 3, first) + int(near[0])
+    row, high = _arrival_row(loss, first, last, t), _before(loss, first, t).max()
+    while row > first and (near := np.flatnonzero(loss[max(row - t.rise_gap, first) : row] > high)).size:
+        row = max(row - t.rise_gap, first) + int(near[0])
     return row
 
 
-def _last_row(loss: FloatArray, first: int) -> int:
+def _last_row(loss: FloatArray, first: int, t: Thresholds) -> int:
     """Last row before the loss stays below the 95 % quantile of usual losses for five rows."""
-    usual = loss[rows_before(first)]
-    if not usual.size:
-        return first
-    after = loss[first : first + _LONGEST]
+    usual, after = _before(loss, first, t), loss[first : first + t.longest_rows]
     # a spike after very low losses ends long before they are as low again
-    high = after > max(float(np.quantile(usual, 0.95)), 2 * float(np.median(usual)), _OVER * float(after.max()))
-    high_counts = np.convolve(high, np.ones(_NEARBY), "valid") if high.size >= _NEARBY else np.ones(1)
+    low = max(t.over_medians * float(np.median(usual)), t.over_share * float(after.max()))
+    high = after > max(float(np.quantile(usual, t.usual_quantile)), low)
+    high_counts = np.convolve(high, np.ones(t.nearby_rows), "valid") if high.size >= t.nearby_rows else np.ones(1)
     usual_again = np.flatnonzero(high_counts == 0)
     return first + max((int(usual_again[0]) if usual_again.size else high.size) - 1, 0)
 
 
-def _find_quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray) -> list[tuple[int, int]]:
+def _find_quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray, t: Thresholds) -> list[tuple[int, int]]:
     """First high row and last row of each quick rise of the norm at a high loss."""
-    usable = np.isfinite(norm) & (norm > 0)
-    if not usable.all():
+    if not (np.isfinite(norm) & (norm > 0)).all():
         return []
-    troughs, peaks = zigzag(np.log(norm), MIN_NORM_RISE)
+    troughs, peaks = zigzag(np.log(norm), t.norm_rise)
     rises = []
     # the last rise may not have ended
     for trough, peak in zip(troughs.tolist(), [*peaks.tolist(), norm.size - 1], strict=False):
         decay_per_row = float(decay[trough])
-        usual = loss[
-            rows_before(
-                trough,
-                min(2000, max(LEAST_ROWS_BEFORE, round(0.5 / decay_per_row) if decay_per_row > 0 else COMPARED_ROWS)),
-            )
-        ]
+        relaxed = round(t.usual_relaxations / decay_per_row) if decay_per_row > 0 else t.compared_rows
+        usual = loss[rows_before(trough, min(t.usual_rows, max(t.least_rows, relaxed)))]
         top = trough + int(np.argmax(norm[trough : peak + 1]))
-        if usual.size < LEAST_ROWS_BEFORE or not (top - trough) * decay_per_row <= _QUICK or not np.median(usual) > 0:
+        if usual.size < t.least_rows or not (top - trough) * decay_per_row <= t.quick or not np.median(usual) > 0:
             continue
         during, typical = loss[trough : top + 1], float(np.median(usual))
-        if np.median(during) >= _OFTEN_HIGH * typical or during.max() >= _ONCE_HIGH * typical:
-            high = np.flatnonzero(during > np.quantile(usual, 0.95))
+        if np.median(during) >= t.often_high * typical or during.max() >= t.once_high * typical:
+            high = np.flatnonzero(during > np.quantile(usual, t.usual_quantile))
             rises.append((trough + int(high[0]) if high.size else trough, top))
     return rises
+
+
+def _rotation_ratio_before(rows: Rows, arrival: int, t: Thresholds) -> float:
+    """Largest rotation of the three steps before the arrival, over the 95 % quantile of usual rotations."""
+    # the ten steps before the spike are not usual any more
+    usual = _before(rows.rotation, max(arrival - t.turn_gap, 0), t)
+    usual = usual[np.isfinite(usual)]
+    recent = rows.rotation[rows_before(arrival, t.turn_rows)]
+    recent = recent[np.isfinite(recent)]
+    if usual.size < t.turn_least or not recent.size:
+        return math.nan
+    quantile = float(np.quantile(usual, t.usual_quantile))
+    return float(recent.max()) / quantile if quantile > 0 else math.nan
+
+
+def _last_decay_phase(rows: Rows, first: int, t: Thresholds) -> tuple[float, float, int]:
+    """Depth of the decay phase that ends near this row, its speed over that of decay alone, and its last row."""
+    near = slice(max(first - t.trough_before, 0), first + t.trough_after)
+    if not (rows.decay[first] > 0 and np.isfinite(rows.norm[near]).any()):
+        return math.nan, math.nan, first
+    trough = near.start + int(np.nanargmin(rows.norm[near]))
+    relaxed = round(t.relaxations / float(rows.decay[first]))
+    backwards = np.log(rows.norm[rows_before(trough + 1, max(t.least_phase_rows, min(trough + 1, relaxed)))])[::-1]
+    # the phase begins after the last rise that is as large as a decay phase
+    risen = np.flatnonzero(backwards < np.maximum.accumulate(backwards) - t.least_decay)
+    peak = trough - int(np.argmax(backwards[: int(risen[0]) if risen.size else backwards.size]))
+    if peak == trough:
+        return 0.0, 0.0, trough
+    depth = float(np.log(rows.norm[peak] / rows.norm[trough]))
+    return depth, float(depth / rows.decay[peak:trough].sum()), trough
+
+
+def _growth_explained(rows: Rows, trough: int, last: int) -> float:
+    """Growth of ln ρ by the one-step law, over the measured growth from the trough to the top."""
+    norms = rows.norm[trough : last + 2]
+    # the trough may lie after the spike
+    top = trough + int(np.argmax(norms)) if norms.size else trough
+    if top == trough or not rows.is_dense:
+        return math.nan
+    return float(rows.predicted_growth[trough:top].sum() / np.log(rows.norm[top] / rows.norm[trough]))
+
+
+def _unlawful_row(rows: Rows, arrival: int, t: Thresholds) -> int:
+    """First row near the arrival at which the norm contradicts the one-step law; the number of rows without one."""
+    here = slice(max(arrival - t.step_rows, 0), min(arrival + 2, rows.norm.size - 1))
+    after = slice(here.start + 1, here.stop + 1)
+    predicted, measured = rows.predicted_growth[here], np.log(rows.norm[after] / rows.norm[here])
+    off = np.abs(measured - predicted) > t.step_tolerance + t.step_relative * np.abs(predicted)
+    # a norm that was not logged contradicts nothing
+    off &= rows.has_norm[here] & rows.has_norm[after]
+    return here.start + int(np.argmax(off)) if off.any() else rows.norm.size

@@ -87,10 +87,8 @@ def training_log(
             f"columns must have one dimension, got the shape {raw_columns[nested].shape} of column {nested!r}"
         )
     count = max((values.size for values in raw_columns.values()), default=0)
-    raw_columns = {
-        name: np.repeat(values, count) if values.ndim == 0 else values for name, values in raw_columns.items()
-    }
-    lengths = {name: len(values) for name, values in raw_columns.items()}
+    raw_columns = {name: values if values.ndim else np.repeat(values, count) for name, values in raw_columns.items()}
+    lengths = {name: values.size for name, values in raw_columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns must be of one length, got {lengths}")
     names_found = _find_columns(raw_columns, names or {})
@@ -102,13 +100,6 @@ def training_log(
     if "step" in variables:
         variables = _sort_steps(variables, names_found["step"])
     step = variables.pop("step", np.arange(count, dtype=float))
-    attributes: dict[str, Any] = {}
-    for name, value in (("lr", lr), ("wd", wd)):
-        if value is not None:
-            attributes[name] = check_number(name, value, at_least=0)
-            variables.pop(name, None)
-    if optimizer is not None:
-        attributes["optimizer"] = format_optimizer(check_optimizer(optimizer))
     if "gradient" in variables:
         gradient = variables.pop("gradient")
         # a log with these columns is a trajectory and has g̃ already
@@ -119,11 +110,10 @@ def training_log(
     log = xr.Dataset(
         {name: ("step", values, variable_attributes(name)) for name, values in variables.items()},
         coords={"step": ("step", step.astype(np.int64), variable_attributes("step"))},
-        attrs=attributes,
     )
     if "grad_norm" in log and "gradient" in names_found and "grad_norm" not in names_found:
         log.grad_norm.attrs["column"] = names_found["gradient"]
-    return log
+    return override_settings(log, lr=lr, wd=wd, optimizer=optimizer)
 
 
 def read_log(
@@ -158,13 +148,13 @@ def read_log(
     ValueError: path must be a CSV file, an event file of TensorBoard or a folder of a run, got 'no such file'
     """
     place = Path(path)
-    if place.is_dir() and next(place.rglob(f"*{_EVENT_FILE}*"), None) is None:
-        reject_names(names)
-        return override_settings(load(place), lr=lr, wd=wd, optimizer=optimizer)
     if not place.exists():
         raise ValueError(
             f"path must be a CSV file, an event file of TensorBoard or a folder of a run, got {str(path)!r}"
         )
+    if place.is_dir() and next(place.rglob(f"*{_EVENT_FILE}*"), None) is None:
+        reject_names(names)
+        return override_settings(load(place), lr=lr, wd=wd, optimizer=optimizer)
     columns = _read_tensorboard(place, names or {}) if place.is_dir() or _EVENT_FILE in place.name else _read_csv(place)
     return training_log(columns, lr=lr, wd=wd, optimizer=optimizer, names=names)
 
@@ -172,13 +162,7 @@ def read_log(
 def override_settings(
     log: xr.Dataset, *, lr: float | None = None, wd: float | None = None, optimizer: theory.Optimizer | None = None
 ) -> xr.Dataset:
-    """Replace learning rate, weight decay and optimizer of a data set by those that are not None.
-
-    Examples
-    --------
-    >>> override_settings(xr.Dataset(attrs={"lr": 0.1}), lr=0.5, wd=0.01).attrs
-    {'lr': 0.5, 'wd': 0.01}
-    """
+    """Replace learning rate, weight decay and optimizer of a data set by those that are not None."""
     for name, value in (("lr", lr), ("wd", wd)):
         if value is not None:
             log = log.drop_vars(name, errors="ignore").assign_attrs({name: check_number(name, value, at_least=0)})
@@ -186,19 +170,7 @@ def override_settings(
 
 
 def reject_names(names: Mapping[str, str] | None) -> None:
-    """Raise an error if names of columns accompany a trajectory.
-
-    Raises
-    ------
-    ValueError : there are names.
-
-    Examples
-    --------
-    >>> reject_names({"loss": "train_loss"})
-    Traceback (most recent call last):
-    ...
-    ValueError: names must be left out with a trajectory, whose variables have fixed names, got {'loss': 'train_loss'}
-    """
+    """Raise ValueError if names of columns accompany a trajectory."""
     if names:
         raise ValueError(
             f"names must be left out with a trajectory, whose variables have fixed names, got {dict(names)}"
@@ -207,8 +179,7 @@ def reject_names(names: Mapping[str, str] | None) -> None:
 
 def _effective_gradient(gradient: FloatArray, norm: FloatArray) -> FloatArray:
     """Effective gradient norm g̃, with missing norms interpolated or equal to the last valid one."""
-    valid = np.flatnonzero(np.isfinite(norm) & (norm > 0))
-    filled = fill_norm_gaps(norm)
+    filled, valid = fill_norm_gaps(norm), np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if valid.size:
         filled[valid[-1] :] = norm[valid[-1]]
     return gradient * filled
@@ -282,10 +253,10 @@ def _is_last_repetition(step: FloatArray, place: str) -> npt.NDArray[np.bool_]:
 
 
 def _to_floats(values: npt.ArrayLike) -> FloatArray:
+    """Numbers of a column; a text, such as the name of a phase, becomes NaN."""
     try:
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError, RuntimeError):
-        # a column of text, such as the name of a phase, becomes NaN
         texts = np.asarray(values, dtype=object)
         return np.array([_to_float(value) for value in texts.flat]).reshape(texts.shape)
 

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from simulate.diagnosis.diagnosis import (
-    BAD_BATCH,
-    DATA_SHIFT,
-    LR_STEP,
-    NORM_DRIVEN,
-    OVERFLOW,
-    UNKNOWN,
-    Diagnosis,
-)
-from simulate.plots.style import AXIS_LABELS, draw_curve, draw_legend_above, label_log_ticks, new_axes
-from simulate.trajectories.contract import setting_variable
+from simulate.diagnosis.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN, Diagnosis
+from simulate.plots.style import AXIS_LABELS, axes_for, draw_curve, draw_legend_above, label_log_ticks
+from simulate.trajectories.setting import Setting
 from theory.arguments import check_integer
 
 if TYPE_CHECKING:
@@ -67,34 +59,31 @@ def plot_diagnosis(
     most_points = check_integer("most_points", most_points, at_least=2)
     log = log_to_draw(diagnosis)
     names = [str(name) for name in log.data_vars]
-    all_axes = new_axes(len(names), layout="constrained") if axes is None else list(np.ravel(np.asarray(axes, object)))
-    if len(all_axes) != len(names):
-        raise ValueError(f"axes must be {len(names)}, one for each of {names}; got {len(all_axes)}")
+    all_axes = axes_for(names, axes, layout="constrained")
+    next_color = _CAUSES[NORM_DRIVEN][0]
     for ax, name in zip(all_axes, names, strict=True):
-        draw_curve(ax, log[[name]].where(np.isfinite(log[name])), name, most_points, color="0.35")
+        finite = log[[name]].where(np.isfinite(log[name]))
+        draw_curve(ax, finite, name, most_points, color="0.35")
         for spike in diagnosis.spikes:
             ax.axvspan(spike.step, spike.last_step, color=_CAUSES[spike.cause][0], alpha=0.25, linewidth=0)
         if not math.isnan(diagnosis.next_step):
-            ax.axvline(diagnosis.next_step, color=_CAUSES[NORM_DRIVEN][0], linestyle="--", linewidth=1)
-        if np.all(log[name].values[np.isfinite(log[name].values)] > 0):
+            ax.axvline(diagnosis.next_step, color=next_color, linestyle="--", linewidth=1)
+        if not np.any(finite[name] <= 0):
             ax.set_yscale("log")
             label_log_ticks(ax)
         ax.set_ylabel(AXIS_LABELS[name])
         ax.margins(x=0.01)
     top = all_axes[0]
+    # a peak that is not finite is drawn as high as the highest finite loss
+    highest = log.loss.values[np.isfinite(log.loss.values)].max(initial=-np.inf)
+    style: dict[str, Any] = {"markersize": 7, "markeredgecolor": "black", "markeredgewidth": 0.5}
     for cause, (color, marker) in _CAUSES.items():
         spikes = [spike for spike in diagnosis.spikes if spike.cause == cause]
         if spikes:
-            highest = np.nanmax(np.where(np.isfinite(log.loss.values), log.loss.values, np.nan))
-            peaks = [
-                min(spike.peak_loss, highest) if spike.peak_loss == spike.peak_loss else highest for spike in spikes
-            ]
-            at = [spike.step for spike in spikes]
-            top.plot(
-                at, peaks, marker, color=color, markersize=7, markeredgecolor="black", markeredgewidth=0.5, label=cause
-            )
+            peaks = np.fmin([spike.peak_loss for spike in spikes], highest)
+            top.plot([spike.step for spike in spikes], peaks, marker, color=color, label=cause, **style)
     if not math.isnan(diagnosis.next_step):
-        top.plot([], [], "--", color=_CAUSES[NORM_DRIVEN][0], linewidth=1, label="next expected")
+        top.plot([], [], "--", color=next_color, linewidth=1, label="next expected")
     if top.get_legend_handles_labels()[0]:
         draw_legend_above(top)
     all_axes[-1].set_xlabel("step")
@@ -102,16 +91,8 @@ def plot_diagnosis(
 
 
 def log_to_draw(diagnosis: Diagnosis) -> xr.Dataset:
-    """Variables that `plot_diagnosis` draws, in the order of its axes from the top.
-
-    Examples
-    --------
-    >>> from simulate.diagnosis.diagnosis import diagnose
-    >>> log = {"loss": np.ones(100), "norm": np.full(100, 2.0), "lr": np.full(100, 0.1)}
-    >>> list(log_to_draw(diagnose(log)))
-    ['loss', 'norm', 'effective_lr']
-    """
-    log = diagnosis.log
-    if "norm" in log and "effective_lr" not in log and ("lr" in log.variables or "lr" in log.attrs):
-        log = log.assign(effective_lr=setting_variable(log, "lr") / log.norm**2)
+    """Variables that `plot_diagnosis` draws, in the order of its axes from the top."""
+    log, recorded = diagnosis.log, Setting.of(diagnosis.log).recorded
+    if "norm" in log and "effective_lr" not in log and "lr" in recorded:
+        log = log.assign(effective_lr=recorded["lr"] / log.norm**2)
     return log[[name for name in ("loss", "norm", "effective_lr") if name in log]]

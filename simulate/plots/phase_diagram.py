@@ -73,9 +73,8 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
     occurring = {check_choice("verdict", str(word), _VERDICTS) for word in np.unique(verdicts) if word}
     if ax is None:
         (ax,) = new_axes(1, width=7.5, height=5.0, layout="constrained")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
     x_edges, y_edges = _edges(lr), _edges(wd)
+    ax.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="weight decay λ")
     patches = []
     for verdict, (colour, pattern) in _VERDICTS.items():
         if verdict in occurring:
@@ -83,8 +82,7 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
             mesh = ax.pcolor(x_edges, y_edges, cells, cmap=ListedColormap([colour]), linewidth=0)
             mesh.set(hatch=pattern or None, edgecolor="0.3", antialiased=False)
             patches.append(Patch(facecolor=colour, hatch=pattern, edgecolor="0.3", linewidth=0.5, label=verdict))
-    ax.set_xlim(float(x_edges[0]), float(x_edges[-1]))
-    ax.set_ylim(float(y_edges[0]), float(y_edges[-1]))
+    ax.set(xlim=(x_edges[0], x_edges[-1]), ylim=(y_edges[0], y_edges[-1]))
     numbers = []
     for i in _places_of_numbers(wd.size):
         for j in _places_of_numbers(lr.size):
@@ -95,19 +93,9 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
     for axis, values in ((ax.xaxis, lr), (ax.yaxis, wd)):
         if values.size <= _MAX_TICKS:
             number_values(axis, values)
-    ax.set_xlabel("learning rate η")
-    ax.set_ylabel("weight decay λ")
-    ax.legend(
-        handles=patches,
-        title="numbers: T·ηλ" if numbers else None,
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
-        borderaxespad=0,
-        frameon=False,
-        fontsize=9,
-        title_fontsize=9,
-        alignment="left",
-    )
+    title = "numbers: T·ηλ" if numbers else None
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0}
+    ax.legend(handles=patches, title=title, frameon=False, fontsize=9, title_fontsize=9, alignment="left", **place)
     return ax
 
 
@@ -148,13 +136,9 @@ def _draw_lines_of_equal_product(ax: Axes, taken: Sequence[tuple[float, float]])
             distance = np.minimum(distance, np.hypot(*np.moveaxis(at[:, np.newaxis] - occupied, -1, 0)).min(axis=1))
         best = int(np.argmax(distance))
         if distance[best] > 0.05:
-            ax.text(
-                x[best],
-                10.0**power / x[best],
+            label, box = (
                 f"ηλ = $10^{{{power}}}$",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="0.15",
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
+                {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0},
             )
+            style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "color": "0.15", "bbox": box}
+            ax.text(x[best], 10.0**power / x[best], label, **style)

@@ -25,16 +25,7 @@ AXIS_LABELS = {
 
 
 def mark_onsets(axes: Iterable[Axes], onsets: Iterable[int]) -> None:
-    """Mark the onsets of periods with vertical lines; the first has a label.
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> ax = Figure().subplots()
-    >>> mark_onsets([ax], [3, 7])
-    >>> [line.get_xdata()[0] for line in ax.lines]
-    [3, 7]
-    """
+    """Mark the onsets of periods with vertical lines; the first has a label."""
     for ax in axes:
         for place, onset in enumerate(onsets):
             label = "onset of a period" if place == 0 else None
@@ -42,34 +33,14 @@ def mark_onsets(axes: Iterable[Axes], onsets: Iterable[int]) -> None:
 
 
 def number_values(axis: Axis, values: Iterable[float]) -> None:
-    """Place ticks with numbers at these values of an axis, and nowhere else.
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> ax = Figure().subplots()
-    >>> ax.set_xscale("log")
-    >>> number_values(ax.xaxis, [0.25, 0.5])
-    >>> [text.get_text() for text in ax.get_xticklabels()]
-    ['0.25', '0.5']
-    """
+    """Place ticks with numbers at these values of an axis, and nowhere else."""
     places = [float(value) for value in values]
     axis.set_ticks(places, [f"{place:g}" for place in places])
     axis.set_ticks([], minor=True)
 
 
 def draw_legend_above(*axes: Axes) -> None:
-    """Draw one legend for all axes above the first one, where it covers no curve.
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> top, bottom = Figure().subplots(2)
-    >>> _ = top.plot([1, 2], label="measured"), bottom.plot([1, 2], label="measured")
-    >>> draw_legend_above(top, bottom)
-    >>> [text.get_text() for text in top.get_legend().get_texts()]
-    ['measured']
-    """
+    """Draw one legend for all axes above the first one, where it covers no curve."""
     entries = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     axes[0].legend(
         entries.values(),
@@ -95,32 +66,31 @@ def label_log_ticks(ax: Axes) -> None:
     >>> [ax.yaxis.get_minor_formatter()(value) for value in (4.0, 5.0)]
     ['4', '5']
     """
-    from matplotlib.ticker import FuncFormatter, LogFormatter
+    from matplotlib.ticker import LogFormatter
+
+    class TickFormatter(LogFormatter):
+        labels_all: bool | None = None
+
+        # once for all ticks of an axis, because finding the ticks takes long
+        def set_locs(self, locs: Any = None) -> None:
+            between = ax.yaxis.get_ticklocs(minor=True)
+            super().set_locs(between)
+            low, high = ax.get_ylim()
+            ticks = [tick for tick in (*ax.yaxis.get_ticklocs(), *between) if low <= tick <= high]
+            self.labels_all = sum(bool(LogFormatter.__call__(self, tick)) for tick in ticks) < 2
+
+        def __call__(self, value: float, position: int | None = None) -> str:
+            if self.labels_all is None:
+                self.set_locs()
+            return f"{value:.4g}" if self.labels_all or super().__call__(value, position) else ""
 
     # the norm often spans less than a decade: ticks between the powers of ten need labels too
-    formatter = LogFormatter(minor_thresholds=(1, 0.4))
-    formatter.set_axis(ax.yaxis)
-
-    def text(value: float, position: int | None = None) -> str:
-        between = ax.yaxis.get_ticklocs(minor=True)
-        formatter.set_locs(between)
-        low, high = ax.get_ylim()
-        labelled = [tick for tick in (*ax.yaxis.get_ticklocs(), *between) if low <= tick <= high and formatter(tick)]
-        return f"{value:.4g}" if len(labelled) < 2 or formatter(value, position) else ""
-
-    ax.yaxis.set_major_formatter(FuncFormatter(text))
-    ax.yaxis.set_minor_formatter(FuncFormatter(text))
+    ax.yaxis.set_major_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
+    ax.yaxis.set_minor_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
 
 
 def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:
-    """Return axes of a new figure, one below the other, with a common x axis; `height` is that of one, in inches.
-
-    Examples
-    --------
-    >>> import matplotlib; matplotlib.use("Agg")
-    >>> len(new_axes(2))
-    2
-    """
+    """Return axes of a new figure, one below the other, with a common x axis; `height` is that of one, in inches."""
     # importing pyplot takes half a second: only when something is drawn
     from matplotlib import pyplot as plt
 
@@ -128,18 +98,18 @@ def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | 
     return list(axes[:, 0])
 
 
-def draw_curve(ax: Axes, trajectory: xr.Dataset, name: str, most_points: int, **style: Any) -> None:
-    """Draw a variable over the steps. Above `most_points` rows, draw the range of values in bins of equal width.
+def axes_for(names: Sequence[str], axes: Axes | Sequence[Axes] | None, layout: str | None = None) -> Sequence[Axes]:
+    """Return one of the given axes for each name, or new ones; raise ValueError if their number is wrong."""
+    if axes is None:
+        return new_axes(len(names), layout=layout)
+    given = list(np.ravel(np.asarray(axes, dtype=object)))
+    if len(given) != len(names):
+        raise ValueError(f"axes must be {len(names)}, one for each of {names}; got {len(given)}")
+    return given
 
-    Examples
-    --------
-    >>> import xarray as xr
-    >>> from matplotlib.figure import Figure
-    >>> ax, run = Figure().subplots(), xr.Dataset({"norm": ("step", np.ones(10))}, coords={"step": np.arange(10)})
-    >>> draw_curve(ax, run, "norm", most_points=4)
-    >>> ax.lines[0].get_xdata().size
-    4
-    """
+
+def draw_curve(ax: Axes, trajectory: xr.Dataset, name: str, most_points: int, **style: Any) -> None:
+    """Draw a variable over the steps. Above `most_points` rows, draw the range of values in bins of equal width."""
     style = {"linewidth": 0.9, **style}
     step, values = trajectory.step.values, trajectory[name].values
     if step.size <= most_points:

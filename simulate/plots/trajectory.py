@@ -14,6 +14,7 @@ from simulate.plots.style import (
     MEASURED_COLOR,
     ONSET_COLOR,
     PREDICTED_COLOR,
+    axes_for,
     draw_curve,
     draw_legend_above,
     label_log_ticks,
@@ -75,9 +76,7 @@ def plot_trajectory(
     names = [name for name in requested if name in trajectory and trajectory[name].dims == ("step",)]
     if not names:
         raise ValueError(f"variables must name at least one that the trajectory has at every step, got {requested}")
-    all_axes = new_axes(len(names)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
-    if len(all_axes) != len(names):
-        raise ValueError(f"axes must be {len(names)}, one for each of {names}; got {len(all_axes)}")
+    all_axes = axes_for(names, axes)
     label = "measured" if simulated is not None or trajectory.attrs.get("source") == "training" else "simulated"
     for ax, name in zip(all_axes, names, strict=True):
         compared = simulated is not None and name in simulated
@@ -134,53 +133,38 @@ def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: Measu
     if ax is None:
         (ax,) = new_axes(1, width=6.0, height=4.5)
     grad_norm, effective_lr = trajectory.grad_norm.values, trajectory.effective_lr.values
-    good = np.isfinite(grad_norm) & np.isfinite(effective_lr) & (grad_norm > 0)
+    shown = trajectory.isel(step=np.isfinite(grad_norm) & np.isfinite(effective_lr) & (grad_norm > 0))
     points = ax.scatter(
-        grad_norm[good],
-        effective_lr[good],
-        c=trajectory.step.values[good],
-        s=7,
+        shown.grad_norm,
+        shown.effective_lr,
+        7,
+        shown.step,
         cmap=_step_colormap(),
         alpha=0.7,
         linewidths=0,
         rasterized=True,
     )
     ax.figure.colorbar(points, ax=ax, label="step")
-    if good.any():
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-    if good.any() and _balances_on_a_line(trajectory):
-        ends = np.array([grad_norm[good].min(), grad_norm[good].max()])
-        window = ax.get_ylim()
-        ax.plot(
-            ends,
-            theory.equilibrium_effective_lr(1.0, Setting.of(trajectory).intrinsic_lr, ends),
-            color=PREDICTED_COLOR,
-            linestyle=":",
-            label="balance of growth and decay",
-        )
-        ax.set_ylim(window)
+    if shown.sizes["step"]:
+        ax.set(xscale="log", yscale="log")
+        setting, window = Setting.of(trajectory), ax.get_ylim()
+        if _balances_on_a_line(setting):
+            ends = np.array([shown.grad_norm.min(), shown.grad_norm.max()])
+            balance = theory.equilibrium_effective_lr(1.0, setting.intrinsic_lr, ends)
+            ax.plot(ends, balance, ":", color=PREDICTED_COLOR, label="balance of growth and decay")
+            ax.set_ylim(window)
     if periods is not None and periods.onsets.size:
         at = trajectory.sel(step=periods.onsets)
-        ax.scatter(
-            at.grad_norm,
-            at.effective_lr,
-            marker="v",
-            s=26,
-            facecolor="none",
-            edgecolor=ONSET_COLOR,
-            label="onset of a period",
-        )
+        mark: dict[str, Any] = {"marker": "v", "facecolor": "none", "edgecolor": ONSET_COLOR}
+        ax.scatter(at.grad_norm, at.effective_lr, 26, label="onset of a period", **mark)
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=8, frameon=False)
-    ax.set_xlabel("gradient norm g̃ on the unit sphere")
-    ax.set_ylabel("effective lr η̃ = η/ρ²")
+    ax.set(xlabel="gradient norm g̃ on the unit sphere", ylabel=AXIS_LABELS["effective_lr"])
     return ax
 
 
-def _balances_on_a_line(trajectory: xr.Dataset) -> bool:
+def _balances_on_a_line(setting: Setting) -> bool:
     """Whether growth and decay balance on a line: plain SGD without a constraint, at constant η and λ."""
-    setting = Setting.of(trajectory)
     is_plain = setting.optimizer == theory.SGD() and setting.constraint == FREE
     is_constant = all(np.unique(values.values).size == 1 for values in (setting.lr, setting.wd))
     return is_plain and is_constant and 0 < setting.intrinsic_lr < 1
@@ -235,41 +219,27 @@ def plot_periods(periods: MeasuredPeriods, ax: Axes | None = None, *, predicted:
     if ax is None:
         (ax,) = new_axes(1, width=6.0, height=4.0, layout="constrained")
     edges = _whole_bins(np.concatenate([period_set.lengths for period_set in histograms.values()]))
-    colours = {"periods": MEASURED_COLOR, "predicted": PREDICTED_COLOR}
-    words = {"periods": "measured" if predicted is not None else "", "predicted": "predicted"}
     for name, period_set in histograms.items():
-        outline = name == "predicted"
-        style: dict[str, Any] = {"histtype": "step", "linewidth": 1.6} if outline else {"alpha": 0.45}
+        is_outline, mean, stderr = name == "predicted", period_set.mean, period_set.stderr
+        color = PREDICTED_COLOR if is_outline else MEASURED_COLOR
+        style: dict[str, Any] = {"histtype": "step", "linewidth": 1.6} if is_outline else {"alpha": 0.45}
         # shares, since the numbers of periods may differ
-        ax.hist(
-            period_set.lengths,
-            edges.tolist(),
-            weights=np.full(period_set.count, 1 / period_set.count),
-            color=colours[name],
-            **style,
-        )
-        spread = f" ± {period_set.stderr:.{_decimals(period_set.stderr)}f}" if period_set.count > 1 else ""
-        mean = f"{period_set.mean:.{_decimals(period_set.stderr)}f}"
-        count = f"{period_set.count} period{'s' if period_set.count > 1 else ''}"
-        label = f"{words[name]} mean {mean}{spread} steps ({count})".strip()
-        ax.axvline(period_set.mean, color=colours[name], linestyle="--" if outline else "-", linewidth=1.4, label=label)
-        if period_set.count > 1:
-            ax.axvspan(
-                period_set.mean - period_set.stderr,
-                period_set.mean + period_set.stderr,
-                color=colours[name],
-                alpha=0.25,
-                linewidth=0,
-            )
+        shares = np.full(period_set.count, 1 / period_set.count)
+        ax.hist(period_set.lengths, edges.tolist(), weights=shares, color=color, **style)
+        has_error, decimals = period_set.count > 1, _decimals(stderr)
+        spread = f" ± {stderr:.{decimals}f}" if has_error else ""
+        word = "predicted " if is_outline else "measured " if predicted is not None else ""
+        count = f"{period_set.count} period{'s' if has_error else ''}"
+        label = f"{word}mean {mean:.{decimals}f}{spread} steps ({count})"
+        ax.axvline(mean, color=color, linestyle="--" if is_outline else "-", linewidth=1.4, label=label)
+        if has_error:
+            ax.axvspan(mean - stderr, mean + stderr, color=color, alpha=0.25, linewidth=0)
     intrinsic_lr = periods.intrinsic_lr
     if intrinsic_lr > 0:
-        top = ax.secondary_xaxis(
-            "top",
-            functions=(lambda steps: np.multiply(steps, intrinsic_lr), lambda value: np.divide(value, intrinsic_lr)),
-        )
+        scale = (lambda steps: np.multiply(steps, intrinsic_lr), lambda value: np.divide(value, intrinsic_lr))
+        top = ax.secondary_xaxis("top", functions=scale)
         top.set_xlabel(f"T·ηλ, ηλ = {intrinsic_lr:.3g}")
-    ax.set_xlabel(f"period T in steps, rises of ln ρ ≥ {periods.rise:g}")
-    ax.set_ylabel("share of periods")
+    ax.set(xlabel=f"period T in steps, rises of ln ρ ≥ {periods.rise:g}", ylabel="share of periods")
     ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
     # space for the legend above the bars
     ax.set_ylim(0, ax.get_ylim()[1] * (1 + 0.1 * (1 + len(histograms))))

@@ -129,14 +129,6 @@ def make_trajectory(
     last_state : further variables, with their dimensions, from which a simulation can be continued.
     attributes : further attributes (optimizer, constraint, lr, wd, config, …).
 
-    Returns
-    -------
-    xarray.Dataset
-
-    Raises
-    ------
-    ValueError : shapes do not match (raised by xarray).
-
     Examples
     --------
     >>> run = make_trajectory({"norm": [1.0, 0.9]}, step=[0, 1], source="map", final_norm=0.8,
@@ -194,24 +186,12 @@ def upgrade_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def variable_attributes(name: str) -> dict[str, str]:
-    """Units and long name of a variable of the contract; empty for other variables.
-
-    Examples
-    --------
-    >>> variable_attributes("rotation")["units"]
-    'radian'
-    """
+    """Units and long name of a variable of the contract; empty for other variables."""
     return dict(zip(("units", "long_name"), VARIABLES[name], strict=True)) if name in VARIABLES else {}
 
 
 def versions() -> dict[str, str]:
-    """Versions of packages that are stored with a trajectory.
-
-    Examples
-    --------
-    >>> sorted(versions())
-    ['bnwd_version', 'numpy_version', 'python_version']
-    """
+    """Versions of packages that are stored with a trajectory."""
     return {
         "bnwd_version": theory.__version__,
         "numpy_version": np.__version__,
@@ -222,26 +202,9 @@ def versions() -> dict[str, str]:
 def check_trajectory(trajectory: Any, *needed: str, single: bool = False) -> xr.Dataset:
     """Check that an argument is a trajectory with the needed variables.
 
-    Parameters
-    ----------
-    trajectory : value to check.
-    needed : names of the needed variables.
-    single : whether to refuse batches.
-
-    Returns
-    -------
-    the trajectory.
-
     Raises
     ------
     TypeError, ValueError : the value is no dataset, lacks a variable, or is a batch.
-
-    Examples
-    --------
-    >>> check_trajectory(3)
-    Traceback (most recent call last):
-    ...
-    TypeError: trajectory must be an xarray.Dataset of the trajectory contract, got int
     """
     if not isinstance(trajectory, xr.Dataset):
         raise TypeError(f"trajectory must be an xarray.Dataset of the trajectory contract, got {_kind(trajectory)}")

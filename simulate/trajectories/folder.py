@@ -111,13 +111,7 @@ class RunDescription:
 
 
 def count_steps(folder: Path) -> int:
-    """Number of complete records in the log of a run folder; 0 before the run begins.
-
-    Examples
-    --------
-    >>> count_steps(Path("no such folder"))
-    0
-    """
+    """Number of complete records in the log of a run folder; 0 before the run begins."""
     try:
         return (folder / STEPS).stat().st_size // RunDescription.read(folder).step_log.itemsize
     except FileNotFoundError:
@@ -154,13 +148,7 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
 
 
 def write_store(trajectory: xr.Dataset, target: Path) -> None:
-    """Write a zarr store under another name and rename it to `target`, which must not exist.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> write_store(xr.Dataset({"a": 1}), Path(tempfile.mkdtemp()) / "a.zarr")
-    """
+    """Write a zarr store under another name and rename it to `target`, which must not exist."""
     with atomic_write(target) as aside:
         trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
 
@@ -297,14 +285,6 @@ def trajectory_of_records(
     groups, attributes, evaluations : as in `make_trajectory`. If `lr` is no attribute, it becomes a variable.
     epochs_per_step : for the coordinate `epoch`; None without epochs.
     first_step : number of the first record, if the records are part of a run.
-
-    Examples
-    --------
-    >>> from simulate.trajectories.log import step_record
-    >>> rows = np.zeros(2, dtype=step_record(1))
-    >>> rows["norm"], rows["lr"] = [2.0, 1.0], 0.1
-    >>> trajectory_of_records(rows, status="complete", first_norm=2.0, groups=["w"], attributes={}).lr.values.tolist()
-    [0.1, 0.1]
     """
     columns = {name: column(records, name, attributes) for name in column_names(attributes)}
     step = first_step + np.arange(len(records))

@@ -19,37 +19,19 @@ BLOCK_RECORDS = 2**16
 
 
 def evaluation_record(names: Sequence[str] = EVALUATIONS) -> np.dtype[Any]:
-    """Record type of one evaluation.
-
-    Examples
-    --------
-    >>> evaluation_record().itemsize
-    40
-    """
+    """Record type of one evaluation."""
     return np.dtype([("eval_step", "<i8"), *((name, "<f8") for name in names)])
 
 
 def step_record(groups: int) -> np.dtype[Any]:
-    """Record type of one training step; record t is row t. `next_norm` is the norm after the update.
-
-    Examples
-    --------
-    >>> step_record(groups=3).itemsize
-    128
-    """
+    """Record type of one training step; record t is row t. `next_norm` is the norm after the update."""
     scalars = ("loss", "lr", "norm", "next_norm", "grad_norm", "rotation", "radial_defect")
     vectors = ("group_norm", "group_grad_norm", "group_rotation")
     return np.dtype([*((n, "<f8") for n in scalars), *((n, "<f8", (groups,)) for n in vectors)])
 
 
 def record_with_check(record: np.dtype[Any]) -> np.dtype[Any]:
-    """Record type with a checksum of its numbers and its position in the log.
-
-    Examples
-    --------
-    >>> record_with_check(step_record(groups=3)).itemsize
-    136
-    """
+    """Record type with a checksum of its numbers and its position in the log."""
     return np.dtype([*record.descr, (CHECK, "<u8")])
 
 
@@ -85,11 +67,6 @@ def read_records(path: Path, record: np.dtype[Any], start: int = 0, stop: int | 
     path : log file.
     record : record type. With `record_with_check` damage is detected; the result has no checksums.
     start, stop : numbers of the first record and of the one after the last.
-
-    Examples
-    --------
-    >>> read_records(Path("no such file"), step_record(1)).size
-    0
     """
     plain = np.dtype([field for field in record.descr if field[0] != CHECK])
     if not path.exists():
@@ -106,13 +83,7 @@ def read_records(path: Path, record: np.dtype[Any], start: int = 0, stop: int | 
 
 
 def count_records(path: Path, record: np.dtype[Any]) -> int:
-    """Number of records that `read_records` returns, counted in constant memory.
-
-    Examples
-    --------
-    >>> count_records(Path("no such file"), step_record(1))
-    0
-    """
+    """Number of records that `read_records` returns, counted in constant memory."""
     count = 0
     while True:
         block = len(read_records(path, record, count, count + BLOCK_RECORDS))
@@ -122,33 +93,13 @@ def count_records(path: Path, record: np.dtype[Any]) -> int:
 
 
 def column_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the per-step variables of a run with these attributes.
-
-    Examples
-    --------
-    >>> column_names({"lr": 0.5})[:3]
-    ('loss', 'norm', 'grad_norm')
-    """
+    """Names of the per-step variables of a run with these attributes."""
     logged = (name for name in step_record(1).names or () if name not in ("lr", "next_norm"))
     return (*logged, "effective_lr", *(() if "lr" in attributes else ("lr",)))
 
 
 def column(records: npt.NDArray[Any], name: str, attributes: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """Values of one per-step variable.
-
-    Parameters
-    ----------
-    records : records of type `step_record`, shape (steps,).
-    name : one of `column_names`.
-    attributes : attributes of the run.
-
-    Examples
-    --------
-    >>> rows = np.zeros(1, dtype=step_record(1))
-    >>> rows["norm"], rows["lr"] = 2.0, 0.1
-    >>> column(rows, "effective_lr", {"optimizer": "SGD()"})
-    array([0.025])
-    """
+    """Values of one per-step variable."""
     if name != "effective_lr":
         return np.asarray(records[name])
     is_fixed = attributes.get("constraint") == FIXED_EFFECTIVE_LR

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ import theory
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import autocorrelation_time
-from theory.arguments import check_integer, check_number
+from theory.arguments import check_integer, check_number, warn_user
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
@@ -163,11 +162,6 @@ def verdict_from(
 ) -> str:
     """Return the verdict for measured or predicted numbers, by the rules of `classify`.
 
-    Parameters
-    ----------
-    rotation_ratio, log_norm_sd, outside_growth, threshold_ratio : as in `Classification`; NaN if undetermined.
-    periods : number of periods.
-
     Examples
     --------
     >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4)
@@ -215,10 +209,9 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
     """
     periods = _check_and_find(trajectory, rise, discard)
     if periods.outside_growth > OUTSIDE_GROWTH_MAX:
-        warnings.warn(
+        warn_user(
             f"{periods.outside_growth:.3g} of the growth of ln ρ lies outside the detected rises, above "
-            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={periods.rise:g}",
-            stacklevel=2,
+            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={periods.rise:g}"
         )
     return periods
 
@@ -316,10 +309,9 @@ def _check_and_find(trajectory: xr.Dataset, rise: float, discard: int | None) ->
     settled = rows_after_transient(trajectory, discard)
     step = trajectory.step.values[settled]
     if intrinsic_lr > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / intrinsic_lr):
-        warnings.warn(
+        warn_user(
             f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above "
-            f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}",
-            stacklevel=3,
+            f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}"
         )
     return _periods_of_rows(trajectory, settled, rise)
 
@@ -372,26 +364,12 @@ def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> fl
 
 
 def after_transient(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:
-    """Rows of one run with a finite norm > 0, after the first `discard` steps (default as in `find_periods`).
-
-    Examples
-    --------
-    >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
-    >>> after_transient(run).step.values.tolist()[:2]
-    [20, 21]
-    """
+    """Rows of one run with a finite norm > 0, after the first `discard` steps (default as in `find_periods`)."""
     return trajectory.isel(step=rows_after_transient(trajectory, discard))
 
 
 def rows_after_transient(trajectory: xr.Dataset, discard: int | None = None) -> npt.NDArray[np.int64]:
-    """Indices of the rows that `after_transient` returns.
-
-    Examples
-    --------
-    >>> run = xr.Dataset({"norm": ("step", np.ones(30))}, coords={"step": np.arange(30)}, attrs={"lr": 1.0, "wd": 0.1})
-    >>> len(rows_after_transient(run))
-    10
-    """
+    """Indices of the rows that `after_transient` returns."""
     if discard is None:
         discard = transient_length(trajectory)
     discard = check_integer("discard", discard)

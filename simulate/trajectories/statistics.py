@@ -18,10 +18,6 @@ def autocorrelation_time(step: npt.ArrayLike, values: npt.ArrayLike, least_gap: 
     step, values : step numbers and values of the rows, in order.
     least_gap : the series is sampled about every `least_gap` steps.
 
-    Returns
-    -------
-    float: NaN if the autocorrelation stays above 1/e for half of the rows, or if the series is constant.
-
     Examples
     --------
     >>> step = np.arange(100_000)
@@ -64,15 +60,7 @@ def power_mean(values: npt.ArrayLike, power: float) -> tuple[float, float]:
 
 
 def _relative_standard_error(values: npt.NDArray[np.float64]) -> float:
-    """Relative standard error of the mean of a correlated series, from block means; NaN below 40 values.
-
-    Examples
-    --------
-    >>> _relative_standard_error(np.arange(1.0, 101.0)) > 0.1
-    True
-    >>> _relative_standard_error(np.ones(100)), _relative_standard_error(np.ones(39))
-    (0.0, nan)
-    """
+    """Relative standard error of the mean of a correlated series, from block means; NaN below 40 values."""
     if values.size < 2 * _BLOCKS:
         return math.nan
     means = np.array([block.mean() for block in np.array_split(values, _BLOCKS)])

@@ -37,7 +37,7 @@ def test_runs_have_the_requested_periods(model):
 
 
 def test_it_predicts_a_held_out_setting(model):
-    run = train(RunConfig(lr=0.5, wd=0.01, width=64, steps=40_000, seed=7))
+    run = train(RunConfig(lr=0.5, wd=0.01, width=64, steps=15_000, seed=7))
     measured = simulate.find_periods(run)
     # 60 periods each: standard errors of about a tenth
     assert model.law.period(0.5, 0.01) == pytest.approx(measured.mean, rel=0.2)
@@ -51,7 +51,7 @@ def test_runs_are_reused(model, runs, here):
     assert again == model
     assert {folder: folder.stat().st_mtime_ns for folder in before} == before
     # more periods continue them
-    more = calibrate("mlp", width=64, periods=120, out=runs, executor=here)
+    more = calibrate("mlp", width=64, periods=70, out=runs, executor=here)
     assert {folder.parent for folder in before} == {folder.parent for folder in runs.glob("runs/*/*/steps.log")}
     assert sum(run.count for run in more.calibration_runs) > sum(segment.count for segment in model.calibration_runs)
 
@@ -86,7 +86,7 @@ def test_equilibrium_is_predicted(here, tmp_path):
     assert not period_model.has_law
     expected = period_model.predict(0.5, 0.014)
     assert expected.verdict == str(expected) == "equilibrium"
-    run = train(RunConfig(lr=0.5, wd=0.014, steps=20_000, seed=9, **network))
+    run = train(RunConfig(lr=0.5, wd=0.014, steps=10_000, seed=9, **network))
     measured = simulate.classify(run)
     assert measured.verdict == "equilibrium"
     assert expected.norm == pytest.approx(measured.typical_norm, rel=0.03)

@@ -390,7 +390,7 @@ BAD = [
     ({"seed": 1.0}, TypeError, r"^seed must be a whole number"),
     ({"rise": 0.0}, ValueError, r"^rise must be a finite number > 0, got 0.0"),
     ({"optimizer": theory.AdamW(dim=2)}, ValueError, r"^optimizer must be a theory.SGD, got AdamW"),
-    ({"optimizer": "SGD"}, TypeError, r"^optimizer must be an object such as SGD"),
+    ({"optimizer": "SGD"}, ValueError, r"^optimizer must be written like SGD\(.*got .SGD."),
     ({"effective_lr": 0.0}, ValueError, r"^effective_lr must be a finite number > 0, got 0.0"),
 ]
 

@@ -25,7 +25,7 @@ from empirical.studies.diagnosis.labelled_runs import (
     train_labelled,
 )
 from simulate.diagnosis.diagnosis import NORM_DRIVEN, UNKNOWN, Diagnosis
-from simulate.diagnosis.spikes import COMPARED_ROWS
+from simulate.diagnosis.rules import THRESHOLDS
 from simulate.trajectories.contract import versions
 
 RIGHT, WRONG, MISSED = "right", "wrong", "missed"
@@ -150,7 +150,9 @@ def has_effect(case: LabelledRun, log: xr.Dataset) -> bool:
         return True
     loss = log.loss.values
     then = loss[case.at : case.at + _NEAR[1] + 1]
-    return not np.isfinite(then).all() or bool(then.max() > loss[max(case.at - COMPARED_ROWS, 0) : case.at].max())
+    return not np.isfinite(then).all() or bool(
+        then.max() > loss[max(case.at - THRESHOLDS.compared_rows, 0) : case.at].max()
+    )
 
 
 def _train_and_judge(case: LabelledRun) -> dict[str, str]:

@@ -15,7 +15,7 @@ import xarray as xr
 import simulate
 from empirical.config import RunConfig
 from empirical.measures.minima import successive_minima
-from empirical.reports.comparison import is_same_network
+from empirical.reports.comparison import is_same_network, stored_config
 from empirical.reports.page import new_figure
 from empirical.studies.claims.claim import RunGroups
 from empirical.studies.claims.statistics import Trajectories, classify_or_none
@@ -111,7 +111,8 @@ def _draw_predictions(left: Axes, right: Axes, x: _Array, runs: Trajectories) ->
     product = measured_periods(near)[0] * mean_intrinsic_lr(near[0])
     curves = [(f"{product:.2g}/ηλ", ":", "0.4", product / x)] if np.isfinite(product) else []
     model = simulate.PeriodModel.reference()
-    if is_same_network(next(iter(runs.values()))[0].attrs["config"], model.calibration_runs[0].run):
+    configs = (stored_config(text) for text in (near[0].attrs["config"], model.calibration_runs[0].run))
+    if is_same_network(*configs):
         curves += [
             (
                 "reduced model",

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from markupsafe import Markup
 
 import simulate
 import theory
 from empirical.reports import page
 from empirical.reports.comparison import PERIODS_SHOWN, equilibrium_levels, last_periods, setting_name
+from empirical.reports.tables import Cell, Table
 from empirical.studies.validation import checks
 from empirical.studies.validation.checks import Row
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR
@@ -45,22 +47,25 @@ def write_report(
     holding = sum(row.holds for row in rows)
     header, *texts = cells
     lines = [_table_cells(row, line) for row, line in zip(rows, texts, strict=True)]
-    summary = (
+    summary = Markup(
         f"<p><strong>{holding} of {len(rows)} claims hold.</strong> Each row compares training with a prediction of "
         "<code>theory</code> and a simulation of <code>simulate</code>. The networks were trained on the data set "
         f"“{html.escape(preset)}” with telemetry at every step. Rows that begin with “control” show that a test can "
         "fail: they hold if the test fails.</p>"
     )
-    data = page.section(
-        "Data",
+    opening = Markup(
         '<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one '
-        "labelled dataset. <code>simulate.load</code> opens one run by its folder:</p>",
-        page.table("folders of the runs", [], [[name, place] for name, place in places.items()]),
+        "labelled dataset. <code>simulate.load</code> opens one run by its folder:</p>"
     )
+    folders = Table([], list(places.items()), "folders of the runs")
     page.write_page(
         path,
         f"Training with batch normalization and weight decay: theory, simulation and {len(runs)} real runs",
-        [summary, page.table("claims", header, lines), *(page.figure_section(*part) for part in _figures(runs)), data],
+        [
+            page.Section("", [summary, Table(header, lines, "claims")]),
+            *(page.figure_section(*part) for part in _figures(runs)),
+            page.Section("Data", [opening, folders]),
+        ],
         footer=f"Trained with torch {next(iter(runs.values())).attrs['torch_version']}. "
         "Source of the claims: Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.",
     )
@@ -113,11 +118,11 @@ def _figures(runs: Mapping[str, xr.Dataset]) -> list[tuple[str, Figure, str]]:
     ]
 
 
-def _table_cells(row: Row, texts: list[str]) -> list[page.Cell]:
+def _table_cells(row: Row, texts: list[str]) -> list[Cell]:
     """Cells with these texts, sorted by the numbers of the row."""
     values = [None, row.predicted, row.simulated, row.measured, row.difference, None, None]
     kinds = [""] * 6 + [row.verdict]
-    return [page.Cell(*cell) for cell in zip(texts, values, kinds, strict=True)]
+    return [Cell(*cell) for cell in zip(texts, values, kinds, strict=True)]
 
 
 def _periodic_figure(run: xr.Dataset) -> Figure:

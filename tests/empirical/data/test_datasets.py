@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import pad
 
-import empirical.data.hub as hub
 from empirical import RunConfig, train
 from empirical.config import EMBEDDED_DATASETS, HUB_DATASETS
-from empirical.data import Data, augment, load_data, user_data
-from empirical.data.augmentation import crop
-from empirical.data.embedded import EMBEDDED
+from empirical.data import Data, augment, load_data, loading, user_data
+from empirical.data.batches import crop
 from empirical.runs import preparation
 
 CPU = torch.device("cpu")
@@ -45,14 +43,14 @@ def check_images(data, grey=False):
     training = expected[TRAIN].astype(np.float64)
     np.testing.assert_allclose(data.mean.flatten(), training.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(data.scale.flatten(), training.std((0, 1, 2)), rtol=1e-12)
-    prepared = data.prepare(data.inputs)
+    prepared = data.network_inputs(data.inputs)
     np.testing.assert_allclose(prepared.mean((0, 2, 3)), 0, atol=1e-12)
     np.testing.assert_allclose(prepared.var((0, 2, 3), correction=0), 1, rtol=1e-12)
 
 
 def test_names_equal_those_in_the_configuration():
-    assert tuple(EMBEDDED) == EMBEDDED_DATASETS
-    assert tuple(hub.HUB) == HUB_DATASETS
+    assert tuple(loading.EMBEDDED) == EMBEDDED_DATASETS
+    assert tuple(loading.HUB) == HUB_DATASETS
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -110,23 +108,23 @@ def test_a_failed_download_raises_with_one_line(monkeypatch, tmp_path):
         raise ConnectionError("no route\nmore lines")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(ValueError, match=r"dataset 'cifar10' cannot be loaded \(ConnectionError: no route\); load it"):
+    with pytest.raises(ValueError, match=r"'cifar10'.*ConnectionError: no route\)"):
         train(RunConfig(lr=0.1, wd=0.1, dataset="cifar10"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    with pytest.raises(ValueError, match=r"dataset must be one of digits, .*; got 'cifar11'"):
+    with pytest.raises(ValueError, match=r"dataset.*'cifar11'"):
         RunConfig(lr=0.1, wd=0.1, dataset="cifar11")
 
 
 def test_tables_without_labelled_images_raise(monkeypatch):
     table = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"x": [1.0], "label": [0]})})
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: table)
-    with pytest.raises(ValueError, match="must have one column of images and one of labels"):
+    with pytest.raises(ValueError, match=r"'someone/something'.*one column of images"):
         load_data("someone/something", torch.float32, CPU)
     sizes = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(num_classes=4)})
     images = [Image.fromarray(PIXELS[0]), Image.fromarray(PIXELS[1][:16])]
     mixed = datasets.Dataset.from_dict({"img": images, "label": [0, 1]}, features=sizes)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: datasets.DatasetDict({"train": mixed}))
-    with pytest.raises(ValueError, match="must have images of one size"):
+    with pytest.raises(ValueError, match=r"'someone/something'.*images of one size"):
         load_data("someone/something", torch.float32, CPU)
 
 
@@ -141,9 +139,11 @@ def test_embedded_sets():
     torch.testing.assert_close(centres.norm(dim=1), torch.full((10,), 4.08, dtype=torch.float64), rtol=0.08, atol=0)
     labels, digits = load_data("random_labels", torch.float64, CPU), load_data("digits", torch.float64, CPU)
     assert (labels.targets == digits.targets).double().mean() < 0.15
+    assert torch.equal(labels.inputs, digits.inputs)
+    assert torch.equal(labels.test_inputs, digits.test_inputs)
 
 
-@settings(deadline=None, derandomize=True, max_examples=30)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(
     samples=st.one_of(st.none(), st.integers(20, 1437)),
     validation=st.sampled_from([0.0, 0.1, 0.5]),
@@ -183,8 +183,8 @@ def test_classes_are_renamed():
     torch.testing.assert_close(data.inputs[data.targets == 0], whole.inputs[whole.targets == 7])
     assert data.test_targets.unique().tolist() == [0, 1]
     for bad, message in (
-        ((7, 11), "classes must be among those of the data set"),
-        ((7,), "classes must be at least two"),
+        ((7, 11), r"classes.*11"),
+        ((7,), r"classes.*7"),
     ):
         with pytest.raises(ValueError, match=message):
             load_data("digits", torch.float64, CPU, classes=bad)
@@ -225,10 +225,10 @@ CONFIG = RunConfig(lr=0.1, wd=0.01, model="convnet", width=4, steps=30, batch_si
 
 
 @pytest.mark.parametrize("engine", ["eager", "replicas"])
-def test_bytes_train_like_the_normalized_numbers(monkeypatch, engine):
+def test_bytes_train_like_the_normalized_numbers(engine):
     config = dataclasses.replace(CONFIG, engine=engine, dtype="float64")
     byte_data = user_data(BYTES, torch.float64, CPU)
-    as_numbers = train(config, data=(byte_data.prepare(byte_data.inputs), byte_data.targets))
+    as_numbers = train(config, data=(byte_data.network_inputs(byte_data.inputs), byte_data.targets))
     as_bytes = train(config, data=BYTES)
     np.testing.assert_allclose(as_bytes.loss, as_numbers.loss, rtol=1e-9)
     np.testing.assert_allclose(as_bytes.train_loss, as_numbers.train_loss, rtol=1e-9)
@@ -272,12 +272,12 @@ def test_validation_is_evaluated(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"samples": 1}, "samples must be"),
-        ({"validation": 1.0}, "validation must be"),
-        ({"label_noise": 1.5}, "label_noise must be"),
-        ({"classes": (1, 1)}, "classes must be"),
-        ({"augmentation": -1}, "augmentation must be"),
-        ({"dataset_seed": -1}, "dataset_seed must be"),
+        ({"samples": 1}, r"samples.*1"),
+        ({"validation": 1.0}, r"validation.*1"),
+        ({"label_noise": 1.5}, r"label_noise.*1\.5"),
+        ({"classes": (1, 1)}, r"classes.*1"),
+        ({"augmentation": -1}, r"augmentation.*-1"),
+        ({"dataset_seed": -1}, r"dataset_seed.*-1"),
     ],
 )
 def test_bad_settings(bad, message):

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import empirical
+from empirical.data import load_data
 from empirical.measures.curvature import LossCurvature, TraceEstimate, curvature, largest_eigenvalues, trace
+from empirical.networks import build_network
 from empirical.networks.normalization import BatchNorm, GroupNorm
 
 SAMPLES, CLASSES = 12, 3
@@ -67,31 +67,29 @@ def case(network, normalization, seed=0):
     return model, torch.randn(shape).double(), torch.arange(SAMPLES) % CLASSES
 
 
-def gradient_at(model, inputs, targets, names, point):
-    twin = copy.deepcopy(model).train()
-    chosen = [dict(twin.named_parameters())[name] for name in names]
-    with torch.no_grad():
-        nn.utils.vector_to_parameters(point, chosen)
-    loss = nn.functional.cross_entropy(twin(inputs), targets)
-    result = torch.autograd.grad(loss, chosen, allow_unused=True)
+def flatten(parts, like):
     return torch.cat(
-        [torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for p, g in zip(chosen, result, strict=True)]
+        [torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1) for p, g in zip(like, parts, strict=True)]
     )
 
 
-def hessian_by_differences(model, inputs, targets, names):
-    """Central differences of gradients, of fourth order."""
-    parameters = dict(model.named_parameters())
-    point = torch.cat([parameters[name].detach().reshape(-1) for name in names])
+def hessian_by_differences(model, inputs, targets):
+    """Central differences of gradients by all parameters, of fourth order."""
+    twin = copy.deepcopy(model).train()
+    parameters = list(twin.parameters())
+
+    def gradient_at(point):
+        with torch.no_grad():
+            nn.utils.vector_to_parameters(point, parameters)
+        loss = nn.functional.cross_entropy(twin(inputs), targets)
+        return flatten(torch.autograd.grad(loss, parameters, allow_unused=True), parameters)
+
+    point = torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).clone()
     columns, gap = [], 1e-3
     for i in range(point.numel()):
         unit = torch.zeros_like(point)
         unit[i] = gap
-        near, far = (
-            gradient_at(model, inputs, targets, names, point + times * unit)
-            - gradient_at(model, inputs, targets, names, point - times * unit)
-            for times in (1, 2)
-        )
+        near, far = (gradient_at(point + times * unit) - gradient_at(point - times * unit) for times in (1, 2))
         columns.append((8 * near - far) / (12 * gap))
     matrix = torch.stack(columns, dim=1).numpy()
     return (matrix + matrix.T) / 2
@@ -105,9 +103,8 @@ def dense(product, size):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_eigenvalues_and_traces_are_those_of_dense_oracles(network, normalization):
     model, inputs, targets = case(network, normalization)
-    names = [name for name, _ in model.named_parameters()]
     result = curvature(model, inputs, targets, k=3)
-    oracle = hessian_by_differences(model, inputs, targets, names)
+    oracle = hessian_by_differences(model, inputs, targets)
     values = np.linalg.eigvalsh(oracle)[::-1]
     np.testing.assert_allclose(result.hessian_eigenvalues, values[:3], rtol=1e-6, atol=1e-8 * values[0])
     assert result.hessian_trace.value == pytest.approx(np.trace(oracle), rel=1e-6, abs=1e-8)
@@ -119,17 +116,7 @@ def test_eigenvalues_and_traces_are_those_of_dense_oracles(network, normalizatio
     rows = [
         torch.autograd.grad(output, parameters, retain_graph=True, allow_unused=True) for output in outputs.reshape(-1)
     ]
-    jacobian = torch.stack(
-        [
-            torch.cat(
-                [
-                    torch.zeros_like(p).reshape(-1) if g is None else g.reshape(-1)
-                    for p, g in zip(parameters, row, strict=True)
-                ]
-            )
-            for row in rows
-        ]
-    ).numpy()
+    jacobian = torch.stack([flatten(row, parameters) for row in rows]).numpy()
     shares = torch.softmax(outputs, 1).detach().numpy()
     fisher = np.zeros((jacobian.shape[1],) * 2)
     for n in range(SAMPLES):
@@ -144,8 +131,10 @@ def test_eigenvalues_and_traces_are_those_of_dense_oracles(network, normalizatio
     # the sphere of the scale-invariant weights
     members = [name for group in empirical.scale_invariant_groups(model, inputs).values() for name in group.weights]
     assert members
-    block = hessian_by_differences(model, inputs, targets, members)
-    x = np.concatenate([dict(model.named_parameters())[name].detach().numpy().ravel() for name in members])
+    named = dict(model.named_parameters())
+    chosen = np.concatenate([np.full(p.numel(), name in members) for name, p in named.items()])
+    block = oracle[np.ix_(chosen, chosen)]
+    x = np.concatenate([p.detach().numpy().ravel() for name, p in named.items() if name in members])
     square = x @ x
     projector = np.eye(x.size) - np.outer(x, x) / square
     assert result.norm == pytest.approx(math.sqrt(square), rel=1e-12)
@@ -170,7 +159,7 @@ def test_another_route_through_fused_normalization_would_be_caught():
     # the reason to use the double backward pass of autograd
     model, inputs, targets = case("mlp", "torch's batch")
     names = [name for name, _ in model.named_parameters()]
-    oracle = hessian_by_differences(model, inputs, targets, names)
+    oracle = hessian_by_differences(model, inputs, targets)
     parameters = dict(model.named_parameters())
     sizes = [parameters[name].numel() for name in names]
     for norm in model:
@@ -222,8 +211,7 @@ def test_of_a_linear_model_all_three_are_the_same():
     assert result.hessian_trace.value == pytest.approx(2 * exact.sum(), rel=1e-9)
 
 
-@settings(deadline=None, derandomize=True, max_examples=10)
-@given(st.floats(0.05, 20.0))
+@pytest.mark.parametrize("scale", [0.05, 0.7, 20.0])
 def test_spherical_sharpness_does_not_depend_on_the_scale_of_the_weights(scale):
     model, inputs, targets = case("convnet", "own group")
     plain = curvature(model, inputs, targets, traces=False)
@@ -276,9 +264,6 @@ def test_estimated_traces_are_within_their_error():
 
 
 def test_the_largest_eigenvalue_of_the_digits_convnet_takes_few_gradients():
-    from empirical.data import load_data
-    from empirical.networks import build_network
-
     run = empirical.RunConfig(lr=0.5, wd=0.01, model="convnet")
     data = load_data("digits", torch.float32, torch.device("cpu"))
     network = build_network(run, data.inputs, 10)
@@ -295,12 +280,12 @@ def test_the_largest_eigenvalue_of_the_digits_convnet_takes_few_gradients():
     [
         ({"k": 0}, "k must be"),
         ({"k": 10_000}, "k must be at most"),
-        ({"loss": "hinge"}, "loss must be one of"),
-        ({"loss": 3}, "loss must be a name or a function"),
+        ({"loss": "hinge"}, r"loss.*hinge"),
+        ({"loss": 3}, r"loss.*int"),
         ({"loss": lambda outputs, targets: outputs.mean(1)}, "one number"),
-        ({"loss": lambda outputs, targets: torch.zeros(())}, "must depend on the weights"),
-        ({"weights": ["9.weight"]}, "names of trained parameters"),
-        ({"weights": []}, "names of trained parameters"),
+        ({"loss": lambda outputs, targets: torch.zeros(())}, r"loss.*gradient"),
+        ({"weights": ["9.weight"]}, r"weights.*9\.weight"),
+        ({"weights": []}, r"weights.*\[\]"),
         ({"tolerance": 0.0}, "tolerance"),
         ({"vectors": 1}, "vectors"),
         ({"seed": -1}, "seed"),
@@ -320,7 +305,7 @@ def test_under_full_batches_the_edge_is_reached_before_a_destabilization(tmp_pat
     from empirical.studies.tables.edge import FULL_BATCH, edge_figure, measure_edge
 
     config = dataclasses.replace(FULL_BATCH, wd=0.02, width=32, samples=200, steps=1500)
-    result = measure_edge(config, tmp_path, points=8)
+    result = measure_edge(config, tmp_path, points=6)
     assert result.steps[-1] == result.onset
     # far below the edge in the decay phase, at the edge where the phase ends
     assert result.product[2:5].max() < 1.5
@@ -362,7 +347,7 @@ def test_numbers_of_another_type_are_taken():
 
 
 def test_shapes_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"shape of the outputs with loss='mse', \(8, 1\), got \(8,\)"):
+    with pytest.raises(ValueError, match=r"targets.*'mse'.*\(8, 1\).*\(8,\)"):
         curvature(nn.Linear(4, 1), torch.randn(8, 4), torch.randn(8), loss="mse")
     with pytest.raises(ValueError, match="at least 2 samples"):
         curvature(nn.Linear(4, 3), torch.randn(1, 4), torch.zeros(1).long())

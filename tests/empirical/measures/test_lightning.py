@@ -155,17 +155,21 @@ def by_value(parameters):
     nn.utils.clip_grad_value_(parameters, 0.01)
 
 
-@pytest.mark.parametrize("make", [sgd, adamw, fused])
+CLIP_BY_NORM = {"gradient_clip_val": 0.1}
+CLIP_BY_VALUE = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}
+
+
 @pytest.mark.parametrize(
-    ("accumulate", "clip", "options"),
+    ("make", "accumulate", "clip", "options"),
     [
-        (1, None, {}),
+        (sgd, 1, None, {}),
         # 8 micro-batches: the last step has two of them only
-        (3, None, {}),
-        (1, by_norm, {"gradient_clip_val": 0.1}),
-        (4, by_value, {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}),
+        (sgd, 3, None, {}),
+        (fused, 1, by_norm, CLIP_BY_NORM),
+        (adamw, 3, by_norm, CLIP_BY_NORM),
+        (fused, 4, by_value, CLIP_BY_VALUE),
     ],
-    ids=["plain", "accumulated", "clipped", "accumulated and clipped"],
+    ids=["plain", "accumulated", "clipped", "adamw", "accumulated and clipped"],
 )
 def test_each_step_is_that_of_a_plain_loop(make, accumulate, clip, options):
     watch, module, twin = callback(), Module(network(), make), network()
@@ -192,9 +196,10 @@ def test_a_schedule_is_recorded():
     np.testing.assert_allclose(watch.trajectory().lr, 0.1 * 0.5 ** np.arange(BATCHES), rtol=1e-12)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
-    ("make", "clip"), [(sgd, None), (sgd, by_norm), (fused, None)], ids=["plain", "clipped", "fused"]
+    ("make", "clip", "accumulate"),
+    [(sgd, by_norm, 1), (sgd, None, 2), (fused, None, 1), (fused, None, 2)],
+    ids=["clipped", "accumulated", "fused", "fused and accumulated"],
 )
 def test_steps_that_a_scaler_skips_are_counted_and_left_out(make, clip, accumulate):
     def overflow(model, number):
@@ -275,8 +280,7 @@ def test_a_micro_batch_without_a_loss_is_not_in_the_mean():
     assert watch.trajectory().loss.values[0] == pytest.approx(np.mean([losses[i] for i in (0, 1, 3)]), rel=1e-6)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("make", [sgd, adamw])
+@pytest.mark.parametrize(("make", "scaled"), [(adamw, False), (sgd, True)])
 def test_training_is_the_same_to_the_last_bit(make, scaled):
     def trained(*callbacks):
         # dropout takes from the random state that finding the weights must leave alone
@@ -360,7 +364,7 @@ def test_micro_batches_without_a_step_are_dropped():
 def test_several_optimizers_are_refused():
     watch = callback()
     fit(ByHand(network()), watch)
-    with pytest.raises(ValueError, match="trainer must have one optimizer, got 2"):
+    with pytest.raises(ValueError, match=r"trainer.*2"):
         fit(ByHand(network(), optimizers=2), watch)
     # the trajectory of the earlier training is gone
     with pytest.raises(ValueError, match="trainer must have begun"):
@@ -530,10 +534,10 @@ def test_the_whole_module_and_chosen_weights():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({}, "submodule must name a part with a method forward, got None, and Module has none"),
-        ({"submodule": "nets"}, r"submodule must be the name of a part of the module, such as \['net'\], got 'nets'"),
-        ({"submodule": "net", "write": True}, r"write needs a TensorBoardLogger among the trainer's loggers, got \[\]"),
-        ({"submodule": "net", "weights": ["5.weight"]}, "weights must be names of scale-invariant weights"),
+        ({}, r"submodule.*None.*Module"),
+        ({"submodule": "nets"}, r"submodule.*\['net'\].*'nets'"),
+        ({"submodule": "net", "write": True}, r"write.*TensorBoardLogger.*\[\]"),
+        ({"submodule": "net", "weights": ["5.weight"]}, r"weights.*5\.weight"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_when_training_begins(options, match):

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 import empirical
 import simulate
-from empirical.data import load_data
-from empirical.measures.minima import format_minima, great_circle_point, minimum_steps, successive_minima
+from empirical.data import Data, load_data
+from empirical.measures.minima import ensemble_errors, great_circle_point, minimum_steps, successive_minima
 from empirical.runs.loop import load_model
 
 CONFIG = empirical.RunConfig(lr=0.5, wd=0.02, width=64, steps=1600, evaluate_every=400)
@@ -100,9 +100,6 @@ def test_the_great_circle_keeps_angles_in_proportion(size, seed, share):
 
 
 def test_ensembles_average_probabilities_not_votes(folder):
-    from empirical.data import Data
-    from empirical.measures.minima import _ensemble_errors
-
     class Fixed(torch.nn.Module):
         def __init__(self, scores):
             super().__init__()
@@ -114,7 +111,7 @@ def test_ensembles_average_probabilities_not_votes(folder):
     # two are a little wrong, one is sure and right
     networks = [Fixed([0.1, 0.0]), Fixed([0.1, 0.0]), Fixed([-9.0, 9.0])]
     data = Data(torch.zeros(4, 1), torch.ones(4).long(), torch.zeros(4, 1), torch.ones(4).long())
-    assert _ensemble_errors(networks, data).tolist() == [1.0, 1.0, 0.0]
+    assert ensemble_errors(networks, data).tolist() == [1.0, 1.0, 0.0]
 
 
 def test_the_same_call_again_trains_nothing(minima, folder):
@@ -126,14 +123,6 @@ def test_the_same_call_again_trains_nothing(minima, folder):
     # a missing file is made again
     files[-1].unlink()
     xr.testing.assert_equal(successive_minima(CONFIG, periods=4, seeds=[0], points=5, out=folder), minima.sel(seed=[0]))
-
-
-def test_the_table_has_errors_over_the_seeds(minima):
-    lines = format_minima(minima).splitlines()
-    assert lines[0] == "4 successive minima"
-    assert len(lines) == 8
-    assert all("±" in line for line in lines[1:])
-    assert "±" not in format_minima(minima.isel(seed=[0]))
 
 
 def test_noise_does_not_move_a_minimum_far():

@@ -153,7 +153,7 @@ def test_misuse_is_named():
         monitor.before_step(0.0, scale=0.0)
     with pytest.raises(ValueError, match="loss must be one number"):
         monitor.before_step(torch.zeros(16))
-    with pytest.raises(ValueError, match="weights must be names of scale-invariant weights"):
+    with pytest.raises(ValueError, match=r"weights.*3\.weight"):
         empirical.Monitor(model, optimizer, inputs, weights=["3.weight"])
     with pytest.raises(TypeError, match="writer"):
         empirical.Monitor(model, optimizer, inputs, writer=3)
@@ -167,16 +167,16 @@ def test_a_weight_that_is_invariant_only_with_its_bias_is_refused_alone():
     model = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
     groups = [{"params": [model[0].weight], "weight_decay": 0.1}, {"params": [model[0].bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.01)
-    with pytest.raises(ValueError, match=r"weights must name all or none of .*0\.bias.* bias=False"):
+    with pytest.raises(ValueError, match=r"weights.*0\.bias.*bias=False"):
         empirical.Monitor(model, optimizer, torch.randn(16, 5), weights=["0.weight"])
 
 
 def test_two_settings_for_invariant_weights_are_refused():
     model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
     groups = [{"params": [model[0].weight], "lr": 0.1}, {"params": [model[2].weight], "lr": 0.2}]
-    with pytest.raises(ValueError, match=r"one lr and weight_decay.*: 0.1, 0 for 0.weight; 0.2, 0 for 2.weight"):
+    with pytest.raises(ValueError, match=r"optimizer.*0.1, 0 for 0.weight; 0.2, 0 for 2.weight"):
         empirical.Monitor(model, torch.optim.SGD(groups, lr=0.1), torch.randn(16, 5))
-    with pytest.raises(ValueError, match=r"optimizer must move the scale-invariant weights.* got none"):
+    with pytest.raises(ValueError, match=r"optimizer.*none"):
         empirical.Monitor(model, torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), torch.randn(16, 5))
 
     # unless `weights` chooses one of them
@@ -265,7 +265,7 @@ def test_parameters_may_be_frozen_loaded_replaced_or_reshaped():
     model[0].weight.requires_grad_(True)
     # other values, as from a checkpoint; and another object of the same name
     model.load_state_dict({name: value * 0.5 for name, value in model.state_dict().items()})
-    with pytest.warns(UserWarning, match="weights changed since the last after_step: weights were loaded"):
+    with pytest.warns(UserWarning, match="weights were loaded"):
         expected += [one()]
     model[0].weight = nn.Parameter(model[0].weight.detach() * 2)
     optimizer.add_param_group({"params": [model[0].weight], "lr": 0.1, "weight_decay": 0.01})
@@ -278,7 +278,7 @@ def test_parameters_may_be_frozen_loaded_replaced_or_reshaped():
     model[0] = nn.Linear(5, 8)
     model[0].weight = nn.Parameter(torch.randn(8, 4))
     model[3].weight.grad = torch.ones_like(model[3].weight)
-    with pytest.warns(UserWarning, match="0.weight was removed or changed its shape"):
+    with pytest.warns(UserWarning, match=r"0\.weight.*shape"):
         monitor.before_step(1.0)
     monitor.after_step()
     last = monitor.trajectory().isel(step=-1)
@@ -377,7 +377,7 @@ class TestForecast:
         late = float(run.norm[-2000:].mean())
         assert float(run.norm[at]) / late == pytest.approx(1.1, abs=0.05)
 
-    @settings(deadline=None, derandomize=True, max_examples=40)
+    @settings(deadline=None, derandomize=True, max_examples=20)
     @given(st.floats(0.0005, 0.05), st.integers(0, 1000), st.floats(0.02, 0.5))
     def test_no_angular_jump_is_earlier_than_the_earliest(self, intrinsic_lr, seed, delta):
         # random gradients with bursts
@@ -519,11 +519,11 @@ def test_every_one_of_fifty_settles_within_five_percent():
     assert errors_of_settled(50).max() < 0.05
 
 
-def periodic_run(number):
+def periodic_run(number, intrinsic_lrs):
     """A periodic training of an MLP, a ConvNet, or an MLP under full batches, with random settings."""
     generator = np.random.default_rng(2000 + number)
     kind = ("mlp", "convnet", "full batch")[generator.integers(3)]
-    intrinsic_lr, lr = (float(np.exp(generator.uniform(*np.log(ends)))) for ends in ((5e-4, 4e-3), (0.1, 1.6)))
+    intrinsic_lr, lr = (float(np.exp(generator.uniform(*np.log(ends)))) for ends in (intrinsic_lrs, (0.1, 1.6)))
     kinds = {
         "mlp": {"width": int(generator.choice([64, 96, 128]))},
         "convnet": {"model": "convnet", "width": int(generator.choice([5, 6, 8]))},
@@ -543,11 +543,13 @@ def periodic_run(number):
     return empirical.train(empirical.RunConfig(**settings, **kinds[kind])), generator
 
 
-@pytest.mark.parametrize("runs", [4, pytest.param(50, marks=pytest.mark.acceptance)])
-def test_earliest_angular_jump_of_real_decay_phases(runs):
+@pytest.mark.parametrize(
+    ("runs", "intrinsic_lrs"), [(4, (3e-3, 8e-3)), pytest.param(50, (5e-4, 4e-3), marks=pytest.mark.acceptance)]
+)
+def test_earliest_angular_jump_of_real_decay_phases(runs, intrinsic_lrs):
     shares = []
     for number in range(runs):
-        run, generator = periodic_run(number)
+        run, generator = periodic_run(number, intrinsic_lrs)
         periods, norm = simulate.find_periods(run), run.norm.values
         if periods.count < 2:
             continue

@@ -140,18 +140,18 @@ def test_a_fixed_norm_survives_an_interruption(tmp_path, fixed):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fixed": "norm"}, r"wd must be 0 with fixed='norm', got 0\.02"),
-        ({"fixed": "lr", "wd": 0.0}, "fixed must be one of effective_lr, norm; got 'lr'"),
+        ({"fixed": "norm"}, r"wd.*'norm'.*0\.02"),
+        ({"fixed": "lr", "wd": 0.0}, r"fixed.*'lr'"),
         (
             {"fixed": "effective_lr", "optimizer": theory.AdamW(dim=5)},
-            "optimizer must be SGD with fixed='effective_lr'",
+            r"optimizer.*'effective_lr'",
         ),
-        ({"other_wd": -1.0}, "other_wd must be"),
-        ({"micro_batch": 0}, "micro_batch must be"),
-        ({"sampling": "all"}, "sampling must be one of full_batch"),
-        ({"depth": 0}, "depth must be"),
-        ({"model": "resnet18", "depth": 3}, "depth must be None for model='resnet18'"),
-        ({"normalization": "instance"}, "normalization must not be 'instance' for model='mlp'"),
+        ({"other_wd": -1.0}, r"other_wd.*-1"),
+        ({"micro_batch": 0}, r"micro_batch.*0"),
+        ({"sampling": "all"}, r"sampling.*'all'"),
+        ({"depth": 0}, r"depth.*0"),
+        ({"model": "resnet18", "depth": 3}, r"depth.*'resnet18'"),
+        ({"normalization": "instance"}, r"normalization.*'instance'.*'mlp'"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -9,8 +9,18 @@ import sys
 import threading
 import time
 
-# runs write checkpoints more often than usual, so that a killed run has one to continue from
-_PRELOADED = "import empirical.runs.loop\nempirical.runs.loop.CHECKPOINT_SECONDS = 0.5\n"
+# Runs write checkpoints more often than usual, so that a killed run has one to continue from. They pause before each
+# write, so that a short run lasts long enough to be killed.
+_PRELOADED = """
+import time
+from empirical.runs import folder, loop
+loop.CHECKPOINT_SECONDS = 0.5
+append = folder.RunFolder.append_steps
+def pause_and_append(own, records):
+    time.sleep(0.2)
+    append(own, records)
+folder.RunFolder.append_steps = pause_and_append
+"""
 
 
 class Cluster:

@@ -39,13 +39,13 @@ def test_steps_and_defaults_do_not_count_as_different():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": [], "wd": 0.01}, "lr must have at least one value"),
-        ({"lr": 0.1, "wd": 0.01, "speed": 1}, "setting must be one of"),
-        ({"lr": [0.1, -0.1], "wd": 0.01}, "lr must be a finite number > 0"),
+        ({"lr": [], "wd": 0.01}, r"lr.*\[\]"),
+        ({"lr": 0.1, "wd": 0.01, "speed": 1}, "speed"),
+        ({"lr": [0.1, -0.1], "wd": 0.01}, r"lr.*-0\.1"),
         ({"lr": [0.1, 0.1], "wd": 0.01}, "different runs"),
         ({"lr": 0.1, "wd": 0.01, "width": [None, 64]}, "different runs"),
         ({"lr": 0.1, "wd": 0.01, "steps": [10, 20]}, "different runs"),
-        ({"lr": 0.1, "wd": 0.01, "optimizer": "Sgd()"}, "optimizer must be written like"),
+        ({"lr": 0.1, "wd": 0.01, "optimizer": "Sgd()"}, r"optimizer.*Sgd\(\)"),
     ],
 )
 def test_invalid_grids_are_rejected(settings, message):
@@ -98,14 +98,14 @@ def test_a_file_may_list_runs(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr = 0.1", "table must be one of"),
+        ("lr = 0.1", r"table.*lr"),
         ("[run]\nlr = ", "Invalid value"),
         ("[run]\nlr = 0.1\n", "wd"),
-        ("run = 3\n", "run must be a table of settings, got 3"),
-        ("[runs]\nlr = 0.1\n", r"runs must be tables \[\[runs\]\]"),
+        ("run = 3\n", r"run .*3"),
+        ("[runs]\nlr = 0.1\n", "runs"),
         ("[run]\nbatch-size = 32\nbatch_size = 32\n", "batch_size must be given once"),
         ("[run]\nbatch-size = 32\n[grid]\nbatch_size = [32]\n", "batch_size must be given once"),
-        ("[run]\nlr = 0.1\nwd = [0.02, 0.01]\n", r"wd must be one number, got \(0.02, 0.01\); .*\[grid\]"),
+        ("[run]\nlr = 0.1\nwd = [0.02, 0.01]\n", r"wd.*\(0.02, 0.01\).*\[grid\]"),
         ("[run]\nlr = 0.1\nwd = 0.1\nwidht = 8\n", r"widht', did you mean 'width'\?"),
         ("[run]\nwd = 0.01\n[grid]\nlr = 0.1\n", "grid.lr must be a list"),
         ("[run]\nwd = 0.01\nlr = 0.1\n[grid]\nlr = [0.1]\n", "lr must be given once"),
@@ -121,5 +121,5 @@ def test_errors_name_the_file(tmp_path, text, message):
 
 
 def test_a_missing_file_is_rejected(tmp_path):
-    with pytest.raises(ValueError, match=r"path must be a TOML file, got .*nothing.toml.*No such file"):
+    with pytest.raises(ValueError, match=r"path.*nothing\.toml"):
         read_sweep(tmp_path / "nothing.toml")

@@ -206,7 +206,7 @@ def test_networks_that_draw_random_numbers_are_refused():
     dropping = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10, eps=1e-12), nn.Dropout(0.5))
     arrays = torch.randn(99, 8, 8), torch.arange(99) % 10
     config = RunConfig(lr=0.1, wd=0.01, steps=3, replicas=2)
-    with pytest.raises(ValueError, match="replicas must be 1 for a network that draws random numbers"):
+    with pytest.raises(ValueError, match=r"replicas.*random numbers"):
         train(config, model=dropping, data=arrays)
     train(dataclasses.replace(config, replicas=1), model=dropping, data=arrays)
     train(config, model=dropping[:-1], data=arrays)

@@ -160,7 +160,7 @@ def test_a_list_of_runs_names_the_optimizer_of_each(tmp_path):
     assert loaded[2] == "SGD()"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_selecting_before_reading_is_selecting_after(path, data):
     opened = open_sweep(path, traces=True)

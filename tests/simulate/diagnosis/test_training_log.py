@@ -18,7 +18,7 @@ from simulate.diagnosis.training_log import COLUMN_NAMES, override_settings
 NUMBERS = arrays.arrays(float, 12, elements=st.floats(1e-6, 1e6))
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(deadline=None, derandomize=True, max_examples=25)
 @given(NUMBERS, NUMBERS, NUMBERS, st.data())
 def test_columns_are_found_under_any_usual_name(loss, norm, gradient, data):
     columns = {"loss": loss, "norm": norm, "gradient": gradient}
@@ -64,7 +64,7 @@ def test_a_constant_replaces_a_column():
         ({"loss": [1.0]}, {"names": {"norm": "w"}}, ValueError, r"names must be of columns, \['loss'\], got 'w'"),
         ({"loss": [1.0]}, {"names": {"weight": "loss"}}, ValueError, "names must be for step, loss"),
         ({"loss": [1.0]}, {"lr": -1.0}, ValueError, "lr must be"),
-        ({"loss": [1.0]}, {"optimizer": "SGD"}, TypeError, "optimizer must be"),
+        ({"loss": [1.0]}, {"optimizer": theory.SGD}, TypeError, "optimizer must be"),
         ({"loss": np.ones((2, 3))}, {}, ValueError, r"one dimension, got the shape \(2, 3\) of column 'loss'"),
         ({"loss": [1.0, 2.0], "phase": [["a"], ["b"]]}, {}, ValueError, r"the shape \(2, 1\) of column 'phase'"),
         (
@@ -110,7 +110,7 @@ class TestStepsThatGoBack:
         assert log.step.values.tolist() == [0, 1, 2, 3, 4]
         np.testing.assert_array_equal(log.loss, [0, 1, 2, 13, 14])
 
-    @settings(deadline=None, derandomize=True, max_examples=50)
+    @settings(deadline=None, derandomize=True, max_examples=25)
     @given(st.dictionaries(st.integers(20, 30), st.integers(1, 8), max_size=5))
     def test_repeated_steps_count_once(self, restarts):
         step, reached = [], 0
@@ -285,12 +285,12 @@ def test_event_files_with_repeated_steps(tmp_path):
     log = simulate.read_log(written_events(tmp_path / "restarted", restarted))
     assert log.step.values.tolist() == [0, 1, 2, 3, 4]
     assert log.loss.values.tolist() == [0, 1, 2, 6, 7]
-    within = [(tag, step, 1.0) for _ in range(20) for step in range(50) for tag in ("my/loss", "other")]
-    place = written_events(tmp_path / "epochs", [*within, *(("loss", step, 1.0) for step in range(1000))])
-    with pytest.raises(ValueError, match=r"step must grow.*tag 'my/loss' it goes back 19 times.*950 of 1000"):
+    within = [(tag, step, 1.0) for _ in range(10) for step in range(20) for tag in ("my/loss", "other")]
+    place = written_events(tmp_path / "epochs", [*within, *(("loss", step, 1.0) for step in range(200))])
+    with pytest.raises(ValueError, match=r"step must grow.*tag 'my/loss' it goes back 9 times.*180 of 200"):
         simulate.read_log(place, names={"loss": "my/loss"})
     # steps of unused tags do not matter
-    assert simulate.read_log(place).sizes["step"] == 1000
+    assert simulate.read_log(place).sizes["step"] == 200
 
 
 def test_event_files_without_tensorboard(tmp_path, monkeypatch):
@@ -345,7 +345,8 @@ def test_the_command_refuses_in_one_line(arguments, word, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "log.csv", [["loss"], [1.0]])
     write(tmp_path / "epochs.csv", [["step", "loss"], *([step, 1.0] for step in [*range(9)] * 3)])
-    simulate.save(simulate.norm_map(0.5, 0.01, 2.0, norm=3.0, steps=20), tmp_path / "run.zarr")
+    if "run.zarr" in arguments:
+        simulate.save(simulate.norm_map(0.5, 0.01, 2.0, norm=3.0, steps=20), tmp_path / "run.zarr")
     result = CliRunner().invoke(app, ["diagnose", *arguments])
     assert result.exit_code == 2
     assert word in result.stderr

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 import simulate
 import theory
-from simulate.explorer import QUANTITIES, explore, explorer, page, plot_exploration, quantities
+from simulate.explorer import QUANTITIES, explore, explorer, page, picture, plot_exploration, quantities
 from simulate.explorer import sliders as sliders_module
 from simulate.explorer.quantities import ANGULAR_JUMP_NAMES, EQUILIBRIUM_NAMES, PERIOD_NAMES
 
@@ -45,12 +46,19 @@ def _headless_matplotlib():
     plt.close("all")
 
 
+@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+def drawn(request):
+    """Setting, its exploration and the axes of its figure, which is drawn."""
+    exploration = explore(**request.param)
+    axes = plot_exploration(exploration, picture.add_axes(Figure(figsize=(11, 5.4))))
+    axes[0].figure.canvas.draw()
+    return request.param, exploration, axes
+
+
 @pytest.fixture(scope="module")
 def frames():
-    with pytest.MonkeyPatch.context() as patch:
-        # slow decay is truncated to save time
-        patch.setattr(quantities, "_MAX_STEPS", 50_000)
-        return page.explorer_frames()
+    # slow decay is truncated to save time
+    return page.explorer_frames(max_steps=20_000)
 
 
 class TestExplore:
@@ -147,9 +155,8 @@ class TestExplore:
             assert lower * (1 - 1e-9) <= exploration.trajectory.norm.min()
             assert exploration.trajectory.norm.max() <= upper * (1 + 1e-9)
 
-    @pytest.mark.parametrize("setting", SETTINGS)
-    def test_missing_numbers_have_a_reason(self, setting):
-        exploration = explore(**setting)
+    def test_missing_numbers_have_a_reason(self, drawn):
+        setting, exploration, _ = drawn
         for name, value in exploration.values.items():
             assert value if isinstance(value, str) else math.isfinite(value), name
         text = str(exploration)
@@ -235,11 +242,8 @@ class TestNormLevels:
 
 
 class TestPlotExploration:
-    @pytest.mark.parametrize("setting", SETTINGS)
-    def test_it_shows_the_numbers(self, setting):
-        exploration = explore(**setting)
-        norm, rotation, numbers = plot_exploration(exploration)
-        norm.figure.canvas.draw()
+    def test_it_shows_the_numbers(self, drawn):
+        _, exploration, (norm, rotation, numbers) = drawn
         heights = [line.get_ydata()[0] for line in norm.lines[1:]]
         assert len({f"{height:.9g}" for height in heights}) == len(heights)
         for value in positive_numbers(exploration.values, *EQUILIBRIUM_NAMES[:5]):
@@ -257,19 +261,16 @@ class TestPlotExploration:
             if not isinstance(value, str):
                 assert right[left.index(QUANTITIES[name].words)] == QUANTITIES[name].text(value)
 
-    def test_no_text_leaves_the_picture(self):
-        for setting in SETTINGS:
-            axes = plot_exploration(explore(**setting))
-            figure = axes[0].figure
-            figure.canvas.draw()
-            for text in [*axes[2].texts, *axes[0].get_legend().get_texts(), axes[0].yaxis.label, axes[1].xaxis.label]:
-                box = text.get_window_extent()
-                assert box.x0 >= 0
-                assert box.y0 >= 0
-                assert box.x1 <= figure.bbox.x1, text.get_text()
-                assert box.y1 <= figure.bbox.y1, text.get_text()
-            assert axes[0].get_legend().get_window_extent().x1 <= axes[2].get_window_extent().x0
-            plt.close(figure)
+    def test_no_text_leaves_the_picture(self, drawn):
+        axes = drawn[2]
+        figure = axes[0].figure
+        for text in [*axes[2].texts, *axes[0].get_legend().get_texts(), axes[0].yaxis.label, axes[1].xaxis.label]:
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= figure.bbox.x1, text.get_text()
+            assert box.y1 <= figure.bbox.y1, text.get_text()
+        assert axes[0].get_legend().get_window_extent().x1 <= axes[2].get_window_extent().x0
 
     def test_shading_covers_the_norms_of_angular_jumps(self):
         exploration = explore(0.5, 0.2, delta=0.02, grad_norm_min=1.0, grad_norm_max=30.0, norm=1.0)
@@ -294,6 +295,12 @@ class TestPlotExploration:
 
 
 class TestExplorer:
+    @pytest.fixture
+    def blank(self, monkeypatch):
+        """Empty pictures, for tests of the sliders alone."""
+        monkeypatch.setattr(sliders_module, "plot_exploration", lambda exploration, axes: axes)
+        monkeypatch.setattr(sliders_module, "add_axes", lambda figure: [])
+
     @pytest.fixture
     def parts(self):
         pytest.importorskip("ipywidgets")
@@ -322,7 +329,7 @@ class TestExplorer:
         assert message.value == ""
         assert plt.get_fignums() == []
 
-    def test_the_least_gradient_never_exceeds_the_largest(self, parts):
+    def test_the_least_gradient_never_exceeds_the_largest(self, blank, parts):
         sliders, _, _ = parts
         low, high = sliders["smallest g̃, ℓ"], sliders["largest g̃, L"]
         low.value = 50.0
@@ -330,7 +337,7 @@ class TestExplorer:
         high.value = 2.0
         assert (low.value, high.value) == (2.0, 2.0)
 
-    def test_invalid_setting_shows_a_message(self, parts):
+    def test_invalid_setting_shows_a_message(self, blank, parts):
         sliders, message, image = parts
         sliders["learning rate η"].value = 3.0
         sliders["weight decay λ"].value = 1.0
@@ -340,7 +347,7 @@ class TestExplorer:
         assert message.value == ""
         assert image.layout.display != "none"
 
-    def test_several_moves_are_drawn_once(self, parts, monkeypatch):
+    def test_several_moves_are_drawn_once(self, blank, parts, monkeypatch):
         sliders, _, _ = parts
         explored = []
         monkeypatch.setattr(
@@ -357,7 +364,7 @@ class TestExplorer:
         asyncio.run(moves())
         assert explored == [(0.3, 0.01)]
 
-    def test_fallback_without_widgets_is_text_and_figure(self, monkeypatch):
+    def test_fallback_without_widgets_is_text_and_figure(self):
         pytest.importorskip("ipywidgets")
         formatters = pytest.importorskip("IPython.core.formatters")
         box = explorer()

@@ -5,7 +5,7 @@ import xarray as xr
 import simulate
 import theory
 
-DIM, WALKERS = 300, 32
+DIM, WALKERS = 300, 16
 
 
 def sgd(momentum, nesterov=False, decoupled=False):

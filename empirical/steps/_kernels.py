@@ -1,8 +1,8 @@
-"""Compiled training steps of the ConvNet: forward pass, backward pass, update and telemetry.
+"""Compiled inner loops of the kernel engine: forward pass, backward pass, update and telemetry of MLP and ConvNet.
 
-The samples are the innermost axis of images. The input of a layer is (channels, height+2, (breadth+2)·batch), framed by
-zeros, and its output is (channels, height, breadth·batch). So a shift by one pixel is a shift by `batch` numbers, and
-one long loop covers a row of the whole mini-batch.
+In the ConvNet the samples are the innermost axis of images. The input of a layer is (channels, height+2,
+(breadth+2)·batch), framed by zeros, and its output is (channels, height, breadth·batch). So a shift by one pixel is a
+shift by `batch` numbers, and one long loop covers a row of the whole mini-batch.
 """
 
 from __future__ import annotations
@@ -12,11 +12,190 @@ from typing import Any
 import numba
 import numpy as np
 
-from empirical.steps._kernels.mlp import cross_entropy, update
-from empirical.steps._kernels.products import INNER, OUTER
+# Sums may be reordered for the vector units. Infinities and NaN are kept, so that an overflow stays visible.
+_OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+_OUTER: Any = {**_OPTIONS, "cache": True}
+# Functions are inlined, because code that is called differs between a caller from the cache and one compiled in this
+# process. It would round differently, and a resumed run would not be bit-identical.
+_INNER: Any = {**_OPTIONS, "forceinline": True}
 
 
-@numba.njit(**INNER)
+@numba.njit(**_INNER)
+def _step_products(before: Any, gradient: Any, after: Any, products: Any) -> None:
+    """Write all scalar products of weights, gradient and change into `products` (3, 3), in double precision.
+
+    `before`, `gradient`, `after` (weights,): weights before the step, loss gradient there, weights after the step.
+    """
+    ww, wg, gg, wc, gc, cc = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(before.size):
+        w, g = np.float64(before[i]), np.float64(gradient[i])
+        c = np.float64(after[i]) - w
+        ww += w * w
+        wg += w * g
+        gg += g * g
+        wc += w * c
+        gc += g * c
+        cc += c * c
+    products[0, 0], products[0, 1], products[0, 2] = ww, wg, wc
+    products[1, 0], products[1, 1], products[1, 2] = wg, gg, gc
+    products[2, 0], products[2, 1], products[2, 2] = wc, gc, cc
+
+
+@numba.njit(**_OUTER)
+def replica_products(before: Any, gradient: Any, after: Any, bounds: Any, products: Any) -> None:
+    """Apply `_step_products` to each replica and group.
+
+    `before`, `gradient`, `after` (K, weights); `bounds` (groups, 2): start and stop of each group; `products`
+    (K, groups, 3, 3).
+    """
+    for i in range(len(before)):
+        for j in range(len(bounds)):
+            start, stop = bounds[j]
+            _step_products(before[i][start:stop], gradient[i][start:stop], after[i][start:stop], products[i, j])
+
+
+@numba.njit(**_INNER)
+def _normalize_units(values: Any, scale: Any, eps: Any) -> None:
+    """Normalize each column over the batch, in place, and write 1/√(variance+ε) into `scale` (units,)."""
+    batch, units = values.shape
+    mean = np.zeros(units, values.dtype)
+    scale[:] = 0
+    for i in range(batch):
+        for j in range(units):
+            mean[j] += values[i, j]
+    for j in range(units):
+        mean[j] /= batch
+    for i in range(batch):
+        for j in range(units):
+            centred = values[i, j] - mean[j]
+            values[i, j] = centred
+            scale[j] += centred * centred
+    for j in range(units):
+        scale[j] = 1 / np.sqrt(scale[j] / batch + eps)
+    for i in range(batch):
+        for j in range(units):
+            values[i, j] *= scale[j]
+
+
+@numba.njit(**_INNER)
+def _back_through_units(slope: Any, normalized: Any, scale: Any) -> None:
+    """Propagate the gradient from after the ReLU to before the normalization, in place."""
+    batch, units = slope.shape
+    mean, along = np.zeros(units, slope.dtype), np.zeros(units, slope.dtype)
+    for i in range(batch):
+        for j in range(units):
+            passed = slope[i, j] if normalized[i, j] > 0 else slope.dtype.type(0)
+            slope[i, j] = passed
+            mean[j] += passed
+            along[j] += passed * normalized[i, j]
+    for j in range(units):
+        mean[j] /= batch
+        along[j] /= batch
+    for i in range(batch):
+        for j in range(units):
+            slope[i, j] = scale[j] * (slope[i, j] - mean[j] - normalized[i, j] * along[j])
+
+
+@numba.njit(**_INNER)
+def _rectify(normalized: Any, active: Any) -> None:
+    for i in range(normalized.shape[0]):
+        for j in range(normalized.shape[1]):
+            # this comparison keeps NaN
+            active[i, j] = normalized.dtype.type(0) if normalized[i, j] <= 0 else normalized[i, j]
+
+
+@numba.njit(**_INNER)
+def _cross_entropy(scores: Any, labels: Any) -> Any:
+    """Return the mean cross-entropy of class scores (batch, classes), and replace the scores by its gradient."""
+    batch, classes = scores.shape
+    total = 0.0
+    for i in range(batch):
+        largest = scores[i, 0]
+        for c in range(1, classes):
+            largest = max(largest, scores[i, c])
+        right = scores[i, labels[i]] - largest
+        weight = scores.dtype.type(0)
+        for c in range(classes):
+            scores[i, c] = np.exp(scores[i, c] - largest)
+            weight += scores[i, c]
+        total += np.log(weight) - right
+        for c in range(classes):
+            scores[i, c] /= weight * batch
+        scores[i, labels[i]] -= scores.dtype.type(1) / batch
+    return total / batch
+
+
+@numba.njit(**_INNER)
+def _update(weights: Any, gradient: Any, following: Any, lr: Any, wd: Any, products: Any) -> None:
+    """Make one step of SGD with weight decay, in place, and write the telemetry into `products` (3, 3).
+
+    `following` is a work array of the size of `weights`.
+    """
+    step_size, decay = weights.dtype.type(lr), weights.dtype.type(wd)
+    for i in range(weights.size):
+        following[i] = weights[i] - step_size * (gradient[i] + decay * weights[i])
+    _step_products(weights, gradient, following, products)
+    for i in range(weights.size):
+        weights[i] = following[i]
+
+
+@numba.njit(**_OUTER)
+def train_mlp(
+    first: Any,
+    second: Any,
+    head: Any,
+    inputs: Any,
+    targets: Any,
+    eps: Any,
+    indices: Any,
+    lr: Any,
+    wd: Any,
+    losses: Any,
+    products: Any,
+) -> None:
+    """Train a normalized MLP with two hidden layers and a frozen head by plain SGD, in place.
+
+    Weights: `first` (width, features), `second` (width, width), `head` (classes, width). Data: `inputs` (samples,
+    features), `indices` (steps, batch). Settings: `lr` (steps,). Telemetry: `losses` (steps,) and `products` (steps, 2,
+    3, 3) are written.
+    """
+    steps, batch = indices.shape
+    width, features = first.shape
+    kind = first.dtype
+    x = np.empty((batch, features), kind)
+    labels = np.empty(batch, np.int64)
+    normalized1, normalized2 = np.empty((batch, width), kind), np.empty((batch, width), kind)
+    active1, active2 = np.empty((batch, width), kind), np.empty((batch, width), kind)
+    slope1, slope2 = np.empty((batch, width), kind), np.empty((batch, width), kind)
+    scale1, scale2 = np.empty(width, kind), np.empty(width, kind)
+    scores = np.empty((batch, head.shape[0]), kind)
+    gradient1, gradient2 = np.empty((width, features), kind), np.empty((width, width), kind)
+    following1, following2 = np.empty(first.size, kind), np.empty(second.size, kind)
+    for t in range(steps):
+        for i in range(batch):
+            sample = indices[t, i]
+            labels[i] = targets[sample]
+            for j in range(features):
+                x[i, j] = inputs[sample, j]
+        np.dot(x, first.T, normalized1)
+        _normalize_units(normalized1, scale1, eps)
+        _rectify(normalized1, active1)
+        np.dot(active1, second.T, normalized2)
+        _normalize_units(normalized2, scale2, eps)
+        _rectify(normalized2, active2)
+        np.dot(active2, head.T, scores)
+        losses[t] = _cross_entropy(scores, labels)
+        np.dot(scores, head, slope2)
+        _back_through_units(slope2, normalized2, scale2)
+        np.dot(slope2.T, active1, gradient2)
+        np.dot(slope2, second, slope1)
+        _back_through_units(slope1, normalized1, scale1)
+        np.dot(slope1.T, x, gradient1)
+        _update(first.ravel(), gradient1.ravel(), following1, lr[t], wd, products[t, 0])
+        _update(second.ravel(), gradient2.ravel(), following2, lr[t], wd, products[t, 1])
+
+
+@numba.njit(**_INNER)
 def _convolve(framed: Any, weights: Any, out: Any, batch: int) -> None:
     """Compute a 3×3 convolution, two output channels at a time to reuse the input."""
     channels, height, length = out.shape
@@ -44,7 +223,7 @@ def _convolve(framed: Any, weights: Any, out: Any, batch: int) -> None:
                         out[b, y, i] += b0 * left + b1 * middle + b2 * right
 
 
-@numba.njit(**INNER)
+@numba.njit(**_INNER)
 def _weight_gradient(framed: Any, slope: Any, gradient: Any, batch: int) -> None:
     """Gradient of the loss with respect to the weights of a convolution, from the gradient of its output."""
     channels, height, length = slope.shape
@@ -73,7 +252,7 @@ def _weight_gradient(framed: Any, slope: Any, gradient: Any, batch: int) -> None
                 gradient[b, c, row, 0], gradient[b, c, row, 1], gradient[b, c, row, 2] = b0, b1, b2
 
 
-@numba.njit(**INNER)
+@numba.njit(**_INNER)
 def _transpose(weights: Any, out: Any) -> None:
     """Weights of the transposed convolution: channels exchanged, the 3×3 window rotated by 180°."""
     for o in range(weights.shape[0]):
@@ -83,7 +262,7 @@ def _transpose(weights: Any, out: Any) -> None:
                     out[c, o, 2 - row, 2 - column] = weights[o, c, row, column]
 
 
-@numba.njit(**INNER)
+@numba.njit(**_INNER)
 def _frame(values: Any, framed: Any, batch: int) -> None:
     channels, height, length = values.shape
     for c in range(channels):
@@ -91,8 +270,8 @@ def _frame(values: Any, framed: Any, batch: int) -> None:
             framed[c, y + 1, batch : batch + length] = values[c, y]
 
 
-@numba.njit(**INNER)
-def _normalize(values: Any, scale: Any, eps: Any) -> None:
+@numba.njit(**_INNER)
+def _normalize_channels(values: Any, scale: Any, eps: Any) -> None:
     """Normalize each channel over the batch, in place, and write 1/√(variance+ε) into `scale`."""
     channels, height, length = values.shape
     for c in range(channels):
@@ -113,8 +292,8 @@ def _normalize(values: Any, scale: Any, eps: Any) -> None:
                 values[c, y, i] *= scale[c]
 
 
-@numba.njit(**INNER)
-def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any) -> None:
+@numba.njit(**_INNER)
+def _back_through_channels(slope: Any, normalized: Any, scale: Any) -> None:
     """Turn the slope after the ReLU into that before the normalization, in place."""
     channels, height, length = slope.shape
     zero = slope.dtype.type(0)
@@ -133,7 +312,7 @@ def _back_through_relu_and_normalization(slope: Any, normalized: Any, scale: Any
                 slope[c, y, i] = scale[c] * (slope[c, y, i] - mean - normalized[c, y, i] * along)
 
 
-@numba.njit(**INNER)
+@numba.njit(**_INNER)
 def _rectify_into_frame(normalized: Any, framed: Any, batch: int) -> None:
     channels, height, length = normalized.shape
     zero = normalized.dtype.type(0)
@@ -145,7 +324,7 @@ def _rectify_into_frame(normalized: Any, framed: Any, batch: int) -> None:
                 framed[c, y + 1, i + batch] = zero if value <= 0 else value
 
 
-@numba.njit(**INNER)
+@numba.njit(**_INNER)
 def _pool(normalized: Any, out: Any, batch: int, margin: int) -> None:
     """Apply ReLU and the maximum over 2×2 pixels; `out` has a frame of `margin` pixels."""
     channels, height, length = normalized.shape
@@ -167,7 +346,7 @@ def _pool(normalized: Any, out: Any, batch: int, margin: int) -> None:
                     out[c, y + margin, to + n] = largest
 
 
-@numba.njit(**INNER)
+@numba.njit(**_INNER)
 def _back_through_pool(slope: Any, normalized: Any, out: Any, batch: int) -> None:
     """Pass the gradient of each maximum to the first pixel with this value; the other pixels get 0."""
     channels, height, length = normalized.shape
@@ -189,7 +368,7 @@ def _back_through_pool(slope: Any, normalized: Any, out: Any, batch: int) -> Non
                     out[c, 2 * y + 1, at + batch + n] = zero if first or second or third else here
 
 
-@numba.njit(**OUTER)
+@numba.njit(**_OUTER)
 def train_convnet(
     first: Any,
     second: Any,
@@ -242,31 +421,31 @@ def train_convnet(
                     for x in range(breadth):
                         framed1[c, y + 1, (x + 1) * batch + n] = images[sample, c, y, x]
         _convolve(framed1, first, normalized1, batch)
-        _normalize(normalized1, scale1, eps)
+        _normalize_channels(normalized1, scale1, eps)
         _rectify_into_frame(normalized1, framed2, batch)
         _convolve(framed2, second, normalized2, batch)
-        _normalize(normalized2, scale2, eps)
+        _normalize_channels(normalized2, scale2, eps)
         _pool(normalized2, framed3, batch, 1)
         _convolve(framed3, third, normalized3, batch)
-        _normalize(normalized3, scale3, eps)
+        _normalize_channels(normalized3, scale3, eps)
         _pool(normalized3, features, batch, 0)
         scores = np.ascontiguousarray(np.dot(head, flat).T)
-        losses[t] = cross_entropy(scores, labels)
+        losses[t] = _cross_entropy(scores, labels)
         slope = np.dot(head.T, np.ascontiguousarray(scores.T)).reshape(features.shape)
         _back_through_pool(slope, normalized3, slope3, batch)
-        _back_through_relu_and_normalization(slope3, normalized3, scale3)
+        _back_through_channels(slope3, normalized3, scale3)
         _weight_gradient(framed3, slope3, gradient3, batch)
         _frame(slope3, framed_slope3, batch)
         _transpose(third, back3)
         _convolve(framed_slope3, back3, pooled2, batch)
         _back_through_pool(pooled2, normalized2, slope2, batch)
-        _back_through_relu_and_normalization(slope2, normalized2, scale2)
+        _back_through_channels(slope2, normalized2, scale2)
         _weight_gradient(framed2, slope2, gradient2, batch)
         _frame(slope2, framed_slope2, batch)
         _transpose(second, back2)
         _convolve(framed_slope2, back2, slope1, batch)
-        _back_through_relu_and_normalization(slope1, normalized1, scale1)
+        _back_through_channels(slope1, normalized1, scale1)
         _weight_gradient(framed1, slope1, gradient1, batch)
-        update(first.ravel(), gradient1.ravel(), following1, lr[t], wd, products[t, 0])
-        update(second.ravel(), gradient2.ravel(), following2, lr[t], wd, products[t, 1])
-        update(third.ravel(), gradient3.ravel(), following3, lr[t], wd, products[t, 2])
+        _update(first.ravel(), gradient1.ravel(), following1, lr[t], wd, products[t, 0])
+        _update(second.ravel(), gradient2.ravel(), following2, lr[t], wd, products[t, 1])
+        _update(third.ravel(), gradient3.ravel(), following3, lr[t], wd, products[t, 2])

@@ -1,0 +1,66 @@
+"""Mini-batches: order of the training samples, and random crops and flips of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+def batch_indices(
+    size: int, batch_size: int, sampling: str, data_seed: int, start: int, stop: int
+) -> npt.NDArray[np.int64]:
+    """Sample numbers of the mini-batches of steps start … stop-1.
+
+    The order of an epoch depends on (data_seed, epoch) alone. So any step can be computed without earlier ones, and a
+    resumed run continues with the same batches.
+    The result has the shape (stop-start, batch_size). `sampling` is "without_replacement" or "with_replacement".
+    """
+    per_epoch = steps_per_epoch(size, batch_size)
+    first, last = start // per_epoch, -(-stop // per_epoch)
+    epochs = np.empty((last - first, per_epoch, batch_size), dtype=np.int64)
+    for epoch in range(first, last):
+        generator = np.random.Generator(np.random.Philox(key=np.array([data_seed, epoch], dtype=np.uint64)))
+        if sampling == "with_replacement":
+            epochs[epoch - first] = generator.integers(size, size=(per_epoch, batch_size))
+        else:
+            epochs[epoch - first] = generator.permutation(size)[: per_epoch * batch_size].reshape(per_epoch, -1)
+    offset = first * per_epoch
+    return epochs.reshape(-1, batch_size)[start - offset : stop - offset]
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Number of complete mini-batches in an epoch."""
+    if batch_size > size:
+        raise ValueError(f"batch_size must be <= {size}, the number of training samples, got {batch_size}")
+    return size // batch_size
+
+
+def augment(images: Tensor, padding: int) -> Tensor:
+    """Pad each image, crop it at a random place, and flip half of the images, with the random state of torch.
+
+    Images (samples, colours, height, width) are bytes or floats. `padding` is the number of pixels of value 0 added on
+    every side.
+    """
+    count, device = len(images), images.device
+    offsets = torch.randint(0, 2 * padding + 1, (2, count), device=device)
+    flips = torch.randint(0, 2, (count,), device=device).bool()
+    return crop(images, padding, offsets, flips)
+
+
+def crop(images: Tensor, padding: int, offsets: Tensor, flips: Tensor) -> Tensor:
+    """Pad and crop images at given places, and flip some of them left to right.
+
+    `offsets` (2, samples) has the first row and column of each crop in the padded image, `flips` (samples,) is True for
+    images to flip.
+    """
+    count, _, height, width = images.shape
+    padded = pad(images, (padding, padding, padding, padding))
+    rows = offsets[0][:, None] + torch.arange(height, device=images.device)
+    along = torch.arange(width, device=images.device).expand(count, -1)
+    columns = offsets[1][:, None] + torch.where(flips[:, None], along.flip(1), along)
+    sample = torch.arange(count, device=images.device)[:, None, None]
+    # index arrays on both sides of a slice move the colours to the last axis
+    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()

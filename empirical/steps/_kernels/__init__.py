@@ -1,1 +1,0 @@
-"""Compiled training steps: the inner loops of the kernel engine."""

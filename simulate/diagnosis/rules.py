@@ -1,0 +1,396 @@
+"""Causes of a loss spike: the numbers that decide, the features of a spike, and the rules in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
+    "norm-driven",
+    "bad batch",
+    "lr step",
+    "data shift",
+    "overflow",
+    "unknown",
+)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Every number of the diagnosis, with its source.
+
+    - *Runs*: chosen on the development runs of `empirical.studies.diagnosis`, and checked on its held-out runs. Where
+      numbers follow, they were measured there.
+    - *Convention*: a round number; the runs do not depend on it closely.
+    """
+
+    # Which losses are a spike: excess over the median of the rows before, over the largest excess among them
+    compared_rows: int = 200  # convention: rows before, with which a row is compared
+    least_rows: int = 50  # convention: fewest of them
+    # Runs: at equilibrium nine in ten have no ratio above 1.9, 2.2 and 2.7 for single losses and means of 5 and 20.
+    outlier_ratios: tuple[tuple[int, float], ...] = ((1, 2.5), (5, 3.0), (20, 4.5))
+    # Runs: a network that has learned its samples has single batches with any ratio, but a small loss.
+    least_of_largest: float = 0.1  # least excess over that of the largest loss of the log
+    least_of_single: float = 0.6  # runs: a mean of 20 is noise if its excess is smaller beside the largest single one
+    usual_quantile: float = 0.95  # convention: up to this quantile of the rows before, loss and rotation are usual
+    nearby_rows: int = 5  # convention: rows of a short mean; spikes this close are merged
+    rise_gap: int = 3  # convention: usual losses in a row that separate an earlier high loss from the rise
+    longest_rows: int = 300  # convention: a spike is longer than this only if its norm grows on
+    over_share: float = 0.1  # convention: below this share of its peak a spike is over, if usual losses are very low
+    over_medians: float = 2.0  # convention: or below so many medians
+
+    # A quick rise of the norm is a spike, too. Runs: at equilibrium it takes longer, or the loss stays as before.
+    norm_rise: float = 0.1  # of ln ρ: detection threshold of `find_periods`
+    quick: float = 0.35  # runs: relaxation times that it takes at most
+    often_high: float = 3.0  # runs: least median of the loss in it, over the median before
+    once_high: float = 15.0  # runs: or least largest loss
+    usual_relaxations: float = 0.5  # convention: relaxation times before it in which the loss is usual
+    usual_rows: int = 2000  # convention: but at most so many rows
+
+    # lr step
+    lr_rise: float = 1.5  # convention: the learning rate rose by half or more; in the runs by a factor of 4 to 20
+    lr_rows: int = 30  # convention: rows before the spike in which it rose
+    lr_excess: float = 1.5  # runs: least excess ratio of a spike after such a rise, since a spike is expected there
+
+    # Rotation in the steps before the loss rose, over the usual quantile
+    turned_far: float = 2.0  # runs: in more than half of the norm-driven spikes; MEASURED_TURN
+    turned_as_usual: float = 1.2  # runs: of bad batches it was at most MEASURED_TURN_BATCH
+    turn_rows: int = 3  # convention: steps before the loss arrives that count
+    turn_gap: int = 10  # convention: steps before it that are not usual any more
+    turn_least: int = 20  # convention: fewest usual rotations for a comparison
+
+    # Decay phase before a norm-driven spike
+    least_decay: float = 0.05  # of ln ρ; runs: MEASURED_DECAY
+    least_decay_ratio: float = 0.2  # runs: its speed over that of weight decay alone; MEASURED_RATIO
+    free_decay_ratio: float = 0.3  # runs: from here, gradients hardly slow the decay
+    deep_decay: float = 0.1  # of ln ρ; runs: deeper than fluctuations at equilibrium
+    trough_before: int = 20  # convention: rows before the spike in which the phase may end
+    trough_after: int = 3  # convention: or in so many from its first row on
+    relaxations: float = 2.0  # convention: relaxation times in which the phase began
+    least_phase_rows: int = 10  # convention: but at least so many rows
+
+    # Growth of the norm in a norm-driven spike
+    least_growth: float = 0.015  # of ln ρ; runs: MEASURED_GROWTH
+    least_explained: float = 0.7  # runs: share that the one-step law explains; 1.00 in plain SGD, MEASURED_EXPLAINED
+    most_explained: float = 1.4  # its reciprocal
+
+    # A loss that the data raised arrives at once, after steps with usual rotation
+    arrival_share: float = 0.4  # runs: of the peak; MEASURED_ARRIVAL
+    level: float = 0.8  # runs: first mean of five over the largest; MEASURED_LEVEL
+    level_rows: int = 30  # convention: means among which that is the largest
+    excess: float = 1.5  # runs: least excess ratio, if no mean is an outlier
+    excess_at_low_norm: float = 5.0  # runs: a low norm alone raises the loss, and a batch may begin such a spike
+    excess_far: float = 10.0  # runs: from here the data are the cause even if rotation was above usual
+
+    # Bad batch or data shift: mean excess of the loss some rows later, over that at the arrival
+    bad_batch_left: float = 0.048  # runs: up to here one bad batch, which left at most MEASURED_BATCH
+    data_shift_left: float = 0.07  # runs: from here a data shift, which left at least MEASURED_SHIFT
+    left_first: int = 5  # runs: a network forgets a batch within so many rows
+    left_last: int = 20  # convention: last row of the mean
+    clip_quantile: float = 0.99  # convention: usual gradient norms reach this quantile
+    clip_factor: float = 2.0  # convention: clipping is advised at so many times that
+
+    # One-step law of plain SGD. Runs: in a correct log 99 % of the steps deviate by less than a hundredth of this.
+    law_tolerance: float = 0.1  # deviation over growth and decay of the step
+    law_share: float = 0.1  # convention: share of deviating steps above which the log contradicts the law
+    law_regular: float = 0.9  # convention: share of equal distances between changes, if a step has several rows
+    step_rows: int = 3  # convention: rows before the arrival in which a single step is tested
+    step_tolerance: float = 0.02  # of ln ρ; convention: a single step contradicts the law
+    step_relative: float = 0.5  # convention: plus this share of its growth
+
+    # Logs
+    risen: float = 10.0  # convention: loss over the usual loss at which an overflow was announced
+    sparse: float = 0.2  # convention: share of missing values above which a column is logged at some rows only
+    few: float = 0.01  # convention: share of norms below which they are ignored for that
+
+
+THRESHOLDS = Thresholds()
+
+
+@dataclass(frozen=True)
+class SpikeFeatures:
+    """What the log says about one spike; NaN where it cannot say.
+
+    The *arrival* is the row from which the loss is closer to its peak than to the usual loss.
+    """
+
+    # The log
+    has_columns: bool  # whether it has every column on which causes depend
+    is_dense: bool  # whether every step has a row
+    simulation: str  # what made it; empty for a training
+    optimizer: str  # empty if the one-step law is not known
+    gradient_column: str  # empty if `grad_norm` is that of a trajectory
+    span: int  # steps
+    # The loss
+    usual_loss: float  # median of the rows before
+    largest_loss: float  # largest finite loss of the spike
+    arrival_step: int
+    arrival_loss: float
+    excess_ratio: float  # of the arrival, among losses outside spikes
+    mean_excess_ratios: tuple[float, ...]  # of the means in `Thresholds.outlier_ratios` that begin at the arrival
+    first_mean: float  # mean of the first five losses from the arrival on
+    largest_mean: float  # largest of such means
+    share_left: float  # excess of the loss 5 to 20 rows later, over that of the arrival
+    # The learning rate in the rows before the arrival
+    lr: float  # at the arrival
+    lowest_lr: float
+    lr_step: float  # where it rose most
+    lr_steps: float  # in which ρ² decays by a factor e
+    # Rotation and norm
+    turned_before: float  # largest rotation before the arrival, over the 95 % quantile of usual rotations
+    trough: int  # row with the lowest norm, at which the spike begins
+    norm_decay: float  # of ln ρ in the decay phase before
+    decay_ratio: float  # its speed over that without gradients
+    effective_lr: float  # at the trough
+    norm_growth: float  # of ln ρ from the trough to the largest norm in the spike
+    growth_explained: float  # growth of ln ρ by the one-step law, over the measured growth
+    advised_wd: float  # with which this decay takes as long as the log
+    gradient: float  # gradient norm at the arrival
+    usual_gradient: float  # 99 % quantile of the rows before
+    # A step near the arrival that contradicts the one-step law, and growth of ln ρ in it
+    unlawful_step: float
+    measured_growth: float
+    predicted_growth: float
+    free_growth: float  # without gradients
+    is_often_unlawful: bool  # whether many steps of the log contradict the law
+
+    @property
+    def lr_factor(self) -> float:
+        """Factor by which the learning rate rose."""
+        return self.lr / self.lowest_lr
+
+    @property
+    def decayed_share(self) -> float:
+        """Share of the norm that was lost in the decay phase."""
+        return -math.expm1(-self.norm_decay)
+
+    @property
+    def grown_share(self) -> float:
+        """Growth of the norm in the spike, over the norm at the trough."""
+        return math.expm1(self.norm_growth)
+
+
+# Text with features {s.…} and thresholds {t.…}, or a function that returns one; an empty one is left out.
+_Sentence = str | Callable[[SpikeFeatures, Thresholds], str]
+_DECAY = ("turned_before", "norm_decay", "decay_ratio")
+_GROWTH = (*_DECAY, "growth_explained")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A cause, the condition under which it is the cause if no earlier rule applies, and what the report says.
+
+    `numbers` are the features that the spike reports, because this rule or an earlier one used them.
+    """
+
+    cause: str
+    condition: Callable[[SpikeFeatures, Thresholds], bool]
+    evidence: tuple[_Sentence, ...]
+    advice: tuple[_Sentence, ...] = ()
+    numbers: tuple[str, ...] = _DECAY
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Cause of a spike, sentences, and the names of the features that the spike reports."""
+
+    cause: str
+    evidence: tuple[str, ...]
+    advice: str = ""
+    numbers: tuple[str, ...] = ()
+
+
+def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
+    """Apply the first rule whose condition holds."""
+    rule = next(rule for rule in RULES if rule.condition(s, t))
+
+    def written(sentences: tuple[_Sentence, ...]) -> tuple[str, ...]:
+        texts = (text if isinstance(text, str) else text(s, t) for text in sentences)
+        return tuple(text.format(s=s, t=t) for text in texts if text)
+
+    rose = "The loss rose from {s.usual_loss:.3g} to {s.largest_loss:.3g}."
+    return Explanation(rule.cause, written((rose, *rule.evidence)), " ".join(written(rule.advice)), rule.numbers)
+
+
+def _has_lr_risen(s: SpikeFeatures, t: Thresholds) -> bool:
+    # an lr step that did not make steps rotate the weights farther is not the cause
+    return s.lr >= t.lr_rise * s.lowest_lr and not (s.is_dense and s.turned_before < t.turned_as_usual)
+
+
+def _is_by_norm(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether steps were too long for the norm: they rotated the weights far, or the norm grew at a high loss."""
+    has_grown = s.norm_growth >= t.norm_rise and _has_decayed_freely(s, t, t.least_decay)
+    return s.turned_before >= t.turned_far or (has_grown and not _has_arrived_at_once(s, t))
+
+
+def _has_decayed_freely(s: SpikeFeatures, t: Thresholds, depth: float) -> bool:
+    return s.norm_decay >= depth and s.decay_ratio >= t.free_decay_ratio
+
+
+def _has_decayed(s: SpikeFeatures, t: Thresholds) -> bool:
+    return s.norm_decay >= t.least_decay and s.decay_ratio >= t.least_decay_ratio
+
+
+def _is_unexplained(s: SpikeFeatures, t: Thresholds) -> bool:
+    return s.growth_explained < t.least_explained or s.growth_explained > t.most_explained
+
+
+def _has_arrived_at_once(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether the data raised the loss: it is high from its arrival on, after steps with usual rotation."""
+    turned_at_most = t.turned_far if s.excess_ratio >= t.excess_far else t.turned_as_usual
+    if _has_decayed_freely(s, t, t.deep_decay):
+        is_outlier = s.excess_ratio >= t.excess_at_low_norm
+    else:
+        means = zip(s.mean_excess_ratios, t.outlier_ratios, strict=True)
+        is_outlier = s.excess_ratio >= t.excess or any(ratio >= limit for ratio, (_, limit) in means)
+    return (
+        not s.simulation
+        and s.turned_before <= turned_at_most
+        and s.arrival_loss >= t.arrival_share * s.largest_loss
+        and s.first_mean >= t.level * s.largest_mean
+        and is_outlier
+    )
+
+
+def _is_by_data(s: SpikeFeatures, t: Thresholds) -> bool:
+    return s.is_dense and _has_arrived_at_once(s, t)
+
+
+def _why_by_norm(s: SpikeFeatures, t: Thresholds) -> str:
+    if s.turned_before >= t.turned_far:
+        times = "{s.turned_before:.1f} times as far as the 95 % quantile of usual steps"
+        return f"Before the loss rose, a step rotated the weights {times}."
+    return "The norm grew while the loss was high, as it does when steps are too long for the norm."
+
+
+def _why_unexplained(s: SpikeFeatures, t: Thresholds) -> str:
+    reason = "the gradients were clipped, or " if s.growth_explained > 1 else ""
+    return (
+        f"But the gradients explain {{s.growth_explained:.0%}} of that growth: {reason}something else changed the norm."
+    )
+
+
+def _why_unlawful(s: SpikeFeatures, t: Thresholds) -> str:
+    changed = "At step {s.unlawful_step:.0f} the change of the norm contradicts the SGD update"
+    if s.is_often_unlawful:
+        return f"{changed}, as at many steps of this log."
+    # clipping can explain growth that is too small
+    is_clipped = s.free_growth <= s.measured_growth < s.predicted_growth
+    clipped = "gradients were clipped after they were logged, or " if is_clipped else ""
+    return f"{changed}: {clipped}weights were reset, loaded or rescaled."
+
+
+def _why_unknown(s: SpikeFeatures, t: Thresholds) -> str:
+    no_data = "a simulation ({s.simulation}) has no data that could cause it"
+    reason = no_data if s.simulation else "the loss did not rise at once"
+    return f"The weights did not rotate unusually far before, and {reason}."
+
+
+def _how_much_left(s: SpikeFeatures, t: Thresholds) -> str:
+    return f"{t.left_first} to {t.left_last} steps later, {max(s.share_left, 0.0):.1%} of it was left."
+
+
+def _advise_slower_lr(s: SpikeFeatures, t: Thresholds) -> str:
+    if math.isnan(s.lr_steps):
+        return "A smaller rise rotates the weights less."
+    return (
+        "Raise the learning rate over about {s.lr_steps:.0f} steps, in which ρ² decays by a factor e under "
+        "{s.optimizer}, so that the norm can follow. Or lower wd by the same factor: ηλ and the rotation at "
+        "equilibrium then stay the same."
+    )
+
+
+def _advise_clipping(s: SpikeFeatures, t: Thresholds) -> str:
+    clip = t.clip_factor * s.usual_gradient
+    if not s.gradient > clip:
+        return ""
+    which = "in column {s.gradient_column!r}" if s.gradient_column else "of the scale-invariant weights"
+    return f"Clipping the gradient norm {which} at {clip:.2g} would have reduced the rotation."
+
+
+_DECAYED = (
+    "The norm had decayed by {s.decayed_share:.0%}, at {s.decay_ratio:.0%} of the speed of weight decay alone, and "
+    "the effective learning rate had risen to {s.effective_lr:.3g}."
+)
+_GREW = "In the spike the norm grew by {s.grown_share:.0%}."
+_AT_ONCE = "It rose at once, at step {s.arrival_step}, after steps with usual rotation."
+
+# The first rule whose condition holds gives the cause, so a condition may rely on those above it not to hold.
+RULES = (
+    Rule(
+        LR_STEP,
+        _has_lr_risen,
+        (
+            "The learning rate rose by a factor of {s.lr_factor:.3g} in the {t.lr_rows} steps before step "
+            "{s.arrival_step}, most at step {s.lr_step:.0f}.",
+        ),
+        (_advise_slower_lr,),
+        numbers=("turned_before",),
+    ),
+    Rule(UNKNOWN, lambda s, t: not s.has_columns, ()),
+    Rule(UNKNOWN, lambda s, t: math.isnan(s.turned_before), ("There are too few steps before it for a comparison.",)),
+    # the norm
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_norm(s, t) and not _has_decayed(s, t),
+        (_why_by_norm, "But the norm had not decayed before, or far more slowly than by weight decay."),
+        numbers=_GROWTH,
+    ),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_norm(s, t) and not s.norm_growth >= t.least_growth,
+        (_why_by_norm, _DECAYED, "But the norm did not grow in the spike."),
+        numbers=_GROWTH,
+    ),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_norm(s, t) and _is_unexplained(s, t),
+        (_why_by_norm, _DECAYED, _GREW, _why_unexplained),
+        numbers=_GROWTH,
+    ),
+    Rule(
+        NORM_DRIVEN,
+        _is_by_norm,
+        (
+            _why_by_norm,
+            _DECAYED,
+            _GREW,
+            lambda s, t: (
+                "The gradients explain {s.growth_explained:.0%} of that growth."
+                if not math.isnan(s.growth_explained)
+                else ""
+            ),
+        ),
+        (
+            "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
+            "{s.advised_wd:.2g} a decay of this depth takes longer than this log ({s.span} steps).",
+        ),
+        numbers=_GROWTH,
+    ),
+    # the data
+    Rule(UNKNOWN, lambda s, t: _is_by_data(s, t) and not math.isnan(s.unlawful_step), (_why_unlawful,)),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_data(s, t) and math.isnan(s.share_left),
+        (_AT_ONCE, "The log ends too soon after it to separate one batch from a lasting change."),
+    ),
+    Rule(
+        DATA_SHIFT,
+        lambda s, t: _is_by_data(s, t) and s.share_left > t.data_shift_left,
+        (_AT_ONCE, _how_much_left),
+        ("Check the data and labels from step {s.arrival_step} on; lr and wd are probably not the cause.",),
+    ),
+    Rule(
+        UNKNOWN,
+        lambda s, t: _is_by_data(s, t) and s.share_left > t.bad_batch_left,
+        (_AT_ONCE, _how_much_left, "That is more than one batch leaves and less than a data shift leaves."),
+    ),
+    Rule(
+        BAD_BATCH,
+        _is_by_data,
+        (_AT_ONCE, _how_much_left),
+        ("Check the batch of step {s.arrival_step}; lr and wd are probably not the cause.", _advise_clipping),
+    ),
+    Rule(UNKNOWN, lambda s, t: True, (_why_unknown,)),
+)
