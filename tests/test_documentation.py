@@ -59,7 +59,7 @@ def test_an_optimizer_must_be_found_again():
         empirical.RunConfig(lr=0.1, wd=0.01, optimizer=Local())
     for text in ("math:sqrt()", "decimal:Decimal()", "no_such_module:SGD()"):
         with pytest.raises(ValueError, match=r"optimizer .*" + re.escape(text.partition("(")[0])):
-            theory.optimizers.parse_optimizer(text)
+            theory.optimizers.check_optimizer(text)
 
 
 def test_other_code_under_the_same_name_is_another_run(tmp_path, monkeypatch):
