@@ -15,11 +15,11 @@ def notes(run, period_model):
 
 
 def test_calibration_runs_of_adamw_apply_to_any_dim():
-    settings = {"lr": 0.01, "intrinsic_lr": 0.04, "ratio": 2, "reach": 3, "periods": 10, "seeds": 1, "width": 4}
+    settings = {"lr": 0.01, "intrinsic_lr": 0.01, "ratio": 2, "reach": 3, "periods": 10, "seeds": 1, "width": 4}
     with concurrent.futures.ThreadPoolExecutor(1) as here:
         model = calibrate("mlp", executor=here, optimizer=theory.AdamW(dim=1), **settings)
     assert model.optimizer == theory.AdamW(dim=272)
-    run = RunConfig(lr=0.01, wd=2.8, width=4, steps=300, seed=9, optimizer=theory.AdamW(dim=5))
+    run = RunConfig(lr=0.01, wd=0.7, width=4, steps=800, seed=9, optimizer=theory.AdamW(dim=5))
     trained = train(run)
     assert "was calibrated with" not in notes(trained, model)
     # older versions stored the `dim` that the user passed
