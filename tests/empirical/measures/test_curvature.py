@@ -305,7 +305,7 @@ def test_under_full_batches_the_edge_is_reached_before_a_destabilization(tmp_pat
     from empirical.studies.tables import FULL_BATCH, edge_figure, measure_edge
 
     config = dataclasses.replace(FULL_BATCH, wd=0.02, width=32, samples=200, steps=1500)
-    result = measure_edge(config, tmp_path, points=6)
+    result = measure_edge(config, tmp_path, points=8)
     assert result.steps[-1] == result.onset
     # far below the edge in the decay phase, at the edge where the phase ends
     assert result.product[2:5].max() < 1.5
