@@ -13,6 +13,7 @@ from simulate.landscapes import _kernels
 from simulate.landscapes._kernels import WalkerState
 from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, ScaleInvariantLoss
 from simulate.maps.iteration import check_start, flat_copy, status_codes, trajectory_of_batch
+from simulate.maps.layout import Coords, place_setting
 from simulate.trajectories.contract import CONSTRAINTS, NORM_MAX, NORM_MIN
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.schedules import learning_rates
@@ -129,14 +130,12 @@ def descend(
     )
     columns = dict(zip(_kernels.COLUMNS, recorded.reshape(-1, *shape, step.size), strict=True))
     attributes: dict[str, Any] = {**law, "seed": state.seed, "updates": begin + steps}
-    coords: dict[str, Any] = {"walker": (dims, state.numbers.reshape(shape))}
-    for setting, values in ({"wd": decays} if callable(lr) else {"lr": lrs, "wd": decays}).items():
-        if dims:
-            coords[setting] = (dims, values)
-        else:
-            attributes[setting] = float(values[0])
+    coords: Coords = {"walker": (dims, state.numbers.reshape(shape))}
     if callable(lr):
         columns["lr"] = schedule[step - begin]
+    else:
+        place_setting(coords, attributes, dims, "lr", lrs.reshape(shape))
+    place_setting(coords, attributes, dims, "wd", decays.reshape(shape))
     last_state = {"final_weights": ((*dims, "weight"), state.weights.reshape(*shape, -1))}
     if rule.momentum:
         last_state["final_velocity"] = ((*dims, "weight"), state.velocity.reshape(*shape, -1))

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+import urllib.parse
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import simulate
@@ -38,6 +40,16 @@ SETTINGS = [
     {"lr": 0.001, "wd": 1e-5, **SETTING},
 ]
 
+# sliders that are moved in a browser, and their new positions
+MOVES = [
+    {},
+    {"lr": 5, "wd": 8, "low": 4, "high": 7, "start": 0, "delta": 4},
+    {"momentum": 2, "wd": 3},
+    {"momentum": 1, "lr": 0, "wd": 0},
+    {"high": 10},
+    {"low": 4, "wd": 8},
+]
+
 
 @pytest.fixture(autouse=True)
 def _headless_matplotlib():
@@ -50,8 +62,9 @@ def _headless_matplotlib():
 def drawn(request):
     """Setting, its exploration and the axes of its figure, which is drawn."""
     exploration = explore(**request.param)
-    axes = plot_exploration(exploration, picture.add_axes(Figure(figsize=(11, 5.4))))
-    axes[0].figure.canvas.draw()
+    figure = Figure(figsize=(11, 5.4))
+    axes = plot_exploration(exploration, picture.add_axes(figure))
+    FigureCanvasAgg(figure).draw()
     return request.param, exploration, axes
 
 
@@ -59,6 +72,13 @@ def drawn(request):
 def frames():
     # slow decay is truncated to save time
     return page.explorer_frames(max_steps=20_000)
+
+
+@pytest.fixture(scope="module")
+def shown_numbers(frames, tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    return shown_in_browser(page._page(frames), tmp_path_factory.mktemp("browser"))
 
 
 class TestExplore:
@@ -501,24 +521,11 @@ class TestPage:
             page.write_explorer_page(tmp_path / "page.html", seed=0.5)
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-    @pytest.mark.parametrize(
-        "moves",
-        [
-            {},
-            {"lr": 5, "wd": 8, "low": 4, "high": 7, "start": 0, "delta": 4},
-            {"momentum": 2, "wd": 3},
-            {"momentum": 1, "lr": 0, "wd": 0},
-            {"high": 10},
-            {"low": 4, "wd": 8},
-        ],
-        ids=str,
-    )
-    def test_a_browser_shows_the_numbers_of_explore(self, frames, tmp_path, moves):
-        places = {**page.INITIAL_POSITIONS, **moves}
+    @pytest.mark.parametrize("number", range(len(MOVES)), ids=lambda number: str(MOVES[number]))
+    def test_a_browser_shows_the_numbers_of_explore(self, shown_numbers, number):
+        places, shown = {**page.INITIAL_POSITIONS, **MOVES[number]}, shown_numbers[number]
         # L carries ℓ along
         places["low"] = max(places["low"], places["high"] - 4)
-        shown = shown_in_browser(page._page(frames), tmp_path, moves)
         exploration = explore(
             page.LR[places["lr"]],
             page.WD[places["wd"]],
@@ -541,7 +548,7 @@ class TestPage:
             assert float(shown[name].split()[0]) == pytest.approx(values[places[name]], rel=6e-3)
         assert shown["drawn"] == shown["keys"]
         assert shown["words"] >= {level.words for level in quantities.norm_levels(exploration.values)}
-        assert shown["cut"] == "0"
+        assert shown["cut"] == 0
 
     @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
     @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -562,29 +569,38 @@ class TestPage:
         assert int(re.search(r"height: (\d+)px", done)[1]) > 1500
 
 
-def shown_in_browser(text, folder, moves):
-    """Return numbers, slider values and lines that the page shows after its sliders were moved."""
-    moved = "".join(
-        f"input.{name}.value = {place}; input.{name}.dispatchEvent(new Event('input'));"
-        for name, place in moves.items()
-    )
-    # labels that leave the figure or overlap another label
-    cut = """const boxes = [...document.querySelectorAll("#picture text")].map((text) => text.getBoundingClientRect());
-        const all = document.getElementById("picture").getBoundingClientRect();
-        const leaves = (a) => a.left < all.left || a.right > all.right || a.bottom > all.bottom;
-        const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-        const cut = boxes.filter((a, i) => leaves(a) || boxes.slice(0, i).some((b) => touch(a, b)));
-        document.body.dataset.cut = cut.length;
-        """
-    html = dom(text.replace("</body>", f"<script>{moved}{cut}</script></body>"), folder)
+def shown_in_browser(text, folder):
+    """Return, for each of MOVES, numbers, slider values and lines that the page shows after its sliders were moved."""
+    script = """
+        const shots = [];
+        for (const moves of MOVES) {
+          for (const [id, place] of Object.entries({ ...D.initial, ...moves })) input[id].value = place;
+          for (const id in moves) input[id].dispatchEvent(new Event("input"));
+          update();
+          // labels that leave the figure or overlap another label
+          const boxes = [...document.querySelectorAll("#picture text")].map((text) => text.getBoundingClientRect());
+          const all = document.getElementById("picture").getBoundingClientRect();
+          const leaves = (a) => a.left < all.left || a.right > all.right || a.bottom > all.bottom;
+          const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+          const cut = boxes.filter((a, i) => leaves(a) || boxes.slice(0, i).some((b) => touch(a, b)));
+          const parts = [document.getElementById("sliders"), document.querySelector("main")];
+          shots.push({ html: parts.map((part) => part.outerHTML).join(""), cut: cut.length });
+        }
+        document.body.textContent = "shots" + encodeURIComponent(JSON.stringify(shots)) + "shots";
+    """.replace("MOVES", json.dumps(MOVES))
+    dumped = dom(text.replace("</body>", f"<script>{script}</script></body>"), folder)
+    return [shown_numbers_of(**shot) for shot in json.loads(urllib.parse.unquote(dumped.split("shots")[1]))]
+
+
+def shown_numbers_of(html, cut):
     shown = dict(re.findall(r'<output[^>]* id="(\w+)-value">(.*?)</output>', html))
     for names, value in re.findall(r'<td [^>]*data-names="([\w ]+)">(.*?)</td>', html):
         shown |= dict.fromkeys(names.split(), value)
-    picture, keys = re.search(r'<svg id="picture".*?</svg>', html, re.S)[0], re.search(r"<ul .*?</ul>", html, re.S)[0]
+    drawing, keys = re.search(r'<svg id="picture".*?</svg>', html, re.S)[0], re.search(r"<ul .*?</ul>", html, re.S)[0]
     kinds = re.compile(r'class="(simulated|bound|ends|rms|threshold)"|fill="url\(#(\w+)\)"')
-    shown["drawn"], shown["keys"] = ({a + b for a, b in kinds.findall(part)} for part in (picture, keys))
+    shown["drawn"], shown["keys"] = ({a + b for a, b in kinds.findall(part)} for part in (drawing, keys))
     shown["words"] = set(re.findall(r"</svg>(.*?)</li>", keys))
-    return shown | {"cut": re.search(r'data-cut="(\d+)"', html)[1]}
+    return shown | {"cut": cut}
 
 
 def dom(text, folder):
