@@ -17,10 +17,10 @@ from .runs.loop import Interrupted as Interrupted
 from .runs.loop import load_model as load_model
 from .runs.loop import resume as resume
 from .runs.loop import train as train
-from .studies.claims.study import judge_claims as judge_claims
-from .studies.paper_figures.drawing import draw_figures as draw_figures
-from .studies.predictions.study import validate_held_out as validate_held_out
-from .studies.validation.study import validate as validate
+from .studies.claims import judge_claims as judge_claims
+from .studies.held_out import validate_held_out as validate_held_out
+from .studies.paper_figures import draw_figures as draw_figures
+from .studies.validation import validate as validate
 from .sweeps.grid import grid as grid
 from .sweeps.grid import read_sweep as read_sweep
 from .sweeps.store import open_sweep as open_sweep

@@ -9,9 +9,10 @@ from typing import Any
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 # Names in stored runs whose classes have moved: the stored name and where the class is now. New runs are stored under
-# the same name, which is part of their identity.
+# the first such name, which is part of their identity.
 _MOVED = {
-    "empirical.trials.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims.corrected_decay:CorrectedSGD"
+    "empirical.trials.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims:CorrectedSGD",
+    "empirical.studies.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims:CorrectedSGD",
 }
 
 
