@@ -320,10 +320,10 @@ def _write_report(validation: Validation, preset: str, configs: Mapping[str, Run
     runs = {name: load_stored_run(folder / RUNS_SUBFOLDER, config) for name, config in configs.items()}
     places = [[name, run_path(Path(RUNS_SUBFOLDER), config).as_posix()] for name, config in configs.items()]
     summary = Markup(
-        f"<p><strong>{validation.count} of {len(rows)} claims hold.</strong> Each row "
-        "compares training with a prediction of <code>theory</code> and a simulation of <code>simulate</code>. The "
-        f"networks were trained on the data set “{html.escape(preset)}” with telemetry at every step. Rows that begin "
-        "with “control” show that a test can fail: they hold if the test fails.</p>"
+        f"<p><strong>{validation.count} of {len(rows)} claims hold.</strong> Each row compares training with a "
+        "prediction of <code>theory</code> and a simulation of <code>simulate</code>. The networks were trained on the "
+        f"data set “{html.escape(preset)}” with telemetry at every step. Rows that begin with “control” show that a "
+        "test can fail: they hold if the test fails.</p>"
     )
     opening = Markup(
         '<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one '
@@ -335,7 +335,7 @@ def _write_report(validation: Validation, preset: str, configs: Mapping[str, Run
         [
             page.Section("", [summary, results_table(rows, _COLUMNS)]),
             *(page.figure_section(*part) for part in validation_figures(runs)),
-            page.Section("Data", [opening, Table([], places, name="folders of the runs")]),
+            page.Section("Data", [opening, Table([], places, "folders of the runs")]),
         ],
         footer=f"Trained with torch {next(iter(runs.values())).attrs['torch_version']}. "
         "Source of the claims: Lobacheva et al., NeurIPS 2021, arXiv 2106.15739.",

@@ -360,11 +360,11 @@ def test_claims_hold_and_fail_for_their_controls(trained):
 
 def test_runs_that_must_be_complete(tmp_path):
     # without normalization this learning rate diverges
-    run = RunConfig(lr=1e6, wd=0.1, width=4, steps=200, normalization="none", scale_invariant=False)
+    run = RunConfig(lr=1e5, wd=1e-6, width=4, steps=200, normalization="none", scale_invariant=False)
     study = Study(name="diverges", claim="A run diverges.", runs={"all": [run]}, statistic=lambda runs: [1.0])
     with concurrent.futures.ThreadPoolExecutor(1) as here:
         assert run_studies([study], tmp_path, executor=here, progress=False)[0].statistic == 1.0
-        with pytest.raises(RuntimeError, match=r"lr=1000000.*not complete"):
+        with pytest.raises(RuntimeError, match=r"lr=100000.*diverged, not complete"):
             run_studies([study], tmp_path, executor=here, progress=False, must_complete=True)
 
 

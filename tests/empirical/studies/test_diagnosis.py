@@ -68,7 +68,7 @@ def test_the_event_is_found(label, event):
     "settings",
     [
         {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.008, "steps": 900},
-        {"width": 64, "lr": 0.5, "wd": 0.008, "samples": 200, "sampling": "full_batch", "steps": 1500},
+        {"width": 64, "lr": 0.5, "wd": 0.008, "samples": 200, "sampling": "full_batch", "steps": 1750},
     ],
     ids=["ConvNet", "full batch"],
 )
