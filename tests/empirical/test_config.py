@@ -11,7 +11,16 @@ from torch import nn
 
 import theory
 from empirical import calibrate, train
-from empirical.config import CUSTOM, RunConfig
+from empirical.config import (
+    CUSTOM,
+    DataSettings,
+    EvaluationSettings,
+    ExecutionSettings,
+    NetworkSettings,
+    RunConfig,
+    UpdateSettings,
+    WeightSettings,
+)
 from empirical.studies.claims import CorrectedSGD
 from theory.optimizers import equal_up_to_dim, format_optimizer, parse_optimizer
 
@@ -91,6 +100,37 @@ def test_an_unknown_setting_raises_with_a_suggestion():
     # signature and pickling of the dataclass are unchanged
     assert list(inspect.signature(RunConfig).parameters) == [field.name for field in dataclasses.fields(RunConfig)]
     assert pickle.loads(pickle.dumps(RunConfig(**GOOD))) == RunConfig(**GOOD)
+
+
+def test_each_part_checks_its_own_settings():
+    parts = RunConfig.__bases__[::-1]
+    fields = [field.name for part in parts for field in dataclasses.fields(part)]
+    assert fields == [field.name for field in dataclasses.fields(RunConfig)]
+    assert DataSettings(dataset="digits", classes=[0, 1]).classes == (0, 1)
+    for part, name, value in [
+        (UpdateSettings, "lr", -1),
+        (NetworkSettings, "width", 0),
+        (WeightSettings, "fixed", "lr"),
+        (DataSettings, "samples", [3, 4]),
+        (ExecutionSettings, "device", ""),
+        (EvaluationSettings, "evaluate_batches", 1),
+    ]:
+        required = {"wd": 0} if part is UpdateSettings else {}
+        with pytest.raises((ValueError, TypeError), match=rf"^{name} must .*got {re.escape(repr(value))}"):
+            part(**required, **{name: value})
+
+
+def test_every_setting_is_described_once_and_in_order():
+    section = inspect.getdoc(RunConfig).partition("Parameters\n")[2].partition("Raises\n")[0]
+    assert re.findall(r"^(\w+) : ", section, re.M) == [field.name for field in dataclasses.fields(RunConfig)]
+
+
+def test_an_optimizer_may_be_given_as_text():
+    config = RunConfig(**GOOD, optimizer="SGD(momentum=0.9)")
+    assert config == RunConfig(**GOOD, optimizer=theory.SGD(momentum=0.9))
+    assert RunConfig(**GOOD, optimizer=None) == RunConfig(**GOOD)
+    with pytest.raises(ValueError, match=r"setting of SGD.*'momentun'"):
+        RunConfig(**GOOD, optimizer="SGD(momentun=0.9)")
 
 
 def test_custom_is_set_by_train_only():
