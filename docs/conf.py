@@ -69,6 +69,7 @@ autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {"npt.ArrayLike": "ArrayLike"}
+autodoc_type_aliases |= {name: name for name in ("ArrayLike", "FloatArray", "Number", "OptimizerLike")}
 python_maximum_signature_line_length = 90
 python_use_unqualified_type_names = True
 add_module_names = False

@@ -6,8 +6,7 @@ from simulate.diagnosis.training_log import read_log, training_log
 from simulate.explorer import Exploration, explore, plot_exploration, write_explorer_page
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient
-from simulate.maps.norm_map import norm_map, replay
-from simulate.maps.norm_ode import norm_ode
+from simulate.maps.norm_map import norm_map, norm_ode, replay
 from simulate.maps.random_walk import random_walk
 from simulate.period_model.model import PeriodModel, oscillate, period
 from simulate.period_model.prediction import Interval, Prediction

@@ -35,7 +35,7 @@ def wd_for_rotation(
     lr : η > 0.
     rotation : target θ* in radians per step, 0 < θ < π/2.
     grad_norm : g̃ > 0; only needed for `Adam` with L2 regularization.
-    optimizer : default `SGD()`.
+    optimizer : object or its text form; default `SGD()`.
 
     Returns
     -------

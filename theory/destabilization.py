@@ -287,7 +287,7 @@ def critical_norm(
     sharpness : h >= 0, largest eigenvalue of the Hessian on the unit sphere (units of the loss).
     wd : λ >= 0, ηλ < 1.
     falling : whether the norm decays freely, without growth by gradients.
-    optimizer : default `SGD()`; other optimizers have no edge that depends on η̃h alone.
+    optimizer : object or its text form; default `SGD()`. Other optimizers have no edge that depends on η̃h alone.
 
     Returns
     -------

@@ -28,7 +28,7 @@ def equilibrium_norm(
     ----------
     lr, wd : η > 0 and λ >= 0 with ηλ below the optimizer's limit, 2 for SGD; numbers or arrays that broadcast.
     grad_norm : g̃ > 0, the gradient norm at the weights scaled to norm 1 (units of the loss).
-    optimizer : default `SGD()`.
+    optimizer : object or its text form; default `SGD()`.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def equilibrium_rotation(
     ----------
     lr, wd : η > 0 and λ >= 0 with ηλ < 1 (no limit for `Adam`); numbers or arrays that broadcast.
     grad_norm : g̃ > 0; only needed for `Adam` with L2 regularization.
-    optimizer : default `SGD()`.
+    optimizer : object or its text form; default `SGD()`.
 
     Returns
     -------

@@ -62,7 +62,7 @@ def equivalent_run(
     ----------
     lr, wd, norm : η > 0, λ >= 0, ρ₀ > 0 of the original run.
     lr_to : learning rate of the equivalent run. All are numbers or arrays that broadcast.
-    optimizer : default `SGD()`.
+    optimizer : object or its text form; default `SGD()`.
 
     Returns
     -------

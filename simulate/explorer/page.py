@@ -43,7 +43,7 @@ RATIOS = tuple(10 ** (-i / 2) for i in range(5))
 MOMENTA = (0.0, 0.5, 0.9, 0.99)
 STARTS = tuple(10 ** (i / 2) for i in range(-2, 3))  # start norm over equilibrium norm at rms g̃
 DELTAS = (0.01, 0.02, 0.1, 0.2, 0.5)
-BINS = 80  # of a trajectory
+_BINS = 80  # of a trajectory
 INITIAL_POSITIONS = {"lr": 8, "wd": 6, "momentum": 0, "low": 6, "high": 8, "start": 3, "delta": 2}
 _MAX_LEVEL = 65535  # of 16 bits
 
@@ -60,8 +60,8 @@ class ExplorerFrames:
     momentum_angular_jumps : the same for any momentum, indexed by position in DELTAS.
     period : values of `PERIOD_NAMES`, indexed by position in MOMENTA, INTRINSIC_LR.
     steps : lengths of the trajectories, indexed by position in INTRINSIC_LR, MOMENTA, RATIOS, STARTS.
-    bands : smallest and largest norm, smallest and largest rotation in `BINS` parts of each trajectory, shape
-        (*steps.shape, 4, BINS).
+    bands : smallest and largest norm, smallest and largest rotation in `_BINS` parts of each trajectory, shape
+        (*steps.shape, 4, _BINS).
     """
 
     equilibrium: list[list[list[list[Value]]]]
@@ -99,7 +99,7 @@ def explorer_frames(*, seed: int = 0, max_steps: int = MAX_STEPS) -> ExplorerFra
     ]
     with_momentum = [angular_jumps([1.0], 0.0, 1.0, 1.0, delta, MOMENTA[-1])[0] for delta in DELTAS]
     period = [[list(period_values(1.0, intrinsic_lr, mu).values()) for intrinsic_lr in INTRINSIC_LR] for mu in MOMENTA]
-    steps, bands = np.empty(norms.shape, np.int64), np.empty((*norms.shape, 4, BINS))
+    steps, bands = np.empty(norms.shape, np.int64), np.empty((*norms.shape, 4, _BINS))
     for index, (intrinsic_lr, mu, q, _) in zip(
         np.ndindex(norms.shape), itertools.product(INTRINSIC_LR, MOMENTA, RATIOS, STARTS), strict=True
     ):
@@ -109,8 +109,8 @@ def explorer_frames(*, seed: int = 0, max_steps: int = MAX_STEPS) -> ExplorerFra
 
 
 def trajectory_bands(run: xr.Dataset) -> FloatArray:
-    """Smallest and largest norm, smallest and largest rotation in each of `BINS` parts of a trajectory."""
-    first, extremes = np.arange(BINS) * run.step.size // BINS, (np.minimum, np.maximum)
+    """Smallest and largest norm, smallest and largest rotation in each of `_BINS` parts of a trajectory."""
+    first, extremes = np.arange(_BINS) * run.step.size // _BINS, (np.minimum, np.maximum)
     names = ("norm", "rotation")
     return np.stack([extreme.reduceat(run[name].values, first) for name in names for extreme in extremes])
 
@@ -139,7 +139,7 @@ def write_explorer_page(path: str | os.PathLike[str], *, seed: int = 0) -> None:
         aside.write_text(_page(explorer_frames(seed=seed)), encoding="utf-8")
 
 
-def encode_logarithms(bands: FloatArray) -> tuple[str, float, float]:
+def _encode_logarithms(bands: FloatArray) -> tuple[str, float, float]:
     """Encode the logarithms of positive numbers as base64 with 16 bits each; return it with their two extremes."""
     logs = np.log(bands)
     low, high = float(logs.min()), float(logs.max())
@@ -157,7 +157,7 @@ def _page(frames: ExplorerFrames) -> str:
         "start": STARTS,
         "delta": DELTAS,
         "initial": INITIAL_POSITIONS,
-        "bins": BINS,
+        "bins": _BINS,
         "names": list(QUANTITIES),
         "quantities": [[q.words, q.units, q.lr_power, q.grad_norm_power] for q in QUANTITIES.values()],
         "equilibrium": frames.equilibrium,
@@ -166,8 +166,8 @@ def _page(frames: ExplorerFrames) -> str:
         "momentum_angular_jumps": frames.momentum_angular_jumps,
         "period": frames.period,
         "steps": frames.steps.tolist(),
-        "norms": encode_logarithms(frames.bands[..., :2, :]),
-        "rotations": encode_logarithms(frames.bands[..., 2:, :]),
+        "norms": _encode_logarithms(frames.bands[..., :2, :]),
+        "rotations": _encode_logarithms(frames.bands[..., 2:, :]),
     }
     # escaped, so that no text in the data can end the script element
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -128,7 +128,7 @@ def descend(
     _kernels.iterate_descent(
         landscape.parts(), state, compiled_rule, lrs, schedule, decays, steps, record_every, recorded
     )
-    columns = dict(zip(_kernels.COLUMNS, recorded.reshape(-1, *shape, step.size), strict=True))
+    columns = dict(zip(_kernels.COLUMNS, recorded.reshape(len(recorded), *shape, step.size), strict=True))
     attributes: dict[str, Any] = {**law, "seed": state.seed, "updates": begin + steps}
     coords: Coords = {"walker": (dims, state.numbers.reshape(shape))}
     if callable(lr):

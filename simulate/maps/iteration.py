@@ -18,7 +18,7 @@ from simulate.maps._kernels import GradientSource, NormState, Rows
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, check_trajectory, make_trajectory
 from theory.arguments import FloatArray
 
-STATUSES = (COMPLETE, COLLAPSED, DIVERGED)  # in the order of the codes of the compiled loops
+_STATUSES = (COMPLETE, COLLAPSED, DIVERGED)  # in the order of the codes of the compiled loops
 # least number of steps of the batch for which threads pay off, and number of coefficients prepared at a time
 _MIN_STEPS_FOR_THREADS, _PREPARED = 2**21, 2**20
 _PARTS_PER_THREAD = 4  # so that threads that finish early take over work
@@ -44,8 +44,8 @@ def check_start(start: Any, name: str, attributes: Mapping[str, str], *needed: s
             raise ValueError(f"start must be a trajectory that {name} returned, with the attribute {attribute!r}")
     check_trajectory(start, "final_norm", "status", "status_step", *needed)
     for status in start.status.values.reshape(-1):
-        if status not in STATUSES:
-            raise ValueError(f"start must have the status {', '.join(STATUSES)}, got {status!r}")
+        if status not in _STATUSES:
+            raise ValueError(f"start must have the status {', '.join(_STATUSES)}, got {status!r}")
 
 
 def flat_copy(start: xr.Dataset, variable: str, *inner: str) -> Any:
@@ -58,8 +58,8 @@ def flat_copy(start: xr.Dataset, variable: str, *inner: str) -> Any:
 
 
 def status_codes(start: xr.Dataset) -> npt.NDArray[np.int64]:
-    """Indices in `STATUSES`."""
-    return np.array([STATUSES.index(status) for status in flat_copy(start, "status")], dtype=np.int64)
+    """Indices in `_STATUSES`."""
+    return np.array([_STATUSES.index(status) for status in flat_copy(start, "status")], dtype=np.int64)
 
 
 def trajectory_of_batch(
@@ -82,7 +82,7 @@ def trajectory_of_batch(
         columns,
         step=step,
         final_norm=final_norm.reshape(shape),
-        status=np.array(STATUSES, dtype=object)[state.code].reshape(shape),
+        status=np.array(_STATUSES, dtype=object)[state.code].reshape(shape),
         status_step=state.ended.reshape(shape),
         **more,
     )

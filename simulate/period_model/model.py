@@ -296,7 +296,7 @@ class PeriodModel:
         >>> 0.8 < PeriodModel.reference().period_correction(0.005) < 1.2
         True
         """
-        return self._correction(intrinsic_lr, "period", "simulated_period")
+        return self._correction(intrinsic_lr, "period")
 
     def period(self, lr: float, wd: float, *, periods: int = 200, seed: int = 0) -> PredictedPeriod:
         """Predict the period and its norms with the reduced model, corrected by the calibration runs.
@@ -334,10 +334,7 @@ class PeriodModel:
         simulated = self._reduced().simulate(intrinsic_lr, periods, seed)
         if self._reduced().reference < intrinsic_lr / _ROUNDING <= self.calibrated_range[1]:
             warn_user(f"the calibration runs show no clear period near lr * wd = {intrinsic_lr:.3g}")
-        length, trough, peak = (
-            self._correction(intrinsic_lr, measured, f"simulated_{measured}")
-            for measured in ("period", "trough_norm", "peak_norm")
-        )
+        length, trough, peak = (self._correction(intrinsic_lr, name) for name in ("period", "trough_norm", "peak_norm"))
         trough_norm = simulated.trough_norm * trough * math.sqrt(lr)
         return dataclasses.replace(
             simulated,
@@ -614,12 +611,14 @@ class PeriodModel:
             )
         return intrinsic_lr
 
-    def _correction(self, intrinsic_lr: float, measured: str, simulated: str) -> float:
+    def _correction(self, intrinsic_lr: float, name: str) -> float:
         """Ratio of a measured to a simulated number of the calibration runs, interpolated in ln ηλ."""
-        clear = [run for run in self.calibration_runs if not math.isnan(getattr(run, simulated))]
-        return math.exp(
-            interpolate(clear, intrinsic_lr, lambda run: math.log(getattr(run, measured) / getattr(run, simulated)))
-        )
+
+        def log_ratio(run: CalibrationRun) -> float:
+            return math.log(getattr(run, name) / getattr(run, f"simulated_{name}"))
+
+        clear = [run for run in self.calibration_runs if not math.isnan(run.simulated_period)]
+        return math.exp(interpolate(clear, intrinsic_lr, log_ratio))
 
 
 def period(

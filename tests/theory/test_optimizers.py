@@ -1,5 +1,6 @@
 import itertools
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from theory import derivations
 from theory.adaptive import adam_direction_variance
 from theory.optimizers import OPTIMIZERS, check_optimizer, format_optimizer
 
+ROOT, PACKAGES = Path(__file__).parents[2], ("theory", "simulate", "empirical")
 SGDS = [
     theory.SGD(),
     theory.SGD(momentum=0.9),
@@ -93,6 +95,16 @@ def test_text_form(rule):
 def test_a_wrong_text_form_is_refused(text):
     with pytest.raises(ValueError, match=f"optimizer.*{re.escape(repr(text))}"):
         check_optimizer(text)
+
+
+def test_one_module_parses_the_text_of_an_optimizer():
+    # everything else calls `check_optimizer`, which takes an object, None or the text
+    texts = {path: path.read_text(encoding="utf-8") for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    parsing = re.compile(r"(?<!def )_parse_optimizer\(|\bast\.parse\(|\bliteral_eval\(")
+    places = {path.relative_to(ROOT).as_posix(): parsing.findall(text) for path, text in texts.items()}
+    assert {place: calls for place, calls in places.items() if calls} == {
+        "theory/optimizers.py": ["ast.parse(", "literal_eval(", "_parse_optimizer("]
+    }
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_a_new_command_takes_over_the_runs_of_a_killed_one(tmp_path, cluster):
 @pytest.mark.parametrize("after", [1.0, 5.0])
 def test_ctrl_c_in_a_terminal_ends_a_local_sweep_cleanly(tmp_path, after):
     file, out = write_file(tmp_path, SMALL.format(steps=10**7)), tmp_path / "sweep"
-    process = bnwd_sweep(file, out, "--workers", "2" if after > 2 else "1", start_new_session=True)
+    process = bnwd_sweep(file, out, "--workers", "2", start_new_session=True)
     if after > 2:
         wait_until(lambda: sum(count_steps(run_path(out, run)) > 0 for run in read_sweep(file)) == 2)
     else:

@@ -207,7 +207,7 @@ def test_a_run_waits_for_its_folder_and_gives_up(tmp_path):
 
 
 def test_a_run_is_extended_to_the_requested_precision(tmp_path, one_thread):
-    run = RunConfig(lr=0.5, wd=0.02, width=64, batch_size=32, steps=500)
+    run = RunConfig(lr=0.5, wd=0.02, width=64, batch_size=32, steps=1500)
     before = sweep([run], tmp_path / "short", one_thread)
     assert not before.period_stderr / before.period <= 0.1
     results = sweep([run], tmp_path / "sweep", one_thread, until=0.1, max_steps=20_000)

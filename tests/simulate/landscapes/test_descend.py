@@ -125,9 +125,13 @@ class TestAgainstTheReadableLoop:
         assert float(abs(simulate.replay(run).norm / run.norm - 1).max()) < 1e-10
 
     def test_replay_refuses_runs_of_another_law(self):
-        for more in ({"fixed": "norm"}, {"fixed": "effective_lr"}, {"optimizer": theory.SGD(momentum=0.5)}):
+        for more, message in (
+            ({"fixed": "norm"}, "without a constraint, got 'fixed norm'"),
+            ({"fixed": "effective_lr"}, "without a constraint, got 'fixed effective lr'"),
+            ({"optimizer": theory.SGD(momentum=0.5)}, r"optimizer SGD\(\).*got SGD\(momentum=0.5\)"),
+        ):
             run = descend(Ratio2D(), 0.1, 0.0, steps=5, **more)
-            with pytest.raises(ValueError, match="trajectory must be of optimizer SGD"):
+            with pytest.raises(ValueError, match=message):
                 simulate.replay(run)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import theory
 from simulate import BoundedGradient, RecordedGradient, norm_map, replay
-from simulate.trajectories.contract import VARIABLES
+from simulate.trajectories.contract import SCHEMA, VARIABLES
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
 EPS = np.finfo(np.float64).eps
@@ -121,7 +121,7 @@ class TestConformance:
                 assert name in dims, name
         assert result.attrs["source"] == "map"
         assert result.attrs["optimizer"] == "SGD()"
-        assert result.attrs["schema"] == 1
+        assert result.attrs["schema"] == SCHEMA
         assert result.attrs["seed"] == 3
         assert result.attrs["bnwd_version"] == theory.__version__
         for name in ("lr", "wd"):
