@@ -219,7 +219,9 @@ def _initial_crossing_times(
     running = (state.code == _kernels.RUNNING)[:, np.newaxis]
     crossing = np.where(running & (state.sq_norm[:, np.newaxis] == level_norms**2), float(state.begin), np.inf)
     if start is not None and "crossing_time" in start.variables:
-        earlier_times = start.crossing_time.transpose(*dims, "level").values.reshape(state.sq_norm.size, -1)
+        earlier_times = start.crossing_time.transpose(*dims, "level").values.reshape(
+            state.sq_norm.size, start.level.size
+        )
         for level, times in zip(start.level.values, earlier_times.T, strict=True):
             crossing[:, level_norms == level] = times[:, np.newaxis]
     return crossing
