@@ -12,19 +12,16 @@ import numba
 import numpy as np
 
 from simulate.maps import _kernels
+from simulate.maps.iteration import initial_norm_state
 from simulate.period_model import _kernel
 
 PACKED = {"x86_64": r"\bv?divpd\b", "AMD64": r"\bv?divpd\b", "aarch64": r"\bfdiv\s+v", "arm64": r"\bfdiv(\.2d|\s+v)"}
-BATCH = np.ones(300), np.full(300, 0.9), np.full(300, 0.1)
-ENDS = np.zeros(300, dtype=np.int64), np.zeros(300, dtype=np.int64)
 
 
 def constant(kernel):
-    kernel(*BATCH, 0, 8, 0, 0, np.empty((300, 0)), np.zeros((0, 4)), *ENDS)
-
-
-def by_fours(kernel):
-    kernel(*BATCH, 0, 8, 0, 0, np.empty((300, 0)), *ENDS)
+    none = np.empty((300, 0))
+    rows = _kernels.Rows(0, 0, none, none, none, np.zeros((0, 4)))
+    kernel(initial_norm_state(np.ones(300)), np.full(300, 0.9), np.full(300, 0.1), 8, rows)
 
 
 def reduced(kernel):
@@ -37,7 +34,7 @@ def reduced(kernel):
 
 LOOPS = {
     "map": (_kernels.iterate_constant, constant, {}, True),
-    "map by fours": (_kernels.iterate_constant_by_fours, by_fours, {}, True),
+    "map by fours": (_kernels.iterate_constant_by_fours, constant, {}, True),
     "reduced model": (_kernel.iterate_oscillation, reduced, {}, True),
     "control: error model of Python": (_kernels.iterate_constant, constant, {"error_model": "python"}, False),
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from simulate import norm_map
 from simulate.maps import _kernels
-from simulate.maps.iteration import usable_processors
+from simulate.maps.iteration import initial_norm_state, usable_processors
 
 COUNT, STEPS, ROUNDS = 4096, 4000, 7
 PYTHON_GOAL, NUMPY_GOAL, SINGLE_GOAL, FOURS_GOAL, THREADS_GOAL = 60, 1.9, 7, 190, 1.8
@@ -39,19 +39,15 @@ def numpy_in_place(steps=STEPS // 4):
     return steps * COUNT
 
 
-def compiled(count=COUNT, steps=STEPS, with_statistics=False):
-    r, ended, code = start[:count].copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    sums = np.zeros((count if with_statistics else 0, 4))
-    rows = np.empty((count, 0))
-    _kernels.iterate_constant(r, shrink[:count], push[:count], 0, steps, 0, 0, rows, sums, ended, code)
+def compiled(count=COUNT, steps=STEPS, with_statistics=False, kernel=_kernels.iterate_constant):
+    none = np.empty((count, 0))
+    rows = _kernels.Rows(0, 0, none, none, none, np.zeros((count if with_statistics else 0, 4)))
+    kernel(initial_norm_state(start[:count]), shrink[:count], push[:count], steps, rows)
     return steps * count
 
 
 def by_fours(count=COUNT, steps=STEPS):
-    r, ended, code = start[:count].copy(), np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
-    rows = np.empty((count, 0))
-    _kernels.iterate_constant_by_fours(r, shrink[:count], push[:count], 0, steps, 0, 0, rows, ended, code)
-    return steps * count
+    return compiled(count, steps, kernel=_kernels.iterate_constant_by_fours)
 
 
 CANDIDATES = {

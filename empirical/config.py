@@ -189,7 +189,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self._check_scalars()
-        check_optimizer(self.optimizer)
+        object.__setattr__(self, "optimizer", check_optimizer(self.optimizer))
         if not dataclasses.is_dataclass(self.optimizer):
             raise TypeError(f"optimizer must be {', '.join(OPTIMIZERS)} or a dataclass, got {self.optimizer!r}")
         optimizer_class_name(self.optimizer)

@@ -9,9 +9,8 @@ from simulate.maps.gradients import AdversarialGradient, BoundedGradient, Record
 from simulate.maps.norm_map import norm_map, replay
 from simulate.maps.norm_ode import norm_ode
 from simulate.maps.random_walk import random_walk
-from simulate.period_model.intervals import Interval
 from simulate.period_model.model import PeriodModel, oscillate, period
-from simulate.period_model.prediction import Prediction
+from simulate.period_model.prediction import Interval, Prediction
 from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel
 from simulate.phase_diagram import phase_diagram
 from simulate.trajectories.folder import load, save

@@ -19,20 +19,12 @@ from simulate.maps.iteration import usable_processors
 from simulate.period_model.model import PeriodModel
 from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, variable_attributes, versions
 from simulate.trajectories.periods import classify, rows_after_transient
-from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_number, check_real
+from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_number, check_real, warn_user
 from theory.optimizers import check_optimizer
 
 _Model = NormalizedRegression | Ratio2D | RayleighQuotient | PeriodModel
 
-_STATISTICS = (
-    "period",
-    "period_stderr",
-    "outside_growth",
-    "norm_min",
-    "norm_max",
-    "log_norm_sd",
-    "rotation_ratio",
-)
+_STATISTICS = ["period", "period_stderr", "outside_growth", "norm_min", "norm_max", "log_norm_sd", "rotation_ratio"]
 
 
 def phase_diagram(
@@ -121,10 +113,9 @@ def phase_diagram(
         lowest, highest = model.calibrated_range
         outside = int(((intrinsic_lrs < lowest * (1 - 1e-9)) | (intrinsic_lrs > highest * (1 + 1e-9))).sum())
         if outside:
-            warnings.warn(
+            warn_user(
                 f"{outside} of {intrinsic_lrs.size} cells are outside the range of the model, lr * wd from "
-                f"{lowest:.3g} to {highest:.3g}. There its predictions were not compared with training.",
-                stacklevel=2,
+                f"{lowest:.3g} to {highest:.3g}. There its predictions were not compared with training."
             )
         if effective_lr is None:
             effective_lr = model.peak_effective_lr
@@ -144,17 +135,18 @@ def phase_diagram(
     )
 
     def classify_cell(cell: tuple[int, ...]) -> tuple[str, Mapping[str, Any]]:
-        run = _trajectory(
-            model,
-            float(lrs[cell[0]]),
-            float(wds[cell[1]]),
-            int(steps[cell]),
-            seed,
-            max(1, math.floor(0.01 / intrinsic_lrs[cell])),
-            rule,
-            effective_lr,
-        )
-        return _classify_run(run, rise)
+        lr, wd = float(lrs[cell[0]]), float(wds[cell[1]])
+        settings: dict[str, Any] = {
+            "steps": int(steps[cell]),
+            "seed": seed,
+            "norm": math.sqrt(lr / effective_lr),
+            "record_every": max(1, math.floor(0.01 / intrinsic_lrs[cell])),
+        }
+        if not isinstance(model, PeriodModel):
+            return _classify_run(descend(model, lr, wd, optimizer=rule, **settings), rise)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return _classify_run(model.oscillate(lr, wd, **settings), rise)
 
     # compiled runs on landscapes release the interpreter lock, so threads help
     threads = 1 if isinstance(model, PeriodModel) else usable_processors()
@@ -211,34 +203,6 @@ def _curvature(model: NormalizedRegression | Ratio2D | RayleighQuotient) -> floa
         loss_curvature = 1.0 if model.loss == "squared" else 0.25
         return loss_curvature * model.output_norm**2 * float(np.linalg.norm(inputs, ord=2)) ** 2 / len(inputs)
     return model.sharpness
-
-
-def _trajectory(
-    model: _Model,
-    lr: float,
-    wd: float,
-    steps: int,
-    seed: int,
-    record_every: int,
-    optimizer: theory.SGD,
-    effective_lr: float,
-) -> xr.Dataset:
-    """Simulate the run of one cell, with `norm` and `rotation`."""
-    norm = math.sqrt(lr / effective_lr)
-    if isinstance(model, PeriodModel):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            return model.oscillate(lr, wd, steps=steps, seed=seed, norm=norm, record_every=record_every)
-    return descend(
-        model,
-        lr,
-        wd,
-        steps=steps,
-        seed=seed,
-        optimizer=optimizer,
-        norm=norm,
-        record_every=record_every,
-    )
 
 
 def _classify_run(run: xr.Dataset, rise: float) -> tuple[str, Mapping[str, Any]]:

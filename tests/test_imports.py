@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -44,11 +45,10 @@ def test_derivations_are_loaded_on_access_only(by_theory):
     assert "theory.derivations" in accessed
 
 
-def test_an_unknown_name_in_theory_is_an_attribute_error():
-    import theory
-
-    with pytest.raises(AttributeError, match="module 'theory' has no attribute 'nothing'"):
-        theory.nothing  # noqa: B018
+@pytest.mark.parametrize("package", ["theory", "simulate", "empirical"])
+def test_an_unknown_name_is_an_attribute_error(package):
+    with pytest.raises(AttributeError, match=f"{package}.*attribute.*nothing"):
+        importlib.import_module(package).nothing  # noqa: B018
 
 
 def test_simulate_knows_no_networks_and_no_algebra(by_simulate):
@@ -76,8 +76,18 @@ def test_using_simulate_loads_no_torch(tmp_path):
     assert used & {"torch", "sympy", "matplotlib", "empirical"} == set()
 
 
-@pytest.mark.parametrize("package", ["theory", "simulate"])
+def test_names_of_empirical_load_what_they_need_only():
+    loaded = loaded_by("import empirical; assert 'train' in dir(empirical)")
+    assert {name for name in loaded if name in HEAVY or "." in name} == {"empirical"}
+    config = loaded_by("from empirical import RunConfig")
+    assert "empirical.config" in config
+    assert "torch" not in config
+    assert "torch" in loaded_by("from empirical import train")
+
+
+@pytest.mark.parametrize("package", ["theory", "simulate", "empirical"])
 def test_every_public_name_is_there(package):
-    module = __import__(package)
-    assert len(set(module.__all__)) == len(module.__all__)
+    module = importlib.import_module(package)
+    assert len(set(module.__all__)) == len(module.__all__) > 20
     assert all(hasattr(module, name) for name in module.__all__)
+    assert set(module.__all__) <= set(dir(module))

@@ -48,13 +48,7 @@ from theory.period import (
 )
 from theory.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay, WarmUp
 from theory.symmetry import EquivalentRun, RunWithoutDecay, equivalent_run, run_without_decay
-from theory.tracking import (
-    corrected_decay,
-    gradient_growth,
-    quasi_equilibrium_norm,
-    tracked_steps,
-    tracking_lag,
-)
+from theory.tracking import corrected_decay, gradient_growth, quasi_equilibrium_norm, tracked_steps, tracking_lag
 
 __all__ = [
     "SGD",

@@ -8,21 +8,42 @@ from __future__ import annotations
 
 import difflib
 import operator
+import os
+import sys
+import warnings
 from collections.abc import Collection
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 FloatArray = npt.NDArray[np.float64]
+# Formulas return a float if all arguments are numbers, and an array otherwise. No type can say that an array without
+# axes counts as a number.
+Number = float | np.floating[Any] | np.integer[Any]
+
+# Fields of a result are floats or arrays; without parameters, as in `Bounds`, their type is Any.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Value = TypeVar("Value", default=Any)
+    Flag = TypeVar("Flag", default=Any)
+else:
+    from typing import TypeVar
+
+    Value = TypeVar("Value")
+    Flag = TypeVar("Flag")
 
 # Least similarity of a wrong word to a suggested one (`difflib` ratio); it is 0.8 with two of five letters swapped.
 _NEAR = 0.7
+_PACKAGES = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("theory", "simulate", "empirical"))
 
 
 def check_real(
     name: str,
-    value: npt.ArrayLike,
+    value: ArrayLike,
     *,
     above: float | None = None,
     at_least: float | None = None,
@@ -89,38 +110,20 @@ def check_real(
 
 
 def check_number(name: str, value: Any, **limits: float) -> float:
-    """Check that `value` is one finite real number in a range, and return it as a float.
-
-    Examples
-    --------
-    >>> check_number("delta", 0.5, above=0, below=1)
-    0.5
-    """
+    """Check that `value` is one finite real number in a range, and return it as a float."""
     array = check_real(name, value, **limits)
     if array.ndim:
         raise ValueError(f"{name} must be one number, got an array of shape {array.shape}")
     return float(array)
 
 
-def check_lr(value: npt.ArrayLike, name: str = "lr") -> FloatArray:
-    """Check a learning rate: finite and > 0.
-
-    Examples
-    --------
-    >>> float(check_lr(0.1))
-    0.1
-    """
+def check_lr(value: ArrayLike, name: str = "lr") -> FloatArray:
+    """Check a learning rate: finite and > 0."""
     return check_real(name, value, above=0)
 
 
-def check_wd(value: npt.ArrayLike, name: str = "wd") -> FloatArray:
-    """Check a weight decay: finite and >= 0.
-
-    Examples
-    --------
-    >>> float(check_wd(0))
-    0.0
-    """
+def check_wd(value: ArrayLike, name: str = "wd") -> FloatArray:
+    """Check a weight decay: finite and >= 0."""
     return check_real(name, value, at_least=0)
 
 
@@ -132,11 +135,6 @@ def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) ->
     Raises
     ------
     ValueError : lr * wd is out of range, or the shapes do not broadcast.
-
-    Examples
-    --------
-    >>> float(check_intrinsic_lr(check_lr(0.5), check_wd(0.01)))
-    0.005
     """
     lr, wd = broadcast(lr=lr, wd=wd)
     product = np.asarray(lr * wd)
@@ -151,13 +149,7 @@ def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) ->
 
 
 def broadcast(**arrays: FloatArray) -> tuple[FloatArray, ...]:
-    """Broadcast named arrays to one shape. The error lists the shapes.
-
-    Examples
-    --------
-    >>> [a.shape for a in broadcast(lr=np.ones(3), wd=np.ones((2, 1)))]
-    [(2, 3), (2, 3)]
-    """
+    """Broadcast named arrays to one shape. The error lists the shapes."""
     try:
         return tuple(np.broadcast_arrays(*arrays.values()))
     except ValueError:
@@ -166,12 +158,7 @@ def broadcast(**arrays: FloatArray) -> tuple[FloatArray, ...]:
 
 
 def check_order(low_name: str, low: FloatArray, high_name: str, high: FloatArray) -> None:
-    """Check that low <= high elementwise.
-
-    Examples
-    --------
-    >>> check_order("low", np.asarray(1.0), "high", np.asarray(2.0))
-    """
+    """Check that low <= high elementwise."""
     low, high = broadcast(**{low_name: low, high_name: high})
     bad = low > high
     if bad.any():
@@ -189,11 +176,6 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
     ------
     TypeError : `value` is not a whole number.
     ValueError : it is out of range.
-
-    Examples
-    --------
-    >>> check_integer("steps", 10)
-    10
     """
     allowed = f"a whole number >= {at_least}" + ("" if at_most is None else f" and <= {at_most}")
     try:
@@ -207,14 +189,8 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
     return number
 
 
-def check_steps(steps: int | npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return the step numbers 0 … N for a last step N, or a checked one-dimensional array of step numbers.
-
-    Examples
-    --------
-    >>> check_steps(2), check_steps([5, 1])
-    (array([0, 1, 2]), array([5, 1]))
-    """
+def check_steps(steps: int | ArrayLike) -> npt.NDArray[np.int64]:
+    """Return the step numbers 0 … N for a last step N, or a checked one-dimensional array of step numbers."""
     try:
         numbers = np.asarray(steps)
     except ValueError:
@@ -249,13 +225,7 @@ def check_choice(name: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def suggestion(value: Any, allowed: Collection[str]) -> str:
-    """End of an error message that suggests the most similar allowed word; empty if none is similar.
-
-    Examples
-    --------
-    >>> suggestion("MLP", ["convnet", "mlp"]), suggestion("vgg", ["convnet", "mlp"])
-    (", did you mean 'mlp'?", '')
-    """
+    """End of an error message that suggests the most similar allowed word; empty if none is similar."""
     if not isinstance(value, str):
         return ""
     words = {word.lower(): word for word in allowed}
@@ -269,11 +239,6 @@ def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]
     Raises
     ------
     TypeError, ValueError : `values` is a single word, is empty, or contains a word that is not allowed.
-
-    Examples
-    --------
-    >>> check_choices("formats", ["pdf", "png", "pdf"], ["pdf", "png", "svg"])
-    ['pdf', 'png']
     """
     if isinstance(values, str):
         raise TypeError(f"{name} must be a sequence of words, got the single word {values!r}")
@@ -284,12 +249,14 @@ def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]
 
 
 def to_float(result: Any) -> Any:
-    """Return a float for a 0-d result, and an array otherwise.
-
-    Examples
-    --------
-    >>> to_float(np.asarray(2.0))
-    2.0
-    """
+    """Return a float for a 0-d result, and an array otherwise."""
     array = np.asarray(result)
     return float(array) if array.ndim == 0 else array
+
+
+def warn_user(message: str) -> None:
+    """Give a `UserWarning` with the file and line of the first caller outside this project's packages."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_code.co_filename.startswith(_PACKAGES) and frame.f_back is not None:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from theory.arguments import (
     FloatArray,
+    Number,
+    Value,
     broadcast,
     check_intrinsic_lr,
     check_lr,
@@ -20,16 +24,20 @@ from theory.arguments import (
 )
 
 
-class Bounds(NamedTuple):
+class Bounds(NamedTuple, Generic[Value]):
     """Lower and upper bound of the norm: floats or arrays of one shape."""
 
-    lower: Any
-    upper: Any
+    lower: Value
+    upper: Value
 
 
+@overload
+def norm_bounds(lr: Number, wd: Number, grad_norm_min: Number, grad_norm_max: Number) -> Bounds[float]: ...
+@overload
 def norm_bounds(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
-) -> Bounds:
+    lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike
+) -> Bounds[FloatArray]: ...
+def norm_bounds(lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike) -> Any:
     """Smallest interval of norms that attracts every orbit with ℓ <= g̃ <= L and that no orbit leaves.
 
     The g̃ may come in any order. Let a = (1-ηλ)² and r = ρ². For a >= 1/2 the interval of r begins at r_ℓ = ηℓ/√(1-a)
@@ -57,7 +65,7 @@ def norm_bounds(
     >>> round(bounds.lower, 4), round(bounds.upper, 4)
     (1.4955, 2.9911)
     """
-    lr, wd, low, high = _check_arguments(lr, wd, grad_norm_min, grad_norm_max)
+    lr, wd, low, high = check_range(lr, wd, grad_norm_min, grad_norm_max)
     intrinsic_lr = check_intrinsic_lr(lr, wd)
     # In units of r = ρ²/(ηL) only a and q = ℓ/L remain, and nothing overflows.
     a, one_minus_a, q = (1 - intrinsic_lr) ** 2, intrinsic_lr * (2 - intrinsic_lr), low / high
@@ -80,12 +88,12 @@ def norm_bounds(
 
 
 def norm_envelope(
-    steps: int | npt.ArrayLike,
-    norm: npt.ArrayLike,
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    grad_norm_min: npt.ArrayLike,
-    grad_norm_max: npt.ArrayLike,
+    steps: int | ArrayLike,
+    norm: ArrayLike,
+    lr: ArrayLike,
+    wd: ArrayLike,
+    grad_norm_min: ArrayLike,
+    grad_norm_max: ArrayLike,
 ) -> Bounds:
     """Exact interval of norms that can be reached from `norm` in t steps with ℓ <= g̃ <= L.
 
@@ -116,7 +124,7 @@ def norm_envelope(
     (array([1.   , 0.999, 0.998]), array([1.    , 1.004 , 1.0079]))
     """
     step_numbers = check_steps(steps)
-    lr, wd, low, high = _check_arguments(lr, wd, grad_norm_min, grad_norm_max)
+    lr, wd, low, high = check_range(lr, wd, grad_norm_min, grad_norm_max)
     start = check_real("norm", norm, above=0)
     intrinsic_lr = check_intrinsic_lr(lr, wd)
     start, lr, high, q, intrinsic_lr = broadcast(
@@ -124,26 +132,35 @@ def norm_envelope(
     )
     a = (1 - intrinsic_lr) ** 2
     unit = np.sqrt(lr * high)
-    lower = upper = (start / unit) ** 2
-    ends = np.empty((2, *start.shape, step_numbers.size))
-    order = np.argsort(step_numbers, kind="stable")
-    done, step, converged = 0, 0, False
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        # where F(r) = a r + (ηℓ)²/r has its minimum, and that minimum
+    # where F(r) = a r + (ηℓ)²/r has its minimum, and that minimum
+    with np.errstate(divide="ignore", invalid="ignore"):
         turning, least = q / np.sqrt(a), 2 * np.sqrt(a) * q
-        while done < step_numbers.size:
-            if step_numbers[order[done]] == step or converged:
-                ends[..., order[done]] = lower, upper
-                done += 1
-                continue
-            new_lower = np.where(
-                turning <= lower, _map(a, q, lower), np.where(turning >= upper, _map(a, q, upper), least)
-            )
-            new_upper = np.maximum(_map(a, 1.0, lower), _map(a, 1.0, upper))
-            converged = bool(np.array_equal(new_lower, lower) and np.array_equal(new_upper, upper))
-            lower, upper, step = new_lower, new_upper, step + 1
+
+    def reachable() -> Iterator[FloatArray]:
+        lower = upper = (start / unit) ** 2
+        while True:
+            yield np.stack((lower, upper))
+            images = _map(a, q, lower), _map(a, q, upper)
+            highest = np.maximum(_map(a, 1.0, lower), _map(a, 1.0, upper))
+            lower = np.where(turning <= lower, images[0], np.where(turning >= upper, images[1], least))
+            upper = highest
+
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        ends = states_at(step_numbers, reachable())
     scaled = unit[..., np.newaxis] * np.sqrt(ends)
     return Bounds(scaled[0], scaled[1])
+
+
+def states_at(steps: npt.NDArray[np.int64], states: Iterator[FloatArray]) -> FloatArray:
+    """Return the states at these steps, steps as last axis; a state that equals the one before stays for ever."""
+    state = next(states)
+    collected, step, converged = np.empty((*state.shape, steps.size)), 0, False
+    for index in np.argsort(steps, kind="stable"):
+        while step < steps[index] and not converged:
+            after = next(states)
+            state, step, converged = after, step + 1, np.array_equal(after, state)
+        collected[..., index] = state
+    return collected
 
 
 def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
@@ -153,9 +170,10 @@ def _map(a: Any, grad_norm: Any, sq_norm: FloatArray) -> FloatArray:
     return np.asarray(decayed + growth)
 
 
-def _check_arguments(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, grad_norm_max: npt.ArrayLike
+def check_range(
+    lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike
 ) -> tuple[FloatArray, ...]:
+    """Check η, λ and ℓ <= L, and broadcast them."""
     low = check_real("grad_norm_min", grad_norm_min, at_least=0)
     high = check_real("grad_norm_max", grad_norm_max, above=0)
     check_order("grad_norm_min", low, "grad_norm_max", high)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from theory.arguments import FloatArray, broadcast, check_lr, check_real, to_float
-from theory.optimizers import Optimizer, check_optimizer, rotation_limit
+from theory.arguments import FloatArray, Number, broadcast, check_lr, check_real, to_float
+from theory.optimizers import Optimizer, OptimizerLike, check_optimizer, rotation_limit
 
 # The unknown is bisected on a logarithmic scale: a range of 700 halved 100 times is below rounding.
 _HALVINGS = 100
@@ -17,12 +17,16 @@ _LOG_RANGE = 700.0
 _UNLIMITED = 1e12
 
 
+@overload
 def wd_for_rotation(
-    lr: npt.ArrayLike,
-    rotation: npt.ArrayLike,
-    *,
-    grad_norm: npt.ArrayLike = 1.0,
-    optimizer: Optimizer | None = None,
+    lr: Number, rotation: Number, *, grad_norm: Number = 1.0, optimizer: OptimizerLike = None
+) -> float: ...
+@overload
+def wd_for_rotation(
+    lr: ArrayLike, rotation: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def wd_for_rotation(
+    lr: ArrayLike, rotation: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
 ) -> Any:
     """Weight decay λ at which the equilibrium rotation per step is `rotation`.
 
@@ -55,12 +59,16 @@ def wd_for_rotation(
     )
 
 
+@overload
 def lr_for_rotation(
-    wd: npt.ArrayLike,
-    rotation: npt.ArrayLike,
-    *,
-    grad_norm: npt.ArrayLike = 1.0,
-    optimizer: Optimizer | None = None,
+    wd: Number, rotation: Number, *, grad_norm: Number = 1.0, optimizer: OptimizerLike = None
+) -> float: ...
+@overload
+def lr_for_rotation(
+    wd: ArrayLike, rotation: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def lr_for_rotation(
+    wd: ArrayLike, rotation: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
 ) -> Any:
     """Learning rate η at which the equilibrium rotation per step is `rotation`.
 
@@ -91,9 +99,13 @@ def lr_for_rotation(
     )
 
 
+@overload
+def wd_for_norm(lr: Number, norm: Number, *, grad_norm: Number = 1.0, optimizer: OptimizerLike = None) -> float: ...
+@overload
 def wd_for_norm(
-    lr: npt.ArrayLike, norm: npt.ArrayLike, *, grad_norm: npt.ArrayLike = 1.0, optimizer: Optimizer | None = None
-) -> Any:
+    lr: ArrayLike, norm: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def wd_for_norm(lr: ArrayLike, norm: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None) -> Any:
     """Weight decay λ at which the norm settles at `norm`.
 
     Parameters
@@ -128,9 +140,13 @@ def wd_for_norm(
     return to_float(_solve(inverse, 1 / target, _maximizer(inverse, _upper_limit(rule, checked_lr))))
 
 
+@overload
+def lr_for_norm(wd: Number, norm: Number, *, grad_norm: Number = 1.0, optimizer: OptimizerLike = None) -> float: ...
+@overload
 def lr_for_norm(
-    wd: npt.ArrayLike, norm: npt.ArrayLike, *, grad_norm: npt.ArrayLike = 1.0, optimizer: Optimizer | None = None
-) -> Any:
+    wd: ArrayLike, norm: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def lr_for_norm(wd: ArrayLike, norm: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None) -> Any:
     """Learning rate η at which the norm settles at `norm`.
 
     Parameters
@@ -161,7 +177,11 @@ def lr_for_norm(
     )
 
 
-def wd_for_relaxation(lr: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
+@overload
+def wd_for_relaxation(lr: Number, steps: Number) -> float: ...
+@overload
+def wd_for_relaxation(lr: ArrayLike, steps: ArrayLike) -> FloatArray: ...
+def wd_for_relaxation(lr: ArrayLike, steps: ArrayLike) -> Any:
     """Weight decay λ at which a small deviation of the norm shrinks by e in `steps` steps (plain SGD).
 
     Parameters
@@ -188,7 +208,11 @@ def wd_for_relaxation(lr: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
     return to_float(_intrinsic_lr_for(time) / checked_lr)
 
 
-def lr_for_relaxation(wd: npt.ArrayLike, steps: npt.ArrayLike) -> Any:
+@overload
+def lr_for_relaxation(wd: Number, steps: Number) -> float: ...
+@overload
+def lr_for_relaxation(wd: ArrayLike, steps: ArrayLike) -> FloatArray: ...
+def lr_for_relaxation(wd: ArrayLike, steps: ArrayLike) -> Any:
     """Learning rate η at which a small deviation of the norm shrinks by e in `steps` steps (plain SGD).
 
     Parameters
@@ -223,7 +247,7 @@ def _intrinsic_lr_for(time: FloatArray) -> FloatArray:
 
 
 def _check_arguments(
-    first: str, setting: npt.ArrayLike, second: str, target: npt.ArrayLike, grad_norm: npt.ArrayLike
+    first: str, setting: ArrayLike, second: str, target: ArrayLike, grad_norm: ArrayLike
 ) -> tuple[FloatArray, ...]:
     limit = {"below": np.pi / 2} if second == "rotation" else {}
     return broadcast(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from theory.arguments import (
     FloatArray,
+    Number,
+    Value,
     broadcast,
     check_intrinsic_lr,
     check_lr,
-    check_order,
     check_real,
     check_wd,
     to_float,
 )
-from theory.bounds import Bounds, norm_bounds
+from theory.bounds import Bounds, check_range, norm_bounds
 from theory.flow import flow_time
 from theory.optimizers import SGD, check_optimizer
 
@@ -37,27 +39,20 @@ def kappa(delta: Any) -> Any:
     κ(δ), without units.
 
     Source: docs/mathematics.md §4.
-
-    Examples
-    --------
-    >>> round(float(kappa(0.5)), 6)
-    1.732051
     """
     return np.sqrt(delta * (2 - delta)) / (1 - delta)
 
 
 def step_angle(turn: Any, intrinsic_lr: Any) -> Any:
-    """Angle of one SGD step with η̃g̃ = `turn`, in radians. Above ηλ = 1 the direction flips and it exceeds π/2.
-
-    Examples
-    --------
-    >>> round(float(step_angle(1.0, 0.0)), 6)  # π/4
-    0.785398
-    """
+    """Angle of one SGD step with η̃g̃ = `turn`, in radians. Above ηλ = 1 the direction flips and it exceeds π/2."""
     return np.arctan2(turn, 1 - intrinsic_lr)
 
 
-def rotation(norm: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
+@overload
+def rotation(norm: Number, lr: Number, wd: Number, grad_norm: Number) -> float: ...
+@overload
+def rotation(norm: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike) -> FloatArray: ...
+def rotation(norm: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike) -> Any:
     """Angle θ between the weights before and after one SGD step: tan θ = η̃g̃/(1-ηλ), η̃ = η/ρ².
 
     Parameters
@@ -88,7 +83,11 @@ def rotation(norm: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_nor
     return to_float(step_angle(lr / norm * (grad_norm / norm), intrinsic_lr))
 
 
-def angular_jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
+@overload
+def angular_jump_norm(lr: Number, wd: Number, grad_norm: Number, delta: Number) -> float: ...
+@overload
+def angular_jump_norm(lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike, delta: ArrayLike) -> FloatArray: ...
+def angular_jump_norm(lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike, delta: ArrayLike) -> Any:
     """Norm below which a step with this g̃ is an angular jump, 1 - cos θ > δ; at this norm and above it is not.
 
     ρ² = ηg̃/((1-ηλ)κ(δ)), the inverse of `rotation` at cos θ = 1-δ.
@@ -121,12 +120,14 @@ def angular_jump_norm(lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.Array
     return to_float(_angular_jump_norm(lr, intrinsic_lr, grad_norm, delta))
 
 
+@overload
+def angular_jump_regime(lr: Number, wd: Number, grad_norm_min: Number, grad_norm_max: Number, delta: Number) -> str: ...
+@overload
 def angular_jump_regime(
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    grad_norm_min: npt.ArrayLike,
-    grad_norm_max: npt.ArrayLike,
-    delta: npt.ArrayLike,
+    lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike, delta: ArrayLike
+) -> npt.NDArray[np.str_]: ...
+def angular_jump_regime(
+    lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike, delta: ArrayLike
 ) -> Any:
     """Whether gradients in a range can or must produce an angular jump.
 
@@ -168,21 +169,24 @@ def angular_jump_regime(
     return str(regime) if regime.ndim == 0 else regime
 
 
-class AngularJumpTime(NamedTuple):
+class AngularJumpTime(NamedTuple, Generic[Value]):
     """Least and greatest number of steps before the first angular jump: floats or arrays of one shape."""
 
-    earliest: Any
-    latest: Any
+    earliest: Value
+    latest: Value
 
 
+@overload
 def steps_to_angular_jump(
-    norm: npt.ArrayLike,
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    grad_norm_min: npt.ArrayLike,
-    grad_norm_max: npt.ArrayLike,
-    delta: npt.ArrayLike,
-) -> AngularJumpTime:
+    norm: Number, lr: Number, wd: Number, grad_norm_min: Number, grad_norm_max: Number, delta: Number
+) -> AngularJumpTime[float]: ...
+@overload
+def steps_to_angular_jump(
+    norm: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike, delta: ArrayLike
+) -> AngularJumpTime[FloatArray]: ...
+def steps_to_angular_jump(
+    norm: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_norm_max: ArrayLike, delta: ArrayLike
+) -> Any:
     """Least and greatest number of steps before the first angular jump, for ℓ <= g̃ <= L.
 
     Both are attained. The angular jump comes earliest for g̃ = ℓ until r = ρ² is below r_δ(L), then g̃ = L. It comes
@@ -251,13 +255,26 @@ def steps_to_angular_jump(
     return AngularJumpTime(to_float(earliest.reshape(shape)), to_float(latest.reshape(shape)))
 
 
+@overload
 def critical_norm(
-    lr: npt.ArrayLike,
-    sharpness: npt.ArrayLike,
+    lr: Number, sharpness: Number, *, wd: Number = 0.0, falling: bool = False, optimizer: SGD | str | None = None
+) -> float: ...
+@overload
+def critical_norm(
+    lr: ArrayLike,
+    sharpness: ArrayLike,
     *,
-    wd: npt.ArrayLike = 0.0,
+    wd: ArrayLike = 0.0,
     falling: bool = False,
-    optimizer: SGD | None = None,
+    optimizer: SGD | str | None = None,
+) -> FloatArray: ...
+def critical_norm(
+    lr: ArrayLike,
+    sharpness: ArrayLike,
+    *,
+    wd: ArrayLike = 0.0,
+    falling: bool = False,
+    optimizer: SGD | str | None = None,
 ) -> Any:
     """Norm below which SGD overshoots in the sharpest direction: the edge of stability η̃h = 2.
 
@@ -429,18 +446,13 @@ def _next_r(r: FloatArray, intrinsic_lr: FloatArray, g: FloatArray | float) -> F
 
 
 def _check_range(
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    grad_norm_min: npt.ArrayLike,
-    grad_norm_max: npt.ArrayLike,
-    delta: npt.ArrayLike,
+    lr: ArrayLike,
+    wd: ArrayLike,
+    grad_norm_min: ArrayLike,
+    grad_norm_max: ArrayLike,
+    delta: ArrayLike,
 ) -> tuple[FloatArray, ...]:
-    lr, wd = check_lr(lr), check_wd(wd)
-    low, high = (
-        check_real("grad_norm_min", grad_norm_min, at_least=0),
-        check_real("grad_norm_max", grad_norm_max, above=0),
-    )
-    check_order("grad_norm_min", low, "grad_norm_max", high)
+    lr, wd, low, high = check_range(lr, wd, grad_norm_min, grad_norm_max)
     delta = check_real("delta", delta, above=0, below=1)
     intrinsic_lr = check_intrinsic_lr(lr, wd, below=1.0)
     return broadcast(lr=lr, wd=intrinsic_lr, grad_norm_min=low, grad_norm_max=high, delta=delta)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from theory.arguments import broadcast, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
-from theory.optimizers import Optimizer, check_optimizer, rotation_limit
+from theory.arguments import FloatArray, Number, broadcast, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
+from theory.optimizers import OptimizerLike, check_optimizer, rotation_limit
 
 
+@overload
+def equilibrium_norm(lr: Number, wd: Number, grad_norm: Number = 1.0, *, optimizer: OptimizerLike = None) -> float: ...
+@overload
 def equilibrium_norm(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike = 1.0, *, optimizer: Optimizer | None = None
+    lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike = 1.0, *, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def equilibrium_norm(
+    lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike = 1.0, *, optimizer: OptimizerLike = None
 ) -> Any:
     """Norm ρ* of scale-invariant weights at which weight decay and gradient growth balance.
 
@@ -46,8 +52,16 @@ def equilibrium_norm(
     return to_float(rule.equilibrium_norm(lr, wd, grad_norm))
 
 
+@overload
 def equilibrium_effective_lr(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike = 1.0, *, optimizer: Optimizer | None = None
+    lr: Number, wd: Number, grad_norm: Number = 1.0, *, optimizer: OptimizerLike = None
+) -> float: ...
+@overload
+def equilibrium_effective_lr(
+    lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike = 1.0, *, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def equilibrium_effective_lr(
+    lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike = 1.0, *, optimizer: OptimizerLike = None
 ) -> Any:
     """Effective learning rate η̃* = η/ρ*² at equilibrium; for SGD √(ηλ(2-ηλ))/g̃.
 
@@ -76,12 +90,16 @@ def equilibrium_effective_lr(
     return to_float(check_lr(lr) / norm**2)
 
 
+@overload
 def equilibrium_rotation(
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    *,
-    grad_norm: npt.ArrayLike = 1.0,
-    optimizer: Optimizer | None = None,
+    lr: Number, wd: Number, *, grad_norm: Number = 1.0, optimizer: OptimizerLike = None
+) -> float: ...
+@overload
+def equilibrium_rotation(
+    lr: ArrayLike, wd: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def equilibrium_rotation(
+    lr: ArrayLike, wd: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
 ) -> Any:
     """Angle θ* between consecutive iterates at equilibrium; for SGD cos θ* = 1-ηλ, so θ* ≈ √(2ηλ).
 
@@ -114,7 +132,11 @@ def equilibrium_rotation(
     return to_float(2 * np.arcsin(np.sqrt(rule.equilibrium_turn(lr, wd, gradient) / 2)))
 
 
-def relaxation_time(lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
+@overload
+def relaxation_time(lr: Number, wd: Number) -> float: ...
+@overload
+def relaxation_time(lr: ArrayLike, wd: ArrayLike) -> FloatArray: ...
+def relaxation_time(lr: ArrayLike, wd: ArrayLike) -> Any:
     """Steps in which a small deviation of the norm from equilibrium shrinks by e: -1/ln|1-4ηλ+2(ηλ)²| ≈ 1/(4ηλ).
 
     Parameters

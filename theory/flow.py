@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from theory.arguments import (
     FloatArray,
+    Number,
     broadcast,
     check_intrinsic_lr,
     check_lr,
@@ -19,9 +20,11 @@ from theory.arguments import (
 )
 
 
-def norm_flow(
-    time: npt.ArrayLike, norm: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike
-) -> Any:
+@overload
+def norm_flow(time: Number, norm: Number, lr: Number, wd: Number, grad_norm: Number) -> float: ...
+@overload
+def norm_flow(time: ArrayLike, norm: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike) -> FloatArray: ...
+def norm_flow(time: ArrayLike, norm: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike) -> Any:
     """Norm after a time under constant g̃, from the differential equation dr/dt = -2ηλr + (ηg̃)²/r with r = ρ².
 
     ρ⁴(t) = ρ*⁴ + (ρ₀⁴-ρ*⁴)exp(-4ηλt) with ρ*⁴ = ηg̃²/(2λ). Compared with single steps, the relative error in ρ⁴ is of
@@ -59,9 +62,13 @@ def norm_flow(
     return to_float(_fourth_norm(start * np.exp(-exponent / 4), np.sqrt(lr) * np.sqrt(gradient) * growth**0.25))
 
 
+@overload
+def decay_time(norm: Number, norm_to: Number, lr: Number, wd: Number, grad_norm: Number) -> float: ...
+@overload
 def decay_time(
-    norm: npt.ArrayLike, norm_to: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm: npt.ArrayLike
-) -> Any:
+    norm: ArrayLike, norm_to: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike
+) -> FloatArray: ...
+def decay_time(norm: ArrayLike, norm_to: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike) -> Any:
     """Number of steps, not rounded, in which the norm decays from one value to another under constant g̃.
 
     t = N ln((u₀-u*)/(u₁-u*)) + (F-N) ln((u₀+w)/(u₁+w)) with u = ρ⁴, a = (1-ηλ)², b = (ηg̃)², u* = b/(1-a), w = b/(1+a),
@@ -110,11 +117,6 @@ def flow_time(start: FloatArray, end: FloatArray, intrinsic_lr: FloatArray, q: F
     """Time in which r = ρ² decays from `start` to `end` for ηλ > 0 and q = ηg̃, as in `decay_time`.
 
     With u = r², u⁺-u = (b-(1-a)u)(b+(1+a)u)/u. The time is a sum of logarithms of the distances to the two zeros.
-
-    Examples
-    --------
-    >>> round(float(flow_time(np.array(2.0), np.array(1.0), np.array(0.01), np.array(0.0))), 3)  # ln 2/(-2 ln 0.99)
-    34.484
     """
     fixed_point, other_zero = q / np.sqrt(intrinsic_lr * (2 - intrinsic_lr)), q / np.sqrt(1 + (1 - intrinsic_lr) ** 2)
     # steps per unit of -ln u at u = ∞, where u⁺ = a² u

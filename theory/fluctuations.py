@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, overload
 
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from theory.arguments import broadcast, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
+from theory.arguments import (
+    FloatArray,
+    Number,
+    Value,
+    broadcast,
+    check_intrinsic_lr,
+    check_lr,
+    check_real,
+    check_wd,
+    to_float,
+)
 from theory.destabilization import kappa
 
 
-class Spread(NamedTuple):
+class Spread(NamedTuple, Generic[Value]):
     """Statistics of the norm at equilibrium under independent g̃, floats or arrays of one shape."""
 
-    mean_ratio: Any
+    mean_ratio: Value
     """E[ρ⁴] divided by its value for constant g̃ with the same mean square."""
-    deviation: Any
+    deviation: Value
     """Standard deviation of ln ρ."""
-    correlation: Any
+    correlation: Value
     """Correlation of ln ρ between consecutive steps; over n steps it is the n-th power."""
 
 
-def equilibrium_spread(lr: npt.ArrayLike, wd: npt.ArrayLike, variation: npt.ArrayLike) -> Spread:
+@overload
+def equilibrium_spread(lr: Number, wd: Number, variation: Number) -> Spread[float]: ...
+@overload
+def equilibrium_spread(lr: ArrayLike, wd: ArrayLike, variation: ArrayLike) -> Spread[FloatArray]: ...
+def equilibrium_spread(lr: ArrayLike, wd: ArrayLike, variation: ArrayLike) -> Any:
     """Spread of the norm at equilibrium when g̃ fluctuates independently from step to step.
 
     E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), sd(ln ρ) = κ(ηλ)V/4, correlation 2a-1, with a = (1-ηλ)² and ρ*⁴ = ηE[g̃²]/(λ(2-ηλ)).

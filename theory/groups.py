@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from theory.arguments import broadcast, check_real, to_float
+from theory.arguments import FloatArray, Number, broadcast, check_real, to_float
 
 
-def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
+def total_grad_norm(norm: ArrayLike, grad_norm: ArrayLike) -> Any:
     """Effective gradient norm of all groups together: g̃² = r Σ g̃ᵢ²/rᵢ with r = Σ rᵢ = Σ ρᵢ².
 
     It is at least Σ g̃ᵢ, with equality exactly if rᵢ ∝ g̃ᵢ, as when each group is at its own equilibrium.
@@ -49,7 +49,11 @@ def total_grad_norm(norm: npt.ArrayLike, grad_norm: npt.ArrayLike) -> Any:
     return to_float(np.sqrt(squares) * largest[..., 0])
 
 
-def invariance_norm(eps: npt.ArrayLike, variance: npt.ArrayLike, tolerance: npt.ArrayLike) -> Any:
+@overload
+def invariance_norm(eps: Number, variance: Number, tolerance: Number) -> float: ...
+@overload
+def invariance_norm(eps: ArrayLike, variance: ArrayLike, tolerance: ArrayLike) -> FloatArray: ...
+def invariance_norm(eps: ArrayLike, variance: ArrayLike, tolerance: ArrayLike) -> Any:
     """Weight norm below which the ε of a normalization layer breaks scale invariance by more than a tolerance.
 
     The normalized output of a channel changes by a share c/(1+c) of the relative change of the weights' scale, with
@@ -83,12 +87,16 @@ def invariance_norm(eps: npt.ArrayLike, variance: npt.ArrayLike, tolerance: npt.
     return to_float(np.sqrt(eps / variance) * np.sqrt((1 - share) / share))
 
 
+@overload
 def decay_invariance_norm(
-    eps: npt.ArrayLike,
-    variance: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    output_slope: npt.ArrayLike,
-    tolerance: npt.ArrayLike,
+    eps: Number, variance: Number, wd: Number, output_slope: Number, tolerance: Number
+) -> float: ...
+@overload
+def decay_invariance_norm(
+    eps: ArrayLike, variance: ArrayLike, wd: ArrayLike, output_slope: ArrayLike, tolerance: ArrayLike
+) -> FloatArray: ...
+def decay_invariance_norm(
+    eps: ArrayLike, variance: ArrayLike, wd: ArrayLike, output_slope: ArrayLike, tolerance: ArrayLike
 ) -> Any:
     """Weight norm below which the radial gradient caused by ε exceeds a share of the weight decay.
 

@@ -9,25 +9,43 @@ Without the last term this is a linear recursion. r is never below its solution 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from theory.arguments import FloatArray, broadcast, check_lr, check_real, check_steps, check_wd, to_float
-from theory.bounds import Bounds
+from theory.arguments import (
+    Flag,
+    FloatArray,
+    Number,
+    Value,
+    broadcast,
+    check_lr,
+    check_real,
+    check_steps,
+    check_wd,
+    to_float,
+)
+from theory.bounds import Bounds, states_at
+from theory.period import whole_steps
 
 
-class MomentumRelaxation(NamedTuple):
+class MomentumRelaxation(NamedTuple, Generic[Value, Flag]):
     """Relaxation time in steps of a small deviation of the norm, and whether the norm rings meanwhile."""
 
-    time: Any
-    rings: Any
+    time: Value
+    rings: Flag
 
 
+@overload
+def momentum_lower_bound(lr: Number, wd: Number, grad_norm_min: Number, *, momentum: Number) -> float: ...
+@overload
 def momentum_lower_bound(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, grad_norm_min: npt.ArrayLike, *, momentum: npt.ArrayLike
-) -> Any:
+    lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, *, momentum: ArrayLike
+) -> FloatArray: ...
+def momentum_lower_bound(lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, *, momentum: ArrayLike) -> Any:
     """Lower bound of lim inf ρ for heavy-ball SGD with coupled decay, if g̃ >= ℓ at every step.
 
     With γ = ηλ(2-ηλ/(1+μ)) and m = (1-√μ)², the bound is
@@ -73,13 +91,13 @@ def momentum_lower_bound(
 
 
 def momentum_envelope(
-    steps: int | npt.ArrayLike,
-    norm: npt.ArrayLike,
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    grad_norm_min: npt.ArrayLike,
+    steps: int | ArrayLike,
+    norm: ArrayLike,
+    lr: ArrayLike,
+    wd: ArrayLike,
+    grad_norm_min: ArrayLike,
     *,
-    momentum: npt.ArrayLike,
+    momentum: ArrayLike,
 ) -> Any:
     """Lower bound of the norm after t steps of heavy-ball SGD with coupled decay, if g̃ >= ℓ at every step.
 
@@ -120,39 +138,36 @@ def momentum_envelope(
     # in units where ηℓ, or for ℓ = 0 the first norm, is 1, neither a large nor a small ℓ overflows
     unit = np.where(low > 0, np.sqrt(lr) * np.sqrt(low), start)
     push = np.where(low > 0, 1.0, 0.0)
-    first = (start / unit) ** 2
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        beta = push / (1 + mu)
+    beta = push / (1 + mu)
+    with np.errstate(divide="ignore", invalid="ignore"):
         turning = np.sqrt(beta / margin)
-        tangent = 2 * np.sqrt(beta * np.maximum(margin, 0))
-        squares = np.empty((*start.shape, step_numbers.size))
-        order = np.argsort(step_numbers, kind="stable")
-        # the change per step is stored, because the difference of two norms would lose its digits
-        current, change = first, np.zeros_like(first)
-        done, step, converged = 0, 0, False
-        while done < step_numbers.size:
-            if step_numbers[order[done]] == step or converged:
-                squares[..., order[done]] = current
-                done += 1
-                continue
-            if step == 0:
-                change_now = intrinsic_lr * (intrinsic_lr - 2) * current + push / current
-            else:
-                growth = np.where(push > 0, beta / current, 0.0)
-                change_now = mu * change + np.where(
-                    current >= turning, growth - gamma * current, tangent - largest * current
-                )
-            after = current + change_now
-            if step >= 1:
-                after = np.where(margin < 0, 0.0, after)
-            converged = step > 1 and bool(np.array_equal(after, current) and np.array_equal(change_now, change))
-            current, change, step = after, change_now, step + 1
+    tangent = 2 * np.sqrt(beta * np.maximum(margin, 0))
+
+    def recursion() -> Iterator[FloatArray]:
+        # the change per step is stored, because the difference of two norms would lose its digits; it is NaN at first,
+        # because the first step has a law of its own and must not count as converged
+        current, change = (start / unit) ** 2, np.full(start.shape, np.nan)
+        yield np.stack((current, change))
+        change = intrinsic_lr * (intrinsic_lr - 2) * current + push / current
+        while True:
+            current = current + change
+            yield np.stack((current, change))
+            growth = np.where(push > 0, beta / current, 0.0)
+            change = mu * change + np.where(current >= turning, growth - gamma * current, tangent - largest * current)
+            change = np.where(margin < 0, -current, change)
+
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        squares = states_at(step_numbers, recursion())[0]
     return unit[..., np.newaxis] * np.sqrt(np.maximum(squares, 0))
 
 
+@overload
+def momentum_least_decay_steps(lr: Number, wd: Number, ratio: Number, *, momentum: Number) -> float: ...
+@overload
 def momentum_least_decay_steps(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike, *, momentum: npt.ArrayLike
-) -> Any:
+    lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike, *, momentum: ArrayLike
+) -> FloatArray: ...
+def momentum_least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike, *, momentum: ArrayLike) -> Any:
     """Least number of steps in which the norm of heavy-ball SGD with coupled decay can decrease by a factor.
 
     For any gradients it is 2 ln(ratio)/(-ln p), where p is the larger root of z² - (1+μ-γ)z + μ and
@@ -190,16 +205,21 @@ def momentum_least_decay_steps(
     trace = (1 + mu - intrinsic_lr) ** 2 / (1 + mu)
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithm = _log_root(gamma, trace, mu, margin * (trace + 2 * np.sqrt(mu)))
-        steps = np.where(log_sq_ratio == 0, 0.0, log_sq_ratio / -logarithm)
-        # a quotient within rounding of a whole number is that number
-        near = np.round(steps)
-        whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
-    return to_float(np.where(margin < 0, 0.0, whole))
+        steps = whole_steps(log_sq_ratio, -logarithm)
+    return to_float(np.where(margin < 0, 0.0, steps))
 
 
+@overload
 def momentum_stationary_bounds(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, mean_sq_gradient: npt.ArrayLike, *, momentum: npt.ArrayLike
-) -> Bounds:
+    lr: Number, wd: Number, mean_sq_gradient: Number, *, momentum: Number
+) -> Bounds[float]: ...
+@overload
+def momentum_stationary_bounds(
+    lr: ArrayLike, wd: ArrayLike, mean_sq_gradient: ArrayLike, *, momentum: ArrayLike
+) -> Bounds[FloatArray]: ...
+def momentum_stationary_bounds(
+    lr: ArrayLike, wd: ArrayLike, mean_sq_gradient: ArrayLike, *, momentum: ArrayLike
+) -> Any:
     """Interval that contains √E‖x‖² of every stationary run of heavy-ball SGD with coupled decay.
 
     E‖x‖² lies between ηE‖∇f‖²/(λ(2(1+μ)-ηλ)) and ((1+μ)/(1-μ))² times that, for any distribution of the gradients.
@@ -238,9 +258,15 @@ def momentum_stationary_bounds(
     return Bounds(to_float(np.where(constant, 0.0, lower)), to_float(np.where(constant, np.inf, upper)))
 
 
+@overload
 def momentum_relaxation(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, *, momentum: npt.ArrayLike, decoupled: bool = False
-) -> MomentumRelaxation:
+    lr: Number, wd: Number, *, momentum: Number, decoupled: bool = False
+) -> MomentumRelaxation[float, bool]: ...
+@overload
+def momentum_relaxation(
+    lr: ArrayLike, wd: ArrayLike, *, momentum: ArrayLike, decoupled: bool = False
+) -> MomentumRelaxation[FloatArray, npt.NDArray[np.bool_]]: ...
+def momentum_relaxation(lr: ArrayLike, wd: ArrayLike, *, momentum: ArrayLike, decoupled: bool = False) -> Any:
     """Relaxation time of a small deviation of the norm from equilibrium under heavy ball, and whether the norm rings.
 
     This holds for gradients that are independent in time, in many dimensions. E‖x‖², E⟨x,v⟩ and E‖v‖² relax with the
@@ -325,7 +351,7 @@ def _log_root(
 
 
 def _check_arguments(
-    lr: npt.ArrayLike, wd: npt.ArrayLike, momentum: npt.ArrayLike, *, decoupled: bool = False, **others: FloatArray
+    lr: ArrayLike, wd: ArrayLike, momentum: ArrayLike, *, decoupled: bool = False, **others: FloatArray
 ) -> tuple[FloatArray, ...]:
     mu = check_real("momentum", momentum, at_least=0, below=1)
     checked = broadcast(lr=check_lr(lr), wd=check_wd(wd), momentum=mu, **others)

@@ -22,6 +22,7 @@ __all__ = [
     "AdamW",
     "Lion",
     "Optimizer",
+    "OptimizerLike",
     "check_optimizer",
     "format_optimizer",
     "optimizer_class",
@@ -29,6 +30,9 @@ __all__ = [
     "parse_optimizer",
     "sgd_update",
 ]
+
+# what the argument `optimizer` of a formula may be: an object, its text form, or None for SGD()
+OptimizerLike = Optimizer | str | None
 
 OPTIMIZERS: dict[str, type[Any]] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Lion": Lion}
 
@@ -39,11 +43,6 @@ def optimizer_class(name: str) -> type[Any]:
     Raises
     ------
     ValueError : no such optimizer exists.
-
-    Examples
-    --------
-    >>> optimizer_class("SGD"), optimizer_class("theory.sgd:SGD") is SGD
-    (<class 'theory.sgd.SGD'>, True)
     """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
@@ -63,28 +62,13 @@ def optimizer_class_name(rule: Optimizer) -> str:
     Raises
     ------
     ValueError : the class is defined inside a function and cannot be imported.
-
-    Examples
-    --------
-    >>> optimizer_class_name(SGD(momentum=0.9))
-    'SGD'
     """
     kind = type(rule)
     return kind.__name__ if OPTIMIZERS.get(kind.__name__) is kind else format_reference("optimizer", kind)
 
 
-def parse_optimizer(text: str) -> Optimizer:
-    """Optimizer from its text form, as stored in the attribute `optimizer` of trajectories.
-
-    Raises
-    ------
-    ValueError : the text does not describe an optimizer.
-
-    Examples
-    --------
-    >>> parse_optimizer("SGD(momentum=0.9)"), parse_optimizer("theory.sgd:SGD()")
-    (SGD(momentum=0.9), SGD())
-    """
+def _parse_optimizer(text: str) -> Optimizer:
+    """Optimizer from its text form, as stored in the attribute `optimizer` of trajectories."""
     name, bracket, settings = text.partition("(")
     try:
         call = ast.parse("settings" + bracket + settings, mode="eval").body
@@ -111,85 +95,62 @@ def _build_optimizer(class_name: str, arguments: dict[str, Any]) -> Any:
     return kind(**arguments)
 
 
-def parse_if_known(text: str) -> Optimizer | None:
-    """Optimizer that a text describes, or None if `parse_optimizer` rejects it.
+def parse_optimizer(text: str) -> Optimizer:
+    """Old name of `check_optimizer` for a text."""
+    return check_optimizer(text)
 
-    Examples
-    --------
-    >>> parse_if_known("SGD(momentum=0.5)"), parse_if_known("RMSprop")
-    (SGD(momentum=0.5), None)
-    """
+
+def parse_if_known(text: str) -> Optimizer | None:
+    """Optimizer that a text describes, or None if `check_optimizer` rejects it."""
     try:
-        return parse_optimizer(text)
+        return check_optimizer(text)
     except ValueError:
         return None
 
 
 def format_optimizer(rule: Optimizer) -> str:
-    """Text form of an optimizer, the inverse of `parse_optimizer`.
-
-    Examples
-    --------
-    >>> format_optimizer(SGD(momentum=0.9))
-    'SGD(momentum=0.9)'
-    """
+    """Text form of an optimizer, which `check_optimizer` turns back into the object."""
     return optimizer_class_name(rule) + repr(rule).removeprefix(type(rule).__name__)
 
 
 def with_dim(rule: Optimizer, dim: int) -> Optimizer:
-    """Copy of an optimizer with its number of weights set to `dim`; the same optimizer if it does not depend on it.
-
-    Examples
-    --------
-    >>> with_dim(AdamW(dim=1), 576), with_dim(SGD(), 576)
-    (AdamW(dim=576), SGD())
-    """
+    """Copy of an optimizer with its number of weights set to `dim`; the same optimizer if it does not depend on it."""
     changed: Any = rule
     if "dim" in getattr(type(rule), "__dataclass_fields__", ()):
         changed = dataclasses.replace(changed, dim=dim)
     return changed  # type: ignore[no-any-return]
 
 
-def equal_up_to_dim(one: str, other: str) -> bool:
-    """Whether two texts describe the same optimizer, apart from its number of weights.
-
-    Examples
-    --------
-    >>> equal_up_to_dim("AdamW(dim=1)", "AdamW(dim=576)"), equal_up_to_dim("Adam(dim=1)", "AdamW(dim=1)")
-    (True, False)
-    """
-    first, second = parse_if_known(one), parse_if_known(other)
+def equal_up_to_dim(one: Optimizer | str, other: Optimizer | str) -> bool:
+    """Whether two optimizers, as objects or texts, are the same apart from their number of weights."""
+    first, second = (parse_if_known(rule) if isinstance(rule, str) else rule for rule in (one, other))
     return one == other or (first is not None and second is not None and with_dim(first, 1) == with_dim(second, 1))
 
 
-def check_optimizer(optimizer: Optimizer | str | None) -> Optimizer:
+def check_optimizer(optimizer: OptimizerLike) -> Optimizer:
     """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`, its text form, or None for `SGD()`.
+
+    This is the only place that parses the text form.
 
     Raises
     ------
-    TypeError : it is not an optimizer object, but for example a class.
+    TypeError : it is not an optimizer, but for example a class.
     ValueError : the text does not describe an optimizer.
 
     Examples
     --------
-    >>> check_optimizer(None)
-    SGD()
+    >>> check_optimizer(None), check_optimizer("SGD(momentum=0.9)"), check_optimizer("theory.sgd:SGD()")
+    (SGD(), SGD(momentum=0.9), SGD())
     """
     if optimizer is None:
         return SGD()
     if isinstance(optimizer, str):
-        return parse_optimizer(optimizer)
+        return _parse_optimizer(optimizer)
     if isinstance(optimizer, type) or not hasattr(optimizer, "equilibrium_norm"):
         raise TypeError(f"optimizer must be an object such as SGD(momentum=0.9) or AdamW(dim=100), got {optimizer!r}")
     return optimizer
 
 
 def rotation_limit(rule: Optimizer) -> float:
-    """Limit of ηλ for rotations: 1, where decay reverses the weights, or infinite if no ηλ limits the optimizer.
-
-    Examples
-    --------
-    >>> rotation_limit(SGD()), rotation_limit(Adam(dim=10))
-    (1.0, inf)
-    """
+    """Limit of ηλ for rotations: 1, where decay reverses the weights, or infinite if no ηλ limits the optimizer."""
     return 1.0 if np.isfinite(rule.intrinsic_lr_limit) else np.inf

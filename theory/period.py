@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from theory.arguments import (
     FloatArray,
+    Number,
+    Value,
     broadcast,
     check_choice,
     check_intrinsic_lr,
@@ -19,23 +21,21 @@ from theory.arguments import (
     check_wd,
     to_float,
 )
-from theory.optimizers import SGD, Adam, AdamW, Optimizer, check_optimizer
+from theory.optimizers import SGD, Adam, AdamW, OptimizerLike, check_optimizer
 
 
-class Balance(NamedTuple):
+class Balance(NamedTuple, Generic[Value]):
     """Decay, growth and change of ln ρ over a run, floats or arrays of one shape: change = growth - decay."""
 
-    decay: Any
+    decay: Value
     """Decrease of ln ρ by weight decay, -Σ ln(1-ηλ)."""
-    growth: Any
+    growth: Value
     """Increase of ln ρ by gradients, Σ(-ln cos θ)."""
-    change: Any
+    change: Value
     """Change of ln ρ over the run, ln(ρ_N/ρ₀)."""
 
 
-def balance(
-    norm: npt.ArrayLike, final_norm: npt.ArrayLike, rotation: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike
-) -> Balance:
+def balance(norm: ArrayLike, final_norm: ArrayLike, rotation: ArrayLike, lr: ArrayLike, wd: ArrayLike) -> Balance:
     """Split the change of ln ρ over a run into decay and growth, exactly: change = growth - decay.
 
     In a stationary run the mean change per step is 0, so the geometric mean of cos θ is 1-ηλ, at equilibrium or not.
@@ -134,35 +134,25 @@ class BalanceLaw:
         check_number("slope_below", self.slope_below)
 
     def norm_rise_at(self, intrinsic: FloatArray) -> FloatArray:
-        """Norm rise J at ηλ.
-
-        Examples
-        --------
-        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).norm_rise_at(np.array(0.01)))
-        0.5
-        """
+        """Norm rise J at ηλ."""
         norm_rise = self.norm_rise + self.norm_rise_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
         if not self.slope_below:
             return np.asarray(norm_rise)
         return np.asarray(norm_rise + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
 
     def outside_growth_at(self, intrinsic: FloatArray) -> FloatArray:
-        """Share φ of growth outside destabilizations at ηλ.
-
-        Examples
-        --------
-        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).outside_growth_at(np.array(0.01)))
-        0.3
-        >>> float(BalanceLaw(0.5, 0.2, 0.5, 1.0, 0.01, "odds").outside_growth_at(np.array(0.04)))
-        0.8
-        """
+        """Share φ of growth outside destabilizations at ηλ."""
         factor = (intrinsic / self.reference) ** self.outside_growth_power
         if self.power_of == "share":
             return np.asarray(self.outside_growth * factor)
         # φ of the odds times the factor, written without poles for φ >= 0
         return np.asarray(self.outside_growth * factor / (1 - self.outside_growth + self.outside_growth * factor))
 
-    def period(self, lr: npt.ArrayLike, wd: npt.ArrayLike) -> Any:
+    @overload
+    def period(self, lr: Number, wd: Number) -> float: ...
+    @overload
+    def period(self, lr: ArrayLike, wd: ArrayLike) -> FloatArray: ...
+    def period(self, lr: ArrayLike, wd: ArrayLike) -> Any:
         """Mean period T in steps.
 
         Parameters
@@ -191,7 +181,11 @@ class BalanceLaw:
             return to_float(np.where(has_period, norm_rise / (1 - outside_growth) / -np.log1p(-intrinsic_lr), np.nan))
 
 
-def least_decay_steps(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike) -> Any:
+@overload
+def least_decay_steps(lr: Number, wd: Number, ratio: Number) -> float: ...
+@overload
+def least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike) -> FloatArray: ...
+def least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike) -> Any:
     """Least number of steps in which the norm can decrease by a factor, for any gradients: ln(ratio)/(-ln(1-ηλ)).
 
     Parameters
@@ -217,15 +211,22 @@ def least_decay_steps(lr: npt.ArrayLike, wd: npt.ArrayLike, ratio: npt.ArrayLike
     log_ratio = np.log(check_real("ratio", ratio, at_least=1))
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
     log_ratio, intrinsic_lr = broadcast(ratio=log_ratio, wd=intrinsic_lr)
+    return to_float(whole_steps(log_ratio, 0 - np.log1p(-intrinsic_lr)))
+
+
+def whole_steps(log_ratio: FloatArray, decay: FloatArray) -> FloatArray:
+    """Least whole number of steps that decay by `log_ratio`; a quotient within rounding of a whole number is that."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.where(log_ratio == 0, 0.0, log_ratio / -np.log1p(-intrinsic_lr))
-        # a quotient within rounding of a whole number is that number
+        steps = np.where(log_ratio == 0, 0.0, log_ratio / decay)
         near = np.round(steps)
-        whole = np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
-    return to_float(whole)
+        return np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
 
 
-def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | None = None) -> Any:
+@overload
+def free_decay(lr: Number, wd: Number, *, optimizer: OptimizerLike = None) -> float: ...
+@overload
+def free_decay(lr: ArrayLike, wd: ArrayLike, *, optimizer: OptimizerLike = None) -> FloatArray: ...
+def free_decay(lr: ArrayLike, wd: ArrayLike, *, optimizer: OptimizerLike = None) -> Any:
     """Decrease of ln ρ per step without gradients, once the momentum buffer has adapted: -ln(1-ηλ), about ηλ.
 
     With coupled decay and momentum the weights follow a linear recursion. Its roots z solve z² - Tz + D = 0, with
@@ -274,7 +275,11 @@ def free_decay(lr: npt.ArrayLike, wd: npt.ArrayLike, *, optimizer: Optimizer | N
     return to_float(0 - np.where(discriminant >= 0, slow, np.log(product) / 2))
 
 
-def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta: npt.ArrayLike) -> Any:
+@overload
+def least_time_between_angular_jumps(lr: Number, wd: Number, delta: Number) -> float: ...
+@overload
+def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayLike) -> FloatArray: ...
+def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayLike) -> Any:
     """Least mean number of steps between angular jumps in a long run of bounded norm, for any gradients.
 
     It is ln(1-δ)/ln(1-ηλ). The norm is bounded if g̃ is bounded and ηλ > 0. While the norm grows, every step may be a
@@ -309,9 +314,13 @@ def least_time_between_angular_jumps(lr: npt.ArrayLike, wd: npt.ArrayLike, delta
         return to_float(np.log1p(-delta) / np.log1p(-intrinsic_lr))
 
 
+@overload
+def decay_phase_product(steps: Number, product: Number, lr: Number, wd: Number, tail: Number) -> float: ...
+@overload
 def decay_phase_product(
-    steps: npt.ArrayLike, product: npt.ArrayLike, lr: npt.ArrayLike, wd: npt.ArrayLike, tail: npt.ArrayLike
-) -> Any:
+    steps: ArrayLike, product: ArrayLike, lr: ArrayLike, wd: ArrayLike, tail: ArrayLike
+) -> FloatArray: ...
+def decay_phase_product(steps: ArrayLike, product: ArrayLike, lr: ArrayLike, wd: ArrayLike, tail: ArrayLike) -> Any:
     """Product of loss and effective learning rate in a decay phase, for a cross-entropy tail dL/dτ = -cL².
 
     While gradients are small, η̃ grows by 1/(1-ηλ)² per step, and the loss decreases in the time of the sphere,

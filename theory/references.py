@@ -9,20 +9,15 @@ from typing import Any
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 # Names in stored runs whose classes have moved: the stored name and where the class is now. New runs are stored under
-# the same name, which is part of their identity.
+# the first such name, which is part of their identity.
 _MOVED = {
-    "empirical.trials.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims.corrected_decay:CorrectedSGD",
+    "empirical.trials.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims:CorrectedSGD",
+    "empirical.studies.claims.corrected_decay:CorrectedSGD": "empirical.studies.claims:CorrectedSGD",
 }
 
 
 def is_reference(text: Any) -> bool:
-    """Whether a text has the form "module:name".
-
-    Examples
-    --------
-    >>> is_reference("math:sqrt"), is_reference("sqrt")
-    (True, False)
-    """
+    """Whether a text has the form "module:name"."""
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
@@ -33,11 +28,6 @@ def import_reference(argument: str, text: str) -> Callable[..., Any]:
     ------
     ValueError : there is no such module or name; the message names the argument.
     TypeError : the object is neither a function nor a class.
-
-    Examples
-    --------
-    >>> import_reference("model", "math:sqrt")(9.0)
-    3.0
     """
     module, _, name = _MOVED.get(text, text).partition(":")
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_real
 
@@ -14,7 +14,7 @@ from theory.arguments import FloatArray, check_integer, check_lr, check_number, 
 class Schedule(Protocol):
     """A learning rate that may change with the step."""
 
-    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+    def __call__(self, step: ArrayLike) -> FloatArray:
         """Return the learning rate η of each step number."""
 
 
@@ -33,7 +33,7 @@ class Constant:
     def __post_init__(self) -> None:
         check_number("lr", self.lr, above=0)
 
-    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+    def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
         return np.full(np.shape(step), float(self.lr))
 
@@ -60,7 +60,7 @@ class StepDecay:
             raise ValueError(f"milestones must increase, got {self.milestones!r}")
         object.__setattr__(self, "milestones", milestones)
 
-    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+    def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
         passed = np.searchsorted(np.asarray(self.milestones, dtype=float), np.asarray(step, dtype=float), side="right")
         return np.asarray(self.lr * float(self.factor) ** passed)
@@ -85,7 +85,7 @@ class Linear:
         check_number("lr_end", self.lr_end, above=0)
         check_integer("steps", self.steps, at_least=1)
 
-    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+    def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
         progress = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
         return np.asarray(self.lr + (self.lr_end - self.lr) * progress)
@@ -110,7 +110,7 @@ class Cosine:
         check_number("lr_end", self.lr_end, above=0)
         check_integer("steps", self.steps, at_least=1)
 
-    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+    def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
         progress = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
         return np.asarray(self.lr_end + (self.lr - self.lr_end) * (1 + np.cos(np.pi * progress)) / 2)
@@ -133,7 +133,7 @@ class Exponential:
         check_number("lr", self.lr, above=0)
         check_number("factor", self.factor, above=0)
 
-    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+    def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
         with np.errstate(over="ignore", under="ignore"):
             return np.asarray(self.lr * float(self.factor) ** np.asarray(step, dtype=float))
@@ -157,7 +157,7 @@ class WarmUp:
         if not callable(self.after):
             raise TypeError(f"after must be a schedule such as Constant(0.1), got {self.after!r}")
 
-    def __call__(self, step: npt.ArrayLike) -> FloatArray:
+    def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
         step = np.asarray(step, dtype=float)
         rise = np.minimum((step + 1) / self.steps, 1)
@@ -174,7 +174,7 @@ SCHEDULES: dict[str, type[Any]] = {
 }
 
 
-def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> FloatArray:
+def learning_rates(lr: ArrayLike | Schedule, start: int, stop: int) -> FloatArray:
     """Checked learning lrs η of the steps start … stop-1, from a number or a schedule.
 
     Parameters
@@ -190,11 +190,6 @@ def learning_rates(lr: npt.ArrayLike | Schedule, start: int, stop: int) -> Float
     ------
     TypeError, ValueError : the number is not a learning rate, or the schedule does not give one learning rate > 0 for
         each step.
-
-    Examples
-    --------
-    >>> learning_rates(Linear(1.0, 0.5, steps=2), 0, 2).tolist()
-    [1.0, 0.75]
     """
     if callable(lr):
         lrs = check_real("lr", lr(np.arange(start, stop)), above=0)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from theory.arguments import broadcast, check_intrinsic_lr, check_lr, check_number, check_real, check_wd, to_float
-from theory.optimizers import SGD, Optimizer, check_optimizer
+from theory.arguments import (
+    FloatArray,
+    Number,
+    Value,
+    broadcast,
+    check_intrinsic_lr,
+    check_lr,
+    check_number,
+    check_real,
+    check_wd,
+    to_float,
+)
+from theory.optimizers import SGD, OptimizerLike, check_optimizer
 from theory.schedules import Exponential
 
 
@@ -23,22 +34,25 @@ class RunWithoutDecay(NamedTuple):
     """Factor per step of ρ/ρ', the norm with decay divided by the norm without."""
 
 
-class EquivalentRun(NamedTuple):
+class EquivalentRun(NamedTuple, Generic[Value]):
     """Learning rate, weight decay and initial norm of an equivalent run: floats or arrays of one shape."""
 
-    lr: Any
-    wd: Any
-    norm: Any
+    lr: Value
+    wd: Value
+    norm: Value
 
 
+@overload
 def equivalent_run(
-    lr: npt.ArrayLike,
-    wd: npt.ArrayLike,
-    norm: npt.ArrayLike,
-    *,
-    lr_to: npt.ArrayLike,
-    optimizer: Optimizer | None = None,
-) -> EquivalentRun:
+    lr: Number, wd: Number, norm: Number, *, lr_to: Number, optimizer: OptimizerLike = None
+) -> EquivalentRun[float]: ...
+@overload
+def equivalent_run(
+    lr: ArrayLike, wd: ArrayLike, norm: ArrayLike, *, lr_to: ArrayLike, optimizer: OptimizerLike = None
+) -> EquivalentRun[FloatArray]: ...
+def equivalent_run(
+    lr: ArrayLike, wd: ArrayLike, norm: ArrayLike, *, lr_to: ArrayLike, optimizer: OptimizerLike = None
+) -> Any:
     """Weight decay and initial norm at which another learning rate gives the same directions, hence the same losses.
 
     The directions depend on the settings only through two numbers: ηλ and ρ₀/√η (SGD with any momentum), ηλ and ρ₀/η
@@ -76,7 +90,7 @@ def equivalent_run(
     )
 
 
-def run_without_decay(lr: float, wd: float, *, optimizer: SGD | None = None) -> RunWithoutDecay:
+def run_without_decay(lr: float, wd: float, *, optimizer: SGD | str | None = None) -> RunWithoutDecay:
     """Exponentially growing learning rate that replaces weight decay exactly.
 
     SGD: η_t = η(1-ηλ)^(-2t-1). Heavy ball: η_t = ηα^(-2t-1) with α the larger root of z²-(1+μ-ηλ)z+μ. The directions of

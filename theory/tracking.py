@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from theory.arguments import (
     FloatArray,
+    Number,
     broadcast,
     check_integer,
     check_lr,
@@ -21,7 +22,11 @@ from theory.equilibrium import equilibrium_norm
 from theory.schedules import Schedule
 
 
-def tracking_lag(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
+@overload
+def tracking_lag(lr: Schedule, wd: Number, step: Number) -> float: ...
+@overload
+def tracking_lag(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> FloatArray: ...
+def tracking_lag(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> Any:
     """Relative lag of the norm behind the equilibrium of the current learning rate, ρ/ρ*(η_t) - 1.
 
     To first order in slow changes it is -(d ln η/dt)/(16ηλ). Where the lag is no longer small, the norm cannot follow:
@@ -58,7 +63,11 @@ def tracking_lag(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
         return to_float(np.where(change == 0, 0.0, -change / (16 * _learning_rates(lr, at) * wd)))
 
 
-def corrected_decay(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, *, lr_max: npt.ArrayLike) -> Any:
+@overload
+def corrected_decay(lr: Schedule, wd: Number, step: Number, *, lr_max: Number) -> float: ...
+@overload
+def corrected_decay(lr: Schedule, wd: ArrayLike, step: ArrayLike, *, lr_max: ArrayLike) -> FloatArray: ...
+def corrected_decay(lr: Schedule, wd: ArrayLike, step: ArrayLike, *, lr_max: ArrayLike) -> Any:
     """Weight decay λη_t/η_max, at which the equilibrium norm does not change with the learning rate.
 
     With constant λ the equilibrium norm is ∝ η^¼, so the gradient norm of the weights grows as η decreases. With this
@@ -92,7 +101,11 @@ def corrected_decay(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, *, lr_
     return to_float(wd * _learning_rates(lr, at) / lr_max)
 
 
-def quasi_equilibrium_norm(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike, grad_norm: npt.ArrayLike = 1.0) -> Any:
+@overload
+def quasi_equilibrium_norm(lr: Schedule, wd: Number, step: Number, grad_norm: Number = 1.0) -> float: ...
+@overload
+def quasi_equilibrium_norm(lr: Schedule, wd: ArrayLike, step: ArrayLike, grad_norm: ArrayLike = 1.0) -> FloatArray: ...
+def quasi_equilibrium_norm(lr: Schedule, wd: ArrayLike, step: ArrayLike, grad_norm: ArrayLike = 1.0) -> Any:
     """Equilibrium norm ρ*(η_t) for the learning rate of each step.
 
     Parameters
@@ -121,7 +134,11 @@ def quasi_equilibrium_norm(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike,
     return equilibrium_norm(_learning_rates(lr, check_real("step", step, at_least=0)), wd, grad_norm)
 
 
-def gradient_growth(lr: Schedule, wd: npt.ArrayLike, step: npt.ArrayLike) -> Any:
+@overload
+def gradient_growth(lr: Schedule, wd: Number, step: Number) -> float: ...
+@overload
+def gradient_growth(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> FloatArray: ...
+def gradient_growth(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> Any:
     """Growth of the gradient norm ‖∇f‖ = g̃/ρ since step 0 that is caused by a decreasing learning rate.
 
     At constant g̃ the norm follows the learning rate, ρ* ∝ η^¼. So ‖∇f‖ grows as η^-¼, without any change of the loss on

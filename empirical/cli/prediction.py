@@ -200,7 +200,7 @@ def _period_values(lr: float, wd: float, period_model: str | os.PathLike[str] | 
     model = simulate.PeriodModel.reference() if period_model is None else simulate.PeriodModel.load(period_model)
     if not model.has_law:
         raise ValueError(f"period_model must be of a network with periods, got {str(period_model)!r} without any")
-    if model.optimizer != "SGD()":
+    if model.optimizer != theory.SGD():
         raise ValueError(f"period_model must be calibrated with plain SGD, got one calibrated with {model.optimizer}")
     with warnings.catch_warnings():
         # the note says what it would warn about

@@ -12,15 +12,15 @@ from empirical.cli.application import app, complete_from, name_options, report_e
 
 
 def _network_names() -> Iterable[str]:
-    from empirical.studies.predictions.study import NETWORKS
+    from empirical.studies.held_out import NETWORKS
 
     return NETWORKS
 
 
 def _claim_names() -> Iterable[str]:
-    from empirical.studies.claims.all_claims import all_claims
+    from empirical.studies.claims import CLAIMS
 
-    return (claim.name for claim in all_claims())
+    return (claim.name for claim in CLAIMS)
 
 
 def _figure_names() -> Iterable[str]:
@@ -73,23 +73,23 @@ def validate_command(
     folder = out or Path("report")
     result = empirical.validate(preset, folder)
     typer.echo(str(result))
-    count = sum(row.holds for row in result.rows)
-    typer.echo(f"\n{count} of {len(result.rows)} rows hold; report: {folder / 'report.html'}")
+    typer.echo(f"\n{result.count} of {len(result.rows)} rows hold; report: {folder / 'report.html'}")
     if not result.holds:
         raise typer.Exit(1)
 
 
 def _validate_held_out(out: Path, networks: list[str] | None, workers: int | None) -> None:
     import empirical
-    from empirical.studies.predictions import report
+    from empirical.studies.held_out import judge_held_out, write_held_out_page
+    from empirical.studies.study import goals_table
 
     with name_options(networks="--network"):
         table = empirical.validate_held_out(out, networks, executor=empirical.dask_executor(workers=workers))
-    metrics = report.metrics(table)
-    report.write_held_out_page(out, table, metrics)
-    typer.echo(report.format_metrics(metrics))
+    results = judge_held_out(table)
+    write_held_out_page(out, table, results)
+    typer.echo(goals_table(results).text())
     typer.echo(f"\n{table.sizes['setting']} settings; table, page and figure in {out}")
-    if any(metric.reached is False for metric in metrics):
+    if any(result.is_missed for result in results):
         raise typer.Exit(1)
 
 
@@ -125,21 +125,20 @@ def claims_command(
     claim holds for its control, because the test is then meaningless. It does not depend on the other verdicts.
     """
     import empirical
-    from empirical.studies.claims.rules import HOLDS
-    from empirical.studies.claims.study import choose_claims, format_verdicts, judge_claims, page_name
+    from empirical.studies.claims import choose_claims, format_verdicts, page_name
 
     with name_options(names="--name"):
         chosen = choose_claims(name, fast=fast)
     if show:
         for claim in chosen:
-            typer.echo(f"{claim.name:<30} {'*' if claim.fast else ' '} {claim.statement}")
+            typer.echo(f"{claim.name:<30} {'*' if claim.fast else ' '} {claim.claim}")
         return
-    verdicts = judge_claims(
+    results = empirical.judge_claims(
         out, name, fast=fast, paper_scale=paper_scale, executor=empirical.dask_executor(workers=workers)
     )
-    typer.echo(format_verdicts(verdicts))
-    typer.echo(f"\npage and figures: {out / page_name(chosen)}")
-    if any(verdict.control.verdict == HOLDS for verdict in verdicts):
+    typer.echo(format_verdicts(results))
+    typer.echo(f"\npage and figures: {out / page_name(len(results))}")
+    if any(result.control_holds for result in results):
         raise typer.Exit(1)
 
 

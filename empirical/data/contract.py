@@ -18,7 +18,7 @@ class Data:
 
     Attributes
     ----------
-    inputs, targets : training set. Images may be uint8, see `prepare`.
+    inputs, targets : training set. Images may be uint8, see `network_inputs`.
     test_inputs, test_targets, validation_inputs, validation_targets : the other sets; None if missing.
     mean, scale : mean and standard deviation of each colour over uint8 training images, shape (colours, 1, 1).
     """
@@ -37,17 +37,17 @@ class Data:
         """Number of training samples."""
         return len(self.inputs)
 
-    def prepare(self, inputs: Tensor) -> Tensor:
+    def network_inputs(self, inputs: Tensor) -> Tensor:
         """Return samples as network input: bytes normalized with `mean` and `scale`, other types unchanged."""
         if self.mean is None or self.scale is None or inputs.dtype != torch.uint8:
             return inputs
         return (inputs.to(self.mean.dtype) - self.mean) / self.scale
 
     def as_numbers(self) -> Data:
-        """Return the same data with all images prepared: faster, but at least four times the memory."""
+        """Return the same data with all images as network input: faster, but at least four times the memory."""
         images = {"test_inputs": self.test_inputs, "validation_inputs": self.validation_inputs}
-        prepared = {name: self.prepare(values) for name, values in images.items() if values is not None}
-        return dataclasses.replace(self, inputs=self.prepare(self.inputs), **prepared)
+        converted = {name: self.network_inputs(values) for name, values in images.items() if values is not None}
+        return dataclasses.replace(self, inputs=self.network_inputs(self.inputs), **converted)
 
 
 def add_statistics(data: Data, dtype: torch.dtype) -> Data:

@@ -336,7 +336,7 @@ def model_for_run(
     calibrations = [calibration.run for calibration in model.calibration_runs if calibration.run]
     if any(_equal_except(_LENGTH_AND_ENGINE, config, stored_config(run)) for run in calibrations):
         raise ValueError("this run is one of the calibration runs, so the period model cannot predict it independently")
-    if not equal_up_to_dim(optimizer, model.optimizer):
+    if not equal_up_to_dim(optimizer, repr(model.optimizer)):
         raise ValueError(f"the period model was calibrated with {model.optimizer}, but the run used {optimizer}")
     if config is not None and calibrations and not is_same_network(config, stored_config(calibrations[0])):
         raise ValueError("the period model was calibrated on another network than that of the run")

@@ -70,7 +70,7 @@ def set_training_statistics(model: nn.Module, data: Data) -> Tensor:
 def model_outputs(model: nn.Module, data: Data, inputs: Tensor) -> Tensor:
     """Compute the outputs of a model for all inputs, in parts and without gradients."""
     with torch.no_grad():
-        return torch.cat([model(data.prepare(part)) for part in inputs.split(_MAX_SAMPLES)])
+        return torch.cat([model(data.network_inputs(part)) for part in inputs.split(_MAX_SAMPLES)])
 
 
 def _loss_and_error(outputs: Tensor, targets: Tensor) -> tuple[float, float]:

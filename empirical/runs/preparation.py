@@ -99,7 +99,7 @@ def prepare(
         dataset = alike.data
     else:
         dataset = _load_training_data(config, dtype, device) if data is None else user_data(data, dtype, device)
-    samples = dataset.prepare(dataset.inputs[:_SAMPLE_COUNT])
+    samples = dataset.network_inputs(dataset.inputs[:_SAMPLE_COUNT])
     batch_size = dataset.size if config.sampling == "full_batch" else config.batch_size
     per_epoch = steps_per_epoch(dataset.size, batch_size)
     config = dataclasses.replace(
@@ -132,7 +132,7 @@ def prepare(
         autocast,
         fixed=config.fixed,
         micro_batch=config.micro_batch,
-        prepare=_sample_transform(dataset, config.augmentation),
+        transform=_sample_transform(dataset, config.augmentation),
     )
     if config.replicas > 1 and _draws_random_numbers(network, samples[:2]):
         raise ValueError(
@@ -194,8 +194,8 @@ def _sample_transform(data: Data, augmentation: int | None) -> Callable[[Tensor]
     if augmentation is not None:
         if data.inputs.ndim != 4:
             raise ValueError(f"augmentation must be None for data other than images, got {augmentation}")
-        return lambda images: data.prepare(augment(images, augmentation))
-    return data.prepare if data.inputs.dtype == torch.uint8 and data.mean is not None else None
+        return lambda images: data.network_inputs(augment(images, augmentation))
+    return data.network_inputs if data.inputs.dtype == torch.uint8 and data.mean is not None else None
 
 
 def _describe(

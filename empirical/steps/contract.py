@@ -66,7 +66,7 @@ class Problem:
     autocast : type of matrix products; None for the type of the weights.
     fixed : None, "norm" or "effective_lr", see `RunConfig`.
     micro_batch : number of samples per forward pass; None for the whole mini-batch.
-    prepare : function applied to the samples of a mini-batch before the network; None for no change.
+    transform : function applied to the samples of a mini-batch before the network; None for no change.
     """
 
     model: nn.Module
@@ -77,13 +77,13 @@ class Problem:
     autocast: torch.dtype | None = None
     fixed: str | None = None
     micro_batch: int | None = None
-    prepare: Callable[[Tensor], Tensor] | None = None
+    transform: Callable[[Tensor], Tensor] | None = None
 
     def samples(self, batch: Tensor) -> Tensor:
         """Samples of a mini-batch as network input. `batch` holds sample numbers and can have any shape."""
         gathered = self.inputs[batch.reshape(-1)]
-        if self.prepare is not None:
-            gathered = self.prepare(gathered)
+        if self.transform is not None:
+            gathered = self.transform(gathered)
         return gathered if batch.ndim == 1 else gathered.unflatten(0, batch.shape)
 
     def parts(self, batch: Tensor) -> tuple[Tensor, ...]:

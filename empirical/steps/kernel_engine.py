@@ -127,8 +127,8 @@ def _obstacle(problem: Problem) -> str:
         return f"its {problem.fixed} is fixed"
     if problem.micro_batch is not None:
         return "its mini-batches go through the network in parts"
-    if problem.prepare is not None:
-        return "its samples are prepared for every mini-batch"
+    if problem.transform is not None:
+        return "its samples are transformed in every mini-batch"
     if problem.autocast is not None:
         return f"its matrix products are in {problem.autocast}"
     if inputs.device.type != "cpu":

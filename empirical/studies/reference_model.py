@@ -18,26 +18,10 @@ CALIBRATION_RUNS = tuple(
 
 
 def calibrate_reference(runs: Path, target: Path) -> simulate.PeriodModel:
-    """Train or continue the `CALIBRATION_RUNS` of the reference ConvNet, and fit a period model to them.
-
-    Parameters
-    ----------
-    runs : folder that holds the run folders.
-    target : file to write; an existing one is replaced.
-
-    Returns
-    -------
-    simulate.PeriodModel
-
-    Examples
-    --------
-    >>> [config.steps for config in CALIBRATION_RUNS]
-    [30000, 30000, 60000, 60000]
-    """
-    calibration_runs = []
-    for config in CALIBRATION_RUNS:
-        calibration_runs.append(train(config, out=runs / f"wd={config.wd:g} seed={config.seed}"))
-    model = simulate.PeriodModel.from_runs(calibration_runs)
+    """Train or continue the `CALIBRATION_RUNS` in a folder, and write the period model that is fitted to them."""
+    model = simulate.PeriodModel.from_runs(
+        [train(config, out=runs / f"wd={config.wd:g} seed={config.seed}") for config in CALIBRATION_RUNS]
+    )
     model.save(target)
     return model
 

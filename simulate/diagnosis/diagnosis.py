@@ -16,37 +16,11 @@ import xarray as xr
 
 import theory
 from simulate.diagnosis.log_rows import Rows, contradiction, has_values
-from simulate.diagnosis.rules import (
-    BAD_BATCH,
-    DATA_SHIFT,
-    LR_STEP,
-    NORM_DRIVEN,
-    OVERFLOW,
-    THRESHOLDS,
-    UNKNOWN,
-    Explanation,
-    SpikeFeatures,
-    Thresholds,
-    explain,
-)
+from simulate.diagnosis.rules import NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN, Explanation, Thresholds, explain
 from simulate.diagnosis.spikes import find_spikes, rows_before, spike_features
 from simulate.diagnosis.training_log import override_settings, read_log, reject_names, training_log
 from simulate.trajectories.contract import DIVERGED
 from theory.arguments import FloatArray
-
-__all__ = [
-    "BAD_BATCH",
-    "DATA_SHIFT",
-    "LR_STEP",
-    "NORM_DRIVEN",
-    "NO_SPIKES",
-    "OVERFLOW",
-    "SEVERAL",
-    "UNKNOWN",
-    "Diagnosis",
-    "Spike",
-    "diagnose",
-]
 
 NO_SPIKES, SEVERAL = "no spikes", "several causes"
 
@@ -203,7 +177,7 @@ def diagnose(
     """
     if isinstance(log, xr.Dataset):
         reject_names(names)
-        dataset = override_settings(_check_one_run(log), lr=lr, wd=wd, optimizer=optimizer)
+        dataset = override_settings(log, lr=lr, wd=wd, optimizer=optimizer)
     elif isinstance(log, (str, os.PathLike)):
         dataset = read_log(log, lr=lr, wd=wd, optimizer=optimizer, names=names)
     else:
@@ -215,12 +189,17 @@ def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:
     """Find the spikes of a log of one run and their causes, by these thresholds."""
     if "loss" not in log:
         raise ValueError(f"log must have the loss of each step, got {sorted(map(str, log.data_vars))}")
+    if log.loss.dims != ("step",):
+        raise ValueError(f"log must be one run with dimension ('step',), got {dict(log.sizes)}; select one first")
+    step = log.step.values
+    if not np.issubdtype(step.dtype, np.integer) or (step[1:] <= step[:-1]).any():
+        raise ValueError(f"log.step must be whole numbers that grow, got {step}")
     rows = Rows.of(log, t)
     places = find_spikes(rows, t)
     overflows = _find_overflows(rows, t)
     unlawful = contradiction(rows, t) if places else ""
     features = spike_features(rows, places, is_often_unlawful=bool(unlawful), t=t)
-    spikes = [_make_spike(rows, *place, explain(s, t), t, s) for place, s in zip(places, features, strict=True)]
+    spikes = [_make_spike(rows, *place, explain(s, t), t) for place, s in zip(places, features, strict=True)]
     spikes = sorted([*overflows, *spikes], key=lambda spike: spike.step)
     norm_driven = [spike for spike in spikes if spike.cause == NORM_DRIVEN]
     # no spike follows a divergence
@@ -229,15 +208,6 @@ def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:
     assumed = "No optimizer was given, so plain SGD is assumed (optimizer=, or --optimizer)."
     remarks = ("" if "optimizer" in log.attrs else assumed, unlawful) if places else ()
     return Diagnosis(tuple(spikes), missing, tuple(filter(None, remarks)), next_step, next_stderr, rows.log)
-
-
-def _check_one_run(log: xr.Dataset) -> xr.Dataset:
-    if "step" not in log.dims or any(log[name].dims != ("step",) for name in ("loss",) if name in log):
-        raise ValueError(f"log must be one run with dimension ('step',), got {dict(log.sizes)}; select one first")
-    step = log.step.values
-    if not np.issubdtype(step.dtype, np.integer) or (step[1:] <= step[:-1]).any():
-        raise ValueError(f"log.step must be whole numbers that grow, got {step}")
-    return log
 
 
 def _to_json(value: Any) -> Any:
@@ -289,12 +259,10 @@ def _is_lost(values: FloatArray) -> npt.NDArray[np.bool_]:
     return lost
 
 
-def _make_spike(
-    rows: Rows, first: int, last: int, explanation: Explanation, t: Thresholds, features: SpikeFeatures | None = None
-) -> Spike:
-    numbers = {name: getattr(features, name) for name in explanation.numbers}
+def _make_spike(rows: Rows, first: int, last: int, explanation: Explanation, t: Thresholds) -> Spike:
+    numbers = explanation.numbers
     # if the norm was used, the spike begins with its lowest value
-    start = features.trough if features and "norm_decay" in numbers else first
+    start = int(numbers.get("trough", first))
     norms = rows.norm[start : last + 2]
     with np.errstate(all="ignore"):
         rise = float(np.log(np.nanmax(norms) / norms[0])) if has_values(norms) else math.nan

@@ -81,11 +81,12 @@ class Forecast:
         return (self.first_lr, self.first_wd) != (self.lr, self.wd)
 
     def __str__(self) -> str:
+        growth = "" if math.isnan(self.growth) else f" (growth is {self.growth:.0%} of decay)"
         words = {
             SETTLES: "settles",
             STAYS_NEAR: "stays near equilibrium, but varies more or rotates less than there",
-            DECREASES: f"falls{self._growth_in_words()}",
-            INCREASES: f"rises{self._growth_in_words()}",
+            DECREASES: f"falls{growth}",
+            INCREASES: f"rises{growth}",
             OSCILLATES: "oscillates, with angular jumps",
         }
         parts = [f"The norm {words[self.heading]}: {self._equilibrium_in_words()}"]
@@ -118,9 +119,6 @@ class Forecast:
         if math.isinf(self.equilibrium_norm):
             return f"ρ = {self.norm:.4g} {here}; without weight decay there is no equilibrium."
         return f"ρ = {self.norm:.4g}, equilibrium ρ* = {self.equilibrium_norm:.4g} for g̃ = {self.grad_norm:.3g} {here}."
-
-    def _growth_in_words(self) -> str:
-        return "" if math.isnan(self.growth) else f" (growth is {self.growth:.0%} of decay)"
 
     def _arrival_in_words(self) -> str:
         apart = math.log(self.norm / self.equilibrium_norm) if 0 < self.equilibrium_norm < math.inf else math.nan
@@ -162,24 +160,13 @@ def forecast(
 ) -> Forecast:
     """Predict where the norm of a trajectory is heading.
 
-    Parameters
-    ----------
-    trajectory : one run with `grad_norm` and `rotation` at every step.
-    grad_norm_max, delta, rotation : as in `Monitor.forecast`.
+    The trajectory is one run without constraint, with `grad_norm` and `rotation` at every step. Arguments are those of
+    `Monitor.forecast`. Source: docs/mathematics.md §2, §4, §5, §8.
 
     Raises
     ------
-    TypeError, ValueError : `trajectory` is not such a run, has fewer than two steps, has norms or gradients that are
-        not finite, or was constrained; or an argument is out of range.
-
-    Source: docs/mathematics.md §2, §4, §5, §8.
-
-    Examples
-    --------
-    >>> import simulate
-    >>> outlook = forecast(simulate.norm_map(0.5, 0.02, 2.0, norm=6.0, steps=40))
-    >>> outlook.heading, round(outlook.equilibrium_norm, 2), round(outlook.norm, 2)
-    ('falls', 2.66, 4.16)
+    TypeError, ValueError : it is not such a run, has fewer than two steps, or has norms or gradients that are not
+        finite; or an argument is out of range.
     """
     check_trajectory(trajectory, "grad_norm", "rotation", single=True)
     delta = check_number("delta", delta, above=0, below=1)

@@ -21,14 +21,7 @@ _TRAINING = "training"  # source of a trajectory with data
 
 @dataclass(frozen=True)
 class Rows:
-    """Columns of a log at the rows with a loss; a column that the log lacks is NaN.
-
-    Examples
-    --------
-    >>> rows = Rows.of(xr.Dataset({"loss": ("step", [2.0, np.nan, 1.0])}, {"step": [0, 1, 2]}, {"lr": 0.1}))
-    >>> rows.loss.tolist(), rows.limits[0], rows.lacking[0]
-    ([2.0, 1.0], 'a loss in 1 of 3 rows', 'the weight decay (wd=, or --wd)')
-    """
+    """Columns of a log at the rows with a loss; a column that the log lacks is NaN."""
 
     log: xr.Dataset  # these rows
     step: npt.NDArray[np.int64]
@@ -50,12 +43,7 @@ class Rows:
 
     @classmethod
     def of(cls, log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Rows:
-        """Read the columns of a log that has a loss.
-
-        Raises
-        ------
-        ValueError : no loss is finite, or the run was constrained.
-        """
+        """Read the columns. Raise ValueError if no loss is finite, or the run was constrained."""
         whole, log = log, _rows_with_loss(log, t)
         count, step = log.sizes["step"], log.step.values
         setting = Setting.of(log)
@@ -149,13 +137,7 @@ def growth_by_law(lr: FloatArray, wd: FloatArray, norm: FloatArray, grad_norm: F
 
 
 def fill_norm_gaps(norm: FloatArray) -> FloatArray:
-    """Interpolate missing norms up to the last valid one, linearly in ln ρ.
-
-    Examples
-    --------
-    >>> fill_norm_gaps(np.array([np.nan, 1.0, np.inf, 4.0, np.nan])).tolist()
-    [1.0, 1.0, 2.0, 4.0, nan]
-    """
+    """Interpolate missing norms up to the last valid one, linearly in ln ρ."""
     filled = norm.copy()
     valid = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if valid.size:
@@ -237,20 +219,7 @@ def contradiction(rows: Rows, t: Thresholds = THRESHOLDS) -> str:
     Corrections tried: norms logged after the step, another weight decay, scaled or clipped gradients, several rows per
     step. Rounded norms may deviate by their smallest change.
 
-    Returns
-    -------
-    str : sentences; empty if the log obeys the law, is not of a training, or has too little data to test it.
-
-    Examples
-    --------
-    >>> import simulate
-    >>> gradients = simulate.RecordedGradient(np.random.default_rng(0).uniform(1, 3, 300))
-    >>> run = simulate.norm_map(0.5, 0.01, gradients, norm=8.0, steps=300)
-    >>> log = run.assign(loss=("step", np.ones(300))).assign_attrs(source="training")
-    >>> contradiction(Rows.of(log))
-    ''
-    >>> print(contradiction(Rows.of(log.assign_attrs(wd=0.02))))
-    All logged steps contradict the SGD update for wd = 0.02. They match it for wd = 0.01.
+    The text is empty if the log obeys the law, is not of a training, or has too little data to test it.
     """
     if rows.simulation or not rows.is_dense or not has_values(rows.predicted_growth):
         return ""

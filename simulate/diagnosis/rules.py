@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
-NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, UNKNOWN = (
-    "norm-driven",
-    "bad batch",
-    "lr step",
-    "data shift",
-    "overflow",
-    "unknown",
-)
+NORM_DRIVEN, BAD_BATCH, LR_STEP = "norm-driven", "bad batch", "lr step"
+DATA_SHIFT, OVERFLOW, UNKNOWN = "data shift", "overflow", "unknown"
 
 
 @dataclass(frozen=True)
@@ -22,7 +16,7 @@ class Thresholds:
 
     - *Runs*: chosen on the development runs of `empirical.studies.diagnosis`, and checked on its held-out runs. Where
       numbers follow, they were measured there.
-    - *Convention*: a round number; the runs do not depend on it closely.
+    - *Convention*: a round number, not fitted.
     """
 
     # Which losses are a spike: excess over the median of the rows before, over the largest excess among them
@@ -36,7 +30,7 @@ class Thresholds:
     usual_quantile: float = 0.95  # convention: up to this quantile of the rows before, loss and rotation are usual
     nearby_rows: int = 5  # convention: rows of a short mean; spikes this close are merged
     rise_gap: int = 3  # convention: usual losses in a row that separate an earlier high loss from the rise
-    longest_rows: int = 300  # convention: a spike is longer than this only if its norm grows on
+    longest_rows: int = 300  # convention: rows in which the end of a spike is sought
     over_share: float = 0.1  # convention: below this share of its peak a spike is over, if usual losses are very low
     over_medians: float = 2.0  # convention: or below so many medians
 
@@ -81,7 +75,7 @@ class Thresholds:
     level_rows: int = 30  # convention: means among which that is the largest
     excess: float = 1.5  # runs: least excess ratio, if no mean is an outlier
     excess_at_low_norm: float = 5.0  # runs: a low norm alone raises the loss, and a batch may begin such a spike
-    excess_far: float = 10.0  # runs: from here the data are the cause even if rotation was above usual
+    excess_far: float = 10.0  # runs: from here rotation may be above usual, up to `turned_far`
 
     # Bad batch or data shift: mean excess of the loss some rows later, over that at the arrival
     bad_batch_left: float = 0.048  # runs: up to here one bad batch, which left at most MEASURED_BATCH
@@ -171,9 +165,9 @@ class SpikeFeatures:
         return math.expm1(self.norm_growth)
 
 
-# Text with features {s.…} and thresholds {t.…}, or a function that returns one; an empty one is left out.
+# A text with features {s.…} and thresholds {t.…}, or a function that writes it; an empty text is left out.
 _Sentence = str | Callable[[SpikeFeatures, Thresholds], str]
-_DECAY = ("turned_before", "norm_decay", "decay_ratio")
+_DECAY = ("turned_before", "trough", "norm_decay", "decay_ratio")
 _GROWTH = (*_DECAY, "growth_explained")
 
 
@@ -193,12 +187,12 @@ class Rule:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Cause of a spike, sentences, and the names of the features that the spike reports."""
+    """Cause of a spike, sentences, and the features that the spike reports, by name."""
 
     cause: str
     evidence: tuple[str, ...]
     advice: str = ""
-    numbers: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
@@ -206,11 +200,12 @@ def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
     rule = next(rule for rule in RULES if rule.condition(s, t))
 
     def written(sentences: tuple[_Sentence, ...]) -> tuple[str, ...]:
-        texts = (text if isinstance(text, str) else text(s, t) for text in sentences)
-        return tuple(text.format(s=s, t=t) for text in texts if text)
+        texts = (text.format(s=s, t=t) if isinstance(text, str) else text(s, t) for text in sentences)
+        return tuple(filter(None, texts))
 
     rose = "The loss rose from {s.usual_loss:.3g} to {s.largest_loss:.3g}."
-    return Explanation(rule.cause, written((rose, *rule.evidence)), " ".join(written(rule.advice)), rule.numbers)
+    numbers = {name: getattr(s, name) for name in rule.numbers}
+    return Explanation(rule.cause, written((rose, *rule.evidence)), " ".join(written(rule.advice)), numbers)
 
 
 def _has_lr_risen(s: SpikeFeatures, t: Thresholds) -> bool:
@@ -259,7 +254,7 @@ def _is_by_data(s: SpikeFeatures, t: Thresholds) -> bool:
 
 def _why_by_norm(s: SpikeFeatures, t: Thresholds) -> str:
     if s.turned_before >= t.turned_far:
-        times = "{s.turned_before:.1f} times as far as the 95 % quantile of usual steps"
+        times = f"{s.turned_before:.1f} times as far as the 95 % quantile of usual steps"
         return f"Before the loss rose, a step rotated the weights {times}."
     return "The norm grew while the loss was high, as it does when steps are too long for the norm."
 
@@ -267,12 +262,12 @@ def _why_by_norm(s: SpikeFeatures, t: Thresholds) -> str:
 def _why_unexplained(s: SpikeFeatures, t: Thresholds) -> str:
     reason = "the gradients were clipped, or " if s.growth_explained > 1 else ""
     return (
-        f"But the gradients explain {{s.growth_explained:.0%}} of that growth: {reason}something else changed the norm."
+        f"But the gradients explain {s.growth_explained:.0%} of that growth: {reason}something else changed the norm."
     )
 
 
 def _why_unlawful(s: SpikeFeatures, t: Thresholds) -> str:
-    changed = "At step {s.unlawful_step:.0f} the change of the norm contradicts the SGD update"
+    changed = f"At step {s.unlawful_step:.0f} the change of the norm contradicts the SGD update"
     if s.is_often_unlawful:
         return f"{changed}, as at many steps of this log."
     # clipping can explain growth that is too small
@@ -282,9 +277,14 @@ def _why_unlawful(s: SpikeFeatures, t: Thresholds) -> str:
 
 
 def _why_unknown(s: SpikeFeatures, t: Thresholds) -> str:
-    no_data = "a simulation ({s.simulation}) has no data that could cause it"
+    no_data = f"a simulation ({s.simulation}) has no data that could cause it"
     reason = no_data if s.simulation else "the loss did not rise at once"
     return f"The weights did not rotate unusually far before, and {reason}."
+
+
+def _how_much_explained(s: SpikeFeatures, t: Thresholds) -> str:
+    is_known = not math.isnan(s.growth_explained)
+    return f"The gradients explain {s.growth_explained:.0%} of that growth." if is_known else ""
 
 
 def _how_much_left(s: SpikeFeatures, t: Thresholds) -> str:
@@ -295,8 +295,8 @@ def _advise_slower_lr(s: SpikeFeatures, t: Thresholds) -> str:
     if math.isnan(s.lr_steps):
         return "A smaller rise rotates the weights less."
     return (
-        "Raise the learning rate over about {s.lr_steps:.0f} steps, in which ρ² decays by a factor e under "
-        "{s.optimizer}, so that the norm can follow. Or lower wd by the same factor: ηλ and the rotation at "
+        f"Raise the learning rate over about {s.lr_steps:.0f} steps, in which ρ² decays by a factor e under "
+        f"{s.optimizer}, so that the norm can follow. Or lower wd by the same factor: ηλ and the rotation at "
         "equilibrium then stay the same."
     )
 
@@ -305,7 +305,7 @@ def _advise_clipping(s: SpikeFeatures, t: Thresholds) -> str:
     clip = t.clip_factor * s.usual_gradient
     if not s.gradient > clip:
         return ""
-    which = "in column {s.gradient_column!r}" if s.gradient_column else "of the scale-invariant weights"
+    which = f"in column {s.gradient_column!r}" if s.gradient_column else "of the scale-invariant weights"
     return f"Clipping the gradient norm {which} at {clip:.2g} would have reduced the rotation."
 
 
@@ -352,16 +352,7 @@ RULES = (
     Rule(
         NORM_DRIVEN,
         _is_by_norm,
-        (
-            _why_by_norm,
-            _DECAYED,
-            _GREW,
-            lambda s, t: (
-                "The gradients explain {s.growth_explained:.0%} of that growth."
-                if not math.isnan(s.growth_explained)
-                else ""
-            ),
-        ),
+        (_why_by_norm, _DECAYED, _GREW, _how_much_explained),
         (
             "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
             "{s.advised_wd:.2g} a decay of this depth takes longer than this log ({s.span} steps).",

@@ -18,27 +18,13 @@ _Places = Sequence[tuple[int, int]]
 def find_spikes(rows: Rows, t: Thresholds = THRESHOLDS) -> list[tuple[int, int]]:
     """Find the first and last row of each spike of the loss.
 
-    A spike is an outlier of the loss, or a quick rise of the norm at a high loss.
-
-    - Outlier: a loss, or a mean of 5 or 20 losses, with an excess ratio above 2.5 (3; 4.5). The excess ratio is the
-      excess over the median of the 200 rows before, divided by the largest excess among them. The excess must also be
-      a tenth of that of the largest loss. In the 30 rows after a rise of the learning rate a ratio of 1.5 is enough.
-    - Quick rise: the norm grows by a tenth or more, and the loss is high: its median 3 times, or its largest value 15
-      times, the median before.
-
-    A spike ends when the loss is back to usual or at a tenth of its peak, after at most 300 rows.
+    A spike is an outlier of the loss, or of its means, among the rows before. After a rise of the learning rate a
+    smaller excess is enough. A quick rise of the norm at a high loss is a spike, too. A spike ends when the loss is
+    back to usual, or is a small share of its peak.
 
     Returns
     -------
     list of (first row, last row), ordered and disjoint.
-
-    Examples
-    --------
-    >>> import xarray as xr
-    >>> loss = np.random.default_rng(0).uniform(1, 2, 500)
-    >>> loss[300:304] = 9
-    >>> find_spikes(Rows.of(xr.Dataset({"loss": ("step", loss)}, {"step": np.arange(500)})))
-    [(300, 303)]
     """
     finite = np.flatnonzero(np.isfinite(rows.norm))
     # rows after the last finite norm are lost
@@ -72,15 +58,7 @@ def find_spikes(rows: Rows, t: Thresholds = THRESHOLDS) -> list[tuple[int, int]]
 def spike_features(
     rows: Rows, places: _Places, *, is_often_unlawful: bool = False, t: Thresholds = THRESHOLDS
 ) -> list[SpikeFeatures]:
-    """Compute the features of each spike.
-
-    Parameters
-    ----------
-    rows : rows of the log.
-    places : first and last row of each spike.
-    is_often_unlawful : whether many steps of the log contradict the one-step law.
-    t : windows of the features.
-    """
+    """Compute the features of the spikes at these first and last rows."""
     usual = _without_short_spikes(rows.loss, places, t)
     with np.errstate(all="ignore"):
         return [_features(rows, usual, first, last, is_often_unlawful, t) for first, last in places]

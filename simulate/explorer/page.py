@@ -6,7 +6,7 @@ import base64
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -19,6 +19,7 @@ import theory
 from simulate._files import atomic_write, check_writable
 from simulate.explorer.quantities import (
     EQUILIBRIUM_NAMES,
+    MAX_STEPS,
     QUANTITIES,
     Level,
     Value,
@@ -53,8 +54,7 @@ class ExplorerFrames:
 
     Attributes
     ----------
-    equilibrium : values in the order of `simulate.explorer.quantities.EQUILIBRIUM_NAMES`, indexed by position in
-        INTRINSIC_LR, MOMENTA, RATIOS.
+    equilibrium : values in the order of `EQUILIBRIUM_NAMES`, indexed by position in INTRINSIC_LR, MOMENTA, RATIOS.
     angular_jumps : values of `ANGULAR_JUMP_NAMES` for plain SGD, indexed by position in INTRINSIC_LR, RATIOS, DELTAS,
         STARTS.
     momentum_angular_jumps : the same for any momentum, indexed by position in DELTAS.
@@ -72,25 +72,12 @@ class ExplorerFrames:
     bands: FloatArray
 
 
-def explorer_frames(*, seed: int = 0) -> ExplorerFrames:
+def explorer_frames(*, seed: int = 0, max_steps: int = MAX_STEPS) -> ExplorerFrames:
     """Compute the frames of the page for all slider positions that are not equivalent by symmetry.
 
     The direction of the weights depends on η, λ and ρ₀ only through ηλ and ρ₀/√η (docs/mathematics.md §6). At fixed
     ℓ/L it depends on the size of g̃ only through ρ₀/√(ηL). Every stored value therefore scales with powers of η and L,
-    which are listed in `QUANTITIES`.
-
-    Parameters
-    ----------
-    seed : seed of the trajectories.
-
-    Returns
-    -------
-    Frames
-
-    Examples
-    --------
-    >>> explorer_frames().steps.shape  # doctest: +SKIP
-    (18, 4, 5, 5)
+    which are listed in `QUANTITIES`. Trajectories have at most `max_steps`.
     """
     seed = check_integer("seed", seed, at_most=2**63 - 1)
     equilibrium = [
@@ -99,48 +86,33 @@ def explorer_frames(*, seed: int = 0) -> ExplorerFrames:
     ]
     rms = np.array(equilibrium, dtype=object)[..., EQUILIBRIUM_NAMES.index("equilibrium_norm_rms")].astype(float)
     norms = np.multiply.outer(rms, STARTS)
-    angular_jumps = [
+
+    def angular_jumps(norms: Sequence[float], *setting: float) -> list[list[Value]]:
+        return [list(values.values()) for values in angular_jump_values(norms, 1.0, *setting)]
+
+    plain = [
         [
-            [
-                [
-                    list(angular_jump_values(norm, 1.0, intrinsic_lr, q, 1.0, delta, 0.0).values())
-                    for norm in start_norms
-                ]
-                for delta in DELTAS
-            ]
+            [angular_jumps(start_norms, intrinsic_lr, q, 1.0, delta, 0.0) for delta in DELTAS]
             for q, start_norms in zip(RATIOS, plain_norms, strict=True)
         ]
         for intrinsic_lr, plain_norms in zip(INTRINSIC_LR, norms[:, 0].tolist(), strict=True)
     ]
-    momentum_angular_jumps = [
-        list(angular_jump_values(1.0, 1.0, 0.0, 1.0, 1.0, delta, MOMENTA[-1]).values()) for delta in DELTAS
-    ]
+    with_momentum = [angular_jumps([1.0], 0.0, 1.0, 1.0, delta, MOMENTA[-1])[0] for delta in DELTAS]
     period = [[list(period_values(1.0, intrinsic_lr, mu).values()) for intrinsic_lr in INTRINSIC_LR] for mu in MOMENTA]
     steps, bands = np.empty(norms.shape, np.int64), np.empty((*norms.shape, 4, BINS))
     for index, (intrinsic_lr, mu, q, _) in zip(
         np.ndindex(norms.shape), itertools.product(INTRINSIC_LR, MOMENTA, RATIOS, STARTS), strict=True
     ):
-        run = norm_trajectory(float(norms[index]), 1.0, intrinsic_lr, q, 1.0, mu, seed=seed)
+        run = norm_trajectory(float(norms[index]), 1.0, intrinsic_lr, q, 1.0, mu, seed=seed, max_steps=max_steps)
         steps[index], bands[index] = run.attrs["updates"], trajectory_bands(run)
-    return ExplorerFrames(equilibrium, angular_jumps, momentum_angular_jumps, period, steps, bands)
+    return ExplorerFrames(equilibrium, plain, with_momentum, period, steps, bands)
 
 
 def trajectory_bands(run: xr.Dataset) -> FloatArray:
-    """Smallest and largest norm, smallest and largest rotation in each of `BINS` parts of a trajectory.
-
-    Examples
-    --------
-    >>> trajectory_bands(norm_trajectory(10.0, 0.5, 0.01, 1.0, 4.0, 0.0)).shape
-    (4, 80)
-    """
-    first = np.arange(BINS) * run.step.size // BINS
-    return np.stack(
-        [
-            extreme.reduceat(run[name].values, first)
-            for name in ("norm", "rotation")
-            for extreme in (np.minimum, np.maximum)
-        ]
-    )
+    """Smallest and largest norm, smallest and largest rotation in each of `BINS` parts of a trajectory."""
+    first, extremes = np.arange(BINS) * run.step.size // BINS, (np.minimum, np.maximum)
+    names = ("norm", "rotation")
+    return np.stack([extreme.reduceat(run[name].values, first) for name in names for extreme in extremes])
 
 
 def write_explorer_page(path: str | os.PathLike[str], *, seed: int = 0) -> None:
@@ -168,13 +140,7 @@ def write_explorer_page(path: str | os.PathLike[str], *, seed: int = 0) -> None:
 
 
 def encode_logarithms(bands: FloatArray) -> tuple[str, float, float]:
-    """Encode the logarithms of positive numbers as base64 with 16 bits each; return it with their minimum and maximum.
-
-    Examples
-    --------
-    >>> encode_logarithms(np.array([1.0, np.e]))
-    ('AAD//w==', 0.0, 1.0)
-    """
+    """Encode the logarithms of positive numbers as base64 with 16 bits each; return it with their two extremes."""
     logs = np.log(bands)
     low, high = float(logs.min()), float(logs.max())
     levels = np.round((logs - low) / (high - low) * _MAX_LEVEL).astype("<u2")

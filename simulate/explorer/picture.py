@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simulate.explorer.quantities import QUANTITIES, Exploration, norm_levels
+from simulate.explorer.quantities import QUANTITIES, Exploration, norm_levels, positive_numbers
 from simulate.plots.style import ONSET_COLOR, PREDICTED_COLOR, draw_legend_above
 from simulate.plots.trajectory import plot_trajectory
 
@@ -67,36 +67,17 @@ def plot_exploration(exploration: Exploration, axes: Sequence[Axes] | None = Non
 
 
 def add_axes(figure: Any) -> list[Axes]:
-    """Add the three axes of `plot_exploration` to a figure.
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> len(add_axes(Figure()))
-    3
-    """
+    """Add the three axes of `plot_exploration` to a figure."""
     figure.set_layout_engine("none")
-    grid = figure.add_gridspec(
-        2,
-        2,
-        width_ratios=[1.7, 1],
-        height_ratios=[1.6, 1],
-        left=0.08,
-        right=0.99,
-        top=0.86,
-        bottom=0.1,
-        wspace=0.06,
-        hspace=0.22,
-    )
+    margins = {"left": 0.08, "right": 0.99, "top": 0.86, "bottom": 0.1, "wspace": 0.06, "hspace": 0.22}
+    grid = figure.add_gridspec(2, 2, width_ratios=[1.7, 1], height_ratios=[1.6, 1], **margins)
     top = figure.add_subplot(grid[0, 0])
     top.tick_params(labelbottom=False)
     return [top, figure.add_subplot(grid[1, 0], sharex=top), figure.add_subplot(grid[:, 1])]
 
 
 def _draw_norm(exploration: Exploration, ax: Axes) -> None:
-    heights_by_name = {
-        name: value for name, value in exploration.values.items() if not isinstance(value, str) and value > 0
-    }
+    heights_by_name = positive_numbers(exploration.values)
     ax.lines[-1].set_label("simulated")
     norms = exploration.trajectory.norm.values
     heights = list(norms[np.isfinite(norms) & (norms > 0)])
@@ -105,10 +86,8 @@ def _draw_norm(exploration: Exploration, ax: Axes) -> None:
         # wrapped, so that the legend is not wider than the axes
         lines[0].set_label(textwrap.fill(level.words, 22))
         heights += [heights_by_name[name] for name in level.names]
-    some_below, all_below = (
-        heights_by_name.get("angular_jump_norm_max", 0.0),
-        heights_by_name.get("angular_jump_norm_min", 0.0),
-    )
+    some_below = heights_by_name.get("angular_jump_norm_max", 0.0)
+    all_below = heights_by_name.get("angular_jump_norm_min", 0.0)
     # show the norms of angular jumps if they lie just below the curve
     least = min(heights) if some_below < min(heights) / 3 else min(*heights, some_below)
     bottom = least / 1.25
@@ -153,15 +132,8 @@ def _write_numbers(exploration: Exploration, ax: Axes) -> None:
     # one annotation per line: lines with unusual letters are higher
     for number, row in enumerate(rows, 1):
         for place, text, color in zip((0.0, 0.56), row, ("0.25", "black"), strict=True):
-            ax.annotate(
-                text,
-                (place, 1.0),
-                (0, -_LINE_HEIGHT * number),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                fontsize=8,
-                color=color,
-            )
+            units: Any = {"xycoords": "axes fraction", "textcoords": "offset points"}
+            ax.annotate(text, (place, 1.0), (0, -_LINE_HEIGHT * number), **units, fontsize=8, color=color)
     setting = (
         f"η = {exploration.lr:.3g}, λ = {exploration.wd:.3g}, "
         f"μ = {exploration.momentum:.3g}, δ = {exploration.delta:.3g}"

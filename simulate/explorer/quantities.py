@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from theory.arguments import check_intrinsic_lr, check_number, check_order
 Value = float | str  # a number, or the reason why there is none
 
 _RELAXATIONS = 12  # relaxation times that a trajectory covers after its decay phase
-_MIN_STEPS, _DEFAULT_STEPS, _MAX_STEPS = 100, 1000, 2_000_000
+_MIN_STEPS, _DEFAULT_STEPS, MAX_STEPS = 100, 1000, 2_000_000
 _MAX_ROWS = 2000
 _NO_ANGULAR_JUMPS = "no angular jump formula with momentum"
 
@@ -30,11 +30,6 @@ class Quantity:
     """Label and units of a value, and the powers of η and L it is proportional to.
 
     The powers hold at fixed ηλ, momentum, ℓ/L, δ and ρ₀/√(ηL); see the symmetries in docs/mathematics.md §6.
-
-    Examples
-    --------
-    >>> QUANTITIES["norm_upper"].units, QUANTITIES["norm_upper"].lr_power
-    ('weight', 0.5)
     """
 
     words: str
@@ -43,13 +38,7 @@ class Quantity:
     grad_norm_power: float = 0.0
 
     def text(self, value: Value) -> str:
-        """Return the value with its units, or the reason why there is no number.
-
-        Examples
-        --------
-        >>> Quantity("relaxation time", "steps").text(49.6249)
-        '49.62 steps'
-        """
+        """Return the value with its units, or the reason why there is no number."""
         return value if isinstance(value, str) else f"{value:.4g} {self.units}".rstrip()
 
 
@@ -180,10 +169,8 @@ def explore(
     'none without weight decay'
     """
     lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, at_least=0)
-    low, high = (
-        check_number("grad_norm_min", grad_norm_min, at_least=0),
-        check_number("grad_norm_max", grad_norm_max, above=0),
-    )
+    low = check_number("grad_norm_min", grad_norm_min, at_least=0)
+    high = check_number("grad_norm_max", grad_norm_max, above=0)
     check_order("grad_norm_min", np.asarray(low), "grad_norm_max", np.asarray(high))
     norm, delta = check_number("norm", norm, above=0), check_number("delta", delta, above=0, below=1)
     rule = theory.SGD(momentum=momentum)
@@ -191,20 +178,14 @@ def explore(
     run = norm_trajectory(norm, lr, wd, low, high, momentum, steps=steps, seed=seed)
     values = {
         **equilibrium_values(lr, wd, low, high, momentum),
-        **angular_jump_values(norm, lr, wd, low, high, delta, momentum),
+        **angular_jump_values([norm], lr, wd, low, high, delta, momentum)[0],
         **period_values(lr, wd, momentum),
     }
     return Exploration(lr, wd, float(momentum), low, high, norm, delta, values, run)
 
 
 def equilibrium_values(lr: float, wd: float, low: float, high: float, momentum: float) -> dict[str, Value]:
-    """Equilibria, bounds, rotation, relaxation time and edge of stability, keyed by the names in `EQUILIBRIUM_NAMES`.
-
-    Examples
-    --------
-    >>> equilibrium_values(0.5, 0.01, 1.0, 4.0, 0.9)["norm_upper"]
-    'no upper bound is known with momentum'
-    """
+    """Equilibria, bounds, rotation, relaxation time and edge of stability, by the names in `EQUILIBRIUM_NAMES`."""
     if wd == 0:
         return dict.fromkeys(EQUILIBRIUM_NAMES, "none without weight decay")
     rule, rms = theory.SGD(momentum=momentum), _rms(low, high)
@@ -217,10 +198,9 @@ def equilibrium_values(lr: float, wd: float, low: float, high: float, momentum: 
     else:
         bounds = theory.norm_bounds(lr, wd, low, high)
         lower, upper = bounds.lower, bounds.upper if math.isfinite(bounds.upper) else oscillates
+    lowest = _evaluate(theory.equilibrium_norm, lr, wd, low, **named)
     return {
-        "equilibrium_norm_min": _evaluate(theory.equilibrium_norm, lr, wd, low, **named)
-        if low
-        else "none: without gradients the norm decays to 0",
+        "equilibrium_norm_min": lowest if low else "none: without gradients the norm decays to 0",
         "equilibrium_norm_rms": _evaluate(theory.equilibrium_norm, lr, wd, rms, **named),
         "equilibrium_norm_max": _evaluate(theory.equilibrium_norm, lr, wd, high, **named),
         "norm_lower": lower,
@@ -233,38 +213,32 @@ def equilibrium_values(lr: float, wd: float, low: float, high: float, momentum: 
 
 
 def angular_jump_values(
-    norm: float, lr: float, wd: float, low: float, high: float, delta: float, momentum: float
-) -> dict[str, Value]:
-    """Angular jumps, keyed by the names in `ANGULAR_JUMP_NAMES`. With momentum only the smallest rotation is a number.
+    norms: Sequence[float], lr: float, wd: float, low: float, high: float, delta: float, momentum: float
+) -> list[dict[str, Value]]:
+    """Angular jumps for each start norm, by the names in `ANGULAR_JUMP_NAMES`.
 
-    Examples
-    --------
-    >>> angular_jump_values(2.0, 0.1, 0.01, 0.1, 2.0, 0.1, 0.0)["angular_jump_latest"]
-    'never'
+    With momentum only the smallest rotation is a number.
     """
     # arccos(1-δ), accurate for small δ too
     rotation: dict[str, Value] = {"angular_jump_rotation": 2 * math.asin(math.sqrt(delta / 2))}
     if momentum:
-        return {**dict.fromkeys(ANGULAR_JUMP_NAMES, _NO_ANGULAR_JUMPS), **rotation}
+        return [{**dict.fromkeys(ANGULAR_JUMP_NAMES, _NO_ANGULAR_JUMPS), **rotation}] * len(norms)
     try:
         regime = theory.angular_jump_regime(lr, wd, low, high, delta)
         highest = theory.angular_jump_norm(lr, wd, high, delta)
-        time = theory.steps_to_angular_jump(norm, lr, wd, low, high, delta)
+        time = theory.steps_to_angular_jump(norms, lr, wd, low, high, delta)
     except ValueError as error:
-        return {**dict.fromkeys(ANGULAR_JUMP_NAMES, _reason(error)), **rotation}
+        return [{**dict.fromkeys(ANGULAR_JUMP_NAMES, _reason(error)), **rotation}] * len(norms)
     lowest = theory.angular_jump_norm(lr, wd, low, delta) if low else "none: no angular jumps without gradients"
-    values = (regime, highest, lowest, _step_value(time.earliest), _step_value(time.latest))
-    return {**rotation, **dict(zip(ANGULAR_JUMP_NAMES[1:], values, strict=True))}
+    steps = [map(_step_value, values) for values in time]
+    return [
+        {**rotation, **dict(zip(ANGULAR_JUMP_NAMES[1:], (regime, highest, lowest, earliest, latest), strict=True))}
+        for earliest, latest in zip(*steps, strict=True)
+    ]
 
 
 def period_values(lr: float, wd: float, momentum: float) -> dict[str, Value]:
-    """Period of the reference model and the norms at its troughs and peaks, keyed by the names in `PERIOD_NAMES`.
-
-    Examples
-    --------
-    >>> 300 < period_values(0.5, 0.004, 0.0)["period"] < 600
-    True
-    """
+    """Period of the reference model and the norms at its troughs and peaks, by the names in `PERIOD_NAMES`."""
     if momentum or not wd:
         return dict.fromkeys(PERIOD_NAMES, "only for plain SGD with weight decay")
     try:
@@ -277,17 +251,14 @@ def period_values(lr: float, wd: float, momentum: float) -> dict[str, Value]:
     return dict(zip(PERIOD_NAMES, (prediction.mean, prediction.trough_norm, prediction.peak_norm), strict=True))
 
 
-def norm_levels(values: Mapping[str, Value]) -> list[Level]:
-    """Lines for bounds and equilibria. Where a bound equals an equilibrium, one line stands for both.
+def positive_numbers(values: Mapping[str, Value]) -> dict[str, float]:
+    """Those values that a logarithmic axis can show."""
+    return {name: value for name, value in values.items() if not isinstance(value, str) and value > 0}
 
-    Examples
-    --------
-    >>> [level.words for level in norm_levels(equilibrium_values(0.5, 0.01, 1.0, 4.0, 0.0))]
-    ['bounds = equilibrium at ℓ and L', 'equilibrium at rms g̃']
-    >>> [level.words for level in norm_levels(equilibrium_values(0.5, 1e-4, 1.0, 4.0, 0.9))]
-    ['lower bound', 'equilibrium at ℓ and L', 'equilibrium at rms g̃']
-    """
-    heights = {name: value for name, value in values.items() if not isinstance(value, str) and value > 0}
+
+def norm_levels(values: Mapping[str, Value]) -> list[Level]:
+    """Lines for bounds and equilibria. Where a bound equals an equilibrium, one line is for both."""
+    heights = positive_numbers(values)
 
     def equal(one: str, other: str) -> bool:
         return math.isclose(heights.get(one, 0.0), heights.get(other, math.inf), rel_tol=1e-9)
@@ -297,11 +268,8 @@ def norm_levels(values: Mapping[str, Value]) -> list[Level]:
     separate = [end for end in _ENDS if end.equilibrium in heights and end not in joint]
     words = bounds[0].words if len(bounds) == 1 else "bounds"
     if joint:
-        words += (
-            f" = {_equilibrium_label(joint)}"
-            if joint == bounds
-            else f" ({joint[0].words} = {_equilibrium_label(joint)})"
-        )
+        label = _equilibrium_label(joint)
+        words += f" = {label}" if joint == bounds else f" ({joint[0].words} = {label})"
     rms = "equilibrium_norm_rms"
     levels = [
         Level("bound", words, tuple(end.bound for end in bounds)),
@@ -321,15 +289,11 @@ def norm_trajectory(
     *,
     steps: int | None = None,
     seed: int = 0,
+    max_steps: int = MAX_STEPS,
 ) -> xr.Dataset:
-    """Simulate the trajectory that `explore` returns.
-
-    Examples
-    --------
-    >>> norm_trajectory(10.0, 0.5, 0.01, 1.0, 4.0, 0.0).attrs["updates"]
-    800
-    """
-    steps = _default_steps(norm, lr, wd, _rms(low, high), momentum) if steps is None else steps
+    """Simulate the trajectory that `explore` returns, by default of at most `max_steps`."""
+    if steps is None:
+        steps = min(_default_steps(norm, lr, wd, _rms(low, high), momentum), max_steps)
     return norm_map(
         lr,
         wd,
@@ -385,4 +349,4 @@ def _default_steps(norm: float, lr: float, wd: float, grad_norm: float, momentum
     steps = float(decay + _RELAXATIONS * _relaxation_time(lr, wd, momentum))
     if not math.isfinite(steps):
         return _DEFAULT_STEPS
-    return round(min(max(float(f"{steps:.1e}"), _MIN_STEPS), _MAX_STEPS))
+    return round(max(float(f"{steps:.1e}"), _MIN_STEPS))

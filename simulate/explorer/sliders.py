@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import html
+import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,13 +31,25 @@ def explorer() -> Any:
     --------
     >>> explorer()  # doctest: +SKIP
     """
-    widgets = _ipywidgets()
+    try:
+        import ipywidgets as widgets
+    except ImportError:
+        raise ImportError("explorer needs ipywidgets: pip install 'bnwd[notebooks]'") from None
     sliders = _sliders(widgets)
     image = widgets.Image(format="png", layout={"max_width": "100%"})
     message = widgets.HTML()
     row = widgets.Box(list(sliders.values()), layout={"flex_flow": "row wrap"})
     box = _box_class(widgets)([row, message, image])
-    _tie(sliders["grad_norm_min"], sliders["grad_norm_max"])
+    low, high = sliders["grad_norm_min"], sliders["grad_norm_max"]
+
+    def low_moved(change: Any) -> None:
+        high.value = max(high.value, low.value)
+
+    def high_moved(change: Any) -> None:
+        low.value = min(low.value, high.value)
+
+    low.observe(low_moved, names="value")
+    high.observe(high_moved, names="value")
 
     def update() -> None:
         setting = {name: slider.value for name, slider in sliders.items()}
@@ -43,7 +57,8 @@ def explorer() -> Any:
         try:
             exploration = explore(setting.pop("lr"), setting.pop("wd") * has_decay, **setting)
         except ValueError as error:
-            message.value, image.layout.display = _warning(str(error)), "none"
+            message.value = f"<p role='alert'><strong>{_INVALID}</strong> {html.escape(str(error))}</p>"
+            image.layout.display = "none"
             box.fallback = {"text/plain": f"{_INVALID} {error}"}
             return
         image.value, image.layout.display, message.value = _png(exploration), "", ""
@@ -54,14 +69,6 @@ def explorer() -> Any:
         slider.observe(update_later, names="value")
     update()
     return box
-
-
-def _ipywidgets() -> Any:
-    try:
-        import ipywidgets
-    except ImportError:
-        raise ImportError("explorer needs ipywidgets: pip install 'bnwd[notebooks]'") from None
-    return ipywidgets
 
 
 def _box_class(widgets: Any) -> Any:
@@ -96,19 +103,6 @@ def _sliders(widgets: Any) -> dict[str, Any]:
     }
 
 
-def _tie(low: Any, high: Any) -> None:
-    """Couple two sliders so that low <= high: each moves the other."""
-
-    def low_moved(change: Any) -> None:
-        high.value = max(high.value, low.value)
-
-    def high_moved(change: Any) -> None:
-        low.value = min(low.value, high.value)
-
-    low.observe(low_moved, names="value")
-    high.observe(high_moved, names="value")
-
-
 class _Debounced:
     """Call a function once after a burst of events, or at once if no event loop runs."""
 
@@ -129,15 +123,7 @@ class _Debounced:
         self._waiting = loop.call_later(_DELAY, self._call)
 
 
-def _warning(text: str) -> str:
-    import html
-
-    return f"<p role='alert'><strong>{_INVALID}</strong> {html.escape(text)}</p>"
-
-
 def _png(exploration: Exploration) -> bytes:
-    import io
-
     # not from pyplot, which keeps its figures in memory
     from matplotlib.figure import Figure
 

@@ -2,20 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
+from simulate.maps._kernels import COLLAPSED, DIVERGED, RUNNING
 from simulate.maps.noise import stream_key, uniform
+from theory.arguments import FloatArray
 
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
 # Kinds of landscapes. Numbers, because numba cannot cache functions that take functions as arguments.
 RATIO, RAYLEIGH, SQUARED, LOGISTIC = 0, 1, 2, 3
-RUNNING, COLLAPSED, DIVERGED = 0, 1, 2
 FREE, FIXED_NORM, FIXED_EFFECTIVE_LR = 0, 1, 2
-NORM, GRAD_NORM, EFFECTIVE_LR, ROTATION, LOSS, RADIAL_DEFECT, COLUMNS = 0, 1, 2, 3, 4, 5, 6
+COLUMNS = ("norm", "grad_norm", "effective_lr", "rotation", "loss", "radial_defect")
+NORM, GRAD_NORM, EFFECTIVE_LR, ROTATION, LOSS, RADIAL_DEFECT = range(6)
+
+
+class Parts(NamedTuple):
+    """Landscape in the form of the compiled loop: its kind, its data, and the size of mini-batches (0: all)."""
+
+    kind: int
+    table: FloatArray
+    vector: FloatArray
+    scalars: FloatArray
+    batch_size: int
+
+
+class WalkerState(NamedTuple):
+    """State of a batch of walkers.
+
+    `begin` is the next step of the running walkers. `held_norm` is the norm to which weights are rescaled if it is
+    fixed. `numbers` are those of the random streams. `ended` is the next step of a walker, or the step whose update
+    failed. `code` is its status.
+    """
+
+    begin: int
+    seed: int
+    weights: FloatArray
+    velocity: FloatArray
+    held_norm: FloatArray
+    numbers: npt.NDArray[np.int64]
+    ended: npt.NDArray[np.int64]
+    code: npt.NDArray[np.int64]
+
+
+class Rule(NamedTuple):
+    """SGD in the form of the compiled loop. `fixed` is FREE, FIXED_NORM or FIXED_EFFECTIVE_LR."""
+
+    momentum: float
+    nesterov: bool
+    decoupled: bool
+    fixed: int
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -51,10 +91,9 @@ def vector_norm(vector: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def loss_and_gradient(
-    kind: Any, table: Any, vector: Any, scalars: Any, batch_size: Any, key: Any, step: Any, unit: Any, gradient: Any
-) -> Any:
+def loss_and_gradient(parts: Any, key: Any, step: Any, unit: Any, gradient: Any) -> Any:
     """Return the loss of one step at weights of norm 1, and write its gradient there into `gradient`."""
+    kind, table, vector, scalars, batch_size = parts
     weights = unit.size
     if kind == RATIO:
         sharpness, highest = scalars[0], scalars[1]
@@ -99,39 +138,16 @@ def loss_and_gradient(
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def iterate_descent(
-    kind: Any,
-    table: Any,
-    vector: Any,
-    scalars: Any,
-    batch_size: Any,
-    weights: Any,
-    velocity: Any,
-    fixed_norm: Any,
-    walkers: Any,
-    lr: Any,
-    schedule: Any,
-    wd: Any,
-    momentum: Any,
-    nesterov: Any,
-    decoupled: Any,
-    fixed: Any,
-    seed: Any,
-    begin: Any,
-    steps: Any,
-    record_every: Any,
-    recorded: Any,
-    ended: Any,
-    code: Any,
+    parts: Any, state: Any, rule: Any, lr: Any, schedule: Any, wd: Any, steps: Any, record_every: Any, recorded: Any
 ) -> None:
     """Train a batch of walkers with SGD, in place.
 
-    `weights`, `velocity` (batch, weights) hold start and end; `walkers` (batch,) are the numbers of the random
-    streams. The learning rate is `lr` (batch,), or `schedule` (steps,) if that is not empty. Steps are numbered from
-    `begin`. `recorded` (columns, batch, rows) receives the steps whose number is divisible by `record_every`. `ended`
-    (batch,) receives the next step of a walker, or the step whose update failed. `code` (batch,) receives its status;
-    a walker whose code is not RUNNING stays unchanged. A walker that leaves the floating-point range stops at its last
-    valid state.
+    The learning rate is `lr` (batch,), or `schedule` (steps,) if that is not empty. `recorded` (columns, batch, rows)
+    receives the steps whose number is divisible by `record_every`. A walker whose code is not RUNNING stays unchanged.
+    A walker that leaves the floating-point range stops at its last valid state.
     """
+    begin, weights, velocity, ended, code = state.begin, state.weights, state.velocity, state.ended, state.code
+    momentum, nesterov, decoupled, fixed = rule
     size = weights.shape[1]
     work = np.empty((6, size))
     unit, gradient, move, following, pushed, across = work[0], work[1], work[2], work[3], work[4], work[5]
@@ -140,7 +156,7 @@ def iterate_descent(
         if code[i] != RUNNING:
             continue
         x, v = weights[i], velocity[i]
-        key = stream_key(seed, walkers[i])
+        key = stream_key(state.seed, state.numbers[i])
         decay = wd[i]
         square = 0.0
         for j in range(size):
@@ -151,7 +167,7 @@ def iterate_descent(
             norm = np.sqrt(square)
             for j in range(size):
                 unit[j] = x[j] / norm
-            loss = loss_and_gradient(kind, table, vector, scalars, batch_size, key, t, unit, gradient)
+            loss = loss_and_gradient(parts, key, t, unit, gradient)
             scale = norm if fixed == FIXED_EFFECTIVE_LR else 1.0 / norm
             largest = 0.0
             for j in range(size):
@@ -196,7 +212,7 @@ def iterate_descent(
                 code[i] = COLLAPSED
                 break
             if fixed == FIXED_NORM:
-                rescale = fixed_norm[i] / np.sqrt(next_square)
+                rescale = state.held_norm[i] / np.sqrt(next_square)
                 next_square = 0.0
                 for j in range(size):
                     following[j] *= rescale

@@ -10,23 +10,15 @@ import xarray as xr
 
 import theory
 from simulate.landscapes import _kernels
+from simulate.landscapes._kernels import WalkerState
 from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, ScaleInvariantLoss
-from simulate.trajectories.contract import (
-    COLLAPSED,
-    COMPLETE,
-    CONSTRAINTS,
-    DIVERGED,
-    FIXED_NORM,
-    NORM_MAX,
-    NORM_MIN,
-    check_trajectory,
-    make_trajectory,
-)
+from simulate.maps.iteration import check_start, flat_copy, status_codes, trajectory_of_batch
+from simulate.maps.layout import Coords, place_setting
+from simulate.trajectories.contract import CONSTRAINTS, NORM_MAX, NORM_MIN
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.schedules import learning_rates
 
 _FIXED = {None: _kernels.FREE, "norm": _kernels.FIXED_NORM, "effective_lr": _kernels.FIXED_EFFECTIVE_LR}
-_STATUSES = (COMPLETE, COLLAPSED, DIVERGED)
 
 
 def descend(
@@ -114,84 +106,49 @@ def descend(
     decay = check_wd(wd)
     if fixed == "norm" and decay.any():
         raise ValueError(f"wd must be 0 with fixed='norm', got {wd!r}")
-    constraint = CONSTRAINTS[fixed]
+    law = {"optimizer": repr(rule), "constraint": CONSTRAINTS[fixed], "landscape": repr(landscape)}
 
     if start is None:
-        state = _initial_state(
-            landscape, walkers, norm, weights, seed, lr_shape=() if callable(lr) else np.shape(lr), decay=decay
-        )
+        lr_shape = () if callable(lr) else np.shape(lr)
+        shape, state = _initial_state(landscape, walkers, norm, weights, seed, lr_shape, decay.shape)
     else:
         if walkers != 1 or weights is not None or not np.array_equal(norm, 1.0):
             raise ValueError("walkers, norm and weights must be left out with start, which determines them")
-        state = _restart_state(start, landscape, rule, constraint, seed)
-    begin, count = state["begin"], state["weights"].shape[0]
-    dims = ("batch",) if state["batch"] else ()
+        state = _restart_state(start, law, rule, fixed, seed)
+        shape = start.final_norm.shape
+    begin, count, dims = state.begin, state.code.size, ("batch",)[: len(shape)]
     schedule = np.ascontiguousarray(learning_rates(lr, begin, begin + steps)) if callable(lr) else np.empty(0)
-    lrs = np.ones(count) if callable(lr) else _per_walker("lr", check_lr(lr), count, dims)
-    decays = _per_walker("wd", decay, count, dims)
-    limit = rule.intrinsic_lr_limit
-    check_intrinsic_lr(*((schedule[:, np.newaxis], decays) if callable(lr) else (lrs, decays)), below=limit)
+    lrs = np.ones(count) if callable(lr) else _per_walker("lr", check_lr(lr), shape)
+    decays = _per_walker("wd", decay, shape)
+    check_intrinsic_lr(schedule[:, np.newaxis] if callable(lr) else lrs, decays, below=rule.intrinsic_lr_limit)
 
     step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
-    recorded = np.full((_kernels.COLUMNS, count, step.size), np.nan)
+    recorded = np.full((len(_kernels.COLUMNS), count, step.size), np.nan)
+    compiled_rule = _kernels.Rule(float(rule.momentum), rule.nesterov, rule.decoupled, _FIXED[fixed])
     _kernels.iterate_descent(
-        *landscape.parts(),
-        state["weights"],
-        state["velocity"],
-        state["held_norm"],
-        state["walkers"],
-        lrs,
-        schedule,
-        decays,
-        float(rule.momentum),
-        rule.nesterov,
-        rule.decoupled,
-        _FIXED[fixed],
-        state["seed"],
-        begin,
-        steps,
-        record_every,
-        recorded,
-        state["ended"],
-        state["code"],
+        landscape.parts(), state, compiled_rule, lrs, schedule, decays, steps, record_every, recorded
     )
-    if not dims:
-        rows = int(np.searchsorted(step, state["ended"][0], side="right")) if state["code"][0] else step.size
-        recorded, step = recorded[:, :, :rows], step[:rows]
-    shape = (count,) if dims else ()
-    names = ("norm", "grad_norm", "effective_lr", "rotation", "loss", "radial_defect")
-    columns = {column: values.reshape(*shape, step.size) for column, values in zip(names, recorded, strict=True)}
-    attributes: dict[str, Any] = {
-        "optimizer": repr(rule),
-        "constraint": constraint,
-        "landscape": repr(landscape),
-        "seed": state["seed"],
-        "updates": begin + steps,
-    }
-    coords: dict[str, Any] = {"walker": (dims, state["walkers"].reshape(shape))}
-    settings = {"wd": decays} if callable(lr) else {"lr": lrs, "wd": decays}
-    for setting, values in settings.items():
-        if dims:
-            coords[setting] = (dims, values)
-        else:
-            attributes[setting] = float(values[0])
+    columns = dict(zip(_kernels.COLUMNS, recorded.reshape(-1, *shape, step.size), strict=True))
+    attributes: dict[str, Any] = {**law, "seed": state.seed, "updates": begin + steps}
+    coords: Coords = {"walker": (dims, state.numbers.reshape(shape))}
     if callable(lr):
         columns["lr"] = schedule[step - begin]
-    final_weights = state["weights"]
-    dims_of_weights = (*dims, "weight")
-    last_state = {"final_weights": (dims_of_weights, final_weights.reshape(*shape, -1))}
+    else:
+        place_setting(coords, attributes, dims, "lr", lrs.reshape(shape))
+    place_setting(coords, attributes, dims, "wd", decays.reshape(shape))
+    last_state = {"final_weights": ((*dims, "weight"), state.weights.reshape(*shape, -1))}
     if rule.momentum:
-        last_state["final_velocity"] = (dims_of_weights, state["velocity"].reshape(*shape, -1))
+        last_state["final_velocity"] = ((*dims, "weight"), state.velocity.reshape(*shape, -1))
     if fixed == "norm":
-        last_state["held_norm"] = (dims, state["held_norm"].reshape(shape))
-    return make_trajectory(
+        last_state["held_norm"] = (dims, state.held_norm.reshape(shape))
+    return trajectory_of_batch(
         columns,
+        state,
         step=step,
-        source="landscape",
-        final_norm=np.sqrt((final_weights * final_weights).sum(axis=1)).reshape(shape),
-        status=np.array(_STATUSES, dtype=object)[state["code"]].reshape(shape),
-        status_step=state["ended"].reshape(shape),
+        shape=shape,
         dims=dims,
+        source="landscape",
+        final_norm=np.sqrt((state.weights * state.weights).sum(axis=1)),
         coords=coords,
         last_state=last_state,
         attributes=attributes,
@@ -205,12 +162,13 @@ def _initial_state(
     weights: npt.ArrayLike | None,
     seed: int,
     lr_shape: tuple[int, ...],
-    decay: FloatArray,
-) -> dict[str, Any]:
-    """State before the first step. Its arrays are never those of the caller."""
+    wd_shape: tuple[int, ...],
+) -> tuple[tuple[int, ...], WalkerState]:
+    """Shape of the batch and state before the first step, whose arrays are never those of the caller."""
     check_real("norm", norm, above=0)
     norms = check_real("norm", norm, at_least=NORM_MIN, at_most=NORM_MAX)
     initial = None if weights is None else check_real("weights", weights)
+    shapes = {"lr": lr_shape, "wd": wd_shape, "norm": norms.shape}
     if initial is not None:
         if not np.array_equal(norms, 1.0):
             raise ValueError(f"norm must be left out with weights, whose norm it would be, got {norm!r}")
@@ -218,9 +176,9 @@ def _initial_state(
             raise ValueError(
                 f"weights must have the shape ({landscape.dim},) or (walkers, {landscape.dim}), got {initial.shape}"
             )
-    shapes = {"lr": lr_shape, "wd": decay.shape, "norm": norms.shape}
-    shapes |= {"weights": initial.shape[:-1]} if initial is not None else {}
-    shapes |= {"walkers": (walkers,)} if walkers > 1 else {}
+        shapes["weights"] = initial.shape[:-1]
+    if walkers > 1:
+        shapes["walkers"] = (walkers,)
     for argument, shape in shapes.items():
         if len(shape) > 1:
             raise ValueError(f"{argument} must be a number or have one value for each walker, got shape {shape}")
@@ -229,73 +187,50 @@ def _initial_state(
     except ValueError:
         listed = ", ".join(f"{argument} {shape}" for argument, shape in shapes.items())
         raise ValueError(f"shapes must broadcast together, got {listed}") from None
-    count = batch[0] if batch else 1
-    numbers = np.arange(count, dtype=np.int64)
+    numbers = np.arange(batch[0] if batch else 1)
+    count = numbers.size
     start_weights = np.empty((count, landscape.dim))
     if initial is None:
         _kernels.random_directions(seed, numbers, start_weights)
-        start_weights *= (np.broadcast_to(norms, count) / np.sqrt((start_weights * start_weights).sum(axis=1)))[
-            :, np.newaxis
-        ]
+        lengths = np.sqrt((start_weights * start_weights).sum(axis=1))
+        start_weights *= (np.broadcast_to(norms, count) / lengths)[:, np.newaxis]
     else:
         start_weights[...] = initial
     with np.errstate(over="ignore"):
         lengths = np.sqrt((start_weights * start_weights).sum(axis=1))
     check_real("norm of weights", lengths, at_least=NORM_MIN * (1 - 1e-12), at_most=NORM_MAX)
-    return {
-        "batch": bool(batch),
-        "begin": 0,
-        "seed": seed,
-        "weights": start_weights,
-        "velocity": np.zeros_like(start_weights),
-        "held_norm": lengths,
-        "walkers": numbers,
-        "ended": np.zeros(count, dtype=np.int64),
-        "code": np.zeros(count, dtype=np.int64),
-    }
+    ended, code = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    return batch, WalkerState(0, seed, start_weights, np.zeros_like(start_weights), lengths, numbers, ended, code)
 
 
 def _restart_state(
-    start: xr.Dataset, landscape: ScaleInvariantLoss, rule: theory.SGD, constraint: str, seed: int
-) -> dict[str, Any]:
+    start: xr.Dataset, law: dict[str, str], rule: theory.SGD, fixed: str | None, seed: int
+) -> WalkerState:
     """State at the end of an earlier run. The arrays are copies."""
-    required = ["final_weights", "status", "status_step", "walker"]
-    required += ["final_velocity"] if rule.momentum else []
-    required += ["held_norm"] if constraint == FIXED_NORM else []
-    if not isinstance(start, xr.Dataset):
-        raise TypeError(f"start must be a trajectory that descend returned, got {type(start).__name__}")
-    labels = {"source": "landscape", "landscape": landscape, "optimizer": rule, "constraint": constraint}
-    for attribute, expected in ((name, str(value)) for name, value in labels.items()):
-        if start.attrs.get(attribute) != expected:
-            raise ValueError(f"start must have the {attribute} {expected!r}, got {start.attrs.get(attribute)!r}")
-    check_trajectory(start, *required)
+    needed = ["final_weights", "walker"]
+    needed += ["final_velocity"] if rule.momentum else []
+    needed += ["held_norm"] if fixed == "norm" else []
+    check_start(start, "descend", {"source": "landscape", **law}, *needed)
     if seed not in (0, start.attrs["seed"]):
         raise ValueError(f"seed must be that of start, {start.attrs['seed']}, or left out; got {seed}")
-    dims = start.final_norm.dims
-    if dims not in ((), ("batch",)):
-        raise ValueError(f"start must be one run or have the dimension 'batch', got {dims}")
-
-    def copy_of(variable: str, *more: str) -> Any:
-        values = start[variable].transpose(*dims, *more).values
-        return np.array(values if dims else values[np.newaxis], order="C")
-
-    codes = {status: code for code, status in enumerate(_STATUSES)}
-    final_weights = copy_of("final_weights", "weight").astype(np.float64)
-    return {
-        "batch": bool(dims),
-        "begin": int(start.attrs["updates"]),
-        "seed": int(start.attrs["seed"]),
-        "weights": final_weights,
-        "velocity": copy_of("final_velocity", "weight") if rule.momentum else np.zeros_like(final_weights),
-        "held_norm": copy_of("held_norm") if constraint == FIXED_NORM else np.ones(final_weights.shape[0]),
-        "walkers": copy_of("walker").astype(np.int64),
-        "ended": copy_of("status_step").astype(np.int64),
-        "code": np.array([codes[status] for status in copy_of("status")], dtype=np.int64),
-    }
+    if start.final_norm.dims not in ((), ("batch",)):
+        raise ValueError(f"start must be one run or have the dimension 'batch', got {start.final_norm.dims}")
+    weights = flat_copy(start, "final_weights", "weight").astype(np.float64)
+    return WalkerState(
+        int(start.attrs["updates"]),
+        int(start.attrs["seed"]),
+        weights,
+        flat_copy(start, "final_velocity", "weight") if rule.momentum else np.zeros_like(weights),
+        flat_copy(start, "held_norm") if fixed == "norm" else np.ones(len(weights)),
+        flat_copy(start, "walker").astype(np.int64),
+        flat_copy(start, "status_step").astype(np.int64),
+        status_codes(start),
+    )
 
 
-def _per_walker(name: str, values: FloatArray, count: int, dims: tuple[str, ...]) -> FloatArray:
+def _per_walker(name: str, values: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """New array with one value for each walker."""
-    if values.shape not in ((), (1,), (count,)) or (values.ndim and not dims):
+    count = shape[0] if shape else 1
+    if values.shape not in ((), (1,), (count,)) or (values.ndim and not shape):
         raise ValueError(f"{name} must be a number or have one value for each of {count} walkers, got {values.shape}")
     return np.array(np.broadcast_to(values, (count,)))

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from simulate.landscapes import _kernels
+from simulate.landscapes._kernels import Parts
 from simulate.maps.noise import stream_key
 from theory.arguments import FloatArray, check_choice, check_integer, check_number, check_real, to_float
 
 _LOSSES = {"squared": _kernels.SQUARED, "logistic": _kernels.LOGISTIC}
-
-Parts = tuple[int, FloatArray, FloatArray, FloatArray, int]
 
 
 class ScaleInvariantLoss(Protocol):
@@ -32,7 +31,7 @@ class ScaleInvariantLoss(Protocol):
         """Return the gradient at weights (..., dim)."""
 
     def parts(self) -> Parts:
-        """Return kind, table, vector, scalars and batch size, the arguments of the compiled loop."""
+        """Return the form of the compiled loop."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ class Ratio2D:
         return np.asarray(np.stack([-slope * y, slope * x], axis=-1) / norm)
 
     def parts(self) -> Parts:
-        """Return the arguments of the compiled loop."""
-        return _kernels.RATIO, _frozen([[]]), _frozen([]), _frozen([self.sharpness, self.highest]), 0
+        """Return the form of the compiled loop."""
+        return Parts(_kernels.RATIO, _frozen([[]]), _frozen([]), _frozen([self.sharpness, self.highest]), 0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -157,8 +156,8 @@ class RayleighQuotient:
         return np.asarray((spectrum - quotient) * unit / norm)
 
     def parts(self) -> Parts:
-        """Return the arguments of the compiled loop."""
-        return _kernels.RAYLEIGH, _frozen([[]]), np.asarray(self.spectrum), _frozen([]), 0
+        """Return the form of the compiled loop."""
+        return Parts(_kernels.RAYLEIGH, _frozen([[]]), np.asarray(self.spectrum), _frozen([]), 0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -271,9 +270,9 @@ class NormalizedRegression:
         return float(np.linalg.eigvalsh(across @ flat @ across.T)[-1]) - radial_slope
 
     def parts(self) -> Parts:
-        """Return the arguments of the compiled loop."""
+        """Return the form of the compiled loop."""
         inputs, targets = np.asarray(self.inputs), np.asarray(self.targets)
-        return _LOSSES[self.loss], inputs, targets, _frozen([self.output_norm]), self.batch_size or 0
+        return Parts(_LOSSES[self.loss], inputs, targets, _frozen([self.output_norm]), self.batch_size or 0)
 
     def _slopes(self, predictions: FloatArray, targets: FloatArray) -> FloatArray:
         """Return the derivative of the loss of each example with respect to its prediction."""

@@ -1,24 +1,22 @@
 """Compiled inner loops of the norm dynamics.
 
-All loops update a batch in place, starting with step `begin`, the next step of its running trajectories.
-`recorded` and similar arrays of shape (batch, rows) receive the steps whose number is divisible by `record_every`
-(0: none); the first of them is row number `first_row`. `statistics`, of shape (batch, 4) or size zero, collect those of
-r before each update. `ended` (batch,) receives the next step of a trajectory, or the step whose update failed.
-`code` (batch,) receives its status; a trajectory whose code is not RUNNING stays unchanged. A trajectory that leaves
-the floating-point range stops at its last valid state.
+All loops update a `NormState` and its `Rows` in place, from step `state.begin` on. A trajectory whose code is not
+RUNNING stays unchanged. A trajectory that leaves the floating-point range stops at its last valid state.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
 from simulate.maps.noise import stream_key, uniform
+from theory.arguments import FloatArray
 
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
@@ -33,46 +31,72 @@ _FEW = 4  # fewer trajectories than this do not fill a vector
 _NEAR_LOW, _NEAR_HIGH, _NEAR_DECAY, _NEAR_PUSH = 4e-15, 1e15, 1e-20, 1e250
 
 
+class NormState(NamedTuple):
+    """State of each trajectory of a flattened batch.
+
+    `begin` is the next step of the running trajectories, `sq_norm` r = ρ². `velocity` (batch, 2) has the components of
+    the velocity along and across the weights. `numbers` are those of the random streams. `ended` is the next step of a
+    trajectory; if it has ended, the step whose update failed. `code` is its status.
+    """
+
+    begin: int
+    sq_norm: FloatArray
+    velocity: FloatArray
+    numbers: npt.NDArray[np.int64]
+    ended: npt.NDArray[np.int64]
+    code: npt.NDArray[np.int64]
+
+
+class GradientSource(NamedTuple):
+    """Source of g̃: `low` (PRESCRIBED), uniform between `low` and `high` (RANDOM), or adversarial (LOWEST, HIGHEST).
+
+    `low` and `high` have the shape (*batch, steps or 1). `seed` is that of random values. `lower_end` is the lower end
+    of the attracting interval, as r, for HIGHEST.
+    """
+
+    kind: int
+    low: FloatArray
+    high: FloatArray
+    seed: int = 0
+    lower_end: FloatArray | None = None
+
+
+class Rows(NamedTuple):
+    """Arrays (batch, rows) for the steps whose number is divisible by `stride` (0: none).
+
+    `first` is the number of the first row. `angles` receives rotations with momentum. `statistics`, (batch, 4) or of
+    size zero, collect those of r before each update.
+    """
+
+    stride: int
+    first: int
+    sq_norm: FloatArray
+    grad_norm: FloatArray
+    angles: FloatArray
+    statistics: FloatArray
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def iterate_norm_map(
-    sq_norm: Any,
-    lr: Any,
-    wd: Any,
-    low: Any,
-    high: Any,
-    lower_end: Any,
-    gradient_kind: int,
-    seed: Any,
-    numbers: Any,
-    begin: int,
-    updates: Any,
-    record_every: int,
-    first_row: int,
-    recorded: Any,
-    gradients: Any,
-    statistics: Any,
-    levels: Any,
-    crossing: Any,
-    ended: Any,
-    code: Any,
-    continuous: bool,
+    state: Any, lr: Any, wd: Any, source: Any, updates: Any, rows: Any, levels: Any, crossing: Any, continuous: bool
 ) -> None:
     """Iterate r⁺ = (1-ηλ)² r + (ηg̃)²/r for a batch.
 
     With `continuous`, follow dr/dt = -2ηλr + (ηg̃)²/r over each step in closed form, since r² obeys a linear equation.
-    `sq_norm` (batch,) holds start and end; `lr`, `low`, `high` (batch, steps) may be broadcast views. g̃ is `low`
-    (PRESCRIBED), uniform between `low` and `high` (RANDOM, from `seed` and the streams `numbers`), or adversarial
-    (LOWEST, HIGHEST). `lower_end` (batch,) is the lower end of the attracting interval of r, for HIGHEST. `updates`
-    (batch,) are the numbers of updates. `crossing` (batch, levels) receives, where it is inf, the time at which r
-    first reaches a level, with `continuous` only.
+    `lr` and the bounds of `source` (batch, steps) may be broadcast views. `updates` (batch,) are the numbers of
+    updates. `crossing` (batch, levels) receives, where it is inf, the time at which r first reaches a level, with
+    `continuous` only.
     """
+    begin, sq_norm, ended, code = state.begin, state.sq_norm, state.ended, state.code
+    low, high, lower_end, gradient_kind = source.low, source.high, source.lower_end, source.kind
+    record_every, statistics = rows.stride, rows.statistics
     for i in range(sq_norm.shape[0]):
         if code[i] != RUNNING:
             continue
         r = sq_norm[i]
         decay = wd[i]
         ended[i] = begin + updates[i]
-        key = stream_key(seed, numbers[i])
+        key = stream_key(source.seed, state.numbers[i])
         least, most, total, squares = np.inf, 0.0, 0.0, 0.0
         for s in range(updates[i]):
             t = begin + s
@@ -96,8 +120,8 @@ def iterate_norm_map(
                 if not worthwhile or r <= lower_end[i] * (1.0 + 1e-3):
                     gradient = high[i, s]
             if record_every > 0 and t % record_every == 0:
-                recorded[i, t // record_every - first_row] = r
-                gradients[i, t // record_every - first_row] = gradient
+                rows.sq_norm[i, t // record_every - rows.first] = r
+                rows.grad_norm[i, t // record_every - rows.first] = gradient
             push = step_lr * gradient
             relaxation = 4.0 * step_lr * decay
             if continuous:
@@ -141,44 +165,26 @@ def fraction_of_step(r: Any, level: Any, following: Any, relaxation: Any) -> Any
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def iterate_moments(
-    sq_norm: Any,
-    velocity: Any,
-    coefficients: Any,
-    low: Any,
-    high: Any,
-    gradient_kind: int,
-    seed: Any,
-    numbers: Any,
-    begin: int,
-    steps: int,
-    record_every: int,
-    first_row: int,
-    recorded: Any,
-    gradients: Any,
-    angles: Any,
-    statistics: Any,
-    ended: Any,
-    code: Any,
-) -> None:
+def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows: Any) -> None:
     """Iterate the second moments of weights and velocity under a linear rule, with gradients orthogonal to both.
 
-    `velocity` (batch, 2) holds the components of the velocity along and across the weights. With r they determine the
-    moments ρ², ⟨x,v⟩, ‖v‖². Moments computed as differences would lose all digits where a decaying norm rings through
-    zero; these are sums of squares. `coefficients` (batch, steps, 2, 3) give new weights and velocity from old weights,
-    old velocity and gradient. `angles` receives the recorded rotations.
+    The components of the velocity and r determine the moments ρ², ⟨x,v⟩, ‖v‖². Moments computed as differences would
+    lose all digits where a decaying norm rings through zero; these are sums of squares. `coefficients` (batch, steps,
+    2, 3) give new weights and velocity from old weights, old velocity and gradient.
     """
+    begin, sq_norm, velocity, ended, code = state.begin, state.sq_norm, state.velocity, state.ended, state.code
+    low, high, record_every, statistics = source.low, source.high, rows.stride, rows.statistics
     for i in range(sq_norm.shape[0]):
         if code[i] != RUNNING:
             continue
         r, along, across = sq_norm[i], velocity[i, 0], velocity[i, 1]
         norm = np.sqrt(r)
         ended[i] = begin + steps
-        key = stream_key(seed, numbers[i])
+        key = stream_key(source.seed, state.numbers[i])
         for s in range(steps):
             t = begin + s
             gradient = low[i, s]
-            if gradient_kind == RANDOM:
+            if source.kind == RANDOM:
                 gradient += (high[i, s] - gradient) * uniform(key, t)
             pull = gradient / norm
             c = coefficients[i, s]
@@ -188,10 +194,10 @@ def iterate_moments(
             v0 = c[VELOCITY, 0] * norm + c[VELOCITY, 1] * along
             v1, v2 = c[VELOCITY, 1] * across, c[VELOCITY, 2] * pull
             if record_every > 0 and t % record_every == 0:
-                row = t // record_every - first_row
-                recorded[i, row] = r
-                gradients[i, row] = gradient
-                angles[i, row] = np.arctan2(np.hypot(x1, x2), x0)
+                row = t // record_every - rows.first
+                rows.sq_norm[i, row] = r
+                rows.grad_norm[i, row] = gradient
+                rows.angles[i, row] = np.arctan2(np.hypot(x1, x2), x0)
             following = x0 * x0 + x1 * x1 + x2 * x2
             length = np.sqrt(following)
             u0, u1, u2 = x0 / length, x1 / length, x2 / length
@@ -228,25 +234,15 @@ def plain_steps(r: Any, a: Any, p: Any, steps: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def iterate_constant(
-    sq_norm: Any,
-    shrink: Any,
-    push: Any,
-    begin: int,
-    steps: int,
-    record_every: int,
-    first_row: int,
-    recorded: Any,
-    statistics: Any,
-    ended: Any,
-    code: Any,
-) -> None:
+def iterate_constant(state: Any, shrink: Any, push: Any, steps: int, rows: Any) -> None:
     """Iterate the same map with constant 1-ηλ = `shrink` and ηg̃ = `push` (batch,), many trajectories together.
 
     Operations and their order are those of `iterate_norm_map`, so the results are identical bit for bit. Trajectories
     iterated together fill the vector units. The inner loops have no branches: overflow is checked once per stretch.
     The statistics of a trajectory that ended are invalid.
     """
+    begin, sq_norm, ended, code = state.begin, state.sq_norm, state.ended, state.code
+    record_every, first_row, recorded, statistics = rows.stride, rows.first, rows.sq_norm, rows.statistics
     r, a, p, first, lowest = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     least, most, total, squares = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     running = np.empty(BLOCK, dtype=np.bool_)
@@ -383,23 +379,14 @@ def steps_by_fours(r: Any, a: Any, p: Any, unit: Any, steps: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def iterate_constant_by_fours(
-    sq_norm: Any,
-    shrink: Any,
-    push: Any,
-    begin: int,
-    steps: int,
-    record_every: int,
-    first_row: int,
-    recorded: Any,
-    ended: Any,
-    code: Any,
-) -> None:
+def iterate_constant_by_fours(state: Any, shrink: Any, push: Any, steps: int, rows: Any) -> None:
     """Iterate as `iterate_constant` up to rounding, with one division for steps 4n … 4n+3.
 
-    `record_every` is a multiple of 4. The result depends only on state and step number. Splitting a batch, or cutting
-    a run at a multiple of 4, therefore does not change it.
+    The stride of the rows is a multiple of 4. The result depends only on state and step number. Splitting a batch, or
+    cutting a run at a multiple of 4, therefore does not change it.
     """
+    begin, sq_norm, ended, code = state.begin, state.sq_norm, state.ended, state.code
+    record_every, first_row, recorded = rows.stride, rows.first, rows.sq_norm
     head = min(-begin % 4, steps)
     end = begin + head + (steps - head) // 4 * 4
     r, a, b, unit = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)

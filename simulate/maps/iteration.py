@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,118 +14,93 @@ import xarray as xr
 
 import theory
 from simulate.maps import _kernels
-from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, check_trajectory
+from simulate.maps._kernels import GradientSource, NormState, Rows
+from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, check_trajectory, make_trajectory
 from theory.arguments import FloatArray
 
-STATUSES = (COMPLETE, COLLAPSED, DIVERGED)
+STATUSES = (COMPLETE, COLLAPSED, DIVERGED)  # in the order of the codes of the compiled loops
 # least number of steps of the batch for which threads pay off, and number of coefficients prepared at a time
 _MIN_STEPS_FOR_THREADS, _PREPARED = 2**21, 2**20
 _PARTS_PER_THREAD = 4  # so that threads that finish early take over work
-
-
-@dataclass(frozen=True)
-class NormState:
-    """State of each trajectory of a flattened batch. `iterate` updates the arrays in place.
-
-    Parameters
-    ----------
-    begin : number of the next step of the running trajectories.
-    sq_norm : r = ρ², shape (batch,).
-    velocity : components of the velocity along and across the weights, shape (batch, 2).
-    numbers : numbers of the random streams.
-    ended : next step of each trajectory; if it has ended, the step whose update failed.
-    code : status of each trajectory, an index of `STATUSES`.
-    """
-
-    begin: int
-    sq_norm: FloatArray
-    velocity: FloatArray
-    numbers: npt.NDArray[np.int64]
-    ended: npt.NDArray[np.int64]
-    code: npt.NDArray[np.int64]
+_Arrays = TypeVar("_Arrays", NormState, GradientSource, Rows)
 
 
 def initial_norm_state(norm: FloatArray, begin: int = 0) -> NormState:
-    """State of weights with the given norm and no velocity.
-
-    Examples
-    --------
-    >>> initial_norm_state(np.array([1.0, 2.0])).sq_norm.tolist()
-    [1.0, 4.0]
-    """
+    """State of weights with the given norm and no velocity."""
     count = norm.size
-    return NormState(
-        begin,
-        norm.astype(np.float64).reshape(count) ** 2,
-        np.zeros((count, 2)),
-        np.arange(count, dtype=np.int64),
-        np.full(count, begin, dtype=np.int64),
-        np.zeros(count, dtype=np.int64),
-    )
+    numbers, ended, code = np.arange(count), np.full(count, begin), np.zeros(count, dtype=np.int64)
+    return NormState(begin, norm.astype(np.float64).reshape(count) ** 2, np.zeros((count, 2)), numbers, ended, code)
 
 
-def restart_state(start: Any, name: str, source: str, optimizer: theory.SGD) -> NormState:
-    """State at the end of an earlier run. The arrays are copies.
-
-    Raises
-    ------
-    TypeError, ValueError : `start` is not a trajectory returned by `name`, or has another optimizer.
-
-    Examples
-    --------
-    >>> restart_state(3, "norm_map", "map", theory.SGD())
-    Traceback (most recent call last):
-    ...
-    TypeError: start must be a trajectory that norm_map returned, got int
-    """
+def check_start(start: Any, name: str, attributes: Mapping[str, str], *needed: str) -> None:
+    """Check that a run to be continued has these attributes and variables, as results of the function `name` have."""
     if not isinstance(start, xr.Dataset):
         raise TypeError(f"start must be a trajectory that {name} returned, got {type(start).__name__}")
-    for attribute, expected in {"source": source, "optimizer": repr(optimizer)}.items():
+    for attribute, expected in attributes.items():
         if start.attrs.get(attribute) != expected:
             raise ValueError(f"start must have the {attribute} {expected!r}, got {start.attrs.get(attribute)!r}")
     for attribute in ("seed", "updates"):
         if attribute not in start.attrs:
             raise ValueError(f"start must be a trajectory that {name} returned, with the attribute {attribute!r}")
-    parts = ("final_velocity_along", "final_velocity_across") if optimizer.momentum else ()
-    check_trajectory(start, "final_norm", "final_sq_norm", "status", "status_step", *parts)
-    dims = start.final_norm.dims
+    check_trajectory(start, "final_norm", "status", "status_step", *needed)
+    for status in start.status.values.reshape(-1):
+        if status not in STATUSES:
+            raise ValueError(f"start must have the status {', '.join(STATUSES)}, got {status!r}")
 
-    def flat(variable: str) -> Any:
-        # a single run has no dimensions, and neither has a setting shared by the batch
-        return start[variable].broadcast_like(start.final_norm).transpose(*dims).values.reshape(-1).copy()
 
-    status = flat("status")
-    for value in status:
-        if value not in STATUSES:
-            raise ValueError(f"start must have the status {', '.join(STATUSES)}, got {value!r}")
-    count = status.size
-    return NormState(
-        int(start.attrs["updates"]),
-        flat("final_sq_norm").astype(np.float64),
-        np.stack([flat(part) for part in parts], axis=1) if parts else np.zeros((count, 2)),
-        (flat("walker") if "walker" in start.variables else np.arange(count)).astype(np.int64),
-        flat("status_step").astype(np.int64),
-        np.array([STATUSES.index(value) for value in status], dtype=np.int64),
+def flat_copy(start: xr.Dataset, variable: str, *inner: str) -> Any:
+    """Values of a last state with one axis for the whole batch, and one for each of the dimensions `inner`."""
+    # a single run has no dimensions, and neither has a setting shared by the batch
+    values = start[variable]
+    values = values if inner else values.broadcast_like(start.final_norm)
+    values = values.transpose(*start.final_norm.dims, *inner)
+    return np.array(values.values.reshape(-1, *values.shape[values.ndim - len(inner) :]), order="C")
+
+
+def status_codes(start: xr.Dataset) -> npt.NDArray[np.int64]:
+    """Indices in `STATUSES`."""
+    return np.array([STATUSES.index(status) for status in flat_copy(start, "status")], dtype=np.int64)
+
+
+def trajectory_of_batch(
+    columns: dict[str, FloatArray],
+    state: Any,
+    *,
+    step: npt.NDArray[np.int64],
+    shape: tuple[int, ...],
+    final_norm: FloatArray,
+    **more: Any,
+) -> xr.Dataset:
+    """Make a trajectory from columns (*shape, rows) and a last state with `ended` and `code`, which are flattened.
+
+    A single run that has ended keeps its rows up to that step. `more` goes to `make_trajectory`.
+    """
+    if not shape and state.code[0]:
+        rows = int(np.searchsorted(step, state.ended[0], side="right"))
+        columns, step = {name: values[:rows] for name, values in columns.items()}, step[:rows]
+    return make_trajectory(
+        columns,
+        step=step,
+        final_norm=final_norm.reshape(shape),
+        status=np.array(STATUSES, dtype=object)[state.code].reshape(shape),
+        status_step=state.ended.reshape(shape),
+        **more,
     )
 
 
-@dataclass(frozen=True)
-class GradientSource:
-    """Source of g̃: prescribed values, or bounds between which a kernel chooses.
-
-    Parameters
-    ----------
-    kind : PRESCRIBED, RANDOM, LOWEST or HIGHEST of the kernels.
-    low, high : values or bounds, shape (*batch, steps or 1).
-    seed : seed of random values.
-    lower_end : lower end of the attracting interval, as r, for HIGHEST.
-    """
-
-    kind: int
-    low: FloatArray
-    high: FloatArray
-    seed: int = 0
-    lower_end: FloatArray | None = None
+def restart_state(start: Any, name: str, source: str, optimizer: theory.SGD) -> NormState:
+    """State at the end of an earlier run of the function `name`. The arrays are copies."""
+    parts = ("final_velocity_along", "final_velocity_across") if optimizer.momentum else ()
+    check_start(start, name, {"source": source, "optimizer": repr(optimizer)}, "final_sq_norm", *parts)
+    count = start.final_norm.size
+    return NormState(
+        int(start.attrs["updates"]),
+        flat_copy(start, "final_sq_norm").astype(np.float64),
+        np.stack([flat_copy(start, part) for part in parts], axis=1) if parts else np.zeros((count, 2)),
+        (flat_copy(start, "walker") if "walker" in start.variables else np.arange(count)).astype(np.int64),
+        flat_copy(start, "status_step").astype(np.int64),
+        status_codes(start),
+    )
 
 
 @dataclass(frozen=True)
@@ -158,141 +133,85 @@ class IterationPlan:
 
 @dataclass(frozen=True)
 class IterationResult:
-    """Output of an iteration for a flattened batch.
-
-    Parameters
-    ----------
-    step : numbers of the recorded steps.
-    lr, sq_norm, grad_norm : η, r and g̃ at these steps, shape (batch, rows).
-    angles : rotations with momentum, else of shape (batch, 0).
-    statistics : statistics of r, if no rows are recorded.
-    crossing : crossing times, shape (batch, levels).
-    """
+    """Numbers of the recorded steps, η at these steps of shape (batch, rows), and the rows of the flattened batch."""
 
     step: npt.NDArray[np.int64]
     lr: FloatArray
-    sq_norm: FloatArray
-    grad_norm: FloatArray
-    angles: FloatArray
-    statistics: FloatArray
-    crossing: FloatArray
+    rows: Rows
+
+
+def _part(arrays: _Arrays, part: slice) -> _Arrays:
+    """Part of the batch."""
+    parts: Any = {name: value[part] for name, value in arrays._asdict().items() if isinstance(value, np.ndarray)}
+    return arrays._replace(**parts)
 
 
 def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> IterationResult:
-    """Advance a state by the fastest suitable loop. It changes `state` and `crossing` (batch, levels) in place.
-
-    Examples
-    --------
-    >>> state = initial_norm_state(np.array(2.0))
-    >>> no_gradient = GradientSource(_kernels.PRESCRIBED, np.zeros(1), np.zeros(1))
-    >>> plan = IterationPlan(np.ones(1), np.zeros(()), no_gradient, np.array(3), 3, 1, theory.SGD(), "map")
-    >>> iterate(state, plan, np.empty((1, 0))).sq_norm.tolist()
-    [[4.0, 4.0, 4.0]]
-    """
-    shape, count, steps, stride, source = plan.wd.shape, state.sq_norm.size, plan.steps, plan.stride, plan.gradients
+    """Advance a state by the fastest suitable loop. It changes `state` and `crossing` (batch, levels) in place."""
+    shape, count, steps, stride = plan.wd.shape, state.sq_norm.size, plan.steps, plan.stride
     first_row = -(-state.begin // stride) if stride else 0
     step = np.arange(first_row * stride, state.begin + steps, stride) if stride else np.arange(0)
-    has_momentum = plan.optimizer.momentum > 0
+    has_momentum, scheduled = plan.optimizer.momentum > 0, plan.lr.shape[-1] > 1
 
     def per_step(values: FloatArray) -> FloatArray:
         # flatten the batch before broadcasting along the steps, so that constants stay views of one number
         batch = np.broadcast_to(values, (*shape, values.shape[-1])).reshape(count, values.shape[-1])
         return np.broadcast_to(batch, (count, steps))
 
-    lrs, low, high = per_step(plan.lr), per_step(source.low), per_step(source.high)
-    wds, updates = np.array(plan.wd).reshape(count), plan.updates.reshape(count)
-    lower_end = np.ones(count) if source.lower_end is None else source.lower_end.reshape(count)
-    recorded, grad_norms = np.full((count, step.size), np.nan), np.full((count, step.size), np.nan)
-    angles = np.full((count, step.size if has_momentum else 0), np.nan)
-    statistics = np.tile([np.inf, 0.0, 0.0, 0.0], (0 if stride else count, 1))
-    constant = source.kind == _kernels.PRESCRIBED and plan.lr.shape[-1] == source.low.shape[-1] == 1
+    kind, low, high, seed, lower_end = plan.gradients
+    lower_ends = np.ones(count) if lower_end is None else lower_end.reshape(count)
+    source = GradientSource(kind, per_step(low), per_step(high), seed, lower_ends)
+    lrs, wds, updates = per_step(plan.lr), np.array(plan.wd).reshape(count), plan.updates.reshape(count)
+    rows = Rows(
+        stride,
+        first_row,
+        np.full((count, step.size), np.nan),
+        np.full((count, step.size), np.nan),
+        np.full((count, step.size if has_momentum else 0), np.nan),
+        np.tile([np.inf, 0.0, 0.0, 0.0], (0 if stride else count, 1)),
+    )
+    constant = kind == _kernels.PRESCRIBED and plan.lr.shape[-1] == low.shape[-1] == 1
     constant = constant and plan.source == "map" and steps > 0 and bool((updates == steps).all())
-    rows = (stride, first_row)
 
     def step_by_step(part: slice) -> None:
         _kernels.iterate_norm_map(
-            state.sq_norm[part],
-            lrs[part],
-            wds[part],
-            low[part],
-            high[part],
-            lower_end[part],
-            source.kind,
-            source.seed,
-            state.numbers[part],
-            state.begin,
-            updates[part],
-            *rows,
-            recorded[part],
-            grad_norms[part],
-            statistics[part],
-            plan.levels,
-            crossing[part],
-            state.ended[part],
-            state.code[part],
-            plan.source == "ode",
-        )
+            _part(state, part), lrs[part], wds[part], _part(source, part), updates[part], _part(rows, part),
+            plan.levels, crossing[part], plan.source == "ode",
+        )  # fmt: skip
 
     def side_by_side(part: slice) -> None:
-        shrink, push = 1.0 - lrs[part, 0] * wds[part], lrs[part, 0] * low[part, 0]
-        ended, code = state.ended[part], state.code[part]
-        if not plan.exact:
-            _kernels.iterate_constant_by_fours(
-                state.sq_norm[part], shrink, push, state.begin, steps, *rows, recorded[part], ended, code
-            )
-        else:
-            before, was_running = state.sq_norm[part].copy(), code == _kernels.RUNNING
-            _kernels.iterate_constant(
-                state.sq_norm[part],
-                shrink,
-                push,
-                state.begin,
-                steps,
-                *rows,
-                recorded[part],
-                statistics[part],
-                ended,
-                code,
-            )
+        shrink, push = 1.0 - lrs[part, 0] * wds[part], lrs[part, 0] * source.low[part, 0]
+        batch, batch_rows = _part(state, part), _part(rows, part)
+        if plan.exact:
+            before, was_running = batch.sq_norm.copy(), batch.code == _kernels.RUNNING
+            _kernels.iterate_constant(batch, shrink, push, steps, batch_rows)
             # the sums of a trajectory that ended went on: repeat it step by step
-            for member in np.flatnonzero(was_running & (code != _kernels.RUNNING)) if statistics.size else ():
-                index = part.start + int(member)
-                state.sq_norm[index], state.code[index] = before[member], _kernels.RUNNING
-                step_by_step(slice(index, index + 1))
-        grad_norms[part] = low[part, :1]
+            for member in np.flatnonzero(was_running & (batch.code != _kernels.RUNNING)) if not stride else ():
+                batch.sq_norm[member], batch.code[member] = before[member], _kernels.RUNNING
+                step_by_step(slice(part.start + int(member), part.start + int(member) + 1))
+        else:
+            _kernels.iterate_constant_by_fours(batch, shrink, push, steps, batch_rows)
+        rows.grad_norm[part] = source.low[part, :1]
 
     def with_momentum(part: slice) -> None:
-        size = part.stop - part.start
-        scheduled = plan.lr.shape[-1] > 1
+        size, batch, batch_source = part.stop - part.start, _part(state, part), _part(source, part)
         chunk_size = max(1, _PREPARED // max(1, size)) if scheduled else max(1, steps)
         for begin in range(0, steps, chunk_size):
             chunk = slice(begin, min(begin + chunk_size, steps))
+            chunk_steps = chunk.stop - chunk.start
             lr_steps = chunk if scheduled else slice(0, 1)
             coefficients = linear_rule(plan.optimizer, lrs[part, lr_steps], wds[part, np.newaxis])
             _kernels.iterate_moments(
-                state.sq_norm[part],
-                state.velocity[part],
-                np.broadcast_to(coefficients, (size, chunk.stop - chunk.start, 2, 3)),
-                low[part, chunk],
-                high[part, chunk],
-                source.kind,
-                source.seed,
-                state.numbers[part],
-                state.begin + begin,
-                chunk.stop - chunk.start,
-                *rows,
-                recorded[part],
-                grad_norms[part],
-                angles[part],
-                statistics[part],
-                state.ended[part],
-                state.code[part],
+                batch._replace(begin=state.begin + begin),
+                np.broadcast_to(coefficients, (size, chunk_steps, 2, 3)),
+                batch_source._replace(low=batch_source.low[:, chunk], high=batch_source.high[:, chunk]),
+                chunk_steps,
+                _part(rows, part),
             )
 
-    _on_threads(
-        with_momentum if has_momentum else side_by_side if constant else step_by_step, count, steps, plan.threads
-    )
-    return IterationResult(step, lrs[:, step - state.begin], recorded, grad_norms, angles, statistics, crossing)
+    loop = with_momentum if has_momentum else side_by_side if constant else step_by_step
+    _on_threads(loop, count, steps, plan.threads)
+    return IterationResult(step, lrs[:, step - state.begin], rows)
 
 
 def linear_rule(optimizer: theory.SGD, lr: FloatArray, wd: FloatArray) -> FloatArray:
@@ -326,11 +245,5 @@ def _on_threads(work: Callable[[slice], None], count: int, steps: int, threads: 
 
 
 def usable_processors() -> int:
-    """Number of processors that this process may use.
-
-    Examples
-    --------
-    >>> usable_processors() >= 1
-    True
-    """
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

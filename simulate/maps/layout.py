@@ -26,20 +26,7 @@ def lay_out(
 ) -> BatchLayout:
     """Return the layout of the batch that the arguments broadcast to, or that of the run being continued.
 
-    Parameters
-    ----------
-    values : all arguments as plain arrays.
-    labelled : those arguments that are DataArrays.
-    start : the run being continued, if any.
-
-    Raises
-    ------
-    TypeError, ValueError : shapes or coordinates do not fit together.
-
-    Examples
-    --------
-    >>> lay_out({"lr": np.ones((2, 1)), "wd": np.ones(3)}, {}, None).dims
-    ('lr', 'wd')
+    `values` are all arguments as plain arrays, `labelled` those that are DataArrays.
     """
     for name, array in labelled.items():
         if "step" in array.dims:
@@ -52,19 +39,7 @@ def lay_out(
 def place_setting(
     coords: Coords, attributes: dict[str, Any], dims: Sequence[str], name: str, values: FloatArray
 ) -> None:
-    """Store a setting as the trajectory contract requires: attribute of one run, coordinate of a batch.
-
-    Raises
-    ------
-    ValueError : the batch has a dimension of that name, but the setting varies along another dimension.
-
-    Examples
-    --------
-    >>> attributes = {}
-    >>> place_setting({}, attributes, (), "lr", np.array(0.1))
-    >>> attributes
-    {'lr': 0.1}
-    """
+    """Store a setting as the trajectory contract requires: attribute of one run, coordinate of a batch."""
     if not dims:
         attributes[name] = float(values)
     elif name not in coords and name not in dims:

@@ -19,13 +19,7 @@ _UNIT = 2.0**-53
 
 @numba.njit(cache=True, nogil=True)
 def mix_bits(z: Any) -> Any:
-    """Scramble 64 bits by a one-to-one function.
-
-    Examples
-    --------
-    >>> int(mix_bits(np.uint64(0))), int(mix_bits(np.uint64(1)))
-    (0, 6238072747940578789)
-    """
+    """Scramble 64 bits by a one-to-one function."""
     z = np.uint64(z)
     z = (z ^ (z >> _S30)) * _FIRST
     z = (z ^ (z >> _S27)) * _SECOND
@@ -34,38 +28,20 @@ def mix_bits(z: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def stream_key(seed: Any, trajectory: Any) -> Any:
-    """Key of the random stream of one trajectory.
-
-    Examples
-    --------
-    >>> stream_key(0, 1) != stream_key(1, 0)
-    True
-    """
+    """Key of the random stream of one trajectory."""
     return mix_bits(mix_bits(np.uint64(seed) + _GOLDEN) + (np.uint64(trajectory) + _ONE) * _SECOND)
 
 
 @numba.njit(cache=True, nogil=True)
 def uniform(key: Any, step: Any) -> Any:
-    """Uniform random number in (0, 1) for one step of a stream.
-
-    Examples
-    --------
-    >>> 0 < uniform(np.uint64(stream_key(0, 0)), 5) < 1
-    True
-    """
+    """Uniform random number in (0, 1) for one step of a stream."""
     bits = mix_bits(np.uint64(key) + (np.uint64(step) + _ONE) * _GOLDEN)
     return (np.float64(bits >> _S11) + 0.5) * _UNIT
 
 
 @numba.njit(cache=True, nogil=True)
 def uniform_table(seed: Any, trajectories: Any, start: Any, steps: Any) -> Any:
-    """Uniform random numbers of shape (trajectories, steps), from step `start` on.
-
-    Examples
-    --------
-    >>> uniform_table(0, 2, 0, 3).shape
-    (2, 3)
-    """
+    """Uniform random numbers of shape (trajectories, steps), from step `start` on."""
     values = np.empty((trajectories, steps))
     for i in range(trajectories):
         key = stream_key(seed, i)

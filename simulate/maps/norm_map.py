@@ -8,8 +8,9 @@ import xarray as xr
 
 import theory
 from simulate.maps import _kernels
+from simulate.maps._kernels import GradientSource
 from simulate.maps.gradients import AdversarialGradient, GradientRule
-from simulate.maps.iteration import GradientSource, IterationPlan, initial_norm_state, iterate
+from simulate.maps.iteration import IterationPlan, initial_norm_state, iterate
 from simulate.maps.layout import BatchLayout
 from simulate.maps.simulation import assemble_trajectory, simulate_norm
 from simulate.trajectories.contract import check_trajectory
@@ -171,4 +172,4 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     )
     result = iterate(state, plan, np.empty((like.size, 0)))
     layout = BatchLayout(dims, {n: c for n, c in coords.items() if n in dims or n in ("lr", "wd", "walker")}, {})
-    return assemble_trajectory(result, state, plan, layout, "step" in lr.dims, {})
+    return assemble_trajectory(result, state, plan, layout, "step" in lr.dims, {}, {})

@@ -100,11 +100,11 @@ def random_walk(
     columns = {name: values[:, : step.size] for name, values in recorded.items()}
     columns["grad_norm"] = np.full_like(columns["norm"], gradient_norm)
     columns["effective_lr"] = lrs[step] / columns["norm"] ** 2
-    attributes = {"optimizer": repr(rule), "wd": decay, "seed": seed, "dim": dim}
+    setting = {"wd": decay}
     if callable(lr):
         columns["lr"] = lrs[step]
     else:
-        attributes["lr"] = check_number("lr", lr, above=0)
+        setting["lr"] = check_number("lr", lr, above=0)
     return make_trajectory(
         columns,
         step=step,
@@ -113,7 +113,7 @@ def random_walk(
         status=np.full(walkers, status, dtype=object),
         status_step=np.full(walkers, updates),
         dims=("batch",),
-        attributes=attributes,
+        attributes={"optimizer": repr(rule), "seed": seed, "dim": dim, **setting},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -10,19 +11,18 @@ import xarray as xr
 
 import theory
 from simulate.maps import _kernels
+from simulate.maps._kernels import GradientSource, NormState
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, GradientRule
 from simulate.maps.iteration import (
-    STATUSES,
-    GradientSource,
     IterationPlan,
     IterationResult,
-    NormState,
     initial_norm_state,
     iterate,
     restart_state,
+    trajectory_of_batch,
 )
 from simulate.maps.layout import BatchLayout, lay_out, place_setting
-from simulate.trajectories.contract import NORM_MAX, NORM_MIN, make_trajectory, variable_attributes
+from simulate.trajectories.contract import NORM_MAX, NORM_MIN
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.destabilization import step_angle
 from theory.schedules import learning_rates
@@ -44,16 +44,7 @@ def simulate_norm(
     exact: bool = True,
     threads: int | None = 1,
 ) -> xr.Dataset:
-    """Check the arguments of `norm_map` or `norm_ode`, lay out the batch and simulate it.
-
-    `source` is "map" or "ode", `levels` only for the latter; the other parameters are those of `norm_map`.
-
-    Examples
-    --------
-    >>> simulate_norm(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, start=None, source="map",
-    ...           optimizer=theory.SGD()).norm.size
-    3
-    """
+    """Check the arguments of `norm_map` (`source` "map") or `norm_ode` ("ode"), lay out the batch and simulate it."""
     steps = check_integer("steps", steps)
     stride = 0 if record_every is None else check_integer("record_every", record_every, at_least=1)
     seed = None if seed is None else check_integer("seed", seed, at_most=2**63 - 1)
@@ -109,30 +100,18 @@ def simulate_norm(
     else:
         gradients = _gradient_source(rule, layout.arrays["grad_norm"], wds.shape, begin, steps, seed)
     crossing = _initial_crossing_times(level_norms, start, state, layout.dims)
-    plan = IterationPlan(
-        lrs,
-        wds,
-        gradients,
-        np.full(wds.shape, steps),
-        steps,
-        stride,
-        optimizer,
-        source,
-        np.empty(0) if level_norms is None else level_norms**2,
-        exact,
-        threads,
-    )
+    levels = np.empty(0) if level_norms is None else level_norms**2
+    updates = np.full(wds.shape, steps)
+    plan = IterationPlan(lrs, wds, gradients, updates, steps, stride, optimizer, source, levels, exact, threads)
     result = iterate(state, plan, crossing)
     if (gradients.kind == _kernels.RANDOM and layout.dims) or (start is not None and "walker" in start.coords):
         layout.coords["walker"] = (layout.dims, state.numbers.reshape(wds.shape))
-    run = assemble_trajectory(result, state, plan, layout, callable(lr), {"seed": seed, "updates": begin + steps})
-    if not stride:
-        run = _add_statistics(run, result.statistics, np.maximum(state.ended - begin, 0))
+    variables = {} if stride else _statistics(result.rows.statistics, np.maximum(state.ended - begin, 0))
     if level_norms is not None:
-        run = run.assign_coords(level=(("level",), level_norms, variable_attributes("level")))
-        times = crossing.reshape(*wds.shape, -1)
-        run = run.assign(crossing_time=((*layout.dims, "level"), times, variable_attributes("crossing_time")))
-    return run
+        layout.coords["level"] = (("level",), level_norms)
+        variables["crossing_time"] = crossing
+    attributes = {"seed": seed, "updates": begin + steps}
+    return assemble_trajectory(result, state, plan, layout, callable(lr), attributes, variables)
 
 
 def assemble_trajectory(
@@ -142,26 +121,22 @@ def assemble_trajectory(
     layout: BatchLayout,
     scheduled: bool,
     attributes: dict[str, Any],
+    variables: Mapping[str, FloatArray],
 ) -> xr.Dataset:
-    """Make a trajectory from the result of `iterate`; `scheduled` means that the learning rate varies in time.
+    """Make a trajectory from the result of `iterate`, with further variables of the flattened batch.
 
-    Examples
-    --------
-    >>> simulate_norm(0.1, 0.01, 2.0, norm=1.0, steps=3, record_every=1, seed=0, start=None, source="map",
-    ...           optimizer=theory.SGD()).attrs["source"]
-    'map'
+    `scheduled` means that the learning rate varies in time.
     """
     shape, dims, step = plan.wd.shape, layout.dims, result.step
-    norm = np.sqrt(result.sq_norm).reshape(*shape, step.size)
-    running = ~np.isnan(norm)
+    norm = np.sqrt(result.rows.sq_norm).reshape(*shape, step.size)
     lr = np.broadcast_to(result.lr.reshape(norm.shape), norm.shape)
-    grad_norm = np.where(running, result.grad_norm.reshape(norm.shape), np.nan)
+    grad_norm = np.where(np.isnan(norm), np.nan, result.rows.grad_norm.reshape(norm.shape))
     # these overflow near the end of the floating-point range; the status reports it
     with np.errstate(over="ignore", invalid="ignore"):
         effective_lr = lr / norm**2
         tangent = effective_lr * grad_norm
     if plan.optimizer.momentum:
-        rotation = result.angles.reshape(norm.shape)
+        rotation = result.rows.angles.reshape(norm.shape)
     else:
         rotation = tangent if plan.source == "ode" else step_angle(tangent, lr * plan.wd[..., np.newaxis])
     columns = {"norm": norm, "grad_norm": grad_norm, "effective_lr": effective_lr, "rotation": rotation}
@@ -171,26 +146,25 @@ def assemble_trajectory(
     else:
         place_setting(layout.coords, attributes, dims, "lr", np.broadcast_to(plan.lr[..., 0], shape))
     place_setting(layout.coords, attributes, dims, "wd", plan.wd)
-    if not shape and state.code[0]:
-        rows = int(np.searchsorted(step, state.ended[0], side="right"))
-        columns, step = {name: values[:rows] for name, values in columns.items()}, step[:rows]
-    trajectory = make_trajectory(
+    variables = {"final_sq_norm": state.sq_norm, **variables}
+    if plan.optimizer.momentum:
+        variables["final_velocity_along"], variables["final_velocity_across"] = state.velocity.T
+    return trajectory_of_batch(
         columns,
+        state,
         step=step,
-        source=plan.source,
-        final_norm=np.sqrt(state.sq_norm).reshape(shape),
-        status=np.array(STATUSES, dtype=object)[state.code].reshape(shape),
-        status_step=state.ended.reshape(shape),
+        shape=shape,
         dims=dims,
+        source=plan.source,
+        final_norm=np.sqrt(state.sq_norm),
         coords=layout.coords,
+        last_state={
+            # the first axis is that of the flattened batch
+            name: ((*dims, "level")[: len(dims) + values.ndim - 1], values.reshape(shape + values.shape[1:]))
+            for name, values in variables.items()
+        },
         attributes=attributes,
     )
-    last_state = {"final_sq_norm": state.sq_norm}
-    if plan.optimizer.momentum:
-        last_state["final_velocity_along"], last_state["final_velocity_across"] = state.velocity.T
-    for name, values in last_state.items():
-        trajectory = trajectory.assign({name: (dims, values.reshape(shape), variable_attributes(name))})
-    return trajectory
 
 
 def _check_exact(exact: Any, varying: bool, record_every: int | None) -> None:
@@ -251,15 +225,11 @@ def _initial_crossing_times(
     return crossing
 
 
-def _add_statistics(trajectory: xr.Dataset, sums: FloatArray, updates: npt.NDArray[np.int64]) -> xr.Dataset:
+def _statistics(sums: FloatArray, updates: npt.NDArray[np.int64]) -> dict[str, FloatArray]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        values = {
+        return {
             "norm_min": np.sqrt(np.where(updates > 0, sums[:, _kernels.LEAST], np.nan)),
             "norm_max": np.sqrt(np.where(updates > 0, sums[:, _kernels.MOST], np.nan)),
             "mean_sq_norm": sums[:, _kernels.SUM] / updates,
             "mean_fourth_norm": sums[:, _kernels.SUM_OF_SQUARES] / updates,
         }
-    dims, shape = trajectory.final_norm.dims, trajectory.final_norm.shape
-    for name, value in values.items():
-        trajectory = trajectory.assign({name: (dims, value.reshape(shape), variable_attributes(name))})
-    return trajectory

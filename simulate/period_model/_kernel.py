@@ -47,13 +47,7 @@ def _exp_near(y: Any) -> Any:
 
 @numba.njit(cache=True, nogil=True)
 def normal(key: Any, number: Any) -> Any:
-    """Random number of the standard normal distribution, by the method of Box and Muller.
-
-    Examples
-    --------
-    >>> abs(normal(np.uint64(stream_key(0, 0)), 5)) < 10
-    True
-    """
+    """Random number of the standard normal distribution, by the method of Box and Muller."""
     return np.sqrt(-2.0 * np.log(uniform(key, 2 * number))) * np.cos(2.0 * np.pi * uniform(key, 2 * number + 1))
 
 
@@ -92,21 +86,9 @@ def _destabilize(state: Any, constants: Any, key: Any, step: int, least_rise: fl
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def iterate_oscillation(
-    state: Any,
-    constants: Any,
-    seed: Any,
-    walker: Any,
-    begin: int,
-    steps: int,
-    record_every: int,
-    recorded: Any,
-    statistics: Any,
-    discard: int,
-    look_every: int,
-    most: int,
-    rise: float,
-    least_rise: float,
-) -> None:
+    state: Any, constants: Any, seed: Any, walker: Any, begin: int, steps: int, record_every: int, recorded: Any,
+    statistics: Any, discard: int, look_every: int, most: int, rise: float, least_rise: float,
+) -> None:  # fmt: skip
     """Advance ln z and the loss of many walkers by `steps` steps, in place.
 
     Parameters

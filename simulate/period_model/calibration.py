@@ -12,7 +12,7 @@ import xarray as xr
 
 import theory
 from simulate.period_model.reduced_model import ReducedModel, Trend
-from simulate.trajectories.contract import check_trajectory, mean_intrinsic_lr, unconstrained_optimizer
+from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.periods import (
     EQUILIBRIUM,
     OUTSIDE_GROWTH_MAX,
@@ -21,8 +21,8 @@ from simulate.trajectories.periods import (
     after_transient,
     classify,
 )
+from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray
-from theory.optimizers import parse_optimizer
 
 MIN_PERIODS = 10  # least number of periods at one ηλ for the balance law and the reduced model
 MIN_RELAXATIONS = 12  # least length of a calibration run, in units of 1/ηλ
@@ -84,12 +84,7 @@ class CalibrationRun:
 
 @dataclass(frozen=True)
 class PooledRuns:
-    """Periods of all calibration runs at one ηλ, or of one bootstrap sample of them.
-
-    Attributes
-    ----------
-    intrinsic_lr, count, period, norm_rise, outside_growth : as in `CalibrationRun`.
-    """
+    """Periods of all calibration runs at one ηλ, or of one bootstrap sample of them; names as in `CalibrationRun`."""
 
     intrinsic_lr: float
     count: int
@@ -107,16 +102,6 @@ def pool_runs(calibration_runs: Sequence[CalibrationRun]) -> list[PooledRuns]:
 
     Pooling starts at the lowest ηλ and stops at the first with fewer than 10 periods. Settings at equilibrium are left
     out if at least two others remain: the rises of their noise are no destabilizations and make the law too steep.
-
-    Raises
-    ------
-    ValueError : fewer than 10 periods at the lowest ηλ.
-
-    Examples
-    --------
-    >>> two_seeds = [CalibrationRun(0.01, n, t, 1.0, 0.5, 0.2, 1.0, 2.0) for n, t in ((10, 60.0), (30, 80.0))]
-    >>> [(pooled.count, pooled.period) for pooled in pool_runs(two_seeds)]
-    [(40, 75.0)]
     """
     pooled: list[PooledRuns] = []
     equilibria = set()
@@ -143,19 +128,13 @@ def pool_runs(calibration_runs: Sequence[CalibrationRun]) -> list[PooledRuns]:
 
 
 def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[CalibrationRun, Classification]:
-    """Check and summarize a calibration run, with norms in units of `norm_unit`.
-
-    Parameters
-    ----------
-    trajectory : one run.
-    rise : threshold d of the period finder.
-    name : name of the trajectory in messages.
-    """
+    """Check and summarize a calibration run, with norms in units of `norm_unit`; `name` is its name in messages."""
     try:
         check_trajectory(trajectory, "grad_norm", "loss", single=True)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
-    rule = parse_optimizer(unconstrained_optimizer(trajectory, name))
+    setting = Setting.of(trajectory)
+    rule, intrinsic_lr = setting.law(name), setting.intrinsic_lr
     if not isinstance(rule, (theory.SGD, theory.AdamW, theory.Lion)) or (
         isinstance(rule, theory.SGD) and rule.momentum and not rule.decoupled
     ):
@@ -165,7 +144,6 @@ def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Calibra
         )
     if np.any(np.diff(trajectory.step.values) != 1):
         raise ValueError(f"{name} must have every step, but rows are missing; record it with record_every=1")
-    intrinsic_lr = mean_intrinsic_lr(trajectory)
     if not 0 < intrinsic_lr < 1:
         raise ValueError(f"{name} must have 0 < lr * wd < 1, got {intrinsic_lr:.6g}")
     if trajectory.sizes["step"] < MIN_RELAXATIONS / intrinsic_lr:
@@ -173,18 +151,17 @@ def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Calibra
             f"{name} must have at least {MIN_RELAXATIONS}/(lr * wd) = {MIN_RELAXATIONS / intrinsic_lr:.4g} rows, "
             f"got {trajectory.sizes['step']}"
         )
+    lr, wd = setting.constants()
     if "rotation" not in trajectory:
         if rule != theory.SGD():
             raise ValueError(f"{name} must have the variable 'rotation' for {rule!r}")
         # for scale-invariant weights under plain SGD the rotation follows from the norms
-        rotation = theory.rotation(
-            trajectory.norm.values, trajectory.attrs["lr"], trajectory.attrs["wd"], trajectory.grad_norm.values
-        )
+        rotation = theory.rotation(trajectory.norm.values, lr, wd, trajectory.grad_norm.values)
         trajectory = trajectory.assign(rotation=("step", rotation))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         classification = classify(trajectory, rise=rise)
-    periods, unit = classification.periods, norm_unit(rule, trajectory.attrs["lr"])
+    periods, unit = classification.periods, norm_unit(rule, lr)
     calibration_run = CalibrationRun(
         intrinsic_lr=intrinsic_lr,
         count=periods.count,
@@ -211,28 +188,19 @@ def norm_unit(rule: theory.Optimizer, lr: float) -> float:
     """Unit of norms: √η for SGD, η for AdamW and Lion. At equal ηλ, norms are proportional to it.
 
     Source: docs/mathematics.md §6.
-
-    Examples
-    --------
-    >>> norm_unit(theory.SGD(), 0.25), norm_unit(theory.AdamW(dim=10), 0.25)
-    (0.5, 0.25)
     """
     return math.sqrt(lr) if isinstance(rule, theory.SGD) else lr
 
 
 class DecayPhases:
-    """Decay phases of one calibration run, each from a peak of ln z to the next trough.
-
-    Parameters
-    ----------
-    trajectory : a run that `measure_run` has checked.
-    periods : periods of the run.
-    """
+    """Decay phases of a run that `measure_run` has checked, each from a peak of ln z to the next trough."""
 
     def __init__(self, trajectory: xr.Dataset, periods: MeasuredPeriods) -> None:
         self.periods, self.intrinsic_lr = periods, periods.intrinsic_lr
         settled = after_transient(trajectory)
-        self.log_norm = np.log(settled.norm.values.astype(np.float64)) - math.log(trajectory.attrs["lr"]) / 2
+        self.log_norm = (
+            np.log(settled.norm.values.astype(np.float64)) - math.log(Setting.of(trajectory).constants()[0]) / 2
+        )
         self.loss = np.maximum(settled.loss.values.astype(np.float64), np.finfo(np.float64).tiny)
         self.effective_lr = np.exp(-2 * self.log_norm)
         turn = self.effective_lr * settled.grad_norm.values / (1 - self.intrinsic_lr)
@@ -309,17 +277,6 @@ def fit_balance_law(pooled: Sequence[PooledRuns], power_of: str = "odds") -> the
     Two cases have another slope of J below the lowest ηλ. If J decreases towards small ηλ, it stays constant below,
     since the line would reach 0. If φ is negligible there, as under full batches, J continues with a third of the
     slope.
-
-    Parameters
-    ----------
-    pooled : one for each ηλ.
-    power_of : "odds" or "share", as in `theory.BalanceLaw`.
-
-    Examples
-    --------
-    >>> law = fit_balance_law([PooledRuns(0.01, 100, 75.0, 0.5), PooledRuns(0.002, 100, 440.0, 0.8)])
-    >>> round(law.norm_rise, 3), round(law.norm_rise_slope, 3), round(law.outside_growth, 3)
-    (0.5, 0.186, 0.337)
     """
     intrinsic_lrs = np.array([setting.intrinsic_lr for setting in pooled])
     norm_rises, outside_growth = (
@@ -349,16 +306,7 @@ def fit_balance_law(pooled: Sequence[PooledRuns], power_of: str = "odds") -> the
 
 
 def fit_reduced_model(phases: Sequence[DecayPhases], calibration_runs: Sequence[CalibrationRun]) -> ReducedModel:
-    """Fit the constants of the reduced model.
-
-    Parameters
-    ----------
-    phases, calibration_runs : decay phases and summaries of the same runs, the largest ηλ first.
-
-    Raises
-    ------
-    ValueError : the loss does not decrease between destabilizations.
-    """
+    """Fit the constants of the reduced model to decay phases and summaries of the same runs, the largest ηλ first."""
     reference = phases[0].intrinsic_lr
     relative = [run.intrinsic_lr / reference for run in phases]
     loss_decay = Trend.through(relative, [run.loss_decay() for run in phases])

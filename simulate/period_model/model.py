@@ -9,7 +9,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,25 @@ from simulate.period_model.calibration import (
     norm_unit,
     pool_runs,
 )
-from simulate.period_model.intervals import Interval, resample_law_periods, resample_runs
-from simulate.period_model.prediction import Prediction, interpolate, predict_from_runs
+from simulate.period_model.prediction import (
+    Interval,
+    Prediction,
+    interpolate,
+    predict_from_runs,
+    resample_laws,
+    resample_runs,
+)
 from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel, Trend
-from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory, unconstrained_optimizer
+from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory
+from simulate.trajectories.setting import Setting
 from theory import arguments
-from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_wd
-from theory.optimizers import equal_up_to_dim, parse_optimizer
+from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_wd, warn_user
+from theory.optimizers import check_optimizer, with_dim
 
 REACH = 30.0  # largest calibrated ηλ over the smallest ηλ that is predicted without a warning
 _SCHEMA = 3
 _PERIODS_FOR_INTERVALS = 1000  # simulated for `period_interval`
+_ROUNDING = 1 + 1e-9  # lr * wd may be off by rounding
 _MAX_DEVIATION = 1e6  # of ρ/√η from 1 at the start; the simulation returns from there without an overflow
 # Relative error of the two predictions: standard deviation at a calibrated ηλ, and its growth per factor of e to the
 # nearest calibrated ηλ. Measured on the networks of docs/validation.md that were used during development.
@@ -72,7 +80,7 @@ class PeriodModel:
     rise : threshold d of the period finder.
     reduced_model : fitted reduced model; None if it could not be fitted.
     reduced_model_error : reason why there is no reduced model; "" if there is one.
-    optimizer : optimizer of the calibration runs, as text.
+    optimizer : optimizer of the calibration runs; its text is accepted too.
 
     Raises
     ------
@@ -93,9 +101,10 @@ class PeriodModel:
     rise: float
     reduced_model: ReducedModel | None
     reduced_model_error: str = ""
-    optimizer: str = "SGD()"
+    optimizer: theory.Optimizer = field(default_factory=theory.SGD)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "optimizer", check_optimizer(self.optimizer))
         check_number("rise", self.rise, above=0)
         if not self.calibration_runs:
             raise ValueError("calibration_runs must hold at least one run, got none")
@@ -145,46 +154,43 @@ class PeriodModel:
         runs = [(run, *measure_run(run, rise, f"calibration_runs[{i}]")) for i, run in enumerate(calibration_runs)]
         runs.sort(key=lambda run: -run[1].intrinsic_lr)
         summaries = [summary for _, summary, _ in runs]
-        rules = {unconstrained_optimizer(run) for run, _, _ in runs}
-        rule = unconstrained_optimizer(runs[-1][0])
-        if not all(equal_up_to_dim(rule, other) for other in rules):
-            raise ValueError(f"calibration_runs must use one optimizer, got {', '.join(sorted(rules))}")
+        rules = [Setting.of(run).known_optimizer() for run, _, _ in runs]
+        rule = rules[-1]
+        if any(with_dim(rule, 1) != with_dim(other, 1) for other in rules):
+            raise ValueError(f"calibration_runs must use one optimizer, got {', '.join(sorted(set(map(repr, rules))))}")
+
+        def without_reduced_model(reason: str) -> PeriodModel:
+            return cls(tuple(summaries), rise, None, reason, rule)
+
         lowest = summaries[-1].intrinsic_lr
         if not any(summary.is_clear for summary in summaries if summary.intrinsic_lr == lowest):
-            unclear = f"its calibration runs show no clear period: {'; '.join(map(str, summaries))}"
-            return cls(tuple(summaries), rise, None, unclear, rule)
-        if rule != "SGD()":
-            return cls(tuple(summaries), rise, None, f"the reduced model describes SGD(), not {rule}", rule)
+            return without_reduced_model(f"its calibration runs show no clear period: {'; '.join(map(str, summaries))}")
+        if rule != theory.SGD():
+            return without_reduced_model(f"the reduced model describes SGD(), not {rule}")
         clear = [run for run in runs if run[1].is_clear]
+        phases = [DecayPhases(run, classification.periods) for run, _, classification in clear]
         try:
-            reduced_model = fit_reduced_model(
-                [DecayPhases(run, classification.periods) for run, _, classification in clear],
-                [run[1] for run in clear],
-            )
+            reduced_model = fit_reduced_model(phases, [summary for _, summary, _ in clear])
         except ValueError as error:
-            return cls(tuple(summaries), rise, None, str(error))
+            return without_reduced_model(str(error))
         simulated = {
             intrinsic_lr: reduced_model.simulate(intrinsic_lr, periods=1000, seed=0)
-            for intrinsic_lr in {run[1].intrinsic_lr for run in clear}
+            for intrinsic_lr in {summary.intrinsic_lr for _, summary, _ in clear}
         }
         if not all(prediction.count for prediction in simulated.values()):
-            no_periods = "its simulation has no periods at a setting where the calibration runs have some"
-            return cls(tuple(summaries), rise, None, no_periods)
-        return cls(
-            tuple(
-                dataclasses.replace(
+            return without_reduced_model(
+                "its simulation has no periods at a setting where the calibration runs have some"
+            )
+        for number, summary in enumerate(summaries):
+            if summary.is_clear:
+                prediction = simulated[summary.intrinsic_lr]
+                summaries[number] = dataclasses.replace(
                     summary,
-                    simulated_period=simulated[summary.intrinsic_lr].mean,
-                    simulated_trough_norm=simulated[summary.intrinsic_lr].trough_norm,
-                    simulated_peak_norm=simulated[summary.intrinsic_lr].peak_norm,
+                    simulated_period=prediction.mean,
+                    simulated_trough_norm=prediction.trough_norm,
+                    simulated_peak_norm=prediction.peak_norm,
                 )
-                if summary.is_clear
-                else summary
-                for summary in summaries
-            ),
-            rise,
-            reduced_model,
-        )
+        return cls(tuple(summaries), rise, reduced_model, optimizer=rule)
 
     @classmethod
     def reference(cls) -> PeriodModel:
@@ -210,7 +216,7 @@ class PeriodModel:
         >>> PeriodModel.load(target) == PeriodModel.reference()
         True
         """
-        write_json(Path(path), {"schema": _SCHEMA, **dataclasses.asdict(self)})
+        write_json(Path(path), {"schema": _SCHEMA, **dataclasses.asdict(self), "optimizer": repr(self.optimizer)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PeriodModel:
@@ -231,12 +237,10 @@ class PeriodModel:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError):
             raise ValueError(f"path must be a saved period model, got {os.fspath(path)!r}") from None
-        return cls._from_content(content, os.fspath(path))
-
-    @classmethod
-    def _from_content(cls, content: Any, path: str) -> PeriodModel:
         if not isinstance(content, Mapping) or content.get("schema") != _SCHEMA:
-            raise ValueError(f"path must hold a period model of schema {_SCHEMA}, got {path!r}; calibrate again")
+            raise ValueError(
+                f"path must hold a period model of schema {_SCHEMA}, got {os.fspath(path)!r}; calibrate again"
+            )
         try:
             reduced_model = content["reduced_model"]
             return cls(
@@ -247,7 +251,7 @@ class PeriodModel:
                 optimizer=content["optimizer"],
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"path must hold a complete period model, got {path!r}: {error!r}") from None
+            raise ValueError(f"path must hold a complete period model, got {os.fspath(path)!r}: {error!r}") from None
 
     @functools.cached_property
     def law(self) -> theory.BalanceLaw:
@@ -328,8 +332,8 @@ class PeriodModel:
         periods = check_integer("periods", periods, at_least=2)
         seed = check_integer("seed", seed, at_most=2**63 - 1)
         simulated = self._reduced().simulate(intrinsic_lr, periods, seed)
-        if not self._is_reduced_model_fitted(intrinsic_lr) and intrinsic_lr <= self.calibrated_range[1] * (1 + 1e-9):
-            warnings.warn(f"the calibration runs show no clear period near lr * wd = {intrinsic_lr:.3g}", stacklevel=2)
+        if self._reduced().reference < intrinsic_lr / _ROUNDING <= self.calibrated_range[1]:
+            warn_user(f"the calibration runs show no clear period near lr * wd = {intrinsic_lr:.3g}")
         length, trough, peak = (
             self._correction(intrinsic_lr, measured, f"simulated_{measured}")
             for measured in ("period", "trough_norm", "peak_norm")
@@ -384,7 +388,8 @@ class PeriodModel:
         level, draws, seed = _check_interval_arguments(level, draws, seed)
         pool_runs(self.calibration_runs)
         errors = self._log_errors(_LAW_ERROR, intrinsic_lr, draws, seed)
-        return Interval.of(np.exp(errors) * resample_law_periods(self.calibration_runs, lr, wd, draws, seed), level)
+        periods = [law.period(lr, wd) for law in resample_laws(self.calibration_runs, draws, seed)]
+        return Interval.of(np.exp(errors) * periods, level)
 
     def period_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
         """Interval of the mean of `period(lr, wd)`.
@@ -472,11 +477,11 @@ class PeriodModel:
                 self.calibration_runs,
                 lr,
                 intrinsic_lr,
-                norm_unit(parse_optimizer(self.optimizer), lr),
+                norm_unit(self.optimizer, lr),
                 self.law if self.has_law else None,
                 self.law_interval(lr, wd, level=level) if self.has_law else None,
                 self.period(lr, wd)
-                if self.reduced_model is not None and self._is_reduced_model_fitted(intrinsic_lr)
+                if self.reduced_model is not None and intrinsic_lr <= self.reduced_model.reference * _ROUNDING
                 else None,
             )
 
@@ -533,34 +538,40 @@ class PeriodModel:
         lrs, wds, begins = arguments.broadcast(lr=check_lr(lr), wd=check_wd(wd), norm=begins)
         if lrs.ndim > 1:
             raise ValueError(f"lr, wd and norm must have at most one axis, got shapes that broadcast to {lrs.shape}")
-        dims = ("batch",) if lrs.ndim else ()
+        shape, dims = lrs.shape, ("batch",)[: lrs.ndim]
         flat_lrs, flat_wds = lrs.reshape(-1).copy(), wds.reshape(-1).copy()
         intrinsic_lrs = [self._intrinsic_lr(*setting) for setting in zip(flat_lrs, flat_wds, strict=True)]
         constants = np.array([reduced.constants(value) for value in intrinsic_lrs]).reshape(-1, _kernel.CONSTANTS)
-        walker = np.arange(flat_lrs.size)
+        begin, walker = 0, np.arange(flat_lrs.size)
         if start is None:
-            begin = 0
             log_norm = np.log(begins.reshape(-1)) - np.log(flat_lrs) / 2
             if (np.abs(log_norm) > math.log(_MAX_DEVIATION)).any():
                 raise ValueError(f"norm must be within a factor of {_MAX_DEVIATION:g} of the root of lr, got {norm!r}")
             state = reduced.initial_state(log_norm, constants, seed, walker)
+        elif norm is None:
+            check_trajectory(start, "final_oscillation")
+            if start.attrs.get("source") != "period_model" or (start.final_norm.dims, start.final_norm.shape) != (
+                dims,
+                shape,
+            ):
+                raise ValueError("start must be a trajectory of oscillate with the same batch as lr and wd")
+            begin, seed = int(start.status_step.max()) if walker.size else 0, int(start.attrs["seed"])
+            state = start.final_oscillation.values.reshape(-1, len(_kernel.STATES)).copy()
         else:
-            if norm is not None:
-                raise ValueError("norm must be None with start, whose last norm is the first of this run")
-            begin, seed, state = _last_state(start, flat_lrs.size, dims)
+            raise ValueError("norm must be None with start, whose last norm is the first of this run")
         step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
-        recorded = np.empty((3, flat_lrs.size, step.size))
+        recorded = np.empty((3, walker.size, step.size))
         no_statistics = np.empty((0, _kernel.STATISTICS))
         _kernel.iterate_oscillation(
             state, constants, np.uint64(seed), walker, begin, steps, record_every, recorded, no_statistics,
             0, 1, 0, self.rise, self.rise,
         )  # fmt: skip
-        log_norm, loss, change = (values.reshape(*lrs.shape, step.size) for values in recorded)
+        log_norm, loss, change = recorded.reshape(3, *shape, step.size)
         intrinsic_lr = (lrs * wds)[..., np.newaxis]
         # growth in excess of the decay, expressed as the gradient that would cause it
         turn = (1 - intrinsic_lr) * np.sqrt(np.expm1(2 * np.maximum(change - np.log1p(-intrinsic_lr), 0)))
         effective_lr = np.exp(-2 * log_norm)
-        settings = {name: (dims, values) for name, values in (("lr", flat_lrs), ("wd", flat_wds))} if dims else {}
+        settings = {"lr": (dims, flat_lrs), "wd": (dims, flat_wds)} if dims else {}
         return make_trajectory(
             {
                 "norm": np.sqrt(lrs)[..., np.newaxis] * np.exp(log_norm),
@@ -571,32 +582,19 @@ class PeriodModel:
             },
             step=step,
             source="period_model",
-            final_norm=np.sqrt(lrs) * np.exp(state[:, _kernel.LOG_NORM]).reshape(lrs.shape),
-            status=np.full(lrs.shape, COMPLETE, dtype=object),
-            status_step=np.full(lrs.shape, begin + steps),
+            final_norm=np.sqrt(lrs) * np.exp(state[:, _kernel.LOG_NORM]).reshape(shape),
+            status=np.full(shape, COMPLETE, dtype=object),
+            status_step=np.full(shape, begin + steps),
             dims=dims,
             coords={**settings, "oscillation": (("oscillation",), np.array(_kernel.STATES, dtype=object))},
-            last_state={
-                "final_oscillation": (
-                    (*dims, "oscillation"),
-                    state.reshape(*lrs.shape, len(_kernel.STATES)),
-                )
-            },
-            attributes={
-                "optimizer": "SGD()",
-                "seed": seed,
-                **({} if dims else {"lr": float(lrs), "wd": float(wds)}),
-            },
+            last_state={"final_oscillation": ((*dims, "oscillation"), state.reshape(*shape, len(_kernel.STATES)))},
+            attributes={"optimizer": "SGD()", "seed": seed, **({} if dims else {"lr": float(lrs), "wd": float(wds)})},
         )
 
     def _reduced(self) -> ReducedModel:
         if self.reduced_model is None:
             raise ValueError(f"model must have a reduced model, but {self.reduced_model_error}")
         return self.reduced_model
-
-    def _is_reduced_model_fitted(self, intrinsic_lr: float) -> bool:
-        """Whether ηλ is at most the largest to which the reduced model was fitted."""
-        return intrinsic_lr <= self._reduced().reference * (1 + 1e-9)
 
     def _log_errors(self, size: tuple[float, float], intrinsic_lr: float, draws: int, seed: int) -> FloatArray:
         """Random errors of the logarithm of a predicted period."""
@@ -609,12 +607,10 @@ class PeriodModel:
         lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, above=0)
         intrinsic_lr = float(arguments.check_intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
         lowest, largest = self.calibrated_range
-        # lr * wd may be off by rounding
-        if not lowest * (1 - 1e-9) <= intrinsic_lr <= largest * (1 + 1e-9):
-            warnings.warn(
+        if not lowest / _ROUNDING <= intrinsic_lr <= largest * _ROUNDING:
+            warn_user(
                 f"lr * wd = {intrinsic_lr:.3g} is outside the range of the model, {lowest:.3g} to {largest:.3g}; "
-                "its predictions were not compared with training there",
-                stacklevel=3,
+                "its predictions were not compared with training there"
             )
         return intrinsic_lr
 
@@ -714,13 +710,5 @@ def _model_or_reference(model: PeriodModel | None) -> PeriodModel:
 
 @functools.cache
 def _reference() -> PeriodModel:
-    file = resources.files("simulate.period_model") / "reference_model.json"
-    return PeriodModel._from_content(json.loads(file.read_text(encoding="utf-8")), "reference_model.json")
-
-
-def _last_state(start: xr.Dataset, count: int, dims: tuple[str, ...]) -> tuple[int, int, FloatArray]:
-    check_trajectory(start, "final_oscillation")
-    if start.attrs.get("source") != "period_model" or start.final_norm.dims != dims or start.final_norm.size != count:
-        raise ValueError("start must be a trajectory of oscillate with the same batch as lr and wd")
-    state = start.final_oscillation.values.reshape(count, len(_kernel.STATES)).copy()
-    return int(start.status_step.values.reshape(-1)[0]) if count else 0, int(start.attrs["seed"]), state
+    with resources.as_file(resources.files("simulate.period_model") / "reference_model.json") as path:
+        return PeriodModel.load(path)

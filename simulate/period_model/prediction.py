@@ -1,22 +1,61 @@
-"""Prediction of the norm dynamics of a network at one (lr, wd), interpolated from its calibration runs."""
+"""Prediction of the norm dynamics of a network at one (lr, wd) from its calibration runs: interpolation and intervals.
+
+Intervals of periods are bootstrapped: seeds and periods of the calibration runs are resampled.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 import theory
-from simulate.period_model.calibration import CalibrationRun
-from simulate.period_model.intervals import Interval
+from simulate.period_model.calibration import CalibrationRun, PooledRuns, fit_balance_law, pool_runs
 from simulate.period_model.reduced_model import PredictedPeriod
 from simulate.trajectories.periods import PERIODIC, PERIODS_MIN, verdict_from
 from theory.arguments import FloatArray
 
 _ROTATION_RATIO_MAX = 1.0  # upper limit where a power law extrapolates beyond the equilibrium rotation
 _SHARE_MAX = 0.995  # the odds of larger shares are dominated by rounding
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Interval of a predicted period.
+
+    Attributes
+    ----------
+    lower, upper : ends in steps.
+    level : share of repeated calibrations whose prediction would lie within the ends.
+
+    Examples
+    --------
+    >>> print(Interval(90.0, 120.0, 0.9))
+    90 … 120 steps (90 %)
+    """
+
+    lower: float
+    upper: float
+    level: float
+
+    def __str__(self) -> str:
+        return f"{self.lower:.4g} … {self.upper:.4g} steps ({self.level:.0%})".replace("%", " %")
+
+    @classmethod
+    def of(cls, values: npt.ArrayLike, level: float) -> Interval:
+        """Return the interval that leaves out equal shares of the values at both ends.
+
+        Examples
+        --------
+        >>> print(Interval.of(range(101), 0.9))
+        5 … 95 steps (90 %)
+        """
+        lower, upper = np.quantile(np.asarray(values, dtype=float), [(1 - level) / 2, (1 + level) / 2])
+        return cls(float(lower), float(upper), level)
 
 
 @dataclass(frozen=True)
@@ -78,18 +117,8 @@ def predict_from_runs(
 
     Parameters
     ----------
-    calibration_runs : at least one.
-    lr, intrinsic_lr : η and ηλ.
     unit : unit of norms at η, see `norm_unit`.
     law, interval, reduced : balance law, its interval and the periods of the reduced model at this setting, or None.
-
-    Examples
-    --------
-    >>> from simulate import PeriodModel
-    >>> runs = PeriodModel.reference().calibration_runs
-    >>> without_law = predict_from_runs(runs[:1], 0.5, 0.01, 0.5**0.5, None, None, None)
-    >>> math.isnan(without_law.period)
-    True
     """
     period = outside_growth = math.nan
     if law is not None:
@@ -100,17 +129,14 @@ def predict_from_runs(
         sd = float(law.norm_rise_at(np.asarray(intrinsic_lr))) * math.exp(
             interpolate(runs_with_periods, intrinsic_lr, lambda run: math.log(run.log_norm_sd / run.norm_rise))
         )
-        autocorrelation_time = period * interpolate(
-            runs_with_periods, intrinsic_lr, lambda run: run.autocorrelation_time / run.period
-        )
+        time = interpolate(runs_with_periods, intrinsic_lr, lambda run: run.autocorrelation_time / run.period)
+        autocorrelation_time = period * time
         share = interpolate(runs_with_periods, intrinsic_lr, lambda run: 1 / run.threshold_ratio)
         threshold_ratio = 1 / share if share > 0 else math.inf
     else:
         sd = _power_law(calibration_runs, intrinsic_lr, lambda run: run.log_norm_sd)
-        autocorrelation_time = (
-            interpolate(calibration_runs, intrinsic_lr, lambda run: run.autocorrelation_time * run.intrinsic_lr)
-            / intrinsic_lr
-        )
+        time = interpolate(calibration_runs, intrinsic_lr, lambda run: run.autocorrelation_time * run.intrinsic_lr)
+        autocorrelation_time = time / intrinsic_lr
         threshold_ratio = math.nan
     rotation_ratio = _rotation_ratio(calibration_runs, intrinsic_lr)
     trough_norm = peak_norm = effective_lr_max = math.nan
@@ -123,10 +149,9 @@ def predict_from_runs(
         norm = trough_norm * (peak_norm / trough_norm) ** position
     else:
         norm = unit * _power_law(calibration_runs, intrinsic_lr, lambda run: run.norm)
+    periods = 0 if math.isnan(period) else PERIODS_MIN
     return Prediction(
-        verdict=verdict_from(
-            rotation_ratio, sd, 0 if math.isnan(period) else PERIODS_MIN, outside_growth, threshold_ratio
-        ),
+        verdict=verdict_from(rotation_ratio, sd, periods, outside_growth, threshold_ratio),
         period=period,
         interval=interval,
         outside_growth=outside_growth,
@@ -161,19 +186,7 @@ def interpolate(
 ) -> float:
     """Interpolate a number of calibration runs in ln ηλ, averaged at each ηλ and constant beyond them.
 
-    Parameters
-    ----------
-    calibration_runs : runs of one network.
-    intrinsic_lr : ηλ.
-    number : function of one calibration run; runs where it is NaN are left out.
-
-    Examples
-    --------
-    >>> runs = [CalibrationRun(lr_wd, 10, 60.0, 1.0, 0.5, 0.2, 1.0, 2.0) for lr_wd in (0.01, 0.001)]
-    >>> round(interpolate(runs, 0.01 / 10**0.5, lambda run: run.intrinsic_lr), 9)
-    0.0055
-    >>> interpolate(runs, 1e-4, lambda run: run.intrinsic_lr)
-    0.001
+    Runs where the number is NaN are left out.
     """
     log_lrs, means = _mean_numbers(calibration_runs, number)
     return float(np.interp(math.log(intrinsic_lr), log_lrs, means)) if log_lrs.size else math.nan
@@ -201,3 +214,34 @@ def _mean_numbers(
             values.setdefault(run.intrinsic_lr, []).append(value)
     intrinsic_lrs = sorted(values)
     return np.log(intrinsic_lrs), np.array([np.mean(values[intrinsic_lr]) for intrinsic_lr in intrinsic_lrs])
+
+
+def resample_runs(calibration_runs: Sequence[CalibrationRun], count: int, seed: int) -> Iterator[list[PooledRuns]]:
+    """Resample the seeds, and the periods of each seed, with replacement; yield `count` samples like `pool_runs`."""
+    random = np.random.default_rng(seed)
+    intrinsic_lrs = [pooled.intrinsic_lr for pooled in pool_runs(calibration_runs)]
+    groups = [
+        [run for run in calibration_runs if run.intrinsic_lr == intrinsic_lr and run.count]
+        for intrinsic_lr in intrinsic_lrs
+    ]
+    for _ in range(count):
+        yield [
+            _resample(intrinsic_lr, group, random) for intrinsic_lr, group in zip(intrinsic_lrs, groups, strict=True)
+        ]
+
+
+def _resample(intrinsic_lr: float, group: Sequence[CalibrationRun], random: np.random.Generator) -> PooledRuns:
+    lengths, rises = [], []
+    for number in random.integers(len(group), size=len(group)):
+        run = group[number]
+        chosen = random.integers(len(run.lengths), size=len(run.lengths))
+        lengths.append(np.asarray(run.lengths)[chosen])
+        rises.append(np.asarray(run.rises)[chosen])
+    period, norm_rise = float(np.concatenate(lengths).mean()), float(np.concatenate(rises).mean())
+    return PooledRuns(intrinsic_lr, sum(part.size for part in lengths), period, norm_rise)
+
+
+@functools.lru_cache(maxsize=16)
+def resample_laws(calibration_runs: tuple[CalibrationRun, ...], count: int, seed: int) -> list[theory.BalanceLaw]:
+    """Balance laws fitted to `count` bootstrap samples. They do not depend on the setting that is predicted."""
+    return [fit_balance_law(sample) for sample in resample_runs(calibration_runs, count, seed)]

@@ -21,41 +21,18 @@ _MAX_RELAXATIONS = 400  # after which a simulation without enough periods ends
 
 @dataclass(frozen=True)
 class Trend:
-    """Positive constant of a network that depends on ηλ as a power law: value·(ηλ/reference)^power.
-
-    Parameters
-    ----------
-    value : value at the reference ηλ.
-    power : exponent.
-
-    Examples
-    --------
-    >>> Trend(24.0, -0.5).at(0.25)
-    48.0
-    """
+    """Positive constant of a network that depends on ηλ as a power law: value·(ηλ/reference)^power."""
 
     value: float
     power: float
 
     def at(self, relative: float) -> float:
-        """Return the value at ηλ = `relative` times the reference.
-
-        Examples
-        --------
-        >>> Trend(2.0, 0.0).at(0.1)
-        2.0
-        """
+        """Return the value at ηλ = `relative` times the reference."""
         return float(self.value * relative**self.power)
 
     @classmethod
     def through(cls, relative: Sequence[float], values: Sequence[float]) -> Trend:
-        """Fit a power law to values > 0. Two points are fitted exactly; values at a single ηλ give a constant.
-
-        Examples
-        --------
-        >>> round(Trend.through([1.0, 0.25], [24.0, 48.0]).at(1.0), 9)
-        24.0
-        """
+        """Fit a power law to values > 0. Two points are fitted exactly; values at a single ηλ give a constant."""
         if len(set(relative)) < 2:
             return cls(float(np.exp(np.mean(np.log(values)))), 0.0)
         power, log_value = np.polyfit(np.log(relative), np.log(values), 1)
@@ -157,14 +134,7 @@ class ReducedModel:
         check_number("peak", self.peak)
 
     def constants(self, intrinsic_lr: float) -> list[float]:
-        """Constants of the compiled loop at ηλ = `intrinsic_lr`, in the order of `simulate.period_model._kernel`.
-
-        Examples
-        --------
-        >>> from simulate import PeriodModel
-        >>> len(PeriodModel.reference().reduced_model.constants(0.01)) == _kernel.CONSTANTS
-        True
-        """
+        """Constants of the compiled loop at ηλ = `intrinsic_lr`, in the order of `simulate.period_model._kernel`."""
         relative = min(max(intrinsic_lr, self.lowest), self.reference) / self.reference
         return [
             math.log1p(-intrinsic_lr),
@@ -181,16 +151,7 @@ class ReducedModel:
     def initial_state(
         self, log_norm: FloatArray, constants: FloatArray, seed: int, walker: npt.NDArray[Any]
     ) -> FloatArray:
-        """State of walkers at the start of a decay phase with this ln z, one row for each walker.
-
-        Examples
-        --------
-        >>> from simulate import PeriodModel
-        >>> reduced_model = PeriodModel.reference().reduced_model
-        >>> constants = np.array([reduced_model.constants(0.01)])
-        >>> reduced_model.initial_state(np.array([2.0]), constants, 0, np.array([0]))[0, _kernel.LOG_NORM]
-        np.float64(2.0)
-        """
+        """State of walkers at the start of a decay phase with this ln z, one row for each walker."""
         state = np.zeros((len(constants), len(_kernel.STATES)))
         state[:, _kernel.LOG_NORM] = log_norm
         state[:, _kernel.LOSS] = np.exp(constants[:, _kernel.PEAK_LOSS])
@@ -261,11 +222,5 @@ class ReducedModel:
 
 
 def sampling_interval(intrinsic_lr: float) -> int:
-    """Steps between two samples of ln z in the period statistics: 0.01/ηλ, as `find_periods` asks for.
-
-    Examples
-    --------
-    >>> sampling_interval(0.002), sampling_interval(0.01)
-    (5, 1)
-    """
+    """Steps between two samples of ln z in the period statistics: 0.01/ηλ, as `find_periods` asks for."""
     return max(1, int(1 / (_SAMPLES_PER_RELAXATION * intrinsic_lr)))

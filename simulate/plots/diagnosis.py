@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from simulate.diagnosis.diagnosis import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN, Diagnosis
+from simulate.diagnosis.diagnosis import Diagnosis
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
 from simulate.plots.style import AXIS_LABELS, axes_for, draw_curve, draw_legend_above, label_log_ticks
 from simulate.trajectories.setting import Setting
 from theory.arguments import check_integer

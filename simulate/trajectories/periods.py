@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ import theory
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import autocorrelation_time
-from theory.arguments import check_integer, check_number
+from theory.arguments import check_integer, check_number, warn_user
 
 EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
 
@@ -210,10 +209,9 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
     """
     periods = _check_and_find(trajectory, rise, discard)
     if periods.outside_growth > OUTSIDE_GROWTH_MAX:
-        warnings.warn(
+        warn_user(
             f"{periods.outside_growth:.3g} of the growth of ln ρ lies outside the detected rises, above "
-            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={periods.rise:g}",
-            stacklevel=2,
+            f"{OUTSIDE_GROWTH_MAX}: no clear period at rise={periods.rise:g}"
         )
     return periods
 
@@ -311,10 +309,9 @@ def _check_and_find(trajectory: xr.Dataset, rise: float, discard: int | None) ->
     settled = rows_after_transient(trajectory, discard)
     step = trajectory.step.values[settled]
     if intrinsic_lr > 0 and step.size > 1 and np.diff(step).max() > max(1, 0.01 / intrinsic_lr):
-        warnings.warn(
+        warn_user(
             f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above "
-            f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}",
-            stacklevel=3,
+            f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}"
         )
     return _periods_of_rows(trajectory, settled, rise)
 

@@ -12,7 +12,7 @@ from torch import nn
 import theory
 from empirical import calibrate, train
 from empirical.config import CUSTOM, RunConfig
-from empirical.studies.claims.corrected_decay import CorrectedSGD
+from empirical.studies.claims import CorrectedSGD
 from theory.optimizers import equal_up_to_dim, format_optimizer, parse_optimizer
 
 GOOD = {"lr": 0.5, "wd": 0.01}

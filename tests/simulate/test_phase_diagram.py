@@ -156,7 +156,7 @@ class TestSymmetry:
         # several ηλ and η, away from the boundaries between verdicts
         intrinsic_lrs = np.array([0.004, 0.008, 0.02])
         verdicts, periods, errors = [], [], []
-        for lr in (0.03, 0.1, 0.7, 11.0):
+        for lr in (0.03, 0.7, 11.0):
             diagram = phase_diagram(lr, intrinsic_lrs / lr, model=Ratio2D(1.0, highest), relaxations=1000)
             verdicts.append(diagram.verdict.values[0].tolist())
             periods.append(diagram.period.values[0] * intrinsic_lrs)
@@ -212,7 +212,7 @@ class TestEquilibriumOfRatio2D:
     def test_equilibrium_up_to_the_stability_limit(self, highest):
         model, q = Ratio2D(1.0, highest), 1 / (2 * highest)
         limit = stability_limit(q)
-        intrinsic_lrs = limit * 1.02 ** np.arange(-20.5, 10)
+        intrinsic_lrs = limit * 1.03 ** np.arange(-13.5, 7)
         diagram = phase_diagram(1.0, intrinsic_lrs, model=model, relaxations=3000).isel(lr=0)
         # a run that settles has only the spread of its transient, one part in some thousand
         assert (diagram.log_norm_sd[intrinsic_lrs < limit] < 2e-3).all()
@@ -313,7 +313,7 @@ class TestDivergence:
 class TestNoise:
     def test_equilibrium_ends_where_the_spread_of_noise_passes_the_limit(self):
         model = regression(batch_size=4)
-        intrinsic_lrs = np.geomspace(0.002, 0.2, 30)
+        intrinsic_lrs = np.geomspace(0.002, 0.2, 20)
         diagram = phase_diagram(0.5, intrinsic_lrs / 0.5, model=model, relaxations=500).isel(lr=0)
         # V of the mini-batches, at random points: targets that are noise make it the same everywhere
         weights = np.random.default_rng(1).normal(size=(4000, 10))
@@ -323,7 +323,7 @@ class TestNoise:
         np.testing.assert_allclose(diagram.log_norm_sd, spread, rtol=0.08)
         # within 8 % of the limit the verdict is open
         sure = abs(np.log(spread / 0.05)) > 0.08
-        assert sure.sum() >= 25
+        assert sure.sum() >= 17
         np.testing.assert_array_equal((diagram.verdict == "equilibrium")[sure], spread[sure] < 0.05)
 
 
@@ -390,7 +390,7 @@ BAD = [
     ({"seed": 1.0}, TypeError, r"^seed must be a whole number"),
     ({"rise": 0.0}, ValueError, r"^rise must be a finite number > 0, got 0.0"),
     ({"optimizer": theory.AdamW(dim=2)}, ValueError, r"^optimizer must be a theory.SGD, got AdamW"),
-    ({"optimizer": "SGD"}, TypeError, r"^optimizer must be an object such as SGD"),
+    ({"optimizer": "SGD"}, ValueError, r"^optimizer must be .*SGD.*got .SGD"),
     ({"effective_lr": 0.0}, ValueError, r"^effective_lr must be a finite number > 0, got 0.0"),
 ]
 

@@ -103,7 +103,7 @@ def test_a_formula_with_a_relative_error_of_1e_12_is_not_proved():
 
 def test_false_statements_are_not_proved():
     x, y = sympy.symbols("x y", positive=True)
-    false = Derivation("Nothing true.", "x, y > 0.", {"x": x, "y": y}, {y: x**2})
+    false = Derivation("Nothing true.", "x, y > 0.", [x, y], {y: x**2})
     false.step(sympy.Ge(x, 1 / x, evaluate=False), "Wrong for x < 1.")
     false.step(sympy.Gt((x - 1) ** 2, 0, evaluate=False), "Wrong at x = 1.")
     false.step(Eq(y, x**2 + 1), "Wrong for the definition of y.")

@@ -23,24 +23,12 @@ OWN = (1 - beta1) / (1 + beta1)
 
 
 def geometric(ratio: Any) -> Any:
-    """Return 1 + ratio + ratio² + … = 1/(1 - ratio).
-
-    Examples
-    --------
-    >>> geometric(sympy.Rational(1, 2))
-    2
-    """
+    """Return 1 + ratio + ratio² + … = 1/(1 - ratio)."""
     return 1 / (1 - ratio)
 
 
 def decoupled_decay() -> Derivation:
-    """Derive norm and rotation of x⁺ = (1-ηλ)x - ηu from the variance and the summed autocorrelation of u.
-
-    Examples
-    --------
-    >>> print(decoupled_decay()[-2].rhs)
-    dim*lr*summed/(wd*(-lr*wd + 2))
-    """
+    """Derive norm and rotation of x⁺ = (1-ηλ)x - ηu from the variance and the summed autocorrelation of u."""
     instant, summed, along = sympy.symbols("instant summed along", positive=True)
     decay_factor, square = sympy.symbols("decay_factor square", positive=True)
     # x = -η(u₁ + s u₂ + …) sums earlier directions, so E[xu] = -η Σ s^(n-1) c_n, and S = c₀ + 2 Σ s^n c_n
@@ -53,7 +41,7 @@ def decoupled_decay() -> Derivation:
         "Norm and rotation under decoupled decay.",
         "u depends on x only through the past; `instant` = E[u²], `summed` = Σ_n s^|n| E[u_t u_(t+n)] over all n; s "
         "= `decay_factor` = 1-ηλ; 0 < ηλ < 1.",
-        {"lr": lr, "wd": wd, "dim": dim, "instant": instant, "summed": summed, "norm": norm, "turn": turn},
+        [lr, wd, dim, instant, summed, norm, turn],
         {
             along: product,
             square: stationary,
@@ -76,10 +64,7 @@ def decoupled_decay() -> Derivation:
         "Square x⁺ = sx - ηu and take the mean, which is stationary.",
     )
     result.step(Eq(square, lr**2 * summed / (1 - decay_factor**2)), "Insert E[xu] and solve. E[u²] cancels.")
-    result.step(
-        Eq(turn, 1 - decay_factor + lr * along / square),
-        "In many dimensions 1 - cos θ = 1 - E[x⁺x]/E[x²].",
-    )
+    result.step(Eq(turn, 1 - decay_factor + lr * along / square), "In many dimensions 1 - cos θ = 1 - E[x⁺x]/E[x²].")
     result.step(
         Eq(turn, (lr**2 * instant / square - (lr * wd) ** 2) / (2 * decay_factor)),
         "Eliminate E[xu] by the second line.",
@@ -108,13 +93,7 @@ def _variance(s: Any) -> tuple[Any, Any]:
 
 
 def adamw() -> Derivation:
-    """Derive the equilibrium of AdamW to first order in 1-β₂.
-
-    Examples
-    --------
-    >>> adamw().unproved()
-    []
-    """
+    """Derive the equilibrium of AdamW to first order in 1-β₂."""
     z, i = sympy.Symbol("z", real=True), sympy.Symbol("i", integer=True, nonnegative=True)
     w, decay_factor = fluctuation, sympy.Symbol("decay_factor", positive=True)
     instant, summed = sympy.symbols("instant summed", positive=True)
@@ -129,19 +108,7 @@ def adamw() -> Derivation:
         "Gaussian gradients, independent in time, with the same distribution in all of many dimensions; 0 < ηλ < 1; "
         "s = `decay_factor` = 1-ηλ; w = `fluctuation` is the variance of the mean square; `instant` = E[u²]; "
         "`summed` = Σ_n s^|n| E[u_t u_(t+n)].",
-        {
-            "lr": lr,
-            "wd": wd,
-            "beta1": beta1,
-            "beta2": beta2,
-            "dim": dim,
-            "decay_factor": decay_factor,
-            "fluctuation": w,
-            "instant": instant,
-            "summed": summed,
-            "norm": norm,
-            "turn": turn,
-        },
+        [lr, wd, beta1, beta2, dim, decay_factor, w, instant, summed, norm, turn],
         {
             norm: sqrt(dim * square),
             turn: decoupled[-1].rhs.subs(values_of_moments),
@@ -220,13 +187,7 @@ def adamw() -> Derivation:
 
 
 def adam() -> Derivation:
-    """Derive the equilibrium of Adam with L2 regularization, to first order in 1-β₂.
-
-    Examples
-    --------
-    >>> adam().unproved()
-    []
-    """
+    """Derive the equilibrium of Adam with L2 regularization, to first order in 1-β₂."""
 
     def rule(weights: Any, gradient: Any, mean: Any) -> tuple[Any, Any]:
         mean = beta1 * mean + (1 - beta1) * (gradient + shrink * weights)
@@ -244,20 +205,7 @@ def adam() -> Derivation:
         "Equilibrium of Adam with L2 regularization, to first order in 1-β₂.",
         "Gaussian gradients, independent in time, with the same distribution in all of many dimensions; E = `shrink` "
         "is the decay per step; `own` = (1-β₁)/(1+β₁); `drift` and `summed` tend to 1 for β₂ → 1.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "grad_norm": grad_norm,
-            "beta1": beta1,
-            "beta2": beta2,
-            "dim": dim,
-            "shrink": shrink,
-            "own": own,
-            "drift": drift,
-            "summed": summed,
-            "norm": norm,
-            "turn": turn,
-        },
+        [lr, wd, grad_norm, beta1, beta2, dim, shrink, own, drift, summed, norm, turn],
         {
             grad_norm: gradient,
             norm: sqrt(dim * variance * square * summed),
@@ -272,10 +220,7 @@ def adam() -> Derivation:
         Eq(turn, own * shrink),
         "x⁺ = x - m with m⁺ = β₁m + (1-β₁)(noise + Ex) is a linear rule. Its second moments give 1 - cos θ.",
     )
-    result.step(
-        Eq(per_noise, 1 / (shrink * (2 - own * shrink))),
-        "They also give E[x²] per variance of the noise.",
-    )
+    result.step(Eq(per_noise, 1 / (shrink * (2 - own * shrink))), "They also give E[x²] per variance of the noise.")
     result.step(
         Eq(noise * (1 + shrink**2 * per_noise), lr**2),
         "The denominator √v is the root mean square of gradient plus decay term, so both together have the variance "
@@ -315,13 +260,7 @@ def adam() -> Derivation:
 
 
 def lion() -> Derivation:
-    """Derive the equilibrium of Lion.
-
-    Examples
-    --------
-    >>> lion().unproved()
-    []
-    """
+    """Derive the equilibrium of Lion."""
     c, decay_factor, q = sympy.symbols("c decay_factor repetition", positive=True)
     variance, covariance, correlation = sympy.symbols("variance covariance correlation", positive=True)
     new_weight, old_weight = 1 - beta1, beta1 * (1 - beta2)
@@ -338,18 +277,7 @@ def lion() -> Derivation:
         "Gaussian gradients, independent in time, with the same distribution in all of many dimensions; 0 < ηλ < 1; "
         "s = `decay_factor` = 1-ηλ; q = `repetition` = Σ_n s^|n| E[sign b_t sign b_(t+n)] over all n; `correlation` "
         "is that of successive blends b.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "beta1": beta1,
-            "beta2": beta2,
-            "dim": dim,
-            "decay_factor": decay_factor,
-            "correlation": correlation,
-            "repetition": q,
-            "norm": norm,
-            "turn": turn,
-        },
+        [lr, wd, beta1, beta2, dim, decay_factor, correlation, q, norm, turn],
         {
             norm: sqrt(decoupled[-2].rhs.subs(values_of_moments)),
             turn: decoupled[-1].rhs.subs(values_of_moments),

@@ -35,25 +35,13 @@ HALF = sympy.Rational(1, 2)
 
 
 def turning_point() -> Any:
-    """Return √(b/a), the r at which r⁺ = a r + b/r is least.
-
-    Examples
-    --------
-    >>> print(turning_point())
-    sqrt(b)/sqrt(a)
-    """
+    """Return √(b/a), the r at which r⁺ = a r + b/r is least."""
     (point,) = sympy.solve(sympy.diff(square_map(a, b), sq_norm), sq_norm)
     return sympy.powdenest(point, force=True)
 
 
 def norm_bounds() -> Derivation:
-    """Derive the interval that attracts every orbit with ℓ <= g̃ <= L. No orbit leaves it.
-
-    Examples
-    --------
-    >>> [relation.lhs for relation in norm_bounds()[-2:]]
-    [sq_lower, sq_upper]
-    """
+    """Derive the interval that attracts every orbit with ℓ <= g̃ <= L. No orbit leaves it."""
     low, high = square_map(a, b_min), square_map(a, b_max)
     fixed_low, fixed_high = (sqrt(fixed_square().subs(b, value)) for value in (b_min, b_max))
     least = square_map(a, b_min, turning_point().subs(b, b_min))
@@ -63,7 +51,7 @@ def norm_bounds() -> Derivation:
     result = Derivation(
         "Interval of norms that attracts every orbit.",
         "ℓ <= g̃ <= L in any order, 0 < ℓ <= L; 0 < ηλ < 2, ηλ ≠ 1; a = (1-ηλ)², b_min = (ηℓ)², b_max = (ηL)²; r = ρ².",
-        {"a": a, "b_min": b_min, "b_max": b_max, "sq_lower": sq_lower, "sq_upper": sq_upper},
+        [a, b_min, b_max, sq_lower, sq_upper],
     )
     below_one, half_or_more, below_half = {a: 1 / (1 + s)}, {a: (1 + c) / (2 + c)}, {a: 1 / (2 + s)}
     # the lower end
@@ -218,13 +206,7 @@ def norm_bounds() -> Derivation:
 
 
 def norm_envelope() -> Derivation:
-    """Derive one step of the two ends of the set of reachable r = ρ².
-
-    Examples
-    --------
-    >>> print(norm_envelope()[-1].lhs)
-    next_sq_lower
-    """
+    """Derive one step of the two ends of the set of reachable r = ρ²."""
     growth = (lr * grad_norm) ** 2
     image = square_map(a, growth)
     turning = turning_point().subs(b, growth)
@@ -232,16 +214,7 @@ def norm_envelope() -> Derivation:
     result = Derivation(
         "Reachable interval of r = ρ² after one more step.",
         "ℓ <= g̃ <= L in any order, 0 < ℓ <= L; a = (1-ηλ)² > 0; the reachable r form the interval from r₋ to r₊.",
-        {
-            "lr": lr,
-            "a": a,
-            "grad_norm_min": grad_norm_min,
-            "grad_norm_max": grad_norm_max,
-            "sq_lower": sq_lower,
-            "sq_upper": sq_upper,
-            "next_sq_lower": next_sq_lower,
-            "next_sq_upper": next_sq_upper,
-        },
+        [lr, a, grad_norm_min, grad_norm_max, sq_lower, sq_upper, next_sq_lower, next_sq_upper],
     )
     result.step(
         Gt(Derivative(image, grad_norm), 0),
@@ -317,13 +290,7 @@ def norm_envelope() -> Derivation:
 
 
 def attraction() -> Derivation:
-    """Derive the speed of attraction to the bounds of the norm, and closed forms that enclose the envelope.
-
-    Examples
-    --------
-    >>> attraction().unproved()
-    []
-    """
+    """Derive the speed of attraction to the bounds of the norm, and closed forms that enclose the envelope."""
     u, start, bound = sympy.symbols("fourth start bound", positive=True)
     number = sympy.Symbol("number", integer=True, nonnegative=True)
     image = sympy.expand(square_map(a, b) ** 2).subs(sq_norm, sqrt(u))
@@ -334,7 +301,7 @@ def attraction() -> Derivation:
         "Speed of attraction, and closed forms of the envelope.",
         "0 < ηλ < 2, ηλ ≠ 1; a = (1-ηλ)²; b = (ηg̃)² with g̃ = ℓ below and g̃ = L above; u = ρ⁴ = `fourth`; `number` "
         "of steps since `start`.",
-        {"a": a, "b": b, "fourth": u, "start": start, "number": number, "bound": bound},
+        [a, b, u, start, number, bound],
         {bound: linear},
     )
     result.step(

@@ -25,7 +25,7 @@ class Derivation(list[Any]):
     ----------
     title : name of the result.
     assumptions : one sentence with the range in which every step holds.
-    symbols : symbols by their names in code (`lr`, `wd`, `grad_norm`, …).
+    symbols : symbols that the assumptions or the formula name; the attribute `symbols` has them by their names in code.
     definitions : expressions of derived symbols, substituted into each relation in their order. What remains is an
         identity that sympy can prove. The expressions come from sympy itself (`solve`, `diff`, a scalar product), so
         the proved steps show that the formula follows from the definitions.
@@ -33,7 +33,7 @@ class Derivation(list[Any]):
     Examples
     --------
     >>> x, y = sympy.symbols("x y", positive=True)
-    >>> square = Derivation("Square of y = 2x.", "x > 0.", {"x": x, "y": y}, {y: 2 * x})
+    >>> square = Derivation("Square of y = 2x.", "x > 0.", [x, y], {y: 2 * x})
     >>> square.step(sympy.Eq(y**2, 4 * x**2), "Square both sides.")
     >>> square.unproved()
     []
@@ -42,13 +42,11 @@ class Derivation(list[Any]):
     [0]
     """
 
-    def __init__(
-        self, title: str, assumptions: str, symbols: Mapping[str, Any], definitions: Values | None = None
-    ) -> None:
+    def __init__(self, title: str, assumptions: str, symbols: Iterable[Any], definitions: Values | None = None) -> None:
         super().__init__()
         self.title = title
         self.assumptions = assumptions
-        self.symbols = dict(symbols)
+        self.symbols = {symbol.name: symbol for symbol in symbols}
         self.definitions = dict(definitions or {})
         self.reasons: list[str] = []
         self._ranges: list[tuple[Values, ...]] = []
@@ -64,14 +62,6 @@ class Derivation(list[Any]):
         ranges : substitutions that express a range by symbols of known sign, for example r = r* + d with d >= 0.
             Several substitutions must cover the range together. The relation is proved for each of them.
         case : condition under which the relation holds. A later `Piecewise` collects the cases.
-
-        Examples
-        --------
-        >>> x, d = sympy.Symbol("x", positive=True), sympy.Symbol("d", nonnegative=True)
-        >>> above = Derivation("x² >= 1.", "x >= 1.", {"x": x})
-        >>> above.step(sympy.Ge(x**2, 1), "x = 1 + d.", {x: 1 + d})
-        >>> above.proves(0)
-        True
         """
         self.append(relation)
         self.reasons.append(reason)
@@ -83,14 +73,6 @@ class Derivation(list[Any]):
 
         An equation is proved if the difference of its sides is identically 0. An inequality is proved if sympy knows
         the sign of the difference of its sides. A `Piecewise` is proved if an earlier step proves each branch.
-
-        Examples
-        --------
-        >>> x = sympy.Symbol("x", positive=True)
-        >>> sum_of_squares = Derivation("x + 1/x >= 2.", "x > 0.", {"x": x})
-        >>> sum_of_squares.step(sympy.Ge(x + 1 / x, 2), "x + 1/x - 2 = (x - 1)²/x.")
-        >>> sum_of_squares.proves(0)
-        True
         """
         relation = self[index]
         if not isinstance(relation, Relational):
@@ -100,13 +82,7 @@ class Derivation(list[Any]):
         return all(_is_proved(relation, [*self.definitions.items(), *range_.items()]) for range_ in self._ranges[index])
 
     def unproved(self) -> list[int]:
-        """Return the indices of the steps that sympy cannot prove. The list is empty for a correct derivation.
-
-        Examples
-        --------
-        >>> Derivation("Nothing.", "None.", {}).unproved()
-        []
-        """
+        """Return the indices of the steps that sympy cannot prove. The list is empty for a correct derivation."""
         return [index for index in range(len(self)) if not self.proves(index)]
 
     def _proves_case(self, lhs: Any, formula: Any, condition: Any, before: int) -> bool:
@@ -175,10 +151,7 @@ def _is_proved(relation: Any, values: Substitutions) -> bool:
     if isinstance(relation, (GreaterThan, LessThan, StrictGreaterThan, StrictLessThan)):
         difference = _insert(relation.gts, values) - _insert(relation.lts, values)
         strict = isinstance(relation, (StrictGreaterThan, StrictLessThan))
-        forms: Iterable[Any] = (
-            sympy.factor(sympy.together(difference)),
-            sympy.factor(sympy.simplify(difference)),
-        )
+        forms: Iterable[Any] = (sympy.factor(sympy.together(difference)), sympy.factor(sympy.simplify(difference)))
         return any(bool(form.is_positive if strict else form.is_nonnegative) for form in forms)
     return False
 

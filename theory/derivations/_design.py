@@ -12,13 +12,7 @@ from theory.derivations._symbols import rotation as theta
 
 
 def inverse_design() -> Derivation:
-    """Derive λ and η for a required rotation, norm or relaxation time.
-
-    Examples
-    --------
-    >>> inverse_design().unproved()
-    []
-    """
+    """Derive λ and η for a required rotation, norm or relaxation time."""
     formula = _equilibrium.equilibrium_norm()[-2].rhs
     decay, learning_rate = sympy.symbols("wd_for lr_for", positive=True)
     fourth = norm**4
@@ -29,14 +23,7 @@ def inverse_design() -> Derivation:
     result = Derivation(
         "Inverse design.",
         "Plain SGD; 0 < ηλ < 1; for the relaxation time a = (1-ηλ)² > 1/2.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "grad_norm": grad_norm,
-            "norm": norm,
-            "rotation": theta,
-            "relaxation_time": relaxation_time,
-        },
+        [lr, wd, grad_norm, norm, theta, relaxation_time],
         {intrinsic_lr: 1 - sqrt(kept)},
     )
     cosine_relation = _equilibrium.equilibrium_rotation()[-3]

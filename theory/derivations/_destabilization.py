@@ -33,13 +33,7 @@ from theory.optimizers import sgd_update
 
 
 def angular_jump_norm() -> Derivation:
-    """Derive the norm ρ² = ηg̃/((1-ηλ)κ(δ)) below which a step has 1 - cos θ > δ, with κ(δ) = √((1-δ)⁻²-1).
-
-    Examples
-    --------
-    >>> print(angular_jump_norm()[-2].lhs)
-    norm**2
-    """
+    """Derive the norm ρ² = ηg̃/((1-ηλ)κ(δ)) below which a step has 1 - cos θ > δ, with κ(δ) = √((1-δ)⁻²-1)."""
     ranges = {**BELOW_ONE, delta: 1 / (1 + t)}
     angle = _one_step.rotation()[-1].rhs
     tangent = tan(angle)
@@ -48,7 +42,7 @@ def angular_jump_norm() -> Derivation:
     result = Derivation(
         "Norm below which a step is an angular jump.",
         "g̃ > 0; 0 < ηλ < 1; 0 < δ < 1.",
-        {"lr": lr, "wd": wd, "grad_norm": grad_norm, "delta": delta, "norm": norm, "rotation": theta},
+        [lr, wd, grad_norm, delta, norm, theta],
         {theta: angle, norm: sqrt(square)},
     )
     result.step(
@@ -79,13 +73,7 @@ def angular_jump_norm() -> Derivation:
 
 
 def angular_jump_regime() -> Derivation:
-    """Derive that angular jumps are impossible for L/ℓ <= κ(δ)/κ(ηλ), and avoidable for ever unless δ < ηλ.
-
-    Examples
-    --------
-    >>> print(angular_jump_regime()[-1])
-    Eq(border, sqrt(-1 + (1 - delta)**(-2))/sqrt(-1 + (-lr*wd + 1)**(-2)))
-    """
+    """Derive that angular jumps are impossible for L/ℓ <= κ(δ)/κ(ηλ), and avoidable for ever unless δ < ηλ."""
     threshold, border, over = sympy.symbols("sq_threshold border over", positive=True)
     decay_square, kappa = (1 - lr * wd) ** 2, sqrt((1 - delta) ** -2 - 1)
     kappa_decay = kappa.subs(delta, lr * wd)
@@ -103,19 +91,7 @@ def angular_jump_regime() -> Derivation:
     result = Derivation(
         "When an angular jump is impossible, possible or certain.",
         "ℓ <= g̃ <= L; 0 < ηλ < 1 with (1-ηλ)² >= 1/2; 0 < δ < 1; r = ρ² starts at or above the threshold of L.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "delta": delta,
-            "grad_norm_min": grad_norm_min,
-            "grad_norm_max": grad_norm_max,
-            "grad_norm": grad_norm,
-            "sq_norm": sq_norm,
-            "next_sq_norm": next_sq_norm,
-            "sq_lower": sq_lower,
-            "sq_threshold": threshold,
-            "border": border,
-        },
+        [lr, wd, delta, grad_norm_min, grad_norm_max, grad_norm, sq_norm, next_sq_norm, sq_lower, threshold, border],
         {
             next_sq_norm: next_square(sq_norm, grad_norm),
             grad_norm: largest_without_angular_jump,
@@ -176,22 +152,12 @@ def angular_jump_regime() -> Derivation:
         "At or above the threshold of L, r = (1+c) threshold, L is the smaller of the two gradient norms.",
         {sq_norm: threshold_formula.subs(grad_norm, grad_norm_max) * (1 + c), **any_delta},
     )
-    result.step(
-        Eq(border, kappa / kappa_decay),
-        "The border is the largest L/ℓ without angular jumps.",
-        any_delta,
-    )
+    result.step(Eq(border, kappa / kappa_decay), "The border is the largest L/ℓ without angular jumps.", any_delta)
     return result
 
 
 def angular_jumps_while_ringing() -> Derivation:
-    """Derive that for (1-ηλ)² < 1/2 angular jumps are impossible from every start if L/ℓ <= 2(1-ηλ)²κ(δ).
-
-    Examples
-    --------
-    >>> print(angular_jumps_while_ringing()[-1])
-    Eq(border, 2*a*kappa)
-    """
+    """Derive that for (1-ηλ)² < 1/2 angular jumps are impossible from every start if L/ℓ <= 2(1-ηλ)²κ(δ)."""
     kappa, b_min, over, border, threshold, turning = sympy.symbols(
         "kappa b_min over border sq_threshold turning", positive=True
     )
@@ -205,16 +171,7 @@ def angular_jumps_while_ringing() -> Derivation:
         "When an angular jump is impossible although the norm overshoots.",
         "ℓ <= g̃ <= L; a = (1-ηλ)² < 1/2; b_min = (ηℓ)²; κ = κ(δ); r = ρ² starts at or above the threshold of L, "
         "`sq_threshold`; `border` is a value of L/ℓ.",
-        {
-            "a": a,
-            "b": b,
-            "b_min": b_min,
-            "kappa": kappa,
-            "sq_norm": sq_norm,
-            "turning": turning,
-            "sq_threshold": threshold,
-            "border": border,
-        },
+        [a, b, b_min, kappa, sq_norm, turning, threshold, border],
         {turning: point, border: equal},
     )
     result.step(
@@ -267,13 +224,7 @@ def angular_jumps_while_ringing() -> Derivation:
 
 
 def critical_norm() -> Derivation:
-    """Derive the largest stable η̃h, 2(1+μ) for heavy ball and (2+2μ)/(1+2μ) for Nesterov, and the critical norm.
-
-    Examples
-    --------
-    >>> print(critical_norm()[-1])
-    Eq(norm, sqrt(lr)*sqrt(sharpness)/sqrt(limit))
-    """
+    """Derive the largest stable η̃h, 2(1+μ) for heavy ball and (2+2μ)/(1+2μ) for Nesterov, and the critical norm."""
     sharpness, limit, scaled_sharpness = sympy.symbols("sharpness limit scaled_sharpness", positive=True)
     z, x, v = sympy.symbols("z x v")
     buffer = momentum * v + scaled_sharpness * x  # in units in which a step of heavy ball is x - buffer
@@ -290,14 +241,7 @@ def critical_norm() -> Derivation:
         "Norm at the edge of stability.",
         "A quadratic loss of curvature h = `sharpness` on the unit sphere; no weight decay; 0 <= μ < 1; η̃h = "
         "`scaled_sharpness`.",
-        {
-            "lr": lr,
-            "sharpness": sharpness,
-            "momentum": momentum,
-            "limit": limit,
-            "scaled_sharpness": scaled_sharpness,
-            "norm": norm,
-        },
+        [lr, sharpness, momentum, limit, scaled_sharpness, norm],
         {
             **{determinants[name]: matrix.det() for name, matrix in matrices.items()},
             **{limits[name]: at_edge[name] for name in rules},
@@ -345,13 +289,7 @@ def critical_norm() -> Derivation:
 
 
 def steps_to_angular_jump() -> Derivation:
-    """Derive the orbits along which the first angular jump comes earliest and latest.
-
-    Examples
-    --------
-    >>> steps_to_angular_jump().unproved()
-    []
-    """
+    """Derive the orbits along which the first angular jump comes earliest and latest."""
     kappa = sympy.Symbol("kappa", positive=True)  # κ(δ); 1 + κ² = (1-δ)⁻²
     growth_min, growth_max = (sympy.Symbol(name, positive=True) for name in ("b_min", "b_max"))
     increment = sympy.Symbol("increment", nonnegative=True)
@@ -367,14 +305,7 @@ def steps_to_angular_jump() -> Derivation:
         "ℓ <= g̃ <= L; a = (1-ηλ)² >= 1/2; b_min = (ηℓ)², b_max = (ηL)²; κ = κ(δ); for the latest angular jump δ < "
         "ηλ, so that κ <= 1; r = ρ²; `next_sq_upper` is the highest norm after one more step without an angular "
         "jump.",
-        {
-            "a": a,
-            "b_min": growth_min,
-            "b_max": growth_max,
-            "kappa": kappa,
-            "sq_norm": sq_norm,
-            "next_sq_upper": next_upper,
-        },
+        [a, growth_min, growth_max, kappa, sq_norm, next_upper],
     )
     result.step(
         Gt(Derivative(threshold, b), 0),
@@ -434,13 +365,7 @@ def steps_to_angular_jump() -> Derivation:
 
 
 def critical_norm_with_decay() -> Derivation:
-    """Derive the edge of stability with weight decay, at constant norm and while the norm decays without gradients.
-
-    Examples
-    --------
-    >>> critical_norm_with_decay().unproved()
-    []
-    """
+    """Derive the edge of stability with weight decay, at constant norm and while the norm decays without gradients."""
     scaled_sharpness, q, edge_constant, edge_decaying = sympy.symbols(
         "scaled_sharpness q edge_constant edge_decaying", positive=True
     )
@@ -452,15 +377,7 @@ def critical_norm_with_decay() -> Derivation:
         "Across the weights: one step of weight and buffer with h. Along the weights: the same step with h = 0; its "
         "largest eigenvalue q is the factor of decay without gradients. `edge_constant` is the edge at constant "
         "norm, `edge_decaying` the edge while the norm decays by q per step.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "momentum": mu,
-            "scaled_sharpness": scaled_sharpness,
-            "q": q,
-            "edge_constant": edge_constant,
-            "edge_decaying": edge_decaying,
-        },
+        [lr, wd, mu, scaled_sharpness, q, edge_constant, edge_decaying],
     )
 
     def polynomial(nesterov: bool, decoupled: bool, h: Any) -> Any:

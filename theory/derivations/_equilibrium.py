@@ -34,11 +34,6 @@ def fixed_square() -> Any:
     """Return u = r² at the fixed point of r⁺ = a r + b/r.
 
     Multiplied by r, the equation of the fixed point is linear in u.
-
-    Examples
-    --------
-    >>> sympy.simplify(fixed_square() - b / (1 - a))
-    0
     """
     u = sympy.Symbol("u")
     (solution,) = sympy.solve(Eq(u, sympy.expand(_one_step.square_map(a, b) * sq_norm).subs(sq_norm**2, u)), u)
@@ -51,18 +46,9 @@ def _equilibrium() -> dict[Any, Any]:
 
 
 def equilibrium_norm() -> Derivation:
-    """Derive ρ*⁴ = ηg̃²/(λ(2-ηλ)).
-
-    Examples
-    --------
-    >>> print(equilibrium_norm()[-2])
-    Eq(norm**4, grad_norm**2*lr/(wd*(-lr*wd + 2)))
-    """
+    """Derive ρ*⁴ = ηg̃²/(λ(2-ηλ))."""
     result = Derivation(
-        "Norm at equilibrium.",
-        "Constant g̃ > 0; 0 < ηλ < 2.",
-        {"lr": lr, "wd": wd, "grad_norm": grad_norm, "norm": norm},
-        _equilibrium(),
+        "Norm at equilibrium.", "Constant g̃ > 0; 0 < ηλ < 2.", [lr, wd, grad_norm, norm], _equilibrium()
     )
     result.step(
         Eq(sq_norm, _one_step.square_map(A, B)),
@@ -85,17 +71,11 @@ def equilibrium_norm() -> Derivation:
 
 
 def equilibrium_effective_lr() -> Derivation:
-    """Derive η̃* = √(ηλ(2-ηλ))/g̃.
-
-    Examples
-    --------
-    >>> print(equilibrium_effective_lr()[-1].rhs ** 2)
-    lr*wd*(-lr*wd + 2)/grad_norm**2
-    """
+    """Derive η̃* = √(ηλ(2-ηλ))/g̃."""
     result = Derivation(
         "Effective learning rate at equilibrium.",
         "Constant g̃ > 0; 0 < ηλ < 2.",
-        {"lr": lr, "wd": wd, "grad_norm": grad_norm, "norm": norm, "effective_lr": eta_eff},
+        [lr, wd, grad_norm, norm, eta_eff],
         {**_equilibrium(), eta_eff: lr / sqrt(fixed_square().subs({a: A, b: B}))},
     )
     result.step(Eq(norm**4, equilibrium_norm()[-2].rhs), "Norm at equilibrium.", BELOW_TWO)
@@ -116,18 +96,12 @@ def equilibrium_effective_lr() -> Derivation:
 
 
 def equilibrium_rotation() -> Derivation:
-    """Derive cos θ* = 1-ηλ.
-
-    Examples
-    --------
-    >>> print(equilibrium_rotation()[-1])
-    Eq(rotation, acos(-lr*wd + 1))
-    """
+    """Derive cos θ* = 1-ηλ."""
     angle = _one_step.rotation()[-1].rhs
     result = Derivation(
         "Rotation per step at equilibrium.",
         "Constant g̃ > 0; 0 < ηλ < 1.",
-        {"lr": lr, "wd": wd, "rotation": theta},
+        [lr, wd, theta],
         {**_equilibrium(), theta: angle.subs(norm, sqrt(sqrt(fixed_square().subs({a: A, b: B}))))},
     )
     effective = equilibrium_effective_lr()[-1].rhs
@@ -147,13 +121,7 @@ def equilibrium_rotation() -> Derivation:
 
 
 def relaxation_time() -> Derivation:
-    """Derive the multiplier 1 - 4ηλ + 2(ηλ)² of the fixed point and the relaxation time -1/ln|multiplier|.
-
-    Examples
-    --------
-    >>> print(relaxation_time()[3])
-    Eq(multiplier, 2*lr**2*wd**2 - 4*lr*wd + 1)
-    """
+    """Derive the multiplier 1 - 4ηλ + 2(ηλ)² of the fixed point and the relaxation time -1/ln|multiplier|."""
     image = _one_step.square_map(a, b)
     slope = sympy.diff(image, sq_norm)
     magnitude, time = sympy.symbols("magnitude time", positive=True)
@@ -162,7 +130,7 @@ def relaxation_time() -> Derivation:
     result = Derivation(
         "Relaxation time of the norm.",
         "Constant g̃ > 0; 0 < ηλ < 2, ηλ ≠ 1, multiplier ≠ 0.",
-        {"lr": lr, "wd": wd, "multiplier": multiplier, "relaxation_time": tau},
+        [lr, wd, multiplier, tau],
         {
             tau: steps.subs(magnitude, Abs(multiplier)),
             multiplier: sympy.cancel(slope.subs(sq_norm, sqrt(fixed_square()))).subs({a: A, b: B}),

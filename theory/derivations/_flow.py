@@ -15,13 +15,7 @@ fourth, first_fourth, equilibrium_fourth = sympy.symbols("fourth first_fourth eq
 
 
 def norm_flow() -> Derivation:
-    """Derive ρ⁴(t) = ρ*⁴ + (ρ₀⁴-ρ*⁴)exp(-4ηλt) with ρ*⁴ = ηg̃²/(2λ), and the order of its error, which is ηλ.
-
-    Examples
-    --------
-    >>> norm_flow().unproved()
-    []
-    """
+    """Derive ρ⁴(t) = ρ*⁴ + (ρ₀⁴-ρ*⁴)exp(-4ηλt) with ρ*⁴ = ηg̃²/(2λ), and the order of its error, which is ηλ."""
     start = sympy.Symbol("start", positive=True)
     slope = -2 * intrinsic_lr * sq_norm + b / sq_norm
     # decay and growth balance where b = 2ηλρ*⁴
@@ -34,15 +28,7 @@ def norm_flow() -> Derivation:
         "The norm in continuous time.",
         "Constant g̃; time in steps; b = (ηg̃)² = 2ηλρ*⁴; u = ρ⁴ is `fourth`, ρ₀ is `start`, u* = ρ*⁴ is "
         "`equilibrium_fourth`.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "grad_norm": grad_norm,
-            "time": time,
-            "start": start,
-            "norm": norm,
-            "equilibrium_fourth": equilibrium_fourth,
-        },
+        [lr, wd, grad_norm, time, start, norm, equilibrium_fourth],
         {
             norm: solution.subs(fourth, start**4) ** sympy.Rational(1, 4),
             equilibrium_fourth: equilibrium,
@@ -76,20 +62,13 @@ def norm_flow() -> Derivation:
     )
     result.step(Eq(equilibrium_fourth, equilibrium), "ρ*⁴ = b/(2ηλ) is the exact equilibrium with 2 in place of 2-ηλ.")
     result.step(
-        Eq(norm**4, equilibrium + (start**4 - equilibrium) * exp(-4 * lr * wd * time)),
-        "Insert ρ*⁴ into the solution.",
+        Eq(norm**4, equilibrium + (start**4 - equilibrium) * exp(-4 * lr * wd * time)), "Insert ρ*⁴ into the solution."
     )
     return result
 
 
 def decay_time() -> Derivation:
-    """Derive the decay time in a flow with the same fixed point and the same decay as the map, near and far from it.
-
-    Examples
-    --------
-    >>> decay_time().unproved()
-    []
-    """
+    """Derive the decay time in a flow with the same fixed point and the same decay as the map, near and far from it."""
     near, far, other, small = sympy.symbols("near far other small", positive=True)
     start, end = sympy.symbols("start end", positive=True)
     equilibrium = equilibrium_fourth
@@ -103,17 +82,7 @@ def decay_time() -> Derivation:
         "Decay time under constant g̃.",
         "a > 1/2; u = ρ⁴ = `fourth` decays from `start` to `end`, both above the equilibrium u* = "
         "`equilibrium_fourth`; -`other` is the second zero of u⁺-u; N = `near`, F = `far`.",
-        {
-            "a": a,
-            "b": b,
-            "equilibrium_fourth": equilibrium,
-            "other": other,
-            "near": near,
-            "far": far,
-            "start": start,
-            "end": end,
-            "time": time,
-        },
+        [a, b, equilibrium, other, near, far, start, end, time],
         {
             time: decay_steps,
             equilibrium: fixed_square(),

@@ -16,13 +16,7 @@ variation, mean_ratio, deviation, correlation = sympy.symbols(
 
 
 def moment_identities() -> Derivation:
-    """Derive (1-a)E[ρ²] = η²E‖∇f‖² and (1-a)E[ρ⁴] = η²E[g̃²] + ½E[(r⁺-r)²] for stationary traces.
-
-    Examples
-    --------
-    >>> moment_identities().unproved()
-    []
-    """
+    """Derive (1-a)E[ρ²] = η²E‖∇f‖² and (1-a)E[ρ⁴] = η²E[g̃²] + ½E[(r⁺-r)²] for stationary traces."""
     mean_r, mean_u, mean_push, mean_b, mean_change = sympy.symbols(
         "mean_sq_norm mean_fourth mean_push mean_b mean_sq_change", positive=True
     )
@@ -35,23 +29,11 @@ def moment_identities() -> Derivation:
         "Moments of a stationary trace for any sequence of g̃.",
         "r = ρ² and r⁺ have the same distribution; `mean_push` = η²E‖∇f‖², `mean_b` = η²E[g̃²], `mean_product` = E[r "
         "r⁺], `mean_sq_change` = E[(r⁺-r)²].",
-        {
-            "a": a,
-            "b": b,
-            "sq_norm": sq_norm,
-            "next_sq_norm": next_sq_norm,
-            "mean_sq_norm": mean_r,
-            "mean_fourth": mean_u,
-            "mean_push": mean_push,
-            "mean_b": mean_b,
-            "mean_product": product,
-            "mean_sq_change": mean_change,
-        },
+        [a, b, sq_norm, next_sq_norm, mean_r, mean_u, mean_push, mean_b, product, mean_change],
         {next_sq_norm: square_map(a, b), mean_push: push, mean_b: drive, product: along},
     )
     result.step(
-        Eq((1 - a) * mean_r, mean_push),
-        "The mean of r⁺ = a r + b/r, with b/r = η²‖∇f‖², is the first identity.",
+        Eq((1 - a) * mean_r, mean_push), "The mean of r⁺ = a r + b/r, with b/r = η²‖∇f‖², is the first identity."
     )
     result.step(Eq(sq_norm * next_sq_norm, a * sq_norm**2 + b), "Multiplied by r, the map is linear in r² = ρ⁴.")
     result.step(
@@ -67,13 +49,7 @@ def moment_identities() -> Derivation:
 
 
 def moments_of_a_window() -> Derivation:
-    """Derive the moment identities over N steps of any trace, with the end terms (r_N-r_0)/N and (r_N²-r_0²)/2N.
-
-    Examples
-    --------
-    >>> moments_of_a_window().unproved()
-    []
-    """
+    """Derive the moment identities over N steps of any trace, with the end terms (r_N-r_0)/N and (r_N²-r_0²)/2N."""
     total_r, total_u, total_change, steps = sympy.symbols("sum_r sum_sq_r sum_sq_change steps", positive=True)
     first = sympy.Symbol("first_sq_norm", positive=True)
     pushes, drives = sympy.symbols("sum_push sum_b", positive=True)
@@ -82,19 +58,7 @@ def moments_of_a_window() -> Derivation:
         "Moments over a window of any trace.",
         "N = `steps` updates from r_0 = `first_sq_norm` to r = r_N; `sum_r` = Σr, `sum_sq_r` = Σr², `sum_push` = "
         "Ση²‖∇f‖² = Σb/r, `sum_b` = Ση²g̃², `sum_sq_change` = Σ(r⁺-r)², each over the N updates.",
-        {
-            "a": a,
-            "b": b,
-            "sq_norm": sq_norm,
-            "next_sq_norm": next_sq_norm,
-            "sum_r": total_r,
-            "sum_sq_r": total_u,
-            "sum_push": pushes,
-            "sum_b": drives,
-            "sum_sq_change": total_change,
-            "first_sq_norm": first,
-            "steps": steps,
-        },
+        [a, b, sq_norm, next_sq_norm, total_r, total_u, pushes, drives, total_change, first, steps],
         {
             next_sq_norm: after,
             pushes: (1 - a) * total_r + sq_norm - first,
@@ -122,13 +86,7 @@ def moments_of_a_window() -> Derivation:
 
 
 def equilibrium_spread() -> Derivation:
-    """Derive E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), correlation 2a-1 and sd(ln ρ) = κ(ηλ)V/4 for independent g̃.
-
-    Examples
-    --------
-    >>> equilibrium_spread().unproved()
-    []
-    """
+    """Derive E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), correlation 2a-1 and sd(ln ρ) = κ(ηλ)V/4 for independent g̃."""
     y, xi = sympy.symbols("y xi", real=True)
     variance, change = sympy.symbols("variance sq_change", positive=True)
     equilibrium = sqrt(_equilibrium.fixed_square())
@@ -146,17 +104,7 @@ def equilibrium_spread() -> Derivation:
         "Spread of the norm at equilibrium.",
         "g̃ independent in time; V = `variation` is the standard deviation of g̃² over its mean; first order in "
         "κ(ηλ)²V²; r = r*(1+y); b = (ηg̃)² is multiplied by 1+ξ, where ξ has mean 0; 0 < ηλ < 1, a = (1-ηλ)².",
-        {
-            "lr": lr,
-            "wd": wd,
-            "a": a,
-            "variation": variation,
-            "variance": variance,
-            "sq_change": change,
-            "mean_ratio": mean_ratio,
-            "deviation": deviation,
-            "correlation": correlation,
-        },
+        [lr, wd, a, variation, variance, change, mean_ratio, deviation, correlation],
         {
             mean_ratio: ratio,
             deviation: half * sqrt(variance),

@@ -14,13 +14,7 @@ eps, variance, tolerance = sympy.symbols("eps variance tolerance", positive=True
 
 
 def total_grad_norm() -> Derivation:
-    """Derive g̃² = rΣg̃ᵢ²/rᵢ for the total of several groups, g̃ >= Σg̃ᵢ, and the law of joint groups and symmetries.
-
-    Examples
-    --------
-    >>> total_grad_norm().unproved()
-    []
-    """
+    """Derive g̃² = rΣg̃ᵢ²/rᵢ for the total of several groups, g̃ >= Σg̃ᵢ, and the law of joint groups and symmetries."""
     r1, r2, g1, g2, total = sympy.symbols("r_1 r_2 g_1 g_2 total", positive=True)
     c1, c2, m1, m2, n1, n2 = sympy.symbols("c_1 c_2 m_1 m_2 n_1 n_2", real=True)
     decay_factor = 1 - lr * wd
@@ -32,7 +26,7 @@ def total_grad_norm() -> Derivation:
         "Effective gradient norm of several groups.",
         "Two groups (add further ones one by one) with squared norms rᵢ and effective gradient norms g̃ᵢ = `g_i`; "
         "coupled decay; mᵢ = ⟨∇ᵢ,xᵢ⟩, nᵢ = ‖∇ᵢ‖²; a combination Σcᵢrᵢ whose radial derivative Σcᵢmᵢ vanishes.",
-        {"lr": lr, "wd": wd, "a": a, "r_1": r1, "r_2": r2, "g_1": g1, "g_2": g2, "total": total},
+        [lr, wd, a, r1, r2, g1, g2, total],
         {total: sqrt((r1 + r2) * (g1**2 / r1 + g2**2 / r2)), m2: -c1 * m1 / c2, a: decay_factor**2},
     )
     result.step(
@@ -45,8 +39,7 @@ def total_grad_norm() -> Derivation:
         "The total has r = Σrᵢ and ‖∇‖² = Σg̃ᵢ²/rᵢ, which gives g̃² = r‖∇‖².",
     )
     result.step(
-        Eq(total**2 - (g1 + g2) ** 2, (r2 * g1 - r1 * g2) ** 2 / (r1 * r2)),
-        "The difference from (Σg̃ᵢ)² is a square.",
+        Eq(total**2 - (g1 + g2) ** 2, (r2 * g1 - r1 * g2) ** 2 / (r1 * r2)), "The difference from (Σg̃ᵢ)² is a square."
     )
     result.step(Ge(total**2, (g1 + g2) ** 2), "Hence g̃ is at least the sum of the g̃ᵢ.")
     result.step(
@@ -62,13 +55,7 @@ def total_grad_norm() -> Derivation:
 
 
 def invariance_norm() -> Derivation:
-    """Derive the share k/(1+k), k = ε/(σ²ρ²), of a change of scale that passes a normalization layer.
-
-    Examples
-    --------
-    >>> print(invariance_norm()[-1].rhs)
-    sqrt(eps)*sqrt(1 - tolerance)/(sqrt(tolerance)*sqrt(variance))
-    """
+    """Derive the share k/(1+k), k = ε/(σ²ρ²), of a change of scale that passes a normalization layer."""
     scale, output, share, fraction = sympy.symbols("scale output share k", positive=True)
     normalized = scale * output / sqrt(scale**2 * variance * norm**2 + eps)
     passed_share = scale * Derivative(normalized, scale).doit() / normalized
@@ -79,7 +66,7 @@ def invariance_norm() -> Derivation:
         "Norm at which ε breaks scale invariance.",
         "One channel; `scale` multiplies the weights; σ² = `variance` of the centred input at weights of norm 1; k = "
         "ε/(σ²ρ²); `share` is the relative change of the normalized output per relative change of the scale.",
-        {"eps": eps, "variance": variance, "tolerance": tolerance, "norm": norm, "k": fraction, "share": share},
+        [eps, variance, tolerance, norm, fraction, share],
         {share: passed_share.subs(scale, 1), fraction: eps / (variance * norm**2), norm: sqrt(square)},
     )
     result.step(
@@ -97,13 +84,7 @@ def invariance_norm() -> Derivation:
 
 
 def decay_invariance_norm() -> Derivation:
-    """Derive the norm at which the radial gradient due to ε is a certain fraction of the decay.
-
-    Examples
-    --------
-    >>> decay_invariance_norm().unproved()
-    []
-    """
+    """Derive the norm at which the radial gradient due to ε is a certain fraction of the decay."""
     slope, fraction, ratio = sympy.symbols("output_slope k ratio", positive=True)
     radial_gradient, decay = slope * eps / (variance * sq_norm + eps), tolerance * wd * sq_norm
     square = max(
@@ -114,15 +95,7 @@ def decay_invariance_norm() -> Derivation:
         "Norm at which ε competes with weight decay.",
         "One channel; `output_slope` = |⟨∂f/∂z,z⟩| of the normalized output z; k = ε/(σ²ρ²); `tolerance` is the "
         "largest ratio of radial gradient to decay λρ².",
-        {
-            "eps": eps,
-            "variance": variance,
-            "wd": wd,
-            "output_slope": slope,
-            "tolerance": tolerance,
-            "sq_norm": sq_norm,
-            "norm": norm,
-        },
+        [eps, variance, wd, slope, tolerance, sq_norm, norm],
         {norm: sqrt(square), fraction: eps / (variance * sq_norm)},
     )
     result.step(

@@ -35,14 +35,7 @@ MIDDLE_GAMMA = {mu: root**2, gamma: (1 - root) ** 2 * (1 + c) / (2 + c), root: 1
 
 
 def two_steps() -> tuple[Any, Any, Any, Any]:
-    """Return as vectors the weights one step ago, now and one step ahead, and the current gradient.
-
-    Examples
-    --------
-    >>> older, now, ahead, gradient = two_steps()
-    >>> now.dot(gradient)
-    0
-    """
+    """Return as vectors the weights one step ago, now and one step ahead, and the current gradient."""
     along, across, beside, gradient_across, gradient_beside = sympy.symbols(
         "along across beside gradient_across gradient_beside", real=True
     )
@@ -90,13 +83,7 @@ def _step_of_the_square(result: Derivation) -> None:
 
 
 def momentum_lower_bound() -> Derivation:
-    """Derive the lower bound of the norm of heavy-ball SGD, whose square is r = √(ηℓ²/(λ(2(1+μ)-ηλ))).
-
-    Examples
-    --------
-    >>> print(momentum_lower_bound()[-1].lhs)
-    lower
-    """
+    """Derive the lower bound of the norm of heavy-ball SGD, whose square is r = √(ηℓ²/(λ(2(1+μ)-ηλ)))."""
     slope = Derivative(_next_square(sq_norm, older_sq), sq_norm).doit()
     fixed_point, turning = sqrt(BETA / gamma), sqrt(BETA / (LARGEST - gamma))
     point = sympy.Symbol("point", positive=True)
@@ -104,14 +91,7 @@ def momentum_lower_bound() -> Derivation:
         "Lower bound of the norm of heavy-ball SGD.",
         "Gradients orthogonal to the weights, g̃ >= ℓ > 0; 0 < ηλ < 2(1+μ), 0 < μ < 1; γ = ηλ(2-ηλ/(1+μ)) < (1-√μ)²; "
         "r = ρ²; `sq_bound` is the fixed point of the recursion in r.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "momentum": mu,
-            "grad_norm_min": grad_norm_min,
-            "gamma": gamma,
-            "lower": lower,
-        },
+        [lr, wd, mu, grad_norm_min, gamma, lower],
     )
     _step_of_the_square(result)
     # comparison
@@ -130,10 +110,7 @@ def momentum_lower_bound() -> Derivation:
     )
     coefficient = sympy.Symbol("coefficient", nonnegative=True)
     result.step(
-        Eq(
-            (2 * sqrt(mu) + coefficient) * c - mu * d - sqrt(mu) * c,
-            sqrt(mu) * (c - sqrt(mu) * d) + coefficient * c,
-        ),
+        Eq((2 * sqrt(mu) + coefficient) * c - mu * d - sqrt(mu) * c, sqrt(mu) * (c - sqrt(mu) * d) + coefficient * c),
         "If this slope is at least 2√μ, c >= √μ d in one step implies the same in the next. A solution that starts "
         "with the same norm and the least second norm stays below.",
     )
@@ -151,8 +128,7 @@ def momentum_lower_bound() -> Derivation:
     )
     # the linear recursion
     result.step(
-        Eq(_next_square(fixed_point, fixed_point), fixed_point),
-        "The recursion has a fixed point where γr = β/r.",
+        Eq(_next_square(fixed_point, fixed_point), fixed_point), "The recursion has a fixed point where γr = β/r."
     )
     linear = tangent.subs(point, sq_bound).subs({sq_norm: sq_bound + c, older_sq: sq_bound + d})
     result.step(
@@ -248,13 +224,7 @@ def _alternating_points() -> tuple[Any, Any]:
 
 
 def momentum_least_decay_steps() -> Derivation:
-    """Derive the least number of steps in which the norm decays by a ratio, 2 ln(ratio)/(-ln p).
-
-    Examples
-    --------
-    >>> print(momentum_least_decay_steps()[-1].lhs)
-    steps
-    """
+    """Derive the least number of steps in which the norm decays by a ratio, 2 ln(ratio)/(-ln p)."""
     steps, ratio, larger, smaller = sympy.symbols("steps ratio larger smaller", positive=True)
     trace = 1 + mu - gamma
     discriminant = sqrt(trace**2 - 4 * mu)
@@ -265,7 +235,7 @@ def momentum_least_decay_steps() -> Derivation:
         "Gradients orthogonal to the weights; 0 < ηλ < 2(1+μ), γ = ηλ(2-ηλ/(1+μ)) <= (1-√μ)²; the first norm is not "
         "below the norm of the step before; r = ρ²; p and q are the larger and the smaller root of z² - (1+μ-γ)z + "
         "μ; `ratio` is the norm before over the norm after.",
-        {"momentum": mu, "gamma": gamma, "ratio": ratio, "steps": steps},
+        [mu, gamma, ratio, steps],
         {steps: log(ratio**2) / -log(larger), larger: high, smaller: low},
     )
     _step_of_the_square(result)
@@ -275,8 +245,7 @@ def momentum_least_decay_steps() -> Derivation:
     )
     result.step(Eq(larger * smaller, mu), "The roots have this product.")
     result.step(
-        Eq(trace**2 - 4 * mu, (LARGEST - gamma) * ((1 + sqrt(mu)) ** 2 - gamma)),
-        "The roots are real for γ <= (1-√μ)².",
+        Eq(trace**2 - 4 * mu, (LARGEST - gamma) * ((1 + sqrt(mu)) ** 2 - gamma)), "The roots are real for γ <= (1-√μ)²."
     )
     result.step(
         Eq((1 + mu - gamma) * sq_norm - mu * older_sq - larger * sq_norm, smaller * (sq_norm - larger * older_sq)),
@@ -316,13 +285,7 @@ def momentum_least_decay_steps() -> Derivation:
 
 
 def momentum_stationary_bounds() -> Derivation:
-    """Derive the interval of √E‖x‖² for stationary traces with known E‖∇f‖².
-
-    Examples
-    --------
-    >>> [relation.lhs for relation in momentum_stationary_bounds()[-2:]]
-    [lower, upper]
-    """
+    """Derive the interval of √E‖x‖² for stationary traces with known E‖∇f‖²."""
     older, now, ahead, _ = two_steps()
     square, distance, grad_square = sympy.symbols("square distance mean_sq_gradient", positive=True)
     along = sympy.Symbol("product", real=True)
@@ -336,14 +299,7 @@ def momentum_stationary_bounds() -> Derivation:
         "Norm of stationary traces of heavy-ball SGD.",
         "Gradients orthogonal to the weights, with any distribution; 0 < ηλ < 2(1+μ), 0 <= μ < 1; means over a "
         "stationary trace.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "momentum": mu,
-            "mean_sq_gradient": grad_square,
-            "lower": lower,
-            "upper": upper,
-        },
+        [lr, wd, mu, grad_square, lower, upper],
         {lower: sqrt(least_square), upper: sqrt(most_square)},
     )
     result.step(
@@ -423,27 +379,14 @@ def momentum_stationary_bounds() -> Derivation:
 
 
 def moment_polynomial(decoupled: bool) -> Any:
-    """Return the characteristic polynomial in z of (E‖x‖², E⟨x,v⟩, E‖v‖²), linearised at equilibrium.
-
-    Examples
-    --------
-    >>> z = sympy.Symbol("z")
-    >>> sympy.factor(moment_polynomial(False).subs(wd, 0).subs(z, 1))
-    0
-    """
+    """Return the characteristic polynomial in z of (E‖x‖², E⟨x,v⟩, E‖v‖²), linearised at equilibrium."""
 
     def rule(weights: Any, gradient: Any, velocity: Any) -> tuple[Any, Any]:
         weights, (velocity,) = sgd_update(weights, gradient, velocity, lr, wd, mu, False, decoupled)
         return weights, velocity
 
     (xx, vx), (xg, vg), (xv, vv) = rule(1, 0, 0), rule(0, 1, 0), rule(0, 0, 1)
-    linear = Matrix(
-        [
-            [xx**2, 2 * xx * xv, xv**2],
-            [xx * vx, xx * vv + xv * vx, xv * vv],
-            [vx**2, 2 * vx * vv, vv**2],
-        ]
-    )
+    linear = Matrix([[xx**2, 2 * xx * xv, xv**2], [xx * vx, xx * vv + xv * vx, xv * vv], [vx**2, 2 * vx * vv, vv**2]])
     input_vector = Matrix([xg**2, xg * vg, vg**2])
     # stationary E‖x‖² for E‖∇f‖² = 1; the slope of E‖∇f‖² = g̃²/E‖x‖² is -E‖∇f‖²/E‖x‖² = -1/stationary
     stationary = sympy.factor((sympy.eye(3) - linear).LUsolve(input_vector)[0])
@@ -453,13 +396,7 @@ def moment_polynomial(decoupled: bool) -> Any:
 
 
 def momentum_relaxation() -> Derivation:
-    """Derive the eigenvalues of the second moments at equilibrium, and the relaxation time of the norm.
-
-    Examples
-    --------
-    >>> print(momentum_relaxation()[-1].lhs)
-    relaxation_time
-    """
+    """Derive the eigenvalues of the second moments at equilibrium, and the relaxation time of the norm."""
     z = sympy.Symbol("z")
     own, change, larger, magnitude = sympy.symbols("own change larger magnitude", positive=True)
     other = 1 - intrinsic_lr
@@ -470,7 +407,7 @@ def momentum_relaxation() -> Derivation:
         "Relaxation of the norm of heavy-ball SGD.",
         "Gradients orthogonal to the weights and independent in time; many dimensions; 0 < ηλ < 1, 0 < π < 1 and K "
         "<= (1+√π)²; π = `own` is μ and K = `change`; for decoupled decay, π and K depend on s = 1-ηλ.",
-        {"own": own, "change": change, "relaxation_time": tau},
+        [own, change, tau],
     )
     coupled = {own: mu, change: 4 * intrinsic_lr - 2 * intrinsic_lr**2 / (1 + mu)}
     decoupled = {own: other * mu, change: 2 * (1 - other**2) * (1 - mu**2) / (1 + other * mu)}

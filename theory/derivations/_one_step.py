@@ -23,42 +23,23 @@ from theory.derivations._symbols import rotation as theta
 
 
 def step_vectors() -> tuple[Any, Any]:
-    """Return the weights before and after one step. The axes are along the weights and along the gradient.
-
-    Examples
-    --------
-    >>> before, after = step_vectors()
-    >>> before.T
-    Matrix([[norm, 0]])
-    """
+    """Return the weights before and after one step. The axes are along the weights and along the gradient."""
     weights, gradient = Matrix([norm, 0]), Matrix([0, grad_norm / norm])
     return weights, weights - lr * (gradient + wd * weights)
 
 
 def square_map(a: Any, b: Any, r: Any = sq_norm) -> Any:
-    """Return the right-hand side of r⁺ = a r + b/r.
-
-    Examples
-    --------
-    >>> square_map(*sympy.symbols("a b r"))
-    a*r + b/r
-    """
+    """Return the right-hand side of r⁺ = a r + b/r."""
     return a * r + b / r
 
 
 def rotation() -> Derivation:
-    """Derive the map r⁺ = (1-ηλ)² r + (ηg̃)²/r and the angle of one step, tan θ = η̃g̃/(1-ηλ).
-
-    Examples
-    --------
-    >>> print(rotation()[-1].rhs)
-    atan(grad_norm*lr/(norm**2*(-lr*wd + 1)))
-    """
+    """Derive the map r⁺ = (1-ηλ)² r + (ηg̃)²/r and the angle of one step, tan θ = η̃g̃/(1-ηλ)."""
     before, after = step_vectors()
     result = Derivation(
         "Angle of one SGD step.",
         "The loss is scale-invariant; 0 < ηλ < 1.",
-        {"lr": lr, "wd": wd, "grad_norm": grad_norm, "norm": norm, "rotation": theta},
+        [lr, wd, grad_norm, norm, theta],
         {
             next_sq_norm: after.dot(after),
             next_norm: sympy.sqrt(after.dot(after)),

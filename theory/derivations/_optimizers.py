@@ -21,14 +21,7 @@ _LinearRule = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 def second_moments(rule: _LinearRule) -> tuple[Any, Any]:
-    """Return stationary E‖x‖² for E‖∇f‖² = 1, and 1 - E⟨x⁺,x⟩/E‖x‖², of a linear rule (weights, gradient, velocity).
-
-    Examples
-    --------
-    >>> square, turn_value = second_moments(lambda x, g, v: (sympy.Rational(1, 2) * x - g, v * 0))
-    >>> square, turn_value
-    (4/3, 1/2)
-    """
+    """Return stationary E‖x‖² for E‖∇f‖² = 1, and 1 - E⟨x⁺,x⟩/E‖x‖², of a linear rule (weights, gradient, velocity)."""
     columns = [rule(1, 0, 0), rule(0, 0, 1)]
     transition = Matrix([[columns[0][0], columns[1][0]], [columns[0][1], columns[1][1]]])
     input_vector = Matrix(rule(0, 1, 0))
@@ -52,7 +45,7 @@ def _sgd(title: str, nesterov: bool, decoupled: bool, fourth: Any, turn_formula:
     result = Derivation(
         title,
         "Gradients orthogonal to the weights and independent in time; many dimensions; 0 < ηλ < the limit of the rule.",
-        {"lr": lr, "wd": wd, "grad_norm": grad_norm, "momentum": momentum, "norm": norm, "turn": turn},
+        [lr, wd, grad_norm, momentum, norm, turn],
         {turn: turn_value},
     )
     result.step(
@@ -73,26 +66,14 @@ def _sgd(title: str, nesterov: bool, decoupled: bool, fourth: Any, turn_formula:
 
 
 def heavy_ball() -> Derivation:
-    """Derive the equilibrium of heavy-ball SGD with coupled decay.
-
-    Examples
-    --------
-    >>> print(heavy_ball()[-2].rhs)
-    lr*wd/(momentum + 1)
-    """
+    """Derive the equilibrium of heavy-ball SGD with coupled decay."""
     intrinsic_lr, mu = lr * wd, momentum
     fourth = lr * grad_norm**2 / (wd * (1 - mu) * (2 - intrinsic_lr / (1 + mu)))
     return _sgd("Equilibrium of heavy-ball SGD.", False, False, fourth, intrinsic_lr / (1 + mu))
 
 
 def nesterov() -> Derivation:
-    """Derive the equilibrium of Nesterov SGD (PyTorch's form) with coupled decay.
-
-    Examples
-    --------
-    >>> nesterov().unproved()
-    []
-    """
+    """Derive the equilibrium of Nesterov SGD (PyTorch's form) with coupled decay."""
     intrinsic_lr, mu = lr * wd, momentum
     growth = 1 + mu + intrinsic_lr * mu + 2 * intrinsic_lr * mu**2
     fourth = (
@@ -107,13 +88,7 @@ def nesterov() -> Derivation:
 
 
 def decoupled_heavy_ball() -> Derivation:
-    """Derive the equilibrium of heavy-ball SGD with decoupled decay.
-
-    Examples
-    --------
-    >>> decoupled_heavy_ball().unproved()
-    []
-    """
+    """Derive the equilibrium of heavy-ball SGD with decoupled decay."""
     intrinsic_lr, mu = lr * wd, momentum
     s = 1 - intrinsic_lr
     fourth = lr**2 * grad_norm**2 * (1 + s * mu) / ((1 - s * mu) * (1 - s**2) * (1 - mu**2))
@@ -121,13 +96,7 @@ def decoupled_heavy_ball() -> Derivation:
 
 
 def decoupled_nesterov() -> Derivation:
-    """Derive the equilibrium of Nesterov SGD with decoupled decay.
-
-    Examples
-    --------
-    >>> decoupled_nesterov().unproved()
-    []
-    """
+    """Derive the equilibrium of Nesterov SGD with decoupled decay."""
     intrinsic_lr, mu = lr * wd, momentum
     growth = 1 + mu + intrinsic_lr * mu - 2 * intrinsic_lr * mu**3
     fourth = lr * grad_norm**2 * growth / (wd * (1 - mu**2) * (2 - intrinsic_lr) * (1 - mu + intrinsic_lr * mu))

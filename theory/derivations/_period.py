@@ -16,20 +16,14 @@ DECAY = -log(1 - lr * wd)
 
 
 def balance() -> Derivation:
-    """Derive -N ln(1-ηλ) = Σ(-ln cos θ) - ln(ρ_N/ρ₀), and the geometric mean 1-ηλ of cos θ.
-
-    Examples
-    --------
-    >>> print(balance()[-1].rhs)
-    -change + grown
-    """
+    """Derive -N ln(1-ηλ) = Σ(-ln cos θ) - ln(ρ_N/ρ₀), and the geometric mean 1-ηλ of cos θ."""
     total_change = steps * log(1 - lr * wd) + grown
     step = _one_step.rotation()
     after = next(relation for relation in step if relation.lhs == next_norm)
     result = Derivation(
         "Balance of decay and growth.",
         "Any gradients; 0 < ηλ < 1; N = `steps`; `grown` = Σ(-ln cos θ); `change` = ln(ρ_N/ρ₀).",
-        {"lr": lr, "wd": wd, "norm": norm, "rotation": theta, "steps": steps, "grown": grown, "change": change},
+        [lr, wd, norm, theta, steps, grown, change],
         {next_norm: after.rhs, change: total_change},
     )
     with_cosine = {cos(theta): cosine, **BELOW_ONE}
@@ -57,27 +51,14 @@ def balance() -> Derivation:
 
 
 def balance_law() -> Derivation:
-    """Derive T·(-ln(1-ηλ)) = J/(1-φ).
-
-    Examples
-    --------
-    >>> print(balance_law()[-1].rhs)
-    -norm_rise/((1 - outside_growth)*log(-lr*wd + 1))
-    """
+    """Derive T·(-ln(1-ηλ)) = J/(1-φ)."""
     period, norm_rise, outside_growth = sympy.symbols("period norm_rise outside_growth", positive=True)
     (length,) = sympy.solve(Eq(period * DECAY, norm_rise + outside_growth * period * DECAY), period)
     result = Derivation(
         "Length of a period.",
         "A stationary trace; J = `norm_rise` is the mean rise of ln ρ in a destabilization; φ = `outside_growth` is "
         "the share of growth outside the detected destabilizations, 0 <= φ < 1; 0 < ηλ < 1.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "norm_rise": norm_rise,
-            "outside_growth": outside_growth,
-            "period": period,
-            "grown": grown,
-        },
+        [lr, wd, norm_rise, outside_growth, period, grown],
         {grown: period * DECAY, period: length},
     )
     result.step(Eq(grown, period * DECAY), "Over a mean period growth equals decay (`balance`).")
@@ -94,13 +75,7 @@ def balance_law() -> Derivation:
 
 
 def free_decay() -> Derivation:
-    """Derive how fast weights decay without gradients, for coupled weight decay with momentum.
-
-    Examples
-    --------
-    >>> free_decay().unproved()
-    []
-    """
+    """Derive how fast weights decay without gradients, for coupled weight decay with momentum."""
     weights, pushed, slow, linear = sympy.symbols("weights pushed slow linear", positive=True)
     z, intrinsic_lr = sympy.Symbol("z"), lr * wd
     # matrices of one step of (weights, ηv), where v is the buffer
@@ -113,7 +88,7 @@ def free_decay() -> Derivation:
         "Decay of weights without gradients, with momentum.",
         "0 < ηλ < 1; coupled decay; `weights` is any component x, `pushed` is its buffer times η; 1-u is a root z of "
         "the polynomial; `linear` = 1-μ+ηλ for heavy ball, 1-μ+ηλ(1+μ) for Nesterov.",
-        {"lr": lr, "wd": wd, "momentum": mu, "linear": linear, "slow": slow},
+        [lr, wd, mu, linear, slow],
         {slow: -log(1 - 2 * intrinsic_lr / (linear + sympy.sqrt(linear**2 - 4 * intrinsic_lr)))},
     )
     buffer = mu * pushed + intrinsic_lr * weights
@@ -154,20 +129,14 @@ def free_decay() -> Derivation:
 
 
 def least_decay_steps() -> Derivation:
-    """Derive that the norm needs at least ln(ratio)/(-ln(1-ηλ)) steps to decay from one value to another.
-
-    Examples
-    --------
-    >>> print(least_decay_steps()[-1].rhs)
-    -log(ratio)/log(-lr*wd + 1)
-    """
+    """Derive that the norm needs at least ln(ratio)/(-ln(1-ηλ)) steps to decay from one value to another."""
     ratio, least = sympy.symbols("ratio least", positive=True)
     after = (1 - lr * wd) * norm / cosine
     (least_solution,) = sympy.solve(Eq(least * log(1 - lr * wd), -log(ratio)), least)
     result = Derivation(
         "Least number of steps of a decay phase.",
         "Any gradients; 0 < ηλ < 1; `cosine` = cos θ in (0, 1]; `ratio` = norm before over norm after.",
-        {"lr": lr, "wd": wd, "ratio": ratio, "least": least},
+        [lr, wd, ratio, least],
         {next_norm: after, least: least_solution},
     )
     result.step(
@@ -181,13 +150,7 @@ def least_decay_steps() -> Derivation:
 
 
 def least_time_between_angular_jumps() -> Derivation:
-    """Derive that angular jumps are on average at least ln(1-δ)/ln(1-ηλ) steps apart.
-
-    Examples
-    --------
-    >>> print(least_time_between_angular_jumps()[-1].rhs)
-    log(1 - delta)/log(-lr*wd + 1)
-    """
+    """Derive that angular jumps are on average at least ln(1-δ)/ln(1-ηλ) steps apart."""
     angular_jumps, least, excess = sympy.symbols("angular_jumps least excess", positive=True)
     identity = balance()[-1]
     (net,) = sympy.solve(identity, change)
@@ -196,15 +159,7 @@ def least_time_between_angular_jumps() -> Derivation:
         "Least mean time between angular jumps.",
         "Any gradients; 0 < ηλ < 1; 0 < δ < 1; N = `steps`; `change` = ln(ρ_N/ρ₀); `angular_jumps` steps have 1 - "
         "cos θ > δ; `excess` is their growth above -ln(1-δ) each plus the growth of all other steps.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "delta": delta,
-            "steps": steps,
-            "change": change,
-            "angular_jumps": angular_jumps,
-            "least": least,
-        },
+        [lr, wd, delta, steps, change, angular_jumps, least],
         {
             least: 1 / Limit(most_angular_jumps / steps, steps, oo).doit(),
             change: net,
@@ -232,13 +187,7 @@ def least_time_between_angular_jumps() -> Derivation:
 
 
 def decay_phase_product() -> Derivation:
-    """Derive the course of loss times effective learning rate in a decay phase.
-
-    Examples
-    --------
-    >>> decay_phase_product().unproved()
-    []
-    """
+    """Derive the course of loss times effective learning rate in a decay phase."""
     loss, effective, tail, inverse, start, product = sympy.symbols(
         "loss effective_lr tail inverse start product", positive=True
     )
@@ -252,7 +201,7 @@ def decay_phase_product() -> Derivation:
         "Gradients too small to change the norm: η̃⁺ = η̃/a with a = (1-ηλ)²; a loss with dL/dτ = -`tail`·L² in the "
         "time dτ = η̃dt of the sphere; `inverse` = 1/(Lη̃); `start` = Lη̃ at the beginning; `number` of steps; 0 < "
         "ηλ < 1.",
-        {"lr": lr, "wd": wd, "tail": tail, "start": start, "number": number, "product": product, "a": ratio},
+        [lr, wd, tail, start, number, product, ratio],
         {product: 1 / solution.subs(inverse, 1 / start), ratio: (1 - lr * wd) ** 2},
     )
     result.step(
@@ -264,10 +213,7 @@ def decay_phase_product() -> Derivation:
         Eq(1 / (after * effective / ratio), ratio * (1 / (loss * effective) + tail)),
         "One step takes the time τ = η̃, and η̃ grows by 1/a. Hence 1/(Lη̃) obeys a linear recursion.",
     )
-    result.step(
-        Eq(solution.subs(number, number + 1), ratio * (solution + tail)),
-        "This function solves the recursion.",
-    )
+    result.step(Eq(solution.subs(number, number + 1), ratio * (solution + tail)), "This function solves the recursion.")
     result.step(Eq(solution.subs(number, 0), inverse), "It starts at the first value.")
     result.step(
         Eq(

@@ -13,13 +13,7 @@ start = sympy.Symbol("start", positive=True)
 
 
 def norm_under_schedule() -> Derivation:
-    """Derive ρ⁴(t) under any learning rate η(t) as an integral.
-
-    Examples
-    --------
-    >>> norm_under_schedule().unproved()
-    []
-    """
+    """Derive ρ⁴(t) under any learning rate η(t) as an integral."""
     learning_rate = sympy.Function("eta", positive=True)
     integrated_lr = Integral(learning_rate(moment), (moment, 0, time))
     later = sympy.Symbol("later", nonnegative=True)
@@ -30,7 +24,7 @@ def norm_under_schedule() -> Derivation:
     result = Derivation(
         "Norm under a learning-rate schedule, in continuous time.",
         "Constant g̃; any learning rate η(t) > 0; u = ρ⁴ is `fourth` at `time`, and `start` is ρ at time 0.",
-        {"wd": wd, "grad_norm": grad_norm, "time": time, "start": start, "fourth": fourth},
+        [wd, grad_norm, time, start, fourth],
         {fourth: solution},
     )
     result.step(
@@ -53,13 +47,7 @@ def norm_under_schedule() -> Derivation:
 
 
 def tracking_lag() -> Derivation:
-    """Derive the lag ρ/ρ*(η_t) - 1 = -(d ln η/dt)/(16ηλ) of a slow schedule.
-
-    Examples
-    --------
-    >>> print(tracking_lag()[-1])
-    Eq(lag, -slope/(16*lr*wd))
-    """
+    """Derive the lag ρ/ρ*(η_t) - 1 = -(d ln η/dt)/(16ηλ) of a slow schedule."""
     learning_rate, z = sympy.Function("eta", positive=True), sympy.Function("z")
     slope, small, lag = sympy.symbols("slope small lag", real=True)
     equilibrium = learning_rate(time) * grad_norm**2 / (2 * wd)
@@ -70,7 +58,7 @@ def tracking_lag() -> Derivation:
     result = Derivation(
         "Lag of the norm behind its equilibrium.",
         "Constant g̃; η changes slowly, so that `slope` = d ln η/dt is much smaller than ηλ; ρ⁴ = ρ*⁴(1+z).",
-        {"lr": lr, "wd": wd, "slope": slope, "small": small, "lag": lag},
+        [lr, wd, slope, small, lag],
         {lag: sympy.series((1 + small) ** sympy.Rational(1, 4), small, 0, 2).removeO() - 1, small: small_solution},
     )
     result.step(
@@ -96,13 +84,7 @@ def tracking_lag() -> Derivation:
 
 
 def tracked_steps() -> Derivation:
-    """Derive that the lag of a linear schedule exceeds ε in the last √(N/(16 ε η₀ λ)) steps.
-
-    Examples
-    --------
-    >>> print(tracked_steps()[-1].lhs)
-    left
-    """
+    """Derive that the lag of a linear schedule exceeds ε in the last √(N/(16 ε η₀ λ)) steps."""
     steps, left, tolerance, first = sympy.symbols("steps left tolerance lr_max", positive=True)
     learning_rate = first * left / steps
     lag = tracking_lag()
@@ -115,7 +97,7 @@ def tracked_steps() -> Derivation:
         "Steps in which a linear schedule loses the equilibrium.",
         "η decreases linearly from `lr_max` to 0 over N = `steps` steps, of which `left` remain; ε = `tolerance`; "
         "the lag is that of slow change (`tracking_lag`).",
-        {"wd": wd, "lr_max": first, "steps": steps, "left": left, "tolerance": tolerance, "lag": lag_symbol},
+        [wd, first, steps, left, tolerance, lag_symbol],
         {lag_symbol: lag_value},
     )
     result.step(
@@ -136,13 +118,7 @@ def tracked_steps() -> Derivation:
 
 
 def corrected_decay() -> Derivation:
-    """Derive the weight decay λη_t/η_max, which keeps the equilibrium norm and the gradient norm of the weights.
-
-    Examples
-    --------
-    >>> print(corrected_decay()[-1])
-    Eq(decay, lr*wd/lr_max)
-    """
+    """Derive the weight decay λη_t/η_max, which keeps the equilibrium norm and the gradient norm of the weights."""
     largest, decay, weight_gradient = sympy.symbols("lr_max decay weight_gradient", positive=True)
     fourth = lr * grad_norm**2 / (2 * wd)
     (decay_solution,) = sympy.solve(Eq(fourth.subs(wd, decay), fourth.subs(lr, largest)), decay)
@@ -150,15 +126,7 @@ def corrected_decay() -> Derivation:
         "Weight decay that keeps the norm constant when the learning rate decreases.",
         "Constant g̃; small ηλ, so that ρ*⁴ = ηg̃²/(2λ); λ = `wd` at the largest learning rate `lr_max`; "
         "`weight_gradient` = ‖∇f‖ = g̃/ρ*.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "grad_norm": grad_norm,
-            "norm": norm,
-            "lr_max": largest,
-            "decay": decay,
-            "weight_gradient": weight_gradient,
-        },
+        [lr, wd, grad_norm, norm, largest, decay, weight_gradient],
         {weight_gradient: grad_norm / norm, norm: fourth ** sympy.Rational(1, 4), decay: decay_solution},
     )
     result.step(Eq(norm**4, fourth), "The equilibrium for small ηλ.")

@@ -16,31 +16,17 @@ new_lr, new_wd, new_norm = sympy.symbols("new_lr new_wd new_norm", positive=True
 
 
 def equivalent_run() -> Derivation:
-    """Derive the weight decay and initial norm with which another learning rate gives the same directions.
-
-    Examples
-    --------
-    >>> [str(relation) for relation in equivalent_run()[-2:]]
-    ['Eq(new_norm, lr_to*norm/lr)', 'Eq(new_wd, lr**2*wd/lr_to**2)']
-    """
-    to, scale = sympy.symbols("lr_to scale", positive=True)
+    """Derive the weight decay and initial norm with which another learning rate gives the same directions."""
+    to, scale, sgd_norm, sgd_wd = sympy.symbols("lr_to scale sgd_norm sgd_wd", positive=True)
+    root = sympy.sqrt(to / lr)
+    # SGD keeps its directions for ρ ∝ √η, the other optimizers for ρ ∝ η
     result = Derivation(
         "Settings with the same directions of the weights.",
         "All weights are scale-invariant: weights c times as large have gradients 1/c times as large; `factor` is c. "
         "The update rules are applied to one weight, its gradient and its state.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "norm": norm,
-            "lr_to": to,
-            "momentum": momentum,
-            "new_lr": new_lr,
-            "new_wd": new_wd,
-            "new_norm": new_norm,
-        },
-        {new_norm: norm * scale, new_wd: wd / scale**2, scale: to / lr},
+        [lr, wd, norm, to, momentum, new_lr, new_wd, new_norm, sgd_norm, sgd_wd],
+        {new_norm: norm * scale, new_wd: wd / scale**2, scale: to / lr, sgd_norm: norm * root, sgd_wd: wd / root**2},
     )
-    # SGD keeps its directions for ρ ∝ √η, the other optimizers for ρ ∝ η; the definitions for SGD follow below
     for words, nesterov, decoupled in (
         ("heavy ball", False, False),
         ("Nesterov", True, False),
@@ -83,12 +69,8 @@ def equivalent_run() -> Derivation:
         "large to c times the new weights.",
     )
     result.step(Eq(scaled_mean, mean / factor), "The mean becomes 1/c of the mean.")
-    root = sympy.sqrt(to / lr)
-    first, second = sympy.symbols("sgd_norm sgd_wd", positive=True)
-    result.definitions.update({first: norm * root, second: wd / root**2})
-    result.symbols.update({"sgd_norm": first, "sgd_wd": second})
-    result.step(Eq(first, norm * sympy.sqrt(to / lr)), "SGD: c² = η'/η, so the initial norm is √(η'/η) times as large.")
-    result.step(Eq(lr * wd, to * second), "For SGD ηλ is the same in both settings.")
+    result.step(Eq(sgd_norm, norm * root), "SGD: c² = η'/η, so the initial norm is √(η'/η) times as large.")
+    result.step(Eq(lr * wd, to * sgd_wd), "For SGD ηλ is the same in both settings.")
     result.step(Eq(new_norm, norm * to / lr), "AdamW, Lion and Adam: c = η'/η.")
     result.step(Eq(new_wd, wd * lr**2 / to**2), "Adam with L2 keeps η²λ; AdamW and Lion keep ηλ.")
     return result
@@ -117,13 +99,7 @@ def _adaptive(rule: Any, decay_power: int) -> Any:
 
 
 def run_without_decay() -> Derivation:
-    """Derive the growing learning rate η_t = ηα^(-2t-1) that replaces weight decay, for SGD and heavy ball.
-
-    Examples
-    --------
-    >>> run_without_decay().unproved()
-    []
-    """
+    """Derive the growing learning rate η_t = ηα^(-2t-1) that replaces weight decay, for SGD and heavy ball."""
     before, here, push, first = sympy.symbols("before here push first", real=True)
     number = sympy.Symbol("number", integer=True, nonnegative=True)
     decay_factor = sympy.Symbol("decay_factor", positive=True)
@@ -145,15 +121,7 @@ def run_without_decay() -> Derivation:
         "All weights are scale-invariant; heavy ball with coupled decay, 0 <= μ, ηλ <= (1-√μ)²; α = `decay_factor`; "
         "step `number`; `here` and `before` are the weights y_t and y_(t-1) of the run without decay; `push` is its "
         "gradient at y_t.",
-        {
-            "lr": lr,
-            "wd": wd,
-            "momentum": momentum,
-            "number": number,
-            "decay_factor": decay_factor,
-            "scheduled_lr": scheduled,
-            "velocity_per_weight": start,
-        },
+        [lr, wd, momentum, number, decay_factor, scheduled, start],
         {scheduled: growing_lr, start: (decay_factor - 1 + intrinsic_lr) / (lr * momentum)},
     )
     result.step(Eq(growing_lr / earlier, decay_factor**-2), "The learning rates grow by the factor α^-2 per step.")

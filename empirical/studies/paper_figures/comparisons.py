@@ -17,9 +17,9 @@ from empirical.config import RunConfig
 from empirical.measures.minima import successive_minima
 from empirical.reports.comparison import is_same_network, stored_config
 from empirical.reports.page import new_figure
-from empirical.studies.claims.claim import RunGroups
-from empirical.studies.claims.statistics import Trajectories, classify_or_none
 from empirical.studies.paper_figures.paper_figure import TWO_COLUMNS
+from empirical.studies.statistics import classify_or_none
+from empirical.studies.study import RunGroups, Trajectories
 from simulate.plots.style import MEASURED_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
 from simulate.trajectories.contract import mean_intrinsic_lr, setting_variable
 from simulate.trajectories.periods import (

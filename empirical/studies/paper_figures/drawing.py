@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from empirical.studies.claims.statistics import Trajectories
-from empirical.studies.claims.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER
 from empirical.studies.paper_figures.all_figures import all_figures
 from empirical.studies.paper_figures.paper_figure import STYLE, PaperFigure
-from empirical.studies.stored_runs import load_stored_run, train_missing
+from empirical.studies.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER, Trajectories, load_stored_run, train_missing
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
 from theory.arguments import check_choices

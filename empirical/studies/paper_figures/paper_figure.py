@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from empirical.config import RunConfig
 from empirical.presets import at_paper_scale
-from empirical.studies.claims.claim import RunGroups
-from empirical.studies.claims.statistics import Trajectories
+from empirical.studies.study import RunGroups, Trajectories
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ import simulate
 import theory
 from empirical.reports.comparison import last_periods, periods_to_draw
 from empirical.reports.page import new_figure
-from empirical.studies.claims.statistics import Trajectories
 from empirical.studies.paper_figures.paper_figure import ONE_COLUMN, TWO_COLUMNS, add_figure_legend
+from empirical.studies.study import Trajectories
 from simulate.plots.style import PREDICTED_COLOR, mark_onsets
 from simulate.trajectories.contract import mean_intrinsic_lr, setting_variable
 

@@ -90,7 +90,7 @@ def measure_edge(config: RunConfig, folder: Path, *, points: int = 40, progress:
     members = [name for group in scale_invariant_groups(networks[0], data.inputs).values() for name in group.weights]
     products = []
     for network in networks:
-        landscape = LossCurvature(network, data.prepare(data.inputs), data.targets, weights=members, dtype=None)
+        landscape = LossCurvature(network, data.network_inputs(data.inputs), data.targets, weights=members, dtype=None)
         (largest,) = largest_eigenvalues(landscape.tangent_product, landscape.point, 1, 1e-3, 0)
         # on the unit sphere h = ρ²λ, and η̃ = η/ρ²
         products.append(lr * float(largest))

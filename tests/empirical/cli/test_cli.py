@@ -16,7 +16,7 @@ import simulate
 import theory
 from empirical.cli.application import name_options
 from empirical.cli.main import app
-from empirical.studies.claims.all_claims import all_claims
+from empirical.studies.claims import CLAIMS
 from empirical.studies.paper_figures.all_figures import all_figures
 from simulate.trajectories.folder import STATUS, count_steps
 
@@ -388,7 +388,7 @@ def test_the_help_of_figures_names_them_all():
 def test_claims_lists_all_claims_and_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     listed = bnwd("claims", "--list").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == [claim.name for claim in all_claims()]
+    assert [line.split()[0] for line in listed] == [claim.name for claim in CLAIMS]
     fast = bnwd("claims", "--fast", "--list").stdout.splitlines()
     assert fast == [line for line in listed if line.split()[1] == "*"]
     assert list(tmp_path.iterdir()) == []

@@ -43,7 +43,7 @@ def check_images(data, grey=False):
     training = expected[TRAIN].astype(np.float64)
     np.testing.assert_allclose(data.mean.flatten(), training.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(data.scale.flatten(), training.std((0, 1, 2)), rtol=1e-12)
-    prepared = data.prepare(data.inputs)
+    prepared = data.network_inputs(data.inputs)
     np.testing.assert_allclose(prepared.mean((0, 2, 3)), 0, atol=1e-12)
     np.testing.assert_allclose(prepared.var((0, 2, 3), correction=0), 1, rtol=1e-12)
 
@@ -228,7 +228,7 @@ CONFIG = RunConfig(lr=0.1, wd=0.01, model="convnet", width=4, steps=30, batch_si
 def test_bytes_train_like_the_normalized_numbers(engine):
     config = dataclasses.replace(CONFIG, engine=engine, dtype="float64")
     byte_data = user_data(BYTES, torch.float64, CPU)
-    as_numbers = train(config, data=(byte_data.prepare(byte_data.inputs), byte_data.targets))
+    as_numbers = train(config, data=(byte_data.network_inputs(byte_data.inputs), byte_data.targets))
     as_bytes = train(config, data=BYTES)
     np.testing.assert_allclose(as_bytes.loss, as_numbers.loss, rtol=1e-9)
     np.testing.assert_allclose(as_bytes.train_loss, as_numbers.train_loss, rtol=1e-9)

@@ -17,12 +17,11 @@ import simulate
 import theory
 from empirical import RunConfig
 from empirical.reports.comparison import last_periods
-from empirical.studies.claims.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER
 from empirical.studies.paper_figures.all_figures import all_figures
 from empirical.studies.paper_figures.comparisons import measured_periods
 from empirical.studies.paper_figures.drawing import draw_figures, load_trajectories
 from empirical.studies.paper_figures.paper_figure import ONE_COLUMN, STYLE, TWO_COLUMNS
-from empirical.studies.stored_runs import train_missing
+from empirical.studies.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER, train_missing
 from empirical.sweeps.task import run_path
 
 FIGURES = {figure.name: figure for figure in all_figures(fast=True)}

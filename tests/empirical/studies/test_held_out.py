@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,9 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from empirical.studies.predictions import report, study
-from empirical.studies.predictions.report import format_metrics, metrics, write_held_out_page
-from empirical.studies.predictions.study import NETWORKS, Network, pool_summaries, validate_held_out
+from empirical.studies.held_out import (
+    NETWORKS,
+    SEEDS,
+    Network,
+    judge_held_out,
+    pool_summaries,
+    validate_held_out,
+    write_held_out_page,
+)
+from empirical.studies.study import HOLDS, UNDECIDED, goals_table
 from simulate._files import write_json
 
 RUN = {
@@ -33,32 +41,32 @@ class TestPooling:
             for run in runs
         ]
         pooled, lengths = pool_summaries(0.005, summaries), np.concatenate(runs)
-        assert pooled.periods == lengths.size
-        assert pooled.period == pytest.approx(lengths.mean(), rel=1e-9)
-        assert pooled.outside_growth == pytest.approx(1 - 0.5 / (-math.log1p(-0.005) * lengths.mean()), rel=1e-9)
+        assert pooled["periods"] == lengths.size
+        assert pooled["period"] == pytest.approx(lengths.mean(), rel=1e-9)
+        assert pooled["outside_growth"] == pytest.approx(1 - 0.5 / (-math.log1p(-0.005) * lengths.mean()), rel=1e-9)
         within = np.sqrt(sum(np.var(run, ddof=1) * len(run) for run in runs)) / lengths.size
-        assert pooled.period_stderr >= within * (1 - 1e-9)
+        assert pooled["period_stderr"] >= within * (1 - 1e-9)
 
     def test_seeds_that_disagree_have_a_larger_error(self):
         apart = pool_summaries(0.01, [RUN, {**RUN, "period": 140.0}])
-        assert apart.period_stderr == pytest.approx(20.0)
+        assert apart["period_stderr"] == pytest.approx(20.0)
 
     def test_periods_at_twice_the_threshold_are_counted_not_averaged(self):
         # 40 and 40 periods at the threshold, 32 and 0 at twice the threshold
         without = {name: value for name, value in RUN.items() if name != "threshold_ratio"}
-        assert pool_summaries(0.01, [RUN, without]).threshold_ratio == pytest.approx(80 / 32)
-        assert pool_summaries(0.01, [without]).threshold_ratio == math.inf
+        assert pool_summaries(0.01, [RUN, without])["threshold_ratio"] == pytest.approx(80 / 32)
+        assert pool_summaries(0.01, [without])["threshold_ratio"] == math.inf
 
     def test_an_unknown_error_is_not_zero(self):
         single = {**RUN, "periods": 1, "period_stderr": math.nan}
-        assert math.isnan(pool_summaries(0.01, [single]).period_stderr)
-        assert math.isnan(pool_summaries(0.01, [RUN, single]).period_stderr)
+        assert math.isnan(pool_summaries(0.01, [single])["period_stderr"])
+        assert math.isnan(pool_summaries(0.01, [RUN, single])["period_stderr"])
 
     def test_runs_without_periods_are_at_equilibrium_or_unclear(self):
         nothing = {"periods": 0, "rotation_ratio": 0.9, "log_norm_sd": 0.02, "typical_norm": 2.0, "seconds": 1.0}
-        assert pool_summaries(0.01, [nothing] * 2).verdict == "equilibrium"
-        assert pool_summaries(0.01, [nothing, {**nothing, "rotation_ratio": 0.5}]).verdict == "no clear period"
-        assert math.isnan(pool_summaries(0.01, [nothing]).period)
+        assert pool_summaries(0.01, [nothing] * 2)["verdict"] == "equilibrium"
+        assert pool_summaries(0.01, [nothing, {**nothing, "rotation_ratio": 0.5}])["verdict"] == "no clear period"
+        assert math.isnan(pool_summaries(0.01, [nothing])["period"])
 
 
 def table(count=50, **changed):
@@ -79,14 +87,14 @@ def table(count=50, **changed):
 
 
 def missed(results):
-    return [metric.claim for metric in results if metric.reached is False]
+    return [result.claim for result in results if result.is_missed]
 
 
 class TestMeasures:
     def test_perfect_predictions_reach_every_goal(self):
-        results = metrics(table())
+        results = judge_held_out(table())
         assert missed(results) == []
-        assert sum(metric.reached is True for metric in results) >= 20
+        assert sum(result.verdict == HOLDS for result in results) >= 20
 
     @pytest.mark.parametrize(
         ("changed", "claims"),
@@ -103,47 +111,61 @@ class TestMeasures:
         ids=str,
     )  # fmt: skip
     def test_wrong_predictions_miss_their_goals(self, changed, claims):
-        results = missed(metrics(table(**changed)))
+        results = missed(judge_held_out(table(**changed)))
         for claim in claims:
             assert any(claim in other for other in results), (claim, results)
 
     def test_wrong_verdicts_are_counted(self):
         wrong = table()
         wrong.predicted_verdict.values[:6] = "equilibrium"
-        assert "correct verdict" in missed(metrics(wrong))
+        assert "correct verdict" in missed(judge_held_out(wrong))
         wrong.predicted_verdict.values[:2] = "periodic"
-        assert "correct verdict" not in missed(metrics(wrong))
+        assert "correct verdict" not in missed(judge_held_out(wrong))
 
     def test_a_full_batch_is_judged_by_itself(self):
         full_batch = table(4, predicted_period=1.2).assign_coords(
             kind=("setting", np.array(["full batch"] * 4, dtype=object))
         )
-        assert missed(metrics(full_batch)) == ["full batch, worst error of T (4 settings)"]
+        assert missed(judge_held_out(full_batch)) == ["full batch, worst error of T (4 settings)"]
 
     def test_settings_with_few_periods_do_not_count(self):
         few = table(4, measured_periods=0.5)
-        assert not any("error of T" in metric.claim for metric in metrics(few))
+        assert not any("error of T" in result.claim for result in judge_held_out(few))
 
     def test_the_text_has_a_line_for_each(self):
-        results = metrics(table())
-        assert len(format_metrics(results).splitlines()) == len(results) + 1
+        results = judge_held_out(table())
+        lines = goals_table(results).text().splitlines()
+        assert len(lines) == len(results) + 1
+        assert lines[1].split() == ["mean", "error", "of", "T", "(50", "settings)", "0.0%", "≤", "8%", "holds"]
+        assert any("100% (50 of 50)" in line for line in lines)
+
+    def test_a_setting_without_a_prediction_is_not_left_out(self):
+        unknown = table()
+        unknown.predicted_period.values[0] = math.nan
+        results = {result.study.claim: result for result in judge_held_out(unknown)}
+        assert results["mean error of T"].verdict == UNDECIDED
+        assert results["mean error of T"].is_missed
+        assert results["T within 20 %"].statistic == 0.98
 
 
 SMALL = {
-    "settles": Network("MLP 4", {"model": "mlp", "width": 4}, lr_by_intrinsic_lr={5e-3: 0.2}),
+    "settles": Network(name="MLP 4", settings={"model": "mlp", "width": 4}, lr_by_intrinsic_lr={6e-3: 0.2}),
     "oscillates": Network(
-        "MLP 64", {"model": "mlp", "width": 64}, held_out=True, lr_by_intrinsic_lr={4e-3: 1.0, 1e-3: 0.5}
+        name="MLP 64",
+        settings={"model": "mlp", "width": 64},
+        held_out=True,
+        lr_by_intrinsic_lr={6e-3: 1.0, 4e-3: 0.5},
     ),
 }
+LENGTHS = {"periods": 20, "calibration_periods": 40, "progress": False}
 
 
 @pytest.fixture(scope="module")
 def small_study(tmp_path_factory):
     out = tmp_path_factory.mktemp("study") / "held_out"
-    with pytest.MonkeyPatch.context() as patch, concurrent.futures.ThreadPoolExecutor(1) as executor:
-        patch.setattr(study, "NETWORKS", SMALL)
-        results = validate_held_out(out, periods=20, calibration_periods=40, executor=executor, progress=False)
-        again = validate_held_out(out, periods=20, calibration_periods=40, executor=executor, progress=False)
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        results = validate_held_out(out, SMALL, executor=executor, **LENGTHS)
+        again = validate_held_out(out, SMALL, executor=executor, **LENGTHS)
     return out, results, again
 
 
@@ -154,7 +176,7 @@ def test_predictions_agree_with_training(small_study):
     # 20 periods each: a tenth or so
     np.testing.assert_allclose(results.predicted_period[1:], results.measured_period[1:], rtol=0.3)
     assert results.measured_periods.values[1:].min() >= 20
-    np.testing.assert_allclose(results.lr * results.wd, [5e-3, 4e-3, 1e-3])
+    np.testing.assert_allclose(results.lr * results.wd, [6e-3, 6e-3, 4e-3])
     units = {name: results[name].attrs["units"] for name in map(str, results.variables)}
     assert units["measured_log_norm_sd"] == units["predicted_rotation_ratio"] == "1"
     assert units["predicted_effective_lr_max"] == "1/loss"
@@ -166,25 +188,19 @@ def test_predictions_agree_with_training(small_study):
     assert (out / "held_out.csv").read_text().count("\n") == 4
 
 
-def test_the_page_lists_every_setting(small_study, monkeypatch):
+def test_the_page_lists_every_setting(small_study):
     out, results, _ = small_study
-    monkeypatch.setattr(report, "NETWORKS", SMALL)
-    write_held_out_page(out, results, metrics(results))
-    page = (out / "held_out.md").read_text()
+    figure = write_held_out_page(out, results, judge_held_out(results), SMALL)
+    page = " ".join((out / "held_out.md").read_text(encoding="utf-8").split())
+    assert page.startswith("<!-- written by `bnwd validate --held-out` -->")
     assert page.count("| MLP 64 (held-out) |") == 2
     assert page.count("| MLP 4 |") == 1
     assert "| – |" in page, "a network at equilibrium has no period"
     assert (out / "held_out.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_panels_have_readable_axes(small_study, monkeypatch):
-    out, results, _ = small_study
-    monkeypatch.setattr(report, "NETWORKS", SMALL)
-    models = {"oscillates": simulate.PeriodModel.load(out / "models" / "oscillates.json")}
-    figure = report.draw_held_out(results.sel(setting=results.network == "oscillates"), models)
+    # the panels have readable axes
     figure.draw_without_rendering()
     panels = [ax for ax in figure.axes if ax.get_visible()]
-    assert [ax.get_title() for ax in panels] == ["MLP 64 (held-out)"]
+    assert "MLP 64 (held-out)" in [ax.get_title() for ax in panels]
     (legend,) = figure.legends
     for ax in panels:
         assert [text.get_text() for text in ax.get_xticklabels()] == ["0.0003", "0.001", "0.003", "0.01"]
@@ -213,7 +229,7 @@ def test_networks_differ():
     assert count >= 40
     assert sum(network.held_out for network in NETWORKS.values()) >= 2
     # calibration runs have other seeds
-    assert not set(study.SEEDS) & {0, 1}
+    assert not set(SEEDS) & {0, 1}
 
 
 @pytest.mark.parametrize(
@@ -228,27 +244,28 @@ def test_bad_input(tmp_path, options, words):
 
 def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
     write_json(tmp_path / "thesis.json", {"years": 4})
-    with pytest.raises(ValueError, match="out must be a new or empty folder or that of an earlier call"):
+    with pytest.raises(ValueError, match="out must be a new or empty folder"):
         validate_held_out(tmp_path, ["mlp64"])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.json"]
 
 
-def test_a_failed_run_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "NETWORKS", {"settles": SMALL["settles"]})
+def test_a_failed_run_is_reported(small_study, tmp_path, monkeypatch):
+    # its calibration is reused
+    shutil.copytree(small_study[0], tmp_path / "new", ignore=shutil.ignore_patterns("references"))
     # affects sweeps only, since calibration runs are trained one by one
     monkeypatch.setattr("empirical.runs.loop.train_runs", lambda *arguments: [OSError("the disk is gone")])
     with (
         concurrent.futures.ThreadPoolExecutor(1) as executor,
         pytest.raises(RuntimeError, match=r"training failed: .*the disk is gone"),
     ):
-        validate_held_out(tmp_path / "new", calibration_periods=20, executor=executor, progress=False)
+        validate_held_out(tmp_path / "new", {"settles": SMALL["settles"]}, executor=executor, **LENGTHS)
 
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(10_000)
 def test_predictions_for_all_networks(tmp_path):
     names = [name for name, network in NETWORKS.items() if not network.beyond]
-    results = metrics(validate_held_out(tmp_path / "held_out", names, progress=False))
-    missed_goals = [m.claim for m in results if m.reached is False and not m.claim.startswith("stretch")]
+    results = judge_held_out(validate_held_out(tmp_path / "held_out", names, progress=False))
+    missed_goals = [claim for claim in missed(results) if not claim.startswith("stretch")]
     # missed in docs/held_out.md too
-    assert set(missed_goals) <= {"effective lr at the onset, MLP: worst factor"}, format_metrics(results)
+    assert set(missed_goals) <= {"effective lr at the onset, MLP: worst factor"}, goals_table(results).text()

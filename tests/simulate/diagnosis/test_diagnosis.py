@@ -15,17 +15,21 @@ from matplotlib import pyplot as plt
 
 import simulate
 import theory
-from simulate.diagnosis.diagnosis import (
+from simulate.diagnosis.diagnosis import diagnose_run
+from simulate.diagnosis.log_rows import Rows, contradiction
+from simulate.diagnosis.rules import (
     BAD_BATCH,
     DATA_SHIFT,
     LR_STEP,
     NORM_DRIVEN,
     OVERFLOW,
+    RULES,
+    THRESHOLDS,
     UNKNOWN,
-    diagnose_run,
+    SpikeFeatures,
+    Thresholds,
+    explain,
 )
-from simulate.diagnosis.log_rows import Rows, contradiction
-from simulate.diagnosis.rules import RULES, THRESHOLDS, SpikeFeatures, Thresholds, explain
 from simulate.diagnosis.spikes import find_spikes
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=25)

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+import urllib.parse
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import simulate
 import theory
-from simulate.explorer import QUANTITIES, explore, explorer, page, plot_exploration, quantities
+from simulate.explorer import QUANTITIES, explore, explorer, page, picture, plot_exploration, quantities
 from simulate.explorer import sliders as sliders_module
 from simulate.explorer.quantities import ANGULAR_JUMP_NAMES, EQUILIBRIUM_NAMES, PERIOD_NAMES
 
@@ -37,6 +40,16 @@ SETTINGS = [
     {"lr": 0.001, "wd": 1e-5, **SETTING},
 ]
 
+# sliders that are moved in a browser, and their new positions
+MOVES = [
+    {},
+    {"lr": 5, "wd": 8, "low": 4, "high": 7, "start": 0, "delta": 4},
+    {"momentum": 2, "wd": 3},
+    {"momentum": 1, "lr": 0, "wd": 0},
+    {"high": 10},
+    {"low": 4, "wd": 8},
+]
+
 
 @pytest.fixture(autouse=True)
 def _headless_matplotlib():
@@ -45,12 +58,27 @@ def _headless_matplotlib():
     plt.close("all")
 
 
+@pytest.fixture(scope="module", params=SETTINGS, ids=str)
+def drawn(request):
+    """Setting, its exploration and the axes of its figure, which is drawn."""
+    exploration = explore(**request.param)
+    figure = Figure(figsize=(11, 5.4))
+    axes = plot_exploration(exploration, picture.add_axes(figure))
+    FigureCanvasAgg(figure).draw()
+    return request.param, exploration, axes
+
+
 @pytest.fixture(scope="module")
 def frames():
-    with pytest.MonkeyPatch.context() as patch:
-        # slow decay is truncated to save time
-        patch.setattr(quantities, "_MAX_STEPS", 50_000)
-        return page.explorer_frames()
+    # slow decay is truncated to save time
+    return page.explorer_frames(max_steps=20_000)
+
+
+@pytest.fixture(scope="module")
+def shown_numbers(frames, tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium")
+    return shown_in_browser(page._page(frames), tmp_path_factory.mktemp("browser"))
 
 
 class TestExplore:
@@ -147,9 +175,8 @@ class TestExplore:
             assert lower * (1 - 1e-9) <= exploration.trajectory.norm.min()
             assert exploration.trajectory.norm.max() <= upper * (1 + 1e-9)
 
-    @pytest.mark.parametrize("setting", SETTINGS)
-    def test_missing_numbers_have_a_reason(self, setting):
-        exploration = explore(**setting)
+    def test_missing_numbers_have_a_reason(self, drawn):
+        setting, exploration, _ = drawn
         for name, value in exploration.values.items():
             assert value if isinstance(value, str) else math.isfinite(value), name
         text = str(exploration)
@@ -235,11 +262,8 @@ class TestNormLevels:
 
 
 class TestPlotExploration:
-    @pytest.mark.parametrize("setting", SETTINGS)
-    def test_it_shows_the_numbers(self, setting):
-        exploration = explore(**setting)
-        norm, rotation, numbers = plot_exploration(exploration)
-        norm.figure.canvas.draw()
+    def test_it_shows_the_numbers(self, drawn):
+        _, exploration, (norm, rotation, numbers) = drawn
         heights = [line.get_ydata()[0] for line in norm.lines[1:]]
         assert len({f"{height:.9g}" for height in heights}) == len(heights)
         for value in positive_numbers(exploration.values, *EQUILIBRIUM_NAMES[:5]):
@@ -257,19 +281,16 @@ class TestPlotExploration:
             if not isinstance(value, str):
                 assert right[left.index(QUANTITIES[name].words)] == QUANTITIES[name].text(value)
 
-    def test_no_text_leaves_the_picture(self):
-        for setting in SETTINGS:
-            axes = plot_exploration(explore(**setting))
-            figure = axes[0].figure
-            figure.canvas.draw()
-            for text in [*axes[2].texts, *axes[0].get_legend().get_texts(), axes[0].yaxis.label, axes[1].xaxis.label]:
-                box = text.get_window_extent()
-                assert box.x0 >= 0
-                assert box.y0 >= 0
-                assert box.x1 <= figure.bbox.x1, text.get_text()
-                assert box.y1 <= figure.bbox.y1, text.get_text()
-            assert axes[0].get_legend().get_window_extent().x1 <= axes[2].get_window_extent().x0
-            plt.close(figure)
+    def test_no_text_leaves_the_picture(self, drawn):
+        axes = drawn[2]
+        figure = axes[0].figure
+        for text in [*axes[2].texts, *axes[0].get_legend().get_texts(), axes[0].yaxis.label, axes[1].xaxis.label]:
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.y0 >= 0
+            assert box.x1 <= figure.bbox.x1, text.get_text()
+            assert box.y1 <= figure.bbox.y1, text.get_text()
+        assert axes[0].get_legend().get_window_extent().x1 <= axes[2].get_window_extent().x0
 
     def test_shading_covers_the_norms_of_angular_jumps(self):
         exploration = explore(0.5, 0.2, delta=0.02, grad_norm_min=1.0, grad_norm_max=30.0, norm=1.0)
@@ -294,6 +315,12 @@ class TestPlotExploration:
 
 
 class TestExplorer:
+    @pytest.fixture
+    def blank(self, monkeypatch):
+        """Empty pictures, for tests of the sliders alone."""
+        monkeypatch.setattr(sliders_module, "plot_exploration", lambda exploration, axes: axes)
+        monkeypatch.setattr(sliders_module, "add_axes", lambda figure: [])
+
     @pytest.fixture
     def parts(self):
         pytest.importorskip("ipywidgets")
@@ -322,7 +349,7 @@ class TestExplorer:
         assert message.value == ""
         assert plt.get_fignums() == []
 
-    def test_the_least_gradient_never_exceeds_the_largest(self, parts):
+    def test_the_least_gradient_never_exceeds_the_largest(self, blank, parts):
         sliders, _, _ = parts
         low, high = sliders["smallest g̃, ℓ"], sliders["largest g̃, L"]
         low.value = 50.0
@@ -330,7 +357,7 @@ class TestExplorer:
         high.value = 2.0
         assert (low.value, high.value) == (2.0, 2.0)
 
-    def test_invalid_setting_shows_a_message(self, parts):
+    def test_invalid_setting_shows_a_message(self, blank, parts):
         sliders, message, image = parts
         sliders["learning rate η"].value = 3.0
         sliders["weight decay λ"].value = 1.0
@@ -340,7 +367,7 @@ class TestExplorer:
         assert message.value == ""
         assert image.layout.display != "none"
 
-    def test_several_moves_are_drawn_once(self, parts, monkeypatch):
+    def test_several_moves_are_drawn_once(self, blank, parts, monkeypatch):
         sliders, _, _ = parts
         explored = []
         monkeypatch.setattr(
@@ -357,7 +384,7 @@ class TestExplorer:
         asyncio.run(moves())
         assert explored == [(0.3, 0.01)]
 
-    def test_fallback_without_widgets_is_text_and_figure(self, monkeypatch):
+    def test_fallback_without_widgets_is_text_and_figure(self):
         pytest.importorskip("ipywidgets")
         formatters = pytest.importorskip("IPython.core.formatters")
         box = explorer()
@@ -494,24 +521,11 @@ class TestPage:
             page.write_explorer_page(tmp_path / "page.html", seed=0.5)
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-    @pytest.mark.parametrize(
-        "moves",
-        [
-            {},
-            {"lr": 5, "wd": 8, "low": 4, "high": 7, "start": 0, "delta": 4},
-            {"momentum": 2, "wd": 3},
-            {"momentum": 1, "lr": 0, "wd": 0},
-            {"high": 10},
-            {"low": 4, "wd": 8},
-        ],
-        ids=str,
-    )
-    def test_a_browser_shows_the_numbers_of_explore(self, frames, tmp_path, moves):
-        places = {**page.INITIAL_POSITIONS, **moves}
+    @pytest.mark.parametrize("number", range(len(MOVES)), ids=lambda number: str(MOVES[number]))
+    def test_a_browser_shows_the_numbers_of_explore(self, shown_numbers, number):
+        places, shown = {**page.INITIAL_POSITIONS, **MOVES[number]}, shown_numbers[number]
         # L carries ℓ along
         places["low"] = max(places["low"], places["high"] - 4)
-        shown = shown_in_browser(page._page(frames), tmp_path, moves)
         exploration = explore(
             page.LR[places["lr"]],
             page.WD[places["wd"]],
@@ -534,7 +548,7 @@ class TestPage:
             assert float(shown[name].split()[0]) == pytest.approx(values[places[name]], rel=6e-3)
         assert shown["drawn"] == shown["keys"]
         assert shown["words"] >= {level.words for level in quantities.norm_levels(exploration.values)}
-        assert shown["cut"] == "0"
+        assert shown["cut"] == 0
 
     @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
     @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -555,29 +569,38 @@ class TestPage:
         assert int(re.search(r"height: (\d+)px", done)[1]) > 1500
 
 
-def shown_in_browser(text, folder, moves):
-    """Return numbers, slider values and lines that the page shows after its sliders were moved."""
-    moved = "".join(
-        f"input.{name}.value = {place}; input.{name}.dispatchEvent(new Event('input'));"
-        for name, place in moves.items()
-    )
-    # labels that leave the figure or overlap another label
-    cut = """const boxes = [...document.querySelectorAll("#picture text")].map((text) => text.getBoundingClientRect());
-        const all = document.getElementById("picture").getBoundingClientRect();
-        const leaves = (a) => a.left < all.left || a.right > all.right || a.bottom > all.bottom;
-        const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-        const cut = boxes.filter((a, i) => leaves(a) || boxes.slice(0, i).some((b) => touch(a, b)));
-        document.body.dataset.cut = cut.length;
-        """
-    html = dom(text.replace("</body>", f"<script>{moved}{cut}</script></body>"), folder)
+def shown_in_browser(text, folder):
+    """Return, for each of MOVES, numbers, slider values and lines that the page shows after its sliders were moved."""
+    script = """
+        const shots = [];
+        for (const moves of MOVES) {
+          for (const [id, place] of Object.entries({ ...D.initial, ...moves })) input[id].value = place;
+          for (const id in moves) input[id].dispatchEvent(new Event("input"));
+          update();
+          // labels that leave the figure or overlap another label
+          const boxes = [...document.querySelectorAll("#picture text")].map((text) => text.getBoundingClientRect());
+          const all = document.getElementById("picture").getBoundingClientRect();
+          const leaves = (a) => a.left < all.left || a.right > all.right || a.bottom > all.bottom;
+          const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+          const cut = boxes.filter((a, i) => leaves(a) || boxes.slice(0, i).some((b) => touch(a, b)));
+          const parts = [document.getElementById("sliders"), document.querySelector("main")];
+          shots.push({ html: parts.map((part) => part.outerHTML).join(""), cut: cut.length });
+        }
+        document.body.textContent = "shots" + encodeURIComponent(JSON.stringify(shots)) + "shots";
+    """.replace("MOVES", json.dumps(MOVES))
+    dumped = dom(text.replace("</body>", f"<script>{script}</script></body>"), folder)
+    return [shown_numbers_of(**shot) for shot in json.loads(urllib.parse.unquote(dumped.split("shots")[1]))]
+
+
+def shown_numbers_of(html, cut):
     shown = dict(re.findall(r'<output[^>]* id="(\w+)-value">(.*?)</output>', html))
     for names, value in re.findall(r'<td [^>]*data-names="([\w ]+)">(.*?)</td>', html):
         shown |= dict.fromkeys(names.split(), value)
-    picture, keys = re.search(r'<svg id="picture".*?</svg>', html, re.S)[0], re.search(r"<ul .*?</ul>", html, re.S)[0]
+    drawing, keys = re.search(r'<svg id="picture".*?</svg>', html, re.S)[0], re.search(r"<ul .*?</ul>", html, re.S)[0]
     kinds = re.compile(r'class="(simulated|bound|ends|rms|threshold)"|fill="url\(#(\w+)\)"')
-    shown["drawn"], shown["keys"] = ({a + b for a, b in kinds.findall(part)} for part in (picture, keys))
+    shown["drawn"], shown["keys"] = ({a + b for a, b in kinds.findall(part)} for part in (drawing, keys))
     shown["words"] = set(re.findall(r"</svg>(.*?)</li>", keys))
-    return shown | {"cut": re.search(r'data-cut="(\d+)"', html)[1]}
+    return shown | {"cut": cut}
 
 
 def dom(text, folder):

@@ -88,7 +88,7 @@ class TestCompiled:
         unit = direction(landscape.dim, seed)
         unit /= np.linalg.norm(unit)
         gradient = np.empty_like(unit)
-        loss = _kernels.loss_and_gradient(*landscape.parts(), np.uint64(1), 0, unit, gradient)
+        loss = _kernels.loss_and_gradient(landscape.parts(), np.uint64(1), 0, unit, gradient)
         np.testing.assert_allclose(loss, landscape.value(unit), rtol=1e-13, atol=1e-15)
         np.testing.assert_allclose(gradient, landscape.gradient(unit), rtol=1e-12, atol=1e-14)
 
@@ -98,7 +98,7 @@ class TestCompiled:
         for sign in (1, -1):
             unit = np.array([1.0, 0.0]) * sign
             gradient = np.empty(2)
-            loss = _kernels.loss_and_gradient(*regression.parts(), np.uint64(1), 0, unit, gradient)
+            loss = _kernels.loss_and_gradient(regression.parts(), np.uint64(1), 0, unit, gradient)
             margin = sign * scale
             expected = math.log1p(math.exp(-margin)) if abs(margin) < 700 else max(-margin, 0.0)
             slope = -1 / (1 + math.exp(min(margin, 700.0)))

@@ -180,3 +180,9 @@ def test_bad_values_are_named():
     start = simulate.norm_map(0.1, 0.1, 2.0, norm=1.0, steps=3)
     with pytest.raises(ValueError, match=r"^start must have the source 'ode', got 'map'"):
         simulate.norm_ode(0.1, 0.1, 2.0, steps=3, start=start)
+
+
+def test_an_empty_batch_has_crossing_times_of_no_trajectory():
+    run = simulate.norm_ode([], 0.01, 2.0, norm=1.0, steps=3, levels=[1.5, 3.0])
+    assert run.crossing_time.shape == (0, 2)
+    assert simulate.norm_ode([], 0.01, 2.0, steps=3, levels=[1.5, 3.0], start=run).crossing_time.shape == (0, 2)

@@ -5,7 +5,7 @@ import xarray as xr
 import simulate
 import theory
 
-DIM, WALKERS = 300, 32
+DIM = 300
 
 
 def sgd(momentum, nesterov=False, decoupled=False):
@@ -46,7 +46,9 @@ def turn(angle):
     ("rule", "lr", "wd", "steps", "discarded", "norm_residual", "turn_residual"), CASES, ids=lambda c: repr(c)[:40]
 )
 def test_closed_forms_are_those_of_random_walks(rule, lr, wd, steps, discarded, norm_residual, turn_residual):
-    walk = simulate.random_walk(lr, wd, 2.0, dim=DIM, steps=steps, optimizer=rule, walkers=WALKERS, seed=0)
+    # the norms of SGD with momentum fluctuate more than those of normalized optimizers
+    walkers = 32 if isinstance(rule, theory.SGD) else 16
+    walk = simulate.random_walk(lr, wd, 2.0, dim=DIM, steps=steps, optimizer=rule, walkers=walkers, seed=0)
     settled = walk.isel(step=slice(discarded, None))
     power = 4 if isinstance(rule, theory.SGD) else 2
     norm = theory.equilibrium_norm(lr, wd, 2.0, optimizer=rule)
@@ -56,7 +58,7 @@ def test_closed_forms_are_those_of_random_walks(rule, lr, wd, steps, discarded, 
         (turn(settled.rotation), turned, turn_residual),
     ):
         errors = measured.mean("step") / expected - 1
-        error, scatter = abs(float(errors.mean())), float(errors.std(ddof=1)) / WALKERS**0.5
+        error, scatter = abs(float(errors.mean())), float(errors.std(ddof=1)) / walkers**0.5
         # within 1 % (goal for Lion's angle: 3 %), and within four standard errors where no residual is known
         assert error < 0.01
         assert error < 4 * scatter + residual

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import simulate
 from simulate.period_model.calibration import CalibrationRun
-from simulate.period_model.intervals import Interval, resample_law_periods, resample_runs
+from simulate.period_model.prediction import Interval, resample_laws, resample_runs
 
 REFERENCE = simulate.PeriodModel.reference()
 SETTINGS = [(0.5, 0.012), (0.5, 0.004), (0.5, 0.0015)]
@@ -37,6 +37,10 @@ def calibration_run(intrinsic_lr, lengths, rises):
     )
 
 
+def resampled_periods(calibration_runs, wd):
+    return [law.period(0.5, wd) for law in resample_laws(tuple(calibration_runs), 400, seed=0)]
+
+
 @pytest.fixture(scope="module")
 def models():
     """Period models fitted to simulated runs of the reference model, two seeds at each of two ηλ."""
@@ -60,7 +64,8 @@ def test_intervals_cover_the_true_period(models, setting):
         truth = simulate.find_periods(long).mean
         covered = {"law": 0, "reduced": 0}
         for model in models:
-            for name, interval in (("law", model.law_interval(*setting)), ("reduced", model.period_interval(*setting))):
+            intervals = {"law": model.law_interval(*setting), "reduced": model.period_interval(*setting, draws=200)}
+            for name, interval in intervals.items():
                 covered[name] += interval.lower <= truth <= interval.upper
     # at 90 % coverage, fewer than 12 of 16 have a probability of 2 %
     assert covered["law"] >= 12, covered
@@ -71,10 +76,7 @@ def test_the_error_of_the_law_grows_with_the_distance_from_the_calibration_runs(
     model = models[0]
     width = {}
     for wd in (0.02, 0.004, 0.0012):
-        interval, draws = (
-            model.law_interval(0.5, wd),
-            resample_law_periods(model.calibration_runs, 0.5, wd, 400, seed=0),
-        )
+        interval, draws = model.law_interval(0.5, wd), resampled_periods(model.calibration_runs, wd)
         width[wd] = math.log(interval.upper / interval.lower) / 2
         sampling = np.diff(np.log(np.quantile(draws, [0.05, 0.95])))[0] / 2
         # two independent errors of known size, 1.64 standard deviations each side
@@ -88,7 +90,7 @@ def test_longer_calibration_runs_give_shorter_intervals():
     for relaxations in (30, 480):
         runs = [REFERENCE.oscillate(0.5, wd, steps=round(relaxations / (0.5 * wd)), seed=3) for wd in (0.02, 0.004)]
         calibration_runs = simulate.PeriodModel.from_runs(runs).calibration_runs
-        widths.append(np.std(np.log(resample_law_periods(calibration_runs, 0.5, 0.01, 400, seed=0))))
+        widths.append(np.std(np.log(resampled_periods(calibration_runs, 0.01))))
     # sixteen times the periods, a quarter of the width
     assert widths[1] / widths[0] == pytest.approx(0.25, rel=0.5)
 
@@ -108,7 +110,7 @@ def test_seeds_that_disagree_widen_the_interval():
     rng = np.random.default_rng(0)
     same = [calibration_run(0.01, rng.normal(100, 20, 50), np.full(50, 0.5)) for _ in range(2)]
     apart = [calibration_run(0.01, rng.normal(mean, 20, 50), np.full(50, 0.5)) for mean in (80, 120)]
-    width = [np.std(resample_law_periods(seeds, 0.5, 0.02, 400, seed=0)) for seeds in (same, apart)]
+    width = [np.std(resampled_periods(seeds, 0.02)) for seeds in (same, apart)]
     # within: 20/√100; between two seeds: 20/√2
     assert width[0] == pytest.approx(2.0, rel=0.5)
     assert width[1] == pytest.approx(math.hypot(14.1, 2.0), rel=0.2)

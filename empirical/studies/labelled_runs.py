@@ -15,20 +15,14 @@ from torch import Tensor, nn
 import theory
 from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
-from simulate.diagnosis.diagnosis import (
-    BAD_BATCH,
-    DATA_SHIFT,
-    LR_STEP,
-    NORM_DRIVEN,
-    OVERFLOW,
-)
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
 from simulate.diagnosis.training_log import training_log
 
 NOISE = "noise"
 LABELS = (NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, NOISE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelledRun:
     """A training and the event that is triggered in it.
 
@@ -51,18 +45,7 @@ class LabelledRun:
 
 
 def train_labelled(case: LabelledRun) -> xr.Dataset:
-    """Train in a plain PyTorch loop and return the log: loss, lr, weight norm and gradient norm.
-
-    Parameters
-    ----------
-    case : settings and event.
-
-    Examples
-    --------
-    >>> case = LabelledRun("noise", {"width": 4, "lr": 0.5, "wd": 0.01, "steps": 5})
-    >>> sorted(train_labelled(case).data_vars)
-    ['grad_norm', 'loss', 'lr', 'norm']
-    """
+    """Train in a plain PyTorch loop and return the log: loss, lr, weight norm and gradient norm."""
     config = RunConfig(**case.settings, seed=case.seed)
     lr = float(config.lr(0)) if callable(config.lr) else float(config.lr)
     setup = prepare(config)
@@ -165,11 +148,6 @@ def development_runs() -> list[LabelledRun]:
     Two sets of 74 of them were held-out at first. In the first set 89 % of the diagnoses were right; four of the eight
     others took one hard batch of a network that had learned all samples for a data shift. The rules then left such
     batches alone. In the second set 86 % were right, 5 % unknown, 4 % missed and 4 % wrong.
-
-    Examples
-    --------
-    >>> len(development_runs())
-    220
     """
     periodic: tuple[dict[str, Any], ...] = (
         {"width": 64, "lr": 0.5, "wd": 0.004, "steps": 5000},
@@ -271,13 +249,7 @@ def _second_held_out() -> list[LabelledRun]:
 
 
 def held_out_runs() -> list[LabelledRun]:
-    """Labelled runs of other networks, trained only after the rules were fixed.
-
-    Examples
-    --------
-    >>> len(held_out_runs())
-    74
-    """
+    """Labelled runs of other networks, trained only after the rules were fixed."""
     periodic: tuple[dict[str, Any], ...] = (
         {"width": 88, "batch_size": 56, "lr": 0.45, "wd": 0.004, "steps": 6000},
         {"width": 112, "batch_size": 72, "lr": 0.8, "wd": 0.002, "steps": 6000},
@@ -312,7 +284,10 @@ def held_out_runs() -> list[LabelledRun]:
 
 
 def _without_events(networks: Sequence[dict[str, Any]], seed: int) -> list[LabelledRun]:
-    return [LabelledRun(NORM_DRIVEN, settings, seed=seed + number) for number, settings in enumerate(networks)]
+    return [
+        LabelledRun(label=NORM_DRIVEN, settings=settings, seed=seed + number)
+        for number, settings in enumerate(networks)
+    ]
 
 
 def _with_events(
@@ -323,8 +298,8 @@ def _with_events(
         settings = {"steps": 2500, **overrides}
         at = round(settings["steps"] * (0.6 + 0.03 * number))
         runs += [
-            LabelledRun(label, settings, names[number % len(names)], at, seed + number)
+            LabelledRun(label=label, settings=settings, event=names[number % len(names)], at=at, seed=seed + number)
             for label, names in events.items()
         ]
-        runs.append(LabelledRun(NOISE, settings, seed=seed + len(networks) + number))
+        runs.append(LabelledRun(label=NOISE, settings=settings, seed=seed + len(networks) + number))
     return runs

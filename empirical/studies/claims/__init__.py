@@ -1,1 +1,0 @@
-"""Claims of the paper and of related work, each tested by training."""

@@ -1,1 +1,0 @@
-"""Test of the diagnosis on trainings with known causes."""

@@ -1,1 +1,0 @@
-"""Held-out predictions: periods predicted for networks and settings that were not used in development."""

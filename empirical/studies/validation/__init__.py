@@ -1,1 +1,0 @@
-"""Validation: predictions and simulations compared with training, row by row."""
