@@ -1,6 +1,27 @@
-"""Settings of all tests and doctests, made before anything is imported."""
+"""Settings of all tests and doctests, made before anything is imported, and runs that several test modules share."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 # Test processes run side by side, and the networks are tiny: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def figures_folder(tmp_path_factory):
+    """Folder of the figures of the paper in their fast version, which one of the test processes trains and draws."""
+    from filelock import FileLock
+
+    from empirical import draw_figures
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, aside = shared / "figures", shared / "figures.partial"
+    with FileLock(shared / "figures.lock"), ThreadPoolExecutor(1) as executor:
+        if not folder.is_dir():
+            draw_figures(aside, fast=True, formats=("pdf", "svg"), executor=executor, progress=False)
+            aside.rename(folder)
+    return folder

@@ -118,8 +118,8 @@ def command_help() -> Iterator[str]:
 
     names: list[list[str]] = [[], *([name] for name in typer.main.get_command(app).commands)]
     for name in names:
-        told = CliRunner().invoke(app, [*name, "--help"], prog_name="bnwd", terminal_width=100, max_content_width=100)
-        yield f"## bnwd {' '.join(name)}\n\n```text\n{told.output.strip()}\n```\n"
+        result = CliRunner().invoke(app, [*name, "--help"], prog_name="bnwd", terminal_width=100, max_content_width=100)
+        yield f"## bnwd {' '.join(name)}\n\n```text\n{result.output.strip()}\n```\n"
 
 
 def all_derivations() -> Iterator[str]:
@@ -272,12 +272,14 @@ def display_formula(translator: HTML5Translator, node: nodes.math_block) -> None
 
 def write_explorer(app: Sphinx, failure: Exception | None) -> None:
     """Write the page that docs/explorer shows in a frame."""
-    if failure is None and app.builder.format == "html":
+    if failure is None and app.builder.format == "html" and app.config.with_explorer:
         simulate.write_explorer_page(Path(app.outdir) / "explorer.html")
 
 
 def setup(app: Sphinx) -> None:
     """Connect the above to Sphinx."""
+    # half of the time of a build; tests leave it out
+    app.add_config_value("with_explorer", True, "html", bool)
     app.connect("source-read", complete_page)
     app.connect("doctree-read", keep_numbers_whole)
     app.connect("build-finished", write_explorer)

@@ -19,7 +19,7 @@ from .runs.loop import resume as resume
 from .runs.loop import train as train
 from .studies.claims import judge_claims as judge_claims
 from .studies.held_out import validate_held_out as validate_held_out
-from .studies.paper_figures.drawing import draw_figures as draw_figures
+from .studies.paper_figures import draw_figures as draw_figures
 from .studies.validation import validate as validate
 from .sweeps.grid import grid as grid
 from .sweeps.grid import read_sweep as read_sweep

@@ -6,6 +6,8 @@ import dataclasses
 from typing import Any
 
 from empirical.config import RunConfig
+from theory.arguments import check_choice
+from theory.optimizers import with_dim
 from theory.rules import Optimizer
 from theory.schedules import Constant, Cosine, Linear
 from theory.sgd import SGD
@@ -50,22 +52,22 @@ def paper_runs(network: str, kind: str = "scale_invariant") -> tuple[RunConfig, 
     >>> run.lr, run.wd, run.dataset, run.steps
     (1.0, 0.001, 'cifar100', 390000)
     """
-    for name, value, allowed in (("network", network, _NETWORKS), ("kind", kind, _KINDS)):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
-    model, width, dataset = _NETWORKS[network]
+    model, width, dataset = _NETWORKS[check_choice("network", network, _NETWORKS)]
+    check_choice("kind", kind, _KINDS)
     per_epoch = _TRAINING_SAMPLES // _BATCH
-    common: dict[str, Any] = {
-        "wd": _WEIGHT_DECAY,
-        "model": model,
-        "width": width,
-        "dataset": dataset,
-        "batch_size": _BATCH,
-        "steps": _EPOCHS * per_epoch,
-        "evaluate_every": 10 * per_epoch,
-        "device": "auto",
-    }
-    return tuple(RunConfig(lr=lr, **{**common, **_KINDS[kind]}) for lr in LEARNING_RATES)
+    common = RunConfig(
+        lr=LEARNING_RATES[0],
+        wd=_WEIGHT_DECAY,
+        model=model,
+        width=width,
+        dataset=dataset,
+        batch_size=_BATCH,
+        steps=_EPOCHS * per_epoch,
+        evaluate_every=10 * per_epoch,
+        device="auto",
+        **_KINDS[kind],
+    )
+    return tuple(dataclasses.replace(common, lr=lr) for lr in LEARNING_RATES)
 
 
 def at_paper_scale(run: RunConfig) -> RunConfig:
@@ -111,7 +113,7 @@ def at_paper_scale(run: RunConfig) -> RunConfig:
         dataset=_NETWORKS["convnet"][2],
         samples=None if run.samples is None else min(10 * run.samples, _TRAINING_SAMPLES),
         augmentation=None if run.augmentation is None else _KINDS["augmentation"]["augmentation"],
-        batch_size=_BATCH if run.batch_size == _default("batch_size") else run.batch_size,
+        batch_size=_BATCH if run.batch_size == RunConfig.batch_size else run.batch_size,
         lr=lr,
         wd=run.wd / _STEP_FACTOR,
         steps=run.steps * _STEP_FACTOR,
@@ -121,19 +123,13 @@ def at_paper_scale(run: RunConfig) -> RunConfig:
     return dataclasses.replace(scaled, optimizer=_optimizer_with_dim(scaled))
 
 
-def _default(name: str) -> Any:
-    return next(f.default for f in dataclasses.fields(RunConfig) if f.name == name)
-
-
 def _optimizer_with_dim(run: RunConfig) -> Optimizer:
     """Optimizer of a run. If it has `dim`, set it to the number of trained weights."""
-    rule: Any = run.optimizer
-    if not hasattr(rule, "dim"):
+    if not hasattr(run.optimizer, "dim"):
         return run.optimizer
     import torch
 
     from empirical.networks import build_network
 
     network = build_network(run, torch.zeros(2, 3, 32, 32), 10)
-    resized: Optimizer = dataclasses.replace(rule, dim=sum(p.numel() for p in network.parameters() if p.requires_grad))
-    return resized
+    return with_dim(run.optimizer, sum(p.numel() for p in network.parameters() if p.requires_grad))

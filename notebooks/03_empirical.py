@@ -159,7 +159,7 @@ linear, norm = partial(torch.nn.Linear, bias=False), partial(torch.nn.BatchNorm1
 hidden = [linear(64, 128), norm(128), torch.nn.ReLU(), linear(128, 128), norm(128), torch.nn.ReLU()]
 module = torch.nn.Sequential(*hidden, linear(128, 10))
 module[-1].weight.requires_grad_(False).mul_(10 / module[-1].weight.norm())  # its norm must not decay
-model = empirical.calibrate(module, images, labels, periods=20 if FAST else 60, seeds=1, progress=False)
+model = empirical.calibrate(module, images, labels, periods=10 if FAST else 60, seeds=1, progress=False)
 prediction = model.predict(LR, OWN_WD)
 print(prediction)
 
@@ -168,7 +168,7 @@ print(prediction)
 
 # %%
 trained = empirical.train(
-    empirical.RunConfig(lr=LR, wd=OWN_WD, steps=6000 if FAST else 30_000),
+    empirical.RunConfig(lr=LR, wd=OWN_WD, steps=3000 if FAST else 30_000),
     model=module,
     data=(images, labels),
     progress=False,
@@ -201,11 +201,14 @@ plt.show()
 # $\tilde\eta h>2$. During the decay phase, from a peak of the norm to the next onset, $\tilde\eta h$ grows to about 2.
 
 # %%
+import dataclasses
 import tempfile
 from pathlib import Path
 
-from empirical.studies.tables.edge import FULL_BATCH, STABILITY_LIMIT, measure_edge
+from empirical.studies.tables import FULL_BATCH, STABILITY_LIMIT, measure_edge
 
+if FAST:
+    FULL_BATCH = dataclasses.replace(FULL_BATCH, wd=0.02, width=32, samples=200, steps=1500)
 with tempfile.TemporaryDirectory() as folder:
     edge = measure_edge(FULL_BATCH, Path(folder), points=8 if FAST else 40, progress=False)
 fig, ax = plt.subplots(figsize=(9, 2.8))

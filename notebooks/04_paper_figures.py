@@ -34,13 +34,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 from IPython.display import Image, Markdown
 
-from empirical.studies.paper_figures.all_figures import all_figures
-from empirical.studies.paper_figures.drawing import draw_figures
+from empirical.studies.paper_figures import all_figures, draw_figures
 
 FAST = bool(os.environ.get("BNWD_FAST"))  # a short version for tests
 OUT = tempfile.mkdtemp()  # a folder of your own keeps figures and runs
+RUNS = os.environ.get("BNWD_RUNS")  # folder of runs to reuse, default OUT/runs
 with ThreadPoolExecutor(1) as one_by_one:  # default: one process per processor
-    files = draw_figures(OUT, fast=FAST, executor=one_by_one, progress=False)
+    files = draw_figures(OUT, runs=RUNS, fast=FAST, executor=one_by_one, progress=False)
 figures = {figure.name: figure for figure in all_figures(FAST)}
 captions = {name: f"{figure.caption} {figure.observation}" for name, figure in figures.items()}
 

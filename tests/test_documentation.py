@@ -37,7 +37,7 @@ def module(tmp_path, monkeypatch, name, text):
 @pytest.mark.parametrize("reference", ["no_such_module:name", "math:no_such_name"])
 def test_a_reference_to_nothing_is_refused_before_anything_is_written(field, reference, tmp_path):
     config = empirical.RunConfig(lr=0.1, wd=0.01, **{field: reference})
-    with pytest.raises(ValueError, match=rf"{field} must be .*{reference}.*PYTHONPATH"):
+    with pytest.raises(ValueError, match=rf"{field} .*{reference}.*PYTHONPATH"):
         empirical.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -55,11 +55,11 @@ def test_an_optimizer_must_be_found_again():
     class Local(theory.SGD):
         pass
 
-    with pytest.raises(ValueError, match="optimizer must be a class defined at the top level"):
+    with pytest.raises(ValueError, match=r"optimizer .*top level"):
         empirical.RunConfig(lr=0.1, wd=0.01, optimizer=Local())
     for text in ("math:sqrt()", "decimal:Decimal()", "no_such_module:SGD()"):
-        with pytest.raises(ValueError, match="optimizer must be"):
-            theory.optimizers.parse_optimizer(text)
+        with pytest.raises(ValueError, match=r"optimizer .*" + re.escape(text.partition("(")[0])):
+            theory.optimizers.check_optimizer(text)
 
 
 def test_other_code_under_the_same_name_is_another_run(tmp_path, monkeypatch):
@@ -71,7 +71,7 @@ def test_other_code_under_the_same_name_is_another_run(tmp_path, monkeypatch):
     import changing
 
     monkeypatch.setattr(changing.build, "__defaults__", (9,))
-    with pytest.raises(ValueError, match="another model or other data"):
+    with pytest.raises(ValueError, match="other data"):
         empirical.train(config, tmp_path / "run")
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 
 import nbformat
 import pytest
@@ -15,7 +16,7 @@ PAGES = ("README.md", "docs/getting_started.md")
 # fewer steps, where what is printed does not depend on them
 SHORTER = {"steps=5000)": "steps=1500)", "steps=2000)": "steps=40)", "periods=40": "periods=20"}
 BLOCKS = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
-MARK = "\x1e"
+MARK, NEXT_BLOCK = "\x1e", "\x1d"
 PRINT = f"""import builtins
 def print(*values):
     builtins.print({MARK!r}, *values, sep="", flush=True) if len(values) == 1 else builtins.print({MARK!r}, *values)
@@ -44,18 +45,32 @@ def test_the_readme_is_short():
     assert len(marked) == 6, "six lines in the reader's own loop"
 
 
+@pytest.fixture(scope="module")
+def run_blocks(tmp_path_factory):
+    """Run the blocks of a page, each as a script of its own, in one process that imports the packages once."""
+
+    @cache
+    def run(page):
+        folder, calls = tmp_path_factory.mktemp("blocks"), ["import runpy\n"]
+        (folder / "marked.py").write_text(PRINT, encoding="utf-8")
+        for number in range(len(blocks(page))):
+            script = f"block{number}.py"
+            (folder / script).write_text(f"from marked import print\n{shortened(page, number)}", encoding="utf-8")
+            calls.append(f"runpy.run_path({script!r}, run_name='__main__')\nprint({NEXT_BLOCK!r}, flush=True)\n")
+        (folder / "page.py").write_text("".join(calls), encoding="utf-8")
+        environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, "page.py"], cwd=folder, env=environment, capture_output=True, text=True)
+
+    return run
+
+
 @pytest.mark.parametrize(("page", "number"), BLOCKS)
-def test_block_runs_as_a_script(page, number, tmp_path):
-    block = shortened(page, number)
-    (tmp_path / "marked.py").write_text(PRINT, encoding="utf-8")
-    (tmp_path / "block.py").write_text(f"from marked import print\n{block}", encoding="utf-8")
-    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "block.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+def test_block_runs_as_a_script(page, number, run_blocks):
+    done = run_blocks(page)
+    # with the name of the block that failed
     assert done.returncode == 0, done.stderr[-3000:]
-    comments = re.findall(r"^ *print\(.*\)(?: +# (.+))?$", block, re.MULTILINE)
-    outputs = done.stdout.split(MARK)[1:]
+    comments = re.findall(r"^ *print\(.*\)(?: +# (.+))?$", shortened(page, number), re.MULTILINE)
+    outputs = done.stdout.split(NEXT_BLOCK)[number].split(MARK)[1:]
     assert len(outputs) == len(comments)
     for output, value in zip(outputs, map(promised_value, comments), strict=True):
         if value:

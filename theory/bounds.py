@@ -94,7 +94,7 @@ def norm_envelope(
     wd: ArrayLike,
     grad_norm_min: ArrayLike,
     grad_norm_max: ArrayLike,
-) -> Bounds:
+) -> Bounds[FloatArray]:
     """Exact interval of norms that can be reached from `norm` in t steps with ℓ <= g̃ <= L.
 
     The reachable r = ρ² form an interval (a continuous image of one), so iterating its two ends is exact for every ηλ,

@@ -98,7 +98,7 @@ def momentum_envelope(
     grad_norm_min: ArrayLike,
     *,
     momentum: ArrayLike,
-) -> Any:
+) -> FloatArray:
     """Lower bound of the norm after t steps of heavy-ball SGD with coupled decay, if g̃ >= ℓ at every step.
 
     The run starts with zero velocity. r = ρ² is never below the recursion R⁺ = (1+μ)R - μR⁻ + φ(R), with γ and m as in
@@ -158,7 +158,7 @@ def momentum_envelope(
 
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         squares = states_at(step_numbers, recursion())[0]
-    return unit[..., np.newaxis] * np.sqrt(np.maximum(squares, 0))
+    return np.asarray(unit[..., np.newaxis] * np.sqrt(np.maximum(squares, 0)))
 
 
 @overload

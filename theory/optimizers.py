@@ -27,7 +27,6 @@ __all__ = [
     "format_optimizer",
     "optimizer_class",
     "optimizer_class_name",
-    "parse_optimizer",
     "sgd_update",
 ]
 
@@ -95,19 +94,6 @@ def _build_optimizer(class_name: str, arguments: dict[str, Any]) -> Any:
     return kind(**arguments)
 
 
-def parse_optimizer(text: str) -> Optimizer:
-    """Old name of `check_optimizer` for a text."""
-    return check_optimizer(text)
-
-
-def parse_if_known(text: str) -> Optimizer | None:
-    """Optimizer that a text describes, or None if `check_optimizer` rejects it."""
-    try:
-        return check_optimizer(text)
-    except ValueError:
-        return None
-
-
 def format_optimizer(rule: Optimizer) -> str:
     """Text form of an optimizer, which `check_optimizer` turns back into the object."""
     return optimizer_class_name(rule) + repr(rule).removeprefix(type(rule).__name__)
@@ -119,12 +105,6 @@ def with_dim(rule: Optimizer, dim: int) -> Optimizer:
     if "dim" in getattr(type(rule), "__dataclass_fields__", ()):
         changed = dataclasses.replace(changed, dim=dim)
     return changed  # type: ignore[no-any-return]
-
-
-def equal_up_to_dim(one: Optimizer | str, other: Optimizer | str) -> bool:
-    """Whether two optimizers, as objects or texts, are the same apart from their number of weights."""
-    first, second = (parse_if_known(rule) if isinstance(rule, str) else rule for rule in (one, other))
-    return one == other or (first is not None and second is not None and with_dim(first, 1) == with_dim(second, 1))
 
 
 def check_optimizer(optimizer: OptimizerLike) -> Optimizer:

@@ -1,37 +1,53 @@
-"""Shared by all commands: the application, its settings file, common options, and errors in one line."""
+"""Shared by all commands: the application, its settings file, and errors in one line."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from empirical.reports.tables import Cell, Table
 from theory._version import __version__
 from theory.arguments import check_choice
 
 
 class CommandGroup(TyperGroup):
-    """Group of commands that reports a wrong option or argument in one line."""
+    """Group of commands that reports every error in one line on stderr, with an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *, standalone_mode: bool = True, **extra: Any) -> Any:  # type: ignore[override]
         """Parse the arguments and run the command."""
         arguments = list(sys.argv[1:] if args is None else args)
-        if not standalone_mode:
-            return super().main(arguments, standalone_mode=False, **extra)
         try:
             code = super().main(arguments, standalone_mode=False, **extra)
         except typer.TyperException as error:
+            if not standalone_mode:
+                raise
             typer.echo(f"bnwd: {_usage_error(error, arguments)}", err=True)
             code = 2
-        sys.exit(code or 0)
+        return sys.exit(code or 0) if standalone_mode else code
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, and report errors of its arguments and of its work."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError) as error:
+            message, code = str(error), 2
+        except KeyboardInterrupt as error:
+            message, code = str(error) or "interrupted", 130
+        except (typer.Exit, typer.Abort):
+            raise
+        except MemoryError as error:
+            message, code = f"not enough memory ({error}); use fewer steps, rows or samples", 1
+        except (RuntimeError, OSError, ImportError) as error:
+            message, code = str(error), 1
+        typer.echo(f"bnwd: {message}", err=True)
+        raise typer.Exit(code)
 
 
 def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> str:
@@ -57,6 +73,20 @@ def _option_values(arguments: Sequence[str], name: str, count: int) -> Iterator[
             yield word.removeprefix(f"{name}=")
 
 
+class CommandWithPanels(TyperCommand):
+    """Command whose help has a section for each panel of options. Typer has panels only with its rich markup."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, section by section."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or "Options", []).append(record)
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 app = typer.Typer(
     name="bnwd",
     cls=CommandGroup,
@@ -70,29 +100,9 @@ app = typer.Typer(
 )
 
 
-def report_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command so that an error becomes one line on stderr and an exit code."""
-
-    @functools.wraps(command)
-    def command_with_reports(*args: Any, **options: Any) -> None:
-        try:
-            command(*args, **options)
-        except (ValueError, TypeError) as error:
-            message, code = str(error), 2
-        except KeyboardInterrupt as error:
-            message, code = str(error) or "interrupted", 130
-        except (typer.Exit, typer.Abort):
-            raise
-        except MemoryError as error:
-            message, code = f"not enough memory ({error}); use fewer steps, rows or samples", 1
-        except (RuntimeError, OSError, ImportError) as error:
-            message, code = str(error), 1
-        else:
-            return
-        typer.echo(f"bnwd: {message}", err=True)
-        raise typer.Exit(code)
-
-    return command_with_reports
+def command(name: str, summary: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a function that is a command. Its help ends with an example."""
+    return app.command(name, cls=CommandWithPanels, short_help=summary, epilog=f"Example: bnwd {name} {example}")
 
 
 @contextlib.contextmanager
@@ -112,35 +122,13 @@ def name_options(**options: str) -> Iterator[None]:
         raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from None
 
 
-def complete_from(find: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Return a function that completes the value of an option; it calls `find` only when the shell asks."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [value for value in find() if value.startswith(incomplete)]
-
-    return complete
-
-
-def complete_from_config(name: str) -> Callable[[str], list[str]]:
-    """Return a function that completes the value of an option from a table of `empirical.config`."""
-    return complete_from(lambda: getattr(importlib.import_module("empirical.config"), name))
-
-
-def allow_local_modules() -> None:
-    """Append the current folder to the import path, so that 'module:name' may refer to a module in it."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
-
-
-def print_version(is_requested: bool) -> None:
-    """Print the version and exit, if it is requested."""
+def _print_version(is_requested: bool) -> None:
     if is_requested:
         typer.echo(f"bnwd {__version__}")
         raise typer.Exit
 
 
 @app.callback()
-@report_errors
 def read_global_options(
     context: typer.Context,
     config: Annotated[
@@ -151,24 +139,22 @@ def read_global_options(
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Read the settings file, if there is one. Without a command, print the help."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit
+    # 'module:name' may refer to a module in the current folder
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     if config is not None:
-        context.default_map = read_settings_file(config, context)
+        context.default_map = _read_settings_file(config, context)
 
 
-def read_settings_file(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
-    """Read options of commands from a TOML file. Keys are the parameter names that click uses.
-
-    Raises
-    ------
-    ValueError : the file does not exist, is not valid TOML, or names an unknown command or option.
-    """
+def _read_settings_file(path: Path, context: typer.Context) -> dict[str, dict[str, Any]]:
+    """Read options of commands from a TOML file. Keys are the parameter names that click uses."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -191,20 +177,6 @@ def read_settings_file(path: Path, context: typer.Context) -> dict[str, dict[str
     return settings
 
 
-LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate η > 0.")]
-WeightDecay = Annotated[
-    float,
-    typer.Option(
-        "--wd", help="Weight decay λ >= 0, as in torch.optim: decoupled for AdamW and Lion, coupled otherwise."
-    ),
-]
-GradientNorm = Annotated[float, typer.Option(help="Effective gradient norm g̃ = ρ‖∇‖: weight norm times gradient norm.")]
-OptimizerName = Annotated[
-    str,
-    typer.Option(
-        "--optimizer",
-        help='For example "SGD(momentum=0.9)", "AdamW(dim=4096)" with dim the number of scale-invariant weights, or '
-        '"module:Class()" for your own.',
-    ),
-]
-Out = Annotated[Path | None, typer.Option(help="Folder for the result. It must not exist yet.")]
+def print_table(rows: Sequence[Sequence[Cell | str]], columns: Sequence[str] = ()) -> None:
+    """Print rows of cells, with aligned columns."""
+    typer.echo(Table(columns, rows).text())

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from empirical.cli.application import app, complete_from, name_options, report_errors
+from empirical.cli.application import app, name_options
+from empirical.cli.options import complete_from
 
 
 def _network_names() -> Iterable[str]:
@@ -24,7 +25,7 @@ def _claim_names() -> Iterable[str]:
 
 
 def _figure_names() -> Iterable[str]:
-    from empirical.studies.paper_figures.all_figures import all_figures
+    from empirical.studies.paper_figures import all_figures
 
     return (figure.name for figure in all_figures())
 
@@ -34,7 +35,6 @@ def _figure_names() -> Iterable[str]:
     short_help="Compare theory and simulation with trained networks.",
     epilog="Example: bnwd validate --out report, or bnwd validate --held-out --network mlp64 --out held_out",
 )
-@report_errors
 def validate_command(
     preset: Annotated[str, typer.Option(help="Set of networks and data. The only one is digits.")] = "digits",
     out: Annotated[
@@ -98,7 +98,6 @@ def _validate_held_out(out: Path, networks: list[str] | None, workers: int | Non
     short_help="Test the claims of the paper by training.",
     epilog="Example: bnwd claims --fast --out claims",
 )
-@report_errors
 def claims_command(
     out: Annotated[
         Path, typer.Option(help="Folder for runs, figures and claims.md. Runs that are already there are reused.")
@@ -147,7 +146,6 @@ def claims_command(
     short_help="Draw the figures of the paper.",
     epilog="Example: bnwd figures --fast --name norm --format svg --out figures",
 )
-@report_errors
 def figures_command(
     out: Annotated[Path, typer.Option(help="Folder for the figures.")] = Path("figures"),
     name: Annotated[

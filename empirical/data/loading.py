@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from empirical.config import check_choice_of_samples, check_dataset
+from empirical.config import DataSettings
 from empirical.data.contract import Data, add_statistics, user_data
 from theory.references import import_reference, is_reference
 
@@ -37,7 +37,7 @@ def load_data(
     dtype: torch.dtype,
     device: torch.device,
     *,
-    classes: Sequence[int] | None = None,
+    classes: tuple[int, ...] | None = None,
     samples: int | None = None,
     validation: float = 0.0,
     label_noise: float = 0.0,
@@ -73,8 +73,7 @@ def load_data(
     >>> load_data("digits", torch.float32, torch.device("cpu"), classes=(3, 8), samples=50).targets.bincount().tolist()
     [25, 25]
     """
-    check_dataset(name)
-    check_choice_of_samples(classes, samples, validation, label_noise)
+    DataSettings(dataset=name, classes=classes, samples=samples, validation=validation, label_noise=label_noise)
     if name in EMBEDDED:
         data = EMBEDDED[name]()
     elif is_reference(name):

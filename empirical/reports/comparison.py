@@ -22,7 +22,7 @@ from simulate.trajectories.contract import FREE, check_trajectory
 from simulate.trajectories.periods import PERIODIC, after_transient
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
-from theory.optimizers import equal_up_to_dim
+from theory.optimizers import with_dim
 
 PERIODS_SHOWN = 8
 _LENGTH_AND_ENGINE = frozenset({"steps", "device", "engine", "replicas", "evaluate_every", "evaluate_batches"})
@@ -257,7 +257,7 @@ def _model_comparisons(
     config = stored_config(text)
     if model is not None and text and config is None:
         raise ValueError("the run has a configuration that this version does not know")
-    chosen = model_for_run(config, setting.optimizer_text, model)
+    chosen = model_for_run(config, setting.optimizer, model)
     if chosen is None:
         return [], ""
     setting.check_free()
@@ -320,7 +320,7 @@ def last_periods(
 
 
 def model_for_run(
-    config: RunConfig | None, optimizer: str, model: simulate.PeriodModel | None = None
+    config: RunConfig | None, optimizer: theory.Optimizer | None, model: simulate.PeriodModel | None = None
 ) -> simulate.PeriodModel | None:
     """Return `model`, by default that of this project's ConvNet if the run trains it, else None.
 
@@ -336,8 +336,10 @@ def model_for_run(
     calibrations = [calibration.run for calibration in model.calibration_runs if calibration.run]
     if any(_equal_except(_LENGTH_AND_ENGINE, config, stored_config(run)) for run in calibrations):
         raise ValueError("this run is one of the calibration runs, so the period model cannot predict it independently")
-    if not equal_up_to_dim(optimizer, repr(model.optimizer)):
-        raise ValueError(f"the period model was calibrated with {model.optimizer}, but the run used {optimizer}")
+    # training does not depend on `dim`
+    if optimizer is None or with_dim(optimizer, 1) != with_dim(model.optimizer, 1):
+        used = "another optimizer" if optimizer is None else optimizer
+        raise ValueError(f"the period model was calibrated with {model.optimizer}, but the run used {used}")
     if config is not None and calibrations and not is_same_network(config, stored_config(calibrations[0])):
         raise ValueError("the period model was calibrated on another network than that of the run")
     return model

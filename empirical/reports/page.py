@@ -102,14 +102,14 @@ def _prefix_ids(inner: str, title: str) -> str:
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", inner)
 
 
-def write_page(path: Path, title: str, sections: Sequence[Section], *, footer: str = "") -> None:
+def write_html_page(path: Path, title: str, sections: Sequence[Section], *, footer: str = "") -> None:
     """Write a page atomically; its folder is made if missing. The footer follows the versions of the packages.
 
     Examples
     --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "page.html"
-    >>> write_page(target, "a < b", [Section("Data", ["none", ["one", "two"]])])
+    >>> write_html_page(target, "a < b", [Section("Data", ["none", ["one", "two"]])])
     >>> [line for line in target.read_text(encoding="utf-8").splitlines() if line.startswith(("<h", "<p>", "<ul>"))][1:]
     ['<h1>a &lt; b</h1>', '<h2>Data</h2>', '<p>none</p>', '<ul><li>one</li><li>two</li></ul>']
     """

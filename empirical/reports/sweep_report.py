@@ -196,7 +196,7 @@ def _period_by_symmetry(run: SweepRun, others: Sequence[SweepRun]) -> float:
 
 
 def _period_by_model(run: SweepRun, model: simulate.PeriodModel | None) -> float:
-    period_model = model_for_run(run.config, format_optimizer(run.config.optimizer), model)
+    period_model = model_for_run(run.config, run.config.optimizer, model)
     if period_model is None or callable(run.config.lr) or not 0 < run.intrinsic_lr < 1 or not period_model.has_law:
         return math.nan
     return float(period_model.law.period(run.config.lr, run.config.wd))

@@ -12,11 +12,17 @@ from empirical.data import Data, batch_indices
 from empirical.networks import record_statistics
 from empirical.steps import Problem, TrainingState
 
-# samples per forward pass
 _MAX_SAMPLES = 4096
 
 
-def evaluate(problem: Problem, data: Data, state: TrainingState, *, batch_size: int | None = None) -> dict[str, float]:
+def evaluate(
+    problem: Problem,
+    data: Data,
+    state: TrainingState,
+    *,
+    batch_size: int | None = None,
+    max_samples: int = _MAX_SAMPLES,
+) -> dict[str, float]:
     """Compute loss and error on the whole training and test set, in eval mode with statistics of the training set.
 
     Parameters
@@ -26,6 +32,7 @@ def evaluate(problem: Problem, data: Data, state: TrainingState, *, batch_size: 
     state : state of one replica.
     batch_size : if given, also evaluate the mini-batches of one epoch in train mode, at the weights of the state.
         Their order is the same at every evaluation.
+    max_samples : samples per forward pass.
 
     Returns
     -------
@@ -43,34 +50,34 @@ def evaluate(problem: Problem, data: Data, state: TrainingState, *, batch_size: 
         # running statistics of layers may have changed
         state.write_into(model, problem.layout)
     model.eval()
-    outputs = set_training_statistics(model, data)
+    outputs = set_training_statistics(model, data, max_samples)
     values["train_loss"], values["train_error"] = _loss_and_error(outputs, data.targets)
     for name, inputs, targets in (
         ("test", data.test_inputs, data.test_targets),
         ("validation", data.validation_inputs, data.validation_targets),
     ):
         if inputs is not None and targets is not None:
-            outputs = model_outputs(model, data, inputs)
+            outputs = model_outputs(model, data, inputs, max_samples)
             values[f"{name}_loss"], values[f"{name}_error"] = _loss_and_error(outputs, targets)
     model.train()
     return values
 
 
-def set_training_statistics(model: nn.Module, data: Data) -> Tensor:
+def set_training_statistics(model: nn.Module, data: Data, max_samples: int = _MAX_SAMPLES) -> Tensor:
     """Store the statistics of the whole training set in a model in eval mode; return its outputs on that set.
 
     A large set is processed in parts, whose statistics are pooled. The result is exact for the first normalization.
     Later ones see inputs that were normalized with the statistics of their part.
     """
     with record_statistics(model):
-        outputs = model_outputs(model, data, data.inputs)
-    return outputs if data.size <= _MAX_SAMPLES else model_outputs(model, data, data.inputs)
+        outputs = model_outputs(model, data, data.inputs, max_samples)
+    return outputs if data.size <= max_samples else model_outputs(model, data, data.inputs, max_samples)
 
 
-def model_outputs(model: nn.Module, data: Data, inputs: Tensor) -> Tensor:
+def model_outputs(model: nn.Module, data: Data, inputs: Tensor, max_samples: int = _MAX_SAMPLES) -> Tensor:
     """Compute the outputs of a model for all inputs, in parts and without gradients."""
     with torch.no_grad():
-        return torch.cat([model(data.network_inputs(part)) for part in inputs.split(_MAX_SAMPLES)])
+        return torch.cat([model(data.network_inputs(part)) for part in inputs.split(max_samples)])
 
 
 def _loss_and_error(outputs: Tensor, targets: Tensor) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from empirical.config import RunConfig, from_plain
 from theory.arguments import check_choice
-from theory.optimizers import parse_optimizer
+from theory.optimizers import check_optimizer
 
 _TABLES = ("run", "grid", "runs")
 
@@ -138,7 +138,7 @@ def _check_given_once(common: Mapping[str, Any], own: Mapping[str, Any]) -> None
 
 def _parse_value(name: str, value: Any) -> Any:
     if name == "optimizer" and isinstance(value, str):
-        return parse_optimizer(value)
+        return check_optimizer(value)
     if isinstance(value, dict):
         return from_plain(value)
     if name == "classes" and isinstance(value, list):

@@ -224,28 +224,3 @@ def check_trajectory(trajectory: Any, *needed: str, single: bool = False) -> xr.
 
 def _kind(value: Any) -> str:
     return type(value).__name__
-
-
-# for readers that do not use `Setting` yet
-def setting_variable(trajectory: xr.Dataset, name: str) -> xr.DataArray:
-    """Return `lr` or `wd` of a trajectory."""
-    from simulate.trajectories.setting import Setting
-
-    setting = Setting.of(trajectory)
-    return setting.lr if name == "lr" else setting.wd
-
-
-def unconstrained_optimizer(trajectory: xr.Dataset, name: str = "trajectory") -> str:
-    """Return the optimizer of a run as text, and refuse runs with a constraint."""
-    from simulate.trajectories.setting import Setting
-
-    setting = Setting.of(trajectory)
-    setting.check_free(name)
-    return setting.optimizer_text
-
-
-def mean_intrinsic_lr(trajectory: xr.Dataset) -> float:
-    """Return ηλ of one run, averaged over the steps if lr or wd varies."""
-    from simulate.trajectories.setting import Setting
-
-    return Setting.of(trajectory).intrinsic_lr

@@ -24,6 +24,7 @@ OPTIMIZERS = [
 ]
 # an MLP, tokens and the last stage of a ResNet on 8×8 images have too few pixels to normalize
 MEANINGLESS = {("mlp", "instance"), ("transformer", "instance"), ("resnet18", "instance")}
+STEPS = 10
 COMBINATIONS = [pair for pair in itertools.product(DEFAULT_WIDTHS, NORMALIZATIONS) if pair not in MEANINGLESS]
 
 
@@ -36,9 +37,10 @@ def config_of(model, normalization, optimizer=None, **settings):
         normalization=normalization,
         scale_invariant=normalization != "none",
         optimizer=optimizer or theory.SGD(),
-        batch_size=32,
-        steps=50,
-        evaluate_every=50,
+        batch_size=16,
+        samples=320,
+        steps=STEPS,
+        evaluate_every=STEPS,
         dtype="float64",
         **settings,
     )
@@ -65,7 +67,7 @@ def weights_by_theory(model, normalization):
 def check(config, tmp_path):
     run = train(config, tmp_path / "run")
     assert run.status.item() == "complete"
-    assert run.sizes["step"] == 50
+    assert run.sizes["step"] == STEPS
     for name in ("loss", "norm", "grad_norm", "rotation"):
         assert np.isfinite(run[name]).all(), name
     assert run.attrs["scale_invariant"] == (config.normalization != "none")
@@ -122,7 +124,9 @@ def test_without_normalization_nothing_is_invariant(model):
     ("model", "depth"), [("mlp", 1), ("mlp", 4), ("convnet", 1), ("convnet", 2), ("transformer", 1)]
 )
 def test_any_depth_trains(model, depth, tmp_path):
-    config = config_of(model, "batch", depth=depth)
-    check(config, tmp_path)
+    check(config_of(model, "batch", depth=depth), tmp_path)
+
+
+def test_images_must_be_large_enough_for_the_depth():
     with pytest.raises(ValueError, match=r"at least 16×16 for model='convnet'"):
         train(config_of("convnet", "batch", depth=5))

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import sympy
+from sympy.core.function import AppliedUndef
 from sympy.core.relational import GreaterThan, LessThan, Relational, StrictGreaterThan, StrictLessThan
 
 # Keep relations as written. By default sympy would replace those that it knows to be true by `True`.
@@ -168,9 +169,10 @@ def _vanishes(expression: Any) -> bool:
 
     This is so if it simplifies to 0, or if it is constant and 0 where all symbols are 1.
     """
-    # evaluate at one point first: simplifying an expression that is not 0 can take very long
-    point = {symbol: sympy.Rational(3 + 2 * i, 11 + i) for i, symbol in enumerate(_sorted_symbols(expression))}
-    value = expression.subs(point).evalf()
+    # evaluate at one point first, with constants for functions: simplifying an expression that is not 0 can take long
+    trial = expression.replace(AppliedUndef, lambda *_: sympy.Rational(7, 5)).doit()
+    point = {symbol: sympy.Rational(3 + 2 * i, 11 + i) for i, symbol in enumerate(_sorted_symbols(trial))}
+    value = trial.subs(point).evalf()
     if value.is_number and value.is_finite and abs(value) > _CLEARLY_NOT_ZERO:
         return False
     if sympy.simplify(expression) == 0:

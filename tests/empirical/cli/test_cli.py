@@ -1,5 +1,6 @@
+import concurrent.futures
+import dataclasses
 import json
-import os
 import re
 import resource
 import signal
@@ -16,8 +17,9 @@ import simulate
 import theory
 from empirical.cli.application import name_options
 from empirical.cli.main import app
+from empirical.config import CHOICES, RunConfig
 from empirical.studies.claims import CLAIMS
-from empirical.studies.paper_figures.all_figures import all_figures
+from empirical.studies.paper_figures import all_figures
 from simulate.trajectories.folder import STATUS, count_steps
 
 COMMANDS = ["predict", "simulate", "train", "sweep", "calibrate", "validate", "diagnose", "claims"]
@@ -91,26 +93,23 @@ def test_predict_and_train_take_an_optimizer(tmp_path):
     assert simulate.load(tmp_path / "run").attrs["optimizer"] == name
 
 
-def test_predict_never_loads_torch():
-    code = (
-        "import sys; from empirical.cli.main import app\n"
-        "app(['predict', '--lr', '0.5', '--wd', '0.01'], standalone_mode=False)\n"
-        "assert 'torch' not in sys.modules and 'sympy' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
-@pytest.mark.parametrize(
-    "command", [[], *([command] for command in COMMANDS)], ids=lambda command: " ".join(command) or "bnwd"
-)
-def test_no_help_loads_torch(command):
-    code = (
-        "import sys; from empirical.cli.main import app\n"
-        f"try: app({[*command, '--help']!r})\n"
-        "except SystemExit as end: assert not end.code\n"
-        "assert not {'torch', 'sympy', 'scipy', 'numba'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+def test_neither_help_nor_predict_loads_torch():
+    code = f"""
+import sys
+from empirical.cli.main import app
+from empirical.config import CHOICES, RunConfig
+for command in {[[], *([command] for command in COMMANDS)]}:
+    try:
+        app([*command, "--help"])
+    except SystemExit as end:
+        assert not end.code
+    loaded = {{"torch", "sympy", "scipy", "numba"}} & set(sys.modules)
+    assert not loaded, (command, loaded)
+app(["predict", "--lr", "0.5", "--wd", "0.01"], standalone_mode=False)
+assert not {{"torch", "sympy"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_predict_as_json_has_the_values_of_theory_and_the_reference_model():
@@ -259,22 +258,57 @@ class TestSettingsFile:
 def test_the_shell_completes_commands_and_options():
     def complete(words):
         request = {"_BNWD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; sys.argv[0] = 'bnwd'; from empirical.cli.main import run_command_line; run_command_line()",
-        ]
-        return subprocess.run(
-            command, env={**os.environ, **request}, capture_output=True, text=True, check=False
-        ).stdout
+        return CliRunner().invoke(app, [], env=request, prog_name="bnwd").output
 
     assert complete("bnwd pre").split() == ["predict"]
-    assert complete("bnwd train --model ").split() == ["mlp", "convnet", "resnet18", "transformer"]
+    for name, choices in CHOICES.items():
+        assert complete(f"bnwd train --{name} ").split() == list(choices)
+    assert complete("bnwd calibrate --model c").split() == ["convnet"]
     assert complete("bnwd figures --name p").split() == ["phase-picture", "periods"]
     assert complete("bnwd figures --format ").split() == ["pdf", "svg", "png"]
     assert "momentum" in complete("bnwd claims --name mo").split()
     assert "mlp64" in complete("bnwd validate --held-out --network mlp6").split()
     assert "--grad-norm" in complete("bnwd predict --gr").split()
+
+
+def test_train_has_an_option_for_every_setting():
+    options = {option.name: option for option in get_command(app).commands["train"].params}
+    fields = {field.name: field for field in dataclasses.fields(RunConfig)}
+    assert set(options) == {*fields, "out"}
+    text = " ".join(bnwd("train", "--help").output.split())
+    for name, field in fields.items():
+        option = options[name]
+        assert option.opts == [f"--{name.replace('_', '-')}"]
+        assert option.required == (field.default is field.default_factory is dataclasses.MISSING)
+        if field.default is not dataclasses.MISSING:
+            assert option.default == field.default
+        # one sentence, as in the documentation
+        assert re.match(r"\w.{10,250}\.", option.help), name
+        assert option.help[:30] in text
+    assert options["optimizer"].default == "SGD()"
+
+
+def test_every_setting_can_be_given_as_an_option(tmp_path):
+    update = {"lr": 0.4, "wd": 0.02, "optimizer": theory.SGD(momentum=0.5)}
+    network = {"model": "convnet", "width": 4, "depth": 2, "normalization": "layer", "norm_eps": 1e-8}
+    weights = {"scale_invariant": False, "other_lr": 0.1, "other_wd": 0.0, "fixed": "effective_lr", "init_norm": 2.0}
+    data = {"dataset": "random_labels", "classes": (3, 1), "samples": 90, "validation": 0.1, "label_noise": 0.2}
+    batches = {"dataset_seed": 1, "batch_size": 30, "sampling": "with_replacement", "micro_batch": 15}
+    execution = {"steps": 3, "seed": 2, "data_seed": 4, "dtype": "float64", "engine": "eager", "replicas": 2}
+    evaluation = {"evaluate_every": 2, "evaluate_batches": True}
+    config = RunConfig(**update, **network, **weights, **data, **batches, **execution, **evaluation)
+    # augmentation excludes replicas
+    changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
+    assert changed == {f.name for f in dataclasses.fields(config)} - {"augmentation", "device"}
+    arguments = ["--augmentation", 1, "--replicas", 1]
+    for name in changed - {"replicas", "classes"}:
+        value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
+        arguments += [flag] if value is True else [flag.replace("--", "--no-", 1)] if value is False else [flag, value]
+    arguments += ["--classes", 3, "--classes", 1]
+    result = bnwd("train", *arguments, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    stored = RunConfig.from_dict(json.loads(simulate.load(tmp_path / "run").attrs["config"]))
+    assert stored == dataclasses.replace(config, augmentation=1, replicas=1)
 
 
 def test_simulate_saves_a_trajectory(tmp_path):
@@ -400,18 +434,27 @@ def test_a_folder_with_another_run_is_exit_code_2(tmp_path):
     assert one_line_error(bnwd("train", "--wd", 0.02, *common), "holds another", "wd=0.01 there, 0.02 here")
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Train in a thread; the tests of `sweep` start processes."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        monkeypatch.setattr("empirical.dask_executor", lambda **_: executor)
+        yield
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_calibrate_prints_measurements_and_predictions(tmp_path):
-    common = ("--model", "mlp", "--width", 64, "--workers", 1, "--runs", tmp_path / "runs")
-    result = bnwd("calibrate", *common, "--periods", 24, "--out", tmp_path / "model.json")
+    common = ("--model", "mlp", "--width", 64, "--runs", tmp_path / "runs", "--intrinsic-lr", 0.02)
+    result = bnwd("calibrate", *common, "--seeds", 1, "--periods", 12, "--out", tmp_path / "model.json")
     assert result.exit_code == 0, result.output
     model = simulate.PeriodModel.load(tmp_path / "model.json")
     lines = result.output.splitlines()
     measured, predicted = lines[1 : lines.index("")], lines[lines.index("") + 2 :][:5]
-    assert len(measured) == len(model.calibration_runs) >= 4
+    assert len(measured) == len(model.calibration_runs) >= 2
     for line, calibration_run in zip(measured, model.calibration_runs, strict=True):
         assert calibration_run.verdict in line
         assert f" {calibration_run.count} " in line
-    for line, wd in zip(predicted, (0.02, 0.01, 0.004, 0.002, 0.001), strict=True):
+    for line, wd in zip(predicted, (0.04, 0.02, 0.008, 0.004, 0.002), strict=True):
         prediction = model.predict(0.5, wd)
         assert line.startswith(f"{0.5 * wd:.3g} ")
         assert prediction.verdict in line
@@ -419,8 +462,10 @@ def test_calibrate_prints_measurements_and_predictions(tmp_path):
         assert has_period == (prediction.verdict == "periodic"), "a number only where the period is clear"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_calibrate_reports_a_network_at_equilibrium(tmp_path):
-    result = bnwd("calibrate", "--width", 4, "--periods", 20, "--workers", 1, "--out", tmp_path / "model.json")
+    common = ("--width", 4, "--periods", 10, "--seeds", 1, "--intrinsic-lr", 0.05)
+    result = bnwd("calibrate", *common, "--out", tmp_path / "model.json")
     assert result.exit_code == 0, result.output
     assert result.output.count("equilibrium") > 6
     assert "no reduced model: its calibration runs show no clear period" in result.output
@@ -428,36 +473,34 @@ def test_calibrate_reports_a_network_at_equilibrium(tmp_path):
         simulate.PeriodModel.load(tmp_path / "model.json").law.period(0.5, 0.01)
 
 
+def test_a_failed_run_of_a_sweep_is_exit_code_1_and_divergence_is_none(tmp_path):
+    two = "[run]\nwd = 0.0\nwidth = 8\nsteps = 30\nnormalization = 'none'\nscale_invariant = false\n"
+    two += "[[runs]]\nlr = 0.3\n[[runs]]\nlr = 1e30\n"
+    three = two + "[[runs]]\nlr = 0.1\nmodel = 'no_such_module:build'\n"
+
+    def sweep(text):
+        (tmp_path / "sweep.toml").write_text(text)
+        return bnwd("sweep", tmp_path / "sweep.toml", "--out", tmp_path / "sweep", "--workers", 1, "--no-traces")
+
+    failed = sweep(three)
+    assert failed.exit_code == 1
+    assert "no_such_module" in failed.stderr
+    assert all(words in failed.output for words in ("1 complete", "1 diverged", "1 failed"))
+    # the other runs are stored, so nothing is trained
+    diverged = sweep(two)
+    assert (diverged.exit_code, "1 diverged" in diverged.output) == (0, True)
+    assert [line.split()[:3] for line in diverged.output.splitlines()[:3]] == [
+        ["lr", "status", "status_step"],
+        ["0.3", "complete", "30"],
+        ["1e+30", "diverged", "1"],
+    ]
+
+
 @pytest.fixture
 def sweep_file(tmp_path):
     file = tmp_path / "sweep.toml"
     file.write_text("[run]\nwd = 0.02\nwidth = 8\nsteps = 30\n[grid]\nlr = [0.3, 0.5]\n")
     return file
-
-
-def test_sweep_prints_every_run(tmp_path, sweep_file):
-    result = bnwd("sweep", sweep_file, "--out", tmp_path / "sweep", "--workers", 1, "--no-traces")
-    assert result.exit_code == 0, result.output
-    assert [line.split()[:3] for line in result.output.splitlines()[:3]] == [
-        ["lr", "status", "status_step"],
-        ["0.3", "complete", "30"],
-        ["0.5", "complete", "30"],
-    ]
-    assert "2 complete" in result.output
-
-
-def test_a_failed_run_of_a_sweep_is_exit_code_1_and_divergence_is_none(tmp_path):
-    common = (
-        "[run]\nwd = 0.0\nwidth = 8\nsteps = 30\nnormalization = 'none'\nscale_invariant = false\n[[runs]]\nlr = 1e30\n"
-    )
-    (tmp_path / "a.toml").write_text(common)
-    (tmp_path / "b.toml").write_text(common + "[[runs]]\nlr = 0.1\nmodel = 'no_such_module:build'\n")
-    one = bnwd("sweep", tmp_path / "a.toml", "--out", tmp_path / "sweep", "--workers", 1)
-    assert (one.exit_code, "1 diverged" in one.output) == (0, True)
-    two = bnwd("sweep", tmp_path / "b.toml", "--out", tmp_path / "sweep", "--workers", 1)
-    assert two.exit_code == 1
-    assert "no_such_module" in two.stderr
-    assert "1 failed" in two.output
 
 
 @pytest.mark.parametrize(

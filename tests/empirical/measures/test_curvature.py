@@ -302,7 +302,7 @@ def test_no_model():
 
 
 def test_under_full_batches_the_edge_is_reached_before_a_destabilization(tmp_path):
-    from empirical.studies.tables.edge import FULL_BATCH, edge_figure, measure_edge
+    from empirical.studies.tables import FULL_BATCH, edge_figure, measure_edge
 
     config = dataclasses.replace(FULL_BATCH, wd=0.02, width=32, samples=200, steps=1500)
     result = measure_edge(config, tmp_path, points=6)

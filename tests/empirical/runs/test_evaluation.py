@@ -12,7 +12,6 @@ import theory
 from empirical import RunConfig, train
 from empirical.data import batch_indices, load_data
 from empirical.networks import BatchNorm, build_network, record_statistics
-from empirical.runs import evaluation
 from empirical.runs.evaluation import evaluate
 from empirical.runs.loop import load_model
 from empirical.steps import Problem, TrainingState, WeightLayout
@@ -77,13 +76,12 @@ def test_evaluations_do_not_change_buffers_or_random_state(tmp_path):
     xr.testing.assert_identical(train(config, tmp_path / "run", model=net), whole)
 
 
-def test_large_data_are_evaluated_in_parts(monkeypatch):
+def test_large_data_are_evaluated_in_parts():
     net = build_network(CONFIG, DATA.inputs, 10)
     problem = Problem(net, WeightLayout.of(net, {"w": ("linear1.weight",)}), DATA.inputs, DATA.targets, theory.SGD())
     state = TrainingState.of(problem)
     whole = evaluate(problem, DATA, state)
-    monkeypatch.setattr(evaluation, "_MAX_SAMPLES", 500)
-    in_parts = evaluate(problem, DATA, state)
+    in_parts = evaluate(problem, DATA, state, max_samples=500)
     first = net.norm1
     activations = net.linear1(DATA.inputs.flatten(1))
     # statistics are pooled exactly in the first layer; later layers see inputs that were normalized in parts

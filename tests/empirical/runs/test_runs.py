@@ -2,8 +2,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import filelock
@@ -17,10 +15,12 @@ import empirical
 import simulate
 import theory
 from empirical import RunConfig, load_model, resume, train
+from empirical.runs import loop
 from empirical.runs.folder import RunFolder
 from empirical.runs.preparation import ALL_TRAINED
 from simulate._files import write_json
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, count_steps
+from tests.processes import start_process
 
 CONFIG_40 = RunConfig(lr=0.5, wd=0.01, width=8, steps=40, evaluate_every=10)
 
@@ -89,35 +89,35 @@ def test_without_a_folder_nothing_is_left(tmp_path, monkeypatch):
 
 def test_another_run_in_the_folder_is_refused_and_kept(tmp_path):
     first = train(CONFIG_40, tmp_path / "run")
-    with pytest.raises(ValueError, match=r"holds another: wd=0.01 there, 0.02 here"):
+    with pytest.raises(ValueError, match=r"wd=0.01.*0.02"):
         train(dataclasses.replace(CONFIG_40, wd=0.02), tmp_path / "run")
     xr.testing.assert_identical(simulate.load(tmp_path / "run"), first)
 
 
 def test_a_foreign_folder_is_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="out must be a new or empty folder"):
+    with pytest.raises(ValueError, match=r"out .*new or empty"):
         train(CONFIG_40, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_file_as_folder_is_rejected(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="out must be a folder that can be written"):
+    with pytest.raises(ValueError, match=r"out .*file"):
         train(CONFIG_40, tmp_path / "file")
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
     train(CONFIG_40, tmp_path / "run")
-    with filelock.FileLock(tmp_path / "run" / "lock"), pytest.raises(ValueError, match="another process is writing"):
+    with filelock.FileLock(tmp_path / "run" / "lock"), pytest.raises(ValueError, match=r"out .*another process"):
         train(dataclasses.replace(CONFIG_40, steps=50), tmp_path / "run")
 
 
 def test_bad_settings_write_nothing(tmp_path):
     for config, match in (
-        (dataclasses.replace(CONFIG_40, batch_size=5000), "batch_size must be <= 1437"),
-        (dataclasses.replace(CONFIG_40, device="abacus"), "device must be"),
-        ("a config", "config must be a RunConfig"),
+        (dataclasses.replace(CONFIG_40, batch_size=5000), "batch_size .*1437.*5000"),
+        (dataclasses.replace(CONFIG_40, device="abacus"), "device .*abacus"),
+        ("a config", "config .*RunConfig"),
     ):
         with pytest.raises((ValueError, TypeError), match=match):
             train(config, tmp_path / "run")
@@ -150,15 +150,6 @@ def test_damage_of_a_killed_run_is_repaired(tmp_path, damage):
     xr.testing.assert_identical(resume(path), whole)
 
 
-KILLED = """
-import json, sys
-import torch
-import empirical.runs.loop as loop
-from empirical import RunConfig
-loop.CHECKPOINT_SECONDS = 0.3
-torch.set_num_threads(1)
-loop.train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
-"""
 LONG = RunConfig(lr=0.5, wd=0.01, width=8, steps=6000, evaluate_every=500, engine="eager")
 # each takes some seconds
 KINDS = {
@@ -168,26 +159,27 @@ KINDS = {
 }
 
 
-def start(path, config=LONG):
-    command = [sys.executable, "-c", KILLED, str(path), json.dumps(config.to_dict())]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def train_with_frequent_checkpoints(path, config):
+    loop.CHECKPOINT_SECONDS = 0.3
+    torch.set_num_threads(1)
+    train(config, path, progress=False)
 
 
 def wait_for_steps(path, count, process):
-    while count_steps(path) < count and process.poll() is None:
+    while count_steps(path) < count and process.is_alive():
         time.sleep(0.005)
 
 
 def check_that_kills_leave_no_trace(folder, config, kills):
     generator, path = np.random.default_rng(kills), folder / "run"
     for target in np.sort(generator.integers(config.steps // 100, config.steps * 4 // 5, kills)):
-        process = start(path, config)
+        process = start_process(train_with_frequent_checkpoints, path, config)
         wait_for_steps(path, target, process)
         # at any moment: in a step, while a log or a checkpoint is written
         time.sleep(generator.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, "the run was over before it was killed"
         partial = simulate.load(path)
         assert partial.status.item() == "interrupted"
         assert partial.sizes["step"] >= target
@@ -217,12 +209,13 @@ def test_killed_fifty_times_and_resumed_gives_the_same_trajectory(tmp_path, kind
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_every_step_and_names_its_folder(tmp_path, number):
-    path = tmp_path / "run"
-    process = start(path)
+    path, messages = tmp_path / "run", tmp_path / "messages"
+    process = start_process(train_with_frequent_checkpoints, path, LONG, messages=messages)
     wait_for_steps(path, 300, process)
-    process.send_signal(number)
-    _, message = process.communicate()
-    assert process.returncode != 0
+    os.kill(process.pid, number)
+    process.join()
+    message = messages.read_text()
+    assert process.exitcode > 0
     assert "Interrupted" in message
     assert str(path) in message
     run = simulate.load(path)
@@ -234,13 +227,13 @@ def test_an_interrupted_run_keeps_every_step_and_names_its_folder(tmp_path, numb
 
 def test_a_running_run_can_be_read(tmp_path):
     path = tmp_path / "run"
-    process = start(path)
+    process = start_process(train_with_frequent_checkpoints, path, LONG)
     wait_for_steps(path, 100, process)
     run = simulate.load(path)
     assert run.status.item() == "running"
     assert run.sizes["step"] >= 100
     process.kill()
-    process.communicate()
+    process.join()
 
 
 def test_overflow_ends_with_status_diverged_and_the_rows_before():
@@ -249,7 +242,7 @@ def test_overflow_ends_with_status_diverged_and_the_rows_before():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(50)
-    with pytest.warns(UserWarning, match="model has no scale-invariant weights"):
+    with pytest.warns(UserWarning, match=r"model .*no scale-invariant"):
         run = train(RunConfig(lr=1.9e6, wd=1e-9, steps=100), model=model)
     assert run.status.item() == "diverged"
     assert run.sizes["step"] == run.status_step.item() < 100
@@ -268,7 +261,7 @@ def test_vanishing_weights_end_with_status_collapsed():
         def forward(self, x):
             return 0.0 * nn.functional.linear(x.flatten(1), self.weight)
 
-    with pytest.warns(UserWarning, match="model has no scale-invariant weights"):
+    with pytest.warns(UserWarning, match=r"model .*no scale-invariant"):
         run = train(RunConfig(lr=1.0, wd=0.9, steps=200), model=Constant())
     assert run.status.item() == "collapsed"
     assert run.final_norm.item() ** 2 < torch.finfo(torch.float32).tiny
@@ -293,9 +286,9 @@ def test_own_model_and_data(tmp_path):
     xr.testing.assert_identical(continued, run)
     net = load_model(tmp_path / "run", model=model, data=(inputs, targets))
     assert net[1].num_batches_tracked.item() == 30
-    with pytest.raises(ValueError, match="model must be given"):
+    with pytest.raises(ValueError, match=r"model .*given"):
         resume(tmp_path / "run")
-    with pytest.raises(ValueError, match="another model or other data"):
+    with pytest.raises(ValueError, match="other data"):
         train(config, tmp_path / "run", model=model, data=(inputs + 1, targets))
 
 
@@ -320,7 +313,7 @@ def test_the_loaded_model_gives_the_last_evaluation(tmp_path, dtype):
     assert not net.training
     wrong = (net(data.test_inputs).argmax(1) != data.test_targets).double().mean().item()
     assert wrong == run.test_error.values[-1]
-    with pytest.raises(ValueError, match=r"step must be that of a checkpoint \(0, 40\), got 7"):
+    with pytest.raises(ValueError, match=r"step .*\(0, 40\).*7"):
         load_model(tmp_path / "run", step=7)
     first = load_model(tmp_path / "run", step=0)
     norm = sum(p.double().norm() ** 2 for p in first.parameters() if p.requires_grad).sqrt().item()
@@ -343,7 +336,7 @@ def test_a_trajectory_names_the_optimizer_with_the_number_of_measured_weights():
 
 def test_other_folders_are_rejected():
     for function in (resume, load_model):
-        with pytest.raises(ValueError, match="path must be a run folder"):
+        with pytest.raises(ValueError, match=r"path .*no such folder"):
             function("no such folder")
 
 

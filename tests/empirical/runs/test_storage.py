@@ -7,10 +7,8 @@ import os
 import pickle
 import resource
 import shutil
-import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import time
 import tracemalloc
@@ -29,6 +27,7 @@ from empirical.runs.loop import train_runs
 from simulate._files import write_json
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, STORE, count_steps
 from simulate.trajectories.log import BLOCK_RECORDS, count_records, record_with_check, step_record
+from tests.processes import start_process
 
 CONFIG_900 = RunConfig(lr=0.5, wd=0.01, width=8, steps=900, evaluate_every=100)
 RECORD = record_with_check(step_record(2))
@@ -64,7 +63,7 @@ def make_killed_run(path, steps, config=CONFIG_900):
 def test_no_space_for_the_log(tmp_path, whole, size):
     with (
         limit_file_size(size),
-        pytest.raises(StorageError, match=r"File too large while writing .*; the run can be resumed"),
+        pytest.raises(StorageError, match=r"File too large .*resume"),
     ):
         train(CONFIG_900, tmp_path / "run")
     partial = simulate.load(tmp_path / "run")
@@ -124,9 +123,9 @@ def test_a_disk_that_is_full(tmp_path, whole):
 def test_a_run_too_large_for_the_disk_is_rejected_before_it_begins(tmp_path):
     # 3e14 bytes
     huge = dataclasses.replace(CONFIG_900, steps=10**12)
-    with pytest.raises(ValueError, match=r"out must be on a disk with 2\d\d TB free for this run, got .*run' with"):
+    with pytest.raises(ValueError, match=r"out .*2\d\d TB.*run'"):
         train(huge, tmp_path / "run")
-    with pytest.raises(ValueError, match="path must be a saved trajectory or a run folder"):
+    with pytest.raises(ValueError, match=r"path .*run'"):
         simulate.load(tmp_path / "run")
 
 
@@ -155,7 +154,7 @@ def test_a_folder_that_cannot_be_written(whole, kind):
                 folder.chmod(stat.S_IRUSR | stat.S_IXUSR | stat.S_IROTH | stat.S_IXOTH)
         with (
             ordinary_user(),
-            pytest.raises(ValueError, match=r"out must be a folder that can be written, got .*Permission denied"),
+            pytest.raises(ValueError, match=r"out .*Permission denied"),
         ):
             train(CONFIG_900, path)
         place.chmod(0o700)
@@ -228,7 +227,7 @@ def test_a_run_without_an_intact_checkpoint_is_rejected_and_kept(tmp_path, whole
     make_killed_run(path, 300)
     for file in checkpoints(path):
         file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="out must hold an intact checkpoint, but all in"):
+    with pytest.raises(ValueError, match=r"out .*intact checkpoint"):
         resume(path)
     run = simulate.load(path)
     xr.testing.assert_identical(run.norm, whole.norm.isel(step=slice(300)))
@@ -259,21 +258,20 @@ def test_a_checkpoint_never_executes_code(tmp_path, whole, form):
     assert sprung.exists()
 
 
-HALTING = """
-import dataclasses, json, os, pathlib, sys, time
-from empirical import RunConfig, train
-rename, ending, number = os.replace, sys.argv[3], int(sys.argv[4])
-count = 0
-def halting(source, target):
-    global count
-    count += str(target).endswith(ending)
-    if str(target).endswith(ending) and count == number:
-        pathlib.Path(sys.argv[1] + ".halted").touch()
-        time.sleep(600)
-    rename(source, target)
-os.replace = halting
-train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
-"""
+def train_until_halted(path, halted, ending, number):
+    """Train until a file with this ending is renamed for the given time, then touch a file and wait to be killed."""
+    rename, renamed = os.replace, []
+
+    def replace(source, target):
+        if str(target).endswith(ending):
+            renamed.append(target)
+            if len(renamed) == number:
+                halted.touch()
+                time.sleep(600)
+        rename(source, target)
+
+    os.replace = replace
+    train(CONFIG_900, path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -282,12 +280,11 @@ train(RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1], progress=False)
 )
 def test_killed_between_writing_and_renaming_a_file(tmp_path, whole, ending, number):
     path, halted = tmp_path / "run", tmp_path / "run.halted"
-    command = [sys.executable, "-c", HALTING, str(path), json.dumps(CONFIG_900.to_dict()), ending, str(number)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not halted.exists() and process.poll() is None:
+    process = start_process(train_until_halted, path, halted, ending, number)
+    while not halted.exists() and process.is_alive():
         time.sleep(0.01)
     process.kill()
-    process.communicate()
+    process.join()
     assert halted.exists(), "the run never wrote this file"
     if ending == ".zarr":
         # all steps are in the log
@@ -299,32 +296,29 @@ def test_killed_between_writing_and_renaming_a_file(tmp_path, whole, ending, num
     assert not list(path.glob("*.partial"))
 
 
-BUSY = """
-import sys
-from empirical import RunConfig, train
-train(RunConfig(lr=0.5, wd=0.01, width=8, steps=10**6, engine="eager"), sys.argv[1], progress=False)
-"""
+def train_for_a_long_time(path):
+    train(dataclasses.replace(CONFIG_900, steps=10**6, engine="eager"), path, progress=False)
 
 
 def test_two_processes_on_a_folder(tmp_path):
-    path = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", BUSY, str(path)], stderr=subprocess.PIPE, text=True)
+    path, messages = tmp_path / "run", tmp_path / "messages"
+    process = start_process(train_for_a_long_time, path, messages=messages)
     try:
-        while count_steps(path) < 50 and process.poll() is None:
+        while count_steps(path) < 50 and process.is_alive():
             time.sleep(0.01)
-        with pytest.raises(ValueError, match="another process is writing"):
+        with pytest.raises(ValueError, match=r"out .*another process"):
             resume(path)
         # the first process continues
         before = count_steps(path)
-        while count_steps(path) <= before and process.poll() is None:
+        while count_steps(path) <= before and process.is_alive():
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        assert "Interrupted" in process.stderr.read()
+        process.terminate()
+        process.join()
+        assert "Interrupted" in messages.read_text()
         assert simulate.load(path).status.item() == "interrupted"
     finally:
         process.kill()
-        process.wait()
-        process.stderr.close()
+        process.join()
 
 
 def peak_memory(path, steps, monkeypatch):
@@ -352,7 +346,7 @@ def check_memory(folder, steps, monkeypatch):
 
 
 def test_a_long_run_takes_no_more_memory_than_a_short_one(tmp_path, monkeypatch):
-    check_memory(tmp_path, 4 * BLOCK_RECORDS, monkeypatch)
+    check_memory(tmp_path, 3 * BLOCK_RECORDS, monkeypatch)
 
 
 @pytest.mark.acceptance

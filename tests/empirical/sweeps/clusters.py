@@ -15,11 +15,11 @@ _PRELOADED = """
 import time
 from empirical.runs import folder, loop
 loop.CHECKPOINT_SECONDS = 0.5
-append = folder.RunFolder.append_steps
-def pause_and_append(own, records):
-    time.sleep(0.2)
-    append(own, records)
-folder.RunFolder.append_steps = pause_and_append
+class SlowFolder(folder.RunFolder):
+    def append_steps(self, records):
+        time.sleep(0.2)
+        super().append_steps(records)
+loop.RunFolder = SlowFolder
 """
 
 

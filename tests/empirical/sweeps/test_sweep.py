@@ -207,14 +207,14 @@ def test_a_run_waits_for_its_folder_and_gives_up(tmp_path):
 
 
 def test_a_run_is_extended_to_the_requested_precision(tmp_path, one_thread):
-    run = RunConfig(lr=0.5, wd=0.02, width=64, batch_size=32, steps=700)
+    run = RunConfig(lr=0.5, wd=0.02, width=64, batch_size=32, steps=500)
     before = sweep([run], tmp_path / "short", one_thread)
-    assert not before.period_stderr / before.period <= 0.12
-    results = sweep([run], tmp_path / "sweep", one_thread, until=0.12, max_steps=20_000)
-    assert results.period_stderr / results.period <= 0.12
+    assert not before.period_stderr / before.period <= 0.1
+    results = sweep([run], tmp_path / "sweep", one_thread, until=0.1, max_steps=20_000)
+    assert results.period_stderr / results.period <= 0.1
     longer = dataclasses.replace(run, steps=results.status_step.item())
     assert simulate.load(run_path(tmp_path / "sweep", run)).identical(train(longer))
-    sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), until=0.12, max_steps=20_000)
+    sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), until=0.1, max_steps=20_000)
     assert not nothing_to_do.handed_out
 
 
@@ -320,7 +320,7 @@ def test_a_script_without_main_guard_gets_an_error(tmp_path):
     # `calibrate` calls `sweep`
     script.write_text(UNGUARDED.format(call="calibrate('mlp', width=8, periods=20, out=sys.argv[1])"))
     process = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "sweep")], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(script), str(tmp_path / "sweep")], capture_output=True, text=True, timeout=300, check=False
     )
     lines = process.stderr.splitlines()
     guard = 'must be called under `if __name__ == "__main__":` in a script'
@@ -337,7 +337,7 @@ def test_a_script_with_main_guard_runs(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED.format(call='if __name__ == "__main__":\n    sweep(runs, sys.argv[1])'))
     process = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "sweep")], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(script), str(tmp_path / "sweep")], capture_output=True, text=True, timeout=300, check=False
     )
     assert process.returncode == 0, process.stderr
     assert (open_sweep(tmp_path / "sweep").status == "complete").all()

@@ -100,7 +100,7 @@ def test_runs_that_differ_by_a_constraint(tmp_path):
         assert classification.rotation_ratio == summaries.rotation_ratio.values[number]
 
 
-ADAM = {"lr": 0.01, "wd": 0.05, "steps": 4200, "batch_size": 16}
+ADAM = {"lr": 0.01, "wd": 0.5, "steps": 420, "batch_size": 16}
 
 
 def same_verdict(trajectory, expected):

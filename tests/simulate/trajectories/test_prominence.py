@@ -13,7 +13,7 @@ from scipy.signal import find_peaks
 import simulate
 import theory
 from simulate import BoundedGradient, NormalizedRegression, Ratio2D, RayleighQuotient
-from simulate.trajectories.contract import mean_intrinsic_lr
+from simulate.trajectories.setting import Setting
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=150)
 RISES = (0.1, 0.2, 0.3)
@@ -50,7 +50,7 @@ def count_same_events_at_all_rises(run):
     if run.norm.dims != ("step",):
         batch = run.stack(run=[name for name in run.norm.dims if name != "step"], create_index=False)
         return sum(count_same_events_at_all_rises(batch.isel(run=i)) for i in range(batch.sizes["run"]))
-    intrinsic_lr = mean_intrinsic_lr(run)
+    intrinsic_lr = Setting.of(run).intrinsic_lr
     counts = np.array(
         [count_same_events(run, rise, round(2 / intrinsic_lr) if intrinsic_lr > 0 else 0) for rise in RISES]
     )

@@ -1,14 +1,22 @@
-"""Equilibrium of optimizers on a small network, and cases in which the random-walk assumption fails."""
+"""Equilibrium of optimizers, cases in which the random-walk assumption fails, and periods in bfloat16."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
-from empirical.studies.tables.equilibria import (
+import simulate
+from empirical.studies.tables import (
     ADAMW,
     HEAVY_BALL,
     LION,
     NESTEROV,
+    PERIOD_QUANTITIES,
+    PRECISION_SETTINGS,
     equilibrium_config,
+    means_and_errors,
     measure_equilibrium,
+    train_in_both_precisions,
 )
 
 
@@ -48,3 +56,25 @@ def test_the_formula_of_lion_fails_for_heavy_tailed_gradients():
     assert measurement.log_norm_sd <= 0.05
     assert measurement.kurtosis > 10
     assert measurement.rotation < 0.9
+
+
+def check_periods(config):
+    runs = train_in_both_precisions(config)
+    periods = {dtype: simulate.find_periods(run) for dtype, run in runs.items()}
+    assert min(measurement.count for measurement in periods.values()) >= 60
+    for measured in PERIOD_QUANTITIES:
+        (one, one_error), (other, other_error) = means_and_errors(periods, measured).values()
+        assert abs(one - other) <= 3 * np.hypot(one_error, other_error), measured
+    # rounding to 8 bits makes the gradient slightly non-orthogonal to the weights
+    assert runs["bfloat16"].radial_defect.median() > 100 * runs["float32"].radial_defect.median()
+    assert runs["bfloat16"].radial_defect.median() < 1e-3
+
+
+def test_periods_of_an_mlp_in_bfloat16():
+    check_periods(dataclasses.replace(PRECISION_SETTINGS[2], steps=8000))
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("config", PRECISION_SETTINGS[:2], ids=lambda config: f"wd={config.wd}")
+def test_periods_of_a_convnet_in_bfloat16(config):
+    check_periods(config)

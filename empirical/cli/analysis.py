@@ -1,4 +1,4 @@
-"""Commands that train nothing: `diagnose` and `report` on a training, `explore` the theory."""
+"""Commands that train nothing: `simulate`, `explore`, `diagnose` and `report`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,58 @@ from typing import Annotated
 
 import typer
 
-from empirical.cli.application import app, name_options, report_errors
+from empirical.cli.application import command, name_options, print_table
+from empirical.cli.options import GradientNorm, LearningRate, Out, WeightDecay, optimizer_option
 
 
-@app.command(
-    "diagnose",
-    short_help="Find out why the loss of a training spiked.",
-    epilog="Example: bnwd diagnose log.csv --wd 0.0005 --picture spikes.png",
+@command(
+    "simulate",
+    "Simulate the weight norm without a network.",
+    "--lr 0.5 --wd 0.01 --grad-norm 12 --norm 3 --steps 1000 --out decay.zarr",
 )
-@report_errors
+def simulate_command(
+    lr: LearningRate,
+    wd: WeightDecay,
+    norm: Annotated[float, typer.Option(help="Initial norm ρ > 0.")],
+    grad_norm: GradientNorm = 1.0,
+    grad_norm_max: Annotated[
+        float | None,
+        typer.Option(help="Draw g̃ uniformly between --grad-norm and this value, independently at every step."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Number of steps.")] = 10_000,
+    record_every: Annotated[int, typer.Option(help="Steps between recorded rows.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the gradient norms.")] = 0,
+    out: Out = None,
+) -> None:
+    """Iterate the exact one-step law of the weight norm, without a network.
+
+    --out saves the trajectory. Open it with simulate.load.
+    """
+    import simulate
+    import theory
+    from simulate._files import check_unused
+
+    if out is not None:
+        check_unused("--out", out)
+    gradient = grad_norm if grad_norm_max is None else simulate.BoundedGradient(grad_norm, grad_norm_max)
+    trajectory = simulate.norm_map(lr, wd, gradient, norm=norm, steps=steps, record_every=record_every, seed=seed)
+    if out is not None:
+        simulate.save(trajectory, out)
+    rows = [
+        ["status", f"{trajectory.status.item()} after {trajectory.status_step.item()} steps"],
+        ["final norm", f"{trajectory.final_norm.item():.6g}"],
+    ]
+    if grad_norm_max is not None:
+        bounds = theory.norm_bounds(lr, wd, grad_norm, grad_norm_max)
+        rows.append(["bounds of the norm", f"{bounds.lower:.6g} … {bounds.upper:.6g}"])
+    elif grad_norm > 0:
+        rows.append(["equilibrium norm", f"{theory.equilibrium_norm(lr, wd, grad_norm):.6g}"])
+    if out is not None:
+        rows.append(["saved", str(out)])
+    print_table(rows)
+
+
+@command("diagnose", "Find out why the loss of a training spiked.", "log.csv --wd 0.0005 --picture spikes.png")
 def diagnose_command(
     log: Annotated[
         Path,
@@ -24,9 +67,7 @@ def diagnose_command(
     ],
     lr: Annotated[float | None, typer.Option(help="Learning rate, if it is constant and not in the log.")] = None,
     wd: Annotated[float | None, typer.Option(help="Weight decay, if it is not in the log.")] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help='For example "SGD(momentum=0.9)" or "AdamW(dim=1)". Default: plain SGD.')
-    ] = None,
+    optimizer: Annotated[str | None, optimizer_option] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(help="Name of an unrecognized column: loss=NAME, lr=…, wd=…, norm=…, gradient=… or step=…"),
@@ -41,7 +82,7 @@ def diagnose_command(
     """
     import simulate
     from simulate._files import atomic_write, check_writable
-    from theory.optimizers import parse_optimizer
+    from theory.optimizers import check_optimizer
 
     names = {}
     for text in column or []:
@@ -52,9 +93,8 @@ def diagnose_command(
     if picture is not None:
         check_writable("--picture", picture)
     with name_options(names="--column", path="log"):
-        diagnosis = simulate.diagnose(
-            log, lr=lr, wd=wd, optimizer=None if optimizer is None else parse_optimizer(optimizer), names=names or None
-        )
+        rule = None if optimizer is None else check_optimizer(optimizer)
+        diagnosis = simulate.diagnose(log, lr=lr, wd=wd, optimizer=rule, names=names or None)
     if picture is not None:
         import matplotlib
 
@@ -66,12 +106,7 @@ def diagnose_command(
     typer.echo(json.dumps(diagnosis.to_dict(), indent=2) if as_json else str(diagnosis))
 
 
-@app.command(
-    "report",
-    short_help="Write a report of a run or a sweep.",
-    epilog="Example: bnwd report runs/a --out report.html",
-)
-@report_errors
+@command("report", "Write a report of a run or a sweep.", "runs/a --out report.html")
 def report_command(
     source: Annotated[Path, typer.Argument(help="Folder of a run or a sweep, or a saved trajectory.")],
     out: Annotated[Path, typer.Option(help="HTML file. An existing file is replaced.")] = Path("report.html"),
@@ -95,12 +130,7 @@ def report_command(
         typer.echo(empirical.write_run_report(source, out, model=model))
 
 
-@app.command(
-    "explore",
-    short_help="Write an interactive page with sliders for lr and wd.",
-    epilog="Example: bnwd explore --out explorer.html",
-)
-@report_errors
+@command("explore", "Write an interactive page with sliders for lr and wd.", "--out explorer.html")
 def explore_command(
     out: Annotated[Path, typer.Option(help="HTML file. An existing file is replaced.")] = Path("explorer.html"),
 ) -> None:

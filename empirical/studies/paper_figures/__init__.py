@@ -1,1 +1,0 @@
-"""Figures of the paper at small scale, in print quality."""

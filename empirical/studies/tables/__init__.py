@@ -1,1 +1,0 @@
-"""Tables of the documentation, each printed by its own module."""
