@@ -146,7 +146,7 @@ def compare_run(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> R
     outlook = notes.attempt("outlook", lambda: forecast(check_trajectory(run, "final_norm")))
     return RunComparison(
         run=run,
-        title=_title(setting, settings),
+        title=_title(run, setting, settings),
         settings=settings,
         comparisons=(*comparisons, *model_rows),
         classification=classification,
@@ -171,25 +171,18 @@ def _settings(run: xr.Dataset) -> dict[str, str]:
     }
 
 
-def _title(setting: Setting, settings: dict[str, str]) -> str:
+def _title(run: xr.Dataset, setting: Setting, settings: dict[str, str]) -> str:
     words = [settings.get("source", "trajectory")]
     if {"model", "dataset"} <= settings.keys():
         words = [f"{settings['model']} on {settings['dataset']}"]
     with suppress(ValueError):
-        words.append(_format_constants(setting))
+        words.append(setting_name(run))
     words += [setting.optimizer_text] if setting.optimizer_text != "SGD()" else []
     return ", ".join(words + ([setting.constraint] if setting.constraint != FREE else []))
 
 
 def equilibrium_comparisons(run: xr.Dataset, setting: Setting) -> list[Comparison]:
-    """Compare norm and rotation of a run with the equilibrium predicted from its gradient norms.
-
-    Examples
-    --------
-    >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=2000)
-    >>> [comparison.unit for comparison in equilibrium_comparisons(run, Setting.of(run))]
-    ['weight', 'radian', 'radian']
-    """
+    """Compare norm and rotation of a run with the equilibrium predicted from its gradient norms."""
     rule, (lr, wd) = setting.law(), setting.constants()
     if wd == 0:
         raise ValueError("there is none, because wd = 0: without weight decay the norm never decreases")
@@ -285,14 +278,7 @@ def _period_comparison(quantity: str, predicted: float, periods: simulate.Measur
 
 
 def equilibrium_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:
-    """Equilibrium norm and effective learning rate of a run for the gradient norms of a run, perhaps another one.
-
-    Examples
-    --------
-    >>> run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=500)
-    >>> round(equilibrium_levels(run, run)["norm"], 2)
-    2.66
-    """
+    """Equilibrium norm and effective learning rate of a run for the gradient norms of a run, perhaps another one."""
     setting = Setting.of(run)
     (lr, wd), rule = setting.constants(), setting.law()
     rms, _ = power_mean(after_transient(gradients).grad_norm, 2)
@@ -303,13 +289,7 @@ def equilibrium_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, floa
 
 
 def periods_to_draw(run: xr.Dataset, discard: int | None = None) -> simulate.MeasuredPeriods:
-    """Find the periods of a run without warnings about unclear ones.
-
-    Examples
-    --------
-    >>> periods_to_draw(simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=500)).count
-    0
-    """
+    """Find the periods of a run without warnings about unclear ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return simulate.find_periods(run, discard=discard)
@@ -321,12 +301,6 @@ def last_periods(
     """Rows from the first to the last onset of the last periods, at most `count`, and these periods.
 
     Without any period they are the whole run. `periods` are found by default.
-
-    Examples
-    --------
-    >>> part, periods = last_periods(simulate.oscillate(0.5, 0.02, steps=3000), 2)
-    >>> periods.count, part.sizes["step"] == int(periods.onsets[-1] - periods.onsets[0] + 1)
-    (2, True)
     """
     if periods is None:
         periods = periods_to_draw(run)
@@ -353,11 +327,6 @@ def model_for_run(
     Raises
     ------
     ValueError : the run is one of the calibration runs, or has another optimizer or network.
-
-    Examples
-    --------
-    >>> model_for_run(None, theory.SGD()) is None
-    True
     """
     reference = simulate.PeriodModel.reference()
     if model is None and is_same_network(config, stored_config(reference.calibration_runs[0].run)):
@@ -394,12 +363,6 @@ def is_same_network(config: RunConfig | None, other: RunConfig | None) -> bool:
     """Whether two runs train the same network in the same way; None equals nothing.
 
     They may differ in lr, wd, initial norm, seeds, length, engine and evaluation.
-
-    Examples
-    --------
-    >>> default, wide = RunConfig(lr=0.1, wd=0.01), RunConfig(lr=0.2, wd=0.01, width=64)
-    >>> is_same_network(default, wide), is_same_network(default, RunConfig(lr=0.1, wd=0.01, width=9))
-    (True, False)
     """
     return _equal_except(MAY_DIFFER_IN_A_NETWORK, config, other)
 
@@ -418,9 +381,5 @@ def setting_name(run: xr.Dataset) -> str:
     >>> setting_name(xr.Dataset(attrs={"lr": 0.5, "wd": 0.01}))
     'η=0.5 λ=0.01'
     """
-    return _format_constants(Setting.of(run))
-
-
-def _format_constants(setting: Setting) -> str:
-    lr, wd = setting.constants()
+    lr, wd = Setting.of(run).constants()
     return f"η={lr:g} λ={wd:g}"

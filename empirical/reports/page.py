@@ -54,37 +54,19 @@ def figure_section(title: str, figure: Figure, caption: str) -> Section:
 
 
 def format_setting(value: Any) -> str:
-    """Setting as text: strings unchanged, other values as JSON.
-
-    Examples
-    --------
-    >>> format_setting("mlp"), format_setting(True), format_setting([1, 2])
-    ('mlp', 'true', '[1, 2]')
-    """
+    """Setting as text: strings unchanged, other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def format_count(number: int, noun: str) -> str:
-    """Number and noun, with a plural "s" unless the number is 1.
-
-    Examples
-    --------
-    >>> format_count(1, "step"), format_count(2, "step")
-    ('1 step', '2 steps')
-    """
+    """Number and noun, with a plural "s" unless the number is 1."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def new_figure(
     height: float, rows: int = 1, columns: int = 1, *, width: float = 9.5, **shared: Any
 ) -> tuple[Figure, Any]:
-    """Make a figure with axes, without pyplot: no global state and no display.
-
-    Parameters
-    ----------
-    height, width : size in inches; the default width fits the page.
-    rows, columns, shared : arguments of `Figure.subplots`.
-    """
+    """Make a figure with axes, without pyplot: no global state and no display. Sizes are in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -120,14 +102,14 @@ def _prefix_ids(inner: str, title: str) -> str:
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", inner)
 
 
-def write_page(path: Path, title: str, sections: Sequence[Section], *, footer: str = "") -> None:
+def write_html_page(path: Path, title: str, sections: Sequence[Section], *, footer: str = "") -> None:
     """Write a page atomically; its folder is made if missing. The footer follows the versions of the packages.
 
     Examples
     --------
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "page.html"
-    >>> write_page(target, "a < b", [Section("Data", ["none", ["one", "two"]])])
+    >>> write_html_page(target, "a < b", [Section("Data", ["none", ["one", "two"]])])
     >>> [line for line in target.read_text(encoding="utf-8").splitlines() if line.startswith(("<h", "<p>", "<ul>"))][1:]
     ['<h1>a &lt; b</h1>', '<h2>Data</h2>', '<p>none</p>', '<ul><li>one</li><li>two</li></ul>']
     """

@@ -70,7 +70,7 @@ def write_run_report(
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
     check_writable("path", target)
     if run is None:
-        page.write_page(target, f"Sweep {Path(folder).name}", sweep_sections(Path(folder), model))
+        page.write_html_page(target, f"Sweep {Path(folder).name}", sweep_sections(Path(folder), model))
     else:
         comparison = compare_run(run, model)
         _write_run_page(target, comparison, folder)
@@ -110,7 +110,7 @@ def _write_run_page(target: Path, comparison: RunComparison, folder: str) -> Non
         Section("Data", _loading_code(comparison.run, folder)),
     ]
     versions = [f"{name} {settings[f'{name}_version']}" for name in _VERSIONS if f"{name}_version" in settings]
-    page.write_page(
+    page.write_html_page(
         target,
         comparison.title,
         [section for section in sections if section.parts],

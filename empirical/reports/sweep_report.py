@@ -109,13 +109,7 @@ class SweepRun:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder holds a sweep.
-
-    Examples
-    --------
-    >>> is_sweep(Path("no such folder"))
-    False
-    """
+    """Whether a folder holds a sweep."""
     try:
         read_configs(path)
     except ValueError:
@@ -124,26 +118,9 @@ def is_sweep(path: Path) -> bool:
 
 
 def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[list[SweepRun], tuple[str, ...]]:
-    """Read the runs of a sweep and predict each period without using that period.
+    """Read the runs of a sweep, and predict each period without using that period.
 
-    Parameters
-    ----------
-    path : folder of the sweep.
-    model : period model of the network. By default that of this project's ConvNet for runs of that network.
-
-    Returns
-    -------
-    runs, and notes on missing predictions with their reasons.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from empirical.sweeps.grid import grid
-    >>> from empirical.sweeps.store import SweepFolder
-    >>> folder = SweepFolder(tempfile.mkdtemp())
-    >>> message = folder.begin(grid(lr=[0.1, 0.5], wd=0.01))
-    >>> [run.varied for run in sweep_runs(folder.path)[0]]
-    [{'lr': 0.1}, {'lr': 0.5}]
+    The second result are notes on missing predictions with their reasons. `model` is as in `write_run_report`.
     """
     opened = open_sweep(path)
     configs = {str(run_path(path, config)): config for config in read_configs(path)}
@@ -154,14 +131,13 @@ def sweep_runs(path: Path, model: simulate.PeriodModel | None = None) -> tuple[l
     ]
     networks = defaultdict(list)
     for run in runs:
-        networks[run.network].append(run)
+        # the balance law and the symmetry are for constant ηλ < 1 only
+        if 0 < run.intrinsic_lr < 1:
+            networks[run.network].append(run)
     runs_by_note: dict[str, list[SweepRun]] = defaultdict(list)
     for run in runs:
         notes = NoteCollector()
-        # the balance law and the symmetry are for constant ηλ < 1 only
-        same_network = (
-            [other for other in networks[run.network] if 0 < other.intrinsic_lr < 1] if 0 < run.intrinsic_lr < 1 else []
-        )
+        same_network = networks[run.network] if 0 < run.intrinsic_lr < 1 else []
         run.predicted.update(
             law=_period_by_law(run, [other for other in same_network if other.intrinsic_lr != run.intrinsic_lr]),
             equal=_period_by_symmetry(run, [other for other in same_network if other.intrinsic_lr == run.intrinsic_lr]),
@@ -294,33 +270,29 @@ def _format_end(run: SweepRun) -> str:
 
 def _table(runs: Sequence[SweepRun]) -> Table:
     """Table with one row per run. Columns without any value are left out."""
-    rows = [[*_setting_cells(run), *_result_cells(run)] for run in runs]
-    heads = [*runs[0].varied, "status", "steps", "verdict", "period ± error", *_PREDICTED_PERIOD_HEADS.values(), "T·ηλ"]
-    heads += list(_NUMBER_HEADS.values())
-    kept = [i for i in range(len(heads)) if any(row[i].text not in ("", DASH) for row in rows)]
-    return Table([heads[i] for i in kept], [[row[i] for i in kept] for row in rows], "runs of the sweep")
+    rows = [_named_cells(run) for run in runs]
+    kept = [i for i in range(len(rows[0])) if any(row[i][1].text not in ("", DASH) for row in rows)]
+    heads = [rows[0][i][0] for i in kept]
+    return Table(heads, [[row[i][1] for i in kept] for row in rows], "runs of the sweep")
 
 
-def _setting_cells(run: SweepRun) -> list[Cell]:
-    return [
-        Cell(page.format_setting(value))
+def _named_cells(run: SweepRun) -> list[tuple[str, Cell]]:
+    """Column heads and cells of a run."""
+
+    def setting_cell(value: Any) -> Cell:
         # a bool is an int in Python, but is shown as a word
-        if isinstance(value, bool) or not isinstance(value, (int, float))
-        else number_cell(value, "g")
-        for value in run.varied.values()
-    ]
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number_cell(value, "g") if is_number else Cell(page.format_setting(value))
 
-
-def _result_cells(run: SweepRun) -> list[Cell]:
-    status = str(run.summary["status"])
     return [
-        Cell(status, kind="FAILS" if run.ended_early else ""),
-        number_cell(run.number("status_step"), "g"),
-        Cell(str(run.summary["verdict"]) or DASH),
-        number_with_error(run.number("period"), run.number("period_stderr")),
-        *(number_cell(run.number(name)) for name in _PREDICTED_PERIOD_HEADS),
-        number_cell(run.number("period") * run.intrinsic_lr, ".3g"),
-        *(number_cell(run.number(name)) for name in _NUMBER_HEADS),
+        *((name, setting_cell(value)) for name, value in run.varied.items()),
+        ("status", Cell(str(run.summary["status"]), kind="FAILS" if run.ended_early else "")),
+        ("steps", number_cell(run.number("status_step"), "g")),
+        ("verdict", Cell(str(run.summary["verdict"]) or DASH)),
+        ("period ± error", number_with_error(run.number("period"), run.number("period_stderr"))),
+        *((head, number_cell(run.number(name))) for name, head in _PREDICTED_PERIOD_HEADS.items()),
+        ("T·ηλ", number_cell(run.number("period") * run.intrinsic_lr, ".3g")),
+        *((head, number_cell(run.number(name))) for name, head in _NUMBER_HEADS.items()),
     ]
 
 
@@ -352,16 +324,12 @@ def _period_figure(runs: Sequence[SweepRun]) -> Section:
     if np.isfinite(law).any():
         ax.plot(intrinsic_lrs, law, "x", color=PREDICTED_COLOR, markersize=8, label="predicted from other ηλ")
     errors = np.nan_to_num([run.number("period_stderr") for run in periodic])
-    ax.errorbar(
-        intrinsic_lrs, periods, errors, fmt="o", color=MEASURED_COLOR, capsize=3, markersize=5, label="measured"
-    )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
+    style: dict[str, Any] = {"fmt": "o", "color": MEASURED_COLOR, "capsize": 3, "markersize": 5}
+    ax.errorbar(intrinsic_lrs, periods, errors, label="measured", **style)
+    ax.set(xscale="log", yscale="log", xlabel="ηλ", ylabel="period T in steps")
     if len(ticks := sorted(set(intrinsic_lrs.tolist()))) <= _MOST_LABELLED_TICKS:
         number_values(ax.xaxis, ticks)
     label_log_ticks(ax)
-    ax.set_xlabel("ηλ")
-    ax.set_ylabel("period T in steps")
     ax.legend(fontsize=8, frameon=False)
     return page.figure_section("Period over ηλ", figure, caption)
 

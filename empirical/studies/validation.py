@@ -329,7 +329,7 @@ def _write_report(validation: Validation, preset: str, configs: Mapping[str, Run
         '<p>The table is in <code>table.csv</code>; <code>empirical.open_sweep("runs")</code> opens all runs as one '
         "labelled dataset. <code>simulate.load</code> opens one run by its folder:</p>"
     )
-    page.write_page(
+    page.write_html_page(
         folder / VALIDATION_REPORT,
         f"Training with batch normalization and weight decay: theory, simulation and {len(runs)} real runs",
         [

@@ -21,7 +21,7 @@ import simulate
 import theory
 from empirical.cli.main import app
 from empirical.reports import page
-from empirical.reports.comparison import compare_run, equilibrium_levels
+from empirical.reports.comparison import compare_run, equilibrium_comparisons, equilibrium_levels
 from empirical.reports.run_report import write_run_report
 from empirical.reports.sweep_report import SweepRun, sweep_runs
 from empirical.reports.tables import Table, number_cell
@@ -29,6 +29,7 @@ from empirical.sweeps.grid import grid
 from empirical.sweeps.store import SweepFolder, open_sweep
 from empirical.sweeps.task import Summary, summarize_failure
 from simulate.trajectories.periods import after_transient
+from simulate.trajectories.setting import Setting
 from tests.html_pages import Page, read_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -47,11 +48,24 @@ def norms_only():
     return xr.Dataset({"norm": ("step", np.linspace(1, 2, 50))}, {"step": np.arange(50)})
 
 
+@pytest.fixture(scope="module")
+def periodic():
+    return simulate.oscillate(0.5, 0.02, steps=2000, seed=3)
+
+
+@pytest.fixture(scope="module")
+def written(periodic, tmp_path_factory):
+    """Folder of the report of the periodic run."""
+    folder = tmp_path_factory.mktemp("written")
+    write_run_report(periodic, folder / "report.html")
+    return folder
+
+
 KINDS = {
-    "periodic": lambda: simulate.oscillate(0.5, 0.02, steps=3000),
+    "periodic": None,
     "equilibrium": lambda: simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=1000),
     "adversarial": lambda: simulate.norm_map(
-        0.5, 0.02, simulate.AdversarialGradient(1, 30, towards="upper"), norm=10.0, steps=3000
+        0.5, 0.02, simulate.AdversarialGradient(1, 30, towards="upper"), norm=10.0, steps=1000
     ),
     "diverged map": lambda: simulate.norm_map(0.5, 0.02, 1e200, norm=2.6, steps=10),
     "collapsed map": lambda: simulate.norm_map(0.5, 1.0, 0.0, norm=2.6, steps=2000),
@@ -62,7 +76,7 @@ KINDS = {
     "short training": train_short,
     "AdamW": lambda: train_short(lr=0.01, wd=1.0, optimizer=theory.AdamW(dim=584), steps=250),
     "Adam": lambda: train_short(lr=0.01, wd=0.1, optimizer=theory.Adam(dim=584), steps=100),
-    "landscape": lambda: simulate.descend(simulate.Ratio2D(), 0.5, 0.1, steps=500, seed=0),
+    "landscape": lambda: simulate.descend(simulate.Ratio2D(), 0.5, 0.1, steps=200, seed=0),
     "momentum": lambda: simulate.norm_map(0.1, 0.02, 2.0, norm=2.6, steps=2000, optimizer=theory.SGD(momentum=0.9)),
     "schedule": lambda: simulate.norm_map(theory.Cosine(0.5, 0.01, 900), 0.02, 2.0, norm=2.6, steps=900),
     "no decay": lambda: simulate.norm_map(0.5, 0.0, 2.0, norm=2.6, steps=200),
@@ -76,8 +90,8 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_trajectory_gives_a_page(kind, tmp_path):
-    report_page = report(KINDS[kind](), tmp_path)
+def test_every_trajectory_gives_a_page(kind, written, tmp_path):
+    report_page = read_page(written / "report.html") if kind == "periodic" else report(KINDS[kind](), tmp_path)
     words = "".join(report_page.words)
     if kind in ("periodic", "equilibrium"):
         assert ("Undetermined" in words) == (kind == "equilibrium"), "a map of norms has no loss"
@@ -97,7 +111,7 @@ def test_every_trajectory_gives_a_page(kind, tmp_path):
         assert is_drawn == (kind in ("equilibrium", "short training"))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     norm=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=64), min_size=0, max_size=60),
     columns=st.sets(st.sampled_from(["grad_norm", "effective_lr", "rotation", "loss", "lr"])),
@@ -113,7 +127,7 @@ def test_any_values_in_a_trajectory_give_a_page(norm, columns, attrs, optimizer,
 
 
 def test_numbers_equal_those_of_theory_and_simulation(tmp_path):
-    run = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.0, 3.0), norm=2.6, steps=4000, seed=0)
+    run = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.0, 3.0), norm=2.6, steps=2000, seed=0)
     report_page = report(run, tmp_path)
     part = after_transient(run)
     rms = float(np.sqrt((part.grad_norm**2).mean()))
@@ -178,23 +192,22 @@ def test_the_error_of_the_mean_norm_matches_its_spread():
     assert 0.5 < np.mean([line.error for line in lines]) / means.std(ddof=1) < 2
 
 
-def test_periods_are_compared_with_independent_predictions(tmp_path):
-    run = simulate.oscillate(0.5, 0.02, steps=4000, seed=3)
-    periods = simulate.find_periods(run)
-    lines = {line.quantity: line for line in compare_run(run).comparisons}
+def test_periods_are_compared_with_independent_predictions(periodic, tmp_path):
+    periods = simulate.find_periods(periodic)
+    model = simulate.PeriodModel.reference()
+    lines = {line.quantity: line for line in compare_run(periodic, model).comparisons}
     bound = lines["period, lower bound"]
     assert bound.predicted == pytest.approx(0.1 / -math.log1p(-0.01))
     assert (bound.measured, bound.error) == (periods.mean, periods.stderr)
-    model = simulate.PeriodModel.reference()
-    own = {line.quantity: line for line in compare_run(run, model).comparisons}
-    assert own["period, balance law"].predicted == model.law.period(0.5, 0.02)
-    assert own["period, reduced model"].predicted == model.period(0.5, 0.02).mean
-    assert "Predicted by the period model: periodic" in "".join(report(run, tmp_path, model=model).words)
+    assert lines["period, balance law"].predicted == model.law.period(0.5, 0.02)
+    assert lines["period, reduced model"].predicted == model.period(0.5, 0.02).mean
+    short = report(periodic.isel(step=[0]), tmp_path, model=model)
+    assert "Predicted by the period model: periodic" in "".join(short.words)
 
 
 def test_a_period_model_does_not_predict_its_calibration_runs_nor_other_optimizers():
     model = simulate.PeriodModel.reference()
-    run = simulate.oscillate(0.5, 0.02, steps=3000)
+    run = simulate.norm_map(0.5, 0.02, 2.0, norm=2.6, steps=30)
     assert not compare_run(run).prediction, "a run without configuration has no period model"
     part = run.assign_attrs(config=model.calibration_runs[0].run)
     assert "one of the calibration runs" in " ".join(compare_run(part).notes)
@@ -212,6 +225,11 @@ def test_a_period_model_does_not_predict_its_calibration_runs_nor_other_optimize
     assert "the period model was calibrated with" in " ".join(
         compare_run(run.assign_attrs(optimizer="SGD(momentum=0.9)"), model).notes
     )
+    unknown = compare_run(run.assign_attrs(config=json.dumps({"model": "unknown"})), model)
+    constrained = compare_run(run.assign_attrs(constraint="fixed norm"), model)
+    for comparison, reason in ((unknown, "does not know"), (constrained, "without a constraint")):
+        assert not comparison.prediction
+        assert reason in " ".join(note for note in comparison.notes if note.startswith("period model"))
 
 
 def test_stored_and_invalid_sources(tmp_path):
@@ -437,10 +455,9 @@ def test_laws_of_intrinsic_lr_are_not_applied_to_other_optimizers(further, law, 
 def test_other_optimizers_compare_the_mean_square_norm(rule):
     lr, wd = (0.05, 0.02) if isinstance(rule, theory.SGD) else (0.01, 1.0)
     equilibrium = theory.equilibrium_norm(lr, wd, 2.0, optimizer=rule)
-    walk = simulate.random_walk(lr, wd, 2.0, dim=300, steps=20_000, optimizer=rule, norm=equilibrium, seed=1).isel(
-        batch=0
-    )
-    line = next(row for row in compare_run(walk).comparisons if row.quantity.startswith("norm"))
+    walk = simulate.random_walk(lr, wd, 2.0, dim=300, steps=10_000, optimizer=rule, norm=equilibrium, seed=1)
+    walk = walk.isel(batch=0)
+    line = equilibrium_comparisons(walk, Setting.of(walk))[0]
     decay = theory.free_decay(lr, wd, optimizer=rule) if rule == theory.SGD(momentum=0.9) else lr * wd
     settled = walk.norm.values[round(2 / decay) :]
     assert line.measured == pytest.approx(np.sqrt((settled**2).mean()))
@@ -522,12 +539,11 @@ def measure_in_browser(path, column):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_a_browser_draws_the_figures_and_sorts_by_value(tmp_path):
-    run = report(simulate.oscillate(0.5, 0.02, steps=3000), tmp_path)
+def test_a_browser_draws_the_figures_and_sorts_by_value(written, tmp_path):
     make_sweep(tmp_path / "sweep")
-    written = write_run_report(tmp_path / "sweep", tmp_path / "sweep.html")
-    for path, figure_count, head in ((tmp_path / "report.html", 5, "predicted"), (written, 2, "period ± error")):
-        report_page = run if path != written else read_page(written)
+    sweep = write_run_report(tmp_path / "sweep", tmp_path / "sweep.html")
+    for path, figure_count, head in ((written / "report.html", 5, "predicted"), (sweep, 2, "period ± error")):
+        report_page = read_page(path)
         column = [text for text, _ in report_page.tables[0][0]].index(head)
         measured = measure_in_browser(path, column)
         assert measured["errors"] == []

@@ -47,7 +47,7 @@ class TestPlotTrajectory:
         assert axes[-1].get_xlabel() == "step"
         assert [ax.get_ylabel() for ax in axes] == ["norm ρ", "effective lr η̃ = η/ρ²"]
 
-    @pytest.mark.parametrize("steps", [4001, 10_007, 300_000])
+    @pytest.mark.parametrize("steps", [4001, 10_007, 60_000])
     @pytest.mark.parametrize("most_points", [4000, 150, 2])
     def test_the_band_of_long_curves_contains_the_extremes(self, steps, most_points):
         random = np.random.default_rng(steps).uniform(1.0, 3.0, steps)
@@ -411,6 +411,7 @@ class TestPlotPhaseDiagram:
         ax = plots.plot_phase_diagram(diagram([0.1, 0.2, 0.4], [0.1, 0.3], period=200.0))
         numbers = {text.get_position(): text.get_text() for text in ax.texts if "λ" not in text.get_text()}
         assert numbers == {(0.2, 0.1): "4", (0.2, 0.3): "12"}
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["0.1", "0.2", "0.4"]
         assert ax.get_legend().get_title().get_text() == "numbers: T·ηλ"
 
     def test_without_periodic_cells_there_are_no_numbers(self):
@@ -448,7 +449,7 @@ class TestPlotPhaseDiagram:
         labels = [text.get_text() for text in ax.texts if "λ" in text.get_text()]
         assert {f"ηλ = $10^{{{power}}}$" for power in powers} <= set(labels) <= {f"ηλ = $10^{{{n}}}$" for n in drawn}
 
-    @pytest.mark.parametrize("count", [5, 12, 20])
+    @pytest.mark.parametrize("count", [5, 20])
     def test_no_text_lies_on_another(self, count):
         lr, wd = np.geomspace(0.01, 1, count), np.geomspace(0.01, 0.5, count)
         ax = plots.plot_phase_diagram(diagram(lr, wd, ["periodic"]))
@@ -507,7 +508,7 @@ class TestPlotDiagnosis:
 
 
 def test_figures_are_written(tmp_path):
-    run = bursts(40)
+    run = bursts()
     axes = plots.plot_trajectory(run, periods=simulate.find_periods(run), simulated=simulate.replay(run))
     pictures = {
         "trajectory": axes[0],
@@ -516,7 +517,7 @@ def test_figures_are_written(tmp_path):
         "phase diagram": plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, 5), [0.1, 0.2], ALL)),
     }
     for name, figure in ((name, ax.figure) for name, ax in pictures.items()):
-        figure.savefig(tmp_path / f"{name}.png")
+        figure.savefig(tmp_path / f"{name}.png", dpi=60)
         picture = plt.imread(tmp_path / f"{name}.png")[..., :3]
         # blue or coloured ink on white
         assert (picture == 1).all(axis=-1).mean() > 0.3
