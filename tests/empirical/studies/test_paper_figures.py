@@ -338,24 +338,21 @@ class TestRunsThatEndedEarly:
             points = [curve.get_xdata() for curve in ax.lines if curve.get_linestyle() == "None"]
             assert sorted(np.concatenate(points)) == sorted(int(name) for name in groups)
 
-    def test_figures_without_data_are_left_out(self, figures_folder, tmp_path):
-        # the first steps of stored runs
-        short = [with_runs(FIGURES[name], steps=5) for name in ("width", "periods")]
-        with pytest.warns(UserWarning, match="is left out") as warned:
-            drawn = write_figures(
-                [*short, FIGURES["full-batch"]],
-                tmp_path,
-                figures_folder / RUNS_SUBFOLDER,
-                ["svg"],
-                NoWorkers(),
-                progress=False,
-            )
+    def test_figures_without_data_are_left_out(self, tmp_path):
+        lengths = {"width": 5, "periods": 5, "full-batch": 300}
+        figures = [with_runs(FIGURES[name], steps=steps) for name, steps in lengths.items()]
+        (tmp_path / "figures").mkdir()
+        with (
+            concurrent.futures.ThreadPoolExecutor(1) as here,
+            pytest.warns(UserWarning, match="is left out") as warned,
+        ):
+            drawn = write_figures(figures, tmp_path / "figures", tmp_path / "runs", ["svg"], here, progress=False)
         messages = [str(warning.message) for warning in warned]
         assert len(messages) == 2
         for message, words in zip(messages, ("width .*too short", "periods .*no run has a period"), strict=True):
             assert re.search(words, message)
-        assert drawn == {"full-batch": [tmp_path / "full-batch.svg"]}
-        assert [path.name for path in tmp_path.iterdir()] == ["full-batch.svg"]
+        assert drawn == {"full-batch": [tmp_path / "figures/full-batch.svg"]}
+        assert [path.name for path in (tmp_path / "figures").iterdir()] == ["full-batch.svg"]
 
 
 @pytest.fixture(scope="module")
@@ -396,10 +393,12 @@ class TestScales:
             )
 
     def test_runs_at_paper_scale_are_drawn(self, tmp_path):
-        figures = [FIGURES[name].at_paper_scale() for name in ("norm", "phase-picture", "periods")]
-        # a stand-in for the large networks, which need a GPU
-        embedded = {"dataset": "digits", "batch_size": 64, "device": "cpu"}
-        smaller = [with_runs(figure, model="mlp", width=24, steps=1200, **embedded) for figure in figures]
+        # stand-ins with the runs of another network, because those of the paper need a GPU
+        figures = [FIGURES[name] for name in ("norm", "phase-picture", "periods")]
+        smaller = [
+            dataclasses.replace(figure.at_paper_scale(), runs=with_runs(figure, model="mlp", width=24, steps=1200).runs)
+            for figure in figures
+        ]
         with concurrent.futures.ThreadPoolExecutor(1) as here:
             drawn = write_figures(smaller, tmp_path, tmp_path / "runs", ["svg"], here, progress=False)
         assert list(drawn) == [figure.name for figure in figures]
