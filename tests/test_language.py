@@ -117,4 +117,4 @@ def test_no_public_looking_name_of_a_module_exists_twice():
                 for name in names:
                     if not name.startswith("_"):
                         places[name].append(relative(path))
-    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+    assert {name: paths for name, paths in places.items() if len(set(paths)) > 1} == {}

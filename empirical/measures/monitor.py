@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from empirical.steps.telemetry import records, scalar_products
 from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.trajectories.contract import RUNNING, variable_attributes
 from simulate.trajectories.folder import trajectory_of_records
+from theory.arguments import warn_user
 
 # relative deviation of a step from that of plain SGD: far above rounding, far below the effect of clipping or scaling
 _STEP_TOLERANCE = 0.01
@@ -308,10 +308,10 @@ class Monitor:
             )
 
     def _warn(self, topic: str, message: str) -> None:
-        """Warn the caller's caller, once per topic."""
+        """Warn the user once per topic."""
         if topic not in self._warned:
             self._warned.add(topic)
-            warnings.warn(message, stacklevel=3)
+            warn_user(message)
 
     def _overflowed(self) -> bool:
         gradients = (p.grad for group in self._optimizer.param_groups for p in group["params"])
@@ -336,9 +336,7 @@ class Monitor:
             if parameter is None or parameter.shape != self._shapes[name]:
                 if name not in self._lost:
                     self._lost.add(name)
-                    warnings.warn(
-                        f"{name} was removed or changed its shape; its norm is NaN from this step on", stacklevel=3
-                    )
+                    warn_user(f"{name} was removed or changed its shape; its norm is NaN from this step on")
                 parameter = torch.full(self._shapes[name], math.nan, device=next(self._model.parameters()).device)
             weights.append(parameter)
         return weights

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from empirical.runs.signals import catch_stop_signals
 from empirical.steps import ENGINES, TrainingState
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED
 from simulate.trajectories.folder import CONFIG, RunDescription
+from theory.arguments import warn_user
 from theory.references import is_reference
 
 _Result = TypeVar("_Result")
@@ -115,10 +115,9 @@ def train(
     setup = prepare(config, model, data)
     has_own_model = setup.config.model == CUSTOM or (is_reference(config.model) and config.normalization != "none")
     if has_own_model and not setup.description.attributes["scale_invariant"]:
-        warnings.warn(
+        warn_user(
             "model has no scale-invariant weights, so all trained weights are measured together. Predictions for "
-            "scale-invariant weights do not apply. Put a normalization after the weights you want to measure.",
-            stacklevel=2,
+            "scale-invariant weights do not apply. Put a normalization after the weights you want to measure."
         )
     if out is not None:
         return _train_in(RunFolder(out), setup, progress, announce)

@@ -77,7 +77,7 @@ def _share_study(*, outcome: str, log: str, rule: Rule) -> Study:
     )
 
 
-STUDIES: tuple[Study, ...] = (
+DIAGNOSIS_STUDIES: tuple[Study, ...] = (
     _share_study(outcome=RIGHT, log="full", rule=Limit(at_least=0.9, form=".0%")),
     _share_study(outcome=UNKNOWN, log="full", rule=Limit(at_most=0.1, form=".0%")),
     *(
@@ -182,7 +182,7 @@ def write_diagnosis_page(
     -------
     Results of the studies of the set "held-out", if it is there.
     """
-    results = [study.judge(sets[HELD_OUT][1]) for study in STUDIES] if HELD_OUT in sets else []
+    results = [study.judge(sets[HELD_OUT][1]) for study in DIAGNOSIS_STUDIES] if HELD_OUT in sets else []
     tables = [_shares("full logs", {name: _with_effect(outcomes, "full") for name, (_, outcomes) in sets.items()})]
     for name, (cases, outcomes) in sets.items():
         by_label = {

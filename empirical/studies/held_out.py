@@ -568,7 +568,7 @@ def _norm_studies(*, part: str, words: str, norm_goal: float, factor_goal: float
 
 _SPREAD: Mapping[str, Any] = {"part": "goals", "of": "log_norm_sd"}
 _MEDIAN: Mapping[str, Any] = {"part": "goals", "finite": True, "rule": Limit(summary="median")}
-STUDIES: tuple[Study, ...] = (
+HELD_OUT_STUDIES: tuple[Study, ...] = (
     *_period_studies("clear", ""),
     *_period_studies("clear, held-out", ", held-out networks"),
     *_norm_studies(part="clear mlp", words="MLP", norm_goal=0.15, factor_goal=1.25),
@@ -591,7 +591,7 @@ STUDIES: tuple[Study, ...] = (
 
 def judge_held_out(table: xr.Dataset) -> list[Result]:
     """Judge the table that `validate_held_out` returns. Studies without a setting are left out."""
-    results = [study.judge(table) for study in STUDIES]
+    results = [study.judge(table) for study in HELD_OUT_STUDIES]
     return [result for result in results if result.values.size]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from empirical.studies.study import (
 )
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
-from theory.arguments import check_choices
+from theory.arguments import check_choices, warn_user
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -296,7 +295,7 @@ def write_figures(
             written[figure.name] = _write(figure, load_trajectories(figure, runs), folder, formats)
         except ValueError as error:
             # continue: the other figures may have taken hours to train
-            warnings.warn(f"the figure {figure.name} is left out: {error}", stacklevel=3)
+            warn_user(f"the figure {figure.name} is left out: {error}")
     return written
 
 

@@ -213,7 +213,7 @@ def _second_half(run: xr.Dataset) -> xr.Dataset:
     return run.isel(step=slice(run.sizes["step"] // 2, None))
 
 
-def equilibrium_norm(runs: Trajectories) -> Numbers:
+def equilibrium_norm_numbers(runs: Trajectories) -> Numbers:
     """Relative difference of the norm from the equilibrium predicted from the gradients of the group "other".
 
     The norm alone also fits periodic runs (docs/mathematics.md §2), so rotation and spread are compared too.
@@ -233,7 +233,7 @@ def equilibrium_norm(runs: Trajectories) -> Numbers:
     )
 
 
-def equilibrium_rotation(runs: Trajectories) -> Numbers:
+def equilibrium_rotation_numbers(runs: Trajectories) -> Numbers:
     """Median rotation over its value at equilibrium."""
     (run,) = runs["run"]
     ratio = simulate.classify(run).rotation_ratio

@@ -120,7 +120,7 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
         Study(
             name="equilibrium-norm",
             claim=f"equilibrium norm, predicted from another seed: {small}",
-            statistic=statistics.equilibrium_norm,
+            statistic=statistics.equilibrium_norm_numbers,
             rule=Limit(at_most=0.02, name="|difference|", form=".0%"),
             reason="mean gradient norms at equilibrium differ by less between seeds",
             **at_equilibrium,
@@ -128,7 +128,7 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
         Study(
             name="equilibrium-rotation",
             claim=f"median rotation at equilibrium: {small}",
-            statistic=statistics.equilibrium_rotation,
+            statistic=statistics.equilibrium_rotation_numbers,
             rule=Limit(at_least=ROTATION_RATIO_MIN, name="measured / predicted"),
             reason=_CLASSIFIED,
             controls=(Control(name=f"not at equilibrium: {high_name}", runs=one_convnet),),

@@ -172,7 +172,7 @@ _GROWTH = (*_DECAY, "growth_explained")
 
 
 @dataclass(frozen=True)
-class Rule:
+class CauseRule:
     """A cause, the condition under which it is the cause if no earlier rule applies, and what the report says.
 
     `numbers` are the features that the spike reports, because this rule or an earlier one used them.
@@ -318,7 +318,7 @@ _AT_ONCE = "It rose at once, at step {s.arrival_step}, after steps with usual ro
 
 # The first rule whose condition holds gives the cause, so a condition may rely on those above it not to hold.
 RULES = (
-    Rule(
+    CauseRule(
         LR_STEP,
         _has_lr_risen,
         (
@@ -328,28 +328,30 @@ RULES = (
         (_advise_slower_lr,),
         numbers=("turned_before",),
     ),
-    Rule(UNKNOWN, lambda s, t: not s.has_columns, ()),
-    Rule(UNKNOWN, lambda s, t: math.isnan(s.turned_before), ("There are too few steps before it for a comparison.",)),
+    CauseRule(UNKNOWN, lambda s, t: not s.has_columns, ()),
+    CauseRule(
+        UNKNOWN, lambda s, t: math.isnan(s.turned_before), ("There are too few steps before it for a comparison.",)
+    ),
     # the norm
-    Rule(
+    CauseRule(
         UNKNOWN,
         lambda s, t: _is_by_norm(s, t) and not _has_decayed(s, t),
         (_why_by_norm, "But the norm had not decayed before, or far more slowly than by weight decay."),
         numbers=_GROWTH,
     ),
-    Rule(
+    CauseRule(
         UNKNOWN,
         lambda s, t: _is_by_norm(s, t) and not s.norm_growth >= t.least_growth,
         (_why_by_norm, _DECAYED, "But the norm did not grow in the spike."),
         numbers=_GROWTH,
     ),
-    Rule(
+    CauseRule(
         UNKNOWN,
         lambda s, t: _is_by_norm(s, t) and _is_unexplained(s, t),
         (_why_by_norm, _DECAYED, _GREW, _why_unexplained),
         numbers=_GROWTH,
     ),
-    Rule(
+    CauseRule(
         NORM_DRIVEN,
         _is_by_norm,
         (_why_by_norm, _DECAYED, _GREW, _how_much_explained),
@@ -360,28 +362,28 @@ RULES = (
         numbers=_GROWTH,
     ),
     # the data
-    Rule(UNKNOWN, lambda s, t: _is_by_data(s, t) and not math.isnan(s.unlawful_step), (_why_unlawful,)),
-    Rule(
+    CauseRule(UNKNOWN, lambda s, t: _is_by_data(s, t) and not math.isnan(s.unlawful_step), (_why_unlawful,)),
+    CauseRule(
         UNKNOWN,
         lambda s, t: _is_by_data(s, t) and math.isnan(s.share_left),
         (_AT_ONCE, "The log ends too soon after it to separate one batch from a lasting change."),
     ),
-    Rule(
+    CauseRule(
         DATA_SHIFT,
         lambda s, t: _is_by_data(s, t) and s.share_left > t.data_shift_left,
         (_AT_ONCE, _how_much_left),
         ("Check the data and labels from step {s.arrival_step} on; lr and wd are probably not the cause.",),
     ),
-    Rule(
+    CauseRule(
         UNKNOWN,
         lambda s, t: _is_by_data(s, t) and s.share_left > t.bad_batch_left,
         (_AT_ONCE, _how_much_left, "That is more than one batch leaves and less than a data shift leaves."),
     ),
-    Rule(
+    CauseRule(
         BAD_BATCH,
         _is_by_data,
         (_AT_ONCE, _how_much_left),
         ("Check the batch of step {s.arrival_step}; lr and wd are probably not the cause.", _advise_clipping),
     ),
-    Rule(UNKNOWN, lambda s, t: True, (_why_unknown,)),
+    CauseRule(UNKNOWN, lambda s, t: True, (_why_unknown,)),
 )

@@ -10,9 +10,9 @@ import empirical
 import simulate
 import theory
 from empirical.studies.diagnosis import (
+    DIAGNOSIS_STUDIES,
     LOGS,
     NO_EFFECT,
-    STUDIES,
     diagnosis_outcome,
     has_effect,
     judge_diagnoses,
@@ -218,7 +218,7 @@ def test_diagnoses_of_held_out_runs():
     cases = held_out_runs()
     with concurrent.futures.ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
         outcomes = judge_diagnoses(cases, executor, progress=False)
-    results = [study.judge(outcomes) for study in STUDIES]
+    results = [study.judge(outcomes) for study in DIAGNOSIS_STUDIES]
     assert len(results) == len(LOGS)
     assert all(result.values.size >= 60 and result.verdict == HOLDS for result in results), goals_table(results).text()
 
