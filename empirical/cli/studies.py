@@ -63,7 +63,7 @@ def validate_command(
 
     The exit code is 0 if every row of the table holds, or with --held-out if every goal is reached. Otherwise it is 1.
     """
-    import empirical
+    from empirical.studies.validation import validate
 
     if held_out:
         _validate_held_out(out or Path("held_out"), network, workers)
@@ -71,7 +71,7 @@ def validate_command(
     if network or workers:
         raise ValueError("--network and --workers must be left out without --held-out")
     folder = out or Path("report")
-    result = empirical.validate(preset, folder)
+    result = validate(preset, folder)
     typer.echo(str(result))
     typer.echo(f"\n{result.count} of {len(result.rows)} rows hold; report: {folder / 'report.html'}")
     if not result.holds:
@@ -79,12 +79,12 @@ def validate_command(
 
 
 def _validate_held_out(out: Path, networks: list[str] | None, workers: int | None) -> None:
-    import empirical
-    from empirical.studies.held_out import judge_held_out, write_held_out_page
+    from empirical import dask_executor
+    from empirical.studies.held_out import judge_held_out, validate_held_out, write_held_out_page
     from empirical.studies.study import goals_table
 
     with name_options(networks="--network"):
-        table = empirical.validate_held_out(out, networks, executor=empirical.dask_executor(workers=workers))
+        table = validate_held_out(out, networks, executor=dask_executor(workers=workers))
     results = judge_held_out(table)
     write_held_out_page(out, table, results)
     typer.echo(goals_table(results).text())
@@ -123,8 +123,8 @@ def claims_command(
     The results are written to claims.md, or to claims_asked.md if only some claims are tested. The exit code is 1 if a
     claim holds for its control, because the test is then meaningless. It does not depend on the other verdicts.
     """
-    import empirical
-    from empirical.studies.claims import choose_claims, format_verdicts, page_name
+    from empirical import dask_executor
+    from empirical.studies.claims import choose_claims, format_verdicts, judge_claims, page_name
 
     with name_options(names="--name"):
         chosen = choose_claims(name, fast=fast)
@@ -132,9 +132,7 @@ def claims_command(
         for claim in chosen:
             typer.echo(f"{claim.name:<30} {'*' if claim.fast else ' '} {claim.claim}")
         return
-    results = empirical.judge_claims(
-        out, name, fast=fast, paper_scale=paper_scale, executor=empirical.dask_executor(workers=workers)
-    )
+    results = judge_claims(out, name, fast=fast, paper_scale=paper_scale, executor=dask_executor(workers=workers))
     typer.echo(format_verdicts(results))
     typer.echo(f"\npage and figures: {out / page_name(len(results))}")
     if any(result.control_holds for result in results):
@@ -176,18 +174,19 @@ def figures_command(
     """Draw the figures of the paper in print quality from stored runs. Missing runs are trained."""
     import matplotlib
 
-    import empirical
+    from empirical import dask_executor
+    from empirical.studies.paper_figures import draw_figures
 
     matplotlib.use("Agg")
     with name_options(names="--name", formats="--format"):
-        files = empirical.draw_figures(
+        files = draw_figures(
             out,
             name,
             runs=runs,
             fast=fast,
             paper_scale=paper_scale,
             formats=kind or ("pdf", "png"),
-            executor=empirical.dask_executor(workers=workers),
+            executor=dask_executor(workers=workers),
         )
     for paths in files.values():
         for path in paths:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,17 @@ from empirical.cli.application import command, name_options, print_table
 from empirical.cli.options import Workers, with_settings
 from empirical.reports.tables import Cell, number_cell, number_with_error
 
+if TYPE_CHECKING:
+    from empirical.runs.cost import RunCost
+
 # runs that take longer than this announce their cost
 _LONG_SECONDS = 10
+
+
+def announce_cost(cost: RunCost, *, longer_than: float = _LONG_SECONDS) -> None:
+    """Print on stderr what a long run costs."""
+    if cost.seconds > longer_than:
+        typer.echo(f"bnwd: this run takes {cost}", err=True)
 
 
 @command(
@@ -31,11 +40,7 @@ def train_command(
     import empirical
     import simulate
 
-    def announce(cost: empirical.RunCost) -> None:
-        if cost.seconds > _LONG_SECONDS:
-            typer.echo(f"bnwd: this run takes {cost}", err=True)
-
-    trajectory = empirical.train(empirical.RunConfig(**settings), out, announce=announce)
+    trajectory = empirical.train(empirical.RunConfig(**settings), out, announce=announce_cost)
     status = trajectory.status.item()
     rows = [
         ["status", f"{status} after {trajectory.status_step.item()} steps"],

@@ -27,7 +27,7 @@ from theory.schedules import learning_rates
 
 ALL_TRAINED = "all trained weights"
 # samples for finding scale-invariant weights; largest size in bytes of images that are stored as numbers
-_SAMPLE_COUNT, _MAX_BYTES_AS_NUMBERS = 1024, 2**26
+_SAMPLE_COUNT, MAX_BYTES_AS_NUMBERS = 1024, 2**26
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,12 @@ class Setup:
 
 
 def prepare(
-    config: RunConfig, model: nn.Module | None = None, data: Any = None, *, alike: Setup | None = None
+    config: RunConfig,
+    model: nn.Module | None = None,
+    data: Any = None,
+    *,
+    alike: Setup | None = None,
+    max_bytes_as_numbers: int = MAX_BYTES_AS_NUMBERS,
 ) -> Setup:
     """Check all settings, then build network, data and initial state.
 
@@ -87,6 +92,7 @@ def prepare(
     ----------
     config, model, data : as in `train`.
     alike : a prepared run of the same shape, whose data are reused.
+    max_bytes_as_numbers : largest size of images that are stored as numbers; larger ones stay bytes.
     """
     device, dtype = _select_device(config.device), getattr(torch, config.weight_dtype)
     for name, argument, setting in (("model", model, config.model), ("data", data, config.dataset)):
@@ -98,7 +104,11 @@ def prepare(
     if alike is not None:
         dataset = alike.data
     else:
-        dataset = _load_training_data(config, dtype, device) if data is None else user_data(data, dtype, device)
+        dataset = (
+            _load_training_data(config, dtype, device, max_bytes_as_numbers)
+            if data is None
+            else user_data(data, dtype, device)
+        )
     samples = dataset.network_inputs(dataset.inputs[:_SAMPLE_COUNT])
     batch_size = dataset.size if config.sampling == "full_batch" else config.batch_size
     per_epoch = steps_per_epoch(dataset.size, batch_size)
@@ -173,7 +183,7 @@ def _draws_random_numbers(network: nn.Module, samples: Tensor) -> bool:
         return not torch.equal(before, state())
 
 
-def _load_training_data(config: RunConfig, dtype: torch.dtype, device: torch.device) -> Data:
+def _load_training_data(config: RunConfig, dtype: torch.dtype, device: torch.device, max_bytes: int) -> Data:
     dataset = load_data(
         config.dataset,
         dtype,
@@ -185,7 +195,7 @@ def _load_training_data(config: RunConfig, dtype: torch.dtype, device: torch.dev
         seed=config.dataset_seed,
     )
     # batches of small image sets are faster as numbers; large sets and images to be padded stay bytes
-    is_small = dataset.inputs.numel() * dtype.itemsize <= _MAX_BYTES_AS_NUMBERS
+    is_small = dataset.inputs.numel() * dtype.itemsize <= max_bytes
     return dataset.as_numbers() if is_small and config.augmentation is None else dataset
 
 

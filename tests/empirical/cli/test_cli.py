@@ -7,16 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import empirical
 import simulate
 import theory
 from empirical.cli.application import name_options
 from empirical.cli.main import app
+from empirical.cli.training import announce_cost
 from empirical.config import CHOICES, RunConfig
 from empirical.studies.claims import CLAIMS
 from empirical.studies.paper_figures import all_figures
@@ -539,11 +542,12 @@ def test_ctrl_c_keeps_the_trajectory_and_prints_its_folder(tmp_path):
     assert simulate.load(out).sizes["step"] == json.loads((out / STATUS).read_text())["status_step"] >= 200
 
 
-def test_a_long_run_announces_its_cost(tmp_path, monkeypatch):
-    monkeypatch.setattr("empirical.cli.training._LONG_SECONDS", 0)
-    result = bnwd("train", "--lr", 0.5, "--wd", 0.01, "--width", 8, "--steps", 20, "--out", tmp_path / "run")
-    assert result.exit_code == 0
-    assert re.search(r"bnwd: this run takes about .* (s|min|h), at most .*B of disk", result.stderr)
+def test_a_long_run_announces_its_cost(tmp_path, capsys):
+    config = RunConfig(lr=0.5, wd=0.01, width=8, steps=20)
+    empirical.train(config, tmp_path / "short", announce=announce_cost)
+    assert not capsys.readouterr().err
+    empirical.train(config, tmp_path / "long", announce=partial(announce_cost, longer_than=0))
+    assert re.search(r"bnwd: this run takes about .* (s|min|h), at most .*B of disk", capsys.readouterr().err)
 
 
 def test_a_full_disk_is_a_one_line_error(tmp_path):

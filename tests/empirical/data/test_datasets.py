@@ -17,7 +17,7 @@ from empirical import RunConfig, train
 from empirical.config import EMBEDDED_DATASETS, HUB_DATASETS
 from empirical.data import Data, augment, load_data, loading, user_data
 from empirical.data.batches import crop
-from empirical.runs import preparation
+from empirical.runs.preparation import prepare
 
 CPU = torch.device("cpu")
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
@@ -235,13 +235,14 @@ def test_bytes_train_like_the_normalized_numbers(engine):
     assert isinstance(byte_data, Data)
 
 
-def test_small_images_become_numbers_for_the_fast_engines(monkeypatch):
-    run = train(RunConfig(lr=0.1, wd=0.01, dataset="mnist5k", samples=200, steps=3))
-    assert json.loads(run.attrs["config"])["engine"] == "kernel"
-    monkeypatch.setattr(preparation, "_MAX_BYTES_AS_NUMBERS", 0)
-    as_bytes = train(RunConfig(lr=0.1, wd=0.01, dataset="mnist5k", samples=200, steps=3))
-    assert json.loads(as_bytes.attrs["config"])["engine"] == "replicas"
-    np.testing.assert_allclose(as_bytes.loss, run.loss, rtol=1e-5)
+def test_small_images_become_numbers_for_the_fast_engines():
+    config = RunConfig(lr=0.1, wd=0.01, dataset="mnist5k", samples=200, steps=3)
+    as_numbers, as_bytes = prepare(config), prepare(config, max_bytes_as_numbers=0)
+    assert (as_numbers.config.engine, as_bytes.config.engine) == ("kernel", "replicas")
+    assert as_bytes.data.inputs.dtype == torch.uint8
+    batch = torch.arange(16)
+    torch.testing.assert_close(as_bytes.problem.samples(batch), as_numbers.problem.samples(batch))
+    assert train(config).attrs["config"] == json.dumps(as_numbers.config.to_dict())
 
 
 @pytest.mark.parametrize("engine", ["eager", "replicas"])
