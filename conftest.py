@@ -8,6 +8,13 @@ import pytest
 # Test processes run side by side, and the networks are tiny: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The longest files begin first, so that the processes end together.
+LONGEST = ("tests/test_notebooks", "tests/properties", "tests/empirical/studies", "tests/empirical/sweeps", "tests/test_")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def figures_folder(tmp_path_factory):

@@ -414,7 +414,7 @@ def results_table(results: Sequence[Result], columns: Sequence[str], **other: Ca
 
     Examples
     --------
-    >>> study = Study(name="mean", claim="mean error", statistic=list, rule=AtMost(limit=0.08, form=".0%"))
+    >>> study = Study(name="mean", claim="mean error", statistic=list, rule=Limit(at_most=0.08, form=".0%"))
     >>> print(results_table([study.judge([0.05])], ["claim", "goal", "verdict"]).text())
     claim       goal  verdict
     mean error  ≤ 8%  holds

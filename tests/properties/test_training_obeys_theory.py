@@ -11,7 +11,7 @@ import empirical
 import simulate
 import theory
 
-STEPS = 150
+STEPS = 90
 # float32 weights: the norm has an error of about 1e-8 per step, which a law may add up over all steps
 TOLERANCE = 1e-5
 
@@ -22,7 +22,7 @@ def keep_units_alive(config):
     Without living units there is no gradient to test; see `test_with_dead_units_only_decay_remains`.
     """
     units_survive = config.scale_invariant and config.normalization != "weight"
-    return config if units_survive else dataclasses.replace(config, lr=min(config.lr, 0.3))
+    return config if units_survive else dataclasses.replace(config, lr=min(config.lr, 0.1))
 
 
 NORMALIZATIONS = ["batch", "layer", "group", "weight", "rms"]
@@ -42,6 +42,7 @@ configs = st.builds(
     seed=st.integers(0, 1000),
     init_norm=st.floats(0.5, 20).map(float),
     scale_invariant=st.booleans(),
+    samples=st.just(512),
     steps=st.just(STEPS),
     evaluate_every=st.just(10_000),
 ).map(keep_units_alive)
@@ -176,7 +177,7 @@ def test_symmetry_is_exact_for_powers_of_four(config, factor):
 def test_with_dead_units_only_decay_remains():
     run = empirical.train(
         empirical.RunConfig(
-            lr=5.0, wd=0.0625, width=4, normalization="weight", init_norm=1.0, batch_size=8, steps=STEPS
+            lr=5.0, wd=0.0625, width=4, normalization="weight", init_norm=1.0, batch_size=8, steps=150
         )
     )
     assert run.status.item() == "collapsed"
