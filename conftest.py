@@ -9,11 +9,20 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The longest files begin first, so that the processes end together.
-LONGEST = ("tests/test_notebooks", "tests/properties", "tests/empirical/studies", "tests/empirical/sweeps", "tests/test_")
+LONGEST = (
+    "tests/test_notebooks",
+    "tests/properties",
+    "tests/empirical/studies",
+    "tests/empirical/sweeps",
+    "tests/test_",
+)
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST)))
+    """Sort the tests by file."""
+    items.sort(
+        key=lambda item: next((i for i, name in enumerate(LONGEST) if item.nodeid.startswith(name)), len(LONGEST))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -176,9 +176,7 @@ def test_symmetry_is_exact_for_powers_of_four(config, factor):
 
 def test_with_dead_units_only_decay_remains():
     run = empirical.train(
-        empirical.RunConfig(
-            lr=5.0, wd=0.0625, width=4, normalization="weight", init_norm=1.0, batch_size=8, steps=150
-        )
+        empirical.RunConfig(lr=5.0, wd=0.0625, width=4, normalization="weight", init_norm=1.0, batch_size=8, steps=150)
     )
     assert run.status.item() == "collapsed"
     norm, gradient = np.append(run.norm, run.final_norm), run.grad_norm.values
