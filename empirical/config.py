@@ -276,9 +276,9 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
     lr : learning rate η > 0. In Python it may be a schedule such as `theory.Cosine`.
     wd : weight decay λ >= 0, as in `torch.optim`: coupled for SGD and Adam, decoupled for AdamW and Lion. ηλ must be
         below the limit of the optimizer, which is 2 for SGD.
-    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, …, its text form, or your own (docs/add_an_optimizer.md). Its
-        `dim` does not affect training: the trajectory stores the optimizer with the number of measured weights as
-        `dim`.
+    optimizer : `theory.SGD()`, `theory.AdamW(dim=…)`, …, its text form, or your own (docs/add_an_optimizer.md); None is
+        `theory.SGD()`. Its `dim` does not affect training: the trajectory stores the optimizer with the number of
+        measured weights as `dim`.
     model : "mlp", "convnet", "resnet18", "transformer", or the "module:name" of your own (docs/add_a_model.md). The
         convnet has 3×3 convolutions with w, 2w, 2w, … channels, the ResNet is pre-activation, and the transformer acts
         on image patches. `train` sets "custom" for a module that is passed to it.
@@ -310,7 +310,7 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
     dataset_seed : seed of the choice of `samples`, `validation` and `label_noise`.
     augmentation : number of pixels of padding for random crops; half of the training images are then also flipped.
         Default None: no augmentation.
-    batch_size : samples per mini-batch.
+    batch_size : samples per mini-batch, on which periods depend.
     sampling : "without_replacement", "with_replacement" or "full_batch". "without_replacement" draws a new order in
         each epoch and drops incomplete batches. "full_batch" uses all training samples in every step and ignores
         `batch_size`.
@@ -417,6 +417,8 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
 
 def _plain(value: Any) -> Any:
     """Setting as a number, text or list, or as {name: settings} for an optimizer or schedule."""
+    if type(value) in (int, float, str, bool, type(None)):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         optimizer_or_schedule: Any = value
         # defaults are left out, so that settings added later do not change the identity of old runs

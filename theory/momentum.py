@@ -150,7 +150,8 @@ def momentum_envelope(
         yield np.stack((current, change))
         change = intrinsic_lr * (intrinsic_lr - 2) * current + push / current
         while True:
-            current = current + change
+            # below the margin a step leads to 0, also from a norm that overflowed
+            current = np.where((margin < 0) & np.isnan(change), 0.0, current + change)
             yield np.stack((current, change))
             growth = np.where(push > 0, beta / current, 0.0)
             change = mu * change + np.where(current >= turning, growth - gamma * current, tangent - largest * current)

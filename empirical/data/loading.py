@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from empirical.config import DataSettings
+from empirical.config import CHOICES, CUSTOM, DataSettings
 from empirical.data.contract import Data, add_statistics, user_data
 from theory.references import import_reference, is_reference
 
@@ -73,6 +73,8 @@ def load_data(
     >>> load_data("digits", torch.float32, torch.device("cpu"), classes=(3, 8), samples=50).targets.bincount().tolist()
     [25, 25]
     """
+    if name == CUSTOM:
+        raise ValueError(f"dataset must be one of {', '.join(CHOICES['dataset'])}, or data of your own, got {name!r}")
     DataSettings(dataset=name, classes=classes, samples=samples, validation=validation, label_noise=label_noise)
     if name in EMBEDDED:
         data = EMBEDDED[name]()

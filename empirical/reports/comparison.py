@@ -338,7 +338,7 @@ def model_for_run(
         raise ValueError("this run is one of the calibration runs, so the period model cannot predict it independently")
     # training does not depend on `dim`
     if optimizer is None or with_dim(optimizer, 1) != with_dim(model.optimizer, 1):
-        used = "another optimizer" if optimizer is None else optimizer
+        used = "an unknown optimizer" if optimizer is None else optimizer
         raise ValueError(f"the period model was calibrated with {model.optimizer}, but the run used {used}")
     if config is not None and calibrations and not is_same_network(config, stored_config(calibrations[0])):
         raise ValueError("the period model was calibrated on another network than that of the run")

@@ -96,11 +96,11 @@ class Table:
 
     def text(self) -> str:
         """Plain text for terminals. Lines are never wrapped."""
-        return self._written(markdown=False)
+        return self._render(markdown=False)
 
     def markdown(self) -> str:
         """Table in Markdown."""
-        return self._written(markdown=True)
+        return self._render(markdown=True)
 
     def html(self) -> str:
         """Accessible HTML. On the pages of `empirical.reports.page` a click on a column head sorts the rows by value.
@@ -132,7 +132,7 @@ class Table:
             raise ValueError(f"rows must have {count} cells, got {sorted({len(row) for row in rows})}")
         return rows, [all(row[place].value is None for row in rows) for place in range(count)]
 
-    def _written(self, markdown: bool) -> str:
+    def _render(self, markdown: bool) -> str:
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable

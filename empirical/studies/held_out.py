@@ -26,8 +26,8 @@ from empirical.studies.study import (
     Limit,
     Numbers,
     Result,
-    Rule,
     Study,
+    folder_errors,
     goals_table,
     prepare_folder,
     share_with_count,
@@ -280,7 +280,8 @@ def validate_held_out(
     check_integer("periods", periods, at_least=2 * PERIODS_MIN)
     folder = Path(out)
     prepare_folder(folder, _MARKER, _MADE_BY)
-    (folder / _MODELS).mkdir(exist_ok=True)
+    with folder_errors(folder):
+        (folder / _MODELS).mkdir(exist_ok=True)
     models, single_models = {}, {}
     for name, network in networks.items():
         models[name] = calibrate(
@@ -463,7 +464,7 @@ def _metric(
     claim: str,
     part: str,
     of: str,
-    rule: Rule = NO_RULE,
+    rule: Limit = NO_RULE,
     form: Callable[[Result], str] = lambda result: f"{result.statistic:.1%}",
     finite: bool = False,
     within: float | None = None,
@@ -478,7 +479,9 @@ def _metric(
     def statistic(table: xr.Dataset) -> Numbers:
         numbers = numbers_by_setting(select_settings(table, part))[of]
         values = [float(number if within is None else number <= within) for number in numbers]
-        values = [value for value in values if math.isfinite(value)] if finite else values
+        finite_values = [value for value in values if math.isfinite(value)] if finite else values
+        # a goal without any prediction is missed; a number without a goal is left out
+        values = [math.nan] if values and not finite_values and rule.has_goal else finite_values
         return Numbers(values=values, note=f"{len(values)} settings" if count else "")
 
     return _study(claim=claim, statistic=statistic, rule=rule, form=form)
@@ -489,7 +492,7 @@ def _study(**fields: Any) -> Study:
 
 
 def _mean_errors(part: str, *names: str) -> Callable[[xr.Dataset], Numbers]:
-    """Mean errors of several predictions, in the settings in which the first two are known."""
+    """Mean errors of several predictions, in the settings in which the first two are finite_values."""
 
     def statistic(table: xr.Dataset) -> Numbers:
         errors = [numbers_by_setting(select_settings(table, part))[name] for name in names]
@@ -500,10 +503,15 @@ def _mean_errors(part: str, *names: str) -> Callable[[xr.Dataset], Numbers]:
     return statistic
 
 
-def _error_ratio(part: str, *names: str) -> Callable[[xr.Dataset], list[float]]:
+def _error_ratio(part: str, prediction: str, naive: str) -> Callable[[xr.Dataset], list[float]]:
+    """Mean error of a prediction over that of the naive one, where there is a naive one."""
+
     def statistic(table: xr.Dataset) -> list[float]:
-        means = _mean_errors(part, *names)(table).values
-        return [means[0] / means[1]] if means else []
+        numbers = numbers_by_setting(select_settings(table, part))
+        has_naive = np.isfinite(numbers[naive])
+        return (
+            [float(numbers[prediction][has_naive].mean() / numbers[naive][has_naive].mean())] if has_naive.any() else []
+        )
 
     return statistic
 

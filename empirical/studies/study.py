@@ -12,7 +12,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -168,6 +168,11 @@ class Limit:
     name: str = ""
     form: str = "g"
 
+    @property
+    def has_goal(self) -> bool:
+        """Whether there is a limit."""
+        return not (self.at_most is None and self.at_least is None)
+
     def __str__(self) -> str:
         limits = (("≤", self.at_most), ("≥", self.at_least))
         texts = [f"{self.name} {symbol} {limit:{self.form}}".strip() for symbol, limit in limits if limit is not None]
@@ -177,7 +182,7 @@ class Limit:
         """Return the verdict on any number of values; undecided if one is NaN."""
         numbers = np.asarray(values, dtype=float).reshape(-1)
         statistic = float(_SUMMARIES[self.summary](numbers)) if numbers.size else math.nan
-        if self.at_most is None and self.at_least is None:
+        if not self.has_goal:
             return Judgement(NO_GOAL, statistic)
         if math.isnan(statistic):
             return Judgement(UNDECIDED, statistic)
@@ -444,19 +449,36 @@ def prepare_folder(folder: Path, marker: str, made_by: str) -> dict[str, Any]:
 
     Return the marker of an earlier call; empty for a new folder. Raise ValueError for a folder of something else.
     """
-    try:
+    with folder_errors(folder):
         content: dict[str, Any] = {}
         if folder.exists() and any(folder.iterdir()):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
                 content = json.loads((folder / marker).read_text(encoding="utf-8"))
             if content.get("made_by") != made_by:
-                raise ValueError(f"out must be a new or empty folder or that of an earlier call, got {str(folder)!r}")
+                raise ValueError(
+                    f"out must be a new or empty folder, or that of an earlier call with an intact {marker}, "
+                    f"got {str(folder)!r}"
+                )
         folder.mkdir(parents=True, exist_ok=True)
         if not content:
             write_json(folder / marker, {"made_by": made_by, "version": theory.__version__})
+    return content
+
+
+@contextlib.contextmanager
+def folder_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of the disk into a ValueError about the argument `out`."""
+    try:
+        yield
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {str(folder)!r} ({error.strerror})") from None
-    return content
+
+
+def _check_complete(configs: Sequence[RunConfig], folder: Path) -> None:
+    """Raise RuntimeError that lists the runs that diverged or collapsed."""
+    statuses = {str(run_path(folder, run)): load_stored_run(folder, run).status.item() for run in configs}
+    if incomplete := {path: status for path, status in statuses.items() if status != COMPLETE}:
+        raise RuntimeError(f"these runs are not complete, with traces in their folders: {incomplete}")
 
 
 def run_studies(
@@ -479,18 +501,15 @@ def run_studies(
     """
     folder = Path(out)
     runs = folder / RUNS_SUBFOLDER
-    train_missing((run for study in studies for run in study.all_runs), runs, executor, progress=progress)
+    all_runs = [run for study in studies for run in study.all_runs]
+    train_missing(all_runs, runs, executor, progress=progress)
+    if must_complete:
+        _check_complete(all_runs, runs)
     networks = str(folder / NETWORKS_SUBFOLDER)
 
     @functools.lru_cache(_LOADED_RUNS)
     def load(run: RunConfig) -> xr.Dataset:
-        trajectory = load_stored_run(runs, run)
-        if must_complete and trajectory.status.item() != COMPLETE:
-            raise RuntimeError(
-                f"the run lr={run.lr} wd={run.wd} model={run.model!r} seed={run.seed} is {trajectory.status.item()}, "
-                f"not complete. Its trace is in {run_path(runs, run)}."
-            )
-        return trajectory.assign_attrs(folder=networks)
+        return load_stored_run(runs, run).assign_attrs(folder=networks)
 
     results = []
     for study in studies:

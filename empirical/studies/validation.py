@@ -27,6 +27,7 @@ from empirical.studies.study import (
     Limit,
     Result,
     Study,
+    folder_errors,
     load_stored_run,
     prepare_folder,
     results_table,
@@ -296,11 +297,12 @@ def prepare_report_folder(folder: Path, preset: str, runs: Mapping[str, RunConfi
     earlier = prepare_folder(folder, VALIDATION_MARKER, _MADE_BY)
     identities = {name: [config.identity, config.steps] for name, config in runs.items()}
     description = {"made_by": _MADE_BY, "version": theory.__version__, "preset": preset, "runs": identities}
-    if earlier and earlier != description:
-        for name in (VALIDATION_REPORT, VALIDATION_TABLE):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / RUNS_SUBFOLDER, ignore_errors=True)
-    write_json(folder / VALIDATION_MARKER, description)
+    with folder_errors(folder):
+        if earlier and earlier != description:
+            for name in (VALIDATION_REPORT, VALIDATION_TABLE):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / RUNS_SUBFOLDER, ignore_errors=True)
+        write_json(folder / VALIDATION_MARKER, description)
     return description
 
 

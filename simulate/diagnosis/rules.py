@@ -199,13 +199,15 @@ def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
     """Apply the first rule whose condition holds."""
     rule = next(rule for rule in RULES if rule.condition(s, t))
 
-    def written(sentences: tuple[_Sentence, ...]) -> tuple[str, ...]:
+    def format_sentences(sentences: tuple[_Sentence, ...]) -> tuple[str, ...]:
         texts = (text.format(s=s, t=t) if isinstance(text, str) else text(s, t) for text in sentences)
         return tuple(filter(None, texts))
 
     rose = "The loss rose from {s.usual_loss:.3g} to {s.largest_loss:.3g}."
     numbers = {name: getattr(s, name) for name in rule.numbers}
-    return Explanation(rule.cause, written((rose, *rule.evidence)), " ".join(written(rule.advice)), numbers)
+    return Explanation(
+        rule.cause, format_sentences((rose, *rule.evidence)), " ".join(format_sentences(rule.advice)), numbers
+    )
 
 
 def _has_lr_risen(s: SpikeFeatures, t: Thresholds) -> bool:

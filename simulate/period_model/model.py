@@ -43,7 +43,7 @@ from simulate.trajectories.contract import COMPLETE, check_trajectory, make_traj
 from simulate.trajectories.setting import Setting
 from theory import arguments
 from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_wd, warn_user
-from theory.optimizers import check_optimizer, with_dim
+from theory.optimizers import check_optimizer, format_optimizer, with_dim
 
 REACH = 30.0  # largest calibrated ηλ over the smallest ηλ that is predicted without a warning
 _SCHEMA = 3
@@ -105,6 +105,8 @@ class PeriodModel:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", check_optimizer(self.optimizer))
+        # the intervals of a model are cached, which needs values that can be hashed
+        object.__setattr__(self, "calibration_runs", tuple(self.calibration_runs))
         check_number("rise", self.rise, above=0)
         if not self.calibration_runs:
             raise ValueError("calibration_runs must hold at least one run, got none")
@@ -216,7 +218,9 @@ class PeriodModel:
         >>> PeriodModel.load(target) == PeriodModel.reference()
         True
         """
-        write_json(Path(path), {"schema": _SCHEMA, **dataclasses.asdict(self), "optimizer": repr(self.optimizer)})
+        write_json(
+            Path(path), {"schema": _SCHEMA, **dataclasses.asdict(self), "optimizer": format_optimizer(self.optimizer)}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PeriodModel:

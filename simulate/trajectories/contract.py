@@ -173,15 +173,32 @@ def upgrade(trajectory: xr.Dataset) -> xr.Dataset:
     """
     present = trajectory.variables
     names = {old: new for old, new in RENAMED.items() if old in present and new not in present}
-    return trajectory.rename(names).assign_attrs(upgrade_attributes(trajectory.attrs))
+    upgraded = trajectory.rename(names).assign_attrs(upgrade_attributes(trajectory.attrs))
+    if trajectory.attrs.get("schema", 1) >= SCHEMA or "optimizer" not in trajectory.coords:
+        return upgraded
+    # in a sweep over optimizers the text is a coordinate
+    swept = trajectory.optimizer
+    parts = [_split_constraint(str(text)) for text in swept.values.ravel()]
+    optimizers, constraints = (
+        swept.copy(data=np.array(labels, dtype=object).reshape(swept.shape)) for labels in zip(*parts, strict=True)
+    )
+    is_unique = "optimizer" not in trajectory.dims or len(set(optimizers.values)) == optimizers.size
+    upgraded = upgraded.assign_coords(constraint=(swept.dims, constraints.values))
+    return upgraded.assign_coords(optimizer=(swept.dims, optimizers.values)) if is_unique else upgraded
+
+
+def _split_constraint(optimizer: str) -> tuple[str, str]:
+    """Optimizer and constraint from the optimizer's text of schema 1."""
+    text, _, fixed = optimizer.partition(" with fixed ")
+    return text, CONSTRAINTS[fixed or None]
 
 
 def upgrade_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Bring attributes of a trajectory to the present schema; in schema 1 the optimizer's text named the constraint."""
     if attributes.get("schema", 1) >= SCHEMA:
         return dict(attributes)
-    optimizer, _, fixed = str(attributes.get("optimizer", "")).partition(" with fixed ")
-    law = {"optimizer": optimizer, "constraint": CONSTRAINTS[fixed or None]} if optimizer else {}
+    optimizer, constraint = _split_constraint(str(attributes.get("optimizer", "")))
+    law = {"optimizer": optimizer, "constraint": constraint} if optimizer else {}
     return {**attributes, "schema": SCHEMA, **law}
 
 

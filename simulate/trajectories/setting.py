@@ -46,7 +46,7 @@ class Setting:
             if name in trajectory.variables:
                 recorded[name] = trajectory[name]
             elif name in trajectory.attrs:
-                recorded[name] = xr.DataArray(float(trajectory.attrs[name]))
+                recorded[name] = xr.DataArray(trajectory.attrs[name])
         text = _label(trajectory, "optimizer", "SGD()")
         constraint = _label(trajectory, "constraint", FREE)
         try:
@@ -67,7 +67,10 @@ class Setting:
     def _value(self, name: str) -> xr.DataArray:
         if name not in self.recorded:
             raise ValueError(f"trajectory must have {name!r} as a variable, a coordinate or an attribute, but has none")
-        return self.recorded[name]
+        value = self.recorded[name]
+        if value.dtype.kind not in "iuf":
+            raise ValueError(f"trajectory must have a number as {name!r}, got {value.values}")
+        return value
 
     @functools.cached_property
     def intrinsic_lr(self) -> float:

@@ -77,7 +77,7 @@ def test_only_the_rotation_accepts_zero_gradients(function):
     if function == "rotation":
         assert call(function, grad_norm=0) == 0
     else:
-        with pytest.raises(ValueError, match=r"^grad_norm must be a finite number > 0, got 0.0$"):
+        with pytest.raises(ValueError, match=r"^grad_norm must be.*0, got 0.0$"):
             call(function, grad_norm=0)
 
 

@@ -502,7 +502,7 @@ def test_bad_input_is_named(function, change, message):
 
 
 def test_bad_input_of_single_functions_is_named():
-    with pytest.raises(ValueError, match=r"norm must be a finite number > 0, got 0\.0"):
+    with pytest.raises(ValueError, match=r"norm must be.*0, got 0\.0"):
         theory.steps_to_angular_jump(0.0, 0.1, 0.1, 0.2, 1.0, 0.1)
     with pytest.raises(TypeError, match="delta must be"):
         theory.angular_jump_regime(0.1, 0.1, 0.2, 1.0, "0.1")

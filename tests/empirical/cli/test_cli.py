@@ -441,7 +441,7 @@ def test_a_folder_with_another_run_is_exit_code_2(tmp_path):
 def in_this_process(monkeypatch):
     """Train in a thread; the tests of `sweep` start processes."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        monkeypatch.setattr("empirical.dask_executor", lambda **_: executor)
+        monkeypatch.setattr("empirical.dask_executor", lambda *, workers: executor)
         yield
 
 

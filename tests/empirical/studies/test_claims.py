@@ -317,6 +317,21 @@ def test_the_command_fails_where_a_control_holds(tmp_path, monkeypatch):
         assert expected in line
 
 
+def test_claims_at_paper_scale_are_run_drawn_and_written(tmp_path, monkeypatch):
+    calls = []
+
+    def run_studies(studies, out, **options):
+        calls.append((studies, out, options))
+        return [made_up_result()]
+
+    monkeypatch.setattr("empirical.studies.claims.run_studies", run_studies)
+    (result,) = judge_claims(tmp_path, ["momentum"], paper_scale=True)
+    ((studies, out, options),) = calls
+    assert {run.dataset for study in studies for run in study.all_runs} == {"cifar10"}
+    assert (out, options["draw"]) == (tmp_path, write_picture)
+    assert result.study.claim in (tmp_path / PARTIAL_PAGE).read_text(encoding="utf-8")
+
+
 def test_the_page_of_all_claims_is_not_that_of_a_selection():
     assert page_name(len(CLAIMS)) == CLAIMS_PAGE != PARTIAL_PAGE == page_name(len(choose_claims(fast=True)))
     assert len(choose_claims(fast=True)) >= 5

@@ -139,6 +139,12 @@ class TestMeasures:
         assert lines[1].split() == ["mean", "error", "of", "T", "(50", "settings)", "0.0%", "≤", "8%", "holds"]
         assert any("100% (50 of 50)" in line for line in lines)
 
+    def test_a_goal_without_any_prediction_is_missed(self):
+        unknown = np.full(50, np.nan)
+        results = judge_held_out(table(predicted_trough_norm=unknown, predicted_peak_norm=unknown))
+        assert sum("ρ at troughs" in claim or "ρ at peaks" in claim for claim in missed(results)) == 4
+        assert len(results) == len(judge_held_out(table()))
+
     def test_a_setting_without_a_prediction_is_not_left_out(self):
         unknown = table()
         unknown.predicted_period.values[0] = math.nan

@@ -392,6 +392,13 @@ class TestScales:
                 {run.seed for run in figure.all_runs}
             )
 
+    def test_paper_scale_reaches_the_runs(self, tmp_path, monkeypatch):
+        written = []
+        monkeypatch.setattr("empirical.studies.paper_figures.write_figures", lambda *args, **_: written.append(args))
+        draw_figures(tmp_path, ["norm"], paper_scale=True)
+        ((figures, *_),) = written
+        assert {run.dataset for figure in figures for run in figure.all_runs} == {"cifar10"}
+
     def test_runs_at_paper_scale_are_drawn(self, tmp_path):
         # stand-ins with the runs of another network, because those of the paper need a GPU
         figures = [FIGURES[name] for name in ("norm", "phase-picture", "periods")]

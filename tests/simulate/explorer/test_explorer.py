@@ -515,7 +515,7 @@ class TestPage:
 
     def test_other_arguments_are_refused_before_work(self, tmp_path, monkeypatch):
         monkeypatch.setattr(page, "equilibrium_values", None)
-        with pytest.raises(ValueError, match="path must be a file in an existing folder, got"):
+        with pytest.raises(ValueError, match=r"path must be.*existing folder, got"):
             page.write_explorer_page(tmp_path / "missing" / "page.html")
         with pytest.raises(TypeError, match="seed must be a whole number"):
             page.write_explorer_page(tmp_path / "page.html", seed=0.5)

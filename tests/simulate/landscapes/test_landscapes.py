@@ -170,7 +170,7 @@ class TestSharpness:
         assert abs(np.linalg.eigvalsh(flat)[-1] / expected - 1) > 0.01
 
     def test_asks_for_one_direction(self):
-        with pytest.raises(ValueError, match=r"^weights must have the shape \(5,\), got \(2, 5\)"):
+        with pytest.raises(ValueError, match=r"^weights must have.*got \(2, 5\)"):
             LANDSCAPES["squared"].sharpness_at(np.ones((2, 5)))
 
 

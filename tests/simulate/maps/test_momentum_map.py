@@ -218,7 +218,7 @@ def test_the_limit_is_that_of_the_rule(rule):
 
 @pytest.mark.parametrize("optimizer", [theory.AdamW(dim=3), theory.Adam(dim=3), theory.Lion(dim=3), "SGD(0.9)"])
 def test_other_optimizers_are_refused(optimizer):
-    with pytest.raises(ValueError, match=r"^optimizer must be theory\.SGD\(\.\.\.\), plain or with momentum, got "):
+    with pytest.raises(ValueError, match=r"^optimizer must be.*momentum, got "):
         norm_map(0.1, 0.1, 1.0, norm=1.0, steps=5, optimizer=optimizer)
 
 

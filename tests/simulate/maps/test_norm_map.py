@@ -471,9 +471,9 @@ class TestContinuing:
         first = norm_map(0.1, wd, 2.0, norm=norm, steps=10)
         more = norm_map(0.1, wd, 2.0, steps=20, start=first.transpose(..., "b", "a"))
         xr.testing.assert_equal(more.norm, whole.norm.isel(step=slice(10, None)).transpose("b", "a", "step"))
-        with pytest.raises(ValueError, match="coordinates of wd must agree with those of start"):
+        with pytest.raises(ValueError, match=r"coordinates of wd.*those of start"):
             norm_map(0.1, wd.assign_coords(a=["x", "z"]), 2.0, steps=20, start=first)
-        with pytest.raises(ValueError, match=r"wd must have no dimensions but those of start, .*got \('c',\)"):
+        with pytest.raises(ValueError, match=r"wd must have.*start, .*got \('c',\)"):
             norm_map(0.1, wd.drop_vars("a").rename(a="c"), 2.0, steps=20, start=first)
 
     def test_an_ended_trajectory_stays_unchanged(self):
@@ -527,9 +527,9 @@ class TestContinuing:
 
     def test_a_dimension_of_learning_rates_takes_no_others(self):
         first = norm_map([[0.1], [0.2]], [0.01, 0.02, 0.03], 2.0, norm=1.0, steps=5)
-        with pytest.raises(ValueError, match="lr must not be a schedule in a batch that has a dimension 'lr'"):
+        with pytest.raises(ValueError, match=r"lr must not.*a dimension 'lr'"):
             norm_map(theory.Constant(0.1), 0.1, 2.0, steps=5, start=first)
-        with pytest.raises(ValueError, match="lr must vary along no other dimension than 'lr'"):
+        with pytest.raises(ValueError, match=r"lr must vary.*dimension than 'lr'"):
             norm_map([0.1, 0.2, 0.3], 0.1, 2.0, steps=5, start=first)
 
 
@@ -576,7 +576,7 @@ class TestBadInput:
         ("lr", "wd"), [(1.0, 2.0), (4.0, 1.0), ([0.1, 1.0], 3.0), (theory.Linear(0.1, 9.0, 2), 1.0)]
     )
     def test_too_large_intrinsic_lr(self, lr, wd):
-        with pytest.raises(ValueError, match=r"lr \* wd must be < 2 here, got"):
+        with pytest.raises(ValueError, match=r"lr \* wd.*2 here, got"):
             norm_map(lr, wd, 2.0, norm=1.0, steps=3)
 
     @pytest.mark.parametrize("optimizer", ["SGD", theory.SGD, 3, object()])
@@ -593,9 +593,9 @@ class TestBadInput:
 
     def test_data_arrays_and_plain_arrays_do_not_mix(self):
         labelled = xr.DataArray([0.1, 0.2], dims="a")
-        with pytest.raises(TypeError, match="norm must be a number or a DataArray when lr is a DataArray"):
+        with pytest.raises(TypeError, match=r"norm must be.*is a DataArray"):
             norm_map(labelled, 0.1, 2.0, norm=[1.0, 2.0], steps=3)
-        with pytest.raises(TypeError, match="grad_norm must be a number or a DataArray when lr is a DataArray"):
+        with pytest.raises(TypeError, match=r"grad_norm must be.*is a DataArray"):
             norm_map(labelled, 0.1, BoundedGradient([1.0, 2.0], 3.0), norm=1.0, steps=3)
 
     def test_data_arrays_that_disagree(self):
@@ -609,9 +609,9 @@ class TestBadInput:
 
     def test_schedules_must_give_one_lr_per_step(self):
         for schedule in (lambda step: 0.1, lambda step: np.full(2, 0.1), lambda step: np.full((3, 2), 0.1)):
-            with pytest.raises(ValueError, match="lr must give one learning rate for each of 3 steps, got shape"):
+            with pytest.raises(ValueError, match=r"lr must give.*steps, got shape"):
                 norm_map(schedule, 0.1, 2.0, norm=1.0, steps=3)
-        with pytest.raises(ValueError, match=r"lr must be a finite number > 0, got 0.0 at index 1"):
+        with pytest.raises(ValueError, match=r"lr must be.*at index 1"):
             norm_map(lambda step: 1.0 - step, 0.1, 2.0, norm=1.0, steps=3)
 
     def test_too_few_recorded_values(self):

@@ -175,7 +175,7 @@ class TestCrossings:
 def test_bad_values_are_named():
     with pytest.raises(ValueError, match="wd must be"):
         simulate.norm_ode(0.1, -0.1, 2.0, norm=1.0, steps=3)
-    with pytest.raises(TypeError, match=r"^norm must be a finite number > 0 .*got None"):
+    with pytest.raises(TypeError, match=r"^norm must be.*0 .*got None"):
         simulate.norm_ode(0.1, 0.1, 2.0, steps=3)
     start = simulate.norm_map(0.1, 0.1, 2.0, norm=1.0, steps=3)
     with pytest.raises(ValueError, match=r"^start must have the source 'ode', got 'map'"):

@@ -190,7 +190,7 @@ class TestBadInput:
             replay(run.assign(grad_norm=run.grad_norm.where(run.step != 7)))
 
     def test_no_rows(self):
-        with pytest.raises(ValueError, match="trajectory must have at least one row to be replayed, got none"):
+        with pytest.raises(ValueError, match=r"trajectory must have.*replayed, got none"):
             replay(norm_map(0.5, 0.01, 1.0, norm=1.0, steps=0))
 
     def test_other_optimizer(self, run):

@@ -561,9 +561,7 @@ class TestBadInput:
     @pytest.mark.parametrize("function", [find_periods, classify])
     def test_batches(self, function):
         batch = norm_map([0.1, 0.2], 0.01, 2.0, norm=1.0, steps=3)
-        with pytest.raises(
-            ValueError, match=r"trajectory must be one run .*got a batch \('batch', 'step'\); select one"
-        ):
+        with pytest.raises(ValueError, match=r"trajectory must be.*'step'\); select one"):
             function(batch)
 
     @pytest.mark.parametrize("function", [find_periods, classify])
@@ -579,7 +577,7 @@ class TestBadInput:
     @pytest.mark.parametrize("function", [find_periods, classify])
     @pytest.mark.parametrize(("discard", "error"), [(-1, ValueError), (1.5, TypeError), ("3", TypeError)], ids=str)
     def test_bad_discard(self, function, discard, error):
-        with pytest.raises(error, match=r"^discard must be a whole number >= 0, got "):
+        with pytest.raises(error, match=r"^discard must be.*0, got "):
             function(self.RUN, discard=discard)
 
     def test_missing_variables(self):
@@ -597,9 +595,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize("discard", [499, 500, 10_000])
     def test_nothing_left_to_classify(self, discard):
-        with pytest.raises(ValueError, match="trajectory must have rows left after `discard`, got fewer than two"):
+        with pytest.raises(ValueError, match=r"trajectory must have.*fewer than two"):
             classify(self.RUN, discard=discard)
 
     def test_no_rotation_at_equilibrium_beyond_one(self):
-        with pytest.raises(ValueError, match=r"lr \* wd must be < 1 here, got 1\.5"):
+        with pytest.raises(ValueError, match=r"lr \* wd.*here, got 1\.5"):
             classify(norm_map(1.0, 1.5, 2.0, norm=1.0, steps=100))

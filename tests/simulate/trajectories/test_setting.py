@@ -79,6 +79,25 @@ def test_schema_1_named_the_constraint_in_the_optimizer(optimizer, fixed):
     assert upgrade(upgrade(old)).identical(upgrade(old))
 
 
+def test_schema_1_named_constraints_in_swept_optimizers_too():
+    labels = ["SGD()", "SGD() with fixed norm", "SGD(momentum=0.5)"]
+    old = xr.Dataset(coords={"optimizer": ("fixed", labels), "fixed": range(3)}, attrs={"schema": 1})
+    settings = [Setting.of(upgrade(old).isel(fixed=number)) for number in range(3)]
+    assert [setting.constraint for setting in settings] == ["none", "fixed norm", "none"]
+    assert [setting.optimizer for setting in settings] == [theory.SGD(), theory.SGD(), theory.SGD(momentum=0.5)]
+    # labels of a dimension stay distinct
+    along = xr.Dataset(coords={"optimizer": labels[:2]}, attrs={"schema": 1})
+    assert upgrade(along).optimizer.values.tolist() == labels[:2]
+    assert upgrade(along).constraint.values.tolist() == ["none", "fixed norm"]
+
+
+def test_a_setting_that_is_no_number_is_refused_when_it_is_read():
+    setting = Setting.of(xr.Dataset(attrs={"lr": "cosine", "wd": 0.01}))
+    assert float(setting.wd) == 0.01
+    with pytest.raises(ValueError, match=r"'lr'.*cosine"):
+        setting.constants()
+
+
 def test_a_present_trajectory_is_not_changed():
     run = simulate.descend(simulate.Ratio2D(), 0.1, 0.0, steps=3, fixed="norm")
     assert run.attrs["constraint"] == "fixed norm"
