@@ -369,7 +369,14 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
 
     @functools.cached_property
     def identity(self) -> str:
-        """Hash of all settings that determine the trajectory. Runs with equal identity can continue each other."""
+        """Hash of all settings that determine the trajectory. Runs with equal identity can continue each other.
+
+        Examples
+        --------
+        >>> short, long = RunConfig(lr=0.5, wd=0.01, steps=10), RunConfig(lr=0.5, wd=0.01, steps=20, width=64)
+        >>> short.identity == long.identity, short.identity == RunConfig(lr=0.4, wd=0.01).identity
+        (True, False)
+        """
         # defaults are left out, so that settings added later do not change the identity of old runs
         defaults = {f.name: _plain(f.default) for f in dataclasses.fields(self) if f.default is not dataclasses.MISSING}
         decisive = {
@@ -388,17 +395,36 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         """All settings except some, as text with defaults filled in.
 
         The `dim` of an optimizer is ignored, because it does not affect training.
+
+        Examples
+        --------
+        >>> one, other = RunConfig(lr=0.5, wd=0.01, width=64), RunConfig(lr=0.1, wd=0.01)
+        >>> one.settings_without({"lr"}) == other.settings_without({"lr"})
+        True
         """
         settings = {**self.to_dict(), **self._resolved, "optimizer": _plain(with_dim(self.optimizer, 1))}
         return json.dumps({name: value for name, value in settings.items() if name not in names}, sort_keys=True)
 
     @property
     def shape(self) -> str:
-        """Settings that runs must share to train together as replicas, as text with defaults filled in."""
+        """Settings that runs must share to train together as replicas, as text with defaults filled in.
+
+        Examples
+        --------
+        >>> one, other = RunConfig(lr=0.5, wd=0.01), RunConfig(lr=0.1, wd=0.02, seed=3)
+        >>> one.shape == other.shape, one.shape == RunConfig(lr=0.5, wd=0.01, width=8).shape
+        (True, False)
+        """
         return self.settings_without(_MAY_DIFFER_BETWEEN_REPLICAS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all settings as plain values. Optimizer and schedule become {name: settings}."""
+        """Return all settings as plain values. Optimizer and schedule become {name: settings}.
+
+        Examples
+        --------
+        >>> RunConfig(lr=theory.Constant(0.5), wd=0.01).to_dict()["lr"]
+        {'Constant': {'lr': 0.5}}
+        """
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
@@ -408,6 +434,12 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         Raises
         ------
         ValueError : a field, optimizer or schedule is unknown.
+
+        Examples
+        --------
+        >>> config = RunConfig(lr=theory.WarmUp(5, theory.Cosine(0.5, 0.1, steps=9)), wd=0.01)
+        >>> RunConfig.from_dict(config.to_dict()) == config
+        True
         """
         fields = [f.name for f in dataclasses.fields(cls)]
         for name in content:

@@ -1,6 +1,4 @@
-"""Tests lie where the code that they test lies, and what describes a run has a type."""
-
-import re
+"""Tests lie where the code that they test lies."""
 
 from tests.pages import ROOT
 
@@ -23,8 +21,3 @@ def test_tests_named_like_one_module_of_a_package_lie_in_the_folder_of_its_name(
     named = [(path, folders.get((path.parts[1], path.stem.removeprefix("test_")), ())) for path in TESTS]
     assert [path.as_posix() for path, there in named if len(there) == 1 and path.parent not in there] == []
     assert sum(len(there) == 1 for _, there in named) > 20
-
-
-def test_what_describes_a_run_has_a_type():
-    untyped = re.compile(r"\bdescription: dict\[str, Any\]")
-    assert [path.as_posix() for path in CODE if untyped.search((ROOT / path).read_text(encoding="utf-8"))] == []

@@ -112,13 +112,25 @@ class AdamW(_Adaptive):
         return weights - lr * (direction + wd * weights), state
 
     def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ* ≈ √(ηd/(2λ)) with corrections in ηλ, β₁ and β₂; it does not depend on the gradient."""
+        """Return ρ* ≈ √(ηd/(2λ)) with corrections in ηλ, β₁ and β₂; it does not depend on the gradient.
+
+        Examples
+        --------
+        >>> round(float(AdamW(dim=200).equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 3)
+        0.999
+        """
         intrinsic_lr = lr * wd
         square = _decoupled_square(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr))
         return lr * np.sqrt(self.dim * square) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ*, which tends to ηλ(1-β₁)/(1+β₁(1-ηλ)) for β₂ → 1."""
+        """Return 1 - cos θ*, which tends to ηλ(1-β₁)/(1+β₁(1-ηλ)) for β₂ → 1.
+
+        Examples
+        --------
+        >>> float(AdamW(dim=200, betas=(0.0, 0.9)).equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0)))
+        0.05
+        """
         intrinsic_lr = lr * wd
         return _decoupled_turn(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr)) * np.ones_like(
             grad_norm
@@ -158,14 +170,26 @@ class Adam(_Adaptive):
         return weights - lr * direction, state
 
     def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ*, which tends to (ηg̃√d/(2λ))^⅓ for small steps."""
+        """Return ρ*, which tends to (ηg̃√d/(2λ))^⅓ for small steps.
+
+        Examples
+        --------
+        >>> round(float(Adam(dim=400).equilibrium_norm(np.array(1e-5), np.array(1e-4), np.array(1.0))), 3)
+        1.0
+        """
         shrink, c = self.shrink(lr, wd, grad_norm), self._share
         with np.errstate(divide="ignore"):
             square = self._variance.autocorrelation(1.0) / (shrink * (2 + (1 - c) * shrink))
             return np.asarray(lr * np.sqrt(self.dim * square))
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ*, which tends to E(1-β₁)/(1+β₁) for β₂ → 1, with E the effective decay per step."""
+        """Return 1 - cos θ*, which tends to E(1-β₁)/(1+β₁) for β₂ → 1, with E the effective decay per step.
+
+        Examples
+        --------
+        >>> float(Adam(dim=400).equilibrium_turn(np.array(1e-3), np.array(0.0), np.array(1.0)))
+        0.0
+        """
         variance = self._variance
         turn = variance.instant / variance.autocorrelation(1.0) * self.shrink(lr, wd, grad_norm)
         # for very strong decay, E near 2/c, the first order in 1-β₂ leaves the range of 1 - cos θ
@@ -184,6 +208,11 @@ class Adam(_Adaptive):
 
         D is the effect of fluctuations of the mean square on the decay, S their effect on the growth. The solution uses
         Newton's method in y, E = (2/c)/(1+exp(-y)). There the logarithm of the left side has a slope between 1 and 5.
+
+        Examples
+        --------
+        >>> float(Adam(dim=400).shrink(np.array(1e-3), np.array(0.0), np.array(1.0)))
+        0.0
         """
         beta1, beta2 = self.betas
         c, e = self._share, 1 - beta2
@@ -246,7 +275,14 @@ class Lion(ShortRepr):
         return weights - lr * (sign + wd * weights), (beta2 * momentum + (1 - beta2) * gradient,)
 
     def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ* with ρ*² = ηdq/(λ(2-ηλ)) and q from the signs; it does not depend on the gradient."""
+        """Return ρ* with ρ*² = ηdq/(λ(2-ηλ)) and q from the signs; it does not depend on the gradient.
+
+        Examples
+        --------
+        >>> rule = Lion(dim=200, betas=(0.0, 0.0))  # the sign of the gradient
+        >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
+        1.0
+        """
         intrinsic_lr = lr * wd
         return (
             lr
@@ -255,13 +291,26 @@ class Lion(ShortRepr):
         )
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ* with cos θ* = s + (1-s²)(q-1)/(2sq), s = 1-ηλ and q from the signs."""
+        """Return 1 - cos θ* with cos θ* = s + (1-s²)(q-1)/(2sq), s = 1-ηλ and q from the signs.
+
+        Examples
+        --------
+        >>> rule = Lion(dim=200, betas=(0.0, 0.0))
+        >>> round(float(rule.equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0))), 12)
+        0.05
+        """
         intrinsic_lr = lr * wd
         return _decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
 
     @property
     def correlation(self) -> float:
-        """Correlation of consecutive blends, c_1; blends n steps apart have c_n = β₂^(n-1) c_1."""
+        """Correlation of consecutive blends, c_1; blends n steps apart have c_n = β₂^(n-1) c_1.
+
+        Examples
+        --------
+        >>> Lion(dim=100, betas=(0.0, 0.9)).correlation
+        0.0
+        """
         beta1, beta2 = self.betas
         current, previous = 1 - beta1, beta1 * (1 - beta2)
         past = previous * previous / (1 - beta2 * beta2)

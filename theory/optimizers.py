@@ -42,6 +42,11 @@ def optimizer_class(name: str) -> type[Any]:
     Raises
     ------
     ValueError : no such optimizer exists.
+
+    Examples
+    --------
+    >>> optimizer_class("SGD"), optimizer_class("theory.sgd:SGD") is SGD
+    (<class 'theory.sgd.SGD'>, True)
     """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
@@ -61,6 +66,11 @@ def optimizer_class_name(rule: Optimizer) -> str:
     Raises
     ------
     ValueError : the class is defined inside a function and cannot be imported.
+
+    Examples
+    --------
+    >>> optimizer_class_name(SGD(momentum=0.9))
+    'SGD'
     """
     kind = type(rule)
     return kind.__name__ if OPTIMIZERS.get(kind.__name__) is kind else format_reference("optimizer", kind)
@@ -95,7 +105,13 @@ def _build_optimizer(class_name: str, arguments: dict[str, Any]) -> Any:
 
 
 def format_optimizer(rule: Optimizer) -> str:
-    """Text form of an optimizer, which `check_optimizer` turns back into the object."""
+    """Text form of an optimizer, which `check_optimizer` turns back into the object.
+
+    Examples
+    --------
+    >>> format_optimizer(SGD(momentum=0.9))
+    'SGD(momentum=0.9)'
+    """
     return optimizer_class_name(rule) + repr(rule).removeprefix(type(rule).__name__)
 
 

@@ -134,14 +134,28 @@ class BalanceLaw:
         check_number("slope_below", self.slope_below)
 
     def norm_rise_at(self, intrinsic: FloatArray) -> FloatArray:
-        """Norm rise J at ηλ."""
+        """Norm rise J at ηλ.
+
+        Examples
+        --------
+        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).norm_rise_at(np.array(0.01)))
+        0.5
+        """
         norm_rise = self.norm_rise + self.norm_rise_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
         if not self.slope_below:
             return np.asarray(norm_rise)
         return np.asarray(norm_rise + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
 
     def outside_growth_at(self, intrinsic: FloatArray) -> FloatArray:
-        """Share φ of growth outside destabilizations at ηλ."""
+        """Share φ of growth outside destabilizations at ηλ.
+
+        Examples
+        --------
+        >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).outside_growth_at(np.array(0.01)))
+        0.3
+        >>> float(BalanceLaw(0.5, 0.2, 0.5, 1.0, 0.01, "odds").outside_growth_at(np.array(0.04)))
+        0.8
+        """
         factor = (intrinsic / self.reference) ** self.outside_growth_power
         if self.power_of == "share":
             return np.asarray(self.outside_growth * factor)

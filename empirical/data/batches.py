@@ -17,6 +17,12 @@ def batch_indices(
     The order of an epoch depends on (data_seed, epoch) alone. So any step can be computed without earlier ones, and a
     resumed run continues with the same batches.
     The result has the shape (stop-start, batch_size). `sampling` is "without_replacement" or "with_replacement".
+
+    Examples
+    --------
+    >>> indices = batch_indices(10, 5, "without_replacement", 0, 0, 2)
+    >>> sorted(indices.ravel().tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
     per_epoch = steps_per_epoch(size, batch_size)
     first, last = start // per_epoch, -(-stop // per_epoch)
@@ -32,7 +38,13 @@ def batch_indices(
 
 
 def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Number of complete mini-batches in an epoch."""
+    """Number of complete mini-batches in an epoch.
+
+    Examples
+    --------
+    >>> steps_per_epoch(1437, 64)
+    22
+    """
     if batch_size > size:
         raise ValueError(f"batch_size must be <= {size}, the number of training samples, got {batch_size}")
     return size // batch_size
@@ -43,6 +55,11 @@ def augment(images: Tensor, padding: int) -> Tensor:
 
     Images (samples, colours, height, width) are bytes or floats. `padding` is the number of pixels of value 0 added on
     every side.
+
+    Examples
+    --------
+    >>> tuple(augment(torch.zeros(5, 3, 8, 8), padding=2).shape)
+    (5, 3, 8, 8)
     """
     count, device = len(images), images.device
     offsets = torch.randint(0, 2 * padding + 1, (2, count), device=device)

@@ -72,6 +72,12 @@ def user_data(data: Any, dtype: torch.dtype, device: torch.device) -> Data:
     """Check and convert a user's (inputs, targets) or (inputs, targets, test_inputs, test_targets).
 
     uint8 images of shape (samples, colours, height, width) stay bytes until a mini-batch needs them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> user_data((np.zeros((5, 3)), [0, 1, 0, 1, 2]), torch.float32, torch.device("cpu")).size
+    5
     """
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 4):
         raise TypeError(

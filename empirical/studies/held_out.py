@@ -318,7 +318,7 @@ def validate_held_out(
                 "blind": network.held_out,
                 "lr": lr,
                 "wd": intrinsic_lr / lr,
-                **_prefixed("measured", pool_summaries(intrinsic_lr, numbers)),
+                **_add_prefix("measured", pool_summaries(intrinsic_lr, numbers)),
                 **_predictions(models[name], single_models[name], lr, intrinsic_lr),
             }
         )
@@ -350,7 +350,7 @@ def _single_setting_model(runs: Path, model: simulate.PeriodModel) -> simulate.P
     return None if single.reduced_model is None else single
 
 
-def _prefixed(prefix: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
+def _add_prefix(prefix: str, numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}_{key}": value for key, value in numbers.items()}
 
 
@@ -378,7 +378,7 @@ def _predictions(
         share = fit_balance_law(pool_runs(model.calibration_runs), "share").period(lr, wd)
     interval = prediction.interval
     return {
-        **_prefixed("predicted", {key: value for key, value in vars(prediction).items() if key != "interval"}),
+        **_add_prefix("predicted", {key: value for key, value in vars(prediction).items() if key != "interval"}),
         "predicted_period_lower": interval.lower if interval else math.nan,
         "predicted_period_upper": interval.upper if interval else math.nan,
         "naive_period": naive,

@@ -250,7 +250,8 @@ def equilibrium_rotation_numbers(runs: Trajectories) -> Numbers:
 def log_norm_spread(runs: Trajectories) -> Numbers:
     """Standard deviation of ln ρ."""
     spread = simulate.classify(runs["run"][0]).log_norm_sd
-    return Numbers(values=[spread], simulated=float(np.log(_driven(runs).norm.values).std()), measured=spread)
+    simulated = float(np.log(_driven(runs).norm.values).std()) if "other" in runs else math.nan
+    return Numbers(values=[spread], simulated=simulated, measured=spread)
 
 
 def _driven(runs: Trajectories) -> xr.Dataset:

@@ -296,14 +296,14 @@ class Study:
     def at_paper_scale(self, scale: Callable[[RunConfig], RunConfig] = at_paper_scale) -> Study:
         """Return the same claim, statistic and rule with all runs at the scale of the paper, for a GPU."""
 
-        def scaled(groups: RunGroups) -> RunGroups:
+        def scale_groups(groups: RunGroups) -> RunGroups:
             return {name: [scale(run) for run in group] for name, group in groups.items()}
 
         controls = [
-            dataclasses.replace(control, runs=None if control.runs is None else scaled(control.runs))
+            dataclasses.replace(control, runs=None if control.runs is None else scale_groups(control.runs))
             for control in self.controls
         ]
-        return dataclasses.replace(self, runs=scaled(self.runs), controls=tuple(controls))
+        return dataclasses.replace(self, runs=scale_groups(self.runs), controls=tuple(controls))
 
     def judge(self, data: Any, controls: Sequence[Any] = ()) -> Result:
         """Apply the rule to the statistic of the data, such as trajectories by group, and to that of each control."""

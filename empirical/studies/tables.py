@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import xarray as xr
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 
 import simulate
 import theory
@@ -141,9 +142,15 @@ class MeasuredEquilibrium:
 def equilibrium_config(optimizer: theory.Optimizer, lr: float, wd: float, batch_size: int, dataset: str) -> RunConfig:
     """Return the configuration of a BN-MLP of width 8."""
     return RunConfig(
-        lr=lr, wd=wd, width=8, steps=_STEPS, evaluate_every=_STEPS, batch_size=batch_size, dataset=dataset,
+        lr=lr,
+        wd=wd,
+        width=8,
+        steps=_STEPS,
+        evaluate_every=_STEPS,
+        batch_size=batch_size,
+        dataset=dataset,
         optimizer=optimizer,
-    )  # fmt: skip
+    )
 
 
 HEAVY_BALL, NESTEROV = theory.SGD(momentum=0.9), theory.SGD(momentum=0.9, nesterov=True)
@@ -225,7 +232,7 @@ def means_and_errors(periods: Mapping[str, MeasuredPeriods], quantity: str) -> d
 
 def _equilibria_table() -> Table:
     rows: list[list[Cell | str]] = []
-    for row in _EQUILIBRIA:
+    for row in tqdm(_EQUILIBRIA, "settings"):
         config = equilibrium_config(*row)
         result = measure_equilibrium(config)
         name = f"{config.optimizer!r}, lr {config.lr:g}, wd {config.wd:g}"
@@ -238,7 +245,7 @@ def _equilibria_table() -> Table:
 
 def _precision_table() -> Table:
     rows: list[list[Cell | str]] = []
-    for config in PRECISION_SETTINGS:
+    for config in tqdm(PRECISION_SETTINGS, "settings in both precisions"):
         periods = {dtype: simulate.find_periods(run) for dtype, run in train_in_both_precisions(config).items()}
         lengths = means_and_errors(periods, "lengths")
         cells = [f"{lengths[d][0]:.3g} ± {lengths[d][1]:.2g} ({periods[d].count} periods)" for d in lengths]

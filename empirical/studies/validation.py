@@ -141,6 +141,7 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             statistic=statistics.log_norm_spread,
             rule=Limit(at_most=LOG_NORM_SD_MAX, name="measured"),
             reason=_CLASSIFIED,
+            controls=(Control(name=f"not at equilibrium: {high_name}", runs=one_convnet),),
             **at_equilibrium,
         ),
         *(

@@ -197,8 +197,8 @@ def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:
     rows = Rows.of(log, t)
     places = find_spikes(rows, t)
     overflows = _find_overflows(rows, t)
-    unlawful = contradiction(rows, t) if places else ""
-    features = spike_features(rows, places, is_often_unlawful=bool(unlawful), t=t)
+    contradicted = contradiction(rows, t) if places else ""
+    features = spike_features(rows, places, contradicts_law=bool(contradicted), t=t)
     spikes = [_make_spike(rows, *place, explain(s, t), t) for place, s in zip(places, features, strict=True)]
     spikes = sorted([*overflows, *spikes], key=lambda spike: spike.step)
     norm_driven = [spike for spike in spikes if spike.cause == NORM_DRIVEN]
@@ -206,7 +206,7 @@ def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:
     next_step, next_stderr = (math.nan, math.nan) if _has_diverged(log) else _predict_next(rows, norm_driven)
     missing = (*rows.lacking, *rows.limits) if any(spike.cause == UNKNOWN for spike in spikes) else rows.limits
     assumed = "No optimizer was given, so plain SGD is assumed (optimizer=, or --optimizer)."
-    remarks = ("" if "optimizer" in log.attrs else assumed, unlawful) if places else ()
+    remarks = ("" if "optimizer" in log.attrs else assumed, contradicted) if places else ()
     return Diagnosis(tuple(spikes), missing, tuple(filter(None, remarks)), next_step, next_stderr, rows.log)
 
 
@@ -244,7 +244,7 @@ def _say_before_overflow(rows: Rows, first: int, t: Thresholds) -> list[str]:
     if not first:
         return []
     usual, then = float(np.median(rows.loss[rows_before(first, t.compared_rows)])), rows.loss[first - 1]
-    risen = [f"It had already risen to {then:.3g}: check the steps before."] if then > t.risen * usual else []
+    risen = [f"It had already risen to {then:.3g}: check the steps before."] if then > t.overflow_rise * usual else []
     return [f"The usual loss before was {usual:.3g}.", *risen]
 
 

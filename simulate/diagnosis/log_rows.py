@@ -49,7 +49,7 @@ class Rows:
         setting = Setting.of(log)
         setting.check_free("log")
         rule = setting.optimizer
-        lr, wd = (_fill_forward(_column(setting.recorded.get(name), count)) for name in ("lr", "wd"))
+        lr, wd = (_fill_forward(_column(setting.variables.get(name), count)) for name in ("lr", "wd"))
         logged_norm, grad_norm = (_column(log.get(name), count) for name in ("norm", "grad_norm"))
         norm = fill_norm_gaps(logged_norm)
         intrinsic_lr, free_decay = lr * wd, np.full(count, np.nan)
@@ -154,14 +154,14 @@ def _rows_with_loss(log: xr.Dataset, t: Thresholds) -> xr.Dataset:
         raise ValueError("log must have at least one finite loss, got none")
     # a loss missing between others was not logged; at the end it is NaN
     if logged.size < loss.size:
-        is_sparse = np.isnan(loss[: logged[-1] + 1]).mean() > t.sparse
+        is_sparse = np.isnan(loss[: logged[-1] + 1]).mean() > t.sparse_share
         kept = logged if is_sparse else np.append(logged, np.arange(logged[-1] + 1, loss.size))
         log, loss = log.isel(step=kept), loss[kept]
     if "norm" in log:
         finite = np.isfinite(log.norm.values)
         has = finite & np.isfinite(loss)
         # norms logged at some rows only
-        if t.few < has.mean() < 1 - t.sparse and finite[np.isfinite(loss)].mean() < 1 - t.sparse:
+        if t.ignored_share < has.mean() < 1 - t.sparse_share and finite[np.isfinite(loss)].mean() < 1 - t.sparse_share:
             # norms that are infinite up to the end are lost, not missing
             lost = np.isinf(log.norm.values) & (np.arange(has.size) > np.flatnonzero(finite)[-1])
             log = log.isel(step=np.flatnonzero(has | lost))

@@ -36,7 +36,7 @@ class Thresholds:
 
     # A quick rise of the norm is a spike, too. Runs: at equilibrium it takes longer, or the loss stays as before.
     norm_rise: float = 0.1  # of ln ρ: detection threshold of `find_periods`
-    quick: float = 0.35  # runs: relaxation times that it takes at most
+    quick_relaxations: float = 0.35  # runs: relaxation times that it takes at most
     often_high: float = 3.0  # runs: least median of the loss in it, over the median before
     once_high: float = 15.0  # runs: or least largest loss
     usual_relaxations: float = 0.5  # convention: relaxation times before it in which the loss is usual
@@ -48,11 +48,11 @@ class Thresholds:
     lr_excess: float = 1.5  # runs: least excess ratio of a spike after such a rise, since a spike is expected there
 
     # Rotation in the steps before the loss rose, over the usual quantile
-    turned_far: float = 2.0  # runs: exceeded in half of the norm-driven spikes, and in no bad batch or data shift
-    turned_as_usual: float = 1.2  # runs: at most 1.06 in 21 bad batches, above 1.2 in 1 of 23 data shifts
-    turn_rows: int = 3  # convention: steps before the loss arrives that count
-    turn_gap: int = 10  # convention: steps before it that are not usual any more
-    turn_least: int = 20  # convention: fewest usual rotations for a comparison
+    far_rotation: float = 2.0  # runs: exceeded in half of the norm-driven spikes, and in no bad batch or data shift
+    usual_rotation: float = 1.2  # runs: at most 1.06 in 21 bad batches, above 1.2 in 1 of 23 data shifts
+    rotation_rows: int = 3  # convention: steps before the loss arrives that count
+    rotation_gap: int = 10  # convention: steps before it that are not usual any more
+    least_rotations: int = 20  # convention: fewest usual rotations for a comparison
 
     # Decay phase before a norm-driven spike
     least_decay: float = 0.05  # of ln ρ; runs: exceeds 0.11 in 19 of 20 norm-driven spikes
@@ -75,7 +75,7 @@ class Thresholds:
     level_rows: int = 30  # convention: means among which that is the largest
     excess: float = 1.5  # runs: least excess ratio, if no mean is an outlier
     excess_at_low_norm: float = 5.0  # runs: a low norm alone raises the loss, and a batch may begin such a spike
-    excess_far: float = 10.0  # runs: from here rotation may be above usual, up to `turned_far`
+    excess_far: float = 10.0  # runs: from here rotation may be above usual, up to `far_rotation`
 
     # Bad batch or data shift: mean excess of the loss some rows later, over that at the arrival
     bad_batch_left: float = 0.048  # up to here a bad batch; runs: at most 0.038 was left in 21
@@ -94,9 +94,9 @@ class Thresholds:
     step_relative: float = 0.5  # convention: plus this share of its growth
 
     # Logs
-    risen: float = 10.0  # convention: loss over the usual loss at which an overflow was announced
-    sparse: float = 0.2  # convention: share of missing values above which a column is logged at some rows only
-    few: float = 0.01  # convention: share of norms below which they are ignored for that
+    overflow_rise: float = 10.0  # convention: loss over the usual loss at which an overflow was announced
+    sparse_share: float = 0.2  # convention: share of missing values above which a column is logged at some rows only
+    ignored_share: float = 0.01  # convention: share of norms below which they are ignored for that
 
 
 THRESHOLDS = Thresholds()
@@ -104,7 +104,7 @@ THRESHOLDS = Thresholds()
 
 @dataclass(frozen=True)
 class SpikeFeatures:
-    """What the log says about one spike; NaN where it cannot say.
+    """Features of one spike; NaN if the log lacks the columns.
 
     The *arrival* is the row from which the loss is closer to its peak than to the usual loss.
     """
@@ -143,11 +143,11 @@ class SpikeFeatures:
     gradient: float  # gradient norm at the arrival
     usual_gradient: float  # 99 % quantile of the rows before
     # A step near the arrival that contradicts the one-step law, and growth of ln ρ in it
-    unlawful_step: float
+    contradicting_step: float
     measured_growth: float
     predicted_growth: float
     free_growth: float  # without gradients
-    is_often_unlawful: bool  # whether many steps of the log contradict the law
+    contradicts_law: bool  # whether many steps of the log contradict the law
 
     @property
     def lr_factor(self) -> float:
@@ -212,13 +212,13 @@ def explain(s: SpikeFeatures, t: Thresholds = THRESHOLDS) -> Explanation:
 
 def _has_lr_risen(s: SpikeFeatures, t: Thresholds) -> bool:
     # an lr step that did not make steps rotate the weights farther is not the cause
-    return s.lr >= t.lr_rise * s.lowest_lr and not (s.is_dense and s.turned_before < t.turned_as_usual)
+    return s.lr >= t.lr_rise * s.lowest_lr and not (s.is_dense and s.turned_before < t.usual_rotation)
 
 
-def _is_by_norm(s: SpikeFeatures, t: Thresholds) -> bool:
+def _is_from_norm(s: SpikeFeatures, t: Thresholds) -> bool:
     """Whether steps were too long for the norm: they rotated the weights far, or the norm grew at a high loss."""
     has_grown = s.norm_growth >= t.norm_rise and _has_decayed_freely(s, t, t.least_decay)
-    return s.turned_before >= t.turned_far or (has_grown and not _has_arrived_at_once(s, t))
+    return s.turned_before >= t.far_rotation or (has_grown and not _has_arrived_at_once(s, t))
 
 
 def _has_decayed_freely(s: SpikeFeatures, t: Thresholds, depth: float) -> bool:
@@ -235,7 +235,7 @@ def _is_unexplained(s: SpikeFeatures, t: Thresholds) -> bool:
 
 def _has_arrived_at_once(s: SpikeFeatures, t: Thresholds) -> bool:
     """Whether the data raised the loss: it is high from its arrival on, after steps with usual rotation."""
-    turned_at_most = t.turned_far if s.excess_ratio >= t.excess_far else t.turned_as_usual
+    turned_at_most = t.far_rotation if s.excess_ratio >= t.excess_far else t.usual_rotation
     if _has_decayed_freely(s, t, t.deep_decay):
         is_outlier = s.excess_ratio >= t.excess_at_low_norm
     else:
@@ -250,12 +250,12 @@ def _has_arrived_at_once(s: SpikeFeatures, t: Thresholds) -> bool:
     )
 
 
-def _is_by_data(s: SpikeFeatures, t: Thresholds) -> bool:
+def _is_from_data(s: SpikeFeatures, t: Thresholds) -> bool:
     return s.is_dense and _has_arrived_at_once(s, t)
 
 
-def _why_by_norm(s: SpikeFeatures, t: Thresholds) -> str:
-    if s.turned_before >= t.turned_far:
+def _why_from_norm(s: SpikeFeatures, t: Thresholds) -> str:
+    if s.turned_before >= t.far_rotation:
         times = f"{s.turned_before:.1f} times as far as the 95 % quantile of usual steps"
         return f"Before the loss rose, a step rotated the weights {times}."
     return "The norm grew while the loss was high, as it does when steps are too long for the norm."
@@ -268,9 +268,9 @@ def _why_unexplained(s: SpikeFeatures, t: Thresholds) -> str:
     )
 
 
-def _why_unlawful(s: SpikeFeatures, t: Thresholds) -> str:
-    changed = f"At step {s.unlawful_step:.0f} the change of the norm contradicts the SGD update"
-    if s.is_often_unlawful:
+def _why_contradicting(s: SpikeFeatures, t: Thresholds) -> str:
+    changed = f"At step {s.contradicting_step:.0f} the change of the norm contradicts the SGD update"
+    if s.contradicts_law:
         return f"{changed}, as at many steps of this log."
     # clipping can explain growth that is too small
     is_clipped = s.free_growth <= s.measured_growth < s.predicted_growth
@@ -337,26 +337,26 @@ RULES = (
     # the norm
     CauseRule(
         UNKNOWN,
-        lambda s, t: _is_by_norm(s, t) and not _has_decayed(s, t),
-        (_why_by_norm, "But the norm had not decayed before, or far more slowly than by weight decay."),
+        lambda s, t: _is_from_norm(s, t) and not _has_decayed(s, t),
+        (_why_from_norm, "But the norm had not decayed before, or far more slowly than by weight decay."),
         numbers=_GROWTH,
     ),
     CauseRule(
         UNKNOWN,
-        lambda s, t: _is_by_norm(s, t) and not s.norm_growth >= t.least_growth,
-        (_why_by_norm, _DECAYED, "But the norm did not grow in the spike."),
+        lambda s, t: _is_from_norm(s, t) and not s.norm_growth >= t.least_growth,
+        (_why_from_norm, _DECAYED, "But the norm did not grow in the spike."),
         numbers=_GROWTH,
     ),
     CauseRule(
         UNKNOWN,
-        lambda s, t: _is_by_norm(s, t) and _is_unexplained(s, t),
-        (_why_by_norm, _DECAYED, _GREW, _why_unexplained),
+        lambda s, t: _is_from_norm(s, t) and _is_unexplained(s, t),
+        (_why_from_norm, _DECAYED, _GREW, _why_unexplained),
         numbers=_GROWTH,
     ),
     CauseRule(
         NORM_DRIVEN,
-        _is_by_norm,
-        (_why_by_norm, _DECAYED, _GREW, _how_much_explained),
+        _is_from_norm,
+        (_why_from_norm, _DECAYED, _GREW, _how_much_explained),
         (
             "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
             "{s.advised_wd:.2g} a decay of this depth takes longer than this log ({s.span} steps).",
@@ -364,26 +364,28 @@ RULES = (
         numbers=_GROWTH,
     ),
     # the data
-    CauseRule(UNKNOWN, lambda s, t: _is_by_data(s, t) and not math.isnan(s.unlawful_step), (_why_unlawful,)),
+    CauseRule(
+        UNKNOWN, lambda s, t: _is_from_data(s, t) and not math.isnan(s.contradicting_step), (_why_contradicting,)
+    ),
     CauseRule(
         UNKNOWN,
-        lambda s, t: _is_by_data(s, t) and math.isnan(s.share_left),
+        lambda s, t: _is_from_data(s, t) and math.isnan(s.share_left),
         (_AT_ONCE, "The log ends too soon after it to separate one batch from a lasting change."),
     ),
     CauseRule(
         DATA_SHIFT,
-        lambda s, t: _is_by_data(s, t) and s.share_left > t.data_shift_left,
+        lambda s, t: _is_from_data(s, t) and s.share_left > t.data_shift_left,
         (_AT_ONCE, _how_much_left),
         ("Check the data and labels from step {s.arrival_step} on; lr and wd are probably not the cause.",),
     ),
     CauseRule(
         UNKNOWN,
-        lambda s, t: _is_by_data(s, t) and s.share_left > t.bad_batch_left,
+        lambda s, t: _is_from_data(s, t) and s.share_left > t.bad_batch_left,
         (_AT_ONCE, _how_much_left, "That is more than one batch leaves and less than a data shift leaves."),
     ),
     CauseRule(
         BAD_BATCH,
-        _is_by_data,
+        _is_from_data,
         (_AT_ONCE, _how_much_left),
         ("Check the batch of step {s.arrival_step}; lr and wd are probably not the cause.", _advise_clipping),
     ),

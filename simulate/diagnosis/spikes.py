@@ -56,16 +56,16 @@ def find_spikes(rows: Rows, t: Thresholds = THRESHOLDS) -> list[tuple[int, int]]
 
 
 def spike_features(
-    rows: Rows, places: _Places, *, is_often_unlawful: bool = False, t: Thresholds = THRESHOLDS
+    rows: Rows, places: _Places, *, contradicts_law: bool = False, t: Thresholds = THRESHOLDS
 ) -> list[SpikeFeatures]:
     """Compute the features of the spikes at these first and last rows."""
     usual = _without_short_spikes(rows.loss, places, t)
     with np.errstate(all="ignore"):
-        return [_features(rows, usual, first, last, is_often_unlawful, t) for first, last in places]
+        return [_features(rows, usual, first, last, contradicts_law, t) for first, last in places]
 
 
 def _features(
-    rows: Rows, usual: FloatArray, first: int, last: int, is_often_unlawful: bool, t: Thresholds
+    rows: Rows, usual: FloatArray, first: int, last: int, contradicts_law: bool, t: Thresholds
 ) -> SpikeFeatures:
     loss, norm = rows.loss, rows.norm
     arrival = _arrival_row(loss, first, last, t)
@@ -79,8 +79,8 @@ def _features(
     duration = depth / (decay_ratio * rows.decay_per_step[trough])
     span = int(rows.step[-1] - rows.step[0])
     usual_gradients = _before(rows.grad_norm, first, t) / _before(norm, first, t)
-    unlawful = _unlawful_row(rows, arrival, t)
-    is_unlawful = unlawful < loss.size
+    contradicting = _contradicting_row(rows, arrival, t)
+    is_contradicted = contradicting < loss.size
     return SpikeFeatures(
         has_columns=not rows.lacking,
         is_dense=rows.is_dense,
@@ -113,11 +113,11 @@ def _features(
         advised_wd=float(rows.wd[trough] * duration / span),
         gradient=float(rows.grad_norm[arrival] / norm[arrival]),
         usual_gradient=_quantile(usual_gradients, t.clip_quantile),
-        unlawful_step=int(rows.step[unlawful]) if is_unlawful else math.nan,
-        measured_growth=float(np.log(norm[unlawful + 1] / norm[unlawful])) if is_unlawful else math.nan,
-        predicted_growth=float(rows.predicted_growth[unlawful]) if is_unlawful else math.nan,
-        free_growth=-float(rows.decay[unlawful]) if is_unlawful else math.nan,
-        is_often_unlawful=is_often_unlawful,
+        contradicting_step=int(rows.step[contradicting]) if is_contradicted else math.nan,
+        measured_growth=float(np.log(norm[contradicting + 1] / norm[contradicting])) if is_contradicted else math.nan,
+        predicted_growth=float(rows.predicted_growth[contradicting]) if is_contradicted else math.nan,
+        free_growth=-float(rows.decay[contradicting]) if is_contradicted else math.nan,
+        contradicts_law=contradicts_law,
     )
 
 
@@ -266,7 +266,11 @@ def _find_quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray, t: 
         relaxed = round(t.usual_relaxations / decay_per_row) if decay_per_row > 0 else t.compared_rows
         usual = loss[rows_before(trough, min(t.usual_rows, max(t.least_rows, relaxed)))]
         top = trough + int(np.argmax(norm[trough : peak + 1]))
-        if usual.size < t.least_rows or not (top - trough) * decay_per_row <= t.quick or not np.median(usual) > 0:
+        if (
+            usual.size < t.least_rows
+            or not (top - trough) * decay_per_row <= t.quick_relaxations
+            or not np.median(usual) > 0
+        ):
             continue
         during, typical = loss[trough : top + 1], float(np.median(usual))
         if np.median(during) >= t.often_high * typical or during.max() >= t.once_high * typical:
@@ -278,11 +282,11 @@ def _find_quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray, t: 
 def _rotation_ratio_before(rows: Rows, arrival: int, t: Thresholds) -> float:
     """Largest rotation of the three steps before the arrival, over the 95 % quantile of usual rotations."""
     # the ten steps before the spike are not usual any more
-    usual = _before(rows.rotation, max(arrival - t.turn_gap, 0), t)
+    usual = _before(rows.rotation, max(arrival - t.rotation_gap, 0), t)
     usual = usual[np.isfinite(usual)]
-    recent = rows.rotation[rows_before(arrival, t.turn_rows)]
+    recent = rows.rotation[rows_before(arrival, t.rotation_rows)]
     recent = recent[np.isfinite(recent)]
-    if usual.size < t.turn_least or not recent.size:
+    if usual.size < t.least_rotations or not recent.size:
         return math.nan
     quantile = float(np.quantile(usual, t.usual_quantile))
     return float(recent.max()) / quantile if quantile > 0 else math.nan
@@ -315,7 +319,7 @@ def _growth_explained(rows: Rows, trough: int, last: int) -> float:
     return float(rows.predicted_growth[trough:top].sum() / np.log(rows.norm[top] / rows.norm[trough]))
 
 
-def _unlawful_row(rows: Rows, arrival: int, t: Thresholds) -> int:
+def _contradicting_row(rows: Rows, arrival: int, t: Thresholds) -> int:
     """First row near the arrival at which the norm contradicts the one-step law; the number of rows without one."""
     here = slice(max(arrival - t.step_rows, 0), min(arrival + 2, rows.norm.size - 1))
     after = slice(here.start + 1, here.stop + 1)

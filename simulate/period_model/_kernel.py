@@ -86,9 +86,21 @@ def _destabilize(state: Any, constants: Any, key: Any, step: int, least_rise: fl
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def iterate_oscillation(
-    state: Any, constants: Any, seed: Any, walker: Any, begin: int, steps: int, record_every: int, recorded: Any,
-    statistics: Any, discard: int, look_every: int, most: int, rise: float, least_rise: float,
-) -> None:  # fmt: skip
+    state: Any,
+    constants: Any,
+    seed: Any,
+    walker: Any,
+    begin: int,
+    steps: int,
+    record_every: int,
+    recorded: Any,
+    statistics: Any,
+    discard: int,
+    look_every: int,
+    most: int,
+    rise: float,
+    least_rise: float,
+) -> None:
     """Advance ln z and the loss of many walkers by `steps` steps, in place.
 
     Parameters

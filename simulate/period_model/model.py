@@ -564,9 +564,21 @@ class PeriodModel:
         recorded = np.empty((3, walker.size, step.size))
         no_statistics = np.empty((0, _kernel.STATISTICS))
         _kernel.iterate_oscillation(
-            state, constants, np.uint64(seed), walker, begin, steps, record_every, recorded, no_statistics,
-            0, 1, 0, self.rise, self.rise,
-        )  # fmt: skip
+            state,
+            constants,
+            np.uint64(seed),
+            walker,
+            begin,
+            steps,
+            record_every,
+            recorded,
+            no_statistics,
+            0,
+            1,
+            0,
+            self.rise,
+            self.rise,
+        )
         log_norm, loss, change = recorded.reshape(3, *shape, step.size)
         intrinsic_lr = (lrs * wds)[..., np.newaxis]
         # growth in excess of the decay, expressed as the gradient that would cause it

@@ -196,9 +196,21 @@ class ReducedModel:
             and (statistics[:, _kernel.COUNT] < periods_each).any()
         ):
             _kernel.iterate_oscillation(
-                state, constants, np.uint64(seed), np.arange(walkers), begin, chunk, 0, np.empty((3, 0, 0)), statistics,
-                round(2 / intrinsic_lr), sampling_interval(intrinsic_lr), periods_each, self.rise, self.rise,
-            )  # fmt: skip
+                state,
+                constants,
+                np.uint64(seed),
+                np.arange(walkers),
+                begin,
+                chunk,
+                0,
+                np.empty((3, 0, 0)),
+                statistics,
+                round(2 / intrinsic_lr),
+                sampling_interval(intrinsic_lr),
+                periods_each,
+                self.rise,
+                self.rise,
+            )
             begin += chunk
         sums = statistics.sum(axis=0)
         count = int(sums[_kernel.COUNT])

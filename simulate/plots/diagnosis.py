@@ -93,7 +93,7 @@ def plot_diagnosis(
 
 def log_to_draw(diagnosis: Diagnosis) -> xr.Dataset:
     """Variables that `plot_diagnosis` draws, in the order of its axes from the top."""
-    log, recorded = diagnosis.log, Setting.of(diagnosis.log).recorded
+    log, recorded = diagnosis.log, Setting.of(diagnosis.log).variables
     if "norm" in log and "effective_lr" not in log and "lr" in recorded:
         log = log.assign(effective_lr=recorded["lr"] / log.norm**2)
     return log[[name for name in ("loss", "norm", "effective_lr") if name in log]]

@@ -23,7 +23,7 @@ class Setting:
     optimizer : the optimizer; None if its text does not describe one that `theory` knows.
     optimizer_text : optimizer as the trajectory names it.
     constraint : "none", "fixed norm" or "fixed effective lr".
-    recorded : lr and wd, as far as the trajectory has them; without dimension if they are constant.
+    variables : lr and wd, as far as the trajectory has them; without dimension if they are constant.
 
     Examples
     --------
@@ -35,24 +35,24 @@ class Setting:
     optimizer: theory.Optimizer | None
     optimizer_text: str
     constraint: str
-    recorded: Mapping[str, xr.DataArray]
-    _objection: str = ""
+    variables: Mapping[str, xr.DataArray]
+    _error_message: str = ""
 
     @classmethod
     def of(cls, trajectory: xr.Dataset) -> Setting:
         """Read the setting of a trajectory. Without an optimizer it is plain SGD."""
-        recorded = {}
+        variables = {}
         for name in ("lr", "wd"):
             if name in trajectory.variables:
-                recorded[name] = trajectory[name]
+                variables[name] = trajectory[name]
             elif name in trajectory.attrs:
-                recorded[name] = xr.DataArray(trajectory.attrs[name])
+                variables[name] = xr.DataArray(trajectory.attrs[name])
         text = _label(trajectory, "optimizer", "SGD()")
         constraint = _label(trajectory, "constraint", FREE)
         try:
-            return cls(check_optimizer(text), text, constraint, recorded)
+            return cls(check_optimizer(text), text, constraint, variables)
         except ValueError as error:
-            return cls(None, text, constraint, recorded, str(error))
+            return cls(None, text, constraint, variables, str(error))
 
     @property
     def lr(self) -> xr.DataArray:
@@ -65,9 +65,9 @@ class Setting:
         return self._value("wd")
 
     def _value(self, name: str) -> xr.DataArray:
-        if name not in self.recorded:
+        if name not in self.variables:
             raise ValueError(f"trajectory must have {name!r} as a variable, a coordinate or an attribute, but has none")
-        value = self.recorded[name]
+        value = self.variables[name]
         if value.dtype.kind not in "iuf":
             raise ValueError(f"trajectory must have a number as {name!r}, got {value.values}")
         return value
@@ -92,7 +92,7 @@ class Setting:
     def known_optimizer(self) -> theory.Optimizer:
         """Optimizer. Raise ValueError if its text does not describe one."""
         if self.optimizer is None:
-            raise ValueError(self._objection)
+            raise ValueError(self._error_message)
         return self.optimizer
 
     def check_free(self, name: str = "trajectory") -> None:

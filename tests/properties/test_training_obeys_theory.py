@@ -94,7 +94,9 @@ def check_one_run(config):
             assert jumps[0] >= theory.steps_to_angular_jump(norm[0], lr, wd, low, high, delta).earliest
     # §5: balance of decay and growth, exact for any run
     balance = -np.log(np.cos(run.rotation.values)).sum() - np.log(norm[-1] / norm[0])
-    np.testing.assert_allclose(-STEPS * np.log1p(-intrinsic_lr), balance, rtol=1e-3, atol=1e-4)
+    # d(-ln cos θ) = tan θ dθ, and angles of float32 weights have errors of about 1e-7
+    rounding = 1e-6 * np.tan(run.rotation.values).sum()
+    np.testing.assert_allclose(-STEPS * np.log1p(-intrinsic_lr), balance, rtol=1e-3, atol=1e-4 + rounding)
     return run
 
 

@@ -1,5 +1,6 @@
 """This version opens and continues what earlier versions stored: tests/stored has runs of each schema."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ import xarray as xr
 import empirical
 import simulate
 from simulate.trajectories.contract import SCHEMA
+from simulate.trajectories.folder import RunDescription
+from simulate.trajectories.log import read_records
 
 STORED = Path(__file__).parents[2] / "stored"
 # norm and loss before the last step of the runs, according to the version and the machine that stored them
@@ -51,6 +54,19 @@ def test_a_run_is_continued(stored, schema, name):
     assert run.norm.values[29] == LAST[schema][0]
     assert float(run.norm[30]) == pytest.approx(LAST[schema][0], rel=0.1)
     assert json.loads((stored / name / "config.json").read_text())["schema"] == SCHEMA
+
+
+@schemas
+def test_a_run_without_checksums_is_continued_without(stored):
+    # the first runs had none, and a log keeps the format that it began with
+    config = empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=40, evaluate_every=10)
+    expected = empirical.train(config, stored / "finished", progress=False)
+    description = RunDescription.read(stored / "killed")
+    for name, record in (("steps.log", description.step_log), ("evaluations.log", description.evaluation_log)):
+        (stored / "killed" / name).write_bytes(read_records(stored / "killed" / name, record).tobytes())
+    dataclasses.replace(description, checked=False).write(stored / "killed")
+    assert empirical.train(config, stored / "killed", progress=False).identical(expected)
+    assert not RunDescription.read(stored / "killed").checked
 
 
 @schemas

@@ -56,7 +56,7 @@ def test_from_training_to_report(tmp_path):
     out = tmp_path / "report"
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         result = validate_runs("digits", SHORT, out, executor=executor, progress=False)
-    assert len(result.rows) == 30
+    assert len(result.rows) == 31
     assert not result.holds, "runs of a few hundred steps cannot have sixty periods"
     # exact laws hold in short runs too
     exact = ("replay", "control, replay", "norm inside", "equal losses", "control, losses")

@@ -533,7 +533,7 @@ def spike_with(cause):
         "arrival_step": 500,
         "trough": 500,
         "mean_excess_ratios": (1.0, 1.0, 1.0),
-        "is_often_unlawful": False,
+        "contradicts_law": False,
         "turned_before": 1.0,
     }
     by_data = {"excess_ratio": 4.0, "arrival_loss": 3.0, "largest_loss": 3.0, "first_mean": 2.0, "largest_mean": 2.0}
@@ -581,7 +581,7 @@ class TestRules:
     @pytest.mark.parametrize(
         ("spike", "threshold", "feature", "sign"),
         [
-            (spike_with(NORM_DRIVEN), "turned_far", "turned_before", 1),
+            (spike_with(NORM_DRIVEN), "far_rotation", "turned_before", 1),
             (GROWN, "norm_rise", "norm_growth", 1),
             (GROWN, "free_decay_ratio", "decay_ratio", 1),
             (spike_with(NORM_DRIVEN), "least_decay", "norm_decay", 1),
@@ -591,7 +591,7 @@ class TestRules:
             (spike_with(NORM_DRIVEN), "most_explained", "growth_explained", -1),
             (spike_with(BAD_BATCH), "bad_batch_left", "share_left", -1),
             (spike_with(BAD_BATCH), "excess", "excess_ratio", 1),
-            (spike_with(BAD_BATCH), "turned_as_usual", "turned_before", -1),
+            (spike_with(BAD_BATCH), "usual_rotation", "turned_before", -1),
             (spike_with(DATA_SHIFT), "data_shift_left", "share_left", 1),
             (spike_with(DATA_SHIFT), "excess", "excess_ratio", 1),
         ],
@@ -610,7 +610,7 @@ class TestRules:
         spike = spike_with(LR_STEP)
         assert explain(spike, Thresholds(lr_rise=3.99)).cause == LR_STEP
         assert explain(spike, Thresholds(lr_rise=4.01)).cause == UNKNOWN
-        assert explain(spike, Thresholds(turned_as_usual=1.6)).cause == UNKNOWN
+        assert explain(spike, Thresholds(usual_rotation=1.6)).cause == UNKNOWN
         # rows that are several steps apart have no rotation of their own
         assert explain(dataclasses.replace(spike, is_dense=False, turned_before=0.1)).cause == LR_STEP
 
