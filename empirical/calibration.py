@@ -25,8 +25,8 @@ from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import SweepOptions, extended_steps, run_path, summarize
 from simulate.period_model.calibration import MIN_RELAXATIONS
 from simulate.period_model.model import REACH
+from simulate.trajectories.classification import EQUILIBRIUM, PERIODIC
 from simulate.trajectories.contract import COMPLETE
-from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC
 from simulate.trajectories.setting import Setting
 from theory.arguments import check_integer, check_number
 

@@ -12,8 +12,9 @@ from simulate.period_model.model import PeriodModel, oscillate, period
 from simulate.period_model.prediction import Interval, Prediction
 from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel
 from simulate.phase_diagram import phase_diagram
+from simulate.trajectories.classification import Classification, classify
 from simulate.trajectories.folder import load, save
-from simulate.trajectories.periods import Classification, MeasuredPeriods, classify, find_periods
+from simulate.trajectories.periods import MeasuredPeriods, find_periods
 
 __all__ = [
     "AdversarialGradient",

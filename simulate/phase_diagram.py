@@ -17,8 +17,9 @@ import theory
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.iteration import usable_processors
 from simulate.period_model.model import PeriodModel
+from simulate.trajectories.classification import classify
 from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, variable_attributes, versions
-from simulate.trajectories.periods import classify, rows_after_transient
+from simulate.trajectories.periods import rows_after_transient
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_number, check_real, warn_user
 from theory.optimizers import check_optimizer
 

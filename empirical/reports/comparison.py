@@ -18,8 +18,9 @@ import theory
 from empirical.config import RunConfig
 from empirical.reports.page import format_setting
 from simulate.diagnosis.forecast import forecast
+from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import FREE, check_trajectory
-from simulate.trajectories.periods import PERIODIC, after_transient
+from simulate.trajectories.periods import after_transient
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
 from theory.optimizers import with_dim

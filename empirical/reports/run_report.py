@@ -123,7 +123,7 @@ def _verdict(comparison: RunComparison) -> list[str]:
     steps = int(run.status_step) if "status_step" in run else run.sizes["step"]
     status = str(run.status.item()) if "status" in run else COMPLETE
     length = page.format_count(steps, "step")
-    verdict = "undetermined" if classification is None else str(classification)
+    verdict = "none" if classification is None else str(classification)
     parts: list[str] = [Markup("<p><strong>Verdict: {}.</strong></p>").format(verdict)]
     if classification is not None:
         parts.append(f"Reason: {classification.reason}.")

@@ -25,8 +25,8 @@ from empirical.sweeps.store import open_sweep, read_configs
 from empirical.sweeps.task import FAILED, run_path
 from simulate.period_model.calibration import CalibrationRun, fit_balance_law, pool_runs
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
+from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
-from simulate.trajectories.periods import PERIODIC
 from simulate.trajectories.setting import Setting
 from theory.optimizers import format_optimizer
 
@@ -258,7 +258,7 @@ def _summary(runs: Sequence[SweepRun]) -> str:
     text = f"{page.format_count(len(runs), 'run')}: {counts(run.summary['status'] for run in runs)}."
     if not any(run.summary["verdict"] for run in runs):
         return text
-    return f"{text} Verdicts: {counts(run.summary['verdict'] or 'undetermined' for run in runs)}."
+    return f"{text} Verdicts: {counts(run.summary['verdict'] or 'none' for run in runs)}."
 
 
 def _format_end(run: SweepRun) -> str:

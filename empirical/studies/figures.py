@@ -26,8 +26,8 @@ from empirical.studies.statistics import (
 from empirical.studies.study import Between, EverySeed, Result, Trajectories
 from simulate._files import atomic_write
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
+from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import VARIABLES
-from simulate.trajectories.periods import PERIODIC
 from simulate.trajectories.setting import Setting
 from theory.arguments import check_choice
 

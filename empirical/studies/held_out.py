@@ -38,8 +38,9 @@ from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
 from simulate.period_model.calibration import fit_balance_law, pool_runs
+from simulate.trajectories.classification import EQUILIBRIUM, PERIODIC, PERIODS_MIN, verdict_from
 from simulate.trajectories.contract import variable_attributes
-from simulate.trajectories.periods import EQUILIBRIUM, PERIODIC, PERIODS_MIN, verdict_from
+from simulate.trajectories.feedback import pool_scores
 from simulate.trajectories.setting import Setting
 from theory.arguments import check_choice, check_integer
 
@@ -208,8 +209,12 @@ def pool_summaries(intrinsic_lr: float, runs: Sequence[Mapping[str, float]]) -> 
         coarse = float(np.nansum(counts / np.where(np.isnan(ratios), np.inf, ratios)))
         threshold_ratio = number / coarse if coarse else math.inf
     sd = float(np.sqrt(np.mean(column("log_norm_sd") ** 2)))
+    feedback_score = pool_scores(column("feedback_score").tolist())
     return {
-        "verdict": verdict_from(mean("rotation_ratio"), sd, number / len(runs), outside_growth, threshold_ratio),
+        "verdict": verdict_from(
+            mean("rotation_ratio"), sd, number / len(runs), outside_growth, threshold_ratio, feedback_score
+        ),
+        "feedback_score": feedback_score,
         "rotation_ratio": mean("rotation_ratio"),
         "log_norm_sd": sd,
         "threshold_ratio": threshold_ratio,

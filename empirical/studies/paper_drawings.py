@@ -18,12 +18,13 @@ from empirical.reports.page import new_figure
 from empirical.studies.statistics import classify_or_none
 from empirical.studies.study import Trajectories
 from simulate.plots.style import MEASURED_COLOR, PREDICTED_COLOR, label_log_ticks, mark_onsets, number_values
-from simulate.trajectories.periods import (
+from simulate.trajectories.classification import (
     EQUILIBRIUM,
     LOG_NORM_SD_MAX,
     NO_CLEAR_PERIOD,
     PERIODIC,
     ROTATION_RATIO_MIN,
+    UNDETERMINED,
 )
 from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray
@@ -56,7 +57,12 @@ _RELAXATIONS_SHOWN = 3.0
 _SMOOTHED, _ARROWS, _ARROW_LENGTH = 0.12, 5, 0.08
 # periods that the reduced model simulates at each ηλ
 _SIMULATED = 1000
-_VERDICTS = {EQUILIBRIUM: (MEASURED_COLOR, "o"), NO_CLEAR_PERIOD: ("0.45", "x"), PERIODIC: (PREDICTED_COLOR, "^")}
+_VERDICTS = {
+    EQUILIBRIUM: (MEASURED_COLOR, "o"),
+    NO_CLEAR_PERIOD: ("0.45", "x"),
+    PERIODIC: (PREDICTED_COLOR, "^"),
+    UNDETERMINED: ("0.45", "s"),
+}
 # marker, face, edge and horizontal shift of each learning rate, so that no marker hides another
 _LR_MARKERS = (("o", MEASURED_COLOR, MEASURED_COLOR, 0.985), ("s", "white", "black", 1.015))
 

@@ -21,7 +21,8 @@ from empirical.config import RunConfig
 from empirical.measures.minima import minimum_steps
 from empirical.runs.snapshots import networks_at
 from empirical.studies.study import Numbers, Trajectories
-from simulate.trajectories.periods import PERIODIC, after_transient
+from simulate.trajectories.classification import PERIODIC, TRANSIENT
+from simulate.trajectories.periods import after_transient
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
 
@@ -52,9 +53,10 @@ def _indicator(
 def classify_or_none(run: xr.Dataset, discard: int | None = None) -> simulate.Classification | None:
     """Classification by `simulate.classify`, or None for a run that is too short."""
     try:
-        return simulate.classify(run, discard=discard)
+        classification = simulate.classify(run, discard=discard)
     except ValueError:
         return None
+    return None if classification.verdict == TRANSIENT else classification
 
 
 def verdict_indicator(verdict: str) -> SeedStatistic:

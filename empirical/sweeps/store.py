@@ -140,8 +140,8 @@ def open_sweep(path: str | os.PathLike[str], *, traces: bool = False) -> xr.Data
     -------
     Dataset. If all combinations of the swept settings exist, these settings are its dimensions. Otherwise the dimension
     is `run`, with the settings as coordinates. Variables: `status` ("pending" before the run has ended), `status_step`,
-    `seconds`, `verdict` (of `simulate.classify`, "" if the run is too short or has not ended), `error`, `folder` (for
-    `simulate.load`), and the numbers of `Summary`, NaN if undetermined.
+    `seconds`, `verdict` (of `simulate.classify`, "" if there is none), `error`, `folder` (for `simulate.load`), and the
+    numbers of `Summary`, NaN if undetermined.
 
     Raises
     ------
@@ -210,7 +210,7 @@ def _columns(path: Path, configs: Sequence[RunConfig], summaries: Mapping[str, S
 def format_overview(opened: xr.Dataset, most: int = 40) -> str:
     """Format the result of `open_sweep` with one line per run; for more than `most` runs, count them by status."""
     has_verdict = (opened.verdict != "") | opened.status.isin([PENDING, FAILED])
-    labelled = opened.assign(verdict=opened.verdict.where(has_verdict, "too short"))
+    labelled = opened.assign(verdict=opened.verdict.where(has_verdict, "none"))
     columns = [name for name in _OVERVIEW if name in labelled]
     columns = [name for name in columns if not (name == "verdict" and not (labelled.verdict != "").any())]
     data = labelled[columns]

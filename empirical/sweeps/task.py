@@ -21,8 +21,8 @@ import xarray as xr
 import simulate
 from empirical.config import RunConfig
 from simulate._files import FolderInUseError, is_locked
+from simulate.trajectories.classification import EQUILIBRIUM
 from simulate.trajectories.contract import COMPLETE, INTERRUPTED, RENAMED
-from simulate.trajectories.periods import EQUILIBRIUM
 
 SESSION_FILE, RUNS_FOLDER = "session", "runs"
 FAILED, IN_USE = "failed", "in use"
@@ -128,7 +128,7 @@ class Summary:
         long enough, also `periods`, `period`, `period_stderr` (steps), `norm_rise`, `outside_growth`, `trough_norm`,
         `peak_norm`, `typical_norm`, `threshold_ratio`, `rotation_ratio`, `log_norm_sd` and `autocorrelation_time`
         of `simulate.classify`. The log leaves out values that are not finite.
-    verdict : verdict of `simulate.classify`, or "" if the run is too short.
+    verdict : verdict of `simulate.classify`, or "" if it is impossible.
     """
 
     identity: str
@@ -310,13 +310,14 @@ def summarize(config: RunConfig, trajectory: xr.Dataset) -> Summary:
             warnings.simplefilter("ignore", UserWarning)
             classification = simulate.classify(trajectory)
     except ValueError:
-        # the run is too short
+        # too few rows, or an optimizer that `theory` does not know
         pass
     else:
         verdict, periods = classification.verdict, classification.periods
         numbers.update(periods=periods.count, period=periods.mean, period_stderr=periods.stderr)
         numbers.update({name: getattr(periods, name) for name in _PERIOD_NUMBERS})
         numbers.update({name: getattr(classification, name) for name in _RUN_NUMBERS})
+        numbers["feedback_score"] = classification.feedback.score
     return Summary(
         identity=config.identity,
         steps=config.steps,

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 import theory
+from simulate.trajectories.classification import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from simulate.trajectories.contract import check_trajectory
-from simulate.trajectories.periods import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray, check_number
 

@@ -12,15 +12,9 @@ import xarray as xr
 
 import theory
 from simulate.period_model.reduced_model import ReducedModel, Trend
+from simulate.trajectories.classification import EQUILIBRIUM, Classification, classify
 from simulate.trajectories.contract import check_trajectory
-from simulate.trajectories.periods import (
-    EQUILIBRIUM,
-    OUTSIDE_GROWTH_MAX,
-    Classification,
-    MeasuredPeriods,
-    after_transient,
-    classify,
-)
+from simulate.trajectories.periods import OUTSIDE_GROWTH_MAX, MeasuredPeriods, after_transient
 from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray
 
@@ -46,6 +40,7 @@ class CalibrationRun:
     run : configuration of the training (the attribute `config` of the trajectory).
     lengths, rises : steps and ln(ρ_max/ρ_min) of each period.
     verdict, rotation_ratio, log_norm_sd, autocorrelation_time, threshold_ratio : as in `simulate.Classification`.
+    feedback_score : score of its test for feedback.
     norm : geometric mean of ρ/√η.
 
     For AdamW and Lion, norms are divided by η instead of √η. Numbers that do not exist are NaN, such as the mean length
@@ -72,6 +67,7 @@ class CalibrationRun:
     autocorrelation_time: float = math.nan
     threshold_ratio: float = math.nan
     norm: float = math.nan
+    feedback_score: float = math.nan
 
     @property
     def is_clear(self) -> bool:
@@ -180,6 +176,7 @@ def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Calibra
         autocorrelation_time=classification.autocorrelation_time,
         threshold_ratio=classification.threshold_ratio,
         norm=classification.typical_norm / unit,
+        feedback_score=classification.feedback.score,
     )
     return calibration_run, classification
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import theory
 from simulate.period_model.calibration import CalibrationRun, PooledRuns, fit_balance_law, pool_runs
 from simulate.period_model.reduced_model import PredictedPeriod
-from simulate.trajectories.periods import PERIODIC, PERIODS_MIN, verdict_from
+from simulate.trajectories.classification import PERIODIC, PERIODS_MIN, verdict_from
+from simulate.trajectories.feedback import pool_scores
 from theory.arguments import FloatArray
 
 _ROTATION_RATIO_MAX = 1.0  # upper limit where a power law extrapolates beyond the equilibrium rotation
@@ -151,7 +152,9 @@ def predict_from_runs(
         norm = unit * _power_law(calibration_runs, intrinsic_lr, lambda run: run.norm)
     periods = 0 if math.isnan(period) else PERIODS_MIN
     return Prediction(
-        verdict=verdict_from(rotation_ratio, sd, periods, outside_growth, threshold_ratio),
+        verdict=verdict_from(
+            rotation_ratio, sd, periods, outside_growth, threshold_ratio, _feedback_score(calibration_runs)
+        ),
         period=period,
         interval=interval,
         outside_growth=outside_growth,
@@ -164,6 +167,17 @@ def predict_from_runs(
         peak_norm=peak_norm,
         effective_lr_max=effective_lr_max,
     )
+
+
+def _feedback_score(calibration_runs: Sequence[CalibrationRun]) -> float:
+    """Largest score of a calibration setting: a network that shows feedback at one setting has it."""
+    intrinsic_lrs = {run.intrinsic_lr for run in calibration_runs}
+    scores = [
+        pool_scores([run.feedback_score for run in calibration_runs if run.intrinsic_lr == intrinsic_lr])
+        for intrinsic_lr in intrinsic_lrs
+    ]
+    known = [score for score in scores if not math.isnan(score)]
+    return max(known, default=math.nan)
 
 
 def _rotation_ratio(calibration_runs: Sequence[CalibrationRun], intrinsic_lr: float) -> float:

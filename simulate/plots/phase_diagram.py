@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from simulate.plots.style import new_axes, number_values
+from simulate.trajectories.classification import EQUILIBRIUM, NO_CLEAR_PERIOD, PERIODIC, TRANSIENT, UNDETERMINED
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
-from simulate.trajectories.periods import EQUILIBRIUM, NO_CLEAR_PERIOD, PERIODIC
 from theory.arguments import FloatArray, check_choice
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ _VERDICTS = {
     EQUILIBRIUM: ("#56B4E9", ""),
     PERIODIC: ("#F0E442", ""),
     NO_CLEAR_PERIOD: ("#CC79A7", "...."),
+    TRANSIENT: ("#999999", ""),
+    UNDETERMINED: ("#FFFFFF", "////"),
     COLLAPSED: ("#000000", ""),
     DIVERGED: ("#D55E00", "xxxx"),
 }

@@ -1,4 +1,4 @@
-"""Find the periods of a trajectory, and classify it: equilibrium, periodic, or no clear period."""
+"""Find the periods of a trajectory."""
 
 from __future__ import annotations
 
@@ -14,17 +14,9 @@ import xarray as xr
 import theory
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
-from simulate.trajectories.statistics import autocorrelation_time
 from theory.arguments import check_integer, check_number, warn_user
 
-EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
-
-# Thresholds of `verdict_from`; the docstring of `classify` explains them.
-ROTATION_RATIO_MIN, LOG_NORM_SD_MAX, OUTSIDE_GROWTH_MAX, PERIODS_MIN = 0.8, 0.05, 0.9, 5
-THRESHOLD_RATIO_MAX, OUTSIDE_GROWTH_SMALL = 2.0, 0.25
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_SAMPLES_PER_RELAXATION = 100  # samples per 1/ηλ for the autocorrelation
+OUTSIDE_GROWTH_MAX = 0.9  # with a larger share of the growth outside the rises no period is clear
 
 
 @dataclass(frozen=True)
@@ -99,82 +91,6 @@ class MeasuredPeriods:
         return 1 - self.norm_rise / (self.decay * self.mean) if self.count and self.decay > 0 else math.nan
 
 
-@dataclass(frozen=True)
-class Classification:
-    """Verdict on a trajectory, the numbers behind it, and statistics of ln ρ that need no threshold.
-
-    `str(classification)` is a short form: "equilibrium", "periodic, T = … ± … steps" or "no clear period".
-
-    Attributes
-    ----------
-    verdict : "equilibrium", "periodic" or "no clear period".
-    rotation_ratio : median rotation over its equilibrium value.
-    log_norm_sd : standard deviation of ln ρ.
-    typical_norm : geometric mean of ρ.
-    norm_quantiles : 5, 25, 50, 75 and 95 % quantiles of ρ over the rows.
-    autocorrelation_time : steps after which the autocorrelation of ln ρ has fallen to 1/e; NaN if it stays above for
-        half of the rows.
-    threshold_ratio : mean period at twice the rise over that at the rise. It is inf without periods at twice the rise,
-        and NaN without any periods.
-    periods : result of `find_periods`.
-    """
-
-    verdict: str
-    rotation_ratio: float
-    log_norm_sd: float
-    typical_norm: float
-    norm_quantiles: tuple[float, ...]
-    autocorrelation_time: float
-    threshold_ratio: float
-    periods: MeasuredPeriods = field(repr=False)
-
-    def __str__(self) -> str:
-        if self.verdict == PERIODIC:
-            return f"{PERIODIC}, {self.periods}"
-        return self.verdict
-
-    @property
-    def reason(self) -> str:
-        """The numbers that led to the verdict, in one sentence."""
-        # without decay there is no rotation at equilibrium
-        has_equilibrium = math.isfinite(self.rotation_ratio)
-        rotation = f"rotation {self.rotation_ratio:.2f} of equilibrium" if has_equilibrium else "no equilibrium"
-        spread = f"{rotation}, spread of ln ρ {self.log_norm_sd:.3f}"
-        if self.verdict == EQUILIBRIUM:
-            return spread
-        periods = self.periods
-        if periods.count < PERIODS_MIN:
-            return f"{spread}, and {periods.count} period{'s' * (periods.count != 1)}"
-        if math.isnan(periods.outside_growth):
-            return f"{spread}, and {periods.count} periods, but no rate of decay to compare their growth with"
-        shares = f"{periods.count} periods, {periods.outside_growth:.0%} of the growth outside their rises"
-        if self.verdict == PERIODIC or periods.outside_growth > OUTSIDE_GROWTH_MAX:
-            return f"{spread}, {shares}"
-        coarse = "no period" if math.isinf(self.threshold_ratio) else f"{self.threshold_ratio * periods.mean:.4g} steps"
-        return (
-            f"{spread}, and a period that depends on the detection threshold: {periods.mean:.4g} steps for rises "
-            f"of at least {periods.rise:g}, {coarse} for {2 * periods.rise:g}"
-        )
-
-
-def verdict_from(
-    rotation_ratio: float, log_norm_sd: float, periods: float, outside_growth: float, threshold_ratio: float
-) -> str:
-    """Return the verdict for measured or predicted numbers, by the rules of `classify`.
-
-    Examples
-    --------
-    >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4)
-    'periodic'
-    >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.8, threshold_ratio=2.6)
-    'no clear period'
-    """
-    if ROTATION_RATIO_MIN <= rotation_ratio < math.inf and log_norm_sd <= LOG_NORM_SD_MAX:
-        return EQUILIBRIUM
-    clear = threshold_ratio < THRESHOLD_RATIO_MAX or outside_growth <= OUTSIDE_GROWTH_SMALL
-    return PERIODIC if periods >= PERIODS_MIN and outside_growth <= OUTSIDE_GROWTH_MAX and clear else NO_CLEAR_PERIOD
-
-
 def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> MeasuredPeriods:
     """Find the periods of one trajectory.
 
@@ -207,7 +123,7 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
     >>> find_periods(run, discard=0).mean
     100.0
     """
-    periods = _check_and_find(trajectory, rise, discard)
+    periods = check_and_find(trajectory, rise, discard)
     if periods.outside_growth > OUTSIDE_GROWTH_MAX:
         warn_user(
             f"{periods.outside_growth:.3g} of the growth of ln ρ lies outside the detected rises, above "
@@ -216,92 +132,7 @@ def find_periods(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | No
     return periods
 
 
-def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> Classification:
-    """Classify a trajectory as at equilibrium, periodic, or neither.
-
-    - "equilibrium": the median rotation is at least 0.8 of its equilibrium value *and* the standard deviation of ln ρ
-      is at most 0.05. (The mean of ρ⁴ is no criterion: it fits the equilibrium formula on periodic runs too.) Without
-      weight decay this verdict is impossible.
-    - "periodic": at least 5 periods, at most 0.9 of the growth of ln ρ outside the destabilizations, and a period that
-      less than doubles if `rise` is doubled. A period that doubles only reflects the detection threshold. The last
-      condition is dropped if at most 0.25 of the growth is outside.
-    - "no clear period": everything else.
-
-    Parameters
-    ----------
-    trajectory : one run with `norm` and `rotation`.
-    rise, discard : as in `find_periods`.
-
-    Returns
-    -------
-    Classification
-
-    Raises
-    ------
-    TypeError, ValueError : `trajectory` is no single run, an argument is out of range, or fewer than two rows are left
-        after `discard`.
-
-    Warns
-    -----
-    UserWarning : rows are more than 0.01/ηλ steps apart, which biases the periods.
-
-    Source: docs/mathematics.md §2.
-
-    Examples
-    --------
-    >>> from simulate.maps.norm_map import norm_map
-    >>> str(classify(norm_map(0.1, 0.01, 2.0, norm=2.1, steps=5000)))
-    'equilibrium'
-    """
-    check_trajectory(trajectory, "rotation", single=True)
-    # without the warning of `find_periods`: the verdict says whether a period is clear
-    periods = _check_and_find(trajectory, rise, discard)
-    settled = rows_after_transient(trajectory, discard)
-    if len(settled) < 2:
-        discarded = (
-            f"first {transient_length(trajectory)} steps (the transient)"
-            if discard is None
-            else f"first {discard} steps"
-        )
-        raise ValueError(
-            f"trajectory must have rows left after `discard`, got fewer than two of {trajectory.sizes['step']}: "
-            f"its {discarded} are discarded; train longer, or pass a smaller discard"
-        )
-    setting = Setting.of(trajectory)
-    lr, wd = (
-        np.asarray(values.values[settled] if values.ndim else values.values, dtype=float)
-        for values in (setting.lr, setting.wd)
-    )
-    expected = theory.equilibrium_rotation(
-        lr,
-        wd,
-        grad_norm=_root_mean_square(trajectory, settled),
-        optimizer=setting.known_optimizer(),
-    )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = float(np.median(trajectory.rotation.values[settled] / expected))
-    log_norm = np.log(trajectory.norm.values[settled])
-    sd = float(log_norm.std())
-    coarse = _periods_of_rows(trajectory, settled, 2 * periods.rise)
-    has_periods = (periods.count > 0, coarse.count > 0)
-    threshold_ratio = {(True, True): coarse.mean / periods.mean, (True, False): math.inf}.get(has_periods, math.nan)
-    return Classification(
-        verdict=verdict_from(ratio, sd, periods.count, periods.outside_growth, threshold_ratio),
-        rotation_ratio=ratio,
-        log_norm_sd=sd,
-        typical_norm=math.exp(log_norm.mean()),
-        norm_quantiles=tuple(np.exp(np.quantile(log_norm, QUANTILES)).tolist()),
-        autocorrelation_time=autocorrelation_time(
-            trajectory.step.values[settled],
-            log_norm,
-            1 / (_SAMPLES_PER_RELAXATION * periods.intrinsic_lr) if periods.intrinsic_lr else 1,
-        ),
-        threshold_ratio=threshold_ratio,
-        periods=periods,
-    )
-
-
-def _check_and_find(trajectory: xr.Dataset, rise: float, discard: int | None) -> MeasuredPeriods:
+def check_and_find(trajectory: xr.Dataset, rise: float, discard: int | None) -> MeasuredPeriods:
     """Check the arguments and find the periods, without a warning if they are not clear."""
     check_trajectory(trajectory, single=True)
     rise = check_number("rise", rise, above=0)
@@ -313,10 +144,10 @@ def _check_and_find(trajectory: xr.Dataset, rise: float, discard: int | None) ->
             f"rows lie {int(np.diff(step).max())} steps apart; periods are biased above "
             f"0.01/(lr*wd) = {0.01 / intrinsic_lr:.3g}"
         )
-    return _periods_of_rows(trajectory, settled, rise)
+    return periods_of_rows(trajectory, settled, rise)
 
 
-def _periods_of_rows(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float) -> MeasuredPeriods:
+def periods_of_rows(trajectory: xr.Dataset, settled: npt.NDArray[np.int64], rise: float) -> MeasuredPeriods:
     """Find the periods in some rows of a trajectory."""
     step, norm = trajectory.step.values[settled], trajectory.norm.values[settled]
     troughs, peaks = zigzag(np.log(norm), rise)
@@ -354,13 +185,6 @@ def _decay(setting: Setting) -> float:
     if not 0 < setting.intrinsic_lr < 1:
         return math.nan
     return float(theory.free_decay(1.0, setting.intrinsic_lr, optimizer=setting.known_optimizer()))
-
-
-def _root_mean_square(trajectory: xr.Dataset, rows: npt.NDArray[np.int64]) -> float:
-    """Root mean square of g̃, on which the rotation of some optimizers depends; 1 if it is not recorded."""
-    with np.errstate(over="ignore"):
-        size = float(np.sqrt(np.mean(trajectory.grad_norm.values[rows] ** 2))) if "grad_norm" in trajectory else 1.0
-    return size if size > 0 and math.isfinite(size) else 1.0
 
 
 def after_transient(trajectory: xr.Dataset, discard: int | None = None) -> xr.Dataset:

@@ -1,0 +1,186 @@
+"""Test whether a low norm causes the destabilizations, or gradients that ignore the norm drive it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+from scipy import fft, special
+
+import theory
+from simulate.trajectories.periods import MeasuredPeriods, zigzag
+from simulate.trajectories.setting import Setting
+
+SCORE_MIN = 2.0  # with the limits below, fewer than 1 in 100 runs without feedback reach it
+SURROGATES = 99
+# measured on periodic networks: variation 0.24 to 0.43, response from -0.04 to 0.8 with 50 periods or more
+VARIATION_MAX, VARIATION_SMALL, RESPONSE_MIN = 0.45, 0.2, -0.05
+_SPACING = 0.02  # distance of samples, in units of the time in which weight decay alone reduces ln ρ by 1
+_SPACING_MAX = 0.1  # if rows lie farther apart, they do not resolve the growth in a destabilization
+_SAMPLES_MAX = 8000  # so many last samples are used, about 160 relaxation times
+_MEMORY = 3.0  # mean periods over which surrogates keep the correlations of the run
+_PERIODS_MIN = 4  # fewest periods of a surrogate whose statistics are used
+_SURROGATES_NEEDED = 0.5  # share of surrogates that must have so many
+
+_Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FeedbackTest:
+    """Comparison of a run with surrogates, in which gradients do not depend on the norm.
+
+    A surrogate has gradients with the same distribution and the same correlations in time as the run, but in an order
+    that ignores the norm. The law of the norm turns them into a trajectory. Two statistics are compared:
+
+    - variation: standard deviation of the period over its mean. Feedback makes periods regular.
+    - response: correlation of ln(peak norm) with the logarithm of the effective learning rate at the onset. Under
+      feedback, a larger effective learning rate causes a stronger destabilization, so the response is positive. If
+      gradients ignore the norm, a trajectory that starts a rise at a lower norm ends it at a lower norm.
+
+    Attributes
+    ----------
+    score : (mean - variation)/sd + (response - mean)/sd with mean and sd over the surrogates, divided by the standard
+        deviation of this sum over the surrogates. It is at most 0 if the variation exceeds 0.45, or if it exceeds 0.2 and the response is below
+        -0.05. NaN if the test is impossible.
+    variation, response : statistics of the run.
+    surrogate_variation, surrogate_response : their means over the surrogates.
+    reason : why the test is impossible, and what would decide; empty if it was made.
+    """
+
+    score: float
+    variation: float = math.nan
+    response: float = math.nan
+    surrogate_variation: float = math.nan
+    surrogate_response: float = math.nan
+    reason: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"no test for feedback: {self.reason}"
+        return (
+            f"feedback score {self.score:.1f} (variation of the period {self.variation:.2f}, "
+            f"{self.surrogate_variation:.2f} without feedback; response of the peaks {self.response:.2f}, "
+            f"{self.surrogate_response:.2f} without)"
+        )
+
+
+def pool_scores(scores: Sequence[float]) -> float:
+    """Score of several independent runs together: their sum over the root of their number, without NaN.
+
+    Examples
+    --------
+    >>> pool_scores([2.0, 2.0, 2.0, 2.0, math.nan])
+    4.0
+    """
+    known = [score for score in scores if not math.isnan(score)]
+    return sum(known) / math.sqrt(len(known)) if known else math.nan
+
+
+def find_feedback(trajectory: xr.Dataset, periods: MeasuredPeriods) -> FeedbackTest:
+    """Test one run for feedback, from the norms of the rows in which the periods were found.
+
+    The growth of ρ between samples gives the gradients that drive the norm: b = ρᵢ²(ρᵢ₊₁² - aρᵢ²) for SGD, and
+    b = ρᵢ₊₁² - aρᵢ² for optimizers that normalize the gradient, where a is the factor of decay of ρ². Surrogates are
+    amplitude-adjusted Fourier transforms of b (Theiler et al. 1992). They keep its distribution, and its correlations
+    over three periods.
+
+    Parameters
+    ----------
+    trajectory : rows of one run after its transient.
+    periods : its periods.
+
+    Examples
+    --------
+    >>> from simulate.period_model.model import oscillate
+    >>> from simulate.trajectories.periods import after_transient, find_periods
+    >>> run = oscillate(0.5, 0.01, steps=20_000)
+    >>> find_feedback(after_transient(run), find_periods(run)).score > SCORE_MIN
+    True
+    """
+    step, log_norm = trajectory.step.values.astype(np.float64), np.log(trajectory.norm.values.astype(np.float64))
+    if not periods.decay > 0:
+        return FeedbackTest(math.nan, reason="the decay of the norm without gradients is unknown")
+    distance = float(np.median(np.diff(step)))
+    if distance > 1 and distance * periods.decay > _SPACING_MAX:
+        return FeedbackTest(
+            math.nan,
+            reason=f"rows lie {distance:.0f} steps apart; log at least every {math.floor(_SPACING_MAX / periods.decay)} steps",
+        )
+    spacing = distance * max(1, math.floor(_SPACING / (periods.decay * distance)))
+    samples = np.arange(step[0], step[-1] + 1, spacing)
+    # a length whose Fourier transform is fast
+    count = fft.prev_fast_len(min(samples.size - 1, _SAMPLES_MAX), real=True)
+    samples = samples[-count - 1 :]
+    sq_norm = np.exp(2 * np.interp(samples, step, log_norm))
+    power = 2.0 if isinstance(Setting.of(trajectory).optimizer, theory.SGD) else 0.0
+    kept = math.exp(-2 * periods.decay * spacing)
+    drive = sq_norm[:-1] ** (power / 2) * (sq_norm[1:] - kept * sq_norm[:-1])
+    measured = _statistics(np.log(sq_norm[:-1]) / 2, periods.rise)
+    surrogates = np.array(
+        [
+            _statistics(_driven_log_norm(surrogate, kept, power, sq_norm[0]), periods.rise)
+            for surrogate in _surrogates(drive, _MEMORY * periods.mean / spacing)
+        ]
+    )
+    surrogates = surrogates[np.isfinite(surrogates).all(axis=1)]
+    if len(surrogates) < _SURROGATES_NEEDED * SURROGATES or not np.isfinite(measured).all():
+        return FeedbackTest(math.nan, reason=f"too few periods ({periods.count}); train longer")
+    means, deviations = surrogates.mean(axis=0), surrogates.std(axis=0)
+    towards_feedback = np.array([-1.0, 1.0]) / deviations
+    score = float((measured - means) @ towards_feedback / ((surrogates - means) @ towards_feedback).std())
+    variation, response = measured
+    if variation > VARIATION_MAX or (response < RESPONSE_MIN and variation > VARIATION_SMALL):
+        score = min(score, 0.0)
+    return FeedbackTest(score, float(variation), float(response), float(means[0]), float(means[1]))
+
+
+def _surrogates(drive: _Array, memory: float) -> Iterator[_Array]:
+    """Yield series with the values of `drive` and, up to `memory` samples, about its autocorrelation."""
+    random, count = np.random.default_rng(0), drive.size
+    order = np.argsort(drive)
+    gaussian = np.empty(count)
+    gaussian[order] = special.ndtri((np.arange(count) + 0.5) / count)
+    lags = np.minimum(np.arange(count), count - np.arange(count))
+    covariance = fft.irfft(np.abs(fft.rfft(gaussian)) ** 2, count) * np.exp(-((lags / memory) ** 2) / 2)
+    amplitude = np.sqrt(np.maximum(fft.rfft(covariance).real, 0))
+    surrogate = np.empty(count)
+    for _ in range(SURROGATES):
+        phases = np.exp(2j * np.pi * random.random(amplitude.size))
+        surrogate[np.argsort(fft.irfft(amplitude * phases, count))] = drive[order]
+        yield surrogate
+
+
+@numba.njit(cache=True, nogil=True)
+def _driven_log_norm(drive: Any, kept: float, power: float, first: float) -> Any:
+    """Ln ρ under given gradients: ρ² becomes kept·ρ² + drive/ρ^power."""
+    log_norm = np.empty(drive.size)
+    sq_norm = first
+    for i in range(drive.size):
+        log_norm[i] = np.log(sq_norm) / 2
+        growth = drive[i] / sq_norm if power else drive[i]
+        # a negative drive must not end the trajectory
+        sq_norm = max(kept * sq_norm + growth, kept * kept * sq_norm)
+    return log_norm
+
+
+@numba.njit(cache=True, nogil=True)
+def _statistics(log_norm: Any, rise: float) -> Any:
+    """Variation of the period and response of the peaks; NaN with too few periods."""
+    troughs, peaks = zigzag(log_norm, rise)
+    count = troughs.size - 1
+    result = np.full(2, np.nan)
+    if count >= _PERIODS_MIN:
+        lengths = np.diff(troughs).astype(np.float64)
+        result[0] = lengths.std() / lengths.mean()
+        trough, peak = log_norm[troughs[:-1]], log_norm[peaks[:count]]
+        covariance = ((trough - trough.mean()) * (peak - peak.mean())).mean()
+        # spreads far below the threshold of detection are not distinguished from none
+        least = (rise / 10) ** 2
+        result[1] = -covariance / np.sqrt((trough.var() + least) * (peak.var() + least))
+    return result
