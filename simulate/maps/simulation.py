@@ -74,9 +74,7 @@ def simulate_norm(
     else:
         checked["lr"] = check_lr(_unlabelled(lr))
     checked["grad_norm"] = (
-        np.zeros(rule.batch_shape)
-        if rule is not None
-        else check_real("grad_norm", _unlabelled(grad_norm), at_least=0)
+        np.zeros(rule.batch_shape) if rule is not None else check_real("grad_norm", _unlabelled(grad_norm), at_least=0)
     )
     _check_exact(exact, callable(lr) or rule is not None or optimizer.momentum > 0, record_every)
     # copies, because the trajectory keeps them and the caller may change the originals
