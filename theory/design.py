@@ -116,8 +116,8 @@ def wd_for_norm(lr: ArrayLike, norm: ArrayLike, *, grad_norm: ArrayLike = 1.0, o
 
     Returns
     -------
-    λ: float or array; NaN where no λ gives that norm. Solutions have ηλ < 1, except for `Adam`. Of two
-    solutions, as for Nesterov near its edge of stability, it is the smaller.
+    λ: float or array; NaN where no λ that is a normal float gives that norm. Solutions have ηλ < 1, except for `Adam`.
+    Of two solutions, as for Nesterov near its edge of stability, it is the smaller.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def lr_for_norm(wd: ArrayLike, norm: ArrayLike, *, grad_norm: ArrayLike = 1.0, o
 
     Returns
     -------
-    η: float or array; NaN where no η gives that norm. Solutions have ηλ < 1, except for `Adam`.
+    η: float or array; NaN where no η that is a normal float gives that norm. Solutions have ηλ < 1, except for `Adam`.
 
     Raises
     ------

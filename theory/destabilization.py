@@ -63,7 +63,7 @@ def rotation(norm: ArrayLike, lr: ArrayLike, wd: ArrayLike, grad_norm: ArrayLike
 
     Returns
     -------
-    θ in radians: float or array.
+    θ in radians: float or array. Rounding of θ changes tan θ by about 1e-16 tan²θ, so steep angles lose its digits.
 
     Raises
     ------

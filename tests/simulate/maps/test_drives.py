@@ -201,6 +201,19 @@ def test_bad_values_are_named(make, name):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda labelled: RecordedGradient(labelled), "values"),
+        (lambda labelled: BoundedGradient(labelled, 3.0), "low"),
+        (lambda labelled: AdversarialGradient(1.0, labelled), "high"),
+    ],
+)
+def test_named_dimensions_of_gradients_are_refused(make, name):
+    with pytest.raises(TypeError, match=rf"^{name} must be .* without named dimensions, got a DataArray"):
+        make(xr.DataArray([1.0, 2.0], dims="a"))
+
+
 class TestThreads:
     """A batch of more than three blocks. The result does not depend on the number of threads."""
 
