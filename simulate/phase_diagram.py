@@ -16,6 +16,7 @@ from tqdm import tqdm
 import theory
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.iteration import usable_processors
+from simulate.maps.layout import unlabelled
 from simulate.period_model.model import PeriodModel
 from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, variable_attributes, versions
 from simulate.trajectories.periods import classify, rows_after_transient
@@ -185,7 +186,7 @@ def phase_diagram(
 
 def _check_axis(name: str, value: npt.ArrayLike) -> FloatArray:
     """Check one axis of the grid."""
-    values = np.atleast_1d(check_real(name, value.values if isinstance(value, xr.DataArray) else value, above=0)).copy()
+    values = np.atleast_1d(check_real(name, unlabelled(value), above=0)).copy()
     if values.ndim != 1 or not values.size:
         raise ValueError(f"{name} must be a number or a list of at least one, got shape {values.shape}")
     not_increasing = np.flatnonzero(np.diff(values) <= 0)
