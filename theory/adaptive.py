@@ -28,10 +28,12 @@ class _DirectionVariance(NamedTuple):
         return self.instant + s * self.repeated
 
 
-def _decoupled_square(intrinsic_lr: FloatArray, variance: _DirectionVariance) -> FloatArray:
-    """Stationary E[x²]/η² of x⁺ = (1-ηλ)x - ηu: S/(1-s²) with s = 1-ηλ."""
+def _decoupled_norm(lr: FloatArray, wd: FloatArray, dim: int, variance: _DirectionVariance) -> FloatArray:
+    """Stationary norm of x⁺ = (1-ηλ)x - ηu: ρ*² = ηdS/(λ(2-ηλ))."""
+    intrinsic_lr = lr * wd
     with np.errstate(divide="ignore"):
-        return np.asarray(variance.autocorrelation(1 - intrinsic_lr) / (intrinsic_lr * (2 - intrinsic_lr)))
+        ratio = np.sqrt(lr) / np.sqrt(wd)
+    return np.asarray(ratio * np.sqrt(dim * variance.autocorrelation(1 - intrinsic_lr) / (2 - intrinsic_lr)))
 
 
 def _decoupled_turn(intrinsic_lr: FloatArray, variance: _DirectionVariance) -> FloatArray:
@@ -119,9 +121,8 @@ class AdamW(_Adaptive):
         >>> round(float(AdamW(dim=200).equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 3)
         0.999
         """
-        intrinsic_lr = lr * wd
-        square = _decoupled_square(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr))
-        return lr * np.sqrt(self.dim * square) * np.ones_like(grad_norm)
+        variance = adam_direction_variance(self.betas, 1 - lr * wd)
+        return _decoupled_norm(lr, wd, self.dim, variance) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*, which tends to ηλ(1-β₁)/(1+β₁(1-ηλ)) for β₂ → 1.
@@ -177,10 +178,10 @@ class Adam(_Adaptive):
         >>> round(float(Adam(dim=400).equilibrium_norm(np.array(1e-5), np.array(1e-4), np.array(1.0))), 3)
         1.0
         """
-        shrink, c = self.shrink(lr, wd, grad_norm), self._share
-        with np.errstate(divide="ignore"):
-            square = self._variance.autocorrelation(1.0) / (shrink * (2 + (1 - c) * shrink))
-            return np.asarray(lr * np.sqrt(self.dim * square))
+        log_shrink = self._log_shrink(lr, wd, grad_norm)
+        square = self._variance.autocorrelation(1.0) / (2 + (1 - self._share) * np.exp(log_shrink))
+        # η/√E by logarithms, because E alone may underflow
+        return np.asarray(np.sqrt(self.dim * square) * np.exp(np.log(lr) - log_shrink / 2))
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*, which tends to E(1-β₁)/(1+β₁) for β₂ → 1, with E the effective decay per step.
@@ -206,13 +207,19 @@ class Adam(_Adaptive):
     def shrink(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Effective decay E per step, the solution of E³(2+(1-c)E)²/(2-cE) = D²S(η²λd/g̃)² with c = (1-β₁)/(1+β₁).
 
-        D is the effect of fluctuations of the mean square on the decay, S their effect on the growth. The solution uses
-        Newton's method in y, E = (2/c)/(1+exp(-y)). There the logarithm of the left side has a slope between 1 and 5.
+        D is the effect of fluctuations of the mean square on the decay, S their effect on the growth.
 
         Examples
         --------
         >>> float(Adam(dim=400).shrink(np.array(1e-3), np.array(0.0), np.array(1.0)))
         0.0
+        """
+        return np.exp(self._log_shrink(lr, wd, grad_norm))
+
+    def _log_shrink(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Logarithm of E by Newton's method in y, E = (2/c)/(1+exp(-y)).
+
+        There the logarithm of the left side has a slope between 1 and 5.
         """
         beta1, beta2 = self.betas
         c, e = self._share, 1 - beta2
@@ -228,7 +235,7 @@ class Adam(_Adaptive):
             value = 3 * log_shrink + 2 * np.log(2 + (1 - c) * shrink) - np.log(2) - log_remainder
             slope = remainder * (3 + 2 * (1 - c) * shrink / (2 + (1 - c) * shrink)) + (1 - remainder)
             y = y - np.where(solvable, (value - target) / slope, 0.0)
-        return np.where(solvable, np.exp(np.log(2 / c) - np.logaddexp(0, -y)), 0.0)
+        return np.where(solvable, np.log(2 / c) - np.logaddexp(0, -y), -np.inf)
 
 
 @dataclass(frozen=True, repr=False)
@@ -283,12 +290,7 @@ class Lion(ShortRepr):
         >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
         1.0
         """
-        intrinsic_lr = lr * wd
-        return (
-            lr
-            * np.sqrt(self.dim * _decoupled_square(intrinsic_lr, self._variance(1 - intrinsic_lr)))
-            * np.ones_like(grad_norm)
-        )
+        return _decoupled_norm(lr, wd, self.dim, self._variance(1 - lr * wd)) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ* with cos θ* = s + (1-s²)(q-1)/(2sq), s = 1-ηλ and q from the signs.

@@ -55,7 +55,7 @@ def check_real(
     Parameters
     ----------
     name : name of the argument, for the message.
-    value : number or array of any shape.
+    value : number or array of any shape. Arrays are paired by position, so arrays with named dimensions are refused.
     above, at_least, below, at_most : limits of the range; `above` and `below` are exclusive.
 
     Returns
@@ -64,7 +64,7 @@ def check_real(
 
     Raises
     ------
-    TypeError : `value` does not consist of real numbers.
+    TypeError : `value` does not consist of real numbers, or has named dimensions like an `xarray.DataArray`.
     ValueError : a number is not finite or out of range.
 
     Examples
@@ -77,12 +77,9 @@ def check_real(
     ValueError: lr must be a finite number > 0, got -2.0 at index 1
     """
     limits = {">": above, ">=": at_least, "<": below, "<=": at_most}
-    allowed = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
+    allowed = " and ".join(f"{sign} {_digits(limit)}" for sign, limit in limits.items() if limit is not None)
     allowed = f"a finite number {allowed}".rstrip()
-    try:
-        raw = np.asarray(value)
-    except ValueError:
-        raise TypeError(f"{name} must be {allowed} or an array of such numbers, got {value!r}") from None
+    raw = _to_array(name, value, f"{allowed} or an array of such numbers")
     if raw.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be {allowed} or an array of such numbers, got {value!r}")
     array = raw.astype(np.float64, copy=False)
@@ -107,6 +104,31 @@ def check_real(
         where = "" if not index else f" at index {index[0] if len(index) == 1 else index}"
         raise ValueError(f"{name} must be {allowed}, got {float(array[index])!r}{where}")
     return array
+
+
+def _to_array(name: str, value: Any, allowed: str) -> npt.NDArray[Any]:
+    """Return `value` as an array without named dimensions."""
+    dims = getattr(value, "dims", ())
+    if isinstance(dims, tuple) and dims:
+        raise TypeError(
+            f"{name} must be a number or an array without named dimensions, got a {type(value).__name__} with the "
+            f"dimensions {dims}. Arrays are paired by position: pass its .values, with axes that broadcast"
+        )
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise TypeError(f"{name} must be {allowed}, got {value!r}") from None
+    except (TypeError, RuntimeError) as error:  # for example a torch tensor that requires grad, or of bfloat16
+        reason = str(error).removesuffix(".")
+        raise TypeError(
+            f"{name} must be {allowed}, got a {type(value).__name__} that NumPy cannot read: {reason}. "
+            "Pass float64 numbers"
+        ) from None
+
+
+def _digits(number: Any) -> str:
+    """Shortest text that gives the same number, without ".0"."""
+    return repr(float(number)).removesuffix(".0")
 
 
 def check_number(name: str, value: Any, **limits: float) -> float:
@@ -142,7 +164,7 @@ def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) ->
         good = product < below
         index = tuple(np.argwhere(~good)[0])
         raise ValueError(
-            f"lr * wd must be < {below:g} here, got {float(product[index]):g} "
+            f"lr * wd must be < {_digits(below)} here, got {_digits(product[index])} "
             f"(lr={float(lr[index]):g}, wd={float(wd[index]):g})"
         )
     return product
@@ -191,16 +213,12 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
 
 def check_steps(steps: int | ArrayLike) -> npt.NDArray[np.int64]:
     """Return the step numbers 0 … N for a last step N, or a checked one-dimensional array of step numbers."""
-    try:
-        numbers = np.asarray(steps)
-    except ValueError:
-        raise TypeError(
-            f"steps must be a whole number or a one-dimensional array of whole numbers, got {steps!r}"
-        ) from None
+    allowed = "a whole number or a one-dimensional array of whole numbers"
+    numbers = _to_array("steps", steps, allowed)
     if numbers.ndim == 0:
         return np.arange(check_integer("steps", steps) + 1)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise TypeError(f"steps must be a whole number or a one-dimensional array of whole numbers, got {steps!r}")
+        raise TypeError(f"steps must be {allowed}, got {steps!r}")
     if numbers.size and numbers.min() < 0:
         raise ValueError(f"steps must be >= 0, got {int(numbers.min())}")
     return numbers.astype(np.int64)

@@ -67,8 +67,9 @@ def norm_bounds(lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_nor
     """
     lr, wd, low, high = check_range(lr, wd, grad_norm_min, grad_norm_max)
     intrinsic_lr = check_intrinsic_lr(lr, wd)
-    # In units of r = ρ²/(ηL) only a and q = ℓ/L remain, and nothing overflows.
+    # In units of r = ρ²/(ηL) only a and q = ℓ/L remain, and nothing overflows. 1-q² from a rounded q would lose digits.
     a, one_minus_a, q = (1 - intrinsic_lr) ** 2, intrinsic_lr * (2 - intrinsic_lr), low / high
+    one_minus_sq_q = (high - low) / high * (1 + q)
     with np.errstate(divide="ignore", invalid="ignore"):
         monotone = a >= 0.5
         fixed_point = 1 / np.sqrt(one_minus_a)
@@ -77,13 +78,13 @@ def norm_bounds(lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_nor
         if not monotone.all():
             # a < 1/2 and L² < (2-4a²)ℓ²: the minimum of the map is outside the attractor, whose ends exchange
             exchange = ~monotone & ((2 - 4 * a * a) * q * q > 1)
-            root = np.sqrt((1 - q * q) ** 2 + (2 * a * q) ** 2)
+            root = np.hypot(one_minus_sq_q, 2 * a * q)
             product = (1 + q * q + root) / (2 * (1 - a * a))
-            highest = np.sqrt((1 - q * q + 2 * a * a * q * q + root) / (2 * a * (1 - a * a)))
+            highest = np.sqrt((one_minus_sq_q + 2 * (a * q) ** 2 + root) / (2 * a * (1 - a * a)))
             degenerate = intrinsic_lr == 1
             lower = np.where(degenerate, 0.0, np.where(exchange, product / highest, lower))
             upper = np.where(degenerate, np.inf, np.where(exchange, highest, upper))
-    unit = np.sqrt(lr * high)
+    unit = np.sqrt(lr) * np.sqrt(high)
     return Bounds(to_float(unit * np.sqrt(lower)), to_float(unit * np.sqrt(upper)))
 
 
@@ -131,7 +132,7 @@ def norm_envelope(
         norm=start, lr=lr, grad_norm_max=high, grad_norm_min=low / high, wd=intrinsic_lr
     )
     a = (1 - intrinsic_lr) ** 2
-    unit = np.sqrt(lr * high)
+    unit = np.sqrt(lr) * np.sqrt(high)
     # where F(r) = a r + (ηℓ)²/r has its minimum, and that minimum
     with np.errstate(divide="ignore", invalid="ignore"):
         turning, least = q / np.sqrt(a), 2 * np.sqrt(a) * q

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from theory.arguments import FloatArray, Number, broadcast, check_lr, check_real, to_float
 from theory.optimizers import Optimizer, OptimizerLike, check_optimizer, rotation_limit
 
-# The unknown is bisected on a logarithmic scale: a range of 700 halved 100 times is below rounding.
+# The unknown is bisected on a logarithmic scale: the range of floats, about 1400, halved 100 times is below rounding.
 _HALVINGS = 100
-_LOG_RANGE = 700.0
+_SMALLEST, _LARGEST = float(np.finfo(float).tiny), float(np.finfo(float).max)
 _UNLIMITED = 1e12
 
 
@@ -116,8 +116,8 @@ def wd_for_norm(lr: ArrayLike, norm: ArrayLike, *, grad_norm: ArrayLike = 1.0, o
 
     Returns
     -------
-    λ: float or array; NaN where no λ gives that norm. Solutions have ηλ < 1, except for `Adam`. Of two
-    solutions, as for Nesterov near its edge of stability, it is the smaller.
+    λ: float or array; NaN where no λ that is a normal float gives that norm. Solutions have ηλ < 1, except for `Adam`.
+    Of two solutions, as for Nesterov near its edge of stability, it is the smaller.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def lr_for_norm(wd: ArrayLike, norm: ArrayLike, *, grad_norm: ArrayLike = 1.0, o
 
     Returns
     -------
-    η: float or array; NaN where no η gives that norm. Solutions have ηλ < 1, except for `Adam`.
+    η: float or array; NaN where no η that is a normal float gives that norm. Solutions have ηλ < 1, except for `Adam`.
 
     Raises
     ------
@@ -265,7 +265,8 @@ def _turn(angle: FloatArray) -> FloatArray:
 
 def _upper_limit(rule: Optimizer, setting: FloatArray) -> FloatArray:
     """Return the upper limit of the unknown: ηλ < 1, or a very large value if the optimizer has no limit."""
-    return np.asarray(min(rotation_limit(rule), _UNLIMITED) / setting)
+    with np.errstate(over="ignore"):
+        return np.minimum(min(rotation_limit(rule), _UNLIMITED) / setting, _LARGEST)
 
 
 def _maximizer(function: Callable[[FloatArray], FloatArray], limit: FloatArray) -> FloatArray:
@@ -285,9 +286,9 @@ def _maximizer(function: Callable[[FloatArray], FloatArray], limit: FloatArray) 
 def _solve(rising: Callable[[FloatArray], FloatArray], target: FloatArray, limit: FloatArray) -> FloatArray:
     """Solve rising(x) = target for 0 < x < limit by bisection of ln x; NaN where there is no solution."""
     high = np.log(limit)
-    low = high - _LOG_RANGE
+    low = np.minimum(np.log(_SMALLEST), high)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        reachable = rising(limit) >= target
+        reachable = (rising(limit) >= target) & (rising(np.exp(low)) <= target)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             below = rising(np.exp(middle)) < target

@@ -22,7 +22,8 @@ def equilibrium_norm(
 ) -> Any:
     """Norm ρ* of scale-invariant weights at which weight decay and gradient growth balance.
 
-    For SGD ρ*⁴ = ηg̃²/(λ(2-ηλ)), exact for constant g̃.
+    For SGD ρ*⁴ = ηg̃²/(λ(2-ηλ)), exact for constant g̃. For g̃ that fluctuate with a finite E[g̃⁴] it is close to E[ρ⁴],
+    with E[g̃²] in place of g̃².
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def equilibrium_effective_lr(
     0.022355
     """
     norm = equilibrium_norm(lr, wd, grad_norm, optimizer=optimizer)
-    return to_float(check_lr(lr) / norm**2)
+    return to_float(check_lr(lr) / norm / norm)
 
 
 @overload

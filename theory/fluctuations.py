@@ -39,12 +39,14 @@ def equilibrium_spread(lr: ArrayLike, wd: ArrayLike, variation: ArrayLike) -> An
     """Spread of the norm at equilibrium when g̃ fluctuates independently from step to step.
 
     E[ρ⁴]/ρ*⁴ = 1+(1-a)V²/(2a), sd(ln ρ) = κ(ηλ)V/4, correlation 2a-1, with a = (1-ηλ)² and ρ*⁴ = ηE[g̃²]/(λ(2-ηλ)).
-    This holds to first order in κ(ηλ)²V². A run with much more spread is not at equilibrium.
+    This holds to first order in κ(ηλ)²V². If E[g̃⁴] is infinite, so are V and E[ρ⁴], and the formulas do not apply. A
+    run with much more spread is not at equilibrium.
 
     Parameters
     ----------
     lr, wd : η > 0, λ >= 0, ηλ < 1.
-    variation : V >= 0, standard deviation of g̃² over its mean. All are numbers or arrays that broadcast.
+    variation : V >= 0, standard deviation of g̃² over its mean; E[g̃⁴] must be finite. All are numbers or arrays that
+        broadcast.
 
     Returns
     -------

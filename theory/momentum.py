@@ -29,7 +29,7 @@ from theory.arguments import (
     to_float,
 )
 from theory.bounds import Bounds, states_at
-from theory.period import whole_steps
+from theory.period import log_root, whole_steps
 
 
 class MomentumRelaxation(NamedTuple, Generic[Value, Flag]):
@@ -205,7 +205,7 @@ def momentum_least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike, *
     gamma, margin, _ = _recursion_constants(intrinsic_lr, mu)
     trace = (1 + mu - intrinsic_lr) ** 2 / (1 + mu)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logarithm = _log_root(gamma, trace, mu, margin * (trace + 2 * np.sqrt(mu)))
+        logarithm = log_root(gamma, trace, 1 - mu, margin * (trace + 2 * np.sqrt(mu)))
         steps = whole_steps(log_sq_ratio, -logarithm)
     return to_float(np.where(margin < 0, 0.0, steps))
 
@@ -321,7 +321,7 @@ def momentum_relaxation(lr: ArrayLike, wd: ArrayLike, *, momentum: ArrayLike, de
     discriminant = np.where(product_of_roots > 0, product_form, trace**2 - 4 * np.minimum(product_of_roots, 0))
     rings = discriminant < 0
     with np.errstate(divide="ignore", invalid="ignore"):
-        real_roots = _log_root(nearer, trace, product_of_roots, np.maximum(discriminant, 0))
+        real_roots = log_root(nearer, trace, one_minus_product, np.maximum(discriminant, 0))
         logarithm = np.where(rings, np.log1p(-one_minus_product) / 2, real_roots)
         time = np.where(logarithm == 0, np.inf, -1 / logarithm)
     return MomentumRelaxation(to_float(time), bool(rings) if rings.ndim == 0 else rings)
@@ -338,19 +338,6 @@ def _recursion_constants(intrinsic_lr: FloatArray, mu: FloatArray) -> tuple[Floa
     return intrinsic_lr * (2 - intrinsic_lr / (1 + mu)), margin, largest
 
 
-def _log_root(
-    change: FloatArray, trace: FloatArray, product_of_roots: FloatArray, discriminant: FloatArray
-) -> FloatArray:
-    """Return the logarithm of the larger root p of z² - trace·z + π, where trace = 1 + π - change.
-
-    1-p is the smaller root of u² - (1-π+change)u + change, which is accurate for p close to 1.
-    """
-    root = np.sqrt(discriminant)
-    larger = (trace + root) / 2
-    distance = 2 * change / (1 - product_of_roots + change + root)
-    return np.where(larger < 0.5, np.log(larger), np.log1p(-distance))
-
-
 def _check_arguments(
     lr: ArrayLike, wd: ArrayLike, momentum: ArrayLike, *, decoupled: bool = False, **others: FloatArray
 ) -> tuple[FloatArray, ...]:
@@ -363,7 +350,7 @@ def _check_arguments(
         index = tuple(np.argwhere(~good)[0])
         allowed = float(np.broadcast_to(limit, good.shape)[index])
         raise ValueError(
-            f"lr * wd must be < {allowed:g} here, got {float(product[index]):g} "
+            f"lr * wd must be < {allowed:.17g} here, got {float(product[index]):.17g} "
             f"(lr={float(lr[index]):g}, wd={float(wd[index]):g}, momentum={float(mu[index]):g})"
         )
     return checked

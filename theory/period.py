@@ -39,6 +39,7 @@ def balance(norm: ArrayLike, final_norm: ArrayLike, rotation: ArrayLike, lr: Arr
     """Split the change of ln ρ over a run into decay and growth, exactly: change = growth - decay.
 
     In a stationary run the mean change per step is 0, so the geometric mean of cos θ is 1-ηλ, at equilibrium or not.
+    Rounding of an angle changes its growth by up to 1e-16 tan θ, which matters for angles very close to π/2.
 
     Parameters
     ----------
@@ -70,8 +71,8 @@ def balance(norm: ArrayLike, final_norm: ArrayLike, rotation: ArrayLike, lr: Arr
         raise ValueError("rotation must have the steps as last axis, got one number")
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
     angle, intrinsic_lr = broadcast(rotation=angle, wd=intrinsic_lr)
-    # -ln cos θ = -½ ln(1 - sin² θ) is accurate at small angles; 0 - … avoids -0
-    growth = 0 - np.log1p(-(np.sin(angle) ** 2)).sum(axis=-1) / 2
+    # -ln cos θ = ½ ln(1 + tan² θ) is accurate at all angles
+    growth = np.log1p(np.tan(angle) ** 2).sum(axis=-1) / 2
     first, last, growth, decay = broadcast(
         norm=check_real("norm", norm, above=0),
         final_norm=check_real("final_norm", final_norm, above=0),
@@ -98,7 +99,7 @@ class BalanceLaw:
     reference : ηλ to which `norm_rise` and `outside_growth` refer, 0 < reference < 1.
     power_of : "share": φ ∝ (ηλ)^outside_growth_power. "odds": φ/(1-φ) ∝ (ηλ)^outside_growth_power, which keeps φ
         below 1: T·(-ln(1-ηλ)) = J·(1 + odds).
-    lowest : ηλ below which J has the slope `slope_below`; 0 for none.
+    lowest : ηλ below which J has the slope `slope_below`; 0 for none, so that `slope_below` has no effect.
     slope_below : slope of J below `lowest`; 0 keeps J constant there.
 
     Raises
@@ -142,7 +143,7 @@ class BalanceLaw:
         0.5
         """
         norm_rise = self.norm_rise + self.norm_rise_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
-        if not self.slope_below:
+        if not (self.slope_below and self.lowest):
             return np.asarray(norm_rise)
         return np.asarray(norm_rise + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
 
@@ -189,10 +190,18 @@ class BalanceLaw:
         """
         lr, wd = check_lr(lr), check_real("wd", wd, above=0)
         intrinsic_lr = check_intrinsic_lr(lr, check_wd(wd), below=1.0)
-        norm_rise, outside_growth = self.norm_rise_at(intrinsic_lr), self.outside_growth_at(intrinsic_lr)
-        has_period = (norm_rise > 0) & (outside_growth < 1)
+        norm_rise = self.norm_rise_at(intrinsic_lr)
+        with np.errstate(over="ignore"):
+            factor = (intrinsic_lr / self.reference) ** self.outside_growth_power
+        # 1-φ for φ = share·factor, or 1/(1+ω) for ω = odds·factor; written so that φ near 1 keeps its digits
+        if self.power_of == "share":
+            inside, total = 1 - self.outside_growth * factor, np.ones_like(factor)
+        else:
+            inside = np.full_like(factor, 1 - self.outside_growth)
+            total = inside + self.outside_growth * factor
+        has_period = (norm_rise > 0) & (inside > 0) & (total > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return to_float(np.where(has_period, norm_rise / (1 - outside_growth) / -np.log1p(-intrinsic_lr), np.nan))
+            return to_float(np.where(has_period, norm_rise * total / inside / -np.log1p(-intrinsic_lr), np.nan))
 
 
 @overload
@@ -229,11 +238,11 @@ def least_decay_steps(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike) -> Any:
 
 
 def whole_steps(log_ratio: FloatArray, decay: FloatArray) -> FloatArray:
-    """Least whole number of steps that decay by `log_ratio`; a quotient within rounding of a whole number is that."""
+    """Least whole number of steps that decay by `log_ratio`; a quotient within 1e-12 of a whole number is that."""
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.where(log_ratio == 0, 0.0, log_ratio / decay)
         near = np.round(steps)
-        return np.where(np.abs(steps - near) <= 1e-12 * np.maximum(steps, 1), near, np.ceil(steps))
+        return np.where(np.abs(steps - near) <= 1e-12 * steps, near, np.ceil(steps))
 
 
 @overload
@@ -245,12 +254,14 @@ def free_decay(lr: ArrayLike, wd: ArrayLike, *, optimizer: OptimizerLike = None)
 
     With coupled decay and momentum the weights follow a linear recursion. Its roots z solve z² - Tz + D = 0, with
     T = 1+μ-ηλ and D = μ for heavy ball, or T = (1+μ)(1-ηλ) and D = μ(1-ηλ) for Nesterov. The decrease is -ln of the
-    larger root, about ηλ/(1-μ). For large ηλ the roots are complex, and it is -ln of their modulus.
+    larger root, about ηλ/(1-μ). For large ηλ the roots are complex, and it is -ln of their modulus. With decoupled
+    decay the roots are 1-ηλ and μ: the buffer moves the weights longer than they decay if μ > 1-ηλ.
 
     Parameters
     ----------
     lr, wd : η > 0, λ >= 0, ηλ < 1; numbers or arrays that broadcast.
-    optimizer : default `theory.SGD()`. A user-defined optimizer is assumed to multiply the weights by 1-ηλ per step.
+    optimizer : default `theory.SGD()`. For `AdamW`, `Lion` and user-defined optimizers it is the decay of the weights
+        alone, by 1-ηλ per step, without steps that their moments still cause.
 
     Returns
     -------
@@ -274,19 +285,28 @@ def free_decay(lr: ArrayLike, wd: ArrayLike, *, optimizer: OptimizerLike = None)
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
     if isinstance(rule, Adam) and not isinstance(rule, AdamW):
         return to_float(np.full(intrinsic_lr.shape, np.nan))
-    if not (isinstance(rule, SGD) and rule.momentum and not rule.decoupled):
+    if not (isinstance(rule, SGD) and rule.momentum):
         return to_float(0 - np.log1p(-intrinsic_lr))
-    mu = rule.momentum
-    # z = 1-u: u² - (2-T)u + ηλ = 0 in both cases
-    linear, product = (
-        (1 - mu + intrinsic_lr * (1 + mu), mu * (1 - intrinsic_lr))
-        if rule.nesterov
-        else (1 - mu + intrinsic_lr, mu + 0 * intrinsic_lr)
-    )
-    discriminant = linear**2 - 4 * intrinsic_lr
+    if rule.decoupled:
+        return to_float(np.minimum(0 - np.log1p(-intrinsic_lr), -np.log(rule.momentum)))
+    trace, one_minus_product, discriminant = rule.free_recursion(intrinsic_lr)
+    real = log_root(intrinsic_lr, trace, one_minus_product, np.maximum(discriminant, 0))
+    log_product = np.log(rule.momentum) + (np.log1p(-intrinsic_lr) if rule.nesterov else 0)
+    return to_float(0 - np.where(discriminant >= 0, real, log_product / 2))
+
+
+def log_root(
+    change: FloatArray, trace: FloatArray, one_minus_product: FloatArray, discriminant: FloatArray
+) -> FloatArray:
+    """Return the logarithm of the larger root p of z² - trace·z + π, where trace = 1 + π - change.
+
+    1-p is the smaller root of u² - (1-π+change)u + change, which is accurate for p close to 1.
+    """
+    root = np.sqrt(discriminant)
+    larger = (trace + root) / 2
+    distance = 2 * change / (one_minus_product + change + root)
     with np.errstate(divide="ignore", invalid="ignore"):
-        slow = np.log1p(-2 * intrinsic_lr / (linear + np.sqrt(np.maximum(discriminant, 0))))
-    return to_float(0 - np.where(discriminant >= 0, slow, np.log(product) / 2))
+        return np.where(larger < 0.5, np.log(larger), np.log1p(-distance))
 
 
 @overload
@@ -296,8 +316,8 @@ def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayL
 def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayLike) -> Any:
     """Least mean number of steps between angular jumps in a long run of bounded norm, for any gradients.
 
-    It is ln(1-δ)/ln(1-ηλ). The norm is bounded if g̃ is bounded and ηλ > 0. While the norm grows, every step may be a
-    angular jump.
+    It is ln(1-δ)/ln(1-ηλ), and 1 for δ < ηλ, because a step is one angular jump at most. The norm is bounded if g̃ is
+    bounded and ηλ > 0. While the norm grows, every step may be an angular jump.
 
     N steps contain at most (-N ln(1-ηλ) + ln(ρ_N/ρ₀))/(-ln(1-δ)) angular jumps, because each adds more than -ln(1-δ) to
     ln ρ and only decay reduces ln ρ.
@@ -309,7 +329,7 @@ def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayL
 
     Returns
     -------
-    steps: float or array; inf without decay, where each angular jump raises the norm permanently.
+    steps >= 1: float or array; inf without decay, where each angular jump raises the norm permanently.
 
     Raises
     ------
@@ -325,7 +345,7 @@ def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayL
     intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
     intrinsic_lr, delta = broadcast(wd=intrinsic_lr, delta=check_real("delta", delta, above=0, below=1))
     with np.errstate(divide="ignore"):
-        return to_float(np.log1p(-delta) / np.log1p(-intrinsic_lr))
+        return to_float(np.maximum(np.log1p(-delta) / np.log1p(-intrinsic_lr), 1))
 
 
 @overload

@@ -35,7 +35,7 @@ class Constant:
 
     def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
-        return np.full(np.shape(step), float(self.lr))
+        return np.full(check_real("step", step).shape, float(self.lr))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class StepDecay:
 
     def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
-        passed = np.searchsorted(np.asarray(self.milestones, dtype=float), np.asarray(step, dtype=float), side="right")
+        passed = np.searchsorted(np.asarray(self.milestones, dtype=float), check_real("step", step), side="right")
         return np.asarray(self.lr * float(self.factor) ** passed)
 
 
@@ -87,7 +87,7 @@ class Linear:
 
     def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
-        progress = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
+        progress = np.clip(check_real("step", step) / self.steps, 0, 1)
         return np.asarray(self.lr + (self.lr_end - self.lr) * progress)
 
 
@@ -112,7 +112,7 @@ class Cosine:
 
     def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
-        progress = np.clip(np.asarray(step, dtype=float) / self.steps, 0, 1)
+        progress = np.clip(check_real("step", step) / self.steps, 0, 1)
         return np.asarray(self.lr_end + (self.lr - self.lr_end) * (1 + np.cos(np.pi * progress)) / 2)
 
 
@@ -136,7 +136,7 @@ class Exponential:
     def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
         with np.errstate(over="ignore", under="ignore"):
-            return np.asarray(self.lr * float(self.factor) ** np.asarray(step, dtype=float))
+            return np.asarray(self.lr * float(self.factor) ** check_real("step", step))
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class WarmUp:
 
     def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
-        step = np.asarray(step, dtype=float)
+        step = check_real("step", step)
         rise = np.minimum((step + 1) / self.steps, 1)
         return np.asarray(rise * self.after(np.maximum(step - self.steps, 0)))
 

@@ -95,13 +95,33 @@ class SGD(ShortRepr):
             q = np.maximum(s, mu) if falling else np.ones_like(s)
             share = q * (1 + mu) + mu if self.nesterov else q
             return np.asarray((q * q + q * (s + mu) + mu * s) / share)
-        # the zeros of z² - (1+μ)(1-E)z + μ(1-E), Nesterov, and of z² - (1+μ-E)z + μ at E = ηλ
-        trace, determinant = ((1 + mu) * s, mu * s) if self.nesterov else (1 + mu - intrinsic_lr, np.full_like(s, mu))
-        square = trace * trace / 4 - determinant
-        q = np.where(square >= 0, trace / 2 + np.sqrt(np.maximum(square, 0)), np.nan) if falling else np.ones_like(s)
+        trace, _, discriminant = self.free_recursion(intrinsic_lr)
+        q = np.ones_like(s)
+        if falling:
+            q = np.where(discriminant >= 0, (trace + np.sqrt(np.maximum(discriminant, 0))) / 2, np.nan)
         if self.nesterov:
-            return np.asarray(1 + q * q / ((1 + mu) * q + mu) - intrinsic_lr)
+            return np.asarray(s + q * q / ((1 + mu) * q + mu))
         return np.asarray((q * q + mu) / q + trace)
+
+    def free_recursion(self, intrinsic_lr: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """T, 1-D and T²-4D of the recursion x⁺ = Tx - Dx⁻ without gradients, for coupled decay and ηλ < 1.
+
+        Examples
+        --------
+        >>> [round(float(x), 6) for x in SGD(momentum=0.25).free_recursion(np.array(0.2))]
+        [1.05, 0.75, 0.1025]
+        """
+        mu, s = float(self.momentum), 1 - intrinsic_lr
+        # T²-4D as a product of factors; each form keeps its digits in its half of the range of ηλ
+        if self.nesterov:
+            near_zero, near_one = s * ((1 - mu) ** 2 - (1 + mu) ** 2 * intrinsic_lr), s * ((1 + mu) ** 2 * s - 4 * mu)
+            trace, one_minus_determinant = (1 + mu) * s, 1 - mu + mu * intrinsic_lr
+        else:
+            root = np.sqrt(mu)
+            near_zero = ((1 + root) ** 2 - intrinsic_lr) * (((1 - mu) / (1 + root)) ** 2 - intrinsic_lr)
+            near_one = (s + root * (2 + root)) * (s - root * (2 - root))
+            trace, one_minus_determinant = s + mu, np.full_like(s, 1 - mu)
+        return trace, one_minus_determinant, np.where(intrinsic_lr < 0.5, near_zero, near_one)
 
     def start(self, weights: Any) -> tuple[Any, ...]:
         """Return the state before the first step: zero velocity, or nothing without momentum.
@@ -157,7 +177,9 @@ class SGD(ShortRepr):
         else:
             shrinkage, growth = (2 - intrinsic_lr if mu == 0 else (1 - mu) * (2 - intrinsic_lr / (1 + mu))), 1.0
         with np.errstate(divide="ignore"):
-            return np.asarray(np.sqrt(grad_norm) * np.sqrt(np.sqrt(lr * growth / (wd * shrinkage))))
+            # fourth roots first: lr/wd may overflow where its fourth root does not
+            ratio = np.sqrt(np.sqrt(lr)) / np.sqrt(np.sqrt(wd))
+            return np.asarray(np.sqrt(grad_norm) * (ratio * np.sqrt(np.sqrt(growth / shrinkage))))
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*; without momentum ηλ, exactly.

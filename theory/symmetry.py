@@ -130,10 +130,8 @@ def run_without_decay(lr: float, wd: float, *, optimizer: SGD | str | None = Non
             "weights without gradients rings, and no growing learning rate replaces it"
         )
     # 1-α is the smaller root of z² - (1-μ+ηλ)z + ηλ
-    middle = (1 - mu + intrinsic_lr) / 2
-    one_minus_alpha = (
-        intrinsic_lr / (middle + np.sqrt(max(middle * middle - intrinsic_lr, 0.0))) if intrinsic_lr else 0.0
-    )
+    discriminant = float(rule.free_recursion(np.asarray(intrinsic_lr))[2])
+    one_minus_alpha = 2 * intrinsic_lr / (1 - mu + intrinsic_lr + np.sqrt(max(discriminant, 0.0)))
     velocity = (intrinsic_lr - one_minus_alpha) / (lr * mu) if mu else 0.0
     return RunWithoutDecay(
         Exponential(lr / (1 - one_minus_alpha), (1 - one_minus_alpha) ** -2),

@@ -13,7 +13,7 @@ from simulate.landscapes import _kernels
 from simulate.landscapes._kernels import WalkerState
 from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, ScaleInvariantLoss
 from simulate.maps.iteration import check_start, flat_copy, status_codes, trajectory_of_batch
-from simulate.maps.layout import Coords, place_setting
+from simulate.maps.layout import Coords, place_setting, unlabelled
 from simulate.trajectories.contract import CONSTRAINTS, NORM_MAX, NORM_MIN
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.schedules import learning_rates
@@ -167,7 +167,7 @@ def _initial_state(
     """Shape of the batch and state before the first step, whose arrays are never those of the caller."""
     check_real("norm", norm, above=0)
     norms = check_real("norm", norm, at_least=NORM_MIN, at_most=NORM_MAX)
-    initial = None if weights is None else check_real("weights", weights)
+    initial = None if weights is None else check_real("weights", unlabelled(weights))
     shapes = {"lr": lr_shape, "wd": wd_shape, "norm": norms.shape}
     if initial is not None:
         if not np.array_equal(norms, 1.0):

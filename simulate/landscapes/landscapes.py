@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from simulate.landscapes import _kernels
 from simulate.landscapes._kernels import Parts
+from simulate.maps.layout import unlabelled
 from simulate.maps.noise import stream_key
 from theory.arguments import FloatArray, check_choice, check_integer, check_number, check_real, to_float
 
@@ -290,7 +291,7 @@ class NormalizedRegression:
 
 def _unit(weights: npt.ArrayLike, dim: int) -> tuple[FloatArray, FloatArray]:
     """Check weights (..., dim); return their directions and norms."""
-    checked = check_real("weights", weights)
+    checked = check_real("weights", unlabelled(weights))
     if checked.shape[-1:] != (dim,):
         raise ValueError(f"weights must have {dim} numbers along the last axis, got shape {checked.shape}")
     norm = np.sqrt((checked * checked).sum(axis=-1, keepdims=True))

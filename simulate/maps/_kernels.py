@@ -105,13 +105,9 @@ def iterate_norm_map(
             gradient = low[i, s]
             if gradient_kind == RANDOM:
                 gradient += (high[i, s] - gradient) * uniform(key, t)
-            elif gradient_kind == LOWEST and shrink * shrink < 0.5:
-                # a step with `low` ends lowest from r = ηℓ/|1-ηλ|: go there, then take that step
-                lowest_from = step_lr * gradient / abs(shrink)
-                sq_push = (lowest_from - shrink * shrink * r) * r
-                if abs(r - lowest_from) > 1e-9 * lowest_from and sq_push > 0.0:
-                    gradient = min(max(np.sqrt(sq_push) / step_lr, gradient), high[i, s])
-            elif gradient_kind == HIGHEST:
+            elif gradient_kind == HIGHEST and continuous:
+                gradient = high[i, s]
+            elif gradient_kind == HIGHEST and shrink * shrink >= 0.5:
                 # decay to the lower end before one large step, if it leads above the equilibrium under `high`
                 top = step_lr * high[i, s]
                 worthwhile = shrink * shrink * lower_end[i] + top * (top / lower_end[i]) > top / np.sqrt(
@@ -119,6 +115,11 @@ def iterate_norm_map(
                 )
                 if not worthwhile or r <= lower_end[i] * (1.0 + 1e-3):
                     gradient = high[i, s]
+            elif gradient_kind >= LOWEST and shrink * shrink < 0.5 and not continuous:
+                if gradient_kind == HIGHEST and r <= lower_end[i] * (1.0 + 1e-9):
+                    gradient = high[i, s]
+                else:
+                    gradient = gradient_while_ringing(r, shrink, step_lr, gradient, high[i, s])
             if record_every > 0 and t % record_every == 0:
                 rows.sq_norm[i, t // record_every - rows.first] = r
                 rows.grad_norm[i, t // record_every - rows.first] = gradient
@@ -151,6 +152,23 @@ def iterate_norm_map(
         if statistics.shape[0] > 0:
             statistics[i, LEAST], statistics[i, MOST] = least, most
             statistics[i, SUM], statistics[i, SUM_OF_SQUARES] = total, squares
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def gradient_while_ringing(r: Any, shrink: Any, lr: Any, low: Any, high: Any) -> Any:
+    """g̃ between `low` and `high` on the way to the lowest norm, for (1-ηλ)² < 1/2, where the norm overshoots.
+
+    A step with `low` ends lowest from r = ηℓ/|1-ηλ|. If no g̃ leads there, `low` makes a larger norm decay. From a
+    smaller one, `high` below the equilibria and `low` above them make the norm ring more and more.
+    """
+    lowest_from = lr * low / abs(shrink)
+    if abs(r - lowest_from) < 1e-9 * lowest_from:
+        return low
+    sq_gradient = (lowest_from - shrink * shrink * r) / lr * (r / lr)
+    if low * low <= sq_gradient <= high * high:
+        return np.sqrt(sq_gradient)
+    between = lr * np.sqrt(low) * np.sqrt(high) / np.sqrt(1.0 - shrink * shrink)
+    return high if r < min(between, lowest_from) else low
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

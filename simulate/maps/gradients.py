@@ -108,9 +108,16 @@ class BoundedGradient:
 class AdversarialGradient:
     """g̃_t between `low` and `high`, chosen at every step to drive the norm to one end of its attracting interval.
 
-    Towards "lower", g̃ is `low`, or leads to the norm at which a step with `low` ends lowest. Towards "upper", the norm
-    decays under `low` before a single step with `high` raises it. This gives adversarial periods. Where a constant
-    `high` leads to a larger norm, g̃ is always `high`.
+    The ends are those of `theory.norm_bounds`. Towards "lower", g̃ is `low`. Towards "upper", the norm decays under
+    `low` before a single step with `high` raises it. This gives adversarial periods. Where a constant `high` leads to a
+    larger norm, g̃ is always `high`. Both ends are reached or approached, the upper one within 0.1 % of ρ².
+
+    For (1-ηλ)² < 1/2 the norm overshoots its equilibrium. Then `low` and `high` alternate until the norm is reached
+    from which a step with `low` ends lowest. At ηλ = 1, or with `low` = 0, the interval is (0, ∞). The norm then leaves
+    any bounds, and the run may end as "collapsed" or "diverged".
+
+    In `norm_ode` nothing overshoots, and g̃ is always `low` or always `high`. Under a schedule, the lower end is that of
+    the learning rate of step 0.
 
     Parameters
     ----------

@@ -13,6 +13,11 @@ from theory.arguments import FloatArray, broadcast
 Coords = dict[str, tuple[Sequence[str], Any]]
 
 
+def unlabelled(value: Any) -> Any:
+    """Return the values of a DataArray, for functions that know its dimensions, and anything else unchanged."""
+    return value.values if isinstance(value, xr.DataArray) else value
+
+
 class BatchLayout(NamedTuple):
     """Dimensions and coordinates of a batch, and the arguments broadcast to it."""
 

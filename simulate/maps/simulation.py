@@ -21,11 +21,13 @@ from simulate.maps.iteration import (
     restart_state,
     trajectory_of_batch,
 )
-from simulate.maps.layout import BatchLayout, lay_out, place_setting
+from simulate.maps.layout import BatchLayout, lay_out, place_setting, unlabelled
 from simulate.trajectories.contract import NORM_MAX, NORM_MIN
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.destabilization import step_angle
 from theory.schedules import learning_rates
+
+_SMALLEST_LOWER_END = 1e-150  # of r in units of ηL, from which an adversary raises a norm that could decay for ever
 
 
 def simulate_norm(
@@ -52,10 +54,10 @@ def simulate_norm(
     rule = cast(Any, grad_norm) if hasattr(grad_norm, "batch_shape") else None
     level_norms = None if levels is None else _check_levels(levels)
     state = None
-    checked = {"wd": check_wd(wd)}
+    checked = {"wd": check_wd(unlabelled(wd))}
     if start is None:
-        check_real("norm", cast(npt.ArrayLike, norm), above=0)
-        checked["norm"] = check_real("norm", cast(npt.ArrayLike, norm), at_least=NORM_MIN, at_most=NORM_MAX)
+        check_real("norm", unlabelled(norm), above=0)
+        checked["norm"] = check_real("norm", unlabelled(norm), at_least=NORM_MIN, at_most=NORM_MAX)
     elif norm is not None:
         raise ValueError(f"norm must be left out with start, whose last norm is used; got {norm!r}")
     else:
@@ -70,11 +72,9 @@ def simulate_norm(
     if callable(lr):
         lrs = learning_rates(lr, begin, begin + steps)
     else:
-        checked["lr"] = check_lr(lr)
+        checked["lr"] = check_lr(unlabelled(lr))
     checked["grad_norm"] = (
-        np.zeros(rule.batch_shape)
-        if rule is not None
-        else check_real("grad_norm", cast(npt.ArrayLike, grad_norm), at_least=0)
+        np.zeros(rule.batch_shape) if rule is not None else check_real("grad_norm", unlabelled(grad_norm), at_least=0)
     )
     _check_exact(exact, callable(lr) or rule is not None or optimizer.momentum > 0, record_every)
     # copies, because the trajectory keeps them and the caller may change the originals
@@ -201,9 +201,10 @@ def _adversarial_source(rule: AdversarialGradient, first_lr: FloatArray, wd: Flo
     low, high = _constant_in_time(rule.low, wd.shape), _constant_in_time(rule.high, wd.shape)
     if rule.towards == "lower":
         return GradientSource(_kernels.LOWEST, low, high)
-    # the lower end of the attracting interval under the learning rate of step 0
+    # the lower end of the attracting interval under the learning rate of step 0; where it is 0, a very small norm
     lower_end = theory.norm_bounds(first_lr, wd, low[..., 0], high[..., 0]).lower ** 2
-    return GradientSource(_kernels.HIGHEST, low, high, lower_end=np.asarray(lower_end))
+    lower_end = np.maximum(lower_end, _SMALLEST_LOWER_END * first_lr * high[..., 0])
+    return GradientSource(_kernels.HIGHEST, low, high, lower_end=lower_end)
 
 
 def _constant_in_time(values: npt.ArrayLike, shape: tuple[int, ...]) -> FloatArray:

@@ -208,8 +208,8 @@ def stability_limit(q):
 class TestEquilibriumOfRatio2D:
     """Equilibrium of `Ratio2D` near the edge of stability, and its limit, compared with linear stability."""
 
-    @pytest.mark.parametrize("highest", [0.05, 0.1, 0.2])
-    def test_equilibrium_up_to_the_stability_limit(self, highest):
+    @pytest.mark.parametrize(("highest", "verdict_changes"), [(0.05, 0.087), (0.1, 0.177), (0.2, 0.392)])
+    def test_equilibrium_up_to_the_stability_limit(self, highest, verdict_changes):
         model, q = Ratio2D(1.0, highest), 1 / (2 * highest)
         limit = stability_limit(q)
         intrinsic_lrs = limit * 1.03 ** np.arange(-13.5, 7)
@@ -219,8 +219,10 @@ class TestEquilibriumOfRatio2D:
         assert (diagram.log_norm_sd[intrinsic_lrs > limit] > 3e-3).all()
         verdicts = diagram.verdict.values
         assert set(verdicts[intrinsic_lrs < limit]) == {"equilibrium"}
-        # oscillations around a repelling cycle grow with the distance from the boundary
-        assert set(verdicts[intrinsic_lrs > 1.15 * limit]) <= {"periodic", "no clear period"}
+        # oscillations around a repelling cycle grow with the distance from the limit, and the verdict allows weak ones
+        assert set(verdicts[intrinsic_lrs < verdict_changes / 1.03]) == {"equilibrium"}
+        assert set(verdicts[intrinsic_lrs > verdict_changes * 1.03]) <= {"periodic", "no clear period"}
+        assert 1.05 < verdict_changes / limit < 1.14
 
     @pytest.mark.parametrize("highest", [0.05, 0.1, 0.2])
     def test_effective_lr_and_rotation(self, highest):

@@ -59,6 +59,31 @@ def test_the_moment_identities_hold_for_any_gradients(intrinsic_lr):
     assert second == pytest.approx(0.25 * (g**2).mean() + (np.diff(r) ** 2).mean() / 2, rel=1e-10)
 
 
+def test_the_mean_fourth_power_requires_a_fourth_moment_of_the_gradients():
+    lr, wd, steps = 0.5, 0.2, 10**6
+    a = (1 - lr * wd) ** 2
+    ratios = {}
+    for name in ("exponential", "pareto"):
+        generator = np.random.default_rng(1)
+        # g̃² with mean 3; the second moment of the Pareto law of index 1.5 is infinite
+        sq_gradients = (
+            3 * generator.exponential(size=steps) if name == "exponential" else 1 + generator.pareto(1.5, steps)
+        )
+        run = simulate.norm_map(lr, wd, simulate.RecordedGradient(np.sqrt(sq_gradients)), norm=2.0, steps=steps)
+        r = run.norm.values**2
+        ratios[name] = [
+            (r[:count] ** 2).mean() / theory.equilibrium_norm(lr, wd, np.sqrt(sq_gradients[:count].mean())) ** 4
+            for count in (10**3, 10**4, 10**5, 10**6)
+        ]
+        # the first identity holds for both
+        assert (1 - a) * r.mean() == pytest.approx(lr**2 * (sq_gradients / r).mean(), rel=1e-4)
+    # 1 + κ²V²/2 with V = 1 is 1.117, to first order
+    assert ratios["exponential"] == pytest.approx([theory.equilibrium_spread(lr, wd, 1.0).mean_ratio] * 4, rel=0.05)
+    # the mean of ρ⁴ grows with the length of the run and has no limit
+    assert ratios["pareto"][0] > 1.5
+    assert ratios["pareto"][-1] > 100
+
+
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.floats(1e-8, 0.99), st.floats(0, 3))
 def test_limits(intrinsic_lr, variation):
