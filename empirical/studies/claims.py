@@ -142,8 +142,8 @@ def _periodic(**fields: Any) -> Study:
         statistic=verdict_indicator("periodic"),
         statistic_name="share of seeds that are periodic",
         rule=EverySeed(),
-        reason="simulate.classify requires at least 5 periods, which a doubled threshold does not double, and most "
-        f"growth inside destabilizations; {_BY_CHANCE}",
+        reason="simulate.classify requires at least 5 periods, which a doubled threshold does not double, most growth "
+        f"inside destabilizations, and a test for feedback that fewer than 1 in 100 runs of noise pass; {_BY_CHANCE}",
         **fields,
     )
 

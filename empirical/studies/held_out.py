@@ -58,6 +58,7 @@ SEEDS = (100, 101)
 _LR_BY_INTRINSIC_LR = {5e-3: 0.2, 1e-3: 1.0, 5e-4: 0.5, 3e-4: 0.3}
 _RELAXATIONS = 40  # initial length of a reference run, which is extended until it has enough periods
 _PERIODS_NEEDED = 60
+_POWER_PERIODS = (8, 15, 30, 45)
 _KINDS_WITH_GOALS = ["mlp", "convnet"]
 _PREDICTED_COLUMNS = ("network", "ηλ", "predicted verdict", "measured", "T·ηλ: law", "90 %", "reduced", "naive")
 
@@ -608,6 +609,38 @@ def judge_held_out(table: xr.Dataset) -> list[Result]:
     return [result for result in results if result.values.size]
 
 
+def feedback_power(folder: Path, networks: Sequence[str]) -> Table:
+    """Share of parts of periodic calibration runs that `simulate.classify` calls periodic, by number of periods.
+
+    Parameters
+    ----------
+    folder : folder of the study.
+    networks : names of networks with calibration runs in it.
+    """
+    found: dict[int, list[bool]] = {count: [] for count in _POWER_PERIODS}
+    for path in (path for name in networks for path in sorted((folder / _CALIBRATIONS / name).glob("runs/*/*"))):
+        run = simulate.load(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            whole = simulate.classify(run)
+            if whole.verdict != PERIODIC:
+                continue
+            onsets = whole.periods.onsets
+            for count, verdicts in found.items():
+                for begin, end in zip(onsets[:-1:count], onsets[count::count], strict=False):
+                    # some rows beside the troughs, so that both are found
+                    beside = (end - begin) // (10 * count)
+                    part = run.sel(step=slice(begin - beside, end + beside))
+                    verdicts.append(simulate.classify(part, discard=0).verdict == PERIODIC)
+    return Table(
+        ["periods in the part", "parts", "called periodic"],
+        [
+            [str(count), str(len(verdicts)), f"{np.mean(verdicts):.0%}" if verdicts else DASH]
+            for count, verdicts in found.items()
+        ],
+    )
+
+
 def write_held_out_page(
     folder: Path, table: xr.Dataset, results: Sequence[Result], networks: Mapping[str, Network] = NETWORKS
 ) -> Figure:
@@ -622,6 +655,9 @@ def write_held_out_page(
         _MADE_BY,
         goals_table(results).markdown(),
         f"![Predicted and measured T·ηλ over ηλ]({_PICTURE})",
+        "Parts of periodic calibration runs:",
+        feedback_power(folder, list(titles)).markdown(),
+        "Settings:",
         Table(
             [*_PREDICTED_COLUMNS, "measured", "error"],
             [_setting_cells(row, titles[row.network.item()]) for row in settings],

@@ -351,17 +351,38 @@ def _replays(runs: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     return [simulate.replay(run) for run in runs]
 
 
+def in_random_order(statistic: Callable[[Trajectories], Numbers]) -> Callable[[Trajectories], Numbers]:
+    """Statistic of the same runs without feedback: their gradient norms, in random order, drive the norm."""
+
+    def number(runs: Trajectories) -> Numbers:
+        return statistic({name: [_in_random_order(run) for run in group] for name, group in runs.items()})
+
+    return number
+
+
+def _in_random_order(run: xr.Dataset) -> xr.Dataset:
+    lr, wd = Setting.of(run).constants()
+    grad_norm = np.random.default_rng(0).permutation(after_transient(run).grad_norm.values)
+    repeated = np.resize(grad_norm, run.sizes["step"])
+    return simulate.norm_map(
+        lr, wd, simulate.RecordedGradient(repeated), norm=float(run.norm[0]), steps=run.sizes["step"]
+    )
+
+
+def _are_periodic(runs: Sequence[xr.Dataset]) -> bool:
+    return all(simulate.classify(run).verdict == PERIODIC for run in runs)
+
+
 def period_over_bound(runs: Trajectories) -> Numbers:
     """Mean T·ηλ of all runs over its lower bound (docs/mathematics.md §5).
 
     It is 0 if a run is not periodic, and NaN for fewer than 60 periods.
     """
-    classifications = [simulate.classify(run) for run in runs["all"]]
-    lengths, periods = _lengths(runs["all"]), classifications[0].periods
+    lengths, periods = _lengths(runs["all"]), simulate.find_periods(runs["all"][0])
     bound = -periods.rise * periods.intrinsic_lr / math.log1p(-periods.intrinsic_lr)
     ratio = lengths.mean / bound if lengths.count >= PERIODS_NEEDED else math.nan
     return Numbers(
-        values=[ratio if all(result.verdict == PERIODIC for result in classifications) else 0.0],
+        values=[ratio if _are_periodic(runs["all"]) else 0.0],
         predicted=bound,
         simulated=_lengths(_replays(runs["all"])).mean,
         measured=lengths.mean,
@@ -370,14 +391,18 @@ def period_over_bound(runs: Trajectories) -> Numbers:
     )
 
 
-def period_difference(runs: Trajectories) -> Numbers:
-    """Difference of the mean T·ηλ of two groups in standard errors. By symmetry it is 0 for equal ηλ."""
+def period_difference(runs: Trajectories, *, of_any_runs: bool = False) -> Numbers:
+    """Difference of the mean T·ηλ of two groups in standard errors. By symmetry it is 0 for equal ηλ.
+
+    It is infinite if a run is not periodic, unless `of_any_runs` is true: the time between the rises of any noise has
+    this symmetry, too.
+    """
     groups = list(runs.values())
     first, second = (_lengths(group) for group in groups)
     error, difference = math.hypot(first.error, second.error), second.mean - first.mean
     distance = abs(difference) / error if error or math.isnan(difference) else math.inf if difference else 0.0
     return Numbers(
-        values=[distance],
+        values=[distance if of_any_runs or _are_periodic([*groups[0], *groups[1]]) else math.inf],
         predicted=first.mean,
         simulated=_lengths(_replays(groups[1])).mean,
         measured=second.mean,
@@ -387,14 +412,17 @@ def period_difference(runs: Trajectories) -> Numbers:
 
 
 def peak_ratio(runs: Trajectories) -> Numbers:
-    """Ratio of the geometric-mean peaks of ρ of two groups with equal ηλ. By symmetry it is that of √η."""
+    """Ratio of the geometric-mean peaks of ρ of two groups with equal ηλ. By symmetry it is that of √η.
+
+    Its deviation is infinite if a run is not periodic, as in `period_difference`.
+    """
     groups = list(runs.values())
     predicted = math.sqrt(float(Setting.of(groups[0][0]).lr / Setting.of(groups[1][0]).lr))
     first, second = (_log_peaks(group) for group in groups)
     replayed = [_log_peaks(_replays(group)) for group in groups]
     measured = math.exp(first.mean - second.mean)
     return Numbers(
-        values=[abs(measured / predicted - 1)],
+        values=[abs(measured / predicted - 1) if _are_periodic([*groups[0], *groups[1]]) else math.inf],
         predicted=predicted,
         simulated=math.exp(replayed[0].mean - replayed[1].mean),
         measured=measured,

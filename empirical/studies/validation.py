@@ -44,6 +44,7 @@ _MADE_BY, _PAPER = "bnwd validate", "arXiv 2106.15739"
 _SYMMETRY = f"{_PAPER}; docs/mathematics.md §6"
 _CLASSIFIED = "simulate.classify has this limit"
 _COLUMNS = ("claim", "predicted", "simulated", "measured", "difference ± error", "rule", "verdict")
+_RANDOM_ORDER = "gradient norms in random order"
 _SHIFT = 0.1  # relative change of ℓ or L that must put the norm outside its envelope
 
 
@@ -179,6 +180,12 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
                 statistic=statistics.period_over_bound,
                 rule=Limit(at_least=1, name=f"periodic, >= {statistics.PERIODS_NEEDED} periods, measured / predicted"),
                 reason="the bound is exact for the mean of many periods",
+                controls=(
+                    Control(
+                        name=f"not periodic: {name}, {_RANDOM_ORDER}",
+                        statistic=statistics.in_random_order(statistics.period_over_bound),
+                    ),
+                ),
             )
             for which, (name, group) in zip(("high", "low"), convnets.items(), strict=True)
         ),
@@ -190,7 +197,17 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             statistic=statistics.period_difference,
             rule=Limit(at_most=3, name="|difference| in standard errors"),
             reason="equal means differ by more in 0.3 % of cases",
-            controls=(Control(name=f"different T·ηλ: {' and '.join(mlps)}", runs=mlps),),
+            controls=(
+                Control(
+                    name=f"different T·ηλ: {' and '.join(mlps)}",
+                    runs=mlps,
+                    statistic=functools.partial(statistics.period_difference, of_any_runs=True),
+                ),
+                Control(
+                    name=f"no periods: {' and '.join(convnets)}, {_RANDOM_ORDER}",
+                    statistic=statistics.in_random_order(statistics.period_difference),
+                ),
+            ),
         ),
         Study(
             name="peak-ratio",
@@ -200,6 +217,12 @@ def digits_studies(runs: Mapping[str, RunConfig]) -> list[Study]:
             statistic=statistics.peak_ratio,
             rule=Limit(at_most=0.1, name="|difference|", form=".0%"),
             reason="the peaks of 60 periods have a standard error of a few percent",
+            controls=(
+                Control(
+                    name=f"no peaks of periods: {' to '.join(convnets)}, {_RANDOM_ORDER}",
+                    statistic=statistics.in_random_order(statistics.peak_ratio),
+                ),
+            ),
         ),
         Study(
             name="equal-losses",

@@ -150,8 +150,8 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     - "periodic": the norm oscillates because a low norm causes destabilizations. There are at least 5 periods, at most
       0.9 of the growth of ln ρ is outside the destabilizations, and the period less than doubles if `rise` is doubled.
       A period that doubles only reflects the detection threshold. This condition is dropped if at most 0.25 of the
-      growth is outside. And the test for feedback has a score of at least 2. Of runs whose gradients do not depend on the
-      norm, fewer than 1 in 100 are called periodic.
+      growth is outside. And the test for feedback has a score of at least 2. Of runs whose gradients do not depend on
+      the norm, fewer than 1 in 100 are called periodic.
     - "no clear period": everything else.
     - "transient": the run ends before its initial norm is forgotten, and `discard` is not given.
     - "undetermined": settings do not fit this trajectory, because the norm decreases faster than weight decay allows,
@@ -269,13 +269,16 @@ def _contradiction(
     excess = float((np.maximum.accumulate(growth) - growth).max())
     allowed = _EXCESS_DECAY_MAX if rule == theory.SGD() else _EXCESS_DECAY_MAX_BUFFER
     if excess > allowed:
-        return f"settings do not fit this trajectory: ln ρ decreased by {excess:.3g} more than weight decay allows"
+        return (
+            f"settings do not fit this trajectory: ln ρ decreased by {excess:.3g} more than weight decay allows; check "
+            "lr, wd and optimizer, and that this is the norm of the scale-invariant weights"
+        )
     mean_decay = float(decay.mean())
     mean_growth = max(growth[-1] / (step[-1] - step[0]), mean_decay)
     if isinstance(rule, theory.SGD) and rotation_ratio**2 * mean_decay > _TURN_RATIO_MAX * mean_growth:
         return (
             f"settings do not fit this trajectory: its median rotation is {rotation_ratio:.3g} times that of "
-            "equilibrium, but the norm does not grow as much"
+            "equilibrium, but the norm does not grow as much; check lr, wd and optimizer"
         )
     return ""
 

@@ -46,8 +46,8 @@ class FeedbackTest:
     Attributes
     ----------
     score : (mean - variation)/sd + (response - mean)/sd with mean and sd over the surrogates, divided by the standard
-        deviation of this sum over the surrogates. It is at most 0 if the variation exceeds 0.45, or if it exceeds 0.2 and the response is below
-        -0.05. NaN if the test is impossible.
+        deviation of this sum over the surrogates. It is at most 0 if the variation exceeds 0.45. The same holds if the
+        variation exceeds 0.2 and the response is below -0.05. NaN if the test is impossible.
     variation, response : statistics of the run.
     surrogate_variation, surrogate_response : their means over the surrogates.
     reason : why the test is impossible, and what would decide; empty if it was made.
@@ -108,10 +108,8 @@ def find_feedback(trajectory: xr.Dataset, periods: MeasuredPeriods) -> FeedbackT
         return FeedbackTest(math.nan, reason="the decay of the norm without gradients is unknown")
     distance = float(np.median(np.diff(step)))
     if distance > 1 and distance * periods.decay > _SPACING_MAX:
-        return FeedbackTest(
-            math.nan,
-            reason=f"rows lie {distance:.0f} steps apart; log at least every {math.floor(_SPACING_MAX / periods.decay)} steps",
-        )
+        largest = math.floor(_SPACING_MAX / periods.decay)
+        return FeedbackTest(math.nan, reason=f"rows lie {distance:.0f} steps apart; log at least every {largest} steps")
     spacing = distance * max(1, math.floor(_SPACING / (periods.decay * distance)))
     samples = np.arange(step[0], step[-1] + 1, spacing)
     # a length whose Fourier transform is fast

@@ -251,6 +251,42 @@ class TestContradiction:
         assert classify(run, discard=0).contradiction == ""
 
 
+class TestLimitsOfDetection:
+    @staticmethod
+    def teeth(mean, variation, seed, count=60, intrinsic_lr=0.002):
+        """Teeth of varying height, with rows 5 steps apart; return the run and the mean length of a tooth."""
+        heights = mean * (1 + variation * np.random.default_rng(seed).normal(size=count))
+        steps = [max(2, round(height / -math.log1p(-intrinsic_lr))) for height in heights]
+        waves = [sawtooth(n, 5, height, 1) - height for n, height in zip(steps, heights, strict=True)]
+        run = with_rotation(np.concatenate(waves), 0.2, intrinsic_lr).isel(step=slice(None, None, 5))
+        return run, float(np.mean(steps)) + 5
+
+    @FIXED
+    @given(st.floats(0.05, 0.2), st.floats(0, 0.15), st.integers(0, 1000))
+    def test_small_teeth_are_not_called_periodic_with_a_wrong_period(self, height, variation, seed):
+        run, length = self.teeth(height, variation, seed)
+        result = classify(run, discard=0)
+        if result.verdict == "periodic":
+            assert result.periods.mean == pytest.approx(length, rel=0.25)
+        if height < 0.07:
+            assert result.verdict == "no clear period"
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_rises_of_twice_the_threshold_are_found(self, seed):
+        run, length = self.teeth(0.3, 0.1, seed)
+        result = classify(run, discard=0)
+        assert result.verdict == "periodic"
+        assert result.periods.mean == pytest.approx(length, rel=0.02)
+
+    @pytest.mark.parametrize("noise", [0.02, 0.03, 0.05])
+    def test_periods_split_by_noise_are_not_periodic(self, noise):
+        clean = sawtooth(250, 5, 0.5, 40)
+        noisy = clean + noise * np.random.default_rng(0).normal(size=clean.size)
+        result = classify(with_rotation(noisy, 0.2, 0.002), discard=0)
+        assert result.periods.mean < 245
+        assert result.verdict == "undetermined"
+
+
 class TestTransient:
     def test_a_run_still_on_its_way(self):
         run = driven_by(np.full(1500, 2.0), intrinsic_lr=1e-3)
