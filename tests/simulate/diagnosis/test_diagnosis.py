@@ -78,7 +78,7 @@ def with_losses(run, at, losses):
 
 
 @settings(FIXED, max_examples=10)
-@given(st.integers(0, 10**6), st.integers(3, 4), st.integers(100, 250), st.floats(0.005, 0.03))
+@given(st.integers(0, 10**6), st.integers(3, 4), st.integers(120, 250), st.floats(0.005, 0.03))
 def test_spikes_after_decay_phases_are_norm_driven(seed, periods, decay_steps, intrinsic_lr):
     # longer decay phases would end at equilibrium
     assume(decay_steps * intrinsic_lr < 2.5)
@@ -137,11 +137,11 @@ class TestNumbersByHand:
         logs = (slowed, 1), (periodic(5, lr=lr_schedule(cls.SCHEDULE))[0], 1), (every_second, 2)
         return [(run, gap, simulate.diagnose(run).spikes) for run, gap in logs]
 
-    def peaks_and_troughs(self, run, gap):
+    def peaks_and_troughs(self, run, gap, decay_steps=DECAY_STEPS):
         """Rows of the highest norm after each destabilization, and of the lowest before the next."""
-        norm = run.norm.values
+        norm, length = run.norm.values, decay_steps + 6
         for number in range(5):
-            start, end = number * self.LENGTH // gap, (number * self.LENGTH + self.DECAY_STEPS) // gap
+            start, end = number * length // gap, (number * length + decay_steps) // gap
             early, late = slice(max(start - 4, 0), start + 20), slice(end - 10, end + 3)
             yield early.start + int(np.argmax(norm[early])), late.start + int(np.argmin(norm[late]))
 
@@ -191,12 +191,13 @@ class TestNumbersByHand:
     @pytest.mark.parametrize("gap", [1, 2, 3])
     @pytest.mark.parametrize("without", [[], [-2, -3], [-2, -5, -6, -7]], ids=["even", "gap at the end", "gaps"])
     def test_the_next_spike_from_one_decay_phase(self, gap, without):
-        # up to half of the third decay phase
-        run = periodic(5)[0].isel(step=slice(0, 2 * self.LENGTH + 80, gap))
+        # up to half of the third decay phase, with equally many rows for each distance
+        whole, length = periodic(5, self.DECAY_STEPS * gap, wd=WD / gap)
+        run = whole.isel(step=slice(0, 2 * length + 80 * gap, gap))
         log = run.isel(step=np.delete(np.arange(run.sizes["step"]), without))
         found = simulate.diagnose(log)
-        *_, (peak, trough) = itertools.islice(self.peaks_and_troughs(run, gap), 2)
-        norm, factor = log.norm.values, (1 - LR * WD) ** found.spikes[-1].decay_ratio
+        *_, (peak, trough) = itertools.islice(self.peaks_and_troughs(run, gap, self.DECAY_STEPS * gap), 2)
+        norm, factor = log.norm.values, (1 - LR * WD / gap) ** found.spikes[-1].decay_ratio
         # steps that the norm takes to the trough
         left = np.log(norm[trough] / norm[-1]) / np.log(factor)
         assert found.spikes[-1].norm_decay == pytest.approx(np.log(norm[peak] / norm[trough]), rel=1e-12)
@@ -543,6 +544,9 @@ def spike_with(cause):
         "decay_ratio": 0.9,
         "norm_growth": 0.05,
         "growth_explained": 1.0,
+        "chance_before": 0.005,
+        "rise_ratio": 12.0,
+        "similar_spikes": 1,
     }
     own = {
         LR_STEP: {"lr": 0.4, "lowest_lr": 0.1, "lr_step": 490.0, "turned_before": 1.5},
@@ -554,6 +558,10 @@ def spike_with(cause):
 
 
 GROWN = dataclasses.replace(spike_with(NORM_DRIVEN), turned_before=1.0, norm_growth=0.4)
+# unlikely together with similar spikes only
+SIMILAR = dataclasses.replace(
+    spike_with(NORM_DRIVEN), chance_before=0.1, rise_ratio=4.0, similar_spikes=3, typical_chance=0.03, typical_rise=4.0
+)
 
 
 class TestRules:
@@ -589,6 +597,13 @@ class TestRules:
             (spike_with(NORM_DRIVEN), "least_growth", "norm_growth", 1),
             (spike_with(NORM_DRIVEN), "least_explained", "growth_explained", 1),
             (spike_with(NORM_DRIVEN), "most_explained", "growth_explained", -1),
+            (spike_with(NORM_DRIVEN), "single_chance", "chance_before", -1),
+            (spike_with(NORM_DRIVEN), "single_rise", "rise_ratio", 1),
+            (SIMILAR, "least_similar", "similar_spikes", 1),
+            (SIMILAR, "typical_chance", "typical_chance", -1),
+            (SIMILAR, "typical_rise", "typical_rise", 1),
+            (SIMILAR, "member_chance", "chance_before", -1),
+            (dataclasses.replace(SIMILAR, chance_before=0.5, rise_ratio=5.5), "member_rise", "rise_ratio", 1),
             (spike_with(BAD_BATCH), "bad_batch_left", "share_left", -1),
             (spike_with(BAD_BATCH), "excess", "excess_ratio", 1),
             (spike_with(BAD_BATCH), "usual_rotation", "turned_before", -1),
