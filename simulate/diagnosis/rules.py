@@ -70,17 +70,16 @@ class Thresholds:
     least_explained: float = 0.7  # share that the one-step law explains; runs: 1.00 in all 323 spikes of plain SGD
     most_explained: float = 1.4  # its reciprocal
 
-    # Chance. Drives: spikes of simulated gradients that vary independently of the norm (docs/diagnosis.md).
+    # Chance. Drives: 22 077 spikes of simulated gradients that do not depend on the norm, as in docs/diagnosis.md.
     least_similar: int = 3  # convention: spikes that look norm-driven count together from this number on
     least_reference: int = 50  # convention: fewest usual rows for a comparison
     single_chance: float = 0.01  # convention: error rate for a single spike
     typical_chance: float = 0.05  # the median of three independent chances is smaller with probability 0.7 %
     rise_rows: tuple[int, ...] = (5, 20)  # convention: rows of the means of ln loss that have risen
     earlier_rows: int = 20  # convention: rows of the mean with which they are compared
-    single_rise: float = 6.0  # drives: larger in 3 of 22 077 spikes
+    single_rise: float = 6.0  # drives: larger in 3 of them
     typical_rise: float = 3.5  # drives: all medians of a log are at most 2.8
-    member_chance: float = 0.2  # runs: most of a spike beside similar ones; single batches often exceed it
-    member_rise: float = 5.0  # runs: or so large a rise, which a single batch rarely has
+    member_rise: float = 4.0  # runs: among similar spikes, a single batch rarely rises so far
 
     # A loss that the data raised arrives at once, after steps with usual rotation
     arrival_share: float = 0.4  # of the peak; runs: at least 0.8 in bad batches and data shifts
@@ -258,7 +257,7 @@ def _may_be_chance(s: SpikeFeatures, t: Thresholds) -> bool:
         s.similar_spikes >= t.least_similar
         and s.typical_chance <= t.typical_chance
         and s.typical_rise >= t.typical_rise
-        and (s.chance_before <= t.member_chance or s.rise_ratio >= t.member_rise)
+        and (s.chance_before <= t.typical_chance or s.rise_ratio >= t.member_rise)
     )
     return s.simulation != _REDUCED_MODEL and not (is_unlikely or are_similar_unlikely)
 
