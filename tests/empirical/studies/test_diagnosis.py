@@ -229,7 +229,7 @@ class TestIndependentGradients:
         log = log_independent_gradients(case)
         assert 0.8 < float(log.norm[300:].mean()) < 1.25
         decay = theory.free_decay(log.attrs["lr"], log.attrs["wd"], optimizer=rule)
-        assert decay == pytest.approx(case.intrinsic_lr, rel=0.05)
+        assert decay == pytest.approx(case.intrinsic_lr, rel=0.15)
         np.testing.assert_allclose(log.loss, log.grad_norm**2, rtol=1e-12)
 
     def test_correlation_time(self):
