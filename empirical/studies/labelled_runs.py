@@ -57,7 +57,7 @@ class IndependentGradients:
     ----------
     distribution : "lognormal", "student-t" or "gamma", of the effective gradient norm g̃.
     spread : standard deviation of ln g̃, degrees of freedom of Student's t, or shape of the gamma distribution.
-    intrinsic_lr : decay of ln ρ per step without gradients.
+    intrinsic_lr : decay of ln ρ per step without gradients, to first order.
     optimizer : optimizer that makes the steps.
     loss : loss of a step as a function of its own g̃: "g", "g²" or "log(1 + g²)".
     correlation_time : of ln g̃, in units of 1/intrinsic_lr; 0 for steps that are independent of each other.
