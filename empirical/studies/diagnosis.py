@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,18 +20,23 @@ from empirical.reports.tables import Cell, Table
 from empirical.studies.labelled_runs import (
     LABELS,
     NOISE,
+    IndependentGradients,
     LabelledRun,
     development_runs,
     held_out_runs,
+    independent_gradients,
+    log_independent_gradients,
     train_labelled,
 )
 from empirical.studies.study import Limit, Result, Rule, Study, goals_table, share_with_count, write_page
 from simulate.diagnosis.diagnosis import Diagnosis
-from simulate.diagnosis.rules import NORM_DRIVEN, THRESHOLDS, UNKNOWN
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, NORM_DRIVEN, THRESHOLDS, UNKNOWN
 
 RIGHT, WRONG, MISSED = "right", "wrong", "missed"
 OUTCOMES = (RIGHT, UNKNOWN, MISSED, WRONG)
 NO_EFFECT, HELD_OUT = "no effect", "held-out"
+_Case = TypeVar("_Case")
+_Found = TypeVar("_Found")
 _NEAR = (-2, 30)  # steps from an event to the first step of its spike
 _MOST = 0.8  # least share of norm-driven spikes in a periodic training
 
@@ -88,6 +94,18 @@ DIAGNOSIS_STUDIES: tuple[Study, ...] = (
 )
 
 
+# causes of all spikes of independent gradients
+INDEPENDENT_STUDY = Study(
+    name="norm-driven-independent",
+    claim="spikes of gradients that do not depend on the norm: norm-driven",
+    source="docs/diagnosis.md",
+    statistic=lambda causes: [float(cause == NORM_DRIVEN) for cause in causes],
+    rule=Limit(at_most=0.02, form=".0%"),
+    form=share_with_count,
+    reason="a wrong advice to lower lr or wd costs a training",
+)
+
+
 def diagnosis_outcome(case: LabelledRun, diagnosis: Diagnosis) -> str:
     """Compare a diagnosis with the label of its run: "right", "unknown", "missed" or "wrong".
 
@@ -138,11 +156,38 @@ def judge_diagnoses(
     executor : runs the trainings; default: one process per processor.
     progress : show a progress bar; by default only in a terminal.
     """
+    return _map(_train_and_judge, cases, "labelled runs", executor, progress)
+
+
+def find_causes(
+    cases: Sequence[IndependentGradients], executor: Executor | None = None, *, progress: bool | None = None
+) -> list[list[str]]:
+    """Return the causes that the diagnosis finds for the spikes of each log of independent gradients.
+
+    Parameters
+    ----------
+    cases : gradients to draw.
+    executor, progress : as in `judge_diagnoses`.
+    """
+    return _map(_find_causes, cases, "independent gradients", executor, progress)
+
+
+def _find_causes(case: IndependentGradients) -> list[str]:
+    return [spike.cause for spike in simulate.diagnose(log_independent_gradients(case)).spikes]
+
+
+def _map(
+    work: Callable[[_Case], _Found],
+    cases: Sequence[_Case],
+    name: str,
+    executor: Executor | None,
+    progress: bool | None,
+) -> list[_Found]:
     hidden = None if progress is None else not progress
     if executor is None:
         with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as own:
-            return judge_diagnoses(cases, own, progress=progress)
-    return list(tqdm(executor.map(_train_and_judge, cases), "labelled runs", len(cases), disable=hidden))
+            return _map(work, cases, name, own, progress)
+    return list(tqdm(executor.map(work, cases), name, len(cases), disable=hidden))
 
 
 def _train_and_judge(case: LabelledRun) -> Outcomes:
@@ -169,7 +214,9 @@ def judge_log(case: LabelledRun, log: xr.Dataset) -> Outcomes:
 
 
 def write_diagnosis_page(
-    path: Path, sets: Mapping[str, tuple[Sequence[LabelledRun], Sequence[Outcomes]]]
+    path: Path,
+    sets: Mapping[str, tuple[Sequence[LabelledRun], Sequence[Outcomes]]],
+    independent: Sequence[tuple[IndependentGradients, Sequence[str]]] = (),
 ) -> list[Result]:
     """Write goals, shares of the runs with an effect by label and by log, and a row for each run.
 
@@ -177,12 +224,15 @@ def write_diagnosis_page(
     ----------
     path : Markdown file.
     sets : labelled runs and their outcomes, by name.
+    independent : independent gradients and the causes of their spikes.
 
     Returns
     -------
-    Results of the studies of the set "held-out", if it is there.
+    Results of the studies of the set "held-out" and of the independent gradients, if they are there.
     """
     results = [study.judge(sets[HELD_OUT][1]) for study in DIAGNOSIS_STUDIES] if HELD_OUT in sets else []
+    if independent:
+        results.append(INDEPENDENT_STUDY.judge([cause for _, causes in independent for cause in causes]))
     tables = [_shares("full logs", {name: _with_effect(outcomes, "full") for name, (_, outcomes) in sets.items()})]
     for name, (cases, outcomes) in sets.items():
         by_label = {
@@ -194,6 +244,8 @@ def write_diagnosis_page(
     for name, (cases, outcomes) in sets.items():
         rows = [_run_cells(case, row) for case, row in zip(cases, outcomes, strict=True)]
         tables.append(Table([f"{name}: settings", "event", "spikes found", "outcome"], rows))
+    if independent:
+        tables.append(_causes_table(independent))
     goals = [goals_table(results)] if results else []
     write_page(path, "python -m empirical.studies.diagnosis", *(table.markdown() for table in (*goals, *tables)))
     return results
@@ -213,6 +265,18 @@ def _shares(head: str, outcomes: Mapping[str, Sequence[str]]) -> Table:
     return Table([head, "runs", *OUTCOMES], rows)
 
 
+def _causes_table(independent: Sequence[tuple[IndependentGradients, Sequence[str]]]) -> Table:
+    """Causes of the spikes of independent gradients, for all intrinsic learning rates together."""
+    counts: dict[str, Counter[str]] = {}
+    for case, causes in independent:
+        counts.setdefault(str(case), Counter()).update(causes)
+    columns = (NORM_DRIVEN, BAD_BATCH, DATA_SHIFT, UNKNOWN)
+    rows: list[list[Cell | str]] = [
+        [kind, *(_number(count[cause], "") for cause in columns)] for kind, count in counts.items()
+    ]
+    return Table(["gradients that do not depend on the norm", *columns], rows)
+
+
 def _number(value: float, unit: str) -> Cell:
     return Cell(f"{value:.0f}{unit}", value)
 
@@ -224,12 +288,14 @@ def _run_cells(case: LabelledRun, outcomes: Outcomes) -> list[str]:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    """Train all labelled runs and write the page."""
+    """Train all labelled runs, draw the independent gradients, and write the page."""
     if len(arguments) != 1:
         raise SystemExit("usage: python -m empirical.studies.diagnosis PAGE.md")
     sets = {"development": development_runs(), HELD_OUT: held_out_runs()}
     outcomes = {name: (runs, judge_diagnoses(runs)) for name, runs in sets.items()}
-    print(goals_table(write_diagnosis_page(Path(arguments[0]), outcomes)).text())
+    gradients = independent_gradients()
+    independent = list(zip(gradients, find_causes(gradients), strict=True))
+    print(goals_table(write_diagnosis_page(Path(arguments[0]), outcomes, independent)).text())
 
 
 if __name__ == "__main__":

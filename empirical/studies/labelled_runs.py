@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -17,8 +19,11 @@ from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
 from simulate.diagnosis.training_log import training_log
+from theory.optimizers import format_optimizer
 
 NOISE = "noise"
+_SGD, _MOMENTUM, _ADAMW = theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=1)
+_DIMENSION = 256  # number of weights of the steps with independent gradients
 LABELS = (NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, NOISE)
 
 
@@ -44,6 +49,103 @@ class LabelledRun:
     seed: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class IndependentGradients:
+    """Steps with gradients that do not depend on the norm, so no spike of their loss is norm-driven.
+
+    Attributes
+    ----------
+    distribution : "lognormal", "student-t" or "gamma", of the effective gradient norm g̃.
+    spread : standard deviation of ln g̃, degrees of freedom of Student's t, or shape of the gamma distribution.
+    intrinsic_lr : decay of ln ρ per step without gradients, to first order.
+    optimizer : optimizer that makes the steps.
+    loss : loss of a step as a function of its own g̃: "g", "g²" or "log(1 + g²)".
+    correlation_time : of ln g̃, in units of 1/intrinsic_lr; 0 for steps that are independent of each other.
+    steps, seed : number of steps, and seed of the gradients.
+    """
+
+    distribution: str
+    spread: float
+    intrinsic_lr: float
+    optimizer: theory.Optimizer = _SGD
+    loss: str = "g²"
+    correlation_time: float = 0.0
+    steps: int = 6000
+    seed: int = 0
+
+    def __str__(self) -> str:
+        time = f", correlation time {self.correlation_time:g}/ηλ" if self.correlation_time else ""
+        return f"{self.distribution} {self.spread:g}{time}, {format_optimizer(self.optimizer)}, loss {self.loss}"
+
+
+def log_independent_gradients(case: IndependentGradients) -> xr.Dataset:
+    """Make steps with these gradients, in random directions orthogonal to the weights, and return the log.
+
+    Examples
+    --------
+    >>> case = IndependentGradients(distribution="lognormal", spread=1.0, intrinsic_lr=0.01, steps=3)
+    >>> log_independent_gradients(case).norm.values.round(3).tolist()
+    [1.0, 1.0, 0.996]
+    """
+    gradients = _draw_gradients(case)
+    momentum = case.optimizer.momentum if isinstance(case.optimizer, theory.SGD) else 0.0
+    # norm 1 is near the equilibrium for the median gradient
+    typical = _DIMENSION if isinstance(case.optimizer, theory.AdamW) else float(np.median(gradients)) ** 2
+    lr = (1 - momentum) * math.sqrt(2 * case.intrinsic_lr / typical)
+    wd = case.intrinsic_lr * (1 - momentum) / lr
+    generator = torch.Generator().manual_seed(case.seed)
+    weights = torch.randn(_DIMENSION, generator=generator, dtype=torch.float64)
+    weights = (weights / weights.norm()).requires_grad_()
+    optimizer = _make_optimizer(case.optimizer, [weights], lr, wd)
+    norms = np.empty(case.steps)
+    for step, gradient in enumerate(gradients.tolist()):
+        with torch.no_grad():
+            norms[step] = norm = float(weights.norm())
+            direction = torch.randn(_DIMENSION, generator=generator, dtype=torch.float64)
+            direction -= weights * (weights @ direction / norm**2)
+            weights.grad = direction * (gradient / norm / float(direction.norm()))
+        optimizer.step()
+    losses = {"g": gradients, "g²": gradients**2, "log(1 + g²)": np.log1p(gradients**2)}
+    columns = {"loss": losses[case.loss], "norm": norms, "grad_norm": gradients / norms}
+    return training_log(columns, lr=lr, wd=wd, optimizer=case.optimizer)
+
+
+def _draw_gradients(case: IndependentGradients) -> npt.NDArray[np.float64]:
+    rng = np.random.default_rng(case.seed)
+    if case.distribution == "student-t":
+        return np.abs(rng.standard_t(case.spread, case.steps))
+    if case.distribution == "gamma":
+        return rng.gamma(case.spread, size=case.steps) / case.spread
+    normal = rng.normal(size=case.steps)
+    if case.correlation_time:
+        kept = math.exp(-case.intrinsic_lr / case.correlation_time)
+        for step in range(1, case.steps):
+            normal[step] = kept * normal[step - 1] + math.sqrt(1 - kept**2) * normal[step]
+    return np.exp(case.spread * normal)
+
+
+def independent_gradients() -> list[IndependentGradients]:
+    """Gradients with heavy tails, alone and correlated in time, under three optimizers."""
+    distributions = (
+        *(("lognormal", spread) for spread in (0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)),
+        *(("student-t", degrees) for degrees in (2.0, 3.0, 5.0)),
+        *(("gamma", shape) for shape in (0.3, 1.0, 2.0)),
+    )
+    alone = [{"distribution": name, "spread": spread} for name, spread in distributions]
+    lognormal: list[dict[str, Any]] = [{"distribution": "lognormal", "spread": spread} for spread in (0.5, 1.0, 2.0)]
+    kinds: list[dict[str, Any]] = [
+        *alone,
+        *({**kind, "loss": loss} for kind in lognormal for loss in ("g", "log(1 + g²)")),
+        *({**kind, "optimizer": rule} for kind in lognormal for rule in (_MOMENTUM, _ADAMW)),
+        *({**kind, "correlation_time": time} for kind in lognormal for time in (0.01, 0.1, 1.0)),
+        *({**kind, "correlation_time": 0.1, "optimizer": rule} for kind in lognormal for rule in (_MOMENTUM, _ADAMW)),
+    ]
+    return [
+        IndependentGradients(**kind, intrinsic_lr=intrinsic_lr, seed=seed)
+        for seed, (kind, intrinsic_lr) in enumerate(itertools.product(kinds, (5e-4, 5e-3, 2e-2)))
+    ]
+
+
 def train_labelled(case: LabelledRun) -> xr.Dataset:
     """Train in a plain PyTorch loop and return the log: loss, lr, weight norm and gradient norm."""
     config = RunConfig(**case.settings, seed=case.seed)
@@ -55,7 +157,7 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
     named = dict(model.named_parameters())
     watched = [named[name] for name in members]
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _make_optimizer(config, trained, lr)
+    optimizer = _make_optimizer(config.optimizer, trained, lr, config.wd)
     generator = torch.Generator().manual_seed(case.seed)
     size = len(targets) if config.sampling == "full_batch" else config.batch_size
     rows = np.full((config.steps, 4), np.nan)
@@ -89,12 +191,11 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
     return training_log(columns, wd=config.wd, optimizer=config.optimizer)
 
 
-def _make_optimizer(config: RunConfig, trained: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-    rule = config.optimizer
+def _make_optimizer(rule: theory.Optimizer, trained: Sequence[Tensor], lr: float, wd: float) -> torch.optim.Optimizer:
     if isinstance(rule, theory.AdamW):
-        return torch.optim.AdamW(trained, lr=lr, betas=rule.betas, weight_decay=config.wd)
+        return torch.optim.AdamW(trained, lr=lr, betas=rule.betas, weight_decay=wd)
     assert isinstance(rule, theory.SGD)
-    return torch.optim.SGD(trained, lr=lr, momentum=rule.momentum, weight_decay=config.wd)
+    return torch.optim.SGD(trained, lr=lr, momentum=rule.momentum, weight_decay=wd)
 
 
 def _apply_event(event: str, batch: Tensor, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -127,7 +228,6 @@ def _overflow(loss: Tensor, trained: list[nn.Parameter]) -> Tensor:
     return (loss * scale).half().float() / scale
 
 
-_MOMENTUM, _ADAMW = theory.SGD(momentum=0.9), theory.AdamW(dim=1)
 _FULL = {"sampling": "full_batch"}
 _EVENTS = {
     BAD_BATCH: ("wrong labels", "one label", "noise for images"),

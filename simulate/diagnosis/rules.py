@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 NORM_DRIVEN, BAD_BATCH, LR_STEP = "norm-driven", "bad batch", "lr step"
 DATA_SHIFT, OVERFLOW, UNKNOWN = "data shift", "overflow", "unknown"
+_REDUCED_MODEL = "period_model"  # source of its trajectories
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,17 @@ class Thresholds:
     least_growth: float = 0.015  # of ln ρ; runs: exceeds 0.1 in 19 of 20 norm-driven spikes
     least_explained: float = 0.7  # share that the one-step law explains; runs: 1.00 in all 323 spikes of plain SGD
     most_explained: float = 1.4  # its reciprocal
+
+    # Chance. Drives: 22 077 spikes of simulated gradients that do not depend on the norm, as in docs/diagnosis.md.
+    least_similar: int = 3  # convention: spikes that look norm-driven count together from this number on
+    least_reference: int = 50  # convention: fewest usual rows for a comparison
+    single_chance: float = 0.01  # convention: error rate for a single spike
+    typical_chance: float = 0.05  # the median of three independent chances is smaller with probability 0.7 %
+    rise_rows: tuple[int, ...] = (5, 20)  # convention: rows of the means of ln loss that have risen
+    earlier_rows: int = 20  # convention: rows of the mean with which they are compared
+    single_rise: float = 6.0  # drives: larger in 3 of them
+    typical_rise: float = 3.5  # drives: all medians of a log are at most 2.8
+    member_rise: float = 4.0  # runs: among similar spikes, a single batch rarely rises so far
 
     # A loss that the data raised arrives at once, after steps with usual rotation
     arrival_share: float = 0.4  # of the peak; runs: at least 0.8 in bad batches and data shifts
@@ -139,6 +151,11 @@ class SpikeFeatures:
     effective_lr: float  # at the trough
     norm_growth: float  # of ln ρ from the trough to the largest norm in the spike
     growth_explained: float  # growth of ln ρ by the one-step law, over the measured growth
+    chance_before: float  # share of usual rows before which steps rotated the weights as far
+    rise_ratio: float  # rise of ln loss at the arrival, over the standard deviation of its usual changes
+    similar_spikes: int  # spikes of the log that are norm-driven unless chance explains them
+    typical_chance: float  # median of `chance_before` among them
+    typical_rise: float  # median of `rise_ratio` among them
     advised_wd: float  # with which this decay takes as long as the log
     gradient: float  # gradient norm at the arrival
     usual_gradient: float  # 99 % quantile of the rows before
@@ -233,6 +250,18 @@ def _is_unexplained(s: SpikeFeatures, t: Thresholds) -> bool:
     return s.growth_explained < t.least_explained or s.growth_explained > t.most_explained
 
 
+def _may_be_chance(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether gradients that do not depend on the norm may explain the spike; the reduced model has none."""
+    is_unlikely = s.chance_before <= t.single_chance and s.rise_ratio >= t.single_rise
+    are_similar_unlikely = (
+        s.similar_spikes >= t.least_similar
+        and s.typical_chance <= t.typical_chance
+        and s.typical_rise >= t.typical_rise
+        and (s.chance_before <= t.typical_chance or s.rise_ratio >= t.member_rise)
+    )
+    return s.simulation != _REDUCED_MODEL and not (is_unlikely or are_similar_unlikely)
+
+
 def _has_arrived_at_once(s: SpikeFeatures, t: Thresholds) -> bool:
     """Whether the data raised the loss: it is high from its arrival on, after steps with usual rotation."""
     turned_at_most = t.far_rotation if s.excess_ratio >= t.excess_far else t.usual_rotation
@@ -266,6 +295,30 @@ def _why_unexplained(s: SpikeFeatures, t: Thresholds) -> str:
     return (
         f"But the gradients explain {s.growth_explained:.0%} of that growth: {reason}something else changed the norm."
     )
+
+
+def _how_unlikely(s: SpikeFeatures, t: Thresholds) -> str:
+    if math.isnan(s.chance_before + s.rise_ratio):
+        return ""
+    return (
+        f"Steps rotated the weights as far before {s.chance_before:.1%} of the usual rows, and the loss rose by "
+        f"{s.rise_ratio:.1f} standard deviations of its usual changes."
+    )
+
+
+def _why_by_chance(s: SpikeFeatures, t: Thresholds) -> str:
+    if math.isnan(s.chance_before + s.rise_ratio):
+        return "But there are too few usual rows before it to exclude chance."
+    return (
+        f"But chance may explain that: a single spike needs at most {t.single_chance:.0%} and at least "
+        f"{t.single_rise}, or {t.least_similar} such spikes medians of {t.typical_chance:.0%} and {t.typical_rise}."
+    )
+
+
+def _similar_medians(s: SpikeFeatures, t: Thresholds) -> str:
+    if s.similar_spikes < t.least_similar:
+        return ""
+    return f"The medians of {s.similar_spikes} such spikes are {s.typical_chance:.1%} and {s.typical_rise:.1f}."
 
 
 def _why_contradicting(s: SpikeFeatures, t: Thresholds) -> str:
@@ -316,6 +369,7 @@ _DECAYED = (
     "the effective learning rate had risen to {s.effective_lr:.3g}."
 )
 _GREW = "In the spike the norm grew by {s.grown_share:.0%}."
+_DECIDES = "A run with half the weight decay decides it: norm-driven spikes then come about half as often."
 _AT_ONCE = "It rose at once, at step {s.arrival_step}, after steps with usual rotation."
 
 # The first rule whose condition holds gives the cause, so a condition may rely on those above it not to hold.
@@ -354,9 +408,15 @@ RULES = (
         numbers=_GROWTH,
     ),
     CauseRule(
+        UNKNOWN,
+        lambda s, t: _is_from_norm(s, t) and _may_be_chance(s, t),
+        (_why_from_norm, _DECAYED, _GREW, _how_unlikely, _why_by_chance, _similar_medians, _DECIDES),
+        numbers=_GROWTH,
+    ),
+    CauseRule(
         NORM_DRIVEN,
         _is_from_norm,
-        (_why_from_norm, _DECAYED, _GREW, _how_much_explained),
+        (_why_from_norm, _DECAYED, _GREW, _how_much_explained, _how_unlikely),
         (
             "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
             "{s.advised_wd:.2g} a decay of this depth takes longer than this log ({s.span} steps).",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from simulate.diagnosis.log_rows import Rows
-from simulate.diagnosis.rules import THRESHOLDS, SpikeFeatures, Thresholds
+from simulate.diagnosis.rules import NORM_DRIVEN, THRESHOLDS, SpikeFeatures, Thresholds, explain
 from simulate.trajectories.periods import zigzag
 from theory.arguments import FloatArray
 
@@ -60,12 +61,97 @@ def spike_features(
 ) -> list[SpikeFeatures]:
     """Compute the features of the spikes at these first and last rows."""
     usual = _without_short_spikes(rows.loss, places, t)
+    usual_rows = _Usual.of(rows, places, t)
     with np.errstate(all="ignore"):
-        return [_features(rows, usual, first, last, contradicts_law, t) for first, last in places]
+        features = [_features(rows, usual, usual_rows, first, last, contradicts_law, t) for first, last in places]
+    chances = np.array([(s.chance_before, s.rise_ratio) for s in features if _looks_norm_driven(s, t)])
+    if not chances.size:
+        return features
+    chance, rise = np.median(chances, axis=0).tolist()
+    return [replace(s, similar_spikes=len(chances), typical_chance=chance, typical_rise=rise) for s in features]
+
+
+def _looks_norm_driven(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether the spike is norm-driven unless chance explains it."""
+    is_comparable = not math.isnan(s.chance_before + s.rise_ratio)
+    return is_comparable and explain(replace(s, chance_before=0.0, rise_ratio=math.inf), t).cause == NORM_DRIVEN
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """Rotations and rises of the loss at all rows, with which those at a spike are compared.
+
+    Each is a pair: the values at all rows, and the same with NaN where a row that they use lies in a spike.
+    """
+
+    turned: tuple[FloatArray, FloatArray]  # largest rotation of the three steps before each row
+    rises: tuple[tuple[FloatArray, FloatArray], ...]  # of means of ln loss from each row on, above an earlier mean
+
+    @classmethod
+    def of(cls, rows: Rows, places: _Places, t: Thresholds) -> _Usual:
+        """Compute them at each row."""
+        in_spike = np.zeros(rows.loss.size + 1)
+        for first, last in places:
+            in_spike[first + 1 : last + 2] = 1.0
+        spike_rows = np.cumsum(in_spike)
+
+        def at_rows(values: FloatArray, before: int, after: int) -> tuple[FloatArray, FloatArray]:
+            """Values from row `before` on; they use rows from `before` rows earlier to `after` rows later."""
+            row = np.arange(before, before + values.size)
+            series = np.full((2, rows.loss.size), np.nan)
+            series[0, row] = values
+            end = np.minimum(row + after, rows.loss.size)
+            series[1, row] = np.where(spike_rows[end] > spike_rows[row - before], np.nan, values)
+            return series[0], series[1]
+
+        turned = rows.rotation[: 1 - t.rotation_rows or None]
+        for later in range(1, t.rotation_rows):
+            # a rotation that is not known does not count
+            turned = np.fmax(turned, rows.rotation[later : later + turned.size])
+        loss = rows.loss
+        if loss.min() >= 0 and loss.any():
+            # a loss of zero has no logarithm
+            loss = np.log(np.maximum(loss, loss[loss > 0].min()))
+        earlier, gap = _moving_means(loss, t.earlier_rows), t.earlier_rows + t.rotation_gap
+        # at the end of the log the last loss is repeated
+        later_means = (
+            (after, _moving_means(np.append(loss[gap:], [loss[-1]] * (after - 1)), after)) for after in t.rise_rows
+        )
+        rises = tuple(at_rows(means - earlier[: means.size], gap, after) for after, means in later_means)
+        return cls(at_rows(turned[:-1], t.rotation_rows, 0), rises)
+
+    def chance_before(self, row: int, t: Thresholds) -> float:
+        """Share of usual rows before which steps rotated the weights as far as before this row."""
+        turned, usual = self.turned[0][row], _usual_before(self.turned[1], row, t)
+        return float((1 + (usual >= turned).sum()) / (1 + usual.size)) if usual.size and turned > 0 else math.nan
+
+    def rise_ratio(self, row: int, t: Thresholds) -> float:
+        """Rise of the loss at this row, over the standard deviation of usual rises; the largest of all means."""
+        ratios = [math.nan]
+        for rises, at_usual_rows in self.rises:
+            usual = _usual_before(at_usual_rows, row, t)
+            if usual.size:
+                # that of a normal distribution with the same median distance from the median
+                deviation = 1.4826 * np.median(np.abs(usual - np.median(usual)))
+                ratios.append(float(rises[row] / deviation))
+        return float(np.fmax.reduce(ratios))
+
+
+def _usual_before(values: FloatArray, row: int, t: Thresholds) -> FloatArray:
+    """Values at usual rows before a row; empty if there are too few."""
+    values = values[rows_before(max(row - t.rotation_gap, 0), t.usual_rows)]
+    values = values[np.isfinite(values)]
+    return values if values.size >= t.least_reference else values[:0]
 
 
 def _features(
-    rows: Rows, usual: FloatArray, first: int, last: int, contradicts_law: bool, t: Thresholds
+    rows: Rows,
+    usual: FloatArray,
+    usual_rows: _Usual,
+    first: int,
+    last: int,
+    contradicts_law: bool,
+    t: Thresholds,
 ) -> SpikeFeatures:
     loss, norm = rows.loss, rows.norm
     arrival = _arrival_row(loss, first, last, t)
@@ -110,6 +196,11 @@ def _features(
         effective_lr=float(rows.lr[trough] / norm[trough] ** 2),
         norm_growth=float(np.log(norm[first : last + 2].max() / norm[trough])),
         growth_explained=_growth_explained(rows, trough, last),
+        chance_before=usual_rows.chance_before(arrival, t),
+        rise_ratio=usual_rows.rise_ratio(arrival, t),
+        similar_spikes=0,
+        typical_chance=math.nan,
+        typical_rise=math.nan,
         advised_wd=float(rows.wd[trough] * duration / span),
         gradient=float(rows.grad_norm[arrival] / norm[arrival]),
         usual_gradient=_quantile(usual_gradients, t.clip_quantile),

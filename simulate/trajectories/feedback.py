@@ -20,7 +20,7 @@ from simulate.trajectories.setting import Setting
 SCORE_MIN = 2.0  # with the limits below, fewer than 1 in 100 runs without feedback reach it
 SURROGATES = 99
 # measured on periodic networks: variation 0.24 to 0.43, response from -0.04 to 0.8 with 50 periods or more
-VARIATION_MAX, VARIATION_SMALL, RESPONSE_MIN = 0.45, 0.2, -0.05
+VARIATION_MAX, VARIATION_SMALL, RESPONSE_MIN = 0.5, 0.2, -0.2
 _SPACING = 0.02  # distance of samples, in units of the time in which weight decay alone reduces ln ρ by 1
 _SPACING_MAX = 0.1  # if rows lie farther apart, they do not resolve the growth in a destabilization
 _SAMPLES_MAX = 8000  # so many last samples are used, about 160 relaxation times
@@ -36,28 +36,33 @@ class FeedbackTest:
     """Comparison of a run with surrogates, in which gradients do not depend on the norm.
 
     A surrogate has gradients with the same distribution and the same correlations in time as the run, but in an order
-    that ignores the norm. The law of the norm turns them into a trajectory. Two statistics are compared:
+    that ignores the norm. The law of the norm turns them into a trajectory. Three statistics are compared:
 
     - variation: standard deviation of the period over its mean. Feedback makes periods regular.
     - response: correlation of ln(peak norm) with the logarithm of the effective learning rate at the onset. Under
       feedback, a larger effective learning rate causes a stronger destabilization, so the response is positive. If
       gradients ignore the norm, a trajectory that starts a rise at a lower norm ends it at a lower norm.
+    - contrast: logarithm of the spread of ln ρ at the troughs over that at the peaks. Under feedback, destabilizations
+      end at similar norms, wherever they begin.
 
     Attributes
     ----------
-    score : (mean - variation)/sd + (response - mean)/sd with mean and sd over the surrogates, divided by the standard
-        deviation of this sum over the surrogates. It is at most 0 if the variation exceeds 0.45. The same holds if the
-        variation exceeds 0.2 and the response is below -0.05. NaN if the test is impossible.
-    variation, response : statistics of the run.
-    surrogate_variation, surrogate_response : their means over the surrogates.
+    score : sum of the differences to the means of the surrogates, each in standard deviations of the surrogates, divided
+        by the standard deviation of this sum over the surrogates. A smaller variation counts as positive. The score is
+        at most 0 if the variation exceeds 0.5. The same holds if the variation exceeds 0.2 and the response is below
+        -0.2. NaN if the test is impossible.
+    variation, response, contrast : statistics of the run.
+    surrogate_variation, surrogate_response, surrogate_contrast : their means over the surrogates.
     reason : why the test is impossible, and what would decide; empty if it was made.
     """
 
     score: float
     variation: float = math.nan
     response: float = math.nan
+    contrast: float = math.nan
     surrogate_variation: float = math.nan
     surrogate_response: float = math.nan
+    surrogate_contrast: float = math.nan
     reason: str = field(default="", repr=False)
 
     def __str__(self) -> str:
@@ -66,7 +71,7 @@ class FeedbackTest:
         return (
             f"feedback score {self.score:.1f} (variation of the period {self.variation:.2f}, "
             f"{self.surrogate_variation:.2f} without feedback; response of the peaks {self.response:.2f}, "
-            f"{self.surrogate_response:.2f} without)"
+            f"{self.surrogate_response:.2f} without; contrast {self.contrast:.2f}, {self.surrogate_contrast:.2f} without)"
         )
 
 
@@ -130,12 +135,12 @@ def find_feedback(trajectory: xr.Dataset, periods: MeasuredPeriods) -> FeedbackT
     if len(surrogates) < _SURROGATES_NEEDED * SURROGATES or not np.isfinite(measured).all():
         return FeedbackTest(math.nan, reason=f"too few periods ({periods.count}); train longer")
     means, deviations = surrogates.mean(axis=0), surrogates.std(axis=0)
-    towards_feedback = np.array([-1.0, 1.0]) / deviations
+    towards_feedback = np.array([-1.0, 1.0, 1.0]) / deviations
     score = float((measured - means) @ towards_feedback / ((surrogates - means) @ towards_feedback).std())
-    variation, response = measured
+    variation, response, _ = measured
     if variation > VARIATION_MAX or (response < RESPONSE_MIN and variation > VARIATION_SMALL):
         score = min(score, 0.0)
-    return FeedbackTest(score, float(variation), float(response), float(means[0]), float(means[1]))
+    return FeedbackTest(score, *measured.tolist(), *means.tolist())
 
 
 def _surrogates(drive: _Array, memory: float) -> Iterator[_Array]:
@@ -169,10 +174,10 @@ def _driven_log_norm(drive: Any, kept: float, power: float, first: float) -> Any
 
 @numba.njit(cache=True, nogil=True)
 def _statistics(log_norm: Any, rise: float) -> Any:
-    """Variation of the period and response of the peaks; NaN with too few periods."""
+    """Variation of the period, response of the peaks and contrast of troughs to peaks; NaN with too few periods."""
     troughs, peaks = zigzag(log_norm, rise)
     count = troughs.size - 1
-    result = np.full(2, np.nan)
+    result = np.full(3, np.nan)
     if count >= _PERIODS_MIN:
         lengths = np.diff(troughs).astype(np.float64)
         result[0] = lengths.std() / lengths.mean()
@@ -180,5 +185,7 @@ def _statistics(log_norm: Any, rise: float) -> Any:
         covariance = ((trough - trough.mean()) * (peak - peak.mean())).mean()
         # spreads far below the threshold of detection are not distinguished from none
         least = (rise / 10) ** 2
-        result[1] = -covariance / np.sqrt((trough.var() + least) * (peak.var() + least))
+        trough_variance, peak_variance = trough.var() + least, peak.var() + least
+        result[1] = -covariance / np.sqrt(trough_variance * peak_variance)
+        result[2] = np.log(trough_variance / peak_variance) / 2
     return result

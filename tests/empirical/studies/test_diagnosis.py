@@ -1,6 +1,7 @@
 """The diagnosis of real trainings with known causes of their spikes."""
 
 import concurrent.futures
+import math
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ import simulate
 import theory
 from empirical.studies.diagnosis import (
     DIAGNOSIS_STUDIES,
+    INDEPENDENT_STUDY,
     LOGS,
     NO_EFFECT,
     diagnosis_outcome,
+    find_causes,
     has_effect,
     judge_diagnoses,
     judge_log,
@@ -22,9 +25,12 @@ from empirical.studies.diagnosis import (
 from empirical.studies.labelled_runs import (
     LABELS,
     NOISE,
+    IndependentGradients,
     LabelledRun,
     development_runs,
     held_out_runs,
+    independent_gradients,
+    log_independent_gradients,
     train_labelled,
 )
 from empirical.studies.study import FAILS, HOLDS, goals_table
@@ -210,6 +216,76 @@ def test_held_out_cases_are_new():
         for case in cases:
             empirical.RunConfig(**case.settings)
     assert len(held_out) >= 30
+
+
+class TestIndependentGradients:
+    MOMENTUM, ADAMW = theory.SGD(momentum=0.9), theory.AdamW(dim=1)
+
+    @pytest.mark.parametrize("rule", [theory.SGD(), MOMENTUM, ADAMW], ids=["SGD", "momentum", "AdamW"])
+    def test_the_norm_is_at_equilibrium(self, rule):
+        case = IndependentGradients(
+            distribution="gamma", spread=50.0, intrinsic_lr=0.01, optimizer=rule, steps=600, seed=1
+        )
+        log = log_independent_gradients(case)
+        assert 0.8 < float(log.norm[300:].mean()) < 1.25
+        decay = theory.free_decay(log.attrs["lr"], log.attrs["wd"], optimizer=rule)
+        assert decay == pytest.approx(case.intrinsic_lr, rel=0.15)
+        np.testing.assert_allclose(log.loss, log.grad_norm**2, rtol=1e-12)
+
+    def test_correlation_time(self):
+        case = IndependentGradients(
+            distribution="lognormal", spread=2.0, intrinsic_lr=0.1, correlation_time=1.0, loss="g", steps=6000
+        )
+        log_loss = np.log(log_independent_gradients(case).loss.values)
+        assert log_loss.std() == pytest.approx(2.0, rel=0.1)
+        # the correlation of steps 10 apart is 1/e
+        assert np.corrcoef(log_loss[10:], log_loss[:-10])[0, 1] == pytest.approx(math.exp(-1), abs=0.08)
+
+    @pytest.mark.timeout(300)
+    def test_their_spikes_are_not_norm_driven(self):
+        heavy = [
+            IndependentGradients(intrinsic_lr=0.02, steps=2500, seed=seed, **kind)
+            for seed, kind in enumerate(
+                [
+                    *({"distribution": "lognormal", "spread": spread} for spread in (0.75, 1.5, 3.0)),
+                    {"distribution": "student-t", "spread": 2.0},
+                    {"distribution": "gamma", "spread": 0.3},
+                    {"distribution": "lognormal", "spread": 1.0, "loss": "log(1 + g²)"},
+                    {"distribution": "lognormal", "spread": 2.0, "optimizer": self.MOMENTUM},
+                    {"distribution": "lognormal", "spread": 2.0, "optimizer": self.ADAMW},
+                    {"distribution": "lognormal", "spread": 1.0, "correlation_time": 0.03},
+                ]
+            )
+        ]
+        with concurrent.futures.ThreadPoolExecutor(1) as here:
+            causes = [cause for found in find_causes(heavy, here, progress=False) for cause in found]
+        result = INDEPENDENT_STUDY.judge(causes)
+        assert result.values.size >= 250
+        assert result.verdict == HOLDS
+
+    def test_the_cases_of_the_study(self):
+        cases = independent_gradients()
+        assert len({str(case) for case in cases}) * 3 == len(cases)
+        assert {repr(case.optimizer) for case in cases} == {repr(theory.SGD()), repr(self.MOMENTUM), repr(self.ADAMW)}
+        assert {case.intrinsic_lr for case in cases} == {5e-4, 5e-3, 2e-2}
+
+    def test_the_page_counts_their_causes(self, tmp_path):
+        case = IndependentGradients(distribution="lognormal", spread=1.0, intrinsic_lr=0.01)
+        found = [(case, [UNKNOWN, NORM_DRIVEN]), (case, [BAD_BATCH, UNKNOWN])]
+        (result,) = write_diagnosis_page(tmp_path / "page.md", {}, found)
+        assert result.verdict == FAILS
+        assert "| lognormal 1, SGD(), loss g² | 1 | 1 | 0 | 2 |" in lines_of(tmp_path / "page.md")
+
+
+@pytest.mark.acceptance
+@pytest.mark.timeout(3000)
+def test_diagnoses_of_independent_gradients():
+    cases = independent_gradients()
+    with concurrent.futures.ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        causes = [cause for found in find_causes(cases, executor, progress=False) for cause in found]
+    result = INDEPENDENT_STUDY.judge(causes)
+    assert result.values.size >= 1000
+    assert result.verdict == HOLDS
 
 
 @pytest.mark.acceptance

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 
 import matplotlib as mpl
 import numpy as np
@@ -30,7 +31,7 @@ from simulate.diagnosis.rules import (
     Thresholds,
     explain,
 )
-from simulate.diagnosis.spikes import find_spikes
+from simulate.diagnosis.spikes import find_spikes, spike_features
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=25)
 LR, WD = 0.5, 0.02  # ηλ = 0.01
@@ -78,7 +79,7 @@ def with_losses(run, at, losses):
 
 
 @settings(FIXED, max_examples=10)
-@given(st.integers(0, 10**6), st.integers(3, 4), st.integers(100, 250), st.floats(0.005, 0.03))
+@given(st.integers(0, 10**6), st.integers(3, 4), st.integers(120, 250), st.floats(0.005, 0.03))
 def test_spikes_after_decay_phases_are_norm_driven(seed, periods, decay_steps, intrinsic_lr):
     # longer decay phases would end at equilibrium
     assume(decay_steps * intrinsic_lr < 2.5)
@@ -137,11 +138,11 @@ class TestNumbersByHand:
         logs = (slowed, 1), (periodic(5, lr=lr_schedule(cls.SCHEDULE))[0], 1), (every_second, 2)
         return [(run, gap, simulate.diagnose(run).spikes) for run, gap in logs]
 
-    def peaks_and_troughs(self, run, gap):
+    def peaks_and_troughs(self, run, gap, decay_steps=DECAY_STEPS):
         """Rows of the highest norm after each destabilization, and of the lowest before the next."""
-        norm = run.norm.values
+        norm, length = run.norm.values, decay_steps + 6
         for number in range(5):
-            start, end = number * self.LENGTH // gap, (number * self.LENGTH + self.DECAY_STEPS) // gap
+            start, end = number * length // gap, (number * length + decay_steps) // gap
             early, late = slice(max(start - 4, 0), start + 20), slice(end - 10, end + 3)
             yield early.start + int(np.argmax(norm[early])), late.start + int(np.argmin(norm[late]))
 
@@ -191,12 +192,13 @@ class TestNumbersByHand:
     @pytest.mark.parametrize("gap", [1, 2, 3])
     @pytest.mark.parametrize("without", [[], [-2, -3], [-2, -5, -6, -7]], ids=["even", "gap at the end", "gaps"])
     def test_the_next_spike_from_one_decay_phase(self, gap, without):
-        # up to half of the third decay phase
-        run = periodic(5)[0].isel(step=slice(0, 2 * self.LENGTH + 80, gap))
+        # up to half of the third decay phase, with equally many rows for each distance
+        whole, length = periodic(5, self.DECAY_STEPS * gap, wd=WD / gap)
+        run = whole.isel(step=slice(0, 2 * length + 80 * gap, gap))
         log = run.isel(step=np.delete(np.arange(run.sizes["step"]), without))
         found = simulate.diagnose(log)
-        *_, (peak, trough) = itertools.islice(self.peaks_and_troughs(run, gap), 2)
-        norm, factor = log.norm.values, (1 - LR * WD) ** found.spikes[-1].decay_ratio
+        *_, (peak, trough) = itertools.islice(self.peaks_and_troughs(run, gap, self.DECAY_STEPS * gap), 2)
+        norm, factor = log.norm.values, (1 - LR * WD / gap) ** found.spikes[-1].decay_ratio
         # steps that the norm takes to the trough
         left = np.log(norm[trough] / norm[-1]) / np.log(factor)
         assert found.spikes[-1].norm_decay == pytest.approx(np.log(norm[peak] / norm[trough]), rel=1e-12)
@@ -543,6 +545,9 @@ def spike_with(cause):
         "decay_ratio": 0.9,
         "norm_growth": 0.05,
         "growth_explained": 1.0,
+        "chance_before": 0.005,
+        "rise_ratio": 12.0,
+        "similar_spikes": 1,
     }
     own = {
         LR_STEP: {"lr": 0.4, "lowest_lr": 0.1, "lr_step": 490.0, "turned_before": 1.5},
@@ -554,6 +559,106 @@ def spike_with(cause):
 
 
 GROWN = dataclasses.replace(spike_with(NORM_DRIVEN), turned_before=1.0, norm_growth=0.4)
+# unlikely together with similar spikes only
+SIMILAR = dataclasses.replace(
+    spike_with(NORM_DRIVEN), chance_before=0.1, rise_ratio=4.5, similar_spikes=3, typical_chance=0.03, typical_rise=4.0
+)
+
+
+def heavy_tailed(spread=1.0, seed=0, count=4000, lr=LR, wd=0.04):
+    """Log whose losses and gradients depend on the batch of each step alone."""
+    gradients = 2 * np.exp(spread * np.random.default_rng(seed).normal(size=count))
+    start = float(theory.equilibrium_norm(lr, wd, 2.0))
+    run = simulate.norm_map(lr, wd, simulate.RecordedGradient(gradients), norm=start, steps=count)
+    return as_training(run).assign(loss=("step", gradients**2))
+
+
+class TestChance:
+    """A norm-driven spike needs more than a norm that decayed and a batch that raised it."""
+
+    # without this rule
+    ANY = dataclasses.replace(THRESHOLDS, single_chance=1.0, single_rise=-1e9)
+
+    @pytest.mark.parametrize("spread", [0.75, 1.5, 3.0])
+    def test_heavy_tailed_batches_are_not_norm_driven(self, spread):
+        run = heavy_tailed(spread)
+        causes = [spike.cause for spike in diagnose_run(run).spikes]
+        assert len(causes) > 50
+        assert NORM_DRIVEN not in causes
+        assert [spike.cause for spike in diagnose_run(run, self.ANY).spikes].count(NORM_DRIVEN) > 0.5 * len(causes)
+
+    def test_the_reason_and_what_decides_it_are_named(self):
+        found = simulate.diagnose(heavy_tailed())
+        similar = [spike for spike in found.spikes if "chance may explain" in str(spike)]
+        assert len(similar) > 50
+        for spike in similar:
+            assert spike.advice == ""
+            assert f"The medians of {len(similar)} such spikes are" in str(spike)
+            assert "A run with half the weight decay decides it" in spike.evidence[-1]
+        assert "Halve the weight decay" not in str(found)
+        assert math.isnan(found.next_step)
+
+    def test_norm_driven_spikes_report_both_numbers(self):
+        for spike in simulate.diagnose(periodic(4)[0]).spikes:
+            assert re.search(r"as far before 0\.\d% of the usual rows, and the loss rose by \d+\.\d", str(spike))
+
+    def test_chance_is_a_share_of_rows(self):
+        # the three steps before the spike rotate farther than all others, but for two
+        run = periodic(2)[0]
+        rows = Rows.of(run)
+        places = find_spikes(rows)
+        features = spike_features(rows, places)[1]
+        arrival = features.arrival_step
+        in_spikes = np.zeros(run.sizes["step"], dtype=bool)
+        for first, last in places:
+            in_spikes[first : last + 1] = True
+        largest = {row: rows.rotation[row - 3 : row].max() for row in range(3, arrival - 10)}
+        usual = [turned for row, turned in largest.items() if not in_spikes[row - 3 : row].any()]
+        turned = rows.rotation[arrival - 3 : arrival].max()
+        assert features.chance_before == pytest.approx((1 + sum(usual >= turned)) / (1 + len(usual)))
+
+    def test_a_rise_is_measured_in_usual_changes(self):
+        # losses whose changes are normal, and a rise of a known height
+        log_loss = np.random.default_rng(0).normal(size=3000)
+        log_loss[2500:2505] += 20
+        columns = {"loss": np.exp(log_loss), "norm": np.geomspace(9, 1, 3000), "lr": LR}
+        rows = Rows.of(simulate.training_log(columns, wd=WD))
+        (features,) = spike_features(rows, [(2500, 2504)])
+        rise = log_loss[2500:2505].mean() - log_loss[2470:2490].mean()
+        assert features.rise_ratio == pytest.approx(rise / math.sqrt(1 / 5 + 1 / 20), rel=0.1)
+        # it does not depend on the unit of the loss, and a loss may be negative
+        negative = columns | {"loss": log_loss}
+        (other,) = spike_features(Rows.of(simulate.training_log(negative, wd=WD)), [(2500, 2504)])
+        assert other.rise_ratio == pytest.approx(features.rise_ratio)
+
+    def test_two_spikes_in_few_rows_are_unknown(self):
+        run = periodic(2, wd=WD / 2)[0].isel(step=slice(0, None, 2))
+        spikes = simulate.diagnose(run).spikes
+        assert [spike.cause for spike in spikes] == [UNKNOWN] * 2
+        assert "a single spike needs at most 1% and at least 6.0" in str(spikes[-1])
+
+    @pytest.mark.parametrize("factor", [10, 30])
+    def test_a_bad_batch_between_destabilizations_is_not_norm_driven(self, factor):
+        run, length = periodic(5)
+        at = 3 * length + 80
+        gradients = run.grad_norm.values.copy()
+        gradients[at] *= 100 * factor
+        again = simulate.norm_map(
+            LR, WD, simulate.RecordedGradient(gradients), norm=float(run.norm[0]), steps=gradients.size
+        )
+        spikes = simulate.diagnose(with_losses(as_training(again).assign(loss=run.loss), at, [0.1 * factor])).spikes
+        assert [spike.cause for spike in spikes].count(NORM_DRIVEN) >= 3
+        assert {spike.cause for spike in spikes if spike.step <= at <= spike.last_step} <= {BAD_BATCH, UNKNOWN}
+
+    def test_the_reduced_model_needs_no_test_of_chance(self):
+        steady = dataclasses.replace(spike_with(NORM_DRIVEN), chance_before=1.0)
+        assert explain(steady).cause == UNKNOWN
+        assert explain(dataclasses.replace(steady, simulation="map")).cause == UNKNOWN
+        assert explain(dataclasses.replace(steady, simulation="period_model")).cause == NORM_DRIVEN
+
+    def test_too_few_usual_rows_are_named(self):
+        few = dataclasses.replace(spike_with(NORM_DRIVEN), rise_ratio=math.nan)
+        assert "too few usual rows" in " ".join(explain(few).evidence)
 
 
 class TestRules:
@@ -589,6 +694,13 @@ class TestRules:
             (spike_with(NORM_DRIVEN), "least_growth", "norm_growth", 1),
             (spike_with(NORM_DRIVEN), "least_explained", "growth_explained", 1),
             (spike_with(NORM_DRIVEN), "most_explained", "growth_explained", -1),
+            (spike_with(NORM_DRIVEN), "single_chance", "chance_before", -1),
+            (spike_with(NORM_DRIVEN), "single_rise", "rise_ratio", 1),
+            (SIMILAR, "least_similar", "similar_spikes", 1),
+            (SIMILAR, "typical_chance", "typical_chance", -1),
+            (SIMILAR, "typical_rise", "typical_rise", 1),
+            (SIMILAR, "member_rise", "rise_ratio", 1),
+            (dataclasses.replace(SIMILAR, chance_before=0.04, rise_ratio=1.0), "typical_chance", "chance_before", -1),
             (spike_with(BAD_BATCH), "bad_batch_left", "share_left", -1),
             (spike_with(BAD_BATCH), "excess", "excess_ratio", 1),
             (spike_with(BAD_BATCH), "usual_rotation", "turned_before", -1),
