@@ -150,8 +150,8 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     - "periodic": the norm oscillates because a low norm causes destabilizations. There are at least 5 periods, at most
       0.9 of the growth of ln ρ is outside the destabilizations, and the period less than doubles if `rise` is doubled.
       A period that doubles only reflects the detection threshold. This condition is dropped if at most 0.25 of the
-      growth is outside. And the test for feedback has a score of at least 2. Of runs whose gradients do not depend on
-      the norm, fewer than 1 in 100 are called periodic.
+      growth is outside. And the test for feedback has a score of at least 2.33. Of the runs whose gradients ignore the
+      norm, fewer than 1 in 100 are called periodic.
     - "no clear period": everything else.
     - "transient": the run ends before its initial norm is forgotten, and `discard` is not given.
     - "undetermined": settings do not fit this trajectory, because the norm decreases faster than weight decay allows,

@@ -158,7 +158,7 @@ def test_other_optimizers_drive_the_squared_norm():
             drive = math.exp(random.normal()) * 4e-3
             if respond:
                 # destabilizations are much likelier at a small norm
-                is_unstable = random.random() < 0.2 * (0.2 / sq_norm) ** 8
+                is_unstable = random.random() < 0.2 * (0.2 / sq_norm) ** 12
                 drive = 0.3 if is_unstable else 1e-4
             sq_norm = kept * sq_norm + drive
         run = with_rotation(np.log(values) / 2, 0.3)
