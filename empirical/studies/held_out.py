@@ -617,7 +617,7 @@ def feedback_power(folder: Path, networks: Sequence[str]) -> Table:
     folder : folder of the study.
     networks : names of networks with calibration runs in it.
     """
-    found: dict[int, list[bool]] = {count: [] for count in _POWER_PERIODS}
+    by_count: dict[int, list[bool]] = {count: [] for count in _POWER_PERIODS}
     for path in (path for name in networks for path in sorted((folder / _CALIBRATIONS / name).glob("runs/*/*"))):
         run = simulate.load(path)
         with warnings.catch_warnings():
@@ -626,7 +626,7 @@ def feedback_power(folder: Path, networks: Sequence[str]) -> Table:
             if whole.verdict != PERIODIC:
                 continue
             onsets = whole.periods.onsets
-            for count, verdicts in found.items():
+            for count, verdicts in by_count.items():
                 for begin, end in zip(onsets[:-1:count], onsets[count::count], strict=False):
                     # some rows beside the troughs, so that both are found
                     beside = (end - begin) // (10 * count)
@@ -636,7 +636,7 @@ def feedback_power(folder: Path, networks: Sequence[str]) -> Table:
         ["periods in the part", "parts", "called periodic"],
         [
             [str(count), str(len(verdicts)), f"{np.mean(verdicts):.0%}" if verdicts else DASH]
-            for count, verdicts in found.items()
+            for count, verdicts in by_count.items()
         ],
     )
 

@@ -176,8 +176,7 @@ def _feedback_score(calibration_runs: Sequence[CalibrationRun]) -> float:
         pool_scores([run.feedback_score for run in calibration_runs if run.intrinsic_lr == intrinsic_lr])
         for intrinsic_lr in intrinsic_lrs
     ]
-    known = [score for score in scores if not math.isnan(score)]
-    return max(known, default=math.nan)
+    return max((score for score in scores if not math.isnan(score)), default=math.nan)
 
 
 def _rotation_ratio(calibration_runs: Sequence[CalibrationRun], intrinsic_lr: float) -> float:

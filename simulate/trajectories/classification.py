@@ -59,7 +59,7 @@ class Classification:
         and NaN without any periods.
     periods : result of `find_periods`.
     feedback : result of the test for feedback. Its score is NaN if there are fewer than 5 periods, or no test was made.
-    contradiction : why the trajectory contradicts its settings; empty if it does not.
+    contradiction : why the run is in its transient, or contradicts its settings; empty if neither.
     """
 
     verdict: str
@@ -233,14 +233,14 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
 
 
 def _in_transient(trajectory: xr.Dataset, periods: MeasuredPeriods, discard: int | None) -> Classification:
-    """Classification of a run that ends in its transient. Raise ValueError if the user chose what to discard."""
-    count = trajectory.sizes["step"]
-    if discard is not None or not count:
+    """Classification of a run that ends in its transient. Raise ValueError if it has no transient or no rows."""
+    count, needed = trajectory.sizes["step"], transient_length(trajectory)
+    if discard is not None or not count or not needed:
         raise ValueError(
             f"trajectory must have rows left after `discard`, got fewer than two of {count}: its first {discard or 0} "
             "steps are discarded; train longer, or pass a smaller discard"
         )
-    needed, made = transient_length(trajectory), int(np.ptp(trajectory.step.values)) + 1
+    trained = int(np.ptp(trajectory.step.values)) + 1
     return Classification(
         TRANSIENT,
         rotation_ratio=math.nan,
@@ -250,8 +250,8 @@ def _in_transient(trajectory: xr.Dataset, periods: MeasuredPeriods, discard: int
         autocorrelation_time=math.nan,
         threshold_ratio=math.nan,
         periods=periods,
-        contradiction=f"{made} of the {needed} steps in which the initial norm is forgotten ({made / needed:.0%}); "
-        f"train more than {needed - made} more steps, or pass a smaller discard",
+        contradiction=f"it has {trained} of the {needed} steps in which the initial norm is forgotten; train more than "
+        f"{max(needed - trained, 0)} more steps, or pass a smaller discard",
     )
 
 

@@ -83,8 +83,8 @@ def pool_scores(scores: Sequence[float]) -> float:
     >>> pool_scores([2.0, 2.0, 2.0, 2.0, math.nan])
     4.0
     """
-    known = [score for score in scores if not math.isnan(score)]
-    return sum(known) / math.sqrt(len(known)) if known else math.nan
+    finite = [score for score in scores if not math.isnan(score)]
+    return sum(finite) / math.sqrt(len(finite)) if finite else math.nan
 
 
 def find_feedback(trajectory: xr.Dataset, periods: MeasuredPeriods) -> FeedbackTest:

@@ -13,7 +13,7 @@ import pytest
 
 import simulate
 import theory
-from empirical.studies.statistics import distance_from_envelope, period_difference
+from empirical.studies.statistics import distance_from_envelope, in_random_order, period_difference
 from empirical.studies.study import FAILS, HOLDS, RUNS_SUBFOLDER, UNDECIDED
 from empirical.studies.validation import (
     PRESETS,
@@ -56,7 +56,7 @@ def test_from_training_to_report(tmp_path):
     out = tmp_path / "report"
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         result = validate_runs("digits", SHORT, out, executor=executor, progress=False)
-    assert len(result.rows) == 31
+    assert len(result.rows) == 35
     assert not result.holds, "runs of a few hundred steps cannot have sixty periods"
     # exact laws hold in short runs too
     exact = ("replay", "control, replay", "norm inside", "equal losses", "control, losses")
@@ -206,20 +206,43 @@ def sawtooth(length, seed, scale=1.0, lr=0.5):
 def test_period_checks_can_fail():
     a, b, c = ([run] for run in (sawtooth(150, 0), sawtooth(150, 1, lr=0.1), sawtooth(220, 2)))
     assert verdict("periodic-high", {"all": a}) == HOLDS
-    assert verdict("periodic-high", {"all": [a[0].isel(step=slice(3000))]}) == UNDECIDED, "too few periods"
+    assert verdict("periodic-high", {"all": [a[0].isel(step=slice(8000))]}) == UNDECIDED, "too few periods"
     assert verdict("periodic-high", {"all": [noisy(0)]}) == FAILS
     equal = STUDIES["equal-periods"]
-    assert [row.verdict for row in equal.judge({"a": a, "b": b}, [{"a": a, "c": c}]).rows] == [HOLDS, HOLDS]
-    assert [row.verdict for row in equal.judge({"a": a, "c": c}, [{"a": a, "b": b}]).rows] == [FAILS, FAILS]
+    same, different = {"a": a, "b": b}, {"a": a, "c": c}
+    assert [row.verdict for row in equal.judge(same, [different, same]).rows] == [HOLDS] * 3
+    assert [row.verdict for row in equal.judge(different, [same, same]).rows] == [FAILS, FAILS, HOLDS]
     # equal runs without scatter differ by no standard errors
     even = simulate.norm_map(
         0.5, 0.01, simulate.RecordedGradient(np.resize([60.0] + [0.1] * 150, 9060)), norm=5.0, steps=9060
     )
     assert verdict("equal-periods", {"a": [even], "b": [even]}) == HOLDS
-    ratio = STUDIES["peak-ratio"].judge({"a": a, "b": b})
+    assert verdict("equal-periods", {"a": [noisy(0)], "b": [noisy(0)]}) == FAILS, "equal, but not periodic"
+    ratio = STUDIES["peak-ratio"].judge(same)
     assert ratio.numbers.predicted == pytest.approx(5**0.5)
     assert ratio.verdict == HOLDS
     assert verdict("peak-ratio", {"a": a, "b": [b[0].assign(norm=1.2 * b[0].norm)]}) == FAILS
+
+
+def test_rows_about_periods_fail_for_gradients_in_random_order():
+    # by symmetry, the rises of this noise have equal T·ηλ and peaks in the ratio of √η, too
+    high, low = (
+        [simulate.oscillate(lr, 0.005 / lr, steps=12_000, seed=seed) for seed in seeds]
+        for lr, seeds in ((0.5, (1, 2)), (0.1, (3, 4)))
+    )
+    for name, runs in (
+        ("periodic-high", {"all": high}),
+        ("equal-periods", {"a": high, "b": low}),
+        ("peak-ratio", {"a": high, "b": low}),
+    ):
+        study = STUDIES[name]
+        result = study.judge(runs, [runs] * len(study.controls))
+        assert result.verdict == HOLDS
+        assert result.rows[-1].verdict == HOLDS, str(result.controls[-1])
+        assert "random order" in result.rows[-1].claim
+    noise = [in_random_order(lambda runs: runs["all"][0])({"all": [run]}) for run in (high[0], low[0])]
+    lengths = [simulate.find_periods(run).mean for run in noise]
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.25)
 
 
 def test_the_error_of_a_mean_includes_scatter_between_runs():

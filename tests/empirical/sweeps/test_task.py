@@ -65,10 +65,11 @@ def test_a_stop_is_no_error(tmp_path, monkeypatch):
     assert (summary.status, summary.status_step, summary.is_final) == ("interrupted", 5, False)
 
 
-def test_short_and_empty_runs_have_no_verdict():
+def test_short_runs_are_in_their_transient_and_empty_ones_have_no_verdict():
     for steps in (0, 1, 5):
         summary = summarize(CONFIG, simulate.norm_map(0.5, 0.02, 2.0, norm=10.0, steps=steps))
-        assert summary.verdict == ""
+        assert summary.verdict == ("transient" if steps else "")
+        json.dumps(summary.to_dict(), allow_nan=False)
         assert ("norm_min" in summary.numbers) == (steps > 0)
 
 

@@ -295,7 +295,7 @@ class TestTransient:
         assert math.isnan(classification.rotation_ratio)
         assert classification.periods.count == 0
         assert "1500 of the 2000 steps" in classification.reason
-        assert "(75%)" in classification.reason
+        assert "train more than 500 more steps" in classification.reason
 
     def test_adamw_under_a_cosine_schedule(self):
         rule = theory.AdamW(dim=100)
