@@ -218,7 +218,7 @@ def test_period_checks_can_fail():
     )
     assert period_difference({"a": [even], "b": [even]}, of_any_runs=True).values == [0.0]
     assert verdict("equal-periods", {"a": [noisy(0)], "b": [noisy(0)]}) == FAILS, "equal, but not periodic"
-    ratio = STUDIES["peak-ratio"].judge(same)
+    ratio = STUDIES["peak-ratio"].judge(same, [same])
     assert ratio.numbers.predicted == pytest.approx(5**0.5)
     assert ratio.verdict == HOLDS
     assert verdict("peak-ratio", {"a": a, "b": [b[0].assign(norm=1.2 * b[0].norm)]}) == FAILS
