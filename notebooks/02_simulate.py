@@ -292,7 +292,8 @@ pd.DataFrame(
 # What can go wrong, and how you notice:
 #
 # - *No clear period.* More than 0.9 of the growth of $\ln\rho$ lies outside the detected rises ($\varphi>0.9$), as at equilibrium.
-#   `find_periods` warns, and `classify` returns "no clear period" or "equilibrium". A model fitted to such runs has no reduced model, but
+#   `find_periods` warns, and `classify` returns "no clear period" or "equilibrium". It also returns "no clear period" if gradients that
+#   ignore the norm have such periods, and "undetermined" if lr, wd and optimizer do not fit the norms. A model fitted to such runs has no reduced model, but
 #   its `predict` still works.
 # - *Too few periods.* With fewer than 10 at the lowest $\eta\lambda$ there is neither a balance law nor a reduced model; with fewer than
 #   100 predictions are rough.

@@ -13,6 +13,7 @@ from simulate.period_model.prediction import Interval, Prediction
 from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel
 from simulate.phase_diagram import phase_diagram
 from simulate.trajectories.classification import Classification, classify
+from simulate.trajectories.feedback import FeedbackTest
 from simulate.trajectories.folder import load, save
 from simulate.trajectories.periods import MeasuredPeriods, find_periods
 
@@ -22,6 +23,7 @@ __all__ = [
     "Classification",
     "Diagnosis",
     "Exploration",
+    "FeedbackTest",
     "Interval",
     "MeasuredPeriods",
     "NormalizedRegression",

@@ -51,7 +51,7 @@ def train_command(
     try:
         classification = simulate.classify(trajectory)
     except ValueError as error:
-        rows.append(["norm dynamics", f"undetermined ({error})"])
+        rows.append(["norm dynamics", f"none ({error})"])
     else:
         rows.append(["norm dynamics", f"{classification} ({classification.reason})"])
     print_table([*rows, ["saved", str(out)]])

@@ -348,7 +348,7 @@ def _draw_network(ax: Any, model: simulate.PeriodModel, part: xr.Dataset) -> Non
         label = None
     clear, at = (part.measured_verdict == PERIODIC).values, (part.lr * part.wd).values
     y, error = part.measured_period.values * at, 1.64 * part.measured_period_stderr.values * at
-    for mask, face, label in ((clear, MEASURED_COLOR, "measured"), (~clear, "white", "measured, no clear period")):
+    for mask, face, label in ((clear, MEASURED_COLOR, "measured"), (~clear, "white", "measured, not periodic")):
         if (mask & (part.measured_periods.values > 1)).any():
             ax.errorbar(
                 at[mask], y[mask], error[mask], **points, color=MEASURED_COLOR, marker="o", markerfacecolor=face,

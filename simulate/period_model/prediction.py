@@ -67,7 +67,9 @@ class Prediction:
 
     Attributes
     ----------
-    verdict : "equilibrium", "periodic" or "no clear period", by the rules of `simulate.classify`.
+    verdict : "equilibrium", "periodic" or "no clear period", by the rules of `simulate.classify`. The score of the test
+        for feedback is that of the calibration runs at the lowest ηλ. "undetermined" if the numbers are those of
+        periods, but no calibration run was tested.
     period : T of the balance law in steps, also if the verdict is "no clear period".
     interval : interval of T; None without a balance law.
     outside_growth : φ.
@@ -170,13 +172,10 @@ def predict_from_runs(
 
 
 def _feedback_score(calibration_runs: Sequence[CalibrationRun]) -> float:
-    """Largest score of a calibration setting: a network that shows feedback at one setting has it."""
-    intrinsic_lrs = {run.intrinsic_lr for run in calibration_runs}
-    scores = [
-        pool_scores([run.feedback_score for run in calibration_runs if run.intrinsic_lr == intrinsic_lr])
-        for intrinsic_lr in intrinsic_lrs
-    ]
-    return max((score for score in scores if not math.isnan(score)), default=math.nan)
+    """Pooled score at the lowest ηλ at which runs were tested for feedback; NaN if none was."""
+    tested = [run for run in calibration_runs if not math.isnan(run.feedback_score)]
+    lowest = min((run.intrinsic_lr for run in tested), default=math.nan)
+    return pool_scores([run.feedback_score for run in tested if run.intrinsic_lr == lowest])
 
 
 def _rotation_ratio(calibration_runs: Sequence[CalibrationRun], intrinsic_lr: float) -> float:

@@ -11,7 +11,7 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import FREE, check_trajectory
-from simulate.trajectories.feedback import SCORE_MIN, FeedbackTest, find_feedback
+from simulate.trajectories.feedback import BUFFER_MAX, SCORE_MIN, FeedbackTest, buffer_steps, find_feedback
 from simulate.trajectories.periods import (
     OUTSIDE_GROWTH_MAX,
     MeasuredPeriods,
@@ -34,7 +34,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SAMPLES_PER_RELAXATION = 100  # samples per 1/ηλ for the autocorrelation
 # At most so much of ln ρ may be lost beyond weight decay: rounding, or a momentum buffer that points inwards.
 _EXCESS_DECAY_MAX, _EXCESS_DECAY_MAX_BUFFER = 0.05, 0.5
-# The mean growth of ln ρ by rotation equals the decay, so its median is at most twice that. The rest is tolerance.
+# A step adds at least 1 - cos θ to ln ρ, and half of the steps add the median or more. So the median is at most twice
+# the mean growth. The rest is tolerance.
 _TURN_RATIO_MAX = 2.5
 
 _NO_TEST = FeedbackTest(math.nan)
@@ -99,7 +100,7 @@ class Classification:
             return f"{spread}, {shares}"
         if self.verdict in (PERIODIC, UNDETERMINED):
             return f"{spread}, {shares}, {self.feedback}"
-        if is_clear(periods.outside_growth, self.threshold_ratio):
+        if has_clear_period(periods.outside_growth, self.threshold_ratio):
             return f"{spread}, {shares}, and gradients that ignore the norm have such periods, too: {self.feedback}"
         coarse = "no period" if math.isinf(self.threshold_ratio) else f"{self.threshold_ratio * periods.mean:.4g} steps"
         return (
@@ -108,7 +109,7 @@ class Classification:
         )
 
 
-def is_clear(outside_growth: float, threshold_ratio: float) -> bool:
+def has_clear_period(outside_growth: float, threshold_ratio: float) -> bool:
     """Whether the period does not merely reflect the threshold of detection."""
     return outside_growth <= OUTSIDE_GROWTH_MAX and (
         threshold_ratio < THRESHOLD_RATIO_MAX or outside_growth <= OUTSIDE_GROWTH_SMALL
@@ -134,7 +135,7 @@ def verdict_from(
     """
     if ROTATION_RATIO_MIN <= rotation_ratio < math.inf and log_norm_sd <= LOG_NORM_SD_MAX:
         return EQUILIBRIUM
-    if periods < PERIODS_MIN or not is_clear(outside_growth, threshold_ratio):
+    if periods < PERIODS_MIN or not has_clear_period(outside_growth, threshold_ratio):
         return NO_CLEAR_PERIOD
     if math.isnan(feedback_score):
         return UNDETERMINED
@@ -142,7 +143,7 @@ def verdict_from(
 
 
 def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> Classification:
-    """Classify a trajectory as at equilibrium, periodic, or neither.
+    """Classify a trajectory: at equilibrium, periodic, without a clear period, in its transient, or undetermined.
 
     - "equilibrium": the median rotation is at least 0.8 of its equilibrium value *and* the standard deviation of ln ρ
       is at most 0.05. (The mean of ρ⁴ is no criterion: it fits the equilibrium formula on periodic runs too.) Without
@@ -150,13 +151,13 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     - "periodic": the norm oscillates because a low norm causes destabilizations. There are at least 5 periods, at most
       0.9 of the growth of ln ρ is outside the destabilizations, and the period less than doubles if `rise` is doubled.
       A period that doubles only reflects the detection threshold. This condition is dropped if at most 0.25 of the
-      growth is outside. And the test for feedback has a score of at least 2.33. Of the runs whose gradients ignore the
+      growth is outside. The test for feedback has a score of at least 2.33. Of the runs whose gradients ignore the
       norm, fewer than 1 in 100 are called periodic.
-    - "no clear period": everything else.
     - "transient": the run ends before its initial norm is forgotten, and `discard` is not given.
     - "undetermined": settings do not fit this trajectory, because the norm decreases faster than weight decay allows,
-      or the weights rotate farther than the growth of the norm allows. Or everything but the test for feedback, which
-      is impossible, speaks for periods.
+      or the weights rotate farther than the growth of the norm allows. The verdict is also undetermined if the periods
+      are clear, but the test for feedback is impossible, as under momentum with a large intrinsic learning rate.
+    - "no clear period": everything else.
 
     Parameters
     ----------
@@ -204,7 +205,7 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     contradiction = ""
     if setting.constraint == FREE and np.all((lr * wd >= 0) & (lr * wd < 1)):
         decay = np.broadcast_to(theory.free_decay(1.0, lr * wd, optimizer=rule), step.shape)
-        contradiction = _contradiction(step, log_norm, decay, ratio, rule)
+        contradiction = _contradiction(step, log_norm, decay, rotation, rule)
     sd = float(log_norm.std())
     coarse = periods_of_rows(trajectory, settled, 2 * periods.rise)
     has_periods = (periods.count > 0, coarse.count > 0)
@@ -235,12 +236,13 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
 def _in_transient(trajectory: xr.Dataset, periods: MeasuredPeriods, discard: int | None) -> Classification:
     """Classification of a run that ends in its transient. Raise ValueError if it has no transient or no rows."""
     count, needed = trajectory.sizes["step"], transient_length(trajectory)
-    if discard is not None or not count or not needed:
+    trained = int(np.ptp(trajectory.step.values)) + 1 if count else 0
+    if discard is not None or not 0 < trained <= needed:
         raise ValueError(
-            f"trajectory must have rows left after `discard`, got fewer than two of {count}: its first {discard or 0} "
-            "steps are discarded; train longer, or pass a smaller discard"
+            f"trajectory must have rows left after `discard`, got fewer than two of {count} with a finite norm > 0; "
+            f"its first {needed if discard is None else discard} steps are discarded, so train longer, or pass a "
+            "smaller discard"
         )
-    trained = int(np.ptp(trajectory.step.values)) + 1
     return Classification(
         TRANSIENT,
         rotation_ratio=math.nan,
@@ -251,7 +253,7 @@ def _in_transient(trajectory: xr.Dataset, periods: MeasuredPeriods, discard: int
         threshold_ratio=math.nan,
         periods=periods,
         contradiction=f"it has {trained} of the {needed} steps in which the initial norm is forgotten; train more than "
-        f"{max(needed - trained, 0)} more steps, or pass a smaller discard",
+        f"{needed - trained} more steps, or pass a smaller discard",
     )
 
 
@@ -259,26 +261,27 @@ def _contradiction(
     step: npt.NDArray[np.int64],
     log_norm: npt.NDArray[np.float64],
     decay: npt.NDArray[np.float64],
-    rotation_ratio: float,
+    rotation: npt.NDArray[np.float64],
     rule: theory.Optimizer,
 ) -> str:
     """Say why ln ρ and the rotation are impossible for the decay of ln ρ per step; empty if they are possible."""
-    distances = np.diff(step)
+    if buffer_steps(rule) * float(decay.mean()) > BUFFER_MAX:
+        # the norm may ring
+        return ""
     # growth of ln ρ by gradients since the first row: it never decreases if steps are orthogonal to the weights
-    growth = np.append(0.0, np.cumsum(np.diff(log_norm) + decay[:-1] * distances))
+    decayed = np.maximum(decay[:-1], decay[1:]) * np.diff(step)
+    growth = np.append(0.0, np.cumsum(np.diff(log_norm) + decayed))
     excess = float((np.maximum.accumulate(growth) - growth).max())
-    allowed = _EXCESS_DECAY_MAX if rule == theory.SGD() else _EXCESS_DECAY_MAX_BUFFER
-    if excess > allowed:
+    check = "check lr, wd and optimizer, and that this is the norm of the scale-invariant weights"
+    if excess > (_EXCESS_DECAY_MAX if rule == theory.SGD() else _EXCESS_DECAY_MAX_BUFFER):
+        decrease = f"ln ρ decreased by {excess:.3g} more than weight decay allows"
+        return f"settings do not fit this trajectory: {decrease}; {check}"
+    turn = 1 - math.cos(float(np.median(rotation)))
+    mean_growth = max(growth[-1] / (step[-1] - step[0]), float(decay.mean()))
+    if rule == theory.SGD() and turn > _TURN_RATIO_MAX * mean_growth > 0:
         return (
-            f"settings do not fit this trajectory: ln ρ decreased by {excess:.3g} more than weight decay allows; check "
-            "lr, wd and optimizer, and that this is the norm of the scale-invariant weights"
-        )
-    mean_decay = float(decay.mean())
-    mean_growth = max(growth[-1] / (step[-1] - step[0]), mean_decay)
-    if isinstance(rule, theory.SGD) and rotation_ratio**2 * mean_decay > _TURN_RATIO_MAX * mean_growth:
-        return (
-            f"settings do not fit this trajectory: its median rotation is {rotation_ratio:.3g} times that of "
-            "equilibrium, but the norm does not grow as much; check lr, wd and optimizer"
+            f"settings do not fit this trajectory: half of the steps rotate the weights by {np.median(rotation):.3g} "
+            f"or more, so the norm would grow faster; {check}"
         )
     return ""
 

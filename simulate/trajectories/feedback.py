@@ -14,6 +14,7 @@ import xarray as xr
 from scipy import fft, special
 
 import theory
+from simulate.trajectories.contract import FREE
 from simulate.trajectories.periods import MeasuredPeriods, zigzag
 from simulate.trajectories.setting import Setting
 
@@ -25,6 +26,9 @@ _SPACING = 0.02  # distance of samples, in units of the time in which weight dec
 _SPACING_MAX = 0.1  # if rows lie farther apart, they do not resolve the growth in a destabilization
 _SAMPLES_MAX = 8000  # so many last samples are used, about 160 relaxation times
 _MEMORY = 3.0  # mean periods over which surrogates keep the correlations of the run
+# If the buffer remembers a larger share of the decay time, it prolongs rises, which surrogates lack.
+BUFFER_MAX = 0.03
+_DEVIATION_MIN = 1e-3  # smaller differences of the statistics have no meaning
 _PERIODS_MIN = 4  # fewest periods of a surrogate whose statistics are used
 _SURROGATES_NEEDED = 0.5  # share of surrogates that must have so many
 
@@ -78,6 +82,8 @@ class FeedbackTest:
 def pool_scores(scores: Sequence[float]) -> float:
     """Score of several independent runs together: their sum over the root of their number, without NaN.
 
+    The error rate of a single run does not apply to it.
+
     Examples
     --------
     >>> pool_scores([2.0, 2.0, 2.0, 2.0, math.nan])
@@ -109,19 +115,30 @@ def find_feedback(trajectory: xr.Dataset, periods: MeasuredPeriods) -> FeedbackT
     True
     """
     step, log_norm = trajectory.step.values.astype(np.float64), np.log(trajectory.norm.values.astype(np.float64))
+    setting = Setting.of(trajectory)
+    if setting.constraint != FREE:
+        return FeedbackTest(math.nan, reason=f"the run has the constraint {setting.constraint!r}")
     if not periods.decay > 0:
         return FeedbackTest(math.nan, reason="the decay of the norm without gradients is unknown")
+    if buffer_steps(setting.optimizer) * periods.decay > BUFFER_MAX:
+        return FeedbackTest(
+            math.nan,
+            reason="the momentum buffer prolongs rises of the norm; a run with a smaller lr * wd can be tested",
+        )
     distance = float(np.median(np.diff(step)))
     if distance > 1 and distance * periods.decay > _SPACING_MAX:
-        largest = math.floor(_SPACING_MAX / periods.decay)
-        return FeedbackTest(math.nan, reason=f"rows lie {distance:.0f} steps apart; log at least every {largest} steps")
+        largest = max(1, math.floor(_SPACING_MAX / periods.decay))
+        return FeedbackTest(
+            math.nan, reason=f"rows lie {distance:.0f} steps apart; log every {largest} steps or more often"
+        )
     spacing = distance * max(1, math.floor(_SPACING / (periods.decay * distance)))
     samples = np.arange(step[0], step[-1] + 1, spacing)
     # a length whose Fourier transform is fast
     count = fft.prev_fast_len(min(samples.size - 1, _SAMPLES_MAX), real=True)
     samples = samples[-count - 1 :]
-    sq_norm = np.exp(2 * np.interp(samples, step, log_norm))
-    power = 2.0 if isinstance(Setting.of(trajectory).optimizer, theory.SGD) else 0.0
+    # the unit of the weights is free
+    sq_norm = np.exp(2 * np.interp(samples, step, log_norm - log_norm.mean()))
+    power = 2.0 if isinstance(setting.optimizer, theory.SGD) else 0.0
     kept = math.exp(-2 * periods.decay * spacing)
     drive = sq_norm[:-1] ** (power / 2) * (sq_norm[1:] - kept * sq_norm[:-1])
     measured = _statistics(np.log(sq_norm[:-1]) / 2, periods.rise)
@@ -133,8 +150,10 @@ def find_feedback(trajectory: xr.Dataset, periods: MeasuredPeriods) -> FeedbackT
     )
     surrogates = surrogates[np.isfinite(surrogates).all(axis=1)]
     if len(surrogates) < _SURROGATES_NEEDED * SURROGATES or not np.isfinite(measured).all():
-        return FeedbackTest(math.nan, reason=f"too few periods ({periods.count}); train longer")
-    means, deviations = surrogates.mean(axis=0), surrogates.std(axis=0)
+        return FeedbackTest(
+            math.nan, reason=f"only {len(surrogates)} of {SURROGATES} surrogates have enough periods; train longer"
+        )
+    means, deviations = surrogates.mean(axis=0), np.maximum(surrogates.std(axis=0), _DEVIATION_MIN)
     sums = _towards_feedback((surrogates - means) / deviations)
     score = float((_towards_feedback((measured - means) / deviations) - sums.mean()) / sums.std())
     variation, response, _ = measured
@@ -147,6 +166,11 @@ def _towards_feedback(differences: _Array) -> _Array:
     """Sum of standardized differences of variation, response and contrast, with the signs that feedback gives them."""
     variation, response, contrast = differences.T
     return np.asarray(response - variation + np.abs(contrast))
+
+
+def buffer_steps(optimizer: theory.Optimizer | None) -> float:
+    """Steps that a momentum buffer remembers; 0 without one."""
+    return 1 / (1 - optimizer.momentum) if isinstance(optimizer, theory.SGD) and optimizer.momentum else 0.0
 
 
 def _surrogates(drive: _Array, memory: float) -> Iterator[_Array]:

@@ -178,7 +178,7 @@ def transient_length(trajectory: xr.Dataset) -> int:
     intrinsic_lr, rule = setting.intrinsic_lr, setting.optimizer
     if 0 < intrinsic_lr < 1 and isinstance(rule, theory.SGD) and rule.momentum:
         return round(2 / float(theory.free_decay(1.0, intrinsic_lr, optimizer=rule)))
-    return round(2 / intrinsic_lr) if intrinsic_lr > 0 else 0
+    return round(min(2 / intrinsic_lr, 2**62)) if intrinsic_lr > 0 else 0
 
 
 def _decay(setting: Setting) -> float:

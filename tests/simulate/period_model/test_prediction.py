@@ -21,7 +21,7 @@ def periodic_run(intrinsic_lr, count=50, period=80.0, norm_rise=0.5, *, scaled=1
     """Calibration run with periods of this length; by default T·ηλ = 0.8 at ηλ = 0.01."""
     defaults = {
         "verdict": "periodic", "rotation_ratio": 0.3, "log_norm_sd": 0.2, "autocorrelation_time": 15.0,
-        "threshold_ratio": 1.2, "norm": 3.0,
+        "threshold_ratio": 1.2, "norm": 3.0, "feedback_score": 5.0,
     }  # fmt: skip
     outside_growth = 1 - norm_rise / (-math.log1p(-intrinsic_lr) * period)
     return CalibrationRun(
