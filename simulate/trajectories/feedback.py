@@ -155,7 +155,8 @@ def find_feedback(trajectory: xr.Dataset, periods: MeasuredPeriods) -> FeedbackT
         )
     means, deviations = surrogates.mean(axis=0), np.maximum(surrogates.std(axis=0), _DEVIATION_MIN)
     sums = _towards_feedback((surrogates - means) / deviations)
-    score = float((_towards_feedback((measured - means) / deviations) - sums.mean()) / sums.std())
+    difference = float(_towards_feedback((measured - means) / deviations) - sums.mean())
+    score = difference / max(float(sums.std()), _DEVIATION_MIN)
     variation, response, _ = measured
     if variation > VARIATION_MAX or (response < RESPONSE_MIN and variation > VARIATION_SMALL):
         score = min(score, 0.0)
