@@ -21,7 +21,7 @@ _VERDICTS = {
     EQUILIBRIUM: ("#56B4E9", ""),
     PERIODIC: ("#F0E442", ""),
     NO_CLEAR_PERIOD: ("#CC79A7", "...."),
-    TRANSIENT: ("#999999", ""),
+    TRANSIENT: ("#999999", "----"),
     UNDETERMINED: ("#FFFFFF", "////"),
     COLLAPSED: ("#000000", ""),
     DIVERGED: ("#D55E00", "xxxx"),

@@ -11,7 +11,14 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import FREE, check_trajectory
-from simulate.trajectories.feedback import BUFFER_MAX, SCORE_MIN, FeedbackTest, buffer_steps, find_feedback
+from simulate.trajectories.feedback import (
+    BUFFER_MAX,
+    SCORE_MIN,
+    VARIATION_MAX,
+    FeedbackTest,
+    buffer_steps,
+    find_feedback,
+)
 from simulate.trajectories.periods import (
     OUTSIDE_GROWTH_MAX,
     MeasuredPeriods,
@@ -101,7 +108,10 @@ class Classification:
         if self.verdict in (PERIODIC, UNDETERMINED):
             return f"{spread}, {shares}, {self.feedback}"
         if has_clear_period(periods.outside_growth, self.threshold_ratio):
-            return f"{spread}, {shares}, and gradients that ignore the norm have such periods, too: {self.feedback}"
+            why = "gradients that ignore the norm have such periods, too"
+            if self.feedback.variation > VARIATION_MAX:
+                why = "the periods are irregular"
+            return f"{spread}, {shares}, and {why}: {self.feedback}"
         coarse = "no period" if math.isinf(self.threshold_ratio) else f"{self.threshold_ratio * periods.mean:.4g} steps"
         return (
             f"{spread}, {shares}, and a period that depends on the detection threshold: {periods.mean:.4g} steps for "

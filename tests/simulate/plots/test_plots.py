@@ -349,7 +349,7 @@ class TestPlotPeriods:
             plots.plot_periods(value)
 
 
-ALL = ["equilibrium", "periodic", "no clear period", "collapsed", "diverged"]
+ALL = ["equilibrium", "periodic", "no clear period", "transient", "undetermined", "collapsed", "diverged"]
 
 
 def diagram(lr, wd, verdicts=("equilibrium", "periodic"), period=20.0):
@@ -397,7 +397,7 @@ class TestPlotPhaseDiagram:
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["periodic", "collapsed"]
 
     def test_verdicts_differ_in_grey(self):
-        ax = plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, 5), [0.1], ALL))
+        ax = plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, len(ALL)), [0.1], ALL))
         ax.figure.canvas.draw()
         looks = [
             (float(np.dot(mesh.get_facecolor()[0, :3], [0.299, 0.587, 0.114])), mesh.get_hatch() or "")
@@ -514,7 +514,7 @@ def test_figures_are_written(tmp_path):
         "trajectory": axes[0],
         "phase": plots.plot_phase(run),
         "periods": plots.plot_periods(measured_periods([180, 200, 210]), predicted=measured_periods([190, 205])),
-        "phase diagram": plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, 5), [0.1, 0.2], ALL)),
+        "phase diagram": plots.plot_phase_diagram(diagram(np.geomspace(0.1, 1, len(ALL)), [0.1, 0.2], ALL)),
     }
     for name, figure in ((name, ax.figure) for name, ax in pictures.items()):
         figure.savefig(tmp_path / f"{name}.png", dpi=60)
