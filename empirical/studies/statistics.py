@@ -21,7 +21,7 @@ from empirical.config import RunConfig
 from empirical.measures.minima import minimum_steps
 from empirical.runs.snapshots import networks_at
 from empirical.studies.study import Numbers, Trajectories
-from simulate.trajectories.classification import PERIODIC, TRANSIENT
+from simulate.trajectories.classification import PERIODIC, TRANSIENT, UNDETERMINED
 from simulate.trajectories.periods import after_transient
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
@@ -60,8 +60,18 @@ def classify_or_none(run: xr.Dataset, discard: int | None = None) -> simulate.Cl
 
 
 def verdict_indicator(verdict: str) -> SeedStatistic:
-    """Indicator of a verdict of `simulate.classify`."""
-    return _indicator(lambda classification: classification.verdict == verdict)
+    """Indicator of a verdict of `simulate.classify`: 1 or 0, NaN for a run too short or undetermined."""
+
+    def number(run: xr.Dataset) -> float:
+        classification = classify_or_none(run)
+        if classification is None:
+            return math.nan
+        # without a test for feedback, a run may be periodic, but is not at equilibrium
+        if classification.verdict == UNDETERMINED and (verdict == PERIODIC or classification.contradiction):
+            return math.nan
+        return float(classification.verdict == verdict)
+
+    return _of_each(number)
 
 
 def oscillation_indicator() -> SeedStatistic:

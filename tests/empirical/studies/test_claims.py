@@ -114,6 +114,9 @@ class TestStatistics:
         assert largest_norm_decrease()({"all": [rising]}) == [0.0]
         assert periods_indicator()({"all": [rising]}) == [0.0]
         assert verdict_indicator("periodic")({"all": [rising]}) == [0.0]
+        # it falls faster than by decay
+        undetermined = periodic.assign_attrs(wd=1e-3)
+        assert math.isnan(verdict_indicator("periodic")({"all": [undetermined]})[0])
 
     def test_ratios_pair_the_seeds(self):
         def wave(length):
