@@ -77,7 +77,7 @@ def check_real(
     ValueError: lr must be a finite number > 0, got -2.0 at index 1
     """
     limits = {">": above, ">=": at_least, "<": below, "<=": at_most}
-    allowed = " and ".join(f"{sign} {_digits(limit)}" for sign, limit in limits.items() if limit is not None)
+    allowed = " and ".join(f"{sign} {format_number(limit)}" for sign, limit in limits.items() if limit is not None)
     allowed = f"a finite number {allowed}".rstrip()
     raw = _to_array(name, value, f"{allowed} or an array of such numbers")
     if raw.dtype.kind not in "iuf":
@@ -126,8 +126,14 @@ def _to_array(name: str, value: Any, allowed: str) -> npt.NDArray[Any]:
         ) from None
 
 
-def _digits(number: Any) -> str:
-    """Shortest text that gives the same number, without ".0"."""
+def format_number(number: Any) -> str:
+    """Shortest text that gives the same number, without ".0".
+
+    Examples
+    --------
+    >>> format_number(2.0), format_number(0.1)
+    ('2', '0.1')
+    """
     return repr(float(number)).removesuffix(".0")
 
 
@@ -164,7 +170,7 @@ def check_intrinsic_lr(lr: FloatArray, wd: FloatArray, *, below: float = 2.0) ->
         good = product < below
         index = tuple(np.argwhere(~good)[0])
         raise ValueError(
-            f"lr * wd must be < {_digits(below)} here, got {_digits(product[index])} "
+            f"lr * wd must be < {format_number(below)} here, got {format_number(product[index])} "
             f"(lr={float(lr[index]):g}, wd={float(wd[index]):g})"
         )
     return product

@@ -26,6 +26,7 @@ from theory.arguments import (
     check_real,
     check_steps,
     check_wd,
+    format_number,
     to_float,
 )
 from theory.bounds import Bounds, states_at
@@ -350,7 +351,7 @@ def _check_arguments(
         index = tuple(np.argwhere(~good)[0])
         allowed = float(np.broadcast_to(limit, good.shape)[index])
         raise ValueError(
-            f"lr * wd must be < {allowed:.17g} here, got {float(product[index]):.17g} "
+            f"lr * wd must be < {format_number(allowed)} here, got {format_number(product[index])} "
             f"(lr={float(lr[index]):g}, wd={float(wd[index]):g}, momentum={float(mu[index]):g})"
         )
     return checked

@@ -157,11 +157,14 @@ class BalanceLaw:
         >>> float(BalanceLaw(0.5, 0.2, 0.5, 1.0, 0.01, "odds").outside_growth_at(np.array(0.04)))
         0.8
         """
-        factor = (intrinsic / self.reference) ** self.outside_growth_power
-        if self.power_of == "share":
-            return np.asarray(self.outside_growth * factor)
-        # φ of the odds times the factor, written without poles for φ >= 0
-        return np.asarray(self.outside_growth * factor / (1 - self.outside_growth + self.outside_growth * factor))
+        outside, inside = self._growth(intrinsic)
+        return np.asarray(outside / (outside + inside))
+
+    def _growth(self, intrinsic: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Growth outside and inside destabilizations at ηλ, up to a common factor; digits of both are kept."""
+        with np.errstate(over="ignore"):
+            outside = self.outside_growth * (intrinsic / self.reference) ** self.outside_growth_power
+        return outside, 1 - outside if self.power_of == "share" else np.full_like(outside, 1 - self.outside_growth)
 
     @overload
     def period(self, lr: Number, wd: Number) -> float: ...
@@ -191,14 +194,8 @@ class BalanceLaw:
         lr, wd = check_lr(lr), check_real("wd", wd, above=0)
         intrinsic_lr = check_intrinsic_lr(lr, check_wd(wd), below=1.0)
         norm_rise = self.norm_rise_at(intrinsic_lr)
-        with np.errstate(over="ignore"):
-            factor = (intrinsic_lr / self.reference) ** self.outside_growth_power
-        # 1-φ for φ = share·factor, or 1/(1+ω) for ω = odds·factor; written so that φ near 1 keeps its digits
-        if self.power_of == "share":
-            inside, total = 1 - self.outside_growth * factor, np.ones_like(factor)
-        else:
-            inside = np.full_like(factor, 1 - self.outside_growth)
-            total = inside + self.outside_growth * factor
+        outside, inside = self._growth(intrinsic_lr)
+        total = outside + inside
         has_period = (norm_rise > 0) & (inside > 0) & (total > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             return to_float(np.where(has_period, norm_rise * total / inside / -np.log1p(-intrinsic_lr), np.nan))

@@ -36,7 +36,7 @@ RIGHT, WRONG, MISSED = "right", "wrong", "missed"
 OUTCOMES = (RIGHT, UNKNOWN, MISSED, WRONG)
 NO_EFFECT, HELD_OUT = "no effect", "held-out"
 _Case = TypeVar("_Case")
-_Found = TypeVar("_Found")
+_Answer = TypeVar("_Answer")
 _NEAR = (-2, 30)  # steps from an event to the first step of its spike
 _MOST = 0.8  # least share of norm-driven spikes in a periodic training
 
@@ -177,12 +177,12 @@ def _find_causes(case: IndependentGradients) -> list[str]:
 
 
 def _map(
-    work: Callable[[_Case], _Found],
+    work: Callable[[_Case], _Answer],
     cases: Sequence[_Case],
     name: str,
     executor: Executor | None,
     progress: bool | None,
-) -> list[_Found]:
+) -> list[_Answer]:
     hidden = None if progress is None else not progress
     if executor is None:
         with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as own:

@@ -21,6 +21,7 @@ from empirical.calibration import calibrate
 from empirical.config import RunConfig
 from empirical.reports.tables import DASH, Table
 from empirical.studies.figures import draw_held_out
+from empirical.studies.statistics import shuffle_gradients
 from empirical.studies.study import (
     NO_RULE,
     Limit,
@@ -38,7 +39,7 @@ from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
 from simulate.period_model.calibration import fit_balance_law, pool_runs
-from simulate.trajectories.classification import EQUILIBRIUM, PERIODIC, PERIODS_MIN, verdict_from
+from simulate.trajectories.classification import EQUILIBRIUM, PERIODIC, PERIODS_MIN, has_clear_period, verdict_from
 from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.feedback import pool_scores
 from simulate.trajectories.setting import Setting
@@ -58,7 +59,7 @@ SEEDS = (100, 101)
 _LR_BY_INTRINSIC_LR = {5e-3: 0.2, 1e-3: 1.0, 5e-4: 0.5, 3e-4: 0.3}
 _RELAXATIONS = 40  # initial length of a reference run, which is extended until it has enough periods
 _PERIODS_NEEDED = 60
-_POWER_PERIODS = (8, 15, 30, 45)
+_PART_PERIODS, _BLOCK_SHARES = (8, 15, 30, 45), (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 _KINDS_WITH_GOALS = ["mlp", "convnet"]
 _PREDICTED_COLUMNS = ("network", "ηλ", "predicted verdict", "measured", "T·ηλ: law", "90 %", "reduced", "naive")
 
@@ -498,7 +499,7 @@ def _study(**fields: Any) -> Study:
 
 
 def _mean_errors(part: str, *names: str) -> Callable[[xr.Dataset], Numbers]:
-    """Mean errors of several predictions, in the settings in which the first two are finite_values."""
+    """Mean errors of several predictions, in the settings in which the first two are finite."""
 
     def statistic(table: xr.Dataset) -> Numbers:
         errors = [numbers_by_setting(select_settings(table, part))[name] for name in names]
@@ -609,36 +610,48 @@ def judge_held_out(table: xr.Dataset) -> list[Result]:
     return [result for result in results if result.values.size]
 
 
-def feedback_power(folder: Path, networks: Sequence[str]) -> Table:
-    """Share of parts of periodic calibration runs that `simulate.classify` calls periodic, by number of periods.
+def feedback_table(folder: Path, networks: Sequence[str]) -> Table:
+    """Table of the calibration runs, parts of them and runs without feedback that are called periodic.
+
+    - Runs with clear periods, by all rules of `simulate.classify` but the test for feedback.
+    - Parts of periodic runs, by their number of periods.
+    - Gradient norms of periodic runs of plain SGD in random order, by the length of the blocks that stay together.
 
     Parameters
     ----------
     folder : folder of the study.
     networks : names of networks with calibration runs in it.
     """
-    by_count: dict[int, list[bool]] = {count: [] for count in _POWER_PERIODS}
-    for path in (path for name in networks for path in sorted((folder / _CALIBRATIONS / name).glob("runs/*/*"))):
-        run = simulate.load(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+    rows: dict[str, list[bool]] = {}
+
+    def count(name: str, run: xr.Dataset, **options: Any) -> bool:
+        is_periodic = simulate.classify(run, **options).verdict == PERIODIC
+        rows.setdefault(name, []).append(is_periodic)
+        return is_periodic
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for path in (path for name in networks for path in sorted((folder / _CALIBRATIONS / name).glob("runs/*/*"))):
+            run = simulate.load(path)
             whole = simulate.classify(run)
-            if whole.verdict != PERIODIC:
+            periods, is_clear = whole.periods, has_clear_period(whole.periods.outside_growth, whole.threshold_ratio)
+            is_candidate = periods.count >= PERIODS_MIN and is_clear and whole.verdict != EQUILIBRIUM
+            if not (is_candidate and count("clear periods", run)):
                 continue
-            onsets = whole.periods.onsets
-            for count, verdicts in by_count.items():
-                for begin, end in zip(onsets[:-1:count], onsets[count::count], strict=False):
+            for number in _PART_PERIODS:
+                for begin, end in zip(periods.onsets[:-1:number], periods.onsets[number::number], strict=False):
                     # some rows beside the troughs, so that both are found
-                    beside = (end - begin) // (10 * count)
+                    beside = (end - begin) // (10 * number)
                     part = run.sel(step=slice(begin - beside, end + beside))
-                    verdicts.append(simulate.classify(part, discard=0).verdict == PERIODIC)
-    return Table(
-        ["periods in the part", "parts", "called periodic"],
-        [
-            [str(count), str(len(verdicts)), f"{np.mean(verdicts):.0%}" if verdicts else DASH]
-            for count, verdicts in by_count.items()
-        ],
-    )
+                    count(f"parts with {number} periods", part, discard=0)
+            if Setting.of(run).optimizer == theory.SGD():
+                for share in _BLOCK_SHARES:
+                    shuffled = shuffle_gradients(run, max(1, round(share * periods.mean)))
+                    count(f"blocks of {share:g} T in random order" if share else "gradients in random order", shuffled)
+    cells = [
+        [name, str(len(verdicts)), str(sum(verdicts)), f"{np.mean(verdicts):.0%}"] for name, verdicts in rows.items()
+    ]
+    return Table(["calibration runs", "number", "called periodic", "share"], cells)
 
 
 def write_held_out_page(
@@ -655,8 +668,8 @@ def write_held_out_page(
         _MADE_BY,
         goals_table(results).markdown(),
         f"![Predicted and measured T·ηλ over ηλ]({_PICTURE})",
-        "Parts of periodic calibration runs:",
-        feedback_power(folder, list(titles)).markdown(),
+        "Test for feedback ([mathematics.md](mathematics.md) §5):",
+        feedback_table(folder, list(titles)).markdown(),
         "Settings:",
         Table(
             [*_PREDICTED_COLUMNS, "measured", "error"],

@@ -39,7 +39,8 @@ def _of_each(number: Callable[[xr.Dataset], float]) -> SeedStatistic:
 
 
 def _indicator(
-    condition: Callable[[simulate.Classification], bool], discard: Callable[[xr.Dataset], int | None] = lambda run: None
+    condition: Callable[[simulate.Classification], float],
+    discard: Callable[[xr.Dataset], int | None] = lambda run: None,
 ) -> SeedStatistic:
     """Indicator of a condition on `simulate.classify`: 1 or 0, NaN for a run too short."""
 
@@ -60,18 +61,15 @@ def classify_or_none(run: xr.Dataset, discard: int | None = None) -> simulate.Cl
 
 
 def verdict_indicator(verdict: str) -> SeedStatistic:
-    """Indicator of a verdict of `simulate.classify`: 1 or 0, NaN for a run too short or undetermined."""
+    """Indicator of a verdict of `simulate.classify`; NaN also for a run whose verdict is undetermined."""
 
-    def number(run: xr.Dataset) -> float:
-        classification = classify_or_none(run)
-        if classification is None:
-            return math.nan
+    def condition(classification: simulate.Classification) -> float:
         # without a test for feedback, a run may be periodic, but is not at equilibrium
-        if classification.verdict == UNDETERMINED and (verdict == PERIODIC or classification.contradiction):
+        if classification.verdict == UNDETERMINED and (verdict == PERIODIC or classification.obstacle):
             return math.nan
-        return float(classification.verdict == verdict)
+        return classification.verdict == verdict
 
-    return _of_each(number)
+    return _indicator(condition)
 
 
 def oscillation_indicator() -> SeedStatistic:
@@ -365,18 +363,20 @@ def in_random_order(statistic: Callable[[Trajectories], Numbers]) -> Callable[[T
     """Statistic of the same runs without feedback: their gradient norms, in random order, drive the norm."""
 
     def number(runs: Trajectories) -> Numbers:
-        return statistic({name: [_in_random_order(run) for run in group] for name, group in runs.items()})
+        return statistic({name: [shuffle_gradients(run) for run in group] for name, group in runs.items()})
 
     return number
 
 
-def _in_random_order(run: xr.Dataset) -> xr.Dataset:
-    lr, wd = Setting.of(run).constants()
-    grad_norm = np.random.default_rng(0).permutation(after_transient(run).grad_norm.values)
-    repeated = np.resize(grad_norm, run.sizes["step"])
-    return simulate.norm_map(
-        lr, wd, simulate.RecordedGradient(repeated), norm=float(run.norm[0]), steps=run.sizes["step"]
-    )
+def shuffle_gradients(run: xr.Dataset, block: int = 1) -> xr.Dataset:
+    """Simulate the norm of a run of plain SGD with its gradient norms after the transient, in random order.
+
+    `block` is the number of successive gradient norms that stay together.
+    """
+    grad_norm, steps = after_transient(run).grad_norm.values, run.sizes["step"]
+    blocks = grad_norm[: grad_norm.size // block * block].reshape(-1, block)
+    gradient = simulate.RecordedGradient(np.resize(np.random.default_rng(0).permutation(blocks), steps))
+    return simulate.norm_map(*Setting.of(run).constants(), gradient, norm=float(run.norm[0]), steps=steps)
 
 
 def _are_periodic(runs: Sequence[xr.Dataset]) -> bool:

@@ -310,8 +310,9 @@ def _why_by_chance(s: SpikeFeatures, t: Thresholds) -> str:
     if math.isnan(s.chance_before + s.rise_ratio):
         return "But there are too few usual rows before it to exclude chance."
     return (
-        f"But chance may explain that: a single spike needs at most {t.single_chance:.0%} and at least "
-        f"{t.single_rise}, or {t.least_similar} such spikes medians of {t.typical_chance:.0%} and {t.typical_rise}."
+        f"But chance may explain that. A single spike needs at most {t.single_chance:.0%} and at least {t.single_rise} "
+        f"standard deviations. For {t.least_similar} or more such spikes, medians of {t.typical_chance:.0%} and "
+        f"{t.typical_rise} suffice."
     )
 
 

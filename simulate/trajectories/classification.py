@@ -45,6 +45,8 @@ _EXCESS_DECAY_MAX, _EXCESS_DECAY_MAX_BUFFER = 0.05, 0.5
 # the mean growth. The rest is tolerance.
 _TURN_RATIO_MAX = 2.5
 
+_RELAXATIONS_OF_TRANSIENT = 8  # relaxation times of about 1/4ηλ in the transient of 2/ηλ
+
 _NO_TEST = FeedbackTest(math.nan)
 
 
@@ -67,7 +69,8 @@ class Classification:
         and NaN without any periods.
     periods : result of `find_periods`.
     feedback : result of the test for feedback. Its score is NaN if there are fewer than 5 periods, or no test was made.
-    contradiction : why the run is in its transient, or contradicts its settings; empty if neither.
+    obstacle : why a verdict on the behaviour is impossible: the run is too short, or contradicts its settings; empty if
+        neither.
     """
 
     verdict: str
@@ -79,7 +82,7 @@ class Classification:
     threshold_ratio: float
     periods: MeasuredPeriods = field(repr=False)
     feedback: FeedbackTest = field(default=_NO_TEST, repr=False)
-    contradiction: str = field(default="", repr=False)
+    obstacle: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         if self.verdict == PERIODIC:
@@ -89,8 +92,8 @@ class Classification:
     @property
     def reason(self) -> str:
         """The numbers that led to the verdict, in one sentence."""
-        if self.contradiction:
-            return self.contradiction
+        if self.obstacle:
+            return self.obstacle
         # without decay there is no rotation at equilibrium
         has_equilibrium = math.isfinite(self.rotation_ratio)
         rotation = f"rotation {self.rotation_ratio:.2f} of equilibrium" if has_equilibrium else "no equilibrium"
@@ -161,9 +164,10 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     - "periodic": the norm oscillates because a low norm causes destabilizations. There are at least 5 periods, at most
       0.9 of the growth of ln ρ is outside the destabilizations, and the period less than doubles if `rise` is doubled.
       A period that doubles only reflects the detection threshold. This condition is dropped if at most 0.25 of the
-      growth is outside. The test for feedback has a score of at least 2.33. Of the runs whose gradients ignore the
-      norm, fewer than 1 in 100 are called periodic.
-    - "transient": the run ends before its initial norm is forgotten, and `discard` is not given.
+      growth is outside. The test for feedback has a score of at least 2.33. Of the runs of plain SGD whose gradients
+      ignore the norm, fewer than 1 in 100 are called periodic.
+    - "transient": the run ends before its initial norm is forgotten, or less than a relaxation time after that with a
+      steady norm. If `discard` is given, this verdict is not used.
     - "undetermined": settings do not fit this trajectory, because the norm decreases faster than weight decay allows,
       or the weights rotate farther than the growth of the norm allows. The verdict is also undetermined if the periods
       are clear, but the test for feedback is impossible, as under momentum with a large intrinsic learning rate.
@@ -212,21 +216,29 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.median(rotation / expected))
     step, log_norm = trajectory.step.values[settled], np.log(trajectory.norm.values[settled])
-    contradiction = ""
+    obstacle = ""
     if setting.constraint == FREE and np.all((lr * wd >= 0) & (lr * wd < 1)):
         decay = np.broadcast_to(theory.free_decay(1.0, lr * wd, optimizer=rule), step.shape)
-        contradiction = _contradiction(step, log_norm, decay, rotation, rule)
+        obstacle = _contradiction(step, log_norm, decay, rotation, rule)
     sd = float(log_norm.std())
     coarse = periods_of_rows(trajectory, settled, 2 * periods.rise)
     has_periods = (periods.count > 0, coarse.count > 0)
     threshold_ratio = {(True, True): coarse.mean / periods.mean, (True, False): math.inf}.get(has_periods, math.nan)
     feedback = _NO_TEST
-    if periods.count >= PERIODS_MIN and not contradiction:
+    if periods.count >= PERIODS_MIN and not obstacle:
         feedback = find_feedback(trajectory.isel(step=settled), periods)
+    verdict = verdict_from(ratio, sd, periods.count, periods.outside_growth, threshold_ratio, feedback.score)
+    if obstacle:
+        verdict = UNDETERMINED
+    elif (
+        verdict == EQUILIBRIUM
+        and discard is None
+        and (span := int(step[-1] - step[0])) < (transient := transient_length(trajectory)) / _RELAXATIONS_OF_TRANSIENT
+    ):
+        # within a short time a norm that still changes is steady, too
+        verdict, obstacle = TRANSIENT, f"only {span} steps follow the transient; train for {transient} more steps"
     return Classification(
-        verdict=UNDETERMINED
-        if contradiction
-        else verdict_from(ratio, sd, periods.count, periods.outside_growth, threshold_ratio, feedback.score),
+        verdict=verdict,
         rotation_ratio=ratio,
         log_norm_sd=sd,
         typical_norm=math.exp(log_norm.mean()),
@@ -239,7 +251,7 @@ def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None =
         threshold_ratio=threshold_ratio,
         periods=periods,
         feedback=feedback,
-        contradiction=contradiction,
+        obstacle=obstacle,
     )
 
 
@@ -262,7 +274,7 @@ def _in_transient(trajectory: xr.Dataset, periods: MeasuredPeriods, discard: int
         autocorrelation_time=math.nan,
         threshold_ratio=math.nan,
         periods=periods,
-        contradiction=f"it has {trained} of the {needed} steps in which the initial norm is forgotten; train more than "
+        obstacle=f"it has {trained} of the {needed} steps in which the initial norm is forgotten; train more than "
         f"{needed - trained} more steps, or pass a smaller discard",
     )
 

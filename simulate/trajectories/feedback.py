@@ -18,7 +18,7 @@ from simulate.trajectories.contract import FREE
 from simulate.trajectories.periods import MeasuredPeriods, zigzag
 from simulate.trajectories.setting import Setting
 
-SCORE_MIN = 2.33  # with the limits below, fewer than 1 in 100 runs without feedback reach it
+SCORE_MIN = 2.33  # with the limits below, fewer than 1 in 100 runs of plain SGD without feedback reach it
 SURROGATES = 99
 # measured on periodic networks: variation 0.24 to 0.43, response from -0.04 to 0.8 with 50 periods or more
 VARIATION_MAX, VARIATION_SMALL, RESPONSE_MIN = 0.5, 0.2, -0.2
@@ -58,6 +58,13 @@ class FeedbackTest:
     variation, response, contrast : statistics of the run.
     surrogate_variation, surrogate_response, surrogate_contrast : their means over the surrogates.
     reason : why the test is impossible, and what would decide; empty if it was made.
+
+    Source: docs/mathematics.md §5.
+
+    Examples
+    --------
+    >>> print(FeedbackTest(math.nan, reason="rows lie 50 steps apart; log every 10 steps or more often"))
+    no test for feedback: rows lie 50 steps apart; log every 10 steps or more often
     """
 
     score: float
@@ -138,13 +145,13 @@ def find_feedback(trajectory: xr.Dataset, periods: MeasuredPeriods) -> FeedbackT
     samples = samples[-count - 1 :]
     # the unit of the weights is free
     sq_norm = np.exp(2 * np.interp(samples, step, log_norm - log_norm.mean()))
-    power = 2.0 if isinstance(setting.optimizer, theory.SGD) else 0.0
+    is_sgd = isinstance(setting.optimizer, theory.SGD)
     kept = math.exp(-2 * periods.decay * spacing)
-    drive = sq_norm[:-1] ** (power / 2) * (sq_norm[1:] - kept * sq_norm[:-1])
+    drive = find_drive(sq_norm, kept, is_sgd)
     measured = _statistics(np.log(sq_norm[:-1]) / 2, periods.rise)
     surrogates = np.array(
         [
-            _statistics(_driven_log_norm(surrogate, kept, power, sq_norm[0]), periods.rise)
+            _statistics(driven_log_norm(surrogate, kept, is_sgd, sq_norm[0]), periods.rise)
             for surrogate in _surrogates(drive, _MEMORY * periods.mean / spacing)
         ]
     )
@@ -190,14 +197,20 @@ def _surrogates(drive: _Array, memory: float) -> Iterator[_Array]:
         yield surrogate
 
 
+def find_drive(sq_norm: _Array, kept: float, is_sgd: bool) -> _Array:
+    """Drive of each step of ρ², the inverse of `driven_log_norm`."""
+    growth = sq_norm[1:] - kept * sq_norm[:-1]
+    return growth * sq_norm[:-1] if is_sgd else growth
+
+
 @numba.njit(cache=True, nogil=True)
-def _driven_log_norm(drive: Any, kept: float, power: float, first: float) -> Any:
-    """Ln ρ under given gradients: ρ² becomes kept·ρ² + drive/ρ^power."""
+def driven_log_norm(drive: Any, kept: float, is_sgd: bool, first: float) -> Any:
+    """Ln ρ under given gradients: ρ² becomes kept·ρ² + drive/ρ² for SGD, kept·ρ² + drive for other optimizers."""
     log_norm = np.empty(drive.size)
     sq_norm = first
     for i in range(drive.size):
         log_norm[i] = np.log(sq_norm) / 2
-        growth = drive[i] / sq_norm if power else drive[i]
+        growth = drive[i] / sq_norm if is_sgd else drive[i]
         # a negative drive must not end the trajectory
         sq_norm = max(kept * sq_norm + growth, kept * kept * sq_norm)
     return log_norm

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -202,6 +203,10 @@ def test_the_page_lists_every_setting(small_study):
     assert page.count("| MLP 64 (held-out) |") == 2
     assert page.count("| MLP 4 |") == 1
     assert "| – |" in page, "a network at equilibrium has no period"
+    # calibration runs, parts of them, and the same gradients in random order
+    shares = dict(re.findall(r"\| ([a-z][^|]*) \| \d+ \| \d+ \| (\d+)% \|", page))
+    assert int(shares["clear periods"]) >= 50
+    assert int(shares["gradients in random order"]) == 0
     assert (out / "held_out.png").read_bytes()[:4] == b"\x89PNG"
     # the panels have readable axes
     figure.draw_without_rendering()

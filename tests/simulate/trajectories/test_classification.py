@@ -228,7 +228,7 @@ class TestContradiction:
     @given(seed=st.integers(0, 1000), factor=st.floats(1.5, 20))
     def test_a_smaller_weight_decay_than_the_true_one(self, seed, factor):
         run = driven_by(np.exp(np.random.default_rng(seed).normal(size=5000)))
-        assert classify(run).contradiction == ""
+        assert classify(run).obstacle == ""
         wrong = classify(run.assign_attrs(wd=run.attrs["wd"] / factor), discard=200)
         assert wrong.verdict == "undetermined"
 
@@ -245,7 +245,7 @@ class TestContradiction:
     def test_momentum_may_carry_the_norm_down(self):
         rule = theory.SGD(momentum=0.9)
         run = random_walk(0.1, 0.01, dim=50, steps=3000, optimizer=rule, norm=3.0, seed=1).isel(batch=0)
-        assert classify(run, discard=0).contradiction == ""
+        assert classify(run, discard=0).obstacle == ""
 
     def test_weight_decay_that_begins_late_is_possible(self):
         wd = np.where(np.arange(5000) < 3000, 0.0, 0.02)
@@ -255,15 +255,15 @@ class TestContradiction:
             norm[t + 1] = math.sqrt(((1 - 0.5 * wd[t]) * norm[t]) ** 2 + (0.5 * 2.0 / norm[t]) ** 2)
         run = xr.Dataset({"norm": ("step", norm)}, {"step": np.arange(5000)}, {"lr": 0.5})
         run = run.assign(wd=("step", wd), rotation=("step", np.arctan(0.5 * 2.0 / norm**2 / (1 - 0.5 * wd))))
-        assert classify(run, discard=0).contradiction == ""
+        assert classify(run, discard=0).obstacle == ""
 
     def test_landscapes_with_a_ringing_norm_are_possible(self):
         run = descend(Ratio2D(1.0, 5.0), 1.0, 0.005, optimizer=theory.SGD(momentum=0.9), norm=1.0, steps=2400)
-        assert classify(run).contradiction == ""
+        assert classify(run).obstacle == ""
 
     def test_held_norms_are_not_compared(self):
         run = with_rotation(np.zeros(2000), 3.0).assign_attrs(constraint="fixed norm")
-        assert classify(run, discard=0).contradiction == ""
+        assert classify(run, discard=0).obstacle == ""
 
 
 class TestLimitsOfDetection:
@@ -319,6 +319,14 @@ class TestTransient:
         classification = classify(run)
         assert classification.verdict == "transient"
         assert "2000 of the 13" in classification.reason
+
+    @pytest.mark.parametrize(("more", "verdict"), [(3, "transient"), (240, "transient"), (260, "equilibrium")])
+    def test_equilibrium_needs_a_relaxation_time(self, more, verdict):
+        norm = theory.equilibrium_norm(0.5, 2e-3, 2.0)
+        run = norm_map(0.5, 2e-3, 2.0, norm=norm, steps=2000 + more)
+        assert classify(run).verdict == verdict
+        assert ("steps follow the transient" in classify(run).reason) == (verdict == "transient")
+        assert classify(run, discard=2000).verdict == "equilibrium"
 
     def test_lost_norms_are_no_transient(self):
         run = driven_by(np.full(5000, 2.0), intrinsic_lr=1e-3)
