@@ -635,7 +635,7 @@ class TestChance:
         run = periodic(2, wd=WD / 2)[0].isel(step=slice(0, None, 2))
         spikes = simulate.diagnose(run).spikes
         assert [spike.cause for spike in spikes] == [UNKNOWN] * 2
-        assert "a single spike needs at most 1% and at least 6.0" in str(spikes[-1])
+        assert "single spike needs at most 1% and at least 6.0" in str(spikes[-1])
 
     @pytest.mark.parametrize("factor", [10, 30])
     def test_a_bad_batch_between_destabilizations_is_not_norm_driven(self, factor):
