@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +13,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-# ε of all normalizations during the measurement; PyTorch's layers reject 0
-_TINY_EPS = 1e-30
-_MOST_SAMPLES, _FEWEST_SAMPLES, _MOST_NUMBERS, _EXTRA_LOSSES = 16, 4, 2**14, 6
-# Float64 leaves 1e-12 on invariant weights; weights that are not invariant have defects of 1e-3 to 1.
+from empirical._model_copy import Inputs, ModelCopy, count_samples, draw_samples, isolated, sample_size
+
+_MOST_SAMPLES, _SAMPLES_PER_LOSS, _FEWEST_SAMPLES, _MOST_NUMBERS = 16, 6, 4, 2**14
+# losses whose derivatives are computed together: as many as their gradients leave room for
+_EXTRA_LOSSES, _MOST_LOSSES, _MOST_GRADIENTS = 6, 64, 2**25
+# Double precision leaves 1e-12 on invariant weights; weights that are not invariant have defects of 1e-3 to 1.
 _TOLERANCE = 1e-8
-# largest distance of an exponent from a multiple of ½
-_SLACK = 1e-6
+# largest distance of an exponent from a multiple of ½; symmetries are confirmed by equal outputs
+_SLACK = 1e-3
+# size of ⟨gradient, weights⟩ over the largest below which a parameter may be inert
+_MAY_BE_INERT = 1e-6
+# An ε that stays as it is shifts the output by a share that falls as scale⁻².
+_NEAR_DEFECT, _LARGE_SCALES, _POWER, _POWER_SLACK = 0.01, (8.0, 16.0, 32.0, 64.0), 2.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Group:
     ----------
     weights : names of the parameters.
     defect : largest absolute cosine between gradient and weights over random losses, at the model's own weights and ε.
-        It is 0 for perfect scale invariance and grows with the influence of ε.
+        It is 0 for perfect scale invariance and grows with the influence of ε. Above some percent the ε is not small
+        against the variance that it is added to, and formulas for scale-invariant weights do not hold.
     """
 
     weights: tuple[str, ...]
@@ -38,24 +45,30 @@ class Group:
 
 
 def scale_invariant_groups(
-    model: nn.Module, inputs: Tensor, *, vectors: bool = False, per_filter: bool = False
+    model: nn.Module, inputs: Inputs, *, vectors: bool = False, per_filter: bool = False
 ) -> dict[str, Group]:
     """Find the trained parameters of a model that are scale-invariant, alone or together.
 
     Scaling the weights w_i by 1 + c_i t changes a loss with slope Σc_i⟨∂f/∂w_i, w_i⟩ in t. The scaling symmetries of
     the model are the vectors c for which this slope vanishes for random losses and random mini-batches. All parameters
-    are random too, so that a zero initialization hides nothing, and the ε of every normalization is tiny.
+    are random too, so that a zero initialization hides nothing. The ε of every normalization is tiny, also where it is
+    a number in the code. Where compiled code hides ε, single parameters are found by how its effect falls with their
+    scale.
 
-    Groups are the smallest symmetries of zeros and ones, confirmed by equal outputs at ½w and 2w. Single parameters
-    come first, then sets that must be scaled together, as in networks with residual streams. No parameter is in two
-    groups. Inert parameters, whose value does not change the output (a bias before a normalization), are left out.
+    Groups are small symmetries of zeros and ones, confirmed by equal outputs at ½w and 2w. Single parameters come
+    first, then sets that must be scaled together, as in networks with residual streams. No parameter is in two groups.
+    Of two sets the smaller one is taken, then the one whose parameters are used later. Inert parameters, whose value
+    does not change the output (a bias before a normalization), are left out.
 
-    The measurement uses a float64 copy. Model, buffers and random state do not change.
+    The measurement uses a copy in double precision on the CPU. Each module keeps its mode, so that a frozen
+    normalization counts as one; a model in eval mode is measured in train mode. Model, buffers and random state do not
+    change.
 
     Parameters
     ----------
-    model : module whose output is a tensor.
-    inputs : at least 2 samples.
+    model : module whose output is a tensor, or tensors in tuples, dicts or data classes. All of them count, except the
+        caches and hidden states of Hugging Face models.
+    inputs : at least 2 samples: a tensor, a tuple of arguments, or a dict of keyword arguments.
     vectors : also return groups of parameters with a single axis. For example, γ and β of a normalization are
         scale-invariant together if another normalization follows.
     per_filter : treat every filter (slice along axis 0) of every parameter separately. This takes as many backward
@@ -68,7 +81,8 @@ def scale_invariant_groups(
 
     Raises
     ------
-    TypeError, ValueError : `model` is not a module, or `inputs` is not a tensor of at least two samples.
+    TypeError, ValueError : `model` is not a module, `inputs` has fewer than two samples, or the model does not accept
+        them, does not return tensors, or returns different numbers in two equal passes.
 
     Source: docs/mathematics.md §1 (Euler's relation) and §10.
 
@@ -78,15 +92,24 @@ def scale_invariant_groups(
     >>> list(scale_invariant_groups(model, torch.randn(16, 5)))
     ['0.weight']
     """
+    return find_groups(model, inputs, vectors=vectors, per_filter=per_filter)[0]
+
+
+def find_groups(
+    model: nn.Module, inputs: Inputs, *, vectors: bool = False, per_filter: bool = False
+) -> tuple[dict[str, Group], bool]:
+    """Return `scale_invariant_groups`, and whether the model has any normalization."""
     _check(model, inputs)
-    with torch.random.fork_rng(devices=[]):
+    with isolated(model):
         measurement = _Measurement(model, inputs, per_filter)
-        sets = measurement.invariant_sets(vectors)
-        defects = measurement.defects(sets)
-    return {_name(members): Group(members, defect) for members, defect in zip(sets, defects, strict=True)}
+        groups = {}
+        for members in measurement.invariant_sets(vectors):
+            names = tuple(measurement.name_of(unit) for unit in members)
+            groups[_name(names)] = Group(names, measurement.defect(members))
+        return groups, measurement.is_normalizing
 
 
-def scaling_symmetries(model: nn.Module, inputs: Tensor, *, per_filter: bool = False) -> list[dict[str, float]]:
+def scaling_symmetries(model: nn.Module, inputs: Inputs, *, per_filter: bool = False) -> list[dict[str, float]]:
     """Find all scalings of the trained parameters that do not change the output of a model in train mode.
 
     Besides scale invariance these are rescalings. For example, two linear layers around a ReLU can be scaled by a
@@ -108,242 +131,274 @@ def scaling_symmetries(model: nn.Module, inputs: Tensor, *, per_filter: bool = F
     [{'0.weight': 1.0, '2.weight': -1.0}]
     """
     _check(model, inputs)
-    with torch.random.fork_rng(devices=[]):
+    with isolated(model):
         return _Measurement(model, inputs, per_filter).symmetries()
 
 
 def _check(model: Any, inputs: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(inputs, Tensor) or inputs.ndim == 0 or len(inputs) < 2:
+    if not isinstance(inputs, (Tensor, tuple, list, Mapping)) or count_samples(inputs) < 2:
         got = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise ValueError(f"inputs must be a tensor of at least 2 samples, got {got}")
+        raise ValueError(
+            f"inputs must be a tensor of at least 2 samples, or a tuple or dict of such tensors, got {got}"
+        )
 
 
 def _name(members: Sequence[str]) -> str:
     return members[0] if len(members) == 1 else f"{members[0]} and {len(members) - 1} more"
 
 
+# ⟨gradient, weights⟩ and both squared norms of every unit for one loss
+_Products = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
 class _Measurement:
     """Radial derivatives of random losses. A unit is a parameter or, with `per_filter`, one filter of a parameter."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor, per_filter: bool) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, per_filter: bool) -> None:
         self._generator = torch.Generator().manual_seed(0)
-        self._inputs, self._per_filter = inputs.detach(), per_filter
-        self._own = copy.deepcopy(model).cpu().double().train()
-        self._random = copy.deepcopy(self._own)
+        self._inputs, self._per_filter = inputs, per_filter
+        self._own, self._random = ModelCopy(model), ModelCopy(model, has_tiny_eps=True)
         self._samples = self._draw_samples()
-        _randomize(self._random, self._generator)
-        for module in self._random.modules():
-            if isinstance(getattr(module, "eps", None), float):
-                module.eps = _TINY_EPS  # type: ignore[assignment]
-        self._order = _forward_order(self._own, self._samples)
+        self._random.randomize(self._generator)
+        self._random.check_repeats(self._samples)
+        self._order = self._random.forward_order()
         self.units = [
             (name, index)
             for name in self._order
-            for index in (range(len(self._own.get_parameter(name))) if self._is_divided(name) else (None,))
+            for index in (range(len(self._random.parameters[name])) if self._is_divided(name) else (None,))
         ]
-        self._reference = _output(self._random, self._samples)
+        self._derivatives, self._size = self._radial_derivatives()
+        self._reference = self._random.output(self._samples)
+        self._own_products = self._radial_products(self._own, _EXTRA_LOSSES) if self.units else []
 
-    def invariant_sets(self, vectors: bool) -> list[tuple[str, ...]]:
-        """Names of the units of each group, in forward order. Groups without a matrix need `vectors`."""
-        derivatives, size = self._radial_derivatives()
-        has_no_slope = np.abs(derivatives).max(axis=0, initial=0.0) <= _TOLERANCE
-        groups: list[list[int]] = []
-        remaining: list[int] = []
-        for unit in range(len(self.units)):
-            if self._is_inert(unit):
-                continue
-            if has_no_slope[unit] and self._is_scale_invariant([unit]):
-                groups.append([unit])
-            else:
-                remaining.append(unit)
-        are_weights = np.array(
-            [self._random.get_parameter(self.units[unit][0]).ndim > 1 for unit in remaining], dtype=bool
-        )
-        for members in _smallest_sets(_null_space(derivatives[:, remaining], size[remaining]), are_weights):
+    @property
+    def is_normalizing(self) -> bool:
+        """Whether the model normalizes anything."""
+        return self._random.is_normalizing
+
+    def invariant_sets(self, vectors: bool) -> list[list[int]]:
+        """Units of each group, in forward order. Groups without a matrix need `vectors`."""
+        has_no_slope = np.abs(self._derivatives).max(axis=0, initial=0.0) <= _TOLERANCE
+        active = [unit for unit in range(len(self.units)) if not self._is_inert(unit)]
+        groups = [[unit] for unit in active if has_no_slope[unit] and self._is_scale_invariant([unit])]
+        alone = {unit for (unit,) in groups}
+        remaining = [unit for unit in active if unit not in alone]
+        is_matrix = np.array([self._is_matrix(unit) for unit in remaining], dtype=bool)
+        null = _null_space(self._derivatives[:, remaining], self._size[remaining])
+        for members in _small_sets(null, is_matrix):
             joint = [remaining[member] for member in members]
             if self._is_scale_invariant(joint):
                 groups.append(joint)
-        return [
-            tuple(self._unit_name(unit) for unit in members)
-            for members in sorted(groups)
-            if vectors or any(self._random.get_parameter(self.units[unit][0]).ndim > 1 for unit in members)
-        ]
+        grouped = {unit for members in groups for unit in members}
+        groups += [[unit] for unit in remaining if unit not in grouped and self._is_nearly_invariant(unit)]
+        return [members for members in sorted(groups) if vectors or any(map(self._is_matrix, members))]
 
     def symmetries(self) -> list[dict[str, float]]:
         """Basis of the scaling symmetries of all units that are not inert."""
-        derivatives, size = self._radial_derivatives()
         active = [unit for unit in range(len(self.units)) if not self._is_inert(unit)]
         return [
-            {self._unit_name(active[i]): float(exponent) for i, exponent in enumerate(vector) if exponent != 0}
-            for vector in _echelon(_null_space(derivatives[:, active], size[active]))
+            {self.name_of(active[i]): float(exponent) for i, exponent in enumerate(vector) if exponent != 0}
+            for vector in _echelon(_null_space(self._derivatives[:, active], self._size[active]))
         ]
 
-    def defects(self, sets: Sequence[tuple[str, ...]]) -> list[float]:
-        """Largest absolute cosine between weights and gradient for each set, at the model's own weights and ε."""
-        numbers = {self._unit_name(unit): unit for unit in range(len(self.units))}
-        worst = [0.0] * len(sets)
-        for _ in range(_EXTRA_LOSSES if sets else 0):
-            along, weights, gradients = self._radial_products(self._own)
-            for number, members in enumerate(sets):
-                own = [numbers[name] for name in members]
-                size = np.sqrt(weights[own].sum() * gradients[own].sum())
-                if size > 0:
-                    worst[number] = max(worst[number], abs(float(along[own].sum())) / size)
+    def defect(self, members: Sequence[int]) -> float:
+        """Largest absolute cosine between weights and gradient of some units, at the model's own weights and ε."""
+        worst = 0.0
+        for along, weights, gradients in self._own_products:
+            size = float(np.sqrt(weights[members].sum() * gradients[members].sum()))
+            if size > 0:
+                worst = max(worst, abs(float(along[members].sum())) / size)
         return worst
+
+    def name_of(self, unit: int) -> str:
+        """Name of a unit: that of its parameter, with the number of the filter."""
+        name, index = self.units[unit]
+        return name if index is None else f"{name}[{index}]"
 
     def _radial_derivatives(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return ⟨∂f/∂w, w⟩ of random losses divided by the typical size of each unit's product, and that size.
 
-        Shapes (losses, units), with more losses than units, and (units,).
+        Shapes (losses, units) and (units,). There are more losses than independent rows, each set of losses with other
+        weights and samples.
         """
-        losses = len(self.units) + _EXTRA_LOSSES
-        rows = [self._radial_products(self._random) for _ in range(losses)]
-        along, weights, gradients = (np.array(values).reshape(losses, -1) for values in zip(*rows, strict=True))
-        size = np.sqrt((weights * gradients).mean(axis=0))
-        return np.divide(along, size, out=np.zeros_like(along), where=size > 0), size
+        count = len(self.units)
+        rows: list[_Products] = []
+        numbers = sum(parameter.numel() for parameter in self._random.parameters.values())
+        losses = max(1, min(_MOST_LOSSES, count // 2 + _EXTRA_LOSSES, _MOST_GRADIENTS // max(1, numbers)))
+        next_check = count // 2
+        while True:
+            rows += self._radial_products(self._random, losses)
+            along, weights, gradients = (np.array(values).reshape(len(rows), -1) for values in zip(*rows, strict=True))
+            size = np.sqrt((weights * gradients).mean(axis=0))
+            derivatives = np.divide(along, size, out=np.zeros_like(along), where=size > 0)
+            if len(rows) >= min(next_check, count + _EXTRA_LOSSES):
+                if len(rows) >= min(_rank(derivatives), count) + _EXTRA_LOSSES:
+                    return derivatives, size
+                next_check = len(rows) + count // 8
+            self._random.randomize(self._generator)
 
-    def _radial_products(self, model: nn.Module) -> tuple[npt.NDArray[np.float64], ...]:
-        """Return ⟨gradient, weights⟩ and both squared norms of every unit, for a random loss on random samples."""
-        output = _output(model, self._draw_samples())
-        linear, quadratic = (torch.randn(output.shape, generator=self._generator, dtype=torch.float64) for _ in "ab")
-        loss = (linear * output + quadratic * output * output).sum()
-        parameters = [model.get_parameter(name) for name in self._order]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    def _radial_products(self, model: ModelCopy, losses: int) -> list[_Products]:
+        """Return ⟨gradient, weights⟩ and both squared norms of every unit, for random losses on random samples."""
+        parameters = [model.parameters[name] for name in self._order]
+        with model.pass_of(self._draw_samples(_SAMPLES_PER_LOSS)) as output:
+            linear, quadratic = torch.randn((2, losses, output.numel()), generator=self._generator, dtype=torch.float64)
+            # gradients of linear·output + quadratic·output²
+            directions = linear + 2 * quadratic * output.detach()
+            gradients: Sequence[Tensor | None] = [None] * len(parameters)
+            if output.requires_grad and parameters:
+                gradients = _gradients(output, parameters, directions)
         sums: tuple[list[Tensor], ...] = ([], [], [])
         for name, parameter, gradient in zip(self._order, parameters, gradients, strict=True):
             rows = len(parameter) if self._is_divided(name) else 1
-            w = parameter.detach().reshape(rows, -1)
-            g = torch.zeros_like(w) if gradient is None else gradient.reshape(rows, -1)
-            for total, product in zip(sums, (g * w, w * w, g * g), strict=True):
-                total.append(product.sum(dim=1))
-        return tuple(torch.cat(total).numpy() for total in sums)
+            w = _real(parameter.detach()).reshape(1, rows, -1)
+            g = w.new_zeros(losses, rows, 1) if gradient is None else _real(gradient).reshape(losses, rows, -1)
+            for total, product in zip(sums, ((g * w).sum(-1), (w * w).sum(-1), (g * g).sum(-1)), strict=True):
+                total.append(product.expand(losses, rows))
+        products = [torch.cat(total, dim=1).numpy() if total else np.zeros((losses, 0)) for total in sums]
+        return list(zip(*products, strict=True))
 
     def _is_scale_invariant(self, units: Sequence[int]) -> bool:
         return all(self._is_unchanged_by(dict.fromkeys(units, partial(torch.mul, other=c))) for c in (0.5, 2.0))
 
     def _is_inert(self, unit: int) -> bool:
+        if self._size[unit] > _MAY_BE_INERT * self._size.max():
+            return False
+
         def replace(weights: Tensor) -> Tensor:
-            noise = torch.randn(weights.shape, generator=self._generator, dtype=torch.float64)
+            noise = torch.randn(weights.shape, generator=self._generator, dtype=weights.dtype)
             return torch.mul(noise, weights.norm() / max(1, weights.numel()) ** 0.5)
 
         return self._is_unchanged_by({unit: replace})
 
+    def _is_nearly_invariant(self, unit: int) -> bool:
+        """Whether a unit is invariant up to an ε that could not be made tiny.
+
+        Then the change of the output from s·w to 2s·w falls as s⁻², because ε adds to the variance s²σ².
+        """
+        if not self._is_matrix(unit) or self.defect([unit]) > _NEAR_DEFECT:
+            return False
+        outputs = [self._output_with({unit: partial(torch.mul, other=s)}) for s in _LARGE_SCALES]
+        changes = np.array([float((b - a).norm()) for a, b in itertools.pairwise(outputs)])
+        if not (changes > 0).all():
+            return False
+        return bool(np.allclose(np.log2(changes[:-1] / changes[1:]), _POWER, atol=_POWER_SLACK))
+
     def _is_unchanged_by(self, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> bool:
         """Whether the output stays equal when some units are changed."""
+        output = self._output_with(changes)
+        return bool((output - self._reference).abs().max() <= _TOLERANCE * self._reference.abs().max())
+
+    def _output_with(self, changes: Mapping[int, Callable[[Tensor], Tensor]]) -> Tensor:
+        """Output with some units changed for this pass."""
         before: dict[int, Tensor] = {}
         with torch.no_grad():
             for unit, change in changes.items():
                 values = self._values(unit)
                 before[unit] = values.clone()
                 values.copy_(change(before[unit]))
-            output = _output(self._random, self._samples)
+            output = self._random.output(self._samples)
             for unit, values in before.items():
                 self._values(unit).copy_(values)
-        return bool((output - self._reference).abs().max() <= _TOLERANCE * self._reference.abs().max())
+        return output
 
     def _values(self, unit: int) -> Tensor:
         name, index = self.units[unit]
-        parameter = self._random.get_parameter(name).detach()
+        parameter = self._random.parameters[name].detach()
         return parameter if index is None else parameter[index]
 
-    def _unit_name(self, unit: int) -> str:
-        name, index = self.units[unit]
-        return name if index is None else f"{name}[{index}]"
+    def _is_matrix(self, unit: int) -> bool:
+        return self._random.parameters[self.units[unit][0]].ndim > 1
 
     def _is_divided(self, name: str) -> bool:
-        return self._per_filter and self._own.get_parameter(name).ndim > 0
+        return self._per_filter and self._random.parameters[name].ndim > 0
 
-    def _draw_samples(self) -> Tensor:
-        most = max(_FEWEST_SAMPLES, min(_MOST_SAMPLES, _MOST_NUMBERS // max(1, self._inputs[0].numel())))
-        chosen = torch.randperm(len(self._inputs), generator=self._generator)[:most]
-        samples = self._inputs[chosen.to(self._inputs.device)].cpu()
-        return samples.double() if samples.is_floating_point() else samples
+    def _draw_samples(self, most: int = _MOST_SAMPLES) -> Inputs:
+        fitting = max(_FEWEST_SAMPLES, min(most, _MOST_NUMBERS // max(1, sample_size(self._inputs))))
+        return draw_samples(self._inputs, self._generator, fitting)
 
 
-def _output(model: nn.Module, samples: Tensor) -> Tensor:
-    # equal random numbers in every call, so that dropout does not look like a change of the function
-    torch.manual_seed(0)
-    output: Tensor = model(samples)
-    return output
+def _gradients(output: Tensor, parameters: Sequence[Tensor], directions: Tensor) -> list[Tensor | None]:
+    """Derivatives of `output` along each of the `directions`, stacked; None for parameters without influence."""
+    options: dict[str, Any] = {"allow_unused": True, "retain_graph": True}
+    try:
+        return list(torch.autograd.grad(output, parameters, directions, is_grads_batched=True, **options))
+    except RuntimeError:  # some operations have no batched derivative
+        rows = [torch.autograd.grad(output, parameters, direction, **options) for direction in directions]
+        return [
+            None if any(gradient is None for gradient in of_parameter) else torch.stack(of_parameter)
+            for of_parameter in zip(*rows, strict=True)
+        ]
 
 
-def _forward_order(model: nn.Module, samples: Tensor) -> list[str]:
-    """Names of the trained parameters, in the order in which their modules are first used."""
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    used: dict[str, None] = {}
-
-    def record_use(prefix: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            used[prefix] = None
-
-        return hook
-
-    hooks = [module.register_forward_pre_hook(record_use(prefix)) for prefix, module in model.named_modules()]
-    with torch.no_grad():
-        _output(model, samples)
-    for hook in hooks:
-        hook.remove()
-    rank = {prefix: number for number, prefix in enumerate(used)}
-    return sorted(trained, key=lambda name: rank.get(name.rpartition(".")[0], len(rank)))
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def _randomize(model: nn.Module, generator: torch.Generator) -> None:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            if parameter.ndim > 1:
-                parameter.copy_(noise / max(1, parameter[0].numel()) ** 0.5)
-            else:
-                parameter.copy_(1 + 0.5 * noise)
+def _rank(derivatives: npt.NDArray[np.float64]) -> int:
+    return 0 if derivatives.size == 0 else _rank_of(np.linalg.svd(derivatives, compute_uv=False))
+
+
+def _rank_of(values: npt.NDArray[np.floating[Any]]) -> int:
+    return int((values > _TOLERANCE * max(values.max(), 1.0)).sum())
 
 
 def _null_space(derivatives: npt.NDArray[np.float64], size: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Orthonormal basis, shape (units, symmetries), of the exponents c with Σ c_i ⟨∂f/∂w_i, w_i⟩ = 0 in every row."""
     if derivatives.shape[1] == 0:
         return np.zeros((0, 0))
-    _, values, vectors = np.linalg.svd(derivatives)
-    null = vectors[int((values > _TOLERANCE * max(values.max(), 1.0)).sum()) :].T
-    basis: npt.NDArray[np.float64] = np.linalg.qr(null / size[:, None])[0]
+    _, values, vectors = np.linalg.svd(derivatives, full_matrices=len(derivatives) < derivatives.shape[1])
+    basis: npt.NDArray[np.float64] = np.linalg.qr(vectors[_rank_of(values) :].T / size[:, None])[0]
     return basis
 
 
-def _smallest_sets(null: npt.NDArray[np.float64], first: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """Disjoint minimal sets of rows whose indicator vector lies in the column space of `null`.
+def _small_sets(null: npt.NDArray[np.float64], is_matrix: npt.NDArray[np.bool_]) -> list[list[int]]:
+    """Disjoint small sets of rows whose indicator vector lies in the column space of `null`.
 
-    Of equally small sets the one with later rows wins: the weights that write into a residual stream, not those before
-    them in the same branch. Sets of the rows `first` are chosen before the others.
+    In the echelon basis with the earliest possible pivots, the later rows depend on the earlier ones. So the vector of
+    a residual stream holds the weights that write into it last, not those before them in the same branch. Sums and
+    differences with other vectors of the basis make a set smaller, or make it one of zeros and ones. Sets with a matrix
+    are chosen before others, then smaller and later ones.
     """
-    rows = len(null)
-    if null.size == 0:
-        return []
-    # scipy.optimize is slow to import
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    outside = np.eye(rows) - null @ null.T
-    cost = 1 - np.arange(rows) / (2.0 * rows**2)
-    free, sets = np.ones(rows), []
-    for row in [*np.flatnonzero(first), *np.flatnonzero(~first)]:
-        if not free[row]:
-            continue
-        chosen = np.zeros(rows)
-        chosen[row] = 1
-        answer = milp(
-            cost,
-            integrality=np.ones(rows),
-            bounds=Bounds(chosen, free),
-            constraints=LinearConstraint(outside, -_SLACK, _SLACK),
-        )
-        if answer.x is not None:
-            members = np.flatnonzero(np.round(answer.x))
-            free[members] = 0
-            sets.append([int(member) for member in members])
+    sets: list[list[int]] = []
+    while null.size:
+        vectors = _echelon(null)
+        simplified = [_simplify(vector, np.delete(vectors, number, axis=0)) for number, vector in enumerate(vectors)]
+        candidates = [np.flatnonzero(vector).tolist() for vector in simplified if np.isin(vector, (0, 1)).all()]
+        candidates.sort(key=lambda rows: (not is_matrix[rows].any(), len(rows), -sum(rows)))
+        used: set[int] = set()
+        for rows in candidates:
+            if not used & set(rows):
+                used |= set(rows)
+                sets.append(rows)
+        if not used:
+            break
+        # keep the vectors that are zero at all used rows
+        _, values, directions = np.linalg.svd(null[sorted(used)])
+        null = null @ directions[int((values > _SLACK).sum()) :].T
     return sets
 
 
-def _echelon(null: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
-    """Reduced echelon basis of the column space, with exponents near a multiple of ½ rounded to it."""
+def _simplify(vector: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Add or subtract other vectors while that leaves fewer entries besides 0 and 1, or then fewer entries."""
+
+    def cost(trials: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        wrong = np.minimum(np.abs(trials), np.abs(trials - 1)).sum(axis=-1)
+        return wrong * trials.shape[-1] + (trials != 0).mean(axis=-1)  # type: ignore[no-any-return]
+
+    while len(others):
+        trials = np.concatenate([vector + others, vector - others])
+        costs = cost(trials)
+        best = int(np.argmin(costs))
+        if costs[best] >= cost(vector):
+            break
+        vector = trials[best]
+    return vector
+
+
+def _echelon(null: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Reduced echelon basis of the column space, shape (symmetries, units), entries near a multiple of ½ rounded."""
     basis, pivot = null.T.copy(), 0
     for column in range(null.shape[0]):
         if pivot == len(basis):
@@ -356,4 +411,4 @@ def _echelon(null: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
             basis[others] -= np.outer(basis[others, column], basis[pivot])
             pivot += 1
     halves = np.round(2 * basis) / 2
-    return list(np.where(np.abs(basis - halves) < _SLACK, halves, basis) + 0.0)
+    return np.where(np.abs(basis - halves) < _SLACK, halves, basis) + 0.0

@@ -1,0 +1,345 @@
+"""Copy of a model in double precision, whose forward pass repeats exactly."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# what a model takes: a tensor, positional arguments, or keyword arguments
+Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
+
+_TINY_EPS = 1e-30
+# ε of normalizations in common models: 1e-12 to 1e-3
+_LARGEST_EPS, _LARGEST_ADDED_EPS = 1e-2, 1e-3
+_NORMALIZATIONS = {
+    "batch_norm",
+    "group_norm",
+    "instance_norm",
+    "layer_norm",
+    "native_group_norm",
+    "native_layer_norm",
+    "rms_norm",
+}
+_ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__", "clamp", "clamp_", "clamp_min", "clip"}
+_PARTS_OF_NORMALIZATIONS = {*_NORMALIZATIONS, "normalize", "rsqrt", "std", "std_mean", "var", "var_mean"}
+_CASTS = {"float", "half", "bfloat16"}
+_WIDER = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex32: torch.complex128,
+    torch.complex64: torch.complex128,
+}
+# entries in the output of Hugging Face models that are no part of a loss
+_NOT_IN_LOSS = {"past_key_values", "hidden_states", "attentions", "decoder_attentions", "cross_attentions"}
+_REPEATS = 1e-12  # largest relative difference of two equal passes
+_SMALL = 1_000_000  # number of weights below which several threads only wait for each other
+
+
+class _DoublePrecision(TorchFunctionMode):
+    """Mode that computes in double precision, whatever types the code of the model names.
+
+    Parameters
+    ----------
+    has_tiny_eps : make the ε of normalizations tiny, also where the code adds it.
+
+    Attributes
+    ----------
+    used : `id` of parameters in the order of their first use.
+    is_normalizing : whether any function of a normalization was called.
+    """
+
+    def __init__(self, has_tiny_eps: bool) -> None:
+        super().__init__()
+        self._has_tiny_eps = has_tiny_eps
+        self.used: dict[int, None] = {}
+        self.is_normalizing = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch with wider types and, for normalizations, another ε."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":  # attributes such as the type of a tensor
+            return func(*args, **kwargs)
+        for value in (*args, *kwargs.values()):
+            for item in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(item, nn.Parameter):
+                    self.used[id(item)] = None
+        self.is_normalizing |= name in _PARTS_OF_NORMALIZATIONS
+        if name in _CASTS:
+            return widen(args[0])
+        limit = 0.0
+        if self._has_tiny_eps:
+            limit = _LARGEST_EPS if name in _NORMALIZATIONS else _LARGEST_ADDED_EPS if name in _ADDITIONS else 0.0
+            if name == "rms_norm" and len(args) < 4 and kwargs.get("eps") is None:
+                kwargs = {**kwargs, "eps": _TINY_EPS}
+        args = [_replace(value, limit) for value in args]
+        result = func(*args, **{key: _replace(value, limit) for key, value in kwargs.items()})
+        return widen(result) if isinstance(result, Tensor) else result
+
+
+def _replace(value: Any, limit: float) -> Any:
+    """Widen a type, and make a number up to `limit` tiny."""
+    if isinstance(value, torch.dtype):
+        return _WIDER.get(value, value)
+    return _TINY_EPS if isinstance(value, float) and 0 < value <= limit else value
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """Convert floating-point numbers to double precision."""
+    return tensor.to(_WIDER[tensor.dtype]) if tensor.dtype in _WIDER else tensor
+
+
+class ModelCopy:
+    """Copy of a model, in double precision on the CPU, whose forward pass repeats.
+
+    Before each pass, buffers, counters and random generators are set back. Each module keeps its mode. A model in eval
+    mode is copied in train mode.
+
+    Parameters
+    ----------
+    model : module to copy; it does not change.
+    has_tiny_eps : make the ε of normalizations tiny.
+
+    Attributes
+    ----------
+    model : the copy.
+    parameters : trained parameters of the copy by name.
+
+    Raises
+    ------
+    ValueError : the model cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, has_tiny_eps: bool = False) -> None:
+        self.model = _copy(model)
+        if not model.training:
+            self.model.train()
+        self._mode = _DoublePrecision(has_tiny_eps)
+        self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self._buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        self._settings = [(module, _simple_attributes(module)) for module in self.model.modules()]
+
+    @property
+    def is_normalizing(self) -> bool:
+        """Whether any pass called a function of a normalization."""
+        return self._mode.is_normalizing
+
+    @contextmanager
+    def pass_of(self, inputs: Inputs) -> Iterator[Tensor]:
+        """Run a forward pass and give its output as a flat vector; derivatives are to be computed within."""
+        self._restore()
+        with _fixed_randomness(), self._mode, _without_compilation():
+            yield _flatten(_call(self.model, inputs))
+
+    def output(self, inputs: Inputs) -> Tensor:
+        """Output of a forward pass as a flat vector, without derivatives."""
+        with torch.no_grad(), self.pass_of(inputs) as output:
+            return output
+
+    def check_repeats(self, inputs: Inputs) -> Tensor:
+        """Return the output of two equal passes.
+
+        Raises
+        ------
+        ValueError : the outputs differ.
+        """
+        first, second = self.output(inputs), self.output(inputs)
+        if first.shape != second.shape or not torch.isfinite(first).all():
+            raise ValueError("model must return finite numbers of one shape in two equal passes, but does not")
+        difference = float((first - second).abs().max()) / max(float(first.abs().max()), 1e-300)
+        if difference > _REPEATS:
+            raise ValueError(
+                f"model must return equal outputs in two equal passes, but they differ by {difference:.1%}. Random "
+                "numbers must come from PyTorch, NumPy, random, or a generator that is an attribute of a module"
+            )
+        return first
+
+    def forward_order(self) -> list[str]:
+        """Names of the trained parameters, in the order of their first use; unused ones come last."""
+        rank = {identity: number for number, identity in enumerate(self._mode.used)}
+        return sorted(self.parameters, key=lambda name: rank.get(id(self.parameters[name]), len(rank)))
+
+    def randomize(self, generator: torch.Generator) -> None:
+        """Draw all trained parameters anew, with activations of order one."""
+        with torch.no_grad():
+            for parameter in self.parameters.values():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+                if parameter.ndim > 1:
+                    parameter.copy_(noise / max(1, parameter[0].numel()) ** 0.5)
+                else:
+                    parameter.copy_(1 + 0.5 * torch.tanh(noise))
+
+    def _restore(self) -> None:
+        for module, settings in self._settings:
+            for name, value in settings.items():
+                _restore_attribute(module, name, value)
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                if name in self._buffers and buffer.shape == self._buffers[name].shape:
+                    buffer.copy_(self._buffers[name])
+
+
+@contextmanager
+def isolated(model: nn.Module) -> Iterator[None]:
+    """Bound the threads of small models, and set back threads and global random generators at the end."""
+    threads = torch.get_num_threads()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (models use the global generator)
+    if sum(p.numel() for p in model.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
+def _fixed_randomness() -> Iterator[None]:
+    # equal random numbers in every pass, so that dropout does not look like a change of the function
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    yield
+
+
+def _without_compilation() -> Any:
+    # loading the compiler takes seconds, and no model is compiled without it
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    # tensors that a hook computed, such as the weight of the old weight_norm, cannot be copied
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        duplicate = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ValueError(f"model must be a module that copy.deepcopy can copy, got {_one_line(error)}") from error
+    return duplicate._apply(lambda tensor: widen(tensor.cpu()))  # type: ignore[no-any-return]
+
+
+def _call(model: nn.Module, inputs: Inputs) -> Any:
+    try:
+        if isinstance(inputs, Tensor):
+            return model(inputs)
+        return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    except NotImplementedError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"model must accept inputs (a tensor, a tuple of arguments, or a dict of keywords) in double precision on "
+            f"the CPU, got {_one_line(error)}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"
+
+
+def _flatten(output: Any) -> Tensor:
+    """All numbers of an output as one vector. An output may be a tensor, or tensors in containers."""
+    tensors = [tensor for tensor in _tensors(output) if tensor.is_floating_point() or tensor.is_complex()]
+    if not tensors:
+        raise TypeError(f"model must return floating-point tensors, got {type(output).__name__}")
+    flat = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in map(widen, tensors)]
+    return torch.cat([tensor.reshape(-1) for tensor in flat])
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for key, value in output.items():
+            if key not in _NOT_IN_LOSS:
+                yield from _tensors(value)
+    elif isinstance(output, (tuple, list)):
+        for value in output:
+            yield from _tensors(value)
+    elif dataclasses.is_dataclass(output) and not isinstance(output, type):
+        for field in dataclasses.fields(output):
+            yield from _tensors(getattr(output, field.name))
+
+
+def draw_samples(inputs: Inputs, generator: torch.Generator, most: int) -> Inputs:
+    """Draw some samples of all inputs that have one, in double precision on the CPU.
+
+    Samples are along the first axis of the first tensor. Other inputs of this length are drawn with them. Images of
+    bytes become numbers from 0 to 1.
+    """
+    count = count_samples(inputs)
+    chosen = torch.randperm(count, generator=generator)[:most]
+
+    def draw(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.ndim and len(value) == count:
+            value = value.detach()[chosen.to(value.device)]
+        value = value.cpu()
+        return value.double() / 255 if value.dtype == torch.uint8 else widen(value)
+
+    if isinstance(inputs, Tensor):
+        return draw(inputs)  # type: ignore[no-any-return]
+    if isinstance(inputs, Mapping):
+        return {key: draw(value) for key, value in inputs.items()}
+    return tuple(draw(value) for value in inputs)
+
+
+def count_samples(inputs: Inputs) -> int:
+    """Return the length of the first tensor; 0 if there is none."""
+    values: Any = [inputs] if isinstance(inputs, Tensor) else inputs.values() if isinstance(inputs, Mapping) else inputs
+    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+
+
+def sample_size(inputs: Inputs) -> int:
+    """Return the number of numbers in one sample of the largest input."""
+    values: Any = [inputs] if isinstance(inputs, Tensor) else inputs.values() if isinstance(inputs, Mapping) else inputs
+    return max((v[0].numel() for v in values if isinstance(v, Tensor) and v.ndim and len(v)), default=1)
+
+
+def _simple_attributes(module: nn.Module) -> dict[str, Any]:
+    """Counters, flags and random generators of a module, which a forward pass may change."""
+    return {
+        name: _generator_state(value) if _is_generator(value) else value
+        for name, value in vars(module).items()
+        if _is_generator(value) or isinstance(value, (bool, int, float, str))
+    }
+
+
+def _restore_attribute(module: nn.Module, name: str, value: Any) -> None:
+    current = vars(module).get(name)
+    if isinstance(current, np.random.Generator):
+        current.bit_generator.state = value
+    elif isinstance(current, (np.random.RandomState, torch.Generator)):
+        current.set_state(value)
+    elif isinstance(current, random.Random):
+        current.setstate(value)
+    elif name in vars(module) and current is not value:
+        vars(module)[name] = value
+
+
+def _is_generator(value: Any) -> bool:
+    return isinstance(value, (np.random.Generator, np.random.RandomState, torch.Generator, random.Random))
+
+
+def _generator_state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return copy.deepcopy(generator.bit_generator.state)
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
