@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 import theory
-from empirical.groups import scale_invariant_groups
-from empirical.steps.contract import WeightLayout
-from empirical.steps.telemetry import records, scalar_products
+from empirical._model_copy import Inputs
+from empirical.groups import Group, find_groups
+from empirical.measures._group_settings import (
+    GroupSetting,
+    check_optimizers,
+    relative_lrs,
+    setting_of_group,
+    settings_of_weights,
+)
+from empirical.measures.step_check import StepCheck, StepReport
+from empirical.steps.telemetry import records, step_products, vector_products
 from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.trajectories.contract import RUNNING, variable_attributes
 from simulate.trajectories.folder import trajectory_of_records
-from theory.arguments import warn_user
+from simulate.trajectories.groups import group_trajectory
+from theory.arguments import check_choice, check_integer, warn_user
 
-# relative deviation of a step from that of plain SGD: far above rounding, far below the effect of clipping or scaling
-_STEP_TOLERANCE = 0.01
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
+# steps that are checked: the first ones, then every tenth of those recorded
+_FIRST_CHECKS, _CHECK_EVERY = 5, 10
+# median |cos| of gradient and weights above which weights are not scale-invariant in training; and as a multiple of the
+# group's own
+_LARGEST_DEFECT, _DEFECT_FACTOR = 0.02, 10.0
+_SAME = 1e-13  # relative difference of the squared norm of equal weights
 _WRITTEN = ("loss", "lr", "norm", "grad_norm", "rotation", "radial_defect")
+Schedule = Callable[[int], float] | Sequence[float] | LRScheduler
 
 
 class ScalarWriter(Protocol):
@@ -32,27 +53,55 @@ class ScalarWriter(Protocol):
         """Write one number."""
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One recorded step: scalar products of each group, shape (groups, 5), as in `step_products`."""
+
+    step: int
+    loss: float
+    sums: npt.NDArray[np.float64]
+    settings: tuple[GroupSetting, ...]
+
+
+@dataclass
+class _Pending:
+    """A step between `before_step` and `after_step`; without weights it is not recorded."""
+
+    weights: list[Tensor] = field(default_factory=list)
+    loss: float = math.nan
+    products: list[Tensor] = field(default_factory=list)
+    settings: list[GroupSetting | None] = field(default_factory=list)
+    is_checked: bool = False
+
+
 class Monitor:
-    """Recorder of the scale-invariant weights of a model at each step of its optimizer; it changes neither.
+    """Recorder of the scale-invariant weights of a model at the steps of its optimizer; it changes neither.
 
     Call `before_step(loss)` after the backward pass and `after_step()` after the optimizer's step. With accumulated
-    gradients, call them once per step of the optimizer. With a gradient scaler pass it as `scale`; steps that it skips
-    are counted and left out.
+    gradients, call them once per step of the optimizer. With a gradient scaler pass it as `scale`; recorded steps that
+    it skips are counted and left out.
+
+    Groups may have different learning rates, weight decays and optimizers. Then each group has its own trajectory and
+    forecast. The first steps and every tenth recorded step are compared with those that settings and state of the
+    optimizer prescribe (`check_steps`).
 
     Parameters
     ----------
     model : the model to train.
-    optimizer : its optimizer, with the same `lr` and `weight_decay` for all recorded weights.
-    inputs : some training samples, to find the scale-invariant weights.
+    optimizer : its optimizer, or a list of all that move its weights.
+    inputs : some training samples, to find the scale-invariant weights: a tensor, a tuple of arguments, or a dict of
+        keyword arguments.
     weights : names of the scale-invariant weights to record; default: all. Name all weights of a group, or none.
+    every : record every n-th step. The others cost nothing.
+    norms_only : record the norms alone, without gradients, rotation and check. It needs no copy of the weights.
     writer : writer of TensorBoard, or any object with its `add_scalar`.
-    write_every : write the numbers of every n-th step.
+    write_every : write the recorded numbers of steps that are multiples of it.
     first_step : number of the first step, for a training that continues.
 
     Raises
     ------
-    TypeError, ValueError : `model` or `optimizer` has the wrong type, or the model has no scale-invariant weights, or
-        they have different settings.
+    TypeError, ValueError : an argument has the wrong type or value, or the model has no scale-invariant weights that
+        an optimizer moves.
 
     Examples
     --------
@@ -74,61 +123,40 @@ class Monitor:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        inputs: Tensor,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        inputs: Inputs,
         *,
         weights: Sequence[str] | None = None,
+        every: int = 1,
+        norms_only: bool = False,
         writer: ScalarWriter | None = None,
         write_every: int = 100,
         first_step: int = 0,
     ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        self._optimizers = check_optimizers(optimizer)
         if writer is not None and not hasattr(writer, "add_scalar"):
             raise TypeError(f"writer must have the method add_scalar, got {type(writer).__name__}")
-        self._every = theory.arguments.check_integer("write_every", write_every, at_least=1)
-        self._first = theory.arguments.check_integer("first_step", first_step)
-        groups = {name: group.weights for name, group in scale_invariant_groups(model, inputs).items()}
-        if weights is not None:
-            invariant = {name for members in groups.values() for name in members}
-            unknown = sorted(set(weights) - invariant)
-            if unknown:
-                raise ValueError(
-                    f"weights must be names of scale-invariant weights, {sorted(invariant)}, got {unknown}"
-                )
-            split = [
-                members
-                for members in groups.values()
-                if set(members) & set(weights) and not set(members) <= set(weights)
-            ]
-            if split:
-                raise ValueError(
-                    f"weights must name all or none of {split[0]}, which are scale-invariant only together; got "
-                    f"{sorted(weights)}. A layer with bias=False is scale-invariant on its own"
-                )
-            groups = {name: members for name, members in groups.items() if set(members) <= set(weights)}
-        if not groups:
-            raise ValueError(
-                "model must have scale-invariant weights, got none. Weights right before a normalization layer are "
-                "scale-invariant: add such a layer"
-            )
-        self._model, self._optimizer, self._writer = model, optimizer, writer
-        self._layout = WeightLayout.of(model, groups)
-        self._names = [name for members in groups.values() for name in members]
-        self._shapes = {name: self._layout.places[name][1] for name in self._names}
+        self._every = check_integer("every", every, at_least=1)
+        self._write_every = check_integer("write_every", write_every, at_least=1)
+        self._first = check_integer("first_step", first_step)
+        self._model, self._writer, self._norms_only = _unwrapped(model), writer, bool(norms_only)
+        self._groups = _choose_groups(*find_groups(self._model, inputs), weights)
+        self._names = [name for group in self._groups.values() for name in group.weights]
+        self._starts = np.cumsum([0, *(len(group.weights) for group in self._groups.values())])[:-1]
+        parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        self._shapes = {name: parameters[name].shape for name in self._names}
         self._lost: set[str] = set()
-        self._settings()
-        device = self._weights()[0].device
-        self._before, self._gradient, self._after = (
-            torch.empty(1, self._layout.measured_size, dtype=torch.float64, device=device) for _ in range(3)
-        )
-        self._slices = list(self._layout.groups.values())
-        self._rows: list[np.ndarray[Any, Any]] = []
-        self._pending: tuple[Tensor, float, float] | None = None
-        self._wds: list[float] = []
+        if not any(settings_of_weights(self._optimizers, self._weights())):
+            raise ValueError(f"optimizer must move the scale-invariant weights of the model, got none of {self._names}")
+        self._checks = [StepCheck() for _ in self._optimizers]
+        self._before: list[Tensor] = []
+        self._rows: list[_Row] = []
+        self._steps = 0
+        self._pending: _Pending | None = None
+        self._last_squares: npt.NDArray[np.float64] | None = None
+        self._last_ids: list[int] = []
+        self._mixed: dict[str, str] = {}
         self._warned: set[str] = set()
-        self._parameter_ids: list[int] = []
-        self._all_move = True
         self.skipped = 0
 
     def before_step(self, loss: Tensor | float, *, scale: float | Any = 1.0) -> None:
@@ -142,37 +170,42 @@ class Monitor:
         Raises
         ------
         ValueError : no scale-invariant weight has a gradient, `scale` is not above 0, or the loss is not one number.
-
-        Warns
-        -----
-        UserWarning : once, if the weights changed since the last `after_step`, so that steps are missing.
         """
+        self._pending = None
         if (size := torch.as_tensor(loss).numel()) != 1:
             raise ValueError(f"loss must be one number, the loss of the mini-batch, got {size} numbers")
         factor = float(scale.get_scale()) if hasattr(scale, "get_scale") else float(scale)
         if not factor > 0:
             raise ValueError(f"scale must be a number > 0, got {scale!r}")
+        if self._steps % self._every:
+            self._pending = _Pending()
+            return
         weights = self._weights()
         if all(p.grad is None for p in weights):
             raise ValueError(
                 "scale-invariant weights must have a gradient before the step, got none; call before_step after "
                 "backward"
             )
-        lr, wd = self._settings()
-        _fill(self._before, [p.detach() for p in weights])
-        same = [id(p) for p in weights] == self._parameter_ids
-        self._parameter_ids = [id(p) for p in weights]
-        if self._rows and same and not self._lost and not torch.equal(self._before, self._after):
-            self._warn(
-                "unseen",
-                "weights changed since the last after_step: weights were loaded, or steps were not recorded. Call "
-                "before_step and after_step at every step of the optimizer",
-            )
-        # the optimizer does not move weights without a gradient
-        self._all_move = all(p.grad is not None for p in weights)
-        _fill(self._gradient, [torch.zeros_like(p) if p.grad is None else p.grad for p in weights])
-        self._gradient /= factor
-        self._pending = (torch.as_tensor(loss).detach().double().cpu().reshape(()), lr, wd)
+        pending = _Pending(
+            weights, float(torch.as_tensor(loss).detach()), settings=settings_of_weights(self._optimizers, weights)
+        )
+        pending.is_checked = not self._norms_only and (
+            len(self._rows) < _FIRST_CHECKS or len(self._rows) % _CHECK_EVERY == 0
+        )
+        if pending.is_checked:
+            watched = self._watched(weights)
+            for check, optimizer in zip(self._checks, self._optimizers, strict=True):
+                check.before(optimizer, watched, scale=factor)
+        if self._norms_only:
+            pending.products = [vector_products(p, p) for p in weights]
+        else:
+            scales = torch.tensor([1.0, factor, factor**2], dtype=torch.float64)
+            pending.products = [_products_with_gradient(p) / scales.to(p.device) for p in weights]
+            if [(p.shape, p.dtype, p.device) for p in self._before] != [(p.shape, p.dtype, p.device) for p in weights]:
+                self._before = [torch.empty_like(p, requires_grad=False) for p in weights]
+            for copy, p in zip(self._before, weights, strict=True):
+                copy.copy_(p.detach())
+        self._pending = pending
 
     def after_step(self) -> None:
         """Record the change of the weights; call it after the optimizer's step.
@@ -183,71 +216,89 @@ class Monitor:
 
         Warns
         -----
-        UserWarning : once, if a step of plain SGD contradicts the gradient recorded by `before_step`.
+        UserWarning : once for each reason: weights changed between steps, gradients changed after `before_step`, or
+            steps are not those that settings and state of the optimizer prescribe.
         """
         if self._pending is None:
             raise RuntimeError("after_step must follow before_step")
-        loss, lr, wd = self._pending
-        self._pending = None
-        _fill(self._after, [p.detach() for p in self._weights()])
-        if torch.equal(self._before, self._after) and self._overflowed():
-            # a gradient scaler skips the step if any gradient of the optimizer overflowed
-            self.skipped += 1
+        pending, self._pending = self._pending, None
+        if not pending.weights:
+            self._steps += 1
             return
-        self._check_step(lr, wd)
-        products = torch.empty(1, len(self._slices), 3, 3, dtype=torch.float64, device=self._before.device)
-        scalar_products(self._before, self._gradient, self._after, self._slices, products)
-        row = records(products[0].cpu().numpy(), loss.numpy(), np.asarray(lr))
-        self._rows.append(row)
-        self._wds.append(wd)
-        if self._writer is not None and (len(self._rows) - 1) % self._every == 0:
-            self._write(row, lr)
-
-    def trajectory(self) -> xr.Dataset:
-        """Return the recorded steps as a trajectory of the common contract, with status "running".
-
-        Raises
-        ------
-        ValueError : no step was recorded yet.
-        """
-        if not self._rows:
-            raise ValueError("monitor must have recorded at least one step, got none")
-        rows = np.stack(self._rows)
-        attributes: dict[str, Any] = {
-            "optimizer": type(self._optimizer).__name__ if self.rule is None else repr(self.rule),
-            "wd": self._wds[-1],
-            "skipped_steps": self.skipped,
-            "torch_version": torch.__version__,
-        }
-        if np.ptp(rows["lr"]) == 0:
-            attributes["lr"] = float(rows["lr"][0])
-        run = trajectory_of_records(
-            rows,
-            status=RUNNING,
-            first_norm=float(rows["norm"][0]),
-            groups=list(self._layout.groups),
-            attributes=attributes,
-            first_step=self._first,
+        sums = np.full((len(self._names), 5), np.nan)
+        before = _to_numpy(pending.products)
+        sums[:, :3] = before
+        self._check_continuity(before[:, 0], pending.weights)
+        if self._norms_only:
+            sums[:, 1:] = np.nan
+        else:
+            weights = self._weights()
+            if pending.is_checked:
+                copies = self._watched(self._before)
+                for check in self._checks:
+                    check.after(copies)
+            changes = _to_numpy([_products_with_change(copy, p) for copy, p in zip(self._before, weights, strict=True)])
+            # w·Δ from Δ² and Δ·(w+Δ)
+            sums[:, 3], sums[:, 4] = changes[:, 1] - changes[:, 0], changes[:, 0]
+            self._last_squares, self._last_ids = changes[:, 2], [id(p) for p in weights]
+            if not changes[:, 0].any() and self._overflowed():
+                # a gradient scaler skips the step if any gradient of an optimizer overflowed
+                self.skipped += 1
+                return
+        self._rows.append(
+            _Row(self._steps, pending.loss, np.add.reduceat(sums, self._starts), self._group_settings(pending, before))
         )
-        if len(set(self._wds)) == 1:
-            return run
-        del run.attrs["wd"]
-        return run.assign(wd=("step", np.array(self._wds), variable_attributes("wd")))
+        if pending.is_checked:
+            self._warn_of_steps()
+        if self._writer is not None and self._steps % self._write_every == 0:
+            self._write()
+        self._steps += 1
 
-    def forecast(
-        self, *, grad_norm_max: float | None = None, delta: float = 0.1, rotation: float | None = None
-    ) -> Forecast:
-        """Predict where the norm is heading at the present learning rate and weight decay; `print` it.
+    def trajectory(self, group: str | None = None) -> xr.Dataset:
+        """Return the recorded steps as a trajectory of the common contract, with status "running".
 
         Parameters
         ----------
+        group : name of a group, for its own trajectory; default: all groups together. Where groups have different
+            settings, this has no `lr` and `wd`, but `group_lr` and `group_wd`.
+
+        Raises
+        ------
+        ValueError : no step was recorded yet, or there is no such group.
+        """
+        if group is not None:
+            check_choice("group", group, list(self._groups))
+        if not self._rows:
+            raise ValueError("monitor must have recorded at least one step, got none")
+        run = self._all_groups()
+        return run if group is None else group_trajectory(run, group)
+
+    def forecast(
+        self,
+        group: str | None = None,
+        *,
+        grad_norm_max: float | None = None,
+        delta: float = 0.1,
+        rotation: float | None = None,
+        steps_left: int | None = None,
+        schedule: Schedule | None = None,
+    ) -> Forecast:
+        """Predict where the norm is heading at the present learning rate and weight decay, or under a schedule.
+
+        Parameters
+        ----------
+        group : name of a group. Default: all groups together if they have the same settings, else the group with the
+            largest norm. `table` has all groups.
         grad_norm_max : upper bound of g̃ for the earliest angular jump; default: the largest recorded g̃.
         delta : threshold δ of an angular jump, a step with 1 - cos θ > δ.
         rotation : angle per step in radians for which the forecast suggests lr or wd.
+        steps_left : number of steps until the end of training.
+        schedule : the scheduler of PyTorch, a function that gives the learning rate of a step, or a sequence of
+            learning rates that begins with the present one. Only their ratio to the present one counts.
 
         Returns
         -------
-        Forecast
+        Forecast; `print` it.
 
         Raises
         ------
@@ -268,10 +319,70 @@ class Monitor:
         ...     monitor.before_step(loss)
         ...     optimizer.step()
         ...     monitor.after_step()
-        >>> monitor.forecast().heading in ("falls", "rises")
+        >>> monitor.forecast(steps_left=1000).heading in ("falls", "rises")
         True
         """
-        return forecast(self.trajectory(), grad_norm_max=grad_norm_max, delta=delta, rotation=rotation)
+        run = self.trajectory(group)
+        if group is None and "group_lr" in run:
+            group = str(run.group.values[int(np.argmax(run.group_norm.values[-1]))])
+            run = group_trajectory(run, group)
+        of_groups = list(self._groups) if group is None else [group]
+        last = self._rows[-1].settings[list(self._groups).index(of_groups[0])]
+        # earlier settings of the optimizer do not matter for what comes
+        run.attrs["optimizer"] = last.optimizer_text(sum(map(self._size, of_groups)))
+        return forecast(
+            run,
+            grad_norm_max=grad_norm_max,
+            delta=delta,
+            rotation=rotation,
+            steps_left=steps_left,
+            schedule=self._future_lrs(schedule, steps_left),
+            obstacle="; ".join(filter(None, map(self._obstacle, of_groups))),
+        )
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per group: where its norm is, where it settles, and when.
+
+        Returns
+        -------
+        pandas.DataFrame with the columns `weights` (how many), `optimizer`, `lr`, `wd`, `norm`, `equilibrium_norm`,
+        `share_of_way` (share of the way of ln ρ from the first norm to equilibrium), `rotation` (radians per step),
+        `rotation_ratio` (over its equilibrium value), `steps_to_settle`, and `remark`, which says why a number is
+        missing.
+
+        Raises
+        ------
+        ValueError : fewer than two steps were recorded.
+        """
+        # importing pandas takes half a second
+        import pandas as pd
+
+        rows = {}
+        for name in self._groups:
+            outlook, first = self.forecast(name), math.sqrt(self._rows[0].sums[list(self._groups).index(name), 0])
+            way = math.log(outlook.equilibrium_norm / first) if 0 < outlook.equilibrium_norm < math.inf else math.nan
+            rows[name] = {
+                "weights": self._size(name),
+                "optimizer": outlook.optimizer,
+                "lr": outlook.lr,
+                "wd": outlook.wd,
+                "norm": outlook.norm,
+                "equilibrium_norm": outlook.equilibrium_norm,
+                "share_of_way": math.log(outlook.norm / first) / way if way else math.nan,
+                "rotation": outlook.rotation,
+                "rotation_ratio": outlook.rotation / outlook.equilibrium_rotation,
+                "steps_to_settle": outlook.steps_to_settle,
+                "remark": self._obstacle(name),
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
+
+    def check_steps(self) -> list[StepReport]:
+        """Return what the comparison of steps with the optimizer's settings and state found, for each optimizer.
+
+        Print a report for its numbers and findings: decay that does not arrive, weights that do not move, steps that
+        clipping determines, and steps that differ from those of the optimizer.
+        """
+        return [check.report() for check in self._checks]
 
     @property
     def has_gradient(self) -> bool:
@@ -280,32 +391,120 @@ class Monitor:
 
     @property
     def rule(self) -> theory.Optimizer | None:
-        """The optimizer in terms of `theory`; None if `theory` does not know it."""
-        group = self._group()
-        size = self._layout.measured_size
-        kinds: dict[str, Any] = {"Adam": theory.Adam, "AdamW": theory.AdamW, "Lion": theory.Lion}
-        name = type(self._optimizer).__name__
-        if name == "SGD" and group.get("dampening", 0) == 0:
-            return theory.SGD(momentum=float(group["momentum"]), nesterov=bool(group["nesterov"]))
-        if name in kinds and "betas" in group:
-            rule: theory.Optimizer = kinds[name](dim=size, betas=tuple(float(beta) for beta in group["betas"]))
-            return rule
-        return None
+        """The optimizer of all groups in terms of `theory`; None if `theory` does not know it, or groups differ."""
+        settings = [setting for setting in settings_of_weights(self._optimizers, self._weights()) if setting]
+        if len({setting.rule for setting in settings}) != 1 or settings[0].rule is None:
+            return None
+        return theory.optimizers.with_dim(settings[0].rule, sum(map(self._size, self._groups)))
 
-    def _check_step(self, lr: float, wd: float) -> None:
-        """Warn if plain SGD moved the weights otherwise than by the recorded gradient."""
-        if self.rule != theory.SGD() or self._group().get("maximize") or self._lost or not self._all_move:
-            return
-        expected = self._before - lr * (self._gradient + wd * self._before)
-        apart, moved = (float((self._after - point).norm()) for point in (expected, self._before))
-        rounding = max(torch.finfo(p.dtype).eps for p in self._weights()) * float(self._after.norm())
-        if apart > _STEP_TOLERANCE * moved + rounding:
-            self._warn(
-                "another step",
-                f"a step moved the weights by {moved:.3g} and missed lr * (gradient + wd * weights) by {apart:.3g}. "
-                "Call before_step after everything that changes gradients (clipping, unscaling); pass `scale` for "
-                "gradients that are still scaled, and only for those",
+    def _all_groups(self) -> xr.Dataset:
+        sums, last = np.stack([row.sums for row in self._rows]), self._rows[-1]
+        lrs, wds = (np.array([[s[i] for s in row.settings] for row in self._rows]) for i in (0, 1))
+        is_common = bool((lrs == lrs[:, :1]).all() and (wds == wds[:, :1]).all())
+        is_common &= len({(s.rule, s.name) for s in last.settings}) == 1
+        texts = [self._optimizer_text(number) for number in range(len(self._groups))]
+        attributes: dict[str, Any] = {"skipped_steps": self.skipped, "torch_version": torch.__version__}
+        if is_common:
+            attributes["optimizer"] = self._optimizer_text(0, sum(map(self._size, self._groups)))
+            for name, values in (("lr", lrs), ("wd", wds)):
+                if np.ptp(values) == 0:
+                    attributes[name] = float(values[0, 0])
+        products = step_products(sums)
+        run = trajectory_of_records(
+            records(products, np.array([row.loss for row in self._rows]), lrs[:, 0]),
+            status=RUNNING,
+            first_norm=math.nan,
+            groups=list(self._groups),
+            attributes=attributes,
+        )
+        along, squares = np.abs(sums[..., 1]), np.sqrt(sums[..., 0] * sums[..., 2])
+        new: dict[str, tuple[Any, npt.NDArray[Any]]] = {
+            "group_radial_defect": (("step", "group"), np.divide(along, squares, out=0 * along, where=squares > 0)),
+            "group_final_norm": ("group", np.sqrt(sums[-1, :, 0] + 2 * sums[-1, :, 3] + sums[-1, :, 4])),
+        }
+        if self._norms_only:
+            final = np.add.reduceat(_to_numpy([vector_products(p, p) for p in self._weights()])[:, 0], self._starts)
+            new = {"group_final_norm": ("group", np.sqrt(final)), "final_norm": ((), np.sqrt(final.sum()))}
+            run = run.drop_vars(["grad_norm", "rotation", "radial_defect", "group_grad_norm", "group_rotation"])
+        if not is_common:
+            run = run.drop_vars(["lr", "effective_lr"], errors="ignore")
+            new |= {"group_lr": (("step", "group"), lrs), "group_wd": (("step", "group"), wds)}
+        elif "wd" not in attributes:
+            new["wd"] = ("step", wds[:, 0])
+        run = run.assign({name: (*value, variable_attributes(name)) for name, value in new.items()})
+        steps = self._first + np.array([row.step for row in self._rows])
+        run["status_step"] = run.status_step.copy(data=self._steps)
+        return run.assign_coords(
+            step=("step", steps, variable_attributes("step")),
+            group_optimizer=("group", np.array(texts, dtype=object), variable_attributes("group_optimizer")),
+        )
+
+    def _optimizer_text(self, number: int, dim: int | None = None) -> str:
+        """Text of a group's optimizer over all rows."""
+        first, last = self._rows[0].settings[number], self._rows[-1].settings[number]
+        if any((row.settings[number].rule, row.settings[number].name) != (last.rule, last.name) for row in self._rows):
+            return f"{first.name.partition('(')[0]} with changing settings"
+        return last.optimizer_text(dim or self._size(list(self._groups)[number]))
+
+    def _group_settings(self, pending: _Pending, before: npt.NDArray[np.float64]) -> tuple[GroupSetting, ...]:
+        """Setting of each group; groups whose weights have no common setting are remembered."""
+        settings = []
+        for start, (name, group) in zip(self._starts, self._groups.items(), strict=True):
+            part = slice(start, start + len(group.weights))
+            setting, self._mixed[name] = setting_of_group(pending.settings[part], before[part, 0].tolist())
+            settings.append(setting)
+        result = tuple(settings)
+        return self._rows[-1].settings if self._rows and self._rows[-1].settings == result else result
+
+    def _obstacle(self, name: str) -> str:
+        """Why the norm of a group obeys no law that `theory` knows; empty if nothing speaks against it."""
+        if self._mixed[name]:
+            return self._mixed[name]
+        sums = np.stack([row.sums[list(self._groups).index(name)] for row in self._rows])
+        sizes = np.sqrt(sums[:, 0] * sums[:, 2])
+        defects = np.abs(sums[sizes > 0, 1]) / sizes[sizes > 0]
+        defect, own = float(np.median(defects)) if defects.size else 0.0, self._groups[name].defect
+        if defect > max(_LARGEST_DEFECT, _DEFECT_FACTOR * own):
+            return (
+                f"the weights are not scale-invariant in training: |cos| of gradient and weights is {defect:.2g}, and "
+                f"{own:.1g} when they were found"
             )
+        return ""
+
+    def _future_lrs(self, schedule: Schedule | None, steps_left: int | None) -> Any:
+        """Schedule as `forecast` takes it; the scheduler of PyTorch is at the step after the last recorded one."""
+        if not isinstance(schedule, LRScheduler):
+            return schedule
+        lrs, now = relative_lrs(schedule), self._first + self._steps
+        if callable(lrs):
+            return lambda step: lrs(step - now)
+        if steps_left is None:
+            raise ValueError("steps_left must be given with a scheduler of PyTorch, got None")
+        return list(itertools.islice(lrs, check_integer("steps_left", steps_left) + 1))
+
+    def _size(self, name: str) -> int:
+        return sum(self._shapes[weight].numel() for weight in self._groups[name].weights)
+
+    def _watched(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        named = zip(self._names, tensors, strict=True)
+        return {name: tensor for name, tensor in named if name not in self._lost}
+
+    def _check_continuity(self, squares: npt.NDArray[np.float64], weights: Sequence[Tensor]) -> None:
+        """Warn if the weights are not those after the last step."""
+        last, self._last_squares = self._last_squares, None
+        is_next = self._every == 1 and last is not None and [id(p) for p in weights] == self._last_ids
+        if is_next and not self._lost and np.abs(squares - last).max() > _SAME * squares.max():  # type: ignore[operator]
+            self._warn(
+                "unseen",
+                "weights changed since the last after_step: weights were loaded, or steps were not recorded. Call "
+                "before_step and after_step at every step of the optimizer",
+            )
+
+    def _warn_of_steps(self) -> None:
+        for number, check in enumerate(self._checks):
+            for finding in check.report().findings:
+                # findings repeat with other numbers
+                self._warn(f"{number} {''.join(c for c in finding if c.isalpha())[:40]}", finding)
 
     def _warn(self, topic: str, message: str) -> None:
         """Warn the user once per topic."""
@@ -314,18 +513,27 @@ class Monitor:
             warn_user(message)
 
     def _overflowed(self) -> bool:
-        gradients = (p.grad for group in self._optimizer.param_groups for p in group["params"])
+        gradients = (p.grad for o in self._optimizers for group in o.param_groups for p in group["params"])
         return any(gradient is not None and not torch.isfinite(gradient).all() for gradient in gradients)
 
-    def _write(self, row: np.ndarray[Any, Any], lr: float) -> None:
-        step = self._first + len(self._rows) - 1
+    def _write(self) -> None:
         assert self._writer is not None
-        for name in _WRITTEN:
-            self._writer.add_scalar(f"bnwd/{name}", float(row[name]), step)
-        self._writer.add_scalar("bnwd/effective_lr", lr / float(row["norm"]) ** 2, step)
-        for group, norm, angle in zip(self._layout.groups, row["group_norm"], row["group_rotation"], strict=True):
-            self._writer.add_scalar(f"bnwd/norm/{group}", float(norm), step)
-            self._writer.add_scalar(f"bnwd/rotation/{group}", float(angle), step)
+        row = self._rows[-1]
+        lrs = [setting.lr for setting in row.settings]
+        record = records(step_products(row.sums), np.asarray(row.loss), np.asarray(lrs[0]))
+        step, names = self._first + row.step, set(_WRITTEN) if len(set(lrs)) == 1 else set(_WRITTEN) - {"lr"}
+        numbers = {name: float(record[name]) for name in sorted(names)}
+        if len(set(lrs)) == 1:
+            numbers["effective_lr"] = lrs[0] / float(record["norm"]) ** 2
+        for group, norm, angle, lr in zip(
+            self._groups, record["group_norm"], record["group_rotation"], lrs, strict=True
+        ):
+            numbers[f"norm/{group}"], numbers[f"rotation/{group}"] = float(norm), float(angle)
+            if len(set(lrs)) > 1:
+                numbers[f"lr/{group}"] = lr
+        for name, number in numbers.items():
+            if not math.isnan(number) or not self._norms_only:
+                self._writer.add_scalar(f"bnwd/{name}", number, step)
 
     def _weights(self) -> list[Tensor]:
         """The recorded parameters as they are now; they may have been replaced, frozen or removed."""
@@ -341,36 +549,60 @@ class Monitor:
             weights.append(parameter)
         return weights
 
-    def _group(self) -> dict[str, Any]:
-        return next(iter(self._groups()), self._optimizer.param_groups[0])
 
-    def _groups(self) -> list[dict[str, Any]]:
-        """Groups of the optimizer with recorded weights."""
-        recorded = {id(p) for p in self._weights()}
-        return [g for g in self._optimizer.param_groups if any(id(p) in recorded for p in g["params"])]
+def _unwrapped(model: Any) -> Any:
+    """Return the model inside `DistributedDataParallel`, `DataParallel` or `torch.compile`."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
 
-    def _settings(self) -> tuple[float, float]:
-        settings = {(float(group["lr"]), float(group.get("weight_decay", 0))) for group in self._groups()}
-        if not settings:
-            raise ValueError(f"optimizer must move the scale-invariant weights of the model, got none of {self._names}")
-        if len(settings) > 1:
-            raise ValueError(
-                "optimizer must move all scale-invariant weights with one lr and weight_decay, got "
-                f"{sorted(settings)}: {self._names_by_settings()}. Choose some by `weights`. A bias that is "
-                "scale-invariant only together with its layer's weights needs their settings, or bias=False"
+
+def _choose_groups(
+    groups: Mapping[str, Group], is_normalizing: bool, weights: Sequence[str] | None
+) -> dict[str, Group]:
+    """Choose the groups with the weights of these names, all by default."""
+    if not groups:
+        raise ValueError(
+            "model must have scale-invariant weights, got none. "
+            + (
+                "It has normalization layers. But their inputs contain a part that does not scale with the weights: "
+                "a residual stream that begins with a normalization or with frozen weights, a bias, or an encoding"
+                if is_normalizing
+                else "Weights right before a normalization layer are scale-invariant: add such a layer"
             )
-        return settings.pop()
+        )
+    if weights is None:
+        return dict(groups)
+    invariant = {name for group in groups.values() for name in group.weights}
+    if unknown := sorted(set(weights) - invariant):
+        raise ValueError(f"weights must be names of scale-invariant weights, {sorted(invariant)}, got {unknown}")
+    chosen = {name: group for name, group in groups.items() if set(group.weights) <= set(weights)}
+    split = [g.weights for name, g in groups.items() if name not in chosen and set(g.weights) & set(weights)]
+    if split:
+        raise ValueError(
+            f"weights must name all or none of {split[0]}, which are scale-invariant only together; got "
+            f"{sorted(weights)}"
+        )
+    return chosen
 
-    def _names_by_settings(self) -> str:
-        names_by_id = {id(weight): name for weight, name in zip(self._weights(), self._names, strict=True)}
-        parts = []
-        for group in self._optimizer.param_groups:
-            names = [names_by_id[id(p)] for p in group["params"] if id(p) in names_by_id]
-            if names:
-                listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-                parts.append(f"{float(group['lr']):g}, {float(group.get('weight_decay', 0)):g} for {listed}")
-        return "; ".join(parts)
+
+def _products_with_gradient(weight: Tensor) -> Tensor:
+    """w², w·g and g² of a weight and its gradient; without a gradient the optimizer does not move it."""
+    if weight.grad is None:
+        return vector_products(weight, torch.zeros((), dtype=weight.dtype, device=weight.device).expand(weight.shape))
+    return vector_products(weight, weight.grad)
 
 
-def _fill(vector: Tensor, tensors: list[Tensor]) -> None:
-    torch.cat([tensor.reshape(-1).to(vector) for tensor in tensors], out=vector[0])
+def _products_with_change(before: Tensor, weight: Tensor) -> Tensor:
+    """Δ², Δ·w and w² of a weight after the step and its change Δ, which replaces `before`."""
+    if before.dtype in (torch.float32, torch.float64):
+        return vector_products(before.neg_().add_(weight.detach()), weight)
+    return vector_products(weight.detach().float() - before.float(), weight.detach().float())
+
+
+def _to_numpy(products: Sequence[Tensor]) -> npt.NDArray[np.float64]:
+    return torch.stack([product.to(products[0].device) for product in products]).cpu().numpy()

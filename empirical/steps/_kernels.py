@@ -54,6 +54,18 @@ def replica_products(before: Any, gradient: Any, after: Any, bounds: Any, produc
             _step_products(before[i][start:stop], gradient[i][start:stop], after[i][start:stop], products[i, j])
 
 
+@numba.njit(**_OUTER)
+def vector_products(first: Any, second: Any, products: Any) -> None:
+    """Write the scalar products of two vectors into `products` (3,): first², first·second, second²."""
+    ff, fs, ss = 0.0, 0.0, 0.0
+    for i in range(first.size):
+        f, s = np.float64(first[i]), np.float64(second[i])
+        ff += f * f
+        fs += f * s
+        ss += s * s
+    products[0], products[1], products[2] = ff, fs, ss
+
+
 @numba.njit(**_INNER)
 def _normalize_units(values: Any, scale: Any, eps: Any) -> None:
     """Normalize each column over the batch, in place, and write 1/√(variance+ε) into `scale` (units,)."""

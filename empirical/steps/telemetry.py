@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from empirical.steps._kernels import replica_products
+from empirical.steps import _kernels
 from simulate.trajectories.log import step_record
 
 # rows and columns of the scalar products: weights, gradient of the loss, change of the weights
@@ -25,7 +25,7 @@ def scalar_products(before: Tensor, gradient: Tensor, after: Tensor, slices: Seq
     """
     if before.device.type == "cpu":
         bounds = np.array([(part.start, part.stop) for part in slices], dtype=np.int64).reshape(-1, 2)
-        replica_products(*(t.detach().numpy() for t in (before, gradient, after)), bounds, products.numpy())
+        _kernels.replica_products(*(t.detach().numpy() for t in (before, gradient, after)), bounds, products.numpy())
     else:
         products_by_torch(before, gradient, after, slices, products)
 
@@ -39,6 +39,32 @@ def products_by_torch(
     for group, part in enumerate(slices):
         own = vectors[..., part]
         torch.matmul(own, own.mT, out=products[:, group])
+
+
+def vector_products(first: Tensor, second: Tensor) -> Tensor:
+    """Return first², first·second and second² of two tensors of one shape, float64 of shape (3,) on their device.
+
+    The sums are in double precision, without a copy of float32 and float64 tensors on the CPU.
+    """
+    vectors = [tensor.detach().reshape(-1) for tensor in (first, second)]
+    if first.device.type != "cpu":
+        # one product of two matrices would need a copy of both
+        pairs = ((0, 0), (0, 1), (1, 1))
+        return torch.stack([(vectors[i] * vectors[j]).sum(dtype=torch.float64) for i, j in pairs])
+    products = torch.empty(3, dtype=torch.float64)
+    single = [v if v.dtype in (torch.float32, torch.float64) else v.float() for v in vectors]
+    _kernels.vector_products(*(v.numpy() for v in single), products.numpy())
+    return products
+
+
+def step_products(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Scalar products (…, 3, 3) as in `scalar_products`, from (…, 5): w², w·g, g², w·Δ, Δ². That of g and Δ is NaN."""
+    products = np.full((*sums.shape[:-1], 3, 3), np.nan)
+    products[..., _WEIGHTS, _WEIGHTS], products[..., _GRADIENT, _GRADIENT] = sums[..., 0], sums[..., 2]
+    products[..., _WEIGHTS, _GRADIENT] = products[..., _GRADIENT, _WEIGHTS] = sums[..., 1]
+    products[..., _WEIGHTS, _CHANGE] = products[..., _CHANGE, _WEIGHTS] = sums[..., 3]
+    products[..., _CHANGE, _CHANGE] = sums[..., 4]
+    return products
 
 
 def _columns(products: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:

@@ -187,7 +187,8 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     _check_schema(dataset.attrs.get("schema"), folder)
     dataset = upgrade(dataset)
     # zarr reads text as another type than object, and empty text as no text at all
-    text = [name for name in ("status", "group", "verdict", "oscillation") if name in dataset.variables]
+    texts = ("status", "group", "group_optimizer", "verdict", "oscillation")
+    text = [name for name in texts if name in dataset.variables]
     return dataset.assign({name: dataset[name].astype(object) for name in text}).drop_encoding()
 
 
