@@ -17,7 +17,7 @@ import simulate
 import theory
 from empirical.config import RunConfig
 from empirical.reports.page import format_setting
-from simulate.diagnosis.forecast import forecast
+from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import FREE, check_trajectory
 from simulate.trajectories.periods import after_transient
@@ -71,7 +71,7 @@ class RunComparison:
     classification, diagnosis, replayed : results of `simulate.classify`, `simulate.diagnose` and `simulate.replay`.
     periods : periods of the run; None unless it is periodic.
     last : the rows of the last periods, and these periods; None unless the run is periodic.
-    levels : predicted equilibrium, as `levels` of `simulate.plots.plot_trajectory`.
+    levels : ρ* of the forecast and η/ρ*², as `levels` of `simulate.plots.plot_trajectory`.
     outlook : forecast of the norm, in words.
     prediction : behaviour predicted by the period model, in words.
     notes : undetermined or uncertain results, each with its reason.
@@ -136,7 +136,6 @@ def compare_run(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> R
     periods = classification.periods if classification is not None and is_periodic else None
     replayed = notes.attempt("replay", _replay_whole_run, run, setting)
     comparisons = notes.attempt("equilibrium", equilibrium_comparisons, run, setting) or []
-    levels = notes.attempt("equilibrium", equilibrium_levels, run, run) if comparisons else None
     if replayed is not None:
         comparisons += _replay_comparisons(run, replayed)
     if periods is not None:
@@ -144,7 +143,7 @@ def compare_run(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> R
         if replayed is not None:
             comparisons += notes.attempt("period of the replay", _replay_period, replayed, periods) or []
     model_rows, prediction = notes.attempt("period model", _model_comparisons, run, setting, periods, model) or ([], "")
-    outlook = notes.attempt("outlook", lambda: forecast(check_trajectory(run, "final_norm")))
+    outlook = notes.attempt("outlook", forecast, run)
     return RunComparison(
         run=run,
         title=_title(run, setting, settings),
@@ -155,7 +154,7 @@ def compare_run(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> R
         last=None if periods is None else last_periods(run, periods=periods),
         diagnosis=notes.attempt("spikes", simulate.diagnose, run),
         replayed=replayed,
-        levels={name: level for name, level in (levels or {}).items() if math.isfinite(level) and level > 0},
+        levels=_forecast_levels(outlook) if comparisons and outlook is not None else {},
         outlook="" if outlook is None else str(outlook),
         prediction=prediction,
         notes=tuple(dict.fromkeys(notes.texts)),
@@ -183,7 +182,10 @@ def _title(run: xr.Dataset, setting: Setting, settings: dict[str, str]) -> str:
 
 
 def equilibrium_comparisons(run: xr.Dataset, setting: Setting) -> list[Comparison]:
-    """Compare norm and rotation of a run with the equilibrium predicted from its gradient norms."""
+    """Compare norm and rotation of a run with the equilibrium that theory predicts from its gradient norms.
+
+    The ρ* of a forecast is measured from the growth of the norm instead, and at the end of the run.
+    """
     rule, (lr, wd) = setting.law(), setting.constants()
     if wd == 0:
         raise ValueError("there is none, because wd = 0: without weight decay the norm never decreases")
@@ -199,8 +201,10 @@ def equilibrium_comparisons(run: xr.Dataset, setting: Setting) -> list[Compariso
     power, mean_formula = (4, "(E ρ⁴)^¼") if rule == theory.SGD() else (2, "(E ρ²)^½")
     norm, error = power_mean(part.norm, power)
     inputs = "η, λ, root mean square of g̃ after the first 2/ηλ steps"
+    if rule != theory.SGD():
+        inputs += "; assumes independent gradients"
     predicted = theory.equilibrium_norm(lr, wd, rms, optimizer=rule)
-    comparisons = [Comparison(f"norm, {mean_formula}", predicted, norm, error, "weight", inputs)]
+    comparisons = [Comparison(f"norm by theory, {mean_formula}", predicted, norm, error, "weight", inputs)]
     if "rotation" not in part:
         return comparisons
     angle = theory.equilibrium_rotation(lr, wd, grad_norm=rms, optimizer=rule)
@@ -276,6 +280,12 @@ def _model_comparisons(
 
 def _period_comparison(quantity: str, predicted: float, periods: simulate.MeasuredPeriods, inputs: str) -> Comparison:
     return Comparison(quantity, predicted, periods.mean, periods.stderr, "step", inputs)
+
+
+def _forecast_levels(outlook: Forecast) -> dict[str, float]:
+    norm = outlook.equilibrium_norm
+    levels = {"norm": norm, "effective_lr": outlook.lr / norm / norm}
+    return {name: level for name, level in levels.items() if math.isfinite(level) and level > 0}
 
 
 def equilibrium_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:

@@ -1,57 +1,86 @@
-"""Forecast of the weight norm, from a trajectory that is still growing."""
+"""Forecast of the weight norm, from the norms of a run so far."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
 
 import theory
+from simulate.diagnosis._forecast_words import (
+    DECREASES,
+    FROZEN,
+    INCREASES,
+    OSCILLATES,
+    SETTLES,
+    STAYS_NEAR,
+    forecast_words,
+)
+from simulate.diagnosis._lrs_ahead import LearningRatesAhead, ScheduleLike
+from simulate.diagnosis._norm_growth import (
+    GrowthLaw,
+    MeasuredGrowth,
+    equilibrium_of,
+    measure_recent_growth,
+    norms_ahead,
+)
 from simulate.trajectories.classification import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray, check_number
+from theory.optimizers import rotation_limit
 
-SETTLES, STAYS_NEAR, DECREASES, INCREASES, OSCILLATES = "settles", "stays near", "falls", "rises", "oscillates"
 _WINDOW = 1.0  # relaxation times over which the forecast looks back
 _RECENT = 0.25  # relaxation times over which the direction is measured; of a shorter run, the share of its steps
 _BEGINNING = 2.0  # relaxation times at the start of a run, in which angular jumps do not count
 _NEAR_EQUILIBRIUM = 0.1  # |ln ρ/ρ*| below which the norm is at equilibrium
 _CHANGED = 0.1  # relative change of ηλ in the window above which ηλ is not constant
-_APART = 0.05  # |ln ρ/ρ*| above which ρ lies clearly on one side of ρ*
+_FROZEN_LR = 0.01  # share of the largest lr of the run below which lr may be negligible
+_FROZEN_CHANGE = 1e-3  # change of ln ρ in the remaining steps below which lr is negligible
+_FROZEN_ROWS = 10  # last rows that measure this change
 
 
 @dataclass(frozen=True)
 class Forecast:
     """Where the norm is heading; `str` of it is a few sentences.
 
-    A relaxation time is one over the decay of ln ρ per step (`theory.free_decay`): 1/ηλ for plain SGD. Numbers that
-    depend on the optimizer are NaN for an optimizer that `theory` does not know.
+    A relaxation time is one over the decay of ln ρ per step (`theory.free_decay`): 1/ηλ for plain SGD. What depends on
+    the law of the optimizer, or on a variable that the trajectory lacks, is NaN without it.
 
     Attributes
     ----------
-    heading : "settles": the norm is at `equilibrium_norm`, and for one relaxation time it varied as little and rotated
-        as fast as at equilibrium. "stays near": the norm is at `equilibrium_norm` now and was there one relaxation
-        time ago, but varies more or rotates less. "oscillates": an angular jump occurred after the first two
-        relaxation times. Else "falls" or "rises", as in the last steps.
+    heading : "settles": the norm is at `equilibrium_norm`, and for one relaxation time it varied as little as at
+        equilibrium and, for plain SGD, rotated as fast. "stays near": the norm is at `equilibrium_norm` now and was
+        there one relaxation time ago, but varies more or rotates less. "oscillates": an angular jump occurred after
+        the first two relaxation times. "frozen": lr is 0, or negligible. Else "falls" or "rises", as in the last steps.
     norm, grad_norm : last ρ, and root-mean-square g̃ of the last relaxation time (of all steps, if there are fewer).
     lr, wd, optimizer : at the last step.
-    equilibrium_norm : ρ* for this g̃.
-    steps_to_settle : steps until ρ is within 1 % of ρ*, at this g̃. NaN for Adam, whose decay is not known, and where
-        lr or wd changed. Too short for AdamW if the memory of β₂ exceeds a relaxation time.
+    observed_steps, stride : number of steps of the run so far, and number of steps between its rows.
+    equilibrium_norm : ρ* at the present lr and wd, from the measured growth of the norm (docs/curvature.md). For Adam
+        and optimizers of your own it is that of `theory` for g̃. inf without weight decay.
+    equilibrium_norm_error : standard error of ρ*; NaN if ρ* is not measured.
+    equilibrium_obstacle : why ρ* is NaN; else empty.
+    steps_to_decide : number of further steps after which ρ* may be known, if it is undetermined in so few steps.
+    steps_to_settle : steps at the present lr until ρ is within 1 % of ρ*. NaN for Adam, and if frozen.
+    steps_left, norm_at_end : number of steps that are left, and norm after them under the schedule. None and NaN
+        without `steps_left` and `schedule`.
     growth : growth of ln ρ over its decay, in the last quarter of a relaxation time or of a shorter run. 1 at
         equilibrium, 0 without gradients.
-    grad_norm_max, delta : upper bound of g̃ and threshold δ for `earliest_angular_jump`.
-    earliest_angular_jump : steps until an angular jump is possible, if g̃ stays below `grad_norm_max`. 0: in the next
-        step; inf: never. NaN except for plain SGD.
-    rotation, equilibrium_rotation : root-mean-square angle of the last steps, and its value at equilibrium, radians.
+    grad_norm_max, delta : upper bound of g̃ and threshold δ of angular jumps.
+    angular_jump_norm : norm below which a step with `grad_norm_max` is an angular jump, for plain SGD.
+    angular_jump_share : share of the recorded steps whose g̃ would give an angular jump at the present norm.
+    steps_to_angular_jump_norm : steps until the norm is below `angular_jump_norm`: 0 now, inf never.
+    earliest_angular_jump : lower bound of the steps until an angular jump, for any gradients with g̃ up to
+        `grad_norm_max`. 0: in the next step; inf: never. NaN except for plain SGD.
+    rotation, equilibrium_rotation : root-mean-square angle of the last steps, and its value at equilibrium for
+        independent gradients, radians.
     observed_relaxation_times : length of the run in relaxation times.
     first_lr, first_wd : lr and wd one relaxation time ago if they changed since, else `lr` and `wd`.
     wanted_rotation : rotation that the caller asked for.
-    wd_for_rotation, lr_for_rotation : wd at this lr, and lr at this wd, with this rotation at equilibrium. NaN where lr
-        or wd changed.
+    highest_lr : highest lr from now to the end of the schedule; the present one without a schedule.
+    wd_for_rotation, lr_for_rotation : wd at `highest_lr`, and lr at this wd, with this rotation at equilibrium.
     """
 
     heading: str
@@ -60,18 +89,32 @@ class Forecast:
     lr: float
     wd: float
     optimizer: str
+    observed_steps: int
+    stride: int
     equilibrium_norm: float
+    equilibrium_norm_error: float
+    equilibrium_obstacle: str
+    steps_to_decide: float
     steps_to_settle: float
+    steps_left: int | None
+    norm_at_end: float
     growth: float
     grad_norm_max: float
     delta: float
+    angular_jump_norm: float
+    angular_jump_share: float
+    steps_to_angular_jump_norm: float
     earliest_angular_jump: float
     rotation: float
     equilibrium_rotation: float
     observed_relaxation_times: float
     first_lr: float
     first_wd: float
+    recorded_rows: int = 0
+    has_schedule: bool = False
+    is_observed_maximum: bool = False
     wanted_rotation: float | None = None
+    highest_lr: float = math.nan
     wd_for_rotation: float = math.nan
     lr_for_rotation: float = math.nan
 
@@ -81,176 +124,277 @@ class Forecast:
         return (self.first_lr, self.first_wd) != (self.lr, self.wd)
 
     def __str__(self) -> str:
-        growth = "" if math.isnan(self.growth) else f" (growth is {self.growth:.0%} of decay)"
-        words = {
-            SETTLES: "settles",
-            STAYS_NEAR: "stays near equilibrium, but varies more or rotates less than there",
-            DECREASES: f"falls{growth}",
-            INCREASES: f"rises{growth}",
-            OSCILLATES: "oscillates, with angular jumps",
-        }
-        parts = [f"The norm {words[self.heading]}: {self._equilibrium_in_words()}"]
-        if self.has_changed:
-            changes = [
-                f"{name} went from {first:.3g} to {last:.3g}"
-                for name, first, last in (("lr", self.first_lr, self.lr), ("wd", self.first_wd, self.wd))
-                if first != last
-            ]
-            parts.append(
-                f"In the last relaxation time {' and '.join(changes)}: the norm has not reached the new equilibrium."
+        return forecast_words(self)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Columns of a run. `norms` are those before each row and after the last one."""
+
+    norms: FloatArray
+    lrs: FloatArray
+    wds: FloatArray
+    distances: FloatArray  # number of steps of each row
+    gradients: FloatArray | None
+    angles: FloatArray | None
+    last_step: int
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the run so far."""
+        return int(self.distances.sum())
+
+    @property
+    def mean_lrs(self) -> FloatArray:
+        """Mean lr of the steps of each row, if it changes linearly from row to row."""
+        return self.lrs + np.diff(self.lrs, append=self.lrs[-1]) * (1 - 1 / self.distances) / 2
+
+    @classmethod
+    def of(cls, trajectory: xr.Dataset, setting: Setting) -> _Rows:
+        """Read the columns. Raise ValueError if they are not those of a run that can be forecast."""
+        rows = trajectory.sizes["step"]
+        if rows < 2:
+            raise ValueError(f"trajectory must have at least two rows, got {rows}; forecasts need at least two steps")
+        steps = trajectory.step.values.astype(np.int64)
+        strides = np.diff(steps)
+        if strides[0] < 1 or (strides != strides[0]).any():
+            row = int(np.argmax((strides != strides[0]) | (strides < 1)))
+            raise ValueError(
+                f"trajectory must have a constant stride of steps >= 1, got steps {steps[0]}, {steps[1]}, … and "
+                f"{steps[row]}, {steps[row + 1]} at row {row}"
             )
-        elif self.heading in (DECREASES, INCREASES):
-            parts.append(self._arrival_in_words())
-        if 0 < self.observed_relaxation_times < _WINDOW:
-            parts.append(f"The run is short: {self.observed_relaxation_times:.0%} of one relaxation time.")
-        parts.append(self._angular_jump_in_words())
-        has_equilibrium = math.isfinite(self.equilibrium_rotation)
-        equilibrium = f" ({self.equilibrium_rotation:.3g} at equilibrium)" if has_equilibrium else ""
-        parts.append(f"Rotation: {self.rotation:.3g} radians per step{equilibrium}.")
-        if self.wanted_rotation is not None:
-            parts.append(self._settings_in_words())
-        return " ".join(part for part in parts if part)
-
-    def _equilibrium_in_words(self) -> str:
-        here = f"at lr = {self.lr:g}, wd = {self.wd:g}"
-        if math.isnan(self.equilibrium_norm):
-            reason = "" if self.lr == 0 else f"; its equilibrium is not known for {self.optimizer}"
-            return f"ρ = {self.norm:.4g} {here}{reason}."
-        if math.isinf(self.equilibrium_norm):
-            return f"ρ = {self.norm:.4g} {here}; without weight decay there is no equilibrium."
-        return f"ρ = {self.norm:.4g}, equilibrium ρ* = {self.equilibrium_norm:.4g} for g̃ = {self.grad_norm:.3g} {here}."
-
-    def _arrival_in_words(self) -> str:
-        apart = math.log(self.norm / self.equilibrium_norm) if 0 < self.equilibrium_norm < math.inf else math.nan
-        if math.isnan(apart):
-            return ""
-        if abs(apart) <= _APART:
-            return "It is close to ρ*."
-        if (apart > 0) == (self.heading == DECREASES):
-            is_finite = not math.isnan(self.steps_to_settle)
-            return f"At this g̃ it reaches ρ* in {self.steps_to_settle:.0f} steps." if is_finite else ""
-        why = "g̃ changes" if self.optimizer == "SGD()" else "g̃ changes or successive gradients are correlated"
-        return f"It is already {'below' if apart < 0 else 'above'} ρ*, perhaps because {why}."
-
-    def _angular_jump_in_words(self) -> str:
-        condition, limit = f"1 - cos θ > {self.delta:g}", f"for g̃ up to {self.grad_norm_max:.4g}"
-        if math.isnan(self.earliest_angular_jump):
-            return f"The earliest angular jump ({condition}) is known for plain SGD only."
-        if math.isinf(self.earliest_angular_jump):
-            return f"No angular jump ({condition}) is possible {limit}."
-        steps = round(self.earliest_angular_jump)
-        when = "in the next step" if steps == 0 else f"after {steps} step{'s' * (steps > 1)}"
-        return f"An angular jump ({condition}) is possible {when}, {limit}."
-
-    def _settings_in_words(self) -> str:
-        if self.has_changed:
-            return f"While lr or wd changes, no single value gives a rotation of {self.wanted_rotation:g}."
-        settings = [
-            f"{name} = {value:.3g} at this {other}"
-            for name, value, other in (("wd", self.wd_for_rotation, "lr"), ("lr", self.lr_for_rotation, "wd"))
-            if not math.isnan(value)
-        ]
-        if not settings:
-            return f"Settings for a rotation of {self.wanted_rotation:g} are not known for {self.optimizer}."
-        return f"For a rotation of {self.wanted_rotation:g} set {', or '.join(settings)}, if training is stable there."
+        norms = np.append(trajectory.norm.values.astype(float), float(trajectory.final_norm))
+        if not (np.isfinite(norms).all() and (norms > 0).all()):
+            raise ValueError(
+                f"trajectory must have finite norms > 0, got {norms[~(np.isfinite(norms) & (norms > 0))][0]}; was a "
+                "weight removed or reshaped?"
+            )
+        gradients, angles = (
+            trajectory[name].values.astype(float) if name in trajectory else None for name in ("grad_norm", "rotation")
+        )
+        if gradients is not None and not (np.isfinite(gradients).all() and gradients.any()):
+            raise ValueError(
+                "trajectory must have finite gradients that are not all zero; was a weight removed or reshaped?"
+            )
+        lrs, wds = (np.broadcast_to(np.asarray(v, dtype=np.float64), (rows,)) for v in (setting.lr, setting.wd))
+        # final_norm is the norm one step after the last row
+        distances = np.append(strides, 1).astype(float)
+        return cls(norms, lrs, wds, distances, gradients, angles, int(steps[-1]))
 
 
 def forecast(
-    trajectory: xr.Dataset, *, grad_norm_max: float | None = None, delta: float = 0.1, rotation: float | None = None
+    trajectory: xr.Dataset,
+    *,
+    grad_norm_max: float | None = None,
+    delta: float = 0.1,
+    rotation: float | None = None,
+    steps_left: int | None = None,
+    schedule: ScheduleLike | None = None,
 ) -> Forecast:
-    """Predict where the norm of a trajectory is heading.
+    """Predict where the norm of a run, or of one scale-invariant group, is heading.
 
-    The trajectory is one run without constraint, with `grad_norm` and `rotation` at every step. Arguments are those of
-    `Monitor.forecast`. Source: docs/mathematics.md §2, §4, §5, §8.
+    Parameters
+    ----------
+    trajectory : one run without constraint, with `norm` and `final_norm`, and perhaps `grad_norm` and `rotation`. Its
+        rows have a constant stride of steps. `final_norm` is the norm one step after the last row.
+    grad_norm_max : upper bound of g̃ for angular jumps; default: the largest recorded g̃.
+    delta : threshold δ of an angular jump, a step with 1 - cos θ > δ.
+    rotation : angle per step in radians, below π/2, for which the forecast suggests lr or wd.
+    steps_left : number of steps that are left. Without a schedule lr stays as it is.
+    schedule : learning rate as a function of the step number, in the numbers of the coordinate `step`. Only its ratios
+        to the value at the last recorded step count. A function needs `steps_left`, except for `theory.Cosine` and
+        `theory.Linear`. Or a sequence of the learning rates ahead, or factors, with the present one first.
 
     Raises
     ------
-    TypeError, ValueError : it is not such a run, has fewer than two steps, or has norms or gradients that are not
-        finite; or an argument is out of range.
+    TypeError, ValueError : the trajectory is not such a run, has fewer than two rows, or has norms or gradients that
+        are not finite; or an argument is out of range.
+
+    Source: docs/mathematics.md §2, §4, §5, §8; docs/curvature.md.
+
+    Examples
+    --------
+    >>> from simulate.maps.norm_map import norm_map
+    >>> run = norm_map(theory.Cosine(0.5, 0.001, steps=400), 0.02, 2.0, norm=4.0, steps=100)
+    >>> result = forecast(run, schedule=theory.Cosine(0.5, 0.001, steps=400))
+    >>> result.steps_left, round(result.norm_at_end, 1)
+    (300, 2.0)
     """
-    check_trajectory(trajectory, "grad_norm", "rotation", single=True)
+    check_trajectory(trajectory, "final_norm", single=True)
     delta = check_number("delta", delta, above=0, below=1)
     if rotation is not None:
         rotation = check_number("rotation", rotation, above=0, below=math.pi / 2)
-    steps = trajectory.sizes["step"]
-    if steps < 2:
-        raise ValueError(f"trajectory must have at least two steps, got {steps}")
+    if grad_norm_max is not None:
+        grad_norm_max = check_number("grad_norm_max", grad_norm_max, above=0)
     setting = Setting.of(trajectory)
     setting.check_free()
-    rule = setting.optimizer
-    lrs, wds = (np.broadcast_to(np.asarray(value, dtype=np.float64), (steps,)) for value in (setting.lr, setting.wd))
-    lr, wd = float(lrs[-1]), float(wds[-1])
-    norms = np.append(trajectory.norm.values.astype(float), float(trajectory.final_norm))
-    gradients, angles = trajectory.grad_norm.values.astype(float), trajectory.rotation.values.astype(float)
-    if not (np.isfinite(norms).all() and np.isfinite(gradients).all() and gradients.any()):
-        raise ValueError(
-            "trajectory must have finite norms and gradients that are not all zero; was a weight removed or reshaped?"
-        )
-    limit = check_number("grad_norm_max", float(gradients.max()) if grad_norm_max is None else grad_norm_max, above=0)
-    intrinsic_lrs, norm = lrs * wds, float(norms[-1])
-    decays = np.full(steps, math.nan)
-    if rule is not None and intrinsic_lrs.max() < 1:
-        decays = np.where(intrinsic_lrs > 0, theory.free_decay(1.0, intrinsic_lrs, optimizer=rule), 0.0)
+    rows = _Rows.of(trajectory, setting)
+    remainder = LearningRatesAhead.of(float(rows.lrs[-1]), rows.last_step, steps_left, schedule)
+    rule, law = setting.optimizer, GrowthLaw.of(setting.optimizer, setting.optimizer_text)
+    norms, distances = rows.norms, rows.distances
+    lr, wd, norm = float(rows.lrs[-1]), float(rows.wds[-1]), float(norms[-1])
+    intrinsic_lrs = rows.lrs * rows.wds
+    decays = _free_decay(rule, law, intrinsic_lrs)
     # where the decay of the norm is not known, use that of each weight
-    pace = np.where(np.isnan(decays), intrinsic_lrs, decays)
-    relaxation_times = float(pace.sum())
+    pace = np.where(np.isnan(decays), intrinsic_lrs, decays) * distances
     window = _count_last_rows(pace, _WINDOW)
-    recent = max(2, min(_count_last_rows(pace, _RECENT), math.ceil(_RECENT * steps)))
-    grad_norm = float(np.sqrt(np.mean(gradients[-window:] ** 2)))
+    recent = max(2, min(_count_last_rows(pace, _RECENT), math.ceil(_RECENT * pace.size)))
     has_changed = bool(np.ptp(intrinsic_lrs[-window:]) > _CHANGED * intrinsic_lrs[-1])
-    equilibrium_norm = equilibrium_rotation = wd_for_rotation = lr_for_rotation = math.nan
-    if rule is not None and lr > 0:
-        equilibrium_norm = float(theory.equilibrium_norm(lr, wd, grad_norm, optimizer=rule)) if wd > 0 else math.inf
-        equilibrium_rotation = float(theory.equilibrium_rotation(lr, wd, grad_norm=grad_norm, optimizer=rule))
-    if rule is not None and rotation is not None and not has_changed:
-        wd_for_rotation = float(theory.wd_for_rotation(lr, rotation, grad_norm=grad_norm, optimizer=rule))
-        if wd > 0:
-            lr_for_rotation = float(theory.lr_for_rotation(wd, rotation, grad_norm=grad_norm, optimizer=rule))
-    log_growth, decayed = float(np.log(norm / norms[-1 - recent])), float(decays[-recent:].sum())
-    # the transient may contain an angular jump
-    late_angles = angles[np.cumsum(pace) >= _BEGINNING]
-    is_there = (
-        relaxation_times >= _WINDOW and not has_changed and abs(math.log(norm / equilibrium_norm)) <= _NEAR_EQUILIBRIUM
-    )
-    is_settled = (
-        is_there
-        and float(np.median(angles[-window:])) >= ROTATION_RATIO_MIN * equilibrium_rotation
-        and float(np.log(norms[-window:]).std()) <= LOG_NORM_SD_MAX
-    )
-    if (1 - np.cos(late_angles) > delta).any():
-        heading = OSCILLATES
-    elif is_settled:
-        heading = SETTLES
-    elif is_there and abs(math.log(norm / norms[-1 - window])) <= _NEAR_EQUILIBRIUM:
-        heading = STAYS_NEAR
-    else:
-        heading = DECREASES if log_growth < 0 else INCREASES
-    has_bound = rule == theory.SGD() and lr > 0 and lr * wd < 1
+    grad_norm = math.nan
+    if rows.gradients is not None:
+        grad_norm = float(np.sqrt(np.mean(rows.gradients[-window:] ** 2)))
+    is_frozen = _is_frozen(rows, remainder)
+    growth = MeasuredGrowth()
+    if law is not None:
+        growth = measure_recent_growth(norms, rows.mean_lrs, rows.wds, distances, law, window)
+    equilibrium_norm, obstacle = _equilibrium(setting, law, growth, lr, wd, grad_norm)
+    angle, angles = math.nan, rows.angles
+    if angles is not None:
+        angle = float(np.sqrt(np.mean(angles[-(recent if has_changed else window) :] ** 2)))
+    log_growth, decayed = float(np.log(norm / norms[-1 - recent])), float((decays * distances)[-recent:].sum())
+    path = np.empty(0)
+    if law is not None and not math.isnan(growth.constant):
+        path = norms_ahead(norm, growth.constant, wd, remainder.lrs, remainder.distances, law)
+    norm_at_end = math.nan
+    if remainder.steps is not None:
+        norm_at_end = norm if is_frozen or remainder.steps == 0 else float(path[-1]) if path.size else math.nan
     first = -window if has_changed else -1
-    return Forecast(
-        heading=heading,
+    result = Forecast(
+        heading="",
         norm=norm,
         grad_norm=grad_norm,
         lr=lr,
         wd=wd,
         optimizer=setting.optimizer_text,
+        observed_steps=rows.steps,
+        stride=int(distances[0]),
         equilibrium_norm=equilibrium_norm,
-        steps_to_settle=math.nan if has_changed else _steps_to_settle(norm, equilibrium_norm, rule, float(decays[-1])),
-        growth=1 + log_growth / decayed if decayed > 0 else math.nan,
-        grad_norm_max=limit,
-        delta=delta,
-        earliest_angular_jump=float(theory.steps_to_angular_jump(norm, lr, wd, 0.0, limit, delta).earliest)
-        if has_bound
+        equilibrium_norm_error=equilibrium_norm * growth.error / growth.constant / law.power
+        if law is not None and math.isfinite(equilibrium_norm)
         else math.nan,
-        rotation=float(np.sqrt(np.mean(angles[-(recent if has_changed else window) :] ** 2))),
-        equilibrium_rotation=equilibrium_rotation,
-        observed_relaxation_times=relaxation_times,
-        first_lr=float(lrs[first]),
-        first_wd=float(wds[first]),
-        wanted_rotation=rotation,
-        wd_for_rotation=wd_for_rotation,
-        lr_for_rotation=lr_for_rotation,
+        equilibrium_obstacle=obstacle,
+        steps_to_decide=growth.more_steps,
+        steps_to_settle=math.nan
+        if is_frozen
+        else _steps_to_settle(norm, equilibrium_norm, _power(rule, law), float(decays[-1])),
+        steps_left=remainder.steps,
+        norm_at_end=norm_at_end,
+        growth=1 + log_growth / decayed if decayed > 0 else math.nan,
+        grad_norm_max=math.nan,
+        delta=delta,
+        angular_jump_norm=math.nan,
+        angular_jump_share=math.nan,
+        steps_to_angular_jump_norm=math.nan,
+        earliest_angular_jump=math.nan,
+        rotation=angle,
+        equilibrium_rotation=_equilibrium_rotation(rule, lr, wd, grad_norm),
+        observed_relaxation_times=float(pace.sum()),
+        first_lr=float(rows.lrs[first]),
+        first_wd=float(rows.wds[first]),
+        recorded_rows=rows.lrs.size,
+        has_schedule=remainder.has_schedule,
     )
+    result = replace(result, heading=_heading(result, rows, rule, pace, window, recent, is_frozen))
+    if rows.gradients is not None or grad_norm_max is not None:
+        result = _with_angular_jump(result, rows, rule, remainder, path, grad_norm_max)
+    return result if rotation is None else _with_settings(result, rule, remainder, rotation, is_frozen)
+
+
+def _free_decay(rule: theory.Optimizer | None, law: GrowthLaw | None, intrinsic_lrs: FloatArray) -> FloatArray:
+    """Decay of ln ρ per step at each row; NaN where it is not known."""
+    if law is None and rule is not None:
+        # of Adam it is NaN; of an optimizer of the user's own it is that of each weight
+        law = GrowthLaw(4, 0.0, rule)
+    return np.full(intrinsic_lrs.size, math.nan) if law is None else law.decay(intrinsic_lrs)
+
+
+def _power(rule: theory.Optimizer | None, law: GrowthLaw | None) -> float:
+    """Power p of the norm that relaxes exponentially; 2 if directions do not depend on the size of gradients."""
+    if law is not None:
+        return law.power
+    return math.nan if rule is None else 2 / rule.norm_exponent
+
+
+def _equilibrium(
+    setting: Setting, law: GrowthLaw | None, growth: MeasuredGrowth, lr: float, wd: float, grad_norm: float
+) -> tuple[float, str]:
+    """ρ* at the present lr and wd, and why it is NaN."""
+    rule = setting.optimizer
+    if lr == 0:
+        return math.nan, "undetermined, because the learning rate is 0"
+    if law is None and rule is None:
+        return math.nan, f"not known for {setting.optimizer_text}"
+    if wd == 0:
+        return math.inf, ""
+    if law is not None:
+        if growth.obstacle:
+            return math.nan, growth.obstacle
+        return equilibrium_of(growth.constant, lr, wd, law), ""
+    assert rule is not None
+    if math.isnan(grad_norm):
+        return math.nan, f"not known for {rule} without the gradient norms"
+    if lr * wd >= rule.intrinsic_lr_limit:
+        return math.nan, f"not known for lr * wd = {lr * wd:.3g}: it must be below {rule.intrinsic_lr_limit:g}"
+    return float(theory.equilibrium_norm(lr, wd, grad_norm, optimizer=rule)), ""
+
+
+def _equilibrium_rotation(rule: theory.Optimizer | None, lr: float, wd: float, grad_norm: float) -> float:
+    """Angle per step at equilibrium for independent gradients; NaN where it is not known."""
+    if rule is None or lr == 0 or lr * wd >= rotation_limit(rule):
+        return math.nan
+    if not math.isnan(grad_norm):
+        return float(theory.equilibrium_rotation(lr, wd, grad_norm=grad_norm, optimizer=rule))
+    # only that of Adam depends on g̃
+    return math.nan if isinstance(rule, theory.Adam) else float(theory.equilibrium_rotation(lr, wd, optimizer=rule))
+
+
+def _is_frozen(rows: _Rows, remainder: LearningRatesAhead) -> bool:
+    """Whether lr is 0 or negligible: it has fallen, and what is left of it hardly changes the norm.
+
+    Without `steps_left` as many steps are considered as the run has.
+    """
+    lr = rows.lrs[-1]
+    if lr == 0:
+        return not remainder.lrs.any()
+    if lr > _FROZEN_LR * rows.lrs.max():
+        return False
+    ahead = float((remainder.lrs * remainder.distances).sum()) if remainder.steps is not None else lr * rows.steps
+    count = min(_FROZEN_ROWS, rows.lrs.size)
+    change = np.abs(np.diff(np.log(rows.norms[-count - 1 :]))).sum()
+    return bool(change / (rows.lrs * rows.distances)[-count:].sum() * ahead < _FROZEN_CHANGE)
+
+
+def _heading(
+    result: Forecast,
+    rows: _Rows,
+    rule: theory.Optimizer | None,
+    pace: FloatArray,
+    window: int,
+    recent: int,
+    is_frozen: bool,
+) -> str:
+    if is_frozen:
+        return FROZEN
+    norms, norm = rows.norms, result.norm
+    # the transient may contain an angular jump
+    if rows.angles is not None and (1 - np.cos(rows.angles[np.cumsum(pace) >= _BEGINNING]) > result.delta).any():
+        return OSCILLATES
+    is_there = (
+        result.observed_relaxation_times >= _WINDOW
+        and not result.has_changed
+        and abs(math.log(norm / result.equilibrium_norm)) <= _NEAR_EQUILIBRIUM
+    )
+    # of other optimizers the rotation at equilibrium depends on correlations of gradients
+    rotates = (
+        rows.angles is None
+        or rule != theory.SGD()
+        or float(np.median(rows.angles[-window:])) >= ROTATION_RATIO_MIN * result.equilibrium_rotation
+    )
+    if is_there and rotates and float(np.log(norms[-window:]).std()) <= LOG_NORM_SD_MAX:
+        return SETTLES
+    if is_there and abs(math.log(norm / norms[-1 - window])) <= _NEAR_EQUILIBRIUM:
+        return STAYS_NEAR
+    return DECREASES if norm < norms[-1 - recent] else INCREASES
 
 
 def _count_last_rows(pace: FloatArray, relaxation_times: float) -> int:
@@ -259,15 +403,76 @@ def _count_last_rows(pace: FloatArray, relaxation_times: float) -> int:
     return max(2, int(reached[0]) + 1) if reached.size else len(pace)
 
 
-def _steps_to_settle(norm: float, equilibrium_norm: float, rule: theory.Optimizer | None, decay: float) -> float:
-    """Steps until ρ is within 1 % of ρ*.
-
-    The excess of ρ⁴ decays 4 times as fast as ln ρ; where steps have a fixed size, that of ρ² decays 2 times as fast.
-    """
-    if decay <= 0:
+def _steps_to_settle(norm: float, equilibrium_norm: float, power: float, decay: float) -> float:
+    """Steps until ρ is within 1 % of ρ*; the excess of ρ^p decays p times as fast as ln ρ."""
+    if decay == 0:
         return math.inf
     if math.isnan(decay) or math.isnan(equilibrium_norm):
         return math.nan
-    power = 2 if isinstance(rule, (theory.AdamW, theory.Lion)) else 4
     apart = abs((norm / equilibrium_norm) ** power - 1)
     return max(0.0, math.log(apart / (0.01 * power)) / power * (1 / decay)) if apart > 0 else 0.0
+
+
+def _with_angular_jump(
+    result: Forecast,
+    rows: _Rows,
+    rule: theory.Optimizer | None,
+    remainder: LearningRatesAhead,
+    path: FloatArray,
+    grad_norm_max: float | None,
+) -> Forecast:
+    """Add when angular jumps are possible, for plain SGD."""
+    limit = float(rows.gradients.max()) if grad_norm_max is None and rows.gradients is not None else grad_norm_max
+    assert limit is not None
+    result = replace(result, grad_norm_max=limit, is_observed_maximum=grad_norm_max is None)
+    lr, wd, norm = result.lr, result.wd, result.norm
+    if rule != theory.SGD() or lr == 0 or lr * wd >= 1:
+        return result
+    needed = float(theory.angular_jump_norm(lr, wd, limit, result.delta))
+    share = math.nan
+    if rows.gradients is not None:
+        # ρ² at which a step is an angular jump is proportional to g̃
+        share = float(np.mean(rows.gradients > limit * (norm / needed) ** 2))
+    steps = math.nan
+    if norm < needed:
+        steps = 0.0
+    elif remainder.has_schedule and path.size:
+        possible = (remainder.lrs > 0) & (remainder.lrs * wd < 1)
+        norms_needed = theory.angular_jump_norm(
+            np.where(possible, remainder.lrs, lr), np.where(possible, wd, 0.0), limit, result.delta
+        )
+        below = np.flatnonzero(possible & (path < norms_needed))
+        steps = float(np.cumsum(remainder.distances)[below[0]]) if below.size else math.inf
+    elif result.equilibrium_norm >= needed:
+        steps = math.inf
+    elif result.equilibrium_norm < needed:
+        here, there, end = (value**4 for value in (norm, needed, result.equilibrium_norm))
+        steps = math.ceil(math.log((here - end) / (there - end)) / (4 * float(theory.free_decay(lr, wd))))
+        if remainder.steps is not None and steps > remainder.steps:
+            steps = math.inf
+    return replace(
+        result,
+        angular_jump_norm=needed,
+        angular_jump_share=share,
+        steps_to_angular_jump_norm=steps,
+        earliest_angular_jump=float(theory.steps_to_angular_jump(norm, lr, wd, 0.0, limit, result.delta).earliest),
+    )
+
+
+def _with_settings(
+    result: Forecast, rule: theory.Optimizer | None, remainder: LearningRatesAhead, rotation: float, is_frozen: bool
+) -> Forecast:
+    """Add the settings for a rotation, at the highest lr that is ahead."""
+    highest = max(result.lr, float(remainder.lrs.max(initial=0.0)))
+    result = replace(result, wanted_rotation=rotation, highest_lr=highest)
+    needs_gradient = isinstance(rule, theory.Adam)
+    if rule is None or is_frozen or (needs_gradient and math.isnan(result.grad_norm)):
+        return result
+    # only Adam needs g̃
+    gradient = 1.0 if math.isnan(result.grad_norm) else result.grad_norm
+    wd, lr = math.nan, math.nan
+    if highest > 0:
+        wd = float(theory.wd_for_rotation(highest, rotation, grad_norm=gradient, optimizer=rule))
+    if result.wd > 0:
+        lr = float(theory.lr_for_rotation(result.wd, rotation, grad_norm=gradient, optimizer=rule))
+    return replace(result, wd_for_rotation=wd, lr_for_rotation=lr)
