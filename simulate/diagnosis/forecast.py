@@ -190,6 +190,7 @@ def forecast(
     rotation: float | None = None,
     steps_left: int | None = None,
     schedule: ScheduleLike | None = None,
+    obstacle: str = "",
 ) -> Forecast:
     """Predict where the norm of a run, or of one scale-invariant group, is heading.
 
@@ -204,6 +205,7 @@ def forecast(
     schedule : learning rate as a function of the step number, in the numbers of the coordinate `step`. Only its ratios
         to the value at the last recorded step count. A function needs `steps_left`, except for `theory.Cosine` and
         `theory.Linear`. Or a sequence of the learning rates ahead, or factors, with the present one first.
+    obstacle : why the norm does not obey the law of its optimizer. Then the equilibrium is undetermined.
 
     Raises
     ------
@@ -231,6 +233,8 @@ def forecast(
     rows = _Rows.of(trajectory, setting)
     remainder = LearningRatesAhead.of(float(rows.lrs[-1]), rows.last_step, steps_left, schedule)
     rule, law = setting.optimizer, GrowthLaw.of(setting.optimizer, setting.optimizer_text)
+    if obstacle:
+        rule, law = None, None
     norms, distances = rows.norms, rows.distances
     lr, wd, norm = float(rows.lrs[-1]), float(rows.wds[-1]), float(norms[-1])
     intrinsic_lrs = rows.lrs * rows.wds
@@ -247,7 +251,9 @@ def forecast(
     growth = MeasuredGrowth()
     if law is not None:
         growth = measure_recent_growth(norms, rows.mean_lrs, rows.wds, distances, law, window)
-    equilibrium_norm, obstacle = _equilibrium(setting, law, growth, lr, wd, grad_norm)
+    equilibrium_norm, reason = math.nan, f"undetermined, because {obstacle}"
+    if not obstacle:
+        equilibrium_norm, reason = _equilibrium(setting, law, growth, lr, wd, grad_norm)
     angle, angles = math.nan, rows.angles
     if angles is not None:
         angle = float(np.sqrt(np.mean(angles[-(recent if has_changed else window) :] ** 2)))
@@ -272,7 +278,7 @@ def forecast(
         equilibrium_norm_error=equilibrium_norm * growth.error / growth.constant / law.power
         if law is not None and math.isfinite(equilibrium_norm)
         else math.nan,
-        equilibrium_obstacle=obstacle,
+        equilibrium_obstacle=reason,
         steps_to_decide=growth.more_steps,
         steps_to_settle=math.nan
         if is_frozen
