@@ -25,7 +25,7 @@ from empirical.measures._group_settings import (
     setting_of_group,
     settings_of_weights,
 )
-from empirical.measures.step_check import StepCheck, StepReport
+from empirical.measures.step_check import StepCheck, StepReport, unwrapped_optimizer
 from empirical.steps.telemetry import records, step_products, vector_products
 from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.trajectories.contract import RUNNING, variable_attributes
@@ -155,6 +155,7 @@ class Monitor:
         self._pending: _Pending | None = None
         self._last_squares: npt.NDArray[np.float64] | None = None
         self._last_ids: list[int] = []
+        self._last_lrs: dict[int, float] = {}  # of the first group of each optimizer at the last recorded step
         self._mixed: dict[str, str] = {}
         self._warned: set[str] = set()
         self.skipped = 0
@@ -294,7 +295,7 @@ class Monitor:
         rotation : angle per step in radians for which the forecast suggests lr or wd.
         steps_left : number of steps until the end of training.
         schedule : the scheduler of PyTorch, a function that gives the learning rate of a step, or a sequence of
-            learning rates that begins with the present one. Only their ratio to the present one counts.
+            learning rates that begins with that of the last recorded step. Only the ratios to it count.
 
         Returns
         -------
@@ -370,9 +371,11 @@ class Monitor:
                 "equilibrium_norm": outlook.equilibrium_norm,
                 "share_of_way": math.log(outlook.norm / first) / way if way else math.nan,
                 "rotation": outlook.rotation,
-                "rotation_ratio": outlook.rotation / outlook.equilibrium_rotation,
+                "rotation_ratio": outlook.rotation / outlook.equilibrium_rotation
+                if outlook.equilibrium_rotation
+                else math.nan,
                 "steps_to_settle": outlook.steps_to_settle,
-                "remark": self._obstacle(name),
+                "remark": self._obstacle(name) or outlook.equilibrium_obstacle,
             }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
 
@@ -383,6 +386,11 @@ class Monitor:
         clipping determines, and steps that differ from those of the optimizer.
         """
         return [check.report() for check in self._checks]
+
+    @property
+    def weights(self) -> dict[str, tuple[str, ...]]:
+        """Names of the recorded weights of each group."""
+        return {name: group.weights for name, group in self._groups.items()}
 
     @property
     def has_gradient(self) -> bool:
@@ -472,7 +480,7 @@ class Monitor:
         return ""
 
     def _future_lrs(self, schedule: Schedule | None, steps_left: int | None) -> Any:
-        """Schedule as `forecast` takes it; the scheduler of PyTorch is at the step after the last recorded one."""
+        """Schedule as `forecast` takes it; a scheduler of PyTorch is at the next step."""
         if not isinstance(schedule, LRScheduler):
             return schedule
         lrs, now = relative_lrs(schedule), self._first + self._steps
@@ -480,7 +488,9 @@ class Monitor:
             return lambda step: lrs(step - now)
         if steps_left is None:
             raise ValueError("steps_left must be given with a scheduler of PyTorch, got None")
-        return list(itertools.islice(lrs, check_integer("steps_left", steps_left) + 1))
+        last = self._last_lrs.get(id(unwrapped_optimizer(schedule.optimizer)))
+        ahead = list(itertools.islice(lrs, check_integer("steps_left", steps_left)))
+        return [*([last] if last is not None else ahead[:1]), *ahead]
 
     def _size(self, name: str) -> int:
         return sum(self._shapes[weight].numel() for weight in self._groups[name].weights)
