@@ -142,7 +142,9 @@ class TrainerMonitorCallback(RecordedSteps, _TrainerCallback):  # type: ignore[m
         """Compute the loss of the step from its micro-batches. The Trainer calls it."""
         self._end_micro_batch()
         for hooks in self._hooks:
-            total = torch.stack([loss.float() for loss in hooks.losses]).sum()
+            # a loss that is missing is NaN on the CPU
+            device = hooks.losses[-1].device
+            total = torch.stack([loss.to(device).float() for loss in hooks.losses]).sum()
             hooks.loss = total if self._is_normalized else total / len(hooks.losses)
             hooks.losses.clear()
             # with a scaler this precedes the optimizer's step, which may be skipped
