@@ -8,6 +8,7 @@ from .measures.curvature import curvature as curvature
 from .measures.lightning_callback import MonitorCallback as MonitorCallback
 from .measures.minima import successive_minima as successive_minima
 from .measures.monitor import Monitor as Monitor
+from .measures.transformers_callback import TrainerMonitorCallback as TrainerMonitorCallback
 from .presets import at_paper_scale as at_paper_scale
 from .presets import paper_runs as paper_runs
 from .reports.run_report import write_run_report as write_run_report

@@ -25,7 +25,7 @@ def run_page(page, folder, monkeypatch, capsys):
             (folder / f"{name[1]}.py").write_text(block, encoding="utf-8")
             continue
         # an optional package; its own tests are reported as skipped
-        if "import lightning" in block and find_spec("lightning") is None:
+        if any(f"import {name}" in block and find_spec(name) is None for name in ("lightning", "transformers")):
             continue
         exec(block, {"__name__": "page"})
         printed = capsys.readouterr().out.splitlines()

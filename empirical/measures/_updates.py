@@ -44,8 +44,9 @@ def has_step_of_torch(optimizer: Any) -> bool:
     for base in (torch.optim.SGD, torch.optim.Adam, torch.optim.Muon):
         if isinstance(optimizer, base):
             kind = type(optimizer)
-            same_step = inspect.unwrap(kind.step) is inspect.unwrap(base.step)
-            return same_step and kind._init_group is base._init_group
+            # torch.compile wraps these methods of each class once more
+            pairs = ((kind.step, base.step), (kind._init_group, base._init_group))
+            return all(inspect.unwrap(own) is inspect.unwrap(of_torch) for own, of_torch in pairs)
     return False
 
 

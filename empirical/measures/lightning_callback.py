@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-import theory
-from empirical.measures.monitor import Monitor, ScalarWriter
-from simulate.diagnosis.forecast import Forecast
+from empirical.groups import Group
+from empirical.measures._step_hooks import RecordedSteps, StepHooks, lrs_ahead
+from empirical.measures.monitor import Monitor, ScalarWriter, Schedule
+from empirical.measures.step_check import unwrapped_optimizer
+from theory.arguments import check_integer, warn_user
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -33,15 +36,19 @@ def _base_class() -> Any:
 _Callback: Any = _base_class()
 
 
-class MonitorCallback(_Callback):  # type: ignore[misc]
+class MonitorCallback(RecordedSteps, _Callback):  # type: ignore[misc]
     """Callback that records the scale-invariant weights of a Lightning module at each step, without changing training.
 
     Each step of the optimizer gives a row, also with accumulated gradients and in manual optimization. Gradients are
     those the optimizer gets: accumulated over micro-batches, unscaled, and clipped if the trainer clips. The loss is
-    the mean over the micro-batches of the step. In manual optimization it is the sum of the differentiated losses, and
-    NaN for steps that bypass Lightning (`use_pl_optimizer=False`). In the last step of an epoch Lightning divides by
-    `accumulate_grad_batches` even if fewer micro-batches are left: the recorded gradient is smaller, while the loss is
-    still the mean.
+    the mean over the micro-batches of the step. In manual optimization it is the sum of the losses that were
+    differentiated since the optimizer's gradients were None, and NaN for steps that bypass Lightning
+    (`use_pl_optimizer=False`). In the last step of an epoch Lightning divides by `accumulate_grad_batches` even if
+    fewer micro-batches are left: the recorded gradient is smaller, while the loss is still the mean.
+
+    Several optimizers step separately. Each one that moves scale-invariant weights has its own monitor. It records the
+    groups that this optimizer moves alone, one row per step of this optimizer. Then `trajectory` and `forecast` need
+    the name of a group. Groups that several optimizers move are left out, with a warning.
 
     Steps that a gradient scaler skips, or in which no recorded weight has a gradient, are counted and left out. If an
     optimizer evaluates its closure several times in a step, the first evaluation counts. Each `fit` starts a new
@@ -52,18 +59,19 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
     ----------
     inputs : some training samples, to find the scale-invariant weights.
     submodule : name of the part of the module that takes `inputs`, for modules without `forward`; default: the module.
-    weights, writer, write_every : as for `Monitor`; only the process of rank 0 writes.
+    weights, every, norms_only, writer, write_every : as for `Monitor`; only the process of rank 0 writes.
     write : write to the trainer's TensorBoard logger if there is no `writer`.
 
     Attributes
     ----------
-    monitor : the `Monitor` of the last `fit`; None before the first.
+    monitor : the `Monitor` of the last `fit`, of its first optimizer; None before the first.
+    monitors : all monitors of the last `fit`, one per optimizer.
 
     Raises
     ------
     ImportError : Lightning is not installed.
-    TypeError, ValueError : an argument is out of range. When training begins: as for `Monitor`, the trainer has several
-        optimizers, or `write` is set and the trainer has no TensorBoard logger.
+    TypeError, ValueError : an argument is out of range. When training begins: as for `Monitor`; each group is moved by
+        several optimizers; or `write` is set and the trainer has no TensorBoard logger.
 
     Examples
     --------
@@ -93,6 +101,8 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
         *,
         submodule: str | None = None,
         weights: Sequence[str] | None = None,
+        every: int = 1,
+        norms_only: bool = False,
         writer: ScalarWriter | None = None,
         write: bool = False,
         write_every: int = 100,
@@ -105,97 +115,59 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
         if not isinstance(inputs, Tensor):
             raise TypeError(f"inputs must be a torch.Tensor, got {type(inputs).__name__}")
         self._inputs, self._submodule, self._weights = inputs, submodule, weights
-        self._writer, self._write = writer, write
-        self._every = theory.arguments.check_integer("write_every", write_every, at_least=1)
-        self.monitor: Monitor | None = None
-        self._hooks: list[Any] = []
-        self._reset()
-
-    def trajectory(self) -> xr.Dataset:
-        """Return the recorded steps, as `Monitor.trajectory` does.
-
-        Raises
-        ------
-        ValueError : no step was recorded yet.
-        """
-        return self._started_monitor().trajectory()
-
-    def forecast(
-        self, *, grad_norm_max: float | None = None, delta: float = 0.1, rotation: float | None = None
-    ) -> Forecast:
-        """Predict where the norm is heading, as `Monitor.forecast` does.
-
-        Parameters
-        ----------
-        grad_norm_max, delta, rotation : as in `Monitor.forecast`.
-
-        Raises
-        ------
-        ValueError : fewer than two steps were recorded, or an argument is out of range.
-        """
-        return self._started_monitor().forecast(grad_norm_max=grad_norm_max, delta=delta, rotation=rotation)
+        self._writer, self._write, self._norms_only = writer, write, norms_only
+        self._every = check_integer("every", every, at_least=1)
+        self._write_every = check_integer("write_every", write_every, at_least=1)
+        self._trainer: Any = None
+        self._total_steps: float = math.inf
+        self._schedulers: list[Any] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Find the weights and hook into the optimizer. Lightning calls it after reading a checkpoint."""
-        self._remove_hooks()
-        self._reset()
+        """Find the weights and hook into the optimizers. Lightning calls it after reading a checkpoint."""
         # a refused fit must not show the trajectory of an earlier one
-        self.monitor = None
-        if len(trainer.optimizers) != 1:
-            raise ValueError(
-                f"trainer must have one optimizer, got {len(trainer.optimizers)}; create a Monitor for each, "
-                "and call it in training_step"
-            )
-        (optimizer,) = trainer.optimizers
-        part = _submodule_of(pl_module, self._submodule)
-        try:
-            self.monitor = Monitor(
-                part,
-                optimizer,
-                self._inputs.to(pl_module.device),
-                weights=self._weights,
-                writer=self._find_writer(trainer) if trainer.is_global_zero else None,
-                write_every=self._every,
-                first_step=trainer.global_step,
-            )
-        except NotImplementedError as error:
-            raise ValueError(
-                f"submodule must name a part with a method forward, got {self._submodule!r}, "
-                f"and {type(part).__name__} has none"
-            ) from error
-        # Lightning clips after its last hook: only hooks of the optimizer see final gradients
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
+        self._forget()
+        is_automatic = pl_module.automatic_optimization
+        self._trainer, self._total_steps, self._schedulers = trainer, math.inf, []
+        if is_automatic:
+            self._total_steps = trainer.estimated_stepping_batches
+            self._schedulers = list(trainer.lr_scheduler_configs)
+        for optimizer, monitor in self._create_monitors(trainer, pl_module):
+            self.monitors.append(monitor)
+            self._hooks.append(StepHooks(optimizer, partial(_itself, monitor)))
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Drop the losses of micro-batches whose gradients are dropped. Lightning calls it."""
-        self._losses.clear()
+        for hooks in self._hooks_of(optimizer):
+            hooks.losses.clear()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Record the loss of a micro-batch, scaled and divided as it is differentiated. Lightning calls it."""
-        self._losses.append(loss.detach() * trainer.accumulate_grad_batches)
+        for hooks in self._hooks:
+            # Lightning does not notice if gradients are dropped in manual optimization
+            if all(p.grad is None for group in hooks.optimizer.param_groups for p in group["params"]):
+                hooks.losses.clear()
+            hooks.losses.append(loss.detach() * trainer.accumulate_grad_batches)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Compute the loss of the step from its micro-batches. Lightning calls it."""
-        if self._depth == 0:
+        for hooks in self._hooks_of(optimizer):
             # with a scaler this precedes the optimizer's step, which may be skipped
-            self._count_skipped()
-            self._due = True
-        if self._losses:
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            parts = len(self._losses) if pl_module.automatic_optimization else 1
-            self._loss = sum(map(float, self._losses)) / parts / (1.0 if scaler is None else scaler.get_scale())
-            self._losses.clear()
+            hooks.expect_step()
+            if hooks.losses:
+                scaler = getattr(trainer.precision_plugin, "scaler", None)
+                parts = len(hooks.losses) if pl_module.automatic_optimization else 1
+                hooks.loss = sum(map(float, hooks.losses)) / parts / (1.0 if scaler is None else scaler.get_scale())
+                hooks.losses.clear()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Drop a step that raised an error before it ended. Lightning calls it."""
-        self._depth = 0
+        for hooks in self._hooks:
+            hooks.drop_unfinished_step()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count a step that was skipped. Lightning calls it."""
-        self._count_skipped()
+        for hooks in self._hooks:
+            hooks.count_skipped()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Remove the hooks from the optimizer. Lightning calls it."""
@@ -205,21 +177,61 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
         """Remove the hooks from the optimizer. Lightning calls it."""
         self._remove_hooks()
 
-    def _reset(self) -> None:
-        self._losses: list[Tensor] = []
-        self._loss = math.nan
-        self._depth = 0
-        self._due = self._is_handled = self._is_recorded = False
+    def _hooks_of(self, optimizer: Any) -> list[StepHooks]:
+        return [hooks for hooks in self._hooks if hooks.optimizer is unwrapped_optimizer(optimizer)]
 
-    def _started_monitor(self) -> Monitor:
-        if self.monitor is None:
-            raise ValueError("trainer must have begun to train with this callback, but has not; call this after fit")
-        return self.monitor
+    def _create_monitors(self, trainer: Any, pl_module: Any) -> list[tuple[torch.optim.Optimizer, Monitor]]:
+        """Create a monitor of each optimizer that moves scale-invariant weights."""
+        part, inputs = _submodule_of(pl_module, self._submodule), self._inputs.to(pl_module.device)
+        options: dict[str, Any] = {
+            "every": self._every,
+            "norms_only": self._norms_only,
+            "writer": self._find_writer(trainer) if trainer.is_global_zero else None,
+            "write_every": self._write_every,
+            "first_step": trainer.global_step,
+        }
+        optimizers = [unwrapped_optimizer(optimizer) for optimizer in trainer.optimizers]
+        try:
+            monitor = Monitor(part, optimizers, inputs, weights=self._weights, **options)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"submodule must name a part with a method forward, got {self._submodule!r}, "
+                f"and {type(part).__name__} has none"
+            ) from error
+        if len(optimizers) == 1:
+            return [(optimizers[0], monitor)]
+        names = _weights_by_optimizer(part, monitor.groups, optimizers)
+        return [
+            (optimizer, Monitor(part, optimizer, inputs, weights=weights, **options))
+            for optimizer, weights in zip(optimizers, names, strict=True)
+            if weights
+        ]
 
-    def _remove_hooks(self) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+    def _steps_left(self) -> int | None:
+        # -1 and infinity: the trainer does not know
+        if not 0 <= self._total_steps < math.inf:
+            return None
+        return max(0, int(self._total_steps) - self._trainer.global_step) or None
+
+    def _lrs_ahead(self, hooks: StepHooks, run: xr.Dataset, steps_left: int) -> Schedule | None:
+        if len(self._schedulers) != 1:
+            return None
+        (config,) = self._schedulers
+        batches, per_step = self._trainer.num_training_batches, self._trainer.accumulate_grad_batches
+        if config.interval == "step":
+            period = math.lcm(config.frequency, per_step) // per_step
+        elif batches < math.inf:
+            period = config.frequency * math.ceil(batches / per_step)
+        else:
+            return None
+        return lrs_ahead(
+            config.scheduler,
+            hooks.last_lr,
+            int(run.step[-1]),
+            steps_left,
+            period=period,
+            position=self._trainer.global_step,
+        )
 
     def _find_writer(self, trainer: Any) -> ScalarWriter | None:
         if self._writer is not None or not self._write:
@@ -231,53 +243,34 @@ class MonitorCallback(_Callback):  # type: ignore[misc]
             raise ValueError(f"write needs a TensorBoardLogger among the trainer's loggers, got {kinds}")
         return writer
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
-        self._depth += 1
-        # the step of a derived optimizer calls that of its base class, which calls this hook again
-        if self._depth > 1:
-            return None
-        self._due = self._is_handled = self._is_recorded = False
-        # a closure computes and clips the gradients
-        if kwargs.get("closure") is not None:
-            return args, {**kwargs, "closure": self._recording_closure(kwargs["closure"], optimizer)}
-        if len(args) > 1 and args[1] is not None:
-            return (args[0], self._recording_closure(args[1], optimizer), *args[2:]), kwargs
-        self._record(optimizer)
-        return None
 
-    def _recording_closure(self, closure: Callable[[], Any], optimizer: torch.optim.Optimizer) -> Callable[[], Any]:
-        def closure_and_record() -> Any:
-            result = closure()
-            self._record(optimizer)
-            return result
+def _weights_by_optimizer(
+    part: Any, groups: Mapping[str, Group], optimizers: Sequence[torch.optim.Optimizer]
+) -> list[list[str]]:
+    """Names of the weights of the groups that each optimizer moves alone."""
+    parameters = dict(part.named_parameters(remove_duplicate=False))
+    moved = [{id(p) for group in optimizer.param_groups for p in group["params"]} for optimizer in optimizers]
+    names: list[list[str]] = [[] for _ in optimizers]
+    shared: list[str] = []
+    for name, group in groups.items():
+        weights = {id(parameters[weight]) for weight in group.weights}
+        movers = [number for number, of_optimizer in enumerate(moved) if weights & of_optimizer]
+        if len(movers) == 1:
+            names[movers[0]] += group.weights
+        elif movers:
+            shared.append(name)
+    if not any(names):
+        raise ValueError(
+            f"trainer has {len(optimizers)} optimizers, which step separately and share the weights of each group, "
+            f"{shared}; give all weights of a group to one optimizer, or call a Monitor in training_step"
+        )
+    if shared:
+        warn_user(f"groups {shared} are left out: several optimizers, which step separately, share their weights")
+    return names
 
-        return closure_and_record
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            if self._is_recorded:
-                self._started_monitor().after_step()
-            self._losses.clear()
-            self._loss = math.nan
-
-    def _record(self, optimizer: Any) -> None:
-        if self._is_handled:
-            return
-        self._is_handled = True
-        monitor = self._started_monitor()
-        self._is_recorded = monitor.has_gradient
-        if self._is_recorded:
-            # a fused optimizer gets scaled gradients and their scale
-            scale = getattr(optimizer, "grad_scale", None)
-            monitor.before_step(self._loss, scale=1.0 if scale is None else float(scale))
-        else:
-            monitor.skipped += 1
-
-    def _count_skipped(self) -> None:
-        if self._due:
-            self._started_monitor().skipped += 1
-            self._due = False
+def _itself(monitor: Monitor) -> Monitor:
+    return monitor
 
 
 def _submodule_of(module: Any, name: str | None) -> Any:

@@ -398,6 +398,11 @@ class Monitor:
         return any(p.grad is not None for p in self._weights())
 
     @property
+    def groups(self) -> dict[str, Group]:
+        """The recorded groups of scale-invariant weights by name."""
+        return dict(self._groups)
+
+    @property
     def rule(self) -> theory.Optimizer | None:
         """The optimizer of all groups in terms of `theory`; None if `theory` does not know it, or groups differ."""
         settings = [setting for setting in settings_of_weights(self._optimizers, self._weights()) if setting]

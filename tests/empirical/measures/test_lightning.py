@@ -371,6 +371,105 @@ def test_several_optimizers_are_refused():
         watch.trajectory()
 
 
+class Adversaries(pl.LightningModule):
+    """Two networks with an optimizer each; the second one steps in every second batch, before the first one."""
+
+    def __init__(self, *, sharing=False):
+        super().__init__()
+        self.first, self.second, self.sharing = network(), network(), sharing
+        self.automatic_optimization, self.looks = False, {"first": [], "second": []}
+
+    def forward(self, x):
+        return self.first(x) + self.second(x)
+
+    def training_step(self, batch, batch_idx):
+        optimizers = dict(zip(("first", "second"), self.optimizers(), strict=True))
+        for name in ("second", "first") if batch_idx % 2 else ("first",):
+            net, sign = getattr(self, name), 1 if name == "first" else -0.1
+            optimizers[name].zero_grad()
+            loss = sign * cross_entropy(self(batch[0]), batch[1])
+            # differentiates both networks
+            self.manual_backward(loss)
+            size = weights(net).norm()
+            self.looks[name].append((float(size), float(size * slopes(net).norm()), float(loss.detach())))
+            optimizers[name].step()
+
+    def configure_optimizers(self):
+        second = [*self.second.parameters(), *([self.first[0].weight] if self.sharing else [])]
+        return sgd(self.first.parameters()), sgd(second)
+
+
+def test_each_of_several_optimizers_has_its_own_steps():
+    watch, module = empirical.MonitorCallback(torch.randn(16, 5)), Adversaries()
+    fit(module, watch)
+    assert [list(monitor.groups) for monitor in watch.monitors] == [
+        [f"{name}.{weight}" for weight in WATCHED] for name in ("first", "second")
+    ]
+    assert watch.monitor is watch.monitors[0]
+    for monitor, looks in zip(watch.monitors, module.looks.values(), strict=True):
+        run = monitor.trajectory()
+        np.testing.assert_allclose(np.stack([run.norm, run.grad_norm, run.loss], axis=1), looks, rtol=1e-6)
+    run = watch.trajectory("second.3.weight")
+    assert run.sizes["step"] == BATCHES // 2
+    assert run.final_norm.item() == pytest.approx(float(module.second[3].weight.detach().norm()), rel=1e-6)
+    assert len(watch.check_steps()) == 2
+    for ask in (watch.trajectory, watch.forecast):
+        with pytest.raises(ValueError, match=r"group must be given, because 2 optimizers.*second\.3\.weight"):
+            ask()
+    with pytest.raises(ValueError, match=r"group.*third"):
+        watch.trajectory("third")
+
+
+def test_groups_of_several_optimizers_are_left_out():
+    watch = empirical.MonitorCallback(torch.randn(16, 5))
+    with pytest.warns(UserWarning, match=r"groups \['first\.0\.weight'\] are left out"):
+        fit(Adversaries(sharing=True), watch)
+    assert [list(monitor.groups) for monitor in watch.monitors] == [
+        ["first.3.weight"],
+        ["second.0.weight", "second.3.weight"],
+    ]
+
+
+def test_other_options_are_those_of_the_monitor():
+    whole, some = callback(), callback(every=3, norms_only=True)
+    for watch in (whole, some):
+        fit(Module(network()), watch)
+    run = some.trajectory("3.weight")
+    assert run.step.values.tolist() == [0, 3, 6]
+    assert "rotation" not in run
+    np.testing.assert_allclose(run.norm, whole.trajectory("3.weight").norm[::3], rtol=1e-12)
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_the_forecast_goes_to_the_end_of_training(interval, monkeypatch):
+    def forecast(self, group=None, **options):
+        asked.append(options)
+
+    class Asking(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            # after 6 of 12 steps
+            if trainer.global_step == 6 and not asked:
+                watch.forecast()
+                watch.forecast(steps_left=2, schedule=[1.0, 0.5, 0.1])
+
+    def configured(self):
+        optimizer = sgd(self.net.parameters())
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+
+    asked, watch, module = [], callback(), Module(network())
+    module.configure_optimizers = configured.__get__(module)
+    monkeypatch.setattr(empirical.Monitor, "forecast", forecast)
+    fit(module, watch, Asking(), epochs=3, accumulate_grad_batches=2)
+    lrs = watch.trajectory().lr.values
+    assert len(lrs) == 12
+    assert asked[0]["steps_left"] == 6
+    np.testing.assert_allclose(asked[0]["schedule"], lrs[5:], rtol=1e-12)
+    assert (asked[1]["steps_left"], asked[1]["schedule"]) == (2, [1.0, 0.5, 0.1])
+    watch.forecast()
+    assert (asked[2]["steps_left"], asked[2]["schedule"]) == (None, None)
+
+
 def test_an_optimizer_with_several_evaluations_is_measured_at_the_first():
     def lbfgs(parameters):
         return torch.optim.LBFGS(parameters, lr=0.1, max_iter=3)

@@ -469,3 +469,11 @@ def test_ordinary_steps_on_a_gpu(kind, form):
         optimizer.step()
         check.after(before)
     assert_fine(check.report())
+
+
+def test_the_rule_is_found_after_torch_has_compiled_something():
+    optimizer = optim.AdamW([nn.Parameter(torch.ones(3))])
+    assert rule_of(optimizer, optimizer.param_groups[0], 3)[0] == theory.AdamW(dim=3)
+    # this wraps methods of all optimizers
+    torch.compile(nn.Linear(3, 3), backend="eager")(torch.ones(2, 3))
+    assert rule_of(optimizer, optimizer.param_groups[0], 3)[0] == theory.AdamW(dim=3)
