@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from empirical._model_copy import Inputs, ModelCopy, count_samples, draw_samples, isolated, sample_size
 
 _MOST_SAMPLES, _SAMPLES_PER_LOSS, _FEWEST_SAMPLES, _MOST_NUMBERS = 16, 4, 4, 2**14
-# losses whose derivatives are computed together: as many as their gradients leave room for
+# losses whose derivatives are computed together: bounded by the size of their gradients
 _EXTRA_LOSSES, _MOST_LOSSES, _MOST_GRADIENTS = 6, 64, 2**26
 # Double precision leaves 1e-12 on invariant weights; weights that are not invariant have defects of 1e-3 to 1.
 _TOLERANCE = 1e-8
@@ -24,7 +24,7 @@ _TOLERANCE = 1e-8
 _SLACK = 1e-3
 # size of ⟨gradient, weights⟩ over the largest below which a parameter may be inert
 _MAY_BE_INERT = 1e-6
-# An ε that stays as it is shifts the output by a share that falls as scale⁻², and the slope by about itself.
+# An ε that stays as it is changes the output by a share that decreases as scale⁻², and the slope by about itself.
 _NEAR_SLOPE, _NEAR_DEFECT, _LARGE_SCALES, _POWER, _POWER_SLACK = 0.01, 0.01, (8.0, 16.0, 32.0, 64.0), 2.0, 0.1
 
 
@@ -52,8 +52,8 @@ def scale_invariant_groups(
     Scaling the weights w_i by 1 + c_i t changes a loss with slope Σc_i⟨∂f/∂w_i, w_i⟩ in t. The scaling symmetries of
     the model are the vectors c for which this slope vanishes for random losses and random mini-batches. All parameters
     are random too, so that a zero initialization hides nothing. The ε of every normalization is tiny, also where it is
-    a number in the code. Where compiled code hides ε, single parameters are found by how its effect falls with their
-    scale.
+    a number in the code. Where compiled code hides ε, single parameters are found by how its effect decreases with
+    their scale.
 
     Groups are small symmetries of zeros and ones, confirmed by equal outputs at ½w and 2w. Single parameters come
     first, then sets that must be scaled together, as in networks with residual streams. No parameter is in two groups.
@@ -275,7 +275,7 @@ class _Measurement:
     def _is_nearly_invariant(self, unit: int) -> bool:
         """Whether a unit is invariant up to an ε that could not be made tiny.
 
-        Then the change of the output from s·w to 2s·w falls as s⁻², because ε adds to the variance s²σ².
+        Then the change of the output from s·w to 2s·w decreases as s⁻², because ε adds to the variance s²σ².
         """
         slope = float(np.abs(self._derivatives[:, unit]).max(initial=0.0))
         if not self._is_matrix(unit) or slope > _NEAR_SLOPE or self.defect([unit]) > _NEAR_DEFECT:
@@ -384,17 +384,17 @@ def _small_sets(null: npt.NDArray[np.float64], is_matrix: npt.NDArray[np.bool_])
 def _simplify(vector: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Add or subtract other vectors while that leaves fewer entries besides 0 and 1, or then fewer entries."""
 
-    def cost(trials: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        wrong = np.minimum(np.abs(trials), np.abs(trials - 1)).sum(axis=-1)
-        return wrong * trials.shape[-1] + (trials != 0).mean(axis=-1)  # type: ignore[no-any-return]
+    def cost(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        wrong = np.minimum(np.abs(sums), np.abs(sums - 1)).sum(axis=-1)
+        return wrong * sums.shape[-1] + (sums != 0).mean(axis=-1)  # type: ignore[no-any-return]
 
     while len(others):
-        trials = np.concatenate([vector + others, vector - others])
-        costs = cost(trials)
+        sums = np.concatenate([vector + others, vector - others])
+        costs = cost(sums)
         best = int(np.argmin(costs))
         if costs[best] >= cost(vector):
             break
-        vector = trials[best]
+        vector = sums[best]
     return vector
 
 

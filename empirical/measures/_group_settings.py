@@ -83,7 +83,9 @@ def relative_lrs(scheduler: LRScheduler) -> Callable[[int], float] | Iterator[fl
     if isinstance(scheduler, LambdaLR):
         factor, now = scheduler.lr_lambdas[0], scheduler.last_epoch
         return lambda steps: float(factor(now + steps))
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in scheduler.optimizer.param_groups]
+    groups = [
+        {name: value for name, value in group.items() if name != "params"} for group in scheduler.optimizer.param_groups
+    ]
     stand_in: Any = types.SimpleNamespace(param_groups=groups, defaults=scheduler.optimizer.defaults, step=None)
     twin = copy.deepcopy(scheduler, {id(scheduler.optimizer): stand_in})
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from empirical.measures._group_settings import relative_lrs
-from empirical.measures.monitor import Monitor, Schedule
+from empirical.measures.monitor import Monitor, ScheduleAhead
 from empirical.measures.step_check import StepReport
 from simulate.diagnosis.forecast import Forecast
 from theory.arguments import check_choice
@@ -161,7 +161,7 @@ class RecordedSteps:
         delta: float = 0.1,
         rotation: float | None = None,
         steps_left: int | None = None,
-        schedule: Schedule | None = None,
+        schedule: ScheduleAhead | None = None,
     ) -> Forecast:
         """Predict where the norm is heading until the end of training, as `Monitor.forecast` does.
 
@@ -216,7 +216,7 @@ class RecordedSteps:
         """Number of steps that the trainer has left; None if it does not know, or has none."""
         raise NotImplementedError
 
-    def _lrs_ahead(self, hooks: StepHooks, run: xr.Dataset, steps_left: int) -> Schedule | None:
+    def _lrs_ahead(self, hooks: StepHooks, run: xr.Dataset, steps_left: int) -> ScheduleAhead | None:
         """Schedule of the trainer after the last recorded step; None if it has none that is known ahead."""
         raise NotImplementedError
 
@@ -251,7 +251,7 @@ class RecordedSteps:
 
 def lrs_ahead(
     scheduler: Any, last_lr: float, last_step: int, steps_left: int, *, period: int = 1, position: int = 0
-) -> Schedule | None:
+) -> ScheduleAhead | None:
     """Return the learning rates after the last recorded step, for the first parameter group of a scheduler.
 
     Parameters

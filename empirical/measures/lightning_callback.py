@@ -15,7 +15,7 @@ from torch import Tensor
 
 from empirical.groups import Group
 from empirical.measures._step_hooks import RecordedSteps, StepHooks, lrs_ahead
-from empirical.measures.monitor import Monitor, ScalarWriter, Schedule
+from empirical.measures.monitor import Monitor, ScalarWriter, ScheduleAhead
 from empirical.measures.step_check import unwrapped_optimizer
 from theory.arguments import check_integer, warn_user
 
@@ -213,7 +213,7 @@ class MonitorCallback(RecordedSteps, _Callback):  # type: ignore[misc]
             return None
         return max(0, int(self._total_steps) - self._trainer.global_step) or None
 
-    def _lrs_ahead(self, hooks: StepHooks, run: xr.Dataset, steps_left: int) -> Schedule | None:
+    def _lrs_ahead(self, hooks: StepHooks, run: xr.Dataset, steps_left: int) -> ScheduleAhead | None:
         if len(self._schedulers) != 1:
             return None
         (config,) = self._schedulers

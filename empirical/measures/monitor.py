@@ -43,7 +43,7 @@ _FIRST_CHECKS, _CHECK_EVERY = 5, 10
 _LARGEST_DEFECT, _DEFECT_FACTOR = 0.02, 10.0
 _SAME = 1e-13  # relative difference of the squared norm of equal weights
 _WRITTEN = ("loss", "lr", "norm", "grad_norm", "rotation", "radial_defect")
-_Schedule = Callable[[int], float] | Sequence[float] | LRScheduler
+ScheduleAhead = Callable[[int], float] | Sequence[float] | LRScheduler
 
 
 class ScalarWriter(Protocol):
@@ -282,7 +282,7 @@ class Monitor:
         delta: float = 0.1,
         rotation: float | None = None,
         steps_left: int | None = None,
-        schedule: _Schedule | None = None,
+        schedule: ScheduleAhead | None = None,
     ) -> Forecast:
         """Predict where the norm is heading at the present learning rate and weight decay, or under a schedule.
 
@@ -484,7 +484,7 @@ class Monitor:
             )
         return ""
 
-    def _future_lrs(self, schedule: _Schedule | None, steps_left: int | None) -> Any:
+    def _future_lrs(self, schedule: ScheduleAhead | None, steps_left: int | None) -> Any:
         """Schedule as `forecast` takes it; a scheduler of PyTorch is at the next step."""
         if not isinstance(schedule, LRScheduler):
             return schedule

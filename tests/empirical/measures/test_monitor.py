@@ -406,7 +406,7 @@ def nano_gpt(model):
 
 
 def layer_decay(model):
-    """Learning rates that fall from the last layer to the first, as in fine-tuning with timm."""
+    """Lower learning rates in earlier layers, as in fine-tuning with timm."""
     named = list(model.named_parameters())
     groups = [
         {
