@@ -517,9 +517,9 @@ class Monitor:
 
     def _warn_of_steps(self) -> None:
         for number, check in enumerate(self._checks):
-            for finding in check.report().findings:
-                # findings repeat with other numbers
-                self._warn(f"{number} {''.join(c for c in finding if c.isalpha())[:40]}", finding)
+            for fault in check.report().faults:
+                # faults repeat with other numbers
+                self._warn(f"{number} {''.join(c for c in fault if c.isalpha())[:40]}", fault)
 
     def _warn(self, topic: str, message: str) -> None:
         """Warn the user once per topic."""

@@ -36,6 +36,7 @@ __all__ = ["GroupSteps", "StepCheck", "StepReport", "rule_of", "unwrapped_optimi
 
 _MUON_TOLERANCE = 0.05  # Newton-Schulz iterations run in bfloat16
 _ERRORS = (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)  # of states of another form
+_OF_TORCH = (torch.optim.SGD, torch.optim.Adam, torch.optim.Muon)
 _SHOWN = {"SGD": ("momentum", "dampening", "nesterov"), "Adam": ("amsgrad",), "AdamW": ("amsgrad",)}
 
 
@@ -142,6 +143,7 @@ class StepCheck:
         self._norms: list[tuple[float, float, float]] = []  # norm, largest entry and resolution of the gradient
         self._gradient_changes: list[float] = []
         self._pending: _Pending | None = None
+        self._has_own_step = False
 
     def before(self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], *, scale: float = 1.0) -> None:
         """Record settings and gradients; call it after everything that changes gradients.
@@ -154,6 +156,7 @@ class StepCheck:
         """
         optimizer = unwrapped_optimizer(optimizer)
         self._pending = None
+        self._has_own_step = isinstance(optimizer, _OF_TORCH) and not has_step_of_torch(optimizer)
         tensors = [p for group in optimizer.param_groups for p in group["params"]]
         try:
             norms = _gradient_norms([p.grad for p in tensors if p.grad is not None], scale)
@@ -247,7 +250,7 @@ class StepCheck:
         """Return the numbers and findings of the checked steps; with `last`, only of that many last ones."""
         recent = slice(0 if last is None else -last, None)
         groups = tuple(group_steps(index, self._records[index], recent) for index in sorted(self._records))
-        return step_report(groups, self._norms[recent], self._gradient_changes[recent])
+        return step_report(groups, self._norms[recent], self._gradient_changes[recent], self._has_own_step)
 
 
 def _gradient_norms(gradients: Sequence[Tensor], scale: float) -> tuple[float, float, float]:

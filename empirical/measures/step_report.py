@@ -71,6 +71,7 @@ class StepReport:
         value repeats.
     clip_value, clip_value_share : the same for the largest absolute entry of the gradient.
     findings : messages about what differs from the settings; empty if nothing does.
+    faults : those of them that are hardly intended: not about clipping, or about an optimizer with a step of its own.
     """
 
     groups: tuple[GroupSteps, ...]
@@ -79,6 +80,7 @@ class StepReport:
     clip_value: float
     clip_value_share: float
     findings: tuple[str, ...]
+    faults: tuple[str, ...]
 
     def __str__(self) -> str:
         return "\n".join([*map(str, self.groups), *self.findings])
@@ -98,9 +100,15 @@ class GroupRecord:
 
 
 def step_report(
-    groups: tuple[GroupSteps, ...], gradient_norms: Sequence[tuple[float, float, float]], changes: Sequence[float]
+    groups: tuple[GroupSteps, ...],
+    gradient_norms: Sequence[tuple[float, float, float]],
+    changes: Sequence[float],
+    has_own_step: bool,
 ) -> StepReport:
-    """Report of groups, norms of gradients (norm, largest entry, resolution) and their changes before the step."""
+    """Report of groups, norms of gradients (norm, largest entry, resolution) and their changes before the step.
+
+    `has_own_step` : the optimizer is derived from one of PyTorch and has a step of its own.
+    """
     norms = np.array(gradient_norms).reshape(-1, 3)
     clip_norm, norm_share = _pinned(norms[:, 0], norms[:, 1], np.maximum(1e-4, 2 * norms[:, 2]))
     clip_value, value_share = _pinned(norms[:, 1], norms[:, 0], 1e-6)
@@ -109,6 +117,7 @@ def step_report(
         for steps in groups
         for text in steps.findings
     ]
+    faults = [] if has_own_step else findings.copy()
     for what, limit, share in (
         ("gradient norm", clip_norm, norm_share),
         ("largest absolute gradient", clip_value, value_share),
@@ -120,12 +129,14 @@ def step_report(
             )
     tolerance = max([STEP_TOLERANCE, *(4 * norms[:, 2])])
     if changed := [change for change in changes if abs(change - 1) > tolerance]:
-        findings.append(
+        late = (
             f"in {len(changed)} of {len(changes)} checked steps the gradient norm changed by a factor "
             f"{np.median(changed):.3g} between the record and the step. Record it after everything that changes "
             "gradients (clipping, unscaling). Pass `scale` for gradients that are still scaled, and only for those"
         )
-    return StepReport(groups, clip_norm, norm_share, clip_value, value_share, tuple(findings))
+        findings.append(late)
+        faults.append(late)
+    return StepReport(groups, clip_norm, norm_share, clip_value, value_share, tuple(findings), tuple(faults))
 
 
 def group_steps(index: int, record: GroupRecord, recent: slice) -> GroupSteps:

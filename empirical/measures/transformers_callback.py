@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from empirical._model_copy import Inputs
 from empirical.measures._step_hooks import RecordedSteps, StepHooks, lrs_ahead
-from empirical.measures.monitor import Monitor, ScalarWriter
+from empirical.measures.monitor import Monitor, ScalarWriter, ScheduleAhead
 from empirical.measures.step_check import unwrapped_optimizer
 from theory.arguments import check_integer
 
