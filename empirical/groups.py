@@ -228,21 +228,22 @@ class _Measurement:
     def _radial_derivatives(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return ⟨∂f/∂w, w⟩ of random losses divided by the typical size of each unit's product, and that size.
 
-        Shapes (losses, units) and (units,). There are more losses than independent rows, each set of losses with other
-        weights and samples.
+        Shapes (losses, units) and (units,). Each pass has other weights and samples. Passes end when they add no
+        independent rows: those of one pass alone are no more than its outputs, which may be few.
         """
         count = len(self.units)
         rows: list[_Products] = []
         numbers = sum(parameter.numel() for parameter in self._random.parameters.values())
         losses = max(1, min(_MOST_LOSSES, count // 2 + _EXTRA_LOSSES, _MOST_GRADIENTS // max(1, numbers)))
-        next_check = count // 2
+        next_check, rank = count // 2, -1
         while True:
             rows += self._radial_products(self._random, losses)
             along, weights, gradients = (np.array(values).reshape(len(rows), -1) for values in zip(*rows, strict=True))
             size = np.sqrt((weights * gradients).mean(axis=0))
             derivatives = np.divide(along, size, out=np.zeros_like(along), where=size > 0)
             if len(rows) >= min(next_check, count + _EXTRA_LOSSES):
-                if len(rows) >= min(_rank(derivatives), count) + _EXTRA_LOSSES:
+                rank_before, rank = rank, _rank(derivatives)
+                if len(rows) >= rank + _EXTRA_LOSSES and rank in (rank_before, count):
                     return derivatives, size
                 next_check = len(rows) + count // 8
             self._random.randomize(self._generator)
