@@ -148,6 +148,9 @@ class ModelCopy:
             self.model.train()
         self._mode = _DoublePrecision(has_tiny_eps)
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        for parameter in self.parameters.values():
+            if not parameter.is_leaf:  # a compiled module records its conversion
+                parameter.detach_().requires_grad_()
         self._buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         self._settings = [(module, _changing_attributes(module)) for module in self.model.modules()]
 
