@@ -99,7 +99,7 @@ class _DoublePrecision(TorchFunctionMode):
             if name == "rms_norm" and len(args) < 4 and kwargs.get("eps") is None:
                 kwargs = {**kwargs, "eps": _TINY_EPS}
         # an operation in place must change its first argument, not a copy
-        is_in_place = name.startswith("__i") or name == "__setitem__" or (name.endswith("_") and name[-2:] != "__")
+        is_in_place = name.startswith(("__i", "__set")) or (name.endswith("_") and not name.endswith("__"))
         args = [value if is_in_place and number == 0 else _replace(value, limit) for number, value in enumerate(args)]
         # alpha is a factor, not an addend
         kwargs = {key: _replace(value, 0.0 if key == "alpha" else limit) for key, value in kwargs.items()}
@@ -146,7 +146,7 @@ class ModelCopy:
         self.model = _copy(model)
         if not model.training:
             self.model.train()
-        self._mode = _DoublePrecision(has_tiny_eps)
+        self._mode, self._needs_derivatives = _DoublePrecision(has_tiny_eps), False
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for parameter in self.parameters.values():
             if not parameter.is_leaf:  # a compiled module records its conversion
@@ -168,8 +168,14 @@ class ModelCopy:
 
     def output(self, inputs: Inputs) -> Tensor:
         """Output of a forward pass as a flat vector, without derivatives."""
-        with torch.no_grad(), self.pass_of(inputs) as output:
-            return output
+        try:
+            with torch.set_grad_enabled(self._needs_derivatives), self.pass_of(inputs) as output:
+                return output.detach()
+        except ValueError:
+            if self._needs_derivatives:
+                raise
+        self._needs_derivatives = True  # some models compute gradients in their forward pass, for example forces
+        return self.output(inputs)
 
     def check_repeats(self, inputs: Inputs) -> Tensor:
         """Return the output of two equal passes.

@@ -304,8 +304,8 @@ class _Measurement:
             return False
 
         def replace(weights: Tensor) -> Tensor:
-            noise = torch.randn(weights.shape, generator=self._generator, dtype=weights.dtype)
-            return torch.mul(noise, weights.norm() / max(1, weights.numel()) ** 0.5)
+            # factors from ½ to 1½ keep the signs: a factor of one channel before its batch norm is inert up to its sign
+            return weights * (0.5 + torch.rand(weights.shape, generator=self._generator, dtype=torch.float64))
 
         return self._is_unchanged_by({unit: replace})
 

@@ -12,10 +12,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from empirical.groups import scale_invariant_groups, scaling_symmetries
@@ -96,10 +96,11 @@ class PlainModel:
 
     @torch.no_grad()
     def is_inert(self, name):
-        """Whether other values of a parameter leave the output as it is."""
+        """Whether other values of a parameter, of the same signs, leave the output as it is."""
         parameter = self.parameters[name]
         before = parameter.clone()
-        parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2), dtype=before.dtype))
+        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        parameter.mul_(noise.exp())
         difference = self.output() - self.reference
         parameter.copy_(before)
         return float(difference.abs().max() / self.reference.abs().max()) < INVARIANT
@@ -137,9 +138,9 @@ class GptBlock(nn.Module):
     def forward(self, x):
         z = self.n1(x)
         q, k, v = self.qn(self.split(self.q(z))), self.kn(self.split(self.k(z))), self.split(self.v(z))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.o(y.transpose(1, 2).reshape(x.shape))
-        return x + self.down(F.gelu(self.up(self.n2(x))))
+        return x + self.down(functional.gelu(self.up(self.n2(x))))
 
 
 class Gpt(nn.Module):
@@ -224,7 +225,7 @@ class Norm(nn.Module):
         weight, bias = getattr(self, "weight", 1.0), getattr(self, "bias", 0.0)
         match self.kind:
             case "functional":
-                return F.layer_norm(x, x.shape[-1:], None, None, eps) * weight + bias
+                return functional.layer_norm(x, x.shape[-1:], None, None, eps) * weight + bias
             case "layer":
                 y = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, keepdim=True) + eps)
             case "rms":
@@ -276,7 +277,7 @@ class Normalized(nn.Module):
         self.linear, self.norm, self.head = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
 
     def logits(self, x):
-        return self.head(F.relu(self.norm(self.linear(x))))
+        return self.head(functional.relu(self.norm(self.linear(x))))
 
     def forward(self, x):
         return self.logits(x)
@@ -398,7 +399,7 @@ class Llama(nn.Module):
         def forward(self, x):
             x = x + self.attention(self.norm1(x))
             z = self.norm2(x)
-            return x + self.down(F.silu(self.gate(z)) * self.up(z))
+            return x + self.down(functional.silu(self.gate(z)) * self.up(z))
 
     def __init__(self):
         super().__init__()
@@ -444,8 +445,10 @@ class ResNet(nn.Module):
         nn.init.zeros_(self.norm2.weight)
 
     def forward(self, x):
-        x = F.relu(self.norm0(self.stem(x)))
-        x = F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.norm3(self.shortcut(x)))
+        x = functional.relu(self.norm0(self.stem(x)))
+        x = functional.relu(
+            self.norm2(self.conv2(functional.relu(self.norm1(self.conv1(x))))) + self.norm3(self.shortcut(x))
+        )
         return self.head(x.mean((2, 3)))
 
 
@@ -464,7 +467,7 @@ class ConvNext(nn.Module):
 
         def forward(self, x):
             z = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
-            return x + (self.layer_scale * self.narrow(F.gelu(self.wide(z)))).permute(0, 3, 1, 2)
+            return x + (self.layer_scale * self.narrow(functional.gelu(self.wide(z)))).permute(0, 3, 1, 2)
 
     def __init__(self, has_bias):
         super().__init__()
@@ -499,9 +502,11 @@ class UNet(nn.Module):
 
     def forward(self, x):
         raw = self.conv1(x)
-        skip = F.silu(self.norm1(raw))
-        joined = torch.cat([self.up(F.silu(self.norm2(self.conv2(skip)))), raw if self.has_raw_skip else skip], 1)
-        return self.head(F.silu(self.norm4(self.conv3(F.silu(self.norm3(joined))))))
+        skip = functional.silu(self.norm1(raw))
+        joined = torch.cat(
+            [self.up(functional.silu(self.norm2(self.conv2(skip)))), raw if self.has_raw_skip else skip], 1
+        )
+        return self.head(functional.silu(self.norm4(self.conv3(functional.silu(self.norm3(joined))))))
 
 
 def test_unet():
@@ -523,7 +528,7 @@ class Vit(nn.Module):
 
         def forward(self, x):
             x = x + self.attention(self.norm1(x))
-            return x + self.narrow(F.gelu(self.wide(self.norm2(x))))
+            return x + self.narrow(functional.gelu(self.wide(self.norm2(x))))
 
     def __init__(self):
         super().__init__()
@@ -576,7 +581,7 @@ class T5(nn.Module):
             x = x + self.own(self.norm1(x), bias=bias)
             if self.cross:
                 x = x + self.cross(self.norm2(x), context)
-            return x + self.narrow(F.relu(self.wide(self.norm3(x))))
+            return x + self.narrow(functional.relu(self.wide(self.norm3(x))))
 
     def __init__(self, is_tied):
         super().__init__()
@@ -597,6 +602,50 @@ class T5(nn.Module):
         return {"logits": self.head(self.norm2(x))}
 
 
+class Experts(nn.Module):
+    """Residual mixture of experts, of which each sample uses two."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.router = nn.Linear(6, 8, bias=False), nn.Linear(8, 4, bias=False)
+        self.experts = nn.ModuleList([nn.Linear(8, 8, bias=False) for _ in range(4)])
+        self.norm1, self.norm2, self.head = nn.LayerNorm(8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        z = self.norm1(x)
+        shares, chosen = self.router(z).softmax(-1).topk(2, -1)
+        for number, expert in enumerate(self.experts):
+            x = x + (shares * (chosen == number)).sum(-1, keepdim=True) * expert(z)
+        return self.head(self.norm2(x))
+
+
+class CosineHead(nn.Module):
+    """Two linear layers and class vectors that are compared by their cosine, with a learned temperature."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8, bias=False), nn.Linear(8, 8, bias=False)
+        self.classes, self.temperature = nn.Parameter(torch.randn(3, 8)), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        z = self.second(functional.relu(self.first(x)))
+        return self.temperature.exp() * functional.cosine_similarity(z[:, None], self.classes, dim=-1)
+
+
+class StandardizedConv(nn.Conv2d):
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(x, weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5), self.bias)
+
+
+def test_other_architectures():
+    check_groups(Experts(), ROWS, ["stem.weight", *(f"experts.{number}.weight" for number in range(4))])
+    check_groups(CosineHead(), ROWS, ["first.weight"], ["second.weight"], ["classes"])
+    model = nn.Sequential(StandardizedConv(3, 4, 3), nn.ReLU(), StandardizedConv(4, 4, 3), nn.Conv2d(4, 2, 3))
+    assert members(model, IMAGES) == [("0.weight",), ("2.weight",)]
+
+
 def test_t5():
     inputs = {"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :5].flip(0)}
     model = T5(False)
@@ -615,11 +664,11 @@ class Ngpt(nn.Module):
         self.alpha, self.scale = nn.Parameter(torch.full((8,), 0.05)), nn.Parameter(torch.ones(11))
 
     def forward(self, ids):
-        unit = partial(F.normalize, dim=-1)
-        x = F.embedding(ids, unit(self.embed))
-        branch = unit(F.linear(F.silu(F.linear(x, unit(self.up))), unit(self.down)))
+        unit = partial(functional.normalize, dim=-1)
+        x = functional.embedding(ids, unit(self.embed))
+        branch = unit(functional.linear(functional.silu(functional.linear(x, unit(self.up))), unit(self.down)))
         x = unit(x + self.alpha * (branch - x))
-        return F.linear(x, unit(self.head)) * self.scale
+        return functional.linear(x, unit(self.head)) * self.scale
 
 
 def test_ngpt():
@@ -635,8 +684,8 @@ class Mixer(nn.Module):
 
     def forward(self, x):
         x = self.patch(x).flatten(2).transpose(1, 2)
-        x = x + self.token2(F.gelu(self.token1(self.norm1(x).transpose(1, 2)))).transpose(1, 2)
-        x = x + self.channel2(F.gelu(self.channel1(self.norm2(x))))
+        x = x + self.token2(functional.gelu(self.token1(self.norm1(x).transpose(1, 2)))).transpose(1, 2)
+        x = x + self.channel2(functional.gelu(self.channel1(self.norm2(x))))
         return self.head(self.norm3(x).mean(1))
 
 
@@ -709,7 +758,7 @@ blocks = st.fixed_dictionaries(
         "norm": norms,
         "is_residual": st.booleans(),
         "layers": st.integers(1, 2),
-        "activation": st.sampled_from([F.relu, F.gelu, lambda x: x]),
+        "activation": st.sampled_from([functional.relu, functional.gelu, lambda x: x]),
         "has_bias": st.booleans(),
         "is_zero": st.booleans(),
         "is_shared": st.booleans(),
@@ -821,3 +870,339 @@ def test_random_networks(spec):
 @given(specifications)
 def test_many_random_networks(spec):
     check_random_network(spec)
+
+
+# signatures of forward ---------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Output:
+    logits: torch.Tensor
+    extra: tuple = ()
+
+
+OUTPUTS = {
+    "tuple": lambda y, x: (y, x),
+    "list with None": lambda y, x: [None, y, {"input": [x]}],
+    "dict": lambda y, x: {"logits": y},
+    "data class": lambda y, x: Output(y, (x,)),
+    "scalar loss": lambda y, x: y.square().mean(),
+    "losses": lambda y, x: functional.log_softmax(y, 1)[:, :1],
+    "integers too": lambda y, x: (y.argmax(1), y),
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_outputs(kind):
+    assert members(with_forward(lambda self, x: OUTPUTS[kind](self.logits(x), x))) == LINEAR
+
+
+def test_inputs():
+    add = with_forward(lambda self, x, t: self.logits(x + t))
+    assert members(add, (ROWS, ROWS)) == members(add, [ROWS, ROWS]) == members(add, {"t": ROWS, "x": ROWS}) == LINEAR
+    # one row for all samples, a number, and an option
+    assert members(add, (ROWS, ROWS[0])) == members(add, (ROWS, 1.0)) == LINEAR
+    option = with_forward(lambda self, x, *, scale=None: self.logits(x if scale is None else scale * x))
+    assert members(option, {"x": ROWS, "scale": None}) == members(option, {"x": ROWS, "scale": 2}) == LINEAR
+    # tensors in containers, as a batch of a data loader
+    nested = with_forward(lambda self, batch: self.logits(batch["x"] + batch["more"][0]))
+    assert members(nested, ({"x": ROWS, "more": [ROWS]},)) == LINEAR
+
+
+def test_images_of_bytes():
+    images = torch.randint(0, 255, (8, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    assert members(model, images) == [("1.weight",)]
+
+
+def test_inputs_that_cannot_be_divided():
+    edges = torch.randint(0, 32, (2, 60), generator=torch.Generator().manual_seed(0))
+
+    def graph(self, x, edges):
+        z = functional.linear(x, self.linear.weight)
+        return self.head(functional.relu(self.norm(z.index_add(0, edges[1], z[edges[0]]))))
+
+    assert members(with_forward(graph), (ROWS, edges)) == LINEAR
+    # as many tokens as samples: an axis of the mask looks like the axis of samples
+    model = with_forward(
+        lambda self, x, mask: self.head(functional.layer_norm(self.attention(x, x, x, attn_mask=mask)[0], (6,)))
+    )
+    model.attention, model.head = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 3)
+    inputs = torch.randn(8, 8, 6, generator=torch.Generator().manual_seed(0)), torch.zeros(8, 8)
+    assert members(model, inputs) == [("attention.out_proj.weight", "attention.out_proj.bias")]
+
+
+def test_wrong_inputs():
+    for inputs in (ROWS[:, :5], (ROWS, ROWS), {"y": ROWS}):
+        with pytest.raises(ValueError, match=r"^model must accept inputs") as error:
+            scale_invariant_groups(Normalized(), inputs)
+        assert "\n" not in str(error.value)
+    for inputs in ("text", None, {}, (), np.zeros((3, 6)), (1.0, 2.0), [torch.tensor(1.0)]):
+        with pytest.raises(ValueError, match=r"^inputs must be a tensor of at least 2 samples"):
+            scale_invariant_groups(Normalized(), inputs)
+    with pytest.raises(TypeError, match="must return floating-point tensors"):
+        scale_invariant_groups(with_forward(lambda self, x: None), ROWS)
+    with pytest.raises(ValueError, match="finite"):
+        scale_invariant_groups(with_forward(lambda self, x: self.logits(x) / 0), ROWS)
+    with pytest.raises(ValueError, match="lazy parameters"):
+        scale_invariant_groups(nn.Sequential(nn.LazyLinear(8)), ROWS)
+
+
+def test_models_without_groups():
+    assert scale_invariant_groups(nn.Flatten(), ROWS) == {}
+    assert scale_invariant_groups(Normalized().requires_grad_(False), ROWS) == {}
+    model = Normalized()
+    model.unused = nn.Linear(3, 3)
+    assert members(model) == LINEAR
+    # a part without gradient: its weights are in no group, whatever scaling does to the output
+    detached = with_forward(lambda self, x: self.logits(x) + self.extra(x).detach())
+    detached.extra = nn.Linear(6, 3)
+    assert members(detached) == LINEAR
+
+
+# numbers and types in the code -------------------------------------------------------------------------------------
+
+
+def in_autocast(self, x):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return self.logits(x).float()
+
+
+CASTS = {
+    "float": lambda self, x: self.logits(x.float()).float(),
+    "to": lambda self, x: self.head(
+        functional.relu(self.norm(self.linear(x)).to(torch.bfloat16)).to(dtype=torch.float32)
+    ),
+    "type": lambda self, x: self.head(
+        functional.relu(self.norm(self.linear(x)).type(torch.HalfTensor)).type("torch.FloatTensor")
+    ),
+    "type_as": lambda self, x: self.head(functional.relu(self.norm(self.linear(x)).type_as(torch.zeros(1)))),
+    "softmax": lambda self, x: self.head(torch.softmax(self.norm(self.linear(x)), 1, dtype=torch.float32)),
+    "autocast": in_autocast,
+    "zeros": lambda self, x: torch.zeros(len(x), 3).add(self.logits(x)) + torch.ones(3, dtype=torch.float32),
+    "NumPy": lambda self, x: self.logits(x @ torch.from_numpy(np.eye(6, dtype=np.float32))),
+    "checkpoint": lambda self, x: checkpoint(self.logits, x, use_reentrant=False),
+    "old checkpoint": lambda self, x: checkpoint(self.logits, x.requires_grad_(), use_reentrant=True),
+}
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_casts_and_constants(cast):
+    torch.manual_seed(0)
+    assert members(with_forward(CASTS[cast])) == LINEAR
+
+
+def test_a_tensor_that_is_no_buffer():
+    model = with_forward(lambda self, x: self.logits(x @ self.rotation))
+    model.rotation = torch.randn(6, 6)
+    assert members(model) == LINEAR
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_models_in_other_precisions(dtype):
+    assert members(Normalized().to(dtype), ROWS.to(dtype)) == LINEAR
+
+
+def test_a_small_factor_is_no_eps():
+    # both matrices are scaled together, although the second one adds only a thousandth
+    def forward(self, x):
+        return self.head(functional.layer_norm(torch.add(self.linear(x), self.extra(x), alpha=1e-3), (8,)))
+
+    model = with_forward(forward)
+    model.extra = nn.Linear(6, 8, bias=False)
+    assert members(model) == [("linear.weight", "linear.bias", "extra.weight")]
+
+
+def test_joint_groups_from_few_outputs():
+    class Deep(nn.Module):
+        def __init__(self, outputs):
+            super().__init__()
+            self.stem, self.head = nn.Linear(6, 8, bias=False), nn.Linear(8, outputs)
+            self.layers = nn.ModuleList([nn.Linear(8, 8, bias=False) for _ in range(6)])
+
+        def forward(self, x):
+            x = self.stem(x)
+            for layer in self.layers:
+                x = x + layer(functional.relu(functional.layer_norm(x, (8,))))
+            return self.head(functional.layer_norm(x, (8,)))
+
+    stream = ["stem.weight", *(f"layers.{number}.weight" for number in range(6))]
+    for outputs in (1, 2, 3):
+        torch.manual_seed(0)
+        assert sets_of(members(Deep(outputs))) == {frozenset(stream)}
+
+
+def test_sparse_gradients_and_bounded_embeddings():
+    for options in ({"sparse": True}, {"max_norm": 1.0}, {"padding_idx": 0}):
+        model = nn.Sequential(nn.Embedding(11, 8, **options), nn.LayerNorm(8), nn.Linear(8, 3))
+        assert members(model, TOKENS) == [("0.weight",)]
+
+
+def test_a_gradient_in_the_forward_pass():
+    def forces(self, x):
+        x = x.detach().requires_grad_()
+        energy = functional.softplus(functional.layer_norm(self.linear(x), (8,))) @ self.head.weight.T
+        return torch.autograd.grad(energy.sum(), x, create_graph=True)[0]
+
+    assert members(with_forward(forces)) == [("linear.weight", "linear.bias")]
+
+
+def test_complex_weights():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 6, dtype=torch.complex64))
+            self.head = nn.Parameter(torch.randn(3, 8, dtype=torch.complex64))
+
+        def forward(self, x):
+            z = x.to(torch.complex64) @ self.weight.T
+            return z / (z.abs().square().mean(-1, keepdim=True) + 1e-6).sqrt() @ self.head.T
+
+    assert members(Complex()) == [("weight",)]
+
+
+def test_without_derivatives_around():
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert members(Normalized()) == LINEAR
+
+
+# state -------------------------------------------------------------------------------------------------------------
+
+
+def random_states(model):
+    """State of everything that a forward pass could change, as comparable values."""
+    tensors = [tensor.tolist() for tensor in model.state_dict().values()]
+    attributes = {
+        name: value
+        for name, value in vars(model).items()
+        if isinstance(value, (int, list, type(None))) and not name.startswith("_")
+    }
+    generators = (
+        model.torch_generator.get_state().tolist(),
+        model.numpy_generator.bit_generator.state,
+        model.python_generator.getstate(),
+    )
+    global_ones = torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    modes = [module.training for module in model.modules()]
+    options = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+    return tensors, copy.deepcopy(attributes), generators, global_ones, modes, options
+
+
+class Stateful(Normalized):
+    """Random numbers of every kind, counters, and a state that is carried to the next pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.torch_generator, self.python_generator = torch.Generator().manual_seed(1), random.Random(1)
+        self.numpy_generator, self.legacy_generator = np.random.default_rng(1), np.random.RandomState(1)
+        self.passes, self.history, self.memory = 0, [], None
+        self.register_buffer("count", torch.tensor(0))
+
+    def forward(self, x):
+        self.passes += 1
+        self.count += 1
+        self.history.append(self.passes)
+        z = functional.dropout(functional.relu(self.norm(self.linear(x))), 0.2)
+        noise = torch.randn(8, generator=self.torch_generator) + float(self.numpy_generator.normal())
+        noise = noise + self.legacy_generator.normal() + self.python_generator.random() + random.random()
+        z = z + noise + np.random.normal() + torch.rand(1)  # noqa: NPY002
+        if self.memory is not None:
+            z = z + self.memory
+        self.memory = z.detach().mean(0)
+        return self.head(z) * len(self.history) * self.passes * self.count
+
+
+def test_nothing_changes():
+    model = Stateful()
+    model.norm.momentum = None
+    model.head.eval()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        before = random_states(model)
+        assert members(model) == LINEAR
+        scaling_symmetries(model, ROWS)
+        assert str(random_states(model)) == str(before)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_nothing_changes_after_an_error():
+    model = Stateful()
+    before = random_states(model)
+    with pytest.raises(ValueError, match="accept inputs"):
+        members(model, ROWS[:, :5])
+    assert str(random_states(model)) == str(before)
+
+
+def test_gradients_stay():
+    model = Normalized()
+    model(ROWS).sum().backward()
+    before = [p.grad.clone() for p in model.parameters()]
+    members(model)
+    assert all(torch.equal(p.grad, gradient) for p, gradient in zip(model.parameters(), before, strict=True))
+
+
+def test_passes_that_do_not_repeat():
+    passes = itertools.count(1)
+    with pytest.raises(ValueError, match=r"equal outputs in two equal passes, but they differ by [0-9.]+%"):
+        members(with_forward(lambda self, x: self.logits(x) * next(passes)))
+
+
+def test_equal_calls_give_equal_results():
+    model = Gpt(1, True, True)
+    assert scale_invariant_groups(model, TOKENS) == scale_invariant_groups(model, TOKENS)
+
+
+# weights that are nearly invariant ---------------------------------------------------------------------------------
+
+
+def large(model):
+    """Scale the weights, so that bounded functions saturate and biases hardly matter."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(30)
+    return model
+
+
+class Concatenated(nn.Module):
+    """Normalization of features that scale with the weights, and of the input, which does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.head = nn.Linear(6, 8, bias=False), nn.Linear(14, 3)
+
+    def forward(self, x):
+        return self.head(functional.rms_norm(torch.cat([self.linear(x), x], 1), (14,)))
+
+
+NEGATIVE = {
+    "tanh": nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)),
+    "two tanh": nn.Sequential(nn.Linear(6, 8, bias=False), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)),
+    "softsign": nn.Sequential(nn.Linear(6, 8, bias=False), nn.Softsign(), nn.Linear(8, 3)),
+    "sigmoid": nn.Sequential(nn.Linear(6, 8, bias=False), nn.Sigmoid(), nn.Linear(8, 3)),
+    "softmax": nn.Sequential(nn.Linear(6, 8, bias=False), nn.Softmax(-1), nn.Linear(8, 3)),
+    "hard tanh": nn.Sequential(nn.Linear(6, 8, bias=False), nn.Hardtanh(), nn.Linear(8, 3)),
+    "concatenated": Concatenated(),
+    "local response": nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.LocalResponseNorm(2), nn.Conv2d(4, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+@pytest.mark.parametrize("name", NEGATIVE)
+def test_saturation_is_no_invariance(name, is_large):
+    model = copy.deepcopy(NEGATIVE[name])
+    assert members(large(model) if is_large else model, IMAGES if name == "local response" else ROWS) == []
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_weight_with_bias_is_never_alone(is_compiled):
+    for norm in (nn.LayerNorm(8), nn.GroupNorm(2, 8), Norm(8, "rms")):
+        model = large(nn.Sequential(nn.Linear(6, 8), norm, nn.ReLU(), nn.Linear(8, 3)))
+        if is_compiled and not isinstance(norm, Norm):
+            assert members(torch.jit.script(model)) == []
+        else:
+            assert members(model) == [("0.weight", "0.bias")]
