@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -33,6 +34,7 @@ _NORMALIZATIONS = {
 _ADDITIONS = {"add", "add_", "__add__", "__iadd__", "__radd__", "clamp", "clamp_", "clamp_min", "clip"}
 _PARTS_OF_NORMALIZATIONS = {*_NORMALIZATIONS, "normalize", "rsqrt", "std", "std_mean", "var", "var_mean"}
 _CASTS = {"float", "half", "bfloat16"}
+_NARROW_TYPES = ("FloatTensor", "HalfTensor", "BFloat16Tensor")  # of Tensor.type
 _WIDER = {
     torch.float16: torch.float64,
     torch.bfloat16: torch.float64,
@@ -41,7 +43,20 @@ _WIDER = {
     torch.complex64: torch.complex128,
 }
 # entries in the output of Hugging Face models that are no part of a loss
-_NOT_IN_LOSS = {"past_key_values", "hidden_states", "attentions", "decoder_attentions", "cross_attentions"}
+_NOT_IN_LOSS = {
+    "attentions",
+    "cross_attentions",
+    "decoder_attentions",
+    "decoder_hidden_states",
+    "encoder_attentions",
+    "encoder_hidden_states",
+    "encoder_last_hidden_state",
+    "hidden_states",
+    "past_key_values",
+}
+# attributes of a module that a forward pass may change, and those that belong to PyTorch
+_SIMPLE, _CONTAINERS = (bool, int, float, str), (list, dict, set, deque)
+_ATTRIBUTES_OF_ALL = frozenset(vars(nn.Module()))
 _REPEATS = 1e-12  # largest relative difference of two equal passes
 _SMALL = 1_000_000  # number of weights below which several threads only wait for each other
 
@@ -76,23 +91,29 @@ class _DoublePrecision(TorchFunctionMode):
                 if isinstance(item, nn.Parameter):
                     self.used[id(item)] = None
         self.is_normalizing |= name in _PARTS_OF_NORMALIZATIONS
-        if name in _CASTS:
+        if name in _CASTS or (name == "type" and str(args[1:]).rstrip("',>)").endswith(_NARROW_TYPES)):
             return widen(args[0])
         limit = 0.0
         if self._has_tiny_eps:
             limit = _LARGEST_EPS if name in _NORMALIZATIONS else _LARGEST_ADDED_EPS if name in _ADDITIONS else 0.0
             if name == "rms_norm" and len(args) < 4 and kwargs.get("eps") is None:
                 kwargs = {**kwargs, "eps": _TINY_EPS}
-        args = [_replace(value, limit) for value in args]
-        result = func(*args, **{key: _replace(value, limit) for key, value in kwargs.items()})
+        # an operation in place must change its first argument, not a copy
+        is_in_place = name.startswith(("__i", "__set")) or (name.endswith("_") and not name.endswith("__"))
+        args = [value if is_in_place and number == 0 else _replace(value, limit) for number, value in enumerate(args)]
+        # alpha is a factor, not an addend
+        kwargs = {key: _replace(value, 0.0 if key == "alpha" else limit) for key, value in kwargs.items()}
+        result = func(*args, **kwargs)
         return widen(result) if isinstance(result, Tensor) else result
 
 
 def _replace(value: Any, limit: float) -> Any:
-    """Widen a type, and make a number up to `limit` tiny."""
+    """Widen a type or tensor, and make a number up to `limit` tiny."""
     if isinstance(value, torch.dtype):
         return _WIDER.get(value, value)
-    return _TINY_EPS if isinstance(value, float) and 0 < value <= limit else value
+    if isinstance(value, Tensor):
+        return value if isinstance(value, nn.Parameter) else widen(value)
+    return _TINY_EPS if isinstance(value, (float, np.floating)) and 0 < value <= limit else value
 
 
 def widen(tensor: Tensor) -> Tensor:
@@ -125,10 +146,13 @@ class ModelCopy:
         self.model = _copy(model)
         if not model.training:
             self.model.train()
-        self._mode = _DoublePrecision(has_tiny_eps)
+        self._mode, self._needs_derivatives = _DoublePrecision(has_tiny_eps), False
         self.parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        for parameter in self.parameters.values():
+            if not parameter.is_leaf:  # a compiled module records its conversion
+                parameter.detach_().requires_grad_()
         self._buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        self._settings = [(module, _simple_attributes(module)) for module in self.model.modules()]
+        self._settings = [(module, _changing_attributes(module)) for module in self.model.modules()]
 
     @property
     def is_normalizing(self) -> bool:
@@ -144,8 +168,14 @@ class ModelCopy:
 
     def output(self, inputs: Inputs) -> Tensor:
         """Output of a forward pass as a flat vector, without derivatives."""
-        with torch.no_grad(), self.pass_of(inputs) as output:
-            return output
+        try:
+            with torch.set_grad_enabled(self._needs_derivatives), self.pass_of(inputs) as output:
+                return output.detach()
+        except ValueError:
+            if self._needs_derivatives:
+                raise
+        self._needs_derivatives = True  # some models compute gradients in their forward pass, for example forces
+        return self.output(inputs)
 
     def check_repeats(self, inputs: Inputs) -> Tensor:
         """Return the output of two equal passes.
@@ -197,7 +227,8 @@ def isolated(model: nn.Module) -> Iterator[None]:
     if sum(p.numel() for p in model.parameters()) < _SMALL:
         torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        # the caller may have switched derivatives off
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         torch.set_num_threads(threads)
@@ -284,42 +315,60 @@ def draw_samples(inputs: Inputs, generator: torch.Generator, most: int) -> Input
     bytes become numbers from 0 to 1.
     """
     count = count_samples(inputs)
-    chosen = torch.randperm(count, generator=generator)[:most]
+    chosen = torch.randperm(count, generator=generator)[:most] if most < count else None
 
-    def draw(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.ndim and len(value) == count:
-            value = value.detach()[chosen.to(value.device)]
-        value = value.cpu()
-        return value.double() / 255 if value.dtype == torch.uint8 else widen(value)
+    def draw(tensor: Tensor) -> Tensor:
+        if chosen is not None and tensor.ndim and len(tensor) == count:
+            tensor = tensor[chosen.to(tensor.device)]
+        tensor = tensor.detach().cpu()
+        return tensor.double() / 255 if tensor.dtype == torch.uint8 else widen(tensor).clone()
 
-    if isinstance(inputs, Tensor):
-        return draw(inputs)  # type: ignore[no-any-return]
-    if isinstance(inputs, Mapping):
-        return {key: draw(value) for key, value in inputs.items()}
-    return tuple(draw(value) for value in inputs)
+    drawn = _map_tensors(inputs, draw)
+    return tuple(drawn) if isinstance(drawn, list) else drawn
+
+
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Change all tensors in tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _map_tensors(item, change) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [_map_tensors(item, change) for item in value]
+        return items if isinstance(value, list) else type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value
 
 
 def count_samples(inputs: Inputs) -> int:
     """Return the length of the first tensor; 0 if there is none."""
-    values: Any = [inputs] if isinstance(inputs, Tensor) else inputs.values() if isinstance(inputs, Mapping) else inputs
-    return next((len(value) for value in values if isinstance(value, Tensor) and value.ndim), 0)
+    return next((len(tensor) for tensor in _tensors(inputs) if tensor.ndim), 0)
 
 
 def sample_size(inputs: Inputs) -> int:
     """Return the number of numbers in one sample of the largest input."""
-    values: Any = [inputs] if isinstance(inputs, Tensor) else inputs.values() if isinstance(inputs, Mapping) else inputs
-    return max((v[0].numel() for v in values if isinstance(v, Tensor) and v.ndim and len(v)), default=1)
+    return max((tensor[0].numel() for tensor in _tensors(inputs) if tensor.ndim and len(tensor)), default=1)
 
 
-def _simple_attributes(module: nn.Module) -> dict[str, Any]:
-    """Counters, flags and random generators of a module, which a forward pass may change."""
+def _changing_attributes(module: nn.Module) -> dict[str, Any]:
+    """State of a module outside its parameters and buffers, which a forward pass may change."""
+    own = {name: value for name, value in vars(module).items() if name not in _ATTRIBUTES_OF_ALL}
     return {
-        name: _generator_state(value) if _is_generator(value) else value
-        for name, value in vars(module).items()
-        if _is_generator(value) or isinstance(value, (bool, int, float, str))
+        name: _state_of(value)
+        for name, value in own.items()
+        if value is None or _is_generator(value) or isinstance(value, (*_SIMPLE, *_CONTAINERS, Tensor))
     }
+
+
+def _state_of(value: Any) -> Any:
+    if isinstance(value, np.random.Generator):
+        return copy.deepcopy(value.bit_generator.state)
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, (np.random.RandomState, torch.Generator)):
+        return value.get_state()
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return copy.copy(value) if isinstance(value, _CONTAINERS) else value
 
 
 def _restore_attribute(module: nn.Module, name: str, value: Any) -> None:
@@ -331,14 +380,8 @@ def _restore_attribute(module: nn.Module, name: str, value: Any) -> None:
     elif isinstance(current, random.Random):
         current.setstate(value)
     elif name in vars(module) and current is not value:
-        vars(module)[name] = value
+        vars(module)[name] = _state_of(value)
 
 
 def _is_generator(value: Any) -> bool:
     return isinstance(value, (np.random.Generator, np.random.RandomState, torch.Generator, random.Random))
-
-
-def _generator_state(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return copy.deepcopy(generator.bit_generator.state)
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()

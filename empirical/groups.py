@@ -68,7 +68,8 @@ def scale_invariant_groups(
     ----------
     model : module whose output is a tensor, or tensors in tuples, dicts or data classes. All of them count, except the
         caches and hidden states of Hugging Face models.
-    inputs : at least 2 samples: a tensor, a tuple of arguments, or a dict of keyword arguments.
+    inputs : at least 2 samples: a tensor, a tuple of arguments, or a dict of keyword arguments. Arguments may be
+        containers of tensors. Some samples are drawn along the first axis; all are used if the model rejects fewer.
     vectors : also return groups of parameters with a single axis. For example, γ and β of a normalization are
         scale-invariant together if another normalization follows.
     per_filter : treat every filter (slice along axis 0) of every parameter separately. This takes as many backward
@@ -138,6 +139,8 @@ def scaling_symmetries(model: nn.Module, inputs: Inputs, *, per_filter: bool = F
 def _check(model: Any, inputs: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in model.parameters()):
+        raise ValueError("model has lazy parameters without a shape. Run it once on the inputs before")
     if not isinstance(inputs, (Tensor, tuple, list, Mapping)) or count_samples(inputs) < 2:
         got = f"shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise ValueError(
@@ -160,8 +163,13 @@ class _Measurement:
         self._generator = torch.Generator().manual_seed(0)
         self._inputs, self._per_filter = inputs, per_filter
         self._own, self._random = ModelCopy(model), ModelCopy(model, has_tiny_eps=True)
-        self._samples = self._draw_samples()
         self._random.randomize(self._generator)
+        self._needs_all_samples, self._has_batched_gradients = False, True
+        try:
+            self._random.output(self._draw_samples(_SAMPLES_PER_LOSS))
+        except ValueError:  # for example the nodes of a graph, or a mask of all samples
+            self._needs_all_samples = True
+        self._samples = self._draw_samples()
         self._random.check_repeats(self._samples)
         self._order = self._random.forward_order()
         self.units = [
@@ -181,7 +189,7 @@ class _Measurement:
     def invariant_sets(self, vectors: bool) -> list[list[int]]:
         """Units of each group, in forward order. Groups without a matrix need `vectors`."""
         has_no_slope = np.abs(self._derivatives).max(axis=0, initial=0.0) <= _TOLERANCE
-        active = [unit for unit in range(len(self.units)) if not self._is_inert(unit)]
+        active = self._active_units()
         groups = [[unit] for unit in active if has_no_slope[unit] and self._is_scale_invariant([unit])]
         alone = {unit for (unit,) in groups}
         remaining = [unit for unit in active if unit not in alone]
@@ -197,7 +205,7 @@ class _Measurement:
 
     def symmetries(self) -> list[dict[str, float]]:
         """Basis of the scaling symmetries of all units that are not inert."""
-        active = [unit for unit in range(len(self.units)) if not self._is_inert(unit)]
+        active = self._active_units()
         return [
             {self.name_of(active[i]): float(exponent) for i, exponent in enumerate(vector) if exponent != 0}
             for vector in _echelon(_null_space(self._derivatives[:, active], self._size[active]))
@@ -247,7 +255,7 @@ class _Measurement:
             directions = linear + 2 * quadratic * output.detach()
             gradients: Sequence[Tensor | None] = [None] * len(parameters)
             if output.requires_grad and parameters:
-                gradients = _gradients(output, parameters, directions)
+                gradients = self._gradients(output, parameters, directions)
         sums: tuple[list[Tensor], ...] = ([], [], [])
         for name, parameter, gradient in zip(self._order, parameters, gradients, strict=True):
             rows = len(parameter) if self._is_divided(name) else 1
@@ -259,6 +267,34 @@ class _Measurement:
         products = [torch.cat(total, dim=1).numpy() if total else np.zeros((losses, 0)) for total in sums]
         return list(zip(*products, strict=True))
 
+    def _gradients(self, output: Tensor, parameters: Sequence[Tensor], directions: Tensor) -> Sequence[Tensor | None]:
+        """Derivatives of `output` along each of the `directions`, stacked; None for parameters without influence.
+
+        They are computed together where that gives the right numbers. It does not where the backward pass runs parts
+        of the model again (checkpoints), or where an operation has no batched derivative.
+        """
+        if self._has_batched_gradients:
+            try:
+                batched = torch.autograd.grad(
+                    output, parameters, directions, is_grads_batched=True, allow_unused=True, retain_graph=True
+                )
+                row = [None if gradient is None else gradient[0] for gradient in batched]
+                (expected,) = _gradients_by_backward(output, parameters, directions[:1])
+                if _are_close(row, expected):
+                    return batched
+            except RuntimeError:
+                pass
+            self._has_batched_gradients = False
+        rows = _gradients_by_backward(output, parameters, directions)
+        return [
+            None if any(gradient is None for gradient in of_parameter) else torch.stack(of_parameter)
+            for of_parameter in zip(*rows, strict=True)
+        ]
+
+    def _active_units(self) -> list[int]:
+        """Units that have a gradient and whose values change the output."""
+        return [unit for unit in range(len(self.units)) if self._size[unit] > 0 and not self._is_inert(unit)]
+
     def _is_scale_invariant(self, units: Sequence[int]) -> bool:
         return all(self._is_unchanged_by(dict.fromkeys(units, partial(torch.mul, other=c))) for c in (0.5, 2.0))
 
@@ -267,8 +303,8 @@ class _Measurement:
             return False
 
         def replace(weights: Tensor) -> Tensor:
-            noise = torch.randn(weights.shape, generator=self._generator, dtype=weights.dtype)
-            return torch.mul(noise, weights.norm() / max(1, weights.numel()) ** 0.5)
+            # factors from ½ to 1½ keep the signs: a factor of one channel before its batch norm is inert up to its sign
+            return weights * (0.5 + torch.rand(weights.shape, generator=self._generator, dtype=torch.float64))
 
         return self._is_unchanged_by({unit: replace})
 
@@ -316,21 +352,40 @@ class _Measurement:
         return self._per_filter and self._random.parameters[name].ndim > 0
 
     def _draw_samples(self, most: int = _MOST_SAMPLES) -> Inputs:
+        if self._needs_all_samples:
+            return draw_samples(self._inputs, self._generator, count_samples(self._inputs))
         fitting = max(_FEWEST_SAMPLES, min(most, _MOST_NUMBERS // max(1, sample_size(self._inputs))))
         return draw_samples(self._inputs, self._generator, fitting)
 
 
-def _gradients(output: Tensor, parameters: Sequence[Tensor], directions: Tensor) -> list[Tensor | None]:
-    """Derivatives of `output` along each of the `directions`, stacked; None for parameters without influence."""
-    options: dict[str, Any] = {"allow_unused": True, "retain_graph": True}
-    try:
-        return list(torch.autograd.grad(output, parameters, directions, is_grads_batched=True, **options))
-    except RuntimeError:  # some operations have no batched derivative
-        rows = [torch.autograd.grad(output, parameters, direction, **options) for direction in directions]
-        return [
-            None if any(gradient is None for gradient in of_parameter) else torch.stack(of_parameter)
-            for of_parameter in zip(*rows, strict=True)
-        ]
+def _gradients_by_backward(
+    output: Tensor, parameters: Sequence[Tensor], directions: Tensor
+) -> list[tuple[Tensor | None, ...]]:
+    """Derivatives of `output` along each of the `directions`, by the pass that training uses."""
+    engine, rows = torch.autograd.Variable._execution_engine, []
+    for direction in directions:
+        for parameter in parameters:
+            parameter.grad = None
+        # torch.autograd.backward would run checkpointed parts outside the mode of the model copy
+        engine.run_backward((output,), (direction,), True, False, (), allow_unreachable=True, accumulate_grad=True)
+        rows.append(tuple(_dense(parameter.grad) for parameter in parameters))
+    for parameter in parameters:
+        parameter.grad = None
+    return rows
+
+
+def _dense(gradient: Tensor | None) -> Tensor | None:
+    return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
+
+
+def _are_close(gradients: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> bool:
+    """Whether gradients agree up to rounding; None is zero."""
+    for a, b in zip(gradients, others, strict=True):
+        pair = [tensor for tensor in (a, b) if tensor is not None]
+        difference = a - b if a is not None and b is not None else pair[0] if pair else torch.zeros(())
+        if float(difference.norm()) > _TOLERANCE * max((float(tensor.norm()) for tensor in pair), default=0.0):
+            return False
+    return True
 
 
 def _real(tensor: Tensor) -> Tensor:
