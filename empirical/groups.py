@@ -18,6 +18,7 @@ from empirical._model_copy import Inputs, ModelCopy, count_samples, draw_samples
 _MOST_SAMPLES, _SAMPLES_PER_LOSS, _FEWEST_SAMPLES, _MOST_NUMBERS = 16, 4, 4, 2**14
 # losses whose derivatives are computed together: bounded by the size of their gradients
 _EXTRA_LOSSES, _MOST_LOSSES, _MOST_GRADIENTS = 6, 64, 2**26
+_CONFIRMATIONS, _FEW_LOSSES = 3, 2
 # Double precision leaves 1e-12 on invariant weights; weights that are not invariant have defects of 1e-3 to 1.
 _TOLERANCE = 1e-8
 # largest distance of an exponent from a multiple of ½; symmetries are confirmed by equal outputs
@@ -228,22 +229,24 @@ class _Measurement:
     def _radial_derivatives(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return ⟨∂f/∂w, w⟩ of random losses divided by the typical size of each unit's product, and that size.
 
-        Shapes (losses, units) and (units,). Each pass has other weights and samples, until one adds no independent row.
+        Shapes (losses, units) and (units,). Each pass has other weights and samples, until three in a row add no independent row.
         """
         numbers = sum(parameter.numel() for parameter in self._random.parameters.values())
         most = max(1, min(_MOST_LOSSES, len(self.units) // 2 + _EXTRA_LOSSES, _MOST_GRADIENTS // max(1, numbers)))
         rows: list[_Products] = []
-        rank, losses = -1, most
+        rank, losses, confirmations = -1, most, 0
         while True:
             rows += self._radial_products(self._random, losses)
             along, weights, gradients = (np.array(values).reshape(len(rows), -1) for values in zip(*rows, strict=True))
             size = np.sqrt((weights * gradients).mean(axis=0))
             derivatives = np.divide(along, size, out=np.zeros_like(along), where=size > 0)
-            gained, rank = _rank(derivatives) - rank, _rank(derivatives)
-            if gained == 0 or rank == len(self.units):
+            rank_before, rank = rank, _rank(derivatives)
+            gained = rank - rank_before
+            confirmations = confirmations + 1 if gained == 0 else 0
+            if confirmations == _CONFIRMATIONS or rank == len(self.units):
                 return derivatives, size
             # few losses suffice to see whether other weights and samples add anything
-            losses = most if gained >= losses else _EXTRA_LOSSES
+            losses = most if gained >= losses else _FEW_LOSSES
             self._random.randomize(self._generator)
 
     def _radial_products(self, model: ModelCopy, losses: int) -> list[_Products]:

@@ -26,7 +26,7 @@ from empirical.measures._group_settings import (
     settings_of_weights,
 )
 from empirical.measures.step_check import StepCheck, StepReport, unwrapped_optimizer
-from empirical.steps.telemetry import records, step_products, vector_products
+from empirical.steps.telemetry import change_products, records, step_products, vector_products
 from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.trajectories.contract import RUNNING, variable_attributes
 from simulate.trajectories.folder import trajectory_of_records
@@ -238,7 +238,7 @@ class Monitor:
                 copies = self._watched(self._before)
                 for check in self._checks:
                     check.after(copies)
-            changes = _to_numpy([_products_with_change(copy, p) for copy, p in zip(self._before, weights, strict=True)])
+            changes = _to_numpy([change_products(copy, p) for copy, p in zip(self._before, weights, strict=True)])
             # w·Δ from Δ² and Δ·(w+Δ)
             sums[:, 3], sums[:, 4] = changes[:, 1] - changes[:, 0], changes[:, 0]
             self._last_squares, self._last_ids = changes[:, 2], [id(p) for p in weights]
@@ -610,13 +610,6 @@ def _products_with_gradient(weight: Tensor) -> Tensor:
     if weight.grad is None:
         return vector_products(weight, torch.zeros((), dtype=weight.dtype, device=weight.device).expand(weight.shape))
     return vector_products(weight, weight.grad)
-
-
-def _products_with_change(before: Tensor, weight: Tensor) -> Tensor:
-    """Δ², Δ·w and w² of a weight after the step and its change Δ, which replaces `before`."""
-    if before.dtype in (torch.float32, torch.float64):
-        return vector_products(before.neg_().add_(weight.detach()), weight)
-    return vector_products(weight.detach().float() - before.float(), weight.detach().float())
 
 
 def _to_numpy(products: Sequence[Tensor]) -> npt.NDArray[np.float64]:

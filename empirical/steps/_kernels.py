@@ -66,6 +66,22 @@ def vector_products(first: Any, second: Any, products: Any) -> None:
     products[0], products[1], products[2] = ff, fs, ss
 
 
+@numba.njit(**_OUTER)
+def change_products(before: Any, after: Any, products: Any) -> None:
+    """Write scalar products of the change from `before` to `after` into `products` (3,): change², change·after, after².
+
+    The change is computed in double precision, because its part across the weights may be far smaller than they are.
+    """
+    cc, ca, aa = 0.0, 0.0, 0.0
+    for i in range(before.size):
+        a = np.float64(after[i])
+        c = a - np.float64(before[i])
+        cc += c * c
+        ca += c * a
+        aa += a * a
+    products[0], products[1], products[2] = cc, ca, aa
+
+
 @numba.njit(**_INNER)
 def _normalize_units(values: Any, scale: Any, eps: Any) -> None:
     """Normalize each column over the batch, in place, and write 1/√(variance+ε) into `scale` (units,)."""

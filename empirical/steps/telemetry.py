@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,14 +46,28 @@ def vector_products(first: Tensor, second: Tensor) -> Tensor:
 
     The sums are in double precision, without a copy of float32 and float64 tensors on the CPU.
     """
+    return _products(first, second, _kernels.vector_products, lambda first, second: (first, second))
+
+
+def change_products(before: Tensor, after: Tensor) -> Tensor:
+    """Return change², change·after and after² of a tensor that changed, as `vector_products` does."""
+    return _products(before, after, _kernels.change_products, lambda before, after: (after - before, after))
+
+
+def _products(
+    first: Tensor,
+    second: Tensor,
+    kernel: Callable[..., None],
+    factors: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Tensor:
     vectors = [tensor.detach().reshape(-1) for tensor in (first, second)]
+    if any(vector.dtype not in (torch.float32, torch.float64) for vector in vectors):
+        vectors = [vector.float() for vector in vectors]
     if first.device.type != "cpu":
-        # one product of two matrices would need a copy of both
-        pairs = ((0, 0), (0, 1), (1, 1))
-        return torch.stack([(vectors[i] * vectors[j]).sum(dtype=torch.float64) for i, j in pairs])
+        a, b = factors(*vectors)
+        return torch.stack([(x * y).sum(dtype=torch.float64) for x, y in ((a, a), (a, b), (b, b))])
     products = torch.empty(3, dtype=torch.float64)
-    single = [v if v.dtype in (torch.float32, torch.float64) else v.float() for v in vectors]
-    _kernels.vector_products(*(v.numpy() for v in single), products.numpy())
+    kernel(*(vector.numpy() for vector in vectors), products.numpy())
     return products
 
 

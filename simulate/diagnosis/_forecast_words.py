@@ -146,11 +146,11 @@ def _angular_jump(f: Forecast) -> str:
 def _rotation(f: Forecast) -> str:
     if math.isnan(f.rotation):
         return ""
-    equilibrium = ""
+    at_equilibrium = ""
     if math.isfinite(f.equilibrium_rotation) and not f.has_schedule:
         independent = "" if f.optimizer == "SGD()" else " for independent gradients"
-        equilibrium = f" ({f.equilibrium_rotation:.3g} at equilibrium{independent})"
-    return f"Rotation: {f.rotation:.3g} radians per step{equilibrium}."
+        at_equilibrium = f" ({f.equilibrium_rotation:.3g} at equilibrium{independent})"
+    return f"Rotation: {f.rotation:.3g} radians per step{at_equilibrium}."
 
 
 def _settings(f: Forecast) -> str:

@@ -70,7 +70,7 @@ class GrowthLaw:
 
 @dataclass(frozen=True)
 class MeasuredGrowth:
-    """Growth constant q of the last rows of a run.
+    """Growth constant q of the last rows of a run, for norms in units of the last norm.
 
     Attributes
     ----------
@@ -122,7 +122,8 @@ def measure_recent_growth(
     best = MeasuredGrowth()
     for share in shares:
         count = max(1, math.ceil(share * usable))
-        growth = _measure_growth(norms[-count - 1 :], lrs[-count:], decays[-count:], distances[-count:], law)
+        with np.errstate(all="ignore"):
+            growth = _measure_growth(norms[-count - 1 :], lrs[-count:], decays[-count:], distances[-count:], law)
         if growth.relative_error <= _ERROR_AIM * law.power:
             return growth
         if growth.relative_error < best.relative_error or math.isinf(best.relative_error):
@@ -137,7 +138,7 @@ def _measure_growth(
 ) -> MeasuredGrowth:
     """Growth constant of rows: their growth over their η² per step, with a standard error from the means of blocks."""
     steps, half = int(distances.sum()), law.power // 2
-    # in units of the last norm, whose powers may leave the range of floats
+    # the powers of norms in other units may leave the range of floats
     squares = (norms / norms[-1]) ** 2
     before, after = squares[:-1], squares[1:]
     growth = after**half - np.exp(-law.power * decays * distances) * before**half
@@ -160,31 +161,40 @@ def _measure_growth(
     edges = np.linspace(0, distances.size, count, endpoint=False).astype(int)
     deviations = np.add.reduceat(growth - constant * weights, edges)
     error = float(np.sqrt(count / (count - 1) * (deviations**2).sum()) / weights.sum())
-    scale, size = float(norms[-1]) ** law.power, max(abs(constant), error)
-    relative = error / constant if constant > 0 else math.inf
-    reason = (
-        f"its standard error would be {relative / law.power:.0%}"
-        if math.isfinite(relative)
-        else "the measured growth of the norm is not positive"
-    )
+    allowed = ERROR_MAX * law.power
+    if not math.isfinite(constant) or not math.isfinite(error):
+        return MeasuredGrowth(steps=steps, obstacle="undetermined: norm or lr varies by too many orders of magnitude")
+    if constant > 0 and error <= allowed * constant:
+        return MeasuredGrowth(constant, error, steps, relative_error=error / constant)
+    reason = "the measured growth of the norm is not positive"
+    if constant > 0:
+        reason = f"its standard error would be {error / constant / law.power:.0%}"
+    size = max(abs(constant), error)
     return MeasuredGrowth(
-        constant=constant * scale,
-        error=error * scale,
+        constant=constant,
+        error=error,
         steps=steps,
-        obstacle=f"undetermined: {reason}" if relative > ERROR_MAX * law.power else "",
-        more_steps=max(1.0, steps * ((error / size / (ERROR_MAX * law.power)) ** 2 - 1))
-        if relative > ERROR_MAX * law.power
-        else math.nan,
-        relative_error=relative,
+        obstacle=f"undetermined: {reason}",
+        more_steps=max(1.0, steps * ((error / size / allowed) ** 2 - 1)) if size > 0 else math.nan,
+        relative_error=error / constant if constant > 0 else math.inf,
     )
 
 
-def equilibrium_of(constant: float, lr: float, wd: float, law: GrowthLaw) -> float:
-    """Return ρ* for a growth constant; inf without decay, NaN where ηλ >= 1."""
+def equilibrium_of(norm: float, constant: float, lr: float, wd: float, law: GrowthLaw) -> float:
+    """Return ρ* for a growth constant in units of `norm`; inf without decay, NaN where ηλ >= 1.
+
+    Examples
+    --------
+    >>> law = GrowthLaw.of(theory.SGD(), "SGD()")
+    >>> norms, lrs, wds = np.full(11, 2.0), np.full(10, 0.5), np.full(10, 0.02)
+    >>> growth = measure_recent_growth(norms, lrs, wds, np.ones(10), law, window=10)
+    >>> round(equilibrium_of(2.0, growth.constant, 0.5, 0.02, law), 9)
+    2.0
+    """
     decay = float(law.decay(np.array([lr * wd]))[0])
     if decay == 0:
         return math.inf
-    return float((lr * lr * constant / -math.expm1(-2 * decay)) ** (1 / law.power))
+    return float(norm * (lr * lr * constant / -math.expm1(-2 * decay)) ** (1 / law.power))
 
 
 def norms_ahead(
@@ -194,7 +204,7 @@ def norms_ahead(
 
     Parameters
     ----------
-    norm, constant, wd : present norm, growth constant and weight decay.
+    norm, constant, wd : present norm, growth constant in its units, and weight decay.
     lrs, distances : learning rate and number of steps of each block.
     law : law of the norm of the optimizer.
     """
@@ -203,11 +213,11 @@ def norms_ahead(
     growth = constant * lrs**2 * _power_sum(law.power * decays, distances)
     if law.power == 4:
         growth = growth * (1 + np.exp(-2 * decays))
-    powers, present = np.empty(lrs.size), norm**law.power
+    powers, present = np.empty(lrs.size), 1.0
     for block, (factor, added) in enumerate(zip(factors.tolist(), growth.tolist(), strict=True)):
         present = present * factor + added
         powers[block] = present
-    return np.asarray(powers ** (1 / law.power))
+    return np.asarray(norm * powers ** (1 / law.power))
 
 
 def _power_sum(decays: FloatArray, counts: FloatArray) -> FloatArray:

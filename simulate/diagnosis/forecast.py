@@ -253,7 +253,7 @@ def forecast(
         growth = measure_recent_growth(norms, rows.mean_lrs, rows.wds, distances, law, window)
     equilibrium_norm, reason = math.nan, f"undetermined, because {obstacle}"
     if not obstacle:
-        equilibrium_norm, reason = _equilibrium(setting, law, growth, lr, wd, grad_norm)
+        equilibrium_norm, reason = _equilibrium(setting, law, growth, norm, lr, wd, grad_norm)
     angle, angles = math.nan, rows.angles
     if angles is not None:
         angle = float(np.sqrt(np.mean(angles[-(recent if has_changed else window) :] ** 2)))
@@ -322,7 +322,7 @@ def _power(rule: theory.Optimizer | None, law: GrowthLaw | None) -> float:
 
 
 def _equilibrium(
-    setting: Setting, law: GrowthLaw | None, growth: MeasuredGrowth, lr: float, wd: float, grad_norm: float
+    setting: Setting, law: GrowthLaw | None, growth: MeasuredGrowth, norm: float, lr: float, wd: float, grad_norm: float
 ) -> tuple[float, str]:
     """ρ* at the present lr and wd, and why it is NaN."""
     rule = setting.optimizer
@@ -335,7 +335,7 @@ def _equilibrium(
     if law is not None:
         if growth.obstacle:
             return math.nan, growth.obstacle
-        return equilibrium_of(growth.constant, lr, wd, law), ""
+        return equilibrium_of(norm, growth.constant, lr, wd, law), ""
     assert rule is not None
     if math.isnan(grad_norm):
         return math.nan, f"not known for {rule} without the gradient norms"
@@ -438,7 +438,7 @@ def _with_angular_jump(
     share = math.nan
     if rows.gradients is not None:
         # ρ² at which a step is an angular jump is proportional to g̃
-        share = float(np.mean(rows.gradients > limit * (norm / needed) ** 2))
+        share = float(np.mean(rows.gradients * (needed / norm) ** 2 > limit))
     steps = math.nan
     if norm < needed:
         steps = 0.0
@@ -452,7 +452,7 @@ def _with_angular_jump(
     elif result.equilibrium_norm >= needed:
         steps = math.inf
     elif result.equilibrium_norm < needed:
-        here, there, end = (value**4 for value in (norm, needed, result.equilibrium_norm))
+        here, there, end = (1.0, *((value / norm) ** 4 for value in (needed, result.equilibrium_norm)))
         steps = math.ceil(math.log((here - end) / (there - end)) / (4 * float(theory.free_decay(lr, wd))))
         if remainder.steps is not None and steps > remainder.steps:
             steps = math.inf
