@@ -229,7 +229,8 @@ class _Measurement:
     def _radial_derivatives(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return ⟨∂f/∂w, w⟩ of random losses divided by the typical size of each unit's product, and that size.
 
-        Shapes (losses, units) and (units,). Each pass has other weights and samples, until three in a row add no independent row.
+        Shapes (losses, units) and (units,). Each pass has other weights and samples, until three in a row add no
+        independent row.
         """
         numbers = sum(parameter.numel() for parameter in self._random.parameters.values())
         most = max(1, min(_MOST_LOSSES, len(self.units) // 2 + _EXTRA_LOSSES, _MOST_GRADIENTS // max(1, numbers)))

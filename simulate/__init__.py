@@ -15,6 +15,7 @@ from simulate.phase_diagram import phase_diagram
 from simulate.trajectories.classification import Classification, classify
 from simulate.trajectories.feedback import FeedbackTest
 from simulate.trajectories.folder import load, save
+from simulate.trajectories.groups import group_trajectory
 from simulate.trajectories.periods import MeasuredPeriods, find_periods
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "diagnose",
     "explore",
     "find_periods",
+    "group_trajectory",
     "load",
     "norm_map",
     "norm_ode",

@@ -10,6 +10,7 @@ import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, norm_map, plots
 from simulate.plots.diagnosis import log_to_draw
+from simulate.trajectories.contract import make_trajectory
 
 
 @pytest.fixture(autouse=True)
@@ -522,3 +523,41 @@ def test_figures_are_written(tmp_path):
         # blue or coloured ink on white
         assert (picture == 1).all(axis=-1).mean() > 0.3
         assert (picture.max(axis=-1) - picture.min(axis=-1) > 0.3).mean() > 0.002
+
+
+class TestGroups:
+    def run(self, steps=1000):
+        rows = np.arange(steps)
+        norms = np.stack([np.exp(-rows / steps), np.ones(steps), np.exp(rows / steps)], axis=1)
+        rotation = np.where(rows[:, None] % 2, 1e-3, 1e-1) * norms
+        return make_trajectory(
+            {"norm": np.linalg.norm(norms, axis=1), "group_norm": 3 * norms, "group_rotation": rotation},
+            step=7 + 2 * rows,
+            source="training",
+            final_norm=1.0,
+            status="running",
+            status_step=2 * steps,
+            groups=["first", "second", "last"],
+        )
+
+    def test_colours_are_geometric_means_of_parts(self):
+        norm, rotation = plots.plot_groups(self.run(), most_columns=10)
+        for ax, values in ((norm, self.run().group_norm / 3), (rotation, self.run().group_rotation)):
+            parts = np.exp(np.log(values.values).reshape(10, 100, 3).mean(axis=1))
+            np.testing.assert_allclose(np.asarray(ax.collections[0].get_array()), parts.T, rtol=1e-12)
+        assert [label.get_text() for label in norm.get_yticklabels()] == ["first", "second", "last"]
+        assert norm.yaxis_inverted()
+        assert norm.get_xlim() == (7, 7 + 2 * 1000)
+        # equal factors up and down have equal colours
+        limits = norm.collections[0].get_clim()
+        assert limits[0] * limits[1] == pytest.approx(1)
+
+    def test_what_was_not_recorded_is_left_out(self):
+        (ax,) = plots.plot_groups(self.run(3).drop_vars("group_rotation"))
+        assert ax.collections[0].get_array().shape == (3, 3)
+        with pytest.raises(ValueError, match="group_norm"):
+            plots.plot_groups(norm_map(0.1, 0.01, 2.0, norm=1.0, steps=5))
+        with pytest.raises(ValueError, match="variables.*loss"):
+            plots.plot_groups(self.run(3), variables=["loss"])
+        with pytest.raises(ValueError, match="axes must be 2"):
+            plots.plot_groups(self.run(3), ax)
