@@ -124,8 +124,8 @@ def widen(tensor: Tensor) -> Tensor:
 class ModelCopy:
     """Copy of a model, in double precision on the CPU, whose forward pass repeats.
 
-    Before each pass, buffers, counters and random generators are set back. Each module keeps its mode. A model in eval
-    mode is copied in train mode.
+    Before each pass, buffers, frozen parameters, counters and random generators are set back. Each module keeps its
+    mode. A model in eval mode is copied in train mode.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class ModelCopy:
         for parameter in self.parameters.values():
             if not parameter.is_leaf:  # a compiled module records its conversion
                 parameter.detach_().requires_grad_()
-        self._buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        self._constants = {name: tensor.detach().clone() for name, tensor in self._untrained()}
         self._settings = [(module, _changing_attributes(module)) for module in self.model.modules()]
 
     @property
@@ -215,9 +215,14 @@ class ModelCopy:
             for name, value in settings.items():
                 _restore_attribute(module, name, value)
         with torch.no_grad():
-            for name, buffer in self.model.named_buffers():
-                if name in self._buffers and buffer.shape == self._buffers[name].shape:
-                    buffer.copy_(self._buffers[name])
+            for name, tensor in self._untrained():
+                if name in self._constants and tensor.shape == self._constants[name].shape:
+                    tensor.copy_(self._constants[name])
+
+    def _untrained(self) -> Iterator[tuple[str, Tensor]]:
+        """Buffers and frozen parameters, which a forward pass may change (running means, a teacher)."""
+        yield from self.model.named_buffers()
+        yield from ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
 
 @contextmanager
@@ -263,7 +268,17 @@ def _copy(model: nn.Module) -> nn.Module:
         duplicate = copy.deepcopy(model, memo)
     except Exception as error:
         raise ValueError(f"model must be a module that copy.deepcopy can copy, got {_one_line(error)}") from error
+    for module in duplicate.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = _LocalBatchNorm  # type: ignore[assignment]
     return duplicate._apply(lambda tensor: widen(tensor.cpu()))  # type: ignore[no-any-return]
+
+
+class _LocalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization in one process and on the CPU, where SyncBatchNorm cannot run."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:

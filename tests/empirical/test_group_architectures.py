@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from empirical.groups import scale_invariant_groups, scaling_symmetries
@@ -1143,6 +1144,60 @@ def test_gradients_stay():
     before = [p.grad.clone() for p in model.parameters()]
     members(model)
     assert all(torch.equal(p.grad, gradient) for p, gradient in zip(model.parameters(), before, strict=True))
+
+
+class Teacher(nn.Module):
+    """Self-distillation: each pass moves a frozen teacher towards the student, as in MoCo and BYOL."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = Normalized()
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            for mean, parameter in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                mean.mul_(0.9).add_(parameter, alpha=0.1)
+            target = self.teacher(x)
+        return self.student(x), target
+
+
+def test_a_teacher_that_follows():
+    model = Teacher()
+    before = copy.deepcopy(model.state_dict())
+    # the teacher's mean is of weights before and after scaling, so that the target is not invariant
+    assert members(model) == []
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_hook_of_the_model_runs_in_the_copy():
+    model = Normalized()
+    handle = model.linear.register_forward_hook(
+        lambda module, inputs, output: output / output.norm(dim=1, keepdim=True)
+    )
+    model.norm = nn.Identity()
+    assert members(model) == [("linear.weight", "linear.bias")]
+    handle.remove()
+    assert members(model) == []
+
+
+def test_pruned_weights():
+    model = Normalized()
+    prune.random_unstructured(model.linear, "weight", 0.3)
+    model(ROWS).sum().backward()
+    assert members(model) == [("linear.weight_orig",)]
+
+
+def test_synchronized_batch_norm(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(Normalized())
+        assert members(model) == LINEAR
+        assert isinstance(model.norm, nn.SyncBatchNorm)
+        assert members(nn.parallel.DistributedDataParallel(Normalized())) == [("module.linear.weight",)]
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_passes_that_do_not_repeat():
