@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 
 # what a model takes: a tensor, positional arguments, or keyword arguments
@@ -92,7 +93,9 @@ class _DoublePrecision(TorchFunctionMode):
                     self.used[id(item)] = None
         self.is_normalizing |= name in _PARTS_OF_NORMALIZATIONS
         if name in _CASTS or (name == "type" and str(args[1:]).rstrip("',>)").endswith(_NARROW_TYPES)):
-            return widen(args[0])
+            return args[0].double()
+        if func is embedding:  # the row of padding gets no gradient, but it is scaled with the others
+            kwargs = {**kwargs, "padding_idx": None}
         limit = 0.0
         if self._has_tiny_eps:
             limit = _LARGEST_EPS if name in _NORMALIZATIONS else _LARGEST_ADDED_EPS if name in _ADDITIONS else 0.0

@@ -24,6 +24,8 @@ _TOLERANCE = 1e-8
 _SLACK = 1e-3
 # size of ⟨gradient, weights⟩ over the largest below which a parameter may be inert
 _MAY_BE_INERT = 1e-6
+# the same, of parameters whose gradient is rounding errors
+_NO_GRADIENT = 1e-11
 # An ε that stays as it is shifts the output by a share that falls as scale⁻².
 _NEAR_DEFECT, _LARGE_SCALES, _POWER, _POWER_SLACK = 0.01, (8.0, 16.0, 32.0, 64.0), 2.0, 0.1
 
@@ -294,7 +296,8 @@ class _Measurement:
 
     def _active_units(self) -> list[int]:
         """Units that have a gradient and whose values change the output."""
-        return [unit for unit in range(len(self.units)) if self._size[unit] > 0 and not self._is_inert(unit)]
+        smallest = _NO_GRADIENT * self._size.max(initial=0.0)
+        return [unit for unit in range(len(self.units)) if self._size[unit] > smallest and not self._is_inert(unit)]
 
     def _is_scale_invariant(self, units: Sequence[int]) -> bool:
         return all(self._is_unchanged_by(dict.fromkeys(units, partial(torch.mul, other=c))) for c in (0.5, 2.0))

@@ -735,6 +735,24 @@ def test_vit_of_transformers(transformers):
     check_groups(model, {"pixel_values": IMAGES}, stream)
 
 
+def test_bert_of_transformers(transformers):
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=11, max_position_embeddings=16, tie_word_embeddings=False, **sizes)
+    inputs = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long()}  # padding in any place
+    for kind in (transformers.BertForSequenceClassification, transformers.BertForTokenClassification):
+        model = kind(config)
+        check_groups(model, inputs, matching(model, "_embeddings.weight"))
+
+
+def test_experts_of_transformers(transformers):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.MixtralConfig(vocab_size=11, num_key_value_heads=2, num_local_experts=4, **sizes)
+    config._experts_implementation = "eager"  # the fast one has no double precision
+    model = transformers.MixtralForCausalLM(config)
+    stream = matching(model, "embed_tokens.weight", "o_proj.weight", "down_proj")
+    assert sets_of(members(model, {"input_ids": TOKENS})) == {frozenset(stream)}
+
+
 def test_t5_of_transformers(transformers):
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 11}
     inputs = {"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :5].flip(0)}
@@ -980,6 +998,8 @@ CASTS = {
     "type_as": lambda self, x: self.head(functional.relu(self.norm(self.linear(x)).type_as(torch.zeros(1)))),
     "softmax": lambda self, x: self.head(torch.softmax(self.norm(self.linear(x)), 1, dtype=torch.float32)),
     "autocast": in_autocast,
+    "float of a mask": lambda self, x: self.logits(x @ torch.eye(6).bool().float()),
+    "type of integers": lambda self, x: self.logits(x @ torch.eye(6).long().type(torch.FloatTensor)),
     "zeros": lambda self, x: torch.zeros(len(x), 3).add(self.logits(x)) + torch.ones(3, dtype=torch.float32),
     "NumPy": lambda self, x: self.logits(x @ torch.from_numpy(np.eye(6, dtype=np.float32))),
     "checkpoint": lambda self, x: checkpoint(self.logits, x, use_reentrant=False),
