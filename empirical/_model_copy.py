@@ -155,7 +155,7 @@ class ModelCopy:
             if not parameter.is_leaf:  # a compiled module records its conversion
                 parameter.detach_().requires_grad_()
         self._constants = {name: tensor.detach().clone() for name, tensor in self._untrained()}
-        self._settings = [(module, _changing_attributes(module)) for module in self.model.modules()]
+        self._settings = [(module, set(vars(module)), _changing_attributes(module)) for module in self.model.modules()]
 
     @property
     def is_normalizing(self) -> bool:
@@ -214,7 +214,9 @@ class ModelCopy:
                     parameter.copy_(1 + 0.5 * torch.tanh(noise))
 
     def _restore(self) -> None:
-        for module, settings in self._settings:
+        for module, names, settings in self._settings:
+            for name in vars(module).keys() - names:  # made by the pass before
+                del vars(module)[name]
             for name, value in settings.items():
                 _restore_attribute(module, name, value)
         with torch.no_grad():

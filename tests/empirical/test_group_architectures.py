@@ -1220,6 +1220,16 @@ def test_synchronized_batch_norm(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+def test_an_attribute_that_the_forward_pass_makes():
+    def forward(self, x):
+        self.passes = getattr(self, "passes", 0) + 1
+        return self.logits(x) * self.passes
+
+    model = with_forward(forward)
+    assert members(model) == LINEAR
+    assert not hasattr(model, "passes")
+
+
 def test_passes_that_do_not_repeat():
     passes = itertools.count(1)
     with pytest.raises(ValueError, match=r"equal outputs in two equal passes, but they differ by [0-9.]+%"):
