@@ -1209,6 +1209,7 @@ def test_pruned_weights():
     assert members(model) == [("linear.weight_orig",)]
 
 
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
 def test_synchronized_batch_norm(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
