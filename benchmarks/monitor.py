@@ -26,8 +26,8 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH, bias=False), nn.Linear(4 * WIDTH, WIDTH, bias=False)
 
     def forward(self, x):
-        q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1))
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        projected = self.qkv(self.norm1(x)).unflatten(-1, (3, HEADS, -1))
+        mixed = nn.functional.scaled_dot_product_attention(*projected.permute(2, 0, 3, 1, 4), is_causal=True)
         x = x + self.output(mixed.transpose(1, 2).flatten(2))
         return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
 

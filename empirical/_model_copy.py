@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 
 # what a model takes: a tensor, positional arguments, or keyword arguments
@@ -92,7 +93,9 @@ class _DoublePrecision(TorchFunctionMode):
                     self.used[id(item)] = None
         self.is_normalizing |= name in _PARTS_OF_NORMALIZATIONS
         if name in _CASTS or (name == "type" and str(args[1:]).rstrip("',>)").endswith(_NARROW_TYPES)):
-            return widen(args[0])
+            return args[0].double()
+        if func is embedding:  # the row of padding gets no gradient, but it is scaled with the others
+            kwargs = {**kwargs, "padding_idx": None}
         limit = 0.0
         if self._has_tiny_eps:
             limit = _LARGEST_EPS if name in _NORMALIZATIONS else _LARGEST_ADDED_EPS if name in _ADDITIONS else 0.0
@@ -124,8 +127,8 @@ def widen(tensor: Tensor) -> Tensor:
 class ModelCopy:
     """Copy of a model, in double precision on the CPU, whose forward pass repeats.
 
-    Before each pass, buffers, counters and random generators are set back. Each module keeps its mode. A model in eval
-    mode is copied in train mode.
+    Before each pass, buffers, frozen parameters, counters and random generators are set back. Each module keeps its
+    mode. A model in eval mode is copied in train mode.
 
     Parameters
     ----------
@@ -151,8 +154,8 @@ class ModelCopy:
         for parameter in self.parameters.values():
             if not parameter.is_leaf:  # a compiled module records its conversion
                 parameter.detach_().requires_grad_()
-        self._buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-        self._settings = [(module, _changing_attributes(module)) for module in self.model.modules()]
+        self._constants = {name: tensor.detach().clone() for name, tensor in self._untrained()}
+        self._settings = [(module, set(vars(module)), _changing_attributes(module)) for module in self.model.modules()]
 
     @property
     def is_normalizing(self) -> bool:
@@ -210,13 +213,20 @@ class ModelCopy:
                     parameter.normal_(generator=generator).tanh_().mul_(0.5).add_(1)
 
     def _restore(self) -> None:
-        for module, settings in self._settings:
+        for module, names, settings in self._settings:
+            for name in vars(module).keys() - names:  # made by the pass before
+                del vars(module)[name]
             for name, value in settings.items():
                 _restore_attribute(module, name, value)
         with torch.no_grad():
-            for name, buffer in self.model.named_buffers():
-                if name in self._buffers and buffer.shape == self._buffers[name].shape:
-                    buffer.copy_(self._buffers[name])
+            for name, tensor in self._untrained():
+                if name in self._constants and tensor.shape == self._constants[name].shape:
+                    tensor.copy_(self._constants[name])
+
+    def _untrained(self) -> Iterator[tuple[str, Tensor]]:
+        """Buffers and frozen parameters, which a forward pass may change (running means, a teacher)."""
+        yield from self.model.named_buffers()
+        yield from ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
 
 @contextmanager
@@ -262,7 +272,17 @@ def _copy(model: nn.Module) -> nn.Module:
         duplicate = copy.deepcopy(model, memo)
     except Exception as error:
         raise ValueError(f"model must be a module that copy.deepcopy can copy, got {_one_line(error)}") from error
+    for module in duplicate.modules():
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__class__ = _LocalBatchNorm  # type: ignore[assignment]
     return duplicate._apply(lambda tensor: widen(tensor.cpu()))  # type: ignore[no-any-return]
+
+
+class _LocalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization in one process and on the CPU, where SyncBatchNorm cannot run."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
 
 
 def _call(model: nn.Module, inputs: Inputs) -> Any:

@@ -25,6 +25,8 @@ _TOLERANCE = 1e-8
 _SLACK = 1e-3
 # size of ⟨gradient, weights⟩ over the largest below which a parameter may be inert
 _MAY_BE_INERT = 1e-6
+# the same, of parameters whose gradient is rounding errors
+_NO_GRADIENT = 1e-11
 # An ε that stays as it is changes the output by a share that decreases as scale⁻², and the slope by about itself.
 _NEAR_SLOPE, _NEAR_DEFECT, _LARGE_SCALES, _POWER, _POWER_SLACK = 0.01, 0.01, (8.0, 16.0, 32.0, 64.0), 2.0, 0.1
 
@@ -297,7 +299,8 @@ class _Measurement:
 
     def _active_units(self) -> list[int]:
         """Units that have a gradient and whose values change the output."""
-        return [unit for unit in range(len(self.units)) if self._size[unit] > 0 and not self._is_inert(unit)]
+        smallest = _NO_GRADIENT * self._size.max(initial=0.0)
+        return [unit for unit in range(len(self.units)) if self._size[unit] > smallest and not self._is_inert(unit)]
 
     def _is_scale_invariant(self, units: Sequence[int]) -> bool:
         return all(self._is_unchanged_by(dict.fromkeys(units, partial(torch.mul, other=c))) for c in (0.5, 2.0))
@@ -384,12 +387,14 @@ def _dense(gradient: Tensor | None) -> Tensor | None:
 
 def _are_close(gradients: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> bool:
     """Whether gradients agree up to rounding; None is zero."""
+    differences, sizes = [], []
     for a, b in zip(gradients, others, strict=True):
         pair = [tensor for tensor in (a, b) if tensor is not None]
-        difference = a - b if a is not None and b is not None else pair[0] if pair else torch.zeros(())
-        if float(difference.norm()) > _TOLERANCE * max((float(tensor.norm()) for tensor in pair), default=0.0):
-            return False
-    return True
+        difference = a - b if a is not None and b is not None else sum(pair, torch.zeros(()))
+        differences.append(float(difference.norm()))
+        sizes.append(max((float(tensor.norm()) for tensor in pair), default=0.0))
+    rounding = _NO_GRADIENT * max(sizes, default=0.0)  # the whole gradient of an inert parameter
+    return all(difference <= _TOLERANCE * size + rounding for difference, size in zip(differences, sizes, strict=True))
 
 
 def _real(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from empirical.groups import scale_invariant_groups, scaling_symmetries
@@ -734,6 +735,24 @@ def test_vit_of_transformers(transformers):
     check_groups(model, {"pixel_values": IMAGES}, stream)
 
 
+def test_bert_of_transformers(transformers):
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(vocab_size=11, max_position_embeddings=16, tie_word_embeddings=False, **sizes)
+    inputs = {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long()}  # padding in any place
+    for kind in (transformers.BertForSequenceClassification, transformers.BertForTokenClassification):
+        model = kind(config)
+        check_groups(model, inputs, matching(model, "_embeddings.weight"))
+
+
+def test_experts_of_transformers(transformers):
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.MixtralConfig(vocab_size=11, num_key_value_heads=2, num_local_experts=4, **sizes)
+    config._experts_implementation = "eager"  # the fast one has no double precision
+    model = transformers.MixtralForCausalLM(config)
+    stream = matching(model, "embed_tokens.weight", "o_proj.weight", "down_proj")
+    assert sets_of(members(model, {"input_ids": TOKENS})) == {frozenset(stream)}
+
+
 def test_t5_of_transformers(transformers):
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 11}
     inputs = {"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :5].flip(0)}
@@ -979,6 +998,8 @@ CASTS = {
     "type_as": lambda self, x: self.head(functional.relu(self.norm(self.linear(x)).type_as(torch.zeros(1)))),
     "softmax": lambda self, x: self.head(torch.softmax(self.norm(self.linear(x)), 1, dtype=torch.float32)),
     "autocast": in_autocast,
+    "float of a mask": lambda self, x: self.logits(x @ torch.eye(6).bool().float()),
+    "type of integers": lambda self, x: self.logits(x @ torch.eye(6).long().type(torch.FloatTensor)),
     "zeros": lambda self, x: torch.zeros(len(x), 3).add(self.logits(x)) + torch.ones(3, dtype=torch.float32),
     "NumPy": lambda self, x: self.logits(x @ torch.from_numpy(np.eye(6, dtype=np.float32))),
     "checkpoint": lambda self, x: checkpoint(self.logits, x, use_reentrant=False),
@@ -1143,6 +1164,71 @@ def test_gradients_stay():
     before = [p.grad.clone() for p in model.parameters()]
     members(model)
     assert all(torch.equal(p.grad, gradient) for p, gradient in zip(model.parameters(), before, strict=True))
+
+
+class Teacher(nn.Module):
+    """Self-distillation: each pass moves a frozen teacher towards the student, as in MoCo and BYOL."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = Normalized()
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+
+    def forward(self, x):
+        with torch.no_grad():
+            for mean, parameter in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                mean.mul_(0.9).add_(parameter, alpha=0.1)
+            target = self.teacher(x)
+        return self.student(x), target
+
+
+def test_a_teacher_that_follows():
+    model = Teacher()
+    before = copy.deepcopy(model.state_dict())
+    # the teacher's mean is of weights before and after scaling, so that the target is not invariant
+    assert members(model) == []
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_hook_of_the_model_runs_in_the_copy():
+    model = Normalized()
+    handle = model.linear.register_forward_hook(
+        lambda module, inputs, output: output / output.norm(dim=1, keepdim=True)
+    )
+    model.norm = nn.Identity()
+    assert members(model) == [("linear.weight", "linear.bias")]
+    handle.remove()
+    assert members(model) == []
+
+
+def test_pruned_weights():
+    model = Normalized()
+    prune.random_unstructured(model.linear, "weight", 0.3)
+    model(ROWS).sum().backward()
+    assert members(model) == [("linear.weight_orig",)]
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+def test_synchronized_batch_norm(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(Normalized())
+        assert members(model) == LINEAR
+        assert isinstance(model.norm, nn.SyncBatchNorm)
+        assert members(nn.parallel.DistributedDataParallel(Normalized())) == [("module.linear.weight",)]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_an_attribute_that_the_forward_pass_makes():
+    def forward(self, x):
+        self.passes = getattr(self, "passes", 0) + 1
+        return self.logits(x) * self.passes
+
+    model = with_forward(forward)
+    assert members(model) == LINEAR
+    assert not hasattr(model, "passes")
 
 
 def test_passes_that_do_not_repeat():

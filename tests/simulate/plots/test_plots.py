@@ -557,7 +557,7 @@ class TestGroups:
         assert ax.collections[0].get_array().shape == (3, 3)
         with pytest.raises(ValueError, match="group_norm"):
             plots.plot_groups(norm_map(0.1, 0.01, 2.0, norm=1.0, steps=5))
-        with pytest.raises(ValueError, match="variables.*loss"):
+        with pytest.raises(ValueError, match=r"variables.*loss"):
             plots.plot_groups(self.run(3), variables=["loss"])
         with pytest.raises(ValueError, match="axes must be 2"):
             plots.plot_groups(self.run(3), ax)
