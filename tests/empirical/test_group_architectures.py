@@ -878,7 +878,7 @@ def check_random_network(spec):
 common = {"deadline": None, "derandomize": True, "database": None}
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck), **common)
+@settings(max_examples=12, suppress_health_check=list(HealthCheck), **common)
 @given(specifications)
 def test_random_networks(spec):
     check_random_network(spec)

@@ -222,15 +222,9 @@ class TestEquilibriumNorm:
             assert is_known.mean() > 0.8
             assert is_near.sum() >= 0.9 * is_known.sum()
 
-    @pytest.mark.parametrize(
-        ("optimizer", "runs"),
-        [
-            ("AdamW", 1),
-            pytest.param("AdamW", 30, marks=pytest.mark.acceptance),
-            pytest.param("Muon", 30, marks=pytest.mark.acceptance),
-        ],
-    )
-    def test_of_networks(self, optimizer, runs):
+    @pytest.mark.acceptance
+    @pytest.mark.parametrize("optimizer", ["AdamW", "Muon"])
+    def test_of_networks(self, optimizer, runs=30):
         shares = (0.5, 1.0)
         errors = np.array([network_errors(optimizer, seed, shares) for seed in range(runs)]).reshape(-1, 2)
         is_known = np.isfinite(errors).all(axis=1)
