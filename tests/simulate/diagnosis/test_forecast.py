@@ -215,21 +215,19 @@ class TestEquilibriumNorm:
             final = float(np.exp(np.log(norms[-steps // 4 :]).mean()))
             result = forecast(norms_as_run(norms[: now + 1], 0.02, intrinsic_lr / 0.02, "Muon"))
             errors["Muon"].append(result.equilibrium_norm / final - 1)
-        for name, values in errors.items():
+        for values in errors.values():
             is_known = np.isfinite(values)
             is_near = np.abs(values) < 0.1
-            print(name, is_near.sum(), is_known.sum(), runs)
             assert is_known.mean() > 0.8
             assert is_near.sum() >= 0.9 * is_known.sum()
 
     @pytest.mark.acceptance
     @pytest.mark.parametrize("optimizer", ["AdamW", "Muon"])
-    def test_of_networks(self, optimizer, runs=30):
+    def test_of_networks(self, optimizer):
         shares = (0.5, 1.0)
-        errors = np.array([network_errors(optimizer, seed, shares) for seed in range(runs)]).reshape(-1, 2)
+        errors = np.array([network_errors(optimizer, seed, shares) for seed in range(30)]).reshape(-1, 2)
         is_known = np.isfinite(errors).all(axis=1)
         near = (np.abs(errors[is_known]) < 0.1).mean(axis=0)
-        print(optimizer, len(errors), is_known.sum(), near)
         assert is_known.mean() > 0.8
         # growth still changes in the first relaxation time: docs/curvature.md
         assert near[0] > 0.5
