@@ -67,12 +67,20 @@ list(run.group.values)  # the weights that are scale-invariant; the last layer i
 
 # %% [markdown]
 # ## 2. Is it at equilibrium?
-# The monitor predicts where the norm is heading, in words and in numbers. For plain SGD ρ* was accurate to a few percent in our tests.
-# With momentum or Adam successive gradients are correlated, ρ* is less certain, and the rotation is the better guide.
+# The monitor predicts where the norm is heading, in words and in numbers. It measures ρ* from the growth of the norm. For plain SGD this was
+# accurate to a few percent in our tests. With AdamW and Muon it needs about one relaxation time, because gradients still change before.
 
 # %%
 outlook = monitor.forecast()
 print(outlook)
+
+# %% [markdown]
+# Layers may have their own learning rate, weight decay and optimizer. The table has a row for each, and the check of steps says whether the
+# optimizer does what its settings prescribe.
+
+# %%
+print(monitor.check_steps()[0])
+monitor.table()
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(9, 4.4), sharex=True)

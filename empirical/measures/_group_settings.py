@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import itertools
+import math
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +57,9 @@ def settings_of_weights(
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             rule, name = rule_of(optimizer, group, 1)
-            setting = GroupSetting(float(group["lr"]), float(group.get("weight_decay", 0)), rule, name)
+            # some optimizers choose their own learning rate
+            lr = math.nan if group.get("lr") is None else float(group["lr"])
+            setting = GroupSetting(lr, float(group.get("weight_decay", 0)), None if math.isnan(lr) else rule, name)
             settings.update((id(p), setting) for p in group["params"])
     return [settings.get(id(weight)) for weight in weights]
 
@@ -75,25 +80,76 @@ def setting_of_group(settings: Sequence[GroupSetting | None], squares: Sequence[
     return largest, f"its weights have different settings: {listed} of the squared norm"
 
 
-def relative_lrs(scheduler: LRScheduler) -> Callable[[int], float] | Iterator[float]:
-    """Return the future learning rates of a scheduler's first parameter group, which the scheduler does not notice.
+class PacedScheduler(NamedTuple):
+    """Scheduler of PyTorch that makes a step after every `period` steps of the optimizer, which took `position`."""
 
-    For `LambdaLR` they are a function of the number of steps from now, otherwise an iterator that begins with now.
+    scheduler: LRScheduler
+    period: int = 1
+    position: int = 0
+
+
+def is_known_ahead(scheduler: Any) -> bool:
+    """Whether an object is a scheduler of PyTorch whose learning rates do not depend on the training."""
+    return isinstance(scheduler, LRScheduler) and "metrics" not in inspect.signature(scheduler.step).parameters
+
+
+def lrs_ahead(
+    scheduled: PacedScheduler, weight: Tensor | None, last_lr: float, last_step: int, next_step: int, steps_left: int
+) -> Callable[[int], float] | list[float]:
+    """Return the learning rates after the last recorded step, for the parameter group of a weight.
+
+    The scheduler does not notice it.
+
+    Parameters
+    ----------
+    scheduled : the scheduler, at the next step.
+    weight : weight whose parameter group counts; the first one if the scheduler's optimizer does not have it.
+    last_lr, last_step : learning rate at the last recorded step, and its number.
+    next_step, steps_left : number of the next step, and of steps from there to the end.
+
+    Returns
+    -------
+    A function of the step number for `LambdaLR`, otherwise a list that begins with `last_lr`.
     """
+    scheduler, period, position = scheduled
+    of_weight = (
+        number
+        for number, group in enumerate(scheduler.optimizer.param_groups)
+        if any(p is weight for p in group["params"])
+    )
+    index = next(of_weight, 0)
     if isinstance(scheduler, LambdaLR):
-        factor, now = scheduler.lr_lambdas[0], scheduler.last_epoch
-        return lambda steps: float(factor(now + steps))
+        factor, now, base_lr = scheduler.lr_lambdas[index], scheduler.last_epoch, float(scheduler.base_lrs[index])
+
+        def lr_at(step: int) -> float:
+            if step <= last_step:
+                return last_lr
+            further = (position + step - next_step) // period - position // period
+            return base_lr * float(factor(max(0, now + further)))
+
+        return lr_at
+    lrs = _lrs_of(scheduler, index)
+    first = next(lrs)
+    repeats = [period - position % period, *itertools.repeat(period, steps_left // period + 1)]
+    future = itertools.chain.from_iterable(map(itertools.repeat, itertools.chain([first], lrs), repeats))
+    return [last_lr, *itertools.repeat(first, next_step - last_step - 1), *itertools.islice(future, steps_left)]
+
+
+def _lrs_of(scheduler: LRScheduler, index: int) -> Iterator[float]:
+    """Learning rates of a parameter group now and after each further step of a scheduler, from a copy of it."""
     groups = [
-        {name: value for name, value in group.items() if name != "params"} for group in scheduler.optimizer.param_groups
+        {name: _copy_setting(value) for name, value in group.items() if name != "params"}
+        for group in scheduler.optimizer.param_groups
     ]
     stand_in: Any = types.SimpleNamespace(param_groups=groups, defaults=scheduler.optimizer.defaults, step=None)
     twin = copy.deepcopy(scheduler, {id(scheduler.optimizer): stand_in})
+    while True:
+        yield float(groups[index]["lr"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            twin.step()
 
-    def lrs() -> Iterator[float]:
-        while True:
-            yield float(groups[0]["lr"])
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                twin.step()
 
-    return lrs()
+def _copy_setting(value: Any) -> Any:
+    # schedulers write into tensors
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
-from empirical.measures._group_settings import relative_lrs
+from empirical.measures._group_settings import PacedScheduler
 from empirical.measures.monitor import Monitor, ScheduleAhead
 from empirical.measures.step_check import StepReport
 from simulate.diagnosis.forecast import Forecast
@@ -83,7 +80,6 @@ class StepHooks:
         if self._depth > 1:
             return None
         self._is_due = self._is_handled = self._is_recorded = False
-        self.last_lr = float(optimizer.param_groups[0]["lr"])
         # a closure computes and clips the gradients
         if kwargs.get("closure") is not None:
             return args, {**kwargs, "closure": self._recording_closure(kwargs["closure"])}
@@ -180,7 +176,7 @@ class RecordedSteps:
         if steps_left is None:
             steps_left = self._steps_left()
         if schedule is None and steps_left is not None:
-            schedule = self._lrs_ahead(self._hooks[number], self.monitors[number].trajectory(group), steps_left)
+            schedule = self._paced_scheduler()
         return self.monitors[number].forecast(
             group,
             grad_norm_max=grad_norm_max,
@@ -216,8 +212,8 @@ class RecordedSteps:
         """Number of steps that the trainer has left; None if it does not know, or has none."""
         raise NotImplementedError
 
-    def _lrs_ahead(self, hooks: StepHooks, run: xr.Dataset, steps_left: int) -> ScheduleAhead | None:
-        """Schedule of the trainer after the last recorded step; None if it has none that is known ahead."""
+    def _paced_scheduler(self) -> PacedScheduler | None:
+        """Scheduler of the trainer; None if it has none whose learning rates are known ahead."""
         raise NotImplementedError
 
     def _forget(self) -> None:
@@ -247,36 +243,3 @@ class RecordedSteps:
             )
         check_choice("group", group, names)
         return next(number for number, monitor in enumerate(self.monitors) if group in monitor.groups)
-
-
-def lrs_ahead(
-    scheduler: Any, last_lr: float, last_step: int, steps_left: int, *, period: int = 1, position: int = 0
-) -> ScheduleAhead | None:
-    """Return the learning rates after the last recorded step, for the first parameter group of a scheduler.
-
-    Parameters
-    ----------
-    scheduler : a scheduler of PyTorch, which does not notice it.
-    last_lr, last_step : learning rate of the first parameter group at the last recorded step, and its number.
-    steps_left : number of steps until the end of training.
-    period, position : number of steps of the optimizer per step of the scheduler, and how many the optimizer took.
-
-    Returns
-    -------
-    A function of the step number for `LambdaLR`, otherwise a sequence that begins with `last_lr`. None if the scheduler
-    is none of PyTorch's, or depends on a metric.
-    """
-    if not isinstance(scheduler, LRScheduler) or "metrics" in inspect.signature(scheduler.step).parameters:
-        return None
-    lrs = relative_lrs(scheduler)
-    if callable(lrs):
-        factor, base_lr = lrs, float(scheduler.base_lrs[0])
-
-        def lr_at(step: int) -> float:
-            ahead = step - last_step - 1
-            return last_lr if ahead < 0 else base_lr * factor((position + ahead) // period - position // period)
-
-        return lr_at
-    repeats = [period - position % period, *itertools.repeat(period, steps_left // period + 1)]
-    future: Iterable[float] = itertools.chain.from_iterable(map(itertools.repeat, lrs, repeats))
-    return [last_lr, *itertools.islice(future, steps_left)]

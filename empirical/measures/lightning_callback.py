@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import xarray as xr
 from torch import Tensor
 
 from empirical.groups import Group
-from empirical.measures._step_hooks import RecordedSteps, StepHooks, lrs_ahead
-from empirical.measures.monitor import Monitor, ScalarWriter, ScheduleAhead
+from empirical.measures._group_settings import PacedScheduler, is_known_ahead
+from empirical.measures._step_hooks import RecordedSteps, StepHooks
+from empirical.measures.monitor import Monitor, ScalarWriter
 from empirical.measures.step_check import unwrapped_optimizer
 from theory.arguments import check_integer, warn_user
 
@@ -213,10 +213,12 @@ class MonitorCallback(RecordedSteps, _Callback):  # type: ignore[misc]
             return None
         return max(0, int(self._total_steps) - self._trainer.global_step) or None
 
-    def _lrs_ahead(self, hooks: StepHooks, run: xr.Dataset, steps_left: int) -> ScheduleAhead | None:
+    def _paced_scheduler(self) -> PacedScheduler | None:
         if len(self._schedulers) != 1:
             return None
         (config,) = self._schedulers
+        if not is_known_ahead(config.scheduler):
+            return None
         batches, per_step = self._trainer.num_training_batches, self._trainer.accumulate_grad_batches
         if config.interval == "step":
             period = math.lcm(config.frequency, per_step) // per_step
@@ -224,14 +226,7 @@ class MonitorCallback(RecordedSteps, _Callback):  # type: ignore[misc]
             period = config.frequency * math.ceil(batches / per_step)
         else:
             return None
-        return lrs_ahead(
-            config.scheduler,
-            hooks.last_lr,
-            int(run.step[-1]),
-            steps_left,
-            period=period,
-            position=self._trainer.global_step,
-        )
+        return PacedScheduler(config.scheduler, period, self._trainer.global_step)
 
     def _find_writer(self, trainer: Any) -> ScalarWriter | None:
         if self._writer is not None or not self._write:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +19,14 @@ from empirical._model_copy import Inputs
 from empirical.groups import Group, find_groups
 from empirical.measures._group_settings import (
     GroupSetting,
+    PacedScheduler,
     check_optimizers,
-    relative_lrs,
+    is_known_ahead,
+    lrs_ahead,
     setting_of_group,
     settings_of_weights,
 )
-from empirical.measures.step_check import StepCheck, StepReport, unwrapped_optimizer
+from empirical.measures.step_check import StepCheck, StepReport
 from empirical.steps.telemetry import change_products, records, step_products, vector_products
 from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.trajectories.contract import RUNNING, variable_attributes
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
 # steps that are checked: the first ones, then every tenth of those recorded
-_FIRST_CHECKS, _CHECK_EVERY = 5, 10
+_FIRST_CHECKS, _CHECK_EVERY, _LATEST_CHECKS = 5, 10, 100
 # median |cos| of gradient and weights above which weights are not scale-invariant in training; and as a multiple of the
 # group's own
 _LARGEST_DEFECT, _DEFECT_FACTOR = 0.02, 10.0
+_FORECAST_COLUMNS = ("equilibrium_norm", "share_of_way", "rotation", "rotation_ratio", "steps_to_settle", "remark")
 _SAME = 1e-13  # relative difference of the squared norm of equal weights
 _WRITTEN = ("loss", "lr", "norm", "grad_norm", "rotation", "radial_defect")
-ScheduleAhead = Callable[[int], float] | Sequence[float] | LRScheduler
+ScheduleAhead = Callable[[int], float] | Sequence[float] | LRScheduler | PacedScheduler
 
 
 class ScalarWriter(Protocol):
@@ -92,10 +94,10 @@ class Monitor:
     inputs : some training samples, to find the scale-invariant weights: a tensor, a tuple of arguments, or a dict of
         keyword arguments.
     weights : names of the scale-invariant weights to record; default: all. Name all weights of a group, or none.
-    every : record every n-th step. The others cost nothing.
+    every : record the steps that are multiples of it. The others cost nothing.
     norms_only : record the norms alone, without gradients, rotation and check. It needs no copy of the weights.
     writer : writer of TensorBoard, or any object with its `add_scalar`.
-    write_every : write the recorded numbers of steps that are multiples of it.
+    write_every : write the numbers of a recorded step that is at least so many steps after the last one.
     first_step : number of the first step, for a training that continues.
 
     Raises
@@ -152,10 +154,10 @@ class Monitor:
         self._before: list[Tensor] = []
         self._rows: list[_Row] = []
         self._steps = 0
+        self._next_write = 0
         self._pending: _Pending | None = None
         self._last_squares: npt.NDArray[np.float64] | None = None
         self._last_ids: list[int] = []
-        self._last_lrs: dict[int, float] = {}  # of the first group of each optimizer at the last recorded step
         self._mixed: dict[str, str] = {}
         self._warned: set[str] = set()
         self.skipped = 0
@@ -173,14 +175,14 @@ class Monitor:
         ValueError : no scale-invariant weight has a gradient, `scale` is not above 0, or the loss is not one number.
         """
         self._pending = None
+        if (self._first + self._steps) % self._every:
+            self._pending = _Pending()
+            return
         if (size := torch.as_tensor(loss).numel()) != 1:
             raise ValueError(f"loss must be one number, the loss of the mini-batch, got {size} numbers")
         factor = float(scale.get_scale()) if hasattr(scale, "get_scale") else float(scale)
         if not factor > 0:
             raise ValueError(f"scale must be a number > 0, got {scale!r}")
-        if self._steps % self._every:
-            self._pending = _Pending()
-            return
         weights = self._weights()
         if all(p.grad is None for p in weights):
             raise ValueError(
@@ -230,10 +232,13 @@ class Monitor:
         before = _to_numpy(pending.products)
         sums[:, :3] = before
         self._check_continuity(before[:, 0], pending.weights)
+        weights = self._weights()
         if self._norms_only:
+            changes = _to_numpy([vector_products(p, p) for p in weights])
+            # only the norm after the step is known: w² + Δ² with Δ² so that it is right
             sums[:, 1:] = np.nan
+            sums[:, 3], sums[:, 4] = 0.0, changes[:, 2] - before[:, 0]
         else:
-            weights = self._weights()
             if pending.is_checked:
                 copies = self._watched(self._before)
                 for check in self._checks:
@@ -241,17 +246,18 @@ class Monitor:
             changes = _to_numpy([change_products(copy, p) for copy, p in zip(self._before, weights, strict=True)])
             # w·Δ from Δ² and Δ·(w+Δ)
             sums[:, 3], sums[:, 4] = changes[:, 1] - changes[:, 0], changes[:, 0]
-            self._last_squares, self._last_ids = changes[:, 2], [id(p) for p in weights]
-            if not changes[:, 0].any() and self._overflowed():
-                # a gradient scaler skips the step if any gradient of an optimizer overflowed
-                self.skipped += 1
-                return
+        self._last_squares, self._last_ids = changes[:, 2], [id(p) for p in weights]
+        if not sums[:, 4].any() and self._overflowed():
+            # a gradient scaler skips the step if any gradient of an optimizer overflowed
+            self.skipped += 1
+            return
         self._rows.append(
             _Row(self._steps, pending.loss, np.add.reduceat(sums, self._starts), self._group_settings(pending, before))
         )
         if pending.is_checked:
             self._warn_of_steps()
-        if self._writer is not None and self._steps % self._write_every == 0:
+        if self._writer is not None and self._steps >= self._next_write:
+            self._next_write = self._steps + self._write_every
             self._write()
         self._steps += 1
 
@@ -327,18 +333,37 @@ class Monitor:
         if group is None and "group_lr" in run:
             group = str(run.group.values[int(np.argmax(run.group_norm.values[-1]))])
             run = group_trajectory(run, group)
-        of_groups = list(self._groups) if group is None else [group]
-        last = self._rows[-1].settings[list(self._groups).index(of_groups[0])]
-        # earlier settings of the optimizer do not matter for what comes
-        run.attrs["optimizer"] = last.optimizer_text(sum(map(self._size, of_groups)))
-        return forecast(
+        return self._forecast_of(
             run,
+            list(self._groups) if group is None else [group],
             grad_norm_max=grad_norm_max,
             delta=delta,
             rotation=rotation,
             steps_left=steps_left,
-            schedule=self._future_lrs(schedule, steps_left),
+            schedule=schedule,
+        )
+
+    def _forecast_of(
+        self,
+        run: xr.Dataset,
+        of_groups: Sequence[str],
+        *,
+        steps_left: int | None = None,
+        schedule: ScheduleAhead | None = None,
+        **options: Any,
+    ) -> Forecast:
+        """Forecast of the trajectory of some groups with one setting."""
+        last = self._rows[-1].settings[list(self._groups).index(of_groups[0])]
+        # the forecast begins after the last recorded step
+        unrecorded = self._steps - 1 - self._rows[-1].step
+        # earlier settings of the optimizer do not matter for what comes
+        run.attrs["optimizer"] = last.optimizer_text(sum(map(self._size, of_groups)))
+        return forecast(
+            run,
+            steps_left=None if steps_left is None else steps_left + unrecorded,
+            schedule=self._future_lrs(schedule, of_groups[0], steps_left),
             obstacle="; ".join(filter(None, map(self._obstacle, of_groups))),
+            **options,
         )
 
     def table(self) -> pd.DataFrame:
@@ -358,25 +383,35 @@ class Monitor:
         # importing pandas takes half a second
         import pandas as pd
 
-        rows = {}
-        for name in self._groups:
-            outlook, first = self.forecast(name), math.sqrt(self._rows[0].sums[list(self._groups).index(name), 0])
-            way = math.log(outlook.equilibrium_norm / first) if 0 < outlook.equilibrium_norm < math.inf else math.nan
-            rows[name] = {
+        if len(self._rows) < 2:
+            raise ValueError(f"monitor must have recorded at least two steps, got {len(self._rows)}")
+        run, rows = self._all_groups(), {}
+        for number, name in enumerate(self._groups):
+            setting, first = self._rows[-1].settings[number], float(run.group_norm[0, number])
+            row: dict[str, Any] = {
                 "weights": self._size(name),
-                "optimizer": outlook.optimizer,
-                "lr": outlook.lr,
-                "wd": outlook.wd,
-                "norm": outlook.norm,
-                "equilibrium_norm": outlook.equilibrium_norm,
-                "share_of_way": math.log(outlook.norm / first) / way if way else math.nan,
-                "rotation": outlook.rotation,
-                "rotation_ratio": outlook.rotation / outlook.equilibrium_rotation
-                if outlook.equilibrium_rotation
-                else math.nan,
-                "steps_to_settle": outlook.steps_to_settle,
-                "remark": self._obstacle(name) or outlook.equilibrium_obstacle,
+                "optimizer": setting.optimizer_text(self._size(name)),
+                "lr": setting.lr,
+                "wd": setting.wd,
+                "norm": float(run.group_final_norm[number]),
+                **dict.fromkeys(_FORECAST_COLUMNS, math.nan),
             }
+            try:
+                outlook = self._forecast_of(group_trajectory(run, name), [name])
+            except ValueError as error:  # weights that were frozen, or removed
+                row["remark"] = str(error)
+            else:
+                settles = 0 < outlook.equilibrium_norm < math.inf
+                way = math.log(outlook.equilibrium_norm / first) if settles else math.nan
+                row |= {
+                    "equilibrium_norm": outlook.equilibrium_norm,
+                    "share_of_way": math.log(outlook.norm / first) / way if way else math.nan,
+                    "rotation": outlook.rotation,
+                    "rotation_ratio": outlook.rotation / (outlook.equilibrium_rotation or math.nan),
+                    "steps_to_settle": outlook.steps_to_settle,
+                    "remark": outlook.equilibrium_obstacle,
+                }
+            rows[name] = row
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("group")
 
     def check_steps(self) -> list[StepReport]:
@@ -436,9 +471,8 @@ class Monitor:
             "group_final_norm": ("group", np.sqrt(sums[-1, :, 0] + 2 * sums[-1, :, 3] + sums[-1, :, 4])),
         }
         if self._norms_only:
-            final = np.add.reduceat(_to_numpy([vector_products(p, p) for p in self._weights()])[:, 0], self._starts)
-            new = {"group_final_norm": ("group", np.sqrt(final)), "final_norm": ((), np.sqrt(final.sum()))}
             run = run.drop_vars(["grad_norm", "rotation", "radial_defect", "group_grad_norm", "group_rotation"])
+            del new["group_radial_defect"]
         if not is_common:
             run = run.drop_vars(["lr", "effective_lr"], errors="ignore")
             new |= {"group_lr": (("step", "group"), lrs), "group_wd": (("step", "group"), wds)}
@@ -446,7 +480,7 @@ class Monitor:
             new["wd"] = ("step", wds[:, 0])
         run = run.assign({name: (*value, variable_attributes(name)) for name, value in new.items()})
         steps = self._first + np.array([row.step for row in self._rows])
-        run["status_step"] = run.status_step.copy(data=self._steps)
+        run["status_step"] = run.status_step.copy(data=self._first + self._steps)
         return run.assign_coords(
             step=("step", steps, variable_attributes("step")),
             group_optimizer=("group", np.array(texts, dtype=object), variable_attributes("group_optimizer")),
@@ -484,18 +518,21 @@ class Monitor:
             )
         return ""
 
-    def _future_lrs(self, schedule: ScheduleAhead | None, steps_left: int | None) -> Any:
-        """Schedule as `forecast` takes it; a scheduler of PyTorch is at the next step."""
-        if not isinstance(schedule, LRScheduler):
+    def _future_lrs(self, schedule: ScheduleAhead | None, name: str, steps_left: int | None) -> Any:
+        """Schedule for a group as `forecast` takes it, after the last recorded step."""
+        if not isinstance(schedule, (LRScheduler, PacedScheduler)):
             return schedule
-        lrs, now = relative_lrs(schedule), self._first + self._steps
-        if callable(lrs):
-            return lambda step: lrs(step - now)
+        scheduled = schedule if isinstance(schedule, PacedScheduler) else PacedScheduler(schedule)
+        if not is_known_ahead(scheduled.scheduler):
+            kind = type(scheduled.scheduler).__name__
+            raise ValueError(f"schedule must not depend on the training, got {kind}; pass the learning rates ahead")
         if steps_left is None:
             raise ValueError("steps_left must be given with a scheduler of PyTorch, got None")
-        last = self._last_lrs.get(id(unwrapped_optimizer(schedule.optimizer)))
-        ahead = list(itertools.islice(lrs, check_integer("steps_left", steps_left)))
-        return [*([last] if last is not None else ahead[:1]), *ahead]
+        steps_left = check_integer("steps_left", steps_left)
+        last, number = self._rows[-1], list(self._groups).index(name)
+        weight = dict(zip(self._names, self._weights(), strict=True))[self._groups[name].weights[0]]
+        lr, first = last.settings[number].lr, self._first
+        return lrs_ahead(scheduled, weight, lr, first + last.step, first + self._steps, steps_left)
 
     def _size(self, name: str) -> int:
         return sum(self._shapes[weight].numel() for weight in self._groups[name].weights)
@@ -517,7 +554,7 @@ class Monitor:
 
     def _warn_of_steps(self) -> None:
         for number, check in enumerate(self._checks):
-            for fault in check.report().faults:
+            for fault in check.report(last=_LATEST_CHECKS).faults:
                 # faults repeat with other numbers
                 self._warn(f"{number} {''.join(c for c in fault if c.isalpha())[:40]}", fault)
 
@@ -547,7 +584,7 @@ class Monitor:
             if len(set(lrs)) > 1:
                 numbers[f"lr/{group}"] = lr
         for name, number in numbers.items():
-            if not math.isnan(number) or not self._norms_only:
+            if not self._norms_only or name.partition("/")[0] in ("loss", "lr", "effective_lr", "norm"):
                 self._writer.add_scalar(f"bnwd/{name}", number, step)
 
     def _weights(self) -> list[Tensor]:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import xarray as xr
 from torch import Tensor, nn
 
 from empirical._model_copy import Inputs
-from empirical.measures._step_hooks import RecordedSteps, StepHooks, lrs_ahead
-from empirical.measures.monitor import Monitor, ScalarWriter, ScheduleAhead
+from empirical.measures._group_settings import PacedScheduler, is_known_ahead
+from empirical.measures._step_hooks import RecordedSteps, StepHooks
+from empirical.measures.monitor import Monitor, ScalarWriter
 from empirical.measures.step_check import unwrapped_optimizer
 from theory.arguments import check_integer
 
@@ -235,8 +235,8 @@ class TrainerMonitorCallback(RecordedSteps, _TrainerCallback):  # type: ignore[m
     def _steps_left(self) -> int | None:
         return max(0, self._state.max_steps - self._state.global_step) or None
 
-    def _lrs_ahead(self, hooks: StepHooks, run: xr.Dataset, steps_left: int) -> ScheduleAhead | None:
-        return lrs_ahead(self._scheduler, hooks.last_lr, int(run.step[-1]), steps_left)
+    def _paced_scheduler(self) -> PacedScheduler | None:
+        return PacedScheduler(self._scheduler) if is_known_ahead(self._scheduler) else None
 
 
 def _loss_of(output: Any) -> Tensor | None:

@@ -38,7 +38,7 @@ def forecast_words(forecast: Forecast) -> str:
         _changes(f),
         _arrival(f),
         f"The run is short: {f.observed_relaxation_times:.0%} of one relaxation time."
-        if 0 < f.observed_relaxation_times < 1
+        if 0 < f.observed_relaxation_times < 0.995
         else "",
         _angular_jump(f),
         _rotation(f),

@@ -56,6 +56,10 @@ def plot_groups(
     check_trajectory(trajectory, "group_norm", single=True)
     most_columns = check_integer("most_columns", most_columns, at_least=2)
     names = [name for name in check_choices("variables", variables, _TITLES) if f"group_{name}" in trajectory]
+    if not names:
+        raise ValueError(
+            f"variables must name at least one that the trajectory has for each group, got {list(variables)}"
+        )
     groups = [str(name) for name in trajectory.group.values]
     if axes is None:
         # importing pyplot takes half a second: only when something is drawn
@@ -69,7 +73,8 @@ def plot_groups(
     all_axes = axes_for(names, axes)
     for ax, name in zip(all_axes, names, strict=True):
         values = trajectory[f"group_{name}"].transpose("group", "step").values.astype(float)
-        steps = np.append(trajectory.step.values, 2 * trajectory.step.values[-1] - trajectory.step.values[-2:][0])
+        steps = trajectory.step.values
+        steps = np.append(steps, max(2 * steps[-1] - steps[-2:][0], steps[-1] + 1))
         _draw_heat_map(ax, steps, values / values[:, :1] if name == _NORM else values, name, most_columns)
         ax.set_yticks(np.arange(len(groups)) + 0.5, groups, fontsize=8)
     all_axes[-1].set_xlabel("step")
@@ -88,7 +93,9 @@ def _draw_heat_map(ax: Axes, edges: FloatArray, values: FloatArray, name: str, m
     sums = np.add.reduceat(np.nan_to_num(logs), starts, axis=1)
     means = np.exp(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0))
     # the last steps of a schedule may rotate by next to nothing
-    low, high = np.nanpercentile(means, (0, 100) if name == _NORM else (5, 100)).tolist()
+    low, high = 0.1, 1.0
+    if np.isfinite(means).any():
+        low, high = np.nanpercentile(means, (0, 100) if name == _NORM else (5, 100)).tolist()
     if name == _NORM:  # equal colours for the same factor up and down
         high = max(high, 1 / low, 1.001)
         low = 1 / high

@@ -824,3 +824,111 @@ def test_earliest_angular_jump_of_real_decay_phases(runs):
     assert len(shares) > runs / 2
     # a bound, and a loose one where decay phases are shallow: the median of 50 is 0.4
     assert (0.3 if runs >= 50 else 0) < np.median(shares) <= 1
+
+
+class TestSchedules:
+    def monitor(self, make, *, steps, every=1, groups=None, lr=0.5):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        )
+        groups = [{"params": [model[0].weight]}, {"params": [model[3].weight]}]
+        optimizer = torch.optim.SGD(groups, lr=lr, weight_decay=0.1)
+        scheduler = make(optimizer)
+        inputs = torch.randn(16, 5)
+        monitor = empirical.Monitor(model, optimizer, inputs, every=every)
+        for _ in range(steps):
+            loss = cross_entropy(model(torch.randn(16, 5)), torch.arange(16) % 3)
+            optimizer.zero_grad()
+            loss.backward()
+            monitor.before_step(loss)
+            optimizer.step()
+            monitor.after_step()
+            scheduler.step()
+        return monitor, optimizer, scheduler
+
+    def test_a_drop_right_after_the_last_step(self):
+        monitor, _, scheduler = self.monitor(lambda o: torch.optim.lr_scheduler.StepLR(o, 100, 0.01), steps=100)
+        outlook = monitor.forecast(steps_left=100, schedule=scheduler)
+        by_hand = monitor.forecast(schedule=[0.5] + [0.005] * 100)
+        assert outlook.norm_at_end == pytest.approx(by_hand.norm_at_end, rel=1e-9)
+
+    def test_each_group_has_its_own_schedule(self):
+        factors = [lambda step: 1.0, lambda step: 1 - step / 200]
+        monitor, _, scheduler = self.monitor(lambda o: torch.optim.lr_scheduler.LambdaLR(o, factors), steps=100, lr=0.1)
+        for name, lrs in (("0.weight", [1.0] * 101), ("3.weight", [1 - (99 + ahead) / 200 for ahead in range(101)])):
+            outlook = monitor.forecast(name, steps_left=100, schedule=scheduler)
+            assert outlook.norm_at_end == pytest.approx(monitor.forecast(name, schedule=lrs).norm_at_end, rel=1e-3)
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda step: min(1.0, (1 + step) / 1000)),
+            lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.001, 1.0, total_iters=999),
+        ],
+    )
+    def test_warm_up_with_some_steps_recorded(self, make):
+        monitor, _, scheduler = self.monitor(make, steps=140, every=50)
+        outlook = monitor.forecast("0.weight", steps_left=1000, schedule=scheduler, rotation=0.05)
+        assert outlook.highest_lr == pytest.approx(0.5, rel=1e-6)
+
+    def test_a_learning_rate_in_a_tensor_stays(self):
+        monitor, optimizer, scheduler = self.monitor(
+            lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100), steps=20, lr=torch.tensor(0.1)
+        )
+        before = float(optimizer.param_groups[0]["lr"])
+        monitor.forecast(steps_left=80, schedule=scheduler)
+        assert float(optimizer.param_groups[0]["lr"]) == before
+
+    def test_a_schedule_that_depends_on_the_training_is_refused(self):
+        monitor, optimizer, _ = self.monitor(lambda o: torch.optim.lr_scheduler.StepLR(o, 100), steps=2)
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        with pytest.raises(ValueError, match=r"schedule.*ReduceLROnPlateau"):
+            monitor.forecast(steps_left=10, schedule=plateau)
+        with pytest.raises(ValueError, match="steps_left"):
+            monitor.forecast(schedule=torch.optim.lr_scheduler.StepLR(optimizer, 100))
+
+
+def test_random_numbers_of_other_devices_do_not_change(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    model, optimizer, inputs = small()
+    empirical.Monitor(model, optimizer, inputs)
+    assert seeds == []
+
+
+def test_a_frozen_group_has_a_row_with_the_reason():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.BatchNorm1d(8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+    monitor, inputs = empirical.Monitor(model, optimizer, torch.randn(16, 5)), torch.randn(16, 5)
+    model[0].weight.requires_grad_(False)
+    for _ in range(30):
+        step(model, optimizer, inputs, monitor)
+    table = monitor.table()
+    assert table.remark["0.weight"]
+    assert table.norm["0.weight"] == pytest.approx(float(model[0].weight.norm()))
+    assert table.rotation["3.weight"] > 0
+
+
+def test_a_scaler_is_read_at_recorded_steps_only():
+    class Scaler:
+        calls = 0
+
+        def get_scale(self):
+            self.calls += 1
+            return 1.0
+
+    model, optimizer, inputs = small()
+    monitor, scaler = empirical.Monitor(model, optimizer, inputs, every=10, first_step=5), Scaler()
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(inputs), torch.zeros(16).long())
+        loss.backward()
+        monitor.before_step(loss, scale=scaler)
+        optimizer.step()
+        monitor.after_step()
+    assert scaler.calls == 2
+    run = monitor.trajectory()
+    assert run.step.values.tolist() == [10, 20]
+    assert run.status_step == 25

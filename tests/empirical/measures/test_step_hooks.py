@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from empirical.measures._step_hooks import lrs_ahead
+from empirical.measures._group_settings import PacedScheduler, is_known_ahead, lrs_ahead
 
 STEPS = 24
 
@@ -35,7 +35,8 @@ def test_they_are_those_that_come(make, period, taken):
     lrs, schedule = [], None
     for step in range(STEPS):
         if step == taken:
-            schedule = lrs_ahead(scheduler, lrs[-1], 99 + step, STEPS - step, period=period, position=step)
+            paced = PacedScheduler(scheduler, period, step)
+            schedule = lrs_ahead(paced, None, lrs[-1], 99 + step, 100 + step, STEPS - step)
         lrs.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         if (step + 1) % period == 0:
@@ -48,5 +49,5 @@ def test_they_are_those_that_come(make, period, taken):
 
 def test_some_schedulers_are_not_known_ahead():
     _, plateau = optimizer_with(lr_scheduler.ReduceLROnPlateau)
-    assert lrs_ahead(plateau, 0.1, 3, 5) is None
-    assert lrs_ahead(None, 0.1, 3, 5) is None
+    assert not is_known_ahead(plateau)
+    assert not is_known_ahead(None)

@@ -17,6 +17,7 @@ from torch.utils.data import SequentialSampler
 import empirical
 import theory
 from empirical.measures import transformers_callback
+from empirical.measures._group_settings import PacedScheduler
 
 transformers = pytest.importorskip("transformers", reason="Transformers is not installed")
 accelerate = pytest.importorskip("accelerate", reason="Accelerate is not installed")
@@ -401,11 +402,13 @@ def test_options_are_those_of_the_monitor(tmp_path):
     assert "rotation" not in run
     np.testing.assert_allclose(run.norm, norms[::3], rtol=1e-6)
     np.testing.assert_allclose(run.norm, whole.trajectory().norm[::3], rtol=1e-12)
-    assert {step for _, step in writer} == {0, 6}
+    assert {step for _, step in writer} == {0, 3, 6}
 
 
 def test_the_forecast_goes_to_the_end_of_training(tmp_path, monkeypatch):
     def forecast(self, group=None, **options):
+        if isinstance(options["schedule"], PacedScheduler):
+            options["schedule"] = self._future_lrs(options["schedule"], next(iter(self.groups)), options["steps_left"])
         asked.append(options)
 
     class Asking(transformers.TrainerCallback):
