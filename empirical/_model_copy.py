@@ -230,7 +230,7 @@ class ModelCopy:
 
 
 @contextmanager
-def isolated(model: nn.Module) -> Iterator[None]:
+def preserved_global_state(model: nn.Module) -> Iterator[None]:
     """Bound the threads of small models, and set back threads and global random generators at the end."""
     threads = torch.get_num_threads()
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (models use the global generator)

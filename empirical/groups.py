@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from empirical._model_copy import Inputs, ModelCopy, count_samples, draw_samples, isolated, sample_size
+from empirical._model_copy import Inputs, ModelCopy, count_samples, draw_samples, preserved_global_state, sample_size
 
 _MOST_SAMPLES, _SAMPLES_PER_LOSS, _FEWEST_SAMPLES, _MOST_NUMBERS = 16, 4, 4, 2**14
 # losses whose derivatives are computed together: bounded by the size of their gradients
@@ -104,7 +104,7 @@ def find_groups(
 ) -> tuple[dict[str, Group], bool]:
     """Return `scale_invariant_groups`, and whether the model has any normalization."""
     _check(model, inputs)
-    with isolated(model):
+    with preserved_global_state(model):
         measurement = _Measurement(model, inputs, per_filter)
         groups = {}
         for members in measurement.invariant_sets(vectors):
@@ -135,7 +135,7 @@ def scaling_symmetries(model: nn.Module, inputs: Inputs, *, per_filter: bool = F
     [{'0.weight': 1.0, '2.weight': -1.0}]
     """
     _check(model, inputs)
-    with isolated(model):
+    with preserved_global_state(model):
         return _Measurement(model, inputs, per_filter).symmetries()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 import theory
-from empirical.measures.step_check import rule_of, unwrapped_optimizer
+from empirical.measures.step_check import inner_optimizer, rule_of
 from theory.optimizers import with_dim
 
 # largest share of a group's squared norm that may have other settings than the rest
@@ -42,7 +42,7 @@ _UNMOVED = GroupSetting(0.0, 0.0, None, "no optimizer")
 def check_optimizers(optimizer: Any) -> list[torch.optim.Optimizer]:
     """Check the argument `optimizer`: one optimizer, or several; wrappers are removed."""
     several = list(optimizer) if isinstance(optimizer, (tuple, list)) else [optimizer]
-    optimizers = [unwrapped_optimizer(one) for one in several]
+    optimizers = [inner_optimizer(one) for one in several]
     wrong = [type(one).__name__ for one in optimizers if not isinstance(one, torch.optim.Optimizer)]
     if wrong or not optimizers:
         raise TypeError(f"optimizer must be a torch.optim.Optimizer, or several in a list, got {wrong or 'none'}")
@@ -94,7 +94,7 @@ def is_known_ahead(scheduler: Any) -> bool:
 
 
 def lrs_ahead(
-    scheduled: PacedScheduler, weight: Tensor | None, last_lr: float, last_step: int, next_step: int, steps_left: int
+    paced: PacedScheduler, weight: Tensor | None, last_lr: float, last_step: int, next_step: int, steps_left: int
 ) -> Callable[[int], float] | list[float]:
     """Return the learning rates after the last recorded step, for the parameter group of a weight.
 
@@ -102,7 +102,7 @@ def lrs_ahead(
 
     Parameters
     ----------
-    scheduled : the scheduler, at the next step.
+    paced : the scheduler, at the next step.
     weight : weight whose parameter group counts; the first one if the scheduler's optimizer does not have it.
     last_lr, last_step : learning rate at the last recorded step, and its number.
     next_step, steps_left : number of the next step, and of steps from there to the end.
@@ -111,7 +111,7 @@ def lrs_ahead(
     -------
     A function of the step number for `LambdaLR`, otherwise a list that begins with `last_lr`.
     """
-    scheduler, period, position = scheduled
+    scheduler, period, position = paced
     of_weight = (
         number
         for number, group in enumerate(scheduler.optimizer.param_groups)

@@ -17,7 +17,7 @@ from simulate.diagnosis.forecast import Forecast
 from theory.arguments import check_choice
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
 
 class StepHooks:
@@ -37,14 +37,12 @@ class StepHooks:
     ----------
     losses : losses of the micro-batches since the last step. The callback fills the list; each step clears it.
     loss : loss of the next step. The callback sets it; each step sets it back to NaN.
-    last_lr : learning rate of the first parameter group at the last step; NaN before the first.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, monitor: Callable[[], Monitor]) -> None:
         self.optimizer, self._monitor = optimizer, monitor
         self.losses: list[Tensor] = []
         self.loss: Tensor | float = math.nan
-        self.last_lr = math.nan
         self._depth = 0
         self._is_due = self._is_handled = self._is_recorded = False
         self._handles = [

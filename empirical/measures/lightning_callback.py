@@ -16,7 +16,7 @@ from empirical.groups import Group
 from empirical.measures._group_settings import PacedScheduler, is_known_ahead
 from empirical.measures._step_hooks import RecordedSteps, StepHooks
 from empirical.measures.monitor import Monitor, ScalarWriter
-from empirical.measures.step_check import unwrapped_optimizer
+from empirical.measures.step_check import inner_optimizer
 from theory.arguments import check_integer, warn_user
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -178,7 +178,7 @@ class MonitorCallback(RecordedSteps, _Callback):  # type: ignore[misc]
         self._remove_hooks()
 
     def _hooks_of(self, optimizer: Any) -> list[StepHooks]:
-        return [hooks for hooks in self._hooks if hooks.optimizer is unwrapped_optimizer(optimizer)]
+        return [hooks for hooks in self._hooks if hooks.optimizer is inner_optimizer(optimizer)]
 
     def _create_monitors(self, trainer: Any, pl_module: Any) -> list[tuple[torch.optim.Optimizer, Monitor]]:
         """Create a monitor of each optimizer that moves scale-invariant weights."""
@@ -190,7 +190,7 @@ class MonitorCallback(RecordedSteps, _Callback):  # type: ignore[misc]
             "write_every": self._write_every,
             "first_step": trainer.global_step,
         }
-        optimizers = [unwrapped_optimizer(optimizer) for optimizer in trainer.optimizers]
+        optimizers = [inner_optimizer(optimizer) for optimizer in trainer.optimizers]
         try:
             monitor = Monitor(part, optimizers, inputs, weights=self._weights, **options)
         except NotImplementedError as error:

@@ -35,7 +35,7 @@ from simulate.trajectories.groups import group_trajectory
 from theory.arguments import check_choice, check_integer, warn_user
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
 # steps that are checked: the first ones, then every tenth of those recorded
 _FIRST_CHECKS, _CHECK_EVERY, _LATEST_CHECKS = 5, 10, 100
@@ -141,7 +141,7 @@ class Monitor:
         self._every = check_integer("every", every, at_least=1)
         self._write_every = check_integer("write_every", write_every, at_least=1)
         self._first = check_integer("first_step", first_step)
-        self._model, self._writer, self._norms_only = _unwrapped(model), writer, bool(norms_only)
+        self._model, self._writer, self._norms_only = _inner_model(model), writer, bool(norms_only)
         self._groups = _choose_groups(*find_groups(self._model, inputs), weights)
         self._names = [name for group in self._groups.values() for name in group.weights]
         self._starts = np.cumsum([0, *(len(group.weights) for group in self._groups.values())])[:-1]
@@ -196,7 +196,7 @@ class Monitor:
             len(self._rows) < _FIRST_CHECKS or len(self._rows) % _CHECK_EVERY == 0
         )
         if pending.is_checked:
-            watched = self._watched(weights)
+            watched = self._tensors_by_name(weights)
             for check, optimizer in zip(self._checks, self._optimizers, strict=True):
                 check.before(optimizer, watched, scale=factor)
         if self._norms_only:
@@ -240,7 +240,7 @@ class Monitor:
             sums[:, 3], sums[:, 4] = 0.0, changes[:, 2] - before[:, 0]
         else:
             if pending.is_checked:
-                copies = self._watched(self._before)
+                copies = self._tensors_by_name(self._before)
                 for check in self._checks:
                     check.after(copies)
             changes = _to_numpy([change_products(copy, p) for copy, p in zip(self._before, weights, strict=True)])
@@ -423,11 +423,6 @@ class Monitor:
         return [check.report() for check in self._checks]
 
     @property
-    def weights(self) -> dict[str, tuple[str, ...]]:
-        """Names of the recorded weights of each group."""
-        return {name: group.weights for name, group in self._groups.items()}
-
-    @property
     def has_gradient(self) -> bool:
         """Whether any recorded weight has a gradient; without one there is no step to record."""
         return any(p.grad is not None for p in self._weights())
@@ -522,9 +517,9 @@ class Monitor:
         """Schedule for a group as `forecast` takes it, after the last recorded step."""
         if not isinstance(schedule, (LRScheduler, PacedScheduler)):
             return schedule
-        scheduled = schedule if isinstance(schedule, PacedScheduler) else PacedScheduler(schedule)
-        if not is_known_ahead(scheduled.scheduler):
-            kind = type(scheduled.scheduler).__name__
+        paced = schedule if isinstance(schedule, PacedScheduler) else PacedScheduler(schedule)
+        if not is_known_ahead(paced.scheduler):
+            kind = type(paced.scheduler).__name__
             raise ValueError(f"schedule must not depend on the training, got {kind}; pass the learning rates ahead")
         if steps_left is None:
             raise ValueError("steps_left must be given with a scheduler of PyTorch, got None")
@@ -532,20 +527,21 @@ class Monitor:
         last, number = self._rows[-1], list(self._groups).index(name)
         weight = dict(zip(self._names, self._weights(), strict=True))[self._groups[name].weights[0]]
         lr, first = last.settings[number].lr, self._first
-        return lrs_ahead(scheduled, weight, lr, first + last.step, first + self._steps, steps_left)
+        return lrs_ahead(paced, weight, lr, first + last.step, first + self._steps, steps_left)
 
     def _size(self, name: str) -> int:
         return sum(self._shapes[weight].numel() for weight in self._groups[name].weights)
 
-    def _watched(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _tensors_by_name(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         named = zip(self._names, tensors, strict=True)
         return {name: tensor for name, tensor in named if name not in self._lost}
 
     def _check_continuity(self, squares: npt.NDArray[np.float64], weights: Sequence[Tensor]) -> None:
         """Warn if the weights are not those after the last step."""
         last, self._last_squares = self._last_squares, None
-        is_next = self._every == 1 and last is not None and [id(p) for p in weights] == self._last_ids
-        if is_next and not self._lost and np.abs(squares - last).max() > _SAME * squares.max():  # type: ignore[operator]
+        if last is None or self._every > 1 or self._lost or [id(p) for p in weights] != self._last_ids:
+            return
+        if np.abs(squares - last).max() > _SAME * squares.max():
             self._warn(
                 "unseen",
                 "weights changed since the last after_step: weights were loaded, or steps were not recorded. Call "
@@ -602,7 +598,7 @@ class Monitor:
         return weights
 
 
-def _unwrapped(model: Any) -> Any:
+def _inner_model(model: Any) -> Any:
     """Return the model inside `DistributedDataParallel`, `DataParallel` or `torch.compile`."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -32,7 +32,7 @@ from empirical.measures.step_report import (
     step_report,
 )
 
-__all__ = ["GroupSteps", "StepCheck", "StepReport", "rule_of", "unwrapped_optimizer"]
+__all__ = ["GroupSteps", "StepCheck", "StepReport", "inner_optimizer", "rule_of"]
 
 _MUON_TOLERANCE = 0.05  # Newton-Schulz iterations run in bfloat16
 _ERRORS = (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)  # of states of another form
@@ -40,12 +40,12 @@ _OF_TORCH = (torch.optim.SGD, torch.optim.Adam, torch.optim.Muon)
 _SHOWN = {"SGD": ("momentum", "dampening", "nesterov"), "Adam": ("amsgrad",), "AdamW": ("amsgrad",)}
 
 
-def unwrapped_optimizer(optimizer: Any) -> Any:
+def inner_optimizer(optimizer: Any) -> Any:
     """Return the optimizer inside a wrapper with the attribute `optimizer`, as of Accelerate or Lightning.
 
     Examples
     --------
-    >>> type(unwrapped_optimizer(torch.optim.SGD([torch.ones(2, requires_grad=True)]))).__name__
+    >>> type(inner_optimizer(torch.optim.SGD([torch.ones(2, requires_grad=True)]))).__name__
     'SGD'
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer) and inner is not optimizer:
@@ -78,7 +78,7 @@ def rule_of(
     >>> rule_of(optimizer, optimizer.param_groups[0], dim=2)
     (AdamW(dim=2), 'AdamW(dim=2)')
     """
-    optimizer = unwrapped_optimizer(optimizer)
+    optimizer = inner_optimizer(optimizer)
     name = update_name(optimizer, group)
     rule: theory.Optimizer | None = None
     adam_flag = getattr(optimizer, "adam_w_mode", None)  # FusedAdam of Apex and DeepSpeed
@@ -110,7 +110,7 @@ def _format_setting(value: Any) -> str:
 
 
 @dataclass
-class _Pending:
+class _PendingCheck:
     optimizer: Any
     groups: dict[int, tuple[str, dict[str, Any], list[Watched]]]
     scale: float
@@ -142,7 +142,7 @@ class StepCheck:
         self._records: dict[int, GroupRecord] = {}
         self._norms: list[tuple[float, float, float]] = []  # norm, largest entry and resolution of the gradient
         self._gradient_changes: list[float] = []
-        self._pending: _Pending | None = None
+        self._pending: _PendingCheck | None = None
         self._has_own_step = False
 
     def before(self, optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], *, scale: float = 1.0) -> None:
@@ -154,7 +154,7 @@ class StepCheck:
         parameters : the watched weights by name.
         scale : factor by which a gradient scaler multiplied the gradients; 1 after `unscale_`.
         """
-        optimizer = unwrapped_optimizer(optimizer)
+        optimizer = inner_optimizer(optimizer)
         self._pending = None
         self._has_own_step = isinstance(optimizer, _OF_TORCH) and not has_step_of_torch(optimizer)
         tensors = [p for group in optimizer.param_groups for p in group["params"]]
@@ -189,7 +189,7 @@ class StepCheck:
                     record.reason = _first_line(error)
         if 0 < norms[0] < math.inf:
             self._norms.append(norms)
-            self._pending = _Pending(optimizer, groups, scale)
+            self._pending = _PendingCheck(optimizer, groups, scale)
 
     def after(self, before: Mapping[str, Tensor]) -> None:
         """Compare the step with the prescribed one. Do not call it for steps that a gradient scaler skipped.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 _LEAST_CHECKS = 5  # a finding needs that many checked steps
-_ERRORS = 5.0  # and that many standard errors
+_STANDARD_ERRORS = 5.0  # and that many standard errors
 _DECAY_TOLERANCE = 0.2  # deviation of the weight decay from lr * wd
 _ROUNDED_DECAY_TOLERANCE = 0.5  # the same for lr * wd at the resolution of the weights
 _UNMOVED_TOLERANCE = 0.1  # share of the weights that did not move
@@ -110,8 +110,8 @@ def step_report(
     `has_own_step` : the optimizer is derived from one of PyTorch and has a step of its own.
     """
     norms = np.array(gradient_norms).reshape(-1, 3)
-    clip_norm, norm_share = _pinned(norms[:, 0], norms[:, 1], np.maximum(1e-4, 2 * norms[:, 2]))
-    clip_value, value_share = _pinned(norms[:, 1], norms[:, 0], 1e-6)
+    clip_norm, norm_share = _repeated_limit(norms[:, 0], norms[:, 1], np.maximum(1e-4, 2 * norms[:, 2]))
+    clip_value, value_share = _repeated_limit(norms[:, 1], norms[:, 0], 1e-6)
     findings = [
         f"group {steps.index} ({steps.optimizer}): {text}" if len(groups) > 1 else text
         for steps in groups
@@ -124,8 +124,8 @@ def step_report(
     ):
         if share > _PINNED_SHARE:
             findings.append(
-                f"the step is pinned by clipping at {limit:.3g}: the {what} equals it in {share:.0%} of {len(norms)} "
-                "checked steps. The size of the gradient then has no effect; raise the threshold"
+                f"clipping at {limit:.3g} determines the size of the step: the {what} equals it in {share:.0%} of "
+                f"{len(norms)} checked steps. The size of the gradient then has no effect; raise the threshold"
             )
     tolerance = max([STEP_TOLERANCE, *(4 * norms[:, 2])])
     if changed := [change for change in changes if abs(change - 1) > tolerance]:
@@ -166,7 +166,7 @@ def _group_findings(steps: GroupSteps, record: GroupRecord, sums: Mapping[str, f
     findings: list[str] = []
     share, error = steps.decay_share, steps.decay_share_error
     tolerance = _ROUNDED_DECAY_TOLERANCE if steps.intrinsic_lr < 2 * record.eps else _DECAY_TOLERANCE
-    if abs(share - 1) > max(tolerance, _ERRORS * error):
+    if abs(share - 1) > max(tolerance, _STANDARD_ERRORS * error):
         what = "does not arrive" if share < _DECAY_TOLERANCE else "arrives in part" if share < 1 else "is too strong"
         advice = ". Check for code that changes the weights or their decay besides the optimizer"
         if steps.intrinsic_lr < record.eps:
@@ -198,7 +198,7 @@ def _group_findings(steps: GroupSteps, record: GroupRecord, sums: Mapping[str, f
     return findings
 
 
-def _pinned(
+def _repeated_limit(
     values: np.ndarray[Any, Any], others: np.ndarray[Any, Any], tolerance: np.ndarray[Any, Any] | float
 ) -> tuple[float, float]:
     """Return the largest value and the share of steps that have it; NaN if these do not differ in `others`."""

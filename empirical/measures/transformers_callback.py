@@ -15,7 +15,7 @@ from empirical._model_copy import Inputs
 from empirical.measures._group_settings import PacedScheduler, is_known_ahead
 from empirical.measures._step_hooks import RecordedSteps, StepHooks
 from empirical.measures.monitor import Monitor, ScalarWriter
-from empirical.measures.step_check import unwrapped_optimizer
+from empirical.measures.step_check import inner_optimizer
 from theory.arguments import check_integer
 
 
@@ -122,7 +122,7 @@ class TrainerMonitorCallback(RecordedSteps, _TrainerCallback):  # type: ignore[m
         self._forget()
         self._model, self._state, self._scheduler = model, state, lr_scheduler
         self._batch = None
-        self._hooks = [StepHooks(unwrapped_optimizer(optimizer), self._monitor_of_step)]
+        self._hooks = [StepHooks(inner_optimizer(optimizer), self._monitor_of_step)]
         self._watch_forward_passes()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -19,14 +19,12 @@ _GROWTH_MAX = 10.0  # growth over decay above which it is not given in percent
 def forecast_words(forecast: Forecast) -> str:
     """Return a few sentences: what was observed, where the norm is heading, angular jumps, rotation, what to change."""
     f = forecast
-    observed = f"{f.observed_steps} step{'s' * (f.observed_steps > 1)}"
-    rows = (
-        "" if f.stride == 1 else f", every {f.stride}th recorded" if f.stride > 3 else f", one in {f.stride} recorded"
-    )
+    observed = _steps(f.observed_steps)
+    rows = "" if f.stride == 1 else f", one in {f.stride} recorded"
     if f.heading == FROZEN:
         parts = [
             f"Observed: {observed} of {f.optimizer} with wd = {f.wd:g}{rows}.",
-            f"The norm is frozen: the learning rate {'is 0' if f.lr == 0 else 'has ended'}; the norm stays at "
+            f"The norm is frozen: the learning rate {'is 0' if f.lr == 0 else 'is negligible'}; the norm stays at "
             f"{f.norm:.4g}.",
         ]
         if f.wanted_rotation is not None:
@@ -82,9 +80,9 @@ def _changes(f: Forecast) -> str:
 def _arrival(f: Forecast) -> str:
     """When the norm reaches ρ*, and where it is at the end."""
     if f.has_schedule:
-        end = f"the schedule ends {f'in {f.steps_left} steps' if f.steps_left else 'now'}"
+        end = f"the schedule ends {f'in {_steps(f.steps_left)}' if f.steps_left else 'now'}"
     else:
-        end = f"training ends in {f.steps_left} steps"
+        end = f"training ends {f'in {_steps(f.steps_left)}' if f.steps_left else 'now'}"
     arrives = _arrives(f)
     at_end = f"{end}, at {f.norm_at_end:.4g}" if math.isfinite(f.norm_at_end) else ""
     if arrives:
@@ -181,12 +179,14 @@ def _advice(f: Forecast) -> str:
         return "The norm is at equilibrium: nothing needs changing."
     if math.isinf(f.equilibrium_norm):
         return "Set wd > 0 if the norm should settle."
-    if _arrives(f) and f.steps_left and f.steps_to_settle > f.steps_left and not f.has_schedule:
+    # before one relaxation time gradients often still change, and the equilibrium with them
+    is_long = f.observed_relaxation_times >= 1
+    if _arrives(f) and is_long and f.steps_left and f.steps_to_settle > f.steps_left and not f.has_schedule:
         return (
             "To settle before the end, start with a norm closer to ρ*, or multiply lr * wd by about "
             f"{f.steps_to_settle / f.steps_left:.2g}."
         )
-    if _arrives(f) and not f.has_schedule and (f.steps_left is None or f.steps_to_settle <= f.steps_left):
+    if _arrives(f) and is_long and not f.has_schedule and (f.steps_left is None or f.steps_to_settle <= f.steps_left):
         return "Nothing needs changing for the norm to settle."
     return ""
 

@@ -154,7 +154,7 @@ def _measure_growth(
         needed = _BLOCKS_MIN * max(least, int(distances[0]))
         return MeasuredGrowth(
             steps=steps,
-            obstacle=f"undetermined after so few steps as {steps}",
+            obstacle=f"undetermined: only {steps} steps can be used",
             more_steps=float(max(1, needed - steps)),
         )
     constant = float(growth.sum() / weights.sum())

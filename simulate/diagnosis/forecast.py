@@ -174,7 +174,8 @@ class _Rows:
         )
         if gradients is not None and not (np.isfinite(gradients).all() and gradients.any()):
             raise ValueError(
-                "trajectory must have finite gradients that are not all zero; was a weight removed or reshaped?"
+                "trajectory must have finite gradients that are not all zero. Frozen weights have none; or was "
+                "a weight removed or reshaped?"
             )
         lrs, wds = (np.broadcast_to(np.asarray(v, dtype=np.float64), (rows,)) for v in (setting.lr, setting.wd))
         # final_norm is the norm one step after the last row

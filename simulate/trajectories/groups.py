@@ -37,7 +37,8 @@ def group_trajectory(trajectory: xr.Dataset, group: str) -> xr.Dataset:
 
     Raises
     ------
-    TypeError, ValueError : it is not one run with groups, or has no group of this name.
+    TypeError, ValueError : it is not one run with groups, has no group of this name, or lacks `group_final_norm` where
+        its rows are not at every step.
 
     Examples
     --------
@@ -50,10 +51,10 @@ def group_trajectory(trajectory: xr.Dataset, group: str) -> xr.Dataset:
     check_trajectory(trajectory, "group_norm", single=True)
     check_choice("group", group, [str(name) for name in trajectory.group.values])
     own = trajectory.sel(group=group)
-    replaced = [name for old, name in _VARIABLES.items() if old in own.variables]
+    of_group = [name for old, name in _VARIABLES.items() if old in own.variables]
     shared = [name for name in own.data_vars if str(name) not in _VARIABLES and "eval_step" not in own[name].dims]
     # numbers of all groups together
-    total = {*replaced, "effective_lr", "final_norm", "radial_defect", "grad_norm", "rotation"}
+    total = {*of_group, "effective_lr", "final_norm", "radial_defect", "grad_norm", "rotation"}
     run = own[[name for name in shared if name not in total]]
     run = run.assign(
         {
@@ -75,6 +76,11 @@ def group_trajectory(trajectory: xr.Dataset, group: str) -> xr.Dataset:
         run.attrs["optimizer"] = text.partition("(")[0]  # the number of weights of the group is not known
     run.attrs["group"] = str(group)
     if "final_norm" not in run:
+        if (np.diff(run.step.values) > 1).any():
+            raise ValueError(
+                "trajectory must have group_final_norm if its rows are not at every step, so that the norm after the "
+                "last row is known; got none"
+            )
         last = run.norm[-1].drop_vars("step")
         run = run.isel(step=slice(-1)).assign(final_norm=last.assign_attrs(variable_attributes("final_norm")))
     lr = run["lr"] if "lr" in run else run.attrs.get("lr")

@@ -454,7 +454,9 @@ def test_groups_may_have_different_settings(make):
         assert outlook.norm_at_end > 0
     table = monitor.table()
     assert table.index.tolist() == [stream, *QUERIES]
-    assert (table.weights == [sum(model.get_parameter(n).numel() for n in monitor.weights[stream]), *[256] * 4]).all()
+    assert (
+        table.weights == [sum(model.get_parameter(n).numel() for n in monitor.groups[stream].weights), *[256] * 4]
+    ).all()
     np.testing.assert_allclose(table.norm, run.group_final_norm)
     # weights of a residual stream with other settings in each layer have no common law
     assert ("different settings" in table.remark[stream]) == (make is not nano_gpt)
@@ -768,14 +770,6 @@ def test_where_real_training_settles(runs):
     assert errors.size > runs / 2
     # some networks learn on after a long equilibrium, and their gradients shrink: no forecast can know
     assert np.mean(errors < 0.05) >= 0.95
-
-
-@pytest.mark.acceptance
-@pytest.mark.xfail(
-    strict=False, reason="one of some hundred networks learns on after it settled, and settles again lower"
-)
-def test_every_one_of_fifty_settles_within_five_percent():
-    assert errors_of_settled(50).max() < 0.05
 
 
 def periodic_run(number):

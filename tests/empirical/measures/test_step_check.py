@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
 from torch import nn, optim
 
 import theory
-from empirical.measures.step_check import StepCheck, rule_of, unwrapped_optimizer
+from empirical.measures.step_check import StepCheck, inner_optimizer, rule_of
 
 SHAPES = ((48, 32), (32,), (24, 40))
 MATRICES = ((48, 32), (24, 40))
@@ -269,7 +270,7 @@ class TestFaults:
         report = Loop(make, dtype=dtype).run(act=lambda weights: nn.utils.clip_grad_norm_(weights, 1.0))
         assert report.clip_norm == pytest.approx(1, rel=0.01)
         assert report.clip_norm_share > 0.9
-        assert any("clipping at 1:" in text or "clipping at 1.0" in text for text in report.findings)
+        assert any(re.search(r"clipping at 1(\.0\d*)? ", text) for text in report.findings)
         report = Loop(make, dtype=dtype).run(act=lambda weights: nn.utils.clip_grad_value_(weights, 0.125))
         assert (report.clip_value, report.clip_value_share) == (0.125, 1.0)
         report = Loop(make, dtype=dtype).run(act=lambda weights: nn.utils.clip_grad_norm_(weights, 100.0))
@@ -444,8 +445,8 @@ class TestRules:
                 self.optimizer = optimizer
 
         optimizer, group = group_of(optim.SGD)
-        assert unwrapped_optimizer(optimizer) is optimizer
-        assert unwrapped_optimizer(Wrapper(optimizer)) is optimizer
+        assert inner_optimizer(optimizer) is optimizer
+        assert inner_optimizer(Wrapper(optimizer)) is optimizer
         assert rule_of(Wrapper(optimizer), group, 12)[0] == theory.SGD()
         loop = Loop(lambda p: optim.AdamW(p, lr=1e-3))
         loop.optimizer = Wrapper(loop.optimizer)

@@ -22,10 +22,6 @@ from empirical.measures._group_settings import PacedScheduler
 transformers = pytest.importorskip("transformers", reason="Transformers is not installed")
 accelerate = pytest.importorskip("accelerate", reason="Accelerate is not installed")
 
-pytestmark = [
-    # the default of the Trainer clips small models at each step
-    pytest.mark.filterwarnings("ignore:the step is pinned by clipping:UserWarning")
-]
 
 SAMPLES, BATCH, ACCUMULATE, LR, WD = 28, 4, 2, 1e-2, 0.5
 # 28 samples are 7 micro-batches, so that the last step of an epoch has one only

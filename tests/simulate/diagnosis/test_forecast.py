@@ -288,10 +288,14 @@ class TestAhead:
         run = simulate.norm_map(0.5, 0.02, 2.0, norm=8.0, steps=60)
         text = str(forecast(run, steps_left=40))
         assert "training ends before that, at 3.329" in text
-        assert "multiply lr * wd by about" in text
         assert "training ends in 500 steps, at 2.66" in str(forecast(run, steps_left=500))
-        assert "Nothing needs changing" in str(forecast(run, steps_left=500))
         assert "the schedule ends in 240 steps" in str(forecast(run, schedule=theory.Cosine(0.5, 0.001, steps=300)))
+
+    def test_advice_needs_one_relaxation_time(self):
+        short, long = (simulate.norm_map(0.5, 0.02, 2.0, norm=8.0, steps=steps) for steps in (60, 120))
+        for steps_left, advice in [(40, "multiply lr * wd by about 1.7"), (500, "Nothing needs changing")]:
+            assert advice in str(forecast(long, steps_left=steps_left))
+            assert advice[:12] not in str(forecast(short, steps_left=steps_left))
 
     def test_a_warm_up_from_zero_has_an_own_end(self):
         schedule = theory.WarmUp(100, theory.Cosine(0.5, 0.01, steps=400))

@@ -8,16 +8,16 @@ from simulate.trajectories.contract import make_trajectory, variable_attributes
 ROWS = np.arange(6)
 
 
-def two_groups(**options):
+def two_groups(stride=1, **options):
     norms = np.stack([3.0 + ROWS, 4.0 + ROWS], axis=1)
     columns = {"norm": np.linalg.norm(norms, axis=1), "loss": 1.0 / (1 + ROWS), "group_norm": norms}
     return make_trajectory(
         columns | options.pop("columns", {}),
-        step=5 * ROWS,
+        step=stride * ROWS,
         source="training",
         final_norm=13.0,
         status="running",
-        status_step=30,
+        status_step=6 * stride,
         groups=["a", "b"],
         attributes={"lr": 0.5, "wd": 0.01, "optimizer": "SGD(momentum=0.9)"} | options,
     )
@@ -43,7 +43,7 @@ def test_a_group_has_its_own_numbers():
 
 def test_the_last_row_is_left_out_where_the_norm_after_it_is_not_known():
     own = simulate.group_trajectory(two_groups(), "b")
-    assert own.step.values.tolist() == [0, 5, 10, 15, 20]
+    assert own.step.values.tolist() == [0, 1, 2, 3, 4]
     assert float(own.final_norm) == 9.0
     assert (own.attrs["lr"], own.attrs["optimizer"]) == (0.5, "SGD(momentum=0.9)")
 
@@ -64,3 +64,5 @@ def test_bad_input():
         simulate.group_trajectory(two_groups(), "c")
     with pytest.raises(ValueError, match="group_norm"):
         simulate.group_trajectory(two_groups().drop_vars("group_norm"), "a")
+    with pytest.raises(ValueError, match="group_final_norm"):
+        simulate.group_trajectory(two_groups(stride=5), "a")
