@@ -58,13 +58,29 @@ def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> _Direc
 
 
 @dataclass(frozen=True, repr=False)
-class _Adaptive(ShortRepr):
-    dim: int
+class _WithDim(ShortRepr):
+    dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dim is not None:
+            check_integer("dim", self.dim, at_least=1)
+
+    @property
+    def _dim(self) -> int:
+        """The number of weights. Raise ValueError if it was not given."""
+        if self.dim is None:
+            name = type(self).__name__
+            raise ValueError(f"optimizer needs dim, the number of scale-invariant weights, as in {name}(dim=4096)")
+        return self.dim
+
+
+@dataclass(frozen=True, repr=False)
+class _Adaptive(_WithDim):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        check_integer("dim", self.dim, at_least=1)
+        super().__post_init__()
         object.__setattr__(self, "betas", _check_betas(self.betas))
         check_number("eps", self.eps, at_least=0)
 
@@ -92,7 +108,7 @@ class AdamW(_Adaptive):
 
     Parameters
     ----------
-    dim : number of scale-invariant weights, for the closed forms.
+    dim : number of scale-invariant weights, which the norm at equilibrium needs.
     betas : (β₁, β₂), each in [0, 1).
     eps : added to the root of the mean square; the closed forms assume 0.
 
@@ -122,7 +138,7 @@ class AdamW(_Adaptive):
         0.999
         """
         variance = adam_direction_variance(self.betas, 1 - lr * wd)
-        return _decoupled_norm(lr, wd, self.dim, variance) * np.ones_like(grad_norm)
+        return _decoupled_norm(lr, wd, self._dim, variance) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*, which tends to ηλ(1-β₁)/(1+β₁(1-ηλ)) for β₂ → 1.
@@ -149,7 +165,7 @@ class Adam(_Adaptive):
 
     Parameters
     ----------
-    dim : number of scale-invariant weights, for the closed forms.
+    dim : number of scale-invariant weights, which the norm at equilibrium needs.
     betas : (β₁, β₂), each in [0, 1).
     eps : added to the root of the mean square; the closed forms assume 0.
 
@@ -181,7 +197,7 @@ class Adam(_Adaptive):
         log_shrink = self._log_shrink(lr, wd, grad_norm)
         square = self._variance.autocorrelation(1.0) / (2 + (1 - self._share) * np.exp(log_shrink))
         # η/√E by logarithms, because E alone may underflow
-        return np.asarray(np.sqrt(self.dim * square) * np.exp(np.log(lr) - log_shrink / 2))
+        return np.asarray(np.sqrt(self._dim * square) * np.exp(np.log(lr) - log_shrink / 2))
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*, which tends to E(1-β₁)/(1+β₁) for β₂ → 1, with E the effective decay per step.
@@ -226,7 +242,7 @@ class Adam(_Adaptive):
         drift = 1 + 0.75 * e / (1 + beta2) - e * (1 - beta1) / (1 - beta1 * beta2)
         fluctuation = 2 * np.log(drift) + np.log(self._variance.autocorrelation(1.0))
         with np.errstate(divide="ignore"):
-            target = fluctuation + 2 * (2 * np.log(lr) + np.log(wd) + np.log(self.dim / grad_norm))
+            target = fluctuation + 2 * (2 * np.log(lr) + np.log(wd) + np.log(self._dim / grad_norm))
         solvable = np.isfinite(target)
         y = np.where(solvable, target / 3, 0.0)
         for _ in range(60):
@@ -239,7 +255,7 @@ class Adam(_Adaptive):
 
 
 @dataclass(frozen=True, repr=False)
-class Lion(ShortRepr):
+class Lion(_WithDim):
     """Lion: steps by the sign of a blend of momentum and gradient, with decoupled decay.
 
     Random walks in 300 dimensions agree within 0.2 % in ρ² and in 1 - cos θ, which is within their scatter. The closed
@@ -247,7 +263,7 @@ class Lion(ShortRepr):
 
     Parameters
     ----------
-    dim : number of scale-invariant weights, for the closed forms.
+    dim : number of scale-invariant weights, which the norm at equilibrium needs.
     betas : (β₁, β₂): blend in the step, decay of the momentum, each in [0, 1).
 
     Source: arXiv 2302.06675; docs/mathematics.md §7.
@@ -262,11 +278,10 @@ class Lion(ShortRepr):
     wd_exponent: ClassVar[int] = 1
     norm_exponent: ClassVar[float] = 1.0
 
-    dim: int
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
-        check_integer("dim", self.dim, at_least=1)
+        super().__post_init__()
         object.__setattr__(self, "betas", _check_betas(self.betas))
 
     def start(self, weights: Any) -> tuple[Any, ...]:
@@ -290,7 +305,7 @@ class Lion(ShortRepr):
         >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
         1.0
         """
-        return _decoupled_norm(lr, wd, self.dim, self._variance(1 - lr * wd)) * np.ones_like(grad_norm)
+        return _decoupled_norm(lr, wd, self._dim, self._variance(1 - lr * wd)) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ* with cos θ* = s + (1-s²)(q-1)/(2sq), s = 1-ηλ and q from the signs.

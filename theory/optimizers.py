@@ -80,7 +80,8 @@ def _parse_optimizer(text: str) -> Optimizer:
     """Optimizer from its text form, as stored in the attribute `optimizer` of trajectories."""
     name, bracket, settings = text.partition("(")
     try:
-        call = ast.parse("settings" + bracket + settings, mode="eval").body
+        # a name alone stands for the optimizer with its default settings
+        call = ast.parse("settings" + (bracket + settings or "()"), mode="eval").body
         if isinstance(call, ast.Call) and not call.args and (name in OPTIMIZERS or is_reference(name)):
             arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
             optimizer: Optimizer = _build_optimizer(name, arguments)

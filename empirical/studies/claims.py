@@ -271,7 +271,8 @@ CLAIMS: tuple[Study, ...] = (
     _periodic(
         name="momentum",
         claim="Training with momentum is periodic.",
-        runs=_runs(_CONVNET, lr=0.05, wd=0.016, steps=12_000, optimizer=_MOMENTUM),
+        # a larger wd would change the norm within the memory of momentum, and the test for feedback be impossible
+        runs=_runs(_CONVNET, lr=0.05, wd=0.005, steps=36_000, optimizer=_MOMENTUM),
         control=_runs(_SMALL_MLP, lr=0.05, optimizer=_MOMENTUM),
         control_name=_MLP_AT_EQUILIBRIUM,
     ),
@@ -286,7 +287,7 @@ CLAIMS: tuple[Study, ...] = (
     _periodic(
         name="augmentation-of-few",
         claim="Training with data augmentation is periodic if the network can fit all augmented samples (two classes).",
-        runs=_runs(_CONVNET, augmentation=1, classes=(0, 1), wd=0.004),
+        runs=_runs(_CONVNET, augmentation=1, classes=(0, 1), wd=0.004, steps=16_000),
         control=_runs(_CONVNET, augmentation=1, steps=6000),
         control_name="all ten classes, which this network cannot fit",
     ),
@@ -303,7 +304,7 @@ CLAIMS: tuple[Study, ...] = (
         runs=_runs(_NORMALIZED, width=64, normalization="layer"),
         control=_runs(_NORMALIZED, width=8, normalization="layer"),
         control_name="an MLP of width 8, close to equilibrium",
-        scale="twice as many units, as in layer-normalization-wide",
+        scale="periods of more equal length: destabilizations follow a low norm, but distances vary by 57 to 72 %",
     ),
     _periodic(
         name="layer-normalization-wide",
@@ -311,6 +312,7 @@ CLAIMS: tuple[Study, ...] = (
         runs=_runs(_NORMALIZED, width=128, normalization="layer"),
         control=_runs(_NORMALIZED, width=8, normalization="layer"),
         control_name="an MLP of width 8, close to equilibrium",
+        scale="periods of more equal length: destabilizations follow a low norm, but distances vary by 45 to 107 %",
     ),
     _periodic(
         name="group-normalization",
@@ -332,7 +334,7 @@ CLAIMS: tuple[Study, ...] = (
         runs=_runs(_NORMALIZED, width=64, normalization="weight"),
         control=_runs(_NORMALIZED, width=16, normalization="weight"),
         control_name="an MLP of width 16, which settles or dies",
-        scale="wider networks; weight-normalization-wide, with four times as many units, comes closer",
+        scale="more growth of the norm inside destabilizations: 61 to 66 % of it is outside",
     ),
     _periodic(
         name="weight-normalization-wide",
@@ -340,6 +342,7 @@ CLAIMS: tuple[Study, ...] = (
         runs=_runs(_NORMALIZED, width=256, normalization="weight", wd=0.002, steps=16_000),
         control=_runs(_NORMALIZED, width=16, normalization="weight"),
         control_name="an MLP of width 16, which settles or dies",
+        scale="periods of more equal length: their distances vary by 65 to 83 %",
     ),
     _oscillates(
         name="adamw-oscillates",

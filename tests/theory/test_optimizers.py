@@ -91,10 +91,20 @@ def test_text_form(rule):
     assert OPTIMIZERS[type(rule).__name__] is type(rule)
 
 
-@pytest.mark.parametrize("text", ["SGD", "Sgd()", "SGD(0.9)", "SGD(momentum=", "__import__('os')", "1"])
+@pytest.mark.parametrize("text", ["Sgd", "Sgd()", "SGD(0.9)", "SGD(momentum=", "__import__('os')", "1"])
 def test_a_wrong_text_form_is_refused(text):
     with pytest.raises(ValueError, match=f"optimizer.*{re.escape(repr(text))}"):
         check_optimizer(text)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "Lion"])
+def test_a_name_alone_has_default_settings(kind):
+    rule = check_optimizer(kind)
+    assert rule == check_optimizer(f"{kind}()") == OPTIMIZERS[kind]()
+    if kind != "SGD":
+        assert theory.equilibrium_norm(0.1, 0.01, optimizer=OPTIMIZERS[kind](dim=9)) > 0
+        with pytest.raises(ValueError, match=rf"optimizer.*dim.*{kind}\(dim"):
+            theory.equilibrium_norm(0.1, 0.01, optimizer=rule)
 
 
 def test_one_module_parses_the_text_of_an_optimizer():
