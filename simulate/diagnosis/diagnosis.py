@@ -15,10 +15,11 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.diagnosis.log_rows import Rows, contradiction, has_values
+from simulate.diagnosis.log_rows import Contradiction, Rows, find_contradiction, has_values, is_read
 from simulate.diagnosis.rules import NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN, Explanation, Thresholds, explain
 from simulate.diagnosis.spikes import find_spikes, rows_before, spike_features
 from simulate.diagnosis.training_log import override_settings, read_log, reject_names, training_log
+from simulate.diagnosis.trends import Trend, find_trends
 from simulate.trajectories.contract import DIVERGED
 from theory.arguments import FloatArray
 
@@ -32,7 +33,8 @@ class Spike:
     Attributes
     ----------
     step, last_step : first and last step with a high loss.
-    cause : "norm-driven", "bad batch", "lr step", "data shift", "overflow" or "unknown".
+    cause : "norm-driven", "large update", "clipping", "bad batch", "data shift", "data order", "lr step", "overflow" or
+        "unknown".
     peak_loss, usual_loss : largest loss of the spike, and median loss of the rows before.
     norm_rise : growth of ln ρ in the spike.
     norm_decay : decay of ln ρ from its last peak to the spike.
@@ -70,6 +72,7 @@ class Diagnosis:
     Attributes
     ----------
     spikes : spikes in order.
+    trends : what the loss does apart from spikes: slow rises, oscillations, repetitions.
     missing : what the log lacks for finding spikes and, if a cause is unknown, for finding causes.
     remarks : limits of the diagnosis: the optimizer was assumed, or norms contradict the SGD update.
     next_step, next_stderr : expected step of the next norm-driven spike and its uncertainty. NaN if no such spike is
@@ -78,6 +81,7 @@ class Diagnosis:
     """
 
     spikes: tuple[Spike, ...]
+    trends: tuple[Trend, ...]
     missing: tuple[str, ...]
     remarks: tuple[str, ...]
     next_step: float
@@ -86,10 +90,10 @@ class Diagnosis:
 
     @property
     def cause(self) -> str:
-        """Cause of more than half of the spikes, else "several causes"; "no spikes" without any."""
+        """Cause of more than half of the spikes, else "several causes"; without any, the first trend or "no spikes"."""
         counts = Counter(spike.cause for spike in self.spikes).most_common(1)
         if not counts:
-            return NO_SPIKES
+            return self.trends[0].kind if self.trends else NO_SPIKES
         cause, count = counts[0]
         return cause if 2 * count > len(self.spikes) else SEVERAL
 
@@ -98,13 +102,15 @@ class Diagnosis:
 
         Examples
         --------
-        >>> diagnose({"loss": np.ones(400)}).to_dict()
-        {'cause': 'no spikes', 'spikes': [], 'missing': [], 'remarks': [], 'next_step': None, 'next_stderr': None}
+        >>> result = diagnose({"loss": np.ones(400)}).to_dict()
+        >>> result["cause"], result["spikes"], result["next_step"]
+        ('no spikes', [], None)
         """
         spikes = [{name: _to_json(value) for name, value in dataclasses.asdict(spike).items()} for spike in self.spikes]
         ends = {"next_step": _to_json(self.next_step), "next_stderr": _to_json(self.next_stderr)}
         texts = {"missing": list(self.missing), "remarks": list(self.remarks)}
-        return {"cause": self.cause, "spikes": spikes, **texts, **ends}
+        trends = [dataclasses.asdict(trend) for trend in self.trends]
+        return {"cause": self.cause, "spikes": spikes, "trends": trends, **texts, **ends}
 
     def __str__(self) -> str:
         counts = Counter(spike.cause for spike in self.spikes)
@@ -123,6 +129,7 @@ class Diagnosis:
         if not math.isnan(self.next_step):
             basis = " if the norm decays as before" if math.isnan(self.next_stderr) else f" ± {self.next_stderr:.0f}"
             lines.append(f"The next norm-driven spike is expected near step {self.next_step:.0f}{basis}.")
+        lines += [f"  {trend}" for trend in self.trends]
         lines += self.remarks
         if self.missing:
             lines.append(f"{'The' if self.spikes else 'But the'} log lacks {'; '.join(self.missing)}.")
@@ -197,8 +204,11 @@ def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:
     rows = Rows.of(log, t)
     places = find_spikes(rows, t)
     overflows = _find_overflows(rows, t)
-    contradicted = contradiction(rows, t) if places else ""
-    features = spike_features(rows, places, contradicts_law=bool(contradicted), t=t)
+    trends = find_trends(rows, [*places, *_overflown_rows(rows)], t)
+    contradiction = find_contradiction(rows, t) if places or trends else Contradiction()
+    if contradiction.is_by_gradients:
+        rows = rows.without_gradients()
+    features = spike_features(rows, places, contradicts_law=contradiction.is_serious, t=t)
     spikes = [_make_spike(rows, *place, explain(s, t), t) for place, s in zip(places, features, strict=True)]
     spikes = sorted([*overflows, *spikes], key=lambda spike: spike.step)
     norm_driven = [spike for spike in spikes if spike.cause == NORM_DRIVEN]
@@ -206,8 +216,10 @@ def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:
     next_step, next_stderr = (math.nan, math.nan) if _has_diverged(log) else _predict_next(rows, norm_driven)
     missing = (*rows.lacking, *rows.limits) if any(spike.cause == UNKNOWN for spike in spikes) else rows.limits
     assumed = "No optimizer was given, so plain SGD is assumed (optimizer=, or --optimizer)."
-    remarks = ("" if "optimizer" in log.attrs else assumed, contradicted) if places else ()
-    return Diagnosis(tuple(spikes), missing, tuple(filter(None, remarks)), next_step, next_stderr, rows.log)
+    remarks = ("" if "optimizer" in log.attrs else assumed, contradiction.text) if places or trends else ()
+    return Diagnosis(
+        tuple(spikes), tuple(trends), missing, tuple(filter(None, remarks)), next_step, next_stderr, rows.log
+    )
 
 
 def _to_json(value: Any) -> Any:
@@ -215,13 +227,11 @@ def _to_json(value: Any) -> Any:
 
 
 def _find_overflows(rows: Rows, t: Thresholds) -> list[Spike]:
-    columns = {"loss": rows.logged_loss, "norm": rows.logged_norm, "gradient": rows.grad_norm}
-    lost = {name: _is_lost(values) for name, values in columns.items() if has_values(values)}
-    # a norm that is NaN at a finite loss was not logged
-    overflown = ~np.isfinite(rows.logged_loss) | np.isinf(rows.norm) | np.isinf(rows.grad_norm)
+    columns = {"loss": rows.logged_loss, "norm": rows.logged_norm, "gradient": rows.gradient}
+    lost = {name: _is_lost(values, is_read(rows.log)) for name, values in columns.items() if has_values(values)}
     overflows = []
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], overflown, [False]]).astype(int)))
-    for first, end in edges.reshape(-1, 2).tolist():
+    for first, last in _overflown_rows(rows):
+        end = last + 1
         names = [name for name, is_lost in lost.items() if is_lost[first]]
         is_final = end == rows.loss.size and end - first > 1
         duration = "from here to the end" if is_final else f"for {end - first} step{'s' if end - first > 1 else ''}"
@@ -229,7 +239,7 @@ def _find_overflows(rows: Rows, t: Thresholds) -> list[Spike]:
         advice = "Skip steps whose gradients are not finite, as loss scalers do." if is_final else ""
         explanation = Explanation(OVERFLOW, (sentence, *_say_before_overflow(rows, first, t)), advice)
         overflows.append(_make_spike(rows, first, end - 1, explanation, t))
-    if _has_diverged(rows.log) and not overflown[-1]:
+    if _has_diverged(rows.log) and not (overflows and overflows[-1].last_step == rows.step[-1]):
         # the overflow that ends the trajectory has no row there
         last = rows.step.size - 1
         step = int(rows.log.status_step) if "status_step" in rows.log else int(rows.step[last]) + 1
@@ -238,6 +248,14 @@ def _find_overflows(rows: Rows, t: Thresholds) -> list[Spike]:
         spike = _make_spike(rows, last, last, explanation, t)
         overflows.append(dataclasses.replace(spike, step=step, last_step=step, peak_loss=math.nan))
     return overflows
+
+
+def _overflown_rows(rows: Rows) -> list[tuple[int, int]]:
+    """First and last row of each stretch of rows with a value that is not finite."""
+    # a norm that is NaN at a finite loss was not logged
+    overflown = ~np.isfinite(rows.logged_loss) | np.isinf(rows.norm) | np.isinf(rows.gradient)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], overflown, [False]]).astype(int)))
+    return [(first, end - 1) for first, end in edges.reshape(-1, 2).tolist()]
 
 
 def _say_before_overflow(rows: Rows, first: int, t: Thresholds) -> list[str]:
@@ -252,8 +270,10 @@ def _has_diverged(log: xr.Dataset) -> bool:
     return "status" in log and log.status.ndim == 0 and log.status.item() == DIVERGED
 
 
-def _is_lost(values: FloatArray) -> npt.NDArray[np.bool_]:
-    """Where values are infinite, or NaN up to the end; a NaN with finite values after it may not have been logged."""
+def _is_lost(values: FloatArray, of_log: bool) -> npt.NDArray[np.bool_]:
+    """Where values are infinite. In a trajectory also where they are NaN up to the end."""
+    if of_log:
+        return np.isinf(values)
     last = np.flatnonzero(np.isfinite(values))[-1]
     lost: npt.NDArray[np.bool_] = np.isinf(values) | (np.isnan(values) & (np.arange(values.size) > last))
     return lost

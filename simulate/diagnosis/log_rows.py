@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,8 @@ import xarray as xr
 
 import theory
 from simulate.diagnosis.rules import THRESHOLDS, Thresholds
+from simulate.trajectories.classification import impossible_decrease
+from simulate.trajectories.feedback import BUFFER_MAX, buffer_steps
 from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray
 from theory.destabilization import step_angle
@@ -34,8 +37,12 @@ class Rows:
     norm: FloatArray  # missing values are interpolated
     free_decay: FloatArray  # of ln ρ per step, without gradients
     decay: FloatArray  # that to the next row; NaN if it is not known at all rows
-    rotation: FloatArray  # radians
+    rotation: FloatArray  # of the step, in radians; if rows lie apart, mean per step since the row before
     predicted_growth: FloatArray  # of ln ρ in each step by the one-step law; NaN except for plain SGD
+    gradient: FloatArray  # gradient norm as logged, of whichever weights
+    update: FloatArray  # norm of the step; NaN if it is neither logged nor implied
+    epoch_length: float  # in steps; NaN if it is not known
+    are_epochs: bool  # whether rows are epochs with an unknown number of steps
     optimizer: str  # empty if `theory` does not know it
     simulation: str  # what made the log; empty for a training
     lacking: tuple[str, ...]  # for finding causes
@@ -56,35 +63,43 @@ class Rows:
         usable = (intrinsic_lr >= 0) & (intrinsic_lr < 1)
         if rule is not None and usable.any():
             free_decay[usable] = theory.free_decay(1.0, intrinsic_lr[usable], optimizer=rule)
-        decay = free_decay * _row_distances(step) if np.isfinite(free_decay).all() else np.full(count, np.nan)
+        # rows that are epochs have an unknown number of steps
+        are_epochs = log.attrs.get("row_unit") == "epochs"
+        is_known = np.isfinite(free_decay).all() and not are_epochs
+        decay = free_decay * _row_distances(step) if is_known else np.full(count, np.nan)
         predicted_growth = np.full(count, np.nan)
         with np.errstate(all="ignore"):
             if rule == theory.SGD():
                 predicted_growth = growth_by_law(lr, wd, norm, grad_norm)
-            if "rotation" in log:
+            if are_epochs:
+                rotation = np.full(count, np.nan)
+            elif "rotation" in log:
                 rotation = log.rotation.values.astype(float)
             elif rule == theory.SGD() and has_values(lr) and has_values(grad_norm):
                 decayed = np.where(np.isnan(wd), 0.0, intrinsic_lr)
                 turn = np.where(np.isfinite(grad_norm), lr * grad_norm / norm**2, np.nan)
                 rotation = step_angle(turn, decayed)
             else:
-                growth = np.diff(np.log(norm), append=np.nan) + decay
-                # the growth of several steps gives no rotation
-                rotation = np.sqrt(np.maximum(2 * growth, 0)) if _row_spacing(step) <= 1 else np.full(count, np.nan)
+                rotation = rotation_by_growth(norm, decay, _row_distances(step))
+            gradient = _column(log.get("gradient_norm"), count)
+            if not has_values(gradient):
+                gradient = grad_norm / norm
+            update = _column(log.get("update_norm"), count)
+            if not has_values(update):
+                update = lr * gradient if rule == theory.SGD() else rotation * norm
         logged = log.loss.values.astype(float)
         last_finite = np.maximum.accumulate(np.where(np.isfinite(logged), np.arange(count), -1))
         loss = np.where(last_finite >= 0, logged[np.maximum(last_finite, 0)], logged[np.isfinite(logged)][0])
         source = str(log.attrs.get("source", _TRAINING))
-        is_adam = rule is not None and has_values(intrinsic_lr) and not has_values(decay)
+        is_adam = rule is not None and has_values(intrinsic_lr) and not has_values(free_decay)
         norm_name = "the norm of the scale-invariant weights (names=, or --column norm=…)"
         lacking = {
             "the learning rate (lr=, or --lr)": not has_values(lr),
             "the weight decay (wd=, or --wd)": not has_values(wd),
             norm_name: not has_values(norm),
+            "the number of steps in an epoch, because rows are epochs (steps_per_row=, or --steps-per-row)": are_epochs,
             "a known decay of the norm: Adam normalizes weight decay together with the gradient": is_adam,
             "an optimizer whose one-step law is known (optimizer=, or --optimizer)": rule is None,
-            "the gradient norm of the scale-invariant weights, for the rotation of each step": has_values(norm)
-            and not has_values(rotation),
         }
         return cls(
             log=log,
@@ -100,6 +115,10 @@ class Rows:
             decay=decay,
             rotation=rotation,
             predicted_growth=predicted_growth,
+            gradient=gradient,
+            update=update,
+            epoch_length=float(log.attrs.get("epoch_length", math.nan)),
+            are_epochs=are_epochs,
             optimizer="" if rule is None else format_optimizer(rule),
             simulation=source if "schema" in log.attrs and source != _TRAINING else "",
             lacking=tuple(text for text, is_lacking in lacking.items() if is_lacking),
@@ -109,7 +128,26 @@ class Rows:
     @cached_property
     def is_dense(self) -> bool:
         """Whether every step has a row."""
-        return _row_spacing(self.step) <= 1
+        return row_spacing(self.step) <= 1 and not self.are_epochs
+
+    def without_gradients(self) -> Rows:
+        """The same rows, with rotations that follow from the norms alone."""
+        nothing = np.full(self.norm.size, np.nan)
+        rotation = rotation_by_growth(self.norm, self.decay, _row_distances(self.step))
+        return replace(
+            self, grad_norm=nothing, predicted_growth=nothing, rotation=rotation, update=rotation * self.norm
+        )
+
+    @cached_property
+    def gradient_cap(self) -> float:
+        """Gradient norm at which the logged gradients are clipped; inf if they are not."""
+        gradient = self.gradient[np.isfinite(self.gradient)]
+        if not gradient.size:
+            return math.inf
+        largest = float(gradient.max())
+        # in a log of norms before clipping, the largest one occurs once
+        capped = int((gradient >= largest * (1 - 1e-3)).sum())
+        return largest if capped >= THRESHOLDS.least_capped and np.ptp(gradient) > 1e-3 * largest else math.inf
 
     @cached_property
     def decay_per_step(self) -> FloatArray:
@@ -136,22 +174,42 @@ def growth_by_law(lr: FloatArray, wd: FloatArray, norm: FloatArray, grad_norm: F
     return growth
 
 
+def rotation_by_growth(norm: FloatArray, decay: FloatArray, distances: FloatArray) -> FloatArray:
+    """Rotation in each step, in radians, from the growth of ln ρ that gradients cause.
+
+    If rows lie several steps apart, it is the mean per step since the row before, so that it precedes the row's loss.
+    """
+    with np.errstate(all="ignore"):
+        growth = np.diff(np.log(norm), append=np.nan) + decay
+        rotation: FloatArray = np.sqrt(np.maximum(2 * growth / distances, 0))
+    return rotation if np.median(distances) <= 1 else np.append(np.nan, rotation[:-1])
+
+
 def fill_norm_gaps(norm: FloatArray) -> FloatArray:
     """Interpolate missing norms up to the last valid one, linearly in ln ρ."""
     filled = norm.copy()
-    valid = np.flatnonzero(np.isfinite(norm) & (norm > 0))
+    is_valid = np.isfinite(norm) & (norm > 0)
+    valid = np.flatnonzero(is_valid)
     if valid.size:
-        gaps = np.setdiff1d(np.arange(valid[-1]), valid)
+        gaps = np.flatnonzero(~is_valid[: valid[-1]])
         filled[gaps] = np.exp(np.interp(gaps, valid, np.log(norm[valid])))
     return filled
 
 
+def is_read(log: xr.Dataset) -> bool:
+    """Whether `read_log` made this data set, in which NaN is a value that was not logged, and inf one that was lost."""
+    return "form" in log.attrs
+
+
 def _rows_with_loss(log: xr.Dataset, t: Thresholds) -> xr.Dataset:
-    """Rows with a loss; also the rows after the last loss, if most rows have one."""
+    """Rows with a loss. In a trajectory, also the rows after the last loss, if most rows have one."""
     loss = log.loss.values.astype(float)
     logged = np.flatnonzero(~np.isnan(loss))
     if not np.isfinite(loss).any():
         raise ValueError("log must have at least one finite loss, got none")
+    if is_read(log):
+        log, loss = log.isel(step=logged), loss[logged]
+        logged = np.arange(logged.size)
     # a loss missing between others was not logged; at the end it is NaN
     if logged.size < loss.size:
         is_sparse = np.isnan(loss[: logged[-1] + 1]).mean() > t.sparse_share
@@ -168,28 +226,35 @@ def _rows_with_loss(log: xr.Dataset, t: Thresholds) -> xr.Dataset:
     return log
 
 
-def _row_spacing(step: npt.NDArray[np.int64]) -> float:
+def row_spacing(step: npt.NDArray[np.int64]) -> float:
     """Median distance of rows in steps."""
     return float(np.median(np.diff(step))) if step.size > 1 else 1.0
 
 
 def _row_distances(step: npt.NDArray[np.int64]) -> FloatArray:
     """Steps from each row to the next; after the last row as in the median."""
-    return np.diff(step, append=step[-1] + _row_spacing(step))
+    return np.diff(step, append=step[-1] + row_spacing(step))
 
 
 def _limits(whole: xr.Dataset, step: npt.NDArray[np.int64], t: Thresholds) -> tuple[str, ...]:
     """What the whole log lacks for finding spikes; `step` are the steps of the rows with a loss."""
     limits = []
     loss = whole.loss.values.astype(float)
-    if without := int(np.isnan(loss[: np.flatnonzero(~np.isnan(loss))[-1]]).sum()):
+    without_loss = np.isnan(loss) & (np.arange(loss.size) < np.flatnonzero(~np.isnan(loss))[-1])
+    if is_read(whole):
+        # rows of an evaluation are no steps
+        columns = [whole[name].values for name in ("norm", "gradient_norm") if name in whole]
+        without_loss &= np.isfinite(columns).any(axis=0) if columns else False
+    if without := int(without_loss.sum()):
         limits.append(f"a loss in {without} of {loss.size} rows")
     if step.size < t.compared_rows:
         limits.append(
             f"enough rows: it has {step.size}; a spike needs {t.least_rows} earlier rows, and {t.compared_rows} are "
             "better"
         )
-    if (spacing := _row_spacing(step)) > 1:
+    if whole.attrs.get("row_unit") == "epochs":
+        limits.append("every step: rows are epochs")
+    elif (spacing := row_spacing(step)) > 1:
         limits.append(f"every step: rows lie {spacing:.0f} steps apart")
     elif skipped := int((np.maximum(np.diff(whole.step.values), 1) - 1).sum()):
         limits.append(f"{skipped} of {int(step[-1] - step[0]) + 1} steps")
@@ -213,21 +278,78 @@ def _fill_forward(values: FloatArray) -> FloatArray:
     return values[logged[np.maximum(np.searchsorted(logged, np.arange(values.size), side="right") - 1, 0)]]
 
 
-def contradiction(rows: Rows, t: Thresholds = THRESHOLDS) -> str:
-    """Say how many logged steps contradict the SGD update, and which correction makes them match.
+@dataclass(frozen=True)
+class Contradiction:
+    """How logged norms contradict the optimizer's update.
 
-    Corrections tried: norms logged after the step, another weight decay, scaled or clipped gradients, several rows per
-    step. Rounded norms may deviate by their smallest change.
+    Attributes
+    ----------
+    text : sentences with the correction that makes them match; empty without a contradiction.
+    is_by_gradients : whether norms and weight decay fit, and only large gradients do not, as after clipping. The norms
+        can be used without the gradients.
+    is_small : whether the deviations of all steps together change the norm little beside weight decay.
+    """
+
+    text: str = ""
+    is_by_gradients: bool = False
+    is_small: bool = False
+
+    @property
+    def is_serious(self) -> bool:
+        """Whether the log supports no cause."""
+        return bool(self.text) and not (self.is_by_gradients or self.is_small)
+
+
+def find_contradiction(rows: Rows, t: Thresholds = THRESHOLDS) -> Contradiction:
+    """Find how the logged norms contradict the optimizer's update, and which correction makes them match.
+
+    For plain SGD with gradients each step is compared with its law. Corrections tried: norms logged after the step,
+    another weight decay, scaled or clipped gradients, several rows per step, weights that are not scale-invariant.
+    Rounded norms may deviate by their smallest change. For other logs the norm must not decrease faster than weight
+    decay allows.
 
     The text is empty if the log obeys the law, is not of a training, or has too little data to test it.
     """
-    if rows.simulation or not rows.is_dense or not has_values(rows.predicted_growth):
-        return ""
+    if rows.simulation:
+        return Contradiction()
     with np.errstate(all="ignore"):
+        if impossible := _describe_impossible_decrease(rows, t):
+            # the law of single steps says more, if the log has what it needs
+            return Contradiction(_contradiction(rows, t).text or impossible)
         return _contradiction(rows, t)
 
 
-def _contradiction(rows: Rows, t: Thresholds) -> str:
+def _describe_impossible_decrease(rows: Rows, t: Thresholds) -> str:
+    """Say that the norm decreases faster than weight decay allows; empty if it does not, or if that is not known."""
+    rule = Setting.of(rows.log).optimizer
+    usable = rows.has_norm & np.isfinite(rows.free_decay)
+    is_known = rule is not None and not rows.are_epochs and usable.sum() > 1
+    if not is_known or buffer_steps(rule) * float(rows.free_decay[usable].mean()) > BUFFER_MAX:
+        return ""
+    assert rule is not None
+    step, log_norm, decay = rows.step[usable], np.log(rows.norm[usable]), rows.free_decay[usable]
+    # weights that were replaced or reset once contradict the law at that row alone
+    change = np.diff(log_norm) + decay[:-1] * np.diff(step)
+    resets = change < -t.step_tolerance
+    if resets.sum() <= t.most_resets:
+        log_norm = log_norm - np.append(0.0, np.cumsum(np.where(resets, change, 0.0)))
+    if not impossible_decrease(step, log_norm, decay, rule):
+        return ""
+    decayed = np.append(0.0, np.cumsum(decay[:-1] * np.diff(step)))
+    growth = log_norm + decayed
+    last = int(np.argmax(np.maximum.accumulate(growth) - growth))
+    first = int(np.argmax(growth[: last + 1]))
+    ratio = (log_norm[first] - log_norm[last]) / (decayed[last] - decayed[first])
+    return (
+        f"From step {step[first]} to step {step[last]} the norm decreases {ratio:.3g} times as fast as weight decay "
+        "allows. Either each row is several steps, such as an epoch (steps_per_row=, or --steps-per-row); or lr or wd "
+        "are others; or this is not the norm of the scale-invariant weights."
+    )
+
+
+def _contradiction(rows: Rows, t: Thresholds) -> Contradiction:
+    if not rows.is_dense or not has_values(rows.predicted_growth):
+        return Contradiction()
     # all steps but the last
     lr, wd, norm, decay = rows.lr[:-1], rows.wd[:-1], rows.norm[:-1], rows.decay[:-1]
     gradients, predicted, measured = rows.grad_norm[:-1] / norm, rows.predicted_growth[:-1], np.diff(np.log(rows.norm))
@@ -253,39 +375,59 @@ def _contradiction(rows: Rows, t: Thresholds) -> str:
 
     share = share_off(predicted, decay)
     if moved.size < t.least_rows or not share > t.law_share:
-        return ""
+        return Contradiction()
     quantity = "All" if share == 1 else f"{share:.0%} of the"
     contradicts = f"{quantity} logged steps contradict the SGD update for wd = {float(np.median(wd)):.3g}."
     distances = np.diff(moved)
     rows_per_step = int(np.median(distances))
     if rows_per_step > 1 and (distances == rows_per_step).mean() >= t.law_regular:
         which = f"at every {rows_per_step}th row only"
-        return f"{contradicts} The norm changes {which}: log one row for each step of the optimizer."
+        return Contradiction(f"{contradicts} The norm changes {which}: log one row for each step of the optimizer.")
     if obey(np.append(predicted[1:], np.nan), decay):
-        return f"{contradicts} They match it if each norm is the one after its step: log the norm before the step."
+        late = "They match it if each norm is the one after its step: log the norm before the step."
+        return Contradiction(f"{contradicts} {late}")
     grown = predicted + decay
     fitted_wd = max(float(np.median((-np.expm1(measured - grown) / lr)[usable])), 0.0)
     fitted_decay = -np.log1p(-lr * fitted_wd)
     if obey(grown - fitted_decay, fitted_decay):
         momentum = "; momentum also makes decay faster" if np.median(wd) < fitted_wd else ""
-        return f"{contradicts} They match it for wd = {fitted_wd:.3g}{momentum}."
+        return Contradiction(f"{contradicts} They match it for wd = {fitted_wd:.3g}{momentum}.")
     rotating = usable & (gradients > 0)
     # gradient norm that explains the measured growth
     implied = np.sqrt(np.expm1(2 * np.maximum(measured + decay, 0))) * (1 - lr * wd) * norm / lr
     ratio = implied / gradients
     factor = float(np.median(ratio[rotating])) if rotating.any() else 1.0
     if obey_with(factor * gradients):
-        return (
+        return Contradiction(
             f"{contradicts} They match it with gradients {factor:.3g} times as large. Check whether gradients were "
             "logged while scaled, from one of several micro-batches, or before clipping."
         )
     clipped = rotating & (ratio < 1 - t.law_tolerance)
     bound = float(np.median(implied[clipped])) if clipped.any() else np.inf
     if obey_with(np.minimum(gradients, bound)):
-        return (
-            f"{contradicts} They match it with gradients clipped at {bound:.3g}: log the gradient norm after clipping."
+        after = f"They match it with gradients clipped at {bound:.3g}: log the gradient norm after clipping."
+        return Contradiction(f"{contradicts} {after}", is_by_gradients=True)
+    # small gradients obey the law, larger ones explain more growth than there is
+    calm = np.where(gradients <= np.median(gradients[rotating]), predicted, np.nan) if rotating.any() else predicted
+    if rotating.any() and obey(calm, decay) and np.mean(ratio[rotating] <= 1 + t.law_tolerance) >= t.law_regular:
+        large = "Steps with small gradients match it, larger ones are shorter than their gradients say"
+        return Contradiction(
+            f"{contradicts} {large}, as after clipping. Log the gradient norm after clipping.", is_by_gradients=True
         )
-    return (
+    # cosine of the angle between gradient and weights, which is 0 for scale-invariant weights
+    length = lr * gradients / norm
+    cosine = ((1 - lr * wd) ** 2 + length**2 - np.exp(2 * measured)) / (2 * (1 - lr * wd) * length)
+    cosine = np.abs(cosine[rotating])
+    tested = usable & np.isfinite(predicted)
+    is_small = bool(np.abs((measured - predicted)[tested].sum()) <= t.law_total * decay[tested].sum())
+    if cosine.size and np.quantile(cosine, 0.95) <= t.largest_cosine:
+        return Contradiction(
+            f"{contradicts} They match it for weights that are not scale-invariant, such as the last layer or biases: "
+            f"the gradient has a part along the weights (median cosine {np.median(cosine):.2g}). Log the norm of the "
+            "scale-invariant weights alone.",
+            is_small=is_small,
+        )
+    return Contradiction(
         f"{contradicts} Check the optimizer, the learning rate and the weight decay; whether gradients were clipped or "
         "averaged over micro-batches after they were logged; and whether all weights are scale-invariant."
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 NORM_DRIVEN, BAD_BATCH, LR_STEP = "norm-driven", "bad batch", "lr step"
 DATA_SHIFT, OVERFLOW, UNKNOWN = "data shift", "overflow", "unknown"
+DATA_ORDER, LARGE_UPDATE, CLIPPING = "data order", "large update", "clipping"
 _REDUCED_MODEL = "period_model"  # source of its trajectories
 
 
@@ -27,9 +28,10 @@ class Thresholds:
     outlier_ratios: tuple[tuple[int, float], ...] = ((1, 2.5), (5, 3.0), (20, 4.5))
     # Runs: a network that has learned its samples has single batches with any ratio, but a small loss.
     least_of_largest: float = 0.1  # least excess over that of the largest loss of the log
+    least_of_usual: float = 0.1  # or over the usual loss, if that is so large a share of the largest loss
     least_of_single: float = 0.6  # runs: a mean of 20 is noise if its excess is smaller beside the largest single one
     usual_quantile: float = 0.95  # convention: up to this quantile of the rows before, loss and rotation are usual
-    nearby_rows: int = 5  # convention: rows of a short mean; spikes this close are merged
+    nearby_rows: int = 5  # convention: rows of a short mean
     rise_gap: int = 3  # convention: usual losses in a row that separate an earlier high loss from the rise
     longest_rows: int = 300  # convention: rows in which the end of a spike is sought
     over_share: float = 0.1  # convention: below this share of its peak a spike is over, if usual losses are very low
@@ -52,7 +54,7 @@ class Thresholds:
     far_rotation: float = 2.0  # runs: exceeded in half of the norm-driven spikes, and in no bad batch or data shift
     usual_rotation: float = 1.2  # runs: at most 1.06 in 21 bad batches, above 1.2 in 1 of 23 data shifts
     rotation_rows: int = 3  # convention: steps before the loss arrives that count
-    rotation_gap: int = 10  # convention: steps before it that are not usual any more
+    rotation_gap: int = 10  # convention: steps before it that are not usual any more; spikes this close are merged
     least_rotations: int = 20  # convention: fewest usual rotations for a comparison
 
     # Decay phase before a norm-driven spike
@@ -91,7 +93,14 @@ class Thresholds:
 
     # Bad batch or data shift: mean excess of the loss some rows later, over that at the arrival
     bad_batch_left: float = 0.048  # up to here a bad batch; runs: at most 0.038 was left in 21
-    data_shift_left: float = 0.07  # from here a data shift; runs: at least 0.072 was left in 23
+    data_shift_left: float = 0.072  # from here a data shift; runs: at least that was left in 23
+    # A trained head learns new labels within few steps, so less is left. It is then large beside usual losses.
+    bad_batch_ratio: float = 1.0  # convention: what is left over the largest excess of usual losses, in a bad batch
+    bad_batch_little: float = 0.015  # or up to here; runs: at most 0.011 in 24 bad batches with a larger ratio
+    data_shift_little: float = 0.03  # runs: at least 0.035 in 12 data shifts
+    data_shift_ratio: float = 4.0  # runs: at least 4.4 times in these
+    data_growth: float = 0.5  # of ln ρ after a decay phase; runs: at most 0.36 in bad batches and data shifts
+    data_rise: float = 1.5  # runs: rise of ln loss over its usual changes; at least 1.6, and 1.1 without an event
     left_first: int = 5  # runs: a network forgets a batch within so many rows
     left_last: int = 20  # convention: last row of the mean
     clip_quantile: float = 0.99  # convention: usual gradient norms reach this quantile
@@ -100,10 +109,36 @@ class Thresholds:
     # One-step law of plain SGD. Runs: in a correct log 99 % of the steps deviate by less than a hundredth of this.
     law_tolerance: float = 0.1  # deviation over growth and decay of the step
     law_share: float = 0.1  # convention: share of deviating steps above which the log contradicts the law
+    largest_cosine: float = 0.5  # convention: between gradient and weights that are not scale-invariant
+    law_total: float = 0.2  # runs: deviation of all steps together over their decay; 0.1 for batch norm with large ε
     law_regular: float = 0.9  # convention: share of equal distances between changes, if a step has several rows
+    most_resets: int = 3  # convention: rows at which weights may have been replaced
     step_rows: int = 3  # convention: rows before the arrival in which a single step is tested
     step_tolerance: float = 0.02  # of ln ρ; convention: a single step contradicts the law
     step_relative: float = 0.5  # convention: plus this share of its growth
+
+    # What the loss does apart from spikes
+    trend_blocks: int = 40  # convention: blocks of rows whose medians are compared
+    least_block_rows: int = 10  # convention
+    trend_least_blocks: int = 3  # convention: blocks in which the loss rises, and in which it stays high
+    trend_scatter: float = 12.0  # runs: rise over the scatter of neighbouring blocks; up to 9 without an event
+    trend_rise: float = 1.2  # convention: highest over lowest level
+    least_lag: int = 13  # convention: rows of the shortest repetition; an oscillation as short has as sharp peaks
+    repetitions: int = 4  # convention: multiples of the lag at which the loss repeats, too
+    repetition_score: float = 4.0  # convention: lowest of these peaks over its standard error
+    sharpness: float = 0.5  # convention: height of the peak over its neighbours, relative to the autocorrelation
+    oscillation_samples: int = 500  # convention: means of rows whose autocorrelation is computed
+    oscillation_depth: float = 0.1  # convention: the autocorrelation is that negative between its peaks
+    oscillation_height: float = 0.3  # runs: of its first peak
+    oscillation_periods: float = 6.0  # convention: fewest periods
+    slow_blocks: int = 5  # convention: blocks of rows whose medians are the slow change of the loss
+
+    # Data order, and clipping
+    lock_chance: float = 0.002  # convention: largest chance of spikes at the same place in every epoch
+    most_regular: float = 0.02  # convention: spread of distances below which something recurs by the clock
+    least_regular: int = 5  # convention: fewest spikes for that
+    least_capped: int = 10  # convention: rows with the largest gradient norm, if gradients are clipped
+    often_capped: float = 0.9  # convention: share of clipped rows from which clipping determines the length of steps
 
     # Logs
     overflow_rise: float = 10.0  # convention: loss over the usual loss at which an overflow was announced
@@ -112,6 +147,20 @@ class Thresholds:
 
 
 THRESHOLDS = Thresholds()
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Distances of the spikes of a log and their positions in the epoch; NaN if they are not known."""
+
+    count: int  # of spikes
+    distance: float  # steps since the spike before, or since the first row
+    possible_decay: float  # of ln ρ by weight decay in this distance; NaN if it is not known
+    typical_distance: float  # median over all spikes
+    distance_spread: float  # standard deviation over mean
+    epoch_length: float  # in steps; NaN if it is not known
+    epoch_share: float  # share of the epoch that contains all spikes
+    epoch_chance: float  # chance of such a share
 
 
 @dataclass(frozen=True)
@@ -138,11 +187,21 @@ class SpikeFeatures:
     first_mean: float  # mean of the first five losses from the arrival on
     largest_mean: float  # largest of such means
     share_left: float  # excess of the loss 5 to 20 rows later, over that of the arrival
+    left_ratio: float  # the same, over the largest excess of usual losses
+    recovery: float  # steps from the arrival until the loss is usual again; NaN if the log ends before
+    loss_after: float  # median of the loss then
     # The learning rate in the rows before the arrival
     lr: float  # at the arrival
     lowest_lr: float
     lr_step: float  # where it rose most
     lr_steps: float  # in which ρ² decays by a factor e
+    spacing: Spacing
+    # Gradient and step in the rows before the arrival, over the 95 % quantile of usual ones
+    gradient_before: float
+    gradient_then: float  # in the rows from the arrival on
+    update_before: float
+    cap: float  # gradient norm at which logged gradients are clipped; inf if they are not
+    capped_before: float  # share of the rows before that are clipped
     # Rotation and norm
     turned_before: float  # largest rotation before the arrival, over the 95 % quantile of usual rotations
     trough: int  # row with the lowest norm, at which the spike begins
@@ -265,7 +324,7 @@ def _may_be_chance(s: SpikeFeatures, t: Thresholds) -> bool:
 def _has_arrived_at_once(s: SpikeFeatures, t: Thresholds) -> bool:
     """Whether the data raised the loss: it is high from its arrival on, after steps with usual rotation."""
     turned_at_most = t.far_rotation if s.excess_ratio >= t.excess_far else t.usual_rotation
-    if _has_decayed_freely(s, t, t.deep_decay):
+    if _has_decayed_freely(s, t, t.deep_decay) or (_has_decayed(s, t) and s.norm_growth >= t.norm_rise):
         is_outlier = s.excess_ratio >= t.excess_at_low_norm
     else:
         means = zip(s.mean_excess_ratios, t.outlier_ratios, strict=True)
@@ -279,8 +338,21 @@ def _has_arrived_at_once(s: SpikeFeatures, t: Thresholds) -> bool:
     )
 
 
+def _is_over(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether so little of the rise is left that one batch explains it."""
+    is_usual = s.share_left <= t.bad_batch_left and s.left_ratio <= t.bad_batch_ratio
+    return is_usual or s.share_left <= t.bad_batch_little
+
+
+def _stays(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether so much of the rise is left that the data have changed."""
+    is_large = s.share_left > t.data_shift_little and s.left_ratio > t.data_shift_ratio
+    return s.share_left > t.data_shift_left or is_large
+
+
 def _is_from_data(s: SpikeFeatures, t: Thresholds) -> bool:
-    return s.is_dense and _has_arrived_at_once(s, t)
+    may_be_norm = _has_decayed(s, t) and s.norm_growth > t.data_growth
+    return s.is_dense and _has_arrived_at_once(s, t) and not s.rise_ratio < t.data_rise and not may_be_norm
 
 
 def _why_from_norm(s: SpikeFeatures, t: Thresholds) -> str:
@@ -288,6 +360,88 @@ def _why_from_norm(s: SpikeFeatures, t: Thresholds) -> str:
         times = f"{s.turned_before:.1f} times as far as the 95 % quantile of usual steps"
         return f"Before the loss rose, a step rotated the weights {times}."
     return "The norm grew while the loss was high, as it does when steps are too long for the norm."
+
+
+def _is_locked(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether all spikes come at the same place in the epoch."""
+    return s.spacing.epoch_chance <= t.lock_chance
+
+
+def _has_large_update(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether steps grew before the loss, although weight decay had no time to reduce the norm."""
+    # without a norm, a large gradient is a large step
+    grew = s.update_before >= t.far_rotation or (not s.has_columns and s.gradient_before >= t.far_rotation)
+    return s.is_dense and grew and s.spacing.possible_decay < t.least_decay
+
+
+def _why_locked(s: SpikeFeatures, t: Thresholds) -> str:
+    place = f"{s.spacing.epoch_share:.1%} of the epoch of {s.spacing.epoch_length:.0f} steps"
+    return f"All {s.spacing.count} spikes come within {place}, so the order of the data causes them."
+
+
+def _why_large_update(s: SpikeFeatures, t: Thresholds) -> str:
+    if not s.update_before >= t.far_rotation:
+        return ""
+    return f"Before the loss rose, a step was {s.update_before:.1f} times as long as the 95 % quantile of usual steps."
+
+
+def _advise_smaller_update(s: SpikeFeatures, t: Thresholds) -> str:
+    if s.optimizer.startswith("Adam"):
+        return (
+            "The second moment follows the gradient too slowly. A smaller β₂ (0.95), a longer warm-up, or a limit for "
+            "the norm of the update shortens such steps."
+        )
+    return "A smaller learning rate or a limit for the norm of the update shortens such steps."
+
+
+def _how_it_recovered(s: SpikeFeatures, t: Thresholds) -> str:
+    if math.isnan(s.recovery):
+        return "It did not return to usual before the end of the log."
+    level = "" if s.loss_after <= 1.2 * s.usual_loss or s.usual_loss <= 0 else f", at {s.loss_after:.3g}"
+    return f"It was usual again {s.recovery:.0f} steps later{level}."
+
+
+def _how_gradient_rose(s: SpikeFeatures, t: Thresholds) -> str:
+    if s.gradient_before >= t.far_rotation:
+        times = f"{s.gradient_before:.1f} times the 95 % quantile of usual rows"
+        return f"The gradient norm rose before the loss, to {times}."
+    if s.gradient_then >= t.far_rotation:
+        return f"The gradient norm rose together with the loss, to {s.gradient_then:.1f} times that quantile."
+    return (
+        "" if math.isnan(s.gradient_before + s.gradient_then) else "The gradient norm was usual before the loss rose."
+    )
+
+
+def _how_lr_changed(s: SpikeFeatures, t: Thresholds) -> str:
+    return "" if not s.lr_factor > 1.1 else f"The learning rate rose by a factor of {s.lr_factor:.3g} shortly before."
+
+
+def _whether_norm_is_possible(s: SpikeFeatures, t: Thresholds) -> str:
+    if math.isnan(s.spacing.possible_decay) or s.simulation:
+        return ""
+    since = f"In the {s.spacing.distance:.0f} steps before, weight decay reduces the norm by at most"
+    if s.spacing.possible_decay < t.least_decay:
+        return f"{since} {-math.expm1(-s.spacing.possible_decay):.1%}, so the norm is not the cause."
+    return f"{since} {-math.expm1(-s.spacing.possible_decay):.0%}, so the norm may be the cause."
+
+
+def _how_regular(s: SpikeFeatures, t: Thresholds) -> str:
+    if s.spacing.count < t.least_regular or not s.spacing.distance_spread <= t.most_regular:
+        return ""
+    return (
+        f"The spikes come every {s.spacing.typical_distance:.0f} steps, with a spread of "
+        f"{s.spacing.distance_spread:.1%}: look for what recurs "
+        "then, such as an epoch, a file of the data, or an evaluation."
+    )
+
+
+def _how_capped(s: SpikeFeatures, t: Thresholds) -> str:
+    if not s.capped_before >= t.often_capped:
+        return ""
+    return (
+        f"In {s.capped_before:.0%} of the rows before, the gradient norm is {s.cap:.3g}: clipping determines the "
+        "length of the steps."
+    )
 
 
 def _why_unexplained(s: SpikeFeatures, t: Thresholds) -> str:
@@ -362,7 +516,10 @@ def _advise_clipping(s: SpikeFeatures, t: Thresholds) -> str:
     if not s.gradient > clip:
         return ""
     which = f"in column {s.gradient_column!r}" if s.gradient_column else "of the scale-invariant weights"
-    return f"Clipping the gradient norm {which} at {clip:.2g} would have reduced the rotation."
+    # many tools log the norm before clipping
+    is_checked = not math.isnan(s.growth_explained)
+    start = "Clipping" if is_checked else "Unless gradients are clipped already, clipping"
+    return f"{start} the gradient norm {which} at {clip:.2g} would have reduced the rotation."
 
 
 _DECAYED = (
@@ -385,11 +542,48 @@ RULES = (
         (_advise_slower_lr,),
         numbers=("turned_before",),
     ),
-    CauseRule(UNKNOWN, lambda s, t: not s.has_columns, ()),
+    CauseRule(
+        UNKNOWN,
+        lambda s, t: s.contradicts_law,
+        ("The log contradicts the law of the norm, so it supports no cause.", _how_it_recovered),
+        numbers=(),
+    ),
+    CauseRule(
+        DATA_ORDER,
+        lambda s, t: _is_locked(s, t) and not (s.has_columns and _is_from_norm(s, t)),
+        (_why_locked, _how_it_recovered),
+        ("Shuffle the data in every epoch, and check the batches at this place.",),
+        numbers=(),
+    ),
+    CauseRule(
+        UNKNOWN,
+        lambda s, t: _is_locked(s, t),
+        (_why_locked, "But steps rotated the weights far before, as in a norm-driven spike."),
+    ),
+    CauseRule(
+        LARGE_UPDATE,
+        lambda s, t: not s.has_columns and _has_large_update(s, t),
+        (_why_large_update, _how_gradient_rose, _whether_norm_is_possible, _how_it_recovered),
+        (_advise_smaller_update,),
+        numbers=(),
+    ),
+    CauseRule(
+        UNKNOWN,
+        lambda s, t: not s.has_columns,
+        (_how_it_recovered, _how_gradient_rose, _how_lr_changed, _whether_norm_is_possible, _how_regular, _how_capped),
+        numbers=(),
+    ),
     CauseRule(
         UNKNOWN, lambda s, t: math.isnan(s.turned_before), ("There are too few steps before it for a comparison.",)
     ),
     # the norm
+    CauseRule(
+        LARGE_UPDATE,
+        lambda s, t: _has_large_update(s, t) and s.turned_before >= t.far_rotation and not _may_be_chance(s, t),
+        (_why_large_update, _whether_norm_is_possible, _how_unlikely),
+        (_advise_smaller_update,),
+        numbers=_GROWTH,
+    ),
     CauseRule(
         UNKNOWN,
         lambda s, t: _is_from_norm(s, t) and not _has_decayed(s, t),
@@ -435,13 +629,13 @@ RULES = (
     ),
     CauseRule(
         DATA_SHIFT,
-        lambda s, t: _is_from_data(s, t) and s.share_left > t.data_shift_left,
+        lambda s, t: _is_from_data(s, t) and _stays(s, t),
         (_AT_ONCE, _how_much_left),
         ("Check the data and labels from step {s.arrival_step} on; lr and wd are probably not the cause.",),
     ),
     CauseRule(
         UNKNOWN,
-        lambda s, t: _is_from_data(s, t) and s.share_left > t.bad_batch_left,
+        lambda s, t: _is_from_data(s, t) and not _is_over(s, t),
         (_AT_ONCE, _how_much_left, "That is more than one batch leaves and less than a data shift leaves."),
     ),
     CauseRule(
@@ -450,5 +644,11 @@ RULES = (
         (_AT_ONCE, _how_much_left),
         ("Check the batch of step {s.arrival_step}; lr and wd are probably not the cause.", _advise_clipping),
     ),
-    CauseRule(UNKNOWN, lambda s, t: True, (_why_unknown,)),
+    CauseRule(
+        CLIPPING,
+        lambda s, t: s.capped_before >= t.often_capped,
+        (_how_capped,),
+        ("Raise the limit of clipping, or lower the learning rate.",),
+    ),
+    CauseRule(UNKNOWN, lambda s, t: True, (_why_unknown, _how_regular)),
 )

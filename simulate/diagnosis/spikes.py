@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from simulate.diagnosis.log_rows import Rows
-from simulate.diagnosis.rules import NORM_DRIVEN, THRESHOLDS, SpikeFeatures, Thresholds, explain
+from simulate.diagnosis.log_rows import Rows, row_spacing
+from simulate.diagnosis.rules import NORM_DRIVEN, THRESHOLDS, Spacing, SpikeFeatures, Thresholds, explain
+from simulate.diagnosis.trends import chance_of_lock, locked_share
 from simulate.trajectories.periods import zigzag
 from theory.arguments import FloatArray
 
 _Places = Sequence[tuple[int, int]]
+_CHUNK = 4096  # windows of rows in memory at once
 
 
 def find_spikes(rows: Rows, t: Thresholds = THRESHOLDS) -> list[tuple[int, int]]:
@@ -63,7 +66,10 @@ def spike_features(
     usual = _without_short_spikes(rows.loss, places, t)
     usual_rows = _Usual.of(rows, places, t)
     with np.errstate(all="ignore"):
-        features = [_features(rows, usual, usual_rows, first, last, contradicts_law, t) for first, last in places]
+        features = [
+            _features(rows, usual, usual_rows, first, last, spacing, contradicts_law, t)
+            for (first, last), spacing in zip(places, _spacings(rows, places, t), strict=True)
+        ]
     chances = np.array([(s.chance_before, s.rise_ratio) for s in features if _looks_norm_driven(s, t)])
     if not chances.size:
         return features
@@ -75,6 +81,31 @@ def _looks_norm_driven(s: SpikeFeatures, t: Thresholds) -> bool:
     """Whether the spike is norm-driven unless chance explains it."""
     is_comparable = not math.isnan(s.chance_before + s.rise_ratio)
     return is_comparable and explain(replace(s, chance_before=0.0, rise_ratio=math.inf), t).cause == NORM_DRIVEN
+
+
+def _spacings(rows: Rows, places: _Places, t: Thresholds) -> list[Spacing]:
+    """Distance of each spike from the one before, and the positions of all in the epoch."""
+    decayed = np.append(0.0, np.cumsum(rows.decay))
+    steps = [int(rows.step[first]) for first, _ in places]
+    # within a few rows every place is the same
+    has_places = rows.epoch_length >= t.least_lag * row_spacing(rows.step)
+    share = locked_share(steps, rows.epoch_length) if len(steps) > 1 and has_places else math.nan
+    distances = np.diff(steps)
+    spread = float(distances.std() / distances.mean()) if distances.size else math.nan
+    before = [0, *(last for _, last in places)]
+    return [
+        Spacing(
+            count=len(steps),
+            distance=float(rows.step[first] - rows.step[previous]),
+            possible_decay=float(decayed[first] - decayed[previous]),
+            typical_distance=float(np.median(distances)) if distances.size else math.nan,
+            distance_spread=spread,
+            epoch_length=rows.epoch_length,
+            epoch_share=share,
+            epoch_chance=math.nan if math.isnan(share) else chance_of_lock(len(steps), share),
+        )
+        for (first, _), previous in zip(places, before, strict=False)
+    ]
 
 
 @dataclass(frozen=True)
@@ -150,6 +181,7 @@ def _features(
     usual_rows: _Usual,
     first: int,
     last: int,
+    spacing: Spacing,
     contradicts_law: bool,
     t: Thresholds,
 ) -> SpikeFeatures:
@@ -164,7 +196,7 @@ def _features(
     depth, decay_ratio, trough = _last_decay_phase(rows, first, t)
     duration = depth / (decay_ratio * rows.decay_per_step[trough])
     span = int(rows.step[-1] - rows.step[0])
-    usual_gradients = _before(rows.grad_norm, first, t) / _before(norm, first, t)
+    usual_gradients = _before(rows.gradient, first, t)
     contradicting = _contradicting_row(rows, arrival, t)
     is_contradicted = contradicting < loss.size
     return SpikeFeatures(
@@ -173,7 +205,7 @@ def _features(
         simulation=rows.simulation,
         optimizer=rows.optimizer,
         # a trajectory has g̃, and its gradient norm is g̃/ρ
-        gradient_column=rows.log.grad_norm.attrs.get("column", "") if "grad_norm" in rows.log else "",
+        gradient_column=rows.log.gradient_norm.attrs.get("column", "") if "gradient_norm" in rows.log else "",
         span=span,
         usual_loss=float(np.median(_before(loss, first, t))),
         largest_loss=float(loss[first : last + 1].max()),
@@ -185,11 +217,19 @@ def _features(
         first_mean=float(means[0]),
         largest_mean=float(means[: t.level_rows].max()),
         share_left=float((later.mean() - usual_mean) / (loss[arrival] - usual_mean)) if has_later else math.nan,
+        left_ratio=_excess_ratio(float(later.mean()), _before(usual, arrival, t)) if has_later else math.nan,
         lr=float(recent_lr[-1]),
         lowest_lr=float(recent_lr[recent_lr > 0].min(initial=math.inf)),
         lr_step=int(rows.step[start + 1 + np.argmax(np.diff(recent_lr))]) if arrival else math.nan,
         lr_steps=float(1 / (2 * rows.free_decay[arrival])) if rows.free_decay[arrival] > 0 else math.nan,
-        turned_before=_rotation_ratio_before(rows, arrival, t),
+        turned_before=_ratio_before(rows.rotation, arrival, t),
+        gradient_before=_ratio_before(rows.gradient, arrival, t),
+        gradient_then=_ratio_before(rows.gradient, arrival, t, after=t.rotation_rows),
+        update_before=_ratio_before(rows.update, arrival, t),
+        cap=rows.gradient_cap,
+        capped_before=_capped_share(rows, rows_before(first, t.compared_rows)),
+        recovery=float(rows.step[last + 1] - rows.step[arrival]) if last + 1 < loss.size else math.nan,
+        loss_after=float(np.median(loss[last + 1 : last + 1 + t.left_last])) if last + 1 < loss.size else math.nan,
         trough=trough,
         norm_decay=depth,
         decay_ratio=decay_ratio,
@@ -202,13 +242,14 @@ def _features(
         typical_chance=math.nan,
         typical_rise=math.nan,
         advised_wd=float(rows.wd[trough] * duration / span),
-        gradient=float(rows.grad_norm[arrival] / norm[arrival]),
+        gradient=float(rows.gradient[arrival]),
         usual_gradient=_quantile(usual_gradients, t.clip_quantile),
         contradicting_step=int(rows.step[contradicting]) if is_contradicted else math.nan,
         measured_growth=float(np.log(norm[contradicting + 1] / norm[contradicting])) if is_contradicted else math.nan,
         predicted_growth=float(rows.predicted_growth[contradicting]) if is_contradicted else math.nan,
         free_growth=-float(rows.decay[contradicting]) if is_contradicted else math.nan,
         contradicts_law=contradicts_law,
+        spacing=spacing,
     )
 
 
@@ -274,7 +315,13 @@ def _find_outliers(loss: FloatArray, usual: FloatArray, t: Thresholds) -> Sequen
         )
         candidates = np.arange(fewest + late, series.size)
         candidates = candidates[(series[candidates] > largest[candidates - late - 1]) & ~np.isnan(compared[candidates])]
-        for row in candidates.tolist():
+        # medians of all windows at once leave few candidates; a window with NaN has the median NaN
+        complete = candidates[candidates - late >= t.compared_rows]
+        excess_by_limit = np.full(series.size, np.nan)
+        for part in np.array_split(complete, complete.size // _CHUNK + 1) if complete.size else []:
+            typical = np.median(sliding_window_view(compared, t.compared_rows)[part - late - t.compared_rows], axis=1)
+            excess_by_limit[part] = series[part] - typical - limit * (largest[part - late - 1] - typical)
+        for row in candidates[~(excess_by_limit[candidates] <= 0)].tolist():
             window = rows_before(row - late, t.compared_rows)
             previous = compared[window]
             previous = previous[~np.isnan(previous)]
@@ -295,7 +342,10 @@ def _is_large(loss: FloatArray, row: int, t: Thresholds) -> bool:
     usual = float(np.median(_before(loss, row, t)))
     # a mean of five, because a single largest loss may be an error
     largest = float(_moving_means(loss, t.nearby_rows).max(initial=-math.inf))
-    return float(loss[row : row + t.nearby_rows].max()) - usual >= t.least_of_largest * (largest - usual)
+    excess = float(loss[row : row + t.nearby_rows].max()) - usual
+    # a small excess counts beside a loss that was large at the start, unless the usual loss is tiny
+    is_notable = usual >= t.least_of_usual * largest and excess >= t.least_of_usual * usual
+    return excess >= t.least_of_largest * (largest - usual) or is_notable
 
 
 def _merge(loss: FloatArray, spikes: _Places, t: Thresholds) -> list[tuple[int, int]]:
@@ -304,7 +354,7 @@ def _merge(loss: FloatArray, spikes: _Places, t: Thresholds) -> list[tuple[int, 
     for row, end in sorted(set(spikes)):
         last = max(_last_row(loss, row, t), end)
         first = _first_row(loss, row, last, t)
-        if merged and first <= merged[-1][1] + t.nearby_rows:
+        if merged and first <= merged[-1][1] + t.rotation_gap:
             merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
         else:
             merged.append((first, last))
@@ -370,17 +420,26 @@ def _find_quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray, t: 
     return rises
 
 
-def _rotation_ratio_before(rows: Rows, arrival: int, t: Thresholds) -> float:
-    """Largest rotation of the three steps before the arrival, over the 95 % quantile of usual rotations."""
+def _ratio_before(values: FloatArray, arrival: int, t: Thresholds, after: int = 0) -> float:
+    """Largest value of the three rows before the arrival, over the 95 % quantile of usual values.
+
+    With `after`, the largest of so many rows from the arrival on.
+    """
     # the ten steps before the spike are not usual any more
-    usual = _before(rows.rotation, max(arrival - t.rotation_gap, 0), t)
+    usual = _before(values, max(arrival - t.rotation_gap, 0), t)
     usual = usual[np.isfinite(usual)]
-    recent = rows.rotation[rows_before(arrival, t.rotation_rows)]
+    recent = values[slice(arrival, arrival + after) if after else rows_before(arrival, t.rotation_rows)]
     recent = recent[np.isfinite(recent)]
     if usual.size < t.least_rotations or not recent.size:
         return math.nan
     quantile = float(np.quantile(usual, t.usual_quantile))
     return float(recent.max()) / quantile if quantile > 0 else math.nan
+
+
+def _capped_share(rows: Rows, where: slice) -> float:
+    """Share of the rows whose gradient norm is that at which it is clipped."""
+    gradients = rows.gradient[where]
+    return float(np.mean(gradients >= rows.gradient_cap * (1 - 1e-3))) if gradients.size else math.nan
 
 
 def _last_decay_phase(rows: Rows, first: int, t: Thresholds) -> tuple[float, float, int]:

@@ -279,6 +279,34 @@ def _in_transient(trajectory: xr.Dataset, periods: MeasuredPeriods, discard: int
     )
 
 
+def impossible_decrease(
+    step: npt.NDArray[np.int64],
+    log_norm: npt.NDArray[np.float64],
+    decay: npt.NDArray[np.float64],
+    rule: theory.Optimizer,
+) -> float:
+    """Largest decrease of ln ρ beyond its decay, if steps orthogonal to the weights make it impossible; else 0.
+
+    Examples
+    --------
+    >>> step, decay = np.arange(100), np.full(100, 0.001)
+    >>> round(impossible_decrease(step, -0.002 * step, decay, theory.SGD()), 3)
+    0.099
+    >>> impossible_decrease(step, -0.001 * step, decay, theory.SGD())
+    0.0
+    """
+    # growth of ln ρ by gradients since the first row: it never decreases if steps are orthogonal to the weights
+    growth = np.append(0.0, np.cumsum(np.diff(log_norm) + _decayed(step, decay)))
+    excess = float((np.maximum.accumulate(growth) - growth).max())
+    return excess if excess > (_EXCESS_DECAY_MAX if rule == theory.SGD() else _EXCESS_DECAY_MAX_BUFFER) else 0.0
+
+
+def _decayed(step: npt.NDArray[np.int64], decay: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Largest decay of ln ρ between neighbouring rows."""
+    largest: npt.NDArray[np.float64] = np.maximum(decay[:-1], decay[1:]) * np.diff(step)
+    return largest
+
+
 def _contradiction(
     step: npt.NDArray[np.int64],
     log_norm: npt.NDArray[np.float64],
@@ -290,16 +318,13 @@ def _contradiction(
     if buffer_steps(rule) * float(decay.mean()) > BUFFER_MAX:
         # the norm may ring
         return ""
-    # growth of ln ρ by gradients since the first row: it never decreases if steps are orthogonal to the weights
-    decayed = np.maximum(decay[:-1], decay[1:]) * np.diff(step)
-    growth = np.append(0.0, np.cumsum(np.diff(log_norm) + decayed))
-    excess = float((np.maximum.accumulate(growth) - growth).max())
     check = "check lr, wd and optimizer, and that this is the norm of the scale-invariant weights"
-    if excess > (_EXCESS_DECAY_MAX if rule == theory.SGD() else _EXCESS_DECAY_MAX_BUFFER):
+    if excess := impossible_decrease(step, log_norm, decay, rule):
         decrease = f"ln ρ decreased by {excess:.3g} more than weight decay allows"
         return f"settings do not fit this trajectory: {decrease}; {check}"
     turn = 1 - math.cos(float(np.median(rotation)))
-    mean_growth = max(growth[-1] / (step[-1] - step[0]), float(decay.mean()))
+    growth = log_norm[-1] - log_norm[0] + _decayed(step, decay).sum()
+    mean_growth = max(growth / (step[-1] - step[0]), float(decay.mean()))
     if rule == theory.SGD() and turn > _TURN_RATIO_MAX * mean_growth > 0:
         return (
             f"settings do not fit this trajectory: half of the steps rotate the weights by {np.median(rotation):.3g} "

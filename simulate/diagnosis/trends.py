@@ -1,0 +1,207 @@
+"""Find what the loss does apart from spikes: slow rises, oscillations, and rhythms of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulate.diagnosis.log_rows import Rows, row_spacing
+from simulate.diagnosis.rules import THRESHOLDS, Thresholds
+from theory.arguments import FloatArray
+
+SLOW_RISE, LASTING_RISE, OSCILLATION, REPETITION = "slow rise", "lasting rise", "oscillation", "repetition"
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A change of the loss that is no spike.
+
+    Attributes
+    ----------
+    kind : "slow rise", "lasting rise", "oscillation" or "repetition".
+    step, last_step : first and last step of it.
+    text : sentences with the numbers.
+    """
+
+    kind: str
+    step: int
+    last_step: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}, step {self.step} to {self.last_step}: {self.text}"
+
+
+def find_trends(rows: Rows, places: Sequence[tuple[int, int]], t: Thresholds = THRESHOLDS) -> list[Trend]:
+    """Find slow rises and oscillations of the loss outside the spikes at these first and last rows.
+
+    Examples
+    --------
+    >>> import xarray as xr
+    >>> noise = np.random.default_rng(0).normal(size=2000)
+    >>> loss = 1 + 0.5 * np.linspace(0, 1, 2000) ** 2 + 0.05 * noise
+    >>> [trend] = find_trends(Rows.of(xr.Dataset({"loss": ("step", loss)}, {"step": np.arange(2000)})), [])
+    >>> trend.kind
+    'slow rise'
+    """
+    is_usual = np.ones(rows.loss.size, dtype=bool)
+    for first, last in places:
+        is_usual[first : last + 1] = False
+    if is_usual.sum() < t.trend_blocks * t.least_block_rows:
+        return []
+    repeats = _find_repetition(rows, is_usual, t)
+    trends = [_find_rise(rows, places, t), repeats or _find_oscillation(rows, is_usual, t)]
+    return [trend for trend in trends if trend is not None]
+
+
+def locked_share(steps: Sequence[int], period: float) -> float:
+    """Share of a period that contains the positions of all steps in it.
+
+    Examples
+    --------
+    >>> round(locked_share([10, 110, 212], 100.0), 2)
+    0.02
+    """
+    positions = np.sort(np.mod(np.asarray(steps, dtype=float), period))
+    gaps = np.diff(positions, append=positions[0] + period)
+    return float(1 - gaps.max() / period)
+
+
+def chance_of_lock(count: int, share: float) -> float:
+    """Probability that so many steps at random lie within such a share of a period.
+
+    Examples
+    --------
+    >>> round(chance_of_lock(3, 0.02), 4)
+    0.0012
+    """
+    return count * share ** (count - 1) if count else 1.0
+
+
+def _find_rise(rows: Rows, places: Sequence[tuple[int, int]], t: Thresholds) -> Trend | None:
+    """The rise from the lowest block of the loss to the highest one after it, unless it begins with a spike."""
+    blocks = np.array_split(np.arange(rows.loss.size), t.trend_blocks)
+    level = np.array([np.median(rows.loss[block]) for block in blocks])
+    # a single low or high block is noise
+    smooth = np.array([np.median(level[max(i - 1, 0) : i + 2]) for i in range(level.size)])
+    rise = smooth - np.minimum.accumulate(smooth)
+    high = int(np.argmax(rise))
+    low = int(np.argmin(smooth[: high + 1]))
+    scatter = 1.4826 * float(np.median(np.abs(np.diff(level)))) / math.sqrt(2)
+    if not (rise[high] > t.trend_scatter * scatter and smooth[high] > t.trend_rise * max(smooth[low], 0.0)):
+        return None
+    first, last = (low + int(np.argmax(smooth[low : high + 1] >= smooth[low] + q * rise[high])) for q in (0.25, 0.75))
+    is_slow = last - first >= t.trend_least_blocks
+    # a spike that begins there is reported itself
+    start, end = blocks[max(first - 1, 0)][0], blocks[last][-1]
+    if not is_slow and any(start <= row <= end for row, _ in places):
+        return None
+    stays = smooth[-1] > smooth[low] + 0.5 * rise[high]
+    if not stays and (smooth[low:] > smooth[low] + 0.5 * rise[high]).sum() < t.trend_least_blocks:
+        return None
+    then = f"It ends at {level[-1]:.3g}." if stays else f"It decreased again later, and ends at {level[-1]:.3g}."
+    text = f"The median loss rose from its lowest level {smooth[low]:.3g} to {smooth[high]:.3g}. {then}"
+    kind = SLOW_RISE if is_slow else LASTING_RISE
+    return Trend(kind, int(rows.step[blocks[low][0]]), int(rows.step[blocks[high][-1]]), text)
+
+
+def _detrended(rows: Rows, is_usual: FloatArray, block_count: int) -> FloatArray:
+    """The loss without changes slower than a block, on a logarithmic scale if it is positive; 0 in spikes."""
+    loss = rows.loss
+    values = np.log(np.maximum(loss, loss[loss > 0].min())) if loss.min() >= 0 and loss.any() else loss
+    blocks = np.array_split(np.flatnonzero(is_usual), block_count)
+    centers = [float(np.mean(block)) for block in blocks]
+    slow = np.interp(np.arange(loss.size), centers, [float(np.median(values[block])) for block in blocks])
+    rest = np.where(is_usual, values - slow, 0.0)
+    limit = 5 * np.median(np.abs(rest[is_usual]))
+    clipped: FloatArray = np.clip(rest, -limit, limit)
+    return clipped
+
+
+def _autocorrelation(series: FloatArray) -> FloatArray:
+    """Autocorrelation of a series at lags up to half of its length."""
+    series = series - series.mean()
+    power = np.abs(np.fft.rfft(series, 2 * series.size)) ** 2
+    products = np.fft.irfft(power)[: series.size // 2] / np.arange(series.size, series.size - series.size // 2, -1)
+    correlation: FloatArray = products / products[0] if products.size and products[0] > 0 else np.zeros(1)
+    return correlation
+
+
+def _find_repetition(rows: Rows, is_usual: FloatArray, t: Thresholds) -> Trend | None:
+    """A lag at which the loss repeats sharply, as it does if the batches come in the same order again."""
+    correlation = _autocorrelation(_detrended(rows, is_usual, t.trend_blocks))
+    # a sharp peak stands out from the lags on both sides
+    sharp = correlation - (np.roll(correlation, 2) + np.roll(correlation, -2)) / 2
+    lags = np.arange(t.least_lag, (correlation.size - 2) // t.repetitions)
+    if not lags.size:
+        return None
+    heights = np.min([sharp[times * lags] for times in range(1, t.repetitions + 1)], axis=0)
+    # multiples of the lag have peaks of about the same height
+    best = int(np.argmax(heights >= 0.7 * heights.max()))
+    lag = int(lags[best])
+    # standard error of an autocorrelation (Bartlett)
+    correlated = 1 + 2 * float((correlation[1 : lag // 2] ** 2).sum())
+    error = math.sqrt(1.5 * correlated / rows.loss.size)
+    # an oscillation has a wide peak
+    if not (heights[best] > t.repetition_score * error and sharp[lag] >= t.sharpness * correlation[lag]):
+        return None
+    steps = float(rows.step[lag] - rows.step[0])
+    epoch = rows.epoch_length
+    epochs = steps / epoch if math.isfinite(epoch) else math.nan
+    if math.isnan(epochs):
+        why = f"If an epoch or a file of the data has {steps:.0f} steps, the order of the data causes it, not the norm."
+    elif round(epochs) and abs(steps - round(epochs) * epoch) <= row_spacing(rows.step) / 2:
+        many = "an epoch" if round(epochs) == 1 else f"{round(epochs)} epochs"
+        why = f"That is {many}, so the order of the data causes it, not the norm. Shuffle the data in every epoch."
+    else:
+        why = f"An epoch has {epoch:.0f} steps, so look for what else recurs then, such as a file of the data."
+    text = f"The loss repeats every {steps:.0f} steps (autocorrelation {correlation[lag]:.2f}). {why}"
+    return Trend(REPETITION, int(rows.step[0]), int(rows.step[-1]), text)
+
+
+def _find_oscillation(rows: Rows, is_usual: FloatArray, t: Thresholds) -> Trend | None:
+    """A period of the loss, from the first peak of its autocorrelation."""
+    # the loss changes fast at first
+    rest = _detrended(rows, is_usual, t.slow_blocks)[rows.loss.size // t.slow_blocks :]
+    size = max(rest.size // t.oscillation_samples, 1)
+    means = rest[: rest.size // size * size].reshape(-1, size).mean(axis=1)
+    correlation = _autocorrelation(means)
+    negative = np.flatnonzero(correlation < -t.oscillation_depth)
+    if not negative.size:
+        return None
+    after = correlation[negative[0] :]
+    positive = np.flatnonzero(after > 0)
+    if not positive.size:
+        return None
+    start = int(negative[0] + positive[0])
+    end = next((i for i in range(start, correlation.size) if correlation[i] < 0), correlation.size)
+    lag = start + int(np.argmax(correlation[start:end]))
+    again = correlation[round(1.8 * lag) : round(2.2 * lag) + 1]
+    is_periodic = correlation[lag] >= t.oscillation_height and again.size and again.max() >= t.oscillation_height / 2
+    if not is_periodic or means.size < t.oscillation_periods * lag:
+        return None
+    period = lag * size * float(rows.step[-1] - rows.step[0]) / max(rows.step.size - 1, 1)
+    epoch = rows.epoch_length
+    if math.isfinite(epoch) and abs(period / epoch - 1) < 0.05:
+        why = "That is an epoch, so the order of the data causes it, not the norm."
+    else:
+        why = _whether_norm_can_oscillate(rows, period, t)
+    text = (
+        f"The loss oscillates with a period of about {period:.0f} steps (autocorrelation {correlation[lag]:.2f}). {why}"
+    )
+    return Trend(OSCILLATION, int(rows.step[0]), int(rows.step[-1]), text.strip())
+
+
+def _whether_norm_can_oscillate(rows: Rows, period: float, t: Thresholds) -> str:
+    decay = float(np.median(rows.free_decay)) * period if not rows.are_epochs else math.nan
+    if math.isnan(decay):
+        return ""
+    if decay < t.least_decay:
+        return (
+            f"In that time weight decay reduces the norm by {-math.expm1(-decay):.1%} at most, so the norm is not the "
+            "cause."
+        )
+    return f"In that time weight decay can reduce the norm by {-math.expm1(-decay):.0%}, so the norm may be the cause."
