@@ -30,9 +30,10 @@ from empirical.studies.labelled_runs import (
     held_out_runs,
     independent_gradients,
     log_independent_gradients,
+    spikes_need_decay,
     train_labelled,
 )
-from empirical.studies.ordinary_runs import ordinary_development_runs, ordinary_held_out_runs
+from empirical.studies.ordinary_runs import is_ordinary, ordinary_development_runs, ordinary_held_out_runs
 from empirical.studies.study import Limit, Result, Rule, Study, goals_table, share_with_count, write_page
 from simulate.diagnosis.diagnosis import Diagnosis
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN
@@ -41,7 +42,7 @@ RIGHT, WRONG, MISSED = "right", "wrong", "missed"
 OUTCOMES = (RIGHT, UNKNOWN, MISSED, WRONG)
 NO_EFFECT = "no effect"
 DEVELOPMENT, HELD_OUT = "development", "held-out"
-ORDINARY_DEVELOPMENT, ORDINARY_HELD_OUT = "ordinary, development", "ordinary, held-out"
+ORDINARY_DEVELOPMENT, ORDINARY_HELD_OUT = "ordinary development", "ordinary held-out"
 _Case = TypeVar("_Case")
 _Answer = TypeVar("_Answer")
 _NEAR = (-2, 30)  # steps from an event to the first step of its spike
@@ -113,9 +114,8 @@ def diagnosis_outcome(case: LabelledRun, diagnosis: Diagnosis, *, spacing: int =
     - Norm-driven: right if at least two spikes, and at least 80 % of all, are norm-driven and the rest is unknown;
       unknown if fewer are; missed without spikes; wrong with any other cause.
     - Event: right if the first spike from two steps before to thirty after the event has its label; missed without such
-      a spike. An earlier spike with a cause makes the outcome wrong, except for norm-driven ones of networks whose only
-      trained weights are scale-invariant. So does, in other networks, a cause long after an event that lasts for at
-      most one epoch.
+      a spike. An earlier spike with a cause makes the outcome wrong. It may be norm-driven in networks that are not
+      ordinary. In ordinary ones, a cause long after an event of at most one epoch is wrong, too.
     - Bad epoch: as an event; "bad batch" and "data shift" are right.
     - Slow rise, divergence: right if a spike from the event on has a right cause; wrong with a wrong one.
 
@@ -137,12 +137,11 @@ def diagnosis_outcome(case: LabelledRun, diagnosis: Diagnosis, *, spacing: int =
     first, last = _window(case, spacing, steps_per_number)
     right = _RIGHT_CAUSES.get(case.label, {case.label})
     allowed = {UNKNOWN} | _ALLOWED_CAUSES.get(case.label, set())
-    is_ordinary = not case.settings.get("scale_invariant", True)
     early = {spike.cause for spike in diagnosis.spikes if spike.step < first}
-    if early - (allowed if is_ordinary else {UNKNOWN, NORM_DRIVEN}):
+    if early - (allowed if is_ordinary(case) else {UNKNOWN, NORM_DRIVEN}):
         return WRONG
     late = {spike.cause for spike in diagnosis.spikes if spike.step > last + _LONG_AFTER / steps_per_number}
-    if is_ordinary and case.label in _SHORT and late - {UNKNOWN}:
+    if is_ordinary(case) and case.label in _SHORT and late - {UNKNOWN}:
         return WRONG
     near = [spike.cause for spike in diagnosis.spikes if first <= spike.step <= last]
     if case.label in _SLOW:
@@ -231,7 +230,11 @@ def _map(
 
 
 def _train_and_judge(case: LabelledRun) -> Outcomes:
-    return judge_log(case, train_labelled(case))
+    log = train_labelled(case)
+    outcomes = judge_log(case, log)
+    if case.label == NORM_DRIVEN and is_ordinary(case) and not spikes_need_decay(case, log):
+        return {**dict.fromkeys(outcomes, NO_EFFECT), "spikes": outcomes["spikes"]}
+    return outcomes
 
 
 def judge_log(case: LabelledRun, log: xr.Dataset) -> Outcomes:

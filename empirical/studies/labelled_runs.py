@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,9 @@ _FROM_DATA = (BAD_BATCH, BAD_EPOCH, DATA_SHIFT, SLOW_RISE)
 _MOST_NOISE, _RISE = 0.6, 0.3
 # In a divergence, the learning rate grows by `_LR_FACTOR` every `_LR_STEPS` steps, or by `_LR_GROWTH` up to the end.
 _LR_FACTOR, _LR_STEPS, _LR_GROWTH = 1.5, 200, 100.0
+# A run is periodic with at least so many spikes, if it has that many times fewer without weight decay.
+_FEWEST = 3
+_MEAN_ROWS, _USUAL_ROWS, _LEAST_RATIO, _GAP_ROWS = 5, 200, 3.0, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ class LabelledRun:
     at : step of the event.
     seed : seed of weights, batches and event.
     clip : largest norm of the gradient of all parameters; None for no clipping.
+    decay_ends : first step without weight decay; None for decay in all steps.
     """
 
     label: str
@@ -57,6 +61,7 @@ class LabelledRun:
     at: int | None = None
     seed: int = 0
     clip: float | None = None
+    decay_ends: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +194,8 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
         chosen, order = order[:size], order[size:]
         batch, classes = _apply_event(case, config, step, epoch_length, (inputs[chosen], targets[chosen]), generator)
         optimizer.param_groups[0]["lr"] = lr
+        if step == case.decay_ends:
+            optimizer.param_groups[0]["weight_decay"] = 0.0
         optimizer.zero_grad(set_to_none=False)
         loss = nn.functional.cross_entropy(model(batch), classes)
         loss.backward()
@@ -211,6 +218,36 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
         {name: ("step", values) for name, values in further.items()}
     )
     return log.assign_attrs(row_unit="steps", epoch_length=epoch_length)
+
+
+def spikes_need_decay(case: LabelledRun, log: xr.Dataset) -> bool:
+    """Return whether the loss stops to spike without weight decay.
+
+    The run is trained again, without decay from a third of its steps on, so from the same state. It has at most a third
+    of the spikes that `log` has from there on, which are at least three.
+    """
+    ends = case.settings["steps"] // 3
+    control = train_labelled(replace(case, decay_ends=ends))
+    with_decay, without = (count_spikes(losses.loss.values[ends:]) for losses in (log, control))
+    return with_decay >= _FEWEST and without <= with_decay / _FEWEST
+
+
+def count_spikes(loss: npt.NDArray[np.float64]) -> int:
+    """Count the spikes of a loss: means of five losses above three times the median of the 200 before.
+
+    Spikes are separated by at least 20 other means. The count does not depend on the rules of the diagnosis.
+
+    Examples
+    --------
+    >>> loss = np.ones(1000)
+    >>> loss[[300, 310, 600]] = 50.0
+    >>> count_spikes(loss)
+    2
+    """
+    means = np.convolve(loss, np.full(_MEAN_ROWS, 1 / _MEAN_ROWS), "valid")[_USUAL_ROWS:]
+    usual = np.median(np.lib.stride_tricks.sliding_window_view(loss, _USUAL_ROWS), axis=1)[: means.size]
+    high = np.flatnonzero(means > _LEAST_RATIO * usual)
+    return int(np.sum(np.diff(high, prepend=-_GAP_ROWS - 1) > _GAP_ROWS))
 
 
 def _flatten(parameters: Sequence[nn.Parameter]) -> tuple[Tensor, Tensor]:

@@ -109,8 +109,37 @@ _HELD_OUT_EVENTS: _Events = {
     DIVERGENCE: [(1, "lr grows"), (2, "lr steps"), (3, "lr grows"), (4, "lr steps"), (6, "lr steps"), (10, "lr grows")],
     OVERFLOW: [(2, "infinite"), (6, "skipped"), (9, "skipped")],
 }
-_PERIODIC: tuple[_Network, ...] = ()
-_PERIODIC_HELD_OUT: tuple[_Network, ...] = ()
+_FULL = {"sampling": "full_batch"}
+# In all of them the spikes end if weight decay does: see `spikes_need_decay`.
+_PERIODIC: tuple[_Network, ...] = (
+    {**_MLP, "width": 64, "samples": 350, "lr": 0.5, "wd": 4e-3, **_FULL},
+    {**_MLP, "width": 32, "samples": 300, "batch_size": 100, "lr": 0.5, "wd": 0.01},
+    {**_MLP, **_LAYER, "width": 48, "lr": 0.5, "wd": 4e-3},
+    {**_MLP, **_LAYER, "width": 32, "batch_size": 128, "lr": 0.3, "wd": 6e-3},
+    {**_MLP, **_LAYER, "width": 48, "lr": 0.05, "wd": 4e-3, "optimizer": _MOMENTUM},
+    {**_MLP, **_LAYER, "width": 48, "lr": 0.05, "wd": 0.01, "optimizer": _NESTEROV},
+    {**_MLP, **_LAYER, "width": 48, "lr": 3e-3, "wd": 1.0, "optimizer": _ADAMW},
+    {**_MLP, "width": 32, "samples": 300, "lr": 0.01, "wd": 0.5, "optimizer": _ADAMW, **_FULL},
+    {**_TRANSFORMER, "width": 12, "batch_size": 64, "samples": 256, "lr": 0.3, "wd": 5e-3},
+    {**_TRANSFORMER, "width": 12, "batch_size": 64, "samples": 256, "lr": 0.01, "wd": 0.3, "optimizer": _ADAMW},
+    {**_TRANSFORMER, "width": 12, "batch_size": 64, "samples": 256, "lr": 0.03, "wd": 5e-3, "optimizer": _MOMENTUM},
+    {**_CONVNET, "width": 6, "batch_size": 64, "samples": 256, "lr": 0.5, "wd": 0.01},
+    {**_RESIDUAL, "width": 5, "batch_size": 64, "samples": 256, "lr": 0.5, "wd": 5e-3, "steps": 2000},
+)
+_PERIODIC_HELD_OUT: tuple[_Network, ...] = (
+    {**_MLP, "width": 48, "samples": 400, "lr": 0.6, "wd": 5e-3, **_FULL},
+    {**_MLP, "width": 40, "samples": 360, "batch_size": 120, "lr": 0.4, "wd": 0.012},
+    {**_MLP, **_LAYER, "width": 40, "batch_size": 72, "lr": 0.6, "wd": 3e-3},
+    {**_MLP, **_LAYER, "width": 56, "dataset": "mnist5k", "samples": 1000, "batch_size": 100, "lr": 0.4, "wd": 6e-3},
+    {**_MLP, **_LAYER, "width": 40, "lr": 0.04, "wd": 6e-3, "optimizer": _MOMENTUM},
+    {**_MLP, **_LAYER, "width": 40, "samples": 350, "lr": 0.06, "wd": 4e-3, "optimizer": _NESTEROV, **_FULL},
+    {**_MLP, **_LAYER, "width": 40, "lr": 4e-3, "wd": 0.7, "optimizer": _ADAMW},
+    {**_RESIDUAL_MLP, **_LAYER, "width": 28, "batch_size": 100, "samples": 400, "lr": 0.35, "wd": 6e-3},
+    {**_RESIDUAL_MLP, **_RMS, "width": 24, "batch_size": 70, "samples": 350, "lr": 0.3, "wd": 6e-3},
+    {**_TRANSFORMER, "width": 16, "batch_size": 50, "samples": 300, "lr": 0.35, "wd": 6e-3},
+    {**_CONVNET, **_GROUP, "width": 8, "batch_size": 50, "samples": 250, "lr": 0.5, "wd": 8e-3},
+    {**_RESIDUAL, "width": 6, "batch_size": 64, "samples": 320, "lr": 0.4, "wd": 7e-3, "steps": 2000},
+)
 
 
 def ordinary_development_runs() -> list[LabelledRun]:
@@ -124,6 +153,11 @@ def ordinary_held_out_runs() -> list[LabelledRun]:
     Networks with GroupNorm, residual MLPs and the text are only here, as are some events.
     """
     return _make_runs(_HELD_OUT, _OTHER_QUIET_HELD_OUT, _HELD_OUT_EVENTS, _PERIODIC_HELD_OUT, 2000)
+
+
+def is_ordinary(case: LabelledRun) -> bool:
+    """Return whether a run has a network of `empirical.studies.ordinary_networks`."""
+    return str(case.settings.get("model")).startswith(_MODULE)
 
 
 def _make_runs(
