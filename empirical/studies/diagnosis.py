@@ -17,63 +17,59 @@ from tqdm import tqdm
 
 import simulate
 from empirical.reports.tables import Cell, Table
+from empirical.studies.derived_logs import LOGS, WRONG_LOGS, contradicts_law, steps_per_number
 from empirical.studies.labelled_runs import (
+    BAD_EPOCH,
+    DIVERGENCE,
     LABELS,
     NOISE,
+    SLOW_RISE,
     IndependentGradients,
     LabelledRun,
     development_runs,
     held_out_runs,
     independent_gradients,
     log_independent_gradients,
+    spikes_need_decay,
     train_labelled,
 )
+from empirical.studies.ordinary_runs import is_ordinary, ordinary_development_runs, ordinary_held_out_runs
 from empirical.studies.study import Limit, Result, Rule, Study, goals_table, share_with_count, write_page
 from simulate.diagnosis.diagnosis import Diagnosis
-from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, NORM_DRIVEN, THRESHOLDS, UNKNOWN
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN
 
 RIGHT, WRONG, MISSED = "right", "wrong", "missed"
 OUTCOMES = (RIGHT, UNKNOWN, MISSED, WRONG)
-NO_EFFECT, HELD_OUT = "no effect", "held-out"
+NO_EFFECT = "no effect"
+DEVELOPMENT, HELD_OUT = "development", "held-out"
+ORDINARY_DEVELOPMENT, ORDINARY_HELD_OUT = "ordinary development", "ordinary held-out"
 _Case = TypeVar("_Case")
 _Answer = TypeVar("_Answer")
 _NEAR = (-2, 30)  # steps from an event to the first step of its spike
 _MOST = 0.8  # least share of norm-driven spikes in a periodic training
-
-
-def _without(*names: str) -> Callable[[xr.Dataset], xr.Dataset]:
-    def remove(log: xr.Dataset) -> xr.Dataset:
-        kept = {key: value for key, value in log.attrs.items() if key not in names}
-        return log.drop_vars(names, errors="ignore").drop_attrs().assign_attrs(kept)
-
-    return remove
-
-
-def _every(rows: int) -> Callable[[xr.Dataset], xr.Dataset]:
-    return lambda log: log.isel(step=slice(None, None, rows))
-
-
-LOGS: Mapping[str, Callable[[xr.Dataset], xr.Dataset]] = {
-    "full": lambda log: log,
-    "no gradient norm": _without("grad_norm"),
-    "no norm": _without("norm", "grad_norm"),
-    "no learning rate": _without("lr"),
-    "no weight decay": _without("wd"),
-    "loss alone": _without("norm", "grad_norm", "lr", "wd"),
-    "every 5th step": _every(5),
-    "every 20th step": _every(20),
+_LAST, _RISEN = 0.1, 1.5  # share of the rows at the end of a run, and least rise of their loss after a slow event
+# Causes that are right for a label, if its own name is none or not the only one.
+_RIGHT_CAUSES = {
+    BAD_EPOCH: {BAD_EPOCH, BAD_BATCH, DATA_SHIFT},
+    SLOW_RISE: {SLOW_RISE, DATA_SHIFT},
+    DIVERGENCE: {DIVERGENCE, LR_STEP, OVERFLOW},
 }
-# outcome for each of `LOGS`, or "no effect", and the spikes of the full log as "spikes"
+# Causes that say nothing wrong about a run with this label: a higher learning rate makes the norm drive spikes, too.
+_ALLOWED_CAUSES = {DIVERGENCE: {NORM_DRIVEN}}
+_SLOW, _SHORT = (SLOW_RISE, DIVERGENCE), (BAD_BATCH, BAD_EPOCH, OVERFLOW)
+_LONG_AFTER = 200  # steps after which a short event is not the cause of a spike
+_FREE_OF_NORM = {LR_STEP, OVERFLOW}  # causes that need no norm
+# outcome for each of `LOGS` and `WRONG_LOGS`, or "no effect", and the spikes of the full log as "spikes"
 Outcomes = Mapping[str, str]
 
 
-def _share_study(*, outcome: str, log: str, rule: Rule) -> Study:
+def _share_study(runs: str, *, outcome: str, log: str, rule: Rule) -> Study:
     def statistic(results: Sequence[Outcomes]) -> list[float]:
         return [float(result == outcome) for result in _with_effect(results, log)]
 
-    claim = f"{HELD_OUT} runs, {'full logs' if log == 'full' else log}: {outcome}"
+    claim = f"{runs} runs, {'full logs' if log == 'full' else log}: {outcome}"
     return Study(
-        name=f"{outcome}-{log}".replace(" ", "-"),
+        name="-".join([*([] if runs == HELD_OUT else ["ordinary"]), outcome, *log.replace(",", "").split()]),
         claim=claim,
         source="docs/diagnosis.md",
         statistic=statistic,
@@ -83,15 +79,20 @@ def _share_study(*, outcome: str, log: str, rule: Rule) -> Study:
     )
 
 
-DIAGNOSIS_STUDIES: tuple[Study, ...] = (
-    _share_study(outcome=RIGHT, log="full", rule=Limit(at_least=0.9, form=".0%")),
-    _share_study(outcome=UNKNOWN, log="full", rule=Limit(at_most=0.1, form=".0%")),
-    *(
-        _share_study(outcome=WRONG, log=log, rule=Limit(at_most=0.02, form=".0%"))
-        for log in LOGS
-        if log not in ("full", "no gradient norm")
-    ),
-)
+def _studies_of(runs: str) -> tuple[Study, ...]:
+    return (
+        _share_study(runs, outcome=RIGHT, log="full", rule=Limit(at_least=0.9, form=".0%")),
+        _share_study(runs, outcome=UNKNOWN, log="full", rule=Limit(at_most=0.1, form=".0%")),
+        *(
+            _share_study(runs, outcome=WRONG, log=log, rule=Limit(at_most=0.02, form=".0%"))
+            for log in (*LOGS, *WRONG_LOGS)
+            if log not in ("full", "no gradient norm")
+        ),
+    )
+
+
+# by the name of their set of runs
+DIAGNOSIS_STUDIES: Mapping[str, tuple[Study, ...]] = {runs: _studies_of(runs) for runs in (HELD_OUT, ORDINARY_HELD_OUT)}
 
 
 # causes of all spikes of independent gradients
@@ -106,14 +107,23 @@ INDEPENDENT_STUDY = Study(
 )
 
 
-def diagnosis_outcome(case: LabelledRun, diagnosis: Diagnosis) -> str:
+def diagnosis_outcome(case: LabelledRun, diagnosis: Diagnosis, *, spacing: int = 1, steps_per_number: int = 1) -> str:
     """Compare a diagnosis with the label of its run: "right", "unknown", "missed" or "wrong".
 
     - Noise: right without spikes; unknown if no spike has a cause; else wrong.
     - Norm-driven: right if at least two spikes, and at least 80 % of all, are norm-driven and the rest is unknown;
       unknown if fewer are; missed without spikes; wrong with any other cause.
     - Event: right if the first spike from two steps before to thirty after the event has its label; missed without such
-      a spike. An earlier spike with a cause other than norm-driven makes the outcome wrong.
+      a spike. An earlier spike with a cause makes the outcome wrong. It may be norm-driven in networks that are not
+      ordinary. In ordinary ones, a cause long after an event of at most one epoch is wrong, too.
+    - Bad epoch: as an event; "bad batch" and "data shift" are right.
+    - Slow rise, divergence: right if a spike from the event on has a right cause; wrong with a wrong one.
+
+    Parameters
+    ----------
+    case, diagnosis : run, and the diagnosis of its log or of a derived log.
+    spacing : distance of the rows, in numbers of their coordinate `step`.
+    steps_per_number : steps that one unit of `step` stands for; the length of an epoch if it counts epochs.
     """
     causes = [spike.cause for spike in diagnosis.spikes]
     named = [cause for cause in causes if cause != UNKNOWN]
@@ -124,25 +134,54 @@ def diagnosis_outcome(case: LabelledRun, diagnosis: Diagnosis) -> str:
             return WRONG
         enough = len(named) >= max(2, _MOST * len(causes))
         return RIGHT if enough else UNKNOWN if causes else MISSED
-    early = {spike.cause for spike in diagnosis.spikes if spike.step < case.at + _NEAR[0]}
-    if early - {UNKNOWN, NORM_DRIVEN}:
+    first, last = _window(case, spacing, steps_per_number)
+    right = _RIGHT_CAUSES.get(case.label, {case.label})
+    allowed = {UNKNOWN} | _ALLOWED_CAUSES.get(case.label, set())
+    early = {spike.cause for spike in diagnosis.spikes if spike.step < first}
+    if early - (allowed if is_ordinary(case) else {UNKNOWN, NORM_DRIVEN}):
         return WRONG
-    near = [spike.cause for spike in diagnosis.spikes if case.at + _NEAR[0] <= spike.step <= case.at + _NEAR[1]]
-    return MISSED if not near else {case.label: RIGHT, UNKNOWN: UNKNOWN}.get(near[0], WRONG)
+    late = {spike.cause for spike in diagnosis.spikes if spike.step > last + _LONG_AFTER / steps_per_number}
+    if is_ordinary(case) and case.label in _SHORT and late - {UNKNOWN}:
+        return WRONG
+    near = [spike.cause for spike in diagnosis.spikes if first <= spike.step <= last]
+    if case.label in _SLOW:
+        if set(near) - allowed - right:
+            return WRONG
+        return RIGHT if set(near) & right else UNKNOWN if near else MISSED
+    return MISSED if not near else RIGHT if near[0] in right else UNKNOWN if near[0] == UNKNOWN else WRONG
 
 
-def has_effect(case: LabelledRun, log: xr.Dataset) -> bool:
-    """Whether the event shows within 30 steps: a loss above all of the 200 before, or one that is not finite.
+def _window(case: LabelledRun, spacing: int = 1, steps_per_number: int = 1) -> tuple[int, float]:
+    """First and last `step` of a derived log at which the spike of an event begins."""
+    assert case.at is not None
+    if case.label in _SLOW:
+        return case.at // steps_per_number, np.inf
+    if steps_per_number > 1:
+        return case.at // steps_per_number, case.at // steps_per_number + 2
+    after = _NEAR[1] + (2 * spacing if spacing > 1 else 0)
+    return case.at + _NEAR[0], case.at + after
 
-    An event has no effect if the network is dead by then or its usual losses are as large.
+
+def has_effect(case: LabelledRun, log: xr.Dataset, *, steps_per_number: int = 1) -> bool:
+    """Whether the event shows: a loss above all of the 200 rows before, or one that is not finite.
+
+    It must show where its spike can begin. After a slow rise or a divergence, the loss at the end must be at least 1.5
+    times that before the event. An event has no effect if the network is dead by then, its usual losses are as large,
+    or no row of the log is near.
     """
     if case.at is None:
         return True
-    loss = log.loss.values
-    then = loss[case.at : case.at + _NEAR[1] + 1]
-    return not np.isfinite(then).all() or bool(
-        then.max() > loss[max(case.at - THRESHOLDS.compared_rows, 0) : case.at].max()
-    )
+    spacing = int(np.median(np.diff(log.step.values)))
+    first, last = _window(case, spacing, steps_per_number)
+    loss, step = log.loss.values, log.step.values
+    start = int(np.searchsorted(step, first if case.label in _SLOW or steps_per_number > 1 else case.at))
+    before = loss[max(start - THRESHOLDS.compared_rows, 0) : start]
+    if case.label in _SLOW:
+        count = max(1, round(_LAST * loss.size))
+        end, usual = loss[-count:], before[-count:]
+        return not np.isfinite(loss[start:]).all() or bool(end.mean() >= _RISEN * usual.mean())
+    then = loss[start:][step[start:] <= last]
+    return not np.isfinite(then).all() or bool(then.max(initial=-np.inf) > before.max(initial=-np.inf))
 
 
 def judge_diagnoses(
@@ -191,26 +230,48 @@ def _map(
 
 
 def _train_and_judge(case: LabelledRun) -> Outcomes:
-    return judge_log(case, train_labelled(case))
+    log = train_labelled(case)
+    outcomes = judge_log(case, log)
+    if case.label == NORM_DRIVEN and is_ordinary(case) and not spikes_need_decay(case, log):
+        return {**dict.fromkeys(outcomes, NO_EFFECT), "spikes": outcomes["spikes"]}
+    return outcomes
 
 
 def judge_log(case: LabelledRun, log: xr.Dataset) -> Outcomes:
-    """Test the diagnosis of a log, complete and with columns removed.
+    """Test the diagnosis of a log of `train_labelled` and of all logs derived from it.
 
     Examples
     --------
-    >>> log = simulate.training_log({"loss": np.random.default_rng(0).uniform(1, 2, 400)})
-    >>> judge_log(LabelledRun(label="noise", settings={}), log)["full"]
+    >>> case = LabelledRun(label="noise", settings={"width": 4, "lr": 0.5, "wd": 0.01, "steps": 60})
+    >>> judge_log(case, train_labelled(case))["full"]
     'right'
     """
-    diagnoses = {name: simulate.diagnose(remove(log)) for name, remove in LOGS.items()}
-    counts = Counter(spike.cause for spike in diagnoses["full"].spikes)
+    outcomes = {name: judge_derived_log(case, log, name)[0] for name in (*LOGS, *WRONG_LOGS)}
+    counts = Counter(spike.cause for spike in simulate.diagnose(log).spikes)
     summary = ", ".join(f"{count} {cause}" for cause, count in counts.most_common()) or "none"
-    shows = has_effect(case, log)
-    outcomes = {
-        name: diagnosis_outcome(case, diagnosis) if shows else NO_EFFECT for name, diagnosis in diagnoses.items()
-    }
     return {**outcomes, "spikes": summary}
+
+
+def judge_derived_log(case: LabelledRun, log: xr.Dataset, name: str) -> tuple[str, Diagnosis | None]:
+    """Return the outcome of one of `LOGS` or `WRONG_LOGS` and its diagnosis, which is None if there is none.
+
+    A log that contradicts the law has the outcome "right" without a cause that depends on the norm, else "wrong". If
+    an event has no effect in the log, the outcome is "no effect", or "wrong" with a cause that the run does not have.
+    """
+    derived = {**LOGS, **WRONG_LOGS}[name](log)
+    if not np.isfinite(derived.loss.values).any():
+        return NO_EFFECT, None
+    per_number = steps_per_number(name, log)
+    spacing = int(np.median(np.diff(derived.step.values))) if derived.sizes["step"] > 1 else 1
+    diagnosis = simulate.diagnose(derived)
+    named = {spike.cause for spike in diagnosis.spikes} - {UNKNOWN}
+    right = _RIGHT_CAUSES.get(case.label, {case.label})
+    if name in WRONG_LOGS and contradicts_law(derived):
+        return WRONG if named - (_FREE_OF_NORM & right) else RIGHT, diagnosis
+    if not has_effect(case, derived, steps_per_number=per_number):
+        return WRONG if named - right - _ALLOWED_CAUSES.get(case.label, set()) else NO_EFFECT, diagnosis
+    outcome = diagnosis_outcome(case, diagnosis, spacing=spacing, steps_per_number=per_number)
+    return outcome, diagnosis
 
 
 def write_diagnosis_page(
@@ -228,9 +289,11 @@ def write_diagnosis_page(
 
     Returns
     -------
-    Results of the studies of the set "held-out" and of the independent gradients, if they are there.
+    Results of the studies of the held-out sets and of the independent gradients, if they are there.
     """
-    results = [study.judge(sets[HELD_OUT][1]) for study in DIAGNOSIS_STUDIES] if HELD_OUT in sets else []
+    results = [
+        study.judge(sets[runs][1]) for runs, studies in DIAGNOSIS_STUDIES.items() if runs in sets for study in studies
+    ]
     if independent:
         results.append(INDEPENDENT_STUDY.judge([cause for _, causes in independent for cause in causes]))
     tables = [_shares("full logs", {name: _with_effect(outcomes, "full") for name, (_, outcomes) in sets.items()})]
@@ -240,7 +303,7 @@ def write_diagnosis_page(
         }
         labels = {label: _with_effect(rows, "full") for label, rows in by_label.items() if rows}
         tables.append(_shares(f"{name}: label", labels))
-        tables.append(_shares(f"{name}: log", {log: _with_effect(outcomes, log) for log in LOGS}))
+        tables.append(_shares(f"{name}: log", {log: _with_effect(outcomes, log) for log in (*LOGS, *WRONG_LOGS)}))
     for name, (cases, outcomes) in sets.items():
         rows = [_run_cells(case, row) for case, row in zip(cases, outcomes, strict=True)]
         tables.append(Table([f"{name}: settings", "event", "spikes found", "outcome"], rows))
@@ -291,7 +354,12 @@ def _main(arguments: Sequence[str]) -> None:
     """Train all labelled runs, draw the independent gradients, and write the page."""
     if len(arguments) != 1:
         raise SystemExit("usage: python -m empirical.studies.diagnosis PAGE.md")
-    sets = {"development": development_runs(), HELD_OUT: held_out_runs()}
+    sets = {
+        DEVELOPMENT: development_runs(),
+        HELD_OUT: held_out_runs(),
+        ORDINARY_DEVELOPMENT: ordinary_development_runs(),
+        ORDINARY_HELD_OUT: ordinary_held_out_runs(),
+    }
     outcomes = {name: (runs, judge_diagnoses(runs)) for name, runs in sets.items()}
     gradients = independent_gradients()
     independent = list(zip(gradients, find_causes(gradients), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,21 @@ from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
 from simulate.diagnosis.training_log import training_log
-from theory.optimizers import format_optimizer
+from theory.optimizers import format_optimizer, with_dim
+from theory.schedules import learning_rates
 
-NOISE = "noise"
+NOISE, BAD_EPOCH, SLOW_RISE, DIVERGENCE = "noise", "bad epoch", "slow rise", "divergence"
 _SGD, _MOMENTUM, _ADAMW = theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=1)
 _DIMENSION = 256  # number of weights of the steps with independent gradients
-LABELS = (NORM_DRIVEN, BAD_BATCH, LR_STEP, DATA_SHIFT, OVERFLOW, NOISE)
+LABELS = (NORM_DRIVEN, BAD_BATCH, BAD_EPOCH, LR_STEP, DATA_SHIFT, SLOW_RISE, DIVERGENCE, OVERFLOW, NOISE)
+_FROM_DATA = (BAD_BATCH, BAD_EPOCH, DATA_SHIFT, SLOW_RISE)
+# In a slow rise, the share of random labels grows up to `_MOST_NOISE` over `_RISE` of the run.
+_MOST_NOISE, _RISE = 0.6, 0.3
+# In a divergence, the learning rate grows by `_LR_FACTOR` every `_LR_STEPS` steps, or by `_LR_GROWTH` up to the end.
+_LR_FACTOR, _LR_STEPS, _LR_GROWTH = 1.5, 200, 100.0
+# A run is periodic with at least so many spikes, if it has that many times fewer without weight decay.
+_FEWEST = 3
+_MEAN_ROWS, _USUAL_ROWS, _LEAST_RATIO, _GAP_ROWS = 5, 200, 3.0, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +44,15 @@ class LabelledRun:
     ----------
     label : one of `LABELS`, the cause of its spikes.
     settings : fields of its `RunConfig`, among them `lr`, `wd` and `steps`.
-    event : what happens at step `at`; None for no event. In one batch: "wrong labels", "one label" or "noise for
-        images". From this step on: "lr times …", "labels renamed", "labels drawn" (half of them at random), "negatives"
-        or "pixels shuffled". Gradients that overflow: "infinite" if the step is made, "skipped" if not.
+    event : what happens at step `at`; None for no event. In one batch: "wrong labels", "one label", "noise for images",
+        "noise added" or "images turned". In one epoch: "random labels". From this step on: "lr times …", "labels
+        renamed", "labels drawn" (half of them at random), "negatives", "pixels shuffled", "noise added" or "images
+        turned". Slowly: "labels drawn" in a slow rise, "lr steps" or "lr grows" in a divergence. Gradients that
+        overflow: "infinite" if the step is made, "skipped" if not.
     at : step of the event.
     seed : seed of weights, batches and event.
+    clip : largest norm of the gradient of all parameters; None for no clipping.
+    decay_ends : first step without weight decay; None for decay in all steps.
     """
 
     label: str
@@ -47,6 +60,8 @@ class LabelledRun:
     event: str | None = None
     at: int | None = None
     seed: int = 0
+    clip: float | None = None
+    decay_ends: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,84 +162,180 @@ def independent_gradients() -> list[IndependentGradients]:
 
 
 def train_labelled(case: LabelledRun) -> xr.Dataset:
-    """Train in a plain PyTorch loop and return the log: loss, lr, weight norm and gradient norm."""
+    """Train in a plain PyTorch loop and return the log, with all values before the step.
+
+    Returns
+    -------
+    xarray.Dataset of `simulate.training_log` with the norm of the scale-invariant weights and their effective gradient
+    norm g̃ as `norm` and `grad_norm`. Further variables are their gradient norm as `gradient_norm`, both norms of all
+    trained parameters as `all_weights_norm` and `all_gradient_norm`, before any clipping, and the number of the
+    `epoch`. Attributes are `wd`, `optimizer`, `row_unit` and `epoch_length` (steps).
+    """
     config = RunConfig(**case.settings, seed=case.seed)
-    lr = float(config.lr(0)) if callable(config.lr) else float(config.lr)
     setup = prepare(config)
     model, data = setup.problem.model.train(), setup.data
     inputs, targets = data.inputs, data.targets
     members = [name for group in setup.description.groups.values() for name in group]
     named = dict(model.named_parameters())
     watched = [named[name] for name in members]
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _make_optimizer(config.optimizer, trained, lr, config.wd)
+    others = [p for name, p in named.items() if p.requires_grad and name not in members]
+    flat, gradient = _flatten([*watched, *others])
+    watched_size = sum(p.numel() for p in watched)
+    lrs = _learning_rates(case, config).tolist()
+    optimizer = _make_optimizer(config.optimizer, [flat], lrs[0], config.wd)
     generator = torch.Generator().manual_seed(case.seed)
-    size = len(targets) if config.sampling == "full_batch" else config.batch_size
-    rows = np.full((config.steps, 4), np.nan)
+    size = setup.batch_size
+    epoch_length = len(targets) // size
+    rows = np.full((config.steps, 6), np.nan)
     order = torch.empty(0, dtype=torch.int64)
-    for step in range(config.steps):
+    for step, lr in enumerate(lrs):
         if len(order) < size:
             order = torch.randperm(len(targets), generator=generator)
         chosen, order = order[:size], order[size:]
-        batch, classes = inputs[chosen], targets[chosen]
-        happens = case.at is not None and step >= case.at
-        if happens and case.label == LR_STEP:
-            optimizer.param_groups[0]["lr"] = lr * float(str(case.event).rpartition(" ")[2])
-        elif happens and (case.label == DATA_SHIFT or (case.label == BAD_BATCH and step == case.at)):
-            batch, classes = _apply_event(str(case.event), batch, classes, generator)
-        optimizer.zero_grad()
+        batch, classes = _apply_event(case, config, step, epoch_length, (inputs[chosen], targets[chosen]), generator)
+        optimizer.param_groups[0]["lr"] = lr
+        if step == case.decay_ends:
+            optimizer.param_groups[0]["weight_decay"] = 0.0
+        optimizer.zero_grad(set_to_none=False)
         loss = nn.functional.cross_entropy(model(batch), classes)
         loss.backward()
         overflows = step == case.at and case.label == OVERFLOW
         if overflows:
-            loss = _overflow(loss, trained)
-        with torch.no_grad():
-            rows[step] = (
-                loss.item(),
-                optimizer.param_groups[0]["lr"],
-                math.sqrt(sum(float(p.double().square().sum()) for p in watched)),
-                math.sqrt(sum(float(p.grad.double().square().sum()) for p in watched if p.grad is not None)),
-            )
-        if not (overflows and case.event == "skipped"):
-            optimizer.step()
-    columns = dict(zip(("loss", "lr", "norm", "grad_norm"), rows.T, strict=True))
-    return training_log(columns, wd=config.wd, optimizer=config.optimizer)
+            loss = _overflow(loss, gradient)
+        weights, slope = flat.detach().double(), gradient.double()
+        parts = (weights[:watched_size], slope[:watched_size], weights, slope)
+        rows[step] = (loss.item(), lr, *(float(part.norm()) for part in parts))
+        if overflows and case.event == "skipped":
+            continue
+        if case.clip is not None:
+            nn.utils.clip_grad_norm_([flat], case.clip)
+        optimizer.step()
+    columns = dict(zip(("loss", "lr", "norm", "grad_norm"), rows.T, strict=False))
+    rule = with_dim(config.optimizer, watched_size)
+    further = {"gradient_norm": rows[:, 3], "all_weights_norm": rows[:, 4], "all_gradient_norm": rows[:, 5]}
+    further["epoch"] = np.arange(config.steps) // epoch_length
+    log = training_log(columns, wd=config.wd, optimizer=rule).assign(
+        {name: ("step", values) for name, values in further.items()}
+    )
+    return log.assign_attrs(row_unit="steps", epoch_length=epoch_length)
+
+
+def spikes_need_decay(case: LabelledRun, log: xr.Dataset) -> bool:
+    """Return whether the loss stops to spike without weight decay.
+
+    The run is trained again, without decay from a third of its steps on, so from the same state. It has at most a third
+    of the spikes that `log` has from there on, which are at least three.
+    """
+    ends = case.settings["steps"] // 3
+    control = train_labelled(replace(case, decay_ends=ends))
+    with_decay, without = (count_spikes(losses.loss.values[ends:]) for losses in (log, control))
+    return with_decay >= _FEWEST and without <= with_decay / _FEWEST
+
+
+def count_spikes(loss: npt.NDArray[np.float64]) -> int:
+    """Count the spikes of a loss: means of five losses above three times the median of the 200 before.
+
+    Spikes are separated by at least 20 other means. The count does not depend on the rules of the diagnosis.
+
+    Examples
+    --------
+    >>> loss = np.ones(1000)
+    >>> loss[[300, 310, 600]] = 50.0
+    >>> count_spikes(loss)
+    2
+    """
+    means = np.convolve(loss, np.full(_MEAN_ROWS, 1 / _MEAN_ROWS), "valid")[_USUAL_ROWS:]
+    usual = np.median(np.lib.stride_tricks.sliding_window_view(loss, _USUAL_ROWS), axis=1)[: means.size]
+    high = np.flatnonzero(means > _LEAST_RATIO * usual)
+    return int(np.sum(np.diff(high, prepend=-_GAP_ROWS - 1) > _GAP_ROWS))
+
+
+def _flatten(parameters: Sequence[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    """Move parameters and their gradients into two tensors, of which they become parts; return both."""
+    flat = torch.cat([p.detach().flatten() for p in parameters]).requires_grad_()
+    gradient = torch.zeros_like(flat)
+    flat.grad = gradient
+    sizes = [p.numel() for p in parameters]
+    for p, weights, slope in zip(parameters, flat.detach().split(sizes), gradient.split(sizes), strict=True):
+        p.data, p.grad = weights.view_as(p), slope.view_as(p)
+    return flat, gradient
+
+
+def _learning_rates(case: LabelledRun, config: RunConfig) -> npt.NDArray[np.float64]:
+    """Learning rate of each step, with the event."""
+    lrs = learning_rates(config.lr, 0, config.steps)
+    if case.at is None or case.label not in (LR_STEP, DIVERGENCE):
+        return lrs
+    since = np.arange(config.steps - case.at)
+    if case.label == LR_STEP:
+        factors = np.full(since.size, float(str(case.event).rpartition(" ")[2]))
+    elif case.event == "lr steps":
+        factors = _LR_FACTOR ** (since // _LR_STEPS + 1)
+    else:
+        assert case.event == "lr grows"
+        factors = _LR_GROWTH ** (since / since.size)
+    return np.concatenate([lrs[: case.at], lrs[case.at :] * factors])
 
 
 def _make_optimizer(rule: theory.Optimizer, trained: Sequence[Tensor], lr: float, wd: float) -> torch.optim.Optimizer:
     if isinstance(rule, theory.AdamW):
         return torch.optim.AdamW(trained, lr=lr, betas=rule.betas, weight_decay=wd)
     assert isinstance(rule, theory.SGD)
-    return torch.optim.SGD(trained, lr=lr, momentum=rule.momentum, weight_decay=wd)
+    return torch.optim.SGD(trained, lr=lr, momentum=rule.momentum, nesterov=rule.nesterov, weight_decay=wd)
 
 
-def _apply_event(event: str, batch: Tensor, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+_Batch = tuple[Tensor, Tensor]
+
+
+def _apply_event(
+    case: LabelledRun, config: RunConfig, step: int, epoch_length: int, batch: _Batch, generator: torch.Generator
+) -> _Batch:
+    """Return images and classes of a step, changed if the event happens in it."""
+    if case.at is None or step < case.at or case.label not in _FROM_DATA:
+        return batch
+    longest = {BAD_BATCH: 1, BAD_EPOCH: epoch_length}.get(case.label, config.steps)
+    if step >= case.at + longest:
+        return batch
+    share = 0.5
+    if case.label == SLOW_RISE:
+        share = _MOST_NOISE * min(1.0, (step - case.at) / (_RISE * config.steps))
+    return _change_batch(str(case.event), *batch, generator, share)
+
+
+def _change_batch(
+    event: str, images: Tensor, classes: Tensor, generator: torch.Generator, share: float
+) -> tuple[Tensor, Tensor]:
+    """Return images and classes with this event; `share` of the labels are drawn in "labels drawn"."""
     count = int(classes.max()) + 1
     if event == "wrong labels":
-        return batch, (classes + torch.randint(1, count, classes.shape, generator=generator)) % count
+        return images, (classes + torch.randint(1, count, classes.shape, generator=generator)) % count
     if event == "one label":
-        return batch, torch.zeros_like(classes)
+        return images, torch.zeros_like(classes)
     if event == "noise for images":
-        return torch.randn(batch.shape, generator=generator), classes
+        return torch.randn(images.shape, generator=generator), classes
+    if event == "noise added":
+        return images + torch.randn(images.shape, generator=generator), classes
+    if event == "images turned":
+        return images.flip((-2, -1)), classes
+    if event == "random labels":
+        return images, torch.randint(0, count, classes.shape, generator=generator)
     if event == "labels renamed":
-        return batch, (classes + 1) % count
+        return images, (classes + 1) % count
     if event == "labels drawn":
         random_classes = torch.randint(0, count, classes.shape, generator=generator)
-        return batch, torch.where(torch.rand(classes.shape, generator=generator) < 0.5, random_classes, classes)
+        return images, torch.where(torch.rand(classes.shape, generator=generator) < share, random_classes, classes)
     if event == "negatives":
-        return -batch, classes
+        return -images, classes
     assert event == "pixels shuffled"
-    flat = batch.flatten(1)
+    flat = images.flatten(1)
     order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0))
-    return flat[:, order].reshape(batch.shape), classes
+    return flat[:, order].reshape(images.shape), classes
 
 
-def _overflow(loss: Tensor, trained: list[nn.Parameter]) -> Tensor:
-    """Round loss and gradients to half precision with too large a loss scale, in place for the gradients."""
+def _overflow(loss: Tensor, gradient: Tensor) -> Tensor:
+    """Round loss and gradient to half precision with too large a loss scale, in place for the gradient."""
     scale = 2.0**40  # loss scale that grew for too long
-    for p in trained:
-        if p.grad is not None:
-            p.grad = (p.grad * scale).half().float() / scale
+    gradient.copy_((gradient * scale).half().float() / scale)
     return (loss * scale).half().float() / scale
 
 
