@@ -199,7 +199,7 @@ def judge_log(case: LabelledRun, log: xr.Dataset) -> Outcomes:
 
     Examples
     --------
-    >>> log = simulate.training_log({"loss": np.random.default_rng(0).uniform(1, 2, 400)})
+    >>> log = simulate.read_log({"loss": np.random.default_rng(0).uniform(1, 2, 400)})
     >>> judge_log(LabelledRun(label="noise", settings={}), log)["full"]
     'right'
     """

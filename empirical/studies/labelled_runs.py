@@ -18,7 +18,7 @@ import theory
 from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
-from simulate.diagnosis.training_log import training_log
+from simulate.logs.read import read_log
 from theory.optimizers import format_optimizer
 
 NOISE = "noise"
@@ -107,7 +107,7 @@ def log_independent_gradients(case: IndependentGradients) -> xr.Dataset:
         optimizer.step()
     losses = {"g": gradients, "g²": gradients**2, "log(1 + g²)": np.log1p(gradients**2)}
     columns = {"loss": losses[case.loss], "norm": norms, "grad_norm": gradients / norms}
-    return training_log(columns, lr=lr, wd=wd, optimizer=case.optimizer)
+    return read_log(columns, lr=lr, wd=wd, optimizer=case.optimizer)
 
 
 def _draw_gradients(case: IndependentGradients) -> npt.NDArray[np.float64]:
@@ -188,7 +188,7 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
         if not (overflows and case.event == "skipped"):
             optimizer.step()
     columns = dict(zip(("loss", "lr", "norm", "grad_norm"), rows.T, strict=True))
-    return training_log(columns, wd=config.wd, optimizer=config.optimizer)
+    return read_log(columns, wd=config.wd, optimizer=config.optimizer)
 
 
 def _make_optimizer(rule: theory.Optimizer, trained: Sequence[Tensor], lr: float, wd: float) -> torch.optim.Optimizer:
