@@ -29,6 +29,8 @@ _ALIASES = {"gradient_norm": "gradient"}
 _RUN_SEPARATOR = " - "
 _EXTREMES = ("__MIN", "__MAX")
 _MOST_REMARKED = 3
+# a column with fewer values than this share of another one of the same meaning does not count
+_LEAST_SHARE = 0.1
 
 
 @dataclass
@@ -118,8 +120,12 @@ def _find_logger(table: Table) -> Logger | None:
     return None
 
 
+def _count_values(table: Table, name: str) -> int:
+    return int((~np.isnan(table.numbers(name))).sum())
+
+
 def _has_values(table: Table, name: str) -> bool:
-    return not bool(np.isnan(table.numbers(name)).all())
+    return _count_values(table, name) > 0
 
 
 def _find_steps(table: Table, normalized: Mapping[str, list[str]], names: Mapping[str, str]) -> list[str]:
@@ -140,8 +146,10 @@ def _find_column(
 ) -> str:
     """Name of the column of a meaning, empty if there is none."""
     usual_names = (*(logger.names.get(meaning, ()) if logger else ()), *NAMES[meaning])
+    counts = {name: _count_values(table, name) for usual in usual_names for name in normalized.get(usual, [])}
+    least = max(1.0, _LEAST_SHARE * max(counts.values(), default=0))
     for usual in usual_names:
-        candidates = [name for name in normalized.get(usual, []) if name not in taken and _has_values(table, name)]
+        candidates = [name for name in normalized.get(usual, []) if name not in taken and counts[name] >= least]
         if len(candidates) > 1:
             raise ValueError(f"columns must have one {meaning}, got {candidates}; choose one by `names`")
         if candidates:

@@ -18,6 +18,7 @@ _LARGEST_STEP = 2.0**53
 _RESTARTS = 3  # at most
 _SHARE_OF_RESTARTS = 0.05  # of the rows, at most
 _EPOCH_TOLERANCE = 0.05  # relative uncertainty of a number of steps per epoch, at most
+POSITION = "position in epoch"  # column of places such as [50/1000]
 STEPS, EPOCHS, ROWS = "steps", "epochs", "rows"
 
 
@@ -77,7 +78,10 @@ def find_steps(
             usable[name] = step
     for name, step in usable.items():
         try:
-            return _steps_of_column(step, has_loss, name, epoch)
+            steps = _steps_of_column(step, has_loss, name, epoch)
+            if epoch is not None and name != POSITION and POSITION in (totals or {}):
+                steps.epoch_length = (totals or {})[POSITION]
+            return steps
         except ValueError as error:
             problem = problem or error
     if epoch is not None:

@@ -8,6 +8,7 @@ from functools import cache
 
 from simulate.logs._cells import LOST, NUMBER
 from simulate.logs._column_names import EVALUATION_WORDS, is_epoch, is_loss, is_step, normalize
+from simulate.logs._steps import POSITION
 from simulate.logs._table import RowCollector, Table
 
 # a name of up to seven words, a separator, a number, and its total; or a place such as [50/1000] without a name
@@ -16,10 +17,9 @@ _PAIR = re.compile(
     rf"""(?<![\w.@])(?<![A-Za-z]/)(?P<name>{_WORD}(?:[ ](?:{_WORD}|\([a-z]+\))){{0,6}})["']?"""
     rf"""(?:\s*[:=]\s*|\s+|(?=\[))["'\[(]*\s*(?:[a-z.]*(?:tensor|float\d*|array)\(\s*)?"""
     rf"""(?P<number>(?:{NUMBER})%?|{LOST}(?![A-Za-z0-9_]))(?:\s*/\s*(?P<total>\d+))?"""
-    r"""|[\[|]\s*(?P<inner>\d+)\s*/\s*(?P<length>\d+)""",
+    r"""|[\[|:]\s*(?P<inner>\d+)\s*/\s*(?P<length>\d+)""",
     re.IGNORECASE,
 )
-POSITION = "position in epoch"
 _FIRST_NUMBER = "first number"
 _FIRST = re.compile(r"(?:.*?\]\s*)?\[?\s*(\d+)\s*\]?\s*(?:[|:,\t\]]|\s(?=[A-Za-z]))")
 _EPOCH_AND_STEP = re.compile(r"\[\s*(\d+)\s*,\s*(\d+)\s*\]")
@@ -55,7 +55,7 @@ def read_text(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
     A row begins at a line with a step. Lines after it that are indented and have no step belong to it. If no line with a
     step has a loss, each line with a loss is a row, or belongs to the step before.
     """
-    reader = _TextReader(is_relevant, _clean_lines(text))
+    reader = _TextReader(is_relevant, _clean_lines(text), has_inner_rows="train_inner" in text)
     for line in reader.lines:
         reader.read_line(line)
     return reader.finish(text)
@@ -106,29 +106,33 @@ def _kind(name: str) -> str:
 class _TextReader:
     """Rows of a text, line by line."""
 
-    def __init__(self, is_relevant: Callable[[str], bool], lines: Sequence[str]) -> None:
+    def __init__(self, is_relevant: Callable[[str], bool], lines: Sequence[str], *, has_inner_rows: bool) -> None:
         self.lines = lines
+        self._has_inner_rows = has_inner_rows
         self._is_relevant = is_relevant
         self._relevance: dict[str, str] = {}  # name in the text: plain name, empty if it cannot be used
         self._seen: dict[str, None] = {}
+        self._spellings: dict[str, str] = {}  # by normalized name
         self._with_step: list[dict[str, str]] = []
         self._without_step: list[tuple[int, dict[str, str]]] = []  # and how many rows with a step come before
         self._totals: dict[str, int] = {}
         self._epoch: tuple[str, str] | None = None
-        self._row: dict[str, str] | None = None  # to which indented lines belong
+        self._row: dict[str, str] | None = None  # to which lines with a deeper indent belong
+        self._indent = 0
         self._is_keras = False
-        self._skipped = 0
 
     def read_line(self, line: str) -> None:
         """Read one line."""
-        pairs, has_step, has_epoch, has_loss = self._read_pairs(line)
+        totals: dict[str, int] = {}
+        pairs, has_step, has_epoch, has_loss = self._read_pairs(line, totals)
         if not pairs:
             if not line.startswith((" ", "\t")):
                 self._row = None
             return
-        if has_loss and self._is_evaluation(line):
+        if has_loss and (self._is_evaluation(line) or (self._has_inner_rows and _SUMMARIES.search(line))):
             self._row = None
             return
+        self._totals.update(totals)
         bar = _KERAS_BAR.match(line) if has_loss else None
         if bar is not None:
             self._is_keras = True
@@ -136,12 +140,14 @@ class _TextReader:
                 pairs.pop(POSITION, None)
                 self._add_loose(pairs)
             return
-        if has_step:
+        indent = len(line) - len(line.lstrip())
+        belongs_to_row = self._row is not None and indent > self._indent
+        if has_step and not belongs_to_row:
             if self._epoch is not None and not has_epoch:
                 pairs.setdefault(*self._epoch)
             self._with_step.append(pairs)
-            self._row = pairs
-        elif self._row is not None and line.startswith((" ", "\t")):
+            self._row, self._indent = pairs, indent
+        elif self._row is not None and belongs_to_row:
             for name, number in pairs.items():
                 self._row.setdefault(name, number)
         elif has_loss:
@@ -163,14 +169,14 @@ class _TextReader:
         elif first := _FIRST.match(line.lstrip()):
             pairs.setdefault(_FIRST_NUMBER, first[1])
 
-    def _read_pairs(self, line: str) -> tuple[dict[str, str], bool, bool, bool]:
+    def _read_pairs(self, line: str, totals: dict[str, int]) -> tuple[dict[str, str], bool, bool, bool]:
         pairs: dict[str, str] = {}
         has_step = has_epoch = has_loss = False
         for name, number, total, inner, length in _PAIR.findall(line):
             if not name:
                 if POSITION not in pairs:
                     pairs[POSITION] = inner
-                    self._totals[POSITION] = int(length)
+                    totals[POSITION] = int(length)
                     has_step = True
                 continue
             plain = self._relevance.get(name)
@@ -183,7 +189,7 @@ class _TextReader:
             if kind == "step":
                 has_step = True
                 if total:
-                    self._totals[plain] = int(total)
+                    totals[plain] = int(total)
             elif kind == "epoch":
                 has_epoch = True
             elif kind == "loss":
@@ -195,6 +201,8 @@ class _TextReader:
 
     def _classify(self, name: str) -> str:
         plain = _plain_name(name)
+        # names that differ in capitals are one column
+        plain = self._spellings.setdefault(normalize(plain), plain)
         if len(self._seen) < _MOST_SEEN:
             self._seen[plain] = None
         self._relevance[name] = plain if self._is_relevant(plain) else ""
@@ -209,12 +217,16 @@ class _TextReader:
     def finish(self, text: str) -> Table | None:
         """Columns of the rows with a loss."""
         remarks: list[str] = []
-        steps_have_loss = any(_has_loss(row) for row in self._with_step)
+        with_step = sum(map(_has_loss, self._with_step))
+        without_step = [row for _, row in self._without_step]
         rows = self._with_step
-        if not steps_have_loss:
-            rows = self._join_to_steps() if self._steps_lead() else [row for _, row in self._without_step]
-        elif loose := len(self._without_step):
-            remarks.append(f"{loose} line{'s' if loose > 1 else ''} with a loss but without a step are left out.")
+        if not with_step and self._steps_lead():
+            rows = self._join_to_steps()
+        elif len(without_step) > with_step:
+            rows = without_step
+        elif without_step:
+            lines = "1 line" if len(without_step) == 1 else f"{len(without_step)} lines"
+            remarks.append(f"{lines} with a loss but without a step are left out.")
         if not any(map(_has_loss, rows)):
             return None
         if not text.endswith(("\n", "\r")) and len(rows) > 2 and len(rows[-1]) < len(rows[-2]):
@@ -231,7 +243,7 @@ class _TextReader:
             form,
             remarks,
             names_seen=[*self._seen, *marks],
-            rows_are_epochs=self._is_keras and not steps_have_loss,
+            rows_are_epochs=self._is_keras and rows is not self._with_step,
             totals=self._totals,
         )
 
