@@ -255,22 +255,26 @@ _NAMES_OF_STEPS = frozenset(NAMES["step"])
 _NAMES_OF_EPOCHS = frozenset(NAMES["epoch"])
 
 
+@cache
 def has_meaning(name: str) -> bool:
     """Whether a name has a meaning in logs of all kinds."""
     normalized = normalize(name)
     return normalized in _USUAL_NAMES or bool(fallback_meaning(normalized))
 
 
+@cache
 def is_step(name: str) -> bool:
     """Whether this is a usual name of steps."""
     return normalize(name) in _NAMES_OF_STEPS
 
 
+@cache
 def is_epoch(name: str) -> bool:
     """Whether this is a usual name of epochs."""
     return normalize(name) in _NAMES_OF_EPOCHS
 
 
+@cache
 def is_loss(name: str) -> bool:
     """Whether this may be the training loss."""
     normalized = normalize(name)

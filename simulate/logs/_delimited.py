@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from simulate.logs._cells import has_decimal_commas, is_number
 from simulate.logs._column_names import has_meaning
@@ -18,6 +20,7 @@ _RULE = re.compile(r"[\s+\-=|:─━┼│]+")
 _LINES_BEFORE = 60  # at most, before the line of names
 _LINES_AFTER = 12  # compared with the line of names
 _SHARE_SKIPPED = 0.05  # of the lines, at most
+_LONG = 1000  # lines
 _INDEX_NAME = "Unnamed: 0"
 
 
@@ -43,21 +46,21 @@ def read_delimited(text: str) -> Table | None:
         return None
     names = list(header.names)
     first = header.line + 1 if names else header.line
-    rows, numbers, remarks = _read_rows(lines, first, header)
+    if names and (regular := _read_regular_rows(lines, first, header)) is not None:
+        return Table(regular, "csv", _form(header.delimiter), names_seen=names)
+    rows, numbers = _read_rows(lines, first, header)
     if not rows:
         return None
     names, rows, has_index = _match_names(names, rows)
     if repeated := next((name for name in names if name and names.count(name) > 1), None):
         raise ValueError(f"path must have different column names, got {repeated!r} more than once")
-    rows, skipped = _drop_ragged_rows(rows, numbers, len(names), is_whole=text.endswith(("\n", "\r")))
-    remarks += skipped
+    rows, remarks = _drop_ragged_rows(rows, numbers, len(names), is_whole=text.endswith(("\n", "\r")))
     columns: dict[str, Cells] = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
     columns.pop("", None)
     if header.delimiter != "," and has_decimal_commas([list(cells) for cells in columns.values()]):
         columns = {name: [_with_point(cell) for cell in cells] for name, cells in columns.items()}
         remarks.append("Numbers have a decimal comma.")
-    form = "table separated by blanks" if header.delimiter == _BLANKS else "CSV file"
-    table = Table(columns, "csv", form, remarks, names_seen=[name for name in names if name])
+    table = Table(columns, "csv", _form(header.delimiter), remarks, names_seen=[name for name in names if name])
     if not header.names:
         table.form = "numbers without names"
         _name_numbers(table)
@@ -68,6 +71,28 @@ def read_delimited(text: str) -> Table | None:
         table.columns = {name: ["" if cell == "NaN" else cell for cell in cells] for name, cells in table.columns.items()}
         table.is_nan_unclear = False
     return table
+
+
+def _form(delimiter: str) -> str:
+    return "table separated by blanks" if delimiter == _BLANKS else "CSV file"
+
+
+def _read_regular_rows(lines: Sequence[str], first: int, header: _Header) -> dict[str, Cells] | None:
+    """Columns of a long table without quotes whose lines all have the same number of cells, with pandas; or None."""
+    rows = len(lines) - first
+    commas = len(header.names) - 1
+    if rows < _LONG or header.delimiter in (_BLANKS, "|") or len(set(header.names)) <= commas or "" in header.names:
+        return None
+    delimiter = header.delimiter
+    if any(line.count(delimiter) != commas or '"' in line or "#" in line for line in lines[first:]):
+        return None
+    import pandas
+
+    body = io.StringIO("\n".join(lines[first:]))
+    # texts, because a cell may be empty, and nan and inf are lost values
+    options: dict[str, Any] = {"na_filter": False, "dtype": object, "index_col": False, "skipinitialspace": True}
+    frame = pandas.read_csv(body, sep=delimiter, header=None, names=list(header.names), **options)
+    return {name: frame[name].tolist() for name in header.names}
 
 
 def _with_point(cell: str) -> str:
@@ -155,19 +180,22 @@ def _names_in_comment(lines: Sequence[str], number: int, width: int, delimiter: 
     return ()
 
 
-def _read_rows(lines: Sequence[str], first: int, header: _Header) -> tuple[list[list[str]], list[int], list[str]]:
-    """Rows after the names, the numbers of their lines, and remarks."""
+def _read_rows(lines: Sequence[str], first: int, header: _Header) -> tuple[list[list[str]], list[int]]:
+    """Rows after the names, and the numbers of their lines."""
     rows: list[list[str]] = []
     numbers: list[int] = []
     names = list(header.names)
+    first_name = names[0] if names else None
     try:
         for number, row in _split_lines(lines, first, header.delimiter):
-            if row and any(row) and row != names and [cell.strip() for cell in row] != names:
+            # a restarted training may write the names again
+            is_header = row and row[0].strip() == first_name and [cell.strip() for cell in row] == names
+            if row and any(row) and not is_header:
                 rows.append(row)
                 numbers.append(number)
     except csv.Error as error:
         raise ValueError(f"path must be a table with cells in quotes or without, got {error}") from None
-    return rows, numbers, []
+    return rows, numbers
 
 
 def _split_lines(lines: Sequence[str], first: int, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -59,9 +59,9 @@ def _read_text_file(path: Path, text: str, names: Mapping[str, str]) -> Table:
     def is_relevant(name: str) -> bool:
         return name in given or may_have_meaning(name)
 
-    for table in (read_json(path, text, is_relevant), read_delimited(text), read_text(text, is_relevant)):
-        if table is not None:
-            return table
+    table = read_json(path, text, is_relevant) or read_delimited(text) or read_text(text, is_relevant)
+    if table is not None:
+        return table
     raise foreign_file(
         path,
         "a text without numbers after a name such as loss",

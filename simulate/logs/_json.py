@@ -22,6 +22,8 @@ _FLAT_OBJECT = re.compile(r"\{[^{}]*\}")
 _WRAPPED = re.compile(r"(?:(?:np|numpy|torch|jnp|jax|tf)\.)?[A-Za-z_]\w*\(\s*([^()]*?)\s*(?:,[^()]*)?\)")
 _BARE_WORD = re.compile(r"(?<![\w'\".])([+-]?)(nan|inf)(?![\w'\"])")
 _MOST_LEVELS = 4
+_PLAIN_TYPES = (int, float, str, bool, type(None))
+_DECODER = json.JSONDecoder()
 _MOST_BROKEN = 0.5  # share of lines with braces that are no dicts, at most
 
 
@@ -142,9 +144,17 @@ def records_to_table(
     collector = RowCollector(is_relevant)
     for record in records:
         if isinstance(record, Mapping):
-            collector.add(_flatten(record))
-    table = Table(collector.finish(), "named" if is_named else kind, form, names_seen=list(collector.names_seen))
-    return table
+            collector.add(*_names_and_values(record))
+    return Table(collector.finish(), "named" if is_named else kind, form, names_seen=collector.names)
+
+
+def _names_and_values(record: Mapping[Any, Any]) -> tuple[tuple[str, ...], tuple[Any, ...]]:
+    """Names and values of a dict, also of those in it."""
+    values = tuple(record.values())
+    if all(type(value) in _PLAIN_TYPES for value in values) and all(type(name) is str for name in record):
+        return tuple(record), values
+    flat = dict(_flatten(record))
+    return tuple(flat), tuple(flat.values())
 
 
 def _flatten(record: Mapping[Any, Any], prefix: str = "", levels: int = 3) -> Iterator[tuple[str, Any]]:
@@ -180,16 +190,17 @@ def _read_lines(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
             continue
         dicts += 1
         is_python = is_python or not is_json
-        pairs = list(_flatten(record))
-        if at and not any(is_step(name) or is_epoch(name) for name, _ in pairs):
-            pairs += position_in_text(line[:at])
-        rows_with_loss += any(is_loss(name) for name, _ in pairs)
-        collector.add(pairs)
+        names, values = _names_and_values(record)
+        if at and not any(is_step(name) or is_epoch(name) for name in names):
+            for name, value in position_in_text(line[:at]):
+                names, values = (*names, name), (*values, value)
+        rows_with_loss += any(map(is_loss, names))
+        collector.add(names, values)
     skipped = broken - is_last_broken
     if not rows_with_loss or skipped > _MOST_BROKEN * (dicts + broken):
         return None
     form = "dicts of Python in lines" if is_python else "JSON lines"
-    table = Table(collector.finish(), "json", form, names_seen=list(collector.names_seen))
+    table = Table(collector.finish(), "json", form, names_seen=collector.names)
     if is_last_broken:
         table.remarks.append("The last line is incomplete and was skipped.")
     if skipped:
@@ -199,9 +210,8 @@ def _read_lines(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
 
 def _parse_dict(text: str) -> tuple[dict[str, Any] | None, bool]:
     """Dict at the start of a text, and whether it is JSON."""
-    decoder = json.JSONDecoder()
     try:
-        record, _ = decoder.raw_decode(text)
+        record, _ = _DECODER.raw_decode(text)
         return (record if isinstance(record, dict) else None), True
     except (json.JSONDecodeError, RecursionError):
         pass

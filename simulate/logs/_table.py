@@ -76,36 +76,41 @@ class RowCollector:
 
     def __init__(self, is_relevant: Callable[[str], bool]) -> None:
         self._is_relevant = is_relevant
-        self._relevance: dict[str, bool] = {}
-        self.columns: dict[str, list[Any]] = {}
-        self.names_seen: dict[str, None] = {}
+        # numbers of the rows with the same names, and their values
+        self._groups: dict[tuple[str, ...], tuple[list[int], list[tuple[Any, ...]]]] = {}
         self.count = 0
 
-    def add(self, pairs: Iterable[tuple[str, Any]]) -> None:
-        """Add a row; of a name that it has twice the first value counts."""
-        count, columns, relevance = self.count, self.columns, self._relevance
-        for name, value in pairs:
-            relevant = relevance.get(name)
-            if relevant is None:
-                relevant = relevance[name] = self._is_relevant(name)
-                if len(self.names_seen) < _MOST_NAMES_SEEN:
-                    self.names_seen[name] = None
-            if not relevant:
-                continue
-            column = columns.get(name)
-            if column is None:
-                column = columns[name] = []
-            if len(column) <= count:
-                if len(column) < count:
-                    column.extend([None] * (count - len(column)))
-                column.append(value)
-        self.count = count + 1
+    def add(self, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        """Add a row."""
+        group = self._groups.get(names)
+        if group is None:
+            group = self._groups[names] = ([], [])
+        group[0].append(self.count)
+        group[1].append(values)
+        self.count += 1
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all rows, not too many."""
+        return list(dict.fromkeys(name for names in self._groups for name in names))[:_MOST_NAMES_SEEN]
 
     def finish(self) -> dict[str, Cells]:
-        """Columns of equal length."""
-        for column in self.columns.values():
-            column.extend([None] * (self.count - len(column)))
-        return dict(self.columns)
+        """Columns of equal length, of the relevant names."""
+        columns: dict[str, list[Any]] = {}
+        relevance: dict[str, bool] = {}
+        for names, (rows, values) in self._groups.items():
+            for name, cells in zip(names, zip(*values, strict=True), strict=True):
+                if name not in relevance:
+                    relevance[name] = self._is_relevant(name)
+                if not relevance[name]:
+                    continue
+                if len(rows) == self.count:
+                    columns[name] = list(cells)
+                    continue
+                column = columns.setdefault(name, [None] * self.count)
+                for row, cell in zip(rows, cells, strict=True):
+                    column[row] = cell
+        return dict(columns)
 
 
 def format_names(names: Iterable[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from simulate.logs._cells import LOST, NUMBER
@@ -47,6 +48,11 @@ _PLAIN_WORDS = frozenset(
 )
 _LEVELS = frozenset({"INFO", "DEBUG", "WARNING", "WARN", "ERROR"})
 _MOST_SEEN = 200
+_MARKED_LENGTH = 50_000  # characters at the end of a text
+_MOST_PATTERNS = 8
+_MOST_PATTERNS_EVER = 40  # compiling one takes as long as reading ten lines
+_VALUE = rf"(?:{NUMBER})%?|(?i:{LOST})(?![A-Za-z0-9_])"
+_ANY_NUMBER = r"[+-]?\d[\d.,]*(?:[eE][+-]?\d+)?"
 
 
 def read_text(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
@@ -56,8 +62,7 @@ def read_text(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
     step has a loss, each line with a loss is a row, or belongs to the step before.
     """
     reader = _TextReader(is_relevant, _clean_lines(text), has_inner_rows="train_inner" in text)
-    for line in reader.lines:
-        reader.read_line(line)
+    reader.read_lines()
     return reader.finish(text)
 
 
@@ -103,121 +108,167 @@ def _kind(name: str) -> str:
     return "loss" if is_loss(name) and not EVALUATION_WORDS & set(normalize(name).split("_")) else ""
 
 
+@dataclass(frozen=True)
+class _Pairs:
+    """Names with numbers in a line: plain names, numbers, places and totals, and what kinds of names there are."""
+
+    names: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    totals: tuple[tuple[str, int], ...] = ()
+    kinds: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Lines that differ in their numbers only: an expression whose groups are the numbers with a meaning."""
+
+    expression: re.Pattern[str]
+    names: tuple[str, ...]
+    totals: tuple[tuple[str, int], ...]
+    is_left_out: bool
+
+
+_Row = tuple[tuple[str, ...], tuple[str, ...]]  # names and numbers
+
+
 class _TextReader:
     """Rows of a text, line by line."""
 
     def __init__(self, is_relevant: Callable[[str], bool], lines: Sequence[str], *, has_inner_rows: bool) -> None:
         self.lines = lines
-        self._has_inner_rows = has_inner_rows
         self._is_relevant = is_relevant
+        self._has_inner_rows = has_inner_rows
         self._relevance: dict[str, str] = {}  # name in the text: plain name, empty if it cannot be used
         self._seen: dict[str, None] = {}
         self._spellings: dict[str, str] = {}  # by normalized name
-        self._with_step: list[dict[str, str]] = []
-        self._without_step: list[tuple[int, dict[str, str]]] = []  # and how many rows with a step come before
+        self._patterns: list[_Pattern] = []  # the last one that fitted first
+        self._patterns_left = _MOST_PATTERNS_EVER
+        self._with_step: list[_Row] = []
+        self._without_step: list[tuple[int, _Row]] = []  # and how many rows with a step come before
         self._totals: dict[str, int] = {}
         self._epoch: tuple[str, str] | None = None
-        self._row: dict[str, str] | None = None  # to which lines with a deeper indent belong
-        self._indent = 0
+        self._row_line: str | None = None  # line of the last row, to which lines with a deeper indent belong
         self._is_keras = False
 
-    def read_line(self, line: str) -> None:
-        """Read one line."""
-        totals: dict[str, int] = {}
-        pairs, has_step, has_epoch, has_loss = self._read_pairs(line, totals)
-        if not pairs:
-            if not line.startswith((" ", "\t")):
-                self._row = None
+    def read_lines(self) -> None:
+        """Read all lines."""
+        add_row = self._with_step.append
+        for line in self.lines:
+            for pattern in self._patterns:
+                if match := pattern.expression.fullmatch(line):
+                    if pattern.is_left_out:
+                        self._row_line = None
+                    else:
+                        add_row((pattern.names, match.groups()))
+                        self._row_line = line
+                    break
+            else:
+                self._read_other_line(line)
+
+    def _read_other_line(self, line: str) -> None:
+        """Read a line that no pattern fits."""
+        pairs = self._find_pairs(line)
+        indent = _indent(line)
+        is_part = self._row_line is not None and _indent(self._row_line) < indent
+        if not pairs.names:
+            if line and not indent:
+                self._row_line = None
             return
-        if has_loss and (self._is_evaluation(line) or (self._has_inner_rows and _SUMMARIES.search(line))):
-            self._row = None
+        row = (pairs.names, pairs.numbers)
+        has_loss, has_step = "loss" in pairs.kinds, "step" in pairs.kinds
+        is_left_out = has_loss and self._is_left_out(line)
+        if has_step and not is_part:
+            self._add_pattern(line, pairs, is_left_out=is_left_out)
+        if is_left_out:
+            self._row_line = None
             return
-        self._totals.update(totals)
-        bar = _KERAS_BAR.match(line) if has_loss else None
-        if bar is not None:
+        self._totals.update(pairs.totals)
+        if has_loss and (bar := _KERAS_BAR.match(line)):
             self._is_keras = True
             if bar[1] == bar[2]:
-                pairs.pop(POSITION, None)
-                self._add_loose(pairs)
-            return
-        indent = len(line) - len(line.lstrip())
-        belongs_to_row = self._row is not None and indent > self._indent
-        if has_step and not belongs_to_row:
-            if self._epoch is not None and not has_epoch:
-                pairs.setdefault(*self._epoch)
-            self._with_step.append(pairs)
-            self._row, self._indent = pairs, indent
-        elif self._row is not None and belongs_to_row:
-            for name, number in pairs.items():
-                self._row.setdefault(name, number)
+                self._add_loose(row)
+        elif has_step and not is_part:
+            self._with_step.append(self._with_epoch(row))
+            self._row_line = line
+        elif is_part:
+            self._with_step[-1] = _join(self._with_step[-1], row)
         elif has_loss:
-            self._add_first_number(line, pairs)
-            self._add_loose(pairs)
-        elif has_epoch:
-            self._epoch = next((name, number) for name, number in pairs.items() if _kind(name) == "epoch")
-            self._row = None
+            self._add_loose(_join(row, _first_numbers(line)))
+        elif "epoch" in pairs.kinds:
+            self._epoch = next(pair for pair in zip(*row, strict=True) if _kind(pair[0]) == "epoch")
+            self._row_line = None
+            # patterns know no epoch of another line
+            self._patterns, self._patterns_left = [], 0
 
-    def _add_loose(self, pairs: dict[str, str]) -> None:
-        if self._epoch is not None:
-            pairs.setdefault(*self._epoch)
-        self._without_step.append((len(self._with_step), pairs))
+    def _add_loose(self, row: _Row) -> None:
+        self._without_step.append((len(self._with_step), self._with_epoch(row)))
 
-    def _add_first_number(self, line: str, pairs: dict[str, str]) -> None:
-        if both := _EPOCH_AND_STEP.match(line.lstrip()):
-            pairs.setdefault("epoch", both[1])
-            pairs.setdefault(POSITION, both[2])
-        elif first := _FIRST.match(line.lstrip()):
-            pairs.setdefault(_FIRST_NUMBER, first[1])
+    def _with_epoch(self, row: _Row) -> _Row:
+        return row if self._epoch is None else _join(row, ((self._epoch[0],), (self._epoch[1],)))
 
-    def _read_pairs(self, line: str, totals: dict[str, int]) -> tuple[dict[str, str], bool, bool, bool]:
-        pairs: dict[str, str] = {}
-        has_step = has_epoch = has_loss = False
+    def _find_pairs(self, line: str) -> _Pairs:
+        numbers: dict[str, str] = {}
+        totals: dict[str, int] = {}
+        kinds = set()
         for name, number, total, inner, length in _PAIR.findall(line):
-            if not name:
-                if POSITION not in pairs:
-                    pairs[POSITION] = inner
-                    totals[POSITION] = int(length)
-                    has_step = True
+            plain = self._plain_name(name) if name else POSITION
+            if not plain or plain in numbers:
                 continue
-            plain = self._relevance.get(name)
-            if plain is None:
-                plain = self._classify(name)
-            if not plain or plain in pairs:
-                continue
-            pairs[plain] = number
-            kind = _kind(plain)
-            if kind == "step":
-                has_step = True
-                if total:
-                    totals[plain] = int(total)
-            elif kind == "epoch":
-                has_epoch = True
-            elif kind == "loss":
-                has_loss = True
-        if has_step and len(pairs) == 1 and POSITION in pairs:
-            # a bar without numbers
-            return {}, False, False, False
-        return pairs, has_step, has_epoch, has_loss
+            numbers[plain] = number or inner
+            kinds.add(_kind(plain))
+            if total or length:
+                totals[plain] = int(total or length)
+        # a bar without numbers
+        if tuple(numbers) == (POSITION,):
+            return _Pairs()
+        return _Pairs(tuple(numbers), tuple(numbers.values()), tuple(totals.items()), frozenset(kinds))
 
-    def _classify(self, name: str) -> str:
-        plain = _plain_name(name)
-        # names that differ in capitals are one column
-        plain = self._spellings.setdefault(normalize(plain), plain)
-        if len(self._seen) < _MOST_SEEN:
-            self._seen[plain] = None
-        self._relevance[name] = plain if self._is_relevant(plain) else ""
+    def _plain_name(self, name: str) -> str:
+        """Name without words that change nothing, empty if it cannot be used."""
+        if name not in self._relevance:
+            plain = _plain_name(name)
+            # names that differ in capitals are one column
+            plain = self._spellings.setdefault(normalize(plain), plain)
+            if len(self._seen) < _MOST_SEEN:
+                self._seen[plain] = None
+            self._relevance[name] = plain if self._is_relevant(plain) else ""
         return self._relevance[name]
 
-    @staticmethod
-    def _is_evaluation(line: str) -> bool:
-        """Whether a word before the loss says that the line is about other data."""
+    def _is_left_out(self, line: str) -> bool:
+        """Whether a word before the loss says that the line is about other data or a whole epoch."""
+        if self._has_inner_rows and _SUMMARIES.search(line):
+            return True
+        lower = line.lower()
+        if not any(word in lower for word in ("val", "test", "dev")):
+            return False
         mark = _EVALUATION.search(line)
-        return mark is not None and mark.start() < line.lower().find("loss")
+        return mark is not None and mark.start() < lower.find("loss")
+
+    def _add_pattern(self, line: str, pairs: _Pairs, *, is_left_out: bool) -> None:
+        """Add the pattern of a line, with which the next lines of its kind are read faster."""
+        if not self._patterns_left:
+            return
+        self._patterns_left -= 1
+        parts, names, end = [], [], 0
+        for match in _PAIR.finditer(line):
+            plain = self._plain_name(match["name"]) if match["name"] else POSITION
+            if not plain or plain in names:
+                continue
+            start, stop = match.span("number" if match["name"] else "inner")
+            name_start, name_stop = match.span("name") if match["name"] else (start, start)
+            parts += [_between(line[end:name_start]), _literal(line[name_start:name_stop]), _between(line[name_stop:start])]
+            parts.append(f"({_VALUE})" if match["name"] else r"(\d+)")
+            names.append(plain)
+            end = stop
+        parts.append(_between(line[end:]))
+        # a line of this kind has the same totals
+        pattern = _Pattern(re.compile("".join(parts)), tuple(names), pairs.totals, is_left_out)
+        self._patterns = [pattern, *self._patterns[: _MOST_PATTERNS - 1]]
 
     def finish(self, text: str) -> Table | None:
         """Columns of the rows with a loss."""
         remarks: list[str] = []
-        with_step = sum(map(_has_loss, self._with_step))
+        with_step = sum(_has_loss(names) for names, _ in self._with_step)
         without_step = [row for _, row in self._without_step]
         rows = self._with_step
         if not with_step and self._steps_lead():
@@ -227,20 +278,19 @@ class _TextReader:
         elif without_step:
             lines = "1 line" if len(without_step) == 1 else f"{len(without_step)} lines"
             remarks.append(f"{lines} with a loss but without a step are left out.")
-        if not any(map(_has_loss, rows)):
+        if not any(_has_loss(names) for names, _ in rows):
             return None
-        if not text.endswith(("\n", "\r")) and len(rows) > 2 and len(rows[-1]) < len(rows[-2]):
+        if not text.endswith(("\n", "\r")) and len(rows) > 2 and len(rows[-1][0]) < len(rows[-2][0]):
             rows = rows[:-1]
             remarks.append("The last line is incomplete and was skipped.")
         collector = RowCollector(lambda name: True)
-        for row in rows:
-            collector.add(row.items())
-        marks = [name for name, mark in _MARKS.items() if mark.search(text)]
-        form = "output of Keras" if self._is_keras else "text log"
+        for names, numbers in rows:
+            collector.add(names, numbers)
+        marks = [name for name, mark in _MARKS.items() if mark.search(text[-_MARKED_LENGTH:])]
         return Table(
             collector.finish(),
             "text",
-            form,
+            "output of Keras" if self._is_keras else "text log",
             remarks,
             names_seen=[*self._seen, *marks],
             rows_are_epochs=self._is_keras and rows is not self._with_step,
@@ -252,13 +302,47 @@ class _TextReader:
         before = {count for count, _ in self._without_step if count}
         return 2 * len(before) > len(self._without_step)
 
-    def _join_to_steps(self) -> list[dict[str, str]]:
-        rows = [dict(row) for row in self._with_step]
-        for count, pairs in self._without_step:
+    def _join_to_steps(self) -> list[_Row]:
+        rows = list(self._with_step)
+        for count, row in self._without_step:
             if count:
-                rows[count - 1] = {**pairs, **rows[count - 1]}
+                rows[count - 1] = _join(rows[count - 1], row)
         return rows
 
 
-def _has_loss(row: dict[str, str]) -> bool:
-    return any(_kind(name) == "loss" for name in row)
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _join(row: _Row, other: _Row) -> _Row:
+    """Add the numbers of another row that the first one lacks."""
+    numbers = {**dict(zip(*other, strict=True)), **dict(zip(*row, strict=True))}
+    return tuple(numbers), tuple(numbers.values())
+
+
+def _first_numbers(line: str) -> _Row:
+    """Step, or epoch and step, from the numbers at the start of a line."""
+    start = line.lstrip()
+    if both := _EPOCH_AND_STEP.match(start):
+        return ("epoch", POSITION), (both[1], both[2])
+    first = _FIRST.match(start)
+    return ((_FIRST_NUMBER,), (first[1],)) if first else ((), ())
+
+
+def _literal(text: str) -> str:
+    """Expression for a text whose blanks may vary."""
+    return r"\s+".join(re.escape(word) for word in re.split(r"\s+", text))
+
+
+def _between(text: str) -> str:
+    """Expression for the text between two pairs, in which blanks and numbers may vary."""
+    parts = re.split(r"(\s*[+-]?\d[\d.,]*(?:[eE][+-]?\d+)?\s*|\s+)", text)
+    return "".join(
+        re.escape(part) if order % 2 == 0 else (r"\s*" + _ANY_NUMBER + r"\s*" if part.strip() else r"\s*")
+        for order, part in enumerate(parts)
+    )
+
+
+@cache
+def _has_loss(names: tuple[str, ...]) -> bool:
+    return any(_kind(name) == "loss" for name in names)

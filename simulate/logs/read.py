@@ -206,7 +206,10 @@ def _attributes(name: str) -> dict[str, str]:
 
 def _effective_gradient(gradient: FloatArray, norm: FloatArray) -> FloatArray:
     """Effective gradient norm g̃, with missing norms interpolated or equal to the last valid one."""
-    filled, valid = fill_norm_gaps(norm), np.flatnonzero(np.isfinite(norm) & (norm > 0))
+    valid = np.flatnonzero(np.isfinite(norm) & (norm > 0))
+    if valid.size == norm.size:
+        return gradient * norm
+    filled = fill_norm_gaps(norm)
     if valid.size:
         filled[valid[-1] :] = norm[valid[-1]]
     return gradient * filled

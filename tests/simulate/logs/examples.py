@@ -373,7 +373,6 @@ TEXTS = [
         ),
         "NeMo log",
         {"step": "global_step", "loss": "reduced_train_loss", "lr": "lr", "epoch": "Training epoch"},
-        epoch_length=999,
     ),
     Example(
         "LitGPT",
