@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +26,9 @@ _INDEX_NAME = "Unnamed: 0"
 
 @dataclass(frozen=True)
 class _Header:
-    """Line of names: its place among the lines, its delimiter and its names; without names the first row of numbers."""
+    """Names of a table, its delimiter and its first row; numbers may have no names."""
 
-    line: int
+    first: int
     delimiter: str
     names: tuple[str, ...]
 
@@ -45,10 +45,10 @@ def read_delimited(text: str) -> Table | None:
     if header is None:
         return None
     names = list(header.names)
-    first = header.line + 1 if names else header.line
-    if names and (regular := _read_regular_rows(lines, first, header)) is not None:
-        return Table(regular, "csv", _form(header.delimiter), names_seen=names)
-    rows, numbers = _read_rows(lines, first, header)
+    form = "table separated by blanks" if header.delimiter == _BLANKS and len(names) > 1 else "CSV file"
+    if names and (regular := _read_regular_rows(lines, header)) is not None:
+        return Table(regular, "csv", form, names_seen=names)
+    rows, numbers = _read_rows(lines, header)
     if not rows:
         return None
     names, rows, has_index = _match_names(names, rows)
@@ -60,7 +60,7 @@ def read_delimited(text: str) -> Table | None:
     if header.delimiter != "," and has_decimal_commas([list(cells) for cells in columns.values()]):
         columns = {name: [_with_point(cell) for cell in cells] for name, cells in columns.items()}
         remarks.append("Numbers have a decimal comma.")
-    table = Table(columns, "csv", _form(header.delimiter), remarks, names_seen=[name for name in names if name])
+    table = Table(columns, "csv", form, remarks, names_seen=[name for name in names if name])
     if not header.names:
         table.form = "numbers without names"
         _name_numbers(table)
@@ -73,22 +73,18 @@ def read_delimited(text: str) -> Table | None:
     return table
 
 
-def _form(delimiter: str) -> str:
-    return "table separated by blanks" if delimiter == _BLANKS else "CSV file"
-
-
-def _read_regular_rows(lines: Sequence[str], first: int, header: _Header) -> dict[str, Cells] | None:
+def _read_regular_rows(lines: Sequence[str], header: _Header) -> dict[str, Cells] | None:
     """Columns of a long table without quotes whose lines all have the same number of cells, with pandas; or None."""
-    rows = len(lines) - first
+    rows = lines[header.first :]
     commas = len(header.names) - 1
-    if rows < _LONG or header.delimiter in (_BLANKS, "|") or len(set(header.names)) <= commas or "" in header.names:
+    if len(rows) < _LONG or header.delimiter in (_BLANKS, "|") or len(set(header.names)) <= commas or "" in header.names:
         return None
     delimiter = header.delimiter
-    if any(line.count(delimiter) != commas or '"' in line or "#" in line for line in lines[first:]):
+    if any(line.count(delimiter) != commas or '"' in line or "#" in line for line in rows):
         return None
     import pandas
 
-    body = io.StringIO("\n".join(lines[first:]))
+    body = io.StringIO("\n".join(rows))
     # texts, because a cell may be empty, and nan and inf are lost values
     options: dict[str, Any] = {"na_filter": False, "dtype": object, "index_col": False, "skipinitialspace": True}
     frame = pandas.read_csv(body, sep=delimiter, header=None, names=list(header.names), **options)
@@ -112,7 +108,14 @@ def _is_skipped(line: str) -> bool:
 
 
 def _find_header(lines: Sequence[str]) -> _Header | None:
-    """Find the line of names: the first one that is followed by rows of equally many numbers."""
+    """Find the line of names: the first one that is followed by rows of equally many numbers.
+
+    A line with a usual name counts before others, which may be words before the table.
+    """
+    return _find_line_of_names(lines, has_meaning) or _find_line_of_names(lines, bool)
+
+
+def _find_line_of_names(lines: Sequence[str], is_usual: Callable[[str], bool]) -> _Header | None:
     at = [number for number, line in enumerate(lines[: 4 * _LINES_BEFORE]) if not _is_skipped(line)]
     for order, number in enumerate(at[:_LINES_BEFORE]):
         following = [lines[row] for row in at[order + 1 : order + 1 + _LINES_AFTER]]
@@ -124,8 +127,8 @@ def _find_header(lines: Sequence[str]) -> _Header | None:
                 if _is_table_of_numbers(cells, following, delimiter):
                     return _Header(number, delimiter, _names_in_comment(lines, number, len(cells), delimiter))
                 continue
-            if _are_names(cells) and _fits(cells, following, delimiter):
-                return _Header(number, delimiter, tuple(cells))
+            if _are_names(cells) and any(map(is_usual, cells)) and _fits(cells, following, delimiter):
+                return _Header(number + 1, delimiter, tuple(cells))
     return None
 
 
@@ -180,14 +183,14 @@ def _names_in_comment(lines: Sequence[str], number: int, width: int, delimiter: 
     return ()
 
 
-def _read_rows(lines: Sequence[str], first: int, header: _Header) -> tuple[list[list[str]], list[int]]:
+def _read_rows(lines: Sequence[str], header: _Header) -> tuple[list[list[str]], list[int]]:
     """Rows after the names, and the numbers of their lines."""
     rows: list[list[str]] = []
     numbers: list[int] = []
     names = list(header.names)
     first_name = names[0] if names else None
     try:
-        for number, row in _split_lines(lines, first, header.delimiter):
+        for number, row in _split_lines(lines, header.first, header.delimiter):
             # a restarted training may write the names again
             is_header = row and row[0].strip() == first_name and [cell.strip() for cell in row] == names
             if row and any(row) and not is_header:

@@ -15,7 +15,7 @@ from simulate.diagnosis.log_rows import fill_norm_gaps
 from simulate.logs._column_names import MEANINGS, normalize
 from simulate.logs._columns import Columns, all_names, check_names, find_columns
 from simulate.logs._folder import read_path
-from simulate.logs._objects import read_object
+from simulate.logs._objects import find_lost_values, read_object
 from simulate.logs._steps import EPOCHS, ROWS, STEPS, Rows, Steps, count_rows, find_steps, merge_rows, scale_epochs
 from simulate.logs._table import Table, format_names
 from simulate.trajectories.contract import variable_attributes
@@ -116,6 +116,7 @@ def _reject_options(**options: Any) -> None:
 
 def _make_dataset(table: Table, names: Mapping[str, str], *, steps_by_row: bool, steps_per_row: int | None) -> xr.Dataset:
     columns = find_columns(table, names)
+    find_lost_values(table, columns.names)
     variables = {meaning: table.numbers(name) for meaning, name in columns.names.items()}
     if columns.loss_parts:
         variables["loss"] = np.sum([table.numbers(name) for name in columns.loss_parts], axis=0)
