@@ -2,9 +2,9 @@
 
 from simulate import plots
 from simulate.diagnosis.diagnosis import Diagnosis, Spike, diagnose
-from simulate.diagnosis.training_log import read_log, training_log
 from simulate.explorer import Exploration, explore, plot_exploration, write_explorer_page
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
+from simulate.logs.read import describe_log, read_log
 from simulate.maps.gradients import AdversarialGradient, BoundedGradient, RecordedGradient
 from simulate.maps.norm_map import norm_map, norm_ode, replay
 from simulate.maps.random_walk import random_walk
@@ -38,6 +38,7 @@ __all__ = [
     "Spike",
     "classify",
     "descend",
+    "describe_log",
     "diagnose",
     "explore",
     "find_periods",
@@ -54,6 +55,5 @@ __all__ = [
     "read_log",
     "replay",
     "save",
-    "training_log",
     "write_explorer_page",
 ]

@@ -18,7 +18,7 @@ import theory
 from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
-from simulate.diagnosis.training_log import training_log
+from simulate.logs.read import read_log
 from theory.optimizers import format_optimizer, with_dim
 from theory.schedules import learning_rates
 
@@ -122,7 +122,7 @@ def log_independent_gradients(case: IndependentGradients) -> xr.Dataset:
         optimizer.step()
     losses = {"g": gradients, "g²": gradients**2, "log(1 + g²)": np.log1p(gradients**2)}
     columns = {"loss": losses[case.loss], "norm": norms, "grad_norm": gradients / norms}
-    return training_log(columns, lr=lr, wd=wd, optimizer=case.optimizer)
+    return read_log(columns, lr=lr, wd=wd, optimizer=case.optimizer)
 
 
 def _draw_gradients(case: IndependentGradients) -> npt.NDArray[np.float64]:
@@ -166,7 +166,7 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
 
     Returns
     -------
-    xarray.Dataset of `simulate.training_log` with the norm of the scale-invariant weights and their effective gradient
+    xarray.Dataset of `simulate.read_log` with the norm of the scale-invariant weights and their effective gradient
     norm g̃ as `norm` and `grad_norm`. Further variables are their gradient norm as `gradient_norm`, both norms of all
     trained parameters as `all_weights_norm` and `all_gradient_norm`, before any clipping, and the number of the
     `epoch`. Attributes are `wd`, `optimizer`, `row_unit` and `epoch_length` (steps).
@@ -214,7 +214,7 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
     rule = with_dim(config.optimizer, watched_size)
     further = {"gradient_norm": rows[:, 3], "all_weights_norm": rows[:, 4], "all_gradient_norm": rows[:, 5]}
     further["epoch"] = np.arange(config.steps) // epoch_length
-    log = training_log(columns, wd=config.wd, optimizer=rule).assign(
+    log = read_log(columns, wd=config.wd, optimizer=rule).assign(
         {name: ("step", values) for name, values in further.items()}
     )
     return log.assign_attrs(row_unit="steps", epoch_length=epoch_length)

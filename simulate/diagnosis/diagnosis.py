@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,8 @@ import theory
 from simulate.diagnosis.log_rows import Contradiction, Rows, find_contradiction, has_values, is_read
 from simulate.diagnosis.rules import NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN, Explanation, Thresholds, explain
 from simulate.diagnosis.spikes import find_spikes, rows_before, spike_features
-from simulate.diagnosis.training_log import override_settings, read_log, reject_names, training_log
 from simulate.diagnosis.trends import Trend, find_trends
+from simulate.logs.read import read_log
 from simulate.trajectories.contract import DIVERGED
 from theory.arguments import FloatArray
 
@@ -137,12 +136,14 @@ class Diagnosis:
 
 
 def diagnose(
-    log: xr.Dataset | str | os.PathLike[str] | Mapping[str, npt.ArrayLike],
+    log: Any,
     *,
     lr: float | None = None,
     wd: float | None = None,
     optimizer: theory.Optimizer | None = None,
     names: Mapping[str, str] | None = None,
+    steps_by_row: bool = False,
+    steps_per_row: int | None = None,
 ) -> Diagnosis:
     """Find the spikes of a training loss and their causes.
 
@@ -159,11 +160,10 @@ def diagnose(
 
     Parameters
     ----------
-    log : a trajectory or a log of `training_log`; the path of a CSV file, of event files of TensorBoard, or of a run;
-        or columns by name. Best columns: loss, learning rate, norm of the scale-invariant weights and norm of their
-        gradient, all before each step.
+    log : a trajectory, or anything that `read_log` reads: a path, columns by name, a data frame, … Best columns: loss,
+        learning rate, norm of the scale-invariant weights and norm of their gradient, all before each step.
     lr, wd, optimizer : settings that the log lacks. Without an optimizer, plain SGD is assumed.
-    names : names of the columns, as in `training_log`; not for trajectories.
+    names, steps_by_row, steps_per_row : as in `read_log`; not for trajectories.
 
     Returns
     -------
@@ -182,14 +182,8 @@ def diagnose(
     >>> print(diagnose({"loss": loss}).spikes[0])
     step 300: overflow. The loss is not finite for 1 step. The usual loss before was 0.155.
     """
-    if isinstance(log, xr.Dataset):
-        reject_names(names)
-        dataset = override_settings(log, lr=lr, wd=wd, optimizer=optimizer)
-    elif isinstance(log, (str, os.PathLike)):
-        dataset = read_log(log, lr=lr, wd=wd, optimizer=optimizer, names=names)
-    else:
-        dataset = training_log(cast(Mapping[str, npt.ArrayLike], log), lr=lr, wd=wd, optimizer=optimizer, names=names)
-    return diagnose_run(dataset)
+    columns: dict[str, Any] = {"names": names, "steps_by_row": steps_by_row, "steps_per_row": steps_per_row}
+    return diagnose_run(read_log(log, lr=lr, wd=wd, optimizer=optimizer, **columns))
 
 
 def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:

@@ -208,7 +208,7 @@ def log_of(loss, **attributes):
     """Complete log with this loss and constant norms."""
     ones = ("step", np.ones(len(loss)))
     names = ("norm", "grad_norm", "gradient_norm", "all_weights_norm", "all_gradient_norm", "lr")
-    log = simulate.training_log({"loss": loss}, wd=0.1, optimizer=theory.SGD())
+    log = simulate.read_log({"loss": loss}, wd=0.1, optimizer=theory.SGD())
     log = log.assign(dict.fromkeys(names, ones) | {"epoch": ("step", np.arange(len(loss)) // 20)})
     return log.assign_attrs(row_unit="steps", epoch_length=20, **attributes)
 
