@@ -119,13 +119,42 @@ _OTHER_LOSS_WORDS = frozenset(
 # words that names of a meaning may be made of beside the names above
 _GENERAL_WORDS = frozenset(
     {"train", "training", "optim", "optimizer", "opt", "total", "global", "mean", "avg", "l2", "model", "stats", "all"}
-    | {"debug", "metrics", "metric", "perf", "step", "batch", "epoch", "current", "value", "main", "2", "raw", "scalars"}
+    | {
+        "debug",
+        "metrics",
+        "metric",
+        "perf",
+        "step",
+        "batch",
+        "epoch",
+        "current",
+        "value",
+        "main",
+        "2",
+        "raw",
+        "scalars",
+    }
 )
 _WORDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "lr": (
         frozenset({"lr", "lr0", "learning"}),
         _GENERAL_WORDS
-        | {"rate", "group", "group0", "pg0", "0", "1", "base", "sgd", "adam", "adamw", "lamb", "lion", "muon", "rmsprop"}
+        | {
+            "rate",
+            "group",
+            "group0",
+            "pg0",
+            "0",
+            "1",
+            "base",
+            "sgd",
+            "adam",
+            "adamw",
+            "lamb",
+            "lion",
+            "muon",
+            "rmsprop",
+        }
         | {"rm", "sprop", "scheduler", "schedule", "param", "params", "x", "decoupled"},
     ),
     "gradient": (
@@ -150,7 +179,7 @@ class Logger:
     ----------
     title : what a description calls it.
     kinds : kinds of files it writes: "csv", "json", "text", "events" or "memory".
-    columns : names that all its logs have. For texts, `z_score`, `tok_s` and `mfu` also stand for numbers before a unit.
+    columns : names that all its logs have. In texts, `z_score`, `tok_s` and `mfu` may be units.
     any_of : names of which its logs have at least one; empty if `columns` are enough.
     names : names with a meaning that they have in these logs only.
     """
@@ -235,7 +264,12 @@ def fallback_meaning(name: str) -> str:
 
 
 _TABLE_NAMES = frozenset(name for names in NAMES.values() for name in names) | {
-    *(name for logger in LOGGERS for names in (*logger.names.values(), logger.columns, logger.any_of) for name in names),
+    *(
+        name
+        for logger in LOGGERS
+        for names in (*logger.names.values(), logger.columns, logger.any_of)
+        for name in names
+    ),
     *MONITOR_NAMES.values(),
     *TRAJECTORY_NAMES,
     *PHASE_NAMES,

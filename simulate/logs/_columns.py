@@ -161,7 +161,9 @@ def _find_column(
         for name in same
         if name not in taken and _has_values(table, name)
     ]
-    return _choose(table, meaning, candidates)
+    empty = [name for usual in usual_names for name in normalized.get(usual, []) if name not in taken]
+    # a loss without numbers is better than none, for the message
+    return _choose(table, meaning, candidates) or (empty[0] if meaning == "loss" and empty else "")
 
 
 def _choose(table: Table, meaning: str, candidates: list[str]) -> str:
@@ -212,9 +214,7 @@ def _component(name: str) -> str:
     return "_".join(word for word in words if word not in TRAINING_WORDS | {"loss", "losses"})
 
 
-def _find_norm(
-    table: Table, normalized: Mapping[str, list[str]], names: Mapping[str, str], columns: Columns
-) -> None:
+def _find_norm(table: Table, normalized: Mapping[str, list[str]], names: Mapping[str, str], columns: Columns) -> None:
     """Decide what a column `norm` is: the weight norm only if another column is the gradient norm."""
     same = [name for name in normalized.get(AMBIGUOUS_NORM, []) if name not in names.values()]
     if not same or "norm" in columns.names or "norm" in names or same[0] == columns.names.get("gradient"):
@@ -225,7 +225,8 @@ def _find_norm(
         columns.names["norm"] = same[0]
         return
     table.remarks.append(
-        f"The column {same[0]!r} may be the norm of the weights or that of the gradient, so it is left out. Choose with "
+        f"The column {same[0]!r} may be the norm of the weights or that of the gradient, so it is left "
+        f"out. Choose with "
         f"names={{'norm': {same[0]!r}}} or names={{'gradient': {same[0]!r}}} "
         f"(--column norm={same[0]} or --column gradient={same[0]})."
     )
@@ -282,7 +283,8 @@ def _reject_runs_table(table: Table) -> None:
     is_table = {"name", "state"} <= normalized and bool(normalized & {"created", "runtime", "user", "tags", "sweep"})
     if table.kind in ("csv", "memory") and is_table:
         raise ValueError(
-            f"path must be the log of one run, got a table of runs of Weights & Biases with {table.count} rows, one for "
+            f"path must be the log of one run, got a table of runs of Weights & Biases with {table.count} "
+            f"rows, one for "
             "each run. Export the history of one run: wandb.Api().run(…).history().to_csv('log.csv')"
         )
 

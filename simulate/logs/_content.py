@@ -89,11 +89,11 @@ def is_event_file(content: bytes) -> bool:
 
 
 def _decompress(path: Path, content: bytes, make: Callable[[], Any]) -> tuple[bytes, bool]:
-    parts, rest = [], content
-    while rest:
+    parts, remainder = [], content
+    while remainder:
         decompressor = make()
         try:
-            parts.append(decompressor.decompress(rest))
+            parts.append(decompressor.decompress(remainder))
         except (zlib.error, OSError, lzma.LZMAError) as error:
             # padding may follow the last part
             if parts:
@@ -101,7 +101,7 @@ def _decompress(path: Path, content: bytes, make: Callable[[], Any]) -> tuple[by
             raise ValueError(f"path must be a file that can be decompressed, got {str(path)!r} ({error})") from None
         if not decompressor.eof:
             return b"".join(parts), False
-        rest = decompressor.unused_data
+        remainder = decompressor.unused_data
     return b"".join(parts), True
 
 
@@ -144,10 +144,10 @@ def decode(path: Path, content: bytes) -> str:
     """
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16", errors="replace")
-    start = content[:1000]
-    if start[1::2].count(0) > len(start) / 4:
+    even, odd = content[:1000:2], content[1:1000:2]
+    if 2 * odd.count(0) > len(odd) and not even.count(0):
         return content.decode("utf-16-le", errors="replace")
-    if start[::2].count(0) > len(start) / 4:
+    if 2 * even.count(0) > len(even) and not odd.count(0):
         return content.decode("utf-16-be", errors="replace")
     if b"\0" in content:
         raise foreign_file(path, "a binary file of an unknown kind", "Write the log as CSV, JSON or text")

@@ -68,7 +68,9 @@ def read_delimited(text: str) -> Table | None:
     table.is_nan_unclear = has_index and header.delimiter == _BLANKS
     if table.is_nan_unclear:
         table.form = "data frame that was printed"
-        table.columns = {name: ["" if cell == "NaN" else cell for cell in cells] for name, cells in table.columns.items()}
+        table.columns = {
+            name: ["" if cell == "NaN" else cell for cell in cells] for name, cells in table.columns.items()
+        }
         table.is_nan_unclear = False
     return table
 
@@ -77,7 +79,12 @@ def _read_regular_rows(lines: Sequence[str], header: _Header) -> dict[str, Cells
     """Columns of a long table without quotes whose lines all have the same number of cells, with pandas; or None."""
     rows = lines[header.first :]
     commas = len(header.names) - 1
-    if len(rows) < _LONG or header.delimiter in (_BLANKS, "|") or len(set(header.names)) <= commas or "" in header.names:
+    if (
+        len(rows) < _LONG
+        or header.delimiter in (_BLANKS, "|")
+        or len(set(header.names)) <= commas
+        or "" in header.names
+    ):
         return None
     delimiter = header.delimiter
     if any(line.count(delimiter) != commas or '"' in line or "#" in line for line in rows):

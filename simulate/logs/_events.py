@@ -40,16 +40,16 @@ def read_event_files(place: Path, names: Mapping[str, str]) -> Table:
     except ImportError:
         raise ImportError("event files need TensorBoard: pip install tensorboard, or export them as CSV") from None
     files = sorted(place.rglob(f"*{EVENT_FILE}*"), key=lambda file: file.name) if place.is_dir() else [place]
-    wanted = {name for name in names.values() if name}
+    named_tags = {name for name in names.values() if name}
     by_folder: dict[Path, Series] = {}
     seen: dict[str, None] = {}
     with _progress(files) as bar:
         for file in files:
             series = by_folder.setdefault(file.parent, {})
-            _read_file(file, Event, series, seen, wanted, bar)
+            _read_file(file, Event, series, seen, named_tags, bar)
     base = place if place.is_dir() else place.parent
     remarks: list[str] = []
-    series = _choose_run(base, by_folder, remarks, wanted)
+    series = _choose_run(base, by_folder, remarks, named_tags)
     if not seen:
         raise ValueError(f"path must have scalars, got event files without any, {str(place)!r}")
     columns = _columns(series, names)
@@ -63,7 +63,7 @@ def _progress(files: Collection[Path]) -> Any:
 
 
 def _read_file(
-    file: Path, event_type: Any, series: Series, seen: dict[str, None], wanted: Collection[str], bar: Any
+    file: Path, event_type: Any, series: Series, seen: dict[str, None], named_tags: Collection[str], bar: Any
 ) -> None:
     """Add the scalars of a file to the series of its folder."""
     relevance: dict[str, bool] = {}
@@ -75,7 +75,7 @@ def _read_file(
                 tag = value.tag
                 relevant = relevance.get(tag)
                 if relevant is None:
-                    relevant = relevance[tag] = tag in wanted or may_have_meaning(tag) or _is_add_scalars(file, tag)
+                    relevant = relevance[tag] = tag in named_tags or may_have_meaning(tag) or _is_add_scalars(file, tag)
                     if value.WhichOneof("value") in ("simple_value", "tensor") and not tag.startswith("_hparams_"):
                         seen[tag] = None
                 if not relevant:
@@ -125,7 +125,9 @@ def _is_add_scalars(file: Path, tag: str) -> bool:
     return file.parent.name.startswith(f"{tag.replace('/', '_')}_")
 
 
-def _choose_run(base: Path, by_folder: Mapping[Path, Series], remarks: list[str], wanted: Collection[str]) -> Series:
+def _choose_run(
+    base: Path, by_folder: Mapping[Path, Series], remarks: list[str], named_tags: Collection[str]
+) -> Series:
     """Series of the one run; folders of validation and of hyperparameters do not count."""
     merged: dict[Path, Series] = {}
     for folder, series in by_folder.items():
@@ -136,7 +138,7 @@ def _choose_run(base: Path, by_folder: Mapping[Path, Series], remarks: list[str]
             parent, name = (folder.parent, f"{tag}/{folder.name.removeprefix(prefix)}") if is_part else (folder, tag)
             merged.setdefault(parent, {})[name] = values
     training = {folder: series for folder, series in merged.items() if not _is_evaluation(folder, base)}
-    with_loss = {folder: s for folder, s in training.items() if any(is_loss(tag) or tag in wanted for tag in s)}
+    with_loss = {folder: s for folder, s in training.items() if any(is_loss(tag) or tag in named_tags for tag in s)}
     if len(with_loss) > 1:
         runs = format_names(str(folder.relative_to(base)) for folder in with_loss)
         raise ValueError(
@@ -171,13 +173,14 @@ def _columns(series: Series, names: Mapping[str, str]) -> dict[str, Cells]:
     meanings = find_columns(tags, names)
     used = {*meanings.names.values(), *meanings.loss_parts, *meanings.variables.values()} & set(series)
     if not used:
-        return {tag: ones for tag in series}
+        return dict.fromkeys(series, ones)
     values = {tag: _values_by_step(tag, *series[tag]) for tag in series if tag in used}
     steps = np.unique(np.concatenate([own for own, _ in values.values()]))
     columns: dict[str, Cells] = {}
     for tag, (own, numbers) in values.items():
-        columns[tag] = np.full(steps.size, np.nan)
-        columns[tag][np.searchsorted(steps, own)] = numbers
+        column = np.full(steps.size, np.nan)
+        column[np.searchsorted(steps, own)] = numbers
+        columns[tag] = column
     # of these a remark may follow
     columns.update({tag: np.full(steps.size, np.nan) for tag in series if tag not in used})
     return {**columns, _STEP: steps}

@@ -71,7 +71,9 @@ def _find_table(document: Any, is_relevant: Callable[[str], bool], levels: int) 
     if all(isinstance(row, dict) for row in document):
         return records_to_table(document, is_relevant, form="list of dicts in JSON")
     if all(isinstance(row, list) and len(row) == 3 for row in document) and _is_number(document[0][0]):
-        columns: dict[str, Cells] = dict(zip(("Wall time", "Step", "Value"), map(list, zip(*document, strict=True)), strict=True))
+        columns: dict[str, Cells] = dict(
+            zip(("Wall time", "Step", "Value"), map(list, zip(*document, strict=True)), strict=True)
+        )
         return Table(columns, "csv", "TensorBoard download", names_seen=list(columns))
     return None
 
@@ -119,7 +121,9 @@ def _table_of_columns(columns: Mapping[str, list[Any]]) -> Table:
 
 
 def _is_column(values: Any) -> bool:
-    return isinstance(values, list) and bool(values) and all(v is None or isinstance(v, (int, float, str)) for v in values)
+    return (
+        isinstance(values, list) and bool(values) and all(v is None or isinstance(v, (int, float, str)) for v in values)
+    )
 
 
 def _is_number(value: Any) -> bool:

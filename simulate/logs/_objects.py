@@ -13,10 +13,9 @@ import xarray as xr
 from simulate.logs._cells import to_number
 from simulate.logs._column_names import NAMES, is_epoch, is_step, normalize
 from simulate.logs._json import records_to_table
-from simulate.logs._table import Table
+from simulate.logs._steps import Rows
+from simulate.logs._table import Cells, Table
 from theory.arguments import FloatArray
-
-_LOST_TO_THE_END = ("loss", "norm", "gradient")
 
 
 def read_object(source: Any) -> Table | xr.Dataset:
@@ -84,7 +83,7 @@ def _read_columns(columns: Mapping[str, Any], form: str) -> Table:
     if len(set(lengths.values())) > 1:
         raise ValueError(f"columns must be of one length, got {lengths}")
     texts = {name: _texts(columns[name], count) for name in raw if np.isnan(raw[name]).all()}
-    cells = {name: texts.get(name) or values for name, values in raw.items()}
+    cells: dict[str, Cells] = {name: texts.get(name) or values for name, values in raw.items()}
     return Table(cells, "memory", form, names_seen=list(raw), is_nan_unclear=True)
 
 
@@ -111,27 +110,29 @@ def _texts(values: Any, count: int) -> list[str] | None:
     return cells if len(cells) == count and any(isinstance(cell, str) for cell in cells) else None
 
 
-def find_lost_values(table: Table, names: Mapping[str, str]) -> None:
-    """Decide which NaNs of columns in memory are lost values: those up to the end, unless nothing was logged there.
+def find_lost_values(table: Table, names: Mapping[str, str]) -> Rows:
+    """Decide which NaNs of a loss in memory are lost losses: those up to the end, unless nothing was logged there.
 
-    A value was not logged in rows that were written for something else: another column, which is empty in the rows with
-    a loss, has a value there. Nor was it logged after the last value of a column that is logged at some rows only.
+    No loss was logged in rows that were written for something else: another column, which is empty in the rows with a
+    loss, has a value there. Nor was it logged after the last row of a loss that is logged at some rows only.
+
+    Returns
+    -------
+    rows that were not written for something else; none if this is not known.
     """
+    nothing = np.zeros(table.count, dtype=bool)
     if not table.is_nan_unclear or "loss" not in names:
-        return
-    loss = table.numbers(names["loss"])
-    has_loss = ~np.isnan(loss)
+        return nothing
+    has_loss = ~np.isnan(table.numbers(names["loss"]))
     if not has_loss.any():
-        return
+        return nothing
     other = _rows_of_other_values(table, names, has_loss)
-    for meaning in _LOST_TO_THE_END:
-        if meaning in names:
-            numbers = table.numbers(names[meaning])
-            rows = np.flatnonzero(~other if meaning == "loss" else ~other & has_loss)
-            table.set_numbers(names[meaning], _with_lost_end(numbers, rows))
+    loss = table.numbers(names["loss"])
+    table.set_numbers(names["loss"], _with_lost_end(loss, np.flatnonzero(~other)))
+    return ~other
 
 
-def _rows_of_other_values(table: Table, names: Mapping[str, str], has_loss: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _rows_of_other_values(table: Table, names: Mapping[str, str], has_loss: Rows) -> Rows:
     other = np.zeros(has_loss.size, dtype=bool)
     for name in table.columns:
         if name in names.values() or normalize(name) in NAMES["epoch"] or normalize(name) in NAMES["step"]:

@@ -45,6 +45,7 @@ class Steps:
 def find_steps(
     candidates: Mapping[str, FloatArray],
     has_loss: Rows,
+    rows: Rows,
     epoch: FloatArray | None,
     *,
     epoch_name: str = "epoch",
@@ -57,6 +58,7 @@ def find_steps(
     ----------
     candidates : columns that may be the step, best first.
     has_loss : rows with a loss.
+    rows : rows that count if no column is the step.
     epoch : epoch of each row, if the log has one.
     totals : numbers after a slash, by column.
 
@@ -86,17 +88,18 @@ def find_steps(
             problem = problem or error
     if epoch is not None:
         for name, step in usable.items():
-            if (steps := _steps_within_epochs(step, epoch, has_loss, name, (totals or {}).get(name, 0))) is not None:
-                return steps
+            across = _steps_within_epochs(step, epoch, has_loss, name, (totals or {}).get(name, 0))
+            if across is not None:
+                return across
     if problem is not None:
         raise problem
-    return _steps_without_column(has_loss, epoch, epoch_name, rows_are_epochs)
+    return _steps_without_column(has_loss, count_rows(rows), epoch, epoch_name, rows_are_epochs)
 
 
-def count_rows(count: int, has_values: Rows, steps_per_row: int | None = None) -> Steps:
-    """Number the rows with values; rows lie `steps_per_row` steps apart, or each is one step."""
-    step = np.full(count, np.nan)
-    step[has_values] = np.arange(has_values.sum()) * (steps_per_row or 1)
+def count_rows(rows: Rows, steps_per_row: int | None = None) -> Steps:
+    """Number the rows; they lie `steps_per_row` steps apart, or each is one step."""
+    step = np.full(rows.size, np.nan)
+    step[rows] = np.arange(rows.sum()) * (steps_per_row or 1)
     return Steps(step, STEPS if steps_per_row else ROWS)
 
 
@@ -148,8 +151,8 @@ def last_repetition(step: FloatArray, has_loss: Rows, place: str) -> tuple[Rows,
         first = f"{judged[back[0] - 1]:.0f} to {judged[back[0]]:.0f}"
         raise ValueError(
             f"step must grow, except for a few restarts: in {place} it goes back {times}, first from {first}, and "
-            f"{dropped} of {judged.size} rows would be lost. Name a column of steps that grow across epochs by `names`, "
-            "or number the rows with `steps_by_row`"
+            f"{dropped} of {judged.size} rows would be lost. Name a column of steps that grow across epochs by "
+            "`names`, or number the rows with `steps_by_row`"
         )
     return kept, dropped
 
@@ -179,9 +182,10 @@ def _steps_within_epochs(step: FloatArray, epoch: FloatArray, has_loss: Rows, na
     return Steps(np.where(kept, across, np.nan), STEPS, name, length, remarks)
 
 
-def _steps_without_column(has_loss: Rows, epoch: FloatArray | None, epoch_name: str, rows_are_epochs: bool) -> Steps:
+def _steps_without_column(
+    has_loss: Rows, numbered: Steps, epoch: FloatArray | None, epoch_name: str, rows_are_epochs: bool
+) -> Steps:
     """Steps of rows without a column of steps: the epoch, if each row is one, or else their number."""
-    numbered = count_rows(has_loss.size, has_loss)
     if epoch is not None and has_loss.any():
         logged = epoch[has_loss]
         if np.isfinite(logged).all() and (logged == np.round(logged)).all():
@@ -231,7 +235,9 @@ def _epoch_length(step: FloatArray, epoch: FloatArray, has_loss: Rows) -> int:
     return int(length) if length >= 1 and is_exact else 0
 
 
-def merge_rows(columns: Mapping[str, FloatArray], step: FloatArray) -> tuple[npt.NDArray[np.int64], dict[str, FloatArray]]:
+def merge_rows(
+    columns: Mapping[str, FloatArray], step: FloatArray
+) -> tuple[npt.NDArray[np.int64], dict[str, FloatArray]]:
     """Sort rows by their steps and merge those of one step: the last value of each column counts."""
     rows = np.flatnonzero(np.isfinite(step))
     whole = step[rows].astype(np.int64)

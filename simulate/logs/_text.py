@@ -58,8 +58,8 @@ _ANY_NUMBER = r"[+-]?\d[\d.,]*(?:[eE][+-]?\d+)?"
 def read_text(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
     """Read names with numbers; None if no line has a loss.
 
-    A row begins at a line with a step. Lines after it that are indented and have no step belong to it. If no line with a
-    step has a loss, each line with a loss is a row, or belongs to the step before.
+    A row begins at a line with a step. Lines after it with a deeper indent belong to it. If no line with a step has a
+    loss, each line with a loss is a row, or belongs to the step before.
     """
     reader = _TextReader(is_relevant, _clean_lines(text), has_inner_rows="train_inner" in text)
     reader.read_lines()
@@ -256,7 +256,11 @@ class _TextReader:
                 continue
             start, stop = match.span("number" if match["name"] else "inner")
             name_start, name_stop = match.span("name") if match["name"] else (start, start)
-            parts += [_between(line[end:name_start]), _literal(line[name_start:name_stop]), _between(line[name_stop:start])]
+            parts += [
+                _between(line[end:name_start]),
+                _literal(line[name_start:name_stop]),
+                _between(line[name_stop:start]),
+            ]
             parts.append(f"({_VALUE})" if match["name"] else r"(\d+)")
             names.append(plain)
             end = stop

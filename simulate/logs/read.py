@@ -79,9 +79,7 @@ def read_log(
     >>> log = read_log({"train/loss": [2.0, 1.5], "weight_norm": [3.0, 3.1], "grad_norm": [0.5, 0.4]}, wd=0.01)
     >>> log.grad_norm.values.round(2).tolist()
     [1.5, 1.24]
-    >>> print(describe_log(log))
-    columns in memory: 2 rows, counted from 0 to 1; loss from 'train/loss', weight norm from 'weight_norm', gradient norm from 'grad_norm'; no lr.
-    """  # noqa: E501
+    """
     checked = check_names(names)
     if steps_per_row is not None:
         check_integer("steps_per_row", steps_per_row, at_least=1)
@@ -114,9 +112,11 @@ def _reject_options(**options: Any) -> None:
             raise ValueError(f"{name} must be left out with a trajectory, which has names and steps, got {value!r}")
 
 
-def _make_dataset(table: Table, names: Mapping[str, str], *, steps_by_row: bool, steps_per_row: int | None) -> xr.Dataset:
+def _make_dataset(
+    table: Table, names: Mapping[str, str], *, steps_by_row: bool, steps_per_row: int | None
+) -> xr.Dataset:
     columns = find_columns(table, names)
-    find_lost_values(table, columns.names)
+    is_training_row = find_lost_values(table, columns.names)
     variables = {meaning: table.numbers(name) for meaning, name in columns.names.items()}
     if columns.loss_parts:
         variables["loss"] = np.sum([table.numbers(name) for name in columns.loss_parts], axis=0)
@@ -126,26 +126,28 @@ def _make_dataset(table: Table, names: Mapping[str, str], *, steps_by_row: bool,
     quantities = {name: values for name, values in variables.items() if name != "epoch"}
     has_values = np.any([~np.isnan(values) for values in quantities.values()], axis=0)
     has_loss = ~np.isnan(variables["loss" if "loss" in variables else "norm"])
-    steps = _find_steps(table, columns, has_values, has_loss, steps_by_row=steps_by_row, steps_per_row=steps_per_row)
-    steps.step[~has_values] = np.nan
+    rows = has_values | is_training_row
+    steps = _find_steps(table, columns, rows, has_loss, steps_by_row=steps_by_row, steps_per_row=steps_per_row)
+    steps.step[~rows] = np.nan
     if table.kind == "events" and normalize(columns.names.get("loss", "")) == _KERAS_TAG and not steps.remarks:
         steps.unit = EPOCHS
     step, merged = merge_rows(variables, steps.step)
     if not step.size:
-        raise ValueError("path must be a log with rows that have a step and a loss, got none")
+        raise ValueError("columns must have at least one finite loss in a row with a step, got none")
     return _assemble(step, merged, table, columns, steps)
 
 
 def _find_steps(
-    table: Table, columns: Columns, has_values: Rows, has_loss: Rows, *, steps_by_row: bool, steps_per_row: int | None
+    table: Table, columns: Columns, rows: Rows, has_loss: Rows, *, steps_by_row: bool, steps_per_row: int | None
 ) -> Steps:
     if steps_by_row:
-        return count_rows(has_values.size, has_values, steps_per_row)
+        return count_rows(rows, steps_per_row)
     epoch_name = columns.names.get("epoch", "")
     candidates = {name: table.numbers(name) for name in columns.steps} if steps_per_row is None else {}
     steps = find_steps(
         candidates,
         has_loss,
+        rows,
         table.numbers(epoch_name) if epoch_name else None,
         epoch_name=epoch_name,
         totals=table.totals,
@@ -153,11 +155,15 @@ def _find_steps(
     )
     if steps_per_row is None:
         return steps
-    return scale_epochs(steps, steps_per_row) if steps.unit == EPOCHS else count_rows(has_values.size, has_values, steps_per_row)
+    return scale_epochs(steps, steps_per_row) if steps.unit == EPOCHS else count_rows(rows, steps_per_row)
 
 
 def _assemble(
-    step: np.ndarray[Any, np.dtype[np.int64]], merged: dict[str, FloatArray], table: Table, columns: Columns, steps: Steps
+    step: np.ndarray[Any, np.dtype[np.int64]],
+    merged: dict[str, FloatArray],
+    table: Table,
+    columns: Columns,
+    steps: Steps,
 ) -> xr.Dataset:
     gradient = merged.pop("gradient", None)
     if gradient is not None and columns.has_effective_gradient:
@@ -234,9 +240,13 @@ def describe_log(log: xr.Dataset) -> str:
     form = str(log.attrs.get("form", "trajectory"))
     columns: Mapping[str, str] = log.attrs.get("columns") or _names_of_variables(log)
     parts = [
-        f"{title} from {columns[meaning]!r}" for meaning, title in MEANINGS.items() if meaning in columns and meaning != "step"
+        f"{title} from {columns[meaning]!r}"
+        for meaning, title in MEANINGS.items()
+        if meaning in columns and meaning != "step"
     ]
-    parts += [f"{MEANINGS[name]} {log.attrs[name]:g}" for name in ("lr", "wd") if isinstance(log.attrs.get(name), float)]
+    parts += [
+        f"{MEANINGS[name]} {log.attrs[name]:g}" for name in ("lr", "wd") if isinstance(log.attrs.get(name), float)
+    ]
     lacking = [
         f"no {MEANINGS[meaning]}"
         for meaning in ("loss", "lr", "norm", "gradient")
@@ -248,7 +258,9 @@ def describe_log(log: xr.Dataset) -> str:
 
 def _names_of_variables(log: xr.Dataset) -> dict[str, str]:
     names = {"gradient": "grad_norm"}
-    return {meaning: names.get(meaning, meaning) for meaning in MEANINGS if names.get(meaning, meaning) in log.variables}
+    return {
+        meaning: names.get(meaning, meaning) for meaning in MEANINGS if names.get(meaning, meaning) in log.variables
+    }
 
 
 def _describe_steps(log: xr.Dataset) -> str:

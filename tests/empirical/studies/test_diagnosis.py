@@ -99,7 +99,7 @@ def test_a_log_is_what_the_training_did():
     run = empirical.train(empirical.RunConfig(**case.settings))
     for name in ("loss", "norm", "grad_norm"):
         np.testing.assert_allclose(log[name], run[name], rtol=2e-3)
-    assert log.attrs == {"wd": 0.02, "optimizer": "SGD()"}
+    assert {"wd": 0.02, "optimizer": "SGD()"}.items() <= log.attrs.items()
     replayed = simulate.replay(log.assign(final_norm=log.norm[-1]).assign_attrs(lr=0.5))
     np.testing.assert_allclose(replayed.norm, log.norm, rtol=1e-5)
 
@@ -175,7 +175,7 @@ class TestOutcome:
 
 
 def test_events_without_effect_are_not_counted(tmp_path):
-    dead = simulate.training_log({"loss": np.full(400, 2.3)}, lr=0.1, wd=0.1)
+    dead = simulate.read_log({"loss": np.full(400, 2.3)}, lr=0.1, wd=0.1)
     case = labelled(BAD_BATCH, "one label", 300)
     assert not has_effect(case, dead)
     outcomes = judge_log(case, dead)

@@ -450,7 +450,7 @@ class TestWhatIsMissing:
             ({"loss": ["oops", *noise(400, 0)]}, "a loss in 1 of 401 rows"),
             ({"loss": noise(400, 0), "step": [*range(300), *range(303, 403)]}, "3 of 403 steps"),
             (
-                {"loss": noise(400, 0), "norm": np.where(np.arange(400) < 300, 1.0, np.nan)},
+                {"loss": noise(400, 0), "weight_norm": np.where(np.arange(400) < 300, 1.0, np.nan)},
                 "norms after step 299, so",
             ),
         ],
@@ -622,13 +622,13 @@ class TestChance:
         log_loss = np.random.default_rng(0).normal(size=3000)
         log_loss[2500:2505] += 20
         columns = {"loss": np.exp(log_loss), "norm": np.geomspace(9, 1, 3000), "lr": LR}
-        rows = Rows.of(simulate.training_log(columns, wd=WD))
+        rows = Rows.of(simulate.read_log(columns, wd=WD))
         (features,) = spike_features(rows, [(2500, 2504)])
         rise = log_loss[2500:2505].mean() - log_loss[2470:2490].mean()
         assert features.rise_ratio == pytest.approx(rise / math.sqrt(1 / 5 + 1 / 20), rel=0.1)
         # it does not depend on the unit of the loss, and a loss may be negative
         negative = columns | {"loss": log_loss}
-        (other,) = spike_features(Rows.of(simulate.training_log(negative, wd=WD)), [(2500, 2504)])
+        (other,) = spike_features(Rows.of(simulate.read_log(negative, wd=WD)), [(2500, 2504)])
         assert other.rise_ratio == pytest.approx(features.rise_ratio)
 
     def test_two_spikes_in_few_rows_are_unknown(self):
@@ -760,7 +760,7 @@ class TestNormsThatContradictTheLaw:
         loss = noise(len(norm), 99)
         loss[500] = 3.0
         columns = {"loss": loss, "norm": norm, "grad_norm": gradients[: len(norm)]}
-        return simulate.training_log(columns, lr=LR, wd=wd, **settings)
+        return simulate.read_log(columns, lr=LR, wd=wd, **settings)
 
     @settings(FIXED, max_examples=12)
     @given(st.integers(0, 10**6), st.floats(1e-3, 0.05), st.sampled_from([None, 5]))
@@ -977,7 +977,7 @@ class TestInvariance:
 def spikes_of(loss, lr_rises_at=None):
     """First and last rows of the spikes of a loss."""
     lr = {} if lr_rises_at is None else {"lr": np.where(np.arange(loss.size) < lr_rises_at, 0.1, 0.2)}
-    return find_spikes(Rows.of(simulate.training_log({"loss": loss, **lr})))
+    return find_spikes(Rows.of(simulate.read_log({"loss": loss, **lr})))
 
 
 class TestFindSpikes:
@@ -1050,10 +1050,10 @@ class TestPicture:
 @pytest.mark.parametrize(
     ("log", "error", "message"),
     [
-        ({"norm": [1.0]}, ValueError, r"loss of each step, got \['norm'\]"),
+        ({"weight_norm": [1.0]}, ValueError, r"loss of each step, got \['norm'\]"),
         ({"loss": [math.nan] * 3}, ValueError, "at least one finite loss"),
         ("no such file", ValueError, "no such file"),
-        (3, TypeError, "columns must be a mapping"),
+        (3, TypeError, "source must be a path"),
         (xr.Dataset({"loss": (("lr", "step"), np.ones((2, 3)))}), ValueError, "one run with dimension"),
         (
             at_equilibrium(60).assign_coords(step=np.arange(60) % 20),

@@ -87,7 +87,9 @@ TEXTS = [
     ),
     Example(
         "llama2.c",
-        lines("{t} | loss {loss:.4f} | lr 1.0e-05 | 300.00ms | mfu 10.00%", before="step 0: train loss 9, val loss 9\n"),
+        lines(
+            "{t} | loss {loss:.4f} | lr 1.0e-05 | 300.00ms | mfu 10.00%", before="step 0: train loss 9, val loss 9\n"
+        ),
         "text log",
         {"loss": "loss", "lr": "lr"},
     ),
@@ -95,7 +97,8 @@ TEXTS = [
         "modded-nanogpt",
         lines(
             "step:{t}/400 train_loss:{loss:.4f} train_time:{tens}ms step_avg:300.00ms",
-            before="import os\nloss = 3 * step  # step: 7 loss: 5\nfor step in range(10):\n    print(f'{step}')\n=====\n",
+            before="import os\nloss = 3 * step  # step: 7 loss: 5\nfor step in range(10):\n    "
+            "print(f'{step}')\n=====\n",
             every="step:{t}/400 val_loss:9.9999 train_time:0ms step_avg:300.00ms",
         ),
         "modded-nanogpt log",
@@ -125,7 +128,8 @@ TEXTS = [
         "Megatron-LM with times",
         lines(
             " [2025-01-01 10:00:00.123456] iteration {t1:8d}/     400 | consumed samples:            8 | "
-            "elapsed time per iteration (ms): 283.9 | learning rate: 1.5E-04 | lm loss: {loss:.6E} | grad norm: {g:.3f} |"
+            "elapsed time per iteration (ms): 283.9 | learning rate: 1.5E-04 | lm loss: {loss:.6E} | grad "
+            "norm: {g:.3f} |"
         ),
         "Megatron-LM log",
         {"step": "iteration", "loss": "lm loss", "lr": "learning rate", "gradient": "grad norm"},
@@ -162,7 +166,8 @@ TEXTS = [
             "    optim/total_grad_norm={g:.3f}\n    train/CrossEntropyLoss={loss:.4f}\n    train/Perplexity=88,021\n"
             "    throughput/total_tokens=4,194,304\n    System/Peak GPU Memory (MB)=33,043\n"
             "    optim/learning_rate_group0=0.0001",
-            every="2025-01-01 10:00:00.000\thost:0\tolmo.train:1\tINFO\t[eval_step=10/10]\n    eval/val/CrossEntropyLoss=9.9",
+            every="2025-01-01 10:00:00.000\thost:0\tolmo.train:1\tINFO\t[eval_step=10/10]\n    "
+            "eval/val/CrossEntropyLoss=9.9",
         ),
         "OLMo log",
         {
@@ -178,7 +183,8 @@ TEXTS = [
     Example(
         "fairseq",
         lines(
-            "2021-01-01 10:00:00 | INFO | train_inner | epoch {epoch1:03d}:    {tens} / 1000 loss={loss:.4f}, ppl=1448.1, "
+            "2021-01-01 10:00:00 | INFO | train_inner | epoch {epoch1:03d}:    {tens} / 1000 "
+            "loss={loss:.4f}, ppl=1448.1, "
             "wps=72384.3, ups=1.21, wpb=59997.9, bsz=2186.3, num_updates={tens}, lr=1e-05, gnorm={g:.2f}, clip=0, "
             "train_wall=80, wall=0",
             every="2021-01-01 10:00:00 | INFO | valid | epoch {epoch1:03d} | valid on 'valid' subset | loss 9.9 | "
@@ -233,7 +239,8 @@ TEXTS = [
     Example(
         "MMEngine",
         lines(
-            "01/01 10:00:00 - mmengine - INFO - Epoch(train)  [{epoch1}][{in1:5d}/10]  base_lr: 1.0e-03 lr: 1.0000e-03  "
+            "01/01 10:00:00 - mmengine - INFO - Epoch(train)  [{epoch1}][{in1:5d}/10]  base_lr: 1.0e-03 lr: "
+            "1.0000e-03  "
             "eta: 1:00:00  time: 0.3  data_time: 0.01  memory: 3000  grad_norm: {g}  loss: {loss}  loss_cls: 1.1",
             every="01/01 10:00:00 - mmengine - INFO - Epoch(val)  [{epoch1}][50/50]    coco/bbox_mAP: 0.3  loss: 9.9",
         ),
@@ -268,7 +275,8 @@ TEXTS = [
     Example(
         "PyTorch language model example",
         lines(
-            "| epoch {epoch1:3d} | {in1:5d}/   10 batches | lr 20.00 | ms/batch 11.54 | loss {loss:5.4f} | ppl  2063.73",
+            "| epoch {epoch1:3d} | {in1:5d}/   10 batches | lr 20.00 | ms/batch 11.54 | loss {loss:5.4f} | "
+            "ppl  2063.73",
             every="-----\n| end of epoch   {epoch1} | time: 20.00s | valid loss  9.90 | valid ppl  9.9\n-----",
         ),
         "text log",
@@ -278,7 +286,9 @@ TEXTS = [
     ),
     Example(
         "PyTorch CIFAR tutorial",
-        lines("[{epoch1}, {in1:5d}] loss: {loss:.4f}", before="Files already downloaded\n", after="Finished Training\n"),
+        lines(
+            "[{epoch1}, {in1:5d}] loss: {loss:.4f}", before="Files already downloaded\n", after="Finished Training\n"
+        ),
         "text log",
         {"step": "position in epoch", "loss": "loss", "epoch": "epoch"},
         steps=ONE,
@@ -287,7 +297,8 @@ TEXTS = [
     Example(
         "timm",
         lines(
-            "Train: {epoch0} [{in0:4d}/10 ({in0:3d}%)]  Loss: {loss:.4f} (9.90)  Time: 0.3s, 800.00/s  (0.3s, 800.00/s)  "
+            "Train: {epoch0} [{in0:4d}/10 ({in0:3d}%)]  Loss: {loss:.4f} (9.90)  Time: 0.3s, 800.00/s  "
+            "(0.3s, 800.00/s)  "
             "LR: 1.000e-06  Data: 0.010 (0.020)",
             every="Test: [   0/48]  Time: 0.5 (0.5)  Loss:  9.9000 (9.9000)  Acc@1: 10.0 (10.0)",
         ),
@@ -300,7 +311,8 @@ TEXTS = [
         lines(
             "Epoch: [{epoch0}]  [{in0:4d}/10]  eta: 0:10:00  lr: 0.000001  loss: {loss:.4f} (9.9000)  time: 0.3  "
             "data: 0.1  max mem: 3000",
-            every="Epoch: [{epoch0}] Total time: 0:10:00 (0.3 s / it)\nAveraged stats: lr: 0.000001  loss: 8.8 (9.9000)\n"
+            every="Epoch: [{epoch0}] Total time: 0:10:00 (0.3 s / it)\nAveraged stats: lr: 0.000001  loss: 8.8 "
+            "(9.9000)\n"
             "Test:  [  0/105]  eta: 0:00:10  loss: 9.9 (9.9)  acc1: 1.0 (1.0)",
         ),
         "text log",
@@ -336,7 +348,8 @@ TEXTS = [
     Example(
         "MaxText",
         lines(
-            "completed step: {t}, seconds: 1.200, TFLOP/s/device: 100.0, Tokens/s/device: 1000.0, total_weights: 65536, "
+            "completed step: {t}, seconds: 1.200, TFLOP/s/device: 100.0, Tokens/s/device: 1000.0, "
+            "total_weights: 65536, "
             "loss: {loss:.4f}"
         ),
         "MaxText log",
@@ -431,7 +444,8 @@ TEXTS = [
     Example(
         "diffusers",
         "\r".join(
-            f"Steps:  {t}%|█  | {t + 1}/1000 [00:10<00:20, 1.0it/s, lr=1e-5, step_loss={LOSSES[t]}]" for t in range(COUNT)
+            f"Steps:  {t}%|█  | {t + 1}/1000 [00:10<00:20, 1.0it/s, lr=1e-5, step_loss={LOSSES[t]}]"
+            for t in range(COUNT)
         ),
         "text log",
         {"step": "position in epoch", "loss": "step_loss", "lr": "lr"},
@@ -439,7 +453,9 @@ TEXTS = [
     ),
     Example(
         "Estimator of TensorFlow",
-        lines("INFO:tensorflow:loss = {loss}, step = {tens} (0.512 sec)", every="INFO:tensorflow:global_step/sec: 123.4"),
+        lines(
+            "INFO:tensorflow:loss = {loss}, step = {tens} (0.512 sec)", every="INFO:tensorflow:global_step/sec: 123.4"
+        ),
         "text log",
         {"step": "step", "loss": "loss"},
         steps=TENS,
@@ -534,7 +550,8 @@ TEXTS = [
     Example(
         "icefall",
         lines(
-            "2022-01-01 10:00:00,000 INFO [train.py:895] Epoch {epoch1}, batch {in0}, loss[loss={loss}, simple_loss=0.3, "
+            "2022-01-01 10:00:00,000 INFO [train.py:895] Epoch {epoch1}, batch {in0}, loss[loss={loss}, "
+            "simple_loss=0.3, "
             "over 100.00 frames.], tot_loss[loss=9.9, over 100.00 frames.], batch size: 30, lr: 3.00e-03, ",
             every="2022-01-01 10:00:00,000 INFO [train.py:929] Epoch {epoch1}, validation: loss=9.9, over 100 frames.",
         ),

@@ -47,7 +47,8 @@ EXAMPLES = {
         "Training starts with {config}\n"
         + "".join(
             f"\r 1%|  | {t}/3000 [00:01<00:10]\n"
-            f"{{'loss': {LOSSES[t]}, 'grad_norm': np.float64({GRADIENTS[t]}), 'learning_rate': 5e-05, 'epoch': {t / 50}}}\n"
+            f"{{'loss': {LOSSES[t]}, 'grad_norm': np.float64({GRADIENTS[t]}), "
+            f"'learning_rate': 5e-05, 'epoch': {t / 50}}}\n"
             for t in range(COUNT)
         )
         + "{'eval_loss': 9.9, 'epoch': 0.6}\n{'train_runtime': 99.0, 'train_loss': 8.8, 'epoch': 0.6}\n",
@@ -69,8 +70,10 @@ EXAMPLES = {
     "MMCV": (
         '{"env_info": "x", "seed": 0}\n'
         + rows(
-            lambda t: {"mode": "train", "epoch": t // 10 + 1, "iter": t % 10 + 1, "lr": 0.01, "loss_cls": 7.0}
-            | {"loss": LOSSES[t], "grad_norm": GRADIENTS[t]},
+            lambda t: (
+                {"mode": "train", "epoch": t // 10 + 1, "iter": t % 10 + 1, "lr": 0.01, "loss_cls": 7.0}
+                | {"loss": LOSSES[t], "grad_norm": GRADIENTS[t]}
+            ),
             lambda t: {"mode": "val", "epoch": t // 10 + 1, "iter": 20, "lr": 0.01, "bbox_mAP": 0.3, "loss": 9.9},
         ),
         "MMCV log",
@@ -80,8 +83,10 @@ EXAMPLES = {
     ),
     "MMEngine": (
         rows(
-            lambda t: {"base_lr": 0.1, "lr": 0.1, "data_time": 0.01, "loss": LOSSES[t], "time": 0.3, "epoch": 1}
-            | {"iter": TENS[t], "memory": 1, "step": TENS[t]},
+            lambda t: (
+                {"base_lr": 0.1, "lr": 0.1, "data_time": 0.01, "loss": LOSSES[t], "time": 0.3, "epoch": 1}
+                | {"iter": TENS[t], "memory": 1, "step": TENS[t]}
+            ),
             lambda t: {"coco/bbox_mAP": 0.3, "data_time": 0.1, "time": 0.2, "step": t // 10 + 1},
         ),
         "MMEngine log",
@@ -91,7 +96,13 @@ EXAMPLES = {
     ),
     "detectron2": (
         rows(
-            lambda t: {"data_time": 0.005, "iteration": TENS[t] - 1, "loss_cls": 7.0, "lr": 0.01, "total_loss": LOSSES[t]},
+            lambda t: {
+                "data_time": 0.005,
+                "iteration": TENS[t] - 1,
+                "loss_cls": 7.0,
+                "lr": 0.01,
+                "total_loss": LOSSES[t],
+            },
             lambda t: {"bbox/AP": 30.0, "iteration": TENS[t] - 1},
         ),
         "detectron2 metrics",
@@ -108,7 +119,13 @@ EXAMPLES = {
     ),
     "Weights & Biases": (
         rows(
-            lambda t: {"_step": TENS[t], "_runtime": 1.0, "_timestamp": 1.7e9, "train/loss": LOSSES[t], "hist": {"bins": [1]}},
+            lambda t: {
+                "_step": TENS[t],
+                "_runtime": 1.0,
+                "_timestamp": 1.7e9,
+                "train/loss": LOSSES[t],
+                "hist": {"bins": [1]},
+            },
             lambda t: {"_step": TENS[t], "_runtime": 1.0, "_timestamp": 1.7e9, "val/loss": 9.9},
         ),
         "Weights & Biases history",
@@ -117,7 +134,9 @@ EXAMPLES = {
         "steps",
     ),
     "LLaMA-Factory": (
-        rows(lambda t: {"current_steps": TENS[t], "total_steps": 1000, "loss": LOSSES[t], "lr": 5e-5, "percentage": 1.0}),
+        rows(
+            lambda t: {"current_steps": TENS[t], "total_steps": 1000, "loss": LOSSES[t], "lr": 5e-5, "percentage": 1.0}
+        ),
         "LLaMA-Factory log",
         {"step": "current_steps", "loss": "loss", "lr": "lr"},
         TENS,
@@ -131,7 +150,9 @@ EXAMPLES = {
         "epochs",
     ),
     "data frame": (
-        json.dumps({"loss": {str(t): LOSSES[t] for t in range(COUNT)}, "step": {str(t): TENS[t] for t in range(COUNT)}}),
+        json.dumps(
+            {"loss": {str(t): LOSSES[t] for t in range(COUNT)}, "step": {str(t): TENS[t] for t in range(COUNT)}}
+        ),
         "dict of lists in JSON",
         {"step": "step", "loss": "loss"},
         TENS,
@@ -139,7 +160,11 @@ EXAMPLES = {
     ),
     "data frame, split": (
         json.dumps(
-            {"columns": ["step", "loss"], "index": list(range(COUNT)), "data": [[TENS[t], LOSSES[t]] for t in range(COUNT)]}
+            {
+                "columns": ["step", "loss"],
+                "index": list(range(COUNT)),
+                "data": [[TENS[t], LOSSES[t]] for t in range(COUNT)],
+            }
         ),
         "data frame in JSON",
         {"step": "step", "loss": "loss"},
@@ -154,14 +179,18 @@ EXAMPLES = {
         "steps",
     ),
     "inner dicts": (
-        json.dumps({"config": {"lr": 0.1}, "train": {"loss": LOSSES, "step": TENS}, "val": {"loss": [9.9], "step": [3]}}),
+        json.dumps(
+            {"config": {"lr": 0.1}, "train": {"loss": LOSSES, "step": TENS}, "val": {"loss": [9.9], "step": [3]}}
+        ),
         "dict of lists in JSON",
         {"step": "step", "loss": "loss"},
         TENS,
         "steps",
     ),
     "dicts after words": (
-        "".join(f"INFO train.py:12 step {TENS[t]}: {{'loss': tensor({LOSSES[t]}), 'lr': [0.1]}}\n" for t in range(COUNT)),
+        "".join(
+            f"INFO train.py:12 step {TENS[t]}: {{'loss': tensor({LOSSES[t]}), 'lr': [0.1]}}\n" for t in range(COUNT)
+        ),
         "dicts of Python in lines",
         {"step": "step", "loss": "loss", "lr": "lr"},
         TENS,
@@ -204,13 +233,16 @@ def test_epochs_beside_steps_give_the_length_of_an_epoch(tmp_path):
 def test_nan_is_lost_and_null_was_not_logged(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text(
-        '{"step": 0, "loss": 1.5, "lr": null}\n{"step": 1, "loss": NaN, "lr": 0.1}\n{"step": 2, "loss": null, "lr": 0.1}\n'
+        '{"step": 0, "loss": 1.5, "lr": null}\n{"step": 1, "loss": NaN, "lr": 0.1}\n'
+        '{"step": 2, "loss": null, "lr": 0.1}\n'
         '{"step": 3, "loss": "nan"}\n{"step": 4, "loss": -Infinity}\n{"step": 5, "loss": 0}\n',
         encoding="utf-8",
     )
     log = simulate.read_log(path)
     np.testing.assert_array_equal(log.loss, [1.5, math.inf, math.nan, math.inf, math.inf, 0])
-    path.write_text("".join(f"{{'loss': {value}, 'step': {t}}}\n" for t, value in enumerate(["2.5", "nan", "None", "inf"])))
+    path.write_text(
+        "".join(f"{{'loss': {value}, 'step': {t}}}\n" for t, value in enumerate(["2.5", "nan", "None", "inf"]))
+    )
     np.testing.assert_array_equal(simulate.read_log(path).loss, [2.5, math.inf, math.inf])
 
 

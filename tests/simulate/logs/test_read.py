@@ -217,7 +217,9 @@ def test_a_norm_that_is_nan_in_between_was_not_logged(tmp_path):
         np.testing.assert_allclose(found.log.grad_norm, run.grad_norm, rtol=0.02)
     for row in rows[700:]:
         row[1] = "nan"
-    (_, lost) = simulate.diagnose(write(tmp_path / "lost.csv", [["loss", "weight_norm"], *[r[:2] for r in rows]])).spikes
+    (_, lost) = simulate.diagnose(
+        write(tmp_path / "lost.csv", [["loss", "weight_norm"], *[r[:2] for r in rows]])
+    ).spikes
     assert (lost.step, lost.cause) == (700, "overflow")
 
 

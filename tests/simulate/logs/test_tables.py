@@ -58,7 +58,14 @@ EXAMPLES = {
     ),
     "YOLO": (
         table(
-            ["               epoch", "      train/box_loss", "      train/obj_loss", "      train/cls_loss", "     val/box_loss", " x/lr0"],
+            [
+                "               epoch",
+                "      train/box_loss",
+                "      train/obj_loss",
+                "      train/cls_loss",
+                "     val/box_loss",
+                " x/lr0",
+            ],
             lambda t: (f"      {t}", f"  {LOSSES[t] - 0.3:.4f}", " 0.2", " 0.1", " 9.9", " 0.01"),
         ),
         {"lr": "x/lr0", "epoch": "epoch", "loss": "train/box_loss + train/obj_loss + train/cls_loss"},
@@ -67,7 +74,9 @@ EXAMPLES = {
         "YOLO results",
     ),
     "timm": (
-        table(["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr"], lambda t: (t, LOSSES[t], 9, 1, 5, 0.1)),
+        table(
+            ["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr"], lambda t: (t, LOSSES[t], 9, 1, 5, 0.1)
+        ),
         {"loss": "train_loss", "lr": "lr", "epoch": "epoch"},
         ZEROS,
         "epochs",
@@ -119,7 +128,12 @@ EXAMPLES = {
         "table separated by blanks",
     ),
     "printed data frame": (
-        table(["  ", "step", "loss", "val_loss"], lambda t: (t, TENS[t], LOSSES[t], "NaN"), delimiter="  ", after="30 305 NaN 9.9\n"),
+        table(
+            ["  ", "step", "loss", "val_loss"],
+            lambda t: (t, TENS[t], LOSSES[t], "NaN"),
+            delimiter="  ",
+            after="30 305 NaN 9.9\n",
+        ),
         {"step": "step", "loss": "loss"},
         TENS,
         "steps",
@@ -302,7 +316,10 @@ def test_a_long_table_has_the_same_cells(tmp_path):
 
 class TestWeightsAndBiases:
     def test_several_runs_in_a_panel_are_listed(self, tmp_path):
-        names = ['"Step"', *(f'"{run} - train/loss{end}"' for run in ("sun-1", "moon-2") for end in ("", "__MIN", "__MAX"))]
+        names = [
+            '"Step"',
+            *(f'"{run} - train/loss{end}"' for run in ("sun-1", "moon-2") for end in ("", "__MIN", "__MAX")),
+        ]
         path = tmp_path / "panel.csv"
         path.write_text(table(names, lambda t: (f'"{t}"', LOSSES[t], 0, 9, 7.0, 0, 9)), encoding="utf-8")
         with pytest.raises(ValueError, match="got 2 runs: moon-2, sun-1"):
@@ -398,7 +415,8 @@ def test_numbers_survive_a_table(data, tmp_path_factory):
     end = data.draw(st.sampled_from(["\n", "\r\n"]))
     lines = [[name.replace("/", "_") for name in order], *zip(*(columns[name] for name in order), strict=True)]
     text = comments + "".join(
-        delimiter.join(f"{quote}{cell if isinstance(cell, str) else repr(cell)}{quote}" for cell in line) + end for line in lines
+        delimiter.join(f"{quote}{cell if isinstance(cell, str) else repr(cell)}{quote}" for cell in line) + end
+        for line in lines
     )
     compress = data.draw(st.sampled_from([lambda content: content, gzip.compress, bz2.compress, lzma.compress]))
     path = tmp_path_factory.mktemp("table") / "log"
