@@ -42,6 +42,7 @@ CONTENTS = {
         "docs/your_training",
         "docs/explorer",
         "docs/diagnosis",
+        "docs/logs",
         "docs/training",
         "docs/data",
         "docs/sweeps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,14 +63,29 @@ def simulate_command(
 def diagnose_command(
     log: Annotated[
         Path,
-        typer.Argument(help="CSV file with a header line, TensorBoard event file or folder of them, or run folder."),
+        typer.Argument(
+            help="CSV or other table, JSON (lines, trainer_state.json, Keras history), text that a training printed, "
+            "TensorBoard event file, or a folder with one of them. Its content decides."
+        ),
     ],
     lr: Annotated[float | None, typer.Option(help="Learning rate, if it is constant and not in the log.")] = None,
     wd: Annotated[float | None, typer.Option(help="Weight decay, if it is not in the log.")] = None,
     optimizer: Annotated[str | None, optimizer_option] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(help="Name of an unrecognized column: loss=NAME, lr=…, wd=…, norm=…, gradient=… or step=…"),
+        typer.Option(
+            help="Name of a column: loss=NAME, lr=…, wd=…, norm=…, gradient=… or step=…; without a name the column is "
+            "left out."
+        ),
+    ] = None,
+    steps_by_row: Annotated[
+        bool, typer.Option("--steps-by-row", help="Number the rows; ignore the steps in the log.")
+    ] = False,
+    steps_per_row: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps from each row to the next, if the log has no steps or one row per epoch.", metavar="N"
+        ),
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Image file: save a figure with the spikes marked.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON. NaN becomes null.")] = False,
@@ -92,9 +107,11 @@ def diagnose_command(
         names[meaning] = name
     if picture is not None:
         check_writable("--picture", picture)
-    with name_options(names="--column", path="log"):
+    columns: dict[str, Any] = {"names": names or None, "steps_by_row": steps_by_row, "steps_per_row": steps_per_row}
+    options = {"names": "--column", "steps_by_row": "--steps-by-row", "steps_per_row": "--steps-per-row"}
+    with name_options(**options, path="log"):
         rule = None if optimizer is None else check_optimizer(optimizer)
-        diagnosis = simulate.diagnose(log, lr=lr, wd=wd, optimizer=rule, names=names or None)
+        diagnosis = simulate.diagnose(log, lr=lr, wd=wd, optimizer=rule, **columns)
     if picture is not None:
         import matplotlib
 

@@ -107,7 +107,8 @@ def test_a_log_is_what_the_training_did():
     run = empirical.train(empirical.RunConfig(**case.settings))
     for name in ("loss", "norm", "grad_norm"):
         np.testing.assert_allclose(log[name], run[name], rtol=2e-3)
-    assert log.attrs == {"wd": 0.02, "optimizer": "SGD()", "row_unit": "steps", "epoch_length": 1}
+    settings = {"wd": 0.02, "optimizer": "SGD()", "row_unit": "steps", "epoch_length": 1}
+    assert log.attrs | settings == log.attrs
     replayed = simulate.replay(log.assign(final_norm=log.norm[-1]).assign_attrs(lr=0.5))
     np.testing.assert_allclose(replayed.norm, log.norm, rtol=1e-5)
 
@@ -223,7 +224,7 @@ def test_events_without_effect_are_not_counted(tmp_path):
     assert "| a | 0 | 0 % | 0 % | 0 % | 0 % |" in lines_of(tmp_path / "page.md")
     high = dead.assign(loss=("step", np.where(np.arange(400) == 310, 2.4, 2.3)))
     assert has_effect(case, high)
-    lost = dead.assign(loss=("step", np.where(np.arange(400) < 300, 2.3, np.nan)))
+    lost = dead.assign(loss=("step", np.where(np.arange(400) < 300, 2.3, np.inf)))
     assert has_effect(labelled(OVERFLOW, "infinite", 300), lost)
     # a cause that the run does not have is wrong in any case
     assert judge_derived_log(case, lost, "full")[0] == "wrong"

@@ -454,7 +454,7 @@ class TestWhatIsMissing:
             ({"loss": ["oops", *noise(400, 0)]}, "a loss in 1 of 401 rows"),
             ({"loss": noise(400, 0), "step": [*range(300), *range(303, 403)]}, "3 of 403 steps"),
             (
-                {"loss": noise(400, 0), "norm": np.where(np.arange(400) < 300, 1.0, np.nan)},
+                {"loss": noise(400, 0), "weight_norm": np.where(np.arange(400) < 300, 1.0, np.nan)},
                 "norms after step 299, so",
             ),
         ],
@@ -1100,10 +1100,10 @@ class TestPicture:
 @pytest.mark.parametrize(
     ("log", "error", "message"),
     [
-        ({"norm": [1.0]}, ValueError, r"loss of each step, got \['norm'\]"),
+        ({"weight_norm": [1.0]}, ValueError, r"loss of each step, got \['norm'\]"),
         ({"loss": [math.nan] * 3}, ValueError, "at least one finite loss"),
         ("no such file", ValueError, "no such file"),
-        (3, TypeError, "columns must be a mapping"),
+        (3, TypeError, "source must be a path"),
         (xr.Dataset({"loss": (("lr", "step"), np.ones((2, 3)))}), ValueError, "one run with dimension"),
         (
             at_equilibrium(60).assign_coords(step=np.arange(60) % 20),
