@@ -37,6 +37,8 @@ from empirical.studies.ordinary_runs import is_ordinary, ordinary_development_ru
 from empirical.studies.study import Limit, Result, Rule, Study, goals_table, share_with_count, write_page
 from simulate.diagnosis.diagnosis import Diagnosis
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN
+from simulate.diagnosis.trends import LASTING_RISE
+from simulate.diagnosis.trends import SLOW_RISE as SLOW_RISE_TREND
 
 RIGHT, WRONG, MISSED = "right", "wrong", "missed"
 OUTCOMES = (RIGHT, UNKNOWN, MISSED, WRONG)
@@ -58,6 +60,7 @@ _RIGHT_CAUSES = {
 _ALLOWED_CAUSES = {DIVERGENCE: {NORM_DRIVEN}}
 _SLOW, _SHORT = (SLOW_RISE, DIVERGENCE), (BAD_BATCH, BAD_EPOCH, OVERFLOW)
 _LONG_AFTER = 200  # steps after which a short event is not the cause of a spike
+_RISES = (SLOW_RISE_TREND, LASTING_RISE)
 _FREE_OF_NORM = {LR_STEP, OVERFLOW}  # causes that need no norm
 # outcome for each of `LOGS` and `WRONG_LOGS`, or "no effect", and the spikes of the full log as "spikes"
 Outcomes = Mapping[str, str]
@@ -117,7 +120,8 @@ def diagnosis_outcome(case: LabelledRun, diagnosis: Diagnosis, *, spacing: int =
       a spike. An earlier spike with a cause makes the outcome wrong. It may be norm-driven in networks that are not
       ordinary. In ordinary ones, a cause long after an event of at most one epoch is wrong, too.
     - Bad epoch: as an event; "bad batch" and "data shift" are right.
-    - Slow rise, divergence: right if a spike from the event on has a right cause; wrong with a wrong one.
+    - Slow rise, divergence: right if the log has a rise that ends after the event, or a spike from the event on has a
+      right cause; wrong with a wrong one.
 
     Parameters
     ----------
@@ -147,7 +151,8 @@ def diagnosis_outcome(case: LabelledRun, diagnosis: Diagnosis, *, spacing: int =
     if case.label in _SLOW:
         if set(near) - allowed - right:
             return WRONG
-        return RIGHT if set(near) & right else UNKNOWN if near else MISSED
+        rises = [trend for trend in diagnosis.trends if trend.kind in _RISES and trend.last_step >= first]
+        return RIGHT if rises or set(near) & right else UNKNOWN if near else MISSED
     return MISSED if not near else RIGHT if near[0] in right else UNKNOWN if near[0] == UNKNOWN else WRONG
 
 

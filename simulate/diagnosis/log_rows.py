@@ -333,12 +333,21 @@ def _describe_impossible_decrease(rows: Rows, t: Thresholds) -> str:
     resets = change < -t.step_tolerance
     if resets.sum() <= t.most_resets:
         log_norm = log_norm - np.append(0.0, np.cumsum(np.where(resets, change, 0.0)))
-    if not impossible_decrease(step, log_norm, decay, rule):
-        return ""
     decayed = np.append(0.0, np.cumsum(decay[:-1] * np.diff(step)))
     growth = log_norm + decayed
-    last = int(np.argmax(np.maximum.accumulate(growth) - growth))
-    first = int(np.argmax(growth[: last + 1]))
+    first = last = 0
+    if impossible_decrease(step, log_norm, decay, rule):
+        last = int(np.argmax(np.maximum.accumulate(growth) - growth))
+        first = int(np.argmax(growth[: last + 1]))
+    for count in t.fast_rows if not last else ():
+        # excess over weight decay in so many rows, where the norm decreases far faster
+        excess, free = growth[:-count] - growth[count:], decayed[count:] - decayed[:-count]
+        excess = np.where(excess > (t.fast_ratio - 1) * free, excess, 0.0)
+        if excess.max(initial=0.0) > t.fast_excess:
+            first = int(np.argmax(excess))
+            last = first + count
+    if not last:
+        return ""
     ratio = (log_norm[first] - log_norm[last]) / (decayed[last] - decayed[first])
     return (
         f"From step {step[first]} to step {step[last]} the norm decreases {ratio:.3g} times as fast as weight decay "

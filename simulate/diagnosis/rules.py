@@ -112,6 +112,9 @@ class Thresholds:
     largest_cosine: float = 0.5  # convention: between gradient and weights that are not scale-invariant
     law_total: float = 0.2  # runs: deviation of all steps together over their decay; 0.1 for batch norm with large ε
     law_regular: float = 0.9  # convention: share of equal distances between changes, if a step has several rows
+    fast_rows: tuple[int, ...] = (50, 200)  # convention: rows in which the norm decreases faster than by weight decay
+    fast_ratio: float = 1.5  # convention: so many times as fast
+    fast_excess: float = 0.008  # of ln ρ beyond weight decay; runs: at most 0.0055 in 250 correct logs
     most_resets: int = 3  # convention: rows at which weights may have been replaced
     step_rows: int = 3  # convention: rows before the arrival in which a single step is tested
     step_tolerance: float = 0.02  # of ln ρ; convention: a single step contradicts the law
