@@ -19,7 +19,7 @@ LOST = r"[+-]?(?:nan|inf|infinity)"
 # a number in brackets, quotes or the name of a type, with a unit or what tensors print after their value
 _CELL = re.compile(
     rf"""["'\s\[(]*(?:[A-Za-z_][\w.]*\(\s*[\[(]*\s*)?(?P<number>{NUMBER}|{LOST}(?![a-z]))(?P<percent>\s*%)?"""
-    r"""(?P<tail>\s*[a-zµ/]{0,8}\s*(?:[\])"'\s]|,.*)*)""",
+    r"""(?P<tail>(?:/\d+)?\s*[a-zµ/]{0,8}\s*(?:[\])"'\s]|,.*)*)""",
     re.IGNORECASE,
 )
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")

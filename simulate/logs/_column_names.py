@@ -31,7 +31,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("itr", "it", "iter_train", "iter_no", "update", "updates", "n_updates", "num_update", "opt_step"),
         *("optimizer_step", "train_step", "training_step", "current_step", "step_num", "steps", "iterations"),
         *("num_steps", "training_iteration", "batch", "batch_idx", "batch_num", "batch_id", "minibatch", "mini_batch"),
-        *("time_batch", "tick", "wandb_step", "position_in_epoch", "first_number"),
+        *("up", "time_batch", "tick", "wandb_step", "position_in_epoch", "first_number"),
     ),
     "loss": (
         # losses of single steps
@@ -57,7 +57,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("optim_learning_rate", "optim_learning_rate_group0", "optim_lr_group0", "learning_rate_group0"),
         *("optim0_lr0", "lr_optimizer", "opt_lr", "optimizer_lr", "epoch_learning_rate", "epoch_lr"),
         *("batch_learning_rate", "lr_sgd_pg1", "lr_adamw_pg1", "lr_adam_pg1", "lr_decoupled_adamw_group0"),
-        *("learning_rate_learning_rate", "base_lr", "bnwd_lr"),
+        *("learning_rate_learning_rate", "l_r", "base_lr", "bnwd_lr"),
     ),
     "wd": (
         *("wd", "weight_decay", "train_wd", "train_weight_decay", "wd_group0", "weight_decay_group0"),
@@ -88,7 +88,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "epoch": (
         *("epoch", "train_epoch", "training_epoch", "trainer_epoch", "current_epoch", "epoch_num", "epochs"),
-        *("epoch_train", "cur_epoch", "num_epoch", "n_epoch", "epoch_idx", "epoch_id", "time_epoch"),
+        *("epoch_train", "cur_epoch", "num_epoch", "n_epoch", "epoch_idx", "epoch_id", "ep", "time_epoch"),
     ),
 }
 # a norm of the weights or of the gradient
@@ -114,7 +114,7 @@ LOSS_COMPONENTS = frozenset(
 _OTHER_LOSS_WORDS = frozenset(
     {"scale", "scaler", "aux", "auxiliary", "min", "max", "best", "std", "var", "reg", "regularization", "delta"}
     | {"lr", "time", "weight", "load", "balancing", "balance", "previous", "prev", "last", "target", "lowest"}
-    | {"change", "diff", "z", "ratio"}
+    | {"change", "diff", "z", "ratio", "timestamp", "at", "after", "per", "for", "improved", "threshold"}
 )
 # words that names of a meaning may be made of beside the names above
 _GENERAL_WORDS = frozenset(
@@ -205,6 +205,7 @@ LOGGERS: tuple[Logger, ...] = (
     _logger("LLaMA-Factory log", "json", "current_steps loss"),
     _logger("Weights & Biases history", "csv json memory", "wandb_step", "wandb_runtime wandb_timestamp"),
     _logger("TensorBoard download", "csv", "wall_time step value", loss="value"),
+    _logger("Neptune download", "csv", "step timestamp value", loss="value"),
     _logger(
         "Lightning CSVLogger",
         "csv memory",

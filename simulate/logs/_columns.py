@@ -100,7 +100,8 @@ def find_columns(table: Table, names: Mapping[str, str]) -> Columns:
             columns.variables[variable] = normalized[name][0]
     columns.has_effective_gradient = bool(TRAJECTORY_NAMES & set(normalized))
     if "loss" in columns.names and logger and "loss" in logger.names and columns.names["loss"].lower() == "value":
-        table.remarks.append("The file does not name its quantity; the column 'Value' is taken for the loss.")
+        loss = columns.names["loss"]
+        table.remarks.append(f"The file does not name its quantity; the column {loss!r} is taken for the loss.")
     return columns
 
 

@@ -9,17 +9,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from simulate.logs._cells import has_decimal_commas, is_number
 from simulate.logs._column_names import has_meaning
 from simulate.logs._table import Cells, Table
+from theory.arguments import FloatArray
 
 _DELIMITERS = (",", ";", "\t", "|")
 _BLANKS = " "
 _COMMENT = re.compile(r"\s*(?:#|//|%(?!\s*\d))")
-_RULE = re.compile(r"[\s+\-=|:─━┼│]+")
+_RULE = re.compile(r"[\s+\-=|:─━═┏┓┗┛┌┐└┘┳┻┬┴╇╈┼╋├┤┡┩┠┨]+")
+_BARS = str.maketrans("│┃║", "|||")  # of tables that are drawn
 _LINES_BEFORE = 60  # at most, before the line of names
 _LINES_AFTER = 12  # compared with the line of names
 _SHARE_SKIPPED = 0.05  # of the lines, at most
+_LEAST_MILLISECONDS = 1e11
 _LONG = 1000  # lines
 _INDEX_NAME = "Unnamed: 0"
 
@@ -40,7 +45,7 @@ def read_delimited(text: str) -> Table | None:
     ------
     ValueError : names are repeated, or lines have different numbers of cells.
     """
-    lines = text.splitlines()
+    lines = (text.translate(_BARS) if "│" in text or "║" in text else text).splitlines()
     header = _find_header(lines)
     if header is None:
         return None
@@ -261,6 +266,12 @@ def _drop_ragged_rows(
     return rows, remarks
 
 
+def _is_metric_file(time: FloatArray, value: FloatArray, step: FloatArray) -> bool:
+    """Whether three columns are milliseconds since 1970, a value and a step."""
+    is_step = bool((step == step.round()).all() and (step[1:] >= step[:-1]).all())
+    return bool((time > _LEAST_MILLISECONDS).all()) and is_step and not np.isnan(value).all()
+
+
 def _name_numbers(table: Table) -> None:
     """Name the columns of a table without names: one is the loss; of two the first may be the step."""
     cells = list(table.columns.values())
@@ -269,6 +280,10 @@ def _name_numbers(table: Table) -> None:
     if len(cells) == 1:
         table.columns = {"loss": cells[0]}
         table.remarks.append("The file has one column without a name; it is taken for the loss.")
+    elif len(cells) == 3 and _is_metric_file(*(table.numbers(name) for name in table.columns)):
+        table.columns = {"step": cells[2], "loss": cells[1]}
+        table.form = "metric file of MLflow"
+        table.remarks.append("The file has times, values and steps without names; the values are taken for the loss.")
     elif counts:
         table.columns = {"step": cells[0], "loss": cells[1]}
         table.remarks.append("The file has two columns without names; they are taken for step and loss.")

@@ -42,18 +42,18 @@ def read_event_files(place: Path, names: Mapping[str, str]) -> Table:
     files = sorted(place.rglob(f"*{EVENT_FILE}*"), key=lambda file: file.name) if place.is_dir() else [place]
     named_tags = {name for name in names.values() if name}
     by_folder: dict[Path, Series] = {}
-    seen: dict[str, None] = {}
+    all_tags: dict[str, None] = {}
     with _progress(files) as bar:
         for file in files:
             series = by_folder.setdefault(file.parent, {})
-            _read_file(file, Event, series, seen, named_tags, bar)
+            _read_file(file, Event, series, all_tags, named_tags, bar)
     base = place if place.is_dir() else place.parent
     remarks: list[str] = []
     series = _choose_run(base, by_folder, remarks, named_tags)
-    if not seen:
+    if not all_tags:
         raise ValueError(f"path must have scalars, got event files without any, {str(place)!r}")
     columns = _columns(series, names)
-    tags = list(dict.fromkeys([*series, *seen]))
+    tags = list(dict.fromkeys([*series, *all_tags]))
     return Table(columns, "events", "event files of TensorBoard", remarks, names_seen=tags)
 
 
@@ -63,7 +63,7 @@ def _progress(files: Collection[Path]) -> Any:
 
 
 def _read_file(
-    file: Path, event_type: Any, series: Series, seen: dict[str, None], named_tags: Collection[str], bar: Any
+    file: Path, event_type: Any, series: Series, all_tags: dict[str, None], named_tags: Collection[str], bar: Any
 ) -> None:
     """Add the scalars of a file to the series of its folder."""
     relevance: dict[str, bool] = {}
@@ -77,7 +77,7 @@ def _read_file(
                 if relevant is None:
                     relevant = relevance[tag] = tag in named_tags or may_have_meaning(tag) or _is_add_scalars(file, tag)
                     if value.WhichOneof("value") in ("simple_value", "tensor") and not tag.startswith("_hparams_"):
-                        seen[tag] = None
+                        all_tags[tag] = None
                 if not relevant:
                     continue
                 number = value.simple_value if value.HasField("simple_value") else _tensor_number(value)

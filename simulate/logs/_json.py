@@ -85,7 +85,8 @@ def _table_of_dict(document: dict[str, Any], is_relevant: Callable[[str], bool],
         cells: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
         return Table(dict(zip(map(str, names), cells, strict=False)), "json", "data frame in JSON", names_seen=names)
     columns = {str(name): values for name, values in document.items() if _is_column(values)}
-    if columns and max(map(len, columns.values())) > 1 and any(map(is_relevant, columns)):
+    is_long = bool(columns) and max(map(len, columns.values())) > 1
+    if is_long and any(map(is_loss, columns)):
         return _table_of_columns(columns)
     if document and all(isinstance(row, dict) for row in document.values()):
         first = next(iter(document.values()))
@@ -101,7 +102,7 @@ def _table_of_dict(document: dict[str, Any], is_relevant: Callable[[str], bool],
                 table = _find_table(document[key], is_relevant, levels - 1)
                 if table is not None and any(map(is_loss, table.columns)):
                     return table
-    return None
+    return _table_of_columns(columns) if is_long and any(map(is_relevant, columns)) else None
 
 
 def _table_of_columns(columns: Mapping[str, list[Any]]) -> Table:
@@ -183,23 +184,23 @@ def _read_lines(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
     is_python = False
     for line in text.splitlines():
         at = line.find("{")
-        if at < 0:
-            continue
-        record, is_json = _parse_dict(line[at:])
-        is_last_broken = record is None
-        if record is None:
-            broken += 1
-            continue
-        if not record:
-            continue
-        dicts += 1
-        is_python = is_python or not is_json
-        names, values = _names_and_values(record)
-        if at and not any(is_step(name) or is_epoch(name) for name in names):
-            for name, value in position_in_text(line[:at]):
-                names, values = (*names, name), (*values, value)
-        rows_with_loss += any(map(is_loss, names))
-        collector.add(names, values)
+        while at >= 0:
+            record, end, is_json = _parse_dict(line, at)
+            is_last_broken = record is None
+            if record is None:
+                broken += 1
+                break
+            if record:
+                dicts += 1
+                is_python = is_python or not is_json
+                names, values = _names_and_values(record)
+                if at and not any(is_step(name) or is_epoch(name) for name in names):
+                    for name, value in position_in_text(line[:at]):
+                        names, values = (*names, name), (*values, value)
+                rows_with_loss += any(map(is_loss, names))
+                collector.add(names, values)
+            # several dicts may follow each other in a line
+            at = line.find("{", end)
     skipped = broken - is_last_broken
     if not rows_with_loss or skipped > _MOST_BROKEN * (dicts + broken):
         return None
@@ -212,25 +213,25 @@ def _read_lines(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
     return table
 
 
-def _parse_dict(text: str) -> tuple[dict[str, Any] | None, bool]:
-    """Dict at the start of a text, and whether it is JSON."""
+def _parse_dict(text: str, start: int = 0) -> tuple[dict[str, Any] | None, int, bool]:
+    """Dict that starts at a place in a text, where it ends, and whether it is JSON."""
     try:
-        record, _ = _DECODER.raw_decode(text)
-        return (record if isinstance(record, dict) else None), True
+        record, end = _DECODER.raw_decode(text, start)
+        return (record if isinstance(record, dict) else None), end, True
     except (json.JSONDecodeError, RecursionError):
         pass
-    end = text.rfind("}")
-    if end < 0:
-        return None, False
-    body = text[: end + 1]
+    end = text.rfind("}") + 1
+    if not end:
+        return None, len(text), False
+    body = text[start:end]
     if "(" in body:
         body = _WRAPPED.sub(r"\1", body)
     body = _BARE_WORD.sub(r"'\1\2'", body)
     try:
         record = ast.literal_eval(body)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None, False
-    return (record if isinstance(record, dict) else None), False
+        return None, len(text), False
+    return (record if isinstance(record, dict) else None), end, False
 
 
 def _read_broken_document(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
@@ -246,6 +247,6 @@ def _read_broken_document(text: str, is_relevant: Callable[[str], bool]) -> Tabl
 
 def _flat_objects(text: str) -> Iterable[dict[str, Any]]:
     for match in _FLAT_OBJECT.finditer(text):
-        record, _ = _parse_dict(match.group())
+        record, _, _ = _parse_dict(match.group())
         if record:
             yield record

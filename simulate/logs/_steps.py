@@ -136,22 +136,22 @@ def last_repetition(step: FloatArray, has_loss: Rows, place: str) -> tuple[Rows,
     ValueError : steps go back more often, or farther, than restarts do.
     """
     rows = np.flatnonzero(has_loss & np.isfinite(step))
-    judged = step[rows]
-    back = np.flatnonzero(np.diff(judged) < 0) + 1
+    logged = step[rows]
+    back = np.flatnonzero(np.diff(logged) < 0) + 1
     # the earliest step that a later row goes back to
     later = np.full(step.size + 1, np.inf)
-    later[rows[back]] = judged[back]
+    later[rows[back]] = logged[back]
     with np.errstate(invalid="ignore"):
         kept: Rows = step < np.minimum.accumulate(later[::-1])[::-1][1:]
     dropped = int((~kept[rows]).sum())
-    is_often = back.size > max(_RESTARTS, _SHARE_OF_RESTARTS * judged.size)
+    is_often = back.size > max(_RESTARTS, _SHARE_OF_RESTARTS * logged.size)
     is_regular = back.size >= _RESTARTS and np.ptp(np.diff(back)) <= 1
-    if 2 * dropped >= max(judged.size, 1) or is_often or is_regular:
+    if 2 * dropped >= max(logged.size, 1) or is_often or is_regular:
         times = "once" if back.size == 1 else f"{back.size} times"
-        first = f"{judged[back[0] - 1]:.0f} to {judged[back[0]]:.0f}"
+        first = f"{logged[back[0] - 1]:.0f} to {logged[back[0]]:.0f}"
         raise ValueError(
             f"step must grow, except for a few restarts: in {place} it goes back {times}, first from {first}, and "
-            f"{dropped} of {judged.size} rows would be lost. Name a column of steps that grow across epochs by "
+            f"{dropped} of {logged.size} rows would be lost. Name a column of steps that grow across epochs by "
             "`names`, or number the rows with `steps_by_row`"
         )
     return kept, dropped

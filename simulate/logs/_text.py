@@ -14,8 +14,9 @@ from simulate.logs._table import RowCollector, Table
 
 # a name of up to seven words, a separator, a number, and its total; or a place such as [50/1000] without a name
 _WORD = r"[A-Za-z_][\w@/.\-]*(?:\((?:train|ms|s|t|group\d*)\))?"
+_NEXT_WORD = rf"[ ](?!{LOST}\b)(?:{_WORD}|\([a-z]+\))"
 _PAIR = re.compile(
-    rf"""(?<![\w.@])(?<![A-Za-z]/)(?P<name>{_WORD}(?:[ ](?:{_WORD}|\([a-z]+\))){{0,6}})["']?"""
+    rf"""(?<![\w.@])(?<![A-Za-z]/)(?P<name>{_WORD}(?:{_NEXT_WORD}){{0,6}})["']?"""
     rf"""(?:\s*[:=]\s*|\s+|(?=\[))["'\[(]*\s*(?:[a-z.]*(?:tensor|float\d*|array)\(\s*)?"""
     rf"""(?P<number>(?:{NUMBER})%?|{LOST}(?![A-Za-z0-9_]))(?:\s*/\s*(?P<total>\d+))?"""
     r"""|[\[|:]\s*(?P<inner>\d+)\s*/\s*(?P<length>\d+)""",
@@ -39,6 +40,17 @@ _MARKS = {
     "mfu": re.compile(r"\d%.{0,10}MFU"),
     "z_score": re.compile(r"\([+-][\d.]*(?:nan)?z\)"),
 }
+# "loss at step 10: 2.3" has the step before the loss
+_LOSS_AT_STEP = re.compile(
+    r"(?P<loss>\b(?:train(?:ing)? )?loss\b)(?: \([^()\n]*\))? (?:at|after|for|in) "
+    r"(?P<step>step|iteration|iter|epoch|batch) "
+    r"(?P<number>\d+)(?:/\d+)?\s*(?:[:=]|is\b)\s*(?=[+-]?[.\dni])",
+    re.IGNORECASE,
+)
+# a line of a box, as of the loggers of OpenAI Baselines: | loss | 2.3 |
+_BOX_LINE = re.compile(
+    rf"\|\s*(?P<name>[A-Za-z_][\w/.\- ]*?)\s*\|\s*(?P<number>{NUMBER}|{LOST})\s*\|\s*$", re.IGNORECASE
+)
 # a summary of an epoch, and rows of steps in the same log
 _SUMMARIES = re.compile(r"[|\[]\s*train\s*[|\]](?=.*num_updates)")
 # words before the name of a step that do not change its meaning
@@ -78,7 +90,25 @@ def _clean_lines(text: str) -> list[str]:
         text = _ANSI.sub("", text)
     if "\b" in text:
         text = re.sub("\b+", "\n", text)
-    return text.splitlines()
+    if _LOSS_AT_STEP.search(text):
+        text = _LOSS_AT_STEP.sub(r"\g<step> \g<number> \g<loss>: ", text)
+    lines = text.splitlines()
+    return _join_boxes(lines) if any(map(_BOX_LINE.match, lines)) else lines
+
+
+def _join_boxes(lines: Sequence[str]) -> list[str]:
+    """Join the lines of each box, which have one name and one number, to one line."""
+    joined: list[str] = []
+    box: list[str] = []
+    for line in lines:
+        if match := _BOX_LINE.match(line):
+            box.append(f"{match['name'].strip()}: {match['number']}")
+        elif not line.strip().startswith("|"):
+            if box:
+                joined.append(", ".join(box))
+                box = []
+            joined.append(line)
+    return [*joined, ", ".join(box)]
 
 
 @cache
@@ -93,9 +123,9 @@ def _plain_name(name: str) -> str:
     if is_step(plain) or is_epoch(plain):
         return plain
     for start in range(1, len(words)):
-        rest = " ".join(words[start:])
-        if (is_step(rest) or is_epoch(rest)) and all(word.lower() in _PLAIN_WORDS for word in words[:start]):
-            return rest
+        ending = " ".join(words[start:])
+        if (is_step(ending) or is_epoch(ending)) and all(word.lower() in _PLAIN_WORDS for word in words[:start]):
+            return ending
     return plain
 
 

@@ -132,9 +132,17 @@ def _make_dataset(
     if table.kind == "events" and normalize(columns.names.get("loss", "")) == _KERAS_TAG and not steps.remarks:
         steps.unit = EPOCHS
     step, merged = merge_rows(variables, steps.step)
+    if repeated := int((has_loss & np.isfinite(steps.step)).sum()) - step.size:
+        _remark_on_repeated_steps(steps, repeated)
     if not step.size:
         raise ValueError("columns must have at least one finite loss in a row with a step, got none")
     return _assemble(step, merged, table, columns, steps)
+
+
+def _remark_on_repeated_steps(steps: Steps, count: int) -> None:
+    if count > 0:
+        rows = "1 row has" if count == 1 else f"{count} rows have"
+        steps.remarks.append(f"{rows} the step of another row; the last loss of each step counts.")
 
 
 def _find_steps(

@@ -371,7 +371,7 @@ def test_train_prints_the_result(tmp_path):
         (("figures", "--out", "file/figures"), ("out must be a folder", "file/figures")),
         (("validate", "--network", "mlp64"), ("--network", "--held-out")),
         (("validate", "--held-out", "--network", "mlp1"), ("--network must be one of", "mlp64", "'mlp1'")),
-        (("diagnose", "no.csv"), ("log must be a CSV file", "no.csv")),
+        (("diagnose", "no.csv"), ("log must exist", "no.csv")),
         (("diagnose", "file", "--picture", "no/where.png"), ("--picture must be a file", "no/where.png")),
         (("simulate", "--lr", 0.5, "--wd", 0.01, "--norm", -3), ("norm must be", "-3")),
         (("train", "--lr", 0.5, "--wd", 0.01, "--out", "run", "--model", "vgg"), ("model must be one of", "vgg")),

@@ -559,4 +559,33 @@ TEXTS = [
         {"step": "batch", "loss": "loss", "lr": "lr", "epoch": "Epoch"},
         epoch_length=10,
     ),
+    Example(
+        "a box for each step",
+        lines(
+            "-----------------------\n| grad_norm  | {g}    |\n| loss       | {loss:<8} |\n| param_norm | 200      |\n"
+            "| samples    | 640      |\n| step       | {tens}      |\n-----------------------"
+        ),
+        "text log",
+        {"step": "step", "loss": "loss", "gradient": "grad_norm", "all_weights_norm": "param_norm"},
+        steps=TENS,
+        gradient=GRADIENTS,
+    ),
+    Example(
+        "the step after the loss",
+        lines("Training loss (for one batch) at step {tens}: {loss}\nSeen so far: 640 samples"),
+        "text log",
+        {"step": "step", "loss": "Training loss"},
+        steps=TENS,
+    ),
+    Example(
+        "Marian",
+        lines(
+            "[2023-01-01 10:00:00] Ep. 1 : Up. {tens} : Sen. 123,456 : Cost {loss} : Time 100.12s : 12345.67 words/s : "
+            "gNorm {g} : L.r. 3.0000e-04"
+        ),
+        "text log",
+        {"step": "Up.", "loss": "Cost", "lr": "L.r.", "gradient": "gNorm", "epoch": "Ep."},
+        steps=TENS,
+        gradient=GRADIENTS,
+    ),
 ]

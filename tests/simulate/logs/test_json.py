@@ -196,6 +196,13 @@ EXAMPLES = {
         TENS,
         "steps",
     ),
+    "dicts without line ends": (
+        "".join(json.dumps({"step": TENS[t], "loss": LOSSES[t]}) for t in range(COUNT)),
+        "JSON lines",
+        {"step": "step", "loss": "loss"},
+        TENS,
+        "steps",
+    ),
     "DLLogger": (
         "".join(
             f'DLLL {{"timestamp": "1", "type": "LOG", "step": [0, {TENS[t]}], "data": {{"loss": {LOSSES[t]}}}}}\n'

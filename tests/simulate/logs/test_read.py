@@ -332,6 +332,9 @@ def test_the_command_reads_what_the_function_reads(tmp_path):
         (["log.csv", "--lr", "-1"], "lr"),
         (["run.zarr", "--column", "loss=nope"], "--column must be left out with a trajectory"),
         (["epochs.csv"], "step must grow"),
+        (["epochs.csv"], "--steps-by-row"),
+        (["epochs.csv", "--steps-per-row", "0"], "--steps-per-row must be"),
+        (["run.zarr", "--steps-by-row"], "--steps-by-row must be left out with a trajectory"),
     ],
 )
 def test_the_command_refuses_in_one_line(arguments, word, tmp_path, monkeypatch):
@@ -348,3 +351,16 @@ def test_the_command_refuses_in_one_line(arguments, word, tmp_path, monkeypatch)
     assert result.exit_code == 2
     assert word in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_command_numbers_rows(tmp_path):
+    from typer.testing import CliRunner
+
+    from empirical.cli.main import app
+
+    loss = np.random.default_rng(0).uniform(0.1, 0.2, 400)
+    loss[300] = math.inf
+    path = write(tmp_path / "log.csv", [["step", "loss"], *([t % 40, value] for t, value in enumerate(loss))])
+    for options, step in ((["--steps-by-row"], 300), (["--steps-per-row", "10"], 3000), (["--column", "step="], 300)):
+        result = CliRunner().invoke(app, ["diagnose", str(path), *options])
+        assert f"step {step}: overflow" in result.output

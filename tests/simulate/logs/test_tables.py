@@ -205,6 +205,29 @@ EXAMPLES = {
         "steps",
         "CSV file",
     ),
+    "MLflow": (
+        table([], lambda t: (1700000000000 + t, LOSSES[t], TENS[t]), delimiter=" "),
+        {"step": "step", "loss": "loss"},
+        TENS,
+        "steps",
+        "metric file of MLflow",
+    ),
+    "drawn": (
+        table(
+            ["│ step ", " loss │"], lambda t: (f"│ {t} ", f" {LOSSES[t]} │"), delimiter="│", before="┏━━━━┳━━━━┓\n"
+        ).replace("loss │\n", "loss │\n┡━━━━╇━━━━┩\n"),
+        {"step": "step", "loss": "loss"},
+        ZEROS,
+        "steps",
+        "CSV file",
+    ),
+    "epochs of a total": (
+        table(["Epoch", "Train Loss", "Val Loss"], lambda t: (f"{t + 1}/{COUNT}", LOSSES[t], 9.9)),
+        {"loss": "Train Loss", "epoch": "Epoch"},
+        ONE,
+        "epochs",
+        "CSV file",
+    ),
     "validation rows": (
         table(["step", "phase", "loss"], lambda t: (t, "train", LOSSES[t]), after="30,val,9.9\n31,validation,9.9\n"),
         {"step": "step", "loss": "loss"},

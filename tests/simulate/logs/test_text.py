@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import simulate
 from tests.simulate.logs.examples import TEXTS
@@ -21,3 +23,74 @@ def test_a_text_log_is_read(example, tmp_path):
     if example.gradient is not None:
         np.testing.assert_allclose(log.gradient_norm, example.gradient, rtol=1e-12)
     assert example.remark in " ".join(log.attrs["remarks"])
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(data=st.data())
+def test_numbers_survive_a_line(data, tmp_path_factory):
+    count = data.draw(st.integers(2, 30))
+    numbers = st.lists(st.floats(-1e6, 1e6).map(lambda number: number or 0.0), min_size=count, max_size=count)
+    columns = {
+        data.draw(st.sampled_from(["loss", "Loss", "train_loss", "train/loss", "train loss", "lm loss"])): "loss",
+        data.draw(st.sampled_from(["lr", "learning rate", "LR", "train/lr"])): "lr",
+        data.draw(st.sampled_from(["grad_norm", "grad norm", "gnorm", "total_grad_norm"])): "gradient_norm",
+    }
+    values = {name: data.draw(numbers) for name in columns}
+    step_name = data.draw(st.sampled_from(["step", "Step", "iter", "iteration", "global_step", "completed step"]))
+    steps = data.draw(st.lists(st.integers(0, 10**7), min_size=count, max_size=count, unique=True).map(sorted))
+    total = data.draw(st.sampled_from(["", "/100000000", " / 100000000"]))
+    equals = data.draw(st.sampled_from([": ", "=", ":", " = ", " "]))
+    between = data.draw(st.sampled_from([", ", " | ", "  ", "; ", " - ", "\t"]))
+    prefix = data.draw(st.sampled_from(["", "[rank0]: ", "2025-01-01 10:00:00,123 - root - INFO - ", "INFO:trainer:"]))
+    unit = data.draw(
+        st.sampled_from(["", f"{between}300.00ms", f"{between}tok/s{equals}1,234", f"{between}mem{equals}1.2GiB(3%)"])
+    )
+    every = data.draw(
+        st.sampled_from(["", "validation loss: 9.9\n", "eval step 7 | loss 9.9\n", "Saving step_100.pt\n"])
+    )
+    text = ""
+    for row in range(count):
+        pairs = [f"{step_name}{equals}{steps[row]}{total}"]
+        pairs += [f"{name}{equals}{values[name][row]!r}" for name in data.draw(st.just(list(columns)))]
+        text += prefix + between.join(pairs) + unit + "\n" + every
+    path = tmp_path_factory.mktemp("text") / "log"
+    path.write_text(text, encoding="utf-8")
+    log = simulate.read_log(path)
+    assert log.step.values.tolist() == steps
+    for name, variable in columns.items():
+        assert log[variable].values.tolist() == values[name], variable
+
+
+def test_lines_of_one_pattern_read_like_others(tmp_path):
+    """A line that the pattern of an earlier one fits gives what it gives alone."""
+    texts = [
+        "step 1 loss 2.5 lr 0.1",
+        "step 10 loss nan lr 0.1",
+        "step 20 loss -inf lr 1e-3",
+        "step 30 loss 1,234.5 lr .5",
+    ]
+    texts += ["step   40 loss 2.5 lr 0.1 extra 7", "step 50 lr 0.1 loss 3", "step 60 loss2 9 loss 4 lr 0.1"]
+    path = tmp_path / "log"
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    log = simulate.read_log(path)
+    np.testing.assert_array_equal(log.loss, [2.5, np.inf, np.inf, 1234.5, 2.5, 3, 4])
+    np.testing.assert_array_equal(log.lr, [0.1, 0.1, 1e-3, 0.5, 0.1, 0.1, 0.1])
+    for row, text in enumerate(texts):
+        path.write_text(text + "\n", encoding="utf-8")
+        np.testing.assert_array_equal(simulate.read_log(path).loss, log.loss[row : row + 1])
+
+
+def test_losses_of_the_evaluation_are_not_taken(tmp_path):
+    path = tmp_path / "log"
+    for text in ("step 1: val loss 2.5", "Test: [1/10] Loss 2.5", "eval step 3 | loss 2.5", "Validation: loss=2.5"):
+        path.write_text(f"{text}\n" * 5, encoding="utf-8")
+        with pytest.raises(ValueError, match="loss"):
+            simulate.read_log(path)
+
+
+def test_the_last_line_may_be_incomplete(tmp_path):
+    path = tmp_path / "log"
+    path.write_text("".join(f"step {t} loss {t}.5 lr 0.1\n" for t in range(9)) + "step 9 loss 9.", encoding="utf-8")
+    log = simulate.read_log(path)
+    assert log.step.values.tolist() == list(range(9))
+    assert "incomplete" in log.attrs["remarks"][0]
