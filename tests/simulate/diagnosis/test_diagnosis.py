@@ -451,14 +451,17 @@ class TestWhatIsMissing:
                 {"loss": noise(THRESHOLDS.compared_rows - 1, 0)},
                 f"enough rows: it has {THRESHOLDS.compared_rows - 1}; a spike needs",
             ),
-            ({"loss": ["oops", *noise(400, 0)]}, "a loss in 1 of 401 rows"),
+            (
+                {"loss": np.where(np.arange(400) == 5, np.nan, noise(400, 0)), "weight_norm": np.ones(400)},
+                "a loss in 1 of 400 rows",
+            ),
             ({"loss": noise(400, 0), "step": [*range(300), *range(303, 403)]}, "3 of 403 steps"),
             (
                 {"loss": noise(400, 0), "weight_norm": np.where(np.arange(400) < 300, 1.0, np.nan)},
                 "norms after step 299, so",
             ),
         ],
-        ids=["sparse", "five", "few", "no number", "holes", "norms end"],
+        ids=["sparse", "five", "few", "no loss", "holes", "norms end"],
     )
     def test_limits_are_reported_without_spikes_too(self, log, limit):
         found = simulate.diagnose(log)
