@@ -17,10 +17,15 @@ import theory
 from simulate.diagnosis.log_rows import Contradiction, Rows, find_contradiction, has_values, is_read
 from simulate.diagnosis.rules import NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN, Explanation, Thresholds, explain
 from simulate.diagnosis.spikes import find_spikes, rows_before, spike_features
-from simulate.diagnosis.trends import Trend, find_trends
-from simulate.logs.read import read_log
+from simulate.diagnosis.trends import LossTrend, find_trends
+from simulate.logs.read import describe_log, read_log
 from simulate.trajectories.contract import DIVERGED
 from theory.arguments import FloatArray
+
+_HOW_TO_LOG = """To know the cause next time, log the norm of the scale-invariant weights:
+    monitor = empirical.Monitor(model, optimizer, inputs)
+    monitor.before_step(loss)  # in each step, before optimizer.step()
+    monitor.after_step()       # and after it; then simulate.diagnose(monitor.trajectory())"""
 
 NO_SPIKES, SEVERAL = "no spikes", "several causes"
 
@@ -73,19 +78,25 @@ class Diagnosis:
     spikes : spikes in order.
     trends : what the loss does apart from spikes: slow rises, oscillations, repetitions.
     missing : what the log lacks for finding spikes and, if a cause is unknown, for finding causes.
-    remarks : limits of the diagnosis: the optimizer was assumed, or norms contradict the SGD update.
+    remarks : what was left out when the log was read, and limits of the diagnosis: the optimizer was assumed, or norms
+        contradict its update.
     next_step, next_stderr : expected step of the next norm-driven spike and its uncertainty. NaN if no such spike is
         expected; `next_stderr` is NaN, too, if the estimate uses a single decay phase.
     log : the log that was diagnosed.
     """
 
     spikes: tuple[Spike, ...]
-    trends: tuple[Trend, ...]
+    trends: tuple[LossTrend, ...]
     missing: tuple[str, ...]
     remarks: tuple[str, ...]
     next_step: float
     next_stderr: float
     log: xr.Dataset = field(repr=False)
+
+    @property
+    def description(self) -> str:
+        """What was read, and which column was taken for what."""
+        return describe_log(self.log)
 
     @property
     def cause(self) -> str:
@@ -109,7 +120,8 @@ class Diagnosis:
         ends = {"next_step": _to_json(self.next_step), "next_stderr": _to_json(self.next_stderr)}
         texts = {"missing": list(self.missing), "remarks": list(self.remarks)}
         trends = [dataclasses.asdict(trend) for trend in self.trends]
-        return {"cause": self.cause, "spikes": spikes, "trends": trends, **texts, **ends}
+        kinds = {"cause": self.cause, "description": self.description}
+        return {**kinds, "spikes": spikes, "trends": trends, **texts, **ends}
 
     def __str__(self) -> str:
         counts = Counter(spike.cause for spike in self.spikes)
@@ -117,6 +129,7 @@ class Diagnosis:
         lines = [f"{len(self.spikes)} spikes: {summary}" if len(self.spikes) > 1 else f"1 spike: {summary}"]
         if not self.spikes:
             lines = ["no spikes: no loss stands out from the losses before it"]
+        lines.insert(0, self.description)
         for cause in counts:
             alike = [spike for spike in self.spikes if spike.cause == cause]
             # the largest one stands for all spikes of this cause
@@ -132,6 +145,8 @@ class Diagnosis:
         lines += self.remarks
         if self.missing:
             lines.append(f"{'The' if self.spikes else 'But the'} log lacks {'; '.join(self.missing)}.")
+        if UNKNOWN in counts and "norm" not in self.log:
+            lines.append(_HOW_TO_LOG)
         return "\n".join(lines)
 
 
@@ -210,7 +225,8 @@ def diagnose_run(log: xr.Dataset, t: Thresholds = THRESHOLDS) -> Diagnosis:
     next_step, next_stderr = (math.nan, math.nan) if _has_diverged(log) else _predict_next(rows, norm_driven)
     missing = (*rows.lacking, *rows.limits) if any(spike.cause == UNKNOWN for spike in spikes) else rows.limits
     assumed = "No optimizer was given, so plain SGD is assumed (optimizer=, or --optimizer)."
-    remarks = ("" if "optimizer" in log.attrs else assumed, contradiction.text) if places or trends else ()
+    limits = ("" if "optimizer" in log.attrs else assumed, contradiction.text) if places or trends else ()
+    remarks = (*log.attrs.get("remarks", ()), *limits)
     return Diagnosis(
         tuple(spikes), tuple(trends), missing, tuple(filter(None, remarks)), next_step, next_stderr, rows.log
     )

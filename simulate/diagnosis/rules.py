@@ -35,7 +35,8 @@ class Thresholds:
     rise_gap: int = 3  # convention: usual losses in a row that separate an earlier high loss from the rise
     longest_rows: int = 300  # convention: rows in which the end of a spike is sought
     over_share: float = 0.1  # convention: below this share of its peak a spike is over, if usual losses are very low
-    over_medians: float = 2.0  # convention: or below so many medians
+    over_medians: float = 2.0  # convention: or below so many medians,
+    over_excess: float = 0.5  # convention: if that is at most such a share of its excess above the median
 
     # A quick rise of the norm is a spike, too. Runs: at equilibrium it takes longer, or the loss stays as before.
     norm_rise: float = 0.1  # of ln ρ: detection threshold of `find_periods`

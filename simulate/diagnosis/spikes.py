@@ -36,6 +36,7 @@ def find_spikes(rows: Rows, t: Thresholds = THRESHOLDS) -> list[tuple[int, int]]
     loss = rows.loss[:end]
     spikes: list[tuple[int, int]] = []
     usual = loss.copy()
+    usual[: _initial_rows(loss, t)] = math.nan
     # later spikes are not compared with short spikes; a long spike raises the usual loss for a while
     while outliers := [row for row in _find_outliers(loss, usual, t) if _is_large(loss, row, t)]:
         spikes = _merge(loss, [*spikes, *((row, row) for row in outliers)], t)
@@ -338,6 +339,14 @@ def _find_outliers(loss: FloatArray, usual: FloatArray, t: Thresholds) -> Sequen
     return sorted(set(outliers))
 
 
+def _initial_rows(loss: FloatArray, t: Thresholds) -> int:
+    """Rows before the loss first is at most the median of the 50 losses after it: the loss is high and decreases."""
+    if loss.size <= t.least_rows:
+        return 0
+    later = np.median(sliding_window_view(loss[1 : t.longest_rows + t.least_rows], t.least_rows), axis=1)
+    return int(np.argmax(np.append(loss[: later.size] <= later, True)))
+
+
 def _is_large(loss: FloatArray, row: int, t: Thresholds) -> bool:
     usual = float(np.median(_before(loss, row, t)))
     # a mean of five, because a single largest loss may be an error
@@ -388,7 +397,8 @@ def _last_row(loss: FloatArray, first: int, t: Thresholds) -> int:
     """Last row before the loss stays below the 95 % quantile of usual losses for five rows."""
     usual, after = _before(loss, first, t), loss[first : first + t.longest_rows]
     # a spike after very low losses ends long before they are as low again
-    low = max(t.over_medians * float(np.median(usual)), t.over_share * float(after.max()))
+    typical, peak = float(np.median(usual)), float(after.max())
+    low = max(typical + min((t.over_medians - 1) * typical, t.over_excess * (peak - typical)), t.over_share * peak)
     high = after > max(float(np.quantile(usual, t.usual_quantile)), low)
     high_counts = np.convolve(high, np.ones(t.nearby_rows), "valid") if high.size >= t.nearby_rows else np.ones(1)
     usual_again = np.flatnonzero(high_counts == 0)

@@ -16,7 +16,7 @@ SLOW_RISE, LASTING_RISE, OSCILLATION, REPETITION = "slow rise", "lasting rise", 
 
 
 @dataclass(frozen=True)
-class Trend:
+class LossTrend:
     """A change of the loss that is no spike.
 
     Attributes
@@ -35,7 +35,7 @@ class Trend:
         return f"{self.kind}, step {self.step} to {self.last_step}: {self.text}"
 
 
-def find_trends(rows: Rows, places: Sequence[tuple[int, int]], t: Thresholds = THRESHOLDS) -> list[Trend]:
+def find_trends(rows: Rows, places: Sequence[tuple[int, int]], t: Thresholds = THRESHOLDS) -> list[LossTrend]:
     """Find slow rises and oscillations of the loss outside the spikes at these first and last rows.
 
     Examples
@@ -81,7 +81,7 @@ def chance_of_lock(count: int, share: float) -> float:
     return count * share ** (count - 1) if count else 1.0
 
 
-def _find_rise(rows: Rows, places: Sequence[tuple[int, int]], t: Thresholds) -> Trend | None:
+def _find_rise(rows: Rows, places: Sequence[tuple[int, int]], t: Thresholds) -> LossTrend | None:
     """The rise from the lowest block of the loss to the highest one after it, unless it begins with a spike."""
     blocks = np.array_split(np.arange(rows.loss.size), t.trend_blocks)
     level = np.array([np.median(rows.loss[block]) for block in blocks])
@@ -105,7 +105,7 @@ def _find_rise(rows: Rows, places: Sequence[tuple[int, int]], t: Thresholds) -> 
     then = f"It ends at {level[-1]:.3g}." if stays else f"It decreased again later, and ends at {level[-1]:.3g}."
     text = f"The median loss rose from its lowest level {smooth[low]:.3g} to {smooth[high]:.3g}. {then}"
     kind = SLOW_RISE if is_slow else LASTING_RISE
-    return Trend(kind, int(rows.step[blocks[low][0]]), int(rows.step[blocks[high][-1]]), text)
+    return LossTrend(kind, int(rows.step[blocks[low][0]]), int(rows.step[blocks[high][-1]]), text)
 
 
 def _detrended(rows: Rows, is_usual: FloatArray, block_count: int) -> FloatArray:
@@ -115,9 +115,9 @@ def _detrended(rows: Rows, is_usual: FloatArray, block_count: int) -> FloatArray
     blocks = np.array_split(np.flatnonzero(is_usual), block_count)
     centers = [float(np.mean(block)) for block in blocks]
     slow = np.interp(np.arange(loss.size), centers, [float(np.median(values[block])) for block in blocks])
-    rest = np.where(is_usual, values - slow, 0.0)
-    limit = 5 * np.median(np.abs(rest[is_usual]))
-    clipped: FloatArray = np.clip(rest, -limit, limit)
+    residual = np.where(is_usual, values - slow, 0.0)
+    limit = 5 * np.median(np.abs(residual[is_usual]))
+    clipped: FloatArray = np.clip(residual, -limit, limit)
     return clipped
 
 
@@ -130,7 +130,7 @@ def _autocorrelation(series: FloatArray) -> FloatArray:
     return correlation
 
 
-def _find_repetition(rows: Rows, is_usual: FloatArray, t: Thresholds) -> Trend | None:
+def _find_repetition(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTrend | None:
     """A lag at which the loss repeats sharply, as it does if the batches come in the same order again."""
     correlation = _autocorrelation(_detrended(rows, is_usual, t.trend_blocks))
     # a sharp peak stands out from the lags on both sides
@@ -159,15 +159,15 @@ def _find_repetition(rows: Rows, is_usual: FloatArray, t: Thresholds) -> Trend |
     else:
         why = f"An epoch has {epoch:.0f} steps, so look for what else recurs then, such as a file of the data."
     text = f"The loss repeats every {steps:.0f} steps (autocorrelation {correlation[lag]:.2f}). {why}"
-    return Trend(REPETITION, int(rows.step[0]), int(rows.step[-1]), text)
+    return LossTrend(REPETITION, int(rows.step[0]), int(rows.step[-1]), text)
 
 
-def _find_oscillation(rows: Rows, is_usual: FloatArray, t: Thresholds) -> Trend | None:
+def _find_oscillation(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTrend | None:
     """A period of the loss, from the first peak of its autocorrelation."""
     # the loss changes fast at first
-    rest = _detrended(rows, is_usual, t.slow_blocks)[rows.loss.size // t.slow_blocks :]
-    size = max(rest.size // t.oscillation_samples, 1)
-    means = rest[: rest.size // size * size].reshape(-1, size).mean(axis=1)
+    residual = _detrended(rows, is_usual, t.slow_blocks)[rows.loss.size // t.slow_blocks :]
+    size = max(residual.size // t.oscillation_samples, 1)
+    means = residual[: residual.size // size * size].reshape(-1, size).mean(axis=1)
     correlation = _autocorrelation(means)
     negative = np.flatnonzero(correlation < -t.oscillation_depth)
     if not negative.size:
@@ -192,7 +192,7 @@ def _find_oscillation(rows: Rows, is_usual: FloatArray, t: Thresholds) -> Trend 
     text = (
         f"The loss oscillates with a period of about {period:.0f} steps (autocorrelation {correlation[lag]:.2f}). {why}"
     )
-    return Trend(OSCILLATION, int(rows.step[0]), int(rows.step[-1]), text.strip())
+    return LossTrend(OSCILLATION, int(rows.step[0]), int(rows.step[-1]), text.strip())
 
 
 def _whether_norm_can_oscillate(rows: Rows, period: float, t: Thresholds) -> str:
