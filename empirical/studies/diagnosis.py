@@ -56,7 +56,7 @@ _RIGHT_CAUSES = {
     SLOW_RISE: {SLOW_RISE, DATA_SHIFT},
     DIVERGENCE: {DIVERGENCE, LR_STEP, OVERFLOW},
 }
-# Causes that say nothing wrong about a run with this label: a higher learning rate makes the norm drive spikes, too.
+# Causes that are not wrong for a label: a higher learning rate makes the norm drive spikes, too.
 _ALLOWED_CAUSES = {DIVERGENCE: {NORM_DRIVEN}}
 _SLOW, _SHORT = (SLOW_RISE, DIVERGENCE), (BAD_BATCH, BAD_EPOCH, OVERFLOW)
 _LONG_AFTER = 200  # steps after which a short event is not the cause of a spike

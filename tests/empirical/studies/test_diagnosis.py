@@ -244,7 +244,7 @@ def test_effects_in_derived_logs():
 
 
 def test_a_log_that_contradicts_the_law_has_no_cause():
-    # a norm that falls four times as fast as it can
+    # a norm that decays faster than by weight decay alone
     log = log_of(np.random.default_rng(0).uniform(1, 2, 400))
     log = log.assign(norm=("step", np.exp(-0.1 * np.arange(400))))
     case = labelled(BAD_BATCH, "one label", 300)
