@@ -15,9 +15,9 @@ _Derivation = Callable[[xr.Dataset], xr.Dataset]
 _GRADIENTS = ("grad_norm", "gradient_norm", "all_gradient_norm")
 _NORMS = ("norm", "all_weights_norm")
 _WRONG_FACTOR = 4.0
-# A log contradicts the law if this share of its steps deviates by more than this share of growth and decay, or if its
-# norm falls faster than by decay alone, by this factor over so many rows.
-_LEAST_SHARE, _DEVIATION, _FAST, _FALL_ROWS = 0.2, 0.25, 1.5, 50
+# A log contradicts the law if this share of its steps deviates by more than this share of growth and decay. It does,
+# too, if its norm decays faster than by weight decay alone, by this factor over so many rows.
+_LEAST_SHARE, _DEVIATION, _FAST, _DECAY_ROWS = 0.2, 0.25, 1.5, 50
 
 
 def _without(*names: str) -> _Derivation:
@@ -103,8 +103,8 @@ def steps_per_number(name: str, log: xr.Dataset) -> int:
 def contradicts_law(log: xr.Dataset) -> bool:
     """Return whether the norms of a log contradict the update of its optimizer, if each row is one step.
 
-    With plain SGD, 20 % of the steps deviate by more than 25 % of growth and decay. With any optimizer, the norm falls
-    at least 1.5 times as fast as by weight decay alone, over 50 rows.
+    With plain SGD, 20 % of the steps deviate by more than 25 % of growth and decay. With any optimizer, the norm
+    decays at least 1.5 times as fast as by weight decay alone, over 50 rows.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def contradicts_law(log: xr.Dataset) -> bool:
     >>> contradicts_law(log), contradicts_law(log.assign_attrs(wd=0.05))
     (False, True)
     """
-    if "norm" not in log or "wd" not in log.attrs or log.sizes["step"] <= _FALL_ROWS:
+    if "norm" not in log or "wd" not in log.attrs or log.sizes["step"] <= _DECAY_ROWS:
         return False
     rule = check_optimizer(log.attrs.get("optimizer"))
     norm, wd = log.norm.values, log.attrs["wd"]
@@ -121,8 +121,8 @@ def contradicts_law(log: xr.Dataset) -> bool:
     decay = np.broadcast_to(theory.free_decay(lr, wd, optimizer=rule), lr.shape)
     with np.errstate(all="ignore"):
         growth = np.diff(np.log(norm))
-        fall, slowest = (np.convolve(v, np.ones(_FALL_ROWS), "valid") for v in (-growth, decay[:-1]))
-        if (fall > _FAST * slowest).any():
+        measured, free = (np.convolve(v, np.ones(_DECAY_ROWS), "valid") for v in (-growth, decay[:-1]))
+        if (measured > _FAST * free).any():
             return True
         if rule != theory.SGD() or "grad_norm" not in log:
             return False

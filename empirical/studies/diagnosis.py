@@ -23,7 +23,6 @@ from empirical.studies.labelled_runs import (
     DIVERGENCE,
     LABELS,
     NOISE,
-    SLOW_RISE,
     IndependentGradients,
     LabelledRun,
     development_runs,
@@ -37,8 +36,7 @@ from empirical.studies.ordinary_runs import is_ordinary, ordinary_development_ru
 from empirical.studies.study import Limit, Result, Rule, Study, goals_table, share_with_count, write_page
 from simulate.diagnosis.diagnosis import Diagnosis
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN
-from simulate.diagnosis.trends import LASTING_RISE
-from simulate.diagnosis.trends import SLOW_RISE as SLOW_RISE_TREND
+from simulate.diagnosis.trends import LASTING_RISE, SLOW_RISE
 
 RIGHT, WRONG, MISSED = "right", "wrong", "missed"
 OUTCOMES = (RIGHT, UNKNOWN, MISSED, WRONG)
@@ -56,11 +54,11 @@ _RIGHT_CAUSES = {
     SLOW_RISE: {SLOW_RISE, DATA_SHIFT},
     DIVERGENCE: {DIVERGENCE, LR_STEP, OVERFLOW},
 }
-# Causes that say nothing wrong about a run with this label: a higher learning rate makes the norm drive spikes, too.
+# Causes that are not wrong for a label: a higher learning rate makes the norm drive spikes, too.
 _ALLOWED_CAUSES = {DIVERGENCE: {NORM_DRIVEN}}
 _SLOW, _SHORT = (SLOW_RISE, DIVERGENCE), (BAD_BATCH, BAD_EPOCH, OVERFLOW)
 _LONG_AFTER = 200  # steps after which a short event is not the cause of a spike
-_RISES = (SLOW_RISE_TREND, LASTING_RISE)
+_RISES = (SLOW_RISE, LASTING_RISE)
 _FREE_OF_NORM = {LR_STEP, OVERFLOW}  # causes that need no norm
 # outcome for each of `LOGS` and `WRONG_LOGS`, or "no effect", and the spikes of the full log as "spikes"
 Outcomes = Mapping[str, str]

@@ -18,11 +18,12 @@ import theory
 from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
+from simulate.diagnosis.trends import SLOW_RISE
 from simulate.logs.read import read_log
 from theory.optimizers import format_optimizer, with_dim
 from theory.schedules import learning_rates
 
-NOISE, BAD_EPOCH, SLOW_RISE, DIVERGENCE = "noise", "bad epoch", "slow rise", "divergence"
+NOISE, BAD_EPOCH, DIVERGENCE = "noise", "bad epoch", "divergence"
 _SGD, _MOMENTUM, _ADAMW = theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=1)
 _DIMENSION = 256  # number of weights of the steps with independent gradients
 LABELS = (NORM_DRIVEN, BAD_BATCH, BAD_EPOCH, LR_STEP, DATA_SHIFT, SLOW_RISE, DIVERGENCE, OVERFLOW, NOISE)

@@ -10,10 +10,10 @@ from empirical.studies.labelled_runs import (
     BAD_EPOCH,
     DIVERGENCE,
     NOISE,
-    SLOW_RISE,
     LabelledRun,
 )
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
+from simulate.diagnosis.trends import SLOW_RISE
 
 _MODULE = "empirical.studies.ordinary_networks:"
 _MLP, _CONVNET, _RESIDUAL = ({"model": f"{_MODULE}{name}"} for name in ("plain_mlp", "plain_convnet", "residual_net"))

@@ -30,7 +30,6 @@ from empirical.studies.labelled_runs import (
     DIVERGENCE,
     LABELS,
     NOISE,
-    SLOW_RISE,
     IndependentGradients,
     LabelledRun,
     development_runs,
@@ -42,6 +41,7 @@ from empirical.studies.labelled_runs import (
 from empirical.studies.ordinary_runs import ordinary_held_out_runs
 from empirical.studies.study import FAILS, HOLDS, goals_table
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
+from simulate.diagnosis.trends import SLOW_RISE
 from theory.optimizers import with_dim
 
 STEADY = {"width": 16, "lr": 0.5, "wd": 0.01, "steps": 800}
@@ -244,7 +244,7 @@ def test_effects_in_derived_logs():
 
 
 def test_a_log_that_contradicts_the_law_has_no_cause():
-    # a norm that falls four times as fast as it can
+    # a norm that decays faster than by weight decay alone
     log = log_of(np.random.default_rng(0).uniform(1, 2, 400))
     log = log.assign(norm=("step", np.exp(-0.1 * np.arange(400))))
     case = labelled(BAD_BATCH, "one label", 300)

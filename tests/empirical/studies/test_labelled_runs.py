@@ -13,13 +13,13 @@ from empirical.studies.labelled_runs import (
     BAD_EPOCH,
     DIVERGENCE,
     NOISE,
-    SLOW_RISE,
     LabelledRun,
     count_spikes,
     spikes_need_decay,
     train_labelled,
 )
 from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN
+from simulate.diagnosis.trends import SLOW_RISE
 
 MLP = "empirical.studies.ordinary_networks:plain_mlp"
 SETTINGS = {"model": MLP, "scale_invariant": False, "norm_eps": 1e-5, "width": 8, "lr": 0.1, "wd": 0.01, "steps": 60}

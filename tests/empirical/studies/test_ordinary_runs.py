@@ -14,7 +14,6 @@ from empirical.studies.labelled_runs import (
     DIVERGENCE,
     LABELS,
     NOISE,
-    SLOW_RISE,
     LabelledRun,
     development_runs,
     held_out_runs,
@@ -22,6 +21,7 @@ from empirical.studies.labelled_runs import (
 )
 from empirical.studies.ordinary_networks import next_characters
 from empirical.studies.ordinary_runs import is_ordinary, ordinary_development_runs, ordinary_held_out_runs
+from simulate.diagnosis.trends import SLOW_RISE
 
 DEVELOPMENT, HELD_OUT = ordinary_development_runs(), ordinary_held_out_runs()
 MODULE = "empirical.studies.ordinary_networks:"
