@@ -896,6 +896,121 @@ class TestNormsThatContradictTheLaw:
         )
 
 
+class TestNormsThatDecreaseTooFast:
+    """Rows that are epochs, another wd, or another norm: the norm decreases faster than weight decay allows."""
+
+    @staticmethod
+    def log(rule, times, **columns):
+        """A bad batch at row 500, and a norm that decreases so many times as fast as by weight decay."""
+        loss = noise(800, 0)
+        loss[500:502] = [3.0, 0.2]
+        norm = np.exp(-times * LR * WD / 10 * np.arange(800))
+        columns = {"loss": loss, "weight_norm": norm, **columns}
+        return simulate.diagnose(columns, lr=LR, wd=WD / 10, optimizer=rule)
+
+    @pytest.mark.parametrize("rule", [theory.SGD(), theory.SGD(momentum=0.5), theory.AdamW(), "AdamW"], ids=str)
+    def test_such_a_log_supports_no_cause(self, rule):
+        momentum = getattr(rule, "momentum", 0.0)
+        (spike,) = self.log(rule, 5 / (1 - momentum)).spikes
+        assert (spike.cause, spike.advice) == (UNKNOWN, "")
+        assert "contradicts the law of the norm" in spike.evidence[1]
+        remark = self.log(rule, 5 / (1 - momentum)).remarks[-1]
+        times = re.search(r"decreases (\S+) times as fast as weight decay allows", remark)
+        assert times is not None
+        assert float(times[1]) == pytest.approx(5, rel=0.01)
+        assert "--steps-per-row" in remark
+        # negative control
+        assert self.log(rule, 0.9 / (1 - momentum)).spikes[0].cause == BAD_BATCH
+
+    def test_rows_that_are_epochs_need_their_number_of_steps(self):
+        found = self.log(theory.SGD(), 25, epoch=np.arange(800))
+        assert found.log.attrs["row_unit"] == "epochs"
+        assert "the number of steps in an epoch" in str(found.missing)
+        assert found.spikes[0].cause == UNKNOWN
+        assert "decreases" not in str(found)
+
+    def test_weights_that_were_replaced_once_contradict_one_row_only(self):
+        norm = np.exp(-0.5 * LR * WD / 10 * np.arange(800))
+        norm[300:] *= 0.5
+        found = self.log(theory.AdamW(), 1.0, weight_norm=norm)
+        assert found.spikes[0].cause == BAD_BATCH
+
+    def test_clipped_gradients_leave_the_norms_usable(self):
+        random = np.random.default_rng(0)
+        gradients = np.exp(random.normal(size=800))
+        clipped = np.minimum(gradients, 1.5)
+        norms = [2.0]
+        for g in clipped[:-1]:
+            norms.append(math.hypot((1 - LR * WD) * norms[-1], LR * g))
+        loss = noise(800, 0)
+        loss[500:502] = [3.0, 0.2]
+        columns = {"loss": loss, "weight_norm": norms, "grad_norm": gradients}
+        found = simulate.diagnose(columns, lr=LR, wd=WD)
+        assert "They match it with gradients clipped at 1.5" in found.remarks[-1]
+        assert found.spikes[0].cause == BAD_BATCH
+
+
+class TestLogsOfLanguageModels:
+    """A loss far above 0, a large loss at the start, and no norm of the weights."""
+
+    @staticmethod
+    def log(size=2.0, **columns):
+        random, step = np.random.default_rng(3), np.arange(6000)
+        loss = 3.2 + 7.5 * np.exp(-step / 400) + 0.04 * random.normal(size=6000)
+        gradient = 0.32 + 3 * np.exp(-step / 300) + 0.02 * np.abs(random.normal(size=6000))
+        shape = np.exp(-(((np.arange(40) - 12) / 9) ** 2))
+        loss[4000:4040] += size * shape
+        gradient[3997:4037] += 1.5 * size * shape
+        return {"loss": loss, "lr": 6e-4 * np.minimum(1, (step + 1) / 700), "grad_norm": gradient, **columns}
+
+    def test_the_whole_spike_is_found(self):
+        (spike,) = simulate.diagnose(self.log(), wd=0.1, optimizer="AdamW").spikes
+        assert 3995 <= spike.step <= 4005
+        assert spike.last_step >= 4012
+        assert spike.cause == UNKNOWN
+        assert "The gradient norm rose before the loss, to" in str(spike)
+        assert "so the norm may be the cause" in str(spike)
+
+    def test_a_small_spike_counts_beside_the_large_loss_at_the_start(self):
+        assert [3995 <= s.step <= 4010 for s in simulate.diagnose(self.log(0.5)).spikes] == [True]
+
+    def test_without_decay_the_norm_is_excluded_and_the_step_is_the_cause(self):
+        (spike,) = simulate.diagnose(self.log(), wd=0.0, optimizer="AdamW").spikes
+        assert spike.cause == LARGE_UPDATE
+        assert "β₂" in spike.advice
+
+    def test_columns_and_lines_for_the_next_time_are_printed(self):
+        found = simulate.diagnose(self.log(params_norm=np.full(6000, 238.0)))
+        text = str(found)
+        assert text.startswith(found.description)
+        assert "loss from 'loss', lr from 'lr', gradient norm from 'grad_norm', norm of all weights from" in text
+        assert "no weight norm" in text
+        assert "monitor = empirical.Monitor(model, optimizer, inputs)" in text
+        assert found.to_dict()["description"] == found.description
+        named = simulate.diagnose(self.log(norm=np.ones(6000)))
+        assert "norm" in named.log
+        alone = {"loss": self.log()["loss"], "norm": self.log()["grad_norm"]}
+        assert "may be the norm of the weights or that of the gradient" in str(simulate.diagnose(alone))
+
+    def test_the_start_of_a_training_does_not_hide_a_spike(self):
+        loss = 0.03 + 1.4 * np.exp(-np.arange(260) / 2) + 0.003 * np.random.default_rng(0).normal(size=260)
+        loss[190] = 2.0
+        assert [s.step for s in simulate.diagnose({"loss": loss}).spikes] == [190]
+
+    @pytest.mark.parametrize("every", [100, 400])
+    def test_spikes_in_the_same_batch_of_every_epoch(self, every):
+        loss = noise(2000, 0)
+        loss[170::every] = 3.0
+        columns = {"loss": loss, "epoch": np.arange(2000) // every, "step": np.arange(2000)}
+        found = simulate.diagnose(columns)
+        assert found.cause == DATA_ORDER
+        assert f"of the epoch of {every} steps" in str(found)
+        loss = noise(2000, 0)
+        for epoch in range(2000 // every):
+            loss[every * epoch + np.random.default_rng(epoch).integers(every)] = 3.0
+        assert DATA_ORDER not in str(simulate.diagnose(columns | {"loss": loss}))
+
+
 class TestIrregularLogs:
     @pytest.mark.parametrize("missing", [[0], [5], list(range(60)), [150, 151]])
     def test_some_missing_norms(self, missing):
