@@ -97,12 +97,19 @@ AMBIGUOUS_NORM = "norm"
 MONITOR_NAMES = {"grad_norm": "bnwd_grad_norm", "rotation": "bnwd_rotation"}
 TRAJECTORY_NAMES = frozenset({"rotation", "effective_lr"})
 # columns that say what a row is about, and words for training rows
-PHASE_NAMES = ("mode", "phase", "split", "stage", "subset", "partition", "dataset", "set", "prefix", "run_type")
+PHASE_NAMES = (
+    *("mode", "phase", "split", "stage", "subset", "partition", "dataset", "set", "prefix", "run_type"),
+    "run_context",
+)
+# columns of a table in long form: name and value of one metric, and run
+METRIC_NAMES = ("metric_name", "metric_key", "metric", "tag", "variable", "key", "name")
+METRIC_VALUES = ("metric_value", "value", "scalar")
+RUN_NAMES = ("run", "run_id", "run_name", "run_uuid", "experiment_key", "dir_name")
 TRAINING_WORDS = frozenset({"train", "training", "trn", "fit"})
 # words of columns that belong to other data
 EVALUATION_WORDS = frozenset(
     {"val", "valid", "validation", "vali", "test", "testing", "eval", "evaluation", "evaluate", "dev", "holdout"}
-    | {"heldout", "cv", "vloss"}
+    | {"heldout", "cv", "vloss", "validate"}
 )
 # parts of a loss that a log may have without their sum
 LOSS_COMPONENTS = frozenset(
@@ -221,6 +228,8 @@ LOGGERS: tuple[Logger, ...] = (
     _logger("MMEngine log", "json", "step data_time", "base_lr lr memory iter"),
     _logger("MMEngine log", "text", "", "epoch_train iter_train"),
     _logger("llm.c log", "text", "norm tok_s", "mfu z_score", gradient="norm"),
+    _logger("llm.c log", "text", "s trl", step="s", loss="trl", gradient="norm"),
+    _logger("build-nanogpt log", "csv", "step train hella"),
     _logger("build-nanogpt log", "text", "norm", "dt tok_sec tok_s z_score", gradient="norm"),
     _logger("nanochat log", "text", "step loss lrm"),
     _logger("nanoGPT log", "text", "iter", "mfu iter_dt"),
@@ -274,6 +283,9 @@ _TABLE_NAMES = frozenset(name for names in NAMES.values() for name in names) | {
     *MONITOR_NAMES.values(),
     *TRAJECTORY_NAMES,
     *PHASE_NAMES,
+    *METRIC_NAMES,
+    *METRIC_VALUES,
+    *RUN_NAMES,
     AMBIGUOUS_NORM,
 }
 

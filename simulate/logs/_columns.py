@@ -23,6 +23,7 @@ from simulate.logs._column_names import (
     has_meaning,
     normalize,
 )
+from simulate.logs._long_form import spread_metrics
 from simulate.logs._table import Table, format_names
 
 _ALIASES = {"gradient_norm": "gradient"}
@@ -76,6 +77,7 @@ def find_columns(table: Table, names: Mapping[str, str]) -> Columns:
     ValueError : a name is not of a column, several columns have one meaning, or the table is no log of one run.
     """
     _reject_runs_table(table)
+    spread_metrics(table, set(names.values()))
     _strip_run_names(table, names)
     for name in names.values():
         if name and name not in table.columns:
@@ -86,7 +88,7 @@ def find_columns(table: Table, names: Mapping[str, str]) -> Columns:
     columns = Columns(title=logger.title if logger else "")
     for meaning in MEANINGS:
         if meaning == "step":
-            columns.steps = _find_steps(table, normalized, names)
+            columns.steps = _find_steps(logger, normalized, names)
         elif meaning in names:
             if names[meaning]:
                 columns.names[meaning] = names[meaning]
@@ -129,12 +131,13 @@ def _has_values(table: Table, name: str) -> bool:
     return _count_values(table, name) > 0
 
 
-def _find_steps(table: Table, normalized: Mapping[str, list[str]], names: Mapping[str, str]) -> list[str]:
+def _find_steps(logger: Logger | None, normalized: Mapping[str, list[str]], names: Mapping[str, str]) -> list[str]:
     if "step" in names:
         return [names["step"]] if names["step"] else []
     taken = set(names.values())
     steps = []
-    for usual in NAMES["step"]:
+    own_names = logger.names.get("step", ()) if logger else ()
+    for usual in dict.fromkeys((*own_names, *NAMES["step"])):
         candidates = [name for name in normalized.get(usual, []) if name not in taken]
         if len(candidates) > 1:
             raise ValueError(f"columns must have one step, got {candidates}; choose one by `names`")

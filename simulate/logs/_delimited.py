@@ -18,6 +18,7 @@ from theory.arguments import FloatArray
 
 _DELIMITERS = (",", ";", "\t", "|")
 _BLANKS = " "
+NUMBERS_ALONE = "numbers without names"
 _COMMENT = re.compile(r"\s*(?:#|//|%(?!\s*\d))")
 _RULE = re.compile(r"[\s+\-=|:─━═┏┓┗┛┌┐└┘┳┻┬┴╇╈┼╋├┤┡┩┠┨]+")
 _BARS = str.maketrans("│┃║", "|||")  # of tables that are drawn
@@ -67,7 +68,7 @@ def read_delimited(text: str) -> Table | None:
         remarks.append("Numbers have a decimal comma.")
     table = Table(columns, "csv", form, remarks, names_seen=[name for name in names if name])
     if not header.names:
-        table.form = "numbers without names"
+        table.form = NUMBERS_ALONE
         _name_numbers(table)
     # pandas prints NaN for values that were not logged
     table.is_nan_unclear = has_index and header.delimiter == _BLANKS

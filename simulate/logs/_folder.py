@@ -8,11 +8,12 @@ from pathlib import Path
 
 import xarray as xr
 
-from simulate.logs._column_names import may_have_meaning
+from simulate.logs._column_names import has_meaning, may_have_meaning
 from simulate.logs._content import decode, foreign_file, is_event_file, read_content
-from simulate.logs._delimited import read_delimited
+from simulate.logs._delimited import NUMBERS_ALONE, read_delimited
 from simulate.logs._events import EVENT_FILE, read_event_files
 from simulate.logs._json import read_json
+from simulate.logs._long_form import read_long_lines
 from simulate.logs._table import Table, format_names
 from simulate.logs._text import read_text
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, load
@@ -59,9 +60,23 @@ def _read_text_file(path: Path, text: str, names: Mapping[str, str]) -> Table:
     def is_relevant(name: str) -> bool:
         return name in given or may_have_meaning(name)
 
-    table = read_json(path, text, is_relevant) or read_delimited(text) or read_text(text, is_relevant)
+    table = read_json(path, text, is_relevant) or read_long_lines(text)
+    problem = None
+    if table is None:
+        try:
+            table = read_delimited(text)
+        except ValueError as error:
+            problem = error
+    is_log = table is not None and (
+        table.form == NUMBERS_ALONE or any(name in given or has_meaning(name) for name in table.columns)
+    )
+    if not is_log:
+        # a printed text may have a table of settings
+        table = read_text(text, is_relevant) or table
     if table is not None:
         return table
+    if problem is not None:
+        raise problem
     raise foreign_file(
         path,
         "a text without numbers after a name such as loss",

@@ -55,11 +55,22 @@ def read_json(path: Path, text: str, is_relevant: Callable[[str], bool]) -> Tabl
 def _read_document(path: Path, document: Any, is_relevant: Callable[[str], bool]) -> Table:
     if isinstance(document, dict) and {"cells", "nbformat"} <= set(document):
         raise foreign_file(path, "a Jupyter notebook", "Save the printed log as text, or the history as CSV")
-    table = _find_table(document, is_relevant, _MOST_LEVELS)
+    table = _table_of_losses(document) or _find_table(document, is_relevant, _MOST_LEVELS)
     if table is None:
         keys = list(document)[:10] if isinstance(document, dict) else type(document).__name__
         advice = "A log is a list of dicts, a dict of lists, or one dict in each line"
         raise foreign_file(path, f"JSON without rows of a log ({keys})", advice)
+    return table
+
+
+def _table_of_losses(document: Any) -> Table | None:
+    """Table of a list of numbers, which are the losses; None if there are only whole numbers or others."""
+    if not isinstance(document, list) or not all(row is None or _is_number(row) for row in document):
+        return None
+    if not any(isinstance(row, float) for row in document):
+        return None
+    table = Table({"loss": document}, "json", "list of numbers in JSON", names_seen=["loss"])
+    table.remarks.append("The file has one list without a name; it is taken for the loss.")
     return table
 
 

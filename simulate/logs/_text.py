@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from simulate.logs._cells import LOST, NUMBER
+from simulate.logs._cells import LOST, NUMBER, to_number
 from simulate.logs._column_names import EVALUATION_WORDS, is_epoch, is_loss, is_step, normalize
 from simulate.logs._steps import POSITION
-from simulate.logs._table import RowCollector, Table
+from simulate.logs._table import Cells, RowCollector, Table
 
 # a name of up to seven words, a separator, a number, and its total; or a place such as [50/1000] without a name
 _WORD = r"[A-Za-z_][\w@/.\-]*(?:\((?:train|ms|s|t|group\d*)\))?"
@@ -47,6 +47,16 @@ _LOSS_AT_STEP = re.compile(
     r"(?P<number>\d+)(?:/\d+)?\s*(?:[:=]|is\b)\s*(?=[+-]?[.\dni])",
     re.IGNORECASE,
 )
+# short names of the log file of llm.c, read as usual ones
+_SHORT_LOSS = re.compile(r"^s:(\d+) trl:", re.MULTILINE)
+_SHORT_STEP = re.compile(r"^s:(?=\d+ (?:tel|eval):)", re.MULTILINE)
+_SHORT_NAMES = {"step": "s", "train_loss": "trl"}
+# words of names that count the steps of a whole training
+_COUNTER_WORDS = frozenset({"global", "train", "training", "current", "optimizer", "num"}) | {
+    *("step", "steps", "iter", "iteration", "iterations"),
+}
+_SHARE_REPEATED = 0.5  # of the steps, at least
+_LOSS_TOLERANCE = 1e-2  # relative, of a loss that is printed twice
 # a line of a box, as of the loggers of OpenAI Baselines: | loss | 2.3 |
 _BOX_LINE = re.compile(
     rf"\|\s*(?P<name>[A-Za-z_][\w/.\- ]*?)\s*\|\s*(?P<number>{NUMBER}|{LOST})\s*\|\s*$", re.IGNORECASE
@@ -92,6 +102,8 @@ def _clean_lines(text: str) -> list[str]:
         text = re.sub("\b+", "\n", text)
     if _LOSS_AT_STEP.search(text):
         text = _LOSS_AT_STEP.sub(r"\g<step> \g<number> \g<loss>: ", text)
+    if _SHORT_LOSS.search(text):
+        text = _SHORT_STEP.sub("step:", _SHORT_LOSS.sub(r"step:\1 train_loss:", text))
     lines = text.splitlines()
     return _join_boxes(lines) if any(map(_BOX_LINE.match, lines)) else lines
 
@@ -320,9 +332,12 @@ class _TextReader:
         collector = RowCollector(lambda name: True)
         for names, numbers in rows:
             collector.add(names, numbers)
+        columns = _join_step_columns(collector.finish())
+        if _SHORT_LOSS.search(text):
+            columns = {_SHORT_NAMES.get(name, name): cells for name, cells in columns.items()}
         marks = [name for name, mark in _MARKS.items() if mark.search(text[-_MARKED_LENGTH:])]
         return Table(
-            collector.finish(),
+            columns,
             "text",
             "output of Keras" if self._is_keras else "text log",
             remarks,
@@ -352,6 +367,56 @@ def _join(row: _Row, other: _Row) -> _Row:
     """Add the numbers of another row that the first one lacks."""
     numbers = {**dict(zip(*other, strict=True)), **dict(zip(*row, strict=True))}
     return tuple(numbers), tuple(numbers.values())
+
+
+def _join_step_columns(columns: dict[str, Cells]) -> dict[str, Cells]:
+    """Join columns of steps if lines of different kinds print the same steps, each with a name of its own.
+
+    Rows of the other lines get their step in the column that has a loss in the most rows.
+    """
+    counters = [name for name in columns if is_step(name) and set(normalize(name).split("_")) <= _COUNTER_WORDS]
+    losses = [name for name in columns if _kind(name) == "loss"]
+    if len(counters) < 2 or not losses:
+        return columns
+    with_loss = [
+        any(row) for row in zip(*([cell is not None for cell in columns[name]] for name in losses), strict=True)
+    ]
+    counts = {
+        name: sum(cell is not None and has_loss for cell, has_loss in zip(columns[name], with_loss, strict=True))
+        for name in counters
+    }
+    main = max(counters, key=counts.__getitem__)
+    # columns in the same lines with the same steps
+    same = [name for name in counters if _are_equal(columns[main], columns[name])]
+    joined = columns[main]
+    for name in counters:
+        if name not in same and _repeats_steps(columns, main, name, losses):
+            joined = [step if step is not None else other for step, other in zip(joined, columns[name], strict=True)]
+    return {name: joined if name in same else cells for name, cells in columns.items()}
+
+
+def _are_equal(steps: Cells, others: Cells) -> bool:
+    """Whether two columns of steps are in the same lines at least once, and equal there."""
+    pairs = [(step, other) for step, other in zip(steps, others, strict=True) if None not in (step, other)]
+    return bool(pairs) and all(step == other for step, other in pairs)
+
+
+def _repeats_steps(columns: Mapping[str, Cells], main: str, name: str, losses: Sequence[str]) -> bool:
+    """Whether other lines have the same steps under another name, and no other loss under the same name."""
+    rows, other_rows = (
+        {str(cell): row for row, cell in enumerate(columns[key]) if cell is not None} for key in (main, name)
+    )
+    if set(rows.values()) & set(other_rows.values()):
+        return False
+    common = rows.keys() & other_rows.keys()
+    if len(common) < _SHARE_REPEATED * max(len(rows), len(other_rows)):
+        return False
+    for loss in losses:
+        cells = columns[loss]
+        pairs = [(to_number(cells[rows[step]]), to_number(cells[other_rows[step]])) for step in common]
+        if any(abs(first - second) > _LOSS_TOLERANCE * abs(first) for first, second in pairs):
+            return False
+    return True
 
 
 def _first_numbers(line: str) -> _Row:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from tests.simulate.logs.examples import TEXTS
+from tests.simulate.logs.examples import COUNT, GRADIENTS, LOSSES, ONE, TEXTS
 
 
 @pytest.mark.parametrize("example", TEXTS, ids=lambda example: example.name)
@@ -94,3 +94,80 @@ def test_the_last_line_may_be_incomplete(tmp_path):
     log = simulate.read_log(path)
     assert log.step.values.tolist() == list(range(9))
     assert "incomplete" in log.attrs["remarks"][0]
+
+
+ROWS = list(zip(ONE, LOSSES, GRADIENTS, strict=True))
+
+
+def check_rows(log, form):
+    assert log.attrs["form"] == form
+    assert log.step.values.tolist() == ONE
+    assert log.loss.values.tolist() == LOSSES
+    assert log.gradient_norm.values.tolist() == GRADIENTS
+    assert log.lr.notnull().all()
+    assert "norm" not in log
+
+
+LLMC_TABLE = """\
+Multi-GPU support is disabled. Using a single GPU.
++-----------------------+--------------------------+
+| Parameter             | Value                    |
++-----------------------+--------------------------+
+| learning rate (LR)    | 6.000000e-04             |
+| weight decay          | 1.000000e-01             |
+| max_steps             | -1                       |
++-----------------------+--------------------------+
+allocating 237 MiB for parameters
+val loss 11.009121
+"""
+
+
+@pytest.mark.parametrize(
+    "line", ["step {:4d}/18865 | loss {:.6f} (+nanz)| norm {:.4f} (+nanz)| lr 8.6e-07 | 9 tok/s\n"]
+)
+def test_a_table_of_settings_before_the_log(line, tmp_path):
+    path = tmp_path / "log"
+    path.write_text(LLMC_TABLE + "".join(line.format(*row) for row in ROWS) + "val loss 9.9\n", encoding="utf-8")
+    check_rows(simulate.read_log(path), "llm.c log")
+
+
+def test_the_log_file_of_llmc(tmp_path):
+    path = tmp_path / "main.log"
+    line = "s:{} trl:{:.4f} lr:0.000001 norm:{:.2f}\n"
+    text = "".join(f"s:{row[0]} tel:9.9\ns:{row[0]} eval:0.28\n" * (row[0] == 7) + line.format(*row) for row in ROWS)
+    path.write_text(text, encoding="utf-8")
+    log = simulate.read_log(path)
+    check_rows(log, "llm.c log")
+    assert log.attrs["columns"] == {"step": "s", "loss": "trl", "lr": "lr", "gradient": "norm"}
+    assert simulate.read_log(path, names={"loss": "trl", "step": "s"}).loss.values.tolist() == LOSSES
+    path.write_text("".join(f"s:{step} trl:{loss}\n" for step, loss, _ in ROWS), encoding="utf-8")
+    assert simulate.read_log(path).loss.values.tolist() == LOSSES
+
+
+@pytest.mark.parametrize("indent", ["", " samples/sec: 63.6 | "])
+@pytest.mark.parametrize("other_loss", ["lm_loss", "loss"])
+def test_steps_that_are_printed_twice_are_one_row(indent, other_loss, tmp_path):
+    path = tmp_path / "log"
+    text = "".join(
+        f"[Rank 0] step={step}, skipped=0, mom=[[0.9, 0.95]]\n"
+        f"steps: {step} loss: {loss:.4f} iter time (s): 1.2 samples/sec: 12\n"
+        f"{indent}iteration {step:8d}/  320000 | elapsed time per iteration (ms): 1200.0 | learning rate: 6.0E-05 | "
+        f"{other_loss}: {loss:.6E} | grad norm: {gradient} | loss scale: 65536.0 |\ntime (ms)\n"
+        for step, loss, gradient in ROWS
+    )
+    path.write_text(text, encoding="utf-8")
+    log = simulate.read_log(path)
+    assert log.step.values.tolist() == ONE
+    assert log.loss.values.tolist() == LOSSES
+    assert log.lr.values.tolist() == [6e-5] * COUNT
+    assert log.gradient_norm.values.tolist() == GRADIENTS
+
+
+def test_another_loss_of_the_same_step_is_another_row(tmp_path):
+    """Lines whose losses differ are not joined."""
+    path = tmp_path / "log"
+    text = "".join(f"iter {step} loss {loss} lr 0.1\n" for step, loss, _ in ROWS)
+    path.write_text(text + "".join(f"step {step} loss 9.9 lr 0.2\n" for step in ONE[:20]), encoding="utf-8")
+    log = simulate.read_log(path)
+    assert log.loss.values.tolist() == LOSSES
+    assert log.lr.values.tolist() == [0.1] * COUNT
