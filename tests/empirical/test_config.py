@@ -38,7 +38,7 @@ GOOD = {"lr": 0.5, "wd": 0.01}
         ("lr", lambda step: 0.1),
         ("wd", -1e-3),
         ("wd", float("inf")),
-        ("optimizer", "SGD"),
+        ("optimizer", "Sgd"),
         ("model", "resnet9000"),
         ("width", 0),
         ("width", 2.5),

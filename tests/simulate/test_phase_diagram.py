@@ -392,7 +392,7 @@ BAD = [
     ({"seed": 1.0}, TypeError, r"^seed must be a whole number"),
     ({"rise": 0.0}, ValueError, r"^rise must be a finite number > 0, got 0.0"),
     ({"optimizer": theory.AdamW(dim=2)}, ValueError, r"^optimizer must be a theory.SGD, got AdamW"),
-    ({"optimizer": "SGD"}, ValueError, r"^optimizer must be .*SGD.*got .SGD"),
+    ({"optimizer": "Sgd"}, ValueError, r"^optimizer must be .*SGD.*got .Sgd"),
     ({"effective_lr": 0.0}, ValueError, r"^effective_lr must be a finite number > 0, got 0.0"),
 ]
 

@@ -191,7 +191,7 @@ def test_adam_has_no_largest_intrinsic_lr():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error"), [(theory.SGD, TypeError), (0.9, TypeError), ("AdamW", ValueError)], ids=["class", "0.9", "text"]
+    ("wrong", "error"), [(theory.SGD, TypeError), (0.9, TypeError), ("Adamw", ValueError)], ids=["class", "0.9", "text"]
 )
 def test_a_value_that_is_not_an_optimizer_is_named(wrong, error):
     for call in (

@@ -493,8 +493,8 @@ class TestPlotDiagnosis:
         [
             (["loss"], ["loss"]),
             (["loss", "lr"], ["loss"]),
-            (["loss", "norm"], ["loss", "norm"]),
-            (["loss", "norm", "lr"], ["loss", "norm", "effective_lr"]),
+            (["loss", "weight_norm"], ["loss", "norm"]),
+            (["loss", "weight_norm", "lr"], ["loss", "norm", "effective_lr"]),
         ],
     )
     def test_an_axis_for_each_variable_that_the_log_gives(self, columns, names):
