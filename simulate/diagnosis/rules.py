@@ -402,15 +402,15 @@ def _how_it_recovered(s: SpikeFeatures, t: Thresholds) -> str:
     if math.isnan(s.recovery):
         return "It did not return to usual before the end of the log."
     level = "" if s.loss_after <= 1.2 * s.usual_loss or s.usual_loss <= 0 else f", at {s.loss_after:.3g}"
-    return f"It was usual again {s.recovery:.0f} steps later{level}."
+    return f"It was usual again {s.recovery:.0f} step{'s' if s.recovery > 1 else ''} later{level}."
 
 
 def _how_gradient_rose(s: SpikeFeatures, t: Thresholds) -> str:
+    quantile = "times the 95 % quantile of usual rows"
     if s.gradient_before >= t.far_rotation:
-        times = f"{s.gradient_before:.1f} times the 95 % quantile of usual rows"
-        return f"The gradient norm rose before the loss, to {times}."
+        return f"The gradient norm rose before the loss, to {s.gradient_before:.1f} {quantile}."
     if s.gradient_then >= t.far_rotation:
-        return f"The gradient norm rose together with the loss, to {s.gradient_then:.1f} times that quantile."
+        return f"The gradient norm rose together with the loss, to {s.gradient_then:.1f} {quantile}."
     return (
         "" if math.isnan(s.gradient_before + s.gradient_then) else "The gradient norm was usual before the loss rose."
     )
