@@ -12,6 +12,7 @@ import xarray as xr
 
 import theory
 from simulate.diagnosis.rules import THRESHOLDS, Thresholds
+from simulate.logs.read import fill_norm_gaps
 from simulate.trajectories.classification import impossible_decrease
 from simulate.trajectories.feedback import BUFFER_MAX, buffer_steps
 from simulate.trajectories.setting import Setting
@@ -145,15 +146,22 @@ class Rows:
         if not gradient.size:
             return math.inf
         largest = float(gradient.max())
-        # in a log of norms before clipping, the largest one occurs once
-        capped = int((gradient >= largest * (1 - 1e-3)).sum())
-        return largest if capped >= THRESHOLDS.least_capped and np.ptp(gradient) > 1e-3 * largest else math.inf
+        below = gradient[gradient < largest * (1 - 1e-3)]
+        # in a log of norms before clipping, the largest one occurs once; rounded norms all occur often
+        is_often = gradient.size - below.size >= THRESHOLDS.least_capped
+        are_different = below.size and 2 * np.unique(below).size > below.size
+        return largest if is_often and are_different else math.inf
 
     @cached_property
     def decay_per_step(self) -> FloatArray:
         """Decay of ln ρ per step without gradients, at each row; NaN if it is not known at all rows."""
         per_step: FloatArray = self.decay / _row_distances(self.step)
         return per_step
+
+    @cached_property
+    def certain_decay(self) -> FloatArray:
+        """Decay of ln ρ to the next row; NaN also if the optimizer was assumed, as momentum makes decay faster."""
+        return self.decay if "optimizer" in self.log.attrs else np.full(self.decay.size, np.nan)
 
     @cached_property
     def has_norm(self) -> npt.NDArray[np.bool_]:
@@ -183,17 +191,6 @@ def rotation_by_growth(norm: FloatArray, decay: FloatArray, distances: FloatArra
         growth = np.diff(np.log(norm), append=np.nan) + decay
         rotation: FloatArray = np.sqrt(np.maximum(2 * growth / distances, 0))
     return rotation if np.median(distances) <= 1 else np.append(np.nan, rotation[:-1])
-
-
-def fill_norm_gaps(norm: FloatArray) -> FloatArray:
-    """Interpolate missing norms up to the last valid one, linearly in ln ρ."""
-    filled = norm.copy()
-    is_valid = np.isfinite(norm) & (norm > 0)
-    valid = np.flatnonzero(is_valid)
-    if valid.size:
-        gaps = np.flatnonzero(~is_valid[: valid[-1]])
-        filled[gaps] = np.exp(np.interp(gaps, valid, np.log(norm[valid])))
-    return filled
 
 
 def is_read(log: xr.Dataset) -> bool:

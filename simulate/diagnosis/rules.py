@@ -160,6 +160,7 @@ class Spacing:
     count: int  # of spikes
     distance: float  # steps since the spike before, or since the first row
     possible_decay: float  # of ln ρ by weight decay in this distance; NaN if it is not known
+    total_decay: float  # the same since the start of training
     typical_distance: float  # median over all spikes
     distance_spread: float  # standard deviation over mean
     epoch_length: float  # in steps; NaN if it is not known
@@ -375,7 +376,7 @@ def _has_large_update(s: SpikeFeatures, t: Thresholds) -> bool:
     """Whether steps grew before the loss, although weight decay had no time to reduce the norm."""
     # without a norm, a large gradient is a large step
     grew = s.update_before >= t.far_rotation or (not s.has_columns and s.gradient_before >= t.far_rotation)
-    return s.is_dense and grew and s.spacing.possible_decay < t.least_decay
+    return s.is_dense and grew and s.spacing.total_decay < t.least_decay
 
 
 def _why_locked(s: SpikeFeatures, t: Thresholds) -> str:
@@ -423,10 +424,14 @@ def _how_lr_changed(s: SpikeFeatures, t: Thresholds) -> str:
 def _whether_norm_is_possible(s: SpikeFeatures, t: Thresholds) -> str:
     if math.isnan(s.spacing.possible_decay) or s.simulation:
         return ""
-    since = f"In the {s.spacing.distance:.0f} steps before, weight decay reduces the norm by at most"
+    if s.spacing.total_decay < t.least_decay:
+        share = -math.expm1(-s.spacing.total_decay)
+        return f"Since the start weight decay reduces the norm by at most {share:.1%}, so the norm is not the cause."
+    share = -math.expm1(-s.spacing.possible_decay)
+    since = f"In the {s.spacing.distance:.0f} steps before, weight decay reduces the norm by at most {share:.1%}"
     if s.spacing.possible_decay < t.least_decay:
-        return f"{since} {-math.expm1(-s.spacing.possible_decay):.1%}, so the norm is not the cause."
-    return f"{since} {-math.expm1(-s.spacing.possible_decay):.0%}, so the norm may be the cause."
+        return f"{since}. That is too little for a period of the norm."
+    return f"{since}, so the norm may be the cause."
 
 
 def _how_regular(s: SpikeFeatures, t: Thresholds) -> str:

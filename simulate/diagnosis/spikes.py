@@ -86,7 +86,9 @@ def _looks_norm_driven(s: SpikeFeatures, t: Thresholds) -> bool:
 
 def _spacings(rows: Rows, places: _Places, t: Thresholds) -> list[Spacing]:
     """Distance of each spike from the one before, and the positions of all in the epoch."""
-    decayed = np.append(0.0, np.cumsum(rows.decay))
+    decayed = np.append(0.0, np.cumsum(rows.certain_decay))
+    # the norm may have decayed before the log begins
+    is_whole = rows.step[0] <= row_spacing(rows.step)
     steps = [int(rows.step[first]) for first, _ in places]
     # within a few rows every place is the same
     has_places = rows.epoch_length >= t.least_lag * row_spacing(rows.step)
@@ -99,6 +101,7 @@ def _spacings(rows: Rows, places: _Places, t: Thresholds) -> list[Spacing]:
             count=len(steps),
             distance=float(rows.step[first] - rows.step[previous]),
             possible_decay=float(decayed[first] - decayed[previous]),
+            total_decay=float(decayed[first]) if is_whole else math.nan,
             typical_distance=float(np.median(distances)) if distances.size else math.nan,
             distance_spread=spread,
             epoch_length=rows.epoch_length,

@@ -10,6 +10,7 @@ import numpy as np
 
 from simulate.diagnosis.log_rows import Rows, row_spacing
 from simulate.diagnosis.rules import THRESHOLDS, Thresholds
+from simulate.trajectories.statistics import autocorrelation
 from theory.arguments import FloatArray
 
 SLOW_RISE, LASTING_RISE, OSCILLATION, REPETITION = "slow rise", "lasting rise", "oscillation", "repetition"
@@ -121,18 +122,9 @@ def _detrended(rows: Rows, is_usual: FloatArray, block_count: int) -> FloatArray
     return clipped
 
 
-def _autocorrelation(series: FloatArray) -> FloatArray:
-    """Autocorrelation of a series at lags up to half of its length."""
-    series = series - series.mean()
-    power = np.abs(np.fft.rfft(series, 2 * series.size)) ** 2
-    products = np.fft.irfft(power)[: series.size // 2] / np.arange(series.size, series.size - series.size // 2, -1)
-    correlation: FloatArray = products / products[0] if products.size and products[0] > 0 else np.zeros(1)
-    return correlation
-
-
 def _find_repetition(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTrend | None:
     """A lag at which the loss repeats sharply, as it does if the batches come in the same order again."""
-    correlation = _autocorrelation(_detrended(rows, is_usual, t.trend_blocks))
+    correlation = autocorrelation(_detrended(rows, is_usual, t.trend_blocks))
     # a sharp peak stands out from the lags on both sides
     sharp = correlation - (np.roll(correlation, 2) + np.roll(correlation, -2)) / 2
     lags = np.arange(t.least_lag, (correlation.size - 2) // t.repetitions)
@@ -168,7 +160,7 @@ def _find_oscillation(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTr
     residual = _detrended(rows, is_usual, t.slow_blocks)[rows.loss.size // t.slow_blocks :]
     size = max(residual.size // t.oscillation_samples, 1)
     means = residual[: residual.size // size * size].reshape(-1, size).mean(axis=1)
-    correlation = _autocorrelation(means)
+    correlation = autocorrelation(means)
     negative = np.flatnonzero(correlation < -t.oscillation_depth)
     if not negative.size:
         return None
@@ -196,7 +188,7 @@ def _find_oscillation(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTr
 
 
 def _whether_norm_can_oscillate(rows: Rows, period: float, t: Thresholds) -> str:
-    decay = float(np.median(rows.free_decay)) * period if not rows.are_epochs else math.nan
+    decay = float(np.median(rows.certain_decay)) / row_spacing(rows.step) * period
     if math.isnan(decay):
         return ""
     if decay < t.least_decay:

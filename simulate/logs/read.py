@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 
 import theory
-from simulate.diagnosis.log_rows import fill_norm_gaps
 from simulate.logs._column_names import MEANINGS, normalize
 from simulate.logs._columns import Columns, all_names, check_names, find_columns
 from simulate.logs._folder import read_path
@@ -228,6 +227,17 @@ def _effective_gradient(gradient: FloatArray, norm: FloatArray) -> FloatArray:
     if valid.size:
         filled[valid[-1] :] = norm[valid[-1]]
     return gradient * filled
+
+
+def fill_norm_gaps(norm: FloatArray) -> FloatArray:
+    """Interpolate missing norms up to the last valid one, linearly in ln ρ."""
+    filled = norm.copy()
+    is_valid = np.isfinite(norm) & (norm > 0)
+    valid = np.flatnonzero(is_valid)
+    if valid.size:
+        gaps = np.flatnonzero(~is_valid[: valid[-1]])
+        filled[gaps] = np.exp(np.interp(gaps, valid, np.log(norm[valid])))
+    return filled
 
 
 def _no_loss(table: Table) -> str:

@@ -29,21 +29,33 @@ def autocorrelation_time(step: npt.ArrayLike, values: npt.ArrayLike, least_gap: 
         return math.nan
     gap = float(np.median(np.diff(steps)))
     every = max(1, int(least_gap / gap))
-    sampled = series[::every] - series[::every].mean()
-    count = sampled.size
-    # zero padding to twice the length, so that the correlation does not wrap around
-    spectrum = np.abs(np.fft.rfft(sampled, 2 * count)) ** 2
-    # a lag of n rows has n products fewer than lag 0
-    products = np.fft.irfft(spectrum)[: count // 2] / np.arange(count, count - count // 2, -1)
-    if not products.size or not products[0] > 0:
-        return math.nan
-    correlation = products / products[0]
+    correlation = autocorrelation(series[::every])
     fallen = np.flatnonzero(correlation < math.exp(-1))
     if not fallen.size:
         return math.nan
     last = int(fallen[0])
     above, below = correlation[last - 1], correlation[last]
     return float((last - 1 + (above - math.exp(-1)) / (above - below)) * every * gap)
+
+
+def autocorrelation(series: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Autocorrelation of a series at lags up to half of its length; empty if the series is constant.
+
+    Examples
+    --------
+    >>> autocorrelation(np.tile([1.0, -1.0], 50))[:3].round(6).tolist()
+    [1.0, -1.0, 1.0]
+    """
+    values: npt.NDArray[np.float64] = np.asarray(series, dtype=float)
+    centered = values - values.mean()
+    count = centered.size
+    # zero padding to twice the length, so that the correlation does not wrap around
+    spectrum = np.abs(np.fft.rfft(centered, 2 * count)) ** 2
+    # a lag of n rows has n products fewer than lag 0
+    products = np.fft.irfft(spectrum)[: count // 2] / np.arange(count, count - count // 2, -1)
+    is_constant = not products.size or not products[0] > 0
+    correlation: npt.NDArray[np.float64] = products[:0] if is_constant else products / products[0]
+    return correlation
 
 
 def power_mean(values: npt.ArrayLike, power: float) -> tuple[float, float]:

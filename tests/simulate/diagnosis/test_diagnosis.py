@@ -564,7 +564,7 @@ def spike_with(cause):
         LARGE_UPDATE: {
             "turned_before": 3.0,
             "update_before": 3.0,
-            "spacing": dataclasses.replace(common["spacing"], possible_decay=0.01),
+            "spacing": dataclasses.replace(common["spacing"], possible_decay=0.01, total_decay=0.01),
             "chance_before": 0.005,
             "rise_ratio": 12.0,
         },
@@ -759,16 +759,21 @@ class TestRules:
             assert (explain(spike).cause, explain(spike).advice) == (UNKNOWN, "")
 
     def test_without_norms_a_large_step_is_the_cause_if_the_norm_cannot_be(self):
-        possible = dataclasses.replace(spike_with(BAD_BATCH).spacing, distance=1000.0, possible_decay=0.01)
+        possible = dataclasses.replace(
+            spike_with(BAD_BATCH).spacing, distance=1000.0, possible_decay=0.01, total_decay=0.01
+        )
         spike = dataclasses.replace(
             spike_with(BAD_BATCH), has_columns=False, gradient_before=3.0, gradient_then=5.0, spacing=possible
         )
         assert explain(spike).cause == LARGE_UPDATE
         assert "The gradient norm rose before the loss, to 3.0 times" in explain(spike).evidence[1]
-        assert "reduces the norm by at most 1.0%, so the norm is not the cause" in explain(spike).evidence[2]
+        assert (
+            "Since the start weight decay reduces the norm by at most 1.0%, so the norm is not the cause"
+            in explain(spike).evidence[2]
+        )
         assert explain(dataclasses.replace(spike, gradient_before=1.9)).cause == UNKNOWN
         for decay in (0.06, math.nan):
-            other = dataclasses.replace(possible, possible_decay=decay)
+            other = dataclasses.replace(possible, total_decay=decay)
             assert explain(dataclasses.replace(spike, spacing=other)).cause == UNKNOWN
 
     def test_an_lr_step_needs_a_rise_and_more_rotation(self):
@@ -978,6 +983,10 @@ class TestLogsOfLanguageModels:
         (spike,) = simulate.diagnose(self.log(), wd=0.0, optimizer="AdamW").spikes
         assert spike.cause == LARGE_UPDATE
         assert "β₂" in spike.advice
+        # decay is not known under an optimizer that is assumed, nor before the log begins
+        assert simulate.diagnose(self.log(), wd=0.0).spikes[0].cause == UNKNOWN
+        late = self.log(step=np.arange(6000) + 5000)
+        assert simulate.diagnose(late, wd=0.0, optimizer="AdamW").spikes[0].cause == UNKNOWN
 
     def test_columns_and_lines_for_the_next_time_are_printed(self):
         found = simulate.diagnose(self.log(params_norm=np.full(6000, 238.0)))
@@ -991,6 +1000,15 @@ class TestLogsOfLanguageModels:
         assert "norm" in named.log
         alone = {"loss": self.log()["loss"], "norm": self.log()["grad_norm"]}
         assert "may be the norm of the weights or that of the gradient" in str(simulate.diagnose(alone))
+
+    @pytest.mark.parametrize("digits", [1, 6])
+    def test_only_a_limit_of_the_gradient_is_clipping(self, digits):
+        gradient = np.minimum(np.random.default_rng(0).uniform(0.95, 1.5, 800), 1.0)
+        rounded = np.round(gradient, digits)
+        cap = Rows.of(simulate.read_log({"loss": noise(800, 0), "grad_norm": rounded})).gradient_cap
+        assert cap == (1.0 if digits == 6 else math.inf)
+        free = np.random.default_rng(0).uniform(0.5, 1.5, 800)
+        assert Rows.of(simulate.read_log({"loss": noise(800, 0), "grad_norm": free})).gradient_cap == math.inf
 
     def test_the_start_of_a_training_does_not_hide_a_spike(self):
         loss = 0.03 + 1.4 * np.exp(-np.arange(260) / 2) + 0.003 * np.random.default_rng(0).normal(size=260)
