@@ -48,7 +48,14 @@ from theory.period import (
 )
 from theory.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay, WarmUp
 from theory.symmetry import EquivalentRun, RunWithoutDecay, equivalent_run, run_without_decay
-from theory.tracking import corrected_decay, gradient_growth, quasi_equilibrium_norm, tracked_steps, tracking_lag
+from theory.tracking import (
+    corrected_decay,
+    gradient_growth,
+    norm_under_schedule,
+    quasi_equilibrium_norm,
+    tracked_steps,
+    tracking_lag,
+)
 
 __all__ = [
     "SGD",
@@ -101,6 +108,7 @@ __all__ = [
     "norm_bounds",
     "norm_envelope",
     "norm_flow",
+    "norm_under_schedule",
     "quasi_equilibrium_norm",
     "relaxation_time",
     "rotation",

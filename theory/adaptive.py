@@ -6,6 +6,7 @@ dimensions (docs/mathematics.md §7).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -76,6 +77,8 @@ class _WithDim(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class _Adaptive(_WithDim):
+    _couples_decay: ClassVar[bool] = False  # whether weight decay enters the moments
+
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -96,6 +99,27 @@ class _Adaptive(_WithDim):
         square = beta2 * square + (1 - beta2) * gradient * gradient
         direction = mean / (1 - beta1**step) / ((square / (1 - beta2**step)) ** 0.5 + self.eps)
         return direction, (mean, square, step)
+
+    def moment_law(self) -> tuple[float, float, float, float, float, float]:
+        """Return β₁, β₂, number of weights, factors of noise and decay in a step, and 1 if decay enters the moments.
+
+        The factors are the effect of fluctuations of the mean square, to first order in 1-β₂.
+
+        Examples
+        --------
+        >>> [round(x, 3) for x in AdamW(dim=100, betas=(0.0, 0.9999999)).moment_law()]
+        [0.0, 1.0, 100.0, 1.0, 1.0, 0.0]
+        """
+        coupled = float(self._couples_decay)
+        noise = adam_direction_variance(self.betas, np.asarray(1.0)).autocorrelation(1.0)
+        drift = self._drift if coupled else math.sqrt(noise)
+        return (*self.betas, float(self._dim), math.sqrt(noise), drift, coupled)
+
+    @property
+    def _drift(self) -> float:
+        """Effect D of fluctuations of the mean square on the decay under L2 regularization."""
+        beta1, beta2 = self.betas
+        return 1 + 0.75 * (1 - beta2) / (1 + beta2) - (1 - beta2) * (1 - beta1) / (1 - beta1 * beta2)
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,6 +147,8 @@ class AdamW(_Adaptive):
     intrinsic_lr_limit: ClassVar[float] = 2.0
     wd_exponent: ClassVar[int] = 1
     norm_exponent: ClassVar[float] = 1.0
+    norm_power: ClassVar[int] = 2
+    rate_exponent: ClassVar[int] = 0
 
     def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
         """Return weights and state after one step."""
@@ -153,6 +179,27 @@ class AdamW(_Adaptive):
             grad_norm
         )
 
+    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the rate of ρ², 2ηλ.
+
+        Examples
+        --------
+        >>> float(AdamW().norm_rate(*map(np.array, (0.5, 0.01, 1.0))))
+        0.01
+        """
+        return 2 * lr * wd * np.ones_like(grad_norm)
+
+    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the growth of ρ², which tends to η²d for β₂ → 1.
+
+        Examples
+        --------
+        >>> float(AdamW(dim=200, betas=(0.0, 0.0)).norm_growth(*map(np.array, (0.5, 1.0))))
+        50.0
+        """
+        variance = adam_direction_variance(self.betas, np.asarray(1.0))
+        return np.asarray(lr * lr * self._dim * variance.autocorrelation(1.0) * np.ones_like(grad_norm))
+
 
 @dataclass(frozen=True, repr=False)
 class Adam(_Adaptive):
@@ -180,6 +227,9 @@ class Adam(_Adaptive):
     intrinsic_lr_limit: ClassVar[float] = np.inf
     wd_exponent: ClassVar[int] = 2
     norm_exponent: ClassVar[float] = 1.0
+    norm_power: ClassVar[int] = 3
+    rate_exponent: ClassVar[int] = 1
+    _couples_decay: ClassVar[bool] = True
 
     def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
         """Return weights and state after one step."""
@@ -212,6 +262,29 @@ class Adam(_Adaptive):
         # for very strong decay, E near 2/c, the first order in 1-β₂ leaves the range of 1 - cos θ
         return np.asarray(np.minimum(turn, 2.0))
 
+    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the rate of ρ³ over ρ, 3E/ρ, where the decay E per step is proportional to the norm: E ≈ ηλρ√d/g̃.
+
+        Examples
+        --------
+        >>> rule = Adam(dim=400, betas=(0.0, 0.9999999))
+        >>> round(float(rule.norm_rate(*map(np.array, (1e-5, 1e-4, 1.0)))) * 1e8, 4)
+        6.0
+        """
+        return np.asarray(3 * self._drift * lr * wd * np.sqrt(self._dim) / grad_norm)
+
+    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the growth of ρ³ over ρ, which tends to 3η²d/2 for β₂ → 1.
+
+        Examples
+        --------
+        >>> rule = Adam(dim=400, betas=(0.0, 0.9999999))
+        >>> round(float(rule.norm_growth(*map(np.array, (1e-5, 1.0)))) * 1e8, 4)
+        6.0
+        """
+        growth = self._dim * self._variance.autocorrelation(1.0)
+        return np.asarray(1.5 * lr * lr * growth * np.ones_like(grad_norm))
+
     @property
     def _share(self) -> float:
         return (1 - self.betas[0]) / (1 + self.betas[0])
@@ -237,10 +310,8 @@ class Adam(_Adaptive):
 
         There the logarithm of the left side has a slope between 1 and 5.
         """
-        beta1, beta2 = self.betas
-        c, e = self._share, 1 - beta2
-        drift = 1 + 0.75 * e / (1 + beta2) - e * (1 - beta1) / (1 - beta1 * beta2)
-        fluctuation = 2 * np.log(drift) + np.log(self._variance.autocorrelation(1.0))
+        c = self._share
+        fluctuation = 2 * np.log(self._drift) + np.log(self._variance.autocorrelation(1.0))
         with np.errstate(divide="ignore"):
             target = fluctuation + 2 * (2 * np.log(lr) + np.log(wd) + np.log(self._dim / grad_norm))
         solvable = np.isfinite(target)
@@ -277,6 +348,8 @@ class Lion(_WithDim):
     intrinsic_lr_limit: ClassVar[float] = 2.0
     wd_exponent: ClassVar[int] = 1
     norm_exponent: ClassVar[float] = 1.0
+    norm_power: ClassVar[int] = 2
+    rate_exponent: ClassVar[int] = 0
 
     betas: tuple[float, float] = (0.9, 0.99)
 
@@ -318,6 +391,27 @@ class Lion(_WithDim):
         """
         intrinsic_lr = lr * wd
         return _decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
+
+    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the rate of ρ², 2ηλ.
+
+        Examples
+        --------
+        >>> float(Lion().norm_rate(*map(np.array, (0.5, 0.01, 1.0))))
+        0.01
+        """
+        return 2 * lr * wd * np.ones_like(grad_norm)
+
+    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the growth of ρ², η²dq.
+
+        Examples
+        --------
+        >>> float(Lion(dim=200, betas=(0.0, 0.0)).norm_growth(*map(np.array, (0.5, 1.0))))
+        50.0
+        """
+        growth = self._dim * self._variance(np.asarray(1.0)).autocorrelation(1.0)
+        return np.asarray(lr * lr * growth * np.ones_like(grad_norm))
 
     @property
     def correlation(self) -> float:

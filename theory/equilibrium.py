@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from theory.arguments import FloatArray, Number, broadcast, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
-from theory.optimizers import OptimizerLike, check_optimizer, rotation_limit
+from theory.optimizers import SGD, Optimizer, OptimizerLike, check_norm_law, check_optimizer, rotation_limit
 
 
 @overload
@@ -134,34 +134,68 @@ def equilibrium_rotation(
 
 
 @overload
-def relaxation_time(lr: Number, wd: Number) -> float: ...
+def relaxation_time(lr: Number, wd: Number, *, grad_norm: Number = 1.0, optimizer: OptimizerLike = None) -> float: ...
 @overload
-def relaxation_time(lr: ArrayLike, wd: ArrayLike) -> FloatArray: ...
-def relaxation_time(lr: ArrayLike, wd: ArrayLike) -> Any:
-    """Steps in which a small deviation of the norm from equilibrium shrinks by e: -1/ln|1-4ηλ+2(ηλ)²| ≈ 1/(4ηλ).
+def relaxation_time(
+    lr: ArrayLike, wd: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def relaxation_time(
+    lr: ArrayLike, wd: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> Any:
+    """Steps in which a small deviation of the norm from equilibrium shrinks by e.
+
+    For plain SGD it is -1/ln|1-4ηλ+2(ηλ)²| ≈ 1/(4ηλ). To first order in small steps it is (1-μ)/(4ηλ) with momentum,
+    1/(4ηλ) with momentum and decoupled decay, 1/(2ηλ) for AdamW and Lion, and 1/(3E) for Adam with L2 regularization,
+    with its decay E ≈ ηλρ*√d/g̃ per step. `momentum_relaxation` is exact for heavy ball, and says where the norm rings.
 
     Parameters
     ----------
-    lr, wd : η > 0 and λ >= 0 with ηλ < 2; numbers or arrays that broadcast.
+    lr, wd : η > 0 and λ >= 0 with ηλ below the optimizer's limit, 2 for SGD; numbers or arrays that broadcast.
+    grad_norm : g̃ > 0; only needed for `Adam` with L2 regularization.
+    optimizer : object or its text form; default `SGD()`.
 
     Returns
     -------
-    Steps: float or array; `inf` where wd = 0 or ηλ = 1 (every orbit has period 2), 0 where the multiplier vanishes.
+    Steps: float or array; `inf` where wd = 0. For plain SGD also `inf` where ηλ = 1 (every orbit has period 2), and 0
+    where the multiplier vanishes.
 
     Raises
     ------
     TypeError, ValueError : an argument is not a number or is out of range.
 
-    Source: docs/mathematics.md §2.
+    Source: docs/mathematics.md §2, §7.
 
     Examples
     --------
-    >>> round(relaxation_time(0.1, 0.01), 2)
-    249.62
+    >>> round(relaxation_time(0.1, 0.01), 2), round(relaxation_time(0.1, 0.01, optimizer="AdamW"), 2)
+    (249.62, 500.0)
     """
-    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd))
+    lr, wd, grad_norm = check_lr(lr), check_wd(wd), check_real("grad_norm", grad_norm, above=0)
+    rule = check_optimizer(optimizer)
+    check_intrinsic_lr(lr, wd, below=rule.intrinsic_lr_limit)
+    lr, wd, grad_norm = broadcast(lr=lr, wd=wd, grad_norm=grad_norm)
+    if rule != SGD():
+        with np.errstate(divide="ignore"):
+            return to_float(1 / relaxation_rate(rule, lr, wd, grad_norm))
+    intrinsic_lr = lr * wd
     change = 2 * intrinsic_lr * (intrinsic_lr - 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         # ln|1 + change|; log1p is accurate near its zeros, ηλ = 0 and, with the sign flipped, ηλ = 1; -1/-0 is inf
         logarithm = np.log1p(np.where(change > -1, change, -2 * (1 - intrinsic_lr) ** 2))
         return to_float(-1 / np.where(logarithm == 0, -0.0, logarithm))
+
+
+def relaxation_rate(rule: Optimizer, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+    """Inverse of the relaxation time to first order in small steps, for arrays of one shape; 0 where wd = 0.
+
+    Examples
+    --------
+    >>> float(relaxation_rate(SGD(momentum=0.5), *map(np.asarray, (0.1, 0.01, 1.0))))
+    0.008
+    """
+    check_norm_law(rule)
+    rate = rule.norm_rate(lr, wd, grad_norm)
+    if rule.rate_exponent:
+        with np.errstate(invalid="ignore"):
+            rate = np.where(wd > 0, rate * rule.equilibrium_norm(lr, wd, grad_norm) ** rule.rate_exponent, 0.0)
+    return np.asarray(rate)

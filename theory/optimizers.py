@@ -23,6 +23,7 @@ __all__ = [
     "Lion",
     "Optimizer",
     "OptimizerLike",
+    "check_norm_law",
     "check_optimizer",
     "format_optimizer",
     "optimizer_class",
@@ -151,3 +152,16 @@ def check_optimizer(optimizer: OptimizerLike) -> Optimizer:
 def rotation_limit(rule: Optimizer) -> float:
     """Limit of ηλ for rotations: 1, where decay reverses the weights, or infinite if no ηλ limits the optimizer."""
     return 1.0 if np.isfinite(rule.intrinsic_lr_limit) else np.inf
+
+
+def check_norm_law(rule: Optimizer) -> None:
+    """Check that an optimizer has the law of its norm for small steps, which user-defined ones may lack.
+
+    Examples
+    --------
+    >>> check_norm_law(SGD())
+    """
+    if missing := [
+        name for name in ("norm_power", "rate_exponent", "norm_rate", "norm_growth") if not hasattr(rule, name)
+    ]:
+        raise ValueError(f"optimizer must have {', '.join(missing)} for laws in time, got {rule!r}")

@@ -23,6 +23,10 @@ class Optimizer(Protocol):
     """Symmetry: the directions are the same for all η with λ ∝ η^-wd_exponent and ρ₀ ∝ η^norm_exponent."""
     norm_exponent: ClassVar[float]
     """Exponent of the initial norm ρ₀ in this symmetry."""
+    norm_power: ClassVar[int]
+    """Power p in the law of the norm for small steps, d(ρ^p)/dt = (growth - rate·ρ^p) ρ^rate_exponent."""
+    rate_exponent: ClassVar[int]
+    """Exponent of the norm in this law; 0 for most optimizers."""
 
     @property
     def intrinsic_lr_limit(self) -> float:
@@ -39,6 +43,12 @@ class Optimizer(Protocol):
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ of one step at equilibrium."""
+
+    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the rate per step in the law of `norm_power`."""
+
+    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the growth per step in the law of `norm_power`."""
 
 
 class ShortRepr:

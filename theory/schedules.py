@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_real
+from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_real, check_wd
 
 
 class Schedule(Protocol):
@@ -175,7 +175,7 @@ SCHEDULES: dict[str, type[Any]] = {
 
 
 def learning_rates(lr: ArrayLike | Schedule, start: int, stop: int) -> FloatArray:
-    """Checked learning lrs η of the steps start … stop-1, from a number or a schedule.
+    """Checked learning rates η of the steps start … stop-1, from a number or a schedule.
 
     Parameters
     ----------
@@ -192,10 +192,22 @@ def learning_rates(lr: ArrayLike | Schedule, start: int, stop: int) -> FloatArra
         each step.
     """
     if callable(lr):
-        lrs = check_real("lr", lr(np.arange(start, stop)), above=0)
-        if lrs.shape != (stop - start,):
-            raise ValueError(
-                f"lr must give one learning rate for each of {stop - start} steps, got shape {lrs.shape} from {lr!r}"
-            )
-        return lrs
+        return schedule_values(lr, "lr", np.arange(start, stop))
     return np.full(stop - start, check_number("lr", check_lr(lr), above=0))
+
+
+def schedule_values(schedule: Any, name: str, at: ArrayLike) -> FloatArray:
+    """Values of a schedule of lr or wd at these steps, checked.
+
+    Examples
+    --------
+    >>> schedule_values(Linear(0.5, 0.25, steps=100), "lr", [0, 100]).tolist()
+    [0.5, 0.25]
+    """
+    if not callable(schedule):
+        raise TypeError(f"{name} must be a schedule such as Cosine(0.1, 0.01, steps=1000), got {schedule!r}")
+    values = schedule(at)
+    checked = check_lr(values) if name == "lr" else check_wd(values)
+    if checked.shape != np.shape(at):
+        raise ValueError(f"{name} must give one value for each step, got shape {checked.shape} from {schedule!r}")
+    return checked

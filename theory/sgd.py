@@ -41,6 +41,8 @@ class SGD(ShortRepr):
 
     wd_exponent: ClassVar[int] = 1
     norm_exponent: ClassVar[float] = 0.5
+    norm_power: ClassVar[int] = 4
+    rate_exponent: ClassVar[int] = 0
 
     momentum: float = 0.0
     nesterov: bool = False
@@ -206,6 +208,26 @@ class SGD(ShortRepr):
         else:
             turn = 1 / (1 + mu)
         return np.asarray(intrinsic_lr * turn)
+
+    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the rate of ρ⁴, 4ηλ/(1-μ), or 4ηλ with decoupled decay.
+
+        Examples
+        --------
+        >>> float(SGD().norm_rate(*map(np.array, (0.5, 0.01, 2.0))))
+        0.02
+        """
+        return 4 * lr * wd / (1 if self.decoupled else 1 - self.momentum)
+
+    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the growth of ρ⁴: in the long run a gradient moves the weights by η/(1-μ) times itself.
+
+        Examples
+        --------
+        >>> float(SGD().norm_growth(*map(np.array, (0.5, 2.0))))
+        2.0
+        """
+        return 2 * (lr * grad_norm / (1 - self.momentum)) ** 2
 
 
 def sgd_update(

@@ -1,4 +1,7 @@
-"""Norm under a changing learning rate, and how closely it follows its equilibrium (docs/mathematics.md §9)."""
+"""Norm under a changing learning rate and weight decay, and how closely it follows its equilibrium.
+
+The schedules of lr and wd are functions of the step (docs/mathematics.md §9).
+"""
 
 from __future__ import annotations
 
@@ -12,35 +15,117 @@ from theory.arguments import (
     Number,
     broadcast,
     check_integer,
+    check_intrinsic_lr,
     check_lr,
     check_number,
     check_real,
     check_wd,
     to_float,
 )
-from theory.equilibrium import equilibrium_norm
-from theory.schedules import Schedule
+from theory.equilibrium import equilibrium_norm, relaxation_rate
+from theory.optimizers import OptimizerLike, check_norm_law, check_optimizer, with_dim
+from theory.schedules import Schedule, schedule_values
+
+WdLike = ArrayLike | Schedule
+
+
+def norm_under_schedule(
+    lr: ArrayLike | Schedule,
+    wd: WdLike,
+    steps: int,
+    *,
+    norm: ArrayLike,
+    grad_norm: ArrayLike = 1.0,
+    optimizer: OptimizerLike = None,
+) -> FloatArray:
+    """Norm at every step under any schedules of the learning rate and the weight decay, for every optimizer.
+
+    A power of the norm obeys a linear law in the limit of small steps: ρ⁴ under SGD, ρ² under AdamW and Lion, ρ³ under
+    Adam with L2 regularization. This law is solved exactly over each step. Its relative error is of order ηλ. It
+    also assumes that the norm changes little within the memory of the optimizer. That is 1/(1-μ) steps with momentum,
+    and 1/(1-β₂) steps under Adam, AdamW and Lion. Otherwise use `simulate.norm_map` or `simulate.random_walk`.
+
+    Parameters
+    ----------
+    lr, wd : η > 0 and λ >= 0: numbers, arrays or schedules. ηλ must be below the optimizer's limit.
+    steps : number of steps N.
+    norm : ρ > 0 at step 0.
+    grad_norm : g̃ > 0 (units of the loss), not needed for AdamW and Lion. Arrays broadcast.
+    optimizer : object or its text form; default `SGD()`.
+
+    Returns
+    -------
+    ρ before the steps 0 … N-1, and after the last: array of shape (..., N+1).
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is not a number or is out of range.
+
+    Source: docs/mathematics.md §9.
+
+    Examples
+    --------
+    >>> from theory.schedules import Cosine
+    >>> schedule = Cosine(1e-3, 1e-4, steps=20_000)
+    >>> norms = norm_under_schedule(schedule, 0.5, 20_000, norm=1.0, optimizer="AdamW(dim=1000)")
+    >>> norms[[0, -1]].round(3).tolist()
+    [1.0, 0.519]
+    """
+    rule, count = check_optimizer(optimizer), check_integer("steps", steps)
+    check_norm_law(rule)
+    at = np.arange(count, dtype=float)
+    lrs = schedule_values(lr, "lr", at) if callable(lr) else check_lr(lr)[..., np.newaxis]
+    wds = schedule_values(wd, "wd", at) if callable(wd) else check_wd(wd)[..., np.newaxis]
+    start, gradient = (
+        check_real(name, value, above=0)[..., np.newaxis] for name, value in (("norm", norm), ("grad_norm", grad_norm))
+    )
+    check_intrinsic_lr(lrs, wds, below=rule.intrinsic_lr_limit)
+    start = np.broadcast_to(start, (*start.shape[:-1], count))
+    lrs, wds, gradient, start = broadcast(lr=lrs, wd=wds, grad_norm=gradient, norm=start)
+    rates, growth = rule.norm_rate(lrs, wds, gradient), rule.norm_growth(lrs, gradient)
+    power, exponent = rule.norm_power, rule.rate_exponent
+    norms = np.empty((*start.shape[:-1], count + 1))
+    norms[..., 0] = here = start[..., 0]
+    for t in range(count):
+        scale = here**exponent
+        decay = rates[..., t] * scale
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where(decay > 0, -np.expm1(-decay) / decay, 1.0)
+        here = (np.exp(-decay) * here**power + growth[..., t] * scale * share) ** (1 / power)
+        norms[..., t + 1] = here
+    return norms
 
 
 @overload
-def tracking_lag(lr: Schedule, wd: Number, step: Number) -> float: ...
+def tracking_lag(
+    lr: Schedule, wd: Number | Schedule, step: Number, *, grad_norm: Number = 1.0, optimizer: OptimizerLike = None
+) -> float: ...
 @overload
-def tracking_lag(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> FloatArray: ...
-def tracking_lag(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> Any:
-    """Relative lag of the norm behind the equilibrium of the current learning rate, ρ/ρ*(η_t) - 1.
+def tracking_lag(
+    lr: Schedule, wd: WdLike, step: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def tracking_lag(
+    lr: Schedule, wd: WdLike, step: ArrayLike, *, grad_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> Any:
+    """Relative lag of the norm behind the equilibrium of the current learning rate and weight decay, ρ/ρ* - 1.
 
-    To first order in slow changes it is -(d ln η/dt)/(16ηλ). Where the lag is no longer small, the norm cannot follow:
-    it stays too large while η decreases, and the gradient norm g̃/ρ of the weights stops growing.
+    To first order in slow changes it is -τ d(ln ρ*)/dt, with the relaxation time τ. For constant λ this is
+    -(d ln η/dt)/(16ηλ) under plain SGD, and four times as much under AdamW and Lion. Where the lag is no longer small,
+    the norm cannot follow: it stays too large while η decreases, and the gradient norm g̃/ρ stops growing.
+    `norm_under_schedule` has no such limit.
 
     Parameters
     ----------
     lr : schedule.
-    wd : λ >= 0.
-    step : step numbers >= 0; broadcasts with `wd`.
+    wd : λ >= 0: number, array or schedule.
+    step : step numbers >= 0; broadcasts with `wd` and `grad_norm`.
+    grad_norm : g̃ > 0; only needed for `Adam` with L2 regularization.
+    optimizer : object or its text form; default `SGD()`.
 
     Returns
     -------
-    lag: float or array; 0 where η is constant, and `inf` with the sign of the lag where η changes and wd = 0.
+    lag: float or array; 0 where the schedules are constant, and `inf` with the sign of the lag where η changes and
+    wd = 0.
 
     Raises
     ------
@@ -51,16 +136,25 @@ def tracking_lag(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> Any:
     Examples
     --------
     >>> from theory.schedules import Linear
-    >>> round(tracking_lag(Linear(0.5, 1e-6, steps=10_000), 0.01, 5000), 6)  # 1/(16·0.25·0.01·5000)
+    >>> schedule = Linear(0.5, 1e-6, steps=10_000)
+    >>> round(tracking_lag(schedule, 0.01, 5000), 6)  # 1/(16·0.25·0.01·5000)
     0.005
+    >>> round(tracking_lag(schedule, 0.01, 5000, optimizer="AdamW"), 6)
+    0.02
     """
-    wd, at = check_wd(wd), check_real("step", step, at_least=0)
-    wd, at = broadcast(wd=wd, step=at)
-    # central difference of ln η over one step, one-sided at step 0
-    before = np.maximum(at - 0.5, 0)
-    change = np.log(_learning_rates(lr, at + 0.5) / _learning_rates(lr, before)) / (at + 0.5 - before)
+    rule = check_optimizer(optimizer)
+    check_norm_law(rule)
+    at, gradient = check_real("step", step, at_least=0), check_real("grad_norm", grad_norm, above=0)
+    # central difference over one step, one-sided at step 0
+    before, after = np.maximum(at - 0.5, 0), at + 0.5
+    lrs = [schedule_values(lr, "lr", time) for time in (before, at, after)]
+    wds = [schedule_values(wd, "wd", time) if callable(wd) else check_wd(wd) for time in (before, at, after)]
     with np.errstate(divide="ignore", invalid="ignore"):
-        return to_float(np.where(change == 0, 0.0, -change / (16 * _learning_rates(lr, at) * wd)))
+        decay = np.where(wds[0] == wds[2], 0.0, np.log(wds[2] / wds[0]))
+        # ρ*^p is proportional to η/λ, to first order
+        change = (np.log(lrs[2] / lrs[0]) - decay) / ((after - before) * rule.norm_power)
+        rate = relaxation_rate(rule, *broadcast(lr=lrs[1], wd=wds[1], grad_norm=gradient))
+        return to_float(np.where(change == 0, 0.0, -change / rate))
 
 
 @overload
@@ -70,8 +164,9 @@ def corrected_decay(lr: Schedule, wd: ArrayLike, step: ArrayLike, *, lr_max: Arr
 def corrected_decay(lr: Schedule, wd: ArrayLike, step: ArrayLike, *, lr_max: ArrayLike) -> Any:
     """Weight decay λη_t/η_max, at which the equilibrium norm does not change with the learning rate.
 
-    With constant λ the equilibrium norm is ∝ η^¼, so the gradient norm of the weights grows as η decreases. With this
-    decay ρ*⁴ ≈ ηg̃²/(2λ_t) = η_max g̃²/(2λ) at every step.
+    With constant λ the equilibrium norm decreases with η, so the gradient norm of the weights grows. With this decay
+    ρ*⁴ ≈ ηg̃²/(2λ_t) = η_max g̃²/(2λ) at every step. It serves all optimizers, because to first order their ρ* depends
+    on η and λ through η/λ only.
 
     Parameters
     ----------
@@ -98,26 +193,33 @@ def corrected_decay(lr: Schedule, wd: ArrayLike, step: ArrayLike, *, lr_max: Arr
     """
     wd, at = check_wd(wd), check_real("step", step, at_least=0)
     wd, at, lr_max = broadcast(wd=wd, step=at, lr_max=check_lr(lr_max, "lr_max"))
-    return to_float(wd * _learning_rates(lr, at) / lr_max)
+    return to_float(wd * schedule_values(lr, "lr", at) / lr_max)
 
 
 @overload
-def quasi_equilibrium_norm(lr: Schedule, wd: Number, step: Number, grad_norm: Number = 1.0) -> float: ...
+def quasi_equilibrium_norm(
+    lr: Schedule, wd: Number | Schedule, step: Number, grad_norm: Number = 1.0, *, optimizer: OptimizerLike = None
+) -> float: ...
 @overload
-def quasi_equilibrium_norm(lr: Schedule, wd: ArrayLike, step: ArrayLike, grad_norm: ArrayLike = 1.0) -> FloatArray: ...
-def quasi_equilibrium_norm(lr: Schedule, wd: ArrayLike, step: ArrayLike, grad_norm: ArrayLike = 1.0) -> Any:
-    """Equilibrium norm ρ*(η_t) for the learning rate of each step.
+def quasi_equilibrium_norm(
+    lr: Schedule, wd: WdLike, step: ArrayLike, grad_norm: ArrayLike = 1.0, *, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def quasi_equilibrium_norm(
+    lr: Schedule, wd: WdLike, step: ArrayLike, grad_norm: ArrayLike = 1.0, *, optimizer: OptimizerLike = None
+) -> Any:
+    """Equilibrium norm ρ*(η_t, λ_t) for the learning rate and weight decay of each step.
 
     Parameters
     ----------
-    lr : schedule with η_t λ < 2.
-    wd : λ >= 0.
+    lr : schedule; η_t λ_t must be below the optimizer's limit, 2 for SGD.
+    wd : λ >= 0: number, array or schedule.
     step : step numbers >= 0.
-    grad_norm : g̃ > 0 (units of the loss). All broadcast.
+    grad_norm : g̃ > 0 (units of the loss), not needed for AdamW and Lion. All broadcast.
+    optimizer : object or its text form; default `SGD()`.
 
     Returns
     -------
-    ρ*(η_t): float or array; inf where wd = 0. A run has this norm only while `tracking_lag` is small.
+    ρ*: float or array; inf where wd = 0. A run has this norm only while `tracking_lag` is small.
 
     Raises
     ------
@@ -131,24 +233,28 @@ def quasi_equilibrium_norm(lr: Schedule, wd: ArrayLike, step: ArrayLike, grad_no
     >>> quasi_equilibrium_norm(Linear(0.5, 0.1, steps=100), 0.01, [0, 100], 2.0).round(3).tolist()
     [3.164, 2.115]
     """
-    return equilibrium_norm(_learning_rates(lr, check_real("step", step, at_least=0)), wd, grad_norm)
+    at = check_real("step", step, at_least=0)
+    wds = schedule_values(wd, "wd", at) if callable(wd) else wd
+    return equilibrium_norm(schedule_values(lr, "lr", at), wds, grad_norm, optimizer=optimizer)
 
 
 @overload
-def gradient_growth(lr: Schedule, wd: Number, step: Number) -> float: ...
+def gradient_growth(lr: Schedule, wd: Number | Schedule, step: Number, *, optimizer: OptimizerLike = None) -> float: ...
 @overload
-def gradient_growth(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> FloatArray: ...
-def gradient_growth(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> Any:
+def gradient_growth(lr: Schedule, wd: WdLike, step: ArrayLike, *, optimizer: OptimizerLike = None) -> FloatArray: ...
+def gradient_growth(lr: Schedule, wd: WdLike, step: ArrayLike, *, optimizer: OptimizerLike = None) -> Any:
     """Growth of the gradient norm ‖∇f‖ = g̃/ρ since step 0 that is caused by a decreasing learning rate.
 
-    At constant g̃ the norm follows the learning rate, ρ* ∝ η^¼. So ‖∇f‖ grows as η^-¼, without any change of the loss on
-    the sphere. `corrected_decay` removes this growth.
+    At constant g̃ the norm follows the learning rate. So ‖∇f‖ grows as η^-¼ under SGD, η^-½ under AdamW and Lion, and
+    η^-⅓ under Adam with L2 regularization, without any change of the loss on the sphere. `corrected_decay` removes this
+    growth.
 
     Parameters
     ----------
-    lr : schedule with η_t λ < 2.
-    wd : λ > 0.
+    lr : schedule; η_t λ_t must be below the optimizer's limit, 2 for SGD.
+    wd : λ > 0: number, array or schedule.
     step : step numbers >= 0; broadcasts with `wd`.
+    optimizer : object or its text form; default `SGD()`.
 
     Returns
     -------
@@ -163,14 +269,29 @@ def gradient_growth(lr: Schedule, wd: ArrayLike, step: ArrayLike) -> Any:
     Examples
     --------
     >>> from theory.schedules import Linear
-    >>> round(gradient_growth(Linear(0.5, 0.005, steps=100), 0.01, 100), 2)  # 100^¼
-    3.16
+    >>> schedule = Linear(0.5, 0.005, steps=100)
+    >>> [round(gradient_growth(schedule, 1e-4, 100, optimizer=rule), 2) for rule in ("SGD", "AdamW")]  # 100^¼, 100^½
+    [3.16, 10.0]
     """
-    wd = check_real("wd", wd, above=0)
-    return to_float(quasi_equilibrium_norm(lr, wd, 0) / quasi_equilibrium_norm(lr, wd, step))
+    rule = check_optimizer(optimizer)
+    # the number of weights changes both norms alike
+    rule = rule if getattr(rule, "dim", 1) is not None else with_dim(rule, 1)
+    for at in (0, step):
+        check_real("wd", wd(at) if callable(wd) else wd, above=0)
+    norms = (quasi_equilibrium_norm(lr, wd, at, optimizer=rule) for at in (0, step))
+    return to_float(np.divide(*norms))
 
 
-def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolerance: float = 0.1) -> int:
+def tracked_steps(
+    lr: Schedule,
+    wd: float | Schedule,
+    steps: int,
+    *,
+    start: int = 0,
+    tolerance: float = 0.1,
+    grad_norm: float = 1.0,
+    optimizer: OptimizerLike = None,
+) -> int:
     """First step at which the norm no longer follows its equilibrium, because `tracking_lag` exceeds `tolerance`.
 
     The norm is assumed to be at equilibrium before.
@@ -178,10 +299,11 @@ def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolera
     Parameters
     ----------
     lr : schedule.
-    wd : λ > 0.
+    wd : λ > 0: number or schedule.
     steps : number of steps N of the run.
     start : first step to check, for example the end of a warm-up, which no norm can follow.
     tolerance : size of `tracking_lag` that still counts as following, > 0.
+    grad_norm, optimizer : as in `tracking_lag`.
 
     Returns
     -------
@@ -201,12 +323,9 @@ def tracked_steps(lr: Schedule, wd: float, steps: int, *, start: int = 0, tolera
     """
     count, limit = check_integer("steps", steps, at_least=1), check_number("tolerance", tolerance, above=0)
     begin = check_integer("start", start, at_most=count)
-    lag = tracking_lag(lr, check_number("wd", wd, above=0), np.arange(begin, count))
+    if not callable(wd):
+        check_number("wd", wd, above=0)
+    gradient = check_number("grad_norm", grad_norm, above=0)
+    lag = tracking_lag(lr, wd, np.arange(begin, count), grad_norm=gradient, optimizer=optimizer)
     too_large = np.flatnonzero(np.abs(lag) > limit)
     return begin + int(too_large[0]) if too_large.size else count
-
-
-def _learning_rates(lr: Schedule, at: FloatArray) -> FloatArray:
-    if not callable(lr):
-        raise TypeError(f"lr must be a schedule such as Cosine(0.1, 0.01, steps=1000), got {lr!r}")
-    return check_real("lr", lr(at), above=0)

@@ -35,13 +35,15 @@ class NormState(NamedTuple):
     """State of each trajectory of a flattened batch.
 
     `begin` is the next step of the running trajectories, `sq_norm` r = ρ². `velocity` (batch, 2) has the components of
-    the velocity along and across the weights. `numbers` are those of the random streams. `ended` is the next step of a
+    the velocity along and across the weights, or of Adam's mean gradient. `square` is the mean of its squares per
+    weight. `numbers` are those of the random streams. `ended` is the next step of a
     trajectory; if it has ended, the step whose update failed. `code` is its status.
     """
 
     begin: int
     sq_norm: FloatArray
     velocity: FloatArray
+    square: FloatArray
     numbers: npt.NDArray[np.int64]
     ended: npt.NDArray[np.int64]
     code: npt.NDArray[np.int64]
@@ -83,7 +85,7 @@ def iterate_norm_map(
     """Iterate r⁺ = (1-ηλ)² r + (ηg̃)²/r for a batch.
 
     With `continuous`, follow dr/dt = -2ηλr + (ηg̃)²/r over each step in closed form, since r² obeys a linear equation.
-    `lr` and the bounds of `source` (batch, steps) may be broadcast views. `updates` (batch,) are the numbers of
+    `lr`, `wd` and the bounds of `source` (batch, steps) may be broadcast views. `updates` (batch,) are the numbers of
     updates. `crossing` (batch, levels) receives, where it is inf, the time at which r first reaches a level, with
     `continuous` only.
     """
@@ -94,13 +96,12 @@ def iterate_norm_map(
         if code[i] != RUNNING:
             continue
         r = sq_norm[i]
-        decay = wd[i]
         ended[i] = begin + updates[i]
         key = stream_key(source.seed, state.numbers[i])
         least, most, total, squares = np.inf, 0.0, 0.0, 0.0
         for s in range(updates[i]):
             t = begin + s
-            step_lr = lr[i, s]
+            step_lr, decay = lr[i, s], wd[i, s]
             shrink = 1.0 - step_lr * decay
             gradient = low[i, s]
             if gradient_kind == RANDOM:
@@ -183,6 +184,16 @@ def fraction_of_step(r: Any, level: Any, following: Any, relaxation: Any) -> Any
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def components(x0: Any, x1: Any, x2: Any, v0: Any, v1: Any, v2: Any) -> Any:
+    """Squared norm and norm of x, and the components of v along and across x."""
+    following = x0 * x0 + x1 * x1 + x2 * x2
+    length = np.sqrt(following)
+    u0, u1, u2 = x0 / length, x1 / length, x2 / length
+    along = u0 * v0 + u1 * v1 + u2 * v2
+    return following, length, along, np.hypot(np.hypot(u0 * v1 - u1 * v0, u1 * v2 - u2 * v1), u2 * v0 - u0 * v2)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows: Any) -> None:
     """Iterate the second moments of weights and velocity under a linear rule, with gradients orthogonal to both.
 
@@ -216,11 +227,7 @@ def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows
                 rows.sq_norm[i, row] = r
                 rows.grad_norm[i, row] = gradient
                 rows.angles[i, row] = np.arctan2(np.hypot(x1, x2), x0)
-            following = x0 * x0 + x1 * x1 + x2 * x2
-            length = np.sqrt(following)
-            u0, u1, u2 = x0 / length, x1 / length, x2 / length
-            after = u0 * v0 + u1 * v1 + u2 * v2
-            aside = np.hypot(np.hypot(u0 * v1 - u1 * v0, u1 * v2 - u2 * v1), u2 * v0 - u0 * v2)
+            following, length, after, aside = components(x0, x1, x2, v0, v1, v2)
             if following < _SMALLEST:
                 ended[i] = t
                 code[i] = COLLAPSED
@@ -236,6 +243,63 @@ def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows
                 statistics[i, SUM_OF_SQUARES] += r * r
             r, norm, along, across = following, length, after, aside
         sq_norm[i], velocity[i, 0], velocity[i, 1] = r, along, across
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def iterate_adaptive(state: Any, lr: Any, wd: Any, rule: Any, source: Any, steps: int, rows: Any) -> None:
+    """Iterate the second moments of weights and mean gradient under Adam or AdamW, and the mean square of gradients.
+
+    Gradients are orthogonal to both and isotropic in many dimensions, so all weights share one mean square. `rule` is
+    (β₁, β₂, number of weights, factor of the noise, factor of the decay, whether the decay enters the moments).
+    `lr` and `wd` (batch, steps) may be broadcast views. Steps are counted from step 0 of the trajectory.
+    """
+    beta1, beta2, dim, noise, drift, coupled = rule
+    begin, sq_norm, velocity, square = state.begin, state.sq_norm, state.velocity, state.square
+    ended, code, low, high, record_every, statistics = (
+        state.ended, state.code, source.low, source.high, rows.stride, rows.statistics,
+    )  # fmt: skip
+    for i in range(sq_norm.shape[0]):
+        if code[i] != RUNNING:
+            continue
+        r, along, across, mean_square = sq_norm[i], velocity[i, 0], velocity[i, 1], square[i]
+        norm = np.sqrt(r)
+        ended[i] = begin + steps
+        key = stream_key(source.seed, state.numbers[i])
+        for s in range(steps):
+            t = begin + s
+            gradient = low[i, s]
+            if source.kind == RANDOM:
+                gradient += (high[i, s] - gradient) * uniform(key, t)
+            pull = gradient / norm
+            decay = wd[i, s] * norm
+            # components along the weights, along the remaining part of the mean, along the gradient
+            v0, v1, v2 = beta1 * along + coupled * (1.0 - beta1) * decay, beta1 * across, (1.0 - beta1) * pull
+            following_square = beta2 * mean_square + (1.0 - beta2) * (pull * pull + coupled * decay * decay) / dim
+            root = np.sqrt(following_square / (1.0 - beta2 ** (t + 1.0)))
+            length_of_step = lr[i, s] / ((1.0 - beta1 ** (t + 1.0)) * root) if root > 0.0 else 0.0
+            x0 = norm - (1.0 - coupled) * lr[i, s] * decay - drift * length_of_step * v0
+            x1, x2 = -noise * length_of_step * v1, -noise * length_of_step * v2
+            if record_every > 0 and t % record_every == 0:
+                row = t // record_every - rows.first
+                rows.sq_norm[i, row] = r
+                rows.grad_norm[i, row] = gradient
+                rows.angles[i, row] = np.arctan2(np.hypot(x1, x2), x0)
+            following, length, after, aside = components(x0, x1, x2, v0, v1, v2)
+            if following < _SMALLEST:
+                ended[i] = t
+                code[i] = COLLAPSED
+                break
+            if not np.isfinite(following + after + aside + following_square):
+                ended[i] = t
+                code[i] = DIVERGED
+                break
+            if statistics.shape[0] > 0:
+                statistics[i, LEAST] = min(statistics[i, LEAST], r)
+                statistics[i, MOST] = max(statistics[i, MOST], r)
+                statistics[i, SUM] += r
+                statistics[i, SUM_OF_SQUARES] += r * r
+            r, norm, along, across, mean_square = following, length, after, aside, following_square
+        sq_norm[i], velocity[i, 0], velocity[i, 1], square[i] = r, along, across, mean_square
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

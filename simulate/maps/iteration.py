@@ -29,7 +29,9 @@ def initial_norm_state(norm: FloatArray, begin: int = 0) -> NormState:
     """State of weights with the given norm and no velocity."""
     count = norm.size
     numbers, ended, code = np.arange(count), np.full(count, begin), np.zeros(count, dtype=np.int64)
-    return NormState(begin, norm.astype(np.float64).reshape(count) ** 2, np.zeros((count, 2)), numbers, ended, code)
+    return NormState(
+        begin, norm.astype(np.float64).reshape(count) ** 2, np.zeros((count, 2)), np.zeros(count), numbers, ended, code
+    )
 
 
 def check_start(start: Any, name: str, attributes: Mapping[str, str], *needed: str) -> None:
@@ -88,15 +90,33 @@ def trajectory_of_batch(
     )
 
 
-def restart_state(start: Any, name: str, source: str, optimizer: theory.SGD) -> NormState:
+def memory_of(optimizer: theory.Optimizer) -> tuple[str, ...]:
+    """Variables of the last state that hold the memory of an optimizer.
+
+    Examples
+    --------
+    >>> memory_of(theory.SGD()), memory_of(theory.AdamW())
+    ((), ('final_velocity_along', 'final_velocity_across', 'final_mean_square'))
+    """
+    if isinstance(optimizer, (theory.Adam, theory.AdamW)):
+        return "final_velocity_along", "final_velocity_across", "final_mean_square"
+    has_velocity = isinstance(optimizer, theory.SGD) and optimizer.momentum > 0
+    return ("final_velocity_along", "final_velocity_across") if has_velocity else ()
+
+
+def restart_state(start: Any, name: str, source: str, optimizer: theory.Optimizer) -> NormState:
     """State at the end of an earlier run of the function `name`. The arrays are copies."""
-    parts = ("final_velocity_along", "final_velocity_across") if optimizer.momentum else ()
+    parts = memory_of(optimizer)
     check_start(start, name, {"source": source, "optimizer": repr(optimizer)}, "final_sq_norm", *parts)
     count = start.final_norm.size
+    memory = np.zeros((3, count))
+    for number, part in enumerate(parts):
+        memory[number] = flat_copy(start, part)
     return NormState(
         int(start.attrs["updates"]),
         flat_copy(start, "final_sq_norm").astype(np.float64),
-        np.stack([flat_copy(start, part) for part in parts], axis=1) if parts else np.zeros((count, 2)),
+        memory[:2].T.copy(),
+        memory[2],
         (flat_copy(start, "walker") if "walker" in start.variables else np.arange(count)).astype(np.int64),
         flat_copy(start, "status_step").astype(np.int64),
         status_codes(start),
@@ -109,9 +129,9 @@ class IterationPlan:
 
     Parameters
     ----------
-    lr, wd : η of shape (steps,) or (*batch, steps or 1), and λ of shape batch.
+    lr, wd : η and λ of shape (steps,) or (*batch, steps or 1).
     gradients : source of g̃.
-    updates, steps : number of updates of each trajectory, shape batch, and their maximum.
+    updates, steps : number of updates of each trajectory, of the shape of the batch, and their maximum.
     stride : record the steps whose number is divisible by it; 0 records statistics instead.
     optimizer, source : optimizer, and "map" or "ode".
     levels : squared norms whose crossing is timed.
@@ -124,19 +144,25 @@ class IterationPlan:
     updates: npt.NDArray[np.int64]
     steps: int
     stride: int
-    optimizer: theory.SGD
+    optimizer: theory.Optimizer
     source: str
     levels: FloatArray = field(default_factory=lambda: np.empty(0))
     exact: bool = True
     threads: int | None = 1
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the batch."""
+        return self.updates.shape
+
 
 @dataclass(frozen=True)
 class IterationResult:
-    """Numbers of the recorded steps, η at these steps of shape (batch, rows), and the rows of the flattened batch."""
+    """Numbers of the recorded steps, η and λ there of shape (batch, rows), and the rows of the flattened batch."""
 
     step: npt.NDArray[np.int64]
     lr: FloatArray
+    wd: FloatArray
     rows: Rows
 
 
@@ -148,10 +174,11 @@ def _part(arrays: _Arrays, part: slice) -> _Arrays:
 
 def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> IterationResult:
     """Advance a state by the fastest suitable loop. It changes `state` and `crossing` (batch, levels) in place."""
-    shape, count, steps, stride = plan.wd.shape, state.sq_norm.size, plan.steps, plan.stride
+    shape, count, steps, stride = plan.shape, state.sq_norm.size, plan.steps, plan.stride
     first_row = -(-state.begin // stride) if stride else 0
     step = np.arange(first_row * stride, state.begin + steps, stride) if stride else np.arange(0)
-    has_momentum, scheduled = plan.optimizer.momentum > 0, plan.lr.shape[-1] > 1
+    has_memory = bool(memory_of(plan.optimizer))
+    scheduled = plan.lr.shape[-1] > 1 or plan.wd.shape[-1] > 1
 
     def per_step(values: FloatArray) -> FloatArray:
         # flatten the batch before broadcasting along the steps, so that constants stay views of one number
@@ -161,16 +188,16 @@ def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> Iter
     kind, low, high, seed, lower_end = plan.gradients
     lower_ends = np.ones(count) if lower_end is None else lower_end.reshape(count)
     source = GradientSource(kind, per_step(low), per_step(high), seed, lower_ends)
-    lrs, wds, updates = per_step(plan.lr), np.array(plan.wd).reshape(count), plan.updates.reshape(count)
+    lrs, wds, updates = per_step(plan.lr), per_step(plan.wd), plan.updates.reshape(count)
     rows = Rows(
         stride,
         first_row,
         np.full((count, step.size), np.nan),
         np.full((count, step.size), np.nan),
-        np.full((count, step.size if has_momentum else 0), np.nan),
+        np.full((count, step.size if has_memory else 0), np.nan),
         np.tile([np.inf, 0.0, 0.0, 0.0], (0 if stride else count, 1)),
     )
-    constant = kind == _kernels.PRESCRIBED and plan.lr.shape[-1] == low.shape[-1] == 1
+    constant = kind == _kernels.PRESCRIBED and not scheduled and low.shape[-1] == 1
     constant = constant and plan.source == "map" and steps > 0 and bool((updates == steps).all())
 
     def step_by_step(part: slice) -> None:
@@ -180,7 +207,7 @@ def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> Iter
         )  # fmt: skip
 
     def side_by_side(part: slice) -> None:
-        shrink, push = 1.0 - lrs[part, 0] * wds[part], lrs[part, 0] * source.low[part, 0]
+        shrink, push = 1.0 - lrs[part, 0] * wds[part, 0], lrs[part, 0] * source.low[part, 0]
         batch, batch_rows = _part(state, part), _part(rows, part)
         if plan.exact:
             before, was_running = batch.sq_norm.copy(), batch.code == _kernels.RUNNING
@@ -199,8 +226,9 @@ def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> Iter
         for begin in range(0, steps, chunk_size):
             chunk = slice(begin, min(begin + chunk_size, steps))
             chunk_steps = chunk.stop - chunk.start
-            lr_steps = chunk if scheduled else slice(0, 1)
-            coefficients = linear_rule(plan.optimizer, lrs[part, lr_steps], wds[part, np.newaxis])
+            in_time = chunk if scheduled else slice(0, 1)
+            assert isinstance(plan.optimizer, theory.SGD)
+            coefficients = linear_rule(plan.optimizer, lrs[part, in_time], wds[part, in_time])
             _kernels.iterate_moments(
                 batch._replace(begin=state.begin + begin),
                 np.broadcast_to(coefficients, (size, chunk_steps, 2, 3)),
@@ -209,9 +237,19 @@ def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> Iter
                 _part(rows, part),
             )
 
-    loop = with_momentum if has_momentum else side_by_side if constant else step_by_step
+    def adaptively(part: slice) -> None:
+        assert isinstance(plan.optimizer, (theory.Adam, theory.AdamW))
+        rule = plan.optimizer.moment_law()
+        _kernels.iterate_adaptive(
+            _part(state, part), lrs[part], wds[part], rule, _part(source, part), steps, _part(rows, part)
+        )
+
+    loop = side_by_side if constant else step_by_step
+    if has_memory:
+        loop = with_momentum if isinstance(plan.optimizer, theory.SGD) else adaptively
     _on_threads(loop, count, steps, plan.threads)
-    return IterationResult(step, lrs[:, step - state.begin], rows)
+    at = step - state.begin
+    return IterationResult(step, lrs[:, at], wds[:, at], rows)
 
 
 def linear_rule(optimizer: theory.SGD, lr: FloatArray, wd: FloatArray) -> FloatArray:

@@ -22,7 +22,7 @@ from simulate.trajectories.setting import Setting
 
 def norm_map(
     lr: npt.ArrayLike | theory.Schedule,
-    wd: npt.ArrayLike,
+    wd: npt.ArrayLike | theory.Schedule,
     grad_norm: npt.ArrayLike | GradientRule | AdversarialGradient,
     *,
     norm: npt.ArrayLike | None = None,
@@ -37,17 +37,19 @@ def norm_map(
     """Iterate the exact one-step law of the norm, without a network.
 
     With momentum, iterate the law of the second moments of weights and velocity. It assumes gradients of norm g̃/ρ that
-    are orthogonal to both, as random directions are in many dimensions. The velocity starts at zero.
+    are orthogonal to both, as random directions are in many dimensions. The velocity starts at zero. Under Adam and
+    AdamW the velocity is the mean gradient, and the mean square of the gradients follows the norm with its delay.
 
     Parameters
     ----------
     lr : η > 0: number, array, or a schedule such as `theory.Cosine`, evaluated at the absolute step number.
-    wd : λ >= 0 with ηλ below the optimizer's limit, 2 for plain SGD.
+    wd : λ >= 0 with ηλ below the optimizer's limit, 2 for plain SGD: number, array or schedule.
     grad_norm : g̃ >= 0 (units of the loss), constant in time, or a rule: `RecordedGradient`, `BoundedGradient`, or for
         plain SGD `AdversarialGradient`. Rules use the absolute step number too.
     norm : ρ > 0 at step 0. Numbers, arrays and DataArrays broadcast to the batch; DataArrays keep their dimensions.
     steps : number of updates.
-    optimizer : `theory.SGD`, with either kind of momentum and of weight decay; default plain SGD.
+    optimizer : `theory.SGD`, with either kind of momentum and of weight decay, `theory.Adam` or `theory.AdamW` with
+        `dim`; default plain SGD.
     record_every : record the steps whose number is divisible by it. None records no rows, but statistics over all steps
         of this call.
     seed : seed of random rules, stored in the result; None takes a new one. Each random number is a function of seed,
@@ -71,7 +73,8 @@ def norm_map(
     the floating-point range keeps its rows up to that step (in a batch the rest is NaN) and has the status "diverged"
     or "collapsed". Without rows the result has `norm_min`, `norm_max`, `mean_sq_norm`, `mean_fourth_norm` (E[ρ²],
     E[ρ⁴]) of the norms before each update, and memory does not grow with the number of steps. The last state is
-    `final_sq_norm` and, with momentum, `final_velocity_along` and `final_velocity_across`. In a batch with random
+    `final_sq_norm` and the memory of the optimizer: `final_velocity_along` and `final_velocity_across`, and under Adam
+    and AdamW `final_mean_square`. In a batch with random
     gradients, `walker` numbers the random streams.
 
     Raises
@@ -89,8 +92,11 @@ def norm_map(
     [5000, 5001, 5002]
     """
     rule = theory.SGD() if optimizer is None else optimizer
-    if not isinstance(rule, theory.SGD):
-        raise ValueError(f"optimizer must be theory.SGD(...), plain or with momentum, got {rule!r}")
+    if not isinstance(rule, (theory.SGD, theory.Adam, theory.AdamW)):
+        raise ValueError(
+            f"optimizer must be theory.SGD, Adam or AdamW, since other laws of the norm are not known step by step; "
+            f"got {rule!r}. Use random_walk"
+        )
     return simulate_norm(
         lr,
         wd,
@@ -109,7 +115,7 @@ def norm_map(
 
 def norm_ode(
     lr: npt.ArrayLike | theory.Schedule,
-    wd: npt.ArrayLike,
+    wd: npt.ArrayLike | theory.Schedule,
     grad_norm: npt.ArrayLike | GradientRule | AdversarialGradient,
     *,
     norm: npt.ArrayLike | None = None,
@@ -208,23 +214,22 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     missing = np.isnan(grad_norm.values)
     if np.any(missing[..., :-1] & ~missing[..., 1:]):
         raise ValueError("trajectory must have g̃ at every step to be replayed; grad_norm is NaN before a later value")
-    lr = setting.lr
-    if lr.dims == ("step",):
-        lrs = lr.values
-    elif "step" in lr.dims:
-        lrs = lr.broadcast_like(norm).transpose(*order).values
-    else:
-        lrs = lr.broadcast_like(like).transpose(*dims).values[..., np.newaxis]
-    wd = setting.wd
-    if "step" in wd.dims:
-        raise ValueError("trajectory must have one weight decay to be replayed; split it where wd changes")
-    wd = wd.broadcast_like(like).transpose(*dims)
+
+    def in_time(value: xr.DataArray) -> npt.NDArray[np.float64]:
+        if value.dims == ("step",):
+            return np.asarray(value.values)
+        if "step" in value.dims:
+            return np.asarray(value.broadcast_like(norm).transpose(*order).values)
+        return np.asarray(value.broadcast_like(like).transpose(*dims).values[..., np.newaxis])
+
+    lrs, wds = in_time(setting.lr), in_time(setting.wd)
+    scheduled = [name for name, value in (("lr", setting.lr), ("wd", setting.wd)) if "step" in value.dims]
     coords = {str(n): (tuple(map(str, c.dims)), c.values) for n, c in like.coords.items() if set(c.dims) <= set(dims)}
     begin, gradients = int(step[0]), np.asarray(grad_norm.values)
     state = initial_norm_state(like.values, begin)
     plan = IterationPlan(
         lrs,
-        wd.values,
+        wds,
         GradientSource(_kernels.PRESCRIBED, gradients, gradients),
         np.asarray((~missing).sum(axis=-1)),
         step.size,
@@ -234,4 +239,4 @@ def replay(trajectory: xr.Dataset) -> xr.Dataset:
     )
     result = iterate(state, plan, np.empty((like.size, 0)))
     layout = BatchLayout(dims, {n: c for n, c in coords.items() if n in dims or n in ("lr", "wd", "walker")}, {})
-    return assemble_trajectory(result, state, plan, layout, "step" in lr.dims, {}, {})
+    return assemble_trajectory(result, state, plan, layout, scheduled, {}, {})

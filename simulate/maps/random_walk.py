@@ -8,13 +8,13 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, make_trajectory
-from theory.arguments import check_integer, check_intrinsic_lr, check_number, check_real, check_wd
-from theory.schedules import learning_rates
+from theory.arguments import check_integer, check_intrinsic_lr, check_lr, check_number, check_wd
+from theory.schedules import schedule_values
 
 
 def random_walk(
     lr: float | theory.Schedule,
-    wd: float,
+    wd: float | theory.Schedule,
     grad_norm: npt.ArrayLike = 1.0,
     *,
     dim: int,
@@ -33,7 +33,7 @@ def random_walk(
     Parameters
     ----------
     lr : η > 0, or a schedule.
-    wd : λ >= 0.
+    wd : λ >= 0, or a schedule.
     grad_norm : g̃ > 0 (units of the loss).
     dim : number of weights d >= 2.
     steps : number of updates.
@@ -60,15 +60,18 @@ def random_walk(
     True
     """
     rule = optimizer or theory.SGD()
-    decay = float(check_wd(check_number("wd", wd, at_least=0)))
     gradient_norm = check_number("grad_norm", grad_norm, above=0)
     dim, walkers = check_integer("dim", dim, at_least=2), check_integer("walkers", walkers, at_least=1)
     steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)
-    lrs = learning_rates(lr, 0, steps)
-    check_intrinsic_lr(lrs if callable(lr) else check_real("lr", lr), np.asarray(decay), below=rule.intrinsic_lr_limit)
+    lrs, wds = (
+        schedule_values(value, name, np.arange(max(steps, 1)))
+        if callable(value)
+        else np.full(max(steps, 1), check(check_number(name, value)))
+        for name, value, check in (("lr", lr, check_lr), ("wd", wd, check_wd))
+    )
+    check_intrinsic_lr(lrs, wds, below=rule.intrinsic_lr_limit)
     if norm is None:
-        first = learning_rates(lr, 0, 1)[0]
-        equilibrium = theory.equilibrium_norm(first, decay, gradient_norm, optimizer=rule)
+        equilibrium = theory.equilibrium_norm(lrs[0], wds[0], gradient_norm, optimizer=rule)
         norm = equilibrium if np.isfinite(equilibrium) else 1.0
     start = check_number("norm", norm, above=0)
     generator = np.random.default_rng(check_integer("seed", seed))
@@ -85,7 +88,7 @@ def random_walk(
             noise = generator.normal(size=(walkers, dim))
             across = _unit(noise - (noise * direction).sum(axis=1, keepdims=True) * direction)
             gradient = across * (gradient_norm / lengths)[:, np.newaxis]
-            following, state = rule.update(weights, gradient, state, lrs[t], decay)
+            following, state = rule.update(weights, gradient, state, lrs[t], wds[t])
             after = np.sqrt((following * following).sum(axis=1))
             if not np.isfinite(after).all() or (after == 0).any():
                 status, updates = (COLLAPSED if (after == 0).any() else DIVERGED), t
@@ -100,11 +103,12 @@ def random_walk(
     columns = {name: values[:, : step.size] for name, values in recorded.items()}
     columns["grad_norm"] = np.full_like(columns["norm"], gradient_norm)
     columns["effective_lr"] = lrs[step] / columns["norm"] ** 2
-    setting = {"wd": decay}
-    if callable(lr):
-        columns["lr"] = lrs[step]
-    else:
-        setting["lr"] = check_number("lr", lr, above=0)
+    setting = {}
+    for name, value, values in (("wd", wd, wds), ("lr", lr, lrs)):
+        if callable(value):
+            columns[name] = values[step]
+        else:
+            setting[name] = float(values[0])
     return make_trajectory(
         columns,
         step=step,

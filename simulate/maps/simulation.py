@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from simulate.maps.iteration import (
     IterationResult,
     initial_norm_state,
     iterate,
+    memory_of,
     restart_state,
     trajectory_of_batch,
 )
@@ -25,14 +26,14 @@ from simulate.maps.layout import BatchLayout, lay_out, place_setting, unlabelled
 from simulate.trajectories.contract import NORM_MAX, NORM_MIN
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.destabilization import step_angle
-from theory.schedules import learning_rates
+from theory.schedules import schedule_values
 
 _SMALLEST_LOWER_END = 1e-150  # of r in units of ηL, from which an adversary raises a norm that could decay for ever
 
 
 def simulate_norm(
     lr: npt.ArrayLike | theory.Schedule,
-    wd: npt.ArrayLike,
+    wd: npt.ArrayLike | theory.Schedule,
     grad_norm: npt.ArrayLike | GradientRule | AdversarialGradient,
     *,
     norm: npt.ArrayLike | None,
@@ -41,7 +42,7 @@ def simulate_norm(
     seed: int | None,
     start: xr.Dataset | None,
     source: str,
-    optimizer: theory.SGD,
+    optimizer: theory.Optimizer,
     levels: npt.ArrayLike | None = None,
     exact: bool = True,
     threads: int | None = 1,
@@ -54,7 +55,7 @@ def simulate_norm(
     rule = cast(Any, grad_norm) if hasattr(grad_norm, "batch_shape") else None
     level_norms = None if levels is None else _check_levels(levels)
     state = None
-    checked = {"wd": check_wd(unlabelled(wd))}
+    checked = {} if callable(wd) else {"wd": check_wd(unlabelled(wd))}
     if start is None:
         check_real("norm", unlabelled(norm), above=0)
         checked["norm"] = check_real("norm", unlabelled(norm), at_least=NORM_MIN, at_most=NORM_MAX)
@@ -68,15 +69,16 @@ def simulate_norm(
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     begin = 0 if state is None else state.begin
-    lrs: FloatArray | None = None
-    if callable(lr):
-        lrs = learning_rates(lr, begin, begin + steps)
-    else:
-        checked["lr"] = check_lr(unlabelled(lr))
+    schedules: dict[str, FloatArray] = {}
+    for name, value, check in (("lr", lr, check_lr), ("wd", wd, check_wd)):
+        if callable(value):
+            schedules[name] = schedule_values(value, name, np.arange(begin, begin + steps))
+        elif name == "lr":
+            checked["lr"] = check(unlabelled(value))
     checked["grad_norm"] = (
         np.zeros(rule.batch_shape) if rule is not None else check_real("grad_norm", unlabelled(grad_norm), at_least=0)
     )
-    _check_exact(exact, callable(lr) or rule is not None or optimizer.momentum > 0, record_every)
+    _check_exact(exact, bool(schedules or memory_of(optimizer)) or rule is not None, record_every)
     # copies, because the trajectory keeps them and the caller may change the originals
     checked = {name: value.copy() for name, value in checked.items()}
     labelled = {
@@ -85,33 +87,38 @@ def simulate_norm(
         if isinstance(value, xr.DataArray)
     }
     layout = lay_out(checked, labelled, start)
-    if callable(lr) and "lr" in layout.dims:
-        raise ValueError(f"lr must not be a schedule in a batch that has a dimension 'lr', got {lr!r}")
+    for name, value in (("lr", lr), ("wd", wd)):
+        if name in schedules and name in layout.dims:
+            raise ValueError(f"{name} must not be a schedule in a batch that has a dimension {name!r}, got {value!r}")
     if state is None:
         state = initial_norm_state(layout.arrays["norm"])
-    wds = layout.arrays["wd"]
-    if lrs is None:
-        lrs = layout.arrays["lr"][..., np.newaxis]
-    check_intrinsic_lr(lrs, wds[..., np.newaxis], below=optimizer.intrinsic_lr_limit)
+    shape = layout.arrays["grad_norm"].shape
+    lrs, wds = (schedules[name] if name in schedules else layout.arrays[name][..., np.newaxis] for name in ("lr", "wd"))
+    check_intrinsic_lr(lrs, wds, below=optimizer.intrinsic_lr_limit)
     if isinstance(rule, AdversarialGradient):
-        if optimizer.momentum:
+        if memory_of(optimizer):
             raise ValueError(f"grad_norm must not be adversarial with momentum, only with plain SGD; got {rule!r}")
-        gradients = _adversarial_source(rule, learning_rates(lr, 0, 1) if callable(lr) else lrs[..., 0], wds)
+        # that of step 0, also in a run that is continued
+        first_lr, first_wd = (
+            schedule_values(value, name, np.arange(1))[0] if callable(value) else layout.arrays[name]
+            for name, value in (("lr", lr), ("wd", wd))
+        )
+        gradients = _adversarial_source(rule, np.broadcast_to(first_lr, shape), np.broadcast_to(first_wd, shape))
     else:
-        gradients = _gradient_source(rule, layout.arrays["grad_norm"], wds.shape, begin, steps, seed)
+        gradients = _gradient_source(rule, layout.arrays["grad_norm"], shape, begin, steps, seed)
     crossing = _initial_crossing_times(level_norms, start, state, layout.dims)
     levels = np.empty(0) if level_norms is None else level_norms**2
-    updates = np.full(wds.shape, steps)
+    updates = np.full(shape, steps)
     plan = IterationPlan(lrs, wds, gradients, updates, steps, stride, optimizer, source, levels, exact, threads)
     result = iterate(state, plan, crossing)
     if (gradients.kind == _kernels.RANDOM and layout.dims) or (start is not None and "walker" in start.coords):
-        layout.coords["walker"] = (layout.dims, state.numbers.reshape(wds.shape))
+        layout.coords["walker"] = (layout.dims, state.numbers.reshape(shape))
     variables = {} if stride else _statistics(result.rows.statistics, np.maximum(state.ended - begin, 0))
     if level_norms is not None:
         layout.coords["level"] = (("level",), level_norms)
         variables["crossing_time"] = crossing
     attributes = {"seed": seed, "updates": begin + steps}
-    return assemble_trajectory(result, state, plan, layout, callable(lr), attributes, variables)
+    return assemble_trajectory(result, state, plan, layout, schedules, attributes, variables)
 
 
 def assemble_trajectory(
@@ -119,36 +126,36 @@ def assemble_trajectory(
     state: NormState,
     plan: IterationPlan,
     layout: BatchLayout,
-    scheduled: bool,
+    scheduled: Collection[str],
     attributes: dict[str, Any],
     variables: Mapping[str, FloatArray],
 ) -> xr.Dataset:
     """Make a trajectory from the result of `iterate`, with further variables of the flattened batch.
 
-    `scheduled` means that the learning rate varies in time.
+    `scheduled` names what varies in time: "lr", "wd" or both.
     """
-    shape, dims, step = plan.wd.shape, layout.dims, result.step
+    shape, dims, step = plan.shape, layout.dims, result.step
     norm = np.sqrt(result.rows.sq_norm).reshape(*shape, step.size)
-    lr = np.broadcast_to(result.lr.reshape(norm.shape), norm.shape)
+    lr, wd = (values.reshape(norm.shape) for values in (result.lr, result.wd))
     grad_norm = np.where(np.isnan(norm), np.nan, result.rows.grad_norm.reshape(norm.shape))
     # these overflow near the end of the floating-point range; the status reports it
     with np.errstate(over="ignore", invalid="ignore"):
         effective_lr = lr / norm**2
         tangent = effective_lr * grad_norm
-    if plan.optimizer.momentum:
+    memory = memory_of(plan.optimizer)
+    if memory:
         rotation = result.rows.angles.reshape(norm.shape)
     else:
-        rotation = tangent if plan.source == "ode" else step_angle(tangent, lr * plan.wd[..., np.newaxis])
+        rotation = tangent if plan.source == "ode" else step_angle(tangent, lr * wd)
     columns = {"norm": norm, "grad_norm": grad_norm, "effective_lr": effective_lr, "rotation": rotation}
     attributes = {"optimizer": repr(plan.optimizer), **attributes}
-    if scheduled:
-        columns["lr"] = plan.lr[step - state.begin] if plan.lr.ndim == 1 else lr
-    else:
-        place_setting(layout.coords, attributes, dims, "lr", np.broadcast_to(plan.lr[..., 0], shape))
-    place_setting(layout.coords, attributes, dims, "wd", plan.wd)
+    for name, planned, recorded in (("lr", plan.lr, lr), ("wd", plan.wd, wd)):
+        if name in scheduled:
+            columns[name] = planned[step - state.begin] if planned.ndim == 1 else recorded
+        else:
+            place_setting(layout.coords, attributes, dims, name, np.broadcast_to(planned[..., 0], shape))
     variables = {"final_sq_norm": state.sq_norm, **variables}
-    if plan.optimizer.momentum:
-        variables["final_velocity_along"], variables["final_velocity_across"] = state.velocity.T
+    variables.update(zip(memory, (*state.velocity.T, state.square), strict=False))
     return trajectory_of_batch(
         columns,
         state,

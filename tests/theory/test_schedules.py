@@ -102,7 +102,7 @@ def test_a_number_is_a_constant_learning_rate():
         (
             lambda: learning_rates(lambda t: 0.1, 0, 5),
             ValueError,
-            r"lr must give one learning rate for each of 5 .*shape \(\)",
+            r"lr must give one value for each step.*shape \(\)",
         ),
     ],
 )

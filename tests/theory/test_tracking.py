@@ -4,6 +4,126 @@ import pytest
 import simulate
 import theory
 
+DIM = 400
+RULES = [
+    theory.SGD(),
+    theory.SGD(momentum=0.8),
+    theory.SGD(momentum=0.8, nesterov=True),
+    theory.SGD(momentum=0.8, decoupled=True),
+    theory.AdamW(dim=DIM, betas=(0.9, 0.95)),
+    theory.Lion(dim=DIM, betas=(0.9, 0.95)),
+    theory.Adam(dim=DIM, betas=(0.9, 0.95)),
+]
+STEPS, LR, GRADIENT = 8000, 0.01, 2.0
+SCHEDULES = {
+    "cosine": theory.Cosine(LR, 0.05 * LR, STEPS),
+    "linear to zero": theory.Linear(LR, 1e-9, STEPS),
+    "warm-up": theory.WarmUp(STEPS // 10, theory.Linear(LR, 0.05 * LR, STEPS - STEPS // 10)),
+    "steps": theory.StepDecay(LR, milestones=(STEPS // 3, 2 * STEPS // 3), factor=0.3),
+}
+
+
+def wd_of_time(rule, steps):
+    """Weight decay with this relaxation time at LR."""
+    # relaxation times are inversely proportional to a power of the weight decay: 1, and 2/3 under Adam
+    power = 2 / 3 if isinstance(rule, theory.Adam) else 1
+    small = 1e-4
+    return small * (theory.relaxation_time(LR, small, grad_norm=GRADIENT, optimizer=rule) / steps) ** (1 / power)
+
+
+class TestEveryOptimizer:
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    @pytest.mark.parametrize("rule", RULES, ids=repr)
+    def test_the_norm_is_that_of_random_walks(self, rule, schedule):
+        lr, wd = SCHEDULES[schedule], wd_of_time(rule, 600)
+        start = 1.3 * theory.equilibrium_norm(LR, wd, GRADIENT, optimizer=rule)
+        settings = {"norm": start, "grad_norm": GRADIENT, "optimizer": rule}
+        predicted = theory.norm_under_schedule(lr, wd, STEPS, **settings)
+        walk = simulate.random_walk(lr, wd, steps=STEPS, dim=DIM, walkers=8, seed=0, record_every=20, **settings)
+        np.testing.assert_allclose(np.sqrt((walk.norm**2).mean("batch")), predicted[walk.step.values], rtol=0.02)
+
+    @pytest.mark.parametrize("rule", RULES, ids=repr)
+    def test_the_lag_and_the_growth_are_those_of_slow_schedules(self, rule):
+        steps, wd = 100_000, wd_of_time(rule, 200)
+        lr = theory.Cosine(LR, 0.1 * LR, steps)
+        at = np.arange(10_000, 75_000, 500)
+        settings = {"grad_norm": GRADIENT, "optimizer": rule}
+        start = theory.equilibrium_norm(LR, wd, **settings)
+        norms = theory.norm_under_schedule(lr, wd, steps, norm=start, **settings)
+        lag = theory.tracking_lag(lr, wd, at, **settings)
+        assert 2e-3 < lag.max() < 0.03
+        equilibrium = theory.quasi_equilibrium_norm(lr, wd, at, **settings)
+        # this leaves corrections of order ηλ
+        np.testing.assert_allclose(norms[at], equilibrium * (1 + lag), rtol=0.03)
+        gradients = np.full(at.shape, GRADIENT)
+        limit = rule.norm_growth(lr(at), gradients) / rule.norm_rate(lr(at), np.full(at.shape, wd), gradients)
+        # the next order is the square of the lag, times a number of order ten
+        np.testing.assert_allclose(
+            norms[at] / limit ** (1 / rule.norm_power) - 1, lag, rtol=0.02, atol=15 * lag.max() ** 2
+        )
+        growth = theory.gradient_growth(lr, wd, at, optimizer=rule)
+        np.testing.assert_allclose(growth * (1 - lag), norms[0] / norms[at], rtol=0.03)
+        assert growth.max() > 1.3
+
+    @pytest.mark.parametrize("rule", RULES, ids=repr)
+    def test_small_deviations_relax_in_the_relaxation_time(self, rule):
+        wd = wd_of_time(rule, 600)
+        assert theory.relaxation_time(LR, wd, grad_norm=GRADIENT, optimizer=rule) == pytest.approx(600, rel=1e-3)
+        near, at = (
+            theory.norm_under_schedule(LR, wd, 600, norm=norm, grad_norm=GRADIENT, optimizer=rule)
+            for norm in np.array([1.0001, 1.0])
+            * (rule.norm_growth(LR, GRADIENT) / rule.norm_rate(LR, wd, GRADIENT)) ** (1 / rule.norm_power)
+        )
+        assert np.log(near[-1] / at[-1]) == pytest.approx(1e-4 / np.e, rel=5e-3)
+
+    def test_heavy_ball_has_the_exact_time(self):
+        for decoupled in (False, True):
+            rule = theory.SGD(momentum=0.9, decoupled=decoupled)
+            exact = theory.momentum_relaxation(0.1, 1e-4, momentum=0.9, decoupled=decoupled)
+            assert theory.relaxation_time(0.1, 1e-4, optimizer=rule) == pytest.approx(exact.time, rel=5e-3)
+
+    @pytest.mark.parametrize("rule", RULES, ids=repr)
+    def test_corrected_decay_keeps_the_norm(self, rule):
+        steps, wd = 100_000, wd_of_time(rule, 600)
+        lr = theory.Cosine(LR, 0.05 * LR, steps)
+
+        def corrected(step):
+            return theory.corrected_decay(lr, wd, step, lr_max=LR)
+
+        settings = {"grad_norm": GRADIENT, "optimizer": rule}
+        start = theory.equilibrium_norm(LR, wd, **settings)
+        norms = theory.norm_under_schedule(lr, corrected, steps, norm=start, **settings)
+        np.testing.assert_allclose(norms, start, rtol=0.01)
+        assert np.abs(theory.tracking_lag(lr, corrected, np.arange(0, steps, 100), **settings)).max() < 1e-9
+        assert theory.gradient_growth(lr, corrected, steps, optimizer=rule) == pytest.approx(1, rel=0.01)
+        assert theory.tracked_steps(lr, corrected, steps, **settings) == steps
+        constant = theory.norm_under_schedule(lr, wd, steps, norm=start, **settings)
+        assert constant[-1] < 0.6 * start
+
+    def test_it_is_the_solution_of_the_differential_equation_for_plain_sgd(self):
+        lr, wd = theory.Cosine(0.5, 0.05, 400), theory.Linear(0.02, 0.002, 400)
+        flow = simulate.norm_ode(lr, wd, 2.0, norm=3.0, steps=400)
+        norms = theory.norm_under_schedule(lr, wd, 400, norm=3.0, grad_norm=2.0)
+        np.testing.assert_allclose(norms[:-1], flow.norm, rtol=1e-12)
+        exact = simulate.norm_map(lr, wd, 2.0, norm=3.0, steps=400)
+        np.testing.assert_allclose(norms[:-1], exact.norm, rtol=0.01)
+
+    def test_adamw_lags_four_times_as_long_as_sgd(self):
+        lr, at = theory.Linear(3e-3, 3e-4, 40_000), 36_000
+        plain = theory.tracking_lag(lr, 0.5, at)
+        assert theory.tracking_lag(lr, 0.5, at, optimizer="AdamW") == pytest.approx(4 * plain, rel=1e-6)
+
+    def test_without_decay_and_in_batches(self):
+        for rule in RULES:
+            free = theory.norm_under_schedule(0.01, 0.0, 50, norm=1.0, optimizer=rule)
+            settings = {"lr": np.array([0.01, 0.02]), "wd": np.array([[0.0], [0.1], [0.2]]), "norm": 1.0}
+            batch = theory.norm_under_schedule(steps=50, optimizer=rule, **settings)
+            assert batch.shape == (3, 2, 51)
+            np.testing.assert_allclose(batch[0, 0], free, rtol=1e-12)
+            assert (np.diff(free) > 0).all()
+            assert (np.diff(batch[..., -1], axis=0) < 0).all()
+            assert theory.relaxation_time(0.01, 0.0, optimizer=rule) == np.inf
+
 
 @pytest.mark.parametrize(
     "schedule", [theory.Linear(0.5, 0.05, 200_000), theory.Cosine(0.5, 0.05, 200_000)], ids=["linear", "cosine"]
@@ -106,6 +226,14 @@ def test_limits_and_errors():
         (lambda: theory.tracked_steps(theory.Constant(0.1), 0.0, 5), "wd"),
         (lambda: theory.tracked_steps(theory.Constant(0.1), 0.1, 5, start=6), "start"),
         (lambda: theory.tracked_steps(theory.Constant(0.1), 0.1, 5, tolerance=0.0), "tolerance"),
+        (lambda: theory.tracking_lag(theory.Constant(0.1), lambda step: -1.0 + 0 * step, 5), "wd"),
+        (lambda: theory.tracking_lag(theory.Constant(0.1), lambda step: np.ones(3), 5), "wd"),
+        (lambda: theory.norm_under_schedule(0.1, 0.1, 5, norm=0.0), "norm"),
+        (lambda: theory.norm_under_schedule(0.1, 0.1, -5, norm=1.0), "steps"),
+        (lambda: theory.norm_under_schedule(0.1, 30.0, 5, norm=1.0), "lr"),
+        (lambda: theory.norm_under_schedule(theory.Constant(0.1), 0.1, 5, norm=1.0, grad_norm=-1.0), "grad_norm"),
+        (lambda: theory.norm_under_schedule(0.1, 0.1, 5, norm=1.0, optimizer="AdamW"), "dim"),
+        (lambda: theory.relaxation_time(0.1, 0.1, optimizer="Adam"), "dim"),
     ):
         with pytest.raises((ValueError, TypeError), match=name):
             call()

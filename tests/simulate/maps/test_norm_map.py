@@ -46,6 +46,10 @@ CALLS = {
     "batch of random": ((0.1, 0.01, BoundedGradient([0.5, 1.0], 2.0), 1.0), (2,)),
     "random for a batch": ((0.1, [0.01, 0.02], BoundedGradient(0.5, 2.0), 1.0), (2,)),
     "schedule for a batch": ((theory.Cosine(0.5, 0.1, steps=6), [0.01, 0.02], 2.0, 1.0), (2,)),
+    "schedule of wd": ((0.1, theory.Cosine(0.5, 0.1, steps=6), 2.0, 1.0), ()),
+    "two schedules": ((theory.Linear(0.5, 0.1, steps=6), theory.Cosine(0.5, 0.1, steps=6), 2.0, 1.0), ()),
+    "schedule of wd for a batch": (([0.1, 0.2], theory.Linear(0.5, 0.1, steps=6), 2.0, 1.0), (2,)),
+    "schedule of wd, random": ((0.1, theory.Linear(0.5, 0.1, steps=6), BoundedGradient(0.5, [1.0, 2.0]), 1.0), (2,)),
     "grid": (([[0.1], [0.2]], [0.01, 0.02, 0.03], 2.0, 1.0), (2, 3)),
     "grid with norm": (([[0.1], [0.2]], 0.01, 2.0, [1.0, 2.0, 3.0]), (2, 3)),
     "three axes": ((np.full((2, 1, 1), 0.1), np.full((3, 1), 0.01), [1.0, 2.0], 1.0), (2, 3, 2)),
@@ -206,6 +210,29 @@ class TestSchedules:
         number = norm_map(0.3, 0.1, 2.0, norm=1.0, steps=20)
         np.testing.assert_array_equal(scheduled.norm, number.norm)
         np.testing.assert_array_equal(scheduled.rotation, number.rotation)
+
+    @pytest.mark.parametrize("rule", [theory.SGD(), theory.SGD(momentum=0.9), theory.SGD(momentum=0.9, decoupled=True)])
+    def test_a_schedule_of_wd_moves_as_runs_with_its_values(self, rule):
+        wds = theory.Linear(0.3, 0.05, steps=5)
+        whole = norm_map(0.1, wds, 2.0, norm=1.0, steps=6, optimizer=rule)
+        np.testing.assert_array_equal(whole.wd, wds(np.arange(6)))
+        assert "wd" not in whole.attrs
+        part = norm_map(0.1, whole.wd.values[0].item(), 2.0, norm=1.0, steps=1, optimizer=rule)
+        for t in range(1, 6):
+            assert part.final_norm == pytest.approx(whole.norm.values[t], rel=1e-14)
+            part = norm_map(0.1, whole.wd.values[t].item(), 2.0, steps=1, optimizer=rule, start=part)
+        assert part.final_norm == pytest.approx(whole.final_norm.item(), rel=1e-14)
+        # continued, by absolute step numbers
+        first = norm_map(0.1, wds, 2.0, norm=1.0, steps=3, optimizer=rule)
+        rest = norm_map(0.1, wds, 2.0, steps=3, optimizer=rule, start=first)
+        np.testing.assert_array_equal(rest.norm, whole.norm[3:])
+
+    def test_a_schedule_of_wd_cannot_be_an_axis_too(self):
+        start = norm_map([[0.1], [0.2]], [0.01, 0.02], 2.0, norm=1.0, steps=1)
+        with pytest.raises(ValueError, match="wd must not be a schedule"):
+            norm_map(0.1, theory.Constant(0.1), 2.0, steps=1, start=start)
+        with pytest.raises(ValueError, match="wd must be"):
+            norm_map(0.1, lambda step: -1.0 - step, 2.0, norm=1.0, steps=3)
 
     def test_any_callable_of_the_steps_will_do(self):
         run = norm_map(lambda step: 0.1 + 0.01 * step, 0.1, 2.0, norm=1.0, steps=3)
@@ -609,7 +636,7 @@ class TestBadInput:
 
     def test_schedules_must_give_one_lr_per_step(self):
         for schedule in (lambda step: 0.1, lambda step: np.full(2, 0.1), lambda step: np.full((3, 2), 0.1)):
-            with pytest.raises(ValueError, match=r"lr must give.*steps, got shape"):
+            with pytest.raises(ValueError, match=r"lr must give.*step, got shape"):
                 norm_map(schedule, 0.1, 2.0, norm=1.0, steps=3)
         with pytest.raises(ValueError, match=r"lr must be.*at index 1"):
             norm_map(lambda step: 1.0 - step, 0.1, 2.0, norm=1.0, steps=3)

@@ -128,6 +128,15 @@ def test_plain_sgd_follows_the_norm_map_exactly():
     assert abs(simulate.replay(walk).norm / walk.norm - 1).max() < 1e-12
 
 
+def test_schedules_of_lr_and_wd():
+    lr, wd = theory.Linear(0.5, 0.1, 20), theory.Cosine(0.2, 0.05, 20)
+    walk = simulate.random_walk(lr, wd, 2.0, dim=10, steps=20, walkers=2, norm=1.5)
+    run = simulate.norm_map(lr, wd, 2.0, norm=1.5, steps=20)
+    np.testing.assert_allclose(walk.norm.isel(batch=0), run.norm, rtol=1e-12)
+    np.testing.assert_array_equal(walk.wd, wd(np.arange(20)))
+    assert "wd" not in walk.attrs
+
+
 def test_overflow_is_a_status():
     walk = simulate.random_walk(1e200, 0.0, 1e200, dim=5, steps=10, norm=1.0, walkers=2)
     assert set(walk.status.values.tolist()) == {"diverged"}
