@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-import theory
-from simulate.diagnosis.log_rows import Contradiction, Rows, find_contradiction, has_values, is_read
+from simulate.diagnosis.law_check import Contradiction, find_contradiction
+from simulate.diagnosis.log_rows import Rows, has_values, is_read
 from simulate.diagnosis.rules import NORM_DRIVEN, OVERFLOW, THRESHOLDS, UNKNOWN, Explanation, Thresholds, explain
 from simulate.diagnosis.spikes import find_spikes, rows_before, spike_features
 from simulate.diagnosis.trends import LossTrend, find_trends
 from simulate.logs.read import describe_log, read_log
 from simulate.trajectories.contract import DIVERGED
 from theory.arguments import FloatArray
+from theory.optimizers import OptimizerLike
 
 _HOW_TO_LOG = """To know the cause next time, log the norm of the scale-invariant weights:
     monitor = empirical.Monitor(model, optimizer, inputs)
@@ -155,7 +156,7 @@ def diagnose(
     *,
     lr: float | None = None,
     wd: float | None = None,
-    optimizer: theory.Optimizer | None = None,
+    optimizer: OptimizerLike = None,
     names: Mapping[str, str] | None = None,
     steps_by_row: bool = False,
     steps_per_row: int | None = None,
@@ -177,7 +178,8 @@ def diagnose(
     ----------
     log : a trajectory, or anything that `read_log` reads: a path, columns by name, a data frame, … Best columns: loss,
         learning rate, norm of the scale-invariant weights and norm of their gradient, all before each step.
-    lr, wd, optimizer : settings that the log lacks. Without an optimizer, plain SGD is assumed.
+    lr, wd, optimizer : settings that the log lacks. The optimizer is an object such as `theory.SGD(momentum=0.9)`, or
+        its text form, such as "AdamW". Without it plain SGD is assumed.
     names, steps_by_row, steps_per_row : as in `read_log`; not for trajectories.
 
     Returns

@@ -73,6 +73,11 @@ class Thresholds:
     least_explained: float = 0.7  # share that the one-step law explains; runs: 1.00 in all 323 spikes of plain SGD
     most_explained: float = 1.4  # its reciprocal
 
+    # Loss after the spike, over its largest and over the usual loss. Runs: at most 0.25 in 294 norm-driven spikes; in a
+    # slow rise of the loss 0.87 and 97.
+    most_left: float = 0.5
+    most_above_usual: float = 10.0
+
     # Chance. Drives: 22 077 spikes of simulated gradients that do not depend on the norm, as in docs/diagnosis.md.
     least_similar: int = 3  # convention: spikes that look norm-driven count together from this number on
     least_reference: int = 50  # convention: fewest usual rows for a comparison
@@ -100,6 +105,10 @@ class Thresholds:
     bad_batch_little: float = 0.015  # or up to here; runs: at most 0.011 in 24 bad batches with a larger ratio
     data_shift_little: float = 0.03  # runs: at least 0.035 in 12 data shifts
     data_shift_ratio: float = 4.0  # runs: at least 4.4 times in these
+    # After deep decay one batch may begin a destabilization, and its loss lasts. In a shift the next batch is bad, too.
+    next_share: float = 0.5  # convention: the next loss is closer to that of the arrival than to usual losses
+    most_data_shifts: int = 1  # convention: in one log
+    data_of_largest: float = 0.13  # least excess over that of the largest loss; runs: 0.09 without an event, else 0.32
     data_growth: float = 0.5  # of ln ρ after a decay phase; runs: at most 0.36 in bad batches and data shifts
     data_rise: float = 1.5  # runs: rise of ln loss over its usual changes; at least 1.6, and 1.1 without an event
     left_first: int = 5  # runs: a network forgets a batch within so many rows
@@ -112,10 +121,12 @@ class Thresholds:
     law_share: float = 0.1  # convention: share of deviating steps above which the log contradicts the law
     largest_cosine: float = 0.5  # convention: between gradient and weights that are not scale-invariant
     law_total: float = 0.2  # runs: deviation of all steps together over their decay; 0.1 for batch norm with large ε
+    most_clipped: float = 0.9  # convention: share of clipped steps up to which the others confirm the weight decay
     law_regular: float = 0.9  # convention: share of equal distances between changes, if a step has several rows
-    fast_rows: tuple[int, ...] = (50, 200)  # convention: rows in which the norm decreases faster than by weight decay
+    # rows in which the norm decreases faster than by weight decay, and how much of ln ρ; runs: in 250 correct logs at
+    # most 0.0055 in 50 rows, and nothing in more
+    fast_rows: tuple[tuple[int, float], ...] = ((50, 0.008), (200, 0.003), (800, 0.003))
     fast_ratio: float = 1.5  # convention: so many times as fast
-    fast_excess: float = 0.008  # of ln ρ beyond weight decay; runs: at most 0.0055 in 250 correct logs
     most_resets: int = 3  # convention: rows at which weights may have been replaced
     step_rows: int = 3  # convention: rows before the arrival in which a single step is tested
     step_tolerance: float = 0.02  # of ln ρ; convention: a single step contradicts the law
@@ -131,6 +142,11 @@ class Thresholds:
     repetitions: int = 4  # convention: multiples of the lag at which the loss repeats, too
     repetition_score: float = 4.0  # convention: lowest of these peaks over its standard error
     sharpness: float = 0.5  # convention: height of the peak over its neighbours, relative to the autocorrelation
+    places: int = 40  # convention: most parts of an epoch whose mean losses are compared
+    place_epochs: int = 8  # convention: epochs of a log in which places are compared
+    place_share: float = 0.1  # convention: share of the changes of the loss that the place in the epoch explains
+    place_contrast: float = 3.0  # convention: this share over that for other lengths
+    other_lengths: tuple[float, ...] = (0.71, 0.77, 0.83, 0.89, 0.94, 1.07, 1.13, 1.19, 1.27, 1.37)  # of an epoch
     oscillation_samples: int = 500  # convention: means of rows whose autocorrelation is computed
     oscillation_depth: float = 0.1  # convention: the autocorrelation is that negative between its peaks
     oscillation_height: float = 0.3  # runs: of its first peak
@@ -191,13 +207,16 @@ class SpikeFeatures:
     mean_excess_ratios: tuple[float, ...]  # of the means in `Thresholds.outlier_ratios` that begin at the arrival
     first_mean: float  # mean of the first five losses from the arrival on
     largest_mean: float  # largest of such means
-    share_left: float  # excess of the loss 5 to 20 rows later, over that of the arrival
-    left_ratio: float  # the same, over the largest excess of usual losses
+    next_share: float  # excess of the next loss, over that of the arrival
+    share_left: float  # the same for the mean loss 5 to 20 rows later
+    left_ratio: float  # excess of that mean, over the largest excess of usual losses
     recovery: float  # steps from the arrival until the loss is usual again; NaN if the log ends before
     loss_after: float  # median of the loss then
+    log_largest: float  # largest mean of five losses of the log
     # The learning rate in the rows before the arrival
     lr: float  # at the arrival
     lowest_lr: float
+    compared_lr: float  # lowest one in the rows with which the spike is compared
     lr_step: float  # where it rose most
     lr_steps: float  # in which ρ² decays by a factor e
     spacing: Spacing
@@ -215,11 +234,14 @@ class SpikeFeatures:
     effective_lr: float  # at the trough
     norm_growth: float  # of ln ρ from the trough to the largest norm in the spike
     growth_explained: float  # growth of ln ρ by the one-step law, over the measured growth
-    chance_before: float  # share of usual rows before which steps rotated the weights as far
+    chance_before: (
+        float  # share of usual rows before which steps rotated the weights as far; without norms, were as long
+    )
     rise_ratio: float  # rise of ln loss at the arrival, over the standard deviation of its usual changes
     similar_spikes: int  # spikes of the log that are norm-driven unless chance explains them
     typical_chance: float  # median of `chance_before` among them
     typical_rise: float  # median of `rise_ratio` among them
+    data_shifts: int  # spikes of the log that are data shifts unless they recur
     advised_wd: float  # with which this decay takes as long as the log
     gradient: float  # gradient norm at the arrival
     usual_gradient: float  # 99 % quantile of the rows before
@@ -345,19 +367,40 @@ def _has_arrived_at_once(s: SpikeFeatures, t: Thresholds) -> bool:
 
 def _is_over(s: SpikeFeatures, t: Thresholds) -> bool:
     """Whether so little of the rise is left that one batch explains it."""
-    is_usual = s.share_left <= t.bad_batch_left and s.left_ratio <= t.bad_batch_ratio
-    return is_usual or s.share_left <= t.bad_batch_little
+    # if the next loss is usual, later ones follow from the step
+    is_usual = s.left_ratio <= t.bad_batch_ratio or s.next_share * s.excess_ratio <= t.bad_batch_ratio
+    return (s.share_left <= t.bad_batch_left and is_usual) or s.share_left <= t.bad_batch_little
 
 
 def _stays(s: SpikeFeatures, t: Thresholds) -> bool:
     """Whether so much of the rise is left that the data have changed."""
     is_large = s.share_left > t.data_shift_little and s.left_ratio > t.data_shift_ratio
-    return s.share_left > t.data_shift_left or is_large
+    return (s.share_left > t.data_shift_left or is_large) and not _may_last_by_norm(s, t)
+
+
+def _may_last_by_norm(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether a single batch may have begun a destabilization: the norm had decayed, and the next loss is lower."""
+    return _has_decayed_freely(s, t, t.deep_decay) and s.next_share < t.next_share
 
 
 def _is_from_data(s: SpikeFeatures, t: Thresholds) -> bool:
     may_be_norm = _has_decayed(s, t) and s.norm_growth > t.data_growth
     return s.is_dense and _has_arrived_at_once(s, t) and not s.rise_ratio < t.data_rise and not may_be_norm
+
+
+def _has_not_recovered(s: SpikeFeatures, t: Thresholds) -> bool:
+    return s.loss_after > t.most_left * s.largest_loss and s.loss_after > t.most_above_usual * s.usual_loss
+
+
+def _is_small(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether the spike is small beside the largest loss of the log, and the usual loss is tiny."""
+    is_tiny = s.usual_loss < t.least_of_usual * s.log_largest
+    return is_tiny and s.largest_loss - s.usual_loss < t.data_of_largest * (s.log_largest - s.usual_loss)
+
+
+def _has_rare_rotation(s: SpikeFeatures, t: Thresholds) -> bool:
+    """Whether the rotation before a small spike is as rare as before norm-driven ones, so that the data are unsure."""
+    return s.excess_ratio < t.excess_far and s.chance_before <= t.typical_chance
 
 
 def _why_from_norm(s: SpikeFeatures, t: Thresholds) -> str:
@@ -510,6 +553,15 @@ def _how_much_left(s: SpikeFeatures, t: Thresholds) -> str:
     return f"{t.left_first} to {t.left_last} steps later, {max(s.share_left, 0.0):.1%} of it was left."
 
 
+def _why_not_lasting(s: SpikeFeatures, t: Thresholds) -> str:
+    if s.share_left > t.data_shift_little and _may_last_by_norm(s, t):
+        left = (
+            f"The norm had decayed by {s.decayed_share:.0%}, and after one step {max(s.next_share, 0.0):.0%} was left"
+        )
+        return f"{left}: one batch may have begun a destabilization."
+    return "That is more than one batch leaves and less than a data shift leaves."
+
+
 def _advise_slower_lr(s: SpikeFeatures, t: Thresholds) -> str:
     if math.isnan(s.lr_steps):
         return "A smaller rise rotates the weights less."
@@ -571,8 +623,8 @@ RULES = (
     ),
     CauseRule(
         LARGE_UPDATE,
-        lambda s, t: not s.has_columns and _has_large_update(s, t),
-        (_why_large_update, _how_gradient_rose, _whether_norm_is_possible, _how_it_recovered),
+        lambda s, t: not s.has_columns and _has_large_update(s, t) and not _may_be_chance(s, t),
+        (_why_large_update, _how_gradient_rose, _whether_norm_is_possible, _how_unlikely, _how_it_recovered),
         (_advise_smaller_update,),
         numbers=(),
     ),
@@ -613,6 +665,17 @@ RULES = (
     ),
     CauseRule(
         UNKNOWN,
+        lambda s, t: _is_from_norm(s, t) and _has_not_recovered(s, t),
+        (
+            _why_from_norm,
+            _DECAYED,
+            _GREW,
+            "But the loss stays at {s.loss_after:.3g}. After a destabilization it decreases again.",
+        ),
+        numbers=_GROWTH,
+    ),
+    CauseRule(
+        UNKNOWN,
         lambda s, t: _is_from_norm(s, t) and _may_be_chance(s, t),
         (_why_from_norm, _DECAYED, _GREW, _how_unlikely, _why_by_chance, _similar_medians, _DECIDES),
         numbers=_GROWTH,
@@ -633,8 +696,43 @@ RULES = (
     ),
     CauseRule(
         UNKNOWN,
+        lambda s, t: _is_from_data(s, t) and _has_rare_rotation(s, t),
+        (
+            "It rose at once, at step {s.arrival_step}. But steps rotated the weights as far before "
+            "{s.chance_before:.1%} of the usual rows only, so the norm is not excluded.",
+        ),
+    ),
+    CauseRule(
+        UNKNOWN,
+        lambda s, t: _is_from_data(s, t) and _is_small(s, t),
+        (
+            _AT_ONCE,
+            "But it is small beside the loss of {s.log_largest:.3g} that the log reaches: single samples that the "
+            "network has not learned raise it as far.",
+        ),
+    ),
+    CauseRule(
+        UNKNOWN,
+        lambda s, t: _is_from_data(s, t) and s.lr >= t.lr_rise * s.compared_lr,
+        (
+            _AT_ONCE,
+            "But the learning rate rose from {s.compared_lr:.3g} to {s.lr:.3g} in the rows before, so what was usual "
+            "there does not exclude it as the cause.",
+        ),
+    ),
+    CauseRule(
+        UNKNOWN,
         lambda s, t: _is_from_data(s, t) and math.isnan(s.share_left),
         (_AT_ONCE, "The log ends too soon after it to separate one batch from a lasting change."),
+    ),
+    CauseRule(
+        UNKNOWN,
+        lambda s, t: _is_from_data(s, t) and _stays(s, t) and s.data_shifts > t.most_data_shifts,
+        (
+            _AT_ONCE,
+            _how_much_left,
+            "But the log has {s.data_shifts} such spikes. Data rarely change so often, and destabilizations recur.",
+        ),
     ),
     CauseRule(
         DATA_SHIFT,
@@ -645,7 +743,7 @@ RULES = (
     CauseRule(
         UNKNOWN,
         lambda s, t: _is_from_data(s, t) and not _is_over(s, t),
-        (_AT_ONCE, _how_much_left, "That is more than one batch leaves and less than a data shift leaves."),
+        (_AT_ONCE, _how_much_left, _why_not_lasting),
     ),
     CauseRule(
         BAD_BATCH,

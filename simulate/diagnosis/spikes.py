@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from simulate.diagnosis.log_rows import Rows, row_spacing
-from simulate.diagnosis.rules import NORM_DRIVEN, THRESHOLDS, Spacing, SpikeFeatures, Thresholds, explain
+from simulate.diagnosis.log_rows import Rows, has_values, row_spacing
+from simulate.diagnosis.rules import DATA_SHIFT, NORM_DRIVEN, THRESHOLDS, Spacing, SpikeFeatures, Thresholds, explain
 from simulate.diagnosis.trends import chance_of_lock, locked_share
 from simulate.trajectories.periods import zigzag
 from theory.arguments import FloatArray
@@ -38,8 +39,19 @@ def find_spikes(rows: Rows, t: Thresholds = THRESHOLDS) -> list[tuple[int, int]]
     usual = loss.copy()
     usual[: _initial_rows(loss, t)] = math.nan
     # later spikes are not compared with short spikes; a long spike raises the usual loss for a while
-    while outliers := [row for row in _find_outliers(loss, usual, t) if _is_large(loss, row, t)]:
-        spikes = _merge(loss, [*spikes, *((row, row) for row in outliers)], t)
+    largest = _largest_mean(loss, t)
+
+    @functools.cache
+    def extend(row: int, end: int) -> tuple[int, int]:
+        """First and last row of a spike that lasts at least from `row` to `end`."""
+        last = max(_last_row(loss, row, t), end)
+        return _first_row(loss, row, last, t), last
+
+    first_high_row = functools.cache(lambda first, last: _first_high_row(loss, first, last, t))
+    while outliers := [
+        row for row in _find_outliers(loss, usual, first_high_row, t) if _is_large(loss, row, largest, t)
+    ]:
+        spikes = _merge(extend, [*spikes, *((row, row) for row in outliers)], t.rotation_gap)
         masked = np.isnan(usual).sum()
         usual = _without_short_spikes(usual, spikes, t)
         if np.isnan(usual).sum() == masked:
@@ -57,7 +69,7 @@ def find_spikes(rows: Rows, t: Thresholds = THRESHOLDS) -> list[tuple[int, int]]
     for first, last in _find_quick_rises(loss, rows.norm[:end], rows.decay[:end], t):
         starts.append(first)
         ends[first] = max(last, ends.get(first, last))
-    return _merge(loss, [(first, ends.get(first, first)) for first in starts], t)
+    return _merge(extend, [(first, ends.get(first, first)) for first in starts], t.rotation_gap)
 
 
 def spike_features(
@@ -71,6 +83,10 @@ def spike_features(
             _features(rows, usual, usual_rows, first, last, spacing, contradicts_law, t)
             for (first, last), spacing in zip(places, _spacings(rows, places, t), strict=True)
         ]
+    largest = _largest_mean(rows.loss, t)
+    features = [replace(s, log_largest=largest) for s in features]
+    shifts = sum(explain(s, t).cause == DATA_SHIFT for s in features)
+    features = [replace(s, data_shifts=shifts) for s in features]
     chances = np.array([(s.chance_before, s.rise_ratio) for s in features if _looks_norm_driven(s, t)])
     if not chances.size:
         return features
@@ -92,7 +108,10 @@ def _spacings(rows: Rows, places: _Places, t: Thresholds) -> list[Spacing]:
     steps = [int(rows.step[first]) for first, _ in places]
     # within a few rows every place is the same
     has_places = rows.epoch_length >= t.least_lag * row_spacing(rows.step)
-    share = locked_share(steps, rows.epoch_length) if len(steps) > 1 and has_places else math.nan
+    share = math.nan
+    if len(steps) > 1 and has_places:
+        # spikes at the same row may lie anywhere in its steps
+        share = min(locked_share(steps, rows.epoch_length) + row_spacing(rows.step) / rows.epoch_length, 1.0)
     distances = np.diff(steps)
     spread = float(distances.std() / distances.mean()) if distances.size else math.nan
     before = [0, *(last for _, last in places)]
@@ -139,10 +158,13 @@ class _Usual:
             series[1, row] = np.where(spike_rows[end] > spike_rows[row - before], np.nan, values)
             return series[0], series[1]
 
-        turned = rows.rotation[: 1 - t.rotation_rows or None]
-        for later in range(1, t.rotation_rows):
+        # without norms the length of steps is compared, or that of gradients
+        steps = next((c for c in (rows.rotation, rows.update) if has_values(c)), rows.gradient)
+        count = _rotation_rows(rows, t)
+        turned = steps[: 1 - count or None]
+        for later in range(1, count):
             # a rotation that is not known does not count
-            turned = np.fmax(turned, rows.rotation[later : later + turned.size])
+            turned = np.fmax(turned, steps[later : later + turned.size])
         loss = rows.loss
         if loss.min() >= 0 and loss.any():
             # a loss of zero has no logarithm
@@ -153,7 +175,7 @@ class _Usual:
             (after, _moving_means(np.append(loss[gap:], [loss[-1]] * (after - 1)), after)) for after in t.rise_rows
         )
         rises = tuple(at_rows(means - earlier[: means.size], gap, after) for after, means in later_means)
-        return cls(at_rows(turned[:-1], t.rotation_rows, 0), rises)
+        return cls(at_rows(turned[:-1], count, 0), rises)
 
     def chance_before(self, row: int, t: Thresholds) -> float:
         """Share of usual rows before which steps rotated the weights as far as before this row."""
@@ -191,12 +213,14 @@ def _features(
 ) -> SpikeFeatures:
     loss, norm = rows.loss, rows.norm
     arrival = _arrival_row(loss, first, last, t)
+    # if rows lie apart, steps between the first row and the arrival may already follow from the event
+    before = arrival if rows.is_dense else first
     at_once = loss[arrival : last + 1]
     means = _moving_means(at_once, t.nearby_rows) if at_once.size >= t.nearby_rows else at_once[:1]
     later, usual_mean = loss[arrival + t.left_first : arrival + t.left_last + 1], _before(loss, first, t).mean()
     has_later = later.size > t.left_last - t.left_first
     start = max(arrival - t.lr_rows, 0)
-    recent_lr = rows.lr[start : arrival + 1]
+    recent_lr, compared_lr = rows.lr[start : arrival + 1], _before(rows.lr, arrival, t)
     depth, decay_ratio, trough = _last_decay_phase(rows, first, t)
     duration = depth / (decay_ratio * rows.decay_per_step[trough])
     span = int(rows.step[-1] - rows.step[0])
@@ -213,6 +237,7 @@ def _features(
         span=span,
         usual_loss=float(np.median(_before(loss, first, t))),
         largest_loss=float(loss[first : last + 1].max()),
+        log_largest=math.nan,
         arrival_step=int(rows.step[arrival]),
         arrival_loss=float(loss[arrival]),
         # compare with losses outside spikes
@@ -220,13 +245,15 @@ def _features(
         mean_excess_ratios=tuple(_mean_excess_ratio(loss, arrival, count, t) for count, _ in t.outlier_ratios),
         first_mean=float(means[0]),
         largest_mean=float(means[: t.level_rows].max()),
+        next_share=float((loss[arrival + 1] - usual_mean) / (loss[arrival] - usual_mean)) if later.size else math.nan,
         share_left=float((later.mean() - usual_mean) / (loss[arrival] - usual_mean)) if has_later else math.nan,
         left_ratio=_excess_ratio(float(later.mean()), _before(usual, arrival, t)) if has_later else math.nan,
         lr=float(recent_lr[-1]),
         lowest_lr=float(recent_lr[recent_lr > 0].min(initial=math.inf)),
+        compared_lr=float(compared_lr[compared_lr > 0].min(initial=math.inf)),
         lr_step=int(rows.step[start + 1 + np.argmax(np.diff(recent_lr))]) if arrival else math.nan,
         lr_steps=float(1 / (2 * rows.free_decay[arrival])) if rows.free_decay[arrival] > 0 else math.nan,
-        turned_before=_ratio_before(rows.rotation, arrival, t),
+        turned_before=_ratio_before(rows.rotation, before, t, _rotation_rows(rows, t)),
         gradient_before=_ratio_before(rows.gradient, arrival, t),
         gradient_then=_ratio_before(rows.gradient, arrival, t, after=t.rotation_rows),
         update_before=_ratio_before(rows.update, arrival, t),
@@ -240,9 +267,10 @@ def _features(
         effective_lr=float(rows.lr[trough] / norm[trough] ** 2),
         norm_growth=float(np.log(norm[first : last + 2].max() / norm[trough])),
         growth_explained=_growth_explained(rows, trough, last),
-        chance_before=usual_rows.chance_before(arrival, t),
+        chance_before=usual_rows.chance_before(before, t),
         rise_ratio=usual_rows.rise_ratio(arrival, t),
         similar_spikes=0,
+        data_shifts=0,
         typical_chance=math.nan,
         typical_rise=math.nan,
         advised_wd=float(rows.wd[trough] * duration / span),
@@ -301,7 +329,9 @@ def _quantile(values: FloatArray, share: float) -> float:
     return float(np.quantile(values, share)) if values.size else math.nan
 
 
-def _find_outliers(loss: FloatArray, usual: FloatArray, t: Thresholds) -> Sequence[int]:
+def _find_outliers(
+    loss: FloatArray, usual: FloatArray, first_high_row: Callable[[int, int], int], t: Thresholds
+) -> Sequence[int]:
     """First rows of outliers among the usual losses, in which spikes are NaN."""
     # imported here, because importing this module needs it for nothing else
     from scipy.ndimage import maximum_filter1d
@@ -319,27 +349,36 @@ def _find_outliers(loss: FloatArray, usual: FloatArray, t: Thresholds) -> Sequen
         )
         candidates = np.arange(fewest + late, series.size)
         candidates = candidates[(series[candidates] > largest[candidates - late - 1]) & ~np.isnan(compared[candidates])]
-        # medians of all windows at once leave few candidates; a window with NaN has the median NaN
-        complete = candidates[candidates - late >= t.compared_rows]
-        excess_by_limit = np.full(series.size, np.nan)
+        # a row can only be an outlier if the median of its window is above a bound, which half of the values decide
+        top = largest[candidates - late - 1]
+        bounds = (limit * top - series[candidates]) / (limit - 1) - 1e-9 * np.abs(top)
+        may_be = np.ones(candidates.size, dtype=bool)
+        complete = np.flatnonzero(candidates - late >= t.compared_rows)
         for part in np.array_split(complete, complete.size // _CHUNK + 1) if complete.size else []:
-            typical = np.median(sliding_window_view(compared, t.compared_rows)[part - late - t.compared_rows], axis=1)
-            excess_by_limit[part] = series[part] - typical - limit * (largest[part - late - 1] - typical)
-        for row in candidates[~(excess_by_limit[candidates] <= 0)].tolist():
+            windows = sliding_window_view(compared, t.compared_rows)[candidates[part] - late - t.compared_rows]
+            low, counted = (windows <= bounds[part, np.newaxis]).sum(axis=1), (~np.isnan(windows)).sum(axis=1)
+            may_be[part] = 2 * low <= counted
+        for row in candidates[may_be].tolist():
             window = rows_before(row - late, t.compared_rows)
             previous = compared[window]
             previous = previous[~np.isnan(previous)]
             if previous.size < t.least_rows:
                 continue
-            typical = float(np.median(previous))
+            typical = _median(previous)
             excess = float(series[row]) - typical
             if excess <= limit * (float(previous.max()) - typical):
                 continue
             # a long mean that is small beside single losses is noise
             if rows > t.nearby_rows and excess < t.least_of_single * (float(np.nanmax(usual[window])) - typical):
                 continue
-            outliers.append(_first_high_row(loss, row, row + late, t))
+            outliers.append(first_high_row(row, row + late))
     return sorted(set(outliers))
+
+
+def _median(values: FloatArray) -> float:
+    """Median of a few hundred values, several times as fast as `np.median`."""
+    ordered = np.sort(values)
+    return float((ordered[(ordered.size - 1) // 2] + ordered[ordered.size // 2]) / 2)
 
 
 def _initial_rows(loss: FloatArray, t: Thresholds) -> int:
@@ -350,23 +389,25 @@ def _initial_rows(loss: FloatArray, t: Thresholds) -> int:
     return int(np.argmax(np.append(loss[: later.size] <= later, True)))
 
 
-def _is_large(loss: FloatArray, row: int, t: Thresholds) -> bool:
+def _is_large(loss: FloatArray, row: int, largest: float, t: Thresholds) -> bool:
     usual = float(np.median(_before(loss, row, t)))
-    # a mean of five, because a single largest loss may be an error
-    largest = float(_moving_means(loss, t.nearby_rows).max(initial=-math.inf))
     excess = float(loss[row : row + t.nearby_rows].max()) - usual
     # a small excess counts beside a loss that was large at the start, unless the usual loss is tiny
     is_notable = usual >= t.least_of_usual * largest and excess >= t.least_of_usual * usual
     return excess >= t.least_of_largest * (largest - usual) or is_notable
 
 
-def _merge(loss: FloatArray, spikes: _Places, t: Thresholds) -> list[tuple[int, int]]:
+def _largest_mean(loss: FloatArray, t: Thresholds) -> float:
+    """Largest mean of five losses, because a single largest loss may be an error."""
+    return float(_moving_means(loss, t.nearby_rows).max(initial=-math.inf))
+
+
+def _merge(extend: Callable[[int, int], tuple[int, int]], spikes: _Places, gap: int) -> list[tuple[int, int]]:
     """Extend spikes to their first and last rows, and merge those that are close, in order."""
     merged: list[tuple[int, int]] = []
     for row, end in sorted(set(spikes)):
-        last = max(_last_row(loss, row, t), end)
-        first = _first_row(loss, row, last, t)
-        if merged and first <= merged[-1][1] + t.rotation_gap:
+        first, last = extend(row, end)
+        if merged and first <= merged[-1][1] + gap:
             merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
         else:
             merged.append((first, last))
@@ -383,7 +424,7 @@ def _arrival_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
 
 def _first_high_row(loss: FloatArray, first: int, last: int, t: Thresholds) -> int:
     """Row from which the mean excess up to the last row is largest for its number of rows."""
-    excess = loss[first : last + 1] - float(np.median(_before(loss, first, t)))
+    excess = loss[first : last + 1] - _median(_before(loss, first, t))
     counts = np.arange(excess.size, 0, -1)
     return first + int(np.argmax(np.cumsum(excess[::-1])[::-1] / np.sqrt(counts)))
 
@@ -433,15 +474,20 @@ def _find_quick_rises(loss: FloatArray, norm: FloatArray, decay: FloatArray, t: 
     return rises
 
 
-def _ratio_before(values: FloatArray, arrival: int, t: Thresholds, after: int = 0) -> float:
-    """Largest value of the three rows before the arrival, over the 95 % quantile of usual values.
+def _rotation_rows(rows: Rows, t: Thresholds) -> int:
+    """Rows before the arrival whose rotations count: three steps, or one row if rows lie apart."""
+    return t.rotation_rows if rows.is_dense else 1
+
+
+def _ratio_before(values: FloatArray, arrival: int, t: Thresholds, before: int | None = None, after: int = 0) -> float:
+    """Largest value of the three rows before the arrival, or of `before` rows, over the 95 % quantile of usual values.
 
     With `after`, the largest of so many rows from the arrival on.
     """
     # the ten steps before the spike are not usual any more
     usual = _before(values, max(arrival - t.rotation_gap, 0), t)
     usual = usual[np.isfinite(usual)]
-    recent = values[slice(arrival, arrival + after) if after else rows_before(arrival, t.rotation_rows)]
+    recent = values[slice(arrival, arrival + after) if after else rows_before(arrival, before or t.rotation_rows)]
     recent = recent[np.isfinite(recent)]
     if usual.size < t.least_rotations or not recent.size:
         return math.nan

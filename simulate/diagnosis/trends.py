@@ -53,7 +53,7 @@ def find_trends(rows: Rows, places: Sequence[tuple[int, int]], t: Thresholds = T
         is_usual[first : last + 1] = False
     if is_usual.sum() < t.trend_blocks * t.least_block_rows:
         return []
-    repeats = _find_repetition(rows, is_usual, t)
+    repeats = _find_repetition(rows, is_usual, t) or _find_places_in_epoch(rows, is_usual, t)
     trends = [_find_rise(rows, places, t), repeats or _find_oscillation(rows, is_usual, t)]
     return [trend for trend in trends if trend is not None]
 
@@ -154,6 +154,41 @@ def _find_repetition(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTre
     return LossTrend(REPETITION, int(rows.step[0]), int(rows.step[-1]), text)
 
 
+def _find_places_in_epoch(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTrend | None:
+    """Whether the loss depends on the place in the epoch, as it does if the last batch of each epoch is small."""
+    spacing, epoch = row_spacing(rows.step), rows.epoch_length
+    step = (rows.step - rows.step[0]).astype(float)
+    if not (epoch >= t.least_lag * spacing and step[-1] >= t.place_epochs * epoch):
+        return None
+    residual = _detrended(rows, is_usual, min(t.trend_blocks, int(step[-1] / epoch) // 2))
+    if not residual.any():
+        return None
+    residual = residual - residual.mean()
+    count = int(min(epoch / spacing, t.places))
+
+    def place_means(length: float) -> tuple[float, FloatArray]:
+        """Share of the changes of the loss that the place in a part of this length explains, and the means."""
+        place = (np.mod(step, length) / length * count).astype(int)
+        numbers = np.bincount(place, minlength=count)
+        means = np.bincount(place, weights=residual, minlength=count) / np.maximum(numbers, 1)
+        return float((numbers * means**2).sum() / (residual**2).sum()), means
+
+    share, means = place_means(epoch)
+    # an oscillation of another cause may have nearly the length of an epoch; over the log these lengths differ from it
+    # by one epoch and more
+    near = [1 + shift * epoch / step[-1] for shift in (-3, -2, -1, 1, 2, 3)]
+    others = max(place_means(factor * epoch)[0] for factor in (*t.other_lengths, *near))
+    if not (share >= t.place_share and share > t.place_contrast * others):
+        return None
+    text = (
+        f"The loss depends on the place in the epoch of {epoch:.0f} steps, which explains {share:.0%} of its changes "
+        f"(at most {others:.0%} for other lengths). It is highest near {(np.argmax(means) + 0.5) / count:.0%} of the "
+        "epoch. So something that recurs in each epoch causes it, not the norm: a last batch of few samples, the order "
+        "of the data, or the learning rate."
+    )
+    return LossTrend(REPETITION, int(rows.step[0]), int(rows.step[-1]), text)
+
+
 def _find_oscillation(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTrend | None:
     """A period of the loss, from the first peak of its autocorrelation."""
     # the loss changes fast at first
@@ -178,7 +213,7 @@ def _find_oscillation(rows: Rows, is_usual: FloatArray, t: Thresholds) -> LossTr
     period = lag * size * float(rows.step[-1] - rows.step[0]) / max(rows.step.size - 1, 1)
     epoch = rows.epoch_length
     if math.isfinite(epoch) and abs(period / epoch - 1) < 0.05:
-        why = "That is an epoch, so the order of the data causes it, not the norm."
+        why = "That is about the length of an epoch, so the data may cause it."
     else:
         why = _whether_norm_can_oscillate(rows, period, t)
     text = (

@@ -101,6 +101,8 @@ PHASE_NAMES = (
     *("mode", "phase", "split", "stage", "subset", "partition", "dataset", "set", "prefix", "run_type"),
     "run_context",
 )
+# columns that say which process of a parallel training wrote a row
+RANK_NAMES = ("rank", "global_rank", "process_index")
 # columns of a table in long form: name and value of one metric, and run
 METRIC_NAMES = ("metric_name", "metric_key", "metric", "tag", "variable", "key", "name")
 METRIC_VALUES = ("metric_value", "value", "scalar")
@@ -246,6 +248,10 @@ LOGGERS: tuple[Logger, ...] = (
     _logger("MMCV log", "text", "epoch position_in_epoch data_time memory"),
     _logger("output of the PyTorch ImageNet example", "text", "epoch position_in_epoch loss", "acc_1 prec_1"),
     _logger("Lightning progress bar", "text", "epoch position_in_epoch", "v_num"),
+    _logger("ESPnet log", "text", "epoch batch loss", "optim_step_time forward_time"),
+    _logger("WeNet log", "text", "epoch batch loss rank", "loss_ctc steps_sec history_loss"),
+    _logger("output of YOLO", "text", "epoch size", "box_loss instances"),
+    _logger("output of YOLO", "text", "epoch img_size box_loss"),
     _logger("DeepSpeed log", "text", "steps loss", "iter_time_s samples_sec", step="steps"),
 )
 
@@ -283,6 +289,7 @@ _TABLE_NAMES = frozenset(name for names in NAMES.values() for name in names) | {
     *MONITOR_NAMES.values(),
     *TRAJECTORY_NAMES,
     *PHASE_NAMES,
+    *RANK_NAMES,
     *METRIC_NAMES,
     *METRIC_VALUES,
     *RUN_NAMES,

@@ -16,6 +16,7 @@ from simulate.logs._column_names import (
     MONITOR_NAMES,
     NAMES,
     PHASE_NAMES,
+    RANK_NAMES,
     TRAINING_WORDS,
     TRAJECTORY_NAMES,
     Logger,
@@ -32,6 +33,7 @@ _EXTREMES = ("__MIN", "__MAX")
 _MOST_REMARKED = 3
 # a column with fewer values than this share of another one of the same meaning does not count
 _LEAST_SHARE = 0.1
+_RANK_SPREAD = 0.1  # of the numbers of rows of different processes, at most
 
 
 @dataclass
@@ -83,6 +85,7 @@ def find_columns(table: Table, names: Mapping[str, str]) -> Columns:
         if name and name not in table.columns:
             raise ValueError(f"names must be of columns, {format_names(all_names(table))}, got {name!r}")
     _keep_training_rows(table, names)
+    _keep_first_process(table, names)
     normalized = _by_normalized_name(table)
     logger = _find_logger(table)
     columns = Columns(title=logger.title if logger else "")
@@ -249,6 +252,22 @@ def _keep_training_rows(table: Table, names: Mapping[str, str]) -> None:
             left_out = int((~training).sum())
             table.select(training)
             table.remarks.append(f"{left_out} rows are left out: {name!r} says that they are not of the training.")
+        return
+
+
+def _keep_first_process(table: Table, names: Mapping[str, str]) -> None:
+    """Leave out rows of the other processes of a parallel training, which log the same steps."""
+    for name in table.columns:
+        if normalize(name) not in RANK_NAMES or name in names.values():
+            continue
+        rank = table.numbers(name)
+        ranks, counts = np.unique(rank[np.isfinite(rank)], return_counts=True)
+        # processes are numbered, and log equally many rows
+        if ranks.size < 2 or (ranks != np.arange(ranks.size)).any() or np.ptp(counts) > _RANK_SPREAD * counts.max():
+            continue
+        others = rank > 0
+        table.select(~others)
+        table.remarks.append(f"{int(others.sum())} rows are left out: {name!r} says that they are of other processes.")
         return
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import os
+import select
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+_SECONDS_FOR_WRITER = 1.0
 _EVENT_MARK = b"brain.Event:"
 _PASS = "Load it in Python and pass its columns to simulate.read_log, or write them as CSV"
 _FRAME = "Pass the data frame to simulate.read_log, or write it as CSV"
@@ -63,7 +67,7 @@ def read_content(path: Path) -> tuple[bytes, list[str]]:
     ValueError : the file cannot be read, is empty or is of another kind.
     """
     try:
-        content = path.read_bytes()
+        content = _read_bytes(path)
     except OSError as error:
         raise ValueError(f"path must be a file that can be read, got {str(path)!r} ({error.strerror})") from None
     remarks = []
@@ -81,6 +85,34 @@ def read_content(path: Path) -> tuple[bytes, list[str]]:
         raise foreign_file(path, "an empty file", "Check that the training has written to it")
     _reject_other_kinds(path, content)
     return content, remarks
+
+
+def _read_bytes(path: Path) -> bytes:
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode):
+        return _read_pipe(path)
+    # some devices never end
+    for is_kind, kind in ((stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"), (stat.S_ISSOCK, "a socket")):
+        if is_kind(mode):
+            raise foreign_file(path, f"{kind}, not a file", "Choose the file of the log")
+    return path.read_bytes()
+
+
+def _read_pipe(path: Path) -> bytes:
+    """Bytes of a pipe until its writer closes it; a pipe that nothing writes to never ends."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as pipe:
+        select.select([descriptor], [], [], _SECONDS_FOR_WRITER)
+        try:
+            start = os.read(descriptor, 1)
+        except BlockingIOError:
+            # its writer has not written yet
+            start = b""
+        else:
+            if not start:
+                raise foreign_file(path, "a pipe that nothing writes to", "Write the log into a file, and choose that")
+        os.set_blocking(descriptor, True)
+        return start + pipe.read()
 
 
 def is_event_file(content: bytes) -> bool:

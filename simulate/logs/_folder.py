@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 import xarray as xr
@@ -25,6 +27,7 @@ _LOG_NAMES = (
     *("log.json", "log.txt", "train.log", "training.log", "train_log.txt"),
 )
 _LOG_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".log", ".txt", ".gz", ".bz2", ".xz")
+_LONGEST_PATH = 200  # in a message
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _STATE = "trainer_state.json"
 
@@ -36,15 +39,30 @@ def read_path(path: Path, names: Mapping[str, str]) -> Table | xr.Dataset:
     ------
     ValueError : the path does not exist or has no log.
     """
-    if path.is_dir():
+    # of a text that is too long for a path, the methods of `Path` raise an error of the system
+    if os.path.isdir(path):
         return _read_folder(path, names)
-    if not path.exists():
-        raise ValueError(f"path must exist, got {str(path)!r}: there is no such file or folder")
+    if not os.path.exists(path):
+        raise ValueError(_no_such_file(path))
     return _read_file(path, names)
 
 
+def _no_such_file(path: Path) -> str:
+    text = str(path)
+    start = text if len(text) <= _LONGEST_PATH else f"{text[:_LONGEST_PATH]}…"
+    advice = "Check the path"
+    if "\n" in text:
+        advice = "Write the text of a log into a file first"
+    elif os.path.islink(path):
+        advice = "It is a link to a file that does not exist"
+    elif os.access(path.parent, os.R_OK) and path.parent.is_dir():
+        for name in get_close_matches(path.name, os.listdir(path.parent), n=1):
+            advice = f"Is it {str(path.parent / name)!r}?"
+    return f"path must exist, got {start!r}: there is no such file or folder. {advice}"
+
+
 def _read_file(path: Path, names: Mapping[str, str]) -> Table:
-    if EVENT_FILE in path.name:
+    if EVENT_FILE in path.name and path.is_file():
         return read_event_files(path, names)
     content, remarks = read_content(path)
     if is_event_file(content):
@@ -103,7 +121,7 @@ def _read_folder(path: Path, names: Mapping[str, str]) -> Table | xr.Dataset:
         )
     raise ValueError(
         f"path must be a file, a run folder or a folder with a log, got {str(path)!r}: it has neither a log such as "
-        "metrics.csv or trainer_state.json nor event files of TensorBoard"
+        "metrics.csv or trainer_state.json nor event files of TensorBoard. Choose the file of the log"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from simulate.logs._column_names import is_epoch, is_loss, is_step
 from simulate.logs._content import foreign_file
+from simulate.logs._long_form import name_of_metric
 from simulate.logs._table import Cells, RowCollector, Table
 from simulate.logs._text import position_in_text
 
@@ -208,7 +209,7 @@ def _read_lines(text: str, is_relevant: Callable[[str], bool]) -> Table | None:
                 if at and not any(is_step(name) or is_epoch(name) for name in names):
                     for name, value in position_in_text(line[:at]):
                         names, values = (*names, name), (*values, value)
-                rows_with_loss += any(map(is_loss, names))
+                rows_with_loss += any(map(is_loss, names)) or is_loss(name_of_metric(record))
                 collector.add(names, values)
             # several dicts may follow each other in a line
             at = line.find("{", end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from simulate.logs._cells import NUMBER
 from simulate.logs._column_names import (
@@ -55,6 +55,19 @@ def read_long_lines(text: str) -> Table | None:
     return table
 
 
+def name_of_metric(record: Mapping[str, object]) -> str:
+    """Name of the metric whose value a dict in long form has; empty if it is not in long form.
+
+    Examples
+    --------
+    >>> name_of_metric({"step": 1, "name": "train_loss", "value": 2.3})
+    'train_loss'
+    """
+    by_name = {normalize(str(name)): value for name, value in record.items()}
+    metric = next((by_name[name] for name in METRIC_NAMES if name in by_name), "")
+    return metric if isinstance(metric, str) and any(name in by_name for name in METRIC_VALUES) else ""
+
+
 def spread_metrics(table: Table, given: Collection[str]) -> None:
     """Turn a table with a column of names and one of values into a table with one column per metric, if one is a loss.
 
@@ -72,9 +85,11 @@ def spread_metrics(table: Table, given: Collection[str]) -> None:
     if names is None or values is None or values in given:
         return
     metrics = table.columns[names]
-    if not all(isinstance(metric, str) for metric in metrics) or len(set(metrics)) > _MOST_METRICS:
+    if not all(metric is None or isinstance(metric, str) for metric in metrics) or len(set(metrics)) > _MOST_METRICS:
         return
-    columns = _spread([str(metric) for metric in metrics], table.columns[values])
+    # other rows, as of the settings, have no metric
+    columns = _spread([metric or "" for metric in metrics], table.columns[values])
+    columns.pop("", None)
     if not any(map(is_loss, columns)):
         return
     for name, cells in table.columns.items():

@@ -119,7 +119,7 @@ def _steps_of_column(step: FloatArray, has_loss: Rows, name: str, epoch: FloatAr
     remarks = [_format_dropped(dropped)] if dropped else []
     steps = Steps(np.where(kept, step, np.nan), STEPS, name, remarks=remarks)
     if epoch is not None:
-        steps.epoch_length = _epoch_length(steps.step, epoch, has_loss)
+        steps.epoch_length = epoch_length(steps.step, epoch, has_loss)
     return steps
 
 
@@ -166,7 +166,8 @@ def _steps_within_epochs(step: FloatArray, epoch: FloatArray, has_loss: Rows, na
     if not (change > 0).any():
         return None
     first_epoch = 0 if epoch[rows].min() == 0 else 1
-    spacing = np.diff(inner)[change == 0]
+    # several lines may be of the same step
+    spacing = np.diff(inner)[(change == 0) & (np.diff(inner) > 0)]
     usual_spacing = float(np.median(spacing)) if spacing.size else 1.0
     # numbers from 0 end one row before the length, numbers from 1 at the length
     longest = inner.max() + (usual_spacing if inner.min() == 0 else 0)
@@ -212,7 +213,7 @@ def _epochs_that_count(epoch: FloatArray, has_loss: Rows) -> tuple[Rows | None, 
         return None, 0
 
 
-def _epoch_length(step: FloatArray, epoch: FloatArray, has_loss: Rows) -> int:
+def epoch_length(step: FloatArray, epoch: FloatArray, has_loss: Rows) -> int:
     """Steps per epoch, from epochs beside steps; 0 if they do not determine it."""
     rows = np.flatnonzero(np.isfinite(step) & np.isfinite(epoch) & has_loss)
     if rows.size < 2:

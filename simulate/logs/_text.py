@@ -9,6 +9,7 @@ from functools import cache
 
 from simulate.logs._cells import LOST, NUMBER, to_number
 from simulate.logs._column_names import EVALUATION_WORDS, is_epoch, is_loss, is_step, normalize
+from simulate.logs._printed import name_numbers
 from simulate.logs._steps import POSITION
 from simulate.logs._table import Cells, RowCollector, Table
 
@@ -28,7 +29,7 @@ _EPOCH_AND_STEP = re.compile(r"\[\s*(\d+)\s*,\s*(\d+)\s*\]")
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _METRICS = r"loss|losses|acc|accuracy|err|error|ppl|perplexity|top|auc|f1|score|time|bpb|cer|wer|iou|map"
 _EVALUATION = re.compile(
-    rf"(?<![\w/.\-])(?:val|valid|validation|validating|test|testing|eval|evaluation|evaluating|dev)\b"
+    rf"(?<![\w/.\-])(?:val|valid|validation|validating|test|testing|eval|evaluation|evaluating|dev|cv)\b"
     rf"(?!\s*[_/.\-]|\s+(?:{_METRICS})\b)|\((?:val|valid|test|eval)\)",
     re.IGNORECASE,
 )
@@ -40,13 +41,6 @@ _MARKS = {
     "mfu": re.compile(r"\d%.{0,10}MFU"),
     "z_score": re.compile(r"\([+-][\d.]*(?:nan)?z\)"),
 }
-# "loss at step 10: 2.3" has the step before the loss
-_LOSS_AT_STEP = re.compile(
-    r"(?P<loss>\b(?:train(?:ing)? )?loss\b)(?: \([^()\n]*\))? (?:at|after|for|in) "
-    r"(?P<step>step|iteration|iter|epoch|batch) "
-    r"(?P<number>\d+)(?:/\d+)?\s*(?:[:=]|is\b)\s*(?=[+-]?[.\dni])",
-    re.IGNORECASE,
-)
 # short names of the log file of llm.c, read as usual ones
 _SHORT_LOSS = re.compile(r"^s:(\d+) trl:", re.MULTILINE)
 _SHORT_STEP = re.compile(r"^s:(?=\d+ (?:tel|eval):)", re.MULTILINE)
@@ -57,10 +51,6 @@ _COUNTER_WORDS = frozenset({"global", "train", "training", "current", "optimizer
 }
 _SHARE_REPEATED = 0.5  # of the steps, at least
 _LOSS_TOLERANCE = 1e-2  # relative, of a loss that is printed twice
-# a line of a box, as of the loggers of OpenAI Baselines: | loss | 2.3 |
-_BOX_LINE = re.compile(
-    rf"\|\s*(?P<name>[A-Za-z_][\w/.\- ]*?)\s*\|\s*(?P<number>{NUMBER}|{LOST})\s*\|\s*$", re.IGNORECASE
-)
 # a summary of an epoch, and rows of steps in the same log
 _SUMMARIES = re.compile(r"[|\[]\s*train\s*[|\]](?=.*num_updates)")
 # words before the name of a step that do not change its meaning
@@ -100,27 +90,9 @@ def _clean_lines(text: str) -> list[str]:
         text = _ANSI.sub("", text)
     if "\b" in text:
         text = re.sub("\b+", "\n", text)
-    if _LOSS_AT_STEP.search(text):
-        text = _LOSS_AT_STEP.sub(r"\g<step> \g<number> \g<loss>: ", text)
     if _SHORT_LOSS.search(text):
         text = _SHORT_STEP.sub("step:", _SHORT_LOSS.sub(r"step:\1 train_loss:", text))
-    lines = text.splitlines()
-    return _join_boxes(lines) if any(map(_BOX_LINE.match, lines)) else lines
-
-
-def _join_boxes(lines: Sequence[str]) -> list[str]:
-    """Join the lines of each box, which have one name and one number, to one line."""
-    joined: list[str] = []
-    box: list[str] = []
-    for line in lines:
-        if match := _BOX_LINE.match(line):
-            box.append(f"{match['name'].strip()}: {match['number']}")
-        elif not line.strip().startswith("|"):
-            if box:
-                joined.append(", ".join(box))
-                box = []
-            joined.append(line)
-    return [*joined, ", ".join(box)]
+    return name_numbers(text)
 
 
 @cache
@@ -281,7 +253,7 @@ class _TextReader:
         if self._has_inner_rows and _SUMMARIES.search(line):
             return True
         lower = line.lower()
-        if not any(word in lower for word in ("val", "test", "dev")):
+        if not any(word in lower for word in ("val", "test", "dev", "cv")):
             return False
         mark = _EVALUATION.search(line)
         return mark is not None and mark.start() < lower.find("loss")

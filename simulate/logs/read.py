@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-import theory
 from simulate.logs._column_names import MEANINGS, normalize
 from simulate.logs._columns import Columns, all_names, check_names, find_columns
 from simulate.logs._folder import read_path
@@ -19,7 +18,7 @@ from simulate.logs._steps import EPOCHS, ROWS, STEPS, Rows, Steps, count_rows, f
 from simulate.logs._table import Table, format_names
 from simulate.trajectories.contract import variable_attributes
 from theory.arguments import FloatArray, check_integer, check_number
-from theory.optimizers import check_optimizer, format_optimizer
+from theory.optimizers import OptimizerLike, check_optimizer, format_optimizer
 
 _KERAS_TAG = "epoch_loss"  # whose steps are epochs
 _UNITS = {"gradient_norm": "loss/weight", "update_norm": "weight", "all_weights_norm": "weight"}
@@ -35,7 +34,7 @@ def read_log(
     *,
     lr: float | None = None,
     wd: float | None = None,
-    optimizer: theory.Optimizer | None = None,
+    optimizer: OptimizerLike = None,
     names: Mapping[str, str] | None = None,
     steps_by_row: bool = False,
     steps_per_row: int | None = None,
@@ -52,7 +51,7 @@ def read_log(
         Hugging Face; a history of Keras; or a trajectory, whose settings are replaced. In columns NaN means not
         logged, unless the losses end with it.
     lr, wd : constant values; they replace columns.
-    optimizer : `theory.SGD(momentum=0.9)`, …; without it plain SGD is assumed.
+    optimizer : `theory.SGD(momentum=0.9)`, …, or its text form, such as "AdamW"; without it plain SGD is assumed.
     names : names of columns by meaning: step, loss, lr, wd, norm, gradient, update_norm, all_weights_norm, epoch. An
         empty name leaves the meaning out. For example ``{"loss": "my loss", "norm": "w", "step": ""}``.
     steps_by_row : number the rows, and ignore the steps in the log.
@@ -93,7 +92,7 @@ def read_log(
 
 
 def override_settings(
-    log: xr.Dataset, *, lr: float | None = None, wd: float | None = None, optimizer: theory.Optimizer | None = None
+    log: xr.Dataset, *, lr: float | None = None, wd: float | None = None, optimizer: OptimizerLike = None
 ) -> xr.Dataset:
     """Replace learning rate, weight decay and optimizer of a data set by those that are not None."""
     for name, value in (("lr", lr), ("wd", wd)):
@@ -270,7 +269,9 @@ def describe_log(log: xr.Dataset) -> str:
         for meaning in ("loss", "lr", "norm", "gradient")
         if meaning not in columns and meaning not in log.attrs
     ]
-    sentences = [f"{log.sizes.get('step', 0)} rows, {_describe_steps(log)}", ", ".join(parts), ", ".join(lacking)]
+    count = log.sizes.get("step", 0)
+    rows = "1 row" if count == 1 else f"{count} rows"
+    sentences = [f"{rows}, {_describe_steps(log)}", ", ".join(parts), ", ".join(lacking)]
     return f"{form}: {'; '.join(filter(None, sentences))}."
 
 

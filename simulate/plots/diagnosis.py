@@ -10,7 +10,18 @@ import numpy as np
 import xarray as xr
 
 from simulate.diagnosis.diagnosis import Diagnosis
-from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
+from simulate.diagnosis.rules import (
+    BAD_BATCH,
+    CLIPPING,
+    DATA_ORDER,
+    DATA_SHIFT,
+    LARGE_UPDATE,
+    LR_STEP,
+    NORM_DRIVEN,
+    OVERFLOW,
+    UNKNOWN,
+)
+from simulate.diagnosis.trends import LASTING_RISE, OSCILLATION, REPETITION, SLOW_RISE, LossTrend
 from simulate.plots.style import AXIS_LABELS, axes_for, draw_curve, draw_legend_above, label_log_ticks
 from simulate.trajectories.setting import Setting
 from theory.arguments import check_integer
@@ -23,16 +34,22 @@ _CAUSES = {
     NORM_DRIVEN: ("#D55E00", "^"),
     BAD_BATCH: ("#56B4E9", "v"),
     LR_STEP: ("#009E73", "s"),
+    LARGE_UPDATE: ("#0072B2", ">"),
+    CLIPPING: ("#BBBBBB", "h"),
     DATA_SHIFT: ("#F0E442", "D"),
+    DATA_ORDER: ("#E69F00", "P"),
     OVERFLOW: ("#000000", "X"),
     UNKNOWN: ("#CC79A7", "o"),
 }
+# hatches of each kind of trend, which need no color
+_TRENDS = {SLOW_RISE: "///", LASTING_RISE: "xxx", OSCILLATION: "|||", REPETITION: "..."}
+_BAR_HEIGHT, _BAR_DISTANCE = 0.07, 0.03  # of the bar of a trend, in heights of its axes
 
 
 def plot_diagnosis(
     diagnosis: Diagnosis, axes: Axes | Sequence[Axes] | None = None, *, most_points: int = 4000
 ) -> Sequence[Axes]:
-    """Draw the log of a diagnosis over the steps, with its spikes marked by cause.
+    """Draw the log of a diagnosis over the steps, with its spikes marked by cause, and its trends by hatched bars.
 
     Parameters
     ----------
@@ -71,7 +88,7 @@ def plot_diagnosis(
             ax.axvline(diagnosis.next_step, color=next_color, linestyle="--", linewidth=1)
         if not np.any(finite[name] <= 0):
             ax.set_yscale("log")
-            label_log_ticks(ax)
+            label_log_ticks(ax.yaxis)
         ax.set_ylabel(AXIS_LABELS[name])
         ax.margins(x=0.01)
     top = all_axes[0]
@@ -85,10 +102,35 @@ def plot_diagnosis(
             top.plot([spike.step for spike in spikes], peaks, marker, color=color, label=cause, **style)
     if not math.isnan(diagnosis.next_step):
         top.plot([], [], "--", color=next_color, linewidth=1, label="next expected")
+    _draw_trends(top, diagnosis.trends)
     if top.get_legend_handles_labels()[0]:
         draw_legend_above(top)
     all_axes[-1].set_xlabel("step")
     return all_axes
+
+
+def _draw_trends(ax: Axes, trends: Sequence[LossTrend]) -> None:
+    """Draw a bar for each trend below the curve, over its steps."""
+    if not trends:
+        return
+    # lower limit of the axis that leaves place for the bars, on its scale
+    share = len(trends) * (_BAR_HEIGHT + _BAR_DISTANCE)
+    scale = ax.yaxis.get_transform()
+    low, high = scale.transform(np.array(ax.get_ylim()))
+    ax.set_ylim(bottom=float(scale.inverted().transform(low - (high - low) * share / (1 - share))))
+    for place, trend in enumerate(trends):
+        bottom = _BAR_DISTANCE + place * (_BAR_HEIGHT + _BAR_DISTANCE)
+        ax.axvspan(
+            trend.step,
+            trend.last_step,
+            ymin=bottom,
+            ymax=bottom + _BAR_HEIGHT,
+            facecolor="0.92",
+            edgecolor="black",
+            linewidth=0.8,
+            hatch=_TRENDS[trend.kind],
+            label=trend.kind,
+        )
 
 
 def log_to_draw(diagnosis: Diagnosis) -> xr.Dataset:

@@ -54,15 +54,15 @@ def draw_legend_above(*axes: Axes) -> None:
     )
 
 
-def label_log_ticks(ax: Axes) -> None:
-    """Label the ticks of a logarithmic y axis with plain numbers, also between the powers of ten if these are few.
+def label_log_ticks(axis: Axis) -> None:
+    """Label the ticks of a logarithmic axis with plain numbers, also between the powers of ten if these are few.
 
     Examples
     --------
     >>> from matplotlib.figure import Figure
     >>> ax = Figure().subplots()
     >>> _ = ax.set(yscale="log", ylim=(3.5, 7.5))
-    >>> label_log_ticks(ax)
+    >>> label_log_ticks(ax.yaxis)
     >>> [ax.yaxis.get_minor_formatter()(value) for value in (4.0, 5.0)]
     ['4', '5']
     """
@@ -73,10 +73,10 @@ def label_log_ticks(ax: Axes) -> None:
 
         # once for all ticks of an axis, because finding the ticks takes long
         def set_locs(self, locs: Any = None) -> None:
-            between = ax.yaxis.get_ticklocs(minor=True)
+            between = axis.get_ticklocs(minor=True)
             super().set_locs(between)
-            low, high = ax.get_ylim()
-            ticks = [tick for tick in (*ax.yaxis.get_ticklocs(), *between) if low <= tick <= high]
+            low, high = axis.get_view_interval()
+            ticks = [tick for tick in (*axis.get_ticklocs(), *between) if low <= tick <= high]
             self.labels_all = sum(bool(LogFormatter.__call__(self, tick)) for tick in ticks) < 2
 
         def __call__(self, value: float, position: int | None = None) -> str:
@@ -85,8 +85,8 @@ def label_log_ticks(ax: Axes) -> None:
             return f"{value:.4g}" if self.labels_all or super().__call__(value, position) else ""
 
     # the norm often spans less than a decade: ticks between the powers of ten need labels too
-    ax.yaxis.set_major_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
-    ax.yaxis.set_minor_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
+    axis.set_major_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
+    axis.set_minor_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
 
 
 def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:

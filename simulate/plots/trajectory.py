@@ -91,7 +91,7 @@ def plot_trajectory(
             mark_onsets([ax], periods.onsets)
         if np.any(trajectory[name].values > 0):
             ax.set_yscale("log")
-            label_log_ticks(ax)
+            label_log_ticks(ax.yaxis)
         ax.set_ylabel(AXIS_LABELS.get(name, VARIABLES.get(name, ("", name))[1]))
         ax.margins(x=0)
     all_axes[-1].set_xlabel("step")

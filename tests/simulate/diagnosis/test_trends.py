@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import empirical
 import simulate
 from simulate.diagnosis.log_rows import Rows
 from simulate.diagnosis.rules import THRESHOLDS, Thresholds
@@ -108,6 +109,35 @@ class TestRepetition:
         loss = 1 + np.concatenate([random.permutation(batches) for _ in range(3000 // epoch)])
         assert kinds(loss, epoch_length=epoch) == []
 
+    @FIXED
+    @given(st.integers(0, 999), st.integers(15, 120))
+    def test_a_small_last_batch_is_found(self, seed, epoch):
+        random = np.random.default_rng(seed)
+        since = np.arange(3000) % epoch
+        sizes = np.repeat(random.exponential(size=3000 // epoch + 1), epoch)[:3000]
+        loss = 1 + sizes * np.exp(-since / (0.2 * epoch)) + 0.1 * noise(seed, 3000)
+        (trend,) = trends_of(loss, epoch_length=epoch)
+        assert trend.kind == "repetition"
+        assert f"epoch of {epoch} steps" in trend.text or f"every {epoch} steps" in trend.text
+        # another number of steps per epoch explains nothing
+        assert all("place in the epoch" not in trend.text for trend in trends_of(loss, epoch_length=1.31 * epoch))
+
+    @FIXED
+    @given(st.integers(0, 999), st.integers(15, 120))
+    def test_noise_and_oscillations_do_not_depend_on_the_place_in_the_epoch(self, seed, epoch):
+        assert kinds(np.full(3000, 2.3), epoch_length=epoch) == []
+        walk = np.cumsum(1 + 0.3 * noise(seed, 3000))
+        for loss in (2 + noise(seed, 3000, kept=0.9) / 4, 2 + np.sin(2 * np.pi * walk / (1.15 * epoch))):
+            assert all("place in the epoch" not in trend.text for trend in trends_of(loss, epoch_length=epoch))
+
+    @pytest.mark.parametrize("sampling", ["all_samples", "without_replacement"])
+    def test_a_network_trained_with_a_small_last_batch(self, sampling):
+        settings = {"model": "convnet", "width": 2, "samples": 1156, "sampling": sampling, "steps": 1500}
+        run = empirical.train(empirical.RunConfig(lr=0.5, wd=0.01, **settings))
+        trends = simulate.diagnose(run).trends
+        found = [trend.text for trend in trends if "place in the epoch of 19 steps" in trend.text]
+        assert bool(found) == (sampling == "all_samples"), trends
+
     @pytest.mark.parametrize("is_shuffled", [False, True])
     def test_a_network_trained_in_one_order(self, is_shuffled):
         generator = torch.Generator().manual_seed(0)
@@ -156,7 +186,8 @@ class TestOscillation:
         (trend,) = trends_of(loss)
         assert "norm" not in trend.text
         (trend,) = trends_of(loss, lr=0.1, wd=wd, epoch_length=200)
-        assert "That is an epoch" in trend.text
+        assert "epoch of 200 steps" in trend.text
+        assert "not the norm" in trend.text
 
     def test_thresholds(self):
         loss = np.exp(0.3 * np.sin(2 * math.pi * np.arange(4000) / 200) + 0.05 * noise(0, 4000))

@@ -1,15 +1,30 @@
 """Files and folders that are no logs: one line says what they are and what to do. Nothing is unpickled."""
 
+import functools
+import gzip
 import io
+import os
 import pickle
+import re
+import socket
 import sqlite3
 import tarfile
+import threading
+import time
 import zipfile
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
+from matplotlib import pyplot as plt
+from typer.testing import CliRunner
 
 import simulate
+from empirical.cli.main import app
+
+mpl.use("Agg")
 
 
 class Dangerous:
@@ -95,6 +110,94 @@ def test_paths_that_do_not_exist(tmp_path):
         simulate.read_log(tmp_path / "none")
     with pytest.raises(ValueError, match="path must be a file, a run folder or a folder with a log"):
         simulate.read_log(tmp_path)
+
+
+def test_a_similar_name_is_proposed(tmp_path):
+    (tmp_path / "metrics.csv").write_text("loss\n1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no such file or folder\. Is it '.*metrics\.csv'\?"):
+        simulate.read_log(tmp_path / "metric.csv")
+    with pytest.raises(ValueError, match="Check the path"):
+        simulate.read_log(tmp_path / "events")
+
+
+@pytest.mark.parametrize("lines", [2, 10_000])
+def test_a_text_instead_of_a_path(lines):
+    with pytest.raises(ValueError, match=r"path must exist.*Write the text of a log into a file first") as error:
+        simulate.read_log("step 1 loss 2.5\n" * lines)
+    assert len(str(error.value)) < 500
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def unix_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def link_to_nothing(path):
+    path.symlink_to("nothing")
+
+
+def checkpoint(path, *, is_zip=True):
+    torch.save({"weight": torch.ones(3)}, path, _use_new_zipfile_serialization=is_zip)
+
+
+# what makes a file, and words about it: what it is, and what to do
+STRANGE_FILES = {
+    "missing": (lambda path: None, "no such file or folder. Check the path"),
+    "folder": (lambda path: path.mkdir(), "neither a log such as metrics.csv.* Choose the file of the log"),
+    "link": (link_to_nothing, "a link to a file that does not exist"),
+    "PNG": (lambda path: plt.imsave(path, np.ones((2, 2)), format="png"), "a PNG image.*Export the numbers"),
+    "checkpoint": (checkpoint, "a checkpoint of PyTorch.*Choose the log"),
+    "old checkpoint": (functools.partial(checkpoint, is_zip=False), "a pickle of Python.*Load it in Python"),
+    "empty": (lambda path: path.touch(), "an empty file.*Check that the training has written"),
+    "pipe": (fifo, "a pipe that nothing writes to.*Write the log into a file"),
+    "socket": (unix_socket, "a socket, not a file.*Choose the file"),
+    "null": (lambda path: path.symlink_to("/dev/null"), "a device, not a file.*Choose the file"),
+    # it never ends
+    "zero": (lambda path: path.symlink_to("/dev/zero"), "a device, not a file.*Choose the file"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", STRANGE_FILES)
+def test_the_command_says_what_a_strange_file_is(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make, words = STRANGE_FILES[kind]
+    make(Path("file"))
+    result = CliRunner().invoke(app, ["diagnose", "file"])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert re.fullmatch(f"bnwd: log must .*{words}.*\n", result.stderr)
+    assert "'file'" in result.stderr
+
+
+COMPRESSED = gzip.compress(("step,loss\n" + "".join(f"{t},{2 - t / 500}\n" for t in range(300))).encode())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("wait", [0.0, 0.3])
+def test_a_pipe_is_read_until_its_writer_ends(wait, tmp_path):
+    fifo(tmp_path / "pipe")
+    (tmp_path / "log.csv.gz").write_bytes(COMPRESSED)
+
+    def write():
+        with open(tmp_path / "pipe", "wb") as pipe:
+            for start in range(0, len(COMPRESSED), 500):
+                time.sleep(wait)
+                pipe.write(COMPRESSED[start : start + 500])
+                pipe.flush()
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    from_pipe = CliRunner().invoke(app, ["diagnose", str(tmp_path / "pipe")])
+    writer.join()
+    from_file = CliRunner().invoke(app, ["diagnose", str(tmp_path / "log.csv.gz")])
+    assert (from_pipe.exit_code, from_file.exit_code) == (0, 0)
+    assert from_pipe.stdout == from_file.stdout
+    assert from_file.stdout.startswith("CSV file: 300 rows, every step (0 to 299); loss from 'loss'")
 
 
 class TestFolders:

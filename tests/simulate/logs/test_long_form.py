@@ -41,6 +41,25 @@ def test_metrics_in_long_form_become_columns(names, tmp_path):
     assert evaluation.values.tolist() == [9.9] * 3
 
 
+@pytest.mark.parametrize("names", [("name", "value"), ("metric", "value"), ("tag", "scalar")])
+def test_one_dict_in_each_line(names, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    settings = json.dumps({"lr": 0.1, "batch_size": 8})
+    rows = [settings, *map(json.dumps, records(names)), "{"]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    log = simulate.read_log(path)
+    check(log)
+    assert simulate.describe_log(log) == (
+        "table of metrics in long form: 30 rows, every step (1 to 30); loss from 'train_loss', lr from "
+        "'learning_rate'; no weight norm, no gradient norm."
+    )
+    assert "incomplete" in log.attrs["remarks"][0]
+    # names of no metric
+    path.write_text("\n".join(json.dumps({"step": t, "name": "a.pt", "value": t}) for t in ONE), encoding="utf-8")
+    with pytest.raises(ValueError, match="loss"):
+        simulate.read_log(path)
+
+
 def test_rows_of_another_context_are_left_out(tmp_path):
     path = tmp_path / "metrics.csv"
     rows = [

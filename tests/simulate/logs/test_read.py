@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import simulate
 import theory
 from simulate.logs._column_names import NAMES
 from simulate.logs.read import override_settings
+from theory.optimizers import check_optimizer
 
 NUMBERS = arrays.arrays(float, 12, elements=st.floats(1e-6, 1e6))
 
@@ -46,6 +48,21 @@ def test_custom_names():
     assert log.loss.values.tolist() == [1.0, 2.0]
     assert log.step.values.tolist() == [5, 7]
     assert log.attrs["optimizer"] == "SGD(momentum=0.9)"
+
+
+@pytest.mark.parametrize("read", [simulate.read_log, lambda *args, **kwargs: simulate.diagnose(*args, **kwargs).log])
+@pytest.mark.parametrize("text", ["AdamW", "SGD(momentum=0.9)"])
+def test_an_optimizer_may_be_text(read, text):
+    columns = {"loss": [2.0, 1.5], "lr": [0.1, 0.1]}
+    from_text, from_object = (read(columns, optimizer=rule) for rule in (text, check_optimizer(text)))
+    xr.testing.assert_identical(from_text, from_object)
+    assert from_text.attrs["optimizer"].startswith(text.partition("(")[0])
+
+
+@pytest.mark.parametrize("function", [simulate.read_log, simulate.diagnose, simulate.phase_diagram])
+def test_functions_that_accept_an_optimizer_as_text_are_annotated_so(function):
+    assert str in get_args(get_type_hints(function)["optimizer"])
+    assert "text form" in function.__doc__
 
 
 def test_a_constant_replaces_a_column():

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 import simulate
 from tests.simulate.logs.examples import COUNT, GRADIENTS, LOSSES, ONE, TEXTS
+from tests.simulate.logs.printed_examples import PRINTED
 
 
-@pytest.mark.parametrize("example", TEXTS, ids=lambda example: example.name)
+@pytest.mark.parametrize("example", [*TEXTS, *PRINTED], ids=lambda example: example.name)
 def test_a_text_log_is_read(example, tmp_path):
     path = tmp_path / example.file_name
     path.write_text(example.text, encoding="utf-8", newline="")
@@ -23,6 +24,9 @@ def test_a_text_log_is_read(example, tmp_path):
     if example.gradient is not None:
         np.testing.assert_allclose(log.gradient_norm, example.gradient, rtol=1e-12)
     assert example.remark in " ".join(log.attrs["remarks"])
+    description = simulate.describe_log(log)
+    assert description.startswith(f"{example.form}: {COUNT} rows, ")
+    assert "\n" not in description
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -86,6 +90,35 @@ def test_losses_of_the_evaluation_are_not_taken(tmp_path):
         path.write_text(f"{text}\n" * 5, encoding="utf-8")
         with pytest.raises(ValueError, match="loss"):
             simulate.read_log(path)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_number_after_a_slash_is_the_total_if_it_stays(first, tmp_path):
+    """The totals may change a few times, as after a restart with another number of steps."""
+    path = tmp_path / "log"
+    steps = range(first, COUNT + first)
+    text = "".join(
+        f"step {step}/{30 + step // 20} loss {loss} lr 0.1\n" for step, loss in zip(steps, LOSSES, strict=True)
+    )
+    path.write_text(text, encoding="utf-8")
+    log = simulate.read_log(path)
+    assert log.step.values.tolist() == list(steps)
+    assert log.loss.values.tolist() == LOSSES
+    assert "epoch" not in log
+
+
+@pytest.mark.parametrize("ranks", [(0, 1), (0, 1, 2, 3)])
+def test_of_several_processes_the_first_one_counts(ranks, tmp_path):
+    path = tmp_path / "log"
+    text = "".join(f"rank: {rank}, step: {step}, loss: {loss + rank}\n" for step, loss, _ in ROWS for rank in ranks)
+    path.write_text(text, encoding="utf-8")
+    log = simulate.read_log(path)
+    assert log.step.values.tolist() == ONE
+    assert log.loss.values.tolist() == LOSSES
+    assert f"{COUNT * (len(ranks) - 1)} rows are left out: 'rank'" in log.attrs["remarks"][0]
+    # the rank of a matrix is no process
+    path.write_text(text.replace("rank: 1", "rank: 8"), encoding="utf-8")
+    assert "left out: 'rank'" not in " ".join(simulate.read_log(path).attrs["remarks"])
 
 
 def test_the_last_line_may_be_incomplete(tmp_path):

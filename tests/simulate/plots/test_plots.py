@@ -9,7 +9,6 @@ from matplotlib import pyplot as plt
 import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, norm_map, plots
-from simulate.plots.diagnosis import log_to_draw
 from simulate.trajectories.contract import make_trajectory
 
 
@@ -485,27 +484,6 @@ class TestPlotPhaseDiagram:
         with pytest.raises(ValueError, match=r"^verdict must be one of .*; got 'unknown'"):
             plots.plot_phase_diagram(diagram([0.1], [0.1], ["unknown"]))
         assert plt.get_fignums() == []
-
-
-class TestPlotDiagnosis:
-    @pytest.mark.parametrize(
-        ("columns", "names"),
-        [
-            (["loss"], ["loss"]),
-            (["loss", "lr"], ["loss"]),
-            (["loss", "weight_norm"], ["loss", "norm"]),
-            (["loss", "weight_norm", "lr"], ["loss", "norm", "effective_lr"]),
-        ],
-    )
-    def test_an_axis_for_each_variable_that_the_log_gives(self, columns, names):
-        diagnosis = simulate.diagnose({name: np.full(100, 2.0) for name in columns})
-        log = log_to_draw(diagnosis)
-        assert list(log) == names
-        axes = plots.plot_diagnosis(diagnosis, list(plt.subplots(len(names), squeeze=False)[1][:, 0]))
-        for ax, name in zip(axes, names, strict=True):
-            np.testing.assert_array_equal(first_curve(ax)[1], log[name])
-        if "effective_lr" in names:
-            assert set(log.effective_lr.values) == {0.5}
 
 
 def test_figures_are_written(tmp_path):
