@@ -10,7 +10,6 @@ from simulate.maps.norm_map import norm_map, norm_ode, replay
 from simulate.maps.random_walk import random_walk
 from simulate.period_model.model import PeriodModel, oscillate, period
 from simulate.period_model.prediction import Interval, Prediction
-from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel
 from simulate.phase_diagram import phase_diagram
 from simulate.trajectories.classification import Classification, classify
 from simulate.trajectories.feedback import FeedbackTest
@@ -29,12 +28,10 @@ __all__ = [
     "MeasuredPeriods",
     "NormalizedRegression",
     "PeriodModel",
-    "PredictedPeriod",
     "Prediction",
     "Ratio2D",
     "RayleighQuotient",
     "RecordedGradient",
-    "ReducedModel",
     "Spike",
     "classify",
     "descend",

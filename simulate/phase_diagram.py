@@ -17,7 +17,7 @@ import theory
 from simulate.landscapes import NormalizedRegression, Ratio2D, RayleighQuotient, descend
 from simulate.maps.iteration import usable_processors
 from simulate.maps.layout import unlabelled
-from simulate.period_model.model import PeriodModel
+from simulate.period_model.model import PeriodModel, simulation_correction
 from simulate.trajectories.classification import classify
 from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, variable_attributes, versions
 from simulate.trajectories.periods import rows_after_transient
@@ -37,7 +37,7 @@ def phase_diagram(
     relaxations: float = 60.0,
     seed: int = 0,
     rise: float = 0.1,
-    optimizer: theory.SGD | None = None,
+    optimizer: theory.SGD | str | None = None,
     effective_lr: float | None = None,
 ) -> xr.Dataset:
     """Simulate training at every pair of learning rate and weight decay, and classify each run.
@@ -52,12 +52,13 @@ def phase_diagram(
     lr : η > 0, increasing values along one axis; a number is an axis of length one.
     wd : λ > 0, increasing, with every ηλ below 1.
     model : landscape to train, `Ratio2D`, `RayleighQuotient` or `NormalizedRegression`; or the `PeriodModel` of a
-        network. Trajectories of a `PeriodModel` are classified as they are, but `period` is corrected as by
-        `PeriodModel.period`.
+        network. Trajectories of a `PeriodModel` are classified as they are, but `period` is multiplied by the ratio of
+        measured to simulated periods of the calibration runs.
     relaxations : length of each run in units of 1/ηλ, at least 4. The verdict "periodic" needs 5 periods.
     seed : seed of the start and of the mini-batches.
     rise : as in `find_periods`.
-    optimizer : `theory.SGD`, with either kind of momentum; default plain SGD, the only one for a `PeriodModel`.
+    optimizer : `theory.SGD`, with either kind of momentum, or its text form; default plain SGD, the only one for a
+        `PeriodModel`.
     effective_lr : η̃ = η/ρ² > 0 at the start (units of one over the loss). The default is the edge of stability, η̃h = 2
         for plain SGD, to which training returns from anywhere. h is the largest curvature on the unit sphere at the
         minimum. For `NormalizedRegression` it is that of the full batch on a flat sphere; for the logistic loss it is
@@ -159,7 +160,7 @@ def phase_diagram(
         for cell, (verdict, values) in zip(cells, pool.map(classify_cell, cells), strict=True):
             verdicts[cell] = verdict
             if isinstance(model, PeriodModel) and "period" in values:
-                factor = model.period_correction(float(intrinsic_lrs[cell]))
+                factor = simulation_correction(model, float(intrinsic_lrs[cell]), "period")
                 values = {**values, **{name: values[name] * factor for name in ("period", "period_stderr")}}
             for name, value in values.items():
                 statistics[name][cell] = value

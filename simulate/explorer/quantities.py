@@ -248,7 +248,7 @@ def period_values(lr: float, wd: float, momentum: float) -> dict[str, Value]:
             prediction = period(lr, wd)
     except (UserWarning, ValueError) as warning:
         return dict.fromkeys(PERIOD_NAMES, _reason(str(warning).partition(";")[0]))
-    return dict(zip(PERIOD_NAMES, (prediction.mean, prediction.trough_norm, prediction.peak_norm), strict=True))
+    return dict(zip(PERIOD_NAMES, (prediction.period, prediction.trough_norm, prediction.peak_norm), strict=True))
 
 
 def positive_numbers(values: Mapping[str, Value]) -> dict[str, float]:

@@ -30,29 +30,18 @@ from simulate.period_model.calibration import (
     norm_unit,
     pool_runs,
 )
-from simulate.period_model.prediction import (
-    Interval,
-    Prediction,
-    interpolate,
-    predict_from_runs,
-    resample_laws,
-    resample_runs,
-)
-from simulate.period_model.reduced_model import PredictedPeriod, ReducedModel, Trend
+from simulate.period_model.prediction import Prediction, interpolate, predict_from_runs
+from simulate.period_model.reduced_model import ReducedModel, SimulatedPeriods, Trend
 from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory
 from simulate.trajectories.setting import Setting
 from theory import arguments
-from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_wd, warn_user
+from theory.arguments import check_integer, check_lr, check_number, check_wd, warn_user
 from theory.optimizers import check_optimizer, format_optimizer, with_dim
 
 REACH = 30.0  # largest calibrated ηλ over the smallest ηλ that is predicted without a warning
 _SCHEMA = 3
-_PERIODS_FOR_INTERVALS = 1000  # simulated for `period_interval`
 _ROUNDING = 1 + 1e-9  # lr * wd may be off by rounding
 _MAX_DEVIATION = 1e6  # of ρ/√η from 1 at the start; the simulation returns from there without an overflow
-# Relative error of the two predictions: standard deviation at a calibrated ηλ, and its growth per factor of e to the
-# nearest calibrated ηλ. Measured on the networks of docs/validation.md that were used during development.
-_LAW_ERROR, _REDUCED_ERROR = (0.03, 0.035), (0.03, 0.08)
 
 
 @dataclass(frozen=True)
@@ -62,13 +51,12 @@ class PeriodModel:
     `PeriodModel.from_runs` fits a model to measured trajectories. `empirical.calibrate` trains and fits in one call.
     `PeriodModel.reference` is the model of a small ConvNet. A fitted model predicts without further training:
 
-    - `predict(lr, wd)`: equilibrium or periodic, period with its interval, and statistics of the norm.
-    - `law.period(lr, wd)`: period T by the balance law, a formula. `law_interval` gives its interval.
-    - `period(lr, wd)`: period and norms by simulation of the reduced model. `period_interval` gives its interval.
+    - `predict(lr, wd)`: equilibrium or periodic, period T with its interval, and statistics of the norm.
     - `oscillate(lr, wd, steps=…)`: simulated trajectory of the reduced model.
 
-    `predict` works for every model. The balance law needs at least 10 periods at the lowest ηλ. The reduced model needs
-    clear periods, and plain SGD on a network whose trained weights are all scale-invariant.
+    `predict` works for every model. T comes from the balance law `law`, which needs at least 10 periods at the lowest
+    ηλ. Norms at trough and peak come from the reduced model. It needs clear periods, and plain SGD on a network whose
+    trained weights are all scale-invariant.
 
     A model describes one network with one optimizer, batch size and data set, at constant learning rate. Periods depend
     on lr and wd through ηλ alone. Predictions are most reliable between the calibrated ηλ; outside `calibrated_range`
@@ -91,10 +79,9 @@ class PeriodModel:
     Examples
     --------
     >>> model = PeriodModel.reference()
-    >>> 60 < model.period(0.5, 0.02).mean < 80
-    True
-    >>> model.predict(0.5, 0.02).verdict
-    'periodic'
+    >>> prediction = model.predict(0.5, 0.02)
+    >>> prediction.verdict, 60 < prediction.period < 80
+    ('periodic', True)
     """
 
     calibration_runs: tuple[CalibrationRun, ...]
@@ -147,7 +134,7 @@ class PeriodModel:
         >>> reference = PeriodModel.reference()
         >>> runs = [reference.oscillate(0.5, wd, steps=round(50 / wd), seed=1) for wd in (0.02, 0.004)]
         >>> model = PeriodModel.from_runs(runs)
-        >>> abs(model.period(0.5, 0.01).mean / reference.period(0.5, 0.01).mean - 1) < 0.2
+        >>> abs(model.predict(0.5, 0.01).period / reference.predict(0.5, 0.01).period - 1) < 0.2
         True
         """
         rise = check_number("rise", rise, above=0)
@@ -196,7 +183,7 @@ class PeriodModel:
 
     @classmethod
     def reference(cls) -> PeriodModel:
-        """Return the model of this project's ConvNet (8-16-16 channels, digits, mini-batches of 64, plain SGD).
+        """Return the model of the paper's ConvNet of width 4 (digits, mini-batches of 64, plain SGD).
 
         Other networks have other periods. `calibration_runs` holds the configurations of its calibration runs.
 
@@ -292,152 +279,6 @@ class PeriodModel:
         """Effective learning rate η/ρ² at a typical peak, where `oscillate` starts by default."""
         return math.exp(-2 * self._reduced().peak)
 
-    def period_correction(self, intrinsic_lr: float) -> float:
-        """Measured over simulated period at ηλ. `period` multiplies the simulated period by it.
-
-        Examples
-        --------
-        >>> 0.8 < PeriodModel.reference().period_correction(0.005) < 1.2
-        True
-        """
-        return self._correction(intrinsic_lr, "period")
-
-    def period(self, lr: float, wd: float, *, periods: int = 200, seed: int = 0) -> PredictedPeriod:
-        """Predict the period and its norms with the reduced model, corrected by the calibration runs.
-
-        The correction is the ratio of measured to simulated values in the calibration runs. It is interpolated in ln ηλ
-        and constant beyond them. `law.period(lr, wd)` is a second prediction from the same runs, by a formula.
-
-        Parameters
-        ----------
-        lr, wd : η > 0 and λ > 0 with ηλ < 1; numbers.
-        periods : number of periods to simulate; numbers above 16 are rounded up to a multiple of 16.
-        seed : seed of the simulation.
-
-        Returns
-        -------
-        PredictedPeriod: its numbers are NaN if the simulation has fewer than two periods in 400/ηλ steps.
-
-        Raises
-        ------
-        TypeError, ValueError : an argument is no number or out of range, or there is no reduced model.
-
-        Warns
-        -----
-        UserWarning : ηλ is outside `calibrated_range`, or above every calibration run with clear periods.
-
-        Examples
-        --------
-        >>> period = PeriodModel.reference().period(0.5, 0.004)
-        >>> period.trough_norm < period.peak_norm, period.count
-        (True, 208)
-        """
-        lr, intrinsic_lr = check_number("lr", lr, above=0), self._intrinsic_lr(lr, wd)
-        periods = check_integer("periods", periods, at_least=2)
-        seed = check_integer("seed", seed, at_most=2**63 - 1)
-        simulated = self._reduced().simulate(intrinsic_lr, periods, seed)
-        if self._reduced().reference < intrinsic_lr / _ROUNDING <= self.calibrated_range[1]:
-            warn_user(f"the calibration runs show no clear period near lr * wd = {intrinsic_lr:.3g}")
-        length, trough, peak = (self._correction(intrinsic_lr, name) for name in ("period", "trough_norm", "peak_norm"))
-        trough_norm = simulated.trough_norm * trough * math.sqrt(lr)
-        return dataclasses.replace(
-            simulated,
-            mean=simulated.mean * length,
-            std=simulated.std * length,
-            stderr=simulated.stderr * length,
-            trough_norm=trough_norm,
-            peak_norm=simulated.peak_norm * peak * math.sqrt(lr),
-            effective_lr_max=lr / trough_norm**2,
-        )
-
-    def law_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
-        """Interval of the period of the balance law, `law.period(lr, wd)`.
-
-        It combines two errors. The sampling error is bootstrapped: seeds and periods of the calibration runs are
-        resampled, and the law is fitted to each sample. The error of the law itself is 3 % at a calibrated ηλ, and
-        3.5 % more per factor of e to the nearest calibrated ηλ (standard deviations).
-
-        Parameters
-        ----------
-        lr, wd : η > 0 and λ > 0 with ηλ < 1; numbers.
-        level : probability of the interval, between 0 and 1.
-        draws : number of bootstrap samples.
-        seed : seed of their random numbers.
-
-        Returns
-        -------
-        Interval
-
-        Raises
-        ------
-        TypeError, ValueError : an argument is out of range, or there is no balance law.
-
-        Warns
-        -----
-        UserWarning : ηλ is outside `calibrated_range`.
-
-        Source: docs/validation.md, for the errors.
-
-        Examples
-        --------
-        >>> model = PeriodModel.reference()
-        >>> interval = model.law_interval(0.5, 0.01)
-        >>> interval.lower < model.law.period(0.5, 0.01) < interval.upper
-        True
-        """
-        intrinsic_lr = self._intrinsic_lr(lr, wd)
-        level, draws, seed = _check_interval_arguments(level, draws, seed)
-        pool_runs(self.calibration_runs)
-        errors = self._log_errors(_LAW_ERROR, intrinsic_lr, draws, seed)
-        periods = [law.period(lr, wd) for law in resample_laws(self.calibration_runs, draws, seed)]
-        return Interval.of(np.exp(errors) * periods, level)
-
-    def period_interval(self, lr: float, wd: float, *, level: float = 0.9, draws: int = 400, seed: int = 0) -> Interval:
-        """Interval of the mean of `period(lr, wd)`.
-
-        The measured periods that correct the simulation are resampled as in `law_interval`. The constants of the
-        reduced model stay fixed. The error of the model is 3 % at a calibrated ηλ, and 8 % more per factor of e to the
-        nearest calibrated ηλ (standard deviations).
-
-        Parameters
-        ----------
-        lr, wd, level, draws, seed : as in `law_interval`.
-
-        Returns
-        -------
-        Interval
-
-        Raises
-        ------
-        TypeError, ValueError : an argument is out of range, or there is no reduced model.
-
-        Warns
-        -----
-        UserWarning : ηλ is outside `calibrated_range`.
-
-        Source: docs/validation.md, for the errors.
-
-        Examples
-        --------
-        >>> model = PeriodModel.reference()
-        >>> interval = model.period_interval(0.5, 0.01)
-        >>> interval.lower < model.period(0.5, 0.01).mean < interval.upper
-        True
-        """
-        intrinsic_lr = self._intrinsic_lr(lr, wd)
-        level, draws, seed = _check_interval_arguments(level, draws, seed)
-        simulated = self._reduced().simulate(intrinsic_lr, _PERIODS_FOR_INTERVALS, seed)
-        clear = [run for run in self.calibration_runs if not math.isnan(run.simulated_period)]
-        log_simulated = {run.intrinsic_lr: math.log(run.simulated_period) for run in clear}
-        errors = self._log_errors(_REDUCED_ERROR, intrinsic_lr, draws, seed)
-        means = []
-        for sample, error in zip(resample_runs(clear, draws, seed), errors, strict=True):
-            log_lrs = [math.log(pooled.intrinsic_lr) for pooled in reversed(sample)]
-            log_ratios = [math.log(pooled.period) - log_simulated[pooled.intrinsic_lr] for pooled in reversed(sample)]
-            correction = math.exp(float(np.interp(math.log(intrinsic_lr), log_lrs, log_ratios)) + error)
-            means.append(simulated.mean * correction)
-        return Interval.of(means, level)
-
     def predict(self, lr: float, wd: float, *, level: float = 0.9) -> Prediction:
         """Predict the behaviour at one (lr, wd): equilibrium or periodic, period with interval, and norm statistics.
 
@@ -469,22 +310,16 @@ class PeriodModel:
         >>> prediction.verdict, 0.25 < prediction.log_norm_sd < 0.5
         ('periodic', True)
         """
-        lr, intrinsic_lr = check_number("lr", lr, above=0), self._intrinsic_lr(lr, wd)
-        level = check_number("level", level, above=0, below=1)
-        with warnings.catch_warnings():
-            # `_intrinsic_lr` has warned already
-            warnings.simplefilter("ignore", UserWarning)
-            return predict_from_runs(
-                self.calibration_runs,
-                lr,
-                intrinsic_lr,
-                norm_unit(self.optimizer, lr),
-                self.law if self.has_law else None,
-                self.law_interval(lr, wd, level=level) if self.has_law else None,
-                self.period(lr, wd)
-                if self.reduced_model is not None and intrinsic_lr <= self.reduced_model.reference * _ROUNDING
-                else None,
-            )
+        lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, above=0)
+        intrinsic_lr, level = self._intrinsic_lr(lr, wd), check_number("level", level, above=0, below=1)
+        simulated = None
+        if self.reduced_model is not None and intrinsic_lr <= self.reduced_model.reference * _ROUNDING:
+            with warnings.catch_warnings():
+                # `_intrinsic_lr` has warned already
+                warnings.simplefilter("ignore", UserWarning)
+                simulated = simulated_periods(self, lr, wd)
+        law = self.law if self.has_law else None
+        return predict_from_runs(self.calibration_runs, lr, wd, level, norm_unit(self.optimizer, lr), law, simulated)
 
     def oscillate(
         self,
@@ -497,7 +332,7 @@ class PeriodModel:
         record_every: int = 1,
         start: xr.Dataset | None = None,
     ) -> xr.Dataset:
-        """Simulate a trajectory of the reduced model, without the correction that `period` applies.
+        """Simulate a trajectory of the reduced model, without correction by the calibration runs.
 
         Parameters
         ----------
@@ -609,12 +444,6 @@ class PeriodModel:
             raise ValueError(f"model must have a reduced model, but {self.reduced_model_error}")
         return self.reduced_model
 
-    def _log_errors(self, size: tuple[float, float], intrinsic_lr: float, draws: int, seed: int) -> FloatArray:
-        """Random errors of the logarithm of a predicted period."""
-        distance = min(abs(math.log(intrinsic_lr / run.intrinsic_lr)) for run in self.calibration_runs)
-        # another stream than that of the bootstrap samples
-        return np.random.default_rng([seed, 1]).normal(0, size[0] + size[1] * distance, draws)
-
     def _intrinsic_lr(self, lr: Any, wd: Any) -> float:
         """Check lr and wd, warn outside the calibrated range, and return ηλ."""
         lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, above=0)
@@ -627,40 +456,35 @@ class PeriodModel:
             )
         return intrinsic_lr
 
-    def _correction(self, intrinsic_lr: float, name: str) -> float:
-        """Ratio of a measured to a simulated number of the calibration runs, interpolated in ln ηλ."""
 
-        def log_ratio(run: CalibrationRun) -> float:
-            return math.log(getattr(run, name) / getattr(run, f"simulated_{name}"))
-
-        clear = [run for run in self.calibration_runs if not math.isnan(run.simulated_period)]
-        return math.exp(interpolate(clear, intrinsic_lr, log_ratio))
-
-
-def period(
-    lr: float, wd: float, *, model: PeriodModel | None = None, periods: int = 200, seed: int = 0
-) -> PredictedPeriod:
-    """Predict the period of a network, without training.
+def period(lr: float, wd: float, *, model: PeriodModel | None = None, level: float = 0.9) -> Prediction:
+    """Predict the period of a network, with its interval, verdict and norms, without training.
 
     Parameters
     ----------
-    lr, wd, periods, seed : as in `PeriodModel.period`.
+    lr, wd, level : as in `PeriodModel.predict`.
     model : model of the network. Default is `PeriodModel.reference()`, that of a small ConvNet.
 
     Returns
     -------
-    PredictedPeriod
+    Prediction: `period` is T in steps.
 
     Raises
     ------
     TypeError, ValueError : an argument is no number or out of range.
 
+    Warns
+    -----
+    UserWarning : ηλ is outside the calibrated range of the model.
+
+    Source: docs/mathematics.md §5.
+
     Examples
     --------
-    >>> 300 < period(0.5, 0.004).mean < 600
-    True
+    >>> print(period(0.5, 0.004))
+    periodic, T = 449.4 steps, 421.9 … 478.4 steps (90 %)
     """
-    return _model_or_reference(model).period(lr, wd, periods=periods, seed=seed)
+    return _model_or_reference(model).predict(lr, wd, level=level)
 
 
 def oscillate(
@@ -699,6 +523,91 @@ def oscillate(
     )
 
 
+def simulated_periods(
+    model: PeriodModel, lr: float, wd: float, *, periods: int = 200, seed: int = 0
+) -> SimulatedPeriods:
+    """Periods of the reduced model of a network, corrected by its calibration runs.
+
+    The norms at trough and peak of `PeriodModel.predict` come from here. Studies compare the mean period with that of
+    the balance law. Each number is multiplied by `simulation_correction`.
+
+    Parameters
+    ----------
+    model : period model with a reduced model.
+    lr, wd : η > 0 and λ > 0 with ηλ < 1; numbers.
+    periods : number of periods to simulate; numbers above 16 are rounded up to a multiple of 16.
+    seed : seed of the simulation.
+
+    Returns
+    -------
+    SimulatedPeriods: its numbers are NaN if the simulation has fewer than two periods in 400/ηλ steps.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is no number or out of range, or there is no reduced model.
+
+    Warns
+    -----
+    UserWarning : ηλ is outside `calibrated_range`, or above every calibration run with clear periods.
+
+    Source: docs/mathematics.md §5.
+
+    Examples
+    --------
+    >>> simulated = simulated_periods(PeriodModel.reference(), 0.5, 0.004)
+    >>> simulated.trough_norm < simulated.peak_norm, simulated.count
+    (True, 208)
+    """
+    lr, intrinsic_lr = check_number("lr", lr, above=0), model._intrinsic_lr(lr, wd)
+    periods = check_integer("periods", periods, at_least=2)
+    seed = check_integer("seed", seed, at_most=2**63 - 1)
+    reduced_model = model._reduced()
+    simulated = reduced_model.simulate(intrinsic_lr, periods, seed)
+    if reduced_model.reference < intrinsic_lr / _ROUNDING <= model.calibrated_range[1]:
+        warn_user(f"the calibration runs show no clear period near lr * wd = {intrinsic_lr:.3g}")
+    length, trough, peak = (
+        simulation_correction(model, intrinsic_lr, name) for name in ("period", "trough_norm", "peak_norm")
+    )
+    trough_norm = simulated.trough_norm * trough * math.sqrt(lr)
+    return dataclasses.replace(
+        simulated,
+        mean=simulated.mean * length,
+        std=simulated.std * length,
+        stderr=simulated.stderr * length,
+        trough_norm=trough_norm,
+        peak_norm=simulated.peak_norm * peak * math.sqrt(lr),
+        effective_lr_at_destabilization=lr / trough_norm**2,
+    )
+
+
+def simulation_correction(model: PeriodModel, intrinsic_lr: float, name: str) -> float:
+    """Ratio of a measured to a simulated number of the calibration runs, interpolated in ln ηλ and constant beyond.
+
+    Parameters
+    ----------
+    model : period model with a reduced model.
+    intrinsic_lr : ηλ.
+    name : "period", "trough_norm" or "peak_norm".
+
+    Returns
+    -------
+    float
+
+    Source: docs/mathematics.md §5.
+
+    Examples
+    --------
+    >>> 0.8 < simulation_correction(PeriodModel.reference(), 0.005, "period") < 1.2
+    True
+    """
+
+    def log_ratio(run: CalibrationRun) -> float:
+        return math.log(getattr(run, name) / getattr(run, f"simulated_{name}"))
+
+    clear = [run for run in model.calibration_runs if not math.isnan(run.simulated_period)]
+    return math.exp(interpolate(clear, intrinsic_lr, log_ratio))
+
+
 def _read_run(content: Mapping[str, Any]) -> CalibrationRun:
     return CalibrationRun(**{**content, **{name: tuple(content[name]) for name in ("lengths", "rises")}})
 
@@ -707,14 +616,6 @@ def _read_reduced_model(content: Mapping[str, Any]) -> ReducedModel:
     trends = ("loss_decay", "growth", "peak_loss", "peak_loss_sd", "duration")
     lists = {name: tuple(content[name]) for name in ("hazard", "peak_coefficients")}
     return ReducedModel(**{**content, **lists, **{name: Trend(**content[name]) for name in trends}})
-
-
-def _check_interval_arguments(level: float, draws: int, seed: int) -> tuple[float, int, int]:
-    return (
-        check_number("level", level, above=0, below=1),
-        check_integer("draws", draws, at_least=2),
-        check_integer("seed", seed, at_most=2**63 - 1),
-    )
 
 
 def _model_or_reference(model: PeriodModel | None) -> PeriodModel:

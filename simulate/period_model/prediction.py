@@ -15,13 +15,17 @@ import numpy.typing as npt
 
 import theory
 from simulate.period_model.calibration import CalibrationRun, PooledRuns, fit_balance_law, pool_runs
-from simulate.period_model.reduced_model import PredictedPeriod
+from simulate.period_model.reduced_model import SimulatedPeriods
 from simulate.trajectories.classification import PERIODIC, PERIODS_MIN, verdict_from
 from simulate.trajectories.feedback import pool_scores
 from theory.arguments import FloatArray
 
 _ROTATION_RATIO_MAX = 1.0  # upper limit where a power law extrapolates beyond the equilibrium rotation
 _SHARE_MAX = 0.995  # the odds of larger shares are dominated by rounding
+_SAMPLES = 400  # bootstrap samples of an interval
+# Relative error of the balance law: standard deviation at a calibrated ηλ, and its growth per factor of e to the
+# nearest calibrated ηλ. Measured on the networks of docs/validation.md that were used during development.
+_LAW_ERROR, _LAW_ERROR_GROWTH = 0.03, 0.035
 
 
 @dataclass(frozen=True)
@@ -65,22 +69,39 @@ class Prediction:
 
     `str(prediction)` is a short form: the verdict, with period and interval if it is "periodic".
 
+    The period is that of the balance law. In held-out tests it was closer to training than that of the reduced model,
+    from which the norms at trough and peak come.
+
     Attributes
     ----------
     verdict : "equilibrium", "periodic" or "no clear period", by the rules of `simulate.classify`. The score of the test
         for feedback is that of the calibration runs at the lowest ηλ. "undetermined" if the numbers are those of
         periods, but no calibration run was tested.
     period : T of the balance law in steps, also if the verdict is "no clear period".
-    interval : interval of T; None without a balance law.
+    period_interval : interval of T; None without a balance law. It combines two errors. The sampling error is
+        bootstrapped: seeds and periods of the calibration runs are resampled, and the law is fitted to each sample. The
+        error of the law itself is 3 % at a calibrated ηλ, and 3.5 % more per factor of e to the nearest calibrated ηλ
+        (standard deviations).
     outside_growth : φ.
     threshold_ratio, rotation_ratio, log_norm_sd, autocorrelation_time : as in `simulate.Classification`.
     norm : geometric mean of ρ.
-    trough_norm, peak_norm, effective_lr_max : from the periods of the reduced model; NaN without one.
+    trough_norm, peak_norm : geometric mean of ρ at the troughs and at the peaks, from the periods of the reduced model,
+        corrected by the calibration runs; NaN without a reduced model.
+    effective_lr_at_destabilization : η/ρ² at `trough_norm`, where training destabilizes.
+
+    Source: docs/mathematics.md §5; docs/validation.md, for the errors.
+
+    Examples
+    --------
+    >>> from simulate import PeriodModel
+    >>> prediction = PeriodModel.reference().predict(0.5, 0.004)
+    >>> prediction.period_interval.lower < prediction.period < prediction.period_interval.upper
+    True
     """
 
     verdict: str
     period: float
-    interval: Interval | None
+    period_interval: Interval | None
     outside_growth: float
     threshold_ratio: float
     rotation_ratio: float
@@ -89,22 +110,22 @@ class Prediction:
     norm: float
     trough_norm: float
     peak_norm: float
-    effective_lr_max: float
+    effective_lr_at_destabilization: float
 
     def __str__(self) -> str:
-        if self.verdict == PERIODIC and self.interval is not None:
-            return f"{PERIODIC}, T = {self.period:.4g} steps, {self.interval}"
+        if self.verdict == PERIODIC and self.period_interval is not None:
+            return f"{PERIODIC}, T = {self.period:.4g} steps, {self.period_interval}"
         return self.verdict
 
 
 def predict_from_runs(
-    calibration_runs: Sequence[CalibrationRun],
+    calibration_runs: tuple[CalibrationRun, ...],
     lr: float,
-    intrinsic_lr: float,
+    wd: float,
+    level: float,
     unit: float,
     law: theory.BalanceLaw | None,
-    interval: Interval | None,
-    reduced: PredictedPeriod | None,
+    simulated: SimulatedPeriods | None,
 ) -> Prediction:
     """Predict the behaviour at one setting from the numbers of calibration runs.
 
@@ -120,12 +141,16 @@ def predict_from_runs(
 
     Parameters
     ----------
+    level : probability of the interval of the period.
     unit : unit of norms at η, see `norm_unit`.
-    law, interval, reduced : balance law, its interval and the periods of the reduced model at this setting, or None.
+    law, simulated : balance law, and the corrected periods of the reduced model at this setting, or None.
     """
+    intrinsic_lr = lr * wd
     period = outside_growth = math.nan
+    interval = None
     if law is not None:
-        period = float(law.period(lr, intrinsic_lr / lr))
+        period = law.period(lr, wd)
+        interval = _law_interval(calibration_runs, lr, wd, level)
         outside_growth = float(law.outside_growth_at(np.asarray(intrinsic_lr)))
     if law is not None and intrinsic_lr <= law.reference * (1 + 1e-9):
         runs_with_periods = [run for run in calibration_runs if run.count]
@@ -142,9 +167,9 @@ def predict_from_runs(
         autocorrelation_time = time / intrinsic_lr
         threshold_ratio = math.nan
     rotation_ratio = _rotation_ratio(calibration_runs, intrinsic_lr)
-    trough_norm = peak_norm = effective_lr_max = math.nan
-    if reduced is not None:
-        trough_norm, peak_norm, effective_lr_max = reduced.trough_norm, reduced.peak_norm, reduced.effective_lr_max
+    trough_norm = peak_norm = math.nan
+    if simulated is not None:
+        trough_norm, peak_norm = simulated.trough_norm, simulated.peak_norm
         clear_runs = [run for run in calibration_runs if run.is_clear]
         position = interpolate(
             clear_runs, intrinsic_lr, lambda run: math.log(run.norm / run.trough_norm) / run.norm_rise
@@ -158,7 +183,7 @@ def predict_from_runs(
             rotation_ratio, sd, periods, outside_growth, threshold_ratio, _feedback_score(calibration_runs)
         ),
         period=period,
-        interval=interval,
+        period_interval=interval,
         outside_growth=outside_growth,
         threshold_ratio=threshold_ratio,
         rotation_ratio=rotation_ratio,
@@ -167,7 +192,7 @@ def predict_from_runs(
         norm=norm,
         trough_norm=trough_norm,
         peak_norm=peak_norm,
-        effective_lr_max=effective_lr_max,
+        effective_lr_at_destabilization=lr / trough_norm**2,
     )
 
 
@@ -228,6 +253,15 @@ def _mean_numbers(
     return np.log(intrinsic_lrs), np.array([np.mean(values[intrinsic_lr]) for intrinsic_lr in intrinsic_lrs])
 
 
+def _law_interval(calibration_runs: tuple[CalibrationRun, ...], lr: float, wd: float, level: float) -> Interval:
+    """Interval of the period of the balance law."""
+    distance = min(abs(math.log(lr * wd / run.intrinsic_lr)) for run in calibration_runs)
+    # another stream than that of the bootstrap samples
+    random = np.random.default_rng([0, 1])
+    log_errors = random.normal(0, _LAW_ERROR + _LAW_ERROR_GROWTH * distance, _SAMPLES)
+    return Interval.of(np.exp(log_errors) * [law.period(lr, wd) for law in resample_laws(calibration_runs)], level)
+
+
 def resample_runs(calibration_runs: Sequence[CalibrationRun], count: int, seed: int) -> Iterator[list[PooledRuns]]:
     """Resample the seeds, and the periods of each seed, with replacement; yield `count` samples like `pool_runs`."""
     random = np.random.default_rng(seed)
@@ -254,6 +288,6 @@ def _resample(intrinsic_lr: float, group: Sequence[CalibrationRun], random: np.r
 
 
 @functools.lru_cache(maxsize=16)
-def resample_laws(calibration_runs: tuple[CalibrationRun, ...], count: int, seed: int) -> list[theory.BalanceLaw]:
-    """Balance laws fitted to `count` bootstrap samples. They do not depend on the setting that is predicted."""
-    return [fit_balance_law(sample) for sample in resample_runs(calibration_runs, count, seed)]
+def resample_laws(calibration_runs: tuple[CalibrationRun, ...]) -> list[theory.BalanceLaw]:
+    """Balance laws fitted to bootstrap samples. They do not depend on the setting that is predicted."""
+    return [fit_balance_law(sample) for sample in resample_runs(calibration_runs, _SAMPLES, seed=0)]

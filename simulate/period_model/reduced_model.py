@@ -40,17 +40,17 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class PredictedPeriod:
-    """Predicted periods at one setting.
+class SimulatedPeriods:
+    """Periods of the reduced model at one setting.
 
     Attributes
     ----------
     mean, std : mean and standard deviation of the length of a period in steps.
-    stderr : standard error of the mean that comes from the finite number of simulated periods. It does not include the
-        error of the model; for that see `PeriodModel.period_interval`.
+    stderr : standard error of the mean, from the finite number of simulated periods. It does not include the error of
+        the model.
     count : number of simulated periods.
     trough_norm, peak_norm : geometric mean of ρ at the troughs and at the peaks.
-    effective_lr_max : η/ρ² at `trough_norm`, where a destabilization begins.
+    effective_lr_at_destabilization : η/ρ² at `trough_norm`, where a destabilization begins.
     norm_rise, outside_growth : J and φ of the simulation.
     """
 
@@ -60,7 +60,7 @@ class PredictedPeriod:
     count: int
     trough_norm: float
     peak_norm: float
-    effective_lr_max: float
+    effective_lr_at_destabilization: float
     norm_rise: float
     outside_growth: float
 
@@ -159,7 +159,7 @@ class ReducedModel:
             _kernel.begin_decay(row, walker_constants, np.uint64(stream_key(np.uint64(seed), number)), self.rise)
         return state
 
-    def simulate(self, intrinsic_lr: float, periods: int, seed: int) -> PredictedPeriod:
+    def simulate(self, intrinsic_lr: float, periods: int, seed: int) -> SimulatedPeriods:
         """Simulate periods for η = 1.
 
         Parameters
@@ -170,7 +170,7 @@ class ReducedModel:
 
         Returns
         -------
-        PredictedPeriod: its numbers are NaN with fewer than two periods in 400/ηλ steps.
+        SimulatedPeriods: its numbers are NaN with fewer than two periods in 400/ηλ steps.
 
         Raises
         ------
@@ -216,18 +216,18 @@ class ReducedModel:
         count = int(sums[_kernel.COUNT])
         if count < 2:
             nan = math.nan
-            return PredictedPeriod(nan, nan, nan, count, nan, nan, nan, nan, nan)
+            return SimulatedPeriods(nan, nan, nan, count, nan, nan, nan, nan, nan)
         mean = float(sums[_kernel.LENGTH]) / count
         std = math.sqrt(max(sums[_kernel.SQ_LENGTH] - count * mean**2, 0) / (count - 1))
         trough, peak = float(sums[_kernel.TROUGHS]) / count, float(sums[_kernel.PEAKS]) / count
-        return PredictedPeriod(
+        return SimulatedPeriods(
             mean=mean,
             std=std,
             stderr=std / math.sqrt(count),
             count=count,
             trough_norm=math.exp(trough),
             peak_norm=math.exp(peak),
-            effective_lr_max=math.exp(-2 * trough),
+            effective_lr_at_destabilization=math.exp(-2 * trough),
             norm_rise=peak - trough,
             outside_growth=1 - (peak - trough) / (-math.log1p(-intrinsic_lr) * mean),
         )

@@ -80,7 +80,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "outside_growth": ("1", "share of the growth of ln(norm) outside the detected rises"),
     "relaxations": ("1", "steps times lr times wd"),
     "norm_rise": ("1", "mean rise of ln(norm) in a destabilization"),
-    "effective_lr_max": ("1/loss", "lr / norm^2 at the troughs"),
+    "effective_lr_at_destabilization": ("1/loss", "lr / norm^2 at the troughs"),
     "trough_norm": ("weight", "geometric mean of the norm at the troughs"),
     "peak_norm": ("weight", "geometric mean of the norm at the peaks"),
     "typical_norm": ("weight", "geometric mean of the norm"),

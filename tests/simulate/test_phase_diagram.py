@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 import simulate
 import theory
 from simulate import NormalizedRegression, Ratio2D, RayleighQuotient, phase_diagram
+from simulate.period_model.model import simulated_periods
 from simulate.trajectories.contract import SCHEMA, VARIABLES, versions
 
 VERDICTS = {"equilibrium", "periodic", "no clear period", "collapsed", "diverged"}
@@ -418,7 +419,7 @@ def test_diagram_of_a_network():
     assert (diagram.verdict == "periodic").all()
     for lr, wd in ((0.25, 0.004), (0.5, 0.004), (0.5, 0.02)):
         cell = diagram.sel(lr=lr, wd=wd)
-        predicted = model.period(lr, wd, periods=1000)
+        predicted = simulated_periods(model, lr, wd, periods=1000)
         assert abs(cell.period.item() - predicted.mean) < 4 * cell.period_stderr.item()
         assert cell.norm_min.item() < predicted.trough_norm < predicted.peak_norm < cell.norm_max.item()
     with pytest.warns(UserWarning, match="1 of 2 cells are outside the range"):

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 import simulate
+from simulate.period_model.model import simulated_periods
 from theory.arguments import warn_user
 
 MODEL = simulate.PeriodModel.reference()
@@ -19,9 +20,7 @@ SLOW = xr.Dataset({"norm": ("step", np.exp(abs(STEP % 1000 - 500) / 2500))}, {"s
 OUTSIDE = r"outside the range of the model"
 CALLS = {
     "predict": (lambda: MODEL.predict(0.5, 0.05), OUTSIDE),
-    "period of a model": (lambda: MODEL.period(0.5, 0.05), OUTSIDE),
-    "law_interval": (lambda: MODEL.law_interval(0.5, 0.05, draws=10), OUTSIDE),
-    "period_interval": (lambda: MODEL.period_interval(0.5, 0.05, draws=10), OUTSIDE),
+    "simulated_periods": (lambda: simulated_periods(MODEL, 0.5, 0.05), OUTSIDE),
     "oscillate of a model": (lambda: MODEL.oscillate(0.5, [0.02, 0.05], steps=10), OUTSIDE),
     "period": (lambda: simulate.period(0.5, 0.05), OUTSIDE),
     "oscillate": (lambda: simulate.oscillate(0.5, 0.05, steps=10), OUTSIDE),

@@ -652,7 +652,7 @@ BAD = [
     ({"lr": "0.1"}, TypeError, r"^lr must be "),
     ({"lr": [0.1, math.nan]}, ValueError, r"^lr must be .*got nan at index 1"),
     ({"lr": [[0.1]]}, ValueError, r"^lr must be a number or have one value for each walker, got shape \(1, 1\)"),
-    ({"lr": lambda step: 0.1}, ValueError, r"^lr must give one learning rate for each of 3 steps"),
+    ({"lr": lambda step: 0.1}, ValueError, r"^lr must give one value for each step"),
     ({"lr": lambda step: 0.1 - step}, ValueError, r"^lr must be .*got -0.9 at index 1"),
     ({"wd": -1.0}, ValueError, r"^wd must be a finite number >= 0, got -1.0"),
     ({"wd": math.inf}, ValueError, r"^wd must be .*got inf"),

@@ -38,7 +38,7 @@ def calibration_run(intrinsic_lr, lengths, rises):
 
 
 def resampled_periods(calibration_runs, wd):
-    return [law.period(0.5, wd) for law in resample_laws(tuple(calibration_runs), 400, seed=0)]
+    return [law.period(0.5, wd) for law in resample_laws(tuple(calibration_runs))]
 
 
 @pytest.fixture(scope="module")
@@ -62,23 +62,18 @@ def test_intervals_cover_the_true_period(models, setting):
         # the true period, from a long simulation
         long = REFERENCE.oscillate(*setting, steps=round(3000 / (setting[0] * setting[1])), seed=7)
         truth = simulate.find_periods(long).mean
-        covered = {"law": 0, "reduced": 0}
-        for model in models:
-            intervals = {"law": model.law_interval(*setting), "reduced": model.period_interval(*setting, draws=200)}
-            for name, interval in intervals.items():
-                covered[name] += interval.lower <= truth <= interval.upper
+        intervals = [model.predict(*setting).period_interval for model in models]
     # at 90 % coverage, fewer than 12 of 16 have a probability of 2 %
-    assert covered["law"] >= 12, covered
-    assert covered["reduced"] >= 12, covered
+    assert sum(interval.lower <= truth <= interval.upper for interval in intervals) >= 12
 
 
 def test_the_error_of_the_law_grows_with_the_distance_from_the_calibration_runs(models):
     model = models[0]
     width = {}
     for wd in (0.02, 0.004, 0.0012):
-        interval, draws = model.law_interval(0.5, wd), resampled_periods(model.calibration_runs, wd)
+        interval, samples = model.predict(0.5, wd).period_interval, resampled_periods(model.calibration_runs, wd)
         width[wd] = math.log(interval.upper / interval.lower) / 2
-        sampling = np.diff(np.log(np.quantile(draws, [0.05, 0.95])))[0] / 2
+        sampling = np.diff(np.log(np.quantile(samples, [0.05, 0.95])))[0] / 2
         # two independent errors of known size, 1.64 standard deviations each side
         model_error = 0.03 + 0.035 * min(abs(math.log(wd / at)) for at in (0.02, 0.004))
         assert width[wd] == pytest.approx(math.hypot(sampling, 1.645 * model_error), rel=0.2)
@@ -122,25 +117,19 @@ def test_saved_models_keep_their_intervals(tmp_path):
     model.save(tmp_path / "model.json")
     again = simulate.PeriodModel.load(tmp_path / "model.json")
     assert again == model
-    assert again.law_interval(0.5, 0.01) == model.law_interval(0.5, 0.01)
+    assert again.predict(0.5, 0.01) == model.predict(0.5, 0.01)
 
 
 def test_without_periods_there_is_no_interval():
     equilibrium = simulate.norm_map(0.5, 0.02, 2.0, norm=3.0, steps=3000)
     model = simulate.PeriodModel.from_runs([equilibrium.assign(loss=0 * equilibrium.norm + 1)])
-    with pytest.raises(ValueError, match="at least 10 periods at the lowest lr"):
-        model.law_interval(0.5, 0.02)
-    with pytest.raises(ValueError, match="no clear period"):
-        model.period_interval(0.5, 0.02)
+    assert model.predict(0.5, 0.02).period_interval is None
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [({"level": 1.0}, "level"), ({"level": 0}, "level"), ({"draws": 1}, "draws"), ({"seed": -1}, "seed")],
-)
-def test_bad_input(options, words):
-    with pytest.raises(ValueError, match=words):
-        REFERENCE.law_interval(0.5, 0.01, **options)
+def test_a_higher_level_gives_a_wider_interval():
+    narrow, wide = (simulate.period(0.5, 0.01, level=level).period_interval for level in (0.5, 0.99))
+    assert wide.lower < narrow.lower < narrow.upper < wide.upper
+    assert (narrow.level, wide.level) == (0.5, 0.99)
 
 
 def test_an_interval_leaves_out_equal_shares():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import simulate
 from simulate.period_model.calibration import CalibrationRun, PooledRuns, fit_balance_law, pool_runs
+from simulate.period_model.model import simulated_periods
 from simulate.period_model.prediction import interpolate
 
 REFERENCE = simulate.PeriodModel.reference()
@@ -58,7 +59,7 @@ class TestOfTheReference:
         assert expected.period == pytest.approx(np.mean([run.period for run in measured]), rel=0.02)
         assert expected.norm / 0.5**0.5 == pytest.approx(np.mean([run.norm for run in measured]), rel=0.03)
         assert expected.verdict == measured[0].verdict
-        assert expected.interval.lower < expected.period < expected.interval.upper
+        assert expected.period_interval.lower < expected.period < expected.period_interval.upper
 
     def test_it_depends_on_the_product_and_norms_scale_with_the_root_of_lr(self):
         one, other = REFERENCE.predict(0.5, 0.004), REFERENCE.predict(2.0, 0.001)
@@ -66,11 +67,11 @@ class TestOfTheReference:
             assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9)
         for name in ("norm", "trough_norm", "peak_norm"):
             assert getattr(other, name) == pytest.approx(2 * getattr(one, name), rel=1e-9)
-        assert other.effective_lr_max == pytest.approx(one.effective_lr_max, rel=1e-9)
+        assert other.effective_lr_at_destabilization == pytest.approx(one.effective_lr_at_destabilization, rel=1e-9)
 
     def test_short_form(self):
         expected = REFERENCE.predict(0.5, 0.004)
-        assert str(expected) == f"periodic, T = {expected.period:.4g} steps, {expected.interval}"
+        assert str(expected) == f"periodic, T = {expected.period:.4g} steps, {expected.period_interval}"
 
 
 class TestScaling:
@@ -120,11 +121,11 @@ class TestVerdicts:
         assert expected.norm == pytest.approx(3.0 * math.sqrt(2), rel=1e-9)
         assert expected.log_norm_sd == pytest.approx(0.03 / math.sqrt(2), rel=1e-9)
         assert math.isnan(expected.period)
-        assert expected.interval is None
+        assert expected.period_interval is None
         with pytest.raises(ValueError, match="at least 10 periods at the lowest"):
             _ = fitted.law
         with pytest.raises(ValueError, match="it was built by hand"):
-            fitted.period(1.0, 0.005)
+            simulated_periods(fitted, 1.0, 0.005)
 
     def test_below_calibration_runs_at_equilibrium_it_warns(self):
         fitted = model(equilibrium_run(0.01), equilibrium_run(0.002))
@@ -228,7 +229,7 @@ class TestLaw:
         assert lower * upper * (1 - 1e-9) <= fitted.law.norm_rise_at(np.array(intrinsic_lr)) <= 0.6 * (1 + 1e-9)
         assert expected.log_norm_sd > 0
         assert expected.period > 0
-        assert expected.interval.lower < expected.interval.upper
+        assert expected.period_interval.lower < expected.period_interval.upper
 
     def test_the_upper_setting_is_left_out_if_the_line_becomes_negative(self):
         pooled_runs = [
