@@ -20,10 +20,11 @@ from torch import nn
 import simulate
 from empirical.config import CUSTOM, RunConfig
 from empirical.runs.loop import train
+from empirical.runs.preparation import mark_own
 from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import SweepOptions, extended_steps, run_path, summarize
-from simulate.period_model.calibration import MIN_RELAXATIONS
+from simulate.period_model.calibration import MIN_PERIODS, MIN_RELAXATIONS
 from simulate.period_model.model import REACH
 from simulate.trajectories.classification import EQUILIBRIUM, PERIODIC
 from simulate.trajectories.contract import COMPLETE
@@ -32,6 +33,7 @@ from theory.arguments import check_integer, check_number
 
 # first length of a run in units of 1/ηλ: the transient, and a typical period
 _TRANSIENT, _TYPICAL_PERIOD = 2.0, 0.8
+_PERIODS = 100  # at each ηλ
 _MAX_EXTENSION = 8.0  # factor by which a run without enough periods may become longer
 
 
@@ -44,7 +46,8 @@ def calibrate(
     intrinsic_lr: float = 0.01,
     ratio: float = 5.0,
     reach: float = REACH,
-    periods: int = 100,
+    periods: int | None = None,
+    until: float | None = None,
     seeds: int = 2,
     rise: float = 0.1,
     out: str | os.PathLike[str] | None = None,
@@ -54,9 +57,9 @@ def calibrate(
 ) -> simulate.PeriodModel:
     """Train calibration runs of a network, and fit a period model to them.
 
-    The network is trained at `intrinsic_lr` and `intrinsic_lr / ratio` until there are enough periods. If it is at
-    equilibrium at the larger ηλ, or not clearly periodic at the smaller one, it is also trained at
-    `intrinsic_lr / reach`.
+    The network is trained at `intrinsic_lr` and `intrinsic_lr / ratio` until there are enough periods, or until their
+    mean is known well enough. If it is at equilibrium at the larger ηλ, or not clearly periodic at the smaller one, it
+    is also trained at `intrinsic_lr / reach`.
 
     The call starts processes. In a script, put it under ``if __name__ == "__main__":``.
 
@@ -68,19 +71,22 @@ def calibrate(
     intrinsic_lr : largest ηλ, 0 < ηλ < 1: take the largest you want to predict.
     ratio : largest over second ηλ, > 1.
     reach : largest over third ηλ, > `ratio`.
-    periods : number of periods at each ηλ, over all seeds; at least 10 for each seed.
+    periods : number of periods at each ηλ, over all seeds; at least 10 for each seed. Default: 100, or 10 for each seed
+        with `until`.
+    until : relative standard error of the mean period at each ηλ, over all seeds, at which training stops. With
+        the usual spread of periods 0.05 needs 25 to 70 periods.
     seeds : number of runs at each ηλ. With a single seed, an untypical run biases the model. Runs of your own module
         share its initial weights and differ only in the order of the data.
     rise : threshold d of the period finder.
     out : folder of the runs, which a later call reuses. With None they are deleted.
-    executor : executor of the runs, as in `sweep`. Runs with your own module or arrays are trained in this process.
+    executor : executor of the runs, as in `sweep`.
     progress : whether to show a progress bar; by default only in a terminal.
     settings : further fields of `RunConfig`, such as `width`, `batch_size`, `dataset`.
 
     Returns
     -------
-    PeriodModel: `model.predict(lr, wd)` predicts the behaviour, `model.law.period(lr, wd)` the period, and
-    `model.period(lr, wd)` period and norms. The last two raise a ValueError for a network without periods.
+    PeriodModel: `model.predict(lr, wd)` predicts the behaviour, the period with its interval, and the norms. For a
+    network without periods the numbers about periods are NaN.
 
     Raises
     ------
@@ -93,7 +99,7 @@ def calibrate(
     >>> import concurrent.futures
     >>> with concurrent.futures.ThreadPoolExecutor(1) as executor:
     ...     period_model = calibrate("mlp", width=64, batch_size=64, periods=20, executor=executor)
-    >>> 200 < period_model.law.period(0.5, 0.004) < 300
+    >>> 200 < period_model.predict(0.5, 0.004).period < 300
     True
     """
     check_number("lr", lr, above=0)
@@ -101,15 +107,22 @@ def calibrate(
     check_number("ratio", ratio, above=1)
     check_number("reach", reach, above=ratio)
     check_integer("seeds", seeds, at_least=1)
-    check_integer("periods", periods, at_least=10 * seeds)
+    if until is not None:
+        # each run has a share of the periods
+        until = check_number("until", until, above=0) * math.sqrt(seeds)
+    least = MIN_PERIODS * seeds
+    if periods is None:
+        periods = _PERIODS if until is None else least
+    check_integer("periods", periods, at_least=least)
     check_number("rise", rise, above=0)
     if settings.get("fixed") is not None:
         raise ValueError(f"fixed must be None, since such runs have another law of the norm, got {settings['fixed']!r}")
+    module = None if isinstance(model, str) else model
     own_data = None if inputs is None and targets is None else (inputs, targets)
     periods_per_seed = math.ceil(periods / seeds)
 
     def configs_at(value: float) -> tuple[RunConfig, ...]:
-        return grid(
+        configs = grid(
             model=model if isinstance(model, str) else CUSTOM,
             lr=lr,
             wd=value / lr,
@@ -117,9 +130,11 @@ def calibrate(
             steps=math.ceil(max(_TRANSIENT + _TYPICAL_PERIOD * periods_per_seed, MIN_RELAXATIONS) / value),
             **settings,
         )
+        return tuple(mark_own(config, module, own_data) for config in configs)
 
     first_configs = [config for value in (intrinsic_lr, intrinsic_lr / ratio) for config in configs_at(value)]
-    limit = _TRANSIENT + _TYPICAL_PERIOD * _MAX_EXTENSION * periods_per_seed
+    longest = periods_per_seed if until is None else max(periods_per_seed, math.ceil(_PERIODS / seeds))
+    limit = _TRANSIENT + _TYPICAL_PERIOD * _MAX_EXTENSION * longest
     with ExitStack() as cleanup:
         if out is None:
             out = tempfile.mkdtemp(prefix="bnwd-calibrate-")
@@ -128,11 +143,19 @@ def calibrate(
 
         def train_runs(configs: Sequence[RunConfig]) -> list[xr.Dataset]:
             max_steps = math.ceil(limit / (configs[-1].wd * lr))
-            if isinstance(model, str) and own_data is None:
-                # in parallel; the loop below completes what is missing or failed
-                sweep(configs, folder, executor, periods=periods_per_seed, max_steps=max_steps, progress=progress)
-            module = None if isinstance(model, str) else model
-            options = SweepOptions(out=folder, periods=periods_per_seed, max_steps=max_steps)
+            # in parallel; the loop below completes what is missing or failed
+            sweep(
+                configs,
+                folder,
+                executor,
+                model=module,
+                data=own_data,
+                until=until,
+                periods=periods_per_seed,
+                max_steps=max_steps,
+                progress=progress,
+            )
+            options = SweepOptions(out=folder, until=until, periods=periods_per_seed, max_steps=max_steps)
             runs = [_train_until_enough_periods(config, options, module, own_data, progress) for config in configs]
             for run in runs:
                 _check_complete(run)

@@ -20,7 +20,7 @@ from theory.references import is_reference
 from theory.schedules import SCHEDULES, learning_rates
 
 # default width of each model, and default depth of the models with a variable depth
-DEFAULT_WIDTHS = {"mlp": 64, "convnet": 8, "resnet18": 64, "transformer": 64}
+DEFAULT_WIDTHS = {"mlp": 64, "convnet": 4, "resnet18": 64, "transformer": 64}
 DEFAULT_DEPTHS = {"mlp": 2, "convnet": 3, "transformer": 2}
 EMBEDDED_DATASETS = ("digits", "mnist5k", "gaussian", "random_labels")
 HUB_DATASETS = ("cifar10", "cifar100", "svhn", "mnist", "fashion_mnist")
@@ -31,7 +31,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "normalization": NORMALIZATIONS,
     "fixed": ("norm", "effective_lr"),
     "dataset": (*EMBEDDED_DATASETS, *HUB_DATASETS),
-    "sampling": ("without_replacement", "with_replacement", "full_batch"),
+    "pixel_constants": ("data", "cifar10"),
+    "sampling": ("without_replacement", "all_samples", "with_replacement", "full_batch"),
     "dtype": ("float32", "float64", "bfloat16"),
     "engine": ("auto", "eager", "kernel", "replicas", "compiled"),
 }
@@ -110,6 +111,7 @@ class NetworkSettings(_Settings):
     normalization: str = "batch"
     norm_eps: float = 1e-12
     scale_invariant: bool = True
+    seeded_head: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,6 +171,7 @@ class DataSettings(_Settings):
     validation: float = 0.0
     label_noise: float = 0.0
     dataset_seed: int = 0
+    pixel_constants: str = "data"
     augmentation: int | None = None
     batch_size: int = 64
     sampling: str = "without_replacement"
@@ -195,6 +198,7 @@ class DataSettings(_Settings):
         check_number("label_noise", self.label_noise, at_least=0, at_most=1)
         self._check_each(check_integer, "dataset_seed", "augmentation")
         self._check_each(check_integer, "batch_size", "micro_batch", at_least=1)
+        check_choice("pixel_constants", self.pixel_constants, CHOICES["pixel_constants"])
         check_choice("sampling", self.sampling, CHOICES["sampling"])
 
 
@@ -239,11 +243,13 @@ class EvaluationSettings(_Settings):
     """When and on what a run is evaluated."""
 
     evaluate_every: int = 1000
+    evaluation_samples: int | None = None
     evaluate_batches: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("evaluate_every", self.evaluate_every, at_least=1)
+        self._check_each(check_integer, "evaluation_samples", at_least=2)
 
 
 def _suggest_settings(cls: _Class) -> _Class:
@@ -280,11 +286,12 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         `theory.SGD()`. Its `dim` does not affect training: the trajectory stores the optimizer with the number of
         measured weights as `dim`.
     model : "mlp", "convnet", "resnet18", "transformer", or the "module:name" of your own (docs/add_a_model.md). The
-        convnet has 3×3 convolutions with w, 2w, 2w, … channels, the ResNet is pre-activation, and the transformer acts
-        on image patches. `train` sets "custom" for a module that is passed to it.
-    width : hidden units (mlp), channels w (convnet, resnet18) or token size (transformer); default 8 for the convnet,
-        64 for the others.
-    depth : hidden layers (mlp, default 2), convolutions (convnet, default 3) or blocks (transformer, default 2).
+        convnet and the pre-activation ResNet are those of the paper, and the transformer acts on image patches. `train`
+        sets "custom" for a module that is passed to it.
+    width : hidden units (mlp), channels w of the first convolution (convnet, resnet18) or token size (transformer);
+        default 4 for the convnet, 64 for the others. The paper has 32 and 64.
+    depth : hidden layers (mlp, default 2), convolutions after the first (convnet, default 3) or blocks (transformer,
+        default 2).
     normalization : "batch", "layer", "group", "instance", "rms", "weight", "none" (a control), or the "module:name" of
         your own (docs/add_a_normalization.md). "weight" is weight normalization of each filter.
     norm_eps : number ε that normalization adds to the variance. PyTorch's default of 1e-5 breaks scale invariance at
@@ -292,6 +299,8 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
     scale_invariant : train scale-invariant weights only, or all weights. True: no affine parameters, and a frozen last
         layer of norm 10. All trained weights are then scale-invariant, except values and first linear layers of the
         transformer. False: all parameters are trained.
+    seeded_head : draw the frozen last layer from `seed`, as in the paper. By default it is the same in all runs, so
+        that runs with different seeds train the same network.
     other_lr : learning rate of trained weights that are not scale-invariant, by default `lr`; 0 freezes them.
     other_wd : weight decay of trained weights that are not scale-invariant, by default `wd`.
     fixed : "norm" or "effective_lr" of the scale-invariant weights stays constant. "norm" rescales these weights to
@@ -308,15 +317,18 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
     validation : share of the training samples to set apart for validation.
     label_noise : share of the remaining training samples that get a wrong label.
     dataset_seed : seed of the choice of `samples`, `validation` and `label_noise`.
+    pixel_constants : mean and standard deviation of each colour, with which images of bytes are normalized. "data":
+        those of the training images. "cifar10": (0.4914, 0.4822, 0.4465) and (0.2023, 0.1994, 0.2010), as in the paper.
     augmentation : number of pixels of padding for random crops; half of the training images are then also flipped.
         Default None: no augmentation.
     batch_size : samples per mini-batch, on which periods depend.
-    sampling : "without_replacement", "with_replacement" or "full_batch". "without_replacement" draws a new order in
-        each epoch and drops incomplete batches. "full_batch" uses all training samples in every step and ignores
-        `batch_size`.
+    sampling : "without_replacement", "all_samples", "with_replacement" or "full_batch". The first two draw a new order
+        in each epoch. "without_replacement" drops the incomplete batch at its end, and "all_samples" keeps it, as the
+        paper does. "full_batch" uses all training samples in every step and ignores `batch_size`.
     micro_batch : samples per forward pass, for batches that exceed the memory; by default the whole batch. The
         gradients are accumulated. Batch normalization then uses the statistics of each micro-batch, so the loss is
-        another, noisier function than that of the whole batch.
+        another, noisier function than that of the whole batch. In full-batch descent, micro-batches are drawn anew in
+        each step, as in the paper.
     steps : number of updates.
     seed : seed of the initial trained weights.
     data_seed : seed of the order of the data, by default `seed`.
@@ -332,11 +344,14 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         rounding.
     replicas : number of runs that a sweep may train side by side in the same steps. It changes the rounding, so it is
         part of the run's identity (docs/sweeps.md).
-    evaluate_every : number of steps between evaluations on the whole training and test set. One more evaluation
-        follows the last step.
+    evaluate_every : number of steps between evaluations on the training and test set. One more evaluation follows the
+        last step.
+    evaluation_samples : largest number of training samples and of test samples that are evaluated, by default all. They
+        are evenly spaced over each set and equal in every evaluation. Normalization uses the statistics of these
+        training samples.
     evaluate_batches : also evaluate losses and gradients of mini-batches. Each evaluation then passes the mini-batches
-        of an epoch through the network at fixed weights. It records loss and error in train mode, the mean gradient
-        norm, and the norm of the mean gradient. This costs about as much as an epoch.
+        of an epoch, or of `evaluation_samples`, through the network at fixed weights. It records loss and error in
+        train mode, the mean gradient norm, and the norm of the mean gradient. This costs about as much as an epoch.
 
     Raises
     ------
@@ -346,7 +361,7 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
     --------
     >>> config = RunConfig(lr=0.5, wd=0.01, model="convnet", steps=1000)
     >>> config.resolved_width, config.resolved_data_seed
-    (8, 0)
+    (4, 0)
     >>> RunConfig(lr=-0.5, wd=0.01)
     Traceback (most recent call last):
     ...
@@ -364,6 +379,8 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
             raise ValueError(f"optimizer must be SGD with fixed='effective_lr', got {self.optimizer!r}")
         # a smaller ε would vanish, and a channel without variance would be divided by zero
         check_number("norm_eps", self.norm_eps, at_least=float(np.finfo(self.weight_dtype).tiny))
+        if self.replicas > 1 and self.sampling == "all_samples":
+            raise ValueError(f"replicas must be 1 with sampling='all_samples', got {self.replicas}")
         if self.replicas > 1 and self.augmentation is not None:
             raise ValueError(f"replicas must be 1 with augmentation, which draws random numbers, got {self.replicas}")
 

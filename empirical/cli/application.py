@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +36,9 @@ class CommandGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command, and report errors of its arguments and of its work."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _print_warning  # type: ignore[assignment]
+                return super().invoke(ctx)
         except (ValueError, TypeError) as error:
             message, code = str(error), 2
         except KeyboardInterrupt as error:
@@ -48,6 +51,10 @@ class CommandGroup(TyperGroup):
             message, code = str(error), 1
         typer.echo(f"bnwd: {message}", err=True)
         raise typer.Exit(code)
+
+
+def _print_warning(message: Warning | str, *_: Any) -> None:
+    typer.echo(f"bnwd: warning: {message}", err=True)
 
 
 def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> str:

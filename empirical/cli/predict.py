@@ -135,12 +135,12 @@ def _equilibrium_values(lr: float, wd: float, grad_norm: float, rule: theory.Opt
         value, other = (float(formula(lr, wd, grad_norm=g, optimizer=rule)) for g in (grad_norm, 2 * grad_norm))
         note = "for every g̃" if math.isclose(value, other) else f"for g̃ = {grad_norm:g}"
         yield _Value(key, label, value, unit, note + ", if gradients are independent in time" * (rule != theory.SGD()))
-    relaxation = math.nan
-    if rule == theory.SGD():
-        relaxation = float(theory.relaxation_time(lr, wd))
-    elif isinstance(rule, theory.SGD) and not rule.nesterov:
-        relaxation = float(theory.momentum_relaxation(lr, wd, momentum=rule.momentum, decoupled=rule.decoupled).time)
-    if not math.isnan(relaxation):
+    if hasattr(rule, "norm_rate"):
+        relaxation = float(theory.relaxation_time(lr, wd, grad_norm=grad_norm, optimizer=rule))
+        if isinstance(rule, theory.SGD) and not rule.nesterov:
+            # exact, also where the norm rings
+            exact = theory.momentum_relaxation(lr, wd, momentum=rule.momentum, decoupled=rule.decoupled)
+            relaxation = float(exact.time)
         note = "time in which a small deviation from ρ* shrinks by a factor of e"
         yield _Value("relaxation_time", "relaxation time", relaxation, "steps", note)
     decay = theory.free_decay(lr, wd, optimizer=rule) if lr * wd < 1 else math.nan
@@ -178,8 +178,9 @@ def _period_values(lr: float, wd: float, period_model: Path | None) -> Iterator[
     with warnings.catch_warnings():
         # the note says what it would warn about
         warnings.simplefilter("ignore", UserWarning)
-        period, interval, prediction = model.law.period(lr, wd), model.law_interval(lr, wd), model.predict(lr, wd)
-    if not math.isfinite(period):
+        prediction = model.predict(lr, wd)
+    interval = prediction.period_interval
+    if interval is None or not math.isfinite(prediction.period):
         return
     low, high = model.calibrated_range
     inside = "yes" if low * (1 - 1e-9) <= lr * wd <= high * (1 + 1e-9) else "no"
@@ -188,7 +189,7 @@ def _period_values(lr: float, wd: float, period_model: Path | None) -> Iterator[
     source = "for your own network: bnwd calibrate" if period_model is None else str(period_model)
     meaning = "equilibrium: the norm settles; periodic: it oscillates"
     yield _Value("period_verdict", "verdict for the network below", prediction.verdict, note=meaning)
-    yield _Value("period", "  period, if periodic", period, "steps")
+    yield _Value("period", "  period, if periodic", prediction.period, "steps")
     yield _Value("period_lower", "  90 % interval, lower end", interval.lower, "steps")
     yield _Value("period_upper", "  90 % interval, upper end", interval.upper, "steps")
     yield _Value("period_network", "  network", network or "unknown", note=source)

@@ -1,15 +1,23 @@
-"""Commands that test and illustrate the paper with trained networks: `validate`, `claims` and `figures`."""
+"""Commands that test and illustrate the paper: `validate`, `claims`, `figures` and `paper`."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from empirical.cli.application import app, name_options
+from empirical.cli.application import app, name_options, print_table
 from empirical.cli.options import complete_from
+from theory.arguments import check_choice
+
+if TYPE_CHECKING:
+    from empirical.config import RunConfig
+
+# scale of `bnwd paper` without --full
+_WIDTH, _SAMPLES = 8, 5000
 
 
 def _network_names() -> Iterable[str]:
@@ -22,6 +30,12 @@ def _claim_names() -> Iterable[str]:
     from empirical.studies.claims import CLAIMS
 
     return (claim.name for claim in CLAIMS)
+
+
+def _experiment_names() -> Iterable[str]:
+    from empirical.presets import PAPER_EXPERIMENTS
+
+    return PAPER_EXPERIMENTS
 
 
 def _figure_names() -> Iterable[str]:
@@ -191,3 +205,88 @@ def figures_command(
     for paths in files.values():
         for path in paths:
             typer.echo(path)
+
+
+@app.command(
+    "paper",
+    short_help="Run an experiment of the paper at its own or a smaller scale.",
+    epilog="Example: bnwd paper figure-2 --dataset cifar10 --width 8 --samples 5000 --out paper",
+)
+def paper_command(
+    experiment: Annotated[
+        str | None, typer.Argument(help="Name from --list.", autocompletion=complete_from(_experiment_names))
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="List all experiments with their number of runs and cost. Train nothing.")
+    ] = False,
+    network: Annotated[
+        str,
+        typer.Option(
+            help="convnet (on CIFAR-10) or resnet18 (on CIFAR-100).",
+            autocompletion=complete_from(lambda: ("convnet", "resnet18")),
+        ),
+    ] = "convnet",
+    full: Annotated[
+        bool, typer.Option("--full", help="The original scale: 32 or 64 channels, 50 000 images, 1001 epochs.")
+    ] = False,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name or path of the data. Default: that of the paper, from Hugging Face.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of the first convolution. Default: 8.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Number of training images. Default: 5000.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs. Default: 1001.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for runs, table and figure. Runs that are there are reused.")
+    ] = Path("paper"),
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one per processor.")] = None,
+) -> None:
+    """Train the networks of one experiment of the paper, draw its figure, and compare each run with the theory.
+
+    With fewer images the weight decay grows, so that an epoch has as many relaxation times. A call that was interrupted
+    continues. The table has the verdict, the period, and the largest error of the replay of each run.
+    """
+    import matplotlib
+
+    from empirical import dask_executor
+    from empirical.presets import PAPER_EXPERIMENTS, paper_runs
+    from empirical.studies.paper_experiments import estimate_costs, run_experiment
+
+    sizes: dict[str, int | None] = {"width": width, "samples": samples, "epochs": epochs}
+    if full and any(size is not None for size in sizes.values()):
+        raise ValueError("--width, --samples and --epochs must be left out with --full")
+
+    def runs_of(name: str) -> tuple[RunConfig, ...]:
+        scaled = dict(sizes)
+        if not full:
+            scaled["width"] = width or _WIDTH
+            if samples is None and PAPER_EXPERIMENTS[name].is_in_paper:
+                scaled["samples"] = _SAMPLES
+        return paper_runs(name, network, dataset=dataset, **scaled)
+
+    with name_options(experiment="EXPERIMENT", network="--network"):
+        if show:
+            rows = []
+            for name, listed in PAPER_EXPERIMENTS.items():
+                runs = runs_of(name)
+                rows.append([name, listed.title, str(len(runs)), *estimate_costs(runs)])
+            print_table(rows, ["experiment", "what", "runs", "time here", "on a GPU"])
+            return
+        if experiment is None:
+            raise ValueError("EXPERIMENT must be a name from bnwd paper --list, got none")
+        check_choice("experiment", experiment, PAPER_EXPERIMENTS)
+        runs = runs_of(experiment)
+    matplotlib.use("Agg")
+    here, there = estimate_costs(runs)
+    typer.echo(f"bnwd: {len(runs)} runs, about {here} of one processor here, or {there} on a GPU", err=True)
+    options = {"network": network, "dataset": dataset, **sizes}
+    words = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    result = run_experiment(
+        PAPER_EXPERIMENTS[experiment],
+        runs,
+        out,
+        command=shlex.join(["bnwd", "paper", experiment, *words, *(["--full"] if full else [])]),
+        executor=dask_executor(workers=workers),
+    )
+    typer.echo(result.table.text())
+    for path in result.files:
+        typer.echo(path)

@@ -98,11 +98,7 @@ def sweep_command(
     with name_options(path="file"):
         runs = empirical.read_sweep(file)
     resources = dict(_parse_number("--resource", text) for text in resource or [])
-    goals = dict(_parse_number("--until", text) for text in until or [])
-    for name in goals:
-        if name not in ("stderr", "periods"):
-            raise ValueError(f"--until must be stderr=… or periods=…, e.g. stderr=0.05, got {name}={goals[name]:g}")
-    stderr, periods = goals.get("stderr"), round(goals["periods"]) if "periods" in goals else None
+    stderr, periods = _parse_goals(until)
     results = empirical.sweep(
         runs,
         out,
@@ -114,10 +110,19 @@ def sweep_command(
         traces=traces,
     )
     typer.echo(format_overview(results))
-    goal_rows = [[", ".join(until or []), format_goal(out, stderr, periods)]] if goals else []
+    goal_rows = [[", ".join(until), format_goal(out, stderr, periods)]] if until else []
     print_table([*goal_rows, ["saved", str(out)]])
     if (results.status == "failed").any():
         raise typer.Exit(1)
+
+
+def _parse_goals(until: list[str] | None) -> tuple[float | None, int | None]:
+    """Relative standard error and number of periods of `--until`."""
+    goals = dict(_parse_number("--until", text) for text in until or [])
+    for name in goals:
+        if name not in ("stderr", "periods"):
+            raise ValueError(f"--until must be stderr=… or periods=…, e.g. stderr=0.05, got {name}={goals[name]:g}")
+    return goals.get("stderr"), round(goals["periods"]) if "periods" in goals else None
 
 
 def _parse_number(option: str, text: str) -> tuple[str, float]:
@@ -135,7 +140,13 @@ def calibrate_command(
     lr: Annotated[float, typer.Option(help="Learning rate η of the calibration runs. Only ηλ matters.")] = 0.5,
     intrinsic_lr: Annotated[float, typer.Option(help="Largest ηλ of calibration runs and predictions.")] = 0.01,
     ratio: Annotated[float, typer.Option(help="Largest ηλ divided by smallest ηλ of the calibration runs.")] = 5.0,
-    periods: Annotated[int, typer.Option(help="Number of periods to observe at each ηλ, all seeds combined.")] = 100,
+    until: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train at each ηλ until a goal, all seeds combined: stderr=0.05 for a mean period known to 5 %, or "
+            "periods=100. Default: periods=100."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Number of runs at each ηλ.")] = 2,
     runs: Annotated[Path | None, typer.Option(help="Folder that keeps the runs for reuse.")] = None,
     workers: Workers = None,
@@ -150,11 +161,13 @@ def calibrate_command(
     from simulate._files import check_writable
 
     check_writable("--out", out)
+    stderr, periods = _parse_goals(until)
     period_model = empirical.calibrate(
         lr=lr,
         intrinsic_lr=intrinsic_lr,
         ratio=ratio,
         periods=periods,
+        until=stderr,
         seeds=seeds,
         out=runs,
         executor=empirical.dask_executor(workers=workers),
@@ -179,8 +192,8 @@ def calibrate_command(
             continue
         prediction = period_model.predict(lr, wd)
         interval, period = "–", math.nan
-        if prediction.verdict == "periodic" and prediction.interval is not None:
-            interval = f"{prediction.interval.lower:.4g} … {prediction.interval.upper:.4g}"
+        if prediction.verdict == "periodic" and prediction.period_interval is not None:
+            interval = f"{prediction.period_interval.lower:.4g} … {prediction.period_interval.upper:.4g}"
             period = prediction.period
         norms = (norm / lr**0.5 for norm in (prediction.trough_norm, prediction.peak_norm, prediction.norm))
         spread = number_cell(prediction.log_norm_sd, ".3f")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from empirical.data.batches import augment, batch_indices, steps_per_epoch
+from empirical.data.batches import augment, batch_indices, equal_batches, steps_per_epoch
 from empirical.data.contract import Data, user_data
 from empirical.data.loading import load_data
 
-__all__ = ["Data", "augment", "batch_indices", "load_data", "steps_per_epoch", "user_data"]
+__all__ = ["Data", "augment", "batch_indices", "equal_batches", "load_data", "steps_per_epoch", "user_data"]

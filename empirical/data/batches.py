@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+_NO_SAMPLE = -1
+
 
 def batch_indices(
     size: int, batch_size: int, sampling: str, data_seed: int, start: int, stop: int
@@ -16,7 +18,8 @@ def batch_indices(
 
     The order of an epoch depends on (data_seed, epoch) alone. So any step can be computed without earlier ones, and a
     resumed run continues with the same batches.
-    The result has the shape (stop-start, batch_size). `sampling` is "without_replacement" or "with_replacement".
+    The result has the shape (stop-start, batch size). `sampling` is as in `RunConfig`. With "all_samples", the
+    incomplete batch at the end of an epoch must be asked for alone: see `equal_batches`.
 
     Examples
     --------
@@ -24,7 +27,7 @@ def batch_indices(
     >>> sorted(indices.ravel().tolist())
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    per_epoch = steps_per_epoch(size, batch_size)
+    per_epoch = steps_per_epoch(size, batch_size, sampling)
     first, last = start // per_epoch, -(-stop // per_epoch)
     epochs = np.empty((last - first, per_epoch, batch_size), dtype=np.int64)
     for epoch in range(first, last):
@@ -32,22 +35,43 @@ def batch_indices(
         if sampling == "with_replacement":
             epochs[epoch - first] = generator.integers(size, size=(per_epoch, batch_size))
         else:
-            epochs[epoch - first] = generator.permutation(size)[: per_epoch * batch_size].reshape(per_epoch, -1)
+            order = generator.permutation(size)[: per_epoch * batch_size]
+            # places of an incomplete batch that have no sample
+            order = np.pad(order, (0, per_epoch * batch_size - order.size), constant_values=_NO_SAMPLE)
+            epochs[epoch - first] = order.reshape(per_epoch, -1)
     offset = first * per_epoch
-    return epochs.reshape(-1, batch_size)[start - offset : stop - offset]
+    batches = epochs.reshape(-1, batch_size)[start - offset : stop - offset]
+    if len(batches) == 1:
+        return batches[:, batches[0] != _NO_SAMPLE]
+    assert (batches != _NO_SAMPLE).all(), "an incomplete batch among others"
+    return batches
 
 
-def steps_per_epoch(size: int, batch_size: int) -> int:
-    """Number of complete mini-batches in an epoch.
+def equal_batches(size: int, batch_size: int, sampling: str, step: int) -> int:
+    """Number of steps from this one on, within its epoch, whose mini-batches have equal sizes.
 
     Examples
     --------
-    >>> steps_per_epoch(1437, 64)
-    22
+    >>> [equal_batches(10, 4, "all_samples", step) for step in (0, 1, 2, 3)]
+    [2, 1, 1, 2]
+    """
+    per_epoch = steps_per_epoch(size, batch_size, sampling)
+    complete = size // batch_size if sampling == "all_samples" else per_epoch
+    place = step % per_epoch
+    return complete - place if place < complete else per_epoch - place
+
+
+def steps_per_epoch(size: int, batch_size: int, sampling: str = "without_replacement") -> int:
+    """Number of mini-batches in an epoch, with `sampling` as in `RunConfig`.
+
+    Examples
+    --------
+    >>> steps_per_epoch(1437, 64), steps_per_epoch(1437, 64, "all_samples")
+    (22, 23)
     """
     if batch_size > size:
         raise ValueError(f"batch_size must be <= {size}, the number of training samples, got {batch_size}")
-    return size // batch_size
+    return -(-size // batch_size) if sampling == "all_samples" else size // batch_size
 
 
 def augment(images: Tensor, padding: int) -> Tensor:

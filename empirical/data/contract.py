@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_AT_ONCE = 1024
+# mean and standard deviation of each colour in the paper, for pixels from 0 to 1
+_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+# images that fit into the cache of a processor as float64
+_AT_ONCE = 128
+# fields of `Data` with one entry per sample
+_INPUTS = ("inputs", "test_inputs", "validation_inputs")
+_TARGETS = ("targets", "test_targets", "validation_targets")
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,30 @@ class Data:
             return inputs
         return (inputs.to(self.mean.dtype) - self.mean) / self.scale
 
+    def evenly_spaced(self, samples: int | None) -> Data:
+        """Return data with at most so many samples of each set, evenly spaced over it; None keeps all."""
+        if samples is None:
+            return self
+
+        def choose(values: Tensor | None) -> Tensor | None:
+            if values is None or len(values) <= samples:
+                return values
+            return values[torch.arange(samples, device=values.device) * len(values) // samples]
+
+        chosen: dict[str, Any] = {name: choose(getattr(self, name)) for name in (*_INPUTS, *_TARGETS)}
+        return dataclasses.replace(self, **chosen)
+
+    def channels_last(self) -> Data:
+        """Return the same data with images whose colours are adjacent in memory, which convolutions process faster."""
+
+        def convert(values: Tensor | None) -> Tensor | None:
+            if values is None or values.ndim != 4:
+                return values
+            return values.contiguous(memory_format=torch.channels_last)
+
+        converted: dict[str, Any] = {name: convert(getattr(self, name)) for name in _INPUTS}
+        return dataclasses.replace(self, **converted)
+
     def as_numbers(self) -> Data:
         """Return the same data with all images as network input: faster, but at least four times the memory."""
         images = {"test_inputs": self.test_inputs, "validation_inputs": self.validation_inputs}
@@ -50,10 +80,26 @@ class Data:
         return dataclasses.replace(self, inputs=self.network_inputs(self.inputs), **converted)
 
 
-def add_statistics(data: Data, dtype: torch.dtype) -> Data:
-    """Return data with `mean` and `scale` of uint8 images, computed part by part; other data unchanged."""
+def add_statistics(data: Data, dtype: torch.dtype, pixel_constants: str = "data") -> Data:
+    """Return data with `mean` and `scale` of uint8 images, computed part by part; other data unchanged.
+
+    `pixel_constants` is as in `RunConfig`. Raise ValueError if its constants do not fit the data.
+    """
+    shape = data.inputs.shape
+    fits = data.inputs.dtype == torch.uint8 and len(shape) == 4 and shape[1] == len(_CIFAR10[0])
+    if pixel_constants != "data" and not fits:
+        raise ValueError(
+            f"pixel_constants must be 'data' unless the data are uint8 images with {len(_CIFAR10[0])} colours, got "
+            f"{pixel_constants!r} for {data.inputs.dtype} of shape {tuple(shape[1:])}"
+        )
     if data.inputs.dtype != torch.uint8:
         return data
+    if pixel_constants == "cifar10":
+        mean, scale = (
+            (255 * torch.tensor(values, dtype=torch.float64, device=data.inputs.device)).to(dtype).view(-1, 1, 1)
+            for values in _CIFAR10
+        )
+        return dataclasses.replace(data, mean=mean, scale=scale)
     numbers = data.inputs[:, 0].numel()
     # whole numbers below 2⁵³: exact
     total, square = (torch.zeros(data.inputs.shape[1], dtype=torch.float64, device=data.inputs.device) for _ in "ab")
@@ -68,7 +114,7 @@ def add_statistics(data: Data, dtype: torch.dtype) -> Data:
     return dataclasses.replace(data, mean=mean.to(dtype).view(-1, 1, 1), scale=scale.to(dtype).view(-1, 1, 1))
 
 
-def user_data(data: Any, dtype: torch.dtype, device: torch.device) -> Data:
+def user_data(data: Any, dtype: torch.dtype, device: torch.device, pixel_constants: str = "data") -> Data:
     """Check and convert a user's (inputs, targets) or (inputs, targets, test_inputs, test_targets).
 
     uint8 images of shape (samples, colours, height, width) stay bytes until a mini-batch needs them.
@@ -97,4 +143,4 @@ def user_data(data: Any, dtype: torch.dtype, device: torch.device) -> Data:
         x = x.to(device=device, dtype=dtype) if x.is_floating_point() else x.to(device)
         tensors += [x, y.to(device=device, dtype=torch.int64)]
     own = Data(*tensors)
-    return add_statistics(own, dtype) if own.inputs.ndim == 4 else own
+    return add_statistics(own, dtype, pixel_constants) if own.inputs.ndim == 4 or pixel_constants != "data" else own

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from empirical._progress import progress_bar
 from empirical.config import CHOICES, CUSTOM, DataSettings
+from empirical.data._cache import load_cached
 from empirical.data.contract import Data, add_statistics, user_data
 from theory.references import import_reference, is_reference
 
@@ -30,6 +34,8 @@ HUB = {
 }
 _LABELS = ("fine_label", "label")
 _FILES = ("train", "test")
+# images that a thread decodes before it reports them
+_IMAGES_AT_ONCE = 500
 
 
 def load_data(
@@ -42,8 +48,13 @@ def load_data(
     validation: float = 0.0,
     label_noise: float = 0.0,
     seed: int = 0,
+    pixel_constants: str = "data",
+    progress: bool | None = None,
 ) -> Data:
-    """Load a data set, normalized with mean and standard deviation of its training images.
+    """Load a data set, normalized with the mean and standard deviation of each colour.
+
+    Images from files or from the hub are decoded once. Later calls read them from the cache folder of the user, which
+    the environment variable BNWD_CACHE can name.
 
     Parameters
     ----------
@@ -56,6 +67,8 @@ def load_data(
     validation : share of the training samples to set apart.
     label_noise : share of the remaining training samples that get a random wrong label.
     seed : seed of `samples`, `validation` and `label_noise`, each with its own random numbers.
+    pixel_constants : as in `RunConfig`.
+    progress : show a progress bar while images are decoded. Default: only in a terminal.
 
     Returns
     -------
@@ -81,9 +94,9 @@ def load_data(
     elif is_reference(name):
         data = user_data(import_reference("dataset", name)(), dtype, torch.device("cpu"))
     elif name not in HUB and Path(name).exists():
-        data = _from_files(name)
+        data = _from_files(name, progress)
     else:
-        data = _convert(name, _load(name, *HUB.get(name, (name, None))))
+        data = _from_hub(name, progress)
     for_samples, for_validation, for_labels = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
     if classes is not None:
         data = _select_classes(data, classes)
@@ -93,7 +106,7 @@ def load_data(
         data = _split_validation(data, validation, for_validation)
     if label_noise:
         data = _add_label_noise(data, label_noise, for_labels)
-    return add_statistics(_move(data, dtype, device), dtype)
+    return add_statistics(_move(data, dtype, device), dtype, pixel_constants)
 
 
 def _move(data: Data, dtype: torch.dtype, device: torch.device) -> Data:
@@ -229,26 +242,41 @@ EMBEDDED: dict[str, Callable[[], Data]] = {
 }
 
 
-def _from_files(path: str) -> Data:
+def _from_files(path: str, progress: bool | None) -> Data:
     """Load local images: a parquet file, a folder of parquet files, or one folder of images per class.
 
     Parquet files may have "train" or "test" in their names. Folders of images lie directly in the folder, or below
     `train` and `test`.
     """
     root = Path(path)
-    if root.is_dir() and not list(root.glob("*.parquet")):
-        return _convert(path, _load(path, "imagefolder", None, data_dir=str(root)))
-    files = [root] if root.is_file() else sorted(root.glob("*.parquet"))
-    if not files:
-        raise ValueError(f"dataset must be a name, an id 'owner/name' or an existing file or folder, got {path!r}")
-    parts = {part: [str(file) for file in files if part in file.name] for part in _FILES}
+    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if file.is_file())
+    tables = [root] if root.is_file() else sorted(root.glob("*.parquet"))
+    kind, source = ("parquet", {"data_files": _parts(tables)}) if tables else ("imagefolder", {"data_dir": str(root)})
+
+    def decode() -> Data:
+        # `datasets` copies the files, and the copy is not needed a second time
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as aside:
+            return _convert(path, _load(path, kind, None, cache_dir=aside, **source), progress)
+
+    return load_cached(str(root.absolute()), files, decode)
+
+
+def _parts(tables: Sequence[Path]) -> dict[str, list[str]]:
+    """Names of the parquet files of each part; files that are not named after a part are for training."""
+    parts = {part: [str(file) for file in tables if part in file.name] for part in _FILES}
     if not parts["train"]:
-        parts["train"] = [str(file) for file in files if str(file) not in parts["test"]]
-    files_by_part = {part: names for part, names in parts.items() if names}
-    return _convert(path, _load(path, "parquet", None, data_files=files_by_part))
+        parts["train"] = [str(file) for file in tables if str(file) not in parts["test"]]
+    return {part: names for part, names in parts.items() if names}
 
 
-def _load(name: str, path: str, configuration: str | None, **files: Any) -> Any:
+def _from_hub(name: str, progress: bool | None) -> Data:
+    parts = _load(name, *HUB.get(name, (name, None)))
+    # the paths of these files contain the fingerprint of the data set
+    files = [Path(file["filename"]) for rows in parts.values() for file in rows.cache_files]
+    return load_cached(name, files, lambda: _convert(name, parts, progress))
+
+
+def _load(name: str, path: str, configuration: str | None, **options: Any) -> Any:
     """Load with the package `datasets`, which caches downloads and obeys HF_HUB_OFFLINE."""
     try:
         # slow to import
@@ -256,7 +284,7 @@ def _load(name: str, path: str, configuration: str | None, **files: Any) -> Any:
     except ImportError:
         raise ValueError(f"dataset {name!r} needs the package datasets: pip install 'bnwd[data]'") from None
     try:
-        return datasets.load_dataset(path, configuration, **files)
+        return datasets.load_dataset(path, configuration, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
@@ -265,14 +293,14 @@ def _load(name: str, path: str, configuration: str | None, **files: Any) -> Any:
         ) from None
 
 
-def _convert(name: str, parts: Any) -> Data:
+def _convert(name: str, parts: Any, progress: bool | None) -> Data:
     if "train" not in parts:
         raise ValueError(f"dataset {name!r} must have a split 'train', got {', '.join(parts)}")
     image, label = _columns(name, parts["train"].features)
-    inputs, targets = _tensors(name, parts["train"], image, label)
+    inputs, targets = _tensors(name, parts["train"], image, label, progress)
     if "test" not in parts:
         return Data(inputs, targets)
-    return Data(inputs, targets, *_tensors(name, parts["test"], image, label))
+    return Data(inputs, targets, *_tensors(name, parts["test"], image, label, progress))
 
 
 def _columns(name: str, features: Any) -> tuple[str, str]:
@@ -287,14 +315,30 @@ def _columns(name: str, features: Any) -> tuple[str, str]:
     return images[0], (preferred or labels)[0]
 
 
-def _tensors(name: str, rows: Any, image: str, label: str) -> tuple[Tensor, Tensor]:
-    images = [_pixels(picture) for picture in rows[image]]
+def _tensors(name: str, rows: Any, image: str, label: str, progress: bool | None) -> tuple[Tensor, Tensor]:
+    """Decode the images of a split in threads. Return them (samples, colours, height, width), and the class numbers."""
+    import datasets
+
+    decode = rows.features[image].decode_example
+    encoded = rows.cast_column(image, datasets.Image(decode=False))
+    images = [np.empty(0, dtype=np.uint8)] * len(rows)
+
+    def decode_part(start: int) -> int:
+        part = encoded[start : start + _IMAGES_AT_ONCE][image]
+        images[start : start + len(part)] = [_pixels(decode(value)) for value in part]
+        return len(part)
+
+    starts = range(0, len(rows), _IMAGES_AT_ONCE)
+    bar = progress_bar("decode images", len(rows), "image", progress)
+    with bar, ThreadPoolExecutor() as executor:
+        for count in executor.map(decode_part, starts):
+            bar.update(count)
     shapes = {pixels.shape for pixels in images}
     if len(shapes) != 1:
         raise ValueError(f"dataset {name!r} must have images of one size, got {sorted(shapes)}")
     # (height, width, colours) to (colours, height, width)
     inputs = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
-    return inputs, torch.as_tensor(rows[label], dtype=torch.int64)
+    return inputs, torch.as_tensor(rows[label][:], dtype=torch.int64)
 
 
 def _pixels(picture: Any) -> npt.NDArray[np.uint8]:

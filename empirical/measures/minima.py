@@ -206,8 +206,7 @@ def _loss_between(
                 middle[name].copy_(point[at : at + size].reshape(middle[name].shape))
                 at += size
     between.eval()
-    set_training_statistics(between, data)
-    return float(cross_entropy(model_outputs(between, data, data.inputs), data.targets))
+    return float(cross_entropy(set_training_statistics(between, data), data.targets))
 
 
 def great_circle_point(first: Tensor, second: Tensor, share: float) -> Tensor:

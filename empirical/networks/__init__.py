@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from empirical.config import RunConfig
-from empirical.networks.architectures import VisionTransformer, convnet, mlp, resnet18
+from empirical.networks.architectures import VisionTransformer, convnet, mlp, poolings, resnet18
 from empirical.networks.layers import Layers
 from empirical.networks.normalization import BatchNorm, record_statistics
 from theory.references import import_reference, is_reference
@@ -42,7 +42,7 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
     >>> tuple(net(torch.randn(5, 1, 8, 8)).shape)
     (5, 10)
     """
-    make = Layers(config.normalization, config.norm_eps, config.scale_invariant)
+    make = Layers(config.normalization, config.norm_eps, config.scale_invariant, config.seeded_head)
     build = import_reference("model", config.model) if is_reference(config.model) else _NETWORKS[config.model]
     shape = tuple(inputs.shape[1:]) if config.model not in _OF_IMAGES else _image_shape(config, inputs)
     sizes = {"width": config.resolved_width, "depth": config.resolved_depth}
@@ -66,7 +66,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, **_OF_IMAGES}
 
 
 def _image_shape(config: RunConfig, inputs: Tensor) -> tuple[int, int, int]:
-    smallest = 2 ** (config.resolved_depth - 1) if config.model == "convnet" and config.resolved_depth else 1
+    smallest = 2 ** poolings(config.resolved_depth) if config.model == "convnet" and config.resolved_depth else 1
     if inputs.ndim != 4 or min(inputs.shape[2:]) < smallest:
         raise ValueError(
             f"data must be images (samples, colours, height, width) of at least {smallest}×{smallest} for "

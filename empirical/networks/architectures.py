@@ -14,6 +14,7 @@ from torch.nn.functional import relu, scaled_dot_product_attention
 
 from empirical.networks.layers import Layers
 
+_GROUPS, _PAPER_PIXELS = 3, 32
 _BLOCKS, _STAGES = 2, 4
 _MOST_HEADS, _WIDENING = 4, 2
 
@@ -34,33 +35,58 @@ def mlp(make: Layers, shape: tuple[int, ...], classes: int, *, width: int, depth
 
 
 def convnet(make: Layers, shape: tuple[int, int, int], classes: int, *, width: int, depth: int = 3) -> nn.Sequential:
-    """Build a ConvNet of 3×3 convolutions with w, 2w, 2w, … channels and ReLU.
+    """Build the ConvNet of the paper: 1 + `depth` convolutions 3×3, each with normalization and ReLU.
 
-    All blocks but the first end with 2×2 pooling, so depth 3 needs at least 4×4 pixels.
+    The first convolution has w channels. The others form up to three groups of nearly equal length. The last one of
+    each group doubles the channels, and 2×2 max pooling follows it. Hence depth 3 has w, 2w, 4w, 8w channels. At the
+    end, max pooling reduces images of 32×32 pixels to one pixel, and smaller ones, too.
+
+    Source: arXiv 2106.15739 §4 and its published code (w = 32, depth 3).
     """
     channels, height, breadth = shape
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number in range(1, depth + 1):
-        outputs = width if number == 1 else 2 * width
+    outputs = width
+    for number, is_pooled in enumerate([False, *_pooled_convolutions(depth)], start=1):
+        outputs *= 2 if is_pooled else 1
         layers[f"conv{number}"] = make.convolution(channels, outputs)
         if make.normalizes_activations:
             layers[f"norm{number}"] = make.normalizing(outputs)
         layers[f"relu{number}"] = nn.ReLU()
-        if number > 1:
+        if is_pooled:
             layers[f"pool{number}"] = nn.MaxPool2d(2)
             height, breadth = height // 2, breadth // 2
         channels = outputs
-    layers["flatten"] = nn.Flatten()
-    layers["head"] = make.head(channels * height * breadth, classes)
+    size = _PAPER_PIXELS >> poolings(depth)
+    last = min(size, height), min(size, breadth)
+    layers["pool"], layers["flatten"] = nn.MaxPool2d(last), nn.Flatten()
+    layers["head"] = make.paper_head(channels * (height // last[0]) * (breadth // last[1]), classes, bias=True)
     return nn.Sequential(layers)
+
+
+def _pooled_convolutions(depth: int) -> list[bool]:
+    """Whether pooling follows each convolution but the first: the last one of each group."""
+    longer, remaining = divmod(depth, _GROUPS)
+    groups = (longer + (remaining > 0), longer + (remaining == 2), longer)
+    return [place == length for length in groups for place in range(1, length + 1)]
+
+
+def poolings(depth: int) -> int:
+    """Number of 2×2 poolings in a ConvNet, so its images need 2 to this power pixels.
+
+    Examples
+    --------
+    >>> [poolings(depth) for depth in (1, 2, 3, 9)]
+    [1, 2, 3, 3]
+    """
+    return sum(_pooled_convolutions(depth))
 
 
 class PreActivationBlock(nn.Module):
     """Residual block: normalization, ReLU and convolution, twice.
 
-    If the shape changes, the shortcut has its own normalization and 1×1 convolution. No normalization follows the
-    second convolution, which writes into the residual stream. So its weights are scale-invariant only together with all
-    other weights that write there.
+    If the shape changes, the shortcut takes the first normalized and rectified input. It normalizes that again before
+    its 1×1 convolution. No normalization follows the second convolution, which writes into the residual stream. So its
+    weights are scale-invariant only together with all other weights that write there.
     """
 
     def __init__(self, make: Layers, inputs: int, outputs: int, stride: int) -> None:
@@ -69,7 +95,7 @@ class PreActivationBlock(nn.Module):
         self.conv1 = make.convolution(inputs, outputs, stride=stride)
         self.norm2 = make.normalizing(outputs)
         self.conv2 = make.convolution(outputs, outputs)
-        self.shortcut: nn.Module = nn.Identity()
+        self.shortcut: nn.Module | None = None
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(
                 OrderedDict(norm=make.normalizing(inputs), conv=make.convolution(inputs, outputs, 1, stride))
@@ -77,28 +103,31 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the residual stream after the block, shape (batch, outputs, height, width)."""
-        inner = self.conv1(relu(self.norm1(inputs)))
-        stream: Tensor = self.conv2(relu(self.norm2(inner))) + self.shortcut(inputs)
-        return stream
+        activated = relu(self.norm1(inputs))
+        stream: Tensor = self.conv2(relu(self.norm2(self.conv1(activated))))
+        return stream + (inputs if self.shortcut is None else self.shortcut(activated))
 
 
 def resnet18(make: Layers, shape: tuple[int, int, int], classes: int, *, width: int) -> nn.Sequential:
-    """Build a pre-activation ResNet-18: four stages of two blocks with w, 2w, 4w, 8w channels, then average pooling.
+    """Build the pre-activation ResNet-18 of the paper: four stages of two blocks with w, 2w, 4w, 8w channels.
 
-    Every stage but the first halves the image. The paper has w = 64.
+    Every stage but the first halves the image. Average pooling reduces images of 32×32 pixels to one pixel, and smaller
+    ones, too.
 
-    Source: arXiv 2106.15739 §4 (ResNet-18, with a normalization before the convolution of each shortcut).
+    Source: arXiv 2106.15739 §4 and its published code (w = 64).
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict(stem=make.convolution(shape[0], width))
-    channels = width
+    channels, (height, breadth) = width, shape[1:]
     for stage in range(_STAGES):
         for block in range(_BLOCKS):
             outputs, stride = width * 2**stage, 2 if stage > 0 and block == 0 else 1
             layers[f"stage{stage + 1}block{block + 1}"] = PreActivationBlock(make, channels, outputs, stride)
-            channels = outputs
+            channels, height, breadth = outputs, -(-height // stride), -(-breadth // stride)
     layers["norm"], layers["relu"] = make.normalizing(channels), nn.ReLU()
-    layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    layers["head"] = make.head(channels, classes)
+    size = _PAPER_PIXELS >> (_STAGES - 1)
+    last = min(size, height), min(size, breadth)
+    layers["pool"], layers["flatten"] = nn.AvgPool2d(last), nn.Flatten()
+    layers["head"] = make.paper_head(channels * (height // last[0]) * (breadth // last[1]), classes)
     return nn.Sequential(layers)
 
 

@@ -18,6 +18,7 @@ import theory
 from empirical.config import RunConfig
 from empirical.reports.page import format_setting
 from simulate.diagnosis.forecast import Forecast, forecast
+from simulate.period_model.model import simulated_periods
 from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import FREE, check_trajectory
 from simulate.trajectories.periods import after_transient
@@ -26,7 +27,8 @@ from simulate.trajectories.statistics import power_mean
 from theory.optimizers import with_dim
 
 PERIODS_SHOWN = 8
-_LENGTH_AND_ENGINE = frozenset({"steps", "device", "engine", "replicas", "evaluate_every", "evaluate_batches"})
+_LENGTH_AND_ENGINE = frozenset({"steps", "device", "engine", "replicas"})
+_LENGTH_AND_ENGINE |= {"evaluate_every", "evaluation_samples", "evaluate_batches"}
 # settings in which two runs of one network may differ
 MAY_DIFFER_IN_A_NETWORK = _LENGTH_AND_ENGINE | {"lr", "wd", "seed", "data_seed", "init_norm"}
 
@@ -273,7 +275,7 @@ def _model_comparisons(
         inputs = "η, λ, calibration runs"
         comparisons.append(_period_comparison("period, balance law", prediction.period, periods, inputs))
         if chosen.reduced_model is not None:
-            simulated = chosen.period(lr, wd).mean
+            simulated = simulated_periods(chosen, lr, wd).mean
             comparisons.append(_period_comparison("period, reduced model", simulated, periods, inputs))
     return comparisons, str(prediction)
 

@@ -223,7 +223,9 @@ def _spikes_figure(diagnosis: simulate.Diagnosis) -> tuple[Figure, str]:
     count = len(log_to_draw(diagnosis).data_vars)
     figure, axes = page.new_figure(2.5 * count + 0.3, count, sharex=True, squeeze=False)
     simulate.plots.plot_diagnosis(diagnosis, list(axes[:, 0]), most_points=_MOST_POINTS)
-    return figure, "Markers show the cause of each loss spike."
+    caption = "Markers show the cause of each loss spike."
+    trends = " Hatched bars show how else the loss changes." if diagnosis.trends else ""
+    return figure, caption + trends
 
 
 def _loading_code(run: xr.Dataset, folder: str) -> list[str]:

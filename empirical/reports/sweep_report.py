@@ -329,7 +329,7 @@ def _period_figure(runs: Sequence[SweepRun]) -> Section:
     ax.set(xscale="log", yscale="log", xlabel="ηλ", ylabel="period T in steps")
     if len(ticks := sorted(set(intrinsic_lrs.tolist()))) <= _MOST_LABELLED_TICKS:
         number_values(ax.xaxis, ticks)
-    label_log_ticks(ax)
+    label_log_ticks(ax.yaxis)
     ax.legend(fontsize=8, frameon=False)
     return page.figure_section("Period over ηλ", figure, caption)
 

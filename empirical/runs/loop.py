@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 import xarray as xr
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import simulate
+from empirical._progress import progress_bar
 from empirical.config import CUSTOM, RunConfig
+from empirical.runs._allocation import reuse_freed_memory
 from empirical.runs.cost import RunCost, disk_space, measure_cost
 from empirical.runs.evaluation import set_training_statistics
 from empirical.runs.folder import RunFolder, StorageError, check_same_run, checkpoint_files, read_checkpoint
@@ -40,7 +41,7 @@ CHECKPOINT_SECONDS = 30.0
 _SEED_STRIDE = 0x9E3779B97F4A7C15
 # Steps are computed in chunks of about this time, so that records and signals never wait longer. A chunk has at most
 # _MAX_INDICES sample indices.
-_CHUNK_SECONDS, _FIRST_CHUNK, _MAX_INDICES = 0.5, 16, 2**22
+_CHUNK_SECONDS, _FIRST_CHUNK, _MAX_INDICES = 0.5, 1, 2**22
 
 
 class Interrupted(KeyboardInterrupt):
@@ -112,7 +113,8 @@ def train(
     """
     if not isinstance(config, RunConfig):
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
-    setup = prepare(config, model, data)
+    with progress_bar("prepare the run", None, "", progress):
+        setup = prepare(config, model, data, progress=progress)
     has_own_model = setup.config.model == CUSTOM or (is_reference(config.model) and config.normalization != "none")
     if has_own_model and not setup.description.attributes["scale_invariant"]:
         warn_user(
@@ -190,7 +192,8 @@ def load_model(
         raise ValueError(f"path must hold a readable checkpoint, got {str(path)!r}")
     checkpoint[1].write_into(setup.problem.model, setup.problem.layout)
     network = setup.problem.model.eval()
-    set_training_statistics(network, setup.data)
+    with reuse_freed_memory():
+        set_training_statistics(network, setup.data)
     return network
 
 
@@ -200,11 +203,12 @@ def _read_config(path: str | os.PathLike[str]) -> RunConfig:
     return RunConfig.from_dict(RunDescription.read(Path(path)).config)
 
 
+@reuse_freed_memory()
 def _train_in(
     folder: RunFolder, setup: Setup, progress: bool | None, announce: Callable[[RunCost], None] | None
 ) -> xr.Dataset:
     try:
-        run = _Run(folder, setup)
+        run = _Run(folder, setup, progress=progress)
         run.begin(announce)
         _train_replicas([run], progress)
         return run.trajectory()
@@ -212,6 +216,7 @@ def _train_in(
         folder.close()
 
 
+@reuse_freed_memory()
 def train_runs(
     configs: Sequence[RunConfig],
     outs: Sequence[Path],
@@ -219,6 +224,8 @@ def train_runs(
     summarize: Callable[[RunConfig, xr.Dataset], _Result],
     stop: Callable[[], bool],
     pace: float = 0.0,
+    model: nn.Module | None = None,
+    data: Any = None,
 ) -> list[_Result | Exception | Interrupted]:
     """Train several runs in one process. Runs of equal shape are replicas in the same steps.
 
@@ -231,6 +238,7 @@ def train_runs(
     summarize : function that reduces the trajectory of a run, because all trajectories may not fit into memory.
     stop : function called about twice a second. If it returns True, all runs are interrupted as by Ctrl-C.
     pace : longest time in seconds that records wait before they are written.
+    model, data : as in `train`, for all runs.
 
     Returns
     -------
@@ -242,7 +250,7 @@ def train_runs(
     with ExitStack() as stack:
         for number, (config, out, place) in enumerate(zip(configs, outs, places, strict=True)):
             try:
-                setup = prepare(config, alike=shapes.get(config.shape))
+                setup = prepare(config, model, data, alike=shapes.get(config.shape))
                 shapes.setdefault(config.shape, setup)
                 folder = RunFolder(out, labelled=False, pace=pace)
                 stack.callback(folder.close)
@@ -270,8 +278,8 @@ def train_runs(
 class _Run:
     """A run with its folder and its present state."""
 
-    def __init__(self, folder: RunFolder, setup: Setup, place: int = 0) -> None:
-        self.folder, self.setup = folder, setup
+    def __init__(self, folder: RunFolder, setup: Setup, place: int = 0, progress: bool | None = False) -> None:
+        self.folder, self.setup, self._progress = folder, setup, progress
         self.place = place if folder.description is None else folder.description.place
         self.step, self.state, self.random_state = 0, setup.start, torch.get_rng_state()
         self.is_over = self._is_longer = False
@@ -301,18 +309,25 @@ class _Run:
                 self.step, self.state, self.random_state = restored or (0, self.state, torch.get_rng_state())
             if self.step == 0:
                 folder.restart()
-                folder.append_evaluation(0, self.setup.evaluate(self.state))
+                folder.append_evaluation(0, self._evaluate())
                 self.checkpoint(self.random_state)
             self._saved = time.monotonic()
             if self.step == steps:
                 if steps % self.setup.config.evaluate_every:
-                    folder.append_evaluation(steps, self.setup.evaluate(self.state))
+                    folder.append_evaluation(steps, self._evaluate())
                 self._finish(COMPLETE)
 
+    def _evaluate(self) -> dict[str, float]:
+        return self.setup.evaluate(self.state, progress=self._progress)
+
     def steps_ahead(self) -> int:
-        """Return the number of steps until the next evaluation or the end."""
+        """Return the number of steps until the next evaluation, another batch size or the end."""
         config = self.setup.config
-        return min(config.steps - self.step, config.evaluate_every - self.step % config.evaluate_every)
+        return min(
+            config.steps - self.step,
+            config.evaluate_every - self.step % config.evaluate_every,
+            self.setup.steps_at_once(self.step),
+        )
 
     def record(self, state: TrainingState, rows: npt.NDArray[Any]) -> None:
         """Write records, evaluations and checkpoints for the steps that led to `state`."""
@@ -325,7 +340,7 @@ class _Run:
                 self._finish(failure)
                 return
             if self.step % config.evaluate_every == 0 or self.step == config.steps:
-                self.folder.append_evaluation(self.step, self.setup.evaluate(state))
+                self.folder.append_evaluation(self.step, self._evaluate())
             if self.step == config.steps:
                 self.checkpoint(torch.get_rng_state())
                 self._finish(COMPLETE)
@@ -402,13 +417,8 @@ def _train_replicas(runs: Sequence[_Run], progress: bool | None, stop: Callable[
     config, problem = runs[0].setup.config, runs[0].setup.problem
     engine = ENGINES[config.engine](problem)
     chunk, largest = _FIRST_CHUNK, max(1, _MAX_INDICES // (runs[0].setup.batch_size * config.replicas))
-    bar = tqdm(
-        total=sum(run.setup.config.steps for run in active),
-        initial=sum(run.step for run in active),
-        unit="step",
-        disable=None if progress is None else not progress,
-        leave=False,
-    )
+    total = sum(run.setup.config.steps for run in active)
+    bar = progress_bar("train", total, "step", progress, initial=sum(run.step for run in active))
     with bar, catch_stop_signals() as stop_signal, torch.random.fork_rng():
         # replicas draw no random numbers; the seed is for a GPU, whose random state no checkpoint stores
         torch.manual_seed((config.seed + active[0].step * _SEED_STRIDE) % 2**63)

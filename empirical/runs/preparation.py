@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from empirical.config import CUSTOM, RunConfig
-from empirical.data import Data, augment, batch_indices, load_data, steps_per_epoch, user_data
+from empirical.data import Data, augment, batch_indices, equal_batches, load_data, steps_per_epoch, user_data
 from empirical.groups import scale_invariant_groups
 from empirical.networks import build_network
 from empirical.runs.evaluation import evaluate
@@ -65,17 +66,34 @@ class Setup:
     def batches(self, step: int, count: int) -> Tensor:
         """Return the sample indices of these steps, shape (1, count, batch)."""
         config, device = self.config, self.problem.inputs.device
-        if config.sampling == "full_batch":
+        if config.sampling == "full_batch" and config.micro_batch is None:
             return torch.arange(self.data.size, device=device).expand(1, count, -1)
+        # in full-batch descent the order decides which samples are in one micro-batch
+        sampling = "without_replacement" if config.sampling == "full_batch" else config.sampling
         indices = batch_indices(
-            self.data.size, config.batch_size, config.sampling, config.resolved_data_seed, step, step + count
+            self.data.size, self.batch_size, sampling, config.resolved_data_seed, step, step + count
         )
         return torch.as_tensor(indices, device=device)[None]
 
-    def evaluate(self, state: TrainingState) -> dict[str, float]:
-        """Evaluate a state as the settings ask."""
+    def steps_at_once(self, step: int) -> int:
+        """Return how many steps from this one on have mini-batches of one size."""
+        config = self.config
+        if config.sampling != "all_samples":
+            return config.steps
+        return equal_batches(self.data.size, config.batch_size, config.sampling, step)
+
+    @functools.cached_property
+    def evaluation_data(self) -> Data:
+        """The samples that are evaluated."""
+        return self.data.evenly_spaced(self.config.evaluation_samples)
+
+    def evaluate(
+        self, state: TrainingState, data: Data | None = None, progress: bool | None = False
+    ) -> dict[str, float]:
+        """Evaluate a state as the settings ask, on `evaluation_data` or on other samples of these data."""
         batch_size = min(self.config.batch_size, self.data.size) if self.config.evaluate_batches else None
-        return evaluate(self.problem, self.data, state, batch_size=batch_size)
+        data = self.evaluation_data if data is None else data
+        return evaluate(self.problem, data, state, batch_size=batch_size, progress=progress)
 
 
 def prepare(
@@ -85,6 +103,7 @@ def prepare(
     *,
     alike: Setup | None = None,
     max_bytes_as_numbers: int = MAX_BYTES_AS_NUMBERS,
+    progress: bool | None = False,
 ) -> Setup:
     """Check all settings, then build network, data and initial state.
 
@@ -93,6 +112,7 @@ def prepare(
     config, model, data : as in `train`.
     alike : a prepared run of the same shape, whose data are reused.
     max_bytes_as_numbers : largest size of images that are stored as numbers; larger ones stay bytes.
+    progress : show a progress bar while images are decoded. None: only in a terminal.
     """
     device, dtype = _select_device(config.device), getattr(torch, config.weight_dtype)
     for name, argument, setting in (("model", model, config.model), ("data", data, config.dataset)):
@@ -105,16 +125,14 @@ def prepare(
         dataset = alike.data
     else:
         dataset = (
-            _load_training_data(config, dtype, device, max_bytes_as_numbers)
+            _load_training_data(config, dtype, device, max_bytes_as_numbers, progress)
             if data is None
-            else user_data(data, dtype, device)
+            else user_data(data, dtype, device, config.pixel_constants)
         )
     samples = dataset.network_inputs(dataset.inputs[:_SAMPLE_COUNT])
     batch_size = dataset.size if config.sampling == "full_batch" else config.batch_size
-    per_epoch = steps_per_epoch(dataset.size, batch_size)
-    config = dataclasses.replace(
-        config, model=config.model if model is None else CUSTOM, dataset=config.dataset if data is None else CUSTOM
-    )
+    per_epoch = steps_per_epoch(dataset.size, batch_size, config.sampling)
+    config = mark_own(config, model, data)
     if model is None:
         network = build_network(config, samples, classes=int(dataset.targets.max()) + 1).to(device)
     elif isinstance(model, nn.Module):
@@ -151,6 +169,11 @@ def prepare(
     if config.engine == "auto":
         engine = choose_engine(problem, batch_size) if config.replicas == 1 else "replicas"
         config = dataclasses.replace(config, engine=engine)
+    if config.engine in ("replicas", "compiled"):
+        # these engines use this layout, so evaluations can use it without a second copy of the images
+        dataset = dataset.channels_last()
+        transform = _sample_transform(dataset, config.augmentation)
+        problem = dataclasses.replace(problem, inputs=dataset.inputs, transform=transform)
     # raises for a network that the engine cannot train
     ENGINES[config.engine](problem)
     if config.init_norm is not None:
@@ -183,7 +206,9 @@ def _draws_random_numbers(network: nn.Module, samples: Tensor) -> bool:
         return not torch.equal(before, state())
 
 
-def _load_training_data(config: RunConfig, dtype: torch.dtype, device: torch.device, max_bytes: int) -> Data:
+def _load_training_data(
+    config: RunConfig, dtype: torch.dtype, device: torch.device, max_bytes: int, progress: bool | None
+) -> Data:
     dataset = load_data(
         config.dataset,
         dtype,
@@ -193,6 +218,8 @@ def _load_training_data(config: RunConfig, dtype: torch.dtype, device: torch.dev
         validation=config.validation,
         label_noise=config.label_noise,
         seed=config.dataset_seed,
+        pixel_constants=config.pixel_constants,
+        progress=progress,
     )
     # batches of small image sets are faster as numbers; large sets and images to be padded stay bytes
     is_small = dataset.inputs.numel() * dtype.itemsize <= max_bytes
@@ -247,6 +274,28 @@ def _describe(
         first_norm=measured_norm(TrainingState.of(problem), problem.layout),
         epochs_per_step=1 / per_epoch,
     )
+
+
+def mark_own(config: RunConfig, model: Any, data: Any) -> RunConfig:
+    """Return the settings of a run with a caller's module and arrays, if these are not None."""
+    return dataclasses.replace(
+        config, model=config.model if model is None else CUSTOM, dataset=config.dataset if data is None else CUSTOM
+    )
+
+
+def own_digest(model: nn.Module | None, data: Data | None) -> str:
+    """Return a digest of the module and the samples that a caller passed to a sweep; "" if there are none."""
+    if model is None and data is None:
+        return ""
+    layers = [] if model is None else [(name, type(layer).__qualname__) for name, layer in model.named_modules()]
+    digest = hashlib.sha256(repr(layers).encode())
+    weights = () if model is None else model.state_dict().values()
+    samples = () if data is None else (data.inputs, data.targets, data.test_inputs, data.test_targets)
+    for tensor in (*weights, *samples):
+        if tensor is not None:
+            digest.update(repr((tensor.shape, tensor.dtype)).encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _select_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ shift by `batch` numbers, and one long loop covers a row of the whole mini-batch
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -379,6 +379,9 @@ def _back_through_pool(slope: Any, normalized: Any, out: Any, batch: int) -> Non
     """Pass the gradient of each maximum to the first pixel with this value; the other pixels get 0."""
     channels, height, length = normalized.shape
     zero = slope.dtype.type(0)
+    if height % 2 or length // batch % 2:
+        # the last row or column is in no window
+        out[:] = 0
     for c in range(channels):
         for y in range(height // 2):
             for x in range(length // batch // 2):
@@ -396,12 +399,113 @@ def _back_through_pool(slope: Any, normalized: Any, out: Any, batch: int) -> Non
                     out[c, 2 * y + 1, at + batch + n] = zero if first or second or third else here
 
 
+@numba.njit(**_INNER)
+def _pool_windows(framed: Any, out: Any, batch: int, height: int, breadth: int) -> None:
+    """Maximum over windows of `height` × `breadth` pixels inside a frame."""
+    channels, rows, length = out.shape
+    for c in range(channels):
+        for y in range(rows):
+            for x in range(length // batch):
+                for n in range(batch):
+                    largest = framed[c, y * height + 1, (x * breadth + 1) * batch + n]
+                    for i in range(height):
+                        for j in range(breadth):
+                            value = framed[c, y * height + i + 1, (x * breadth + j + 1) * batch + n]
+                            largest = value if value > largest else largest
+                    out[c, y, x * batch + n] = largest
+
+
+@numba.njit(**_INNER)
+def _back_through_windows(slope: Any, framed: Any, out: Any, batch: int, height: int, breadth: int) -> None:
+    """Pass the gradient of each maximum to the first pixel with this value; the other pixels get 0."""
+    channels, rows, length = slope.shape
+    out[:] = 0
+    for c in range(channels):
+        for y in range(rows):
+            for x in range(length // batch):
+                for n in range(batch):
+                    largest = framed[c, y * height + 1, (x * breadth + 1) * batch + n]
+                    row, column = y * height, x * breadth
+                    for i in range(height):
+                        for j in range(breadth):
+                            value = framed[c, y * height + i + 1, (x * breadth + j + 1) * batch + n]
+                            if value > largest:
+                                largest, row, column = value, y * height + i, x * breadth + j
+                    out[c, row, column * batch + n] = slope[c, y, x * batch + n]
+
+
+class ConvWork(NamedTuple):
+    """Work arrays of `train_convnet`, one per convolution l = 0 … L-1, and sizes of its layers.
+
+    Attributes
+    ----------
+    framed : input of each convolution, and output of the last layer, with a frame of zeros; L+1 arrays.
+    slopes : loss gradient with respect to the same without a frame; L+1 arrays, the first of which is not used.
+    normalized, inner_slopes, framed_slopes : normalized output of each convolution, loss gradient with respect to it,
+        and that with a frame. Without pooling, `inner_slopes[l]` is `slopes[l + 1]`.
+    scales : 1/√(variance+ε) of each channel.
+    gradients, following, transposed : loss gradient, next value and transposed form of the weights.
+    features : output after the last pooling.
+    pooled : 1 if 2×2 pooling follows a convolution, else 0.
+    window : height and breadth of the last pooling.
+    """
+
+    framed: Any
+    slopes: Any
+    normalized: Any
+    inner_slopes: Any
+    framed_slopes: Any
+    scales: Any
+    gradients: Any
+    following: Any
+    transposed: Any
+    features: Any
+    pooled: Any
+    window: Any
+
+
+def make_work(weights: Any, pooled: Any, window: Any, image: Any, batch: int) -> ConvWork:
+    """Make the work arrays for images of shape (colours, height, breadth) and mini-batches of `batch` samples."""
+    kind = weights[0].dtype
+    (height, breadth), sizes = image[1:], []
+    for is_pooled in pooled:
+        sizes.append((height, breadth))
+        height, breadth = (height // 2, breadth // 2) if is_pooled else (height, breadth)
+    outputs = [len(layer) for layer in weights]
+
+    def plain(channels: int, size: Any) -> Any:
+        return np.empty((channels, size[0], size[1] * batch), kind)
+
+    def framed(channels: int, size: Any) -> Any:
+        return np.zeros((channels, size[0] + 2, (size[1] + 2) * batch), kind)
+
+    ends = [*sizes, (height, breadth)]
+    slopes = tuple(plain(channels, size) for channels, size in zip([image[0], *outputs], ends, strict=True))
+    return ConvWork(
+        framed=tuple(framed(channels, size) for channels, size in zip([image[0], *outputs], ends, strict=True)),
+        slopes=slopes,
+        normalized=tuple(map(plain, outputs, sizes)),
+        inner_slopes=tuple(
+            plain(channels, size) if is_pooled else slope
+            for channels, size, is_pooled, slope in zip(outputs, sizes, pooled, slopes[1:], strict=True)
+        ),
+        framed_slopes=tuple(map(framed, outputs, sizes)),
+        scales=tuple(np.empty(channels, kind) for channels in outputs),
+        gradients=tuple(map(np.empty_like, weights)),
+        following=tuple(np.empty(layer.size, kind) for layer in weights),
+        transposed=tuple(np.empty((layer.shape[1], len(layer), 3, 3), kind) for layer in weights),
+        features=plain(outputs[-1], (height // window[0], breadth // window[1])),
+        pooled=np.array(pooled, np.int64),
+        window=np.array(window, np.int64),
+    )
+
+
 @numba.njit(**_OUTER)
 def train_convnet(
-    first: Any,
-    second: Any,
-    third: Any,
+    weights: Any,
+    work: Any,
     head: Any,
+    bias: Any,
     images: Any,
     targets: Any,
     eps: Any,
@@ -411,35 +515,18 @@ def train_convnet(
     losses: Any,
     products: Any,
 ) -> None:
-    """Train three normalized 3×3 convolutions and a frozen head by plain SGD, in place.
+    """Train normalized 3×3 convolutions with a frozen head by plain SGD, in place.
 
-    Weights: `first` (w, colours, 3, 3), `second` and `third` (2w, …, 3, 3), `head` (classes, features). Data: `images`
-    (samples, colours, height, breadth), with height and breadth divisible by 4, `indices` (steps, batch). Settings:
-    `lr` (steps,). Telemetry: `losses` (steps,) and `products` (steps, 3, 3, 3) are written.
+    Weights: tuple `weights` of L arrays (outputs, inputs, 3, 3), `head` (classes, features), `bias` (classes,). Data:
+    `images` (samples, colours, height, breadth), `indices` (steps, batch). Settings: `lr` (steps,). Telemetry: `losses`
+    (steps,) and `products` (steps, L, 3, 3) are written. `work` comes from `make_work`.
     """
     steps, batch = indices.shape
     colours, height, breadth = images.shape[1:]
-    width, wide = first.shape[0], second.shape[0]
-    kind = first.dtype
-    half, half_breadth = height // 2, breadth // 2
+    layers = len(weights)
     labels = np.empty(batch, np.int64)
-    framed1 = np.zeros((colours, height + 2, (breadth + 2) * batch), kind)
-    framed2 = np.zeros((width, height + 2, (breadth + 2) * batch), kind)
-    framed3 = np.zeros((wide, half + 2, (half_breadth + 2) * batch), kind)
-    normalized1 = np.empty((width, height, breadth * batch), kind)
-    normalized2 = np.empty((wide, height, breadth * batch), kind)
-    normalized3 = np.empty((wide, half, half_breadth * batch), kind)
-    features = np.empty((wide, half // 2, half_breadth // 2 * batch), kind)
-    scale1, scale2, scale3 = np.empty(width, kind), np.empty(wide, kind), np.empty(wide, kind)
-    slope1, slope2, slope3 = np.empty_like(normalized1), np.empty_like(normalized2), np.empty_like(normalized3)
-    pooled2 = np.empty((wide, half, half_breadth * batch), kind)
-    framed_slope2 = np.zeros((wide, height + 2, (breadth + 2) * batch), kind)
-    framed_slope3 = np.zeros((wide, half + 2, (half_breadth + 2) * batch), kind)
-    gradient1, gradient2, gradient3 = np.empty_like(first), np.empty_like(second), np.empty_like(third)
-    following1, following2 = np.empty(first.size, kind), np.empty(second.size, kind)
-    following3 = np.empty(third.size, kind)
-    back2, back3 = np.empty((width, wide, 3, 3), kind), np.empty((wide, wide, 3, 3), kind)
-    flat = features.reshape(head.shape[1], batch)
+    flat = work.features.reshape(head.shape[1], batch)
+    window = work.window
     for t in range(steps):
         for n in range(batch):
             sample = indices[t, n]
@@ -447,33 +534,39 @@ def train_convnet(
             for c in range(colours):
                 for y in range(height):
                     for x in range(breadth):
-                        framed1[c, y + 1, (x + 1) * batch + n] = images[sample, c, y, x]
-        _convolve(framed1, first, normalized1, batch)
-        _normalize_channels(normalized1, scale1, eps)
-        _rectify_into_frame(normalized1, framed2, batch)
-        _convolve(framed2, second, normalized2, batch)
-        _normalize_channels(normalized2, scale2, eps)
-        _pool(normalized2, framed3, batch, 1)
-        _convolve(framed3, third, normalized3, batch)
-        _normalize_channels(normalized3, scale3, eps)
-        _pool(normalized3, features, batch, 0)
+                        work.framed[0][c, y + 1, (x + 1) * batch + n] = images[sample, c, y, x]
+        for layer in range(layers):
+            normalized, output = work.normalized[layer], work.framed[layer + 1]
+            _convolve(work.framed[layer], weights[layer], normalized, batch)
+            _normalize_channels(normalized, work.scales[layer], eps)
+            if work.pooled[layer]:
+                _pool(normalized, output, batch, 1)
+            else:
+                _rectify_into_frame(normalized, output, batch)
+        _pool_windows(work.framed[layers], work.features, batch, window[0], window[1])
         scores = np.ascontiguousarray(np.dot(head, flat).T)
+        for n in range(batch):
+            for c in range(bias.size):
+                scores[n, c] += bias[c]
         losses[t] = _cross_entropy(scores, labels)
-        slope = np.dot(head.T, np.ascontiguousarray(scores.T)).reshape(features.shape)
-        _back_through_pool(slope, normalized3, slope3, batch)
-        _back_through_channels(slope3, normalized3, scale3)
-        _weight_gradient(framed3, slope3, gradient3, batch)
-        _frame(slope3, framed_slope3, batch)
-        _transpose(third, back3)
-        _convolve(framed_slope3, back3, pooled2, batch)
-        _back_through_pool(pooled2, normalized2, slope2, batch)
-        _back_through_channels(slope2, normalized2, scale2)
-        _weight_gradient(framed2, slope2, gradient2, batch)
-        _frame(slope2, framed_slope2, batch)
-        _transpose(second, back2)
-        _convolve(framed_slope2, back2, slope1, batch)
-        _back_through_channels(slope1, normalized1, scale1)
-        _weight_gradient(framed1, slope1, gradient1, batch)
-        _update(first.ravel(), gradient1.ravel(), following1, lr[t], wd, products[t, 0])
-        _update(second.ravel(), gradient2.ravel(), following2, lr[t], wd, products[t, 1])
-        _update(third.ravel(), gradient3.ravel(), following3, lr[t], wd, products[t, 2])
+        feature_slope = np.dot(head.T, np.ascontiguousarray(scores.T)).reshape(work.features.shape)
+        _back_through_windows(feature_slope, work.framed[layers], work.slopes[layers], batch, window[0], window[1])
+        for layer in range(layers - 1, -1, -1):
+            slope = work.inner_slopes[layer]
+            if work.pooled[layer]:
+                _back_through_pool(work.slopes[layer + 1], work.normalized[layer], slope, batch)
+            _back_through_channels(slope, work.normalized[layer], work.scales[layer])
+            _weight_gradient(work.framed[layer], slope, work.gradients[layer], batch)
+            if layer > 0:
+                _frame(slope, work.framed_slopes[layer], batch)
+                _transpose(weights[layer], work.transposed[layer])
+                _convolve(work.framed_slopes[layer], work.transposed[layer], work.slopes[layer], batch)
+        for layer in range(layers):
+            _update(
+                weights[layer].ravel(),
+                work.gradients[layer].ravel(),
+                work.following[layer],
+                lr[t],
+                wd,
+                products[t, layer],
+            )

@@ -25,6 +25,7 @@ from empirical.studies.statistics import (
 )
 from empirical.studies.study import Between, EverySeed, Result, Trajectories
 from simulate._files import atomic_write
+from simulate.period_model.model import simulated_periods
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
 from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import VARIABLES
@@ -137,7 +138,7 @@ def _draw_norms(part: SubFigure, curves: Sequence[_Curve]) -> None:
                 [tick for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high) if low < tick < high],
             )
         else:
-            label_log_ticks(ax)
+            label_log_ticks(ax.yaxis)
     panels[-1].set_xlabel("step, counted from the end of the run")
     part.supylabel(textwrap.fill(axis_label("norm"), _LINE))
 
@@ -160,7 +161,7 @@ def _draw_means(part: SubFigure, curves: Sequence[_Curve], name: str) -> None:
         share = 100 * line.step / steps
         ax.plot(share, line, color=color, linestyle=dashes, linewidth=1.5, label=f"{label} ({steps} steps)")
     ax.set(yscale="log", xlim=(0, 100), xlabel="share of the run, %", ylabel=textwrap.fill(axis_label(name), _LINE))
-    label_log_ticks(ax)
+    label_log_ticks(ax.yaxis)
     part.legend(*ax.get_legend_handles_labels(), loc="outside upper left")
 
 
@@ -323,15 +324,16 @@ def _draw_network(ax: Any, model: simulate.PeriodModel, part: xr.Dataset) -> Non
     # the law does not apply above its settings, where the network is at equilibrium
     intrinsic_lrs = np.geomspace(2.5e-4, 1.1 * model.law.reference, 40)
     few = intrinsic_lrs[::4]
-    law = np.array([model.law.period(1.0, intrinsic_lr) for intrinsic_lr in intrinsic_lrs]) * intrinsic_lrs
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        intervals = [model.law_interval(1.0, float(intrinsic_lr), draws=200) for intrinsic_lr in intrinsic_lrs]
+        predictions = [model.predict(1.0, float(intrinsic_lr)) for intrinsic_lr in intrinsic_lrs]
         reduced = (
             None
             if model.reduced_model is None
-            else np.array([model.period(1.0, float(intrinsic_lr), periods=400).mean for intrinsic_lr in few]) * few
+            else np.array([simulated_periods(model, 1.0, float(x), periods=400).mean for x in few]) * few
         )
+    law = np.array([prediction.period for prediction in predictions]) * intrinsic_lrs
+    intervals = [prediction.period_interval for prediction in predictions]
     low, high = (np.array([getattr(i, end) for i in intervals]) * intrinsic_lrs for end in ("lower", "upper"))
     ax.fill_between(intrinsic_lrs, low, high, color=PREDICTED_COLOR, alpha=0.2, linewidth=0, label="90 % interval")
     ax.plot(intrinsic_lrs, law, color=PREDICTED_COLOR, label="balance law")
@@ -355,7 +357,7 @@ def _draw_network(ax: Any, model: simulate.PeriodModel, part: xr.Dataset) -> Non
                 label=label,
             )  # fmt: skip
     ax.set(xscale="log", yscale="log", xlim=(2.4e-4, 1.3e-2))
-    label_log_ticks(ax)
+    label_log_ticks(ax.yaxis)
     number_values(ax.xaxis, (3e-4, 1e-3, 3e-3, 1e-2))
     ax.tick_params(which="both", labelsize=9)
     ax.set_xlabel("ηλ", fontsize=9)

@@ -39,6 +39,7 @@ from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
 from simulate.period_model.calibration import fit_balance_law, pool_runs
+from simulate.period_model.model import simulated_periods
 from simulate.trajectories.classification import EQUILIBRIUM, PERIODIC, PERIODS_MIN, has_clear_period, verdict_from
 from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.feedback import pool_scores
@@ -136,7 +137,7 @@ def _beyond(*, words: str, lr: float = 0.5, lrs: tuple[float, float] = (0.2, 1.0
 
 NETWORKS: Mapping[str, Network] = {
     # used to develop the method
-    "convnet8": _convnet(width=8),
+    "convnet4": _convnet(width=4),
     "mlp64": _mlp(width=64),
     "mlp256": _mlp(width=256),
     "mnist64": _mnist(width=64, samples=1000),
@@ -151,7 +152,7 @@ NETWORKS: Mapping[str, Network] = {
     "mnist128": _mnist(width=128, samples=2000),
     "mlp64-full": _full_batch(width=64, samples=400),
     # first trained for this study
-    "convnet6": _convnet(width=6, words=", batch 48", held_out=True, batch_size=48),
+    "convnet3": _convnet(width=3, words=", batch 48", held_out=True, batch_size=48),
     "mlp128": _mlp(width=128, words=", batch 32", held_out=True, batch_size=32),
     "mlp96": _mlp(width=96, words=", batch 128", held_out=True, batch_size=128),
     "mnist32": _mnist(width=32, samples=500, held_out=True),
@@ -165,7 +166,7 @@ NETWORKS: Mapping[str, Network] = {
     # first trained after the networks above had shown what fails
     "mnist96": _mnist(width=96, samples=3000, held_out=True),
     "mlp80": _mlp(width=80, words=", batch 40", held_out=True, batch_size=40),
-    "convnet5": _convnet(width=5, words=", batch 32", held_out=True, batch_size=32),
+    "convnet6": _convnet(width=6, words=", batch 32", held_out=True, batch_size=32),
     # another normalization, affine parameters with a trained last layer, another optimizer
     "layer64": _beyond(words="layer normalization", normalization="layer"),
     "affine64": _beyond(words="all weights trained", scale_invariant=False),
@@ -277,7 +278,7 @@ def validate_held_out(
     >>> validate_held_out(networks=["mlp7"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: networks must be one of adamw64, affine64, convnet5, convnet6, ...; got 'mlp7'
+    ValueError: networks must be one of adamw64, affine64, convnet3, convnet4, ...; got 'mlp7'
     """
     if not isinstance(networks, Mapping):
         names = NETWORKS if networks is None else networks
@@ -371,7 +372,8 @@ def _predictions(
         warnings.simplefilter("ignore", UserWarning)
         prediction = model.predict(lr, wd)
         reduced, single = (
-            math.nan if one is None else one.period(lr, wd).mean for one in (with_reduced_model, single_model)
+            math.nan if one is None else simulated_periods(one, lr, wd).mean
+            for one in (with_reduced_model, single_model)
         )
     naive = share = math.nan
     if model.has_law:
@@ -383,9 +385,9 @@ def _predictions(
             mean = np.average([run.period for run in lower_runs], weights=[run.count for run in lower_runs])
             naive = float(mean) * lower / intrinsic_lr
         share = fit_balance_law(pool_runs(model.calibration_runs), "share").period(lr, wd)
-    interval = prediction.interval
+    interval = prediction.period_interval
     return {
-        **_add_prefix("predicted", {key: value for key, value in vars(prediction).items() if key != "interval"}),
+        **_add_prefix("predicted", {key: value for key, value in vars(prediction).items() if key != "period_interval"}),
         "predicted_period_lower": interval.lower if interval else math.nan,
         "predicted_period_upper": interval.upper if interval else math.nan,
         "naive_period": naive,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import theory
 from empirical.config import RunConfig
 from empirical.runs.preparation import prepare
-from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LARGE_UPDATE, LR_STEP, NORM_DRIVEN, OVERFLOW
 from simulate.diagnosis.trends import SLOW_RISE
 from simulate.logs.read import read_log
 from theory.optimizers import format_optimizer, with_dim
@@ -26,7 +26,7 @@ from theory.schedules import learning_rates
 NOISE, BAD_EPOCH, DIVERGENCE = "noise", "bad epoch", "divergence"
 _SGD, _MOMENTUM, _ADAMW = theory.SGD(), theory.SGD(momentum=0.9), theory.AdamW(dim=1)
 _DIMENSION = 256  # number of weights of the steps with independent gradients
-LABELS = (NORM_DRIVEN, BAD_BATCH, BAD_EPOCH, LR_STEP, DATA_SHIFT, SLOW_RISE, DIVERGENCE, OVERFLOW, NOISE)
+LABELS = (NORM_DRIVEN, BAD_BATCH, BAD_EPOCH, LR_STEP, DATA_SHIFT, SLOW_RISE, DIVERGENCE, OVERFLOW, LARGE_UPDATE, NOISE)
 _FROM_DATA = (BAD_BATCH, BAD_EPOCH, DATA_SHIFT, SLOW_RISE)
 # In a slow rise, the share of random labels grows up to `_MOST_NOISE` over `_RISE` of the run.
 _MOST_NOISE, _RISE = 0.6, 0.3
@@ -34,6 +34,7 @@ _MOST_NOISE, _RISE = 0.6, 0.3
 _LR_FACTOR, _LR_STEPS, _LR_GROWTH = 1.5, 200, 100.0
 # A run is periodic with at least so many spikes, if it has that many times fewer without weight decay.
 _FEWEST = 3
+_OTHER_SEEDS = 100_000  # distance of the seeds of repetitions
 _MEAN_ROWS, _USUAL_ROWS, _LEAST_RATIO, _GAP_ROWS = 5, 200, 3.0, 20
 
 
@@ -45,15 +46,18 @@ class LabelledRun:
     ----------
     label : one of `LABELS`, the cause of its spikes.
     settings : fields of its `RunConfig`, among them `lr`, `wd` and `steps`.
-    event : what happens at step `at`; None for no event. In one batch: "wrong labels", "one label", "noise for images",
-        "noise added" or "images turned". In one epoch: "random labels". From this step on: "lr times …", "labels
-        renamed", "labels drawn" (half of them at random), "negatives", "pixels shuffled", "noise added" or "images
-        turned". Slowly: "labels drawn" in a slow rise, "lr steps" or "lr grows" in a divergence. Gradients that
-        overflow: "infinite" if the step is made, "skipped" if not.
+    event : what happens at step `at`; None for no event. In one batch: "wrong labels", "one label", "labels shuffled",
+        "noise for images", "noise added", "negatives", "images blank", "images turned", "images shifted" or "images
+        mixed". In one epoch: "random labels". From this step on: "lr times …", "gradients times …" (in a large
+        update), "labels renamed", "labels merged", "labels drawn" (half of them at random), "negatives", "pixels
+        shuffled", "noise added", "images turned", "images mixed" or "images shifted". Slowly: "labels drawn" in a slow
+        rise, "lr steps" or "lr grows" in a divergence. Gradients that overflow: "infinite" if the step is made,
+        "skipped" if not.
     at : step of the event.
     seed : seed of weights, batches and event.
     clip : largest norm of the gradient of all parameters; None for no clipping.
     decay_ends : first step without weight decay; None for decay in all steps.
+    has_norm_driven_spikes : whether the network has such spikes without the event.
     """
 
     label: str
@@ -63,6 +67,7 @@ class LabelledRun:
     seed: int = 0
     clip: float | None = None
     decay_ends: int | None = None
+    has_norm_driven_spikes: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +213,8 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
         rows[step] = (loss.item(), lr, *(float(part.norm()) for part in parts))
         if overflows and case.event == "skipped":
             continue
+        if case.at is not None and step >= case.at and case.label == LARGE_UPDATE:
+            gradient.mul_(_factor(case))
         if case.clip is not None:
             nn.utils.clip_grad_norm_([flat], case.clip)
         optimizer.step()
@@ -221,16 +228,26 @@ def train_labelled(case: LabelledRun) -> xr.Dataset:
     return log.assign_attrs(row_unit="steps", epoch_length=epoch_length)
 
 
-def spikes_need_decay(case: LabelledRun, log: xr.Dataset) -> bool:
+def spikes_need_decay(case: LabelledRun, log: xr.Dataset, *, other_seeds: int = 0) -> bool:
     """Return whether the loss stops to spike without weight decay.
 
     The run is trained again, without decay from a third of its steps on, so from the same state. It has at most a third
-    of the spikes that `log` has from there on, which are at least three.
+    of the spikes that `log` has from there on, which are at least three. Networks that spike rarely need more runs.
+
+    Parameters
+    ----------
+    case, log : run, and its log.
+    other_seeds : runs with other seeds that are trained with and without decay, too; their spikes are added.
     """
     ends = case.settings["steps"] // 3
-    control = train_labelled(replace(case, decay_ends=ends))
-    with_decay, without = (count_spikes(losses.loss.values[ends:]) for losses in (log, control))
-    return with_decay >= _FEWEST and without <= with_decay / _FEWEST
+    first_seed = (case.seed + 1) * _OTHER_SEEDS
+    others = [replace(case, seed=first_seed + number) for number in range(other_seeds)]
+    with_decay = sum(count_spikes(run.loss.values[ends:]) for run in (log, *map(train_labelled, others)))
+    if with_decay < _FEWEST:
+        return False
+    controls = (train_labelled(replace(run, decay_ends=ends)) for run in (case, *others))
+    without = sum(count_spikes(run.loss.values[ends:]) for run in controls)
+    return without <= with_decay / _FEWEST
 
 
 def count_spikes(loss: npt.NDArray[np.float64]) -> int:
@@ -269,13 +286,18 @@ def _learning_rates(case: LabelledRun, config: RunConfig) -> npt.NDArray[np.floa
         return lrs
     since = np.arange(config.steps - case.at)
     if case.label == LR_STEP:
-        factors = np.full(since.size, float(str(case.event).rpartition(" ")[2]))
+        factors = np.full(since.size, _factor(case))
     elif case.event == "lr steps":
         factors = _LR_FACTOR ** (since // _LR_STEPS + 1)
     else:
         assert case.event == "lr grows"
         factors = _LR_GROWTH ** (since / since.size)
     return np.concatenate([lrs[: case.at], lrs[case.at :] * factors])
+
+
+def _factor(case: LabelledRun) -> float:
+    """Factor of an event "… times FACTOR"."""
+    return float(str(case.event).rpartition(" ")[2])
 
 
 def _make_optimizer(rule: theory.Optimizer, trained: Sequence[Tensor], lr: float, wd: float) -> torch.optim.Optimizer:
@@ -314,10 +336,20 @@ def _change_batch(
         return images, torch.zeros_like(classes)
     if event == "noise for images":
         return torch.randn(images.shape, generator=generator), classes
+    if event == "images blank":
+        return torch.zeros_like(images), classes
     if event == "noise added":
         return images + torch.randn(images.shape, generator=generator), classes
     if event == "images turned":
         return images.flip((-2, -1)), classes
+    if event == "images shifted":
+        return images.roll(images.shape[-1] // 4, -1), classes
+    if event == "images mixed":
+        return (images + images.roll(1, 0)) / 2, classes
+    if event == "labels shuffled":
+        return images, classes[torch.randperm(len(classes), generator=generator)]
+    if event == "labels merged":
+        return images, classes // 2 * 2
     if event == "random labels":
         return images, torch.randint(0, count, classes.shape, generator=generator)
     if event == "labels renamed":
@@ -364,16 +396,16 @@ def development_runs() -> list[LabelledRun]:
     periodic: tuple[dict[str, Any], ...] = (
         {"width": 64, "lr": 0.5, "wd": 0.004, "steps": 5000},
         {"width": 96, "lr": 0.5, "wd": 0.002, "steps": 8000},
-        {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.008, "steps": 3500},
+        {"model": "convnet", "width": 4, "lr": 0.5, "wd": 0.008, "steps": 3500},
         {"width": 64, "lr": 0.5, "wd": 0.008, "samples": 400, "steps": 6000, **_FULL},
         {"width": 64, "depth": 3, "lr": 0.25, "wd": 0.004, "steps": 7000},
         {"width": 64, "normalization": "layer", "lr": 0.5, "wd": 0.004, "steps": 6000},
         {"width": 64, "lr": 0.5, "wd": 0.004, "dataset": "mnist5k", "samples": 1000, "steps": 6000},
-        {"model": "convnet", "width": 8, "lr": 0.05, "wd": 0.016, "optimizer": _MOMENTUM, "steps": 4000},
+        {"model": "convnet", "width": 4, "lr": 0.05, "wd": 0.016, "optimizer": _MOMENTUM, "steps": 4000},
         {"width": 64, "samples": 400, "lr": 0.05, "wd": 0.008, "optimizer": _MOMENTUM, "steps": 5000, **_FULL},
         {"width": 64, "lr": 1e-3, "wd": 2.0, "optimizer": _ADAMW, "steps": 5000},
-        {"model": "convnet", "width": 8, "lr": 1e-3, "wd": 2.0, "optimizer": _ADAMW, "steps": 4000},
-        {"model": "convnet", "width": 8, "normalization": "group", "lr": 0.5, "wd": 0.008, "steps": 3000},
+        {"model": "convnet", "width": 4, "lr": 1e-3, "wd": 2.0, "optimizer": _ADAMW, "steps": 4000},
+        {"model": "convnet", "width": 4, "normalization": "group", "lr": 0.5, "wd": 0.008, "steps": 3000},
     )
     steady: tuple[dict[str, Any], ...] = (
         {"width": 16, "lr": 0.5, "wd": 0.01},
@@ -381,11 +413,11 @@ def development_runs() -> list[LabelledRun]:
         {"width": 64, "label_noise": 0.1, "lr": 0.5, "wd": 0.01},
         {"width": 12, "lr": 0.5, "wd": 0.004},
         {"width": 64, "lr": 0.5, "wd": 0.0002, "steps": 900},
-        {"model": "convnet", "width": 6, "lr": 0.5, "wd": 0.0002, "steps": 800},
+        {"model": "convnet", "width": 3, "lr": 0.5, "wd": 0.0002, "steps": 800},
         {"width": 16, "lr": 0.05, "wd": 0.01, "optimizer": _MOMENTUM},
         {"width": 64, "label_noise": 0.1, "lr": 0.05, "wd": 0.02, "optimizer": _MOMENTUM},
         {"width": 16, "lr": 1e-3, "wd": 5.0, "optimizer": _ADAMW},
-        {"model": "convnet", "width": 6, "label_noise": 0.2, "lr": 0.5, "wd": 0.02, "steps": 1500},
+        {"model": "convnet", "width": 3, "label_noise": 0.2, "lr": 0.5, "wd": 0.02, "steps": 1500},
         {"width": 64, "dataset": "mnist5k", "lr": 0.3, "wd": 0.02},
         {"width": 20, "batch_size": 8, "lr": 0.5, "wd": 0.02},
     )
@@ -397,29 +429,29 @@ def _first_held_out() -> list[LabelledRun]:
         {"width": 80, "batch_size": 40, "lr": 0.4, "wd": 0.005, "steps": 6000},
         {"width": 128, "lr": 1.0, "wd": 0.001, "steps": 8000},
         {"width": 48, "lr": 0.3, "wd": 0.01, "samples": 300, "steps": 6000, **_FULL},
-        {"model": "convnet", "width": 5, "batch_size": 32, "lr": 0.3, "wd": 0.012, "steps": 3500},
-        {"model": "convnet", "width": 10, "lr": 1.0, "wd": 0.003, "steps": 3500},
+        {"model": "convnet", "width": 3, "batch_size": 32, "lr": 0.3, "wd": 0.012, "steps": 3500},
+        {"model": "convnet", "width": 5, "lr": 1.0, "wd": 0.003, "steps": 3500},
         {"width": 96, "batch_size": 128, "lr": 0.5, "wd": 0.004, "dataset": "mnist5k", "samples": 2000, "steps": 5000},
         {"width": 32, "lr": 0.5, "wd": 0.008, "dataset": "mnist5k", "samples": 500, "steps": 5000},
         {"width": 96, "normalization": "layer", "lr": 0.4, "wd": 0.005, "steps": 6000},
-        {"model": "convnet", "width": 6, "normalization": "group", "lr": 0.4, "wd": 0.01, "steps": 3000},
-        {"model": "convnet", "width": 8, "scale_invariant": False, "lr": 0.5, "wd": 0.008, "steps": 4000},
+        {"model": "convnet", "width": 3, "normalization": "group", "lr": 0.4, "wd": 0.01, "steps": 3000},
+        {"model": "convnet", "width": 4, "scale_invariant": False, "lr": 0.5, "wd": 0.008, "steps": 4000},
         {"width": 96, "samples": 500, "lr": 0.03, "wd": 0.02, "optimizer": _MOMENTUM, "steps": 4000, **_FULL},
-        {"model": "convnet", "width": 10, "lr": 0.05, "wd": 0.016, "optimizer": _MOMENTUM, "steps": 4000},
+        {"model": "convnet", "width": 5, "lr": 0.05, "wd": 0.016, "optimizer": _MOMENTUM, "steps": 4000},
         {"width": 96, "lr": 1e-3, "wd": 3.0, "optimizer": _ADAMW, "steps": 5000},
-        {"model": "convnet", "width": 6, "lr": 2e-3, "wd": 1.5, "optimizer": _ADAMW, "steps": 4000},
+        {"model": "convnet", "width": 3, "lr": 2e-3, "wd": 1.5, "optimizer": _ADAMW, "steps": 4000},
     )
     steady: tuple[dict[str, Any], ...] = (
         {"width": 10, "lr": 0.5, "wd": 0.008},
         {"width": 24, "batch_size": 16, "lr": 0.5, "wd": 0.02},
         {"width": 96, "label_noise": 0.2, "lr": 0.3, "wd": 0.03},
         {"width": 48, "batch_size": 32, "dataset": "mnist5k", "lr": 1.0, "wd": 0.006},
-        {"model": "convnet", "width": 4, "batch_size": 32, "label_noise": 0.1, "lr": 0.5, "wd": 0.02, "steps": 1500},
+        {"model": "convnet", "width": 3, "batch_size": 32, "label_noise": 0.1, "lr": 0.5, "wd": 0.02, "steps": 1500},
         {"width": 16, "normalization": "layer", "label_noise": 0.2, "lr": 0.5, "wd": 0.01},
         {"width": 20, "lr": 0.03, "wd": 0.02, "optimizer": _MOMENTUM},
         {"width": 24, "label_noise": 0.1, "lr": 2e-3, "wd": 3.0, "optimizer": _ADAMW},
         {"width": 128, "lr": 0.5, "wd": 0.0003, "steps": 900},
-        {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.0003, "steps": 700},
+        {"model": "convnet", "width": 4, "lr": 0.5, "wd": 0.0003, "steps": 700},
         {"width": 32, "normalization": "rms", "label_noise": 0.1, "lr": 0.4, "wd": 0.02},
         {"width": 14, "scale_invariant": False, "lr": 0.5, "wd": 0.01},
     )
@@ -431,29 +463,29 @@ def _second_held_out() -> list[LabelledRun]:
         {"width": 72, "batch_size": 48, "lr": 0.6, "wd": 0.003, "steps": 6000},
         {"width": 160, "batch_size": 100, "lr": 0.3, "wd": 0.008, "steps": 5000},
         {"width": 56, "lr": 0.6, "wd": 0.006, "samples": 500, "steps": 5000, **_FULL},
-        {"model": "convnet", "width": 7, "lr": 0.7, "wd": 0.005, "steps": 3500},
-        {"model": "convnet", "width": 12, "batch_size": 96, "lr": 0.4, "wd": 0.01, "steps": 2500},
+        {"model": "convnet", "width": 4, "lr": 0.7, "wd": 0.005, "steps": 3500},
+        {"model": "convnet", "width": 6, "batch_size": 96, "lr": 0.4, "wd": 0.01, "steps": 2500},
         {"width": 80, "batch_size": 64, "lr": 0.6, "wd": 0.004, "dataset": "mnist5k", "samples": 1500, "steps": 5000},
         {"width": 48, "batch_size": 50, "lr": 0.4, "wd": 0.008, "dataset": "mnist5k", "samples": 700, "steps": 5000},
         {"width": 80, "normalization": "layer", "batch_size": 80, "lr": 0.6, "wd": 0.003, "steps": 6000},
         {"width": 72, "normalization": "rms", "lr": 0.5, "wd": 0.004, "steps": 6000},
-        {"model": "convnet", "width": 7, "normalization": "instance", "lr": 0.5, "wd": 0.01, "steps": 3000},
-        {"model": "convnet", "width": 6, "scale_invariant": False, "lr": 0.4, "wd": 0.012, "steps": 4000},
+        {"model": "convnet", "width": 4, "normalization": "instance", "lr": 0.5, "wd": 0.01, "steps": 3000},
+        {"model": "convnet", "width": 3, "scale_invariant": False, "lr": 0.4, "wd": 0.012, "steps": 4000},
         {"width": 80, "samples": 350, "lr": 0.04, "wd": 0.012, "optimizer": _MOMENTUM, "steps": 4000, **_FULL},
-        {"model": "convnet", "width": 7, "lr": 0.06, "wd": 0.02, "optimizer": _MOMENTUM, "steps": 4000},
-        {"model": "convnet", "width": 9, "lr": 1e-3, "wd": 2.5, "optimizer": _ADAMW, "steps": 4000},
+        {"model": "convnet", "width": 4, "lr": 0.06, "wd": 0.02, "optimizer": _MOMENTUM, "steps": 4000},
+        {"model": "convnet", "width": 5, "lr": 1e-3, "wd": 2.5, "optimizer": _ADAMW, "steps": 4000},
     )
     steady: tuple[dict[str, Any], ...] = (
         {"width": 18, "lr": 0.4, "wd": 0.015},
         {"width": 40, "batch_size": 20, "lr": 0.4, "wd": 0.02},
         {"width": 64, "label_noise": 0.15, "batch_size": 48, "lr": 0.6, "wd": 0.01},
         {"width": 80, "dataset": "mnist5k", "lr": 0.5, "wd": 0.02},
-        {"model": "convnet", "width": 5, "label_noise": 0.25, "lr": 0.3, "wd": 0.03, "steps": 1500},
+        {"model": "convnet", "width": 3, "label_noise": 0.25, "lr": 0.3, "wd": 0.03, "steps": 1500},
         {"width": 24, "normalization": "layer", "label_noise": 0.1, "lr": 0.5, "wd": 0.012},
         {"width": 14, "lr": 0.04, "wd": 0.015, "optimizer": _MOMENTUM},
         {"width": 48, "label_noise": 0.2, "lr": 1e-3, "wd": 4.0, "optimizer": _ADAMW},
         {"width": 96, "batch_size": 48, "lr": 0.4, "wd": 0.0004, "steps": 900},
-        {"model": "convnet", "width": 7, "batch_size": 48, "lr": 0.6, "wd": 0.0003, "steps": 700},
+        {"model": "convnet", "width": 4, "batch_size": 48, "lr": 0.6, "wd": 0.0003, "steps": 700},
         {"width": 40, "normalization": "rms", "label_noise": 0.15, "lr": 0.5, "wd": 0.015},
         {"width": 10, "scale_invariant": False, "lr": 0.3, "wd": 0.02},
     )
@@ -466,29 +498,29 @@ def held_out_runs() -> list[LabelledRun]:
         {"width": 88, "batch_size": 56, "lr": 0.45, "wd": 0.004, "steps": 6000},
         {"width": 112, "batch_size": 72, "lr": 0.8, "wd": 0.002, "steps": 6000},
         {"width": 40, "lr": 0.4, "wd": 0.01, "samples": 350, "steps": 5000, **_FULL},
-        {"model": "convnet", "width": 9, "lr": 0.45, "wd": 0.008, "steps": 3500},
-        {"model": "convnet", "width": 6, "batch_size": 80, "lr": 0.6, "wd": 0.007, "steps": 3500},
+        {"model": "convnet", "width": 5, "lr": 0.45, "wd": 0.008, "steps": 3500},
+        {"model": "convnet", "width": 3, "batch_size": 80, "lr": 0.6, "wd": 0.007, "steps": 3500},
         {"width": 72, "batch_size": 60, "lr": 0.4, "wd": 0.006, "dataset": "mnist5k", "samples": 1200, "steps": 5000},
         {"width": 40, "batch_size": 40, "lr": 0.6, "wd": 0.006, "dataset": "mnist5k", "samples": 600, "steps": 5000},
         {"width": 72, "normalization": "layer", "batch_size": 56, "lr": 0.45, "wd": 0.005, "steps": 6000},
         {"width": 88, "normalization": "rms", "lr": 0.6, "wd": 0.003, "steps": 6000},
-        {"model": "convnet", "width": 9, "normalization": "group", "lr": 0.6, "wd": 0.008, "steps": 3000},
-        {"model": "convnet", "width": 9, "scale_invariant": False, "lr": 0.6, "wd": 0.007, "steps": 4000},
+        {"model": "convnet", "width": 5, "normalization": "group", "lr": 0.6, "wd": 0.008, "steps": 3000},
+        {"model": "convnet", "width": 5, "scale_invariant": False, "lr": 0.6, "wd": 0.007, "steps": 4000},
         {"width": 72, "samples": 450, "lr": 0.05, "wd": 0.01, "optimizer": _MOMENTUM, "steps": 4000, **_FULL},
-        {"model": "convnet", "width": 12, "lr": 0.05, "wd": 0.014, "optimizer": _MOMENTUM, "steps": 4000},
-        {"model": "convnet", "width": 7, "lr": 1.5e-3, "wd": 1.6, "optimizer": _ADAMW, "steps": 4000},
+        {"model": "convnet", "width": 6, "lr": 0.05, "wd": 0.014, "optimizer": _MOMENTUM, "steps": 4000},
+        {"model": "convnet", "width": 4, "lr": 1.5e-3, "wd": 1.6, "optimizer": _ADAMW, "steps": 4000},
     )
     steady: tuple[dict[str, Any], ...] = (
         {"width": 15, "lr": 0.6, "wd": 0.01},
         {"width": 56, "batch_size": 18, "lr": 0.3, "wd": 0.025},
         {"width": 72, "label_noise": 0.2, "batch_size": 56, "lr": 0.4, "wd": 0.018},
         {"width": 56, "dataset": "mnist5k", "batch_size": 48, "lr": 0.4, "wd": 0.02},
-        {"model": "convnet", "width": 6, "label_noise": 0.3, "batch_size": 48, "lr": 0.4, "wd": 0.025, "steps": 1500},
+        {"model": "convnet", "width": 3, "label_noise": 0.3, "batch_size": 48, "lr": 0.4, "wd": 0.025, "steps": 1500},
         {"width": 20, "normalization": "layer", "label_noise": 0.25, "lr": 0.4, "wd": 0.015},
         {"width": 18, "lr": 0.05, "wd": 0.012, "optimizer": _MOMENTUM},
         {"width": 32, "label_noise": 0.15, "lr": 1.5e-3, "wd": 3.5, "optimizer": _ADAMW},
         {"width": 112, "batch_size": 56, "lr": 0.5, "wd": 0.0003, "steps": 900},
-        {"model": "convnet", "width": 9, "batch_size": 56, "lr": 0.5, "wd": 0.0003, "steps": 700},
+        {"model": "convnet", "width": 5, "batch_size": 56, "lr": 0.5, "wd": 0.0003, "steps": 700},
         {"width": 28, "normalization": "rms", "label_noise": 0.25, "lr": 0.4, "wd": 0.018},
         {"width": 12, "scale_invariant": False, "lr": 0.4, "wd": 0.015},
     )

@@ -19,6 +19,7 @@ from empirical.networks.layers import Layers
 
 _WIDENING, _HEADS, _CHANNELS_PER_GROUP = 2, 2, 4
 _CHARACTERS, _CONTEXT, _TEXTS = 16, 6, 2000
+_WAVES, _TOKENS, _VALUES, _KINDS = 2000, 8, 4, 8
 
 
 def plain_mlp(make: Layers, shape: tuple[int, ...], classes: int, *, width: int = 32, depth: int = 2) -> nn.Module:
@@ -37,6 +38,18 @@ def plain_convnet(make: Layers, shape: tuple[int, ...], classes: int, *, width: 
     for inputs, outputs in itertools.pairwise(channels):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), _normalize_images(make, outputs), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
+
+
+def separable_convnet(
+    make: Layers, shape: tuple[int, ...], classes: int, *, width: int = 8, depth: int = 2
+) -> nn.Module:
+    """Build pairs of a 3×3 convolution of each channel and a 1×1 convolution, both normalized, and a linear layer."""
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], width, 3, padding=1), _normalize_images(make, width), nn.ReLU()]
+    channels = [width * 2**number for number in range(depth + 1)]
+    for inputs, outputs in itertools.pairwise(channels):
+        layers += [nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs), _normalize_images(make, inputs), nn.ReLU()]
+        layers += [nn.Conv2d(inputs, outputs, 1), _normalize_images(make, outputs), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
 
 
@@ -62,8 +75,11 @@ def residual_mlp(make: Layers, shape: tuple[int, ...], classes: int, *, width: i
 def small_transformer(
     make: Layers, shape: tuple[int, ...], classes: int, *, width: int = 16, depth: int = 1
 ) -> nn.Module:
-    """Build a pre-LN transformer that classifies images by four patches, or sequences (tokens, features)."""
-    return _Transformer(shape, classes, width, depth)
+    """Build a transformer that classifies images by four patches, or sequences (tokens, features).
+
+    It normalizes before attention and before each feed-forward block.
+    """
+    return _Transformer(make, shape, classes, width, depth)
 
 
 def next_characters() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -86,6 +102,25 @@ def next_characters() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     return np.eye(_CHARACTERS, dtype=np.float32)[windows[:, :-1]], windows[:, -1].copy()
 
 
+def waves() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Draw noisy waves and the number of their cycles; the same in every call.
+
+    Eight tokens of four values hold one to eight cycles with a random phase. Noise of half their size is added.
+
+    Examples
+    --------
+    >>> tokens, cycles = waves()
+    >>> tokens.shape, int(cycles.max())
+    ((2000, 8, 4), 7)
+    """
+    rng = np.random.default_rng(1)
+    kinds = rng.integers(_KINDS, size=_WAVES)
+    times = np.arange(_TOKENS * _VALUES) / (_TOKENS * _VALUES)
+    phases = 2 * np.pi * (np.outer(kinds + 1, times) + rng.uniform(size=(_WAVES, 1)))
+    values = np.sqrt(2) * np.sin(phases) + rng.normal(scale=0.5, size=phases.shape)
+    return values.astype(np.float32).reshape(_WAVES, _TOKENS, _VALUES), kinds
+
+
 def _normalize_vectors(make: Layers, features: int) -> nn.Module:
     kinds: dict[str, Callable[[int], nn.Module]] = {
         "batch": nn.BatchNorm1d,
@@ -98,6 +133,8 @@ def _normalize_vectors(make: Layers, features: int) -> nn.Module:
 def _normalize_images(make: Layers, channels: int) -> nn.Module:
     if make.normalization == "group":
         return nn.GroupNorm(max(1, channels // _CHANNELS_PER_GROUP), channels)
+    if make.normalization == "instance":
+        return nn.InstanceNorm2d(channels, affine=True)
     assert make.normalization == "batch"
     return nn.BatchNorm2d(channels)
 
@@ -140,9 +177,9 @@ class _FeedForward(nn.Module):
 class _Attention(nn.Module):
     """Normalization and self-attention with two heads, added to the input."""
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, make: Layers, features: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(features)
+        self.norm = _normalize_vectors(make, features)
         self.inner = nn.Linear(features, 3 * features)
         self.outer = nn.Linear(features, features)
 
@@ -155,19 +192,18 @@ class _Attention(nn.Module):
 
 
 class _Transformer(nn.Module):
-    """Pre-LN transformer: embedding, learned positions, blocks, LayerNorm, mean over tokens, linear layer."""
+    """Transformer: embedding, learned positions, blocks, normalization, mean over tokens, linear layer."""
 
-    def __init__(self, shape: tuple[int, ...], classes: int, width: int, depth: int) -> None:
+    def __init__(self, make: Layers, shape: tuple[int, ...], classes: int, width: int, depth: int) -> None:
         super().__init__()
         self.has_images = len(shape) == 3
         # four patches of half the height and breadth
         tokens, features = (4, math.prod(shape) // 4) if self.has_images else shape
         self.embed = nn.Linear(features, width)
         self.position = nn.Parameter(0.02 * torch.randn(tokens, width))
-        layers = Layers("layer", 1e-5, scale_invariant=False)
-        blocks = [block for _ in range(depth) for block in (_Attention(width), _FeedForward(layers, width))]
+        blocks = [block for _ in range(depth) for block in (_Attention(make, width), _FeedForward(make, width))]
         self.blocks = nn.Sequential(*blocks)
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+        self.norm, self.head = _normalize_vectors(make, width), nn.Linear(width, classes)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return class scores (batch, classes)."""

@@ -17,6 +17,7 @@ from empirical.reports.comparison import is_same_network, last_periods, periods_
 from empirical.reports.page import new_figure
 from empirical.studies.statistics import classify_or_none
 from empirical.studies.study import Trajectories
+from simulate.period_model.model import simulated_periods
 from simulate.plots.style import MEASURED_COLOR, PREDICTED_COLOR, label_log_ticks, mark_onsets, number_values
 from simulate.trajectories.classification import (
     EQUILIBRIUM,
@@ -201,7 +202,7 @@ def draw_periods(runs: Trajectories) -> Figure:
     intrinsic_lrs = [setting.intrinsic_lr for setting in settings.values()]
     _draw_predictions(left, right, np.geomspace(min(intrinsic_lrs), max(intrinsic_lrs), 15), runs)
     left.set(xscale="log", yscale="log", ylabel="period T (steps)")
-    label_log_ticks(left)
+    label_log_ticks(left.yaxis)
     right.set(xscale="log", ylabel="T·ηλ", ylim=(0, 1.15 * right.get_ylim()[1]))
     for ax in (left, right):
         ax.set_xlabel("ηλ")
@@ -224,7 +225,7 @@ def _draw_predictions(left: Axes, right: Axes, x: FloatArray, runs: Trajectories
                 "reduced model",
                 "-",
                 PREDICTED_COLOR,
-                np.array([model.period(1.0, intrinsic_lr, periods=_SIMULATED).mean for intrinsic_lr in x]),
+                np.array([simulated_periods(model, 1.0, intrinsic_lr, periods=_SIMULATED).mean for intrinsic_lr in x]),
             ),
             ("balance law", "--", "black", np.asarray(model.law.period(1.0, x))),
         ]

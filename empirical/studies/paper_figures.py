@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 # settings that distinguish the runs of a figure
 _SETTINGS_TO_LIST = ("model", "width", "dataset", "samples", "sampling", "lr", "wd", "steps")
 # η = 0.5 everywhere, so that ηλ is half of λ
-_CONVNET: Mapping[str, Any] = {"model": "convnet", "width": 8, "lr": 0.5}
+_CONVNET: Mapping[str, Any] = {"model": "convnet", "width": 4, "lr": 0.5}
 _MLP: Mapping[str, Any] = {"model": "mlp", "lr": 0.5}
 # first seed that the reference model was not calibrated on
 _FIRST_NEW_SEED = 10
@@ -160,8 +160,8 @@ def all_figures(fast: bool = False) -> list[PaperFigure]:
             "periods",
             "Mean period of a ConvNet over ηλ at two learning rates, with standard errors over the seeds. Dotted: "
             "periods proportional to 1/ηλ.",
-            "Digits. Solid and dashed: two predictions of a model calibrated on other runs of this network. Periods "
-            "depend on η and λ only through ηλ, and decrease slightly faster than 1/ηλ.",
+            "Digits. Solid: reduced model. Dashed: balance law. Both are calibrated on other runs of this network. "
+            "Periods depend on η and λ only through ηλ, and decrease slightly faster than 1/ηλ.",
             {
                 f"lr={lr:g} intrinsic_lr={intrinsic_lr:g}": _runs(
                     _CONVNET,

@@ -105,7 +105,7 @@ def edge_figure(edges: dict[str, Edge]) -> Figure:
             onset_style = {"color": ONSET_COLOR, "linestyle": "--", "linewidth": 1.2}
             ax.axvline(edge.onset, **onset_style, label="onset of the destabilization")
             ax.set_yscale("log")
-            label_log_ticks(ax)
+            label_log_ticks(ax.yaxis)
         top.set_title(f"{title}: η̃h = {edge.median_before_onset:.2f} before the onset", fontsize=10)
         bottom.locator_params(axis="x", nbins=6)
         bottom.set_xlabel("step")

@@ -34,6 +34,8 @@ from simulate.trajectories.folder import count_steps
 from theory.optimizers import format_optimizer
 
 _SWEEP, _SUMMARIES, _DROPPED = "sweep.json", "summaries.log", ".dropped"
+# digest of the module and arrays of all runs that use some
+_OWN = "own"
 PENDING = "pending"
 # columns of the overview
 _OVERVIEW = ("status", "status_step", "verdict", "period", "period_stderr", "norm_min", "norm_max", "test_error")
@@ -52,10 +54,23 @@ class SweepFolder:
         """Unlock the folder."""
         self._lock.release()
 
-    def begin(self, configs: Sequence[RunConfig]) -> str:
+    def check_own(self, own: str) -> None:
+        """Raise ValueError if there are runs of another module or of other arrays; `own` is the digest of these."""
+        stored = self._stored_own()
+        if own and stored and own != stored:
+            raise ValueError(
+                f"out must hold runs of this model and data, but {str(self.path)!r} holds others; choose another"
+            )
+
+    def _stored_own(self) -> str:
+        file = self.path / _SWEEP
+        return str(json.loads(file.read_text(encoding="utf-8")).get(_OWN, "")) if file.is_file() else ""
+
+    def begin(self, configs: Sequence[RunConfig], own: str = "") -> str:
         """Write the settings of the sweep and a new session key. Return the key.
 
-        Runs continue while the session file has their key. Runs of a killed process therefore stop.
+        Runs continue while the session file has their key. Runs of a killed process therefore stop. `own` is the digest
+        of a module and arrays that the runs use.
         """
         _cut_to_whole_lines(self.path / _SUMMARIES)
         for folder in self.path.glob(f"{RUNS_FOLDER}/*/*{_DROPPED}"):
@@ -68,6 +83,8 @@ class SweepFolder:
             "varied": varied,
             "runs": [[run[name] for name in varied] for run in settings],
         }
+        if own := own or self._stored_own():
+            table[_OWN] = own
         write_json(self.path / _SWEEP, table, indent=None)
         session = uuid.uuid4().hex
         write_json(self.path / SESSION_FILE, session)

@@ -79,6 +79,8 @@ def sweep(
     out: str | os.PathLike[str],
     executor: AnyExecutor | None = None,
     *,
+    model: Any = None,
+    data: Any = None,
     until: float | None = None,
     periods: int | None = None,
     max_steps: int | None = None,
@@ -99,6 +101,8 @@ def sweep(
     out : folder: new, or of an earlier sweep, whose runs are reused.
     executor : any executor of `concurrent.futures` whose workers see the folder, or the result of `dask_executor`. The
         latter is opened if a run needs training, and then closed. Default: processes on this machine.
+    model, data : your own module and arrays for all runs, as in `train`. They are sent to the workers. Runs of your own
+        module share its initial weights, and their seeds change only the order of the data.
     until : extend each run until the standard error of its mean period is at most this share of the period, e.g. 0.05.
         A run at equilibrium is extended to 30/ηλ steps, from which its verdict is trusted, and not further.
     periods : extend each run until it has this many periods. A run at equilibrium is treated as for `until`.
@@ -132,6 +136,14 @@ def sweep(
     """
     check_main_guard("sweep")
     runs = check_different(configs)
+    own = ""
+    if model is not None or data is not None:
+        # loads torch; raises the errors of invalid modules and arrays
+        from empirical.runs.preparation import mark_own, own_digest, prepare
+
+        setup = prepare(runs[0], model, data)
+        own = own_digest(model, None if data is None else setup.data)
+        runs = check_different(mark_own(run, model, data) for run in runs)
     if until is not None and check_number("until", until, above=0) >= 1:
         raise ValueError(f"until must be a share < 1, write 0.05 for 5 %, got {until!r}")
     if periods is not None:
@@ -149,6 +161,7 @@ def sweep(
         )
     folder = SweepFolder(out)
     try:
+        folder.check_own(own)
         options = SweepOptions(
             out=folder.path.resolve(),
             until=until,
@@ -167,10 +180,11 @@ def sweep(
         # open the result of `dask_executor` first: if that fails, the folder stays unchanged
         opened = nullcontext(executor) if isinstance(executor, concurrent.futures.Executor) else executor
         with opened if remaining else nullcontext() as pool:
-            options = dataclasses.replace(options, session=folder.begin(runs))
+            options = dataclasses.replace(options, session=folder.begin(runs, own))
             if pool is not None:
                 with _Progress(runs, complete, options, progress) as display:
-                    runner = _SweepRunner(folder, options, pool, display, replica_places(runs), traces=traces)
+                    places = replica_places(runs)
+                    runner = _SweepRunner(folder, options, pool, display, places, (model, data), traces=traces)
                     runner.run(remaining)
         return open_sweep(folder.path)
     finally:
@@ -188,11 +202,12 @@ class _SweepRunner:
         executor: concurrent.futures.Executor,
         progress: _Progress,
         places: Mapping[str, int],
+        own: tuple[Any, Any],
         *,
         traces: bool,
     ) -> None:
         self._folder, self._options, self._executor, self._progress = folder, options, executor, progress
-        self._places, self._traces = places, traces
+        self._places, self._own, self._traces = places, own, traces
         self._waiting: deque[_Task] = deque()
         self._delayed: list[tuple[float, _Task]] = []
         self._submitted: dict[concurrent.futures.Future[tuple[Summary, ...]], _Task] = {}
@@ -228,7 +243,7 @@ class _SweepRunner:
             runs = self._waiting.popleft()
             try:
                 places = [self._places[run.identity] for run in runs]
-                future = self._executor.submit(train_and_summarize, runs, self._options, places)
+                future = self._executor.submit(train_and_summarize, runs, self._options, places, *self._own)
             except Exception as error:
                 raise self._workers_lost(error) from error
             self._submitted[future] = runs

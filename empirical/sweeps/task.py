@@ -203,26 +203,34 @@ def required_growth(summary: Summary, options: SweepOptions) -> float:
 
 
 def train_and_summarize(
-    configs: Sequence[RunConfig], options: SweepOptions, places: Sequence[int] = (0,)
+    configs: Sequence[RunConfig],
+    options: SweepOptions,
+    places: Sequence[int] = (0,),
+    model: Any = None,
+    data: Any = None,
 ) -> tuple[Summary, ...]:
     """Train runs, or their missing steps, and summarize them. An error becomes a summary too.
 
     Runs of one shape are trained as replicas if their `replicas` is larger than 1, at their `places` among them.
+    `model` and `data` are as in `train`.
     """
     with _PROCESS_LOCK, _limit_threads(options.threads):
         start = time.perf_counter()
-        summaries = _train_until_precise(configs, options, places)
+        summaries = _train_until_precise(configs, options, places, model, data)
         seconds = (time.perf_counter() - start) / len(configs)
         return tuple(dataclasses.replace(summary, seconds=seconds) for summary in summaries)
 
 
-def _train_until_precise(configs: Sequence[RunConfig], options: SweepOptions, places: Sequence[int]) -> list[Summary]:
+def _train_until_precise(
+    configs: Sequence[RunConfig], options: SweepOptions, places: Sequence[int], model: Any, data: Any
+) -> list[Summary]:
     results: dict[int, Summary] = {}
     must_stop, remaining = _StopCheck(options), dict(enumerate(configs))
     while remaining:
         runs = list(remaining.values())
         try:
-            outcomes = _train_in_folders(runs, options, [places[number] for number in remaining], must_stop)
+            chosen = [places[number] for number in remaining]
+            outcomes = _train_in_folders(runs, options, chosen, must_stop, model, data)
         except Exception as error:
             outcomes = [error] * len(runs)
         for (number, config), outcome in zip(list(remaining.items()), outcomes, strict=True):
@@ -259,7 +267,7 @@ class _StopCheck:
 
 
 def _train_in_folders(
-    configs: list[RunConfig], options: SweepOptions, places: list[int], must_stop: _StopCheck
+    configs: list[RunConfig], options: SweepOptions, places: list[int], must_stop: _StopCheck, model: Any, data: Any
 ) -> Sequence[Summary | BaseException]:
     # loads torch
     from empirical.runs.loop import train_runs
@@ -275,7 +283,7 @@ def _train_in_folders(
         time.sleep(_WAIT_STEP)
     if must_stop():
         return [KeyboardInterrupt()] * len(configs)
-    return train_runs(configs, folders, places, summarize, must_stop, options.pace)
+    return train_runs(configs, folders, places, summarize, must_stop, options.pace, model, data)
 
 
 @contextmanager

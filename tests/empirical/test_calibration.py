@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ from torch import nn
 import simulate
 from empirical import RunConfig, calibrate, train
 from empirical.networks.normalization import BatchNorm
+from simulate.period_model.model import simulated_periods
 
 
 @pytest.fixture
@@ -40,8 +43,8 @@ def test_it_predicts_a_held_out_setting(model):
     run = train(RunConfig(lr=0.5, wd=0.01, width=64, steps=15_000, seed=7))
     measured = simulate.find_periods(run)
     # 60 periods each: standard errors of about a tenth
-    assert model.law.period(0.5, 0.01) == pytest.approx(measured.mean, rel=0.2)
-    assert model.period(0.5, 0.01).mean == pytest.approx(measured.mean, rel=0.2)
+    assert model.predict(0.5, 0.01).period == pytest.approx(measured.mean, rel=0.2)
+    assert simulated_periods(model, 0.5, 0.01).mean == pytest.approx(measured.mean, rel=0.2)
 
 
 def test_runs_are_reused(model, runs, here):
@@ -56,7 +59,19 @@ def test_runs_are_reused(model, runs, here):
     assert sum(run.count for run in more.calibration_runs) > sum(segment.count for segment in model.calibration_runs)
 
 
-def test_own_module_and_arrays(model):
+@pytest.mark.parametrize(("until", "most"), [(0.2, 40), (0.06, 120)])
+def test_it_stops_at_a_precise_period(until, most, here, tmp_path):
+    calibrated = calibrate("mlp", width=64, until=until, out=tmp_path, executor=here)
+    for value in {run.intrinsic_lr for run in calibrated.calibration_runs}:
+        runs = [run for run in calibrated.calibration_runs if run.intrinsic_lr == value]
+        lengths = np.concatenate([run.lengths for run in runs])
+        assert 20 <= lengths.size <= most
+        assert all(run.period_stderr / run.period <= until * math.sqrt(2) for run in runs)
+        # the standard error of all periods together
+        assert lengths.std(ddof=1) / math.sqrt(lengths.size) / lengths.mean() <= 1.2 * until
+
+
+def test_own_module_and_arrays(model, tmp_path):
     class Network(nn.Sequential):
         """The MLP of this package, as somebody else might write it."""
 
@@ -71,7 +86,9 @@ def test_own_module_and_arrays(model):
 
     inputs, targets = load_digits(return_X_y=True)
     inputs = (inputs - inputs.mean()) / inputs.std()
-    own_model = calibrate(network, inputs[:1437].reshape(-1, 1, 8, 8), targets[:1437], periods=20)
+    own_model = calibrate(network, inputs[:1437].reshape(-1, 1, 8, 8), targets[:1437], periods=20, out=tmp_path)
+    # none is trained twice
+    assert len(list(tmp_path.rglob("steps.log"))) == len(own_model.calibration_runs)
     # the two seeds differ in the order of the data and share the initial weights
     assert own_model.law.period(0.5, 0.02) == pytest.approx(model.law.period(0.5, 0.02), rel=0.35)
 
@@ -92,7 +109,7 @@ def test_equilibrium_is_predicted(here, tmp_path):
     assert expected.norm == pytest.approx(measured.typical_norm, rel=0.03)
     assert expected.rotation_ratio == pytest.approx(measured.rotation_ratio, rel=0.05)
     with pytest.raises(ValueError, match="equilibrium at lr"):
-        period_model.period(0.5, 0.014)
+        simulated_periods(period_model, 0.5, 0.014)
 
 
 def test_runs_that_diverge_are_refused(here):
@@ -109,6 +126,7 @@ def test_runs_that_diverge_are_refused(here):
         ({"ratio": 1.0}, "ratio"),
         ({"reach": 5.0}, "reach"),
         ({"periods": 19}, "periods"),
+        ({"until": 0}, "until"),
         ({"seeds": 0}, "seeds"),
         ({"rise": 0}, "rise"),
         ({"fixed": "effective_lr"}, "fixed"),

@@ -51,7 +51,7 @@ def weights_by_theory(model, normalization):
     if normalization == "none":
         return None
     if model in ("mlp", "convnet"):
-        name, count = ("linear", 2) if model == "mlp" else ("conv", 3)
+        name, count = ("linear", 2) if model == "mlp" else ("conv", 4)
         return [{f"{name}{number}.weight"} for number in range(1, count + 1)]
     if model == "resnet18":
         stems = [{"stem.weight", "stage1block1.conv2.weight", "stage1block2.conv2.weight"}]
@@ -127,6 +127,7 @@ def test_any_depth_trains(model, depth, tmp_path):
     check(config_of(model, "batch", depth=depth), tmp_path)
 
 
-def test_images_must_be_large_enough_for_the_depth():
-    with pytest.raises(ValueError, match=r"at least 16×16 for model='convnet'"):
-        train(config_of("convnet", "batch", depth=5))
+def test_images_must_be_large_enough_for_the_poolings():
+    images = np.zeros((64, 3, 4, 4), np.float32), np.arange(64) % 2
+    with pytest.raises(ValueError, match=r"at least 8×8 for model='convnet'.*\(64, 3, 4, 4\)"):
+        train(dataclasses.replace(config_of("convnet", "batch"), samples=None), data=images)

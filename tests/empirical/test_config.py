@@ -58,6 +58,7 @@ GOOD = {"lr": 0.5, "wd": 0.01}
         ("device", 0),
         ("engine", "warp"),
         ("evaluate_every", 0),
+        ("evaluation_samples", 1),
     ],
 )
 def test_a_bad_field_is_named(field, value):
@@ -233,7 +234,10 @@ def test_identity_depends_on_everything_but_steps_and_device():
         "dataset_seed": 1,
         "augmentation": 2,
         "micro_batch": 8,
+        "pixel_constants": "cifar10",
+        "seeded_head": True,
         "engine": "eager",
+        "evaluation_samples": 50,
         "evaluate_batches": True,
     }
     assert {*changes, "replicas", "steps", "device"} == {field.name for field in dataclasses.fields(RunConfig)}

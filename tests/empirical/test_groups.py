@@ -20,7 +20,7 @@ def group_names(model, inputs=ROWS):
 def test_our_networks(scale_invariant):
     for model, names in (
         ("mlp", ["linear1.weight", "linear2.weight"]),
-        ("convnet", ["conv1.weight", "conv2.weight", "conv3.weight"]),
+        ("convnet", [f"conv{number}.weight" for number in (1, 2, 3, 4)]),
     ):
         config = RunConfig(lr=0.1, wd=0.01, model=model, scale_invariant=scale_invariant)
         assert group_names(build_network(config, IMAGES, 10), IMAGES) == names

@@ -21,12 +21,14 @@ from empirical.cli.application import name_options
 from empirical.cli.main import app
 from empirical.cli.training import announce_cost
 from empirical.config import CHOICES, RunConfig
+from empirical.presets import PAPER_EXPERIMENTS
+from empirical.reports.comparison import compare_run
 from empirical.studies.claims import CLAIMS
 from empirical.studies.paper_figures import all_figures
 from simulate.trajectories.folder import STATUS, count_steps
 
 COMMANDS = ["predict", "simulate", "train", "sweep", "calibrate", "validate", "diagnose", "claims"]
-COMMANDS += ["figures", "report", "explore"]
+COMMANDS += ["figures", "paper", "report", "explore"]
 
 
 def bnwd(*arguments):
@@ -119,7 +121,7 @@ def test_predict_as_json_has_the_values_of_theory_and_the_reference_model():
     arguments = ("--lr", 0.5, "--wd", 0.01, "--grad-norm-range", 1, 30, "--norm", 9, "--sharpness", 50)
     values = json.loads(bnwd("predict", *arguments, "--json").stdout)
     bounds, model = theory.norm_bounds(0.5, 0.01, 1.0, 30.0), simulate.PeriodModel.reference()
-    interval = model.law_interval(0.5, 0.01)
+    prediction = model.predict(0.5, 0.01)
     assert values == {
         "equilibrium_norm": theory.equilibrium_norm(0.5, 0.01),
         "equilibrium_effective_lr": theory.equilibrium_effective_lr(0.5, 0.01),
@@ -133,13 +135,33 @@ def test_predict_as_json_has_the_values_of_theory_and_the_reference_model():
         "angular_jump_earliest": theory.steps_to_angular_jump(9.0, 0.5, 0.01, 1.0, 30.0, 0.1).earliest,
         "angular_jump_latest": None,
         "critical_norm": theory.critical_norm(0.5, 50.0, wd=0.01),
-        "period_verdict": model.predict(0.5, 0.01).verdict,
-        "period": model.law.period(0.5, 0.01),
-        "period_lower": interval.lower,
-        "period_upper": interval.upper,
+        "period_verdict": prediction.verdict,
+        "period": prediction.period,
+        "period_lower": prediction.period_interval.lower,
+        "period_upper": prediction.period_interval.upper,
         "period_network": "convnet, digits",
         "period_calibrated": "yes",
     }
+
+
+@pytest.mark.parametrize(("lr", "wd"), [(0.5, 0.02), (0.3, 0.011), (0.1, 0.0037)])
+def test_every_way_to_ask_gives_the_same_period(lr, wd):
+    model = simulate.PeriodModel.reference()
+    prediction = simulate.period(lr, wd)
+    assert prediction == model.predict(lr, wd) == simulate.period(lr, wd, model=model)
+    assert prediction.period == model.law.period(lr, wd)
+    printed = json.loads(bnwd("predict", "--lr", lr, "--wd", wd, "--json").stdout)
+    ends = (prediction.period_interval.lower, prediction.period_interval.upper)
+    assert printed["period"] == prediction.period
+    assert (printed["period_lower"], printed["period_upper"]) == ends
+    assert printed["period_verdict"] == prediction.verdict
+    assert f"{prediction.period:.6g} steps" in bnwd("predict", "--lr", lr, "--wd", wd).stdout
+    explored = simulate.explore(lr, wd, grad_norm_min=1.0, grad_norm_max=2.0, norm=1.0, steps=10)
+    assert explored.values["period"] == prediction.period
+    comparison = compare_run(simulate.oscillate(lr, wd, steps=round(40 / (lr * wd))), model)
+    rows = {row.quantity: row.predicted for row in comparison.comparisons}
+    assert rows["period, balance law"] == prediction.period
+    assert comparison.prediction == str(prediction)
 
 
 def test_predict_takes_a_period_model_and_marks_extrapolation(tmp_path):
@@ -175,8 +197,8 @@ def test_predict_names_what_is_not_available(optimizer):
     values = json.loads(bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--json").stdout)
     assert {"equilibrium_norm", "equilibrium_rotation"} <= set(values)
     assert not {"period", "angular_jump_norm"} & set(values)
-    # known for SGD with momentum, but not for other optimizers
-    assert ("relaxation_time" in values) == optimizer.startswith("SGD")
+    # that of heavy ball is exact: here the norm rings
+    assert values["relaxation_time"] == pytest.approx(theory.relaxation_time(0.01, 0.1, optimizer=optimizer), rel=0.3)
     assert {"angular jumps", "periods"} <= set(values["not_known"].split(", "))
     assert ("free_decay" in values) == (optimizer != "Adam(dim=100)")
     refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--grad-norm-range", 1, 2)
@@ -265,7 +287,7 @@ def test_the_shell_completes_commands_and_options():
 
     assert complete("bnwd pre").split() == ["predict"]
     for name, choices in CHOICES.items():
-        assert complete(f"bnwd train --{name} ").split() == list(choices)
+        assert complete(f"bnwd train --{name.replace('_', '-')} ").split() == list(choices)
     assert complete("bnwd calibrate --model c").split() == ["convnet"]
     assert complete("bnwd figures --name p").split() == ["phase-picture", "periods"]
     assert complete("bnwd figures --format ").split() == ["pdf", "svg", "png"]
@@ -295,14 +317,15 @@ def test_every_setting_can_be_given_as_an_option(tmp_path):
     update = {"lr": 0.4, "wd": 0.02, "optimizer": theory.SGD(momentum=0.5)}
     network = {"model": "convnet", "width": 4, "depth": 2, "normalization": "layer", "norm_eps": 1e-8}
     weights = {"scale_invariant": False, "other_lr": 0.1, "other_wd": 0.0, "fixed": "effective_lr", "init_norm": 2.0}
+    head = {"seeded_head": True}
     data = {"dataset": "random_labels", "classes": (3, 1), "samples": 90, "validation": 0.1, "label_noise": 0.2}
     batches = {"dataset_seed": 1, "batch_size": 30, "sampling": "with_replacement", "micro_batch": 15}
     execution = {"steps": 3, "seed": 2, "data_seed": 4, "dtype": "float64", "engine": "eager", "replicas": 2}
-    evaluation = {"evaluate_every": 2, "evaluate_batches": True}
-    config = RunConfig(**update, **network, **weights, **data, **batches, **execution, **evaluation)
-    # augmentation excludes replicas
+    evaluation = {"evaluate_every": 2, "evaluation_samples": 40, "evaluate_batches": True}
+    config = RunConfig(**update, **network, **weights, **head, **data, **batches, **execution, **evaluation)
+    # augmentation excludes replicas, and the pixel constants are for images of three colours
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
-    assert changed == {f.name for f in dataclasses.fields(config)} - {"augmentation", "device"}
+    assert changed == {f.name for f in dataclasses.fields(config)} - {"augmentation", "device", "pixel_constants"}
     arguments = ["--augmentation", 1, "--replicas", 1]
     for name in changed - {"replicas", "classes"}:
         value, flag = getattr(config, name), f"--{name.replace('_', '-')}"
@@ -364,6 +387,11 @@ def test_train_prints_the_result(tmp_path):
             ("--period-model must be a saved period model", "no.json"),
         ),
         (("report", "file", "--period-model", "no.json"), ("--period-model must be", "no.json")),
+        (("paper",), ("EXPERIMENT must be",)),
+        (("paper", "figure-7"), ("EXPERIMENT must be one of", "figure-2", "'figure-7'")),
+        (("paper", "figure-2", "--network", "mlp"), ("--network must be one of", "'mlp'")),
+        (("paper", "figure-2", "--full", "--width", "8"), ("--width", "--full")),
+        (("paper", "subset", "--samples", "500"), ("samples must be", "500")),
         (("claims", "--name", "luck"), ("--name must be one of", "momentum", "'luck'")),
         (("claims", "--fast", "--name", "momentum"), ("--name must select at least one",)),
         (("figures", "--name", "cake"), ("--name must be one of", "norm", "'cake'")),
@@ -385,7 +413,8 @@ def test_train_prints_the_result(tmp_path):
         (("predict", "--lr", 0.5, "--wd", 0.01, "--optimizer", "Adagrad()"), ("optimizer must be", "Adagrad()")),
         (("sweep", "nothing.toml", "--out", "sweep"), ("file must be a TOML file", "nothing.toml")),
         (("sweep", "file", "--out", "sweep"), ("file:",)),
-        (("calibrate", "--periods", 5, "--out", "model.json"), ("periods must be", "5")),
+        (("calibrate", "--until", "periods=5", "--out", "model.json"), ("periods must be", "5")),
+        (("calibrate", "--until", "stderr=0", "--out", "model.json"), ("until must be", "0")),
         (("calibrate", "--ratio", 1, "--out", "model.json"), ("ratio must be", "1")),
         (("forecast",), ("forecast",)),
     ],
@@ -422,6 +451,16 @@ def test_the_help_of_figures_names_them_all():
     assert [figure.name for figure in all_figures() if figure.name not in text] == []
 
 
+def test_paper_lists_all_experiments_with_their_costs():
+    listed = bnwd("paper", "--list").stdout
+    assert [line.split()[0] for line in listed.splitlines()[1:]] == list(PAPER_EXPERIMENTS)
+    # the estimates of the original experiment are larger
+    full = bnwd("paper", "--list", "--full").stdout
+    row, full_row = (next(line for line in text.splitlines() if line.startswith("figure-2")) for text in (listed, full))
+    assert row.split()[-1] == "min"
+    assert full_row.split()[-1] in ("h", "days")
+
+
 def test_claims_lists_all_claims_and_trains_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     listed = bnwd("claims", "--list").stdout.splitlines()
@@ -445,10 +484,28 @@ def in_this_process(monkeypatch):
         yield
 
 
+def test_paper_trains_an_experiment_and_draws_it(in_this_process, tmp_path):
+    size = ("--width", 1, "--samples", 128, "--epochs", 3)
+    result = bnwd("paper", "wd", "--dataset", "digits", *size, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("too short (complete)") == 5
+    assert "5 runs, about" in result.stderr
+    page, image = tmp_path / "wd.md", tmp_path / "wd.png"
+    text = page.read_text(encoding="utf-8")
+    assert "# wd: period against the weight decay" in text
+    assert "bnwd paper wd --network=convnet --dataset=digits --width=1 --samples=128 --epochs=3" in text
+    assert image.read_bytes().startswith(b"\x89PNG")
+    # runs are reused
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("config.json")}
+    assert len(before) == 5
+    assert bnwd("paper", "wd", "--dataset", "digits", *size, "--out", tmp_path).exit_code == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("config.json")}
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_calibrate_prints_measurements_and_predictions(tmp_path):
     common = ("--model", "mlp", "--width", 64, "--runs", tmp_path / "runs", "--intrinsic-lr", 0.02)
-    result = bnwd("calibrate", *common, "--seeds", 1, "--periods", 12, "--out", tmp_path / "model.json")
+    result = bnwd("calibrate", *common, "--seeds", 1, "--until", "periods=12", "--out", tmp_path / "model.json")
     assert result.exit_code == 0, result.output
     model = simulate.PeriodModel.load(tmp_path / "model.json")
     lines = result.output.splitlines()
@@ -467,7 +524,7 @@ def test_calibrate_prints_measurements_and_predictions(tmp_path):
 
 @pytest.mark.usefixtures("in_this_process")
 def test_calibrate_reports_a_network_at_equilibrium(tmp_path):
-    common = ("--width", 4, "--periods", 10, "--seeds", 1, "--intrinsic-lr", 0.05)
+    common = ("--width", 4, "--until", "periods=10", "--seeds", 1, "--intrinsic-lr", 0.05)
     result = bnwd("calibrate", *common, "--out", tmp_path / "model.json")
     assert result.exit_code == 0, result.output
     assert result.output.count("equilibrium") > 6

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from empirical.data import batch_indices, load_data, steps_per_epoch, user_data
+from empirical.data import batch_indices, equal_batches, load_data, steps_per_epoch, user_data
 
 CPU = torch.device("cpu")
 
@@ -67,3 +67,40 @@ def test_bad_data_raises(data, what):
 def test_a_batch_larger_than_the_training_set_raises():
     with pytest.raises(ValueError, match=r"batch_size.*11"):
         steps_per_epoch(10, 11)
+
+
+@given(size=st.integers(2, 60), batch_size=st.integers(1, 20), start=st.integers(0, 40))
+def test_all_samples_are_used_once_in_each_epoch(size, batch_size, start):
+    batch_size = min(batch_size, size)
+    per_epoch = steps_per_epoch(size, batch_size, "all_samples")
+    assert per_epoch == -(-size // batch_size)
+    step, batches = 0, []
+    while step < 2 * per_epoch:
+        count = equal_batches(size, batch_size, "all_samples", step)
+        part = batch_indices(size, batch_size, "all_samples", 1, step, step + count)
+        # neither an epoch border nor another batch size inside
+        assert count <= per_epoch - step % per_epoch
+        batches += list(part)
+        step += count
+    epochs = [np.concatenate(batches[:per_epoch]), np.concatenate(batches[per_epoch:])]
+    for epoch in epochs:
+        assert sorted(epoch.tolist()) == list(range(size))
+    assert [len(batch) for batch in batches[: size // batch_size]] == [batch_size] * (size // batch_size)
+    # complete batches are those of the other sampling, and any step can be computed alone
+    if start % per_epoch < size // batch_size:
+        alone = batch_indices(size, batch_size, "all_samples", 1, start, start + 1)
+        epoch, place = divmod(start, per_epoch)
+        other = epoch * (size // batch_size) + place
+        expected = batch_indices(size, batch_size, "without_replacement", 1, other, other + 1)
+        np.testing.assert_array_equal(alone, expected)
+
+
+def test_pixels_are_normalized_with_the_constants_of_the_paper():
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 5, 4), dtype=np.uint8)
+    data = user_data((images, np.arange(20) % 2), torch.float64, torch.device("cpu"), "cifar10")
+    mean, scale = np.array([0.4914, 0.4822, 0.4465]), np.array([0.2023, 0.1994, 0.2010])
+    expected = (images / 255 - mean[:, None, None]) / scale[:, None, None]
+    np.testing.assert_allclose(data.network_inputs(data.inputs), expected, rtol=1e-12)
+    for inputs in (images[:, :1], images.astype(np.float32), images[:, 0, 0]):
+        with pytest.raises(ValueError, match=r"pixel_constants must be 'data'.*got 'cifar10'"):
+            user_data((inputs, np.arange(20) % 2), torch.float64, torch.device("cpu"), "cifar10")

@@ -28,6 +28,7 @@ from empirical.reports.tables import Table, number_cell
 from empirical.sweeps.grid import grid
 from empirical.sweeps.store import SweepFolder, open_sweep
 from empirical.sweeps.task import Summary, summarize_failure
+from simulate.period_model.model import simulated_periods
 from simulate.trajectories.periods import after_transient
 from simulate.trajectories.setting import Setting
 from tests.html_pages import Page, read_page
@@ -199,8 +200,8 @@ def test_periods_are_compared_with_independent_predictions(periodic, tmp_path):
     bound = lines["period, lower bound"]
     assert bound.predicted == pytest.approx(0.1 / -math.log1p(-0.01))
     assert (bound.measured, bound.error) == (periods.mean, periods.stderr)
-    assert lines["period, balance law"].predicted == model.law.period(0.5, 0.02)
-    assert lines["period, reduced model"].predicted == model.period(0.5, 0.02).mean
+    assert lines["period, balance law"].predicted == simulate.period(0.5, 0.02).period
+    assert lines["period, reduced model"].predicted == simulated_periods(model, 0.5, 0.02).mean
     short = report(periodic.isel(step=[0]), tmp_path, model=model)
     assert "Predicted by the period model: periodic" in "".join(short.words)
 
@@ -214,8 +215,8 @@ def test_a_period_model_does_not_predict_its_calibration_runs_nor_other_optimize
     config = json.loads(model.calibration_runs[0].run)
     assert compare_run(run.assign_attrs(config=json.dumps({**config, "seed": 77}))).prediction
     # an explicit default is the same network and the same run
-    assert compare_run(run.assign_attrs(config=json.dumps({**config, "seed": 77, "width": 8}))).prediction
-    for same in ({"width": 8}, {"data_seed": 0}, {"depth": 3}):
+    assert compare_run(run.assign_attrs(config=json.dumps({**config, "seed": 77, "width": 4}))).prediction
+    for same in ({"width": 4}, {"data_seed": 0}, {"depth": 3}):
         notes = " ".join(compare_run(run.assign_attrs(config=json.dumps({**config, **same}))).notes)
         assert "one of the calibration runs" in notes, same
     other = compare_run(run.assign_attrs(config=json.dumps({**config, "seed": 77, "width": 9})), model)

@@ -139,6 +139,8 @@ def test_a_full_disk_is_reported_for_all_runs_that_had_not_ended(tmp_path, monke
         append(folder, records)
 
     monkeypatch.setattr(loop.RunFolder, "append_steps", full)
+    # the first run ends before the disk is full
+    monkeypatch.setattr(loop, "_FIRST_CHUNK", 5)
     folders = [tmp_path / str(number) for number in range(3)]
     results = train_runs(runs, folders, range(3), lambda config, run: run.status.item(), never)
     assert results[0] == "complete"

@@ -194,6 +194,42 @@ def test_the_fast_step_equals_the_eager_one(fast, model, width, dtype, tolerance
         check_the_step(fast, problem(model, dtype=dtype, norm_eps=eps, seed=seed, width=width), seed, tolerance)
 
 
+def images_problem(depth, shape, width=3, dtype="float64", **settings):
+    """ConvNet of any depth on random images of any size."""
+    generator = torch.Generator().manual_seed(depth)
+    images = torch.randn(200, *shape, generator=generator, dtype=getattr(torch, dtype))
+    config = RunConfig(lr=LR, wd=WD, model="convnet", width=width, depth=depth, dtype=dtype, **settings)
+    net = build_network(config, images, 5)
+    groups = {name: (name,) for name, p in net.named_parameters() if p.requires_grad}
+    targets = torch.randint(5, (200,), generator=generator)
+    return Problem(net, WeightLayout.of(net, groups), images, targets, theory.SGD())
+
+
+@pytest.mark.parametrize("batch", [7, 32])
+@pytest.mark.parametrize(
+    ("depth", "shape"),
+    # sizes that poolings do not divide, last poolings over several pixels, ten convolutions
+    [(1, (1, 8, 8)), (2, (3, 9, 13)), (4, (1, 28, 28)), (5, (3, 16, 16)), (3, (3, 32, 32)), (9, (1, 8, 8))],
+)
+def test_the_kernel_trains_convnets_of_any_size(depth, shape, batch):
+    task = images_problem(depth, shape)
+    indices = torch.as_tensor(batch_indices(200, batch, "without_replacement", depth, 0, 1))[None]
+    (eager, rows), (kernel, other_rows) = (one_step(name, task, indices) for name in ("eager", "kernel"))
+    assert (eager - kernel).norm() <= 1e-11 * eager.norm()
+    for name in ("loss", "norm", "grad_norm", "group_grad_norm"):
+        np.testing.assert_allclose(other_rows[name], rows[name], rtol=1e-10)
+
+
+def test_kernel_steps_of_different_batch_sizes_do_not_disturb_each_other():
+    task = images_problem(3, (1, 8, 8))
+    engine, start = ENGINES["kernel"](task), TrainingState.of(task)
+    large, small = (torch.arange(count)[None, None] for count in (50, 20))
+    first, _ = engine.advance(start, hyper(1), large)
+    engine.advance(start, hyper(1), small)
+    again, _ = engine.advance(start, hyper(1), large)
+    assert torch.equal(first.weights, again.weights)
+
+
 def check_the_step(fast, task, seed, tolerance):
     indices = batches(1, seed)
     (eager, rows), (other, other_rows) = (one_step(name, task, indices) for name in ("eager", fast))

@@ -1,7 +1,9 @@
 """The diagnosis of real trainings with known causes of their spikes."""
 
 import concurrent.futures
+import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,7 +42,7 @@ from empirical.studies.labelled_runs import (
 )
 from empirical.studies.ordinary_runs import ordinary_held_out_runs
 from empirical.studies.study import FAILS, HOLDS, goals_table
-from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
+from simulate.diagnosis.rules import BAD_BATCH, DATA_SHIFT, LARGE_UPDATE, LR_STEP, NORM_DRIVEN, OVERFLOW, UNKNOWN
 from simulate.diagnosis.trends import SLOW_RISE
 from theory.optimizers import with_dim
 
@@ -81,7 +83,7 @@ def test_the_event_is_found(label, event):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"model": "convnet", "width": 8, "lr": 0.5, "wd": 0.008, "steps": 900},
+        {"model": "convnet", "width": 4, "lr": 0.5, "wd": 0.008, "steps": 900},
         {"width": 64, "lr": 0.5, "wd": 0.008, "samples": 200, "sampling": "full_batch", "steps": 1750},
     ],
     ids=["ConvNet", "full batch"],
@@ -176,6 +178,15 @@ class TestOutcome:
         assert diagnosis_outcome(case, self.overflow_at(100, 200)) == "wrong"
         assert diagnosis_outcome(case, self.unknown_at(200)) == "unknown"
         assert diagnosis_outcome(labelled(BAD_BATCH, "one label", 200), self.overflow_at(200)) == "wrong"
+
+    def test_an_early_norm_driven_spike_is_right_if_the_network_has_such_spikes(self):
+        found = SimpleNamespace(
+            spikes=[SimpleNamespace(step=100, cause=NORM_DRIVEN), SimpleNamespace(step=200, cause=OVERFLOW)], trends=()
+        )
+        case = labelled(OVERFLOW, "infinite", 200, model="empirical.studies.ordinary_networks:plain_mlp")
+        assert diagnosis_outcome(case, found) == "wrong"
+        assert diagnosis_outcome(dataclasses.replace(case, has_norm_driven_spikes=True), found) == "right"
+        assert diagnosis_outcome(labelled(OVERFLOW, "infinite", 200), found) == "right"
 
     def test_rows_far_apart(self):
         case = labelled(OVERFLOW, "infinite", 200)
@@ -276,10 +287,10 @@ def test_the_page_counts(tmp_path):
     assert "| epochs numbered as steps | 2 | 50 % | 50 % | 0 % | 0 % |" in page
     assert "| width=5 | overflow: infinite, step 7 | 1 | unknown |" in page
     # goals of both held-out sets
-    count = len(logs) - 2
+    count = len(logs) - 1
     assert [result.verdict for result in results] == 2 * ([FAILS, FAILS] + [HOLDS] * count)
     assert "| held-out runs, full logs: right | 50% (1 of 2) | ≥ 90% | fails |" in page
-    assert "| ordinary held-out runs, full logs: right | 50% (1 of 2) | ≥ 90% | fails |" in page
+    assert "| ordinary held-out runs, full logs: right | 50% (1 of 2) | ≥ 80% | fails |" in page
     assert goals_table(results).text().count("holds") == 2 * count
     assert len({study.name for studies in DIAGNOSIS_STUDIES.values() for study in studies}) == len(results)
 
@@ -292,7 +303,7 @@ def test_held_out_cases_are_new():
     assert not kinds(development) & kinds(held_out)
     assert not {case.seed for case in development} & {case.seed for case in held_out}
     for cases in (development, held_out):
-        assert {case.label for case in cases} == set(LABELS) - {BAD_EPOCH, SLOW_RISE, DIVERGENCE}
+        assert {case.label for case in cases} == set(LABELS) - {BAD_EPOCH, SLOW_RISE, DIVERGENCE, LARGE_UPDATE}
         for case in cases:
             empirical.RunConfig(**case.settings)
     assert len(held_out) >= 30
@@ -377,7 +388,7 @@ def test_diagnoses_of_held_out_runs(runs, make_cases):
     with concurrent.futures.ProcessPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as executor:
         outcomes = judge_diagnoses(make_cases(), executor, progress=False)
     results = [study.judge(outcomes) for study in DIAGNOSIS_STUDIES[runs]]
-    assert len(results) == len(LOGS) + len(WRONG_LOGS)
+    assert len(results) == len(LOGS) + len(WRONG_LOGS) + 1
     assert all(result.values.size >= 40 and result.verdict == HOLDS for result in results), goals_table(results).text()
 
 

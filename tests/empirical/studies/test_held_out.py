@@ -186,7 +186,7 @@ def test_predictions_agree_with_training(small_study):
     np.testing.assert_allclose(results.lr * results.wd, [6e-3, 6e-3, 4e-3])
     units = {name: results[name].attrs["units"] for name in map(str, results.variables)}
     assert units["measured_log_norm_sd"] == units["predicted_rotation_ratio"] == "1"
-    assert units["predicted_effective_lr_max"] == "1/loss"
+    assert units["predicted_effective_lr_at_destabilization"] == "1/loss"
     assert units["predicted_period_lower"] == units["naive_period"] == units["measured_period"] == "step"
     assert units["measured_periods"] == ""
     assert {path.name for path in (out / "models").iterdir()} == {"settles.json", "oscillates.json"}

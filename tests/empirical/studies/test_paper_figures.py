@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib
@@ -20,6 +21,7 @@ from empirical.reports.comparison import last_periods
 from empirical.studies.paper_drawings import ONE_COLUMN, STYLE, TWO_COLUMNS, measured_periods
 from empirical.studies.paper_figures import all_figures, draw_figures, load_trajectories, write_figures
 from empirical.studies.study import NETWORKS_SUBFOLDER, RUNS_SUBFOLDER, train_missing
+from simulate.period_model.model import simulated_periods
 
 FIGURES = {figure.name: figure for figure in all_figures(fast=True)}
 FORMATS = ("pdf", "svg")
@@ -41,6 +43,12 @@ def with_runs(figure, **changes):
 
 
 each_figure = pytest.mark.parametrize("name", FIGURES)
+
+
+@pytest.fixture
+def copied_folder(figures_folder, tmp_path_factory):
+    """Copy of the figures and their runs: a folder is locked while it is used, and other test processes use it, too."""
+    return shutil.copytree(figures_folder, tmp_path_factory.mktemp("copied") / "figures")
 
 
 @pytest.fixture(scope="module")
@@ -106,24 +114,25 @@ class TestFiles:
         assert bool(images) == (name == "phase-picture")
         assert f"{FIGURES[name].caption} {FIGURES[name].observation}" in "".join(root.itertext())
 
-    def test_a_second_call_trains_nothing_and_gives_the_same_files(self, files, figures_folder):
+    def test_a_second_call_trains_nothing_and_gives_the_same_files(self, files, copied_folder):
         stored = [
-            *(figures_folder / RUNS_SUBFOLDER).rglob("steps.log"),
-            *(figures_folder / NETWORKS_SUBFOLDER).rglob("*.pt"),
-            *figures_folder.rglob("whole/*.log"),
+            *(copied_folder / RUNS_SUBFOLDER).rglob("steps.log"),
+            *(copied_folder / NETWORKS_SUBFOLDER).rglob("*.pt"),
+            *copied_folder.rglob("whole/*.log"),
         ]
         assert len(stored) > 20
         before = {path: path.stat().st_mtime_ns for path in stored}
-        contents = {path: path.read_bytes() for paths in files.values() for path in paths}
+        drawn = {name: [copied_folder / path.name for path in paths] for name, paths in files.items()}
+        contents = {path: path.read_bytes() for paths in drawn.values() for path in paths}
         chosen = ["periods", "training-curves", "minima"]
-        again = draw_figures(figures_folder, chosen, fast=True, formats=FORMATS, executor=NoWorkers(), progress=False)
-        assert again == {name: files[name] for name in chosen}
+        again = draw_figures(copied_folder, chosen, fast=True, formats=FORMATS, executor=NoWorkers(), progress=False)
+        assert again == {name: drawn[name] for name in chosen}
         assert {path: path.stat().st_mtime_ns for path in stored} == before
         assert {path: path.read_bytes() for path in contents} == contents
 
-    def test_runs_in_another_folder_are_used(self, figures_folder, tmp_path):
+    def test_runs_in_another_folder_are_used(self, copied_folder, tmp_path):
         options = {"fast": True, "executor": NoWorkers(), "progress": False}
-        drawn = draw_figures(tmp_path, ["width"], runs=figures_folder / RUNS_SUBFOLDER, formats=("png",), **options)
+        drawn = draw_figures(tmp_path, ["width"], runs=copied_folder / RUNS_SUBFOLDER, formats=("png",), **options)
         assert drawn == {"width": [tmp_path / "width.png"]}
         assert [path.name for path in tmp_path.iterdir()] == ["width.png"]
 
@@ -277,7 +286,8 @@ class TestObservations:
             assert error < 0.15 * one.mean()
             assert abs(one.mean() - other.mean()) < 3 * error
             means.append(np.concatenate([one, other]).mean())
-            for predicted in (model.period(0.5, intrinsic_lr / 0.5).mean, model.law.period(0.5, intrinsic_lr / 0.5)):
+            wd = intrinsic_lr / 0.5
+            for predicted in (model.predict(0.5, wd).period, simulated_periods(model, 0.5, wd).mean):
                 assert predicted == pytest.approx(means[-1], rel=0.2)
         slope = np.log(means[0] / means[-1]) / np.log(intrinsic_lrs[-1] / intrinsic_lrs[0])
         assert 1 < slope < 1.4

@@ -9,7 +9,10 @@ import threading
 import time
 
 import filelock
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import simulate
 from empirical import RunConfig, grid, train
@@ -103,6 +106,52 @@ def test_dask_workers_give_the_same_bits(tmp_path, serial):
 def test_a_pool_of_processes_is_an_executor_too(tmp_path, serial):
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         assert same_results(sweep(RUNS, tmp_path, executor), serial)
+
+
+def own_network(seed=0):
+    class Own(nn.Sequential):
+        """A class that workers cannot import."""
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Own(nn.Linear(4, 9), nn.BatchNorm1d(9, eps=1e-12), nn.ReLU(), nn.Linear(9, 2))
+
+
+OWN_DATA = np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 2
+
+
+def test_workers_train_own_modules_and_arrays(tmp_path, one_thread):
+    network = own_network()
+    runs = grid(lr=[0.3, 0.5], wd=0.02, steps=40)
+    with dask_executor(workers=2) as executor:
+        results = sweep(runs, tmp_path, executor, model=network, data=OWN_DATA)
+    for run, folder in zip(runs, results.folder.values, strict=True):
+        assert simulate.load(folder).identical(train(run, model=network, data=OWN_DATA))
+    # a later call reuses them
+    logs = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("steps.log")}
+    assert len(logs) == 2
+    assert same_results(sweep(runs, tmp_path, one_thread, model=network, data=OWN_DATA), results)
+    assert logs == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("steps.log")}
+    # a folder without traces does not keep the runs, but knows their data too
+    for folder, traces in ((tmp_path, True), (tmp_path / "new", False)):
+        sweep(runs, folder, one_thread, model=network, data=OWN_DATA, traces=traces)
+        for other in ({"data": (OWN_DATA[0] + 1, OWN_DATA[1])}, {"model": own_network(seed=1)}):
+            with pytest.raises(ValueError, match="out must hold runs of this model and data"):
+                sweep(runs, folder, one_thread, **{"model": network, "data": OWN_DATA, **other})
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"model": nn.Linear, "data": OWN_DATA}, "model must be a torch.nn.Module, got type"),
+        ({"model": nn.Linear(3, 2), "data": OWN_DATA}, "model must"),
+        ({"data": OWN_DATA[0]}, "data must"),
+    ],
+)
+def test_bad_modules_and_arrays_start_no_run(tmp_path, one_thread, own, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        sweep(RUNS, tmp_path / "new", one_thread, **own)
+    assert not (tmp_path / "new").exists()
 
 
 def test_longer_and_shorter_runs_replace_each_other(tmp_path, one_thread):
@@ -325,7 +374,8 @@ def test_a_script_without_main_guard_gets_an_error(tmp_path):
     lines = process.stderr.splitlines()
     guard = 'must be called under `if __name__ == "__main__":` in a script'
     assert (process.returncode, process.stdout) == (1, "")
-    assert lines[0].startswith(f"RuntimeError: sweep {guard}")
+    # several workers may write at once
+    assert f"RuntimeError: sweep {guard}" in process.stderr
     assert lines[-1].startswith("RuntimeError: processes here did not start")
     assert guard in lines[-1]
     assert "distributed" not in process.stderr
