@@ -1,12 +1,16 @@
 """Settings of all tests and doctests, made before anything is imported, and runs that several test modules share."""
 
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 # Test processes run side by side, and the networks are tiny: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Decoded images are cached in a folder of the tests, never in the home of the user.
+CACHE = tempfile.TemporaryDirectory(prefix="bnwd-tests-")
+os.environ["BNWD_CACHE"] = CACHE.name
 
 # The longest files begin first, so that the processes end together.
 LONGEST = (

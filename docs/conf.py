@@ -51,7 +51,7 @@ CONTENTS = {
         "docs/add_an_*",
     ],
     "Mathematics": ["docs/mathematics", "docs/derivations", "notebooks/*"],
-    "Validation": ["docs/validation", "docs/held_out", "docs/diagnosis_study", "docs/claims/*"],
+    "Validation": ["docs/paper", "docs/validation", "docs/held_out", "docs/diagnosis_study", "docs/claims/*"],
     "Reference": ["docs/api/theory", "docs/api/simulate", "docs/api/empirical", "docs/cli"],
     "About": ["docs/limits", "docs/architecture", "CONTRIBUTING", "CHANGELOG"],
 }

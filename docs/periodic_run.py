@@ -22,7 +22,7 @@ PERIODS = 6
 
 def draw() -> None:
     """Train the ConvNet, replay its norm, and draw measurement and replay side by side over the same periods."""
-    run = empirical.train(empirical.RunConfig(lr=0.5, wd=0.01, model="convnet", steps=8000))
+    run = empirical.train(empirical.RunConfig(lr=0.5, wd=0.005, model="convnet", steps=8000))
     replayed = simulate.replay(run)
     periods = simulate.find_periods(run)
     grad_norm, _ = power_mean(after_transient(run).grad_norm, 2)
@@ -43,14 +43,14 @@ def draw() -> None:
     axes[1, 0].set_title("measured: the weight norm")
     axes[1, 1].plot(replayed.step, replayed.norm, color=PREDICTED_COLOR, linewidth=1.6)
     axes[1, 1].set_title("simulated: norm from the gradient norms alone")
-    equilibrium = theory.equilibrium_norm(0.5, 0.01, grad_norm)
+    equilibrium = theory.equilibrium_norm(0.5, 0.005, grad_norm)
     for ax in axes[1]:
         ax.axhline(equilibrium, color="black", linestyle=":", linewidth=1.4, label="predicted equilibrium")
         ax.set(ylabel="norm ρ", xlabel="step", ylim=(run.norm.min() * 0.93, run.norm.max() * 1.4))
     axes[1, 0].legend(loc="upper right", fontsize=10, frameon=False)
     for ax in axes.flat:
         ax.set_yscale("log")
-        label_log_ticks(ax)
+        label_log_ticks(ax.yaxis)
         ax.margins(x=0.01)
         for onset in onsets:
             ax.axvline(onset, color=ONSET_COLOR, linestyle="--", linewidth=1, zorder=0)

@@ -160,7 +160,7 @@ hidden = [linear(64, 128), norm(128), torch.nn.ReLU(), linear(128, 128), norm(12
 module = torch.nn.Sequential(*hidden, linear(128, 10))
 module[-1].weight.requires_grad_(False).mul_(10 / module[-1].weight.norm())  # its norm must not decay
 model = empirical.calibrate(module, images, labels, periods=10 if FAST else 60, seeds=1, progress=False)
-prediction = model.predict(LR, OWN_WD)
+prediction = simulate.period(LR, OWN_WD, model=model)
 print(prediction)
 
 # %% [markdown]
@@ -173,13 +173,13 @@ trained = empirical.train(
     data=(images, labels),
     progress=False,
 )
-measured = simulate.classify(trained)
+measured, interval = simulate.classify(trained), prediction.period_interval
 pd.DataFrame(
     {
         "verdict": [prediction.verdict, measured.verdict],
         "period, steps": [prediction.period, measured.periods.mean],
         "± standard error, or half of the 90 % interval": [
-            (prediction.interval.upper - prediction.interval.lower) / 2 if prediction.interval else np.nan,
+            (interval.upper - interval.lower) / 2 if interval else np.nan,
             measured.periods.stderr,
         ],
         "spread of ln ρ": [prediction.log_norm_sd, measured.log_norm_sd],

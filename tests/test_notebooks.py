@@ -1,6 +1,7 @@
 """The notebooks run in their short version, and what is stored of the long one belongs to the same text."""
 
 import re
+import shutil
 from pathlib import Path
 
 import jupytext
@@ -48,10 +49,12 @@ def test_there_are_notebooks():
 
 
 @every
-def test_it_runs_and_shows_its_figures(path, monkeypatch, request):
+def test_it_runs_and_shows_its_figures(path, monkeypatch, request, tmp_path):
     monkeypatch.setenv("BNWD_FAST", "1")
     if path.stem == "04_paper_figures":
-        monkeypatch.setenv("BNWD_RUNS", str(request.getfixturevalue("figures_folder") / "runs"))
+        # a copy: a folder of runs is locked while it is used, and other test processes use it, too
+        runs = shutil.copytree(request.getfixturevalue("figures_folder") / "runs", tmp_path / "runs")
+        monkeypatch.setenv("BNWD_RUNS", str(runs))
     notebook = jupytext.read(path)
     client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}})
     client.execute()

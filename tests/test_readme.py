@@ -14,7 +14,7 @@ from tests.pages import ROOT, assert_same, blocks
 
 PAGES = ("README.md", "docs/getting_started.md")
 # fewer steps, where what is printed does not depend on them
-SHORTER = {"steps=5000)": "steps=2400)", "steps=2000)": "steps=40)", "periods=40": "periods=20"}
+SHORTER = {"steps=5000)": "steps=3000)", "steps=2000)": "steps=40)", "periods=40": "periods=20"}
 BLOCKS = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
 MARK, NEXT_BLOCK = "\x1e", "\x1d"
 PRINT = f"""import builtins
