@@ -93,6 +93,11 @@ class UpdateSettings(_Settings):
         object.__setattr__(self, "optimizer", check_optimizer(self.optimizer))
         if not dataclasses.is_dataclass(self.optimizer):
             raise TypeError(f"optimizer must be {', '.join(OPTIMIZERS)} or a dataclass, got {self.optimizer!r}")
+        if isinstance(self.optimizer, theory.Muon):
+            raise ValueError(
+                f"optimizer must take all weights as one vector, but {self.optimizer!r} takes one matrix; train with "
+                "torch.optim.Muon in your own loop, and measure with empirical.Monitor"
+            )
         optimizer_class_name(self.optimizer)
         check_number("wd", self.wd, at_least=0)
         if not callable(self.lr):

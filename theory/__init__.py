@@ -36,7 +36,7 @@ from theory.momentum import (
     momentum_relaxation,
     momentum_stationary_bounds,
 )
-from theory.optimizers import SGD, Adam, AdamW, Lion, Optimizer
+from theory.optimizers import SGD, Adam, AdamW, Lion, Muon, Optimizer
 from theory.period import (
     Balance,
     BalanceLaw,
@@ -72,6 +72,7 @@ __all__ = [
     "Linear",
     "Lion",
     "MomentumRelaxation",
+    "Muon",
     "Optimizer",
     "RunWithoutDecay",
     "Schedule",

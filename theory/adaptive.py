@@ -7,6 +7,7 @@ dimensions (docs/mathematics.md §7).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,8 +16,10 @@ import numpy as np
 from theory.arguments import FloatArray, check_integer, check_number
 from theory.rules import ShortRepr
 
+_LEAST_TERM, _MAX_TERMS = 1e-18, 10_000  # of series over the powers of a correlation
 
-class _DirectionVariance(NamedTuple):
+
+class DirectionVariance(NamedTuple):
     """Variance per coordinate of the directions u_t that an optimizer adds to the weights."""
 
     instant: Any
@@ -29,7 +32,7 @@ class _DirectionVariance(NamedTuple):
         return self.instant + s * self.repeated
 
 
-def _decoupled_norm(lr: FloatArray, wd: FloatArray, dim: int, variance: _DirectionVariance) -> FloatArray:
+def decoupled_norm(lr: FloatArray, wd: FloatArray, dim: float, variance: DirectionVariance) -> FloatArray:
     """Stationary norm of x⁺ = (1-ηλ)x - ηu: ρ*² = ηdS/(λ(2-ηλ))."""
     intrinsic_lr = lr * wd
     with np.errstate(divide="ignore"):
@@ -37,7 +40,7 @@ def _decoupled_norm(lr: FloatArray, wd: FloatArray, dim: int, variance: _Directi
     return np.asarray(ratio * np.sqrt(dim * variance.autocorrelation(1 - intrinsic_lr) / (2 - intrinsic_lr)))
 
 
-def _decoupled_turn(intrinsic_lr: FloatArray, variance: _DirectionVariance) -> FloatArray:
+def decoupled_turn(intrinsic_lr: FloatArray, variance: DirectionVariance) -> FloatArray:
     """Stationary 1 - E[x⁺x]/E[x²] of x⁺ = (1-ηλ)x - ηu."""
     return np.asarray(
         intrinsic_lr
@@ -46,7 +49,7 @@ def _decoupled_turn(intrinsic_lr: FloatArray, variance: _DirectionVariance) -> F
     )
 
 
-def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> _DirectionVariance:
+def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> DirectionVariance:
     """Variance of Adam's direction, mean/√(mean square), for independent Gaussian gradients, to first order in 1-β₂."""
     beta1, beta2 = betas
     own, e = (1 - beta1) / (1 + beta1), 1 - beta2
@@ -55,7 +58,7 @@ def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> _Direc
     shared = 2 * e * (1 - beta1) ** 2 / (1 - beta1 * beta1 * beta2)
     mean, both = beta1 / (1 - beta1 * s), beta1 * beta2 / (1 - beta1 * beta2 * s)
     repeated = own * (2 * mean * (1 + 0.75 * w) + 0.5 * w * both) - shared * (mean + both)
-    return _DirectionVariance(own * (1 + w) - shared, repeated)
+    return DirectionVariance(own * (1 + w) - shared, repeated)
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,7 +167,7 @@ class AdamW(_Adaptive):
         0.999
         """
         variance = adam_direction_variance(self.betas, 1 - lr * wd)
-        return _decoupled_norm(lr, wd, self._dim, variance) * np.ones_like(grad_norm)
+        return decoupled_norm(lr, wd, self._dim, variance) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*, which tends to ηλ(1-β₁)/(1+β₁(1-ηλ)) for β₂ → 1.
@@ -175,7 +178,7 @@ class AdamW(_Adaptive):
         0.05
         """
         intrinsic_lr = lr * wd
-        return _decoupled_turn(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr)) * np.ones_like(
+        return decoupled_turn(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr)) * np.ones_like(
             grad_norm
         )
 
@@ -290,7 +293,7 @@ class Adam(_Adaptive):
         return (1 - self.betas[0]) / (1 + self.betas[0])
 
     @property
-    def _variance(self) -> _DirectionVariance:
+    def _variance(self) -> DirectionVariance:
         return adam_direction_variance(self.betas, np.asarray(1.0))
 
     def shrink(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
@@ -378,7 +381,7 @@ class Lion(_WithDim):
         >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
         1.0
         """
-        return _decoupled_norm(lr, wd, self._dim, self._variance(1 - lr * wd)) * np.ones_like(grad_norm)
+        return decoupled_norm(lr, wd, self._dim, self._variance(1 - lr * wd)) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ* with cos θ* = s + (1-s²)(q-1)/(2sq), s = 1-ηλ and q from the signs.
@@ -390,7 +393,7 @@ class Lion(_WithDim):
         0.05
         """
         intrinsic_lr = lr * wd
-        return _decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
+        return decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
 
     def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return the rate of ρ², 2ηλ.
@@ -423,22 +426,60 @@ class Lion(_WithDim):
         0.0
         """
         beta1, beta2 = self.betas
-        current, previous = 1 - beta1, beta1 * (1 - beta2)
-        past = previous * previous / (1 - beta2 * beta2)
-        return (current * previous + past * beta2) / (current * current + past)
+        return blend_correlation(1 - beta1, beta1 * (1 - beta2), beta2)
 
-    def _variance(self, s: FloatArray) -> _DirectionVariance:
-        """Variance of signs: S = q = 1 + 2 Σ_n (2/π) asin(c_n) s^n, summed over n per power of the series."""
-        beta2, correlation = self.betas[1], self.correlation
-        total, coefficient, power = np.zeros_like(s), 1.0, correlation
-        for n in range(10_000):
-            term = coefficient / (2 * n + 1) * power
-            total = total + term / (1 - s * beta2 ** (2 * n + 1))
-            if abs(term) < 1e-18:
-                break
-            coefficient *= (2 * n + 1) / (2 * n + 2)
-            power *= correlation * correlation
-        return _DirectionVariance(np.ones_like(s), 4 / np.pi * total)
+    def _variance(self, s: FloatArray) -> DirectionVariance:
+        """Variance of signs, by the arcsine law: S = q = 1 + 2 Σ_n (2/π) asin(c_n) s^n."""
+        return variance_of_odd_function(_arcsine_coefficients(), 1.0, self.correlation, self.betas[1], s)
+
+
+def blend_correlation(current: float, previous: float, memory: float) -> float:
+    """Correlation of consecutive blends current·g_t + previous·Σ_n memory^n g_(t-1-n) of independent gradients.
+
+    Examples
+    --------
+    >>> blend_correlation(1.0, 0.5, 0.5)
+    0.5
+    """
+    past = previous * previous / (1 - memory * memory)
+    return (current * previous + past * memory) / (current * current + past)
+
+
+def variance_of_odd_function(
+    coefficients: Iterable[float], instant: float, correlation: float, memory: float, s: FloatArray
+) -> DirectionVariance:
+    """Variance of an odd function of blends whose correlation after n steps is c_n = memory^(n-1) c_1.
+
+    Parameters
+    ----------
+    coefficients : a_k of the correlation Σ_k a_k c^(2k+1) of the function at two blends of correlation c.
+    instant : sum of all coefficients.
+    correlation : c_1.
+    memory : factor of the correlation per step.
+    s : decay per step.
+
+    Examples
+    --------
+    >>> float(variance_of_odd_function([1.0], 1.0, 0.5, 0.5, np.asarray(1.0)).autocorrelation(1.0))
+    3.0
+    """
+    total, power = np.zeros_like(s), correlation
+    for n, coefficient in enumerate(coefficients):
+        term = coefficient * power
+        # summed over all steps for this power of the correlation
+        total = total + term / (1 - s * memory ** (2 * n + 1))
+        if abs(term) < _LEAST_TERM:
+            break
+        power *= correlation * correlation
+    return DirectionVariance(instant * np.ones_like(s), 2 * total)
+
+
+def _arcsine_coefficients() -> Iterator[float]:
+    """Coefficients of (2/π) asin c."""
+    coefficient = 2 / math.pi
+    for n in range(_MAX_TERMS):
+        yield coefficient / (2 * n + 1)
+        coefficient *= (2 * n + 1) / (2 * n + 2)
 
 
 def _check_betas(betas: Any) -> tuple[float, float]:

@@ -66,7 +66,7 @@ def equilibrium_effective_lr(
 ) -> Any:
     """Effective learning rate η̃* = η/ρ*² at equilibrium; for SGD √(ηλ(2-ηλ))/g̃.
 
-    It is the learning rate on the unit sphere for SGD. For Adam, AdamW and Lion the right scale is η/ρ*.
+    It is the learning rate on the unit sphere for SGD. For Adam, AdamW, Lion and Muon the right scale is η/ρ*.
 
     Parameters
     ----------
@@ -145,8 +145,8 @@ def relaxation_time(
     """Steps in which a small deviation of the norm from equilibrium shrinks by e.
 
     For plain SGD it is -1/ln|1-4ηλ+2(ηλ)²| ≈ 1/(4ηλ). To first order in small steps it is (1-μ)/(4ηλ) with momentum,
-    1/(4ηλ) with momentum and decoupled decay, 1/(2ηλ) for AdamW and Lion, and 1/(3E) for Adam with L2 regularization,
-    with its decay E ≈ ηλρ*√d/g̃ per step. `momentum_relaxation` is exact for heavy ball, and says where the norm rings.
+    1/(4ηλ) with momentum and decoupled decay, 1/(2ηλ) for AdamW, Lion and Muon, and 1/(3E) for Adam with L2
+    regularization, with its decay E ≈ ηλρ*√d/g̃ per step. `momentum_relaxation` is exact for heavy ball, and says where the norm rings.
 
     Parameters
     ----------

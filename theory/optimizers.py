@@ -11,6 +11,7 @@ import numpy as np
 
 from theory.adaptive import Adam, AdamW, Lion
 from theory.arguments import check_choice
+from theory.matrix import Muon
 from theory.references import format_reference, import_reference, is_reference
 from theory.rules import Optimizer
 from theory.sgd import SGD, sgd_update
@@ -21,6 +22,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Lion",
+    "Muon",
     "Optimizer",
     "OptimizerLike",
     "check_norm_law",
@@ -34,7 +36,7 @@ __all__ = [
 # what the argument `optimizer` of a formula may be: an object, its text form, or None for SGD()
 OptimizerLike = Optimizer | str | None
 
-OPTIMIZERS: dict[str, type[Any]] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Lion": Lion}
+OPTIMIZERS: dict[str, type[Any]] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Lion": Lion, "Muon": Muon}
 
 
 def optimizer_class(name: str) -> type[Any]:

@@ -40,8 +40,8 @@ def norm_under_schedule(
 ) -> FloatArray:
     """Norm at every step under any schedules of the learning rate and the weight decay, for every optimizer.
 
-    A power of the norm obeys a linear law in the limit of small steps: ρ⁴ under SGD, ρ² under AdamW and Lion, ρ³ under
-    Adam with L2 regularization. This law is solved exactly over each step. Its relative error is of order ηλ. It
+    A power of the norm obeys a linear law in the limit of small steps: ρ⁴ under SGD, ρ² under AdamW, Lion and Muon, ρ³
+    under Adam with L2 regularization. This law is solved exactly over each step. Its relative error is of order ηλ. It
     also assumes that the norm changes little within the memory of the optimizer. That is 1/(1-μ) steps with momentum,
     and 1/(1-β₂) steps under Adam, AdamW and Lion. Otherwise use `simulate.norm_map` or `simulate.random_walk`.
 
@@ -50,7 +50,7 @@ def norm_under_schedule(
     lr, wd : η > 0 and λ >= 0: numbers, arrays or schedules. ηλ must be below the optimizer's limit.
     steps : number of steps N.
     norm : ρ > 0 at step 0.
-    grad_norm : g̃ > 0 (units of the loss), not needed for AdamW and Lion. Arrays broadcast.
+    grad_norm : g̃ > 0 (units of the loss), not needed for AdamW, Lion and Muon. Arrays broadcast.
     optimizer : object or its text form; default `SGD()`.
 
     Returns
@@ -110,8 +110,8 @@ def tracking_lag(
     """Relative lag of the norm behind the equilibrium of the current learning rate and weight decay, ρ/ρ* - 1.
 
     To first order in slow changes it is -τ d(ln ρ*)/dt, with the relaxation time τ. For constant λ this is
-    -(d ln η/dt)/(16ηλ) under plain SGD, and four times as much under AdamW and Lion. Where the lag is no longer small,
-    the norm cannot follow: it stays too large while η decreases, and the gradient norm g̃/ρ stops growing.
+    -(d ln η/dt)/(16ηλ) under plain SGD, and four times as much under AdamW, Lion and Muon. Where the lag is no longer
+    small, the norm cannot follow: it stays too large while η decreases, and the gradient norm g̃/ρ stops growing.
     `norm_under_schedule` has no such limit.
 
     Parameters
@@ -214,7 +214,7 @@ def quasi_equilibrium_norm(
     lr : schedule; η_t λ_t must be below the optimizer's limit, 2 for SGD.
     wd : λ >= 0: number, array or schedule.
     step : step numbers >= 0.
-    grad_norm : g̃ > 0 (units of the loss), not needed for AdamW and Lion. All broadcast.
+    grad_norm : g̃ > 0 (units of the loss), not needed for AdamW, Lion and Muon. All broadcast.
     optimizer : object or its text form; default `SGD()`.
 
     Returns
@@ -245,8 +245,8 @@ def gradient_growth(lr: Schedule, wd: WdLike, step: ArrayLike, *, optimizer: Opt
 def gradient_growth(lr: Schedule, wd: WdLike, step: ArrayLike, *, optimizer: OptimizerLike = None) -> Any:
     """Growth of the gradient norm ‖∇f‖ = g̃/ρ since step 0 that is caused by a decreasing learning rate.
 
-    At constant g̃ the norm follows the learning rate. So ‖∇f‖ grows as η^-¼ under SGD, η^-½ under AdamW and Lion, and
-    η^-⅓ under Adam with L2 regularization, without any change of the loss on the sphere. `corrected_decay` removes this
+    At constant g̃ the norm follows the learning rate. So ‖∇f‖ grows as η^-¼ under SGD, η^-½ under AdamW, Lion and Muon,
+    and η^-⅓ under Adam with L2 regularization, without any change of the loss on the sphere. `corrected_decay` removes this
     growth.
 
     Parameters

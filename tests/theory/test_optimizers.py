@@ -22,7 +22,8 @@ SGDS = [
     theory.SGD(momentum=0.9, decoupled=True),
     theory.SGD(momentum=0.9, nesterov=True, decoupled=True),
 ]
-ALL = [*SGDS, theory.Adam(dim=300), theory.AdamW(dim=300), theory.Lion(dim=300)]
+VECTORS = [*SGDS, theory.Adam(dim=300), theory.AdamW(dim=300), theory.Lion(dim=300)]
+ALL = [*VECTORS, theory.Muon(rows=15, columns=20)]
 ids = {"ids": repr}
 
 
@@ -51,7 +52,7 @@ def torch_optimizer(rule, weights, lr, wd):
     return getattr(torch.optim, type(rule).__name__)([weights], betas=rule.betas, eps=rule.eps, **settings)
 
 
-@pytest.mark.parametrize("rule", [r for r in ALL if not getattr(r, "decoupled", False)], **ids)
+@pytest.mark.parametrize("rule", [r for r in VECTORS if not getattr(r, "decoupled", False)], **ids)
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(st.floats(1e-4, 1), st.floats(0, 1), st.integers(0, 1000))
 def test_the_rule_is_that_of_torch(rule, lr, wd, seed):

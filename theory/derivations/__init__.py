@@ -35,6 +35,7 @@ _NAMES = {
     "symmetry": ["equivalent_run", "run_without_decay"],
     "optimizers": ["decoupled_heavy_ball", "decoupled_nesterov", "heavy_ball", "nesterov"],
     "adaptive": ["adam", "adamw", "decoupled_decay", "lion"],
+    "matrix": ["muon"],
     "momentum": [
         "momentum_lower_bound",
         "momentum_least_decay_steps",
