@@ -146,7 +146,8 @@ def relaxation_time(
 
     For plain SGD it is -1/ln|1-4ηλ+2(ηλ)²| ≈ 1/(4ηλ). To first order in small steps it is (1-μ)/(4ηλ) with momentum,
     1/(4ηλ) with momentum and decoupled decay, 1/(2ηλ) for AdamW, Lion and Muon, and 1/(3E) for Adam with L2
-    regularization, with its decay E ≈ ηλρ*√d/g̃ per step. `momentum_relaxation` is exact for heavy ball, and says where the norm rings.
+    regularization, with its decay E ≈ ηλρ*√d/g̃ per step. `momentum_relaxation` is exact for heavy ball, and says where
+    the norm rings.
 
     Parameters
     ----------

@@ -246,8 +246,8 @@ def gradient_growth(lr: Schedule, wd: WdLike, step: ArrayLike, *, optimizer: Opt
     """Growth of the gradient norm ‖∇f‖ = g̃/ρ since step 0 that is caused by a decreasing learning rate.
 
     At constant g̃ the norm follows the learning rate. So ‖∇f‖ grows as η^-¼ under SGD, η^-½ under AdamW, Lion and Muon,
-    and η^-⅓ under Adam with L2 regularization, without any change of the loss on the sphere. `corrected_decay` removes this
-    growth.
+    and η^-⅓ under Adam with L2 regularization, without any change of the loss on the sphere. `corrected_decay` removes
+    this growth.
 
     Parameters
     ----------

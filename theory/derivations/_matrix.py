@@ -28,7 +28,8 @@ def muon() -> Derivation:
     result = Derivation(
         "Equilibrium of Muon.",
         "Gaussian gradients, independent in time; square matrices with many rows; D = `dim` = number of rows; "
-        "0 < ηλ < 1; s = `decay_factor` = 1-ηλ; q = `repetition` = Σ_n s^|n| times the correlation of directions n steps apart.",
+        "0 < ηλ < 1; s = `decay_factor` = 1-ηλ; q = `repetition` = Σ_n s^|n| times the correlation of "
+        "directions n steps apart.",
         [lr, wd, dim, order, c, correlation, chi, artanh, decay_factor, q, norm, turn],
         {
             coefficient: sympy.expand(((antiderivative(pi) - antiderivative(sympy.Integer(0))) / pi) ** 2),
