@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +35,9 @@ from theory.arguments import check_integer, check_number
 _TRANSIENT, _TYPICAL_PERIOD = 2.0, 0.8
 _PERIODS = 100  # at each ηλ
 _MAX_EXTENSION = 8.0  # factor by which a run without enough periods may become longer
+_MAX_FURTHER_SETTINGS = 3
+_WIDE_GAP = math.e  # ratio of two ηλ between which norm rises of two kinds are far apart
+_ROUNDING = 1 + 1e-9
 
 
 def calibrate(
@@ -58,8 +61,10 @@ def calibrate(
     """Train calibration runs of a network, and fit a period model to them.
 
     The network is trained at `intrinsic_lr` and `intrinsic_lr / ratio` until there are enough periods, or until their
-    mean is known well enough. If it is at equilibrium at the larger ηλ, or not clearly periodic at the smaller one, it
-    is also trained at `intrinsic_lr / reach`.
+    mean is known well enough. Up to three further settings follow where they are most informative. One is in the middle of a wide
+    gap in which the norm rises change their kind (`simulate.PeriodModel.law`). Another is `intrinsic_lr / reach`. It is
+    used if the network is at equilibrium at the largest ηλ, or not clearly periodic at the smallest one. It is also
+    used if only one setting has the last kind of norm rises.
 
     The call starts processes. In a script, put it under ``if __name__ == "__main__":``.
 
@@ -70,7 +75,7 @@ def calibrate(
     lr : learning rate η of all runs.
     intrinsic_lr : largest ηλ, 0 < ηλ < 1: take the largest you want to predict.
     ratio : largest over second ηλ, > 1.
-    reach : largest over third ηλ, > `ratio`.
+    reach : largest over the smallest ηλ that may be needed, > `ratio`.
     periods : number of periods at each ηλ, over all seeds; at least 10 for each seed. Default: 100, or 10 for each seed
         with `until`.
     until : relative standard error of the mean period at each ηλ, over all seeds, at which training stops. With
@@ -162,10 +167,30 @@ def calibrate(
             return runs
 
         runs = train_runs(first_configs)
-        verdicts = [_classify(run, rise).verdict for run in runs]
-        if EQUILIBRIUM in verdicts[:seeds] or set(verdicts[seeds:]) != {PERIODIC}:
-            runs += train_runs(configs_at(intrinsic_lr / reach))
-        return simulate.PeriodModel.from_runs(runs, rise=rise)
+        model_so_far = simulate.PeriodModel.from_runs(runs, rise=rise)
+        for _ in range(_MAX_FURTHER_SETTINGS):
+            value = _next_setting(model_so_far, intrinsic_lr / reach)
+            if value is None:
+                break
+            runs += train_runs(configs_at(value))
+            model_so_far = simulate.PeriodModel.from_runs(runs, rise=rise)
+        return model_so_far
+
+
+def _next_setting(model: simulate.PeriodModel, lowest: float) -> float | None:
+    """ηλ of the most informative setting after those so far; None if they are enough."""
+    calibrated = sorted({run.intrinsic_lr for run in model.calibration_runs})
+    kinds = model.law.kinds if model.has_law else []
+    for above, below in itertools.pairwise(kinds):
+        largest, smallest = above[-1].intrinsic_lr, below[0].intrinsic_lr
+        if largest / smallest > _WIDE_GAP:
+            return math.sqrt(largest * smallest)
+    largest_runs, smallest_runs = (
+        {run.verdict for run in model.calibration_runs if run.intrinsic_lr == value}
+        for value in (calibrated[-1], calibrated[0])
+    )
+    is_unclear = EQUILIBRIUM in largest_runs or smallest_runs != {PERIODIC} or (len(kinds) > 1 and len(kinds[-1]) == 1)
+    return lowest if is_unclear and lowest < calibrated[0] / _ROUNDING else None
 
 
 def _train_until_enough_periods(
@@ -179,12 +204,6 @@ def _train_until_enough_periods(
         if steps is None:
             return run
         config = dataclasses.replace(config, steps=steps)
-
-
-def _classify(run: xr.Dataset, rise: float) -> simulate.Classification:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return simulate.classify(run, rise=rise)
 
 
 def _check_complete(run: xr.Dataset) -> None:

@@ -99,8 +99,6 @@ class BalanceLaw:
     reference : ηλ to which `norm_rise` and `outside_growth` refer, 0 < reference < 1.
     power_of : "share": φ ∝ (ηλ)^outside_growth_power. "odds": φ/(1-φ) ∝ (ηλ)^outside_growth_power, which keeps φ
         below 1: T·(-ln(1-ηλ)) = J·(1 + odds).
-    lowest : ηλ below which J has the slope `slope_below`; 0 for none, so that `slope_below` has no effect.
-    slope_below : slope of J below `lowest`; 0 keeps J constant there.
 
     Raises
     ------
@@ -121,8 +119,6 @@ class BalanceLaw:
     outside_growth_power: float
     reference: float
     power_of: str = "share"
-    lowest: float = 0.0
-    slope_below: float = 0.0
 
     def __post_init__(self) -> None:
         check_number("norm_rise", self.norm_rise, above=0)
@@ -131,8 +127,6 @@ class BalanceLaw:
         check_number("outside_growth_power", self.outside_growth_power)
         check_number("reference", self.reference, above=0, below=1)
         check_choice("power_of", self.power_of, ("share", "odds"))
-        check_number("lowest", self.lowest, at_least=0, below=1)
-        check_number("slope_below", self.slope_below)
 
     def norm_rise_at(self, intrinsic: FloatArray) -> FloatArray:
         """Norm rise J at ηλ.
@@ -142,10 +136,7 @@ class BalanceLaw:
         >>> float(BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01).norm_rise_at(np.array(0.01)))
         0.5
         """
-        norm_rise = self.norm_rise + self.norm_rise_slope * np.log(self.reference / np.maximum(intrinsic, self.lowest))
-        if not (self.slope_below and self.lowest):
-            return np.asarray(norm_rise)
-        return np.asarray(norm_rise + self.slope_below * np.log(self.lowest / np.minimum(intrinsic, self.lowest)))
+        return np.asarray(self.norm_rise + self.norm_rise_slope * np.log(self.reference / intrinsic))
 
     def outside_growth_at(self, intrinsic: FloatArray) -> FloatArray:
         """Share φ of growth outside destabilizations at ηλ.

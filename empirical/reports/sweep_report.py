@@ -23,7 +23,8 @@ from empirical.reports.page import Section
 from empirical.reports.tables import DASH, Cell, Table, number_cell, number_with_error
 from empirical.sweeps.store import open_sweep, read_configs
 from empirical.sweeps.task import FAILED, run_path
-from simulate.period_model.calibration import CalibrationRun, fit_balance_law, pool_runs
+from simulate.period_model.calibration import CalibrationRun
+from simulate.period_model.law import PeriodLaw
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
 from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
@@ -181,8 +182,9 @@ def _period_by_law(run: SweepRun, others: Sequence[SweepRun]) -> float:
         if other.is_periodic
     ]
     try:
-        pooled = pool_runs(calibration_runs)
-        return float(fit_balance_law(pooled).period(1.0, run.intrinsic_lr)) if len(pooled) > 1 else math.nan
+        law = PeriodLaw(tuple(calibration_runs))
+        has_several = sum(map(len, law.kinds)) > 1
+        return float(law.period(1.0, run.intrinsic_lr)) if has_several else math.nan
     except ValueError:
         return math.nan
 

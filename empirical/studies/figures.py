@@ -322,7 +322,7 @@ def draw_held_out(table: xr.Dataset, models: Mapping[str, simulate.PeriodModel],
 
 def _draw_network(ax: Any, model: simulate.PeriodModel, part: xr.Dataset) -> None:
     # the law does not apply above its settings, where the network is at equilibrium
-    intrinsic_lrs = np.geomspace(2.5e-4, 1.1 * model.law.reference, 40)
+    intrinsic_lrs = np.geomspace(2.5e-4, 1.1 * model.law.largest, 40)
     few = intrinsic_lrs[::4]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -334,7 +334,10 @@ def _draw_network(ax: Any, model: simulate.PeriodModel, part: xr.Dataset) -> Non
         )
     law = np.array([prediction.period for prediction in predictions]) * intrinsic_lrs
     intervals = [prediction.period_interval for prediction in predictions]
-    low, high = (np.array([getattr(i, end) for i in intervals]) * intrinsic_lrs for end in ("lower", "upper"))
+    low, high = (
+        np.array([math.nan if i is None else getattr(i, end) for i in intervals]) * intrinsic_lrs
+        for end in ("lower", "upper")
+    )
     ax.fill_between(intrinsic_lrs, low, high, color=PREDICTED_COLOR, alpha=0.2, linewidth=0, label="90 % interval")
     ax.plot(intrinsic_lrs, law, color=PREDICTED_COLOR, label="balance law")
     if reduced is not None:

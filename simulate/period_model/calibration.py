@@ -1,4 +1,4 @@
-"""Measure calibration runs, and fit the balance law and the reduced model to them."""
+"""Measure calibration runs, and fit the reduced model to them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ from theory.arguments import FloatArray
 
 MIN_PERIODS = 10  # least number of periods at one ηλ for the balance law and the reduced model
 MIN_RELAXATIONS = 12  # least length of a calibration run, in units of 1/ηλ
-_NEGLIGIBLE_OUTSIDE_GROWTH = 0.05  # at or below this φ, all growth counts as destabilizations
-_MAX_LINE_ERROR = 0.5  # relative error of J at which a line through the settings is rejected
-_SLOPE_RATIO_BELOW = 1 / 3  # slope of J below the lowest setting over the slope above, for negligible φ
-_MIN_OUTSIDE_GROWTH = 0.01  # a smaller φ is noise: no power law is fitted to it
 
 
 @dataclass(frozen=True)
@@ -266,40 +262,6 @@ class DecayPhases:
             return float(np.minimum(math.exp(log_constant) * turn**2 / 2, 2 * self.intrinsic_lr).mean() - mean)
 
         return math.exp(brentq(excess, -100, 300))
-
-
-def fit_balance_law(pooled: Sequence[PooledRuns], power_of: str = "odds") -> theory.BalanceLaw:
-    """Fit J = A + B ln(1/ηλ), and φ/(1-φ) or φ ∝ (ηλ)^ν, to the calibration runs.
-
-    Two cases have another slope of J below the lowest ηλ. If J decreases towards small ηλ, it stays constant below,
-    since the line would reach 0. If φ is negligible there, as under full batches, J continues with a third of the
-    slope.
-    """
-    intrinsic_lrs = np.array([setting.intrinsic_lr for setting in pooled])
-    norm_rises, outside_growth = (
-        np.array([getattr(setting, name) for setting in pooled]) for name in ("norm_rise", "outside_growth")
-    )
-    reference = float(intrinsic_lrs.max())
-    if len(pooled) == 1:
-        return theory.BalanceLaw(float(norm_rises[0]), 0.0, float(outside_growth[0]), 0.0, reference, power_of)
-    relative = intrinsic_lrs / reference
-    slope, norm_rise = (
-        float(x) for x in np.polyfit(-np.log(relative), norm_rises, 1, w=np.sqrt([setting.count for setting in pooled]))
-    )
-    if not np.all(np.abs((norm_rise - slope * np.log(relative)) / norm_rises - 1) <= _MAX_LINE_ERROR):
-        # no line fits three or more settings: leave out the largest ηλ, whose norm rise has another size
-        return fit_balance_law([setting for setting in pooled if setting.intrinsic_lr < reference], power_of)
-    negligible = bool(outside_growth[intrinsic_lrs.argmin()] <= _NEGLIGIBLE_OUTSIDE_GROWTH)
-    lowest = float(intrinsic_lrs.min()) if slope < 0 or negligible else 0.0
-    slope_below = _SLOPE_RATIO_BELOW * slope if negligible and slope > 0 else 0.0
-    if outside_growth.max() <= _MIN_OUTSIDE_GROWTH:
-        return theory.BalanceLaw(
-            norm_rise, slope, float(outside_growth.mean()), 0.0, reference, power_of, lowest, slope_below
-        )
-    shares = np.maximum(outside_growth, _MIN_OUTSIDE_GROWTH)
-    trend = Trend.through(relative.tolist(), (shares / (1 - shares) if power_of == "odds" else shares).tolist())
-    share = trend.value / (1 + trend.value) if power_of == "odds" else trend.value
-    return theory.BalanceLaw(norm_rise, slope, share, trend.power, reference, power_of, lowest, slope_below)
 
 
 def fit_reduced_model(phases: Sequence[DecayPhases], calibration_runs: Sequence[CalibrationRun]) -> ReducedModel:

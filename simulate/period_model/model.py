@@ -24,12 +24,12 @@ from simulate.period_model import _kernel
 from simulate.period_model.calibration import (
     CalibrationRun,
     DecayPhases,
-    fit_balance_law,
     fit_reduced_model,
     measure_run,
     norm_unit,
     pool_runs,
 )
+from simulate.period_model.law import PeriodLaw
 from simulate.period_model.prediction import Prediction, interpolate, predict_from_runs
 from simulate.period_model.reduced_model import ReducedModel, SimulatedPeriods, Trend
 from simulate.trajectories.contract import COMPLETE, check_trajectory, make_trajectory
@@ -245,14 +245,14 @@ class PeriodModel:
             raise ValueError(f"path must hold a complete period model, got {os.fspath(path)!r}: {error!r}") from None
 
     @functools.cached_property
-    def law(self) -> theory.BalanceLaw:
-        """Balance law of the period. `law.period(lr, wd)` is T in steps.
+    def law(self) -> PeriodLaw:
+        """Balance law. `law.period(lr, wd)` is T in steps.
 
         Raises
         ------
         ValueError : the calibration runs have fewer than 10 periods at their lowest ηλ; see `has_law`.
         """
-        return fit_balance_law(pool_runs(self.calibration_runs))
+        return PeriodLaw(self.calibration_runs)
 
     @property
     def has_law(self) -> bool:
@@ -319,6 +319,8 @@ class PeriodModel:
                 warnings.simplefilter("ignore", UserWarning)
                 simulated = simulated_periods(self, lr, wd)
         law = self.law if self.has_law else None
+        if law is not None and law.obstacle(lr, wd):
+            simulated = None
         return predict_from_runs(self.calibration_runs, lr, wd, level, norm_unit(self.optimizer, lr), law, simulated)
 
     def oscillate(

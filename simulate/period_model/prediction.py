@@ -1,31 +1,23 @@
-"""Prediction of the norm dynamics of a network at one (lr, wd) from its calibration runs: interpolation and intervals.
-
-Intervals of periods are bootstrapped: seeds and periods of the calibration runs are resampled.
-"""
+"""Prediction of the norm dynamics of a network at one (lr, wd) from its calibration runs."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-import theory
-from simulate.period_model.calibration import CalibrationRun, PooledRuns, fit_balance_law, pool_runs
+from simulate.period_model.calibration import CalibrationRun
+from simulate.period_model.law import PeriodLaw
 from simulate.period_model.reduced_model import SimulatedPeriods
-from simulate.trajectories.classification import PERIODIC, PERIODS_MIN, verdict_from
+from simulate.trajectories.classification import PERIODIC, PERIODS_MIN, UNDETERMINED, verdict_from
 from simulate.trajectories.feedback import pool_scores
 from theory.arguments import FloatArray
 
 _ROTATION_RATIO_MAX = 1.0  # upper limit where a power law extrapolates beyond the equilibrium rotation
 _SHARE_MAX = 0.995  # the odds of larger shares are dominated by rounding
-_SAMPLES = 400  # bootstrap samples of an interval
-# Relative error of the balance law: standard deviation at a calibrated ηλ, and its growth per factor of e to the
-# nearest calibrated ηλ. Measured on the networks of docs/validation.md that were used during development.
-_LAW_ERROR, _LAW_ERROR_GROWTH = 0.03, 0.035
 
 
 @dataclass(frozen=True)
@@ -67,27 +59,27 @@ class Interval:
 class Prediction:
     """Predicted behaviour at one (lr, wd). Fields that the model cannot predict are NaN.
 
-    `str(prediction)` is a short form: the verdict, with period and interval if it is "periodic".
+    `str(prediction)` is a short form: the verdict, with period and interval if it is "periodic", or with the reason if
+    it is "undetermined".
 
-    The period is that of the balance law. In held-out tests it was closer to training than that of the reduced model,
+    The period is that of `PeriodModel.law`. In held-out tests it was closer to training than that of the reduced model,
     from which the norms at trough and peak come.
 
     Attributes
     ----------
     verdict : "equilibrium", "periodic" or "no clear period", by the rules of `simulate.classify`. The score of the test
-        for feedback is that of the calibration runs at the lowest ηλ. "undetermined" if the numbers are those of
-        periods, but no calibration run was tested.
-    period : T of the balance law in steps, also if the verdict is "no clear period".
-    period_interval : interval of T; None without a balance law. It combines two errors. The sampling error is
-        bootstrapped: seeds and periods of the calibration runs are resampled, and the law is fitted to each sample. The
-        error of the law itself is 3 % at a calibrated ηλ, and 3.5 % more per factor of e to the nearest calibrated ηλ
-        (standard deviations).
+        for feedback is that of the calibration runs at the lowest ηλ. "undetermined" if the calibration runs do not
+        say which; `reason` says why.
+    period : T of the law in steps, also if the verdict is "no clear period".
+    period_interval : interval of T; None without a law or where it is undetermined. It combines the error of the
+        calibration runs, whose seeds and periods are resampled, with that of the law (`PeriodModel.law`).
     outside_growth : φ.
     threshold_ratio, rotation_ratio, log_norm_sd, autocorrelation_time : as in `simulate.Classification`.
     norm : geometric mean of ρ.
     trough_norm, peak_norm : geometric mean of ρ at the troughs and at the peaks, from the periods of the reduced model,
         corrected by the calibration runs; NaN without a reduced model.
     effective_lr_at_destabilization : η/ρ² at `trough_norm`, where training destabilizes.
+    reason : reason of the verdict "undetermined", and what to calibrate next; otherwise "".
 
     Source: docs/mathematics.md §5; docs/validation.md, for the errors.
 
@@ -111,11 +103,12 @@ class Prediction:
     trough_norm: float
     peak_norm: float
     effective_lr_at_destabilization: float
+    reason: str = ""
 
     def __str__(self) -> str:
         if self.verdict == PERIODIC and self.period_interval is not None:
             return f"{PERIODIC}, T = {self.period:.4g} steps, {self.period_interval}"
-        return self.verdict
+        return f"{self.verdict}: {self.reason}" if self.reason else self.verdict
 
 
 def predict_from_runs(
@@ -124,7 +117,7 @@ def predict_from_runs(
     wd: float,
     level: float,
     unit: float,
-    law: theory.BalanceLaw | None,
+    law: PeriodLaw | None,
     simulated: SimulatedPeriods | None,
 ) -> Prediction:
     """Predict the behaviour at one setting from the numbers of calibration runs.
@@ -148,13 +141,14 @@ def predict_from_runs(
     intrinsic_lr = lr * wd
     period = outside_growth = math.nan
     interval = None
-    if law is not None:
+    reason = "" if law is None else law.obstacle(lr, wd)
+    if law is not None and not reason:
         period = law.period(lr, wd)
-        interval = _law_interval(calibration_runs, lr, wd, level)
-        outside_growth = float(law.outside_growth_at(np.asarray(intrinsic_lr)))
-    if law is not None and intrinsic_lr <= law.reference * (1 + 1e-9):
+        interval = Interval.of(law.sample_periods(lr, wd), level)
+        outside_growth = float(law.outside_growth_at(intrinsic_lr))
+    if law is not None and intrinsic_lr <= law.largest * (1 + 1e-9):
         runs_with_periods = [run for run in calibration_runs if run.count]
-        sd = float(law.norm_rise_at(np.asarray(intrinsic_lr))) * math.exp(
+        sd = float(law.norm_rise_at(intrinsic_lr)) * math.exp(
             interpolate(runs_with_periods, intrinsic_lr, lambda run: math.log(run.log_norm_sd / run.norm_rise))
         )
         time = interpolate(runs_with_periods, intrinsic_lr, lambda run: run.autocorrelation_time / run.period)
@@ -178,10 +172,14 @@ def predict_from_runs(
     else:
         norm = unit * _power_law(calibration_runs, intrinsic_lr, lambda run: run.norm)
     periods = 0 if math.isnan(period) else PERIODS_MIN
+    score = _feedback_score(calibration_runs)
+    verdict = verdict_from(rotation_ratio, sd, periods, outside_growth, threshold_ratio, score)
+    if reason:
+        verdict = UNDETERMINED
+    elif verdict == UNDETERMINED:
+        reason = "no calibration run is long enough for the test for feedback; calibrate with more periods"
     return Prediction(
-        verdict=verdict_from(
-            rotation_ratio, sd, periods, outside_growth, threshold_ratio, _feedback_score(calibration_runs)
-        ),
+        verdict=verdict,
         period=period,
         period_interval=interval,
         outside_growth=outside_growth,
@@ -193,6 +191,7 @@ def predict_from_runs(
         trough_norm=trough_norm,
         peak_norm=peak_norm,
         effective_lr_at_destabilization=lr / trough_norm**2,
+        reason=reason,
     )
 
 
@@ -251,43 +250,3 @@ def _mean_numbers(
             values.setdefault(run.intrinsic_lr, []).append(value)
     intrinsic_lrs = sorted(values)
     return np.log(intrinsic_lrs), np.array([np.mean(values[intrinsic_lr]) for intrinsic_lr in intrinsic_lrs])
-
-
-def _law_interval(calibration_runs: tuple[CalibrationRun, ...], lr: float, wd: float, level: float) -> Interval:
-    """Interval of the period of the balance law."""
-    distance = min(abs(math.log(lr * wd / run.intrinsic_lr)) for run in calibration_runs)
-    # another stream than that of the bootstrap samples
-    random = np.random.default_rng([0, 1])
-    log_errors = random.normal(0, _LAW_ERROR + _LAW_ERROR_GROWTH * distance, _SAMPLES)
-    return Interval.of(np.exp(log_errors) * [law.period(lr, wd) for law in resample_laws(calibration_runs)], level)
-
-
-def resample_runs(calibration_runs: Sequence[CalibrationRun], count: int, seed: int) -> Iterator[list[PooledRuns]]:
-    """Resample the seeds, and the periods of each seed, with replacement; yield `count` samples like `pool_runs`."""
-    random = np.random.default_rng(seed)
-    intrinsic_lrs = [pooled.intrinsic_lr for pooled in pool_runs(calibration_runs)]
-    groups = [
-        [run for run in calibration_runs if run.intrinsic_lr == intrinsic_lr and run.count]
-        for intrinsic_lr in intrinsic_lrs
-    ]
-    for _ in range(count):
-        yield [
-            _resample(intrinsic_lr, group, random) for intrinsic_lr, group in zip(intrinsic_lrs, groups, strict=True)
-        ]
-
-
-def _resample(intrinsic_lr: float, group: Sequence[CalibrationRun], random: np.random.Generator) -> PooledRuns:
-    lengths, rises = [], []
-    for number in random.integers(len(group), size=len(group)):
-        run = group[number]
-        chosen = random.integers(len(run.lengths), size=len(run.lengths))
-        lengths.append(np.asarray(run.lengths)[chosen])
-        rises.append(np.asarray(run.rises)[chosen])
-    period, norm_rise = float(np.concatenate(lengths).mean()), float(np.concatenate(rises).mean())
-    return PooledRuns(intrinsic_lr, sum(part.size for part in lengths), period, norm_rise)
-
-
-@functools.lru_cache(maxsize=16)
-def resample_laws(calibration_runs: tuple[CalibrationRun, ...]) -> list[theory.BalanceLaw]:
-    """Balance laws fitted to bootstrap samples. They do not depend on the setting that is predicted."""
-    return [fit_balance_law(sample) for sample in resample_runs(calibration_runs, _SAMPLES, seed=0)]

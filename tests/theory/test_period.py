@@ -66,30 +66,6 @@ def test_a_power_law_of_the_share_can_exceed_one_and_of_the_odds_cannot():
         assert np.isnan(theory.BalanceLaw(0.5, 0.0, 0.8, power, 0.01).period(1.0, intrinsic_lrs)).any()
 
 
-@given(st.floats(1e-5, 0.5), st.floats(-1, 1), st.floats(-1, 1))
-def test_below_the_lowest_the_norm_rise_has_another_slope(intrinsic, slope, below):
-    law = theory.BalanceLaw(3.0, slope, 0.2, 0.5, 0.01, "odds", 0.002, below)
-    expected = 3 + slope * np.log(0.01 / max(intrinsic, 0.002))
-    if intrinsic < 0.002:
-        expected += below * np.log(0.002 / intrinsic)
-    assert law.norm_rise_at(np.array(intrinsic)) == pytest.approx(expected, rel=1e-12, abs=1e-12)
-
-
-def test_below_the_lowest_the_norm_rise_is_constant():
-    constant_below = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds", 0.002)
-    without_limit = theory.BalanceLaw(0.5, 0.2, 0.1, 0.5, 0.01, "odds")
-    np.testing.assert_allclose(
-        constant_below.norm_rise_at(np.array([0.01, 0.002])),
-        without_limit.norm_rise_at(np.array([0.01, 0.002])),
-        rtol=1e-15,
-    )
-    assert (
-        constant_below.norm_rise_at(np.array(1e-4))
-        == constant_below.norm_rise_at(np.array(0.002))
-        < without_limit.norm_rise_at(np.array(1e-4))
-    )
-
-
 def test_far_from_the_reference_there_may_be_no_period():
     law = theory.BalanceLaw(**LAW)
     assert np.isnan(law.period(1.0, 0.9))

@@ -256,11 +256,3 @@ class TestBalanceLaw:
             return  # the difference of two shares
         assert mp.isnan(expected) == np.isnan(period)
         assert np.isnan(period) or abs(period / expected - 1) < 1e-8
-
-    def test_a_slope_below_zero_has_no_effect(self):
-        plain, sloped = (theory.BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01, slope_below=slope) for slope in (0.0, 0.3))
-        assert sloped.period(0.5, 0.01) == plain.period(0.5, 0.01) > 0
-        # the control: below a positive limit it has one
-        assert theory.BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01, lowest=0.008, slope_below=0.3).period(0.5, 0.01) > (
-            theory.BalanceLaw(0.5, 0.2, 0.3, 0.6, 0.01, lowest=0.008).period(0.5, 0.01)
-        )

