@@ -46,6 +46,7 @@ CONTENTS = {
         "docs/training",
         "docs/data",
         "docs/sweeps",
+        "docs/norm_control",
         "docs/curvature",
         "docs/add_a_*",
         "docs/add_an_*",

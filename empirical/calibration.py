@@ -61,10 +61,10 @@ def calibrate(
     """Train calibration runs of a network, and fit a period model to them.
 
     The network is trained at `intrinsic_lr` and `intrinsic_lr / ratio` until there are enough periods, or until their
-    mean is known well enough. Up to three further settings follow where they are most informative. One is in the middle of a wide
-    gap in which the norm rises change their kind (`simulate.PeriodModel.law`). Another is `intrinsic_lr / reach`. It is
-    used if the network is at equilibrium at the largest ηλ, or not clearly periodic at the smallest one. It is also
-    used if only one setting has the last kind of norm rises.
+    mean is known well enough. Up to three further settings follow where they are most informative. One is in the middle
+    of a wide gap in which the norm rises change their kind (`simulate.PeriodModel.law`). Another is
+    `intrinsic_lr / reach`. It is used if the network is at equilibrium at the largest ηλ, or not clearly periodic at
+    the smallest one. It is also used if only one setting has the last kind of norm rises.
 
     The call starts processes. In a script, put it under ``if __name__ == "__main__":``.
 

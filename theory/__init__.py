@@ -36,6 +36,7 @@ from theory.momentum import (
     momentum_relaxation,
     momentum_stationary_bounds,
 )
+from theory.norm_control import FixedNorm, fixed_norm
 from theory.optimizers import SGD, Adam, AdamW, Lion, Muon, Optimizer
 from theory.period import (
     Balance,
@@ -69,6 +70,7 @@ __all__ = [
     "Cosine",
     "EquivalentRun",
     "Exponential",
+    "FixedNorm",
     "Linear",
     "Lion",
     "MomentumRelaxation",
@@ -93,6 +95,7 @@ __all__ = [
     "equilibrium_rotation",
     "equilibrium_spread",
     "equivalent_run",
+    "fixed_norm",
     "free_decay",
     "gradient_growth",
     "invariance_norm",

@@ -118,6 +118,16 @@ class _Adaptive(_WithDim):
         drift = self._drift if coupled else math.sqrt(noise)
         return (*self.betas, float(self._dim), math.sqrt(noise), drift, coupled)
 
+    def direction_variance(self, s: FloatArray) -> DirectionVariance:
+        """Return the variance per coordinate of the directions, for independent gradients and the decay s per step.
+
+        Examples
+        --------
+        >>> round(float(AdamW(betas=(0.0, 0.9999999)).direction_variance(np.asarray(0.9)).instant), 6)
+        1.0
+        """
+        return adam_direction_variance(self.betas, s)
+
     @property
     def _drift(self) -> float:
         """Effect D of fluctuations of the mean square on the decay under L2 regularization."""
@@ -381,7 +391,7 @@ class Lion(_WithDim):
         >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
         1.0
         """
-        return decoupled_norm(lr, wd, self._dim, self._variance(1 - lr * wd)) * np.ones_like(grad_norm)
+        return decoupled_norm(lr, wd, self._dim, self.direction_variance(1 - lr * wd)) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ* with cos θ* = s + (1-s²)(q-1)/(2sq), s = 1-ηλ and q from the signs.
@@ -393,7 +403,7 @@ class Lion(_WithDim):
         0.05
         """
         intrinsic_lr = lr * wd
-        return decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
+        return decoupled_turn(intrinsic_lr, self.direction_variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
 
     def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return the rate of ρ², 2ηλ.
@@ -413,7 +423,7 @@ class Lion(_WithDim):
         >>> float(Lion(dim=200, betas=(0.0, 0.0)).norm_growth(*map(np.array, (0.5, 1.0))))
         50.0
         """
-        growth = self._dim * self._variance(np.asarray(1.0)).autocorrelation(1.0)
+        growth = self._dim * self.direction_variance(np.asarray(1.0)).autocorrelation(1.0)
         return np.asarray(lr * lr * growth * np.ones_like(grad_norm))
 
     @property
@@ -428,8 +438,14 @@ class Lion(_WithDim):
         beta1, beta2 = self.betas
         return blend_correlation(1 - beta1, beta1 * (1 - beta2), beta2)
 
-    def _variance(self, s: FloatArray) -> DirectionVariance:
-        """Variance of signs, by the arcsine law: S = q = 1 + 2 Σ_n (2/π) asin(c_n) s^n."""
+    def direction_variance(self, s: FloatArray) -> DirectionVariance:
+        """Return the variance of the signs, by the arcsine law: S = q = 1 + 2 Σ_n (2/π) asin(c_n) s^n.
+
+        Examples
+        --------
+        >>> float(Lion(betas=(0.0, 0.0)).direction_variance(np.asarray(0.9)).autocorrelation(0.9))
+        1.0
+        """
         return variance_of_odd_function(_arcsine_coefficients(), 1.0, self.correlation, self.betas[1], s)
 
 

@@ -128,7 +128,7 @@ class Muon(ShortRepr):
         >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
         1.0
         """
-        return decoupled_norm(lr, wd, self._square_step, self._variance(1 - lr * wd)) * np.ones_like(grad_norm)
+        return decoupled_norm(lr, wd, self._square_step, self.direction_variance(1 - lr * wd)) * np.ones_like(grad_norm)
 
     def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return 1 - cos θ*, by the same formula as for `Lion`.
@@ -140,7 +140,7 @@ class Muon(ShortRepr):
         0.05
         """
         intrinsic_lr = lr * wd
-        return decoupled_turn(intrinsic_lr, self._variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
+        return decoupled_turn(intrinsic_lr, self.direction_variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
 
     def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
         """Return the rate of ρ², 2ηλ.
@@ -161,8 +161,20 @@ class Muon(ShortRepr):
         >>> round(float(rule.norm_growth(*map(np.array, (0.5, 1.0)))), 3)
         50.0
         """
-        growth = self._square_step * self._variance(np.asarray(1.0)).autocorrelation(1.0)
+        growth = self._square_step * self.direction_variance(np.asarray(1.0)).autocorrelation(1.0)
         return np.asarray(lr * lr * growth * np.ones_like(grad_norm))
+
+    def direction_variance(self, s: FloatArray) -> DirectionVariance:
+        """Return the variance of the directions over that of exact polar factors, for the decay s per step.
+
+        Examples
+        --------
+        >>> rule = Muon(rows=64, columns=64, momentum=0.0, nesterov=False, iterations=0)
+        >>> round(float(rule.direction_variance(np.asarray(0.9)).autocorrelation(0.9)), 6)
+        1.0
+        """
+        total, coefficients = orthogonal_coefficients(*sorted(self.shape), self.iterations)
+        return variance_of_odd_function(coefficients, total, self.correlation, self.momentum, s)
 
     @property
     def correlation(self) -> float:
@@ -180,10 +192,6 @@ class Muon(ShortRepr):
     def _square_step(self) -> float:
         """Squared Frobenius norm of a step along an exact polar factor, over η²."""
         return self.factor**2 * min(self.shape)
-
-    def _variance(self, s: FloatArray) -> DirectionVariance:
-        total, coefficients = orthogonal_coefficients(*sorted(self.shape), self.iterations)
-        return variance_of_odd_function(coefficients, total, self.correlation, self.momentum, s)
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from theory.adaptive import DirectionVariance, blend_correlation, variance_of_odd_function
 from theory.arguments import FloatArray, check_number
 from theory.rules import ShortRepr
 
@@ -79,6 +80,18 @@ class SGD(ShortRepr):
         """
         limit = 2 + 2 * float(self.momentum)
         return limit / (1 + 2 * float(self.momentum)) if self.nesterov else limit
+
+    def direction_variance(self, s: FloatArray) -> DirectionVariance:
+        """Return the variance of the directions over that of the gradients, for the decay s of the weights per step.
+
+        Examples
+        --------
+        >>> float(SGD(momentum=0.5).direction_variance(np.asarray(1.0)).autocorrelation(1.0))
+        3.0
+        """
+        mu = self.momentum
+        correlation = blend_correlation(1 + mu, mu * mu, mu) if self.nesterov else mu
+        return variance_of_odd_function([1.0], 1.0, correlation, mu, s)
 
     def edge_with_decay(self, intrinsic_lr: FloatArray, falling: bool) -> FloatArray:
         """Largest η̃h at which the direction is stable under weight decay.

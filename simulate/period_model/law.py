@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from theory.arguments import FloatArray, check_intrinsic_lr, check_lr, check_rea
 
 # Slopes of √J and of the log-odds of φ per factor of e towards small ηλ: mean and standard deviation. Fitted to the
 # networks of docs/validation.md that were used during development, with each family left out once.
-_SLOPES = ((0.06, 0.06), (-0.8, 0.24))
+_SLOPES = ((0.06, 0.07), (-0.8, 0.24))
 # standard deviations of √J and of the log-odds of φ of one setting beyond the scatter of its periods
 _SETTING_SDS = (0.005, 0.03)
 _MIN_OUTSIDE_GROWTH, _MAX_OUTSIDE_GROWTH = 0.01, 0.98  # of measured shares; those beyond are noise
@@ -164,18 +164,12 @@ class PeriodLaw:
         >>> PeriodModel.reference().law.sample_periods(0.5, 0.004).shape
         (400,)
         """
-        intrinsic_lr = lr * wd
-        number = self._kind_at(intrinsic_lr)
+        number = self._kind_at(lr * wd)
         if number is None:
             return np.full(_SAMPLES, np.nan)
-        samples = self._samples[number]
-        random = np.random.default_rng([0, 1])
-        estimates = np.empty((_SAMPLES, 2))
-        for column in range(2):
-            weights, offset, variance = self._weights(number, column, intrinsic_lr)
-            deviations = random.normal(0, math.sqrt(variance), _SAMPLES)
-            estimates[:, column] = offset + samples[:, :, column] @ weights + deviations
-        return _period(estimates, np.asarray(intrinsic_lr))
+        weights, offset, covariance = self._weights(number, lr * wd)
+        deviations = np.random.default_rng([0, 1]).multivariate_normal(np.zeros(2), covariance, _SAMPLES)
+        return _period(offset + self._samples[number] @ weights.T + deviations, np.asarray(lr * wd))
 
     def _kind_at(self, intrinsic_lr: float) -> int | None:
         """Number of the kind of norm rises at ηλ; None where it is unknown."""
@@ -191,34 +185,42 @@ class PeriodLaw:
 
     @functools.cached_property
     def _samples(self) -> list[FloatArray]:
-        """Bootstrap samples of √J and of the log-odds of φ, for each kind: arrays (sample, setting, 2)."""
+        """Bootstrap samples of √J of all settings, then of their log-odds of φ: an array (sample, number) per kind."""
         random = np.random.default_rng(0)
         return [
             np.array(
                 [
-                    [_coordinates(_resample(setting, self.calibration_runs, random)) for setting in kind]
+                    _coordinates([_resample(setting, self.calibration_runs, random) for setting in kind])
                     for _ in range(_SAMPLES)
                 ]
             )
             for kind in self.kinds
         ]
 
-    def _weights(self, number: int, column: int, intrinsic_lr: float) -> tuple[FloatArray, float, float]:
-        """Weights of the settings of a kind, offset, and variance of the estimate beyond the scatter of periods."""
-        places = -np.log([setting.intrinsic_lr for setting in self.kinds[number]])
-        (slope, sd), setting_sd = _SLOPES[column], _SETTING_SDS[column]
-        noise = self._samples[number][:, :, column].var(axis=0) + setting_sd**2
-        place = -math.log(intrinsic_lr)
-        # covariances of an intrinsic random function, of which only differences have a variance
-        covariance = -_variogram(places[:, np.newaxis] - places, sd)
-        towards = -_variogram(places - place, sd)
+    def _weights(self, number: int, intrinsic_lr: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Best linear estimates of √J and of the log-odds of φ at ηλ from those of the settings of a kind.
+
+        Returns weights (2, number of values), offsets, and the covariance of the errors beyond the scatter of periods.
+        """
+        place, places = -math.log(intrinsic_lr), -np.log([setting.intrinsic_lr for setting in self.kinds[number]])
         size = places.size
-        system = np.ones((size + 1, size + 1))
-        system[:size, :size], system[size, size] = covariance + np.diag(noise), 0.0
-        weights = np.linalg.solve(system, np.append(towards, 1.0))[:size]
-        of_function = max(float(weights @ covariance @ weights - 2 * weights @ towards), 0.0)
-        of_settings = setting_sd**2 * float(weights @ weights)
-        return weights, float(slope * (place - weights @ places)), of_function + of_settings
+        slope, sd = np.array(_SLOPES).T
+        setting_noise = np.diag(np.repeat(np.square(_SETTING_SDS), size))
+        # covariances of intrinsic random functions, of which only differences have a variance
+        covariance = _blocks(-(sd[i] ** 2) * _variogram(places[:, np.newaxis] - places) for i in range(2))
+        towards = _blocks(-(sd[i] ** 2) * _variogram(places - place)[:, np.newaxis] for i in range(2))
+        # J and φ of a setting have correlated errors, because the period is known better than either
+        noise = np.cov(self._samples[number], rowvar=False)
+        of_same_setting = np.tile(np.eye(size), (2, 2))
+        noise = noise * of_same_setting + setting_noise
+        system = np.zeros((2 * size + 2, 2 * size + 2))
+        system[: 2 * size, : 2 * size] = covariance + noise
+        system[2 * size :, : 2 * size] = np.repeat(np.eye(2), size, axis=1)
+        system[: 2 * size, 2 * size :] = system[2 * size :, : 2 * size].T
+        weights = np.linalg.solve(system, np.concatenate([towards, np.eye(2)]))[: 2 * size].T
+        offset = slope * place - weights @ np.outer(slope, places).ravel()
+        errors = weights @ covariance @ weights.T - weights @ towards - towards.T @ weights.T
+        return weights, offset, errors + weights @ setting_noise @ weights.T
 
     def _estimates(self, intrinsic: Any) -> FloatArray:
         """Best estimates of √J and of the log-odds of φ at ηλ, along the last axis; NaN where undetermined."""
@@ -226,12 +228,9 @@ class PeriodLaw:
         estimates = np.full((*intrinsic_lrs.shape, 2), np.nan)
         for index in np.ndindex(intrinsic_lrs.shape):
             number = self._kind_at(float(intrinsic_lrs[index]))
-            if number is None:
-                continue
-            values = np.array([_coordinates(setting) for setting in self.kinds[number]])
-            for column in range(2):
-                weights, offset, _ = self._weights(number, column, float(intrinsic_lrs[index]))
-                estimates[(*index, column)] = offset + weights @ values[:, column]
+            if number is not None:
+                weights, offset, _ = self._weights(number, float(intrinsic_lrs[index]))
+                estimates[index] = offset + weights @ _coordinates(self.kinds[number])
         return estimates
 
 
@@ -247,19 +246,27 @@ def is_change_of_kind(above: PooledRuns, below: PooledRuns) -> bool:
     return math.log(below.norm_rise / above.norm_rise) > _MAX_KIND_SLOPE * min(distance, 1.0)
 
 
-def _variogram(distance: FloatArray, sd: float) -> FloatArray:
+def _variogram(distance: FloatArray) -> FloatArray:
     """Half the variance of the difference of a function at two places.
 
-    Its slope is an Ornstein-Uhlenbeck process of standard deviation `sd` and correlation length 1.
+    Its slope is an Ornstein-Uhlenbeck process of variance 1 and correlation length 1.
     """
     length = np.abs(distance)
-    return np.asarray(sd**2 * (length + np.expm1(-length)))
+    return np.asarray(length + np.expm1(-length))
 
 
-def _coordinates(setting: PooledRuns) -> tuple[float, float]:
-    """Return √J and the log-odds of φ."""
-    share = min(max(setting.outside_growth, _MIN_OUTSIDE_GROWTH), _MAX_OUTSIDE_GROWTH)
-    return math.sqrt(setting.norm_rise), math.log(share / (1 - share))
+def _blocks(parts: Iterable[FloatArray]) -> FloatArray:
+    """Two matrices along the diagonal of a larger one."""
+    first, second = parts
+    return np.block(
+        [[first, np.zeros((first.shape[0], second.shape[1]))], [np.zeros((second.shape[0], first.shape[1])), second]]
+    )
+
+
+def _coordinates(settings: Sequence[PooledRuns]) -> FloatArray:
+    """Return √J of all settings, then their log-odds of φ."""
+    shares = np.clip([setting.outside_growth for setting in settings], _MIN_OUTSIDE_GROWTH, _MAX_OUTSIDE_GROWTH)
+    return np.concatenate([np.sqrt([setting.norm_rise for setting in settings]), np.log(shares / (1 - shares))])
 
 
 def _norm_rise(roots: FloatArray) -> FloatArray:

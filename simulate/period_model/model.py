@@ -484,7 +484,7 @@ def period(lr: float, wd: float, *, model: PeriodModel | None = None, level: flo
     Examples
     --------
     >>> print(period(0.5, 0.004))
-    periodic, T = 449.4 steps, 421.9 … 478.4 steps (90 %)
+    periodic, T = 445.8 steps, 424.2 … 464.6 steps (90 %)
     """
     return _model_or_reference(model).predict(lr, wd, level=level)
 

@@ -33,6 +33,7 @@ EVERY_CALL = {
     "decay_time": {"norm": 4.0, "norm_to": 2.5, "lr": 0.1, "wd": 0.01, "grad_norm": 2.0},
     "equilibrium_spread": {"lr": 0.1, "wd": 0.01, "variation": 0.5},
     "equivalent_run": {"lr": 0.1, "wd": 0.01, "norm": 1.0, "lr_to": 0.2},
+    "fixed_norm": {"lr": 0.1},
     "free_decay": {"lr": 0.1, "wd": 0.01},
     "gradient_growth": {"lr": SCHEDULE, "wd": 0.01, "step": 3.0},
     "invariance_norm": {"eps": 1e-5, "variance": 0.5, "tolerance": 0.1},

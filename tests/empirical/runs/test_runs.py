@@ -150,11 +150,11 @@ def test_damage_of_a_killed_run_is_repaired(tmp_path, damage):
     xr.testing.assert_identical(resume(path), whole)
 
 
-LONG = RunConfig(lr=0.5, wd=0.01, width=8, steps=6000, evaluate_every=500, engine="eager")
+LONG = RunConfig(lr=0.5, wd=0.01, width=8, steps=5000, evaluate_every=500, engine="eager")
 # each takes some seconds
 KINDS = {
     "eager": LONG,
-    "kernel, mlp": dataclasses.replace(LONG, engine="kernel", width=64, steps=80_000, evaluate_every=5000),
+    "kernel, mlp": dataclasses.replace(LONG, engine="kernel", width=64, steps=50_000, evaluate_every=5000),
     "kernel, convnet": dataclasses.replace(LONG, engine="kernel", model="convnet", steps=6000),
 }
 
@@ -198,7 +198,7 @@ def check_that_kills_leave_no_trace(folder, config, kills):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_and_resumed_gives_the_same_trajectory(tmp_path, kind):
-    check_that_kills_leave_no_trace(tmp_path, KINDS[kind], 5)
+    check_that_kills_leave_no_trace(tmp_path, KINDS[kind], 3)
 
 
 @pytest.mark.acceptance

@@ -123,7 +123,7 @@ class TestErrors:
         scores = []
         for _ in range(300):
             drawn = []
-            for (slope, sd), setting_sd, level in zip(module._SLOPES, module._SETTING_SDS, (0.7, 0.0), strict=True):
+            for (slope, sd), setting_sd, level in zip(module._SLOPES, module._SETTING_SDS, (1.0, 0.0), strict=True):
                 fine = np.linspace(places[0], places[-1], 400)
                 step = fine[1] - fine[0]
                 slopes = np.empty(fine.size)
