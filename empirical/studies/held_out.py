@@ -145,7 +145,6 @@ def _full_batch(*, width: int, samples: int, held_out: bool = False) -> Network:
 def _other(
     *,
     words: str,
-    model: str = "mlp",
     width: int = 64,
     held_out: bool = True,
     lr: float = 0.5,
@@ -153,10 +152,9 @@ def _other(
     **settings: Any,
 ) -> Network:
     """Network of another family, whose steps take longer: fewer settings and periods."""
-    title = "ConvNet" if model == "convnet" else "MLP"
     return Network(
-        name=f"{title} {width}, {words}",
-        settings={"model": model, "width": width, **settings},
+        name=f"MLP {width}, {words}",
+        settings={"model": "mlp", "width": width, **settings},
         held_out=held_out,
         lr_by_intrinsic_lr=dict(zip((5e-3, 1e-3), lrs, strict=True)),
         lr=lr,
@@ -199,16 +197,12 @@ NETWORKS: Mapping[str, Network] = {
     # other families, with which the method was developed further
     "layer64": _other(words="layer normalization", held_out=False, normalization="layer"),
     "group64": _other(words="group normalization", held_out=False, normalization="group"),
-    "weight64": _other(words="weight normalization", held_out=False, normalization="weight"),
     "affine64": _other(words="all weights trained", held_out=False, scale_invariant=False),
     "adamw64": _other(words="AdamW", held_out=False, lr=1e-3, lrs=(2e-3, 1e-3), optimizer=theory.AdamW(dim=1)),
     # first trained after that
-    "layer96": _other(words="layer normalization, batch 48", width=96, normalization="layer", batch_size=48),
     "group48": _other(words="group normalization", width=48, normalization="group"),
     "weight128": _other(words="weight normalization", width=128, normalization="weight"),
-    "rms96": _other(words="RMS normalization", width=96, normalization="rms"),
     "affine128": _other(words="all weights trained", width=128, scale_invariant=False),
-    "affine-convnet": _other(words="all weights trained", model="convnet", width=4, scale_invariant=False),
     "adamw128": _other(words="AdamW", width=128, lr=1e-3, lrs=(2e-3, 1e-3), optimizer=theory.AdamW(dim=1)),
     "momentum64": _other(
         words="decoupled momentum 0.5", optimizer=theory.SGD(momentum=0.5, decoupled=True), lr=0.3, lrs=(0.1, 0.5)
