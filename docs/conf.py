@@ -47,6 +47,7 @@ CONTENTS = {
         "docs/data",
         "docs/sweeps",
         "docs/norm_control",
+        "docs/transfer",
         "docs/curvature",
         "docs/add_a_*",
         "docs/add_an_*",

@@ -47,6 +47,7 @@ from theory.period import (
     least_decay_steps,
     least_time_between_angular_jumps,
 )
+from theory.scaling import Memory, Transfer, memory, transfer
 from theory.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay, WarmUp
 from theory.symmetry import EquivalentRun, RunWithoutDecay, equivalent_run, run_without_decay
 from theory.tracking import (
@@ -73,6 +74,7 @@ __all__ = [
     "FixedNorm",
     "Linear",
     "Lion",
+    "Memory",
     "MomentumRelaxation",
     "Muon",
     "Optimizer",
@@ -80,6 +82,7 @@ __all__ = [
     "Schedule",
     "Spread",
     "StepDecay",
+    "Transfer",
     "WarmUp",
     "__version__",
     "angular_jump_norm",
@@ -104,6 +107,7 @@ __all__ = [
     "lr_for_norm",
     "lr_for_relaxation",
     "lr_for_rotation",
+    "memory",
     "momentum_envelope",
     "momentum_least_decay_steps",
     "momentum_lower_bound",
@@ -121,6 +125,7 @@ __all__ = [
     "total_grad_norm",
     "tracked_steps",
     "tracking_lag",
+    "transfer",
     "wd_for_norm",
     "wd_for_relaxation",
     "wd_for_rotation",

@@ -1,4 +1,4 @@
-"""The command `predict`: predictions of theory for one setting, as a table or as JSON. Imports no PyTorch."""
+"""The commands `predict` and `transfer`: formulas for one setting, as a table or as JSON. They import no PyTorch."""
 
 from __future__ import annotations
 
@@ -114,6 +114,54 @@ def predict_command(
         keys = {value.key for value in values}
         missing = ", ".join(label for key, label in _PLAIN_SGD_ONLY.items() if key not in keys)
         values.append(_Value("not_known", "no formula for this optimizer", missing, note=format_optimizer(rule)))
+    _print_values(values, as_json)
+
+
+@command(
+    "transfer",
+    "Learning rate and weight decay for another batch size, data set or width.",
+    '--lr 3e-4 --wd 0.1 --batch-size 128 512 --optimizer "AdamW"',
+)
+def transfer_command(
+    lr: LearningRate,
+    wd: WeightDecay,
+    batch_size: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="BEFORE AFTER", help="Samples or tokens per step.")
+    ] = None,
+    samples: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="BEFORE AFTER", help="Samples or tokens per epoch.")
+    ] = None,
+    width: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="BEFORE AFTER", help="Width of hidden layers, under AdamW.")
+    ] = None,
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="What stays the same: memory (time in which decay forgets an update), rotation (per step, for another "
+            "batch size), or gain (of layers, for another width)."
+        ),
+    ] = "memory",
+    optimizer: Annotated[str, optimizer_option] = "SGD()",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which lr and wd keep the equilibrium after a change of batch size, data set or width. Nothing is trained."""
+    rule = check_optimizer(optimizer)
+    with name_options(batch_size="--batch-size", samples="--samples", width="--width", keep="--keep"):
+        after = theory.transfer(lr, wd, batch_size=batch_size, samples=samples, width=width, keep=keep, optimizer=rule)
+    values = [
+        _Value("lr", "learning rate", after.lr, note=f"was {lr:g}"),
+        _Value("wd", "weight decay", after.wd, note=f"was {wd:g}"),
+    ]
+    for name, pair in (("before", (lr, wd)), ("after", (after.lr, after.wd))):
+        steps = float(theory.memory(*pair, optimizer=rule).steps)
+        if math.isfinite(steps):
+            values.append(_Value(f"memory_{name}", f"memory {name}", steps, "steps", "about 1/(ηλ) without momentum"))
+    values.append(_Value("rule", "rule", after.rule))
+    values.append(_Value("period", "period", "not kept by any rule", note="calibrate again: bnwd calibrate --help"))
+    _print_values(values, as_json)
+
+
+def _print_values(values: list[_Value], as_json: bool) -> None:
     if as_json:
         # JSON has no inf and no NaN
         plain = {v.key: v.value if isinstance(v.value, str) or math.isfinite(v.value) else None for v in values}
@@ -180,18 +228,22 @@ def _period_values(lr: float, wd: float, period_model: Path | None) -> Iterator[
         warnings.simplefilter("ignore", UserWarning)
         prediction = model.predict(lr, wd)
     interval = prediction.period_interval
-    if interval is None or not math.isfinite(prediction.period):
+    if prediction.reason:
+        yield _Value("period_verdict", "verdict for the network below", prediction.verdict, note=prediction.reason)
+    elif interval is None or not math.isfinite(prediction.period):
         return
     low, high = model.calibrated_range
     inside = "yes" if low * (1 - 1e-9) <= lr * wd <= high * (1 + 1e-9) else "no"
     config = json.loads(model.calibration_runs[0].run or "{}")
     network = ", ".join(str(config[key]) for key in ("model", "width", "dataset") if config.get(key) is not None)
     source = "for your own network: bnwd calibrate" if period_model is None else str(period_model)
-    meaning = "equilibrium: the norm settles; periodic: it oscillates"
-    yield _Value("period_verdict", "verdict for the network below", prediction.verdict, note=meaning)
-    yield _Value("period", "  period, if periodic", prediction.period, "steps")
-    yield _Value("period_lower", "  90 % interval, lower end", interval.lower, "steps")
-    yield _Value("period_upper", "  90 % interval, upper end", interval.upper, "steps")
+    if not prediction.reason:
+        meaning = "equilibrium: the norm settles; periodic: it oscillates"
+        yield _Value("period_verdict", "verdict for the network below", prediction.verdict, note=meaning)
+    if interval is not None:
+        yield _Value("period", "  period, if periodic", prediction.period, "steps")
+        yield _Value("period_lower", "  90 % interval, lower end", interval.lower, "steps")
+        yield _Value("period_upper", "  90 % interval, upper end", interval.upper, "steps")
     yield _Value("period_network", "  network", network or "unknown", note=source)
     range_note = f"{low:.3g} <= lr * wd <= {high:.3g}"
     yield _Value("period_calibrated", "  inside the calibrated range", inside, note=range_note)

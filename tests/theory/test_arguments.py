@@ -42,6 +42,7 @@ EVERY_CALL = {
     "lr_for_norm": {"wd": 0.01, "norm": 2.0, "grad_norm": 2.0},
     "lr_for_relaxation": {"wd": 0.01, "steps": 250.0},
     "lr_for_rotation": {"wd": 0.01, "rotation": 0.1, "grad_norm": 2.0},
+    "memory": {"lr": 0.1, "wd": 0.01},
     "momentum_envelope": {"steps": 5, "norm": 1.0, "lr": 0.1, "wd": 0.01, "grad_norm_min": 1.0, "momentum": 0.9},
     "momentum_least_decay_steps": {"lr": 0.1, "wd": 0.01, "ratio": 2.0, "momentum": 0.5},
     "momentum_lower_bound": {"lr": 0.1, "wd": 0.01, "grad_norm_min": 1.0, "momentum": 0.9},
@@ -187,7 +188,8 @@ def test_steps_are_whole(steps, error):
 
 def test_every_function_of_numbers_is_in_the_table():
     functions = {name for name in theory.__all__ if name.islower() and callable(getattr(theory, name))}
-    assert functions == set(EVERY_CALL)
+    # `transfer` takes single numbers and pairs
+    assert functions - {"transfer"} == set(EVERY_CALL)
 
 
 def name_of(value):

@@ -28,7 +28,7 @@ from empirical.studies.paper_figures import all_figures
 from simulate.trajectories.folder import STATUS, count_steps
 
 COMMANDS = ["predict", "simulate", "train", "sweep", "calibrate", "validate", "diagnose", "claims"]
-COMMANDS += ["figures", "paper", "report", "explore"]
+COMMANDS += ["figures", "paper", "report", "explore", "transfer"]
 
 
 def bnwd(*arguments):
@@ -75,6 +75,37 @@ def test_the_examples_of_the_help_are_accepted(command, tmp_path, monkeypatch):
         assert parsed.args == []
         if command in ("predict", "simulate"):
             assert bnwd(*example.split()).exit_code == 0
+
+
+def test_transfer_prints_the_rule_and_names_options():
+    arguments = ("transfer", "--lr", 3e-4, "--wd", 0.1, "--optimizer", "AdamW")
+    values = json.loads(bnwd(*arguments, "--batch-size", 128, 512, "--json").stdout)
+    after = theory.transfer(3e-4, 0.1, batch_size=(128, 512), optimizer="AdamW")
+    assert (values["lr"], values["wd"], values["rule"]) == after
+    assert values["memory_before"] / values["memory_after"] == pytest.approx(4, rel=1e-3)
+    assert "not kept" in values["period"]
+    assert "0.0006" in bnwd(*arguments, "--batch-size", 128, 512).output
+    for options, words in (
+        ([], "one of batch_size, samples and width"),
+        (["--samples", 1, 0], "--samples must be"),
+        (["--width", 1, 2, "--keep", "rotation"], "--keep must be"),
+    ):
+        result = bnwd(*arguments, *options)
+        assert result.exit_code == 2
+        assert words in result.output
+
+
+def test_predict_says_why_a_period_is_undetermined(tmp_path):
+    runs = [
+        dataclasses.replace(run, norm_rise=run.norm_rise / 4, rises=tuple(rise / 4 for rise in run.rises))
+        if run.intrinsic_lr > 0.005
+        else run
+        for run in simulate.PeriodModel.reference().calibration_runs
+    ]
+    dataclasses.replace(simulate.PeriodModel.reference(), calibration_runs=tuple(runs)).save(tmp_path / "model.json")
+    output = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--period-model", tmp_path / "model.json").output
+    assert "undetermined" in output
+    assert "calibrate at 0.0045" in " ".join(output.split())
 
 
 def test_predict_prints_the_numbers_of_theory():
