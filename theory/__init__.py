@@ -44,6 +44,7 @@ from theory.period import (
     balance,
     decay_phase_product,
     free_decay,
+    largest_clipped_share,
     least_decay_steps,
     least_time_between_angular_jumps,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "free_decay",
     "gradient_growth",
     "invariance_norm",
+    "largest_clipped_share",
     "least_decay_steps",
     "least_time_between_angular_jumps",
     "lr_for_norm",

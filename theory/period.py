@@ -337,6 +337,42 @@ def least_time_between_angular_jumps(lr: ArrayLike, wd: ArrayLike, delta: ArrayL
 
 
 @overload
+def largest_clipped_share(lr: Number, wd: Number, ratio: Number) -> float: ...
+@overload
+def largest_clipped_share(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike) -> FloatArray: ...
+def largest_clipped_share(lr: ArrayLike, wd: ArrayLike, ratio: ArrayLike) -> Any:
+    """Largest share of steps of norm >= `ratio` times that of the weights, in a long run of bounded norm.
+
+    Each such step adds at least ln(1 + (ratio/(1-ηλ))²)/2 to ln ρ, and only decay reduces ln ρ, by -ln(1-ηλ) per step.
+    The quotient bounds their share, for any gradients under plain SGD. It also bounds how many steps can be clipped to
+    this ratio. For a ratio of √C times that at equilibrium, √(2ηλ), it is about 1/C.
+
+    Parameters
+    ----------
+    lr, wd : η > 0, λ >= 0, ηλ < 1.
+    ratio : η‖∇f‖/ρ > 0 from which steps count. All are numbers or arrays that broadcast.
+
+    Returns
+    -------
+    share between 0 and 1: float or array; 0 without decay.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is not a number or is out of range.
+
+    Source: docs/mathematics.md §4; arXiv 2202.00980 for relative clipping.
+
+    Examples
+    --------
+    >>> round(largest_clipped_share(0.5, 0.004, ratio=2 * (2 * 0.002) ** 0.5), 3)
+    0.251
+    """
+    intrinsic_lr = check_intrinsic_lr(check_lr(lr), check_wd(wd), below=1.0)
+    intrinsic_lr, least = broadcast(wd=intrinsic_lr, ratio=check_real("ratio", ratio, above=0))
+    return to_float(np.minimum(-np.log1p(-intrinsic_lr) / (np.log1p((least / (1 - intrinsic_lr)) ** 2) / 2), 1))
+
+
+@overload
 def decay_phase_product(steps: Number, product: Number, lr: Number, wd: Number, tail: Number) -> float: ...
 @overload
 def decay_phase_product(

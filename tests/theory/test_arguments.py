@@ -37,6 +37,7 @@ EVERY_CALL = {
     "free_decay": {"lr": 0.1, "wd": 0.01},
     "gradient_growth": {"lr": SCHEDULE, "wd": 0.01, "step": 3.0},
     "invariance_norm": {"eps": 1e-5, "variance": 0.5, "tolerance": 0.1},
+    "largest_clipped_share": {"lr": 0.1, "wd": 0.01, "ratio": 0.2},
     "least_decay_steps": {"lr": 0.1, "wd": 0.01, "ratio": 2.0},
     "least_time_between_angular_jumps": {"lr": 0.1, "wd": 0.01, "delta": 0.1},
     "lr_for_norm": {"wd": 0.01, "norm": 2.0, "grad_norm": 2.0},

@@ -72,6 +72,40 @@ def test_far_from_the_reference_there_may_be_no_period():
     assert np.isfinite(law.period(1.0, [1e-4, 1e-2])).all()
 
 
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(st.floats(1e-3, 0.3), st.floats(0.5, 5), st.floats(1.05, 4), st.integers(0, 10**6))
+def test_no_run_has_a_larger_share_of_long_steps(intrinsic_lr, tail, multiple, seed):
+    # heavy-tailed gradients, with and without relative clipping at this ratio
+    ratio, random = multiple * math.sqrt(2 * intrinsic_lr), np.random.default_rng(seed)
+    bound = theory.largest_clipped_share(1.0, intrinsic_lr, ratio)
+    for is_clipped in (False, True):
+        square, long, start, steps = 1.0, 0, 1.0, 4000
+        for gradient in random.pareto(tail, steps) + 0.1:
+            update = gradient / square
+            if update >= ratio:
+                long += 1
+                update = ratio if is_clipped else update
+            square *= (1 - intrinsic_lr) ** 2 + update**2
+        # in a finite run the norm may have grown in all, in long steps
+        step_growth = math.log1p((ratio / (1 - intrinsic_lr)) ** 2) / 2
+        grown = math.log(square / start) / 2 / steps
+        assert long / steps <= bound + grown / step_growth + 1e-9
+
+
+def test_steps_that_are_all_long_attain_the_largest_share():
+    # a step just above the ratio, then decay until the next one, keeps the norm in the mean
+    intrinsic_lr, ratio = 0.01, 0.5
+    bound = theory.largest_clipped_share(0.1, 0.1, ratio)
+    square, long, steps = 1.0, 0, 100_000
+    for _ in range(steps):
+        is_long = square < 1
+        long += is_long
+        square *= (1 - intrinsic_lr) ** 2 + (ratio**2 if is_long else 0)
+    assert long / steps == pytest.approx(bound, rel=1e-3)
+    assert theory.largest_clipped_share(0.1, 0.0, ratio) == 0
+    assert theory.largest_clipped_share(0.1, 5.0, 0.1) == 1
+
+
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.floats(1e-4, 0.9), st.floats(1, 100))
 def test_least_decay_steps_are_those_of_free_decay(intrinsic_lr, ratio):
