@@ -443,7 +443,7 @@ display(derivations.heavy_ball, derivations.nesterov, derivations.decoupled_heav
 # For rules whose step does not grow with the gradient, norm and rotation follow from the autocorrelation of the direction.
 
 # %%
-display(derivations.decoupled_decay, derivations.adamw, derivations.adam, derivations.lion)
+display(derivations.decoupled_decay, derivations.adamw, derivations.adam, derivations.lion, derivations.muon)
 
 # %%
 dim = 100 if FAST else 300

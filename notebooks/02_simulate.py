@@ -252,8 +252,8 @@ plt.show()
 # Below, simulated runs of the reference model replace the trained ones, so that the true periods can be simulated. This tests the
 # calibration. Whether a network follows the model can only be tested with held-out runs of that network, as in part 1.
 #
-# Below the calibration runs the balance law gives longer periods than the reduced model: by about 15 % at $\eta\lambda$ = 0.001, and 25 %
-# at 0.0005. There the true periods lie just below the 90 % interval. For the network itself, the prediction at 0.001 was within the
+# Below the calibration runs the balance law gives longer periods than the reduced model: by about 12 % at $\eta\lambda$ = 0.001, and 20 %
+# at 0.0005. The true periods lie within the 90 % intervals. For the network itself, the prediction at 0.001 was within the
 # error of the measurement (part 1).
 
 # %%
