@@ -148,7 +148,7 @@ def paper_runs(
     """Return the runs of one experiment of the paper, at their original scale or scaled down.
 
     With fewer samples an epoch has fewer steps. The weight decay grows by the same factor, so that the number of
-    relaxation times 1/ηλ in an epoch stays the same.
+    memories 1/ηλ in an epoch stays the same.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def paper_runs(
 def at_paper_scale(run: RunConfig) -> RunConfig:
     """Scale a small run up to a ConvNet on CIFAR-10, for a GPU.
 
-    λ becomes 16 times as small and the run 16 times as long, so the number of relaxation times 1/ηλ stays the same.
+    λ becomes 16 times as small and the run 16 times as long, so the number of memories 1/ηλ stays the same.
     A ConvNet becomes eight times as wide; an MLP becomes a ConvNet with half as many channels as the MLP has units. n
     samples become 10 n. Learning rates, optimizer, normalization and a batch size other than the default do not change.
 

@@ -23,7 +23,7 @@
 # ```
 #
 # Below each figure is a table of its settings. The rows `full` are the same runs at the scale of the paper, from
-# `empirical.at_paper_scale`. They are 16 times as long at a sixteenth of the decay, so the number of relaxation times
+# `empirical.at_paper_scale`. They are 16 times as long at a sixteenth of the decay, so the number of memories
 # $1/\eta\lambda$ is the same. `empirical.paper_runs` returns the runs of the paper itself. Symbols are as in `01_theory`.
 
 # %%

@@ -68,7 +68,7 @@ list(run.group.values)  # the weights that are scale-invariant; the last layer i
 # %% [markdown]
 # ## 2. Is it at equilibrium?
 # The monitor predicts where the norm is heading, in words and in numbers. It measures ρ* from the growth of the norm. For plain SGD this was
-# accurate to a few percent in our tests. With AdamW and Muon it needs about one relaxation time, because gradients still change before.
+# accurate to a few percent in our tests. With AdamW and Muon it needs about one memory of weight decay, because gradients still change before.
 
 # %%
 outlook = monitor.forecast()

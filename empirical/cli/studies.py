@@ -242,7 +242,7 @@ def paper_command(
 ) -> None:
     """Train the networks of one experiment of the paper, draw its figure, and compare each run with the theory.
 
-    With fewer images the weight decay grows, so that an epoch has as many relaxation times. A call that was interrupted
+    With fewer images the weight decay grows, so that an epoch has as many memories 1/(ηλ). A call that was interrupted
     continues. The table has the verdict, the period, and the largest error of the replay of each run.
     """
     import matplotlib

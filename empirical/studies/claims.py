@@ -104,7 +104,7 @@ class CorrectedSGD(ShortRepr):
         return SGD().equilibrium_turn(lr, wd * lr / self.lr_max, grad_norm)
 
 
-# ηλ = 0.005: about 40 relaxation times and 20 periods
+# ηλ = 0.005: about 40 memories 1/ηλ and 20 periods
 _CONVNET: Mapping[str, Any] = {"model": "convnet", "width": 4, "lr": 0.5, "wd": 0.01, "steps": 8000}
 _SMALL_MLP: Mapping[str, Any] = {"model": "mlp", "width": 8, "lr": 0.5, "wd": 0.02, "steps": 5000}
 _WIDE_MLP: Mapping[str, Any] = {"model": "mlp", "width": 96, "lr": 0.5, "wd": 0.004, "steps": 12_000}

@@ -32,7 +32,7 @@ _CHECK_SECONDS, _WAIT_STEP = 2.0, 0.5
 # bounds of the factor by which a run is extended at once, and a margin on the estimated factor
 _MAX_GROWTH, _MIN_GROWTH, _GROWTH_MARGIN = 4.0, 1.25, 1.1
 _MAX_STEPS_FACTOR = 10
-# run length in relaxation times 1/ηλ from which the verdict "equilibrium" is trusted
+# run length in units of 1/ηλ from which the verdict "equilibrium" is trusted
 _MIN_RELAXATIONS = 30.0
 # numbers of `simulate.classify` in a summary
 _PERIOD_NUMBERS = ("norm_rise", "outside_growth", "trough_norm", "peak_norm")

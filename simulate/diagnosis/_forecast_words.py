@@ -35,8 +35,8 @@ def forecast_words(forecast: Forecast) -> str:
         _heading(f),
         _changes(f),
         _arrival(f),
-        f"The run is short: {f.observed_relaxation_times:.0%} of one relaxation time."
-        if 0 < f.observed_relaxation_times < 0.995
+        f"The run is short: {f.observed_memories:.0%} of the memory of weight decay."
+        if 0 < f.observed_memories < 0.995
         else "",
         _angular_jump(f),
         _rotation(f),
@@ -74,7 +74,7 @@ def _changes(f: Forecast) -> str:
         for name, first, last in (("lr", f.first_lr, f.lr), ("wd", f.first_wd, f.wd))
         if first != last
     ]
-    return f"In the last relaxation time {' and '.join(changes)}; ρ* is that of the last value."
+    return f"Within the memory of weight decay {' and '.join(changes)}; ρ* is that of the last value."
 
 
 def _arrival(f: Forecast) -> str:
@@ -179,8 +179,8 @@ def _advice(f: Forecast) -> str:
         return "The norm is at equilibrium: nothing needs changing."
     if math.isinf(f.equilibrium_norm):
         return "Set wd > 0 if the norm should settle."
-    # before one relaxation time gradients often still change, and the equilibrium with them
-    is_long = f.observed_relaxation_times >= 1
+    # before one memory gradients often still change, and the equilibrium with them
+    is_long = f.observed_memories >= 1
     if _arrives(f) and is_long and f.steps_left and f.steps_to_settle > f.steps_left and not f.has_schedule:
         return (
             "To settle before the end, start with a norm closer to ρ*, or multiply lr * wd by about "

@@ -55,6 +55,8 @@ class GrowthLaw:
             return cls(2, 1 / (1 - rule.betas[0]), rule)
         if isinstance(rule, theory.Lion):
             return cls(2, 1 / (1 - rule.betas[1]), rule)
+        if isinstance(rule, theory.Muon):
+            return cls(2, 1 / (1 - rule.momentum), rule)
         if rule is None and text.partition("(")[0] == "Muon":
             # its decay is that of plain SGD
             return cls(2, _MUON_MEMORY, theory.SGD())

@@ -32,9 +32,9 @@ from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray, check_number
 from theory.optimizers import rotation_limit
 
-_WINDOW = 1.0  # relaxation times over which the forecast looks back
-_RECENT = 0.25  # relaxation times over which the direction is measured; of a shorter run, the share of its steps
-_BEGINNING = 2.0  # relaxation times at the start of a run, in which angular jumps do not count
+_WINDOW = 1.0  # memories over which the forecast looks back
+_RECENT = 0.25  # memories over which the direction is measured; of a shorter run, the share of its steps
+_BEGINNING = 2.0  # memories at the start of a run, in which angular jumps do not count
 _NEAR_EQUILIBRIUM = 0.1  # |ln ρ/ρ*| below which the norm is at equilibrium
 _CHANGED = 0.1  # relative change of ηλ in the window above which ηλ is not constant
 _FROZEN_LR = 0.01  # share of the largest lr of the run below which lr may be negligible
@@ -46,16 +46,16 @@ _FROZEN_ROWS = 10  # last rows that measure this change
 class Forecast:
     """Where the norm is heading; `str` of it is a few sentences.
 
-    A relaxation time is one over the decay of ln ρ per step (`theory.free_decay`): 1/ηλ for plain SGD. What depends on
-    the law of the optimizer, or on a variable that the trajectory lacks, is NaN without it.
+    The memory of weight decay is one over the decay of ln ρ per step (`theory.memory`): 1/ηλ for plain SGD. What
+    depends on the law of the optimizer, or on a variable that the trajectory lacks, is NaN without it.
 
     Attributes
     ----------
-    heading : "settles": the norm is at `equilibrium_norm`, and for one relaxation time it varied as little as at
+    heading : "settles": the norm is at `equilibrium_norm`, and for one memory it varied as little as at
         equilibrium and, for plain SGD, rotated as fast. "stays near": the norm is at `equilibrium_norm` now and was
-        there one relaxation time ago, but varies more or rotates less. "oscillates": an angular jump occurred after
-        the first two relaxation times. "frozen": lr is 0, or negligible. Else "falls" or "rises", as in the last steps.
-    norm, grad_norm : last ρ, and root-mean-square g̃ of the last relaxation time (of all steps, if there are fewer).
+        there one memory ago, but varies more or rotates less. "oscillates": an angular jump occurred after
+        the first two memories. "frozen": lr is 0, or negligible. Else "falls" or "rises", as in the last steps.
+    norm, grad_norm : last ρ, and root-mean-square g̃ of the last memory (of all steps, if there are fewer).
     lr, wd, optimizer : at the last step.
     observed_steps, stride : number of steps of the run so far, and number of steps between its rows.
     equilibrium_norm : ρ* at the present lr and wd, from the measured growth of the norm (docs/curvature.md). For Adam
@@ -66,7 +66,7 @@ class Forecast:
     steps_to_settle : steps at the present lr until ρ is within 1 % of ρ*. NaN for Adam, and if frozen.
     steps_left, norm_at_end : number of steps that are left, and norm after them under the schedule. None and NaN
         without `steps_left` and `schedule`.
-    growth : growth of ln ρ over its decay, in the last quarter of a relaxation time or of a shorter run. 1 at
+    growth : growth of ln ρ over its decay, in the last quarter of a memory or of a shorter run. 1 at
         equilibrium, 0 without gradients.
     grad_norm_max, delta : upper bound of g̃ and threshold δ of angular jumps.
     angular_jump_norm : norm below which a step with `grad_norm_max` is an angular jump, for plain SGD.
@@ -76,8 +76,8 @@ class Forecast:
         `grad_norm_max`. 0: in the next step; inf: never. NaN except for plain SGD.
     rotation, equilibrium_rotation : root-mean-square angle of the last steps, and its value at equilibrium for
         independent gradients, radians.
-    observed_relaxation_times : length of the run in relaxation times.
-    first_lr, first_wd : lr and wd one relaxation time ago if they changed since, else `lr` and `wd`.
+    observed_memories : length of the run in memories.
+    first_lr, first_wd : lr and wd one memory ago if they changed since, else `lr` and `wd`.
     wanted_rotation : rotation that the caller asked for.
     highest_lr : highest lr from now to the end of the schedule; the present one without a schedule.
     wd_for_rotation, lr_for_rotation : wd at `highest_lr`, and lr at this wd, with this rotation at equilibrium.
@@ -107,7 +107,7 @@ class Forecast:
     earliest_angular_jump: float
     rotation: float
     equilibrium_rotation: float
-    observed_relaxation_times: float
+    observed_memories: float
     first_lr: float
     first_wd: float
     recorded_rows: int = 0
@@ -120,7 +120,7 @@ class Forecast:
 
     @property
     def has_changed(self) -> bool:
-        """Whether lr or wd changed in the last relaxation time, so that the norm cannot be at equilibrium yet."""
+        """Whether lr or wd changed in the last memory, so that the norm cannot be at equilibrium yet."""
         return (self.first_lr, self.first_wd) != (self.lr, self.wd)
 
     def __str__(self) -> str:
@@ -295,7 +295,7 @@ def forecast(
         earliest_angular_jump=math.nan,
         rotation=angle,
         equilibrium_rotation=_equilibrium_rotation(rule, lr, wd, grad_norm),
-        observed_relaxation_times=float(pace.sum()),
+        observed_memories=float(pace.sum()),
         first_lr=float(rows.lrs[first]),
         first_wd=float(rows.wds[first]),
         recorded_rows=rows.lrs.size,
@@ -387,7 +387,7 @@ def _heading(
     if rows.angles is not None and (1 - np.cos(rows.angles[np.cumsum(pace) >= _BEGINNING]) > result.delta).any():
         return OSCILLATES
     is_there = (
-        result.observed_relaxation_times >= _WINDOW
+        result.observed_memories >= _WINDOW
         and not result.has_changed
         and abs(math.log(norm / result.equilibrium_norm)) <= _NEAR_EQUILIBRIUM
     )
@@ -404,9 +404,9 @@ def _heading(
     return DECREASES if norm < norms[-1 - recent] else INCREASES
 
 
-def _count_last_rows(pace: FloatArray, relaxation_times: float) -> int:
-    """Count the last rows that span this many relaxation times; all rows if they span fewer or there is no decay."""
-    reached = np.flatnonzero(np.cumsum(pace[::-1]) >= relaxation_times * (1 - 1e-9))
+def _count_last_rows(pace: FloatArray, memories: float) -> int:
+    """Count the last rows that span this many memories; all rows if they span fewer or there is no decay."""
+    reached = np.flatnonzero(np.cumsum(pace[::-1]) >= memories * (1 - 1e-9))
     return max(2, int(reached[0]) + 1) if reached.size else len(pace)
 
 

@@ -40,10 +40,10 @@ class Thresholds:
 
     # A quick rise of the norm is a spike, too. Runs: at equilibrium it takes longer, or the loss stays as before.
     norm_rise: float = 0.1  # of ln ρ: detection threshold of `find_periods`
-    quick_relaxations: float = 0.35  # runs: relaxation times that it takes at most
+    quick_relaxations: float = 0.35  # runs: times 1/ηλ that it takes at most
     often_high: float = 3.0  # runs: least median of the loss in it, over the median before
     once_high: float = 15.0  # runs: or least largest loss
-    usual_relaxations: float = 0.5  # convention: relaxation times before it in which the loss is usual
+    usual_relaxations: float = 0.5  # convention: times 1/ηλ before it in which the loss is usual
     usual_rows: int = 2000  # convention: but at most so many rows
 
     # lr step
@@ -65,7 +65,7 @@ class Thresholds:
     deep_decay: float = 0.1  # of ln ρ; runs: deeper than fluctuations at equilibrium
     trough_before: int = 20  # convention: rows before the spike in which the phase may end
     trough_after: int = 3  # convention: or in so many from its first row on
-    relaxations: float = 2.0  # convention: relaxation times in which the phase began
+    relaxations: float = 2.0  # convention: times 1/ηλ in which the phase began
     least_phase_rows: int = 10  # convention: but at least so many rows
 
     # Growth of the norm in a norm-driven spike

@@ -24,7 +24,7 @@ SURROGATES = 99
 VARIATION_MAX, VARIATION_SMALL, RESPONSE_MIN = 0.5, 0.2, -0.2
 _SPACING = 0.02  # distance of samples, in units of the time in which weight decay alone reduces ln ρ by 1
 _SPACING_MAX = 0.1  # if rows lie farther apart, they do not resolve the growth in a destabilization
-_SAMPLES_MAX = 8000  # so many last samples are used, about 160 relaxation times
+_SAMPLES_MAX = 8000  # so many last samples are used, about 160/ηλ steps
 _MEMORY = 3.0  # mean periods over which surrogates keep the correlations of the run
 # If the buffer remembers a larger share of the decay time, it prolongs rises, which surrogates lack.
 BUFFER_MAX = 0.03

@@ -50,7 +50,11 @@ class Setting:
         text = _label(trajectory, "optimizer", "SGD()")
         constraint = _label(trajectory, "constraint", FREE)
         try:
-            return cls(check_optimizer(text), text, constraint, variables)
+            rule = check_optimizer(text)
+            if isinstance(rule, theory.Muon):
+                # without a shape, as for groups of several matrices, its formulas are not known
+                _ = rule.shape
+            return cls(rule, text, constraint, variables)
         except ValueError as error:
             return cls(None, text, constraint, variables, str(error))
 

@@ -690,14 +690,14 @@ class TestForecast:
         assert "it reaches ρ* in" not in str(below)
 
     def test_the_direction_is_that_of_the_last_steps(self):
-        # up at first, then a long decay, all within one relaxation time
+        # up at first, then a long decay, all within one memory
         gradient = np.r_[np.full(20, 8.0), np.full(480, 1.0)]
         run = simulate.norm_map(0.5, 0.001, simulate.RecordedGradient(gradient), norm=1.5, steps=500)
         assert run.final_norm > run.norm[0]
         outlook = forecast(run)
         assert outlook.heading == "falls"
         assert outlook.growth < 0.7
-        assert "The run is short: 25% of one relaxation time" in str(outlook)
+        assert "The run is short: 25% of the memory of weight decay" in str(outlook)
 
     def test_a_changing_learning_rate_is_named(self):
         schedule = theory.Cosine(0.5, 1e-9, steps=2000)
@@ -711,7 +711,7 @@ class TestForecast:
         assert "lr went from" in str(outlook)
         assert "at the present lr" in str(outlook)
         assert "e+" not in str(outlook)
-        # constant over the last relaxation time
+        # constant over the last memory
         schedule = theory.StepDecay(0.5, (500,), 0.2)
         run = simulate.norm_map(schedule, 0.05, 2.0, norm=4.0, steps=1000)
         assert not forecast(run).has_changed

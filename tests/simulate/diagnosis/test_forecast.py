@@ -59,7 +59,7 @@ def orthogonal_steps(lr, wd, *, start, steps, seed, shape=(48, 24)):
 
 
 def network_errors(optimizer, seed, shares):
-    """Relative errors of ρ* of two layers of a small network on digits, after shares of the relaxation time."""
+    """Relative errors of ρ* of two layers of a small network on digits, after shares of the memory."""
     generator, digits = np.random.default_rng(seed), load_data("digits", torch.float32, torch.device("cpu"))
     torch.manual_seed(seed)
     width, batch = int(generator.choice([32, 64])), int(generator.choice([32, 64, 128]))
@@ -229,7 +229,7 @@ class TestEquilibriumNorm:
         is_known = np.isfinite(errors).all(axis=1)
         near = (np.abs(errors[is_known]) < 0.1).mean(axis=0)
         assert is_known.mean() > 0.8
-        # growth still changes in the first relaxation time: docs/curvature.md
+        # growth still changes in the first memory: docs/curvature.md
         assert near[0] > 0.5
         assert near[1] >= 0.9
 
