@@ -15,6 +15,7 @@ OPTIMIZERS = st.one_of(
     st.builds(theory.SGD, momentum=st.floats(0.01, 0.99), nesterov=st.booleans()),
     st.builds(theory.AdamW, dim=st.integers(1, 10**6)),
     st.builds(theory.Lion, dim=st.integers(1, 10**6)),
+    st.builds(theory.Muon, rows=st.integers(1, 100), columns=st.integers(1, 100), nesterov=st.booleans()),
 )
 POSITIVE = st.floats(1e-6, 1e3)
 
@@ -53,6 +54,14 @@ def test_a_trajectory_that_says_nothing():
     for name in ("lr", "wd"):
         with pytest.raises(ValueError, match=f"trajectory must have '{name}'"):
             getattr(setting, name)
+
+
+def test_muon_without_a_shape_has_no_formulas():
+    # as in the trajectory of a group of several matrices
+    setting = Setting.of(xr.Dataset(attrs={"optimizer": "Muon(momentum=0.9)"}))
+    assert (setting.optimizer, setting.optimizer_text) == (None, "Muon(momentum=0.9)")
+    with pytest.raises(ValueError, match="rows and columns"):
+        setting.known_optimizer()
 
 
 def test_an_optimizer_that_is_not_known():
