@@ -5,7 +5,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import settings
 
+# The same examples in every run, and no limit of time: a busy machine is no failure.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 # Test processes run side by side, and the networks are tiny: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Decoded images are cached in a folder of the tests, never in the home of the user.
