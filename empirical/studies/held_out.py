@@ -319,7 +319,7 @@ def validate_held_out(
     >>> validate_held_out(networks=["mlp7"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: networks must be one of adamw64, affine64, convnet3, convnet4, ...; got 'mlp7'
+    ValueError: networks must be one of adamw128, adamw64, affine128, affine64, ...; got 'mlp7'
     """
     if not isinstance(networks, Mapping):
         names = NETWORKS if networks is None else networks

@@ -22,6 +22,7 @@ _MIN_OUTSIDE_GROWTH, _MAX_OUTSIDE_GROWTH = 0.01, 0.98  # of measured shares; tho
 # A larger rise of ln J towards small ηλ, per factor of e or between two settings, is a change of kind.
 _MAX_KIND_SLOPE = 0.85
 _ROUNDING = 1 + 1e-9  # lr * wd may be off by rounding
+_REACH = 12.0  # largest ratio of ηλ to that of the nearest setting
 _MIN_ROOT = 0.1  # least √J, far from all settings
 _SAMPLES = 400  # bootstrap samples of the calibration runs
 
@@ -36,7 +37,8 @@ class PeriodLaw:
 
     Norm rises can change their kind: with layer and group normalization they are small at large ηλ, and several times
     as large at small ηλ. Settings on the two sides of such a change do not predict each other. The law then holds
-    within each kind. Between them, and beyond a kind with a single setting, the period is undetermined.
+    within each kind. Between them, beyond a kind with a single setting, and at more than 12 times or less than a
+    twelfth of the nearest ηλ, the period is undetermined.
 
     Parameters
     ----------
@@ -97,6 +99,12 @@ class PeriodLaw:
         intrinsic_lr = lr * wd
         if self._kind_at(intrinsic_lr) is not None:
             return ""
+        nearest = self._nearest(intrinsic_lr)
+        if not _is_near(intrinsic_lr, nearest):
+            return (
+                f"lr * wd = {intrinsic_lr:.3g} is far from the nearest calibrated setting, {nearest:.3g}; calibrate at "
+                f"{intrinsic_lr:.2g}, too"
+            )
         for above, below in zip(self.kinds[:-1], self.kinds[1:], strict=True):
             if below[0].intrinsic_lr < intrinsic_lr < above[-1].intrinsic_lr:
                 middle = math.sqrt(below[0].intrinsic_lr * above[-1].intrinsic_lr)
@@ -173,6 +181,8 @@ class PeriodLaw:
 
     def _kind_at(self, intrinsic_lr: float) -> int | None:
         """Number of the kind of norm rises at ηλ; None where it is unknown."""
+        if not _is_near(intrinsic_lr, self._nearest(intrinsic_lr)):
+            return None
         for number, kind in enumerate(self.kinds):
             is_first, is_last = number == 0, number == len(self.kinds) - 1
             # a kind of which only one setting is known may change below it
@@ -182,6 +192,11 @@ class PeriodLaw:
             if above and below:
                 return number
         return None
+
+    def _nearest(self, intrinsic_lr: float) -> float:
+        """Nearest calibrated ηλ, by its ratio."""
+        settings = (setting.intrinsic_lr for kind in self.kinds for setting in kind)
+        return min(settings, key=lambda other: abs(math.log(other / intrinsic_lr)))
 
     @functools.cached_property
     def _samples(self) -> list[FloatArray]:
@@ -244,6 +259,10 @@ def is_change_of_kind(above: PooledRuns, below: PooledRuns) -> bool:
     """
     distance = math.log(above.intrinsic_lr / below.intrinsic_lr)
     return math.log(below.norm_rise / above.norm_rise) > _MAX_KIND_SLOPE * min(distance, 1.0)
+
+
+def _is_near(intrinsic_lr: float, nearest: float) -> bool:
+    return abs(math.log(intrinsic_lr / nearest)) <= math.log(_REACH)
 
 
 def _variogram(distance: FloatArray) -> FloatArray:

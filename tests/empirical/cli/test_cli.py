@@ -197,7 +197,7 @@ def test_every_way_to_ask_gives_the_same_period(lr, wd):
 
 def test_predict_takes_a_period_model_and_marks_extrapolation(tmp_path):
     simulate.PeriodModel.reference().save(tmp_path / "own.json")
-    output = bnwd("predict", "--lr", 0.5, "--wd", 1e-4, "--period-model", tmp_path / "own.json").stdout
+    output = bnwd("predict", "--lr", 0.5, "--wd", 5e-4, "--period-model", tmp_path / "own.json").stdout
     assert "own.json" in output
     line = next(line for line in output.splitlines() if "calibrated" in line)
     assert " no " in line
@@ -221,6 +221,7 @@ def test_predict_leaves_out_a_period_beyond_the_law():
     values = json.loads(bnwd("predict", "--lr", 0.5, "--wd", 1.9, "--json").stdout)
     assert "equilibrium_norm" in values
     assert "period" not in values
+    assert values["period_verdict"] == "undetermined"
 
 
 @pytest.mark.parametrize("optimizer", ["SGD(momentum=0.9)", "AdamW(dim=100)", "Adam(dim=100)", "Lion(dim=100)"])

@@ -58,13 +58,13 @@ class TestInterpolation:
             return (intrinsic_lr, (0.5 + 0.06 * place) ** 2, odds / (1 + odds))
 
         fitted = law(at(0.01), at(0.002))
-        for intrinsic_lr in (0.05, 0.005, 0.001, 0.0001):
+        for intrinsic_lr in (0.05, 0.005, 0.001, 0.0002):
             _, norm_rise, share = at(intrinsic_lr)
             assert float(fitted.norm_rise_at(intrinsic_lr)) == pytest.approx(norm_rise, rel=1e-9)
             assert float(fitted.outside_growth_at(intrinsic_lr)) == pytest.approx(share, rel=1e-9)
 
     @FIXED
-    @given(norm_rises, shares, st.floats(1e-5, 0.5), st.floats(0.1, 10))
+    @given(norm_rises, shares, st.floats(1e-3, 0.1), st.floats(0.1, 10))
     def test_the_identity_of_growth_and_decay_holds_everywhere(self, norm_rise, share, intrinsic_lr, lr):
         fitted = law((0.01, norm_rise, share))
         norm_rise_there, share_there = fitted.norm_rise_at(intrinsic_lr), fitted.outside_growth_at(intrinsic_lr)
@@ -197,6 +197,17 @@ class TestKinds:
             ((0.204, 0.214, 0.573, 1.472, 2.212), 3),
         ):
             assert len(law(*zip(intrinsic_lrs, measured, strict=True)).kinds) == kinds
+
+
+def test_far_from_all_settings_it_is_undetermined():
+    fitted = law((0.01, 0.3), (0.002, 0.4))
+    for intrinsic_lr in (0.13, 0.9, 0.00015):
+        assert math.isnan(fitted.period(1.0, intrinsic_lr))
+        reason = fitted.obstacle(1.0, intrinsic_lr)
+        assert "far from the nearest" in reason
+        assert f"calibrate at {intrinsic_lr:.2g}" in reason
+    for intrinsic_lr in (0.11, 0.0002):
+        assert fitted.obstacle(1.0, intrinsic_lr) == ""
 
 
 def test_runs_of_which_only_means_are_stored_have_errors_too():
