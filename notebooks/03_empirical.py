@@ -193,7 +193,7 @@ simulate.plots.plot_trajectory(trained.isel(step=slice(-3000, None)), ax, variab
 plt.show()
 
 # %% [markdown]
-# For held-out networks with a clear period, the mean error of the predicted period is about 5 %. `docs/validation.md` also shows where
+# For held-out networks with a clear period, the mean error of the predicted period is about 7 %. `docs/validation.md` also shows where
 # such predictions fail.
 #
 # ## 6. Why it destabilizes
