@@ -9,7 +9,7 @@ OUT ?= report
 validate: $(STAMP)
 	$(BIN)/bnwd validate --out $(OUT)
 
-# held-out predictions, 40 minutes; the page and its figure are copied to docs
+# held-out predictions, two hours; the page and its figure are copied to docs
 held-out: $(STAMP)
 	rm -f held_out/held_out.md
 	$(BIN)/bnwd validate --held-out --out held_out; code=$$?; cp held_out/held_out.md held_out/held_out.png docs/; exit $$code

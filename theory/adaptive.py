@@ -32,14 +32,6 @@ class DirectionVariance(NamedTuple):
         return self.instant + s * self.repeated
 
 
-def decoupled_norm(lr: FloatArray, wd: FloatArray, dim: float, variance: DirectionVariance) -> FloatArray:
-    """Stationary norm of x⁺ = (1-ηλ)x - ηu: ρ*² = ηdS/(λ(2-ηλ))."""
-    intrinsic_lr = lr * wd
-    with np.errstate(divide="ignore"):
-        ratio = np.sqrt(lr) / np.sqrt(wd)
-    return np.asarray(ratio * np.sqrt(dim * variance.autocorrelation(1 - intrinsic_lr) / (2 - intrinsic_lr)))
-
-
 def decoupled_turn(intrinsic_lr: FloatArray, variance: DirectionVariance) -> FloatArray:
     """Stationary 1 - E[x⁺x]/E[x²] of x⁺ = (1-ηλ)x - ηu."""
     return np.asarray(
@@ -61,6 +53,75 @@ def adam_direction_variance(betas: tuple[float, float], s: FloatArray) -> Direct
     return DirectionVariance(own * (1 + w) - shared, repeated)
 
 
+class DecoupledDecay:
+    """Closed forms of an optimizer whose step has a fixed size and whose decay acts on the weights: x⁺ = (1-ηλ)x - ηu.
+
+    Subclasses have `direction_variance`, and `_square_step`: the mean of ‖u‖² is `_square_step` times `instant`.
+    """
+
+    intrinsic_lr_limit: ClassVar[float] = 2.0
+    wd_exponent: ClassVar[int] = 1
+    norm_exponent: ClassVar[float] = 1.0
+    norm_power: ClassVar[int] = 2
+    rate_exponent: ClassVar[int] = 0
+
+    def direction_variance(self, s: FloatArray) -> DirectionVariance:
+        """Return the variance of the directions, for independent gradients and the decay s of the weights per step."""
+        raise NotImplementedError
+
+    @property
+    def _square_step(self) -> float:
+        raise NotImplementedError
+
+    def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return ρ* with ρ*² = ηDS/(λ(2-ηλ)), where D is `_square_step`; it does not depend on the gradient.
+
+        Examples
+        --------
+        >>> rule = Lion(dim=200, betas=(0.0, 0.0))  # the sign of the gradient
+        >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
+        1.0
+        """
+        intrinsic_lr = lr * wd
+        summed = self.direction_variance(1 - intrinsic_lr).autocorrelation(1 - intrinsic_lr)
+        with np.errstate(divide="ignore"):
+            ratio = np.sqrt(lr) / np.sqrt(wd)
+        return np.asarray(ratio * np.sqrt(self._square_step * summed / (2 - intrinsic_lr)) * np.ones_like(grad_norm))
+
+    def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return 1 - cos θ*, which does not depend on D.
+
+        Examples
+        --------
+        >>> rule = Lion(dim=200, betas=(0.0, 0.0))
+        >>> round(float(rule.equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0))), 12)
+        0.05
+        """
+        intrinsic_lr = lr * wd
+        return decoupled_turn(intrinsic_lr, self.direction_variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
+
+    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the rate of ρ², 2ηλ.
+
+        Examples
+        --------
+        >>> float(AdamW().norm_rate(*map(np.array, (0.5, 0.01, 1.0))))
+        0.01
+        """
+        return 2 * lr * wd * np.ones_like(grad_norm)
+
+    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
+        """Return the growth of ρ², η²DS.
+
+        Examples
+        --------
+        >>> float(Lion(dim=200, betas=(0.0, 0.0)).norm_growth(*map(np.array, (0.5, 1.0))))
+        50.0
+        """
+        growth = self._square_step * self.direction_variance(np.asarray(1.0)).autocorrelation(1.0)
+        return np.asarray(lr * lr * growth * np.ones_like(grad_norm))
+
+
 @dataclass(frozen=True, repr=False)
 class _WithDim(ShortRepr):
     dim: int | None = None
@@ -76,6 +137,11 @@ class _WithDim(ShortRepr):
             name = type(self).__name__
             raise ValueError(f"optimizer needs dim, the number of scale-invariant weights, as in {name}(dim=4096)")
         return self.dim
+
+    @property
+    def _square_step(self) -> float:
+        """D of `DecoupledDecay`."""
+        return float(self._dim)
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,7 +202,7 @@ class _Adaptive(_WithDim):
 
 
 @dataclass(frozen=True, repr=False)
-class AdamW(_Adaptive):
+class AdamW(_Adaptive, DecoupledDecay):
     """AdamW as in `torch.optim.AdamW`, with decoupled decay.
 
     The closed forms are of first order in 1-β₂. For β₂ >= 0.95 random walks agree within 0.6 % in ρ² (0.3 % for
@@ -157,61 +223,10 @@ class AdamW(_Adaptive):
     AdamW(dim=100)
     """
 
-    intrinsic_lr_limit: ClassVar[float] = 2.0
-    wd_exponent: ClassVar[int] = 1
-    norm_exponent: ClassVar[float] = 1.0
-    norm_power: ClassVar[int] = 2
-    rate_exponent: ClassVar[int] = 0
-
     def update(self, weights: Any, gradient: Any, state: tuple[Any, ...], lr: Any, wd: Any) -> tuple[Any, Any]:
         """Return weights and state after one step."""
         direction, state = self._moments(gradient, state)
         return weights - lr * (direction + wd * weights), state
-
-    def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ* ≈ √(ηd/(2λ)) with corrections in ηλ, β₁ and β₂; it does not depend on the gradient.
-
-        Examples
-        --------
-        >>> round(float(AdamW(dim=200).equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 3)
-        0.999
-        """
-        variance = adam_direction_variance(self.betas, 1 - lr * wd)
-        return decoupled_norm(lr, wd, self._dim, variance) * np.ones_like(grad_norm)
-
-    def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ*, which tends to ηλ(1-β₁)/(1+β₁(1-ηλ)) for β₂ → 1.
-
-        Examples
-        --------
-        >>> float(AdamW(dim=200, betas=(0.0, 0.9)).equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0)))
-        0.05
-        """
-        intrinsic_lr = lr * wd
-        return decoupled_turn(intrinsic_lr, adam_direction_variance(self.betas, 1 - intrinsic_lr)) * np.ones_like(
-            grad_norm
-        )
-
-    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return the rate of ρ², 2ηλ.
-
-        Examples
-        --------
-        >>> float(AdamW().norm_rate(*map(np.array, (0.5, 0.01, 1.0))))
-        0.01
-        """
-        return 2 * lr * wd * np.ones_like(grad_norm)
-
-    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return the growth of ρ², which tends to η²d for β₂ → 1.
-
-        Examples
-        --------
-        >>> float(AdamW(dim=200, betas=(0.0, 0.0)).norm_growth(*map(np.array, (0.5, 1.0))))
-        50.0
-        """
-        variance = adam_direction_variance(self.betas, np.asarray(1.0))
-        return np.asarray(lr * lr * self._dim * variance.autocorrelation(1.0) * np.ones_like(grad_norm))
 
 
 @dataclass(frozen=True, repr=False)
@@ -339,7 +354,7 @@ class Adam(_Adaptive):
 
 
 @dataclass(frozen=True, repr=False)
-class Lion(_WithDim):
+class Lion(_WithDim, DecoupledDecay):
     """Lion: steps by the sign of a blend of momentum and gradient, with decoupled decay.
 
     Random walks in 300 dimensions agree within 0.2 % in ρ² and in 1 - cos θ, which is within their scatter. The closed
@@ -358,12 +373,6 @@ class Lion(_WithDim):
     Lion(dim=100)
     """
 
-    intrinsic_lr_limit: ClassVar[float] = 2.0
-    wd_exponent: ClassVar[int] = 1
-    norm_exponent: ClassVar[float] = 1.0
-    norm_power: ClassVar[int] = 2
-    rate_exponent: ClassVar[int] = 0
-
     betas: tuple[float, float] = (0.9, 0.99)
 
     def __post_init__(self) -> None:
@@ -381,50 +390,6 @@ class Lion(_WithDim):
         blend = beta1 * momentum + (1 - beta1) * gradient
         sign = (blend > 0) * 1.0 - (blend < 0) * 1.0
         return weights - lr * (sign + wd * weights), (beta2 * momentum + (1 - beta2) * gradient,)
-
-    def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ* with ρ*² = ηdq/(λ(2-ηλ)) and q from the signs; it does not depend on the gradient.
-
-        Examples
-        --------
-        >>> rule = Lion(dim=200, betas=(0.0, 0.0))  # the sign of the gradient
-        >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
-        1.0
-        """
-        return decoupled_norm(lr, wd, self._dim, self.direction_variance(1 - lr * wd)) * np.ones_like(grad_norm)
-
-    def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ* with cos θ* = s + (1-s²)(q-1)/(2sq), s = 1-ηλ and q from the signs.
-
-        Examples
-        --------
-        >>> rule = Lion(dim=200, betas=(0.0, 0.0))
-        >>> round(float(rule.equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0))), 12)
-        0.05
-        """
-        intrinsic_lr = lr * wd
-        return decoupled_turn(intrinsic_lr, self.direction_variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
-
-    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return the rate of ρ², 2ηλ.
-
-        Examples
-        --------
-        >>> float(Lion().norm_rate(*map(np.array, (0.5, 0.01, 1.0))))
-        0.01
-        """
-        return 2 * lr * wd * np.ones_like(grad_norm)
-
-    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return the growth of ρ², η²dq.
-
-        Examples
-        --------
-        >>> float(Lion(dim=200, betas=(0.0, 0.0)).norm_growth(*map(np.array, (0.5, 1.0))))
-        50.0
-        """
-        growth = self._dim * self.direction_variance(np.asarray(1.0)).autocorrelation(1.0)
-        return np.asarray(lr * lr * growth * np.ones_like(grad_norm))
 
     @property
     def correlation(self) -> float:

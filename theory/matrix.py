@@ -9,15 +9,14 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from theory.adaptive import (
+    DecoupledDecay,
     DirectionVariance,
     blend_correlation,
-    decoupled_norm,
-    decoupled_turn,
     variance_of_odd_function,
 )
 from theory.arguments import FloatArray, check_choice, check_integer, check_number
@@ -31,7 +30,7 @@ _SCALES = ("original", "match_rms_adamw", "none")
 
 
 @dataclass(frozen=True, repr=False)
-class Muon(ShortRepr):
+class Muon(ShortRepr, DecoupledDecay):
     """Muon as in `torch.optim.Muon`: steps along the orthogonalized momentum of a matrix, with decoupled decay.
 
     Successive steps are less correlated than the momentum. For Gaussian matrices whose entries have the correlation c,
@@ -56,12 +55,6 @@ class Muon(ShortRepr):
     >>> Muon(rows=64, columns=128)
     Muon(rows=64, columns=128)
     """
-
-    intrinsic_lr_limit: ClassVar[float] = 2.0
-    wd_exponent: ClassVar[int] = 1
-    norm_exponent: ClassVar[float] = 1.0
-    norm_power: ClassVar[int] = 2
-    rate_exponent: ClassVar[int] = 0
 
     rows: int | None = None
     columns: int | None = None
@@ -118,51 +111,6 @@ class Muon(ShortRepr):
         matrix = blend.reshape((*blend.shape[:-1], rows, columns))
         direction = self.factor * _orthogonalize(matrix, self.iterations).reshape(weights.shape)
         return weights - lr * (direction + wd * weights), (momentum,)
-
-    def equilibrium_norm(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return ρ* with ρ*² = ηDS/(λ(2-ηλ)), D = factor² min(rows, columns); it does not depend on the gradient.
-
-        Examples
-        --------
-        >>> rule = Muon(rows=200, columns=200, momentum=0.0, nesterov=False, iterations=0)
-        >>> round(float(rule.equilibrium_norm(np.array(1e-3), np.array(0.1), np.array(1.0))), 4)
-        1.0
-        """
-        return decoupled_norm(lr, wd, self._square_step, self.direction_variance(1 - lr * wd)) * np.ones_like(grad_norm)
-
-    def equilibrium_turn(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return 1 - cos θ*, by the same formula as for `Lion`.
-
-        Examples
-        --------
-        >>> rule = Muon(rows=200, columns=200, momentum=0.0, nesterov=False, iterations=0)
-        >>> round(float(rule.equilibrium_turn(np.array(0.5), np.array(0.1), np.array(1.0))), 6)
-        0.05
-        """
-        intrinsic_lr = lr * wd
-        return decoupled_turn(intrinsic_lr, self.direction_variance(1 - intrinsic_lr)) * np.ones_like(grad_norm)
-
-    def norm_rate(self, lr: FloatArray, wd: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return the rate of ρ², 2ηλ.
-
-        Examples
-        --------
-        >>> float(Muon().norm_rate(*map(np.array, (0.5, 0.01, 1.0))))
-        0.01
-        """
-        return 2 * lr * wd * np.ones_like(grad_norm)
-
-    def norm_growth(self, lr: FloatArray, grad_norm: FloatArray) -> FloatArray:
-        """Return the growth of ρ², η²DS.
-
-        Examples
-        --------
-        >>> rule = Muon(rows=200, columns=200, momentum=0.0, nesterov=False, iterations=0)
-        >>> round(float(rule.norm_growth(*map(np.array, (0.5, 1.0)))), 3)
-        50.0
-        """
-        growth = self._square_step * self.direction_variance(np.asarray(1.0)).autocorrelation(1.0)
-        return np.asarray(lr * lr * growth * np.ones_like(grad_norm))
 
     def direction_variance(self, s: FloatArray) -> DirectionVariance:
         """Return the variance of the directions over that of exact polar factors, for the decay s per step.

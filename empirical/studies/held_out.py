@@ -291,7 +291,7 @@ def validate_held_out(
     ----------
     out : new folder, or that of an earlier call, whose runs are reused.
     networks : names in `empirical.studies.held_out.NETWORKS`, or such networks by name. Default: all of them, which
-        takes about 40 minutes on two cores.
+        takes about two hours on two cores.
     periods : number of periods per setting, in both its runs together, unless they are at equilibrium.
     calibration_periods : number of periods at each ηλ of the calibration.
     executor : runs the trainings, as in `sweep`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,8 +194,8 @@ class PeriodLaw:
         return None
 
     def _nearest(self, intrinsic_lr: float) -> float:
-        """Nearest calibrated ηλ, by its ratio."""
-        settings = (setting.intrinsic_lr for kind in self.kinds for setting in kind)
+        """Nearest calibrated ηλ, by its ratio; also one at which the network is at equilibrium."""
+        settings = (run.intrinsic_lr for run in self.calibration_runs)
         return min(settings, key=lambda other: abs(math.log(other / intrinsic_lr)))
 
     @functools.cached_property
@@ -220,18 +220,16 @@ class PeriodLaw:
         place, places = -math.log(intrinsic_lr), -np.log([setting.intrinsic_lr for setting in self.kinds[number]])
         size = places.size
         slope, sd = np.array(_SLOPES).T
-        setting_noise = np.diag(np.repeat(np.square(_SETTING_SDS), size))
         # covariances of intrinsic random functions, of which only differences have a variance
-        covariance = _blocks(-(sd[i] ** 2) * _variogram(places[:, np.newaxis] - places) for i in range(2))
-        towards = _blocks(-(sd[i] ** 2) * _variogram(places - place)[:, np.newaxis] for i in range(2))
+        variances = np.diag(-(sd**2))
+        covariance = np.kron(variances, _variogram(places[:, np.newaxis] - places))
+        towards = np.kron(variances, _variogram(places - place)[:, np.newaxis])
         # J and φ of a setting have correlated errors, because the period is known better than either
-        noise = np.cov(self._samples[number], rowvar=False)
-        of_same_setting = np.tile(np.eye(size), (2, 2))
-        noise = noise * of_same_setting + setting_noise
-        system = np.zeros((2 * size + 2, 2 * size + 2))
-        system[: 2 * size, : 2 * size] = covariance + noise
-        system[2 * size :, : 2 * size] = np.repeat(np.eye(2), size, axis=1)
-        system[: 2 * size, 2 * size :] = system[2 * size :, : 2 * size].T
+        setting_noise = np.kron(np.diag(np.square(_SETTING_SDS)), np.eye(size))
+        noise = np.cov(self._samples[number], rowvar=False) * np.kron(np.ones((2, 2)), np.eye(size)) + setting_noise
+        # the levels are unknown: the weights of each function add up to 1, and those of the other to 0
+        sums = np.kron(np.eye(2), np.ones((1, size)))
+        system = np.block([[covariance + noise, sums.T], [sums, np.zeros((2, 2))]])
         weights = np.linalg.solve(system, np.concatenate([towards, np.eye(2)]))[: 2 * size].T
         offset = slope * place - weights @ np.outer(slope, places).ravel()
         errors = weights @ covariance @ weights.T - weights @ towards - towards.T @ weights.T
@@ -272,14 +270,6 @@ def _variogram(distance: FloatArray) -> FloatArray:
     """
     length = np.abs(distance)
     return np.asarray(length + np.expm1(-length))
-
-
-def _blocks(parts: Iterable[FloatArray]) -> FloatArray:
-    """Two matrices along the diagonal of a larger one."""
-    first, second = parts
-    return np.block(
-        [[first, np.zeros((first.shape[0], second.shape[1]))], [np.zeros((second.shape[0], first.shape[1])), second]]
-    )
 
 
 def _coordinates(settings: Sequence[PooledRuns]) -> FloatArray:

@@ -153,6 +153,12 @@ class TestVerdicts:
         # above the settings of the law the spread is that at equilibrium
         assert fitted.predict(1.0, 0.01).log_norm_sd == pytest.approx(0.02, rel=1e-9)
 
+    def test_between_runs_at_equilibrium_it_is_equilibrium_though_periods_are_far(self):
+        far = periodic_run(0.0003, period=1500.0, norm_rise=0.35)
+        fitted = model(equilibrium_run(0.01), equilibrium_run(0.002), far)
+        # 0.005 is 17 times the only setting with periods, and next to two settings at equilibrium
+        assert fitted.predict(1.0, 0.005).verdict == "equilibrium"
+
     def test_where_norm_rises_change_their_kind_it_is_undetermined(self):
         fitted = model(periodic_run(0.01, norm_rise=0.2), periodic_run(0.002, period=900.0, norm_rise=1.5))
         unknown = fitted.predict(1.0, 0.005)
