@@ -1,5 +1,6 @@
 """The law of the period: interpolation between calibrated settings, its errors, and changes of kind."""
 
+import dataclasses
 import itertools
 import math
 
@@ -82,6 +83,18 @@ class TestInterpolation:
             for n in (400, 10)
         )
         assert float(imprecise.norm_rise_at(0.002)) < float(precise.norm_rise_at(0.002)) < 0.8
+
+    def test_a_period_that_is_known_precisely_counts_though_its_norm_rise_is_not(self):
+        # equal lengths and scattered rises: T is known, while J and φ are not, with errors that compensate in T
+        def with_scattered_rises(run, spread):
+            factors = 1 + spread * np.random.default_rng(1).standard_normal(run.count)
+            return dataclasses.replace(run, rises=tuple(run.norm_rise * factors / factors.mean()))
+
+        precise = calibration_run(0.01, 0.4)
+        # off the typical trend: J has doubled
+        off = with_scattered_rises(calibration_run(0.002, 0.8, 0.3, count=30), 0.8)
+        fitted = PeriodLaw((precise, off))
+        assert fitted.period(1.0, 0.002) == pytest.approx(off.period, rel=0.03)
 
     def test_arrays_and_numbers(self):
         fitted = law((0.01, 0.3), (0.002, 0.4))
