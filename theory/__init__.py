@@ -36,7 +36,7 @@ from theory.momentum import (
     momentum_relaxation,
     momentum_stationary_bounds,
 )
-from theory.norm_control import FixedNorm, fixed_norm
+from theory.norm_control import FixedNorm, fixed_norm, lr_at_fixed_norm
 from theory.optimizers import SGD, Adam, AdamW, Lion, Muon, Optimizer
 from theory.period import (
     Balance,
@@ -49,13 +49,15 @@ from theory.period import (
     least_time_between_angular_jumps,
 )
 from theory.scaling import Memory, Transfer, memory, transfer
-from theory.schedules import Constant, Cosine, Exponential, Linear, Schedule, StepDecay, WarmUp
+from theory.schedules import Constant, Cosine, Exponential, Linear, PiecewiseLinear, Schedule, StepDecay, WarmUp
 from theory.symmetry import EquivalentRun, RunWithoutDecay, equivalent_run, run_without_decay
 from theory.tracking import (
+    EffectiveLrSettings,
     corrected_decay,
     gradient_growth,
     norm_under_schedule,
     quasi_equilibrium_norm,
+    settings_for_effective_lr,
     tracked_steps,
     tracking_lag,
 )
@@ -70,6 +72,7 @@ __all__ = [
     "Bounds",
     "Constant",
     "Cosine",
+    "EffectiveLrSettings",
     "EquivalentRun",
     "Exponential",
     "FixedNorm",
@@ -79,6 +82,7 @@ __all__ = [
     "MomentumRelaxation",
     "Muon",
     "Optimizer",
+    "PiecewiseLinear",
     "RunWithoutDecay",
     "Schedule",
     "Spread",
@@ -106,6 +110,7 @@ __all__ = [
     "largest_clipped_share",
     "least_decay_steps",
     "least_time_between_angular_jumps",
+    "lr_at_fixed_norm",
     "lr_for_norm",
     "lr_for_relaxation",
     "lr_for_rotation",
@@ -123,6 +128,7 @@ __all__ = [
     "relaxation_time",
     "rotation",
     "run_without_decay",
+    "settings_for_effective_lr",
     "steps_to_angular_jump",
     "total_grad_norm",
     "tracked_steps",

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.adaptive import DirectionVariance, decoupled_turn
-from theory.arguments import FloatArray, check_lr, to_float
+from theory.adaptive import Adam, DirectionVariance, decoupled_turn
+from theory.arguments import (
+    FloatArray,
+    Number,
+    broadcast,
+    check_intrinsic_lr,
+    check_lr,
+    check_real,
+    check_wd,
+    to_float,
+)
 from theory.optimizers import Optimizer, OptimizerLike, check_optimizer
 
 _LEAST_LOG_DECAY, _BISECTIONS = -80.0, 120
@@ -66,6 +75,58 @@ def fixed_norm(lr: ArrayLike, *, optimizer: OptimizerLike = None) -> FixedNorm:
     decay = np.exp((low + high) / 2)
     turn = decoupled_turn(decay, _variance(rule, 1 - decay))
     return FixedNorm(to_float(2 * np.arcsin(np.sqrt(turn / 2))), to_float(decay))
+
+
+@overload
+def lr_at_fixed_norm(
+    lr: Number, norm: Number, wd: Number = 0.0, *, fixed_norm: Number = 1.0, optimizer: OptimizerLike = None
+) -> float: ...
+@overload
+def lr_at_fixed_norm(
+    lr: ArrayLike, norm: ArrayLike, wd: ArrayLike = 0.0, *, fixed_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> FloatArray: ...
+def lr_at_fixed_norm(
+    lr: ArrayLike, norm: ArrayLike, wd: ArrayLike = 0.0, *, fixed_norm: ArrayLike = 1.0, optimizer: OptimizerLike = None
+) -> Any:
+    """Learning rate that repeats a run with a changing norm and weight decay as a run with a fixed norm and none.
+
+    The step has the same effective learning rate: η' = η (R/ρ)²/(1-ηλ) for SGD, and η (R/ρ)/(1-ηλ) for AdamW, Lion and
+    Muon. The weights of the new run are rescaled to R after each step, as with `RunConfig(fixed="norm")`.
+
+    For plain SGD all directions are then the same, hence the losses. Several groups may share η, λ and one fixed norm
+    of all their weights. With momentum, and for the other optimizers, this holds if the norm changes little within the
+    memory of the optimizer. For `Adam` with L2 regularization there is no factor 1/(1-ηλ), and decay changes the
+    directions a little.
+
+    Parameters
+    ----------
+    lr, norm, wd : η > 0, ρ > 0 and λ >= 0 of each step of the run.
+    fixed_norm : R > 0. All broadcast.
+    optimizer : object or its text form; default `SGD()`.
+
+    Returns
+    -------
+    η': float or array.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is not a number or is out of range, or ηλ >= 1.
+
+    Source: docs/mathematics.md §6.
+
+    Examples
+    --------
+    >>> lr_at_fixed_norm(0.5, [2.0, 4.0], 0.04, fixed_norm=2.0).round(4).tolist()
+    [0.5102, 0.1276]
+    """
+    rule = check_optimizer(optimizer)
+    lr, norm, wd = check_lr(lr), check_real("norm", norm, above=0), check_wd(wd)
+    target = check_real("fixed_norm", fixed_norm, above=0)
+    lr, norm, wd, target = broadcast(lr=lr, norm=norm, wd=wd, fixed_norm=target)
+    is_decay_apart = not isinstance(rule, Adam)
+    if is_decay_apart:
+        check_intrinsic_lr(lr, wd, below=1.0)
+    return to_float(lr * (target / norm) ** (1 / rule.norm_exponent) / (1 - lr * wd if is_decay_apart else 1.0))
 
 
 def _excess(rule: Optimizer, ratio: FloatArray, decay: FloatArray) -> FloatArray:

@@ -164,12 +164,41 @@ class WarmUp:
         return np.asarray(rise * self.after(np.maximum(step - self.steps, 0)))
 
 
+@dataclass(frozen=True)
+class PiecewiseLinear:
+    """Straight lines through the learning rates `lrs` at the step numbers `steps`, constant before and after.
+
+    Examples
+    --------
+    >>> PiecewiseLinear(steps=(0, 2, 4), lrs=(0.25, 0.5, 1.0))([0, 1, 2, 4, 9]).tolist()
+    [0.25, 0.375, 0.5, 1.0, 1.0]
+    """
+
+    steps: tuple[int, ...]
+    lrs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        steps = tuple(check_integer("steps", number) for number in self.steps)
+        if not steps or list(steps) != sorted(set(steps)):
+            raise ValueError(f"steps must be increasing step numbers, at least one, got {self.steps!r}")
+        lrs = tuple(check_number("lrs", lr, above=0) for lr in self.lrs)
+        if len(lrs) != len(steps):
+            raise ValueError(f"lrs must have one learning rate for each of the {len(steps)} steps, got {len(lrs)}")
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "lrs", lrs)
+
+    def __call__(self, step: ArrayLike) -> FloatArray:
+        """Return η at each step."""
+        return np.asarray(np.interp(check_real("step", step), self.steps, self.lrs))
+
+
 SCHEDULES: dict[str, type[Any]] = {
     "Constant": Constant,
     "StepDecay": StepDecay,
     "Linear": Linear,
     "Cosine": Cosine,
     "Exponential": Exponential,
+    "PiecewiseLinear": PiecewiseLinear,
     "WarmUp": WarmUp,
 }
 

@@ -5,7 +5,7 @@ The schedules of lr and wd are functions of the step (docs/mathematics.md §9).
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,8 +22,9 @@ from theory.arguments import (
     check_wd,
     to_float,
 )
+from theory.design import wd_for_norm
 from theory.equilibrium import equilibrium_norm, relaxation_rate
-from theory.optimizers import OptimizerLike, check_norm_law, check_optimizer, with_dim
+from theory.optimizers import Optimizer, OptimizerLike, check_norm_law, check_optimizer, with_dim
 from theory.schedules import Schedule, schedule_values
 
 WdLike = ArrayLike | Schedule
@@ -83,17 +84,106 @@ def norm_under_schedule(
     start = np.broadcast_to(start, (*start.shape[:-1], count))
     lrs, wds, gradient, start = broadcast(lr=lrs, wd=wds, grad_norm=gradient, norm=start)
     rates, growth = rule.norm_rate(lrs, wds, gradient), rule.norm_growth(lrs, gradient)
-    power, exponent = rule.norm_power, rule.rate_exponent
     norms = np.empty((*start.shape[:-1], count + 1))
-    norms[..., 0] = here = start[..., 0]
+    norms[..., 0] = start[..., 0]
     for t in range(count):
-        scale = here**exponent
-        decay = rates[..., t] * scale
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(decay > 0, -np.expm1(-decay) / decay, 1.0)
-        here = (np.exp(-decay) * here**power + growth[..., t] * scale * share) ** (1 / power)
-        norms[..., t + 1] = here
+        norms[..., t + 1] = _next_norm(rule, norms[..., t], rates[..., t], growth[..., t])
     return norms
+
+
+def _next_norm(rule: Optimizer, norm: FloatArray, rate: FloatArray, growth: FloatArray) -> FloatArray:
+    """Norm after one step by the linear law of its power."""
+    scale = norm**rule.rate_exponent
+    decay = rate * scale
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(decay > 0, -np.expm1(-decay) / decay, 1.0)
+    return np.asarray((np.exp(-decay) * norm**rule.norm_power + growth * scale * share) ** (1 / rule.norm_power))
+
+
+class EffectiveLrSettings(NamedTuple):
+    """Settings of each step that give a wanted effective learning rate: arrays of shape (..., N)."""
+
+    lr: FloatArray
+    wd: FloatArray
+    norm: FloatArray
+    """Predicted norm before the steps 0 … N-1, and after the last: shape (..., N+1)."""
+
+
+def settings_for_effective_lr(
+    effective_lr: ArrayLike | Schedule,
+    steps: int,
+    *,
+    wd: WdLike | None = None,
+    norm: ArrayLike = 1.0,
+    grad_norm: ArrayLike = 1.0,
+    optimizer: OptimizerLike = None,
+) -> EffectiveLrSettings:
+    """Learning rate and weight decay of each step at which the effective learning rate is as wanted.
+
+    With a given weight decay the learning rate follows the norm: η_t = e_t ρ_t² for SGD, and e_t ρ_t for Adam, AdamW,
+    Lion and Muon. With `wd=None` the weight decay changes instead, so that the norm stays constant. It is the decay
+    whose equilibrium norm at the learning rate of the step is `norm`.
+
+    The norms obey the law of `norm_under_schedule`, with a relative error of order ηλ. If the true gradient norm
+    differs from `grad_norm`, so do the norm and the effective learning rate of SGD and Adam.
+
+    Parameters
+    ----------
+    effective_lr : e > 0: number, array or schedule. η/ρ² for SGD, η/ρ for Adam, AdamW, Lion and Muon.
+    steps : number of steps N.
+    wd : λ >= 0: number, array, or schedule; None for a constant norm.
+    norm : ρ > 0 at step 0.
+    grad_norm : g̃ > 0 (units of the loss), not needed for AdamW, Lion and Muon. Arrays broadcast.
+    optimizer : object or its text form; default `SGD()`.
+
+    Returns
+    -------
+    EffectiveLrSettings(lr, wd, norm). λ is NaN where no decay keeps the norm constant, because the steps are too large.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is not a number or is out of range, or ηλ reaches the limit of the optimizer.
+
+    Source: docs/mathematics.md §9.
+
+    Examples
+    --------
+    >>> from theory.schedules import Cosine
+    >>> settings = settings_for_effective_lr(Cosine(0.02, 0.002, steps=1000), 1000, wd=0.01, norm=2.0)
+    >>> settings.lr[[0, -1]].round(4).tolist(), settings.norm[-1].round(3).item()
+    ([0.08, 0.0048], 1.544)
+    >>> settings = settings_for_effective_lr(Cosine(0.02, 0.002, steps=1000), 1000, norm=2.0)
+    >>> settings.lr[[0, -1]].round(4).tolist(), settings.wd[[0, -1]].round(6).tolist()
+    ([0.08, 0.008], [0.0025, 0.00025])
+    """
+    rule, count = check_optimizer(optimizer), check_integer("steps", steps)
+    check_norm_law(rule)
+    at = np.arange(count, dtype=float)
+    if callable(effective_lr):
+        wanted = schedule_values(effective_lr, "lr", at)
+    else:
+        wanted = check_lr(effective_lr, "effective_lr")[..., np.newaxis]
+    wds = (
+        np.zeros(1) if wd is None else schedule_values(wd, "wd", at) if callable(wd) else check_wd(wd)[..., np.newaxis]
+    )
+    start, gradient = (
+        check_real(name, value, above=0)[..., np.newaxis] for name, value in (("norm", norm), ("grad_norm", grad_norm))
+    )
+    start = np.broadcast_to(start, (*start.shape[:-1], count))
+    wanted, wds, gradient, start = broadcast(effective_lr=wanted, wd=wds, grad_norm=gradient, norm=start)
+    if wd is None:
+        lrs = wanted * start ** (1 / rule.norm_exponent)
+        norms = np.concatenate([start, start[..., -1:]], axis=-1)
+        return EffectiveLrSettings(lrs, np.asarray(wd_for_norm(lrs, start, grad_norm=gradient, optimizer=rule)), norms)
+    lrs, norms = np.empty(start.shape), np.empty((*start.shape[:-1], count + 1))
+    norms[..., 0] = start[..., 0]
+    for t in range(count):
+        here = norms[..., t]
+        lrs[..., t] = wanted[..., t] * here ** (1 / rule.norm_exponent)
+        check_intrinsic_lr(lrs[..., t], wds[..., t], below=rule.intrinsic_lr_limit)
+        rate = rule.norm_rate(lrs[..., t], wds[..., t], gradient[..., t])
+        norms[..., t + 1] = _next_norm(rule, here, rate, rule.norm_growth(lrs[..., t], gradient[..., t]))
+    return EffectiveLrSettings(lrs, np.array(wds), norms)
 
 
 @overload

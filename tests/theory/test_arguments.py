@@ -40,6 +40,7 @@ EVERY_CALL = {
     "largest_clipped_share": {"lr": 0.1, "wd": 0.01, "ratio": 0.2},
     "least_decay_steps": {"lr": 0.1, "wd": 0.01, "ratio": 2.0},
     "least_time_between_angular_jumps": {"lr": 0.1, "wd": 0.01, "delta": 0.1},
+    "lr_at_fixed_norm": {"lr": 0.1, "norm": 2.0, "wd": 0.01, "fixed_norm": 1.0},
     "lr_for_norm": {"wd": 0.01, "norm": 2.0, "grad_norm": 2.0},
     "lr_for_relaxation": {"wd": 0.01, "steps": 250.0},
     "lr_for_rotation": {"wd": 0.01, "rotation": 0.1, "grad_norm": 2.0},
@@ -53,6 +54,7 @@ EVERY_CALL = {
     "norm_under_schedule": {"lr": 0.1, "wd": 0.01, "steps": 5, "norm": 1.0, "grad_norm": 2.0},
     "quasi_equilibrium_norm": {"lr": SCHEDULE, "wd": 0.01, "step": 3.0, "grad_norm": 2.0},
     "run_without_decay": {"lr": 0.1, "wd": 0.01},
+    "settings_for_effective_lr": {"effective_lr": 0.1, "steps": 5, "wd": 0.01, "norm": 1.0, "grad_norm": 2.0},
     "steps_to_angular_jump": {"norm": 2.0, **CALLS["norm_bounds"], "delta": 0.1},
     "total_grad_norm": {"norm": [1.0, 2.0], "grad_norm": [1.0, 2.0]},
     "tracked_steps": {"lr": SCHEDULE, "wd": 0.01, "steps": 10, "start": 1, "tolerance": 0.1, "grad_norm": 2.0},
@@ -74,6 +76,7 @@ EVERY_ARGUMENT += [
         theory.Constant(0.1),
         theory.Cosine(0.5, 0.1, steps=10),
         theory.Exponential(0.5, 0.9),
+        theory.PiecewiseLinear((2, 5), (0.5, 0.1)),
         theory.StepDecay(0.5, (2,)),
         theory.WarmUp(3, SCHEDULE),
     )

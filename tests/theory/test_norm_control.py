@@ -161,3 +161,54 @@ def test_shapes():
     both = theory.fixed_norm([0.1, 0.2], optimizer="AdamW")
     assert both.rotation.shape == both.intrinsic_lr.shape == (2,)
     assert both.rotation[1] == theory.fixed_norm(0.2, optimizer="AdamW").rotation
+
+
+@given(
+    lr=st.floats(0.01, 1.0),
+    wd=st.floats(0.0, 0.5),
+    norm=st.floats(0.5, 5.0),
+    fixed=st.floats(0.5, 5.0),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=30)
+def test_plain_sgd_at_fixed_norm_repeats_any_run_exactly(lr, wd, norm, fixed, seed):
+    """Two groups with one norm. The gradient is any homogeneous function of degree -1 orthogonal to each group."""
+    random = np.random.default_rng(seed)
+    matrix = random.normal(size=(6, 6))
+
+    def gradient(x):
+        parts = []
+        for part in (slice(0, 3), slice(3, 6)):
+            here = matrix[part] @ np.tanh(
+                np.concatenate([x[:3] / np.linalg.norm(x[:3]), x[3:] / np.linalg.norm(x[3:])])
+            )
+            length = np.linalg.norm(x[part])
+            parts.append((here - (here @ x[part]) * x[part] / length**2) / length)
+        return np.concatenate(parts)
+
+    free = norm * unit(random.normal(size=(1, 6)))[0]
+    held = fixed * free / norm
+    for _ in range(20):
+        length = np.linalg.norm(free)
+        moved = held - theory.lr_at_fixed_norm(lr, length, wd, fixed_norm=fixed) * gradient(held)
+        held = fixed * moved / np.linalg.norm(moved)
+        free = (1 - lr * wd) * free - lr * gradient(free)
+        np.testing.assert_allclose(free / np.linalg.norm(free), held / fixed, atol=1e-9)
+
+
+@pytest.mark.parametrize("rule", [theory.AdamW(dim=DIM), theory.Lion(dim=DIM)], **of_size)
+def test_normalized_optimizers_rotate_as_much_at_fixed_norm(rule):
+    lr, wd = 0.01, 0.1
+
+    def free(weights, direction):
+        return (1 - lr * wd) * weights - lr * direction
+
+    settled = theory.equilibrium_norm(lr, wd, optimizer=rule)
+    norms, turns = walk(rule, free, steps=6000, discarded=3000, dim=DIM, norm=settled)
+    repeated = theory.lr_at_fixed_norm(lr, norms.mean(), wd, fixed_norm=3.0, optimizer=rule)
+
+    def fixed(weights, direction):
+        return 3 * unit(weights - repeated * direction)
+
+    _, at_fixed_norm = walk(rule, fixed, steps=6000, discarded=3000, dim=DIM, norm=3.0)
+    assert at_fixed_norm.mean() == pytest.approx(turns.mean(), rel=0.01)

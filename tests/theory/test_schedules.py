@@ -10,6 +10,7 @@ EXAMPLES = [
     theory.Linear(0.3, 0.1, steps=10),
     theory.Cosine(0.3, 0.1, steps=10),
     theory.WarmUp(4, theory.Cosine(0.3, 0.1, steps=10)),
+    theory.PiecewiseLinear((0, 4, 10), (0.1, 0.3, 0.2)),
     theory.Exponential(0.3, 0.99),
 ]
 every = pytest.mark.parametrize("schedule", EXAMPLES, ids=lambda s: type(s).__name__)
@@ -109,3 +110,13 @@ def test_a_number_is_a_constant_learning_rate():
 def test_bad_settings_are_named(make, error, message):
     with pytest.raises(error, match=f"^{message}"):
         make()
+
+
+def test_piecewise_linear_goes_through_its_points_and_refuses_others():
+    schedule = theory.PiecewiseLinear([2, 4], np.array([0.1, 0.3]))
+    assert schedule([0, 2, 3, 4, 9]) == pytest.approx([0.1, 0.1, 0.2, 0.3, 0.3])
+    for steps, lrs, name in (((), (), "steps"), ((4, 2), (1.0, 1.0), "steps"), ((1, 2), (1.0,), "lrs")):
+        with pytest.raises(ValueError, match=f"^{name} must"):
+            theory.PiecewiseLinear(steps, lrs)
+    with pytest.raises(ValueError, match=r"^lrs must be a finite number > 0"):
+        theory.PiecewiseLinear((1, 2), (1.0, 0.0))

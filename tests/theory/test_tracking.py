@@ -237,3 +237,70 @@ def test_limits_and_errors():
     ):
         with pytest.raises((ValueError, TypeError), match=name):
             call()
+
+
+def by_step(values):
+    """Schedule with these values."""
+    return lambda step: values[np.asarray(step, dtype=int)]
+
+
+class TestWantedEffectiveLr:
+    @pytest.mark.parametrize("rule", RULES, ids=repr)
+    @pytest.mark.parametrize("schedule", SCHEDULES)
+    def test_both_ways_give_it_at_every_step(self, rule, schedule):
+        wd = wd_of_time(rule, 600)
+        settled = theory.equilibrium_norm(LR, wd, GRADIENT, optimizer=rule)
+        common = {"norm": 1.3 * settled, "grad_norm": GRADIENT, "optimizer": rule}
+
+        def wanted(step):
+            return SCHEDULES[schedule](step) / settled ** (1 / rule.norm_exponent)
+
+        fixed = theory.settings_for_effective_lr(wanted, STEPS, **common)
+        np.testing.assert_array_equal(fixed.norm, 1.3 * settled)
+        free = theory.settings_for_effective_lr(wanted, STEPS, wd=wd, **common)
+        assert np.ptp(np.log(free.norm)) > 0.1
+        for settings in (fixed, free):
+            norms = theory.norm_under_schedule(by_step(settings.lr), by_step(settings.wd), STEPS, **common)
+            # the law of small steps against the exact equilibrium: of order ηλ
+            np.testing.assert_allclose(norms, settings.norm, rtol=0.02)
+            effective = settings.lr / norms[:-1] ** (1 / rule.norm_exponent)
+            np.testing.assert_allclose(effective, wanted(np.arange(STEPS)), rtol=0.04)
+
+    @pytest.mark.parametrize("wd", [None, 0.02, theory.Linear(0.05, 0.002, 2000)], ids=repr)
+    def test_it_is_that_of_the_exact_map_of_sgd(self, wd):
+        wanted = theory.Cosine(0.05, 0.005, 2000)
+        settings = theory.settings_for_effective_lr(wanted, 2000, wd=wd, norm=2.0, grad_norm=GRADIENT)
+        run = simulate.norm_map(by_step(settings.lr), by_step(settings.wd), GRADIENT, norm=2.0, steps=2000)
+        np.testing.assert_allclose(run.effective_lr, wanted(run.step.values), rtol=0.01)
+        np.testing.assert_allclose(run.norm, settings.norm[:-1], rtol=0.005)
+
+    def test_a_constant_one_settles_where_a_constant_lr_does(self):
+        """At equilibrium it does not matter which of the two is held constant."""
+        for rule in RULES:
+            wd, settings = wd_of_time(rule, 600), {"grad_norm": GRADIENT, "optimizer": rule}
+            norm = theory.equilibrium_norm(LR, wd, **settings)
+            wanted = LR / norm ** (1 / rule.norm_exponent)
+            path = theory.settings_for_effective_lr(wanted, STEPS, wd=wd, norm=2 * norm, **settings)
+            assert path.lr[-1] == pytest.approx(LR, rel=0.02)
+
+    def test_too_large_steps_have_no_weight_decay_that_keeps_the_norm(self):
+        assert np.isnan(theory.settings_for_effective_lr(1.5, 3, norm=1.0).wd).all()
+        with pytest.raises(ValueError, match="lr \\* wd"):
+            theory.settings_for_effective_lr(1.0, 50, wd=1.0, norm=2.0)
+
+    @pytest.mark.parametrize(("rule", "power"), [("SGD", 4), ("AdamW(dim=100)", 2)])
+    @pytest.mark.parametrize("ratio", [0.05, 1.0, 20.0])
+    def test_modulation_of_the_learning_rate_is_damped_by_the_norm_only_if_it_is_slow(self, rule, power, ratio):
+        """δln e = (1 - 1/(2(1 + iωτ))) δln η: the square root for slow modulation, all of it for fast modulation."""
+        lr, wd, amplitude = 1e-3, 1.0, 0.02
+        time = theory.relaxation_time(lr, wd, optimizer=rule)
+        frequency = ratio / time
+        steps = round((10 + 4 * np.pi / ratio) * time)
+        at = np.arange(steps)
+        lrs = lr * np.exp(amplitude * np.sin(frequency * at))
+        norm = theory.equilibrium_norm(lr, wd, optimizer=rule)
+        norms = theory.norm_under_schedule(by_step(lrs), wd, steps, norm=norm, optimizer=rule)[:-1]
+        effective = np.log(lrs / norms ** (power // 2))
+        late = at >= steps - round(2 * np.pi / frequency)
+        gain = np.ptp(effective[late]) / (2 * amplitude)
+        assert gain == pytest.approx(abs(1 - 0.5 / (1 + 1j * ratio)), rel=0.01)
