@@ -160,9 +160,9 @@ def settings_for_effective_lr(
     check_norm_law(rule)
     at = np.arange(count, dtype=float)
     if callable(effective_lr):
-        wanted = schedule_values(effective_lr, "lr", at)
+        target = schedule_values(effective_lr, "lr", at)
     else:
-        wanted = check_lr(effective_lr, "effective_lr")[..., np.newaxis]
+        target = check_lr(effective_lr, "effective_lr")[..., np.newaxis]
     wds = (
         np.zeros(1) if wd is None else schedule_values(wd, "wd", at) if callable(wd) else check_wd(wd)[..., np.newaxis]
     )
@@ -170,16 +170,16 @@ def settings_for_effective_lr(
         check_real(name, value, above=0)[..., np.newaxis] for name, value in (("norm", norm), ("grad_norm", grad_norm))
     )
     start = np.broadcast_to(start, (*start.shape[:-1], count))
-    wanted, wds, gradient, start = broadcast(effective_lr=wanted, wd=wds, grad_norm=gradient, norm=start)
+    target, wds, gradient, start = broadcast(effective_lr=target, wd=wds, grad_norm=gradient, norm=start)
     if wd is None:
-        lrs = wanted * start ** (1 / rule.norm_exponent)
+        lrs = target * start ** (1 / rule.norm_exponent)
         norms = np.concatenate([start, start[..., -1:]], axis=-1)
         return EffectiveLrSettings(lrs, np.asarray(wd_for_norm(lrs, start, grad_norm=gradient, optimizer=rule)), norms)
     lrs, norms = np.empty(start.shape), np.empty((*start.shape[:-1], count + 1))
     norms[..., 0] = start[..., 0]
     for t in range(count):
         here = norms[..., t]
-        lrs[..., t] = wanted[..., t] * here ** (1 / rule.norm_exponent)
+        lrs[..., t] = target[..., t] * here ** (1 / rule.norm_exponent)
         check_intrinsic_lr(lrs[..., t], wds[..., t], below=rule.intrinsic_lr_limit)
         rate = rule.norm_rate(lrs[..., t], wds[..., t], gradient[..., t])
         norms[..., t + 1] = _next_norm(rule, here, rate, rule.norm_growth(lrs[..., t], gradient[..., t]))

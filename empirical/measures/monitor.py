@@ -29,7 +29,7 @@ from empirical.measures._group_settings import (
 from empirical.measures.step_check import StepCheck, StepReport
 from empirical.steps.telemetry import change_products, records, step_products, vector_products
 from simulate.diagnosis.forecast import Forecast, forecast
-from simulate.trajectories.contract import RUNNING, variable_attributes
+from simulate.trajectories.contract import RUNNING, effective_lrs, variable_attributes
 from simulate.trajectories.folder import trajectory_of_records
 from simulate.trajectories.groups import group_trajectory
 from theory.arguments import check_choice, check_integer, warn_user
@@ -469,7 +469,7 @@ class Monitor:
             run = run.drop_vars(["grad_norm", "rotation", "radial_defect", "group_grad_norm", "group_rotation"])
             del new["group_radial_defect"]
         if not is_common:
-            run = run.drop_vars(["lr", "effective_lr"], errors="ignore")
+            run = run.drop_vars(["lr", "effective_lr", "angular_lr"], errors="ignore")
             new |= {"group_lr": (("step", "group"), lrs), "group_wd": (("step", "group"), wds)}
         elif "wd" not in attributes:
             new["wd"] = ("step", wds[:, 0])
@@ -572,7 +572,8 @@ class Monitor:
         step, names = self._first + row.step, set(_WRITTEN) if len(set(lrs)) == 1 else set(_WRITTEN) - {"lr"}
         numbers = {name: float(record[name]) for name in sorted(names)}
         if len(set(lrs)) == 1:
-            numbers["effective_lr"] = lrs[0] / float(record["norm"]) ** 2
+            optimizer = row.settings[0].optimizer_text(sum(map(self._size, self._groups)))
+            numbers |= effective_lrs(lrs[0], float(record["norm"]), optimizer)
         for group, norm, angle, lr in zip(
             self._groups, record["group_norm"], record["group_rotation"], lrs, strict=True
         ):
@@ -580,7 +581,7 @@ class Monitor:
             if len(set(lrs)) > 1:
                 numbers[f"lr/{group}"] = lr
         for name, number in numbers.items():
-            if not self._norms_only or name.partition("/")[0] in ("loss", "lr", "effective_lr", "norm"):
+            if not self._norms_only or name.partition("/")[0] in ("loss", "lr", "effective_lr", "angular_lr", "norm"):
                 self._writer.add_scalar(f"bnwd/{name}", number, step)
 
     def _weights(self) -> list[Tensor]:

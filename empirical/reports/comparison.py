@@ -285,9 +285,12 @@ def _period_comparison(quantity: str, predicted: float, periods: simulate.Measur
 
 
 def _forecast_levels(outlook: Forecast) -> dict[str, float]:
-    norm = outlook.equilibrium_norm
-    levels = {"norm": norm, "effective_lr": outlook.lr / norm / norm}
+    levels = _levels(outlook.lr, outlook.equilibrium_norm)
     return {name: level for name, level in levels.items() if math.isfinite(level) and level > 0}
+
+
+def _levels(lr: float, norm: float) -> dict[str, float]:
+    return {"norm": norm, "effective_lr": lr / norm / norm, "angular_lr": lr / norm}
 
 
 def equilibrium_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, float]:
@@ -295,10 +298,7 @@ def equilibrium_levels(run: xr.Dataset, gradients: xr.Dataset) -> dict[str, floa
     setting = Setting.of(run)
     (lr, wd), rule = setting.constants(), setting.law()
     rms, _ = power_mean(after_transient(gradients).grad_norm, 2)
-    return {
-        "norm": theory.equilibrium_norm(lr, wd, rms, optimizer=rule),
-        "effective_lr": theory.equilibrium_effective_lr(lr, wd, rms, optimizer=rule),
-    }
+    return _levels(lr, theory.equilibrium_norm(lr, wd, rms, optimizer=rule))
 
 
 def periods_to_draw(run: xr.Dataset, discard: int | None = None) -> simulate.MeasuredPeriods:

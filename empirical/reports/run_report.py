@@ -18,6 +18,7 @@ from empirical.reports.sweep_report import is_sweep, sweep_sections
 from empirical.reports.tables import Cell, Table, number_cell, number_with_error
 from simulate._files import check_writable
 from simulate.plots.diagnosis import log_to_draw
+from simulate.plots.style import main_variables
 from simulate.trajectories.contract import COMPLETE, check_trajectory
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def _figure_sections(comparison: RunComparison, notes: NoteCollector) -> list[Se
 
 
 def _trajectory_figure(run: xr.Dataset, **curves: Any) -> Figure:
-    variables = [name for name in ("loss", "norm", "effective_lr") if name in run and run[name].dims == ("step",)]
+    variables = [name for name in main_variables(run) if name in run and run[name].dims == ("step",)]
     figure, axes = page.new_figure(2.5 * len(variables), len(variables), sharex=True, squeeze=False)
     simulate.plots.plot_trajectory(run, list(axes[:, 0]), variables=variables, most_points=_MOST_POINTS, **curves)
     return figure

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import xarray as xr
 
 import theory
-from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, make_trajectory
+from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, effective_lrs, make_trajectory
 from theory.arguments import check_integer, check_intrinsic_lr, check_lr, check_number, check_wd
 from theory.schedules import schedule_values
 
@@ -102,7 +102,7 @@ def random_walk(
     step = np.arange(0, updates, record_every)
     columns = {name: values[:, : step.size] for name, values in recorded.items()}
     columns["grad_norm"] = np.full_like(columns["norm"], gradient_norm)
-    columns["effective_lr"] = lrs[step] / columns["norm"] ** 2
+    columns |= effective_lrs(lrs[step], columns["norm"], repr(rule))
     setting = {}
     for name, value, values in (("wd", wd, wds), ("lr", lr, lrs)):
         if callable(value):

@@ -23,7 +23,7 @@ from simulate.maps.iteration import (
     trajectory_of_batch,
 )
 from simulate.maps.layout import BatchLayout, lay_out, place_setting, unlabelled
-from simulate.trajectories.contract import NORM_MAX, NORM_MIN
+from simulate.trajectories.contract import NORM_MAX, NORM_MIN, effective_lrs
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
 from theory.destabilization import step_angle
 from theory.schedules import schedule_values
@@ -140,14 +140,14 @@ def assemble_trajectory(
     grad_norm = np.where(np.isnan(norm), np.nan, result.rows.grad_norm.reshape(norm.shape))
     # these overflow near the end of the floating-point range; the status reports it
     with np.errstate(over="ignore", invalid="ignore"):
-        effective_lr = lr / norm**2
-        tangent = effective_lr * grad_norm
+        effective = effective_lrs(lr, norm, repr(plan.optimizer))
+        tangent = effective["effective_lr"] * grad_norm
     memory = memory_of(plan.optimizer)
     if memory:
         rotation = result.rows.angles.reshape(norm.shape)
     else:
         rotation = tangent if plan.source == "ode" else step_angle(tangent, lr * wd)
-    columns = {"norm": norm, "grad_norm": grad_norm, "effective_lr": effective_lr, "rotation": rotation}
+    columns = {"norm": norm, "grad_norm": grad_norm, **effective, "rotation": rotation}
     attributes = {"optimizer": repr(plan.optimizer), **attributes}
     for name, planned, recorded in (("lr", plan.lr, lr), ("wd", plan.wd, wd)):
         if name in scheduled:

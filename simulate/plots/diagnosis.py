@@ -22,7 +22,8 @@ from simulate.diagnosis.rules import (
     UNKNOWN,
 )
 from simulate.diagnosis.trends import LASTING_RISE, OSCILLATION, REPETITION, SLOW_RISE, LossTrend
-from simulate.plots.style import AXIS_LABELS, axes_for, draw_curve, draw_legend_above, label_log_ticks
+from simulate.plots.style import AXIS_LABELS, axes_for, draw_curve, draw_legend_above, label_log_ticks, main_variables
+from simulate.trajectories.contract import effective_lrs
 from simulate.trajectories.setting import Setting
 from theory.arguments import check_integer
 
@@ -137,5 +138,5 @@ def log_to_draw(diagnosis: Diagnosis) -> xr.Dataset:
     """Variables that `plot_diagnosis` draws, in the order of its axes from the top."""
     log, recorded = diagnosis.log, Setting.of(diagnosis.log).variables
     if "norm" in log and "effective_lr" not in log and "lr" in recorded:
-        log = log.assign(effective_lr=recorded["lr"] / log.norm**2)
-    return log[[name for name in ("loss", "norm", "effective_lr") if name in log]]
+        log = log.assign(effective_lrs(recorded["lr"], log.norm, str(log.attrs.get("optimizer", ""))))
+    return log[[name for name in main_variables(log) if name in log]]

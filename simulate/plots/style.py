@@ -18,10 +18,16 @@ MEASURED_COLOR, PREDICTED_COLOR, ONSET_COLOR = "#0072B2", "#D55E00", "#009E73"
 AXIS_LABELS = {
     "norm": "norm ρ",
     "effective_lr": "effective lr η̃ = η/ρ²",
+    "angular_lr": "effective lr η/ρ",
     "loss": "mini-batch loss",
     "grad_norm": "gradient norm g̃",
     "rotation": "rotation θ, radians",
 }
+
+
+def main_variables(trajectory: xr.Dataset) -> tuple[str, ...]:
+    """Names of the variables that show a run: loss, norm, and the effective learning rate that suits its optimizer."""
+    return ("loss", "norm", "angular_lr" if "angular_lr" in trajectory else "effective_lr")
 
 
 def mark_onsets(axes: Iterable[Axes], onsets: Iterable[int]) -> None:

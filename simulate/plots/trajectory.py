@@ -18,6 +18,7 @@ from simulate.plots.style import (
     draw_curve,
     draw_legend_above,
     label_log_ticks,
+    main_variables,
     mark_onsets,
     new_axes,
 )
@@ -35,7 +36,7 @@ def plot_trajectory(
     trajectory: xr.Dataset,
     axes: Axes | Sequence[Axes] | None = None,
     *,
-    variables: Sequence[str] = ("loss", "norm", "effective_lr"),
+    variables: Sequence[str] | None = None,
     simulated: xr.Dataset | None = None,
     periods: MeasuredPeriods | None = None,
     levels: dict[str, float] | None = None,
@@ -47,7 +48,8 @@ def plot_trajectory(
     ----------
     trajectory : one run.
     axes : one for each variable; new ones by default.
-    variables : names of per-step variables; names that the trajectory lacks are left out.
+    variables : names of per-step variables; names that the trajectory lacks are left out. By default loss, norm and
+        effective learning rate: `angular_lr` if the trajectory has it, otherwise `effective_lr`.
     simulated : second trajectory, drawn as a dashed curve over the first.
     periods : periods whose onsets are marked.
     levels : predicted equilibrium values by variable, drawn as horizontal lines.
@@ -72,6 +74,8 @@ def plot_trajectory(
     if simulated is not None:
         check_trajectory(simulated, single=True)
     most_points = check_integer("most_points", most_points, at_least=2)
+    if variables is None:
+        variables = main_variables(trajectory)
     requested = [variables] if isinstance(variables, str) else list(variables)
     names = [name for name in requested if name in trajectory and trajectory[name].dims == ("step",)]
     if not names:

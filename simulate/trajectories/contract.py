@@ -31,6 +31,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "lr": ("weight^2/loss", "learning rate"),
     "wd": ("loss/weight^2", "weight decay"),
     "effective_lr": ("1/loss", "learning rate over squared norm"),
+    "angular_lr": ("1", "learning rate over norm, the effective learning rate of normalized steps"),
     "rotation": ("radian", "angle between the iterates before and after the step"),
     "loss": ("loss", "mini-batch loss"),
     "radial_defect": ("1", "|cos| of the angle between gradient and weights"),
@@ -103,6 +104,33 @@ CONSTRAINTS = {None: FREE, "norm": FIXED_NORM, "effective_lr": FIXED_EFFECTIVE_L
 EVALUATIONS = ("train_loss", "train_error", "test_loss", "test_error")
 VALIDATION_EVALUATIONS = ("validation_loss", "validation_error")
 BATCH_EVALUATIONS = ("train_mode_loss", "train_mode_error", "mean_grad_norm", "full_grad_norm")
+
+
+def effective_lr_names(optimizer: str) -> tuple[str, ...]:
+    """Names of the effective learning rates of a run: η/ρ², and for Adam, AdamW, Lion and Muon also η/ρ.
+
+    Only optimizers of `theory` are looked up, because an optimizer that a file names must not be imported.
+
+    Examples
+    --------
+    >>> effective_lr_names("SGD(momentum=0.9)"), effective_lr_names("AdamW(dim=100)")
+    (('effective_lr',), ('effective_lr', 'angular_lr'))
+    """
+    kind = theory.optimizers.OPTIMIZERS.get(optimizer.partition("(")[0])
+    is_normalized = kind is not None and kind.norm_exponent == 1
+    return ("effective_lr", "angular_lr") if is_normalized else ("effective_lr",)
+
+
+def effective_lrs(lr: Any, norm: Any, optimizer: str) -> dict[str, Any]:
+    """Values of `effective_lr_names`, from arrays that broadcast.
+
+    Examples
+    --------
+    >>> effective_lrs(0.1, 2.0, "AdamW")
+    {'effective_lr': 0.025, 'angular_lr': 0.05}
+    """
+    powers = {"effective_lr": 2, "angular_lr": 1}
+    return {name: lr / norm ** powers[name] for name in effective_lr_names(optimizer)}
 
 
 def make_trajectory(

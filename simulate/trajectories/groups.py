@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from simulate.trajectories.contract import check_trajectory, variable_attributes
+from simulate.trajectories.contract import check_trajectory, effective_lrs, variable_attributes
 from theory.arguments import check_choice
 
 # variables of a group and those of its own trajectory
@@ -54,7 +54,7 @@ def group_trajectory(trajectory: xr.Dataset, group: str) -> xr.Dataset:
     of_group = [name for old, name in _VARIABLES.items() if old in own.variables]
     shared = [name for name in own.data_vars if str(name) not in _VARIABLES and "eval_step" not in own[name].dims]
     # numbers of all groups together
-    total = {*of_group, "effective_lr", "final_norm", "radial_defect", "grad_norm", "rotation"}
+    total = {*of_group, "effective_lr", "angular_lr", "final_norm", "radial_defect", "grad_norm", "rotation"}
     run = own[[name for name in shared if name not in total]]
     run = run.assign(
         {
@@ -85,6 +85,8 @@ def group_trajectory(trajectory: xr.Dataset, group: str) -> xr.Dataset:
         run = run.isel(step=slice(-1)).assign(final_norm=last.assign_attrs(variable_attributes("final_norm")))
     lr = run["lr"] if "lr" in run else run.attrs.get("lr")
     if lr is not None:
-        effective = (lr / run.norm**2).astype(float)
-        run = run.assign(effective_lr=effective.assign_attrs(variable_attributes("effective_lr")))
+        effective = effective_lrs(lr, run.norm, str(run.attrs.get("optimizer", "")))
+        run = run.assign(
+            {name: value.astype(float).assign_attrs(variable_attributes(name)) for name, value in effective.items()}
+        )
     return run

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import recfunctions
 
-from simulate.trajectories.contract import EVALUATIONS, FIXED_EFFECTIVE_LR
+from simulate.trajectories.contract import EVALUATIONS, FIXED_EFFECTIVE_LR, effective_lr_names, effective_lrs
 
 CHECK = "check"
 # records in memory at a time while a run is stored, some ten megabytes
@@ -95,12 +95,14 @@ def count_records(path: Path, record: np.dtype[Any]) -> int:
 def column_names(attributes: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the per-step variables of a run with these attributes."""
     logged = (name for name in step_record(1).names or () if name not in ("lr", "next_norm"))
-    return (*logged, "effective_lr", *(() if "lr" in attributes else ("lr",)))
+    effective = effective_lr_names(str(attributes.get("optimizer", "")))
+    return (*logged, *effective, *(() if "lr" in attributes else ("lr",)))
 
 
 def column(records: npt.NDArray[Any], name: str, attributes: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     """Values of one per-step variable."""
-    if name != "effective_lr":
+    optimizer = str(attributes.get("optimizer", ""))
+    if name not in effective_lr_names(optimizer):
         return np.asarray(records[name])
     is_fixed = attributes.get("constraint") == FIXED_EFFECTIVE_LR
-    return np.asarray(records["lr"] / (1.0 if is_fixed else records["norm"] ** 2))
+    return np.asarray(effective_lrs(records["lr"], 1.0 if is_fixed else records["norm"], optimizer)[name])

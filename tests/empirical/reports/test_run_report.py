@@ -169,6 +169,7 @@ def test_levels_are_predicted_from_rows_after_the_transient():
     assert equilibrium_levels(run, run) == {
         "norm": pytest.approx(theory.equilibrium_norm(0.5, 0.02, 2.0)),
         "effective_lr": pytest.approx(theory.equilibrium_effective_lr(0.5, 0.02, 2.0)),
+        "angular_lr": pytest.approx(0.5 / theory.equilibrium_norm(0.5, 0.02, 2.0)),
     }
 
 

@@ -111,3 +111,18 @@ def test_a_present_trajectory_is_not_changed():
     run = simulate.descend(simulate.Ratio2D(), 0.1, 0.0, steps=3, fixed="norm")
     assert run.attrs["constraint"] == "fixed norm"
     assert upgrade(run).identical(run)
+
+
+@pytest.mark.parametrize(
+    ("rule", "power"), [(theory.AdamW(dim=40), 1), (theory.Lion(dim=40), 1), (theory.SGD(momentum=0.5), None)]
+)
+def test_trajectories_have_the_effective_lr_that_suits_their_optimizer(rule, power, tmp_path):
+    """η/ρ² always, and η/ρ where the length of a step does not depend on the gradient, in simulation and in files."""
+    run = simulate.random_walk(0.01, 0.1, steps=50, norm=2.0, dim=40, walkers=2, seed=0, optimizer=rule)
+    simulate.save(run, tmp_path / "run")
+    for trajectory in (run, simulate.load(tmp_path / "run")):
+        np.testing.assert_allclose(trajectory.effective_lr, 0.01 / trajectory.norm**2)
+        assert ("angular_lr" in trajectory) == (power == 1)
+        if power:
+            np.testing.assert_allclose(trajectory.angular_lr, 0.01 / trajectory.norm)
+            assert simulate.plots.plot_trajectory(trajectory[{"batch": 0}])[-1].get_ylabel() == "effective lr η/ρ"
