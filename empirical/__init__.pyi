@@ -12,6 +12,7 @@ from .measures.transformers_callback import TrainerMonitorCallback as TrainerMon
 from .presets import at_paper_scale as at_paper_scale
 from .presets import paper_runs as paper_runs
 from .reports.run_report import write_run_report as write_run_report
+from .roles import weight_roles as weight_roles
 from .runs.cost import RunCost as RunCost
 from .runs.folder import StorageError as StorageError
 from .runs.loop import Interrupted as Interrupted

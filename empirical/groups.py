@@ -106,11 +106,7 @@ def find_groups(
     _check(model, inputs)
     with preserved_global_state(model):
         measurement = _Measurement(model, inputs, per_filter)
-        groups = {}
-        for members in measurement.invariant_sets(vectors):
-            names = tuple(measurement.name_of(unit) for unit in members)
-            groups[_name(names)] = Group(names, measurement.defect(members))
-        return groups, measurement.is_normalizing
+        return measurement.groups(vectors), measurement.is_normalizing
 
 
 def scaling_symmetries(model: nn.Module, inputs: Inputs, *, per_filter: bool = False) -> list[dict[str, float]]:
@@ -137,6 +133,16 @@ def scaling_symmetries(model: nn.Module, inputs: Inputs, *, per_filter: bool = F
     _check(model, inputs)
     with preserved_global_state(model):
         return _Measurement(model, inputs, per_filter).symmetries()
+
+
+def measure_symmetries(
+    model: nn.Module, inputs: Inputs
+) -> tuple[dict[str, Group], list[dict[str, float]], frozenset[str]]:
+    """Return `scale_invariant_groups` with vectors, `scaling_symmetries`, and the parameters that are not inert."""
+    _check(model, inputs)
+    with preserved_global_state(model):
+        measurement = _Measurement(model, inputs, per_filter=False)
+        return measurement.groups(vectors=True), measurement.symmetries(), measurement.active_parameters
 
 
 def _check(model: Any, inputs: Any) -> None:
@@ -188,6 +194,19 @@ class _Measurement:
     def is_normalizing(self) -> bool:
         """Whether the model normalizes anything."""
         return self._random.is_normalizing
+
+    @property
+    def active_parameters(self) -> frozenset[str]:
+        """Names of the parameters that are not inert."""
+        return frozenset(self.units[unit][0] for unit in self._active_units())
+
+    def groups(self, vectors: bool) -> dict[str, Group]:
+        """Scale-invariant groups by name."""
+        groups = {}
+        for members in self.invariant_sets(vectors):
+            names = tuple(self.name_of(unit) for unit in members)
+            groups[_name(names)] = Group(names, self.defect(members))
+        return groups
 
     def invariant_sets(self, vectors: bool) -> list[list[int]]:
         """Units of each group, in forward order. Groups without a matrix need `vectors`."""

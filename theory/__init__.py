@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 from theory._version import __version__
-from theory.bounds import Bounds, norm_bounds, norm_envelope
+from theory.bounds import Bounds, norm_bounds, norm_envelope, probable_norm_bounds
 from theory.design import (
     lr_for_norm,
     lr_for_relaxation,
@@ -124,6 +124,7 @@ __all__ = [
     "norm_envelope",
     "norm_flow",
     "norm_under_schedule",
+    "probable_norm_bounds",
     "quasi_equilibrium_norm",
     "relaxation_time",
     "rotation",

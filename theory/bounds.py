@@ -16,6 +16,7 @@ from theory.arguments import (
     broadcast,
     check_intrinsic_lr,
     check_lr,
+    check_number,
     check_order,
     check_real,
     check_steps,
@@ -86,6 +87,109 @@ def norm_bounds(lr: ArrayLike, wd: ArrayLike, grad_norm_min: ArrayLike, grad_nor
             upper = np.where(degenerate, np.inf, np.where(exchange, highest, upper))
     unit = np.sqrt(lr) * np.sqrt(high)
     return Bounds(to_float(unit * np.sqrt(lower)), to_float(unit * np.sqrt(upper)))
+
+
+@overload
+def probable_norm_bounds(
+    lr: Number,
+    wd: Number,
+    mean_square_min: Number,
+    mean_square_max: Number,
+    grad_norm_max: Number,
+    *,
+    grad_norm_min: Number = 0.0,
+    probability: float = 0.99,
+) -> Bounds[float]: ...
+@overload
+def probable_norm_bounds(
+    lr: ArrayLike,
+    wd: ArrayLike,
+    mean_square_min: ArrayLike,
+    mean_square_max: ArrayLike,
+    grad_norm_max: ArrayLike,
+    *,
+    grad_norm_min: ArrayLike = 0.0,
+    probability: float = 0.99,
+) -> Bounds[FloatArray]: ...
+def probable_norm_bounds(
+    lr: ArrayLike,
+    wd: ArrayLike,
+    mean_square_min: ArrayLike,
+    mean_square_max: ArrayLike,
+    grad_norm_max: ArrayLike,
+    *,
+    grad_norm_min: ArrayLike = 0.0,
+    probability: float = 0.99,
+) -> Any:
+    """Bounds that hold with a given probability at each late step, from the mean square of the gradient norm.
+
+    The bounds of `norm_bounds` need every g̃ in a range and hold always. Here g̃² needs an expectation, given the past,
+    between `mean_square_min` and `mean_square_max`, and ℓ <= g̃ <= L. The norm averages g̃² over 1/(4ηλ) steps, so the
+    extremes hardly matter if ηλ is small. The deviation of this average is bounded by the inequalities of Hoeffding and
+    Freedman for martingales, whichever is smaller.
+
+    Parameters
+    ----------
+    lr, wd : η > 0, λ > 0, ηλ < 1.
+    mean_square_min, mean_square_max : range of E[g̃² | past], with 0 <= ℓ² <= min <= max <= L².
+    grad_norm_max : L > 0 (units of the loss).
+    grad_norm_min : ℓ >= 0; the upper bound is infinite for ℓ = 0. All broadcast.
+    probability : that both bounds hold at one step, 0 < p < 1. Over N steps use 1 - (1 - p)/N.
+
+    Returns
+    -------
+    Bounds(lower, upper) of ρ: floats or arrays, never wider than those of `norm_bounds`. They hold after the start is
+    forgotten, which takes some 1/(4ηλ) steps; a start inside them needs no time.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is not a number or is out of range.
+
+    Source: docs/mathematics.md §3. Li et al. 2022, arXiv 2202.00980, show the order of magnitude.
+
+    Examples
+    --------
+    >>> [round(bound, 2) for bound in norm_bounds(0.1, 1e-4, 0.5, 4.0)]
+    [3.34, 9.46]
+    >>> [round(bound, 2) for bound in probable_norm_bounds(0.1, 1e-4, 1.0, 1.0, 4.0, grad_norm_min=0.5)]
+    [4.66, 4.8]
+    """
+    lr, wd, low, high = check_range(lr, wd, grad_norm_min, grad_norm_max)
+    mean_low, mean_high = (
+        check_real(name, value, above=0)
+        for name, value in (("mean_square_min", mean_square_min), ("mean_square_max", mean_square_max))
+    )
+    check_order("mean_square_min", mean_low, "mean_square_max", mean_high)
+    check_order("mean_square_max", mean_high, "grad_norm_max squared", high**2)
+    check_order("grad_norm_min squared", low**2, "mean_square_min", mean_low)
+    chance = check_number("probability", probability, above=0, below=1)
+    check_real("wd", wd, above=0)
+    intrinsic_lr = check_intrinsic_lr(lr, wd, below=1.0)
+    lr, low, high, mean_low, mean_high, intrinsic_lr, wd = broadcast(
+        lr=lr,
+        grad_norm_min=low,
+        grad_norm_max=high,
+        mean_square_min=mean_low,
+        mean_square_max=mean_high,
+        intrinsic_lr=intrinsic_lr,
+        wd=wd,
+    )
+    certain = norm_bounds(lr, wd, low, high)
+    # u = ρ⁴ averages 2aη²g̃² with the weights (1-a²)a^(2n); dropping b²/u bounds it from below, its largest value above
+    a, one_minus_a = (1 - intrinsic_lr) ** 2, intrinsic_lr * (2 - intrinsic_lr)
+    largest_weight = one_minus_a * (1 + a)
+    sum_of_squares = one_minus_a * (1 + a) / (1 + a**2)
+    log_chance, square = np.log(2 / (1 - chance)), high**2
+    hoeffding = (square - low**2) * np.sqrt(sum_of_squares * log_chance / 2)
+    variance = sum_of_squares * np.minimum(mean_high * square, (square - low**2) ** 2 / 4)
+    third = largest_weight * (square - low**2) * log_chance / 3
+    deviation = np.minimum(hoeffding, third + np.sqrt(third**2 + 2 * variance * log_chance))
+    with np.errstate(divide="ignore", over="ignore"):
+        second_order = (lr * high / certain.lower**2) ** 2
+    scale = np.sqrt(lr) * largest_weight**-0.25
+    lower = scale * (2 * a * np.maximum(mean_low - deviation, 0)) ** 0.25
+    upper = scale * ((2 * a + second_order) * (mean_high + deviation)) ** 0.25
+    return Bounds(to_float(np.maximum(lower, certain.lower)), to_float(np.minimum(upper, certain.upper)))
 
 
 def norm_envelope(

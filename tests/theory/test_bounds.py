@@ -259,3 +259,71 @@ def test_numbers_give_floats_and_arrays_broadcast():
     grid = theory.norm_bounds(lr, wd, 1.8, 2.0)
     for i, j in np.ndindex(2, 3):
         assert (grid.lower[i, j], grid.upper[i, j]) == theory.norm_bounds(lr[i, 0], wd[j], 1.8, 2.0)
+
+
+class TestProbableBounds:
+    @pytest.mark.parametrize("intrinsic_lr", [1e-3, 0.02, 0.2, 0.5])
+    @pytest.mark.parametrize(("low", "mean_low", "mean_high"), [(0.5, 1.0, 1.0), (0.9, 1.0, 2.0), (0.1, 0.5, 8.0)])
+    @pytest.mark.parametrize("is_pushed", [False, True])
+    def test_few_walkers_leave_them(self, intrinsic_lr, low, mean_low, mean_high, is_pushed):
+        """g̃ is ℓ or L. An adversary who sees the norm chooses the mean square of the next one."""
+        random, walkers, probability = np.random.default_rng(0), 4000, 0.8
+        bounds = theory.probable_norm_bounds(
+            LR, intrinsic_lr / LR, mean_low, mean_high, HIGH, grad_norm_min=low, probability=probability
+        )
+        norm = np.full(walkers, np.sqrt(bounds.lower * bounds.upper))
+        upwards = np.arange(walkers) % 2 == 0
+        for _ in range(min(4000, round(5 / intrinsic_lr))):
+            mean = np.where(upwards, mean_high, mean_low) if is_pushed else random.uniform(mean_low, mean_high, walkers)
+            is_large = random.random(walkers) < (mean - low**2) / (HIGH**2 - low**2)
+            norm = step(norm, intrinsic_lr, np.where(is_large, HIGH, low))
+        outside = ((norm < bounds.lower) | (norm > bounds.upper)).mean()
+        assert outside <= 1 - probability
+
+    def test_they_approach_the_equilibrium_of_the_mean_square_as_decay_vanishes(self):
+        wds = np.array([1e-2, 1e-4, 1e-6, 1e-8])
+        bounds = theory.probable_norm_bounds(LR, wds, 2.0, 2.0, HIGH, grad_norm_min=0.5)
+        certain = theory.norm_bounds(LR, wds, 0.5, HIGH)
+        centre = theory.equilibrium_norm(LR, wds, np.sqrt(2.0))
+        assert (bounds.lower < centre).all()
+        assert (centre < bounds.upper).all()
+        width = np.log(bounds.upper / bounds.lower)
+        assert (np.diff(width) < 0).all()
+        assert width[-1] < 0.001
+        assert (width < np.log(certain.upper / certain.lower)).all()
+
+    @given(
+        intrinsic_lr=st.floats(1e-6, 0.99),
+        low=st.floats(0, 1),
+        shares=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+        probability=st.floats(0.01, 0.999999),
+    )
+    def test_they_are_never_wider_than_the_certain_ones(self, intrinsic_lr, low, shares, probability):
+        low *= HIGH
+        first, second = (low**2 + share * (HIGH**2 - low**2) for share in sorted(shares))
+        assume(second <= HIGH**2)
+        assume(first >= low**2)
+        arguments = (LR, intrinsic_lr / LR, first, second, HIGH)
+        bounds = theory.probable_norm_bounds(*arguments, grad_norm_min=low, probability=probability)
+        certain = theory.norm_bounds(LR, intrinsic_lr / LR, low, HIGH)
+        # with a single possible g̃ all four are the same number up to rounding
+        assert certain.lower <= bounds.lower <= bounds.upper * (1 + 1e-12)
+        assert bounds.upper <= certain.upper
+        surer = theory.probable_norm_bounds(*arguments, grad_norm_min=low, probability=(1 + probability) / 2)
+        assert surer.lower <= bounds.lower
+        assert bounds.upper <= surer.upper
+
+    @pytest.mark.parametrize(
+        ("name", "changes"),
+        [
+            ("mean_square_min", {"mean_square_min": 3.0}),
+            ("mean_square_max", {"mean_square_max": 10.0}),
+            ("grad_norm_min squared", {"grad_norm_min": 1.5}),
+            ("probability", {"probability": 1.0}),
+            ("wd", {"wd": 0.0}),
+        ],
+    )
+    def test_impossible_settings_are_refused(self, name, changes):
+        settings = {"lr": 0.1, "wd": 0.01, "mean_square_min": 1.0, "mean_square_max": 2.0, "grad_norm_max": 2.0}
+        with pytest.raises(ValueError, match=f"^{name} must"):
+            theory.probable_norm_bounds(**{**settings, **changes})
