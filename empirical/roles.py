@@ -12,7 +12,7 @@ from empirical.groups import measure_symmetries
 if TYPE_CHECKING:
     import pandas as pd
 
-ALONE, TOGETHER, RESCALED, FREE, INERT, FROZEN = (
+_ALONE, _TOGETHER, _RESCALED, _FREE, _INERT, _FROZEN = (
     "scale-invariant",
     "scale-invariant together",
     "rescaled",
@@ -21,12 +21,12 @@ ALONE, TOGETHER, RESCALED, FREE, INERT, FROZEN = (
     "frozen",
 )
 _EFFECTS = {
-    ALONE: "decay changes no output; with lr it sets norm, effective lr and rotation per step",
-    TOGETHER: "decay of the whole set changes no output; decay of a part changes the balance in the set",
-    RESCALED: "decay makes the norms of the partners equal and reduces their product, which changes the output",
-    FREE: "decay makes the weights smaller and changes the output",
-    INERT: "decay changes no output; it moves the parameter to 0",
-    FROZEN: "not trained",
+    _ALONE: "decay changes no output; with lr it sets norm, effective lr and rotation per step",
+    _TOGETHER: "decay of the whole set changes no output; decay of a part changes the balance in the set",
+    _RESCALED: "decay makes the norms of the partners equal and reduces their product, which changes the output",
+    _FREE: "decay makes the weights smaller and changes the output",
+    _INERT: "decay changes no output; it moves the parameter to 0",
+    _FROZEN: "not trained",
 }
 
 
@@ -72,13 +72,13 @@ def weight_roles(model: nn.Module, inputs: Inputs) -> pd.DataFrame:
             partner for symmetry in symmetries if name in symmetry and name not in grouped for partner in symmetry
         }
         if not parameter.requires_grad:
-            role = FROZEN
+            role = _FROZEN
         elif own:
-            role = ALONE if len(own) == 1 else TOGETHER
+            role = _ALONE if len(own) == 1 else _TOGETHER
         elif rescaled:
-            role = RESCALED
+            role = _RESCALED
         else:
-            role = FREE if name in active else INERT
+            role = _FREE if name in active else _INERT
         partners = sorted((own or rescaled) - {name})
         rows[name] = (role, partners, parameter.numel(), _EFFECTS[role])
     return pd.DataFrame.from_dict(rows, orient="index", columns=["role", "partners", "weights", "decay"])

@@ -147,7 +147,7 @@ plt.show()
 # The only assumption about the gradients is $\ell\le\tilde g\le L$. Their order may be adversarial.
 
 # %%
-display(derivations.norm_bounds, derivations.norm_envelope, derivations.attraction)
+display(derivations.norm_bounds, derivations.norm_envelope, derivations.attraction, derivations.probable_norm_bounds)
 
 # %%
 low, high, intrinsic_lr, steps = 1.0, 6.0, 0.05, 60
@@ -402,7 +402,7 @@ plt.show()
 # Training depends on combinations of the settings only. A growing learning rate can replace weight decay.
 
 # %%
-display(derivations.equivalent_run, derivations.run_without_decay)
+display(derivations.equivalent_run, derivations.run_without_decay, derivations.lr_at_fixed_norm)
 
 # %%
 fig, axes = plt.subplots(1, 2)
@@ -567,7 +567,12 @@ plt.show()
 
 # %%
 display(
-    derivations.norm_under_schedule, derivations.tracking_lag, derivations.tracked_steps, derivations.corrected_decay
+    derivations.norm_under_schedule,
+    derivations.tracking_lag,
+    derivations.tracked_steps,
+    derivations.corrected_decay,
+    derivations.settings_for_effective_lr,
+    derivations.modulation,
 )
 
 # %%

@@ -398,3 +398,38 @@ def _along(rule):
     """Coefficients of the characteristic polynomial of weight and buffer without curvature."""
     s = 1 - INTRINSIC_LR
     return [1, -1.4 * s, 0.4 * s] if rule.nesterov else [1, -(1.4 - INTRINSIC_LR), 0.4]
+
+
+@given(lr=log_uniform(1e-3, 10), share=st.floats(1e-3, 0.9), norm=positive, fixed=positive)
+def test_functions_for_a_wanted_effective_lr_are_the_derived_formulas(lr, share, norm, fixed):
+    wd = share / lr
+    values = {"lr": lr, "wd": wd, "norm": norm, "fixed_norm": fixed}
+    for index, optimizer in ((-1, "SGD"), (-2, "AdamW")):
+        expected = exact("lr_at_fixed_norm", index, **values)
+        assert theory.lr_at_fixed_norm(lr, norm, wd, fixed_norm=fixed, optimizer=optimizer) == pytest.approx(
+            float(expected), rel=1e-12
+        )
+    # the derivation is to first order in the intrinsic learning rate
+    wanted = 1e-6 / fixed
+    settings = theory.settings_for_effective_lr(wanted, 1, norm=norm, grad_norm=fixed)
+    derived = exact("settings_for_effective_lr", wanted=wanted, square=norm**2, grad_norm=fixed)
+    assert settings.wd[0] == pytest.approx(float(derived), rel=1e-5)
+
+
+def test_probable_bounds_are_the_derived_formulas():
+    lr, wd, low, high, mean = 0.1, 1e-4, 0.5, 4.0, 1.0
+    a, log_chance = (1 - lr * wd) ** 2, np.log(2 / 0.01)
+    bounds = theory.probable_norm_bounds(lr, wd, mean, mean, high, grad_norm_min=low)
+    values = {
+        "a": a,
+        "lr": lr,
+        "mean": mean,
+        "variance": (1 - a**2) / (1 + a**2) * mean * high**2,
+        "span": (1 - a**2) * (high**2 - low**2),
+        "log_chance": log_chance,
+        "b_max": (lr * high) ** 2,
+        "least": theory.norm_bounds(lr, wd, low, high).lower ** 4,
+    }
+    values["deviation"] = float(exact("probable_norm_bounds", -3, **values))
+    assert bounds.lower**4 == pytest.approx(float(exact("probable_norm_bounds", -2, **values)), rel=1e-12)
+    assert bounds.upper**4 == pytest.approx(float(exact("probable_norm_bounds", -1, **values)), rel=1e-12)

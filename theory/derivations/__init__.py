@@ -14,7 +14,7 @@ _NAMES = {
     "one_step": ["rotation"],
     "equilibrium": ["equilibrium_effective_lr", "equilibrium_norm", "equilibrium_rotation", "relaxation_time"],
     "fluctuations": ["equilibrium_spread", "moment_identities", "moments_of_a_window"],
-    "bounds": ["attraction", "norm_bounds", "norm_envelope"],
+    "bounds": ["attraction", "norm_bounds", "norm_envelope", "probable_norm_bounds"],
     "destabilization": [
         "critical_norm",
         "critical_norm_with_decay",
@@ -32,7 +32,7 @@ _NAMES = {
         "least_decay_steps",
         "least_time_between_angular_jumps",
     ],
-    "symmetry": ["equivalent_run", "run_without_decay"],
+    "symmetry": ["equivalent_run", "lr_at_fixed_norm", "run_without_decay"],
     "optimizers": ["decoupled_heavy_ball", "decoupled_nesterov", "heavy_ball", "nesterov"],
     "adaptive": ["adam", "adamw", "decoupled_decay", "lion"],
     "matrix": ["muon"],
@@ -43,7 +43,14 @@ _NAMES = {
         "momentum_stationary_bounds",
     ],
     "design": ["inverse_design"],
-    "schedules": ["corrected_decay", "norm_under_schedule", "tracked_steps", "tracking_lag"],
+    "schedules": [
+        "corrected_decay",
+        "modulation",
+        "norm_under_schedule",
+        "settings_for_effective_lr",
+        "tracked_steps",
+        "tracking_lag",
+    ],
     "groups": ["decay_invariance_norm", "invariance_norm", "total_grad_norm"],
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

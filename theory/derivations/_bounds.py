@@ -345,3 +345,72 @@ def attraction() -> Derivation:
         "The closed lower bound of u after this number of steps.",
     )
     return result
+
+
+def probable_norm_bounds() -> Derivation:
+    """Derive bounds of the norm that hold with high probability, from the mean square of the gradient norm."""
+    u, low, mean, deviation = sympy.symbols("fourth least mean deviation", positive=True)
+    number, back = sympy.symbols("number back", integer=True, nonnegative=True)
+    variance, span, log_chance = sympy.symbols("variance span log_chance", positive=True)
+    lower_fourth, upper_fourth = sympy.symbols("lower_fourth upper_fourth", positive=True)
+    image = sympy.expand(square_map(a, b) ** 2).subs(sq_norm, sqrt(u))
+    below_one = {a: 1 / (1 + s)}
+    weights = (1 - a**2) * a ** (2 * back)
+    squares = sympy.summation(sympy.expand(a ** (4 * back)), (back, 0, number - 1)).subs(a ** (4 * number), 0)
+    root = max(
+        sympy.solve(deviation**2 - 2 * log_chance * (variance + span * deviation / 3), deviation),
+        key=lambda value: value.subs({variance: 1, span: 1, log_chance: 1}),
+    )
+    slope = 2 * a + b_max / low
+    result = Derivation(
+        "Bounds of the norm with high probability.",
+        "E[g̃² | past] is `mean` below or above, g̃ <= L; 0 < ηλ < 1; a = (1-ηλ)², b = (ηg̃)², b_max = (ηL)²; u = ρ⁴ is "
+        "`fourth`, and `least` is a lower bound of u; `deviation` of the weighted mean of g̃², `variance` its variance, "
+        "`span` its largest step, `log_chance` = -ln of the chance of a larger deviation.",
+        [a, b, b_max, lr, grad_norm, u, low, mean, variance, span, log_chance, deviation, lower_fourth, upper_fourth],
+        {
+            lower_fourth: 2 * a * lr**2 * (mean - deviation) / (1 - a**2),
+            upper_fourth: slope * lr**2 * (mean + deviation) / (1 - a**2),
+            deviation: root,
+        },
+    )
+    result.step(
+        Ge(image, a**2 * u + 2 * a * b),
+        "A step without its positive term b²/u. So u is at least a sum of 2ab over the past, with the weights a^(2n).",
+    )
+    result.step(
+        Le(image, a**2 * u + (2 * a + b_max / low) * b),
+        "With b <= b_max and u >= `least` the same sum, with another factor, is an upper bound.",
+        {b_max: b + c, u: low + d},
+    )
+    result.step(
+        Eq(
+            sympy.summation(weights, (back, 0, number - 1)).simplify(),
+            1 - a ** (2 * number),
+        ),
+        "Times 1-a² these weights have the sum 1, once the start is forgotten: the sum is a mean of g̃².",
+        below_one,
+    )
+    result.step(
+        Eq((1 - a**2) ** 2 * squares, (1 - a**2) / (1 + a**2)),
+        "The sum of the squared weights, for many steps, is about 2ηλ. So the mean hardly deviates if ηλ is small.",
+        below_one,
+    )
+    result.step(
+        Eq(deviation**2, 2 * log_chance * (variance + span * deviation / 3)),
+        "Freedman's inequality for martingales: the chance is at most exp(-deviation²/(2(variance + "
+        "span·deviation/3))).",
+    )
+    result.step(
+        Eq(deviation, span * log_chance / 3 + sqrt((span * log_chance / 3) ** 2 + 2 * variance * log_chance)),
+        "Solve for the deviation. Hoeffding's inequality gives another one; the smaller of the two is used.",
+    )
+    result.step(
+        Eq(lower_fourth, 2 * a * lr**2 * (mean - deviation) / (1 - a**2)),
+        "The lower bound of ρ⁴, with the least mean.",
+    )
+    result.step(
+        Eq(upper_fourth, (2 * a + b_max / low) * lr**2 * (mean + deviation) / (1 - a**2)),
+        "The upper bound of ρ⁴, with the largest mean.",
+    )
+    return result

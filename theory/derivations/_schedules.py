@@ -141,3 +141,70 @@ def corrected_decay() -> Derivation:
     )
     result.step(Eq(decay, wd * lr / largest), "Solve for the weight decay.")
     return result
+
+
+def settings_for_effective_lr() -> Derivation:
+    """Derive the settings that give a wanted effective learning rate under plain SGD."""
+    wanted, inverse, settled, decay = sympy.symbols("wanted inverse settled decay", positive=True)
+    square = sympy.Symbol("square", positive=True)
+    learning_rate = wanted * square
+    # half of the law of ρ⁴, divided by ρ²
+    change = -2 * learning_rate * wd * square + (learning_rate * grad_norm) ** 2 / square
+    (fixed_point,) = sympy.solve(2 * wanted * wd - (wanted * grad_norm) ** 2 * inverse, inverse)
+    (constant_norm,) = sympy.solve(change.subs(wd, decay), decay)
+    result = Derivation(
+        "Settings for a wanted effective learning rate.",
+        "Plain SGD, small ηλ; `wanted` is η/ρ² at each step; r = ρ² is `square` and 1/r is `inverse`.",
+        [wanted, wd, grad_norm, square, inverse, settled, decay],
+        {settled: fixed_point, decay: constant_norm},
+    )
+    result.step(
+        Eq(change, -2 * wanted * wd * square**2 + (wanted * grad_norm) ** 2 * square),
+        "Insert η = `wanted`·r into the law of the norm, dr/dt = -2ηλr + (ηg̃)²/r.",
+    )
+    result.step(
+        Eq(-change / square**2, (2 * wanted * wd - (wanted * grad_norm) ** 2 * inverse).subs(inverse, 1 / square)),
+        "Hence 1/r obeys a linear law, whose rate does not depend on λ: d(1/r)/dt = 2`wanted`λ - (`wanted`·g̃)²/r.",
+    )
+    result.step(
+        Eq(1 / settled, wanted * grad_norm**2 / (2 * wd)),
+        "At its equilibrium, r² = ηg̃²/(2λ) with η = `wanted`·r: the same as with a constant learning rate.",
+    )
+    result.step(
+        Eq(decay, wanted * grad_norm**2 / (2 * square)),
+        "The norm stays constant if decay balances growth at every step: solve dr/dt = 0 for λ.",
+    )
+    return result
+
+
+def modulation() -> Derivation:
+    """Derive how much of a modulation of the learning rate reaches the effective learning rate."""
+    ratio = sympy.Symbol("ratio", positive=True)
+    response, gain, squared_gain = sympy.symbols("response gain squared_gain")
+    (norm_response,) = sympy.solve(sympy.I * ratio * response + response - 1, response)
+    amplitude = 1 - response / 2
+    result = Derivation(
+        "Modulation of the learning rate.",
+        "Constant g̃ and λ; ln η oscillates with a small amplitude at ω; `ratio` = ωτ with the relaxation time τ; "
+        "`response` is the complex amplitude of ln ρ^p over that of ln η, with p = 4 for SGD and p = 2 for AdamW.",
+        [ratio, response, gain, squared_gain],
+        {
+            squared_gain: sympy.expand(gain * sympy.conjugate(gain)),
+            gain: amplitude,
+            response: norm_response,
+        },
+    )
+    result.step(
+        Eq(response, 1 / (1 + sympy.I * ratio)),
+        "ln ρ^p relaxes towards ln η + const. with the time τ, so iωτ·`response` = 1 - `response`.",
+    )
+    result.step(
+        Eq(gain, 1 - 1 / (2 * (1 + sympy.I * ratio))),
+        "η/ρ² under SGD and η/ρ under AdamW are both η/(ρ^p)^½, so `gain` is 1 minus half of the response.",
+    )
+    result.step(
+        Eq(squared_gain, (1 + 4 * ratio**2) / (4 * (1 + ratio**2))),
+        "The squared size of the gain: ¼ for slow and 1 for fast modulation. A slow change of η reaches the effective "
+        "learning rate as its square root, and a fast one in full.",
+    )
+    return result

@@ -150,3 +150,38 @@ def run_without_decay() -> Derivation:
     )
     result.step(Eq(scheduled, lr * decay_factor ** (-2 * number - 1)), "The learning rate of step `number`.")
     return result
+
+
+def lr_at_fixed_norm() -> Derivation:
+    """Derive the learning rate with which a run at fixed norm has the directions of a run with weight decay."""
+    fixed, repeated, normalized, push = sympy.symbols("fixed_norm repeated normalized push", positive=True)
+    scale, decayed = fixed / norm, 1 - lr * wd
+    free = decayed * weights / scale - lr * scale * gradient
+    step_of_fixed_size = decayed * weights / scale - lr * push
+    result = Derivation(
+        "Learning rate at fixed norm that repeats a run.",
+        "All weights are scale-invariant and share η and λ; 0 < ηλ < 1; `weights` y have the norm R = `fixed_norm`; "
+        "the weights x of the run with decay are ρ/R times as large; `gradient` is that at y; `push` is the direction "
+        "of an optimizer whose steps do not depend on the size of the gradient.",
+        [lr, wd, norm, fixed, repeated, normalized],
+        {repeated: lr * scale**2 / decayed, normalized: lr * scale / decayed},
+    )
+    result.step(
+        Eq(free, decayed * weights * norm / fixed - lr * gradient * fixed / norm),
+        "A step of plain SGD with decay. The gradient at x is R/ρ times the gradient at y.",
+        BELOW_ONE,
+    )
+    result.step(
+        Eq(sympy.expand(free * scale / decayed), weights - repeated * gradient),
+        "Divided by (1-ηλ)ρ/R, it is a step from y without decay. The factor does not change the direction, and "
+        "rescaling to R removes it.",
+        BELOW_ONE,
+    )
+    result.step(
+        Eq(sympy.expand(step_of_fixed_size * scale / decayed), weights - normalized * push),
+        "The same for AdamW, Lion and Muon, if their direction is the same.",
+        BELOW_ONE,
+    )
+    result.step(Eq(normalized, lr * fixed / (norm * (1 - lr * wd))), "AdamW, Lion and Muon.")
+    result.step(Eq(repeated, lr * fixed**2 / (norm**2 * (1 - lr * wd))), "Plain SGD, exactly.")
+    return result
