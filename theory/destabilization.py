@@ -279,6 +279,9 @@ def critical_norm(
 ) -> Any:
     """Norm below which SGD overshoots in the sharpest direction: the edge of stability η̃h = 2.
 
+    It holds for scale-invariant weights in a valley whose sharpness on the unit sphere stays the same while the norm
+    changes. Trained weights that are not scale-invariant change the sharpness, and then a measured h is soon outdated.
+
     With momentum μ the edge is at η̃h = 2(1+μ), and at (2+2μ)/(1+2μ) with Nesterov momentum as in PyTorch. Weight decay
     shifts the edge slightly: to 2-ηλ at constant norm, and to 2(1-ηλ) while the norm decays freely (without momentum).
 

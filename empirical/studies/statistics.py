@@ -163,6 +163,17 @@ def equilibrium_angle(run: xr.Dataset) -> float:
     return float(theory.equilibrium_rotation(*setting.constants(), grad_norm=gradient, optimizer=setting.law()))
 
 
+def ideal_gas_indicator(tolerance: float) -> SeedStatistic:
+    """Whether 2λ⟨ρ²⟩² is within a relative tolerance of η⟨g̃²⟩ after the transient: 1 or 0."""
+
+    def is_near(run: xr.Dataset) -> float:
+        (lr, wd), late = Setting.of(run).constants(), after_transient(run)
+        ratio = float(2 * wd * (late.norm**2).mean() ** 2 / (lr * (late.grad_norm**2).mean()))
+        return float(abs(ratio - 1) < tolerance)
+
+    return _of_each(is_near)
+
+
 def late_gradient_growth() -> SeedStatistic:
     """ln(g₂/g₁), where g₁ and g₂ are the root-mean-square ‖∇f‖ at 45 to 50 % and at 90 to 95 % of a run."""
 

@@ -431,5 +431,5 @@ def test_probable_bounds_are_the_derived_formulas():
         "least": theory.norm_bounds(lr, wd, low, high).lower ** 4,
     }
     values["deviation"] = float(exact("probable_norm_bounds", -3, **values))
-    assert bounds.lower**4 == pytest.approx(float(exact("probable_norm_bounds", -2, **values)), rel=1e-12)
-    assert bounds.upper**4 == pytest.approx(float(exact("probable_norm_bounds", -1, **values)), rel=1e-12)
+    assert bounds.lower**4 == pytest.approx(float(exact("probable_norm_bounds", -2, **values)), rel=1e-10)
+    assert bounds.upper**4 == pytest.approx(float(exact("probable_norm_bounds", -1, **values)), rel=1e-10)
