@@ -412,7 +412,7 @@ def test_functions_for_a_wanted_effective_lr_are_the_derived_formulas(lr, share,
     # the derivation is to first order in the intrinsic learning rate
     wanted = 1e-6 / fixed
     settings = theory.settings_for_effective_lr(wanted, 1, norm=norm, grad_norm=fixed)
-    derived = exact("settings_for_effective_lr", wanted=wanted, square=norm**2, grad_norm=fixed)
+    derived = exact("settings_for_effective_lr", effective_lr=wanted, square=norm**2, grad_norm=fixed)
     assert settings.wd[0] == pytest.approx(float(derived), rel=1e-5)
 
 

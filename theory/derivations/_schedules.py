@@ -6,7 +6,7 @@ import sympy
 from sympy import Derivative, Integral, exp
 
 from theory.derivations._derivation import Derivation, Eq, Lt
-from theory.derivations._symbols import grad_norm, lr, norm, wd
+from theory.derivations._symbols import effective_lr, grad_norm, lr, norm, wd
 
 time, moment = sympy.symbols("time moment", nonnegative=True)
 start = sympy.Symbol("start", positive=True)
@@ -145,33 +145,37 @@ def corrected_decay() -> Derivation:
 
 def settings_for_effective_lr() -> Derivation:
     """Derive the settings that give a wanted effective learning rate under plain SGD."""
-    wanted, inverse, settled, decay = sympy.symbols("wanted inverse settled decay", positive=True)
+    inverse, settled, decay = sympy.symbols("inverse settled decay", positive=True)
     square = sympy.Symbol("square", positive=True)
-    learning_rate = wanted * square
+    learning_rate = effective_lr * square
     # half of the law of ρ⁴, divided by ρ²
     change = -2 * learning_rate * wd * square + (learning_rate * grad_norm) ** 2 / square
-    (fixed_point,) = sympy.solve(2 * wanted * wd - (wanted * grad_norm) ** 2 * inverse, inverse)
+    (fixed_point,) = sympy.solve(2 * effective_lr * wd - (effective_lr * grad_norm) ** 2 * inverse, inverse)
     (constant_norm,) = sympy.solve(change.subs(wd, decay), decay)
     result = Derivation(
         "Settings for a wanted effective learning rate.",
-        "Plain SGD, small ηλ; `wanted` is η/ρ² at each step; r = ρ² is `square` and 1/r is `inverse`.",
-        [wanted, wd, grad_norm, square, inverse, settled, decay],
+        "Plain SGD, small ηλ; `effective_lr` is η/ρ² at each step; r = ρ² is `square` and 1/r is `inverse`.",
+        [effective_lr, wd, grad_norm, square, inverse, settled, decay],
         {settled: fixed_point, decay: constant_norm},
     )
     result.step(
-        Eq(change, -2 * wanted * wd * square**2 + (wanted * grad_norm) ** 2 * square),
-        "Insert η = `wanted`·r into the law of the norm, dr/dt = -2ηλr + (ηg̃)²/r.",
+        Eq(change, -2 * effective_lr * wd * square**2 + (effective_lr * grad_norm) ** 2 * square),
+        "Insert η = `effective_lr`·r into the law of the norm, dr/dt = -2ηλr + (ηg̃)²/r.",
     )
     result.step(
-        Eq(-change / square**2, (2 * wanted * wd - (wanted * grad_norm) ** 2 * inverse).subs(inverse, 1 / square)),
-        "Hence 1/r obeys a linear law, whose rate does not depend on λ: d(1/r)/dt = 2`wanted`λ - (`wanted`·g̃)²/r.",
+        Eq(
+            -change / square**2,
+            (2 * effective_lr * wd - (effective_lr * grad_norm) ** 2 * inverse).subs(inverse, 1 / square),
+        ),
+        "Hence 1/r obeys a linear law whose rate does not depend on λ, with e = `effective_lr`: d(1/r)/dt = 2eλ - "
+        "(eg̃)²/r.",
     )
     result.step(
-        Eq(1 / settled, wanted * grad_norm**2 / (2 * wd)),
-        "At its equilibrium, r² = ηg̃²/(2λ) with η = `wanted`·r: the same as with a constant learning rate.",
+        Eq(1 / settled, effective_lr * grad_norm**2 / (2 * wd)),
+        "At its equilibrium, r² = ηg̃²/(2λ) with η = `effective_lr`·r: the same as with a constant learning rate.",
     )
     result.step(
-        Eq(decay, wanted * grad_norm**2 / (2 * square)),
+        Eq(decay, effective_lr * grad_norm**2 / (2 * square)),
         "The norm stays constant if decay balances growth at every step: solve dr/dt = 0 for λ.",
     )
     return result
