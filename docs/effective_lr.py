@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import pydoc_data.topics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,13 @@ from torch.nn.functional import cross_entropy, relu, rms_norm, scaled_dot_produc
 
 import empirical
 import theory
+from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR
 
 matplotlib.use("Agg")
+from matplotlib import pyplot as plt
 
 TARGET = Path(__file__).with_name("effective_lr.png")
-SEEDS, SMOOTHED = (0, 1, 2), 50
+SEEDS, PARTS = (0, 1, 2), 30
 Array = npt.NDArray[np.float64]
 
 
@@ -38,7 +40,7 @@ class Curves(NamedTuple):
 # ---- ConvNet with batch normalization under SGD
 
 CONVNET = empirical.RunConfig(
-    model="convnet", lr=theory.Cosine(1.0, 0.05, steps=4000), wd=0.01, steps=4000, evaluate_every=4000
+    model="convnet", width=2, lr=theory.Cosine(1.0, 0.05, steps=3000), wd=0.002, steps=3000, evaluate_every=3000
 )
 
 
@@ -64,7 +66,7 @@ def convnet_curves(seed: int) -> Curves:
 # ---- language model of characters under AdamW
 
 WIDTH, HEADS, CONTEXT, BLOCKS, BATCH = 64, 4, 64, 2, 16
-STEPS, LR, WD = 2000, 4e-3, 1.0
+STEPS, LR, WD = 1500, 4e-3, 1.0
 TEXT = "".join(pydoc_data.topics.topics.values())
 CHARACTERS = sorted(set(TEXT))
 CODES = torch.tensor([CHARACTERS.index(character) for character in TEXT])
@@ -138,12 +140,12 @@ def train_model(
     others = [p for p in model.parameters() if all(p is not matrix for matrix in matrices)]
     rule = optimizer(matrices)
     other_rule = torch.optim.AdamW(others, lr=LR, weight_decay=0.0)
-    base, first = lr_schedule(), [float(matrix.norm()) for matrix in matrices]
+    base, first = lr_schedule(), [float(matrix.detach().norm()) for matrix in matrices]
     losses, norms = np.empty(steps), np.empty((steps, len(matrices)))
     for step, codes in zip(range(steps), windows(seed), strict=False):
         loss = cross_entropy(model(codes[:, :-1]).flatten(0, 1), codes[:, 1:].flatten())
         loss.backward()
-        losses[step], norms[step] = loss.item(), [float(matrix.norm()) for matrix in matrices]
+        losses[step], norms[step] = loss.item(), [float(matrix.detach().norm()) for matrix in matrices]
         for group, value in zip(rule.param_groups, np.broadcast_to(lr(step), len(matrices)), strict=True):
             group["lr"], group["weight_decay"] = float(value), 0.0 if fixed else wd
         other_rule.param_groups[0]["lr"] = float(base(step))
@@ -200,28 +202,29 @@ def model_curves(seed: int, *, all_invariant: bool) -> Curves:
 
 
 def smooth(losses: Array) -> Array:
-    """Logarithm of the mean loss of successive parts."""
-    parts = losses[: len(losses) // SMOOTHED * SMOOTHED].reshape(-1, SMOOTHED)
+    """Logarithm of the mean loss of successive parts of a run."""
+    parts = losses[: len(losses) // PARTS * PARTS].reshape(PARTS, -1)
     return np.asarray(np.log(parts.mean(axis=1)))
 
 
 def distance(one: Array, other: Array) -> float:
     """Mean difference of the logarithms of two smoothed loss curves, without the first tenth."""
-    start = len(one) // SMOOTHED // 10
-    return float(np.abs(smooth(one) - smooth(other))[start:].mean())
+    return float(np.abs(smooth(one) - smooth(other))[PARTS // 10 :].mean())
 
 
-def compare(name: str, curves: list[Curves]) -> None:
-    """Print the row of one network."""
+def compare(name: str, curves: Sequence[Curves]) -> None:
+    """Print the row of one network: means over seeds and standard errors."""
     pairs = itertools.combinations([each.run for each in curves], 2)
     columns = {
         "repeated": [distance(each.run, each.repeated) for each in curves],
         "other seed": [distance(one, other) for one, other in pairs],
         "control": [distance(each.run, each.control) for each in curves],
     }
-    print(
-        name, {key: f"{100 * np.mean(values):.1f} % (up to {100 * max(values):.1f})" for key, values in columns.items()}
-    )
+    texts = [f"{key} {np.mean(values):.1%} (up to {max(values):.1%})" for key, values in columns.items()]
+    for key in ("repeated", "control"):
+        changes = [(smooth(getattr(each, key)) - smooth(each.run))[PARTS // 10 :].mean() for each in curves]
+        texts.append(f"mean change {key} {np.mean(changes):+.1%} ± {np.std(changes, ddof=1) / len(changes) ** 0.5:.1%}")
+    print(name, *texts, sep=" | ", flush=True)
 
 
 # ---- modulated learning rate
@@ -230,8 +233,16 @@ MODULATED = empirical.RunConfig(model="mlp", width=8, lr=0.5, wd=0.02, steps=0, 
 DEPTH, PERIODS = 0.3, 12
 
 
-def modulation_gain(ratio: float, seed: int) -> tuple[float, float]:
-    """Amplitude of ln η/ρ² over that of ln η at the frequency ratio/τ, measured and predicted by the one-step law."""
+class Gain(NamedTuple):
+    """Amplitude of ln η/ρ² over that of ln η at one frequency times the relaxation time."""
+
+    ratio: float
+    measured: float
+    predicted: float
+
+
+def modulation_gain(ratio: float, seed: int) -> Gain:
+    """Train at an oscillating learning rate, whose period is a whole number of steps."""
     time = theory.relaxation_time(MODULATED.lr, MODULATED.wd)
     period = max(4, round(2 * math.pi * time / ratio))
     skipped = math.ceil(600 / period)
@@ -243,28 +254,77 @@ def modulation_gain(ratio: float, seed: int) -> tuple[float, float]:
     run = empirical.train(config, progress=False).isel(step=slice(skipped * period, None))
     wave = np.exp(-2j * math.pi * run.step.values / period)
     measured = abs((np.log(run.effective_lr.values) * wave).mean() / (np.log(run.lr.values) * wave).mean())
-    return float(measured), abs(1 - 0.5 / (1 + 1j * 2 * math.pi * time / period))
+    exact = 2 * math.pi * time / period
+    return Gain(exact, float(measured), abs(1 - 0.5 / (1 + 1j * exact)))
 
 
 def norms_at_equilibrium() -> None:
     """Print norms of the matrices over theory.equilibrium_norm, under AdamW and Muon at constant learning rate."""
     names = ("query", "key", "value", "output", "widen", "narrow")
+    shapes = {"widen": (4 * WIDTH, WIDTH), "narrow": (WIDTH, 4 * WIDTH)}
     for label, rule in (("AdamW", adamw), ("Muon", muon)):
-        for lr, wd in ((LR, WD), (LR, 4 * WD)):
-            record = train_model(0, steps=2500, wd=wd, optimizer=rule, lr=lambda step, lr=lr: lr)
-            late = np.sqrt((record.norms[-1000:] ** 2).mean(axis=0))
-            for number, norm in enumerate(late):
-                name = names[number % len(names)]
-                shape = {"widen": (4 * WIDTH, WIDTH), "narrow": (WIDTH, 4 * WIDTH)}.get(name, (WIDTH, WIDTH))
-                law: theory.Optimizer = (
-                    theory.AdamW(dim=math.prod(shape), betas=(0.9, 0.95))
-                    if label == "AdamW"
-                    else theory.Muon(rows=shape[0], columns=shape[1], nesterov=True)
-                )
-                print(
-                    label,
-                    f"ηλ={lr * wd:g}",
-                    number // len(names),
-                    name,
-                    f"{norm / theory.equilibrium_norm(lr, wd, optimizer=law):.3f}",
-                )
+        for wd in (WD, 4 * WD):
+            record = train_model(0, steps=1500, wd=wd, optimizer=rule, lr=lambda step: LR)
+            late = np.sqrt((record.norms[-500:] ** 2).mean(axis=0)).reshape(BLOCKS, -1)
+            texts = []
+            for name, norms in zip(names, late.T, strict=True):
+                rows, columns = shapes.get(name, (WIDTH, WIDTH))
+                law: theory.Optimizer = theory.Muon(rows=rows, columns=columns)
+                if label == "AdamW":
+                    law = theory.AdamW(dim=rows * columns, betas=(0.9, 0.95))
+                ratios = norms / theory.equilibrium_norm(LR, wd, optimizer=law)
+                texts.append(f"{name} {' '.join(f'{ratio:.2f}' for ratio in ratios)}")
+            print(label, f"ηλ = {LR * wd:g}", *texts, sep=" | ", flush=True)
+
+
+def draw(curves: Mapping[str, Sequence[Curves]], gains: Mapping[float, Sequence[float]]) -> None:
+    """Draw the smoothed loss curves of all seeds, and the gain over the frequency."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    styles = {
+        "control": ("same lr schedule, other effective lr", ONSET_COLOR, "-", 1.0),
+        "run": ("weight decay", MEASURED_COLOR, "-", 3.0),
+        "repeated": ("fixed norm, same effective lr", PREDICTED_COLOR, "--", 1.4),
+    }
+    for ax, (name, of_seeds) in zip(axes, curves.items(), strict=False):
+        for number, each in enumerate(of_seeds):
+            at = (np.arange(PARTS) + 0.5) * len(each.run) / PARTS
+            for key, (label, color, style, width) in styles.items():
+                losses = np.exp(smooth(getattr(each, key)))
+                ax.plot(at, losses, style, color=color, linewidth=width, label=None if number else label, alpha=0.8)
+        ax.set(title=name, xlabel="step", ylabel="mean loss of a part", yscale="log")
+    axes[0].legend(fontsize=8)
+    ratios = np.geomspace(0.05, 30, 200)
+    axes[2].plot(ratios, np.abs(1 - 0.5 / (1 + 1j * ratios)), color=PREDICTED_COLOR, label="constant g̃")
+    for ratio, values in gains.items():
+        label = "measured, three seeds" if ratio == min(gains) else None
+        axes[2].plot([ratio] * len(values), values, "o", color=MEASURED_COLOR, label=label, markersize=4)
+    axes[2].set(
+        xscale="log", xlabel="frequency × relaxation time ωτ", ylabel="amplitude of ln η/ρ² over ln η", ylim=(0, 1.15)
+    )
+    axes[2].set_title("MLP, oscillating η")
+    axes[2].legend(fontsize=8)
+    figure.savefig(TARGET, dpi=150)
+
+
+def main() -> None:
+    """Train all networks, print the tables, draw the figure."""
+    torch.set_num_threads(1)
+    gains = {}
+    for ratio in (0.1, 0.3, 1.0, 3.0, 10.0):
+        pairs = [modulation_gain(ratio, seed) for seed in SEEDS]
+        gains[pairs[0].ratio] = [pair.measured for pair in pairs]
+        mean = np.mean(gains[pairs[0].ratio])
+        print(f"ωτ = {pairs[0].ratio:.2f} | measured {mean:.2f} | predicted {pairs[0].predicted:.2f}", flush=True)
+    curves = {
+        "ConvNet, SGD": [convnet_curves(seed) for seed in SEEDS],
+        "language model, AdamW, all matrices invariant": [model_curves(seed, all_invariant=True) for seed in SEEDS],
+    }
+    draw(curves, gains)
+    curves["the same, queries and keys invariant"] = [model_curves(seed, all_invariant=False) for seed in SEEDS]
+    for name, of_seeds in curves.items():
+        compare(name, of_seeds)
+    norms_at_equilibrium()
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from simulate.maps.iteration import check_start, flat_copy, status_codes, trajec
 from simulate.maps.layout import Coords, place_setting, unlabelled
 from simulate.trajectories.contract import CONSTRAINTS, NORM_MAX, NORM_MIN
 from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
+from theory.optimizers import OptimizerLike, check_optimizer
 from theory.schedules import learning_rates
 
 _FIXED = {None: _kernels.FREE, "norm": _kernels.FIXED_NORM, "effective_lr": _kernels.FIXED_EFFECTIVE_LR}
@@ -28,7 +29,7 @@ def descend(
     *,
     steps: int,
     seed: int = 0,
-    optimizer: theory.Optimizer | None = None,
+    optimizer: OptimizerLike = None,
     walkers: int = 1,
     norm: npt.ArrayLike = 1.0,
     weights: npt.ArrayLike | None = None,
@@ -47,7 +48,7 @@ def descend(
     steps : number of updates.
     seed : seed of the random start and of the mini-batches. Each random number is a function of seed, walker and step,
         so a walker behaves the same in any batch.
-    optimizer : `theory.SGD`, with either kind of momentum and of weight decay; default plain SGD.
+    optimizer : `theory.SGD`, with either kind of momentum and of weight decay, or its text form; default plain SGD.
     walkers : size of the batch. The result has the dimension `batch` if it is above 1, or if lr, wd, norm or weights
         have an axis of walkers.
     norm : ρ > 0 of a start in a random direction: number or one for each walker.
@@ -95,7 +96,7 @@ def descend(
         raise TypeError(
             f"landscape must be a NormalizedRegression, Ratio2D or RayleighQuotient, got {type(landscape).__name__}"
         )
-    rule = theory.SGD() if optimizer is None else optimizer
+    rule = check_optimizer(optimizer)
     if not isinstance(rule, theory.SGD):
         raise ValueError(f"optimizer must be a theory.SGD, got {rule!r}")
     if not (fixed is None or isinstance(fixed, str)) or fixed not in _FIXED:

@@ -18,6 +18,7 @@ from simulate.maps.layout import BatchLayout
 from simulate.maps.simulation import assemble_trajectory, simulate_norm
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
+from theory.optimizers import OptimizerLike, check_optimizer
 
 
 def norm_map(
@@ -27,7 +28,7 @@ def norm_map(
     *,
     norm: npt.ArrayLike | None = None,
     steps: int,
-    optimizer: theory.Optimizer | None = None,
+    optimizer: OptimizerLike = None,
     record_every: int | None = 1,
     seed: int | None = None,
     start: xr.Dataset | None = None,
@@ -49,7 +50,7 @@ def norm_map(
     norm : ρ > 0 at step 0. Numbers, arrays and DataArrays broadcast to the batch; DataArrays keep their dimensions.
     steps : number of updates.
     optimizer : `theory.SGD`, with either kind of momentum and of weight decay, `theory.Adam` or `theory.AdamW` with
-        `dim`; default plain SGD.
+        `dim`, or its text form; default plain SGD.
     record_every : record the steps whose number is divisible by it. None records no rows, but statistics over all steps
         of this call.
     seed : seed of random rules, stored in the result; None takes a new one. Each random number is a function of seed,
@@ -91,7 +92,7 @@ def norm_map(
     >>> norm_map(0.1, 0.01, 2.0, steps=3, start=run).step.values.tolist()
     [5000, 5001, 5002]
     """
-    rule = theory.SGD() if optimizer is None else optimizer
+    rule = check_optimizer(optimizer)
     if not isinstance(rule, (theory.SGD, theory.Adam, theory.AdamW)):
         raise ValueError(
             f"optimizer must be theory.SGD, Adam or AdamW, since other laws of the norm are not known step by step; "

@@ -9,6 +9,7 @@ import xarray as xr
 import theory
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, effective_lrs, make_trajectory
 from theory.arguments import check_integer, check_intrinsic_lr, check_lr, check_number, check_wd
+from theory.optimizers import OptimizerLike, check_optimizer, with_dim
 from theory.schedules import schedule_values
 
 
@@ -19,7 +20,7 @@ def random_walk(
     *,
     dim: int,
     steps: int,
-    optimizer: theory.Optimizer | None = None,
+    optimizer: OptimizerLike = None,
     walkers: int = 16,
     norm: float | None = None,
     record_every: int = 1,
@@ -37,7 +38,7 @@ def random_walk(
     grad_norm : g̃ > 0 (units of the loss).
     dim : number of weights d >= 2.
     steps : number of updates.
-    optimizer : any optimizer of `theory`; default `theory.SGD()`.
+    optimizer : any optimizer of `theory`, or its text form; default `theory.SGD()`.
     walkers : size of the batch.
     norm : ρ at the start; default is the predicted equilibrium norm, or 1 if there is none.
     record_every : record the steps whose number is divisible by it.
@@ -59,7 +60,8 @@ def random_walk(
     >>> abs(float((walk.norm**4).mean()) ** 0.25 / theory.equilibrium_norm(0.1, 0.1, 2.0) - 1) < 1e-3
     True
     """
-    rule = optimizer or theory.SGD()
+    rule = check_optimizer(optimizer)
+    rule = rule if getattr(rule, "dim", dim) is not None else with_dim(rule, check_integer("dim", dim, at_least=2))
     gradient_norm = check_number("grad_norm", grad_norm, above=0)
     dim, walkers = check_integer("dim", dim, at_least=2), check_integer("walkers", walkers, at_least=1)
     steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)

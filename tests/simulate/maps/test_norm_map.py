@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import theory
-from simulate import BoundedGradient, RecordedGradient, norm_map, replay
+from simulate import BoundedGradient, RayleighQuotient, RecordedGradient, descend, norm_map, random_walk, replay
 from simulate.trajectories.contract import SCHEMA, VARIABLES
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
@@ -667,3 +667,26 @@ class TestBadInput:
     def test_bad_bounds(self, low, high, error, message):
         with pytest.raises(error, match=message):
             BoundedGradient(low, high)
+
+
+@pytest.mark.parametrize(
+    "simulation",
+    [
+        lambda optimizer: norm_map(0.01, 0.1, 1.0, norm=1.0, steps=5, optimizer=optimizer),
+        lambda optimizer: random_walk(0.01, 0.1, dim=30, steps=5, optimizer=optimizer),
+        lambda optimizer: descend(RayleighQuotient([1.0, 2.0]), 0.01, 0.1, steps=5, optimizer=optimizer),
+    ],
+    ids=["norm_map", "random_walk", "descend"],
+)
+def test_optimizers_may_be_named(simulation):
+    named, given = simulation("SGD(momentum=0.5)"), simulation(theory.SGD(momentum=0.5))
+    xr.testing.assert_equal(named, given)
+    assert named.attrs["optimizer"] == given.attrs["optimizer"]
+    with pytest.raises(ValueError, match="optimizer must be"):
+        simulation("Unknown")
+    with pytest.raises(TypeError, match="optimizer must be"):
+        simulation(object)
+
+
+def test_a_walk_knows_its_number_of_weights():
+    assert random_walk(0.01, 0.1, dim=30, steps=3, optimizer="AdamW").attrs["optimizer"] == "AdamW(dim=30)"
