@@ -24,11 +24,12 @@ from empirical.runs.preparation import mark_own
 from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import SweepOptions, extended_steps, run_path, summarize
-from simulate.period_model.calibration import MIN_PERIODS, MIN_RELAXATIONS
+from simulate.period_model.calibration import MIN_RELAXATIONS
 from simulate.period_model.model import REACH
-from simulate.trajectories.classification import EQUILIBRIUM, PERIODIC
+from simulate.period_model.summaries import MIN_PERIODS
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.setting import Setting
+from simulate.trajectories.verdicts import EQUILIBRIUM, PERIODIC
 from theory.arguments import check_integer, check_number
 
 # first length of a run in units of 1/ηλ: the transient, and a typical period

@@ -23,7 +23,7 @@ def by_theory():
 
 @pytest.fixture(scope="module")
 def by_simulate():
-    return loaded_by("import simulate")
+    return loaded_by("import simulate; [getattr(simulate, name) for name in simulate.__all__]")
 
 
 def test_theory_needs_numpy_only(by_theory):
@@ -55,6 +55,15 @@ def test_simulate_knows_no_networks_and_no_algebra(by_simulate):
     assert by_simulate & {"torch", "sympy", "sklearn", "typer"} == set()
     assert not {name for name in by_simulate if name.startswith("empirical")}
     assert "simulate.maps.norm_map" in by_simulate
+
+
+def test_a_prediction_loads_neither_trajectories_nor_compiled_code():
+    assert loaded_by("import simulate") == {"simulate"}
+    reference = "from simulate import PeriodModel; PeriodModel.reference().predict(0.5, 0.01, norms=False)"
+    by_command = "from empirical.cli.main import app; app(['predict', '--lr', '0.5', '--wd', '0.01'])"
+    command = f"import contextlib\nwith contextlib.suppress(SystemExit): {by_command}"
+    assert loaded_by(reference) & set(HEAVY) == set()
+    assert loaded_by(command) & set(HEAVY) == {"empirical", "typer"}
 
 
 def test_simulate_loads_pictures_and_stores_when_they_are_used(by_simulate):

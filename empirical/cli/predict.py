@@ -216,9 +216,9 @@ def _range_values(
 
 
 def _period_values(lr: float, wd: float, period_model: Path | None) -> Iterator[_Value]:
-    import simulate
+    from simulate.period_model.model import PeriodModel
 
-    model = simulate.PeriodModel.reference() if period_model is None else simulate.PeriodModel.load(period_model)
+    model = PeriodModel.reference() if period_model is None else PeriodModel.load(period_model)
     if not model.has_law:
         raise ValueError(f"period_model must be of a network with periods, got {str(period_model)!r} without any")
     if model.optimizer != theory.SGD():
@@ -226,7 +226,7 @@ def _period_values(lr: float, wd: float, period_model: Path | None) -> Iterator[
     with warnings.catch_warnings():
         # the note says what it would warn about
         warnings.simplefilter("ignore", UserWarning)
-        prediction = model.predict(lr, wd)
+        prediction = model.predict(lr, wd, norms=False)
     interval = prediction.period_interval
     if prediction.reason:
         yield _Value("period_verdict", "verdict for the network below", prediction.verdict, note=prediction.reason)

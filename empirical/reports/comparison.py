@@ -19,11 +19,11 @@ from empirical.config import RunConfig
 from empirical.reports.page import format_setting
 from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.period_model.model import simulated_periods
-from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import FREE, check_trajectory
 from simulate.trajectories.periods import after_transient
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
+from simulate.trajectories.verdicts import PERIODIC
 from theory.optimizers import with_dim
 
 PERIODS_SHOWN = 8

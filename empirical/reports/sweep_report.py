@@ -23,12 +23,12 @@ from empirical.reports.page import Section
 from empirical.reports.tables import DASH, Cell, Table, number_cell, number_with_error
 from empirical.sweeps.store import open_sweep, read_configs
 from empirical.sweeps.task import FAILED, run_path
-from simulate.period_model.calibration import CalibrationRun
 from simulate.period_model.law import PeriodLaw
+from simulate.period_model.summaries import CalibrationRun
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
-from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.setting import Setting
+from simulate.trajectories.verdicts import PERIODIC
 from theory.optimizers import format_optimizer
 
 _MOST_RUNS_READ = 200  # more runs than this take too long to read, so their gradient norms are not used

@@ -27,9 +27,9 @@ from empirical.studies.study import Between, EverySeed, Result, Trajectories
 from simulate._files import atomic_write
 from simulate.period_model.model import simulated_periods
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
-from simulate.trajectories.classification import PERIODIC
 from simulate.trajectories.contract import VARIABLES
 from simulate.trajectories.setting import Setting
+from simulate.trajectories.verdicts import PERIODIC
 from theory.arguments import check_choice
 
 if TYPE_CHECKING:

@@ -38,20 +38,20 @@ from empirical.studies.study import (
 from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
-from simulate.period_model.calibration import pool_runs
 from simulate.period_model.model import simulated_periods
 from simulate.period_model.reduced_model import Trend
-from simulate.trajectories.classification import (
+from simulate.period_model.summaries import pool_runs
+from simulate.trajectories.contract import variable_attributes
+from simulate.trajectories.setting import Setting
+from simulate.trajectories.verdicts import (
     EQUILIBRIUM,
     PERIODIC,
     PERIODS_MIN,
     UNDETERMINED,
     has_clear_period,
+    pool_scores,
     verdict_from,
 )
-from simulate.trajectories.contract import variable_attributes
-from simulate.trajectories.feedback import pool_scores
-from simulate.trajectories.setting import Setting
 from theory.arguments import check_choice, check_integer
 
 if TYPE_CHECKING:

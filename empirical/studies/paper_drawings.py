@@ -19,7 +19,8 @@ from empirical.studies.statistics import classify_or_none
 from empirical.studies.study import Trajectories
 from simulate.period_model.model import simulated_periods
 from simulate.plots.style import MEASURED_COLOR, PREDICTED_COLOR, label_log_ticks, mark_onsets, number_values
-from simulate.trajectories.classification import (
+from simulate.trajectories.setting import Setting
+from simulate.trajectories.verdicts import (
     EQUILIBRIUM,
     LOG_NORM_SD_MAX,
     NO_CLEAR_PERIOD,
@@ -27,7 +28,6 @@ from simulate.trajectories.classification import (
     ROTATION_RATIO_MIN,
     UNDETERMINED,
 )
-from simulate.trajectories.setting import Setting
 from theory.arguments import FloatArray
 
 if TYPE_CHECKING:

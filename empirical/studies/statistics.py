@@ -21,10 +21,10 @@ from empirical.config import RunConfig
 from empirical.measures.minima import minimum_steps
 from empirical.runs.snapshots import networks_at
 from empirical.studies.study import Numbers, Trajectories
-from simulate.trajectories.classification import PERIODIC, TRANSIENT, UNDETERMINED
 from simulate.trajectories.periods import after_transient
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
+from simulate.trajectories.verdicts import PERIODIC, TRANSIENT, UNDETERMINED
 
 _MINIMA = 3
 PERIODS_NEEDED = 60

@@ -36,7 +36,7 @@ from empirical.studies.study import (
 from empirical.sweeps.sweep import AnyExecutor
 from empirical.sweeps.task import run_path
 from simulate._files import atomic_write, write_json
-from simulate.trajectories.classification import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
+from simulate.trajectories.verdicts import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from theory.arguments import check_choice
 
 VALIDATION_MARKER, VALIDATION_TABLE, VALIDATION_REPORT = "validation.json", "table.csv", "report.html"

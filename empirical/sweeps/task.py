@@ -21,8 +21,8 @@ import xarray as xr
 import simulate
 from empirical.config import RunConfig
 from simulate._files import FolderInUseError, is_locked
-from simulate.trajectories.classification import EQUILIBRIUM
 from simulate.trajectories.contract import COMPLETE, INTERRUPTED, RENAMED
+from simulate.trajectories.verdicts import EQUILIBRIUM
 
 SESSION_FILE, RUNS_FOLDER = "session", "runs"
 FAILED, IN_USE = "failed", "in use"

@@ -26,9 +26,9 @@ from simulate.diagnosis._norm_growth import (
     measure_recent_growth,
     norms_ahead,
 )
-from simulate.trajectories.classification import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
+from simulate.trajectories.verdicts import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from theory.arguments import FloatArray, check_number
 from theory.optimizers import rotation_limit
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from simulate.period_model.calibration import CalibrationRun, PooledRuns, pool_runs
+from simulate.period_model.summaries import CalibrationRun, PooledRuns, pool_runs
 from theory.arguments import FloatArray, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
 
 # Slopes of √J and of the log-odds of φ per factor of e towards small ηλ: mean and standard deviation. Fitted to the

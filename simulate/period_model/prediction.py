@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from simulate.period_model.calibration import CalibrationRun
 from simulate.period_model.law import PeriodLaw
-from simulate.period_model.reduced_model import SimulatedPeriods
-from simulate.trajectories.classification import PERIODIC, PERIODS_MIN, UNDETERMINED, verdict_from
-from simulate.trajectories.feedback import pool_scores
+from simulate.period_model.summaries import CalibrationRun
+from simulate.trajectories.verdicts import PERIODIC, PERIODS_MIN, UNDETERMINED, pool_scores, verdict_from
 from theory.arguments import FloatArray
+
+if TYPE_CHECKING:
+    from simulate.period_model.reduced_model import SimulatedPeriods
 
 _ROTATION_RATIO_MAX = 1.0  # upper limit where a power law extrapolates beyond the equilibrium rotation
 _SHARE_MAX = 0.995  # the odds of larger shares are dominated by rounding

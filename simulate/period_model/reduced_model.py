@@ -1,4 +1,7 @@
-"""Reduced model of a network: norm and loss decay between destabilizations, which come at random."""
+"""Reduced model of a network: norm and loss decay between destabilizations, which come at random.
+
+The compiled loop is loaded when a simulation starts.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from simulate.maps.noise import stream_key
-from simulate.period_model import _kernel
 from theory.arguments import FloatArray, check_integer, check_number
 
 _WALKERS = 16  # simulated side by side
@@ -152,6 +153,9 @@ class ReducedModel:
         self, log_norm: FloatArray, constants: FloatArray, seed: int, walker: npt.NDArray[Any]
     ) -> FloatArray:
         """State of walkers at the start of a decay phase with this ln z, one row for each walker."""
+        from simulate.maps.noise import stream_key
+        from simulate.period_model import _kernel
+
         state = np.zeros((len(constants), len(_kernel.STATES)))
         state[:, _kernel.LOG_NORM] = log_norm
         state[:, _kernel.LOSS] = np.exp(constants[:, _kernel.PEAK_LOSS])
@@ -182,6 +186,8 @@ class ReducedModel:
         >>> PeriodModel.reference().reduced_model.simulate(0.01, periods=20, seed=0).count
         32
         """
+        from simulate.period_model import _kernel
+
         intrinsic_lr = check_number("intrinsic_lr", intrinsic_lr, above=0, below=1)
         periods, seed = check_integer("periods", periods, at_least=2), check_integer("seed", seed, at_most=2**63 - 1)
         walkers = min(_WALKERS, periods)

@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from simulate.plots.style import new_axes, number_values
-from simulate.trajectories.classification import EQUILIBRIUM, NO_CLEAR_PERIOD, PERIODIC, TRANSIENT, UNDETERMINED
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
+from simulate.trajectories.verdicts import EQUILIBRIUM, NO_CLEAR_PERIOD, PERIODIC, TRANSIENT, UNDETERMINED
 from theory.arguments import FloatArray, check_choice
 
 if TYPE_CHECKING:

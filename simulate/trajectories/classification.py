@@ -11,16 +11,8 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import FREE, check_trajectory
-from simulate.trajectories.feedback import (
-    BUFFER_MAX,
-    SCORE_MIN,
-    VARIATION_MAX,
-    FeedbackTest,
-    buffer_steps,
-    find_feedback,
-)
+from simulate.trajectories.feedback import BUFFER_MAX, VARIATION_MAX, FeedbackTest, buffer_steps, find_feedback
 from simulate.trajectories.periods import (
-    OUTSIDE_GROWTH_MAX,
     MeasuredPeriods,
     check_and_find,
     periods_of_rows,
@@ -29,13 +21,16 @@ from simulate.trajectories.periods import (
 )
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import autocorrelation_time
-
-EQUILIBRIUM, PERIODIC, NO_CLEAR_PERIOD = "equilibrium", "periodic", "no clear period"
-TRANSIENT, UNDETERMINED = "transient", "undetermined"
-
-# Thresholds of `verdict_from`; the docstring of `classify` explains them.
-ROTATION_RATIO_MIN, LOG_NORM_SD_MAX, PERIODS_MIN = 0.8, 0.05, 5
-THRESHOLD_RATIO_MAX, OUTSIDE_GROWTH_SMALL = 2.0, 0.25
+from simulate.trajectories.verdicts import (
+    EQUILIBRIUM,
+    OUTSIDE_GROWTH_MAX,
+    PERIODIC,
+    PERIODS_MIN,
+    TRANSIENT,
+    UNDETERMINED,
+    has_clear_period,
+    verdict_from,
+)
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SAMPLES_PER_RELAXATION = 100  # samples per 1/ηλ for the autocorrelation
@@ -120,39 +115,6 @@ class Classification:
             f"{spread}, {shares}, and a period that depends on the detection threshold: {periods.mean:.4g} steps for "
             f"rises of at least {periods.rise:g}, {coarse} for {2 * periods.rise:g}"
         )
-
-
-def has_clear_period(outside_growth: float, threshold_ratio: float) -> bool:
-    """Whether the period does not merely reflect the threshold of detection."""
-    return outside_growth <= OUTSIDE_GROWTH_MAX and (
-        threshold_ratio < THRESHOLD_RATIO_MAX or outside_growth <= OUTSIDE_GROWTH_SMALL
-    )
-
-
-def verdict_from(
-    rotation_ratio: float,
-    log_norm_sd: float,
-    periods: float,
-    outside_growth: float,
-    threshold_ratio: float,
-    feedback_score: float,
-) -> str:
-    """Return the verdict for measured or predicted numbers, by the rules of `classify`.
-
-    Examples
-    --------
-    >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4, feedback_score=6.0)
-    'periodic'
-    >>> verdict_from(0.3, 0.1, periods=60, outside_growth=0.4, threshold_ratio=1.4, feedback_score=0.3)
-    'no clear period'
-    """
-    if ROTATION_RATIO_MIN <= rotation_ratio < math.inf and log_norm_sd <= LOG_NORM_SD_MAX:
-        return EQUILIBRIUM
-    if periods < PERIODS_MIN or not has_clear_period(outside_growth, threshold_ratio):
-        return NO_CLEAR_PERIOD
-    if math.isnan(feedback_score):
-        return UNDETERMINED
-    return PERIODIC if feedback_score >= SCORE_MIN else NO_CLEAR_PERIOD
 
 
 def classify(trajectory: xr.Dataset, *, rise: float = 0.1, discard: int | None = None) -> Classification:

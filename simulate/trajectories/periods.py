@@ -14,9 +14,8 @@ import xarray as xr
 import theory
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
+from simulate.trajectories.verdicts import OUTSIDE_GROWTH_MAX
 from theory.arguments import check_integer, check_number, warn_user
-
-OUTSIDE_GROWTH_MAX = 0.9  # with a larger share of the growth outside the rises no period is clear
 
 
 @dataclass(frozen=True)

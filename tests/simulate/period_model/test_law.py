@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulate.period_model import law as module
-from simulate.period_model.calibration import CalibrationRun, PooledRuns
 from simulate.period_model.law import PeriodLaw, is_change_of_kind
+from simulate.period_model.summaries import CalibrationRun, PooledRuns
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
 norm_rises, shares = st.floats(0.12, 2.5), st.floats(0.03, 0.95)

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simulate
-from simulate.period_model.calibration import CalibrationRun, pool_runs
 from simulate.period_model.model import simulated_periods
 from simulate.period_model.prediction import interpolate
+from simulate.period_model.summaries import CalibrationRun, pool_runs
 
 REFERENCE = simulate.PeriodModel.reference()
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)
@@ -236,3 +236,18 @@ def test_constants_of_the_reduced_model_do_not_change_beyond_its_settings():
     assert reduced_model.constants(0.0005)[1:] == reduced_model.constants(reduced_model.lowest)[1:]
     assert reduced_model.constants(0.02)[1:] == reduced_model.constants(reduced_model.reference)[1:]
     assert reduced_model.constants(0.005)[1:] != reduced_model.constants(0.002)[1:]
+
+
+def test_without_norms_the_prediction_is_the_same():
+    model = simulate.PeriodModel.reference()
+    for wd in (0.002, 0.01, 0.02):
+        whole, short = model.predict(0.5, wd), model.predict(0.5, wd, norms=False)
+        assert (short.verdict, short.period, short.period_interval) == (
+            whole.verdict,
+            whole.period,
+            whole.period_interval,
+        )
+        assert math.isnan(short.trough_norm)
+        assert math.isnan(short.effective_lr_at_destabilization)
+        # interpolated between calibration runs instead of troughs and peaks
+        assert short.norm == pytest.approx(whole.norm, rel=0.1)

@@ -11,8 +11,8 @@ from scipy.signal import lfilter
 
 import theory
 from simulate import BoundedGradient, Ratio2D, RecordedGradient, classify, descend, norm_map, random_walk
-from simulate.trajectories.classification import verdict_from
 from simulate.trajectories.statistics import autocorrelation_time
+from simulate.trajectories.verdicts import verdict_from
 from tests.simulate.trajectories.waves import sawtooth, with_rotation
 
 FIXED = settings(deadline=None, derandomize=True, max_examples=60)

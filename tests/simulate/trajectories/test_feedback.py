@@ -11,8 +11,9 @@ from scipy import stats
 import simulate
 import theory
 from simulate import Ratio2D, classify, descend, find_periods, load, norm_map, oscillate
-from simulate.trajectories.feedback import SCORE_MIN, driven_log_norm, find_drive, find_feedback, pool_scores
+from simulate.trajectories.feedback import driven_log_norm, find_drive, find_feedback
 from simulate.trajectories.periods import after_transient
+from simulate.trajectories.verdicts import SCORE_MIN, pool_scores
 from tests.simulate.trajectories.noise import driven_run, log_gradients, random_noise
 from tests.simulate.trajectories.waves import sawtooth, with_rotation
 
