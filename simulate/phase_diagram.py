@@ -21,7 +21,15 @@ from simulate.period_model.model import PeriodModel, simulation_correction
 from simulate.trajectories.classification import classify
 from simulate.trajectories.contract import COLLAPSED, DIVERGED, SCHEMA, variable_attributes, versions
 from simulate.trajectories.periods import rows_after_transient
-from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_number, check_real, warn_user
+from theory.arguments import (
+    FloatArray,
+    check_integer,
+    check_intrinsic_lr,
+    check_number,
+    check_real,
+    check_rows,
+    warn_user,
+)
 from theory.optimizers import check_optimizer
 
 _Model = NormalizedRegression | Ratio2D | RayleighQuotient | PeriodModel
@@ -128,6 +136,7 @@ def phase_diagram(
         effective_lr = rule.stability_limit / _curvature(model)
     effective_lr = check_number("effective_lr", effective_lr, above=0)
 
+    check_rows("relaxations", math.ceil(relaxations / float(intrinsic_lrs.min())), 6)
     verdicts = np.empty(intrinsic_lrs.shape, dtype=object)
     statistics = {name: np.full(intrinsic_lrs.shape, np.nan) for name in _STATISTICS}
     steps = np.ceil(relaxations / intrinsic_lrs).astype(np.int64)

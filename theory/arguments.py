@@ -80,6 +80,10 @@ def check_real(
     allowed = " and ".join(f"{sign} {format_number(limit)}" for sign, limit in limits.items() if limit is not None)
     allowed = f"a finite number {allowed}".rstrip()
     raw = _to_array(name, value, f"{allowed} or an array of such numbers")
+    if isinstance(value, int) and raw.dtype.kind == "O":  # too large for int64
+        if abs(value) > sys.float_info.max:
+            raise ValueError(f"{name} must be {allowed}, got a number of {len(str(abs(value)))} digits")
+        raw = np.asarray(float(value))
     if raw.dtype.kind not in "iuf":
         raise TypeError(f"{name} must be {allowed} or an array of such numbers, got {value!r}")
     array = raw.astype(np.float64, copy=False)
@@ -197,8 +201,12 @@ def check_order(low_name: str, low: FloatArray, high_name: str, high: FloatArray
         )
 
 
+# Larger numbers of steps, rows or weights are not exact in floating point, and sums of them overflow in compiled code.
+LARGEST_INTEGER = 2**53
+
+
 def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | None = None) -> int:
-    """Check that `value` is one whole number in a range.
+    """Check that `value` is one whole number in a range, by default up to 2⁵³.
 
     Raises
     ------
@@ -214,7 +222,37 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
         raise TypeError(f"{name} must be {allowed}, got {value!r}") from None
     if number < at_least or (at_most is not None and number > at_most):
         raise ValueError(f"{name} must be {allowed}, got {number}")
+    if at_most is None and number > LARGEST_INTEGER:
+        raise ValueError(f"{name} must be {allowed} and <= {LARGEST_INTEGER}, got {number}")
     return number
+
+
+def check_rows(name: str, rows: int, numbers: int = 1) -> None:
+    """Check that rows of a result fit into the memory of this machine, before any work starts.
+
+    Parameters
+    ----------
+    name : argument that sets the number of rows.
+    rows, numbers : how many rows, and how many numbers in each.
+
+    Raises
+    ------
+    ValueError : they need more bytes than the machine has.
+
+    Examples
+    --------
+    >>> check_rows("steps", 1000, 3)
+    """
+    needed = float(rows) * numbers * 8
+    try:
+        available = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every platform
+        return
+    if needed > available:
+        raise ValueError(
+            f"{name} must leave rows that fit into memory, got {rows} rows of {needed / 2**30:.3g} GiB in all on a "
+            f"machine with {available / 2**30:.3g} GiB"
+        )
 
 
 def check_steps(steps: int | ArrayLike) -> npt.NDArray[np.int64]:
@@ -222,7 +260,9 @@ def check_steps(steps: int | ArrayLike) -> npt.NDArray[np.int64]:
     allowed = "a whole number or a one-dimensional array of whole numbers"
     numbers = _to_array("steps", steps, allowed)
     if numbers.ndim == 0:
-        return np.arange(check_integer("steps", steps) + 1)
+        last = check_integer("steps", steps)
+        check_rows("steps", last)
+        return np.arange(last + 1)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
         raise TypeError(f"steps must be {allowed}, got {steps!r}")
     if numbers.size and numbers.min() < 0:

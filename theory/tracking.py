@@ -19,6 +19,7 @@ from theory.arguments import (
     check_lr,
     check_number,
     check_real,
+    check_rows,
     check_wd,
     to_float,
 )
@@ -49,7 +50,7 @@ def norm_under_schedule(
     Parameters
     ----------
     lr, wd : η > 0 and λ >= 0: numbers, arrays or schedules. ηλ must be below the optimizer's limit.
-    steps : number of steps N.
+    steps : number of steps N >= 1.
     norm : ρ > 0 at step 0.
     grad_norm : g̃ > 0 (units of the loss), not needed for AdamW, Lion and Muon. Arrays broadcast.
     optimizer : object or its text form; default `SGD()`.
@@ -72,8 +73,9 @@ def norm_under_schedule(
     >>> norms[[0, -1]].round(3).tolist()
     [1.0, 0.519]
     """
-    rule, count = check_optimizer(optimizer), check_integer("steps", steps)
+    rule, count = check_optimizer(optimizer), check_integer("steps", steps, at_least=1)
     check_norm_law(rule)
+    check_rows("steps", count)
     at = np.arange(count, dtype=float)
     lrs = schedule_values(lr, "lr", at) if callable(lr) else check_lr(lr)[..., np.newaxis]
     wds = schedule_values(wd, "wd", at) if callable(wd) else check_wd(wd)[..., np.newaxis]
@@ -130,7 +132,7 @@ def settings_for_effective_lr(
     Parameters
     ----------
     effective_lr : e > 0: number, array or schedule. η/ρ² for SGD, η/ρ for Adam, AdamW, Lion and Muon.
-    steps : number of steps N.
+    steps : number of steps N >= 1.
     wd : λ >= 0: number, array, or schedule; None for a constant norm.
     norm : ρ > 0 at step 0.
     grad_norm : g̃ > 0 (units of the loss), not needed for AdamW, Lion and Muon. Arrays broadcast.
@@ -156,8 +158,9 @@ def settings_for_effective_lr(
     >>> settings.lr[[0, -1]].round(4).tolist(), settings.wd[[0, -1]].round(6).tolist()
     ([0.08, 0.008], [0.0025, 0.00025])
     """
-    rule, count = check_optimizer(optimizer), check_integer("steps", steps)
+    rule, count = check_optimizer(optimizer), check_integer("steps", steps, at_least=1)
     check_norm_law(rule)
+    check_rows("steps", count, 3)
     at = np.arange(count, dtype=float)
     if callable(effective_lr):
         target = schedule_values(effective_lr, "lr", at)
@@ -416,6 +419,7 @@ def tracked_steps(
     if not callable(wd):
         check_number("wd", wd, above=0)
     gradient = check_number("grad_norm", grad_norm, above=0)
+    check_rows("steps", count - begin, 8)
     lag = tracking_lag(lr, wd, np.arange(begin, count), grad_norm=gradient, optimizer=optimizer)
     too_large = np.flatnonzero(np.abs(lag) > limit)
     return begin + int(too_large[0]) if too_large.size else count

@@ -15,7 +15,7 @@ from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, Raylei
 from simulate.maps.iteration import check_start, flat_copy, status_codes, trajectory_of_batch
 from simulate.maps.layout import Coords, place_setting, unlabelled
 from simulate.trajectories.contract import CONSTRAINTS, NORM_MAX, NORM_MIN
-from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
+from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_rows, check_wd
 from theory.optimizers import OptimizerLike, check_optimizer
 from theory.schedules import learning_rates
 
@@ -104,6 +104,7 @@ def descend(
     steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)
     seed = check_integer("seed", seed, at_most=2**63 - 1)
     walkers = check_integer("walkers", walkers, at_least=1)
+    check_rows("walkers", walkers, 4 * landscape.dim)
     decay = check_wd(wd)
     if fixed == "norm" and decay.any():
         raise ValueError(f"wd must be 0 with fixed='norm', got {wd!r}")
@@ -123,6 +124,7 @@ def descend(
     decays = _per_walker("wd", decay, shape)
     check_intrinsic_lr(schedule[:, np.newaxis] if callable(lr) else lrs, decays, below=rule.intrinsic_lr_limit)
 
+    check_rows("steps", steps // record_every, len(_kernels.COLUMNS) * count)
     step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
     recorded = np.full((len(_kernels.COLUMNS), count, step.size), np.nan)
     compiled_rule = _kernels.Rule(float(rule.momentum), rule.nesterov, rule.decoupled, _FIXED[fixed])

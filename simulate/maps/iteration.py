@@ -16,7 +16,7 @@ import theory
 from simulate.maps import _kernels
 from simulate.maps._kernels import GradientSource, NormState, Rows
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, check_trajectory, make_trajectory
-from theory.arguments import FloatArray
+from theory.arguments import FloatArray, check_rows
 
 _STATUSES = (COMPLETE, COLLAPSED, DIVERGED)  # in the order of the codes of the compiled loops
 # least number of steps of the batch for which threads pay off, and number of coefficients prepared at a time
@@ -176,6 +176,7 @@ def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> Iter
     """Advance a state by the fastest suitable loop. It changes `state` and `crossing` (batch, levels) in place."""
     shape, count, steps, stride = plan.shape, state.sq_norm.size, plan.steps, plan.stride
     first_row = -(-state.begin // stride) if stride else 0
+    check_rows("steps", steps // stride if stride else 0, 2 * count)
     step = np.arange(first_row * stride, state.begin + steps, stride) if stride else np.arange(0)
     has_memory = bool(memory_of(plan.optimizer))
     scheduled = plan.lr.shape[-1] > 1 or plan.wd.shape[-1] > 1

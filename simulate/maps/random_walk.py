@@ -8,7 +8,7 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, effective_lrs, make_trajectory
-from theory.arguments import check_integer, check_intrinsic_lr, check_lr, check_number, check_wd
+from theory.arguments import check_integer, check_intrinsic_lr, check_lr, check_number, check_rows, check_wd
 from theory.optimizers import OptimizerLike, check_optimizer, with_dim
 from theory.schedules import schedule_values
 
@@ -65,6 +65,9 @@ def random_walk(
     gradient_norm = check_number("grad_norm", grad_norm, above=0)
     dim, walkers = check_integer("dim", dim, at_least=2), check_integer("walkers", walkers, at_least=1)
     steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)
+    check_rows("dim", dim, 8)
+    check_rows("walkers", walkers, 8 * dim)
+    check_rows("steps", steps, 2 + 3 * walkers // record_every)
     lrs, wds = (
         schedule_values(value, name, np.arange(max(steps, 1)))
         if callable(value)

@@ -397,6 +397,7 @@ class PeriodModel:
             state = start.final_oscillation.values.reshape(-1, len(_kernel.STATES)).copy()
         else:
             raise ValueError("norm must be None with start, whose last norm is the first of this run")
+        arguments.check_rows("steps", steps // record_every, 4 * walker.size)
         step = np.arange(-(-begin // record_every) * record_every, begin + steps, record_every)
         recorded = np.empty((3, walker.size, step.size))
         no_statistics = np.empty((0, _kernel.STATISTICS))
