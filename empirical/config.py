@@ -450,8 +450,13 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> RunConfig:
+    def from_dict(cls, content: Mapping[str, Any], *, trust: bool = False) -> RunConfig:
         """Build a configuration from the output of `to_dict`.
+
+        Parameters
+        ----------
+        content : settings as plain values, for example from a file.
+        trust : whether the module of a user-defined optimizer may be imported. Otherwise it must be loaded already.
 
         Raises
         ------
@@ -466,7 +471,7 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         fields = [f.name for f in dataclasses.fields(cls)]
         for name in content:
             check_choice("field", name, fields)
-        return cls(**{name: from_plain(value) for name, value in content.items()})
+        return cls(**{name: from_plain(value, trust=trust) for name, value in content.items()})
 
 
 def _plain(value: Any) -> Any:
@@ -488,12 +493,15 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def from_plain(value: Any) -> Any:
-    """Build an optimizer or schedule from {name: settings}; return any other value unchanged."""
+def from_plain(value: Any, *, trust: bool = True) -> Any:
+    """Build an optimizer or schedule from {name: settings}; return any other value unchanged.
+
+    `trust` is that of `theory.optimizers.optimizer_class`.
+    """
     if not isinstance(value, dict):
         return value
     if len(value) != 1 or not isinstance(settings := next(iter(value.values())), dict):
         raise ValueError(f"an optimizer or schedule must be one name with its settings, got {value!r}")
     (name,) = value
-    kind = SCHEDULES[name] if name in SCHEDULES else optimizer_class(name)
-    return kind(**{key: from_plain(item) for key, item in settings.items()})
+    kind = SCHEDULES[name] if name in SCHEDULES else optimizer_class(name, trust=trust)
+    return kind(**{key: from_plain(item, trust=trust) for key, item in settings.items()})

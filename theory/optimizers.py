@@ -12,8 +12,8 @@ import numpy as np
 from theory.adaptive import Adam, AdamW, Lion
 from theory.arguments import check_choice
 from theory.matrix import Muon
-from theory.references import format_reference, import_reference, is_reference
-from theory.rules import Optimizer
+from theory.references import format_reference, import_reference, is_reference, loaded_class
+from theory.rules import Optimizer, ShortRepr
 from theory.sgd import SGD, sgd_update
 
 __all__ = [
@@ -39,12 +39,18 @@ OptimizerLike = Optimizer | str | None
 OPTIMIZERS: dict[str, type[Any]] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW, "Lion": Lion, "Muon": Muon}
 
 
-def optimizer_class(name: str) -> type[Any]:
+def optimizer_class(name: str, *, trust: bool = True) -> type[Any]:
     """Class of an optimizer, from a name in `OPTIMIZERS` or the "module:name" of a user-defined class.
+
+    Parameters
+    ----------
+    name : name of the class.
+    trust : whether the module of a user-defined class may be imported. A name that a file gives is not trusted. Then
+        the module must be loaded already, and the class inherit `theory.rules.ShortRepr`.
 
     Raises
     ------
-    ValueError : no such optimizer exists.
+    ValueError : no such optimizer exists, or its module would have to be imported.
 
     Examples
     --------
@@ -57,6 +63,14 @@ def optimizer_class(name: str) -> type[Any]:
         raise ValueError(
             f"optimizer must be one of {', '.join(OPTIMIZERS)} or the 'module:name' of a class; got {name!r}"
         )
+    if not trust:
+        loaded = loaded_class(name, ShortRepr)
+        if loaded is None:
+            raise ValueError(
+                f"optimizer must be one of {', '.join(OPTIMIZERS)} or a class of a loaded module, because a file must "
+                f"not import code; got {name!r}. If you trust it, import its module before"
+            )
+        return loaded
     kind = import_reference("optimizer", name)
     if not (isinstance(kind, type) and hasattr(kind, "update") and hasattr(kind, "equilibrium_norm")):
         raise ValueError(f"optimizer must be a class with the methods of theory.rules.Optimizer, got {name!r}")
@@ -79,7 +93,7 @@ def optimizer_class_name(rule: Optimizer) -> str:
     return kind.__name__ if OPTIMIZERS.get(kind.__name__) is kind else format_reference("optimizer", kind)
 
 
-def _parse_optimizer(text: str) -> Optimizer:
+def _parse_optimizer(text: str, trust: bool) -> Optimizer:
     """Optimizer from its text form, as stored in the attribute `optimizer` of trajectories."""
     name, bracket, settings = text.partition("(")
     try:
@@ -87,7 +101,7 @@ def _parse_optimizer(text: str) -> Optimizer:
         call = ast.parse("settings" + (bracket + settings or "()"), mode="eval").body
         if isinstance(call, ast.Call) and not call.args and (name in OPTIMIZERS or is_reference(name)):
             arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-            optimizer: Optimizer = _build_optimizer(name, arguments)
+            optimizer: Optimizer = _build_optimizer(name, arguments, trust)
             return optimizer
     except SyntaxError:
         pass
@@ -97,8 +111,8 @@ def _parse_optimizer(text: str) -> Optimizer:
     )
 
 
-def _build_optimizer(class_name: str, arguments: dict[str, Any]) -> Any:
-    kind = optimizer_class(class_name)
+def _build_optimizer(class_name: str, arguments: dict[str, Any], trust: bool) -> Any:
+    kind = optimizer_class(class_name, trust=trust)
     settings = inspect.signature(kind).parameters
     for name in arguments:
         check_choice(f"setting of {class_name}", name, list(settings))
@@ -127,10 +141,10 @@ def with_dim(rule: Optimizer, dim: int) -> Optimizer:
     return changed  # type: ignore[no-any-return]
 
 
-def check_optimizer(optimizer: OptimizerLike) -> Optimizer:
+def check_optimizer(optimizer: OptimizerLike, *, trust: bool = True) -> Optimizer:
     """Check the argument `optimizer`: an object such as `SGD(momentum=0.9)`, its text form, or None for `SGD()`.
 
-    This is the only place that parses the text form.
+    This is the only place that parses the text form. `trust` is that of `optimizer_class`: False for text from a file.
 
     Raises
     ------
@@ -145,7 +159,7 @@ def check_optimizer(optimizer: OptimizerLike) -> Optimizer:
     if optimizer is None:
         return SGD()
     if isinstance(optimizer, str):
-        return _parse_optimizer(optimizer)
+        return _parse_optimizer(optimizer, trust)
     if isinstance(optimizer, type) or not hasattr(optimizer, "equilibrium_norm"):
         raise TypeError(f"optimizer must be an object such as SGD(momentum=0.9) or AdamW(dim=100), got {optimizer!r}")
     return optimizer

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_OWN_PACKAGES = ("theory", "simulate", "empirical")
 # Names in stored runs whose classes have moved: the stored name and where the class is now. New runs are stored under
 # the first such name, which is part of their identity.
 _MOVED = {
@@ -43,6 +47,26 @@ def import_reference(argument: str, text: str) -> Callable[..., Any]:
         raise TypeError(f"{argument} must be the 'module:name' of a function or class, got {text!r}, {target!r}")
     function: Callable[..., Any] = target
     return function
+
+
+def loaded_class(text: str, base: type[Any]) -> type[Any] | None:
+    """Class that "module:name" refers to, without an import: a subclass of `base` in a loaded module.
+
+    Modules of this package are imported. Files may name anything, so nothing else is imported or called for them.
+
+    Examples
+    --------
+    >>> loaded_class("os:system", object), loaded_class("theory.sgd:SGD", object).__name__
+    (None, 'SGD')
+    """
+    module, _, name = _MOVED.get(text, text).partition(":")
+    if module.partition(".")[0] in _OWN_PACKAGES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    target: Any = sys.modules.get(module)
+    for part in name.split("."):
+        target = vars(target).get(part) if isinstance(target, (types.ModuleType, type)) else None
+    return target if isinstance(target, type) and issubclass(target, base) else None
 
 
 def format_reference(argument: str, kind: type[Any]) -> str:

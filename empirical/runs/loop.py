@@ -32,7 +32,8 @@ from empirical.steps import ENGINES, TrainingState
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED
 from simulate.trajectories.folder import CONFIG, RunDescription
 from theory.arguments import warn_user
-from theory.references import is_reference
+from theory.references import is_reference, loaded_class
+from theory.rules import ShortRepr
 
 _Result = TypeVar("_Result")
 
@@ -131,7 +132,12 @@ def train(
 
 
 def resume(
-    path: str | os.PathLike[str], model: nn.Module | None = None, data: Any = None, *, progress: bool | None = None
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    data: Any = None,
+    *,
+    progress: bool | None = None,
+    trust: bool = False,
 ) -> xr.Dataset:
     """Continue an interrupted or killed run up to its number of steps.
 
@@ -140,6 +146,8 @@ def resume(
     path : the run folder.
     model, data : the arguments of `train`, if there were any.
     progress : as in `train`.
+    trust : whether code that the folder names may be imported and run: a "module:name" as model, data set,
+        normalization or optimizer. Set it only for folders that you wrote yourself.
 
     Returns
     -------
@@ -147,7 +155,7 @@ def resume(
 
     Raises
     ------
-    ValueError : `path` is not a run folder, or model or data are missing.
+    ValueError : `path` is not a run folder, model or data are missing, or it names code and `trust` is False.
 
     Examples
     --------
@@ -156,11 +164,16 @@ def resume(
     >>> resume(folder).identical(first)
     True
     """
-    return train(_read_config(path), path, model, data, progress=progress)
+    return train(_read_config(path, trust), path, model, data, progress=progress)
 
 
 def load_model(
-    path: str | os.PathLike[str], step: int | None = None, *, model: nn.Module | None = None, data: Any = None
+    path: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    model: nn.Module | None = None,
+    data: Any = None,
+    trust: bool = False,
 ) -> nn.Module:
     """Load the network of a run from a checkpoint, in eval mode with the statistics of the whole training set.
 
@@ -169,10 +182,12 @@ def load_model(
     path : the run folder.
     step : step of the checkpoint. Default: the last one.
     model, data : the arguments of `train`, if there were any.
+    trust : as in `resume`.
 
     Raises
     ------
-    ValueError : `path` is not a run folder, the checkpoint does not exist, or model or data are missing.
+    ValueError : `path` is not a run folder, the checkpoint does not exist, model or data are missing, or the folder
+        names code and `trust` is False.
 
     Examples
     --------
@@ -183,7 +198,7 @@ def load_model(
     >>> abs(norm / run.final_norm.item() - 1) < 1e-6
     True
     """
-    setup = prepare(_read_config(path), model, data)
+    setup = prepare(_read_config(path, trust), model, data)
     files = {int(file.stem.rpartition("-")[2]): file for file in checkpoint_files(Path(path))}
     if not files or (step is not None and step not in files):
         raise ValueError(f"step must be that of a checkpoint ({', '.join(map(str, files)) or 'none'}), got {step!r}")
@@ -197,10 +212,24 @@ def load_model(
     return network
 
 
-def _read_config(path: str | os.PathLike[str]) -> RunConfig:
+def _read_config(path: str | os.PathLike[str], trust: bool) -> RunConfig:
+    """Read the settings of a run folder. Without trust, no module that they name is imported."""
     if not (Path(path) / CONFIG).is_file():
         raise ValueError(f"path must be a run folder, got {str(path)!r}")
-    return RunConfig.from_dict(RunDescription.read(Path(path)).config)
+    content = RunDescription.read(Path(path)).config
+    optimizer = content.get("optimizer")
+    names = [str(content.get(name)) for name in ("model", "dataset", "normalization")]
+    names += list(optimizer) if isinstance(optimizer, dict) else []
+    if not trust and (code := [name for name in names if is_reference(name) and not _is_ours(name)]):
+        raise ValueError(
+            f"path must be a folder that names no code, got {str(path)!r}, whose config.json would import and run "
+            f"{', '.join(code)}. If you trust it, pass trust=True"
+        )
+    return RunConfig.from_dict(content, trust=trust)
+
+
+def _is_ours(name: str) -> bool:
+    return loaded_class(name, ShortRepr) is not None
 
 
 @reuse_freed_memory()

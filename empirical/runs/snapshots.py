@@ -41,7 +41,7 @@ def networks_at(
         for step, file in zip(steps, files, strict=True):
             train(dataclasses.replace(config, steps=step), run_folder, progress=progress)
             with atomic_write(file) as partial:
-                torch.save(load_model(run_folder).state_dict(), partial)
+                torch.save(load_model(run_folder, trust=True).state_dict(), partial)
         shutil.rmtree(run_folder)
     networks = []
     for file in files:

@@ -234,7 +234,7 @@ class PeriodModel:
                 rise=content["rise"],
                 reduced_model=None if reduced_model is None else _read_reduced_model(reduced_model),
                 reduced_model_error=content["reduced_model_error"],
-                optimizer=content["optimizer"],
+                optimizer=check_optimizer(content["optimizer"], trust=False),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"path must hold a complete period model, got {os.fspath(path)!r}: {error!r}") from None

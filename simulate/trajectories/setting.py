@@ -50,7 +50,7 @@ class Setting:
         text = _label(trajectory, "optimizer", "SGD()")
         constraint = _label(trajectory, "constraint", FREE)
         try:
-            rule = check_optimizer(text)
+            rule = check_optimizer(text, trust=False)
             if isinstance(rule, theory.Muon):
                 # without a shape, as for groups of several matrices, its formulas are not known
                 _ = rule.shape
