@@ -47,6 +47,7 @@ CONTENTS = {
         "docs/data",
         "docs/sweeps",
         "docs/norm_control",
+        "docs/effective_lr",
         "docs/transfer",
         "docs/curvature",
         "docs/add_a_*",

@@ -72,7 +72,7 @@ _FULL_BATCH: Mapping[str, Any] = {"sampling": "full_batch", "steps": _EPOCHS}
 _PAIRS = ((1.0, 0.005), (0.25, 0.02), (1.0, 0.002), (0.25, 0.008), (1.0, 0.001), (1.0, 0.0005))
 # In these runs the norm decays by a factor e so many times.
 _RELAXATIONS = 40
-_SUBSET = 5000
+_SUBSET, _FEW = 5000, 1000
 
 _EXPERIMENTS = (
     _over_lrs("figure-1", "all weights trained, at each learning rate", scale_invariant=False),
@@ -123,6 +123,20 @@ _EXPERIMENTS = (
         ("lr", "wd"),
         tuple({"lr": lr, "wd": wd, "samples": _SUBSET, "steps": round(_RELAXATIONS / (lr * wd))} for lr, wd in _PAIRS),
         calibration=(0, 2),
+        is_in_paper=False,
+    ),
+    PaperExperiment(
+        "few-images",
+        "1000 images, which networks of few channels fit: plain, with momentum, and with all weights trained",
+        ("lr", "wd", "optimizer", "scale_invariant"),
+        tuple(
+            {"samples": _FEW, "wd": 0.002, "steps": 14_000, "sampling": "without_replacement", **changes}
+            for changes in (
+                {"lr": 1.0},
+                {"lr": 0.1, "optimizer": SGD(momentum=0.9)},
+                {"lr": 0.3, "wd": 0.005, "scale_invariant": False, "seeded_head": False},
+            )
+        ),
         is_in_paper=False,
     ),
     PaperExperiment(
