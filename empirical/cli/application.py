@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tomllib
 import warnings
@@ -26,6 +27,14 @@ class CommandGroup(TyperGroup):
         arguments = list(sys.argv[1:] if args is None else args)
         try:
             code = super().main(arguments, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # as in `bnwd … | head`; the interpreter must not write to the closed pipe when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+        except SystemExit as error:
+            # rich, which prints the help, ends with code 1 after a broken pipe
+            code = 0 if isinstance(error.__context__, BrokenPipeError) else error.code
         except typer.TyperException as error:
             if not standalone_mode:
                 raise
@@ -47,6 +56,8 @@ class CommandGroup(TyperGroup):
             raise
         except MemoryError as error:
             message, code = f"not enough memory ({error}); use fewer steps, rows or samples", 1
+        except BrokenPipeError:
+            raise
         except (RuntimeError, OSError, ImportError) as error:
             message, code = str(error), 1
         typer.echo(f"bnwd: {message}", err=True)

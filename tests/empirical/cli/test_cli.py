@@ -649,3 +649,15 @@ def test_a_full_disk_is_a_one_line_error(tmp_path):
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].startswith("bnwd: File too large while writing")
     assert "can be resumed" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["paper", "--list"], ["predict", "--lr", "0.5", "--wd", "0.01"]])
+def test_a_closed_pipe_ends_the_command_quietly(arguments):
+    """As in `bnwd … | head`: the reader is gone before the first line."""
+    script = f"from empirical.cli.main import run_command_line; run_command_line({arguments!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        command.stdout.close()
+        message = command.stderr.read()
+    assert (command.returncode, message) == (0, "")
