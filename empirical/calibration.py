@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -30,7 +29,7 @@ from simulate.period_model.summaries import MIN_PERIODS
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.verdicts import EQUILIBRIUM, PERIODIC
-from theory.arguments import check_integer, check_number
+from theory.arguments import check_integer, check_number, check_path
 
 # first length of a run in units of 1/ηλ: the transient, and a typical period
 _TRANSIENT, _TYPICAL_PERIOD = 2.0, 0.8
@@ -145,7 +144,7 @@ def calibrate(
         if out is None:
             out = tempfile.mkdtemp(prefix="bnwd-calibrate-")
             cleanup.callback(shutil.rmtree, out, ignore_errors=True)
-        folder = Path(out)
+        folder = check_path("out", out)
 
         def train_runs(configs: Sequence[RunConfig]) -> list[xr.Dataset]:
             max_steps = math.ceil(limit / (configs[-1].wd * lr))

@@ -257,6 +257,8 @@ def at_paper_scale(run: RunConfig) -> RunConfig:
     >>> run.width, run.dataset, run.wd, run.steps
     (32, 'cifar10', 0.001, 16000)
     """
+    if not isinstance(run, RunConfig):
+        raise TypeError(f"run must be a RunConfig, got {type(run).__name__}")
     width = run.resolved_width
     if run.model not in ("mlp", "convnet") or width is None:
         raise ValueError(f"run must be of an MLP or a ConvNet, got model={run.model!r}")

@@ -12,6 +12,8 @@ from typing import Any
 
 import filelock
 
+from theory.arguments import check_path
+
 LOCK = "lock"  # file that a process locks while it writes a folder
 
 
@@ -63,7 +65,7 @@ def check_writable(name: str, path: str | os.PathLike[str]) -> Path:
     ------
     ValueError : the path is a folder, its folder does not exist, or the file cannot be written.
     """
-    target = Path(path)
+    target = check_path(name, path)
     if target.is_dir() or not target.absolute().parent.is_dir():
         raise ValueError(f"{name} must be a file in an existing folder, got {os.fspath(path)!r}")
     aside = target.with_name(target.name + ".partial")
@@ -79,7 +81,7 @@ def check_writable(name: str, path: str | os.PathLike[str]) -> Path:
 
 def check_unused(name: str, path: str | os.PathLike[str]) -> Path:
     """Check that nothing exists at a path, before the work for it begins."""
-    target = Path(path)
+    target = check_path(name, path)
     if target.exists():
         raise ValueError(f"{name} must not exist yet, got {str(target)!r}")
     return target

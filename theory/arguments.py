@@ -255,6 +255,24 @@ def check_rows(name: str, rows: int, numbers: int = 1) -> None:
         )
 
 
+def check_path(name: str, value: Any) -> Path:
+    """Check that `value` is a path: text, or an object like `pathlib.Path`.
+
+    Raises
+    ------
+    TypeError : it is neither.
+
+    Examples
+    --------
+    >>> check_path("path", "runs/a").name
+    'a'
+    """
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a path as text or pathlib.Path, got {type(value).__name__}")
+    return Path(text)
+
+
 def check_steps(steps: int | ArrayLike) -> npt.NDArray[np.int64]:
     """Return the step numbers 0 … N for a last step N, or a checked one-dimensional array of step numbers."""
     allowed = "a whole number or a one-dimensional array of whole numbers"

@@ -20,6 +20,7 @@ from simulate._files import check_writable
 from simulate.plots.diagnosis import log_to_draw
 from simulate.plots.style import main_variables
 from simulate.trajectories.contract import COMPLETE, check_trajectory
+from theory.arguments import check_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +62,7 @@ def write_run_report(
     >>> write_run_report(run, Path(tempfile.mkdtemp()) / "report.html").name
     'report.html'
     """
-    target = Path(path)
+    target = check_path("path", path)
     if target.is_dir():
         raise ValueError(f"path must be a file, got the folder {os.fspath(path)!r}")
     if model is not None and not isinstance(model, simulate.PeriodModel):

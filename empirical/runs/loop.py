@@ -31,7 +31,7 @@ from empirical.runs.signals import catch_stop_signals
 from empirical.steps import ENGINES, TrainingState
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED
 from simulate.trajectories.folder import CONFIG, RunDescription
-from theory.arguments import warn_user
+from theory.arguments import check_path, warn_user
 from theory.references import is_reference, loaded_class
 from theory.rules import ShortRepr
 
@@ -114,6 +114,8 @@ def train(
     """
     if not isinstance(config, RunConfig):
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
+    if out is not None:
+        check_path("out", out)
     with progress_bar("prepare the run", None, "", progress):
         setup = prepare(config, model, data, progress=progress)
     has_own_model = setup.config.model == CUSTOM or (is_reference(config.model) and config.normalization != "none")
@@ -214,7 +216,7 @@ def load_model(
 
 def _read_config(path: str | os.PathLike[str], trust: bool) -> RunConfig:
     """Read the settings of a run folder. Without trust, no module that they name is imported."""
-    if not (Path(path) / CONFIG).is_file():
+    if not (check_path("path", path) / CONFIG).is_file():
         raise ValueError(f"path must be a run folder, got {str(path)!r}")
     content = RunDescription.read(Path(path)).config
     optimizer = content.get("optimizer")

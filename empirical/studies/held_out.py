@@ -52,7 +52,7 @@ from simulate.trajectories.verdicts import (
     pool_scores,
     verdict_from,
 )
-from theory.arguments import check_choice, check_integer
+from theory.arguments import check_choice, check_integer, check_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -327,7 +327,7 @@ def validate_held_out(
     if not networks:
         raise ValueError("networks must name at least one network, got none")
     check_integer("periods", periods, at_least=2 * PERIODS_MIN)
-    folder = Path(out)
+    folder = check_path("out", out)
     prepare_folder(folder, _MARKER, _MADE_BY)
     with folder_errors(folder):
         (folder / _MODELS).mkdir(exist_ok=True)

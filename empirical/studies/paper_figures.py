@@ -32,7 +32,7 @@ from empirical.studies.study import (
 )
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
-from theory.arguments import check_choices, warn_user
+from theory.arguments import check_choices, check_path, warn_user
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -266,7 +266,7 @@ def draw_figures(
     file_formats = check_choices("formats", formats, _METADATA)
     if paper_scale:
         chosen = [figure.at_paper_scale() for figure in chosen]
-    folder = Path(out)
+    folder = check_path("out", out)
     stored = folder / RUNS_SUBFOLDER if runs is None else Path(runs).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import FAILED, Summary, run_path
 from simulate._files import atomic_write, write_json
 from simulate.trajectories.contract import COMPLETE, versions
+from theory.arguments import check_path
 
 HOLDS, FAILS, UNDECIDED, NO_GOAL = "holds", "fails", "undecided", DASH
 RUNS_SUBFOLDER, NETWORKS_SUBFOLDER = "runs", "networks"
@@ -499,7 +500,7 @@ def run_studies(
     must_complete : raise RuntimeError for runs that diverged or collapsed; otherwise they are data.
     draw : called for each study with a path in `out`, its result, and the trajectories of runs and controls.
     """
-    folder = Path(out)
+    folder = check_path("out", out)
     runs = folder / RUNS_SUBFOLDER
     all_runs = [run for study in studies for run in study.all_runs]
     train_missing(all_runs, runs, executor, progress=progress)

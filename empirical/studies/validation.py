@@ -37,7 +37,7 @@ from empirical.sweeps.sweep import AnyExecutor
 from empirical.sweeps.task import run_path
 from simulate._files import atomic_write, write_json
 from simulate.trajectories.verdicts import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
-from theory.arguments import check_choice
+from theory.arguments import check_choice, check_path
 
 VALIDATION_MARKER, VALIDATION_TABLE, VALIDATION_REPORT = "validation.json", "table.csv", "report.html"
 _MADE_BY, _PAPER = "bnwd validate", "arXiv 2106.15739"
@@ -306,7 +306,7 @@ def validate_runs(
     progress: bool | None = None,
 ) -> Validation:
     """Train the runs of a preset by name, and write the report as `validate` does."""
-    folder = Path(out)
+    folder = check_path("out", out)
     description = prepare_report_folder(folder, preset, runs)
     results = run_studies(digits_studies(runs), folder, executor=executor, progress=progress, must_complete=True)
     validation = Validation(rows=[row for result in results for row in result.rows], folder=folder)

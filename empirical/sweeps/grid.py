@@ -7,13 +7,12 @@ import itertools
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from empirical.config import RunConfig, from_plain
-from theory.arguments import check_choice
+from theory.arguments import check_choice, check_path
 from theory.optimizers import check_optimizer
 
 _TABLES = ("run", "grid", "runs")
@@ -85,8 +84,9 @@ def read_sweep(path: str | os.PathLike[str]) -> tuple[RunConfig, ...]:
     >>> [(run.lr, run.optimizer) for run in read_sweep(file)]
     [(0.1, SGD(momentum=0.9)), (0.5, SGD(momentum=0.9))]
     """
+    file = check_path("path", path)
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
         return _parse_sweep(content)
     except OSError as error:
         raise ValueError(f"path must be a TOML file, got {str(path)!r}: {error.strerror}") from None

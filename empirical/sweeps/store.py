@@ -31,6 +31,7 @@ from empirical.sweeps.traces import StoredTrajectory, add_trajectories
 from simulate._files import LOCK, lock_folder, write_json
 from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.folder import count_steps
+from theory.arguments import check_path
 from theory.optimizers import format_optimizer
 
 _SWEEP, _SUMMARIES, _DROPPED = "sweep.json", "summaries.log", ".dropped"
@@ -45,7 +46,7 @@ class SweepFolder:
     """Folder of a sweep, locked by one process at a time. Runs of an earlier sweep in it are kept and reused."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = check_path("out", path)
         written = {name + end for name in (_SWEEP, SESSION_FILE) for end in ("", ".partial")}
         own_files = {LOCK, _SUMMARIES, RUNS_FOLDER, *written}
         self._lock = lock_folder(self.path, "a sweep", lambda names: names <= own_files)
@@ -173,7 +174,7 @@ def open_sweep(path: str | os.PathLike[str], *, traces: bool = False) -> xr.Data
     >>> dict(open_sweep(folder.path).sizes)
     {'lr': 2, 'seed': 3}
     """
-    folder = Path(path)
+    folder = check_path("path", path)
     configs, summaries = read_configs(folder), read_summaries(folder)
     axes = {name: [_to_label(value) for value in values] for name, values in swept_settings(configs).items()}
     shape = tuple(len(values) for values in axes.values())

@@ -254,6 +254,8 @@ def describe_log(log: xr.Dataset) -> str:
     >>> print(describe_log(read_log({"step": [0, 10, 20], "loss": [2.0, 1.5, 1.2]}, lr=0.1)))
     columns in memory: 3 rows, every 10 steps (0 to 20); loss from 'loss', lr 0.1; no weight norm, no gradient norm.
     """
+    if not isinstance(log, xr.Dataset):
+        raise TypeError(f"log must be an xarray.Dataset of read_log, got {type(log).__name__}")
     form = str(log.attrs.get("form", "trajectory"))
     columns: Mapping[str, str] = log.attrs.get("columns") or _names_of_variables(log)
     parts = [

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,7 +200,8 @@ class PeriodModel:
         True
         """
         write_json(
-            Path(path), {"schema": _SCHEMA, **dataclasses.asdict(self), "optimizer": format_optimizer(self.optimizer)}
+            arguments.check_path("path", path),
+            {"schema": _SCHEMA, **dataclasses.asdict(self), "optimizer": format_optimizer(self.optimizer)},
         )
 
     @classmethod
@@ -219,8 +219,9 @@ class PeriodModel:
         ...
         ValueError: path must be a saved period model, got 'no such file'
         """
+        file = arguments.check_path("path", path)
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError):
             raise ValueError(f"path must be a saved period model, got {os.fspath(path)!r}") from None
         if not isinstance(content, Mapping) or content.get("schema") != _SCHEMA:

@@ -34,6 +34,7 @@ from simulate.trajectories.log import (
     record_with_check,
     step_record,
 )
+from theory.arguments import check_path
 
 # files of a run folder
 CONFIG, STATUS, STEPS, EVALS, STORE = (
@@ -176,7 +177,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     ...
     ValueError: path must be a saved trajectory or a run folder, got 'no such folder'
     """
-    folder = Path(path)
+    folder = check_path("path", path)
     if (folder / CONFIG).is_file():
         if not (folder / STORE).is_dir():
             return _read_run(folder)
