@@ -79,6 +79,7 @@ def read_sweep(path: str | os.PathLike[str]) -> tuple[RunConfig, ...]:
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> file = Path(tempfile.mkdtemp()) / "sweep.toml"
     >>> _ = file.write_text('[run]\nwd = 0.01\noptimizer = "SGD(momentum=0.9)"\n[grid]\nlr = [0.1, 0.5]\n')
     >>> [(run.lr, run.optimizer) for run in read_sweep(file)]

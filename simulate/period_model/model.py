@@ -194,6 +194,7 @@ class PeriodModel:
         Examples
         --------
         >>> import tempfile
+        >>> from pathlib import Path
         >>> target = Path(tempfile.mkdtemp()) / "model.json"
         >>> PeriodModel.reference().save(target)
         >>> PeriodModel.load(target) == PeriodModel.reference()

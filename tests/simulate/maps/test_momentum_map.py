@@ -216,7 +216,7 @@ def test_the_limit_is_that_of_the_rule(rule):
         norm_map(1.0, limit, 1.0, norm=1.0, steps=5, optimizer=rule)
 
 
-@pytest.mark.parametrize("optimizer", [theory.Lion(dim=3), "SGD(0.9)"])
+@pytest.mark.parametrize("optimizer", [theory.Lion(dim=3), "Lion(dim=3)"])
 def test_other_optimizers_are_refused(optimizer):
     with pytest.raises(ValueError, match=r"^optimizer must be theory\.SGD, Adam or AdamW.*got "):
         norm_map(0.1, 0.1, 1.0, norm=1.0, steps=5, optimizer=optimizer)

@@ -606,9 +606,10 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"lr \* wd.*2 here, got"):
             norm_map(lr, wd, 2.0, norm=1.0, steps=3)
 
-    @pytest.mark.parametrize("optimizer", ["SGD", theory.SGD, 3, object()])
+    @pytest.mark.parametrize("optimizer", ["SGD(0.9)", theory.SGD, 3, object()])
     def test_unknown_optimizer(self, optimizer):
-        with pytest.raises(ValueError, match=r"^optimizer must be theory\.SGD"):
+        error = ValueError if isinstance(optimizer, str) else TypeError
+        with pytest.raises(error, match=r"^optimizer must be .*SGD\(momentum=0\.9\)"):
             norm_map(**GOOD, optimizer=optimizer)
         norm_map(**GOOD, optimizer=theory.SGD())
 
