@@ -436,7 +436,7 @@ CLAIMS: tuple[Study, ...] = (
         rule=EverySeed(),
         reason=f"the formula is that of isotropic noise for small ηλ, which is 1 % here; {_BY_CHANCE}",
         control=_runs(_CONVNET, width=12),
-        control_name="a periodic ConvNet, in which gradient and norm change together",
+        control_name="a wide periodic ConvNet",
     ),
     _claim(
         name="three-regimes-on-the-sphere",
