@@ -23,7 +23,7 @@ _ALONE, _TOGETHER, _RESCALED, _FREE, _INERT, _FROZEN = (
 _EFFECTS = {
     _ALONE: "decay changes no output; with lr it sets norm, effective lr and rotation per step",
     _TOGETHER: "decay of the whole set changes no output; decay of a part changes the balance in the set",
-    _RESCALED: "decay makes the norms of the partners equal and reduces their product, which changes the output",
+    _RESCALED: "decay balances the norms of the partners and reduces their product, which changes the output",
     _FREE: "decay makes the weights smaller and changes the output",
     _INERT: "decay changes no output; it moves the parameter to 0",
     _FROZEN: "not trained",

@@ -236,7 +236,7 @@ def schedule_values(schedule: Any, name: str, at: ArrayLike) -> FloatArray:
     if not callable(schedule):
         raise TypeError(f"{name} must be a schedule such as Cosine(0.1, 0.01, steps=1000), got {schedule!r}")
     values = schedule(at)
-    checked = check_lr(values) if name == "lr" else check_wd(values)
+    checked = check_wd(values) if name == "wd" else check_lr(values, name)
     if checked.shape != np.shape(at):
         raise ValueError(f"{name} must give one value for each step, got shape {checked.shape} from {schedule!r}")
     return checked

@@ -163,7 +163,7 @@ def settings_for_effective_lr(
     check_rows("steps", count, 3)
     at = np.arange(count, dtype=float)
     if callable(effective_lr):
-        target = schedule_values(effective_lr, "lr", at)
+        target = schedule_values(effective_lr, "effective_lr", at)
     else:
         target = check_lr(effective_lr, "effective_lr")[..., np.newaxis]
     wds = (

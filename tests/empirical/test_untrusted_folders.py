@@ -24,15 +24,9 @@ HARMFUL = [TRAP, "os:system", "subprocess:Popen", "builtins:exec", "pathlib:Path
 
 @pytest.fixture
 def trap(tmp_path, monkeypatch):
-    """Module that leaves a mark when it is imported or called."""
+    """Module that leaves a mark when it is imported."""
     mark = tmp_path / "executed"
-    source = f"""
-        import pathlib
-        pathlib.Path({str(mark)!r}).touch()
-        def Trap(*args, **settings):
-            raise SystemExit
-    """
-    (tmp_path / "trap_module_of_a_folder.py").write_text("\n".join(line.strip() for line in source.splitlines()[:3]))
+    (tmp_path / "trap_module_of_a_folder.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "trap_module_of_a_folder", raising=False)
     return mark
@@ -50,10 +44,10 @@ def name_code(folder: Path, setting: str, name: str) -> None:
     content = json.loads((folder / "config.json").read_text())
     value = {name: {}} if setting == "optimizer" else name
     content["config"][setting] = value
-    for attributes in (content.get("attributes", {}),):
-        if setting == "optimizer":
-            attributes["optimizer"] = f"{name}()"
-        attributes["config"] = json.dumps(content["config"])
+    attributes = content.get("attributes", {})
+    if setting == "optimizer":
+        attributes["optimizer"] = f"{name}()"
+    attributes["config"] = json.dumps(content["config"])
     (folder / "config.json").write_text(json.dumps(content))
 
 

@@ -285,6 +285,8 @@ class TestWantedEffectiveLr:
 
     def test_too_large_steps_have_no_weight_decay_that_keeps_the_norm(self):
         assert np.isnan(theory.settings_for_effective_lr(1.5, 3, norm=1.0).wd).all()
+        with pytest.raises(ValueError, match=r"^effective_lr must be"):
+            theory.settings_for_effective_lr(lambda step: 0.0 * np.asarray(step), 3, norm=1.0)
         with pytest.raises(ValueError, match="lr \\* wd"):
             theory.settings_for_effective_lr(1.0, 50, wd=1.0, norm=2.0)
 
