@@ -6,6 +6,7 @@ dimensions (docs/mathematics.md §7).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import numpy as np
 from theory.arguments import FloatArray, check_integer, check_number
 from theory.rules import ShortRepr
 
-_LEAST_TERM, _MAX_TERMS = 1e-18, 10_000  # of series over the powers of a correlation
+_LEAST_TERM, _LEAST_TERMS, _MAX_TERMS = 1e-18, 64, 10_000  # of series over the powers of a correlation
 
 
 class DirectionVariance(NamedTuple):
@@ -120,6 +121,117 @@ class DecoupledDecay:
         """
         growth = self._square_step * self.direction_variance(np.asarray(1.0)).autocorrelation(1.0)
         return np.asarray(lr * lr * growth * np.ones_like(grad_norm))
+
+
+class Blend(NamedTuple):
+    """Blend previous·m + current·g of momentum and gradient, where m⁺ = memory·m + (1-memory)·g."""
+
+    current: float
+    previous: float
+    memory: float
+
+    @classmethod
+    def of_momentum(cls, memory: float, nesterov: bool) -> Blend:
+        """Blend of a momentum with the gradient, as in SGD and Muon.
+
+        Examples
+        --------
+        >>> Blend.of_momentum(0.5, nesterov=True)
+        Blend(current=0.75, previous=0.25, memory=0.5)
+        """
+        weight = memory * memory if nesterov else memory
+        return cls(1 - weight, weight, memory)
+
+    @property
+    def correlation(self) -> float:
+        """Correlation c_1 of consecutive blends of independent gradients; n steps apart it is memory^(n-1) c_1.
+
+        Examples
+        --------
+        >>> Blend(current=0.5, previous=0.5, memory=0.5).correlation
+        0.5
+        """
+        previous = self.previous * (1 - self.memory)
+        past = previous * previous / (1 - self.memory**2)
+        return (self.current * previous + past * self.memory) / (self.current**2 + past)
+
+
+def variance_of_odd_function(
+    coefficients: Iterable[float], instant: float, blend: Blend, s: FloatArray
+) -> DirectionVariance:
+    """Variance of an odd function of blends of independent gradients.
+
+    Parameters
+    ----------
+    coefficients : a_k of the correlation Σ_k a_k c^(2k+1) of the function at two blends of correlation c.
+    instant : sum of all coefficients.
+    blend : blend of momentum and gradient.
+    s : decay per step.
+
+    Examples
+    --------
+    >>> float(variance_of_odd_function([1.0], 1.0, Blend(0.5, 0.5, 0.5), np.asarray(1.0)).autocorrelation(1.0))
+    3.0
+    """
+    total = np.zeros_like(s)
+    for n, (coefficient, power) in enumerate(_series(coefficients, blend.correlation)):
+        # summed over all steps for this power of the correlation
+        total = total + coefficient * power / (1 - s * blend.memory ** (2 * n + 1))
+    return DirectionVariance(instant * np.ones_like(s), 2 * total)
+
+
+def _series(coefficients: Iterable[float], correlation: float) -> Iterator[tuple[float, float]]:
+    """Coefficients and odd powers of a correlation, up to the first term that is negligible."""
+    power = correlation
+    for coefficient in coefficients:
+        yield coefficient, power
+        if abs(coefficient * power) < _LEAST_TERM:
+            break
+        power *= correlation * correlation
+
+
+class OddDirection(DecoupledDecay):
+    """Closed forms of an optimizer whose direction is an odd function of a blend of momentum and gradient.
+
+    Subclasses have `blend`, `_square_step` and `odd_function`.
+    """
+
+    @property
+    def blend(self) -> Blend:
+        """Blend of momentum and gradient."""
+        raise NotImplementedError
+
+    def odd_function(self) -> tuple[float, Iterable[float]]:
+        """Return Σ a_k and the a_k, where directions have the correlation Σ_k a_k c^(2k+1) if their blends have c."""
+        raise NotImplementedError
+
+    def direction_variance(self, s: FloatArray) -> DirectionVariance:
+        """Return the variance of the directions over `_square_step`, for independent gradients and the decay s.
+
+        For Lion this is the arcsine law, S = 1 + 2 Σ_n (2/π) asin(c_n) s^n.
+
+        Examples
+        --------
+        >>> float(Lion(betas=(0.0, 0.0)).direction_variance(np.asarray(0.9)).autocorrelation(0.9))
+        1.0
+        """
+        instant, coefficients = self.odd_function()
+        return variance_of_odd_function(coefficients, instant, self.blend, s)
+
+    def direction_law(self) -> tuple[FloatArray, tuple[float, float, float, float]]:
+        """Return the a_k times `_square_step`, and the mean square of the directions with the blend.
+
+        Examples
+        --------
+        >>> series, (square, *blend) = Lion(dim=100, betas=(0.0, 0.9)).direction_law()
+        >>> series[:2].round(3).tolist(), square, blend
+        ([63.662, 10.61], 100.0, [1.0, 0.0, 0.9])
+        """
+        instant, coefficients = self.odd_function()
+        negligible = sum(1 for _ in _series(coefficients, self.blend.correlation))
+        # a changing norm can correlate blends more than a constant one
+        kept = itertools.islice(self.odd_function()[1], max(negligible, _LEAST_TERMS))
+        return self._square_step * np.array(list(kept)), (self._square_step * instant, *self.blend)
 
 
 @dataclass(frozen=True, repr=False)
@@ -354,7 +466,7 @@ class Adam(_Adaptive):
 
 
 @dataclass(frozen=True, repr=False)
-class Lion(_WithDim, DecoupledDecay):
+class Lion(_WithDim, OddDirection):
     """Lion: steps by the sign of a blend of momentum and gradient, with decoupled decay.
 
     Random walks in 300 dimensions agree within 0.2 % in ρ² and in 1 - cos θ, which is within their scatter. The closed
@@ -392,67 +504,13 @@ class Lion(_WithDim, DecoupledDecay):
         return weights - lr * (sign + wd * weights), (beta2 * momentum + (1 - beta2) * gradient,)
 
     @property
-    def correlation(self) -> float:
-        """Correlation of consecutive blends, c_1; blends n steps apart have c_n = β₂^(n-1) c_1.
+    def blend(self) -> Blend:
+        """Blend of momentum and gradient."""
+        return Blend(1 - self.betas[0], *self.betas)
 
-        Examples
-        --------
-        >>> Lion(dim=100, betas=(0.0, 0.9)).correlation
-        0.0
-        """
-        beta1, beta2 = self.betas
-        return blend_correlation(1 - beta1, beta1 * (1 - beta2), beta2)
-
-    def direction_variance(self, s: FloatArray) -> DirectionVariance:
-        """Return the variance of the signs, by the arcsine law: S = q = 1 + 2 Σ_n (2/π) asin(c_n) s^n.
-
-        Examples
-        --------
-        >>> float(Lion(betas=(0.0, 0.0)).direction_variance(np.asarray(0.9)).autocorrelation(0.9))
-        1.0
-        """
-        return variance_of_odd_function(_arcsine_coefficients(), 1.0, self.correlation, self.betas[1], s)
-
-
-def blend_correlation(current: float, previous: float, memory: float) -> float:
-    """Correlation of consecutive blends current·g_t + previous·Σ_n memory^n g_(t-1-n) of independent gradients.
-
-    Examples
-    --------
-    >>> blend_correlation(1.0, 0.5, 0.5)
-    0.5
-    """
-    past = previous * previous / (1 - memory * memory)
-    return (current * previous + past * memory) / (current * current + past)
-
-
-def variance_of_odd_function(
-    coefficients: Iterable[float], instant: float, correlation: float, memory: float, s: FloatArray
-) -> DirectionVariance:
-    """Variance of an odd function of blends whose correlation after n steps is c_n = memory^(n-1) c_1.
-
-    Parameters
-    ----------
-    coefficients : a_k of the correlation Σ_k a_k c^(2k+1) of the function at two blends of correlation c.
-    instant : sum of all coefficients.
-    correlation : c_1.
-    memory : factor of the correlation per step.
-    s : decay per step.
-
-    Examples
-    --------
-    >>> float(variance_of_odd_function([1.0], 1.0, 0.5, 0.5, np.asarray(1.0)).autocorrelation(1.0))
-    3.0
-    """
-    total, power = np.zeros_like(s), correlation
-    for n, coefficient in enumerate(coefficients):
-        term = coefficient * power
-        # summed over all steps for this power of the correlation
-        total = total + term / (1 - s * memory ** (2 * n + 1))
-        if abs(term) < _LEAST_TERM:
-            break
-        power *= correlation * correlation
-    return DirectionVariance(instant * np.ones_like(s), 2 * total)
+    def odd_function(self) -> tuple[float, Iterable[float]]:
+        """Return the coefficients of the arcsine law, (2/π) asin c."""
+        return 1.0, _arcsine_coefficients()
 
 
 def _arcsine_coefficients() -> Iterator[float]:

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from theory.adaptive import (
-    DecoupledDecay,
-    DirectionVariance,
-    blend_correlation,
-    variance_of_odd_function,
-)
+from theory.adaptive import Blend, OddDirection
 from theory.arguments import FloatArray, check_choice, check_integer, check_number
 from theory.rules import ShortRepr
 
@@ -30,7 +26,7 @@ _SCALES = ("original", "match_rms_adamw", "none")
 
 
 @dataclass(frozen=True, repr=False)
-class Muon(ShortRepr, DecoupledDecay):
+class Muon(ShortRepr, OddDirection):
     """Muon as in `torch.optim.Muon`: steps along the orthogonalized momentum of a matrix, with decoupled decay.
 
     Successive steps are less correlated than the momentum. For Gaussian matrices whose entries have the correlation c,
@@ -112,29 +108,14 @@ class Muon(ShortRepr, DecoupledDecay):
         direction = self.factor * _orthogonalize(matrix, self.iterations).reshape(weights.shape)
         return weights - lr * (direction + wd * weights), (momentum,)
 
-    def direction_variance(self, s: FloatArray) -> DirectionVariance:
-        """Return the variance of the directions over that of exact polar factors, for the decay s per step.
-
-        Examples
-        --------
-        >>> rule = Muon(rows=64, columns=64, momentum=0.0, nesterov=False, iterations=0)
-        >>> round(float(rule.direction_variance(np.asarray(0.9)).autocorrelation(0.9)), 6)
-        1.0
-        """
-        total, coefficients = orthogonal_coefficients(*sorted(self.shape), self.iterations)
-        return variance_of_odd_function(coefficients, total, self.correlation, self.momentum, s)
-
     @property
-    def correlation(self) -> float:
-        """Correlation of consecutive blends; blends n steps apart have β^(n-1) times as much.
+    def blend(self) -> Blend:
+        """Blend of momentum and gradient."""
+        return Blend.of_momentum(self.momentum, self.nesterov)
 
-        Examples
-        --------
-        >>> Muon(momentum=0.9, nesterov=False).correlation
-        0.9
-        """
-        beta = self.momentum
-        return blend_correlation(1 + beta, beta * beta, beta) if self.nesterov else beta
+    def odd_function(self) -> tuple[float, Iterable[float]]:
+        """Return the coefficients of the matrix arcsine law."""
+        return orthogonal_coefficients(*sorted(self.shape), self.iterations)
 
     @property
     def _square_step(self) -> float:

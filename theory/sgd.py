@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from theory.adaptive import DirectionVariance, blend_correlation, variance_of_odd_function
+from theory.adaptive import Blend, DirectionVariance, variance_of_odd_function
 from theory.arguments import FloatArray, check_number
 from theory.rules import ShortRepr
 
@@ -90,8 +90,7 @@ class SGD(ShortRepr):
         3.0
         """
         mu = self.momentum
-        correlation = blend_correlation(1 + mu, mu * mu, mu) if self.nesterov else mu
-        return variance_of_odd_function([1.0], 1.0, correlation, mu, s)
+        return variance_of_odd_function([1.0], 1.0, Blend.of_momentum(mu, self.nesterov), s)
 
     def edge_with_decay(self, intrinsic_lr: FloatArray, falling: bool) -> FloatArray:
         """Largest η̃h at which the direction is stable under weight decay.

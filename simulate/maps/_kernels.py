@@ -35,9 +35,10 @@ class NormState(NamedTuple):
     """State of each trajectory of a flattened batch.
 
     `begin` is the next step of the running trajectories, `sq_norm` r = ρ². `velocity` (batch, 2) has the components of
-    the velocity along and across the weights, or of Adam's mean gradient. `square` is the mean of its squares per
-    weight. `numbers` are those of the random streams. `ended` is the next step of a
-    trajectory; if it has ended, the step whose update failed. `code` is its status.
+    the velocity along and across the weights, or of Adam's mean gradient; under Lion and Muon it is the memory of past
+    steps, (batch, terms). `square` is the mean of Adam's squares per weight, or the norm of the momentum. `numbers` are
+    those of the random streams. `ended` is the next step of a trajectory; if it has ended, the step whose update
+    failed. `code` is its status.
     """
 
     begin: int
@@ -63,6 +64,20 @@ class GradientSource(NamedTuple):
     lower_end: FloatArray | None = None
 
 
+class Flow(NamedTuple):
+    """Law d(ρ^p)/dt = (growth - rate·ρ^p) ρ^rate_exponent of the norm for small steps, with p = `power`.
+
+    The rate is `rate`·ηλ·g̃^rate_by_gradient, the growth `growth`·(η·g̃^growth_by_gradient)².
+    """
+
+    power: float
+    rate_exponent: float
+    rate: float
+    rate_by_gradient: float
+    growth: float
+    growth_by_gradient: float
+
+
 class Rows(NamedTuple):
     """Arrays (batch, rows) for the steps whose number is divisible by `stride` (0: none).
 
@@ -80,11 +95,21 @@ class Rows(NamedTuple):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def iterate_norm_map(
-    state: Any, lr: Any, wd: Any, source: Any, updates: Any, rows: Any, levels: Any, crossing: Any, continuous: bool
+    state: Any,
+    lr: Any,
+    wd: Any,
+    source: Any,
+    updates: Any,
+    rows: Any,
+    levels: Any,
+    crossing: Any,
+    continuous: bool,
+    flow: Any,
 ) -> None:
     """Iterate r⁺ = (1-ηλ)² r + (ηg̃)²/r for a batch.
 
-    With `continuous`, follow dr/dt = -2ηλr + (ηg̃)²/r over each step in closed form, since r² obeys a linear equation.
+    With `continuous`, follow the law of the optimizer for small steps over each step in closed form, since the power
+    `flow.power` of the norm obeys a linear equation.
     `lr`, `wd` and the bounds of `source` (batch, steps) may be broadcast views. `updates` (batch,) are the numbers of
     updates. `crossing` (batch, levels) receives, where it is inf, the time at which r first reaches a level, with
     `continuous` only.
@@ -124,11 +149,20 @@ def iterate_norm_map(
             if record_every > 0 and t % record_every == 0:
                 rows.sq_norm[i, t // record_every - rows.first] = r
                 rows.grad_norm[i, t // record_every - rows.first] = gradient
-            push = step_lr * gradient
-            relaxation = 4.0 * step_lr * decay
+            push, relaxation = step_lr * gradient, 0.0
             if continuous:
+                scale = r ** (0.5 * flow.rate_exponent)
+                if decay > 0.0:
+                    relaxation = flow.rate * step_lr * decay * gradient**flow.rate_by_gradient * scale
                 share = -np.expm1(-relaxation) / relaxation if relaxation > 0.0 else 1.0
-                following = np.hypot(np.exp(-relaxation / 2.0) * r, push * np.sqrt(2.0 * share))
+                # ρ^p is a sum, of which this takes the root without leaving the floating-point range
+                old = np.exp(-2.0 / flow.power * relaxation) * r
+                new = (flow.growth * share * scale) ** (2.0 / flow.power)
+                new *= (step_lr * gradient**flow.growth_by_gradient) ** (4.0 / flow.power)
+                larger = max(old, new)
+                following = larger
+                if larger > 0.0 and np.isfinite(larger):
+                    following *= (1.0 + (min(old, new) / larger) ** (0.5 * flow.power)) ** (2.0 / flow.power)
             else:
                 following = shrink * shrink * r + push * (push / r)
             if not np.isfinite(following):
@@ -144,7 +178,7 @@ def iterate_norm_map(
                     level = levels[m]
                     between = r < level <= following or following <= level < r
                     if between and crossing[i, m] == np.inf:
-                        crossing[i, m] = t + fraction_of_step(r, level, following, relaxation)
+                        crossing[i, m] = t + fraction_of_step(r, level, following, relaxation, 0.5 * flow.power)
             least, most = min(least, r), max(most, r)
             total += r
             squares += r * r
@@ -173,12 +207,15 @@ def gradient_while_ringing(r: Any, shrink: Any, lr: Any, low: Any, high: Any) ->
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def fraction_of_step(r: Any, level: Any, following: Any, relaxation: Any) -> Any:
+def fraction_of_step(r: Any, level: Any, following: Any, relaxation: Any, power: Any) -> Any:
     """Fraction of a continuous step from r to `following` after which r reaches a level between them.
 
-    r² relaxes by exp(-`relaxation`) per step, so 1 - exp(-`relaxation`·time) is proportional to the change of r².
+    r^`power` relaxes by exp(-`relaxation`) per step, so 1 - exp(-`relaxation`·time) is proportional to its change.
     """
-    change = (level - r) / (following - r) * ((0.5 * level + 0.5 * r) / (0.5 * following + 0.5 * r))
+    part, whole = power * np.log1p((level - r) / r), power * np.log1p((following - r) / r)
+    change = (
+        np.exp(part - whole) * np.expm1(-part) / np.expm1(-whole) if whole > 0.0 else np.expm1(part) / np.expm1(whole)
+    )
     change = min(change, 1.0)
     return min(-np.log1p(change * np.expm1(-relaxation)) / relaxation, 1.0) if relaxation > 0.0 else change
 
@@ -300,6 +337,83 @@ def iterate_adaptive(state: Any, lr: Any, wd: Any, rule: Any, source: Any, steps
                 statistics[i, SUM_OF_SQUARES] += r * r
             r, norm, along, across, mean_square = following, length, after, aside, following_square
         sq_norm[i], velocity[i, 0], velocity[i, 1], square[i] = r, along, across, mean_square
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def iterate_directions(
+    state: Any, lr: Any, wd: Any, series: Any, rule: Any, source: Any, steps: int, rows: Any
+) -> None:
+    """Iterate ρ² under steps along an odd function of a blend of momentum and gradient, as of Lion and Muon.
+
+    The correlation of two directions is Σ_k a_k c^(2k+1), with the correlation c of their blends. Blends are correlated
+    through the momentum only. So each power of c is a product of the steps between, and E[x·u] is a sum of moving
+    averages, one for each k, in `state.velocity`. `state.square` is the norm of the momentum. `series` has the a_k,
+    `rule` the mean of ‖u‖² and the blend: weights of gradient and momentum, and decay of the momentum.
+    `lr` and `wd` (batch, steps) may be broadcast views.
+    """
+    square_step, current, previous, memory = rule
+    begin, sq_norm, memories, momentum = state.begin, state.sq_norm, state.velocity, state.square
+    ended, code, low, high, record_every, statistics = (
+        state.ended, state.code, source.low, source.high, rows.stride, rows.statistics,
+    )  # fmt: skip
+    for i in range(sq_norm.shape[0]):
+        if code[i] != RUNNING:
+            continue
+        r, size, past = sq_norm[i], momentum[i], memories[i]
+        ended[i] = begin + steps
+        key = stream_key(source.seed, state.numbers[i])
+        for s in range(steps):
+            t = begin + s
+            gradient = low[i, s]
+            if source.kind == RANDOM:
+                gradient += (high[i, s] - gradient) * uniform(key, t)
+            pull = gradient / np.sqrt(r)
+            shrink = 1.0 - lr[i, s] * wd[i, s]
+            old, new = previous * size, current * pull
+            blend = np.hypot(old, new)
+            following_size = np.hypot(memory * size, (1.0 - memory) * pull)
+            # E[x·u], without the factor -1
+            along, square = 0.0, 0.0
+            if blend > 0.0:
+                square = square_step
+                factor = old / blend
+                squared = factor * factor
+                for term in range(series.size):
+                    along += series[term] * factor * past[term]
+                    factor *= squared
+            ahead = shrink * np.sqrt(r) + lr[i, s] * along / np.sqrt(r)
+            aside = lr[i, s] * np.sqrt(max(square - along * (along / r), 0.0))
+            if record_every > 0 and t % record_every == 0:
+                row = t // record_every - rows.first
+                rows.sq_norm[i, row] = r
+                rows.grad_norm[i, row] = gradient
+                rows.angles[i, row] = np.arctan2(aside, ahead)
+            following = ahead * ahead + aside * aside
+            if following < _SMALLEST:
+                ended[i] = t
+                code[i] = COLLAPSED
+                break
+            if not np.isfinite(following + following_size):
+                ended[i] = t
+                code[i] = DIVERGED
+                break
+            if following_size > 0.0:
+                # correlations of the new momentum with the old one and with this blend
+                kept = memory * size / following_size
+                shared = (1.0 - memory) * pull / following_size
+                own = kept * (old / blend) + shared * (new / blend) if blend > 0.0 else 0.0
+                squared_kept, squared_own = kept * kept, own * own
+                for term in range(series.size):
+                    past[term] = shrink * kept * past[term] + lr[i, s] * own
+                    kept *= squared_kept
+                    own *= squared_own
+            if statistics.shape[0] > 0:
+                statistics[i, LEAST] = min(statistics[i, LEAST], r)
+                statistics[i, MOST] = max(statistics[i, MOST], r)
+                statistics[i, SUM] += r
+                statistics[i, SUM_OF_SQUARES] += r * r
+            r, size = following, following_size
+        sq_norm[i], momentum[i] = r, size
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

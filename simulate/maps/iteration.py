@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,9 +15,11 @@ import xarray as xr
 
 import theory
 from simulate.maps import _kernels
-from simulate.maps._kernels import GradientSource, NormState, Rows
+from simulate.maps._kernels import Flow, GradientSource, NormState, Rows
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, check_trajectory, make_trajectory
+from theory.adaptive import OddDirection
 from theory.arguments import FloatArray, check_rows
+from theory.optimizers import check_norm_law
 
 _STATUSES = (COMPLETE, COLLAPSED, DIVERGED)  # in the order of the codes of the compiled loops
 # least number of steps of the batch for which threads pay off, and number of coefficients prepared at a time
@@ -25,12 +28,13 @@ _PARTS_PER_THREAD = 4  # so that threads that finish early take over work
 _Arrays = TypeVar("_Arrays", NormState, GradientSource, Rows)
 
 
-def initial_norm_state(norm: FloatArray, begin: int = 0) -> NormState:
-    """State of weights with the given norm and no velocity."""
+def initial_norm_state(norm: FloatArray, begin: int = 0, terms: int = 2) -> NormState:
+    """State of weights with the given norm and no velocity, which has a number of terms."""
     count = norm.size
     numbers, ended, code = np.arange(count), np.full(count, begin), np.zeros(count, dtype=np.int64)
+    velocity = np.zeros((count, terms))
     return NormState(
-        begin, norm.astype(np.float64).reshape(count) ** 2, np.zeros((count, 2)), np.zeros(count), numbers, ended, code
+        begin, norm.astype(np.float64).reshape(count) ** 2, velocity, np.zeros(count), numbers, ended, code
     )
 
 
@@ -90,37 +94,94 @@ def trajectory_of_batch(
     )
 
 
-def memory_of(optimizer: theory.Optimizer) -> tuple[str, ...]:
-    """Variables of the last state that hold the memory of an optimizer.
+_ALONG, _ACROSS, _MEAN_SQUARE = "final_velocity_along", "final_velocity_across", "final_mean_square"
+_STEP_MEMORY, _MOMENTUM_SIZE = "final_step_memory", "final_momentum_size"
+
+
+def memory_terms(optimizer: theory.Optimizer) -> int:
+    """Numbers in the velocity of a state: one for each term of the correlation of directions, or two.
 
     Examples
     --------
-    >>> memory_of(theory.SGD()), memory_of(theory.AdamW())
-    ((), ('final_velocity_along', 'final_velocity_across', 'final_mean_square'))
+    >>> memory_terms(theory.AdamW()), memory_terms(theory.Lion(dim=10, betas=(0.5, 0.5)))
+    (2, 64)
     """
+    return optimizer.direction_law()[0].size if isinstance(optimizer, OddDirection) else 2
+
+
+def memory_of(optimizer: theory.Optimizer, source: str = "map") -> dict[str, str]:
+    """Variables of the last state that hold the memory of an optimizer, and the dimension that each has, or "".
+
+    Examples
+    --------
+    >>> memory_of(theory.SGD()), memory_of(theory.AdamW(), "ode")
+    ({}, {})
+    >>> list(memory_of(theory.AdamW()))
+    ['final_velocity_along', 'final_velocity_across', 'final_mean_square']
+    """
+    if source == "ode":
+        return {}
+    if isinstance(optimizer, OddDirection):
+        return {_STEP_MEMORY: "term", _MOMENTUM_SIZE: ""}
     if isinstance(optimizer, (theory.Adam, theory.AdamW)):
-        return "final_velocity_along", "final_velocity_across", "final_mean_square"
+        return {_ALONG: "", _ACROSS: "", _MEAN_SQUARE: ""}
     has_velocity = isinstance(optimizer, theory.SGD) and optimizer.momentum > 0
-    return ("final_velocity_along", "final_velocity_across") if has_velocity else ()
+    return {_ALONG: "", _ACROSS: ""} if has_velocity else {}
+
+
+def memory_values(state: NormState, names: Collection[str]) -> dict[str, FloatArray]:
+    """Values of the variables that `memory_of` names."""
+    values = {_MEAN_SQUARE: state.square, _MOMENTUM_SIZE: state.square, _STEP_MEMORY: state.velocity}
+    values |= {_ALONG: state.velocity[:, 0], _ACROSS: state.velocity[:, -1]}
+    return {name: values[name] for name in names}
 
 
 def restart_state(start: Any, name: str, source: str, optimizer: theory.Optimizer) -> NormState:
     """State at the end of an earlier run of the function `name`. The arrays are copies."""
-    parts = memory_of(optimizer)
+    parts = memory_of(optimizer, source)
     check_start(start, name, {"source": source, "optimizer": repr(optimizer)}, "final_sq_norm", *parts)
     count = start.final_norm.size
-    memory = np.zeros((3, count))
-    for number, part in enumerate(parts):
-        memory[number] = flat_copy(start, part)
-    return NormState(
-        int(start.attrs["updates"]),
-        flat_copy(start, "final_sq_norm").astype(np.float64),
-        memory[:2].T.copy(),
-        memory[2],
-        (flat_copy(start, "walker") if "walker" in start.variables else np.arange(count)).astype(np.int64),
-        flat_copy(start, "status_step").astype(np.int64),
-        status_codes(start),
+    state = initial_norm_state(flat_copy(start, "final_norm"), int(start.attrs["updates"]), memory_terms(optimizer))
+    if (kept := start.sizes.get("term", state.velocity.shape[1])) != state.velocity.shape[1]:
+        raise ValueError(f"start must have {state.velocity.shape[1]} terms in final_step_memory, got {kept}")
+    for part, target in memory_values(state, parts).items():
+        target[...] = flat_copy(start, part, *filter(None, (parts[part],)))
+    return state._replace(
+        sq_norm=flat_copy(start, "final_sq_norm").astype(np.float64),
+        numbers=(flat_copy(start, "walker") if "walker" in start.variables else np.arange(count)).astype(np.int64),
+        ended=flat_copy(start, "status_step").astype(np.int64),
+        code=status_codes(start),
     )
+
+
+def flow_law(rule: theory.Optimizer) -> Flow:
+    """Law of the norm for small steps, as powers of η, λ and g̃.
+
+    Raises
+    ------
+    ValueError : the optimizer has no such law, or its law has another form.
+
+    Examples
+    --------
+    >>> flow_law(theory.SGD()), flow_law(theory.AdamW(dim=100, betas=(0.0, 0.9999999))).growth_by_gradient
+    (Flow(power=4.0, rate_exponent=0.0, rate=4.0, rate_by_gradient=0.0, growth=2.0, growth_by_gradient=1.0), 0.0)
+    """
+    check_norm_law(rule)
+
+    def values(lr: float, wd: float, grad_norm: float) -> tuple[float, float]:
+        lr_, wd_, gradient = (np.asarray(value) for value in (lr, wd, grad_norm))
+        return float(rule.norm_rate(lr_, wd_, gradient)), float(rule.norm_growth(lr_, gradient))
+
+    (rate, growth), (rate_at_two, growth_at_two) = values(1.0, 1.0, 1.0), values(1.0, 1.0, 2.0)
+    by_gradient = math.log2(rate_at_two / rate), math.log2(growth_at_two / growth) / 2
+    flow = Flow(float(rule.norm_power), float(rule.rate_exponent), rate, by_gradient[0], growth, by_gradient[1])
+    expected = rate * 0.03 * 3.0 ** by_gradient[0], growth * (0.3 * 3.0 ** by_gradient[1]) ** 2
+    if not np.allclose(values(0.3, 0.1, 3.0), expected, rtol=1e-9, atol=0):
+        raise ValueError(
+            f"optimizer must have a norm_rate proportional to ηλ and a norm_growth proportional to η², each with a "
+            f"power of the gradient norm; got {rule!r}"
+        )
+    return flow
 
 
 @dataclass(frozen=True)
@@ -178,7 +239,8 @@ def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> Iter
     first_row = -(-state.begin // stride) if stride else 0
     check_rows("steps", steps // stride if stride else 0, 2 * count)
     step = np.arange(first_row * stride, state.begin + steps, stride) if stride else np.arange(0)
-    has_memory = bool(memory_of(plan.optimizer))
+    has_memory = bool(memory_of(plan.optimizer, plan.source))
+    flow = flow_law(plan.optimizer) if plan.source == "ode" else flow_law(theory.SGD())
     scheduled = plan.lr.shape[-1] > 1 or plan.wd.shape[-1] > 1
 
     def per_step(values: FloatArray) -> FloatArray:
@@ -204,7 +266,7 @@ def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> Iter
     def step_by_step(part: slice) -> None:
         _kernels.iterate_norm_map(
             _part(state, part), lrs[part], wds[part], _part(source, part), updates[part], _part(rows, part),
-            plan.levels, crossing[part], plan.source == "ode",
+            plan.levels, crossing[part], plan.source == "ode", flow,
         )  # fmt: skip
 
     def side_by_side(part: slice) -> None:
@@ -245,8 +307,17 @@ def iterate(state: NormState, plan: IterationPlan, crossing: FloatArray) -> Iter
             _part(state, part), lrs[part], wds[part], rule, _part(source, part), steps, _part(rows, part)
         )
 
+    def along_directions(part: slice) -> None:
+        assert isinstance(plan.optimizer, OddDirection)
+        series, rule = plan.optimizer.direction_law()
+        _kernels.iterate_directions(
+            _part(state, part), lrs[part], wds[part], series, rule, _part(source, part), steps, _part(rows, part)
+        )
+
     loop = side_by_side if constant else step_by_step
-    if has_memory:
+    if has_memory and isinstance(plan.optimizer, OddDirection):
+        loop = along_directions
+    elif has_memory:
         loop = with_momentum if isinstance(plan.optimizer, theory.SGD) else adaptively
     _on_threads(loop, count, steps, plan.threads)
     at = step - state.begin

@@ -39,7 +39,8 @@ def norm_map(
 
     With momentum, iterate the law of the second moments of weights and velocity. It assumes gradients of norm g̃/ρ that
     are orthogonal to both, as random directions are in many dimensions. The velocity starts at zero. Under Adam and
-    AdamW the velocity is the mean gradient, and the mean square of the gradients follows the norm with its delay.
+    AdamW the velocity is the mean gradient, and the mean square of the gradients follows the norm with its delay. Under
+    Lion and Muon steps are correlated through their momentum, by the arcsine laws of docs/mathematics.md §7.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ def norm_map(
         plain SGD `AdversarialGradient`. Rules use the absolute step number too.
     norm : ρ > 0 at step 0. Numbers, arrays and DataArrays broadcast to the batch; DataArrays keep their dimensions.
     steps : number of updates.
-    optimizer : `theory.SGD`, with either kind of momentum and of weight decay, `theory.Adam` or `theory.AdamW` with
-        `dim`, or its text form; default plain SGD.
+    optimizer : `theory.SGD`, with either kind of momentum and of weight decay, `theory.Adam`, `AdamW` or `Lion` with
+        `dim`, `theory.Muon` with `rows` and `columns`, or its text form; default plain SGD.
     record_every : record the steps whose number is divisible by it. None records no rows, but statistics over all steps
         of this call.
     seed : seed of random rules, stored in the result; None takes a new one. Each random number is a function of seed,
@@ -74,9 +75,9 @@ def norm_map(
     the floating-point range keeps its rows up to that step (in a batch the rest is NaN) and has the status "diverged"
     or "collapsed". Without rows the result has `norm_min`, `norm_max`, `mean_sq_norm`, `mean_fourth_norm` (E[ρ²],
     E[ρ⁴]) of the norms before each update, and memory does not grow with the number of steps. The last state is
-    `final_sq_norm` and the memory of the optimizer: `final_velocity_along` and `final_velocity_across`, and under Adam
-    and AdamW `final_mean_square`. In a batch with random
-    gradients, `walker` numbers the random streams.
+    `final_sq_norm` and the memory of the optimizer: `final_velocity_along` and `final_velocity_across`, under Adam and
+    AdamW `final_mean_square`, and under Lion and Muon `final_step_memory` and `final_momentum_size`. In a batch with
+    random gradients, `walker` numbers the random streams.
 
     Raises
     ------
@@ -93,10 +94,10 @@ def norm_map(
     [5000, 5001, 5002]
     """
     rule = check_optimizer(optimizer)
-    if not isinstance(rule, (theory.SGD, theory.Adam, theory.AdamW)):
+    if not isinstance(rule, (theory.SGD, theory.Adam, theory.AdamW, theory.Lion, theory.Muon)):
         raise ValueError(
-            f"optimizer must be theory.SGD, Adam or AdamW, since other laws of the norm are not known step by step; "
-            f"got {rule!r}. Use random_walk"
+            f"optimizer must be theory.SGD, Adam, AdamW, Lion or Muon, since other laws of the norm are not known step "
+            f"by step; got {rule!r}. Use random_walk"
         )
     return simulate_norm(
         lr,
@@ -121,6 +122,7 @@ def norm_ode(
     *,
     norm: npt.ArrayLike | None = None,
     steps: int,
+    optimizer: OptimizerLike = None,
     record_every: int | None = 1,
     seed: int | None = None,
     start: xr.Dataset | None = None,
@@ -128,27 +130,30 @@ def norm_ode(
 ) -> xr.Dataset:
     """Solve the differential equation of the norm with η and g̃ constant within each step.
 
-    Time is counted in steps. r² obeys the linear equation d(r²)/dt = -4ηλr² + 2(ηg̃)², which has a closed form over
-    each step: r²(t) = r*² + (r₀²-r*²) exp(-4ηλt) with r*² = ηg̃²/(2λ). The relative difference from the exact map
-    `norm_map` is of order ηλ. The equation does not apply where single steps rotate the weights far (η̃g̃ ≳ 1).
+    Time is counted in steps. Under plain SGD r² obeys the linear equation d(r²)/dt = -4ηλr² + 2(ηg̃)², which has a
+    closed form over each step: r²(t) = r*² + (r₀²-r*²) exp(-4ηλt) with r*² = ηg̃²/(2λ). Under AdamW, Lion and Muon r
+    obeys a linear equation, and ρ³ does under Adam if ρ is taken from the start of the step in its rate. The relative
+    difference from the exact map `norm_map` is of order ηλ. The equation does not apply where single steps rotate the
+    weights far (η̃g̃ ≳ 1), or where the norm changes much within the memory of the optimizer.
 
     Parameters
     ----------
-    lr, wd, grad_norm, norm, steps, record_every, seed : as in `norm_map`, for plain SGD.
+    lr, wd, grad_norm, norm, steps, record_every, seed : as in `norm_map`. g̃ must be > 0 under `theory.Adam`.
+    optimizer : any optimizer of `theory` that has a law for small steps, or its text form; default plain SGD.
     start : as in `norm_map`, a trajectory of `norm_ode`. Levels of `start` keep their crossing times.
     levels : norms > 0 whose first crossing is timed, one-dimensional.
 
     Returns
     -------
-    Trajectory as of `norm_map`; `rotation` is η̃g̃, the angle by which the direction moves per step. With `levels` it
-    has `crossing_time`, whose last dimension is `level`: the time in steps at which the norm first reaches the level,
-    exact within the step. It is 0 if the norm starts at the level and inf if it has not reached it.
+    Trajectory as of `norm_map`; `rotation` is the angle by which the direction moves per step, η̃g̃ under plain SGD.
+    With `levels` it has `crossing_time`, whose last dimension is `level`: the time in steps at which the norm first
+    reaches the level, exact within the step. It is 0 if the norm starts at the level and inf if it has not reached it.
 
     Raises
     ------
     TypeError, ValueError : an argument is not a number or out of range, or arguments do not fit together.
 
-    Source: docs/mathematics.md §5; arXiv 2010.02916.
+    Source: docs/mathematics.md §5, §9; arXiv 2010.02916.
 
     Examples
     --------
@@ -168,7 +173,7 @@ def norm_ode(
         seed=seed,
         start=start,
         source="ode",
-        optimizer=theory.SGD(),
+        optimizer=check_optimizer(optimizer),
         levels=levels,
     )
 

@@ -16,9 +16,12 @@ from simulate.maps.gradients import AdversarialGradient, BoundedGradient, Gradie
 from simulate.maps.iteration import (
     IterationPlan,
     IterationResult,
+    flow_law,
     initial_norm_state,
     iterate,
     memory_of,
+    memory_terms,
+    memory_values,
     restart_state,
     trajectory_of_batch,
 )
@@ -28,6 +31,7 @@ from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, chec
 from theory.destabilization import step_angle
 from theory.schedules import schedule_values
 
+_SMALL = 1e-6  # η and λ whose equilibrium has the form of small steps
 _SMALLEST_LOWER_END = 1e-150  # of r in units of ηL, from which an adversary raises a norm that could decay for ever
 
 
@@ -78,7 +82,7 @@ def simulate_norm(
     checked["grad_norm"] = (
         np.zeros(rule.batch_shape) if rule is not None else check_real("grad_norm", unlabelled(grad_norm), at_least=0)
     )
-    _check_exact(exact, bool(schedules or memory_of(optimizer)) or rule is not None, record_every)
+    _check_exact(exact, bool(schedules or memory_of(optimizer, source)) or rule is not None, record_every)
     # copies, because the trajectory keeps them and the caller may change the originals
     checked = {name: value.copy() for name, value in checked.items()}
     labelled = {
@@ -91,12 +95,12 @@ def simulate_norm(
         if name in schedules and name in layout.dims:
             raise ValueError(f"{name} must not be a schedule in a batch that has a dimension {name!r}, got {value!r}")
     if state is None:
-        state = initial_norm_state(layout.arrays["norm"])
+        state = initial_norm_state(layout.arrays["norm"], terms=memory_terms(optimizer))
     shape = layout.arrays["grad_norm"].shape
     lrs, wds = (schedules[name] if name in schedules else layout.arrays[name][..., np.newaxis] for name in ("lr", "wd"))
     check_intrinsic_lr(lrs, wds, below=optimizer.intrinsic_lr_limit)
     if isinstance(rule, AdversarialGradient):
-        if memory_of(optimizer):
+        if optimizer != theory.SGD():
             raise ValueError(f"grad_norm must not be adversarial with momentum, only with plain SGD; got {rule!r}")
         # that of step 0, also in a run that is continued
         first_lr, first_wd = (
@@ -106,6 +110,8 @@ def simulate_norm(
         gradients = _adversarial_source(rule, np.broadcast_to(first_lr, shape), np.broadcast_to(first_wd, shape))
     else:
         gradients = _gradient_source(rule, layout.arrays["grad_norm"], shape, begin, steps, seed)
+    if source == "ode" and flow_law(optimizer).rate_by_gradient < 0 and gradients.low.size and not gradients.low.min():
+        raise ValueError(f"grad_norm must be > 0 in norm_ode with {optimizer!r}, got {grad_norm!r}")
     crossing = _initial_crossing_times(level_norms, start, state, layout.dims)
     levels = np.empty(0) if level_norms is None else level_norms**2
     updates = np.full(shape, steps)
@@ -142,11 +148,13 @@ def assemble_trajectory(
     with np.errstate(over="ignore", invalid="ignore"):
         effective = effective_lrs(lr, norm, repr(plan.optimizer))
         tangent = effective["effective_lr"] * grad_norm
-    memory = memory_of(plan.optimizer)
+    memory = memory_of(plan.optimizer, plan.source)
     if memory:
         rotation = result.rows.angles.reshape(norm.shape)
+    elif plan.source == "ode":
+        rotation = _rotation_of_flow(plan.optimizer, lr, grad_norm, norm)
     else:
-        rotation = tangent if plan.source == "ode" else step_angle(tangent, lr * wd)
+        rotation = step_angle(tangent, lr * wd)
     columns = {"norm": norm, "grad_norm": grad_norm, **effective, "rotation": rotation}
     attributes = {"optimizer": repr(plan.optimizer), **attributes}
     for name, planned, recorded in (("lr", plan.lr, lr), ("wd", plan.wd, wd)):
@@ -154,8 +162,7 @@ def assemble_trajectory(
             columns[name] = planned[step - state.begin] if planned.ndim == 1 else recorded
         else:
             place_setting(layout.coords, attributes, dims, name, np.broadcast_to(planned[..., 0], shape))
-    variables = {"final_sq_norm": state.sq_norm, **variables}
-    variables.update(zip(memory, (*state.velocity.T, state.square), strict=False))
+    variables = {"final_sq_norm": state.sq_norm, **variables, **memory_values(state, memory)}
     return trajectory_of_batch(
         columns,
         state,
@@ -167,11 +174,28 @@ def assemble_trajectory(
         coords=layout.coords,
         last_state={
             # the first axis is that of the flattened batch
-            name: ((*dims, "level")[: len(dims) + values.ndim - 1], values.reshape(shape + values.shape[1:]))
+            name: (
+                (*dims, memory.get(name) or "level")[: len(dims) + values.ndim - 1],
+                values.reshape(shape + values.shape[1:]),
+            )
             for name, values in variables.items()
         },
         attributes=attributes,
     )
+
+
+def _rotation_of_flow(rule: theory.Optimizer, lr: FloatArray, grad_norm: FloatArray, norm: FloatArray) -> FloatArray:
+    """Rotation per step for small steps: the square root of the growth of ln ρ² times the share of single steps.
+
+    The rest of the growth is the correlation of steps. The share is constant, hence that of a small ηλ at equilibrium.
+    """
+    small, one = np.asarray(_SMALL), np.asarray(1.0)
+    settled = rule.equilibrium_norm(small, small, one)
+    decay = 2 / rule.norm_power * rule.norm_rate(small, small, one) * settled**rule.rate_exponent
+    share = 2 * rule.equilibrium_turn(small, small, one) / decay
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        growth = np.sqrt(2 / rule.norm_power * share * rule.norm_growth(one, grad_norm))
+        return np.asarray(lr * growth * norm ** ((rule.rate_exponent - rule.norm_power) / 2))
 
 
 def _check_exact(exact: Any, varying: bool, record_every: int | None) -> None:

@@ -138,6 +138,31 @@ def test_cautious_decay_is_half_of_the_decay_if_it_is_slow(rule, decay, excess):
     assert low < math.sqrt((norms**2).mean()) / start < high
 
 
+@pytest.mark.parametrize("rule", [theory.AdamW(dim=DIM, betas=(0.0, 0.999)), theory.Lion(dim=DIM, betas=(0.5, 0.5))])
+def test_decay_of_a_new_random_half_is_half_of_the_decay(rule):
+    random, decay = np.random.default_rng(1), 0.01
+    start = theory.equilibrium_norm(1.0, decay / 2, optimizer=rule)
+
+    def advance(weights, direction):
+        return weights - decay * (random.random(weights.shape) < 0.5) * weights - direction
+
+    norms, _ = walk(rule, advance, steps=3000, discarded=500, dim=DIM, norm=start)
+    assert math.sqrt((norms**2).mean()) == pytest.approx(start, rel=0.01)
+
+
+def test_decay_of_a_fixed_half_does_not_stop_the_growth():
+    rule, decay, steps = theory.Lion(dim=DIM, betas=(0.5, 0.5)), 0.05, 4000
+    decays = np.arange(DIM) < DIM // 2
+
+    def advance(weights, direction):
+        return weights - decay * decays * weights - direction
+
+    norms, _ = walk(rule, advance, steps=steps, discarded=0, dim=DIM, norm=1.0, walkers=32)
+    # half of the weights grow as without decay
+    growth = (norms[-1] ** 2 - norms[steps // 2] ** 2).mean() / (steps - 1 - steps // 2)
+    assert growth == pytest.approx(float(rule.norm_growth(np.array(1.0), np.array(1.0))) / 2, rel=0.05)
+
+
 def test_bad_input():
     for options, words in (
         ({"lr": 0}, "lr"),

@@ -207,7 +207,7 @@ def test_lion_is_the_derived_one():
         rule, lr, wd = theory.Lion(dim=500, betas=betas), 0.3, 0.5
         values = {"beta1": betas[0], "beta2": betas[1]}
         c = derived_value(derived, derived.symbols["correlation"], **values)
-        assert rule.correlation == pytest.approx(c, rel=1e-12)
+        assert rule.blend.correlation == pytest.approx(c, rel=1e-12)
         s = 1 - lr * wd
         q = 1 + 4 / np.pi * sum(np.arcsin(c * betas[1] ** (n - 1)) * s**n for n in range(1, 500))
         numbers = {"lr": lr, "wd": wd, "repetition": q, "decay_factor": s, "dim": 500}
@@ -286,7 +286,7 @@ def test_variances_of_directions_are_positive(beta1, beta2, s):
     assert variance.instant > 0
     assert variance.autocorrelation(s) > 0
     lion = theory.Lion(dim=1, betas=(beta1, beta2))
-    assert -1 < lion.correlation < 1
+    assert -1 < lion.blend.correlation < 1
 
 
 @pytest.mark.parametrize("rule", ALL, **ids)

@@ -186,3 +186,68 @@ def test_an_empty_batch_has_crossing_times_of_no_trajectory():
     run = simulate.norm_ode([], 0.01, 2.0, norm=1.0, steps=3, levels=[1.5, 3.0])
     assert run.crossing_time.shape == (0, 2)
     assert simulate.norm_ode([], 0.01, 2.0, steps=3, levels=[1.5, 3.0], start=run).crossing_time.shape == (0, 2)
+
+
+OPTIMIZERS = {
+    "SGD": theory.SGD(),
+    "momentum": theory.SGD(momentum=0.9),
+    "decoupled": theory.SGD(momentum=0.9, decoupled=True),
+    "AdamW": theory.AdamW(dim=400, betas=(0.9, 0.99)),
+    "Adam": theory.Adam(dim=400, betas=(0.9, 0.99)),
+    "Lion": theory.Lion(dim=400),
+    "Muon": theory.Muon(rows=20, columns=20),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+class TestOptimizers:
+    def test_it_is_the_law_of_small_steps(self, name):
+        rule, lr, wd = OPTIMIZERS[name], theory.Cosine(1e-2, 1e-3, 500), theory.Linear(0.5, 0.1, 500)
+        start = np.array([0.3, 3.0]) * theory.equilibrium_norm(1e-2, 0.5, 2.0, optimizer=rule)
+        flow = simulate.norm_ode(lr, wd, 2.0, norm=start, steps=500, optimizer=rule)
+        norms = theory.norm_under_schedule(lr, wd, 500, norm=start, grad_norm=2.0, optimizer=rule)
+        np.testing.assert_allclose(flow.norm, norms[:, :-1], rtol=1e-10)
+        np.testing.assert_allclose(flow.final_norm, norms[:, -1], rtol=1e-10)
+        assert flow.optimizer == repr(rule)
+
+    def test_norm_and_rotation_are_those_of_the_map(self, name):
+        rule = OPTIMIZERS[name]
+        wd = 1e-5 if name == "Adam" else 1e-3  # the norm changes little in the memory of the second moment
+        settled = theory.equilibrium_norm(1e-2, wd, 2.0, optimizer=rule)
+        steps = round(4 * theory.relaxation_time(1e-2, wd, grad_norm=2.0, optimizer=rule))
+        runs = [
+            f(1e-2, wd, 2.0, norm=1.3 * settled, steps=steps, optimizer=rule, record_every=max(1, steps // 100))
+            for f in (simulate.norm_ode, simulate.norm_map)
+        ]
+        # the first steps of the map have no momentum yet
+        flow, exact = (run.isel(step=slice(5, None)) for run in runs)
+        np.testing.assert_allclose(flow.norm, exact.norm, rtol=2e-3)
+        np.testing.assert_allclose(flow.rotation, exact.rotation, rtol=4e-3)
+
+    def test_times_of_levels_are_those_between_the_steps(self, name):
+        rule = OPTIMIZERS[name]
+        settled = theory.equilibrium_norm(0.01, 0.1, 2.0, optimizer=rule)
+        steps = round(5 * theory.relaxation_time(0.01, 0.1, grad_norm=2.0, optimizer=rule))
+        start, levels = np.array([0.3, 3.0]) * settled, np.array([0.8, 1.2]) * settled
+        flow = simulate.norm_ode(0.01, 0.1, 2.0, norm=start, steps=steps, levels=levels, optimizer=rule)
+        for member, rises in ((0, True), (1, False)):
+            norms = np.append(flow.norm[member], flow.final_norm[member])
+            time = np.arange(steps + 1.0)
+            norms, time = (norms, time) if rises else (norms[::-1], time[::-1])
+            expected = np.interp(levels[member], norms, time)
+            assert flow.crossing_time.values[member, member] == pytest.approx(expected, abs=0.02)
+
+
+def test_laws_without_powers_and_vanishing_gradients_are_refused():
+    class Odd(theory.AdamW):
+        def norm_growth(self, lr, grad_norm):
+            return lr * lr * (1 + grad_norm)
+
+    with pytest.raises(ValueError, match=r"^optimizer must have a norm_rate proportional to ηλ.*Odd\(dim=5\)"):
+        simulate.norm_ode(0.1, 0.1, 1.0, norm=1.0, steps=3, optimizer=Odd(dim=5))
+    with pytest.raises(ValueError, match=r"^grad_norm must be > 0 in norm_ode with Adam\(dim=5\), got 0"):
+        simulate.norm_ode(0.1, 0.1, 0.0, norm=1.0, steps=3, optimizer=theory.Adam(dim=5))
+    with pytest.raises(ValueError, match=r"^grad_norm must not be adversarial"):
+        simulate.norm_ode(
+            0.1, 0.1, simulate.AdversarialGradient(1.0, 2.0), norm=1.0, steps=3, optimizer=theory.AdamW(dim=5)
+        )
