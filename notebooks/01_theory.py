@@ -571,6 +571,7 @@ display(
     derivations.tracking_lag,
     derivations.tracked_steps,
     derivations.corrected_decay,
+    derivations.small_steps,
     derivations.settings_for_effective_lr,
     derivations.modulation,
 )

@@ -18,7 +18,7 @@ from theory.adaptive import Blend, OddDirection
 from theory.arguments import FloatArray, check_choice, check_integer, check_number
 from theory.rules import ShortRepr
 
-_QUINTIC = (3.4445, -4.775, 2.0315)  # coefficients of Newton-Schulz iterations in torch.optim.Muon
+QUINTIC = (3.4445, -4.775, 2.0315)  # coefficients of Newton-Schulz iterations in torch.optim.Muon
 _EPS = 1e-7  # least Frobenius norm in these iterations, as there
 _POLAR_STEPS = 12  # further cubic iterations, after which the polar factor is exact up to rounding
 _NODES, _TERMS = 4096, 400  # of the quadrature, and of the series over odd powers of a correlation
@@ -157,7 +157,7 @@ def orthogonal_coefficients(fewer: int, more: int, iterations: int) -> tuple[flo
 
 def _iterate(values: FloatArray, iterations: int) -> FloatArray:
     """Singular values after Newton-Schulz iterations."""
-    a, b, c = _QUINTIC
+    a, b, c = QUINTIC
     for _ in range(iterations):
         squares = values * values
         values = values * (a + b * squares + c * squares * squares)
@@ -170,7 +170,7 @@ def _orthogonalize(matrix: Any, iterations: int) -> Any:
     matrix = matrix.swapaxes(-1, -2) if is_tall else matrix
     norm = (matrix * matrix).sum((-1, -2))[..., None, None] ** 0.5
     matrix = matrix / (norm + (norm < _EPS) * _EPS)
-    a, b, c = _QUINTIC
+    a, b, c = QUINTIC
     for _ in range(iterations or _POLAR_STEPS):
         square = matrix @ matrix.swapaxes(-1, -2)
         matrix = a * matrix + (b * square + c * (square @ square)) @ matrix

@@ -56,11 +56,15 @@ def settings_of_weights(
     settings: dict[int, GroupSetting] = {}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            rule, name = rule_of(optimizer, group, 1)
             # some optimizers choose their own learning rate
             lr = math.nan if group.get("lr") is None else float(group["lr"])
-            setting = GroupSetting(lr, float(group.get("weight_decay", 0)), None if math.isnan(lr) else rule, name)
-            settings.update((id(p), setting) for p in group["params"])
+            by_shape: dict[torch.Size, GroupSetting] = {}
+            for weight in group["params"]:
+                if weight.shape not in by_shape:
+                    rule, name = rule_of(optimizer, group, 1, weight.shape)
+                    rule = None if math.isnan(lr) else rule
+                    by_shape[weight.shape] = GroupSetting(lr, float(group.get("weight_decay", 0)), rule, name)
+                settings[id(weight)] = by_shape[weight.shape]
     return [settings.get(id(weight)) for weight in weights]
 
 
@@ -69,6 +73,11 @@ def setting_of_group(settings: Sequence[GroupSetting | None], squares: Sequence[
 
     The second result says why there is no common law of the norm: it is empty if the others' part is small.
     """
+    if len(settings) > 1:
+        # the law of Muon is that of one matrix
+        settings = [
+            s._replace(rule=None, name="Muon") if s and isinstance(s.rule, theory.Muon) else s for s in settings
+        ]
     parts: dict[GroupSetting, float] = {}
     for setting, square in zip(settings, squares, strict=True):
         parts[setting or _UNMOVED] = parts.get(setting or _UNMOVED, 0.0) + square

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from theory.matrix import QUINTIC
+
 _LEAST_COSINE = 0.9  # between the step of a user-defined Muon and orthogonalized momentum
 _BIAS = 0.125  # assumed systematic error of an update, relative to the resolution of the weights
 _LEAST_STEP = 0.01  # smaller steps of a weight, relative to the root mean square of its tensor, do not count
@@ -149,7 +151,7 @@ def _best_direction(
 
 def _orthogonalized(matrix: Tensor, settings: Mapping[str, Any]) -> Tensor:
     """Newton-Schulz iteration of Muon in bfloat16 (Keller Jordan, kellerjordan.github.io/posts/muon)."""
-    a, b, c = settings.get("ns_coefficients", (3.4445, -4.7750, 2.0315))
+    a, b, c = settings.get("ns_coefficients", QUINTIC)
     wide = matrix.bfloat16()
     tall = matrix.size(0) > matrix.size(1)
     wide = wide.T if tall else wide

@@ -31,6 +31,7 @@ from empirical.measures.step_report import (
     row_columns,
     step_report,
 )
+from theory.matrix import QUINTIC
 
 __all__ = ["GroupSteps", "StepCheck", "StepReport", "inner_optimizer", "rule_of"]
 
@@ -54,7 +55,7 @@ def inner_optimizer(optimizer: Any) -> Any:
 
 
 def rule_of(
-    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], dim: int
+    optimizer: torch.optim.Optimizer, group: Mapping[str, Any], dim: int, shape: Sequence[int] = ()
 ) -> tuple[theory.Optimizer | None, str]:
     """Return the optimizer of one parameter group in terms of `theory`, and its name for reports.
 
@@ -66,6 +67,7 @@ def rule_of(
     optimizer : the optimizer, or a wrapper with the attribute `optimizer`.
     group : one of its `param_groups`.
     dim : number of scale-invariant weights in the group.
+    shape : rows and columns of the weight, if the group is a single matrix. Muon needs it.
 
     Returns
     -------
@@ -95,6 +97,10 @@ def rule_of(
             rule = kind(dim=dim, betas=betas_of(group), eps=float(group["eps"]))
         elif name == "Lion":
             rule = theory.Lion(dim=dim, betas=betas_of(group))
+        elif name == "Muon" and len(shape) == 2 and tuple(group["ns_coefficients"]) == QUINTIC:
+            rows, columns = shape
+            scale, iterations = group["adjust_lr_fn"] or "original", int(group["ns_steps"])
+            rule = theory.Muon(rows, columns, float(group["momentum"]), bool(group["nesterov"]), scale, iterations)
     except (KeyError, TypeError, ValueError):
         rule = None
     if rule is not None:

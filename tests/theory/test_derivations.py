@@ -416,6 +416,24 @@ def test_functions_for_a_wanted_effective_lr_are_the_derived_formulas(lr, share,
     assert settings.wd[0] == pytest.approx(float(derived), rel=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["SGD", "SGD(momentum=0.9)", "AdamW(dim=50)", "Lion(dim=50)", "Adam(dim=50)"])
+def test_the_lag_is_the_derived_formula(optimizer):
+    rule, (lr, wd, grad_norm, steps) = theory.optimizers.check_optimizer(optimizer), (1e-3, 1e-3, 2.0, 10**9)
+    values = [np.asarray(value) for value in (lr, wd, grad_norm)]
+    lag = theory.tracking_lag(theory.Linear(2 * lr, 1e-12, steps), wd, steps // 2, grad_norm=grad_norm, optimizer=rule)
+    settled = theory.equilibrium_norm(lr, wd, grad_norm, optimizer=rule)
+    expected = exact(
+        "small_steps", p=rule.norm_power, q=rule.rate_exponent, rate=float(rule.norm_rate(*values)),
+        settled=settled, slope=-1 / (steps // 2),
+    )  # fmt: skip
+    assert lag == pytest.approx(float(expected), rel=1e-3)
+    # the law that the steps of the derivation state
+    law = {"SGD": (4 * lr * wd, 2 * (lr * grad_norm) ** 2), "Lion(dim=50)": (2 * lr * wd, None)}.get(optimizer)
+    if law:
+        assert float(rule.norm_rate(*values)) == pytest.approx(law[0])
+        assert law[1] is None or float(rule.norm_growth(values[0], values[2])) == pytest.approx(law[1])
+
+
 def test_probable_bounds_are_the_derived_formulas():
     lr, wd, low, high, mean = 0.1, 1e-4, 0.5, 4.0, 1.0
     a, log_chance = (1 - lr * wd) ** 2, np.log(2 / 0.01)

@@ -48,6 +48,7 @@ _NAMES = {
         "modulation",
         "norm_under_schedule",
         "settings_for_effective_lr",
+        "small_steps",
         "tracked_steps",
         "tracking_lag",
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sympy
-from sympy import Derivative, Integral, exp
+from sympy import Derivative, Integral, Rational, exp, sqrt
 
 from theory.derivations._derivation import Derivation, Eq, Lt
 from theory.derivations._symbols import effective_lr, grad_norm, lr, norm, wd
@@ -42,6 +42,66 @@ def norm_under_schedule() -> Derivation:
     result.step(
         Eq(fourth, exp(-4 * wd * integrated_lr) * (start**4 + 2 * grad_norm**2 * growth)),
         "The norm at any time is one integral.",
+    )
+    return result
+
+
+def small_steps() -> Derivation:
+    """Derive the law of the norm for small steps under SGD, under decoupled decay with fixed steps, and under Adam."""
+    rate, slope, small = sympy.symbols("rate slope small", real=True)
+    scale, sq_norm, spread, dim = sympy.symbols("epsilon r S d", positive=True)
+    power, exponent, settled, lag = sympy.symbols("p q settled lag", positive=True)
+    decay, kept = lr * wd, (1 - scale * lr * wd) ** 2
+    plain = (kept * sq_norm + scale * (lr * grad_norm) ** 2 / sq_norm - sq_norm) / scale
+    decoupled = (kept * sq_norm + scale * lr**2 * dim * spread - sq_norm) / scale
+    adam = -2 * (lr * wd * sqrt(sq_norm) * sqrt(dim) / grad_norm) * sq_norm + lr**2 * dim * spread
+    (solution,) = sympy.solve(rate * settled**exponent * small + slope / power, small)
+    result = Derivation(
+        "Norm for small steps under every optimizer, and its lag.",
+        "r = ρ² is `r`; D of the directions is `d`, and S their summed correlations; ηλ, and the growth in one step, "
+        "are of first order in ε = `epsilon`; ρ^p = `settled`^p (1 + p·`lag`) with `slope` = d ln `settled`^p/dt.",
+        [lr, wd, grad_norm, sq_norm, dim, spread, rate, settled, power, exponent, slope, lag],
+        {lag: solution},
+    )
+    result.step(
+        Eq(sympy.Limit(sympy.expand(plain), scale, 0), -2 * decay * sq_norm + (lr * grad_norm) ** 2 / sq_norm),
+        "Plain SGD: the change of r in one step, over ε.",
+    )
+    result.step(
+        Eq(
+            2 * sq_norm * (-2 * decay * sq_norm + (lr * grad_norm) ** 2 / sq_norm),
+            2 * (lr * grad_norm) ** 2 - 4 * decay * sq_norm**2,
+        ),
+        "Its fourth power has a linear law: p = 4, ω = 4ηλ, b = 2(ηg̃)².",
+    )
+    result.step(
+        Eq(sympy.Limit(sympy.expand(decoupled), scale, 0), lr**2 * dim * spread - 2 * decay * sq_norm),
+        "Decoupled decay with steps of fixed size, as under AdamW, Lion and Muon: p = 2, ω = 2ηλ, b = η²dS. "
+        "The correlations of the steps end long before the norm changes.",
+    )
+    result.step(
+        Eq(
+            Rational(3, 2) * sqrt(sq_norm) * adam,
+            (Rational(3, 2) * lr**2 * dim * spread - 3 * lr * wd * sqrt(dim) / grad_norm * sqrt(sq_norm) ** 3)
+            * sqrt(sq_norm),
+        ),
+        "Adam divides the decay by the root of the mean square, g̃/(ρ√d), so its decay per step is ηλρ√d/g̃. "
+        "This gives p = 3, q = 1, ω = 3ηλ√d/g̃, b = 3η²dS/2.",
+    )
+    perturbed = settled**power * (1 + power * small)
+    change = (rate * settled**power - rate * perturbed) * settled**exponent * (1 + small) ** exponent
+    result.step(
+        Eq(sympy.Limit(change / (power * settled**power * small), small, 0), -rate * settled**exponent),
+        "At equilibrium b = ω·`settled`^p. A `small` deviation of ln ρ decays at the rate 1/τ = ω·`settled`^q.",
+    )
+    result.step(
+        Eq(rate * settled**exponent * lag + slope / power, 0),
+        "While the equilibrium moves slowly, the lag is constant to first order, as in `tracking_lag`.",
+    )
+    result.step(
+        Eq(lag, -slope / (power * rate * settled**exponent)),
+        "`slope` is d ln(η/λ)/dt, since b/ω is proportional to η/λ. For SGD this is -`slope`/(16ηλ), and for AdamW, "
+        "Lion and Muon -`slope`/(4ηλ).",
     )
     return result
 

@@ -414,6 +414,18 @@ class TestRules:
     def test_unknown(self, kind, settings, name):
         assert rule_of(*group_of(kind, **settings), 12) == (None, name)
 
+    @pytest.mark.parametrize(
+        ("settings", "rule"),
+        [
+            ({}, theory.Muon(rows=3, columns=4)),
+            ({"momentum": 0.9, "nesterov": False, "ns_steps": 7}, theory.Muon(3, 4, 0.9, False, iterations=7)),
+            ({"adjust_lr_fn": "match_rms_adamw"}, theory.Muon(3, 4, scale="match_rms_adamw")),
+            ({"ns_coefficients": (3.0, -3.0, 1.0)}, None),
+        ],
+    )
+    def test_muon_of_a_single_matrix(self, settings, rule):
+        assert rule_of(*group_of(optim.Muon, **settings), 12, (3, 4))[0] == rule
+
     def test_subclasses(self):
         class SameStep(optim.AdamW):
             pass
