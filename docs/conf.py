@@ -31,7 +31,7 @@ version = release = theory.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 root_doc = "README"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**", "notebooks/*.ipynb"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**", "notebooks/*.ipynb"]
 # folders that need not be looked into
 exclude_patterns = [".*", "**/.ipynb_checkpoints", "build", "dist", "report", "runs", "sweeps", "held_out", "claims"]
 exclude_patterns += ["theory", "simulate", "empirical", "tests", "benchmarks", "*.egg-info"]
@@ -56,7 +56,7 @@ CONTENTS = {
     "Mathematics": ["docs/mathematics", "docs/derivations", "notebooks/*"],
     "Validation": ["docs/paper", "docs/validation", "docs/held_out", "docs/diagnosis_study", "docs/claims/*"],
     "Reference": ["docs/api/theory", "docs/api/simulate", "docs/api/empirical", "docs/cli"],
-    "About": ["docs/limits", "docs/architecture", "CONTRIBUTING", "CHANGELOG"],
+    "About": ["docs/limits", "docs/architecture", "SECURITY", "CONTRIBUTING", "CHANGELOG"],
 }
 
 myst_enable_extensions = ["dollarmath"]

@@ -306,26 +306,27 @@ def _one_line(error: Exception) -> str:
 
 def _flatten(output: Any) -> Tensor:
     """All numbers of an output as one vector. An output may be a tensor, or tensors in containers."""
-    tensors = [tensor for tensor in _tensors(output) if tensor.is_floating_point() or tensor.is_complex()]
+    tensors = [tensor for tensor in tensors_of(output) if tensor.is_floating_point() or tensor.is_complex()]
     if not tensors:
         raise TypeError(f"model must return floating-point tensors, got {type(output).__name__}")
     flat = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in map(widen, tensors)]
     return torch.cat([tensor.reshape(-1) for tensor in flat])
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """Tensors of an output or input, also in containers."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping):
         for key, value in output.items():
             if key not in _NOT_IN_LOSS:
-                yield from _tensors(value)
+                yield from tensors_of(value)
     elif isinstance(output, (tuple, list)):
         for value in output:
-            yield from _tensors(value)
+            yield from tensors_of(value)
     elif dataclasses.is_dataclass(output) and not isinstance(output, type):
         for field in dataclasses.fields(output):
-            yield from _tensors(getattr(output, field.name))
+            yield from tensors_of(getattr(output, field.name))
 
 
 def draw_samples(inputs: Inputs, generator: torch.Generator, most: int) -> Inputs:
@@ -361,12 +362,12 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def count_samples(inputs: Inputs) -> int:
     """Return the length of the first tensor; 0 if there is none."""
-    return next((len(tensor) for tensor in _tensors(inputs) if tensor.ndim), 0)
+    return next((len(tensor) for tensor in tensors_of(inputs) if tensor.ndim), 0)
 
 
 def sample_size(inputs: Inputs) -> int:
     """Return the number of numbers in one sample of the largest input."""
-    return max((tensor[0].numel() for tensor in _tensors(inputs) if tensor.ndim and len(tensor)), default=1)
+    return max((tensor[0].numel() for tensor in tensors_of(inputs) if tensor.ndim and len(tensor)), default=1)
 
 
 def _changing_attributes(module: nn.Module) -> dict[str, Any]:

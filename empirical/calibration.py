@@ -29,7 +29,7 @@ from simulate.period_model.summaries import MIN_PERIODS
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.verdicts import EQUILIBRIUM, PERIODIC
-from theory.arguments import check_integer, check_number, check_path
+from theory.arguments import check_integer, check_number, check_path, quote
 
 # first length of a run in units of 1/ηλ: the transient, and a typical period
 _TRANSIENT, _TYPICAL_PERIOD = 2.0, 0.8
@@ -121,7 +121,9 @@ def calibrate(
     check_integer("periods", periods, at_least=least)
     check_number("rise", rise, above=0)
     if settings.get("fixed") is not None:
-        raise ValueError(f"fixed must be None, since such runs have another law of the norm, got {settings['fixed']!r}")
+        raise ValueError(
+            f"fixed must be None, since such runs have another law of the norm, got {quote(settings['fixed'])}"
+        )
     module = None if isinstance(model, str) else model
     own_data = None if inputs is None and targets is None else (inputs, targets)
     periods_per_seed = math.ceil(periods / seeds)

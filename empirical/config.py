@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 import numpy as np
 
 import theory
-from theory.arguments import check_choice, check_integer, check_intrinsic_lr, check_number, check_real, suggestion
+from theory.arguments import (
+    check_choice,
+    check_flag,
+    check_integer,
+    check_intrinsic_lr,
+    check_number,
+    check_real,
+    quote,
+    suggestion,
+)
 from theory.optimizers import OPTIMIZERS, check_optimizer, optimizer_class, optimizer_class_name, with_dim
 from theory.references import is_reference
 from theory.schedules import SCHEDULES, learning_rates
@@ -46,6 +55,13 @@ _MAY_DIFFER_BETWEEN_REPLICAS = ("lr", "wd", "other_lr", "other_wd", "init_norm",
 _Class = TypeVar("_Class", bound=type[Any])
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        return np.asarray(value).dtype.kind in "iuf"
+    except Exception:  # objects of other libraries raise errors of many kinds
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
     """Part of the settings of a run, which checks its own settings. `RunConfig` describes them all.
@@ -58,18 +74,18 @@ class _Settings:
         """Check that each setting is one value, and a number or a bool if its type says so."""
         for f in dataclasses.fields(self):
             value, kind = getattr(self, f.name), str(f.type)
-            is_many = isinstance(value, (list, tuple, range, np.ndarray)) and np.ndim(value)
+            is_many = isinstance(value, (list, tuple, range)) or (isinstance(value, np.ndarray) and value.ndim > 0)
             if is_many and not kind.startswith("tuple"):
                 raise ValueError(
-                    f"{f.name} must be one {'number' if kind.startswith('float') else 'value'}, got {value!r}; for "
-                    f"several runs use empirical.grid({f.name}=[…]) in Python, or the table [grid] in a file"
+                    f"{f.name} must be one {'number' if kind.startswith('float') else 'value'}, got {quote(value)}; "
+                    f"for several runs use empirical.grid({f.name}=[…]) in Python, or the table [grid] in a file"
                 )
             is_other_kind = callable(value) if f.name == "lr" else value is None and f.default is None
-            if kind.startswith("float") and not is_other_kind and np.asarray(value).dtype.kind not in "iuf":
+            if kind.startswith("float") and not is_other_kind and not _is_number(value):
                 schedule = " or a schedule such as theory.Cosine" if f.name == "lr" else ""
-                raise TypeError(f"{f.name} must be a number{schedule}, got {value!r}")
-            if kind == "bool" and not isinstance(value, bool):
-                raise TypeError(f"{f.name} must be True or False, got {value!r}")
+                raise TypeError(f"{f.name} must be a number{schedule}, got {quote(value)}")
+            if kind == "bool":
+                check_flag(f.name, value)
 
     def _check_each(self, check: Callable[..., Any], *names: str, **limits: float) -> None:
         """Apply a check to several settings. None is allowed where it is the default."""
@@ -92,7 +108,7 @@ class UpdateSettings(_Settings):
         # files and the command line give the optimizer as text
         object.__setattr__(self, "optimizer", check_optimizer(self.optimizer))
         if not dataclasses.is_dataclass(self.optimizer):
-            raise TypeError(f"optimizer must be {', '.join(OPTIMIZERS)} or a dataclass, got {self.optimizer!r}")
+            raise TypeError(f"optimizer must be {', '.join(OPTIMIZERS)} or a dataclass, got {quote(self.optimizer)}")
         if isinstance(self.optimizer, theory.Muon):
             raise ValueError(
                 f"optimizer must take all weights as one vector, but {self.optimizer!r} takes one matrix; train with "
@@ -103,7 +119,7 @@ class UpdateSettings(_Settings):
         if not callable(self.lr):
             check_number("lr", self.lr, above=0)
         elif type(self.lr).__name__ not in SCHEDULES:
-            raise ValueError(f"lr must be a number or one of {', '.join(SCHEDULES)}, got {self.lr!r}")
+            raise ValueError(f"lr must be a number or one of {', '.join(SCHEDULES)}, got {quote(self.lr)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +140,7 @@ class NetworkSettings(_Settings):
             if value not in CHOICES[name] and not is_reference(value) and (name, value) != ("model", CUSTOM):
                 raise ValueError(
                     f"{name} must be one of {', '.join(CHOICES[name])}, or the 'module:name' of your own; "
-                    f"got {value!r}{suggestion(value, CHOICES[name])}"
+                    f"got {quote(value)}{suggestion(value, CHOICES[name])}"
                 )
         self._check_each(check_integer, "width", "depth", at_least=1)
         if self.depth is not None and self.model in DEFAULT_WIDTHS and self.model not in DEFAULT_DEPTHS:
@@ -190,12 +206,12 @@ class DataSettings(_Settings):
         ):
             raise ValueError(
                 f"dataset must be one of {', '.join(names)}, an id 'owner/name' of Hugging Face, an existing path, or "
-                f"the 'module:name' of your own function; got {name!r}{suggestion(name, names)}"
+                f"the 'module:name' of your own function; got {quote(name)}{suggestion(name, names)}"
             )
         if self.classes is not None:
             classes = self.classes
             if isinstance(classes, (str, int)) or len(set(classes)) != len(classes) or len(classes) < 2:
-                raise ValueError(f"classes must be at least two different class numbers, got {self.classes!r}")
+                raise ValueError(f"classes must be at least two different class numbers, got {quote(self.classes)}")
             # files and the command line give a list
             object.__setattr__(self, "classes", tuple(check_integer("classes", number) for number in classes))
         self._check_each(check_integer, "samples", at_least=2)
@@ -225,7 +241,7 @@ class ExecutionSettings(_Settings):
         self._check_each(check_integer, "seed", "data_seed", at_most=2**63 - 1)
         check_choice("dtype", self.dtype, CHOICES["dtype"])
         if not isinstance(self.device, str) or not self.device:
-            raise TypeError(f"device must be a string such as 'cpu', 'cuda' or 'auto', got {self.device!r}")
+            raise TypeError(f"device must be a string such as 'cpu', 'cuda' or 'auto', got {quote(self.device)}")
         check_choice("engine", self.engine, CHOICES["engine"])
         if check_integer("replicas", self.replicas, at_least=1) > 1 and self.engine == "kernel":
             raise ValueError(
@@ -379,9 +395,9 @@ class RunConfig(EvaluationSettings, ExecutionSettings, DataSettings, WeightSetti
         lr = learning_rates(self.lr, 0, self.steps) if callable(self.lr) else check_real("lr", self.lr)
         check_intrinsic_lr(lr, check_real("wd", self.wd), below=self.optimizer.intrinsic_lr_limit)
         if self.fixed == "norm" and self.wd != 0:
-            raise ValueError(f"wd must be 0 with fixed='norm', got {self.wd!r}")
+            raise ValueError(f"wd must be 0 with fixed='norm', got {quote(self.wd)}")
         if self.fixed == "effective_lr" and not isinstance(self.optimizer, theory.SGD):
-            raise ValueError(f"optimizer must be SGD with fixed='effective_lr', got {self.optimizer!r}")
+            raise ValueError(f"optimizer must be SGD with fixed='effective_lr', got {quote(self.optimizer)}")
         # a smaller ε would vanish, and a channel without variance would be divided by zero
         check_number("norm_eps", self.norm_eps, at_least=float(np.finfo(self.weight_dtype).tiny))
         if self.replicas > 1 and self.sampling == "all_samples":
@@ -501,7 +517,7 @@ def from_plain(value: Any, *, trust: bool = True) -> Any:
     if not isinstance(value, dict):
         return value
     if len(value) != 1 or not isinstance(settings := next(iter(value.values())), dict):
-        raise ValueError(f"an optimizer or schedule must be one name with its settings, got {value!r}")
+        raise ValueError(f"an optimizer or schedule must be one name with its settings, got {quote(value)}")
     (name,) = value
     kind = SCHEDULES[name] if name in SCHEDULES else optimizer_class(name, trust=trust)
     return kind(**{key: from_plain(item, trust=trust) for key, item in settings.items()})

@@ -13,7 +13,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from empirical._model_copy import Inputs, ModelCopy, count_samples, draw_samples, preserved_global_state, sample_size
+from empirical._model_copy import (
+    Inputs,
+    ModelCopy,
+    count_samples,
+    draw_samples,
+    preserved_global_state,
+    sample_size,
+    tensors_of,
+)
+from theory.arguments import check_flag
 
 _MOST_SAMPLES, _SAMPLES_PER_LOSS, _FEWEST_SAMPLES, _MOST_NUMBERS = 16, 4, 4, 2**14
 # losses whose derivatives are computed together: bounded by the size of their gradients
@@ -104,6 +113,7 @@ def find_groups(
 ) -> tuple[dict[str, Group], bool]:
     """Return `scale_invariant_groups`, and whether the model has any normalization."""
     _check(model, inputs)
+    vectors, per_filter = check_flag("vectors", vectors), check_flag("per_filter", per_filter)
     with preserved_global_state(model):
         measurement = _Measurement(model, inputs, per_filter)
         return measurement.groups(vectors), measurement.is_normalizing
@@ -131,6 +141,7 @@ def scaling_symmetries(model: nn.Module, inputs: Inputs, *, per_filter: bool = F
     [{'0.weight': 1.0, '2.weight': -1.0}]
     """
     _check(model, inputs)
+    per_filter = check_flag("per_filter", per_filter)
     with preserved_global_state(model):
         return _Measurement(model, inputs, per_filter).symmetries()
 
@@ -155,6 +166,10 @@ def _check(model: Any, inputs: Any) -> None:
         raise ValueError(
             f"inputs must be a tensor of at least 2 samples, or a tuple or dict of such tensors, got {got}"
         )
+    if any(tensor.is_meta for tensor in tensors_of(inputs)):
+        raise ValueError("inputs must hold data, got a tensor on the device 'meta'")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("model must hold data, got parameters on the device 'meta'")
 
 
 def _name(members: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from theory.arguments import (
     check_number,
     check_real,
     check_rows,
+    quote,
     warn_user,
 )
 from theory.optimizers import check_optimizer
@@ -114,7 +115,7 @@ def phase_diagram(
         )
     rule = check_optimizer(optimizer)
     if not isinstance(rule, theory.SGD):
-        raise ValueError(f"optimizer must be a theory.SGD, got {rule!r}")
+        raise ValueError(f"optimizer must be a theory.SGD, got {quote(rule)}")
     lrs, wds = _check_axis("lr", lr), _check_axis("wd", wd)
     intrinsic_lrs = check_intrinsic_lr(lrs[:, np.newaxis], wds, below=1.0)
     relaxations = check_number("relaxations", relaxations, at_least=4)
@@ -122,7 +123,7 @@ def phase_diagram(
     rise = check_number("rise", rise, above=0)
     if isinstance(model, PeriodModel):
         if repr(rule) != repr(theory.SGD()):
-            raise ValueError(f"optimizer must be theory.SGD() with a PeriodModel, got {rule!r}")
+            raise ValueError(f"optimizer must be theory.SGD() with a PeriodModel, got {quote(rule)}")
         lowest, highest = model.calibrated_range
         outside = int(((intrinsic_lrs < lowest * (1 - 1e-9)) | (intrinsic_lrs > highest * (1 + 1e-9))).sum())
         if outside:
@@ -204,7 +205,7 @@ def _check_axis(name: str, value: npt.ArrayLike) -> FloatArray:
     if not_increasing.size:
         i = int(not_increasing[0])
         raise ValueError(
-            f"{name} must increase, got {float(values[i])!r} before {float(values[i + 1])!r} at index {i + 1}"
+            f"{name} must increase, got {quote(float(values[i]))} before {float(values[i + 1])!r} at index {i + 1}"
         )
     return values
 

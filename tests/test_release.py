@@ -24,7 +24,7 @@ import theory
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("theory", "simulate", "empirical")
 RELEASED = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
-RELEASED += ("CONTRIBUTING.md", "Makefile", "conftest.py", "constraints.txt")
+RELEASED += ("CONTRIBUTING.md", "SECURITY.md", "Makefile", "conftest.py", "constraints.txt")
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))

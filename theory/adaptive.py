@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from theory.arguments import FloatArray, check_integer, check_number
+from theory.arguments import FloatArray, check_integer, check_number, quote
 from theory.rules import ShortRepr
 
 _LEAST_TERM, _LEAST_TERMS, _MAX_TERMS = 1e-18, 64, 10_000  # of series over the powers of a correlation
@@ -524,6 +524,6 @@ def _arcsine_coefficients() -> Iterator[float]:
 def _check_betas(betas: Any) -> tuple[float, float]:
     """Check (β₁, β₂): two numbers in [0, 1)."""
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise TypeError(f"betas must be two numbers (β₁, β₂), got {betas!r}")
+        raise TypeError(f"betas must be two numbers (β₁, β₂), got {quote(betas)}")
     first, second = (check_number("betas", beta, at_least=0, below=1) for beta in betas)
     return first, second

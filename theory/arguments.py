@@ -11,7 +11,7 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ else:
 
 # Least similarity of a wrong word to a suggested one (`difflib` ratio); it is 0.8 with two of five letters swapped.
 _NEAR = 0.7
+_LONGEST_TEXT = 200  # characters of a value in a message
 _PACKAGES = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("theory", "simulate", "empirical"))
 
 
@@ -85,7 +86,7 @@ def check_real(
             raise ValueError(f"{name} must be {allowed}, got a number of {len(str(abs(value)))} digits")
         raw = np.asarray(float(value))
     if raw.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must be {allowed} or an array of such numbers, got {value!r}")
+        raise TypeError(f"{name} must be {allowed} or an array of such numbers, got {quote(value)}")
     array = raw.astype(np.float64, copy=False)
     if array.size:
         # fast path without temporaries; a NaN makes both limits NaN
@@ -106,7 +107,7 @@ def check_real(
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])
         where = "" if not index else f" at index {index[0] if len(index) == 1 else index}"
-        raise ValueError(f"{name} must be {allowed}, got {float(array[index])!r}{where}")
+        raise ValueError(f"{name} must be {allowed}, got {quote(float(array[index]))}{where}")
     return array
 
 
@@ -121,7 +122,7 @@ def _to_array(name: str, value: Any, allowed: str) -> npt.NDArray[Any]:
     try:
         return np.asarray(value)
     except ValueError:
-        raise TypeError(f"{name} must be {allowed}, got {value!r}") from None
+        raise TypeError(f"{name} must be {allowed}, got {quote(value)}") from None
     except (TypeError, RuntimeError) as error:  # for example a torch tensor that requires grad, or of bfloat16
         reason = str(error).removesuffix(".")
         raise TypeError(
@@ -219,7 +220,7 @@ def check_integer(name: str, value: Any, *, at_least: int = 0, at_most: int | No
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be {allowed}, got {value!r}") from None
+        raise TypeError(f"{name} must be {allowed}, got {quote(value)}") from None
     if number < at_least or (at_most is not None and number > at_most):
         raise ValueError(f"{name} must be {allowed}, got {number}")
     if at_most is None and number > LARGEST_INTEGER:
@@ -255,12 +256,70 @@ def check_rows(name: str, rows: int, numbers: int = 1) -> None:
         )
 
 
+def quote(value: Any) -> str:
+    """Text of a value for a message: its representation, on one line and not too long.
+
+    Examples
+    --------
+    >>> quote("a"), quote(np.eye(2)), len(quote("a" * 1000))
+    ("'a'", 'array([[1., 0.], [0., 1.]])', 200)
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:
+        text = f"a {type(value).__name__} without a representation"
+    return text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 3] + "..."
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Check that `value` is True or False. Raise TypeError otherwise.
+
+    Examples
+    --------
+    >>> check_flag("falling", np.True_)
+    True
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {quote(value)}")
+    return bool(value)
+
+
+def check_items(name: str, value: Any) -> tuple[Any, ...]:
+    """Items of a sequence or another iterable, but not of a text. Raise TypeError for anything else.
+
+    Examples
+    --------
+    >>> check_items("steps", range(3))
+    (0, 1, 2)
+    """
+    if not isinstance(value, (str, bytes)):
+        try:
+            return tuple(value)
+        except Exception:  # objects of libraries raise errors of many kinds
+            pass
+    raise TypeError(f"{name} must be a sequence, got {quote(value)}")
+
+
+def check_mapping(name: str, value: Any) -> dict[Any, Any]:
+    """Check that `value` is a mapping, or None for an empty one. Raise TypeError otherwise.
+
+    Examples
+    --------
+    >>> check_mapping("names", None)
+    {}
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping, got {quote(value)}")
+    return dict(value or {})
+
+
 def check_path(name: str, value: Any) -> Path:
     """Check that `value` is a path: text, or an object like `pathlib.Path`.
 
     Raises
     ------
     TypeError : it is neither.
+    ValueError : no file can have this name, because it is too long or has characters that cannot be in it.
 
     Examples
     --------
@@ -270,6 +329,13 @@ def check_path(name: str, value: Any) -> Path:
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a path as text or pathlib.Path, got {type(value).__name__}")
+    try:
+        os.lstat(text)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ValueError(f"{name} must be a possible path, got {quote(text)} ({reason})") from None
     return Path(text)
 
 
@@ -282,7 +348,7 @@ def check_steps(steps: int | ArrayLike) -> npt.NDArray[np.int64]:
         check_rows("steps", last)
         return np.arange(last + 1)
     if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise TypeError(f"steps must be {allowed}, got {steps!r}")
+        raise TypeError(f"steps must be {allowed}, got {quote(steps)}")
     if numbers.size and numbers.min() < 0:
         raise ValueError(f"steps must be >= 0, got {int(numbers.min())}")
     return numbers.astype(np.int64)
@@ -302,7 +368,7 @@ def check_choice(name: str, value: Any, allowed: Collection[str]) -> str:
     """
     if not isinstance(value, str) or value not in allowed:
         meant = suggestion(value, allowed)
-        raise ValueError(f"{name} must be one of {', '.join(sorted(allowed))}; got {value!r}{meant}")
+        raise ValueError(f"{name} must be one of {', '.join(sorted(allowed))}; got {quote(value)}{meant}")
     return value
 
 

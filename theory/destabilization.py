@@ -13,10 +13,12 @@ from theory.arguments import (
     Number,
     Value,
     broadcast,
+    check_flag,
     check_intrinsic_lr,
     check_lr,
     check_real,
     check_wd,
+    quote,
     to_float,
 )
 from theory.bounds import Bounds, check_range, norm_bounds
@@ -311,9 +313,8 @@ def critical_norm(
     """
     rule = check_optimizer(optimizer)
     if not isinstance(rule, SGD):
-        raise ValueError(f"optimizer must be an SGD, got {rule!r}")
-    if not isinstance(falling, bool):
-        raise TypeError(f"falling must be True or False, got {falling!r}")
+        raise ValueError(f"optimizer must be an SGD, got {quote(rule)}")
+    falling = check_flag("falling", falling)
     lr, sharpness, wd = check_lr(lr), check_real("sharpness", sharpness, at_least=0), check_wd(wd)
     intrinsic_lr = check_intrinsic_lr(lr, wd, below=1.0)
     lr, sharpness, intrinsic_lr = broadcast(lr=lr, sharpness=sharpness, wd=intrinsic_lr)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from theory.adaptive import Blend, OddDirection
-from theory.arguments import FloatArray, check_choice, check_integer, check_number
+from theory.arguments import FloatArray, check_choice, check_flag, check_integer, check_number
 from theory.rules import ShortRepr
 
 QUINTIC = (3.4445, -4.775, 2.0315)  # coefficients of Newton-Schulz iterations in torch.optim.Muon
@@ -64,8 +64,7 @@ class Muon(ShortRepr, OddDirection):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), at_least=1)
         check_number("momentum", self.momentum, at_least=0, below=1)
-        if not isinstance(self.nesterov, bool):
-            raise TypeError(f"nesterov must be a bool, got {self.nesterov!r}")
+        check_flag("nesterov", self.nesterov)
         check_choice("scale", self.scale, _SCALES)
         check_integer("iterations", self.iterations, at_least=0)
 

@@ -22,6 +22,7 @@ from theory.arguments import (
     Number,
     Value,
     broadcast,
+    check_flag,
     check_lr,
     check_real,
     check_steps,
@@ -302,9 +303,8 @@ def momentum_relaxation(lr: ArrayLike, wd: ArrayLike, *, momentum: ArrayLike, de
     >>> round(time, 1), rings
     (490.3, False)
     """
-    if not isinstance(decoupled, (bool, np.bool_)):
-        raise TypeError(f"decoupled must be True or False, got {decoupled!r}")
-    lr, wd, mu = _check_arguments(lr, wd, momentum, decoupled=bool(decoupled))
+    decoupled = check_flag("decoupled", decoupled)
+    lr, wd, mu = _check_arguments(lr, wd, momentum, decoupled=decoupled)
     intrinsic_lr = lr * wd
     if decoupled:
         product_of_roots, one_minus_product = (1 - intrinsic_lr) * mu, 1 - mu + intrinsic_lr * mu

@@ -16,6 +16,7 @@ from theory.arguments import (
     check_lr,
     check_real,
     check_wd,
+    quote,
     to_float,
 )
 from theory.optimizers import Optimizer, OptimizerLike, check_optimizer
@@ -66,7 +67,7 @@ def fixed_norm(lr: ArrayLike, *, optimizer: OptimizerLike = None) -> FixedNorm:
     """
     ratio, rule = check_lr(lr), check_optimizer(optimizer)
     if not hasattr(rule, "direction_variance"):
-        raise ValueError(f"optimizer must be SGD, Adam, AdamW, Lion or Muon, got {rule!r}")
+        raise ValueError(f"optimizer must be SGD, Adam, AdamW, Lion or Muon, got {quote(rule)}")
     low, high = np.full(ratio.shape, _LEAST_LOG_DECAY), np.zeros(ratio.shape)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2

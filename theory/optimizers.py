@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from theory.adaptive import Adam, AdamW, Lion
-from theory.arguments import check_choice
+from theory.arguments import check_choice, quote
 from theory.matrix import Muon
 from theory.references import format_reference, import_reference, is_reference, loaded_class
 from theory.rules import Optimizer, ShortRepr
@@ -61,19 +61,19 @@ def optimizer_class(name: str, *, trust: bool = True) -> type[Any]:
         return OPTIMIZERS[name]
     if not is_reference(name):
         raise ValueError(
-            f"optimizer must be one of {', '.join(OPTIMIZERS)} or the 'module:name' of a class; got {name!r}"
+            f"optimizer must be one of {', '.join(OPTIMIZERS)} or the 'module:name' of a class; got {quote(name)}"
         )
     if not trust:
         loaded = loaded_class(name, ShortRepr)
         if loaded is None:
             raise ValueError(
                 f"optimizer must be one of {', '.join(OPTIMIZERS)} or a class of a loaded module, because a file must "
-                f"not import code; got {name!r}. If you trust it, import its module before"
+                f"not import code; got {quote(name)}. If you trust it, import its module before"
             )
         return loaded
     kind = import_reference("optimizer", name)
     if not (isinstance(kind, type) and hasattr(kind, "update") and hasattr(kind, "equilibrium_norm")):
-        raise ValueError(f"optimizer must be a class with the methods of theory.rules.Optimizer, got {name!r}")
+        raise ValueError(f"optimizer must be a class with the methods of theory.rules.Optimizer, got {quote(name)}")
     return kind
 
 
@@ -107,7 +107,7 @@ def _parse_optimizer(text: str, trust: bool) -> Optimizer:
         pass
     raise ValueError(
         f"optimizer must be written like SGD(momentum=0.9) or AdamW(dim=4096), one of {', '.join(OPTIMIZERS)}; "
-        f"got {text!r}"
+        f"got {quote(text)}"
     )
 
 
@@ -161,7 +161,9 @@ def check_optimizer(optimizer: OptimizerLike, *, trust: bool = True) -> Optimize
     if isinstance(optimizer, str):
         return _parse_optimizer(optimizer, trust)
     if isinstance(optimizer, type) or not hasattr(optimizer, "equilibrium_norm"):
-        raise TypeError(f"optimizer must be an object such as SGD(momentum=0.9) or AdamW(dim=100), got {optimizer!r}")
+        raise TypeError(
+            f"optimizer must be an object such as SGD(momentum=0.9) or AdamW(dim=100), got {quote(optimizer)}"
+        )
     return optimizer
 
 
@@ -180,4 +182,4 @@ def check_norm_law(rule: Optimizer) -> None:
     if missing := [
         name for name in ("norm_power", "rate_exponent", "norm_rate", "norm_growth") if not hasattr(rule, name)
     ]:
-        raise ValueError(f"optimizer must have {', '.join(missing)} for laws in time, got {rule!r}")
+        raise ValueError(f"optimizer must have {', '.join(missing)} for laws in time, got {quote(rule)}")

@@ -10,6 +10,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from theory.arguments import quote
+
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _OWN_PACKAGES = ("theory", "simulate", "empirical")
 # Names in stored runs whose classes have moved: the stored name and where the class is now. New runs are stored under
@@ -40,11 +42,11 @@ def import_reference(argument: str, text: str) -> Callable[..., Any]:
             target = getattr(target, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"{argument} must be the 'module:name' of something that Python can import, got {text!r}: {error}; "
+            f"{argument} must be the 'module:name' of something that Python can import, got {quote(text)}: {error}; "
             "check that the module's folder is on PYTHONPATH"
         ) from error
     if not callable(target):
-        raise TypeError(f"{argument} must be the 'module:name' of a function or class, got {text!r}, {target!r}")
+        raise TypeError(f"{argument} must be the 'module:name' of a function or class, got {quote(text)}, {target!r}")
     function: Callable[..., Any] = target
     return function
 

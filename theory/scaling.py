@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from theory.adaptive import Adam, AdamW
-from theory.arguments import check_choice, check_integer, check_number, to_float
+from theory.arguments import check_choice, check_integer, check_number, quote, to_float
 from theory.optimizers import OptimizerLike, check_optimizer
 from theory.period import free_decay
 from theory.sgd import SGD
@@ -122,7 +122,7 @@ def transfer(
     """
     lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, above=0)
     if lr * wd >= 1:
-        raise ValueError(f"wd must be below 1/lr = {1 / lr:.6g}, got {wd!r}")
+        raise ValueError(f"wd must be below 1/lr = {1 / lr:.6g}, got {quote(wd)}")
     rule = check_optimizer(optimizer)
     changes = {"batch_size": batch_size, "samples": samples, "width": width}
     given = {name: value for name, value in changes.items() if value is not None}
@@ -131,7 +131,7 @@ def transfer(
     ((name, pair),) = given.items()
     check_choice("keep", keep, _KEEP[name])
     if isinstance(pair, (str, bytes)) or not isinstance(pair, Sequence) or len(pair) != 2:
-        raise TypeError(f"{name} must be two numbers, before and after the change, got {pair!r}")
+        raise TypeError(f"{name} must be two numbers, before and after the change, got {quote(pair)}")
     before, after = (check_number(name, value, above=0) for value in pair)
     ratio = after / before
     if name == "samples":
@@ -141,7 +141,7 @@ def transfer(
     if name == "width":
         if not isinstance(rule, AdamW):
             raise ValueError(
-                f"optimizer must be AdamW for another width, for which alone the rule is known, got {rule!r}"
+                f"optimizer must be AdamW for another width, for which alone the rule is known, got {quote(rule)}"
             )
         factor, words = (
             (ratio, "the memory in steps stays the same")
@@ -150,7 +150,7 @@ def transfer(
         )
         return Transfer(lr / ratio, wd * factor, f"{words}; lr as in μP, for hidden matrices")
     if not isinstance(rule, SGD) and not hasattr(rule, "direction_variance"):
-        raise ValueError(f"optimizer must be SGD, Adam, AdamW, Lion or Muon, got {rule!r}")
+        raise ValueError(f"optimizer must be SGD, Adam, AdamW, Lion or Muon, got {quote(rule)}")
     root = math.sqrt(ratio)
     if keep == "memory":
         words = "memory in samples, norm and rotation per sample stay the same, if noise dominates the gradients"

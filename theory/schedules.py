@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.arguments import FloatArray, check_integer, check_lr, check_number, check_real, check_wd
+from theory.arguments import FloatArray, check_integer, check_items, check_lr, check_number, check_real, check_wd, quote
 
 
 class Schedule(Protocol):
@@ -55,9 +55,9 @@ class StepDecay:
     def __post_init__(self) -> None:
         check_number("lr", self.lr, above=0)
         check_number("factor", self.factor, above=0)
-        milestones = tuple(check_integer("milestones", m) for m in self.milestones)
+        milestones = tuple(check_integer("milestones", m) for m in check_items("milestones", self.milestones))
         if list(milestones) != sorted(set(milestones)):
-            raise ValueError(f"milestones must increase, got {self.milestones!r}")
+            raise ValueError(f"milestones must increase, got {quote(self.milestones)}")
         object.__setattr__(self, "milestones", milestones)
 
     def __call__(self, step: ArrayLike) -> FloatArray:
@@ -155,7 +155,7 @@ class WarmUp:
     def __post_init__(self) -> None:
         check_integer("steps", self.steps, at_least=1)
         if not callable(self.after):
-            raise TypeError(f"after must be a schedule such as Constant(0.1), got {self.after!r}")
+            raise TypeError(f"after must be a schedule such as Constant(0.1), got {quote(self.after)}")
 
     def __call__(self, step: ArrayLike) -> FloatArray:
         """Return η at each step."""
@@ -178,10 +178,10 @@ class PiecewiseLinear:
     lrs: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        steps = tuple(check_integer("steps", number) for number in self.steps)
+        steps = tuple(check_integer("steps", number) for number in check_items("steps", self.steps))
         if not steps or list(steps) != sorted(set(steps)):
-            raise ValueError(f"steps must be increasing step numbers, at least one, got {self.steps!r}")
-        lrs = tuple(check_number("lrs", lr, above=0) for lr in self.lrs)
+            raise ValueError(f"steps must be increasing step numbers, at least one, got {quote(self.steps)}")
+        lrs = tuple(check_number("lrs", lr, above=0) for lr in check_items("lrs", self.lrs))
         if len(lrs) != len(steps):
             raise ValueError(f"lrs must have one learning rate for each of the {len(steps)} steps, got {len(lrs)}")
         object.__setattr__(self, "steps", steps)
@@ -234,8 +234,13 @@ def schedule_values(schedule: Any, name: str, at: ArrayLike) -> FloatArray:
     [0.5, 0.25]
     """
     if not callable(schedule):
-        raise TypeError(f"{name} must be a schedule such as Cosine(0.1, 0.01, steps=1000), got {schedule!r}")
-    values = schedule(at)
+        raise TypeError(f"{name} must be a schedule such as Cosine(0.1, 0.01, steps=1000), got {quote(schedule)}")
+    try:
+        values = schedule(at)
+    except Exception as error:  # the function is the caller's
+        raise TypeError(
+            f"{name} must be a schedule, a function of steps, but {quote(schedule)} raised {type(error).__name__}"
+        ) from error
     checked = check_wd(values) if name == "wd" else check_lr(values, name)
     if checked.shape != np.shape(at):
         raise ValueError(f"{name} must give one value for each step, got shape {checked.shape} from {schedule!r}")

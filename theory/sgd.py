@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from theory.adaptive import Blend, DirectionVariance, variance_of_odd_function
-from theory.arguments import FloatArray, check_number
+from theory.arguments import FloatArray, check_flag, check_number
 from theory.rules import ShortRepr
 
 
@@ -52,8 +52,7 @@ class SGD(ShortRepr):
     def __post_init__(self) -> None:
         check_number("momentum", self.momentum, at_least=0, below=1)
         for name in ("nesterov", "decoupled"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov must be False without momentum, got True")
 

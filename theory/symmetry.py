@@ -17,6 +17,7 @@ from theory.arguments import (
     check_number,
     check_real,
     check_wd,
+    quote,
     to_float,
 )
 from theory.optimizers import SGD, OptimizerLike, check_optimizer
@@ -120,7 +121,7 @@ def run_without_decay(lr: float, wd: float, *, optimizer: SGD | str | None = Non
     """
     rule = check_optimizer(optimizer)
     if not isinstance(rule, SGD) or rule.nesterov or rule.decoupled:
-        raise ValueError(f"optimizer must be SGD with coupled decay and without Nesterov momentum, got {rule!r}")
+        raise ValueError(f"optimizer must be SGD with coupled decay and without Nesterov momentum, got {quote(rule)}")
     lr, wd, mu = check_number("lr", lr, above=0), check_number("wd", wd, at_least=0), float(rule.momentum)
     intrinsic_lr = float(check_intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
     largest = (1 - np.sqrt(mu)) ** 2

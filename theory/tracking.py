@@ -370,7 +370,7 @@ def gradient_growth(lr: Schedule, wd: WdLike, step: ArrayLike, *, optimizer: Opt
     # the number of weights changes both norms alike
     rule = rule if getattr(rule, "dim", 1) is not None else with_dim(rule, 1)
     for at in (0, step):
-        check_real("wd", wd(at) if callable(wd) else wd, above=0)
+        check_real("wd", schedule_values(wd, "wd", at) if callable(wd) else wd, above=0)
     norms = (quasi_equilibrium_norm(lr, wd, at, optimizer=rule) for at in (0, step))
     return to_float(np.divide(*norms))
 

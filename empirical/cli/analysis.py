@@ -10,6 +10,7 @@ import typer
 
 from empirical.cli.application import command, name_options, print_table
 from empirical.cli.options import GradientNorm, LearningRate, Out, WeightDecay, optimizer_option
+from theory.arguments import quote
 
 
 @command(
@@ -103,7 +104,7 @@ def diagnose_command(
     for text in column or []:
         meaning, equals, name = text.partition("=")
         if not equals:
-            raise ValueError(f"--column must have the form loss=NAME, got {text!r}")
+            raise ValueError(f"--column must have the form loss=NAME, got {quote(text)}")
         names[meaning] = name
     if picture is not None:
         check_writable("--picture", picture)

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from empirical.reports.tables import Cell, Table
 from theory._version import __version__
-from theory.arguments import check_choice
+from theory.arguments import check_choice, quote
 
 
 class CommandGroup(TyperGroup):
@@ -79,7 +79,7 @@ def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> str:
         if not values:
             values, source = [(context.default_map or {}).get(option.name)], f" in {context.parent.params['config']}"
         requirement = error.message.replace("Input should be", "must be").partition(", ")[0]
-        message = f"{option.opts[0]} {requirement}, got {values[-1]!r}{source}"
+        message = f"{option.opts[0]} {requirement}, got {quote(values[-1])}{source}"
     return message if context is None else f"{message}; see {context.command_path} --help"
 
 

@@ -14,7 +14,7 @@ import typer
 import theory
 from empirical.cli.application import command, name_options, print_table
 from empirical.cli.options import GradientNorm, LearningRate, WeightDecay, optimizer_option
-from theory.arguments import check_number
+from theory.arguments import check_number, quote
 from theory.optimizers import check_optimizer, format_optimizer
 
 
@@ -85,14 +85,16 @@ def predict_command(
     for name, number in (("lr", lr), ("wd", wd), ("grad_norm", grad_norm)):
         check_number(name, number)
     if norm is not None and grad_norm_range is None:
-        raise ValueError(f"norm must come with grad_norm_range, which bounds the next angular jump, got {norm!r} alone")
+        raise ValueError(
+            f"norm must come with grad_norm_range, which bounds the next angular jump, got {quote(norm)} alone"
+        )
     values = list(_equilibrium_values(lr, wd, grad_norm, rule))
     is_plain = rule == theory.SGD() and lr * wd < 1
     needs_plain = "must be left out unless the optimizer is plain SGD with"
     if delta is not None and not is_plain:
-        raise ValueError(f"delta {needs_plain} lr * wd < 1, got {delta!r} with {rule!r}")
+        raise ValueError(f"delta {needs_plain} lr * wd < 1, got {quote(delta)} with {rule!r}")
     if grad_norm_range is not None and not is_plain:
-        raise ValueError(f"grad_norm_range {needs_plain} lr * wd < 1, got {rule!r}")
+        raise ValueError(f"grad_norm_range {needs_plain} lr * wd < 1, got {quote(rule)}")
     if sharpness is not None and not isinstance(rule, theory.SGD):
         raise ValueError(f"sharpness must be left out unless the optimizer is SGD, got optimizer={rule!r}")
     if period_model is not None and not (is_plain and wd > 0):

@@ -11,6 +11,7 @@ import typer
 from empirical.cli.application import command, name_options, print_table
 from empirical.cli.options import Workers, with_settings
 from empirical.reports.tables import Cell, number_cell, number_with_error
+from theory.arguments import quote
 
 if TYPE_CHECKING:
     from empirical.runs.cost import RunCost
@@ -130,7 +131,7 @@ def _parse_number(option: str, text: str) -> tuple[str, float]:
     try:
         return name, float(number)
     except ValueError:
-        raise ValueError(f"{option} must have the form name=number, got {text!r}") from None
+        raise ValueError(f"{option} must have the form name=number, got {quote(text)}") from None
 
 
 @command("calibrate", "Fit a period model to short runs of a network.", "--model mlp --width 64 --out mlp64.json")

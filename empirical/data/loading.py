@@ -19,6 +19,7 @@ from empirical._progress import progress_bar
 from empirical.config import CHOICES, CUSTOM, DataSettings
 from empirical.data._cache import load_cached
 from empirical.data.contract import Data, add_statistics, user_data
+from theory.arguments import quote
 from theory.references import import_reference, is_reference
 
 # Splits and generated data are part of the data set and equal in every run.
@@ -87,7 +88,9 @@ def load_data(
     [25, 25]
     """
     if name == CUSTOM:
-        raise ValueError(f"dataset must be one of {', '.join(CHOICES['dataset'])}, or data of your own, got {name!r}")
+        raise ValueError(
+            f"dataset must be one of {', '.join(CHOICES['dataset'])}, or data of your own, got {quote(name)}"
+        )
     DataSettings(dataset=name, classes=classes, samples=samples, validation=validation, label_noise=label_noise)
     if name in EMBEDDED:
         data = EMBEDDED[name]()
@@ -152,7 +155,7 @@ def _balanced_subset(data: Data, samples: int, generator: np.random.Generator) -
 def _split_validation(data: Data, share: float, generator: np.random.Generator) -> Data:
     count = round(share * data.size)
     if not 0 < count < data.size:
-        raise ValueError(f"validation must leave training and validation samples, got {share!r} of {data.size}")
+        raise ValueError(f"validation must leave training and validation samples, got {quote(share)} of {data.size}")
     order = generator.permutation(data.size)
     apart, kept = np.sort(order[:count]), np.sort(order[count:])
     return dataclasses.replace(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from empirical.groups import scale_invariant_groups
-from theory.arguments import check_choice, check_integer, check_number
+from theory.arguments import check_choice, check_integer, check_number, quote
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 _EXACT_TRACE = 1000  # number of weights up to which traces are exact
@@ -100,12 +100,12 @@ class LossCurvature:
         chosen = list(named) if weights is None else list(weights)
         unknown = [name for name in chosen if name not in named]
         if unknown or not chosen:
-            raise ValueError(f"weights must be names of trained parameters, got {unknown or chosen!r}")
+            raise ValueError(f"weights must be names of trained parameters, got {quote(unknown or chosen)}")
         self._weights = [named[name] for name in chosen]
         self._kind = loss if isinstance(loss, str) else None
         self._function: Loss = _LOSSES[loss] if isinstance(loss, str) else loss
         device = self._weights[0].device
-        tensors = (torch.as_tensor(values, device=device) for values in (inputs, targets))
+        tensors = [_as_tensor(name, values, device) for name, values in (("inputs", inputs), ("targets", targets))]
         inputs, self._targets = (
             values.to(self._weights[0].dtype) if values.is_floating_point() else values for values in tensors
         )
@@ -366,6 +366,17 @@ def _mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 _LOSSES: dict[str, Loss] = {"cross_entropy": nn.functional.cross_entropy, "mse": _mean_squared_error}
+
+
+def _as_tensor(name: str, values: Any, device: torch.device) -> Tensor:
+    """Tensor of an argument on a device."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be a tensor or an array, got {quote(values)}") from error
+    if tensor.ndim == 0 or tensor.is_meta:
+        raise ValueError(f"{name} must hold samples, got {quote(tensor)}")
+    return tensor.to(device)
 
 
 def _flatten(parts: Sequence[Tensor | None], weights: Sequence[Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from empirical.measures._group_settings import PacedScheduler, is_known_ahead
 from empirical.measures._step_hooks import RecordedSteps, StepHooks
 from empirical.measures.monitor import Monitor, ScalarWriter
 from empirical.measures.step_check import inner_optimizer
-from theory.arguments import check_integer, warn_user
+from theory.arguments import check_integer, quote, warn_user
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -195,7 +195,7 @@ class MonitorCallback(RecordedSteps, _Callback):  # type: ignore[misc]
             monitor = Monitor(part, optimizers, inputs, weights=self._weights, **options)
         except NotImplementedError as error:
             raise ValueError(
-                f"submodule must name a part with a method forward, got {self._submodule!r}, "
+                f"submodule must name a part with a method forward, got {quote(self._submodule)}, "
                 f"and {type(part).__name__} has none"
             ) from error
         if len(optimizers) == 1:
@@ -273,4 +273,6 @@ def _submodule_of(module: Any, name: str | None) -> Any:
         return module if name is None else module.get_submodule(name)
     except AttributeError:
         names = sorted(child for child, _ in module.named_children())
-        raise ValueError(f"submodule must be the name of a part of the module, such as {names}, got {name!r}") from None
+        raise ValueError(
+            f"submodule must be the name of a part of the module, such as {names}, got {quote(name)}"
+        ) from None

@@ -26,7 +26,7 @@ from empirical.runs.evaluation import model_outputs, set_training_statistics
 from empirical.runs.loop import train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
-from theory.arguments import FloatArray, check_integer
+from theory.arguments import FloatArray, check_integer, check_items, check_path
 
 # share of a period over which the mini-batch loss is averaged, and least number of steps
 _SMOOTHED, _LEAST_SMOOTHED = 0.02, 5
@@ -85,10 +85,12 @@ def successive_minima(
     periods, points = check_integer("periods", periods, at_least=2), check_integer("points", points, at_least=3)
     if not isinstance(config, RunConfig):
         raise TypeError(f"config must be a RunConfig, got {type(config).__name__}")
+    seeds = [check_integer("seeds", seed) for seed in check_items("seeds", seeds)]
     if not seeds:
         raise ValueError("seeds must be at least one, got none")
+    target = None if out is None else check_path("out", out)
     with ExitStack() as opened:
-        folder = Path(out if out is not None else opened.enter_context(tempfile.TemporaryDirectory()))
+        folder = target or Path(opened.enter_context(tempfile.TemporaryDirectory()))
         datasets = [
             _compare_minima(dataclasses.replace(config, seed=seed), folder / f"seed-{seed}", periods, points, progress)
             for seed in seeds

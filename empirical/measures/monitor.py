@@ -32,7 +32,7 @@ from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.trajectories.contract import RUNNING, effective_lrs, variable_attributes
 from simulate.trajectories.folder import trajectory_of_records
 from simulate.trajectories.groups import group_trajectory
-from theory.arguments import check_choice, check_integer, warn_user
+from theory.arguments import check_choice, check_integer, quote, warn_user
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +182,7 @@ class Monitor:
             raise ValueError(f"loss must be one number, the loss of the mini-batch, got {size} numbers")
         factor = float(scale.get_scale()) if hasattr(scale, "get_scale") else float(scale)
         if not factor > 0:
-            raise ValueError(f"scale must be a number > 0, got {scale!r}")
+            raise ValueError(f"scale must be a number > 0, got {quote(scale)}")
         weights = self._weights()
         if all(p.grad is None for p in weights):
             raise ValueError(

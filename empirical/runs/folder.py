@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import json
 import math
 import os
 import pickle
@@ -26,12 +25,25 @@ import numpy.typing as npt
 import torch
 
 from empirical.steps.contract import TrainingState
-from simulate._files import LOCK, atomic_write, lock_folder, write_json
+from simulate._files import LOCK, atomic_write, check_regular, lock_folder, write_json
 from simulate.trajectories.contract import COMPLETE, RUNNING
-from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, RunDescription, store_run
+from simulate.trajectories.folder import (
+    CONFIG,
+    EVALS,
+    STATUS,
+    STEPS,
+    STORE,
+    RunDescription,
+    read_status,
+    store_run,
+)
 from simulate.trajectories.log import count_records, evaluation_record, read_records, records_with_checks
+from simulate.trajectories.seal import check_seal
 
 _CHECKPOINTS_KEPT = 2
+_READING_ERRORS = (
+    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 class StorageError(RuntimeError):
@@ -170,8 +182,8 @@ class RunFolder:
         """Return the checkpoint files, oldest first."""
         return checkpoint_files(self.path)
 
-    def restore(self, device: torch.device) -> tuple[int, TrainingState, torch.Tensor] | None:
-        """Load the last intact checkpoint and cut the logs back to it.
+    def restore(self, start: TrainingState) -> tuple[int, TrainingState, torch.Tensor] | None:
+        """Load the last intact checkpoint, of the form and on the device of `start`. Cut the logs back to it.
 
         Returns
         -------
@@ -184,7 +196,7 @@ class RunFolder:
         files = self.checkpoints()
         written = count_records(self.path / STEPS, self._known_description.step_log)
         for file in reversed(files):
-            checkpoint = read_checkpoint(file, device)
+            checkpoint = read_checkpoint(file, start)
             # records are written before their checkpoint, so a shorter log is damaged: use an earlier checkpoint
             if checkpoint is not None and checkpoint[0] <= written:
                 self._cut(checkpoint[0])
@@ -222,9 +234,15 @@ class RunFolder:
         return float(read_records(self.path / STEPS, log, steps - 1, steps)["next_norm"][0])
 
     def store(self) -> None:
-        """Write the labelled store of a finished run, if the folder has one and it is missing."""
-        if self._labelled and not (self.path / STORE).is_dir():
-            store_run(self.path)
+        """Write the labelled store of a finished run, if the folder has one and it is missing or damaged."""
+        if not self._labelled:
+            return
+        try:
+            if (self.path / STORE).is_dir() and check_seal(self.path / STORE, "out"):
+                return
+        except ValueError:
+            pass
+        store_run(self.path)
 
     def check_space(self, needed: int) -> None:
         """Check that the disk has enough free space.
@@ -243,8 +261,7 @@ class RunFolder:
     @property
     def is_complete(self) -> bool:
         """Whether the run finished the number of steps in its description."""
-        file = self.path / STATUS
-        return file.exists() and json.loads(file.read_text(encoding="utf-8"))["status"] == COMPLETE
+        return self.description is not None and read_status(self.path, self.description).get("status") == COMPLETE
 
 
 def format_bytes(count: float) -> str:
@@ -265,17 +282,29 @@ def checkpoint_files(path: Path) -> list[Path]:
     return sorted(path.glob("checkpoint-*.pt"))
 
 
-def read_checkpoint(file: Path, device: torch.device) -> tuple[int, TrainingState, torch.Tensor] | None:
-    """Read step, state and random state of one checkpoint. Return None if the file is damaged."""
+def read_checkpoint(file: Path, start: TrainingState) -> tuple[int, TrainingState, torch.Tensor] | None:
+    """Read step, state and random state of one checkpoint, of the form and on the device of `start`.
+
+    Return None if the file is damaged, has no digest, or is of another form.
+    """
     try:
+        check_regular(file, "path")
         # weights_only: never execute code from the file
-        content = torch.load(file, map_location=device, weights_only=True)
-        if content.get("digest", "") not in ("", _digest(content)):
+        content = torch.load(file, map_location=start.weights.device, weights_only=True)
+        if content.get("digest", "") != _digest(content):
             return None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError):
+        state = TrainingState(content["weights"], content["buffers"], tuple(content["slots"]))
+        is_of_this_run = _form(state) == _form(start) and type(content["step"]) is int and content["step"] >= 0
+        random_state = content["random"].cpu()
+    except _READING_ERRORS:
         return None
-    state = TrainingState(content["weights"], content["buffers"], tuple(content["slots"]))
-    return content["step"], state, content["random"].cpu()
+    return (content["step"], state, random_state) if is_of_this_run else None
+
+
+def _form(state: TrainingState) -> tuple[Any, ...]:
+    """Shapes and types of all tensors of a state."""
+    tensors = (state.weights, *state.slots, *(state.buffers[name] for name in sorted(state.buffers)))
+    return sorted(state.buffers), len(state.slots), [(tensor.shape, tensor.dtype) for tensor in tensors]
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ from empirical.runs.signals import catch_stop_signals
 from empirical.steps import ENGINES, TrainingState
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, INTERRUPTED
 from simulate.trajectories.folder import CONFIG, RunDescription
-from theory.arguments import check_path, warn_user
+from theory.arguments import check_path, quote, warn_user
 from theory.references import is_reference, loaded_class
 from theory.rules import ShortRepr
 
@@ -203,8 +203,10 @@ def load_model(
     setup = prepare(_read_config(path, trust), model, data)
     files = {int(file.stem.rpartition("-")[2]): file for file in checkpoint_files(Path(path))}
     if not files or (step is not None and step not in files):
-        raise ValueError(f"step must be that of a checkpoint ({', '.join(map(str, files)) or 'none'}), got {step!r}")
-    checkpoint = read_checkpoint(files[max(files) if step is None else step], setup.problem.inputs.device)
+        raise ValueError(
+            f"step must be that of a checkpoint ({', '.join(map(str, files)) or 'none'}), got {quote(step)}"
+        )
+    checkpoint = read_checkpoint(files[max(files) if step is None else step], setup.start)
     if checkpoint is None:
         raise ValueError(f"path must hold a readable checkpoint, got {str(path)!r}")
     checkpoint[1].write_into(setup.problem.model, setup.problem.layout)
@@ -328,7 +330,7 @@ class _Run:
                     self.is_over, self._is_longer = True, written > steps
                     return
                 folder.check_space(disk_space(self.setup, steps - written))
-                restored = folder.restore(self.setup.start.weights.device)
+                restored = folder.restore(self.setup.start)
             else:
                 folder.check_space(disk_space(self.setup, steps))
                 restored = None

@@ -22,6 +22,7 @@ from empirical.runs.evaluation import evaluate
 from empirical.steps import ENGINES, Hyper, Problem, TrainingState, WeightLayout, choose_engine
 from simulate.trajectories.contract import BATCH_EVALUATIONS, CONSTRAINTS, EVALUATIONS, VALIDATION_EVALUATIONS
 from simulate.trajectories.folder import RunDescription
+from theory.arguments import quote
 from theory.optimizers import format_optimizer, with_dim
 from theory.references import is_reference
 from theory.schedules import learning_rates
@@ -305,7 +306,7 @@ def _select_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"device must be available to torch on this machine, got {name!r}") from None
+        raise ValueError(f"device must be available to torch on this machine, got {quote(name)}") from None
     return device
 
 

@@ -52,7 +52,7 @@ from simulate.trajectories.verdicts import (
     pool_scores,
     verdict_from,
 )
-from theory.arguments import check_choice, check_integer, check_path
+from theory.arguments import check_choice, check_integer, check_items, check_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -323,7 +323,7 @@ def validate_held_out(
     """
     if not isinstance(networks, Mapping):
         names = NETWORKS if networks is None else networks
-        networks = {name: NETWORKS[check_choice("networks", name, NETWORKS)] for name in names}
+        networks = {name: NETWORKS[check_choice("networks", name, NETWORKS)] for name in check_items("networks", names)}
     if not networks:
         raise ValueError("networks must name at least one network, got none")
     check_integer("periods", periods, at_least=2 * PERIODS_MIN)

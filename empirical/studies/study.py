@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from empirical.reports.tables import DASH, Cell, Table, number_cell
 from empirical.sweeps.store import read_summaries
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import FAILED, Summary, run_path
-from simulate._files import atomic_write, write_json
+from simulate._files import atomic_write, read_json, write_json
 from simulate.trajectories.contract import COMPLETE, versions
 from theory.arguments import check_path
 
@@ -453,8 +452,8 @@ def prepare_folder(folder: Path, marker: str, made_by: str) -> dict[str, Any]:
     with folder_errors(folder):
         content: dict[str, Any] = {}
         if folder.exists() and any(folder.iterdir()):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-                content = json.loads((folder / marker).read_text(encoding="utf-8"))
+            with contextlib.suppress(ValueError):
+                content = read_json(folder / marker, "out")
             if content.get("made_by") != made_by:
                 raise ValueError(
                     f"out must be a new or empty folder, or that of an earlier call with an intact {marker}, "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from empirical.config import RunConfig, from_plain
-from theory.arguments import check_choice, check_path
+from theory.arguments import check_choice, check_path, quote
 from theory.optimizers import check_optimizer
 
 _TABLES = ("run", "grid", "runs")
@@ -44,7 +44,7 @@ def grid(**settings: Any) -> tuple[RunConfig, ...]:
         check_choice("setting", name, [field.name for field in dataclasses.fields(RunConfig)])
         values = list(setting) if isinstance(setting, (list, range, np.ndarray)) else [setting]
         if not values:
-            raise ValueError(f"{name} must have at least one value, got {setting!r}")
+            raise ValueError(f"{name} must have at least one value, got {quote(setting)}")
         axes.append([(name, _parse_value(name, value)) for value in values])
     return check_different(RunConfig(**dict(combination)) for combination in itertools.product(*axes))
 
@@ -103,10 +103,10 @@ def _parse_sweep(content: Mapping[str, Any]) -> tuple[RunConfig, ...]:
     common, axes = (_parse_table(name, content.get(name, {})) for name in ("run", "grid"))
     tables = content.get("runs", [{}])
     if not isinstance(tables, list):
-        raise ValueError(f"runs must be tables [[runs]], got {tables!r}")
+        raise ValueError(f"runs must be tables [[runs]], got {quote(tables)}")
     for name, values in axes.items():
         if not isinstance(values, list):
-            raise ValueError(f"grid.{name} must be a list of values, got {values!r}")
+            raise ValueError(f"grid.{name} must be a list of values, got {quote(values)}")
     runs: list[RunConfig] = []
     for own in (_parse_table("runs", table) for table in tables):
         _check_given_once(common, own)
@@ -120,7 +120,7 @@ def _parse_sweep(content: Mapping[str, Any]) -> tuple[RunConfig, ...]:
 def _parse_table(table: str, content: Any) -> dict[str, Any]:
     """Return the settings of a table by their Python names."""
     if not isinstance(content, dict):
-        raise ValueError(f"{table} must be a table of settings, got {content!r}")
+        raise ValueError(f"{table} must be a table of settings, got {quote(content)}")
     settings: dict[str, Any] = {}
     for written, value in content.items():
         name = written.replace("-", "_")

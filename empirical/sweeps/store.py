@@ -7,6 +7,8 @@ import math
 import os
 import shutil
 import uuid
+import warnings
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,9 +30,10 @@ from empirical.sweeps.task import (
     run_path,
 )
 from empirical.sweeps.traces import StoredTrajectory, add_trajectories
-from simulate._files import LOCK, lock_folder, write_json
-from simulate.trajectories.contract import variable_attributes
+from simulate._files import LOCK, check_regular, damaged, lock_folder, read_json, write_json
+from simulate.trajectories.contract import SCHEMA, variable_attributes
 from simulate.trajectories.folder import count_steps
+from simulate.trajectories.log import CHECK
 from theory.arguments import check_path
 from theory.optimizers import format_optimizer
 
@@ -65,7 +68,7 @@ class SweepFolder:
 
     def _stored_own(self) -> str:
         file = self.path / _SWEEP
-        return str(json.loads(file.read_text(encoding="utf-8")).get(_OWN, "")) if file.is_file() else ""
+        return str(read_json(file, "path").get(_OWN, "")) if os.path.lexists(file) else ""
 
     def begin(self, configs: Sequence[RunConfig], own: str = "") -> str:
         """Write the settings of the sweep and a new session key. Return the key.
@@ -79,7 +82,8 @@ class SweepFolder:
         settings = [config.to_dict() for config in check_different(configs)]
         # settings that all runs share once, the others as one row per run
         varied = [name for name in settings[0] if any(other[name] != settings[0][name] for other in settings)]
-        table = {
+        table: dict[str, Any] = {
+            "schema": SCHEMA,
             "common": {name: value for name, value in settings[0].items() if name not in varied},
             "varied": varied,
             "runs": [[run[name] for name in varied] for run in settings],
@@ -97,7 +101,7 @@ class SweepFolder:
 
     def append(self, *summaries: Summary) -> None:
         """Append summaries to the log."""
-        lines = [json.dumps(summary.to_dict(), allow_nan=False).encode() + b"\n" for summary in summaries]
+        lines = [_with_check(json.dumps(summary.to_dict(), allow_nan=False)) + b"\n" for summary in summaries]
         with open(self.path / _SUMMARIES, "ab") as file:
             file.write(b"".join(lines))
 
@@ -112,15 +116,38 @@ class SweepFolder:
             shutil.rmtree(dropped, ignore_errors=True)
 
 
+def _with_check(line: str) -> bytes:
+    """Line of JSON with a checksum of the rest as its first entry."""
+    return f'{{"{CHECK}": "{zlib.crc32(line.encode()):08x}", {line[1:]}'.encode()
+
+
 def read_summaries(path: Path) -> dict[str, Summary]:
-    """Read the last summary of each run of a sweep, by identity. An incomplete last line is ignored."""
+    """Read the last summary of each run of a sweep, by identity.
+
+    An incomplete last line is ignored, and a damaged line too, with a warning: its run counts as not ended.
+    """
     file = path / _SUMMARIES
-    if not file.exists():
+    if not os.path.lexists(file):
         return {}
-    summaries = {}
-    for line in file.read_bytes().split(b"\n")[:-1]:
-        summary = Summary.from_dict(json.loads(line))
-        summaries[summary.identity] = summary
+    check_regular(file, "path")
+    summaries, bad = {}, []
+    for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            content = json.loads(line)
+            if CHECK in content and _with_check("{" + line[len(_with_check("{")) :].decode()) != line:
+                raise ValueError
+            content.pop(CHECK, None)
+            summary = Summary.from_dict(content)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            bad.append(number)
+        else:
+            summaries[summary.identity] = summary
+    if bad:
+        warnings.warn(
+            f"{str(file)!r} is damaged in line {', '.join(map(str, bad[:5]))}{' …' if bad[5:] else ''}; the runs of "
+            "these lines count as not ended",
+            stacklevel=3,
+        )
     return summaries
 
 
@@ -138,9 +165,13 @@ def read_configs(path: Path) -> tuple[RunConfig, ...]:
     file = path / _SWEEP
     if not file.is_file():
         raise ValueError(f"path must be the folder of a sweep, got {str(path)!r}")
-    table = json.loads(file.read_text(encoding="utf-8"))
-    common, varied = table["common"], table["varied"]
-    return tuple(RunConfig.from_dict({**common, **dict(zip(varied, row, strict=True))}) for row in table["runs"])
+    table = read_json(file, "path")
+    try:
+        common, varied = table["common"], table["varied"]
+        settings = [{**common, **dict(zip(varied, row, strict=True))} for row in table["runs"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged("path", file, f"it has no settings of runs ({type(error).__name__})") from None
+    return tuple(RunConfig.from_dict(run) for run in settings)
 
 
 def open_sweep(path: str | os.PathLike[str], *, traces: bool = False) -> xr.Dataset:

@@ -35,7 +35,7 @@ from empirical.sweeps.task import (
 from empirical.sweeps.workers import check_main_guard, dask_executor
 from simulate.trajectories.contract import INTERRUPTED
 from simulate.trajectories.folder import count_steps
-from theory.arguments import check_integer, check_number
+from theory.arguments import check_integer, check_number, quote
 
 _Task = tuple[RunConfig, ...]
 AnyExecutor = concurrent.futures.Executor | AbstractContextManager[concurrent.futures.Executor]
@@ -145,12 +145,12 @@ def sweep(
         own = own_digest(model, None if data is None else setup.data)
         runs = check_different(mark_own(run, model, data) for run in runs)
     if until is not None and check_number("until", until, above=0) >= 1:
-        raise ValueError(f"until must be a share < 1, write 0.05 for 5 %, got {until!r}")
+        raise ValueError(f"until must be a share < 1, write 0.05 for 5 %, got {quote(until)}")
     if periods is not None:
         check_integer("periods", periods, at_least=1)
     if max_steps is not None:
         if until is None and periods is None:
-            raise ValueError(f"max_steps must be None without until or periods, got {max_steps!r}")
+            raise ValueError(f"max_steps must be None without until or periods, got {quote(max_steps)}")
         check_integer("max_steps", max_steps, at_least=1)
     check_integer("threads", threads, at_least=1)
     executor = dask_executor() if executor is None else executor

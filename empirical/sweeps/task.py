@@ -93,7 +93,7 @@ class SweepOptions:
             return True
         try:
             return bool(json.loads((self.out / SESSION_FILE).read_text(encoding="utf-8")) == self.session)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return False
         except OSError:
             # a temporary error of a network disk is not a stop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from xarray.core import indexing
 from empirical.config import RunConfig
 from simulate.trajectories.contract import SCHEMA, variable_attributes
 from simulate.trajectories.folder import CONFIG, EVALS, STEPS, RunDescription
-from simulate.trajectories.log import column, column_names, read_records
+from simulate.trajectories.log import column, column_names, read_records, size_of_log
 
 _Grid = npt.NDArray[Any]
 _Floats = npt.NDArray[np.float64]
@@ -74,7 +75,8 @@ class _StepVariable(_RunVariable):
         first, last = int(steps[available].min()), int(steps[available].max())
         description = _read_description(run.folder)
         records = read_records(run.folder / STEPS, description.step_log, first, last + 1)
-        # a damaged log ends earlier than it should
+        if len(records) < last + 1 - first:
+            _warn_of_damage(run.folder / STEPS)
         available = available[steps[available] < first + len(records)]
         recorded = column(records, self._name, description.attributes)[steps[available] - first]
         values[available] = recorded[:, indices[1]] if len(indices) > 1 else recorded
@@ -88,10 +90,18 @@ class _EvaluationVariable(_RunVariable):
         self._steps = eval_steps
 
     def _fill(self, values: _Floats, run: StoredTrajectory, *indices: _Numbers) -> None:
-        records = read_records(run.folder / EVALS, _read_description(run.folder).evaluation_log)
+        description = _read_description(run.folder)
+        records = read_records(run.folder / EVALS, description.evaluation_log)
+        least = -(-run.rows // int(description.config.get("evaluate_every", run.rows + 1)))
+        if len(records) < max(least, size_of_log(run.folder / EVALS) // description.evaluation_log.itemsize):
+            _warn_of_damage(run.folder / EVALS)
         records = records[records["eval_step"] <= run.rows]
         by_step = dict(zip(records["eval_step"].tolist(), records[self._name].tolist(), strict=True))
         values[:] = [by_step.get(step, np.nan) for step in self._steps[indices[0]].tolist()]
+
+
+def _warn_of_damage(log: Path) -> None:
+    warnings.warn(f"{str(log)!r} is damaged; values that it should have are NaN", stacklevel=2)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -117,6 +127,9 @@ def add_trajectories(
     eval_steps: set[int] = set()
     for config, place, run in zip(configs, places, stored, strict=True):
         if not (run.folder / CONFIG).is_file():
+            # folders of runs may be deleted, or not be there yet
+            if run.rows and run.folder.is_dir():
+                _warn_of_damage(run.folder / CONFIG)
             continue
         grid[place] = run
         if config.shape not in kinds:

@@ -14,7 +14,7 @@ from typing import Any
 
 from empirical.runs.signals import catch_stop_signals
 from simulate.maps.iteration import usable_processors
-from theory.arguments import check_integer, check_number
+from theory.arguments import check_integer, check_mapping, check_number, quote
 
 # Environment of workers. By default, Dask workers return memory to the system at once. Training allocates it again in
 # every step, which costs up to a tenth of its time.
@@ -62,15 +62,20 @@ def dask_executor(
     8
     """
     if scheduler is not None and workers is not None:
-        raise ValueError(f"workers must be None with a scheduler, which has its own workers, got {workers!r}")
+        raise ValueError(f"workers must be None with a scheduler, which has its own workers, got {quote(workers)}")
     if workers is not None:
         check_integer("workers", workers, at_least=1)
     check_number("timeout", timeout, above=0)
-    needed = {name: check_number(f"resources[{name!r}]", value, above=0) for name, value in (resources or {}).items()}
+    given = check_mapping("resources", resources)
+    needed = {name: check_number(f"resources[{name!r}]", value, above=0) for name, value in given.items()}
     if needed and scheduler is None:
         raise ValueError(f"resources must be None without a scheduler, whose workers declare them, got {needed}")
+    if scheduler is not None and not isinstance(scheduler, (str, os.PathLike)):
+        raise TypeError(f"scheduler must be text or a path, got {quote(scheduler)}")
     if scheduler is not None and "://" not in str(scheduler) and not os.path.isfile(scheduler):
-        raise ValueError(f"scheduler must be an address such as tcp://host:8786 or an existing file, got {scheduler!r}")
+        raise ValueError(
+            f"scheduler must be an address such as tcp://host:8786 or an existing file, got {quote(scheduler)}"
+        )
     return _DaskExecutor(scheduler, workers or usable_processors(), needed, timeout)
 
 

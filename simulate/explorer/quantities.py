@@ -15,7 +15,7 @@ import theory
 from simulate.maps.gradients import BoundedGradient
 from simulate.maps.norm_map import norm_map
 from simulate.period_model.model import period
-from theory.arguments import check_intrinsic_lr, check_number, check_order
+from theory.arguments import check_integer, check_intrinsic_lr, check_number, check_order
 
 Value = float | str  # a number, or the reason why there is none
 
@@ -294,6 +294,7 @@ def norm_trajectory(
     """Simulate the trajectory that `explore` returns, by default of at most `max_steps`."""
     if steps is None:
         steps = min(_default_steps(norm, lr, wd, _rms(low, high), momentum), max_steps)
+    steps = check_integer("steps", steps)
     return norm_map(
         lr,
         wd,

@@ -15,7 +15,16 @@ from simulate.landscapes.landscapes import NormalizedRegression, Ratio2D, Raylei
 from simulate.maps.iteration import check_start, flat_copy, status_codes, trajectory_of_batch
 from simulate.maps.layout import Coords, place_setting, unlabelled
 from simulate.trajectories.contract import CONSTRAINTS, NORM_MAX, NORM_MIN
-from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_rows, check_wd
+from theory.arguments import (
+    FloatArray,
+    check_integer,
+    check_intrinsic_lr,
+    check_lr,
+    check_real,
+    check_rows,
+    check_wd,
+    quote,
+)
 from theory.optimizers import OptimizerLike, check_optimizer
 from theory.schedules import learning_rates
 
@@ -98,16 +107,16 @@ def descend(
         )
     rule = check_optimizer(optimizer)
     if not isinstance(rule, theory.SGD):
-        raise ValueError(f"optimizer must be a theory.SGD, got {rule!r}")
+        raise ValueError(f"optimizer must be a theory.SGD, got {quote(rule)}")
     if not (fixed is None or isinstance(fixed, str)) or fixed not in _FIXED:
-        raise ValueError(f"fixed must be one of None, 'norm', 'effective_lr'; got {fixed!r}")
+        raise ValueError(f"fixed must be one of None, 'norm', 'effective_lr'; got {quote(fixed)}")
     steps, record_every = check_integer("steps", steps), check_integer("record_every", record_every, at_least=1)
     seed = check_integer("seed", seed, at_most=2**63 - 1)
     walkers = check_integer("walkers", walkers, at_least=1)
     check_rows("walkers", walkers, 4 * landscape.dim)
     decay = check_wd(wd)
     if fixed == "norm" and decay.any():
-        raise ValueError(f"wd must be 0 with fixed='norm', got {wd!r}")
+        raise ValueError(f"wd must be 0 with fixed='norm', got {quote(wd)}")
     law = {"optimizer": repr(rule), "constraint": CONSTRAINTS[fixed], "landscape": repr(landscape)}
 
     if start is None:
@@ -174,7 +183,7 @@ def _initial_state(
     shapes = {"lr": lr_shape, "wd": wd_shape, "norm": norms.shape}
     if initial is not None:
         if not np.array_equal(norms, 1.0):
-            raise ValueError(f"norm must be left out with weights, whose norm it would be, got {norm!r}")
+            raise ValueError(f"norm must be left out with weights, whose norm it would be, got {quote(norm)}")
         if initial.ndim not in (1, 2) or initial.shape[-1] != landscape.dim:
             raise ValueError(
                 f"weights must have the shape ({landscape.dim},) or (walkers, {landscape.dim}), got {initial.shape}"

@@ -13,7 +13,7 @@ from simulate.landscapes import _kernels
 from simulate.landscapes._kernels import Parts
 from simulate.maps.layout import unlabelled
 from simulate.maps.noise import stream_key
-from theory.arguments import FloatArray, check_choice, check_integer, check_number, check_real, to_float
+from theory.arguments import FloatArray, check_choice, check_integer, check_number, check_real, quote, to_float
 
 _LOSSES = {"squared": _kernels.SQUARED, "logistic": _kernels.LOGISTIC}
 
@@ -203,7 +203,7 @@ class NormalizedRegression:
         check_choice("loss", self.loss, _LOSSES)
         invalid = targets[np.abs(targets) != 1]
         if self.loss == "logistic" and invalid.size:
-            raise ValueError(f"targets must be -1 or +1 for the logistic loss, got {float(invalid[0])!r}")
+            raise ValueError(f"targets must be -1 or +1 for the logistic loss, got {quote(float(invalid[0]))}")
         if self.batch_size is not None:
             object.__setattr__(self, "batch_size", check_integer("batch_size", self.batch_size, at_least=1))
         object.__setattr__(self, "output_norm", check_number("output_norm", self.output_norm, above=0))

@@ -26,6 +26,7 @@ from simulate.logs._column_names import (
 )
 from simulate.logs._long_form import spread_metrics
 from simulate.logs._table import Table, format_names
+from theory.arguments import check_mapping, quote
 
 _ALIASES = {"gradient_norm": "gradient"}
 _RUN_SEPARATOR = " - "
@@ -65,7 +66,7 @@ def check_names(names: Mapping[str, str] | None) -> dict[str, str]:
     ------
     ValueError : a meaning does not exist.
     """
-    checked = {_ALIASES.get(meaning, meaning): name for meaning, name in (names or {}).items()}
+    checked = {_ALIASES.get(meaning, meaning): name for meaning, name in check_mapping("names", names).items()}
     if unknown := sorted(set(checked) - set(MEANINGS)):
         raise ValueError(f"names must be for {', '.join(MEANINGS)}, got {unknown}")
     return checked
@@ -83,7 +84,7 @@ def find_columns(table: Table, names: Mapping[str, str]) -> Columns:
     _strip_run_names(table, names)
     for name in names.values():
         if name and name not in table.columns:
-            raise ValueError(f"names must be of columns, {format_names(all_names(table))}, got {name!r}")
+            raise ValueError(f"names must be of columns, {format_names(all_names(table))}, got {quote(name)}")
     _keep_training_rows(table, names)
     _keep_first_process(table, names)
     normalized = _by_normalized_name(table)

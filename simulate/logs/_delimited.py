@@ -14,7 +14,7 @@ import numpy as np
 from simulate.logs._cells import has_decimal_commas, is_number
 from simulate.logs._column_names import has_meaning
 from simulate.logs._table import Cells, Table
-from theory.arguments import FloatArray
+from theory.arguments import FloatArray, quote
 
 _DELIMITERS = (",", ";", "\t", "|")
 _BLANKS = " "
@@ -59,7 +59,7 @@ def read_delimited(text: str) -> Table | None:
         return None
     names, rows, has_index = _match_names(names, rows)
     if repeated := next((name for name in names if name and names.count(name) > 1), None):
-        raise ValueError(f"path must have different column names, got {repeated!r} more than once")
+        raise ValueError(f"path must have different column names, got {quote(repeated)} more than once")
     rows, remarks = _drop_ragged_rows(rows, numbers, len(names), is_whole=text.endswith(("\n", "\r")))
     columns: dict[str, Cells] = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
     columns.pop("", None)

@@ -19,6 +19,7 @@ from simulate.logs._long_form import read_long_lines
 from simulate.logs._table import Table, format_names
 from simulate.logs._text import read_text
 from simulate.trajectories.folder import CONFIG, STATUS, STEPS, load
+from theory.arguments import quote
 
 # names of logs in a folder; the first that exists is taken
 _LOG_NAMES = (
@@ -58,7 +59,7 @@ def _no_such_file(path: Path) -> str:
     elif os.access(path.parent, os.R_OK) and path.parent.is_dir():
         for name in get_close_matches(path.name, os.listdir(path.parent), n=1):
             advice = f"Is it {str(path.parent / name)!r}?"
-    return f"path must exist, got {start!r}: there is no such file or folder. {advice}"
+    return f"path must exist, got {quote(start)}: there is no such file or folder. {advice}"
 
 
 def _read_file(path: Path, names: Mapping[str, str]) -> Table:

@@ -17,7 +17,7 @@ from simulate.logs._objects import find_lost_values, read_object
 from simulate.logs._steps import EPOCHS, ROWS, STEPS, Rows, Steps, count_rows, find_steps, merge_rows, scale_epochs
 from simulate.logs._table import Table, format_names
 from simulate.trajectories.contract import variable_attributes
-from theory.arguments import FloatArray, check_integer, check_number
+from theory.arguments import FloatArray, check_integer, check_number, quote
 from theory.optimizers import OptimizerLike, check_optimizer, format_optimizer
 
 _KERAS_TAG = "epoch_loss"  # whose steps are epochs
@@ -106,8 +106,10 @@ def override_settings(
 
 def _reject_options(**options: Any) -> None:
     for name, value in options.items():
-        if value:
-            raise ValueError(f"{name} must be left out with a trajectory, which has names and steps, got {value!r}")
+        if value is not None and value is not False and value != {}:
+            raise ValueError(
+                f"{name} must be left out with a trajectory, which has names and steps, got {quote(value)}"
+            )
 
 
 def _make_dataset(

@@ -18,7 +18,7 @@ from simulate.maps import _kernels
 from simulate.maps._kernels import Flow, GradientSource, NormState, Rows
 from simulate.trajectories.contract import COLLAPSED, COMPLETE, DIVERGED, check_trajectory, make_trajectory
 from theory.adaptive import OddDirection
-from theory.arguments import FloatArray, check_rows
+from theory.arguments import FloatArray, check_rows, quote
 from theory.optimizers import check_norm_law
 
 _STATUSES = (COMPLETE, COLLAPSED, DIVERGED)  # in the order of the codes of the compiled loops
@@ -44,14 +44,14 @@ def check_start(start: Any, name: str, attributes: Mapping[str, str], *needed: s
         raise TypeError(f"start must be a trajectory that {name} returned, got {type(start).__name__}")
     for attribute, expected in attributes.items():
         if start.attrs.get(attribute) != expected:
-            raise ValueError(f"start must have the {attribute} {expected!r}, got {start.attrs.get(attribute)!r}")
+            raise ValueError(f"start must have the {attribute} {expected!r}, got {quote(start.attrs.get(attribute))}")
     for attribute in ("seed", "updates"):
         if attribute not in start.attrs:
             raise ValueError(f"start must be a trajectory that {name} returned, with the attribute {attribute!r}")
-    check_trajectory(start, "final_norm", "status", "status_step", *needed)
+    check_trajectory(start, "final_norm", "status", "status_step", *needed, argument="start")
     for status in start.status.values.reshape(-1):
         if status not in _STATUSES:
-            raise ValueError(f"start must have the status {', '.join(_STATUSES)}, got {status!r}")
+            raise ValueError(f"start must have the status {', '.join(_STATUSES)}, got {quote(status)}")
 
 
 def flat_copy(start: xr.Dataset, variable: str, *inner: str) -> Any:
@@ -179,7 +179,7 @@ def flow_law(rule: theory.Optimizer) -> Flow:
     if not np.allclose(values(0.3, 0.1, 3.0), expected, rtol=1e-9, atol=0):
         raise ValueError(
             f"optimizer must have a norm_rate proportional to ηλ and a norm_growth proportional to η², each with a "
-            f"power of the gradient norm; got {rule!r}"
+            f"power of the gradient norm; got {quote(rule)}"
         )
     return flow
 

@@ -18,6 +18,7 @@ from simulate.maps.layout import BatchLayout
 from simulate.maps.simulation import assemble_trajectory, simulate_norm
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
+from theory.arguments import quote
 from theory.optimizers import OptimizerLike, check_optimizer
 
 
@@ -97,7 +98,7 @@ def norm_map(
     if not isinstance(rule, (theory.SGD, theory.Adam, theory.AdamW, theory.Lion, theory.Muon)):
         raise ValueError(
             f"optimizer must be theory.SGD, Adam, AdamW, Lion or Muon, since other laws of the norm are not known step "
-            f"by step; got {rule!r}. Use random_walk"
+            f"by step; got {quote(rule)}. Use random_walk"
         )
     return simulate_norm(
         lr,

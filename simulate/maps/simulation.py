@@ -27,7 +27,16 @@ from simulate.maps.iteration import (
 )
 from simulate.maps.layout import BatchLayout, lay_out, place_setting, unlabelled
 from simulate.trajectories.contract import NORM_MAX, NORM_MIN, effective_lrs
-from theory.arguments import FloatArray, check_integer, check_intrinsic_lr, check_lr, check_real, check_wd
+from theory.arguments import (
+    FloatArray,
+    check_flag,
+    check_integer,
+    check_intrinsic_lr,
+    check_lr,
+    check_real,
+    check_wd,
+    quote,
+)
 from theory.destabilization import step_angle
 from theory.schedules import schedule_values
 
@@ -64,7 +73,7 @@ def simulate_norm(
         check_real("norm", unlabelled(norm), above=0)
         checked["norm"] = check_real("norm", unlabelled(norm), at_least=NORM_MIN, at_most=NORM_MAX)
     elif norm is not None:
-        raise ValueError(f"norm must be left out with start, whose last norm is used; got {norm!r}")
+        raise ValueError(f"norm must be left out with start, whose last norm is used; got {quote(norm)}")
     else:
         state = restart_state(start, f"norm_{source}", source, optimizer)
         if seed not in (None, start.attrs["seed"]):
@@ -93,7 +102,9 @@ def simulate_norm(
     layout = lay_out(checked, labelled, start)
     for name, value in (("lr", lr), ("wd", wd)):
         if name in schedules and name in layout.dims:
-            raise ValueError(f"{name} must not be a schedule in a batch that has a dimension {name!r}, got {value!r}")
+            raise ValueError(
+                f"{name} must not be a schedule in a batch that has a dimension {name!r}, got {quote(value)}"
+            )
     if state is None:
         state = initial_norm_state(layout.arrays["norm"], terms=memory_terms(optimizer))
     shape = layout.arrays["grad_norm"].shape
@@ -101,7 +112,7 @@ def simulate_norm(
     check_intrinsic_lr(lrs, wds, below=optimizer.intrinsic_lr_limit)
     if isinstance(rule, AdversarialGradient):
         if optimizer != theory.SGD():
-            raise ValueError(f"grad_norm must not be adversarial with momentum, only with plain SGD; got {rule!r}")
+            raise ValueError(f"grad_norm must not be adversarial with momentum, only with plain SGD; got {quote(rule)}")
         # that of step 0, also in a run that is continued
         first_lr, first_wd = (
             schedule_values(value, name, np.arange(1))[0] if callable(value) else layout.arrays[name]
@@ -111,7 +122,7 @@ def simulate_norm(
     else:
         gradients = _gradient_source(rule, layout.arrays["grad_norm"], shape, begin, steps, seed)
     if source == "ode" and flow_law(optimizer).rate_by_gradient < 0 and gradients.low.size and not gradients.low.min():
-        raise ValueError(f"grad_norm must be > 0 in norm_ode with {optimizer!r}, got {grad_norm!r}")
+        raise ValueError(f"grad_norm must be > 0 in norm_ode with {optimizer!r}, got {quote(grad_norm)}")
     crossing = _initial_crossing_times(level_norms, start, state, layout.dims)
     levels = np.empty(0) if level_norms is None else level_norms**2
     updates = np.full(shape, steps)
@@ -199,12 +210,11 @@ def _rotation_of_flow(rule: theory.Optimizer, lr: FloatArray, grad_norm: FloatAr
 
 
 def _check_exact(exact: Any, varying: bool, record_every: int | None) -> None:
-    if not isinstance(exact, bool):
-        raise TypeError(f"exact must be True or False, got {exact!r}")
+    check_flag("exact", exact)
     if not exact and varying:
         raise ValueError("exact must be True with a schedule, a rule for grad_norm or momentum, got False")
     if not exact and (record_every is None or record_every % 4):
-        raise ValueError(f"record_every must be a multiple of 4 with exact=False, got {record_every!r}")
+        raise ValueError(f"record_every must be a multiple of 4 with exact=False, got {quote(record_every)}")
 
 
 def _check_levels(levels: npt.ArrayLike) -> FloatArray:

@@ -16,7 +16,7 @@ from simulate.trajectories.classification import Classification, classify
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.periods import MeasuredPeriods, after_transient
 from simulate.trajectories.setting import Setting
-from theory.arguments import FloatArray
+from theory.arguments import FloatArray, quote
 
 MIN_RELAXATIONS = 12  # least length of a calibration run, in units of 1/ηλ
 
@@ -34,7 +34,7 @@ def measure_run(trajectory: xr.Dataset, rise: float, name: str) -> tuple[Calibra
     ):
         raise ValueError(
             f"{name} must use an optimizer that decays the weights by lr * wd in each step: SGD without momentum or "
-            f"decoupled, AdamW or Lion; got {rule!r}"
+            f"decoupled, AdamW or Lion; got {quote(rule)}"
         )
     if np.any(np.diff(trajectory.step.values) != 1):
         raise ValueError(f"{name} must have every step, but rows are missing; record it with record_every=1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import warnings
@@ -17,20 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 import theory
-from simulate._files import write_json
+from simulate._files import read_json, write_json
 from simulate.period_model.law import PeriodLaw
 from simulate.period_model.prediction import Prediction, interpolate, predict_from_runs
 from simulate.period_model.reduced_model import ReducedModel, SimulatedPeriods, Trend
 from simulate.period_model.summaries import CalibrationRun, norm_unit, pool_runs
 from theory import arguments
-from theory.arguments import check_integer, check_lr, check_number, check_wd, warn_user
+from theory.arguments import check_integer, check_items, check_lr, check_number, check_wd, quote, warn_user
 from theory.optimizers import check_optimizer, format_optimizer, with_dim
 
 if TYPE_CHECKING:
     import xarray as xr
 
 REACH = 30.0  # largest calibrated ηλ over the smallest ηλ that is predicted without a warning
-_SCHEMA = 3
+_SCHEMA, _SCHEMA_WITHOUT_DIGEST = 4, 3
 _ROUNDING = 1 + 1e-9  # lr * wd may be off by rounding
 _MAX_DEVIATION = 1e6  # of ρ/√η from 1 at the start; the simulation returns from there without an overflow
 
@@ -84,7 +83,12 @@ class PeriodModel:
     def __post_init__(self) -> None:
         object.__setattr__(self, "optimizer", check_optimizer(self.optimizer))
         # the intervals of a model are cached, which needs values that can be hashed
-        object.__setattr__(self, "calibration_runs", tuple(self.calibration_runs))
+        runs = check_items("calibration_runs", self.calibration_runs)
+        object.__setattr__(self, "calibration_runs", runs)
+        if not all(isinstance(run, CalibrationRun) for run in runs):
+            raise TypeError(
+                f"calibration_runs must hold CalibrationRun, got {quote(runs)}; from_runs takes trajectories"
+            )
         check_number("rise", self.rise, above=0)
         if not self.calibration_runs:
             raise ValueError("calibration_runs must hold at least one run, got none")
@@ -132,8 +136,10 @@ class PeriodModel:
         from simulate.trajectories.setting import Setting
 
         rise = check_number("rise", rise, above=0)
-        if isinstance(calibration_runs, Mapping) or not calibration_runs:
-            raise TypeError("calibration_runs must be a sequence of trajectories, at least one")
+        if isinstance(calibration_runs, Mapping) or not check_items("calibration_runs", calibration_runs):
+            raise TypeError(
+                f"calibration_runs must be a sequence of trajectories, at least one, got {quote(calibration_runs)}"
+            )
         runs = [(run, *measure_run(run, rise, f"calibration_runs[{i}]")) for i, run in enumerate(calibration_runs)]
         runs.sort(key=lambda run: -run[1].intrinsic_lr)
         summaries = [summary for _, summary, _ in runs]
@@ -221,11 +227,10 @@ class PeriodModel:
         ValueError: path must be a saved period model, got 'no such file'
         """
         file = arguments.check_path("path", path)
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-            raise ValueError(f"path must be a saved period model, got {os.fspath(path)!r}") from None
-        if not isinstance(content, Mapping) or content.get("schema") != _SCHEMA:
+        if not file.exists():
+            raise ValueError(f"path must be a saved period model, got {os.fspath(path)!r}")
+        content = read_json(file, "path", digest_since=_SCHEMA)
+        if content.get("schema") not in (_SCHEMA, _SCHEMA_WITHOUT_DIGEST):
             raise ValueError(
                 f"path must hold a period model of schema {_SCHEMA}, got {os.fspath(path)!r}; calibrate again"
             )
@@ -386,10 +391,12 @@ class PeriodModel:
         if start is None:
             log_norm = np.log(begins.reshape(-1)) - np.log(flat_lrs) / 2
             if (np.abs(log_norm) > math.log(_MAX_DEVIATION)).any():
-                raise ValueError(f"norm must be within a factor of {_MAX_DEVIATION:g} of the root of lr, got {norm!r}")
+                raise ValueError(
+                    f"norm must be within a factor of {_MAX_DEVIATION:g} of the root of lr, got {quote(norm)}"
+                )
             state = reduced.initial_state(log_norm, constants, seed, walker)
         elif norm is None:
-            check_trajectory(start, "final_oscillation")
+            check_trajectory(start, "final_oscillation", argument="start")
             if start.attrs.get("source") != "period_model" or (start.final_norm.dims, start.final_norm.shape) != (
                 dims,
                 shape,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from theory.arguments import FloatArray, check_integer, check_number
+from theory.arguments import FloatArray, check_integer, check_number, quote
 
 _WALKERS = 16  # simulated side by side
 _SAMPLES_PER_RELAXATION = 100  # rows per 1/ηλ that the period finder asks for
@@ -125,7 +125,7 @@ class ReducedModel:
         for name, size in (("hazard", 2), ("peak_coefficients", 3)):
             values = getattr(self, name)
             if len(values) != size:
-                raise ValueError(f"{name} must be {size} numbers, got {values!r}")
+                raise ValueError(f"{name} must be {size} numbers, got {quote(values)}")
             for value in values:
                 check_number(name, value)
         check_number("peak_residual_sd", self.peak_residual_sd, at_least=0)

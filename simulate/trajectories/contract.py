@@ -17,7 +17,7 @@ import xarray as xr
 
 import theory
 
-SCHEMA = 2
+SCHEMA = 3  # 2: the constraint is an attribute; 3: files have digests
 # norms whose square is a normal floating-point number
 NORM_MIN, NORM_MAX = float(np.sqrt(np.finfo(np.float64).tiny)), float(np.sqrt(np.finfo(np.float64).max))
 RUNNING, COMPLETE, INTERRUPTED, DIVERGED, COLLAPSED = "running", "complete", "interrupted", "diverged", "collapsed"
@@ -212,7 +212,7 @@ def upgrade(trajectory: xr.Dataset) -> xr.Dataset:
     present = trajectory.variables
     names = {old: new for old, new in RENAMED.items() if old in present and new not in present}
     upgraded = trajectory.rename(names).assign_attrs(upgrade_attributes(trajectory.attrs))
-    if trajectory.attrs.get("schema", 1) >= SCHEMA or "optimizer" not in trajectory.coords:
+    if trajectory.attrs.get("schema", 1) > 1 or "optimizer" not in trajectory.coords:
         return upgraded
     # in a sweep over optimizers the text is a coordinate
     swept = trajectory.optimizer
@@ -233,8 +233,8 @@ def _split_constraint(optimizer: str) -> tuple[str, str]:
 
 def upgrade_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Bring attributes of a trajectory to the present schema; in schema 1 the optimizer's text named the constraint."""
-    if attributes.get("schema", 1) >= SCHEMA:
-        return dict(attributes)
+    if attributes.get("schema", 1) > 1:
+        return {**attributes, "schema": SCHEMA}
     optimizer, constraint = _split_constraint(str(attributes.get("optimizer", "")))
     law = {"optimizer": optimizer, "constraint": constraint} if optimizer else {}
     return {**attributes, "schema": SCHEMA, **law}
@@ -254,25 +254,25 @@ def versions() -> dict[str, str]:
     }
 
 
-def check_trajectory(trajectory: Any, *needed: str, single: bool = False) -> xr.Dataset:
-    """Check that an argument is a trajectory with the needed variables.
+def check_trajectory(trajectory: Any, *needed: str, single: bool = False, argument: str = "trajectory") -> xr.Dataset:
+    """Check that an argument, with this name in messages, is a trajectory with the needed variables.
 
     Raises
     ------
     TypeError, ValueError : the value is no dataset, lacks a variable, or is a batch.
     """
     if not isinstance(trajectory, xr.Dataset):
-        raise TypeError(f"trajectory must be an xarray.Dataset of the trajectory contract, got {_kind(trajectory)}")
+        raise TypeError(f"{argument} must be an xarray.Dataset of the trajectory contract, got {_kind(trajectory)}")
     for name in ("norm", *needed):
         if name not in trajectory.variables:
             raise ValueError(
-                f"trajectory must have the variable {name!r}, got {sorted(map(str, trajectory.data_vars))}"
+                f"{argument} must have the variable {name!r}, got {sorted(map(str, trajectory.data_vars))}"
             )
     if "step" not in trajectory.norm.dims:
-        raise ValueError(f"trajectory.norm must have the dimension 'step', got {trajectory.norm.dims}")
+        raise ValueError(f"{argument}.norm must have the dimension 'step', got {trajectory.norm.dims}")
     if single and trajectory.norm.dims != ("step",):
         raise ValueError(
-            f"trajectory must be one run with dimension ('step',), got a batch {trajectory.norm.dims}; select one first"
+            f"{argument} must be one run with dimension ('step',), got a batch {trajectory.norm.dims}; select one first"
         )
     return trajectory
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,20 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from simulate._files import atomic_write, check_unused, is_locked, write_json
+from simulate._files import (
+    DIGEST,
+    SCHEMA_WITH_DIGESTS,
+    atomic_write,
+    check_unused,
+    damaged,
+    is_locked,
+    read_json,
+    write_json,
+)
 from simulate.trajectories.contract import (
+    COLLAPSED,
+    COMPLETE,
+    DIVERGED,
     EVALUATIONS,
     INTERRUPTED,
     RUNNING,
@@ -32,9 +44,11 @@ from simulate.trajectories.log import (
     evaluation_record,
     read_records,
     record_with_check,
+    size_of_log,
     step_record,
 )
-from theory.arguments import check_path
+from simulate.trajectories.seal import ROOT, check_seal, seal_store
+from theory.arguments import check_path, check_rows, quote
 
 # files of a run folder
 CONFIG, STATUS, STEPS, EVALS, STORE = (
@@ -61,6 +75,7 @@ class RunDescription:
     epochs_per_step : passes over the training set per step; None without epochs.
     place : place of the run among its replicas.
     checked : whether the records of the logs have checksums; those of the first versions have none.
+    schema : schema of the folder; those below 3 have no digests.
     """
 
     identity: str
@@ -72,12 +87,16 @@ class RunDescription:
     epochs_per_step: float | None
     place: int = 0
     checked: bool = True
+    schema: int = SCHEMA
 
     @classmethod
     def read(cls, folder: Path) -> RunDescription:
-        """Read the description of a run folder. Raise ValueError for a newer schema."""
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        """Read the description of a run folder. Raise ValueError if it is damaged, or of a newer schema."""
+        content = read_json(folder / CONFIG, "path")
         schema = _check_schema(content.get("schema"), folder)
+        for name, (kind, is_needed) in _FIELDS.items():
+            if (name in content or is_needed) and not isinstance(content.get(name), kind):
+                raise damaged("path", folder / CONFIG, f"its {name} is {content.get(name)!r}")
         attributes = content["attributes"] if schema == SCHEMA else upgrade_attributes(content["attributes"])
         weights = content.get("group_weights", {})
         return cls(
@@ -90,6 +109,7 @@ class RunDescription:
             epochs_per_step=content["epochs_per_step"],
             place=content.get("place", 0),
             checked=content.get("checked", False),
+            schema=schema,
         )
 
     def write(self, folder: Path) -> None:
@@ -109,6 +129,21 @@ class RunDescription:
         """Record type of the log of evaluations."""
         record = evaluation_record(self.evaluations)
         return record_with_check(record) if self.checked else record
+
+
+# types of what `config.json` holds, and whether it must
+_FIELDS: dict[str, tuple[Any, bool]] = {
+    "identity": (str, False),
+    "config": (dict, False),
+    "attributes": (dict, True),
+    "groups": (list, True),
+    "group_weights": (dict, False),
+    "evaluations": (list, False),
+    "first_norm": ((int, float), True),
+    "epochs_per_step": ((int, float, type(None)), True),
+    "place": (int, False),
+    "checked": (bool, False),
+}
 
 
 def count_steps(folder: Path) -> int:
@@ -152,6 +187,7 @@ def write_store(trajectory: xr.Dataset, target: Path) -> None:
     """Write a zarr store under another name and rename it to `target`, which must not exist."""
     with atomic_write(target) as aside:
         trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
+        seal_store(aside)
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -164,11 +200,12 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset: the trajectory. For a killed run it has the complete rows that were written, and the status
-    "interrupted".
+    "interrupted". Every number is checked against a digest or checksum. If the store of a run is damaged, its logs are
+    read, with a warning. If a log is damaged, the rows before the damage are returned, with a warning.
 
     Raises
     ------
-    ValueError : `path` holds no trajectory, or one of a newer schema.
+    ValueError : `path` holds no trajectory, a damaged one, or one of a newer schema.
 
     Examples
     --------
@@ -178,14 +215,31 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     ValueError: path must be a saved trajectory or a run folder, got 'no such folder'
     """
     folder = check_path("path", path)
-    if (folder / CONFIG).is_file():
-        if not (folder / STORE).is_dir():
-            return _read_run(folder)
-        folder = folder / STORE
-    if not (folder / "zarr.json").is_file():
-        raise ValueError(f"path must be a saved trajectory or a run folder, got {str(path)!r}")
-    dataset: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
-    _check_schema(dataset.attrs.get("schema"), folder)
+    if not (folder / CONFIG).is_file():
+        return _read_store(folder, str(path))
+    if (folder / STORE).is_dir():
+        try:
+            return _read_store(folder / STORE, str(path))
+        except ValueError as error:
+            if not (folder / STEPS).is_file():
+                raise
+            warnings.warn(f"{error}. The logs of the run are read in its place", stacklevel=2)
+    return _read_run(folder)
+
+
+def _read_store(folder: Path, shown: str) -> xr.Dataset:
+    if not (folder / ROOT).is_file():
+        raise ValueError(f"path must be a saved trajectory or a run folder, got {quote(shown)}")
+    has_digest = check_seal(folder, "path")
+    try:
+        dataset: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
+    except Exception as error:
+        # zarr raises errors of many kinds, some of them inside its own code
+        raise damaged("path", folder, f"it cannot be read ({type(error).__name__})") from error
+    schema = _check_schema(dataset.attrs.get("schema"), folder)
+    if not has_digest:
+        _warn_of_schema(schema, folder)
+    dataset.attrs.pop(DIGEST, None)
     dataset = upgrade(dataset)
     # zarr reads text as another type than object, and empty text as no text at all
     texts = ("status", "group", "group_optimizer", "verdict", "oscillation")
@@ -193,23 +247,52 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     return dataset.assign({name: dataset[name].astype(object) for name in text}).drop_encoding()
 
 
+def _warn_of_schema(schema: int, folder: Path) -> None:
+    """Raise an error if a digest is missing that should be there, and warn if none was stored in the first place."""
+    if schema >= SCHEMA_WITH_DIGESTS:
+        raise damaged("path", folder, "its digest is missing")
+    warnings.warn(
+        f"{str(folder)!r} is of schema {schema}, which has no digests, so damage to its files may go unnoticed. "
+        "simulate.save stores it with them",
+        stacklevel=4,
+    )
+
+
 def _check_schema(schema: Any, folder: Path) -> int:
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise ValueError(f"path must hold a trajectory of schema <= {SCHEMA}, got {schema!r} in {str(folder)!r}")
-    return schema
+    # whole numbers are stored as such, but old files may hold them as integers of NumPy
+    if isinstance(schema, bool) or not isinstance(schema, (int, np.integer)) or schema > SCHEMA:
+        raise ValueError(f"path must hold a trajectory of schema <= {SCHEMA}, got {quote(schema)} in {str(folder)!r}")
+    return int(schema)
 
 
 def _state_of_run(folder: Path) -> tuple[RunDescription, str, int]:
     """Return description, status and number of valid rows of a run folder."""
     description = RunDescription.read(folder)
-    content = json.loads((folder / STATUS).read_text(encoding="utf-8")) if (folder / STATUS).exists() else {}
+    content = read_status(folder, description)
     status = content.get("status", RUNNING)
     if status == RUNNING and not is_locked(folder):
         status = INTERRUPTED
     count = count_records(folder / STEPS, description.step_log)
     if status not in (RUNNING, INTERRUPTED):
+        if count < content["status_step"]:
+            # of a finished run, so rows are missing
+            status = INTERRUPTED
         count = min(count, content["status_step"])
     return description, status, count
+
+
+def read_status(folder: Path, description: RunDescription) -> dict[str, Any]:
+    """Read the last status of a run; empty if it has none yet. Raise ValueError if it is damaged."""
+    path = folder / STATUS
+    if not os.path.lexists(path):
+        return {}
+    content = read_json(path, "path", schema=description.schema)
+    status, step = content.get("status"), content.get("status_step")
+    if status not in (RUNNING, INTERRUPTED, COMPLETE, DIVERGED, COLLAPSED):
+        raise damaged("path", path, f"its status is {status!r}")
+    if status not in (RUNNING, INTERRUPTED) and not (type(step) is int and step >= 0):
+        raise damaged("path", path, f"its status_step is {step!r}")
+    return content
 
 
 def _rows_of_run(
@@ -238,7 +321,30 @@ def _rows_of_run(
 
 
 def _read_run(folder: Path) -> xr.Dataset:
-    return _rows_of_run(folder, *_state_of_run(folder))
+    description, status, count = _state_of_run(folder)
+    check_rows("path", count, description.step_log.itemsize // 8)
+    _warn_of_missing_records(folder, description, count)
+    if description.schema < SCHEMA_WITH_DIGESTS:
+        _warn_of_schema(description.schema, folder)
+    return _rows_of_run(folder, description, status, count)
+
+
+def _warn_of_missing_records(folder: Path, description: RunDescription, count: int) -> None:
+    """Warn if a log is damaged, or ends before the last checkpoint, which is written after it."""
+    numbers = [file.stem.rpartition("-")[2] for file in folder.glob("checkpoint-*.pt")]
+    saved = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    every = description.config.get("evaluate_every")
+    evaluations = saved // every + 1 if numbers and isinstance(every, int) and every > 0 else 0
+    for name, log, least in (
+        (STEPS, description.step_log, saved),
+        (EVALS, description.evaluation_log, evaluations),
+    ):
+        whole = size_of_log(folder / name) // log.itemsize
+        sound = whole if name == STEPS and count == whole else count_records(folder / name, log)
+        if sound < max(whole, least):
+            warnings.warn(
+                f"{str(folder / name)!r} is damaged after {sound} records, and what follows is left out", stacklevel=4
+            )
 
 
 def store_run(folder: Path) -> None:
@@ -264,6 +370,7 @@ def store_run(folder: Path) -> None:
             else:
                 along = part.drop_vars([name for name in part.variables if "step" not in part[name].dims])
                 along.to_zarr(aside, append_dim="step", consolidated=False)
+        seal_store(aside)
 
 
 def trajectory_of_records(

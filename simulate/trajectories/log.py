@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import recfunctions
 
+from simulate._files import check_regular
 from simulate.trajectories.contract import EVALUATIONS, FIXED_EFFECTIVE_LR, effective_lr_names, effective_lrs
 
 CHECK = "check"
@@ -59,6 +60,11 @@ def _checks(records: npt.NDArray[Any], first: int) -> npt.NDArray[np.uint64]:
     return np.asarray((words * factors).sum(axis=1, dtype=np.uint64) + number * np.uint64(0xBF58476D1CE4E5B9))
 
 
+def size_of_log(path: Path) -> int:
+    """Size of a log in bytes, 0 if there is none. Raise ValueError if it is not a regular file."""
+    return check_regular(path, "path") if os.path.lexists(path) else 0
+
+
 def read_records(path: Path, record: np.dtype[Any], start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
     """Read the complete records of an append-only log, up to the first damaged one.
 
@@ -69,10 +75,10 @@ def read_records(path: Path, record: np.dtype[Any], start: int = 0, stop: int | 
     start, stop : numbers of the first record and of the one after the last.
     """
     plain = np.dtype([field for field in record.descr if field[0] != CHECK])
-    if not path.exists():
+    whole = size_of_log(path) // record.itemsize
+    if not whole:
         return np.empty(0, dtype=plain)
     with open(path, "rb") as file:
-        whole = os.fstat(file.fileno()).st_size // record.itemsize
         file.seek(start * record.itemsize)
         count = max(0, (whole if stop is None else min(whole, stop)) - start)
         records: npt.NDArray[Any] = np.frombuffer(file.read(count * record.itemsize), dtype=record)
@@ -84,6 +90,8 @@ def read_records(path: Path, record: np.dtype[Any], start: int = 0, stop: int | 
 
 def count_records(path: Path, record: np.dtype[Any]) -> int:
     """Number of records that `read_records` returns, counted in constant memory."""
+    if CHECK not in (record.names or ()):
+        return size_of_log(path) // record.itemsize
     count = 0
     while True:
         block = len(read_records(path, record, count, count + BLOCK_RECORDS))

@@ -11,6 +11,7 @@ import xarray as xr
 
 import theory
 from simulate.trajectories.contract import FREE
+from theory.arguments import quote
 from theory.optimizers import check_optimizer
 
 
@@ -102,7 +103,7 @@ class Setting:
     def check_free(self, name: str = "trajectory") -> None:
         """Raise ValueError if a constraint was in force, so that the optimizer's law of the norm does not hold."""
         if self.constraint != FREE:
-            raise ValueError(f"{name} must come from a run without a constraint, got {self.constraint!r}")
+            raise ValueError(f"{name} must come from a run without a constraint, got {quote(self.constraint)}")
 
     def law(self, name: str = "trajectory") -> theory.Optimizer:
         """Optimizer whose law of the norm the run obeys. Raise ValueError if it is unknown or a constraint was set."""

@@ -13,6 +13,7 @@ import empirical
 import simulate
 from empirical import RunConfig
 from empirical.sweeps.store import SweepFolder
+from simulate._files import write_json
 from simulate.trajectories.setting import Setting
 from theory.optimizers import check_optimizer, optimizer_class
 from theory.references import loaded_class
@@ -48,7 +49,7 @@ def name_code(folder: Path, setting: str, name: str) -> None:
     if setting == "optimizer":
         attributes["optimizer"] = f"{name}()"
     attributes["config"] = json.dumps(content["config"])
-    (folder / "config.json").write_text(json.dumps(content))
+    write_json(folder / "config.json", content)
 
 
 def read_everything(folder: Path) -> None:
@@ -97,7 +98,7 @@ def test_a_sweep_that_names_code_is_refused(tmp_path, trap, name):
     file = tmp_path / "sweep" / "sweep.json"
     content = json.loads(file.read_text())
     content["common"]["optimizer"] = {name: {}}
-    file.write_text(json.dumps(content))
+    write_json(file, content)
     with pytest.raises(ValueError, match=r"optimizer must be .* must not import code"):
         empirical.open_sweep(tmp_path / "sweep")
     assert not trap.exists()
@@ -108,7 +109,7 @@ def test_a_period_model_that_names_code_is_refused(tmp_path, trap):
     simulate.PeriodModel.reference().save(file)
     content = json.loads(file.read_text())
     for name in HARMFUL:
-        file.write_text(json.dumps({**content, "optimizer": f"{name}()"}))
+        write_json(file, {**content, "optimizer": f"{name}()"})
         with pytest.raises(ValueError, match="optimizer must be"):
             simulate.PeriodModel.load(file)
     assert not trap.exists()

@@ -25,6 +25,7 @@ from empirical.presets import PAPER_EXPERIMENTS
 from empirical.reports.comparison import compare_run
 from empirical.studies.claims import CLAIMS
 from empirical.studies.paper_figures import all_figures
+from simulate._files import write_json
 from simulate.trajectories.folder import STATUS, count_steps
 
 COMMANDS = ["predict", "simulate", "train", "sweep", "calibrate", "validate", "diagnose", "claims"]
@@ -212,7 +213,7 @@ def test_predict_rejects_period_models_of_other_optimizers(tmp_path):
     for calibration_run in content["calibration_runs"]:
         calibration_run["run"] = json.dumps(other)
     content["optimizer"] = "SGD(momentum=0.9, decoupled=True)"
-    (tmp_path / "other.json").write_text(json.dumps(content), encoding="utf-8")
+    write_json(tmp_path / "other.json", content)
     refused = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--period-model", tmp_path / "other.json")
     assert one_line_error(refused, "period_model must be calibrated with plain SGD", "momentum=0.9")
 

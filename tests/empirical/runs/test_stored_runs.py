@@ -1,5 +1,6 @@
 """This version opens and continues what earlier versions stored: tests/stored has runs of each schema."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -17,9 +18,14 @@ from simulate.trajectories.log import read_records
 
 STORED = Path(__file__).parents[2] / "stored"
 # norm and loss before the last step of the runs, according to the version and the machine that stored them
-LAST = {1: (2.7519933891239403, 1.5139604471623898), 2: (2.75199332383678, 1.513960275799036)}
+LAST = {
+    1: (2.7519933891239403, 1.5139604471623898),
+    2: (2.75199332383678, 1.513960275799036),
+    3: (2.7519933891239403, 1.5139604471623898),
+}
 TEST_ERRORS = [0.65, 0.66388889]
 schemas = pytest.mark.parametrize("schema", LAST)
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no digests, so damage to its files may go unnoticed")
 
 
 def test_every_schema_is_stored():
@@ -31,6 +37,15 @@ def stored(schema, tmp_path):
     """Copy the stored runs, since opening a run may write its lock."""
     shutil.copytree(STORED / f"schema_{schema}", tmp_path / "stored")
     return tmp_path / "stored"
+
+
+@pytest.mark.filterwarnings("default")
+@schemas
+def test_a_missing_digest_is_reported(stored, schema):
+    for name in ("finished", "killed"):
+        expected = pytest.warns(UserWarning, match="has no digests") if schema < 3 else contextlib.nullcontext()
+        with expected:
+            simulate.load(stored / name)
 
 
 @schemas

@@ -200,12 +200,12 @@ def folder(tmp_path):
             "first_norm": FIRST_NORM,
             "epochs_per_step": epochs_per_step,
         }
-        (path / "config.json").write_text(json.dumps(config))
+        write_json(path / "config.json", config)
         (path / "steps.log").write_bytes(step_records(rows).tobytes())
         (path / "evaluations.log").write_bytes(evaluation_records(evaluated).tobytes())
         (path / "lock").touch()
         if status is not None:
-            (path / "status.json").write_text(json.dumps(status))
+            write_json(path / "status.json", status)
         return path
 
     return write
