@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from empirical.groups import scale_invariant_groups
-from theory.arguments import check_choice, check_integer, check_number, quote
+from theory.arguments import check_choice, check_integer, check_items, check_number, quote
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 _EXACT_TRACE = 1000  # number of weights up to which traces are exact
@@ -97,7 +97,7 @@ class LossCurvature:
             self._model.to(dtype)
         self._model.train()
         named = {name: p for name, p in self._model.named_parameters() if p.requires_grad}
-        chosen = list(named) if weights is None else list(weights)
+        chosen = list(named) if weights is None else list(check_items("weights", weights))
         unknown = [name for name in chosen if name not in named]
         if unknown or not chosen:
             raise ValueError(f"weights must be names of trained parameters, got {quote(unknown or chosen)}")
@@ -111,8 +111,16 @@ class LossCurvature:
         )
         # fused attention has no second derivative
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), sdpa_kernel(SDPBackend.MATH):
-            self._outputs = self._model(inputs)
-            self._loss = self._function(self._outputs, self._targets)
+            try:
+                self._outputs = self._model(inputs)
+            except Exception as error:  # the model is the caller's
+                raise ValueError(f"model must accept inputs, but raised {type(error).__name__}") from error
+            try:
+                self._loss = self._function(self._outputs, self._targets)
+            except Exception as error:  # so is the loss
+                raise ValueError(
+                    f"targets must fit the outputs of the model, but loss raised {type(error).__name__}"
+                ) from error
         if not isinstance(self._loss, Tensor) or self._loss.numel() != 1:
             raise ValueError("loss must return one number for the batch")
         gradient: Sequence[Tensor | None] = [None]
@@ -264,7 +272,7 @@ def curvature(
     count, vectors = check_integer("k", k, at_least=1), check_integer("vectors", vectors, at_least=2)
     tolerance = check_number("tolerance", tolerance, above=0, below=1)
     seed = check_integer("seed", seed, at_most=2**63 - 1)
-    if not hasattr(inputs, "__len__") or len(inputs) < 2:
+    if not np.ndim(inputs) or len(inputs) < 2:
         raise ValueError(
             "inputs must be a batch of at least 2 samples, which are needed to find scale-invariant weights"
         )

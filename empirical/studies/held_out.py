@@ -52,7 +52,7 @@ from simulate.trajectories.verdicts import (
     pool_scores,
     verdict_from,
 )
-from theory.arguments import check_choice, check_integer, check_items, check_path
+from theory.arguments import check_choice, check_integer, check_items, check_path, quote
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -326,6 +326,8 @@ def validate_held_out(
         networks = {name: NETWORKS[check_choice("networks", name, NETWORKS)] for name in check_items("networks", names)}
     if not networks:
         raise ValueError("networks must name at least one network, got none")
+    if not all(isinstance(network, Network) for network in networks.values()):
+        raise TypeError(f"networks must be names or a mapping to Network, got {quote(networks)}")
     check_integer("periods", periods, at_least=2 * PERIODS_MIN)
     folder = check_path("out", out)
     prepare_folder(folder, _MARKER, _MADE_BY)

@@ -17,7 +17,7 @@ from simulate.logs._objects import find_lost_values, read_object
 from simulate.logs._steps import EPOCHS, ROWS, STEPS, Rows, Steps, count_rows, find_steps, merge_rows, scale_epochs
 from simulate.logs._table import Table, format_names
 from simulate.trajectories.contract import variable_attributes
-from theory.arguments import FloatArray, check_integer, check_number, quote
+from theory.arguments import FloatArray, check_flag, check_integer, check_number, quote
 from theory.optimizers import OptimizerLike, check_optimizer, format_optimizer
 
 _KERAS_TAG = "epoch_loss"  # whose steps are epochs
@@ -78,7 +78,7 @@ def read_log(
     >>> log.grad_norm.values.round(2).tolist()
     [1.5, 1.24]
     """
-    checked = check_names(names)
+    checked, steps_by_row = check_names(names), check_flag("steps_by_row", steps_by_row)
     if steps_per_row is not None:
         check_integer("steps_per_row", steps_per_row, at_least=1)
     settings: dict[str, Any] = {"lr": lr, "wd": wd, "optimizer": optimizer}
@@ -106,7 +106,7 @@ def override_settings(
 
 def _reject_options(**options: Any) -> None:
     for name, value in options.items():
-        if value is not None and value is not False and value != {}:
+        if value is not None and value is not False and not (isinstance(value, Mapping) and not value):
             raise ValueError(
                 f"{name} must be left out with a trajectory, which has names and steps, got {quote(value)}"
             )
@@ -258,6 +258,8 @@ def describe_log(log: xr.Dataset) -> str:
     """
     if not isinstance(log, xr.Dataset):
         raise TypeError(f"log must be an xarray.Dataset of read_log, got {type(log).__name__}")
+    if "step" not in log.coords:
+        raise ValueError(f"log must have the coordinate 'step', got {quote(list(log.coords))}")
     form = str(log.attrs.get("form", "trajectory"))
     columns: Mapping[str, str] = log.attrs.get("columns") or _names_of_variables(log)
     parts = [

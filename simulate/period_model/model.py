@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 REACH = 30.0  # largest calibrated ηλ over the smallest ηλ that is predicted without a warning
 _SCHEMA, _SCHEMA_WITHOUT_DIGEST = 4, 3
+_LEAST_INTRINSIC_LR = 1e-15  # a period takes more steps than a float can count one by one
 _ROUNDING = 1 + 1e-9  # lr * wd may be off by rounding
 _MAX_DEVIATION = 1e6  # of ρ/√η from 1 at the start; the simulation returns from there without an overflow
 
@@ -460,6 +461,8 @@ class PeriodModel:
         """Check lr and wd, warn outside the calibrated range, and return ηλ."""
         lr, wd = check_number("lr", lr, above=0), check_number("wd", wd, above=0)
         intrinsic_lr = float(arguments.check_intrinsic_lr(np.asarray(lr), np.asarray(wd), below=1.0))
+        if intrinsic_lr < _LEAST_INTRINSIC_LR:
+            raise ValueError(f"lr * wd must be >= {_LEAST_INTRINSIC_LR:g} for a prediction, got {intrinsic_lr:.3g}")
         lowest, largest = self.calibrated_range
         if not lowest / _ROUNDING <= intrinsic_lr <= largest * _ROUNDING:
             warn_user(
