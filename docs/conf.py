@@ -37,7 +37,7 @@ exclude_patterns = [".*", "**/.ipynb_checkpoints", "build", "dist", "report", "r
 exclude_patterns += ["theory", "simulate", "empirical", "tests", "benchmarks", "*.egg-info"]
 
 CONTENTS = {
-    "Start": ["docs/getting_started", "docs/glossary"],
+    "Start": ["docs/getting_started", "docs/questions", "docs/glossary"],
     "How to": [
         "docs/your_training",
         "docs/explorer",

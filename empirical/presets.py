@@ -127,13 +127,23 @@ _EXPERIMENTS = (
     ),
     PaperExperiment(
         "few-images",
-        "1000 images, which networks of few channels fit: plain, with momentum, and with all weights trained",
+        "1000 images, which networks of few channels fit, at ηλ from 5e-3 to 1e-3, one with two pairs of η and λ",
+        ("lr", "wd"),
+        tuple(
+            {"lr": lr, "wd": wd, "samples": _FEW, "steps": steps, "sampling": "without_replacement"}
+            for lr, wd, steps in ((1.0, 0.005, 8000), (1.0, 0.002, 14_000), (0.25, 0.008, 14_000), (1.0, 0.001, 30_000))
+        ),
+        calibration=(0, 1),
+        is_in_paper=False,
+    ),
+    PaperExperiment(
+        "few-images-variants",
+        "1000 images with momentum, and with all weights trained",
         ("lr", "wd", "optimizer", "scale_invariant"),
         tuple(
-            {"samples": _FEW, "wd": 0.002, "steps": 14_000, "sampling": "without_replacement", **changes}
+            {"samples": _FEW, "steps": 9000, "sampling": "without_replacement", **changes}
             for changes in (
-                {"lr": 1.0},
-                {"lr": 0.1, "optimizer": SGD(momentum=0.9)},
+                {"lr": 0.1, "wd": 0.002, "optimizer": SGD(momentum=0.9)},
                 {"lr": 0.3, "wd": 0.005, "scale_invariant": False, "seeded_head": False},
             )
         ),

@@ -428,7 +428,7 @@ CLAIMS: tuple[Study, ...] = (
     ),
     _claim(
         name="ideal-gas-radius",
-        claim="The mean squared norm is that of an ideal gas of weights, λ⟨ρ²⟩² = η⟨g̃²⟩/2.",
+        claim="At equilibrium the mean squared norm is that of an ideal gas of weights, λ⟨ρ²⟩² = η⟨g̃²⟩/2.",
         source="arXiv 2511.07308",
         runs=_runs(_SMALL_MLP),
         statistic=ideal_gas_indicator(0.03),

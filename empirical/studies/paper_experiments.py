@@ -34,6 +34,7 @@ from simulate.plots.style import label_log_ticks
 from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.setting import Setting
 from theory.arguments import warn_user
+from theory.optimizers import format_optimizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,7 +153,11 @@ def _results(experiment: PaperExperiment, runs: Sequence[RunConfig], trajectorie
 
 def _setting_cell(run: RunConfig, name: str) -> Cell:
     value = getattr(run, name)
-    return Cell("all", math.inf) if value is None else number_cell(float(value), "g")
+    if value is None:
+        return Cell("all", math.inf)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return number_cell(float(value), "g")
+    return Cell(format_optimizer(value) if name == "optimizer" else str(value))
 
 
 def _geometric_mean(values: Any) -> float:

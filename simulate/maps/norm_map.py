@@ -71,14 +71,15 @@ def norm_map(
 
     Returns
     -------
-    Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm`, `effective_lr`, `rotation`. In a batch
-    with two or more axes, an axis is named `lr` or `wd` if only that argument varies along it. A trajectory that leaves
-    the floating-point range keeps its rows up to that step (in a batch the rest is NaN) and has the status "diverged"
-    or "collapsed". Without rows the result has `norm_min`, `norm_max`, `mean_sq_norm`, `mean_fourth_norm` (E[ρ²],
-    E[ρ⁴]) of the norms before each update, and memory does not grow with the number of steps. The last state is
-    `final_sq_norm` and the memory of the optimizer: `final_velocity_along` and `final_velocity_across`, under Adam and
-    AdamW `final_mean_square`, and under Lion and Muon `final_step_memory` and `final_momentum_size`. In a batch with
-    random gradients, `walker` numbers the random streams.
+    Trajectory (see `simulate.trajectories.contract`) with `norm`, `grad_norm`, `effective_lr`, `rotation`, and η/ρ as
+    `angular_lr` under Adam, AdamW, Lion and Muon. In a batch with two or more axes, an axis is named `lr` or `wd` if
+    only that argument varies along it. A trajectory that leaves the floating-point range keeps its rows up to that step
+    (in a batch the rest is NaN) and has the status "diverged" or "collapsed". Without rows the result has `norm_min`,
+    `norm_max`, `mean_sq_norm`, `mean_fourth_norm` (E[ρ²], E[ρ⁴]) of the norms before each update, and memory does not
+    grow with the number of steps. The last state is `final_sq_norm` and the memory of the optimizer:
+    `final_velocity_along` and `final_velocity_across`, under Adam and AdamW `final_mean_square`, and under Lion and
+    Muon `final_step_memory` and `final_momentum_size`. In a batch with random gradients, `walker` numbers the random
+    streams.
 
     Raises
     ------

@@ -46,7 +46,8 @@ def random_walk(
 
     Returns
     -------
-    Trajectory with the dimensions `batch` (walkers) and `step`: `norm`, `grad_norm`, `effective_lr`, `rotation`.
+    Trajectory with the dimensions `batch` (walkers) and `step`: `norm`, `grad_norm`, `effective_lr`, `rotation`, and
+    η/ρ as `angular_lr` under Adam, AdamW, Lion and Muon.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 import dataclasses
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ import theory
 from empirical import at_paper_scale, paper_runs, scale_invariant_groups, train
 from empirical.networks import build_network
 from empirical.presets import PAPER_EXPERIMENTS
+from empirical.studies.paper_experiments import _results, draw_runs
 from tests.devices import every_device
 from theory.optimizers import with_dim
 
@@ -226,3 +228,22 @@ def test_networks_train_on_colour_images(model, device):
     # float32
     assert run.radial_defect.max() < 1e-4
     assert np.isfinite(run.train_loss).all()
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    config = empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=12, evaluate_every=4)
+    return train(config, tmp_path_factory.mktemp("short") / "run", progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:no period is predicted")
+@pytest.mark.parametrize("name", PAPER_EXPERIMENTS)
+def test_table_and_figure_name_every_varied_setting(short_run, name):
+    experiment, runs = PAPER_EXPERIMENTS[name], paper_runs(name)
+    table = _results(experiment, runs, [short_run] * len(runs))
+    assert len(table.rows) == len(runs)
+    # runs of one experiment differ in the named settings
+    assert len({tuple(str(cell) for cell in row[: len(experiment.varied)]) for row in table.rows}) == len(runs)
+    figure = draw_runs(experiment, runs[:1], [short_run])
+    assert figure.axes[0].get_title().count("=") >= len(experiment.varied)
+    plt.close(figure)
