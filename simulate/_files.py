@@ -148,7 +148,7 @@ def read_json(
     >>> read_json(file, "path")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: path must lead to intact files, but ...numbers.json is damaged: its digest is another
+    ValueError: path must lead to intact files, but '...numbers.json' is damaged: its digest is another
     """
     try:
         check_regular(path, name, _LARGEST_JSON)

@@ -118,9 +118,8 @@ class LossCurvature:
             try:
                 self._loss = self._function(self._outputs, self._targets)
             except Exception as error:  # so is the loss
-                raise ValueError(
-                    f"targets must fit the outputs of the model, but loss raised {type(error).__name__}"
-                ) from error
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise ValueError(f"targets must fit the outputs of the model, but loss raised {reason}") from error
         if not isinstance(self._loss, Tensor) or self._loss.numel() != 1:
             raise ValueError("loss must return one number for the batch")
         gradient: Sequence[Tensor | None] = [None]

@@ -172,7 +172,7 @@ def make_trajectory(
     >>> run = make_trajectory({"norm": [1.0, 0.9]}, step=[0, 1], source="map", final_norm=0.8,
     ...                       status="complete", status_step=2)
     >>> run.norm.attrs["units"], run.attrs["schema"], run.status.item()
-    ('weight', 2, 'complete')
+    ('weight', 3, 'complete')
     """
     dims = tuple(dims)
     variables: dict[str, Any] = {}

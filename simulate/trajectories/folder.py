@@ -97,7 +97,9 @@ class RunDescription:
         for name, (kind, is_needed) in _FIELDS.items():
             if (name in content or is_needed) and not isinstance(content.get(name), kind):
                 raise damaged("path", folder / CONFIG, f"its {name} is {content.get(name)!r}")
-        attributes = content["attributes"] if schema == SCHEMA else upgrade_attributes(content["attributes"])
+        attributes = content["attributes"]
+        if schema < SCHEMA:
+            attributes = upgrade_attributes({**attributes, "schema": schema})
         weights = content.get("group_weights", {})
         return cls(
             identity=content.get("identity", ""),

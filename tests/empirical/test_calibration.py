@@ -59,7 +59,8 @@ def test_runs_are_reused(model, runs, here):
     assert sum(run.count for run in more.calibration_runs) > sum(segment.count for segment in model.calibration_runs)
 
 
-@pytest.mark.parametrize(("until", "most"), [(0.2, 40), (0.06, 120)])
+# how many periods it takes depends on the rounding of the processor
+@pytest.mark.parametrize(("until", "most"), [(0.2, 60), (0.06, 120)])
 def test_it_stops_at_a_precise_period(until, most, here, tmp_path):
     calibrated = calibrate("mlp", width=64, until=until, out=tmp_path, executor=here)
     for value in {run.intrinsic_lr for run in calibrated.calibration_runs}:

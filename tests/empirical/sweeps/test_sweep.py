@@ -256,14 +256,15 @@ def test_a_run_waits_for_its_folder_and_gives_up(tmp_path):
 
 
 def test_a_run_is_extended_to_the_requested_precision(tmp_path, one_thread):
-    run = RunConfig(lr=0.5, wd=0.02, width=64, batch_size=32, steps=1500)
+    # clearly periodic, whatever the rounding of the processor
+    run = RunConfig(lr=0.5, wd=0.004, width=64, steps=1500)
     before = sweep([run], tmp_path / "short", one_thread)
-    assert not before.period_stderr / before.period <= 0.1
-    results = sweep([run], tmp_path / "sweep", one_thread, until=0.1, max_steps=20_000)
+    assert "period_stderr" not in before or before.period_stderr / before.period > 0.1
+    results = sweep([run], tmp_path / "sweep", one_thread, until=0.1, max_steps=80_000)
     assert results.period_stderr / results.period <= 0.1
     longer = dataclasses.replace(run, steps=results.status_step.item())
     assert simulate.load(run_path(tmp_path / "sweep", run)).identical(train(longer))
-    sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), until=0.1, max_steps=20_000)
+    sweep([run], tmp_path / "sweep", nothing_to_do := Scripted(), until=0.1, max_steps=80_000)
     assert not nothing_to_do.handed_out
 
 

@@ -1,4 +1,3 @@
-import json
 import os
 
 import filelock
@@ -9,7 +8,7 @@ import xarray as xr
 import simulate
 import theory
 from simulate import BoundedGradient, RecordedGradient, load, norm_map, save
-from simulate._files import LOCK, atomic_write, is_locked, write_json
+from simulate._files import LOCK, atomic_write, is_locked, read_json, write_json
 from simulate.trajectories.contract import SCHEMA, VARIABLES
 from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, count_steps
 from simulate.trajectories.log import evaluation_record, read_records, step_record
@@ -374,9 +373,9 @@ class TestPieces:
         write_json(target, {"status": "running"})
         with pytest.raises(TypeError):
             write_json(target, {"status": object()})
-        assert json.loads(target.read_text()) == {"status": "running"}
+        assert read_json(target, "path") == {"status": "running"}
         write_json(target, {"status": "complete"})
-        assert json.loads(target.read_text()) == {"status": "complete"}
+        assert read_json(target, "path") == {"status": "complete"}
         assert os.listdir(tmp_path) == ["status.json"]
 
     def test_locks(self, tmp_path):
