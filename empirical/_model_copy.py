@@ -271,7 +271,7 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         duplicate = copy.deepcopy(model, memo)
     except Exception as error:
-        raise ValueError(f"model must be a module that copy.deepcopy can copy, got {_one_line(error)}") from error
+        raise ValueError(f"model must be a module that copy.deepcopy can copy, got {one_line(error)}") from error
     for module in duplicate.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.__class__ = _LocalBatchNorm  # type: ignore[assignment]
@@ -295,11 +295,12 @@ def _call(model: nn.Module, inputs: Inputs) -> Any:
     except Exception as error:
         raise ValueError(
             f"model must accept inputs (a tensor, a tuple of arguments, or a dict of keywords) in double precision on "
-            f"the CPU, got {_one_line(error)}"
+            f"the CPU, got {one_line(error)}"
         ) from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Kind and message of an error on one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:200]}"
 

@@ -85,7 +85,7 @@ class _Settings:
                 schedule = " or a schedule such as theory.Cosine" if f.name == "lr" else ""
                 raise TypeError(f"{f.name} must be a number{schedule}, got {quote(value)}")
             if kind == "bool":
-                check_flag(f.name, value)
+                object.__setattr__(self, f.name, check_flag(f.name, value))
 
     def _check_each(self, check: Callable[..., Any], *names: str, **limits: float) -> None:
         """Apply a check to several settings. None is allowed where it is the default."""

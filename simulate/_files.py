@@ -26,6 +26,24 @@ class FolderInUseError(ValueError):
     """Raised if another process is writing the folder."""
 
 
+class DamagedFileError(ValueError):
+    """Raised if a file cannot be used.
+
+    Parameters
+    ----------
+    name : argument that led to the file.
+    path : the file.
+    reason, advice : what is wrong, and what to do.
+    """
+
+    def __init__(self, name: str, path: Path, reason: str, advice: str = "Restore it from a copy") -> None:
+        super().__init__(f"{name} must lead to intact files, but {str(path)!r} is damaged: {reason}. {advice}")
+        self.name, self.path, self.reason, self.advice = name, path, reason, advice
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.path, self.reason, self.advice)
+
+
 def lock_folder(path: Path, expected: str, is_ours: Callable[[set[str]], bool]) -> filelock.BaseFileLock:
     """Create a folder if it does not exist, and lock it for this process.
 
@@ -135,7 +153,7 @@ def read_json(
 
     Raises
     ------
-    ValueError : the file is missing, not a regular file, damaged, or holds something else.
+    DamagedFileError : the file is missing, not a regular file, damaged, or holds something else.
 
     Examples
     --------
@@ -148,34 +166,29 @@ def read_json(
     >>> read_json(file, "path")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: path must lead to intact files, but '...numbers.json' is damaged: its digest is another
+    simulate._files.DamagedFileError: path must lead to intact files, but '...' is damaged: its digest is another. ...
     """
     try:
         check_regular(path, name, _LARGEST_JSON)
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise damaged(name, path, error.strerror or "it cannot be read") from None
+        raise DamagedFileError(name, path, error.strerror or "it cannot be read") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise damaged(name, path, f"it is not JSON ({type(error).__name__})") from None
+        raise DamagedFileError(name, path, f"it is not JSON ({type(error).__name__})") from None
     if not isinstance(content, dict):
-        raise damaged(name, path, f"it holds a {type(content).__name__} in place of a mapping")
+        raise DamagedFileError(name, path, f"it holds a {type(content).__name__} in place of a mapping")
     stored = content.pop(DIGEST, None)
     schema = content.get("schema") if schema is None else schema
     if stored is None and isinstance(schema, int) and schema >= digest_since:
-        raise damaged(name, path, "its digest is missing")
+        raise DamagedFileError(name, path, "its digest is missing")
     if stored is not None and stored != digest_of_json(content):
-        raise damaged(name, path, "its digest is another")
+        raise DamagedFileError(name, path, "its digest is another")
     return content
 
 
 def digest_of_json(content: Mapping[str, Any]) -> str:
     """Digest of a mapping as JSON, whatever the order and the spaces in the file."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def damaged(name: str, path: Path, reason: str) -> ValueError:
-    """Error for a file that cannot be used."""
-    return ValueError(f"{name} must lead to intact files, but {str(path)!r} is damaged: {reason}")
 
 
 def check_regular(path: Path, name: str, most: float = math.inf) -> int:
@@ -185,7 +198,7 @@ def check_regular(path: Path, name: str, most: float = math.inf) -> int:
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise damaged(name, path, "it is not a regular file")
+        raise DamagedFileError(name, path, "it is not a regular file")
     if status.st_size > most:
-        raise damaged(name, path, f"it has {status.st_size} bytes")
+        raise DamagedFileError(name, path, f"it has {status.st_size} bytes")
     return status.st_size

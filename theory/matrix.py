@@ -64,7 +64,7 @@ class Muon(ShortRepr, OddDirection):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), at_least=1)
         check_number("momentum", self.momentum, at_least=0, below=1)
-        check_flag("nesterov", self.nesterov)
+        object.__setattr__(self, "nesterov", check_flag("nesterov", self.nesterov))
         check_choice("scale", self.scale, _SCALES)
         check_integer("iterations", self.iterations, at_least=0)
 

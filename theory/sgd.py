@@ -52,7 +52,7 @@ class SGD(ShortRepr):
     def __post_init__(self) -> None:
         check_number("momentum", self.momentum, at_least=0, below=1)
         for name in ("nesterov", "decoupled"):
-            check_flag(name, getattr(self, name))
+            object.__setattr__(self, name, check_flag(name, getattr(self, name)))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov must be False without momentum, got True")
 

@@ -76,7 +76,10 @@ def setting_of_group(settings: Sequence[GroupSetting | None], squares: Sequence[
     if len(settings) > 1:
         # the law of Muon is that of one matrix
         settings = [
-            s._replace(rule=None, name="Muon") if s and isinstance(s.rule, theory.Muon) else s for s in settings
+            s._replace(rule=None, name=f"Muon(momentum={s.rule.momentum:g})")
+            if s and isinstance(s.rule, theory.Muon)
+            else s
+            for s in settings
         ]
     parts: dict[GroupSetting, float] = {}
     for setting, square in zip(settings, squares, strict=True):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from empirical._model_copy import one_line
 from empirical.groups import scale_invariant_groups
 from theory.arguments import check_choice, check_integer, check_items, check_number, quote
 
@@ -114,12 +115,13 @@ class LossCurvature:
             try:
                 self._outputs = self._model(inputs)
             except Exception as error:  # the model is the caller's
-                raise ValueError(f"model must accept inputs, but raised {type(error).__name__}") from error
+                raise ValueError(f"model must accept inputs, but raised {one_line(error)}") from error
             try:
                 self._loss = self._function(self._outputs, self._targets)
             except Exception as error:  # so is the loss
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                raise ValueError(f"targets must fit the outputs of the model, but loss raised {reason}") from error
+                raise ValueError(
+                    f"targets must fit the outputs of the model, but loss raised {one_line(error)}"
+                ) from error
         if not isinstance(self._loss, Tensor) or self._loss.numel() != 1:
             raise ValueError("loss must return one number for the batch")
         gradient: Sequence[Tensor | None] = [None]

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 
 from empirical.steps.contract import TrainingState
-from simulate._files import LOCK, atomic_write, check_regular, lock_folder, write_json
+from simulate._files import LOCK, DamagedFileError, atomic_write, check_regular, lock_folder, write_json
 from simulate.trajectories.contract import COMPLETE, RUNNING
 from simulate.trajectories.folder import (
     CONFIG,
@@ -38,7 +38,7 @@ from simulate.trajectories.folder import (
     store_run,
 )
 from simulate.trajectories.log import count_records, evaluation_record, read_records, records_with_checks
-from simulate.trajectories.seal import check_seal
+from simulate.trajectories.store_digest import check_digest
 
 _CHECKPOINTS_KEPT = 2
 _READING_ERRORS = (
@@ -237,11 +237,9 @@ class RunFolder:
         """Write the labelled store of a finished run, if the folder has one and it is missing or damaged."""
         if not self._labelled:
             return
-        try:
-            if (self.path / STORE).is_dir() and check_seal(self.path / STORE, "out"):
+        with suppress(DamagedFileError):
+            if (self.path / STORE).is_dir() and check_digest(self.path / STORE, "out"):
                 return
-        except ValueError:
-            pass
         store_run(self.path)
 
     def check_space(self, needed: int) -> None:

@@ -29,7 +29,7 @@ from empirical.reports.tables import DASH, Cell, Table, number_cell
 from empirical.sweeps.store import read_summaries
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import FAILED, Summary, run_path
-from simulate._files import atomic_write, read_json, write_json
+from simulate._files import DamagedFileError, atomic_write, read_json, write_json
 from simulate.trajectories.contract import COMPLETE, versions
 from theory.arguments import check_path
 
@@ -452,7 +452,7 @@ def prepare_folder(folder: Path, marker: str, made_by: str) -> dict[str, Any]:
     with folder_errors(folder):
         content: dict[str, Any] = {}
         if folder.exists() and any(folder.iterdir()):
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(DamagedFileError):
                 content = read_json(folder / marker, "out")
             if content.get("made_by") != made_by:
                 raise ValueError(

@@ -30,7 +30,7 @@ from empirical.sweeps.task import (
     run_path,
 )
 from empirical.sweeps.traces import StoredTrajectory, add_trajectories
-from simulate._files import LOCK, check_regular, damaged, lock_folder, read_json, write_json
+from simulate._files import LOCK, DamagedFileError, check_regular, lock_folder, read_json, write_json
 from simulate.trajectories.contract import SCHEMA, variable_attributes
 from simulate.trajectories.folder import count_steps
 from simulate.trajectories.log import CHECK
@@ -121,6 +121,9 @@ def _with_check(line: str) -> bytes:
     return f'{{"{CHECK}": "{zlib.crc32(line.encode()):08x}", {line[1:]}'.encode()
 
 
+_CHECK_SIZE = len(_with_check("{"))
+
+
 def read_summaries(path: Path) -> dict[str, Summary]:
     """Read the last summary of each run of a sweep, by identity.
 
@@ -134,9 +137,9 @@ def read_summaries(path: Path) -> dict[str, Summary]:
     for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
         try:
             content = json.loads(line)
-            if CHECK in content and _with_check("{" + line[len(_with_check("{")) :].decode()) != line:
+            # lines of earlier versions have no checksum
+            if content.pop(CHECK, None) is not None and _with_check("{" + line[_CHECK_SIZE:].decode()) != line:
                 raise ValueError
-            content.pop(CHECK, None)
             summary = Summary.from_dict(content)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             bad.append(number)
@@ -170,7 +173,7 @@ def read_configs(path: Path) -> tuple[RunConfig, ...]:
         common, varied = table["common"], table["varied"]
         settings = [{**common, **dict(zip(varied, row, strict=True))} for row in table["runs"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise damaged("path", file, f"it has no settings of runs ({type(error).__name__})") from None
+        raise DamagedFileError("path", file, f"it has no settings of runs ({type(error).__name__})") from None
     return tuple(RunConfig.from_dict(run) for run in settings)
 
 

@@ -94,6 +94,18 @@ class Rows(NamedTuple):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def raised(x: Any, exponent: Any) -> Any:
+    """Power of a number, without the slow general power where roots and squares do."""
+    if exponent == 0.0:
+        return 1.0
+    if exponent == 1.0:
+        return x
+    if exponent == 2.0:
+        return x * x
+    return np.sqrt(x) if exponent == 0.5 else x**exponent
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def iterate_norm_map(
     state: Any,
     lr: Any,
@@ -151,18 +163,18 @@ def iterate_norm_map(
                 rows.grad_norm[i, t // record_every - rows.first] = gradient
             push, relaxation = step_lr * gradient, 0.0
             if continuous:
-                scale = r ** (0.5 * flow.rate_exponent)
+                scale = raised(r, 0.5 * flow.rate_exponent)
                 if decay > 0.0:
-                    relaxation = flow.rate * step_lr * decay * gradient**flow.rate_by_gradient * scale
+                    relaxation = flow.rate * step_lr * decay * raised(gradient, flow.rate_by_gradient) * scale
                 share = -np.expm1(-relaxation) / relaxation if relaxation > 0.0 else 1.0
                 # ρ^p is a sum, of which this takes the root without leaving the floating-point range
                 old = np.exp(-2.0 / flow.power * relaxation) * r
-                new = (flow.growth * share * scale) ** (2.0 / flow.power)
-                new *= (step_lr * gradient**flow.growth_by_gradient) ** (4.0 / flow.power)
-                larger = max(old, new)
-                following = larger
-                if larger > 0.0 and np.isfinite(larger):
-                    following *= (1.0 + (min(old, new) / larger) ** (0.5 * flow.power)) ** (2.0 / flow.power)
+                new = raised(flow.growth * share * scale, 2.0 / flow.power)
+                new *= raised(step_lr * raised(gradient, flow.growth_by_gradient), 4.0 / flow.power)
+                following = max(old, new)
+                if 0.0 < following < np.inf:
+                    sum_of_powers = 1.0 + raised(min(old, new) / following, 0.5 * flow.power)
+                    following *= raised(sum_of_powers, 2.0 / flow.power)
             else:
                 following = shrink * shrink * r + push * (push / r)
             if not np.isfinite(following):
@@ -230,6 +242,41 @@ def components(x0: Any, x1: Any, x2: Any, v0: Any, v1: Any, v2: Any) -> Any:
     return following, length, along, np.hypot(np.hypot(u0 * v1 - u1 * v0, u1 * v2 - u2 * v1), u2 * v0 - u0 * v2)
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def gradient_at(source: Any, i: Any, s: Any, key: Any, t: Any) -> Any:
+    """Prescribed or random g̃ of one trajectory at step `t`, the `s`-th of this call."""
+    gradient = source.low[i, s]
+    if source.kind == RANDOM:
+        gradient += (source.high[i, s] - gradient) * uniform(key, t)
+    return gradient
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def record(rows: Any, i: Any, t: Any, r: Any, gradient: Any, angle: Any) -> None:
+    """Write the row of step `t`, whose number is divisible by the stride."""
+    row = t // rows.stride - rows.first
+    rows.sq_norm[i, row] = r
+    rows.grad_norm[i, row] = gradient
+    rows.angles[i, row] = angle
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def add_to_statistics(statistics: Any, r: Any) -> None:
+    """Add r before an update to the statistics of a trajectory."""
+    statistics[LEAST] = min(statistics[LEAST], r)
+    statistics[MOST] = max(statistics[MOST], r)
+    statistics[SUM] += r
+    statistics[SUM_OF_SQUARES] += r * r
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def code_after(following: Any, total: Any) -> Any:
+    """Code of a trajectory after a step to r = `following`. `total` is finite if all numbers of its state are."""
+    if following < _SMALLEST:
+        return COLLAPSED
+    return RUNNING if np.isfinite(total) else DIVERGED
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows: Any) -> None:
     """Iterate the second moments of weights and velocity under a linear rule, with gradients orthogonal to both.
@@ -239,7 +286,6 @@ def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows
     2, 3) give new weights and velocity from old weights, old velocity and gradient.
     """
     begin, sq_norm, velocity, ended, code = state.begin, state.sq_norm, state.velocity, state.ended, state.code
-    low, high, record_every, statistics = source.low, source.high, rows.stride, rows.statistics
     for i in range(sq_norm.shape[0]):
         if code[i] != RUNNING:
             continue
@@ -249,9 +295,7 @@ def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows
         key = stream_key(source.seed, state.numbers[i])
         for s in range(steps):
             t = begin + s
-            gradient = low[i, s]
-            if source.kind == RANDOM:
-                gradient += (high[i, s] - gradient) * uniform(key, t)
+            gradient = gradient_at(source, i, s, key, t)
             pull = gradient / norm
             c = coefficients[i, s]
             # components along the weights, along the remaining part of the velocity, along the gradient
@@ -259,25 +303,15 @@ def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows
             x1, x2 = c[WEIGHTS, 1] * across, c[WEIGHTS, 2] * pull
             v0 = c[VELOCITY, 0] * norm + c[VELOCITY, 1] * along
             v1, v2 = c[VELOCITY, 1] * across, c[VELOCITY, 2] * pull
-            if record_every > 0 and t % record_every == 0:
-                row = t // record_every - rows.first
-                rows.sq_norm[i, row] = r
-                rows.grad_norm[i, row] = gradient
-                rows.angles[i, row] = np.arctan2(np.hypot(x1, x2), x0)
+            if rows.stride > 0 and t % rows.stride == 0:
+                record(rows, i, t, r, gradient, np.arctan2(np.hypot(x1, x2), x0))
             following, length, after, aside = components(x0, x1, x2, v0, v1, v2)
-            if following < _SMALLEST:
+            code[i] = code_after(following, following + after + aside)
+            if code[i] != RUNNING:
                 ended[i] = t
-                code[i] = COLLAPSED
                 break
-            if not np.isfinite(following + after + aside):
-                ended[i] = t
-                code[i] = DIVERGED
-                break
-            if statistics.shape[0] > 0:
-                statistics[i, LEAST] = min(statistics[i, LEAST], r)
-                statistics[i, MOST] = max(statistics[i, MOST], r)
-                statistics[i, SUM] += r
-                statistics[i, SUM_OF_SQUARES] += r * r
+            if rows.statistics.shape[0] > 0:
+                add_to_statistics(rows.statistics[i], r)
             r, norm, along, across = following, length, after, aside
         sq_norm[i], velocity[i, 0], velocity[i, 1] = r, along, across
 
@@ -292,9 +326,7 @@ def iterate_adaptive(state: Any, lr: Any, wd: Any, rule: Any, source: Any, steps
     """
     beta1, beta2, dim, noise, drift, coupled = rule
     begin, sq_norm, velocity, square = state.begin, state.sq_norm, state.velocity, state.square
-    ended, code, low, high, record_every, statistics = (
-        state.ended, state.code, source.low, source.high, rows.stride, rows.statistics,
-    )  # fmt: skip
+    ended, code = state.ended, state.code
     for i in range(sq_norm.shape[0]):
         if code[i] != RUNNING:
             continue
@@ -304,9 +336,7 @@ def iterate_adaptive(state: Any, lr: Any, wd: Any, rule: Any, source: Any, steps
         key = stream_key(source.seed, state.numbers[i])
         for s in range(steps):
             t = begin + s
-            gradient = low[i, s]
-            if source.kind == RANDOM:
-                gradient += (high[i, s] - gradient) * uniform(key, t)
+            gradient = gradient_at(source, i, s, key, t)
             pull = gradient / norm
             decay = wd[i, s] * norm
             # components along the weights, along the remaining part of the mean, along the gradient
@@ -316,25 +346,15 @@ def iterate_adaptive(state: Any, lr: Any, wd: Any, rule: Any, source: Any, steps
             length_of_step = lr[i, s] / ((1.0 - beta1 ** (t + 1.0)) * root) if root > 0.0 else 0.0
             x0 = norm - (1.0 - coupled) * lr[i, s] * decay - drift * length_of_step * v0
             x1, x2 = -noise * length_of_step * v1, -noise * length_of_step * v2
-            if record_every > 0 and t % record_every == 0:
-                row = t // record_every - rows.first
-                rows.sq_norm[i, row] = r
-                rows.grad_norm[i, row] = gradient
-                rows.angles[i, row] = np.arctan2(np.hypot(x1, x2), x0)
+            if rows.stride > 0 and t % rows.stride == 0:
+                record(rows, i, t, r, gradient, np.arctan2(np.hypot(x1, x2), x0))
             following, length, after, aside = components(x0, x1, x2, v0, v1, v2)
-            if following < _SMALLEST:
+            code[i] = code_after(following, following + after + aside + following_square)
+            if code[i] != RUNNING:
                 ended[i] = t
-                code[i] = COLLAPSED
                 break
-            if not np.isfinite(following + after + aside + following_square):
-                ended[i] = t
-                code[i] = DIVERGED
-                break
-            if statistics.shape[0] > 0:
-                statistics[i, LEAST] = min(statistics[i, LEAST], r)
-                statistics[i, MOST] = max(statistics[i, MOST], r)
-                statistics[i, SUM] += r
-                statistics[i, SUM_OF_SQUARES] += r * r
+            if rows.statistics.shape[0] > 0:
+                add_to_statistics(rows.statistics[i], r)
             r, norm, along, across, mean_square = following, length, after, aside, following_square
         sq_norm[i], velocity[i, 0], velocity[i, 1], square[i] = r, along, across, mean_square
 
@@ -353,9 +373,7 @@ def iterate_directions(
     """
     square_step, current, previous, memory = rule
     begin, sq_norm, memories, momentum = state.begin, state.sq_norm, state.velocity, state.square
-    ended, code, low, high, record_every, statistics = (
-        state.ended, state.code, source.low, source.high, rows.stride, rows.statistics,
-    )  # fmt: skip
+    ended, code = state.ended, state.code
     for i in range(sq_norm.shape[0]):
         if code[i] != RUNNING:
             continue
@@ -364,15 +382,13 @@ def iterate_directions(
         key = stream_key(source.seed, state.numbers[i])
         for s in range(steps):
             t = begin + s
-            gradient = low[i, s]
-            if source.kind == RANDOM:
-                gradient += (high[i, s] - gradient) * uniform(key, t)
+            gradient = gradient_at(source, i, s, key, t)
             pull = gradient / np.sqrt(r)
             shrink = 1.0 - lr[i, s] * wd[i, s]
             old, new = previous * size, current * pull
             blend = np.hypot(old, new)
             following_size = np.hypot(memory * size, (1.0 - memory) * pull)
-            # E[x·u], without the factor -1
+            # -E[x·u]
             along, square = 0.0, 0.0
             if blend > 0.0:
                 square = square_step
@@ -383,19 +399,12 @@ def iterate_directions(
                     factor *= squared
             ahead = shrink * np.sqrt(r) + lr[i, s] * along / np.sqrt(r)
             aside = lr[i, s] * np.sqrt(max(square - along * (along / r), 0.0))
-            if record_every > 0 and t % record_every == 0:
-                row = t // record_every - rows.first
-                rows.sq_norm[i, row] = r
-                rows.grad_norm[i, row] = gradient
-                rows.angles[i, row] = np.arctan2(aside, ahead)
+            if rows.stride > 0 and t % rows.stride == 0:
+                record(rows, i, t, r, gradient, np.arctan2(aside, ahead))
             following = ahead * ahead + aside * aside
-            if following < _SMALLEST:
+            code[i] = code_after(following, following + following_size)
+            if code[i] != RUNNING:
                 ended[i] = t
-                code[i] = COLLAPSED
-                break
-            if not np.isfinite(following + following_size):
-                ended[i] = t
-                code[i] = DIVERGED
                 break
             if following_size > 0.0:
                 # correlations of the new momentum with the old one and with this blend
@@ -407,11 +416,8 @@ def iterate_directions(
                     past[term] = shrink * kept * past[term] + lr[i, s] * own
                     kept *= squared_kept
                     own *= squared_own
-            if statistics.shape[0] > 0:
-                statistics[i, LEAST] = min(statistics[i, LEAST], r)
-                statistics[i, MOST] = max(statistics[i, MOST], r)
-                statistics[i, SUM] += r
-                statistics[i, SUM_OF_SQUARES] += r * r
+            if rows.statistics.shape[0] > 0:
+                add_to_statistics(rows.statistics[i], r)
             r, size = following, following_size
         sq_norm[i], momentum[i] = r, size
 

@@ -17,9 +17,9 @@ import xarray as xr
 from simulate._files import (
     DIGEST,
     SCHEMA_WITH_DIGESTS,
+    DamagedFileError,
     atomic_write,
     check_unused,
-    damaged,
     is_locked,
     read_json,
     write_json,
@@ -47,7 +47,7 @@ from simulate.trajectories.log import (
     size_of_log,
     step_record,
 )
-from simulate.trajectories.seal import ROOT, check_seal, seal_store
+from simulate.trajectories.store_digest import ROOT, add_digest, check_digest
 from theory.arguments import check_path, check_rows, quote
 
 # files of a run folder
@@ -96,7 +96,7 @@ class RunDescription:
         schema = _check_schema(content.get("schema"), folder)
         for name, (kind, is_needed) in _FIELDS.items():
             if (name in content or is_needed) and not isinstance(content.get(name), kind):
-                raise damaged("path", folder / CONFIG, f"its {name} is {content.get(name)!r}")
+                raise DamagedFileError("path", folder / CONFIG, f"its {name} is {quote(content.get(name))}")
         attributes = content["attributes"]
         if schema < SCHEMA:
             attributes = upgrade_attributes({**attributes, "schema": schema})
@@ -189,7 +189,7 @@ def write_store(trajectory: xr.Dataset, target: Path) -> None:
     """Write a zarr store under another name and rename it to `target`, which must not exist."""
     with atomic_write(target) as aside:
         trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
-        seal_store(aside)
+        add_digest(aside)
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -222,25 +222,30 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     if (folder / STORE).is_dir():
         try:
             return _read_store(folder / STORE, str(path))
-        except ValueError as error:
+        except DamagedFileError as error:
             if not (folder / STEPS).is_file():
                 raise
-            warnings.warn(f"{error}. The logs of the run are read in its place", stacklevel=2)
+            warnings.warn(
+                f"{str(error.path)!r} is damaged ({error.reason}), and the logs of the run are read in its place",
+                stacklevel=2,
+            )
     return _read_run(folder)
 
 
 def _read_store(folder: Path, shown: str) -> xr.Dataset:
     if not (folder / ROOT).is_file():
         raise ValueError(f"path must be a saved trajectory or a run folder, got {quote(shown)}")
-    has_digest = check_seal(folder, "path")
+    has_digest = check_digest(folder, "path")
     try:
         dataset: xr.Dataset = xr.open_zarr(folder, consolidated=False, chunks=None).load()
     except Exception as error:
         # zarr raises errors of many kinds, some of them inside its own code
-        raise damaged("path", folder, f"it cannot be read ({type(error).__name__})") from error
+        raise DamagedFileError("path", folder, f"it cannot be read ({type(error).__name__})") from error
     schema = _check_schema(dataset.attrs.get("schema"), folder)
+    if not has_digest and schema >= SCHEMA_WITH_DIGESTS:
+        raise DamagedFileError("path", folder, "its digest is missing")
     if not has_digest:
-        _warn_of_schema(schema, folder)
+        _warn_of_missing_digest(schema, folder)
     dataset.attrs.pop(DIGEST, None)
     dataset = upgrade(dataset)
     # zarr reads text as another type than object, and empty text as no text at all
@@ -249,10 +254,7 @@ def _read_store(folder: Path, shown: str) -> xr.Dataset:
     return dataset.assign({name: dataset[name].astype(object) for name in text}).drop_encoding()
 
 
-def _warn_of_schema(schema: int, folder: Path) -> None:
-    """Raise an error if a digest is missing that should be there, and warn if none was stored in the first place."""
-    if schema >= SCHEMA_WITH_DIGESTS:
-        raise damaged("path", folder, "its digest is missing")
+def _warn_of_missing_digest(schema: int, folder: Path) -> None:
     warnings.warn(
         f"{str(folder)!r} is of schema {schema}, which has no digests, so damage to its files may go unnoticed. "
         "simulate.save stores it with them",
@@ -274,6 +276,7 @@ def _state_of_run(folder: Path) -> tuple[RunDescription, str, int]:
     status = content.get("status", RUNNING)
     if status == RUNNING and not is_locked(folder):
         status = INTERRUPTED
+    _check_sizes(folder, description)
     count = count_records(folder / STEPS, description.step_log)
     if status not in (RUNNING, INTERRUPTED):
         if count < content["status_step"]:
@@ -283,17 +286,31 @@ def _state_of_run(folder: Path) -> tuple[RunDescription, str, int]:
     return description, status, count
 
 
+def _check_sizes(folder: Path, description: RunDescription) -> None:
+    """Check that the logs are no longer than the settings allow, before they are read."""
+    steps = description.config.get("steps")
+    # an evaluation precedes the first step, and one may follow the last
+    for name, log, most in ((STEPS, description.step_log, 0), (EVALS, description.evaluation_log, 2)):
+        count = size_of_log(folder / name) // log.itemsize
+        if isinstance(steps, int) and count > steps + most:
+            raise DamagedFileError("path", folder / name, f"it has {count} records for {steps} steps")
+
+
 def read_status(folder: Path, description: RunDescription) -> dict[str, Any]:
     """Read the last status of a run; empty if it has none yet. Raise ValueError if it is damaged."""
     path = folder / STATUS
     if not os.path.lexists(path):
         return {}
-    content = read_json(path, "path", schema=description.schema)
-    status, step = content.get("status"), content.get("status_step")
-    if status not in (RUNNING, INTERRUPTED, COMPLETE, DIVERGED, COLLAPSED):
-        raise damaged("path", path, f"its status is {status!r}")
-    if status not in (RUNNING, INTERRUPTED) and not (type(step) is int and step >= 0):
-        raise damaged("path", path, f"its status_step is {step!r}")
+    try:
+        content = read_json(path, "path", schema=description.schema)
+        status, step = content.get("status"), content.get("status_step")
+        if status not in (RUNNING, INTERRUPTED, COMPLETE, DIVERGED, COLLAPSED):
+            raise DamagedFileError("path", path, f"its status is {quote(status)}")
+        if status not in (RUNNING, INTERRUPTED) and not (type(step) is int and step >= 0):
+            raise DamagedFileError("path", path, f"its status_step is {quote(step)}")
+    except DamagedFileError as error:
+        advice = "Delete it, and the run counts as interrupted"
+        raise DamagedFileError(error.name, path, error.reason, advice) from None
     return content
 
 
@@ -327,7 +344,7 @@ def _read_run(folder: Path) -> xr.Dataset:
     check_rows("path", count, description.step_log.itemsize // 8)
     _warn_of_missing_records(folder, description, count)
     if description.schema < SCHEMA_WITH_DIGESTS:
-        _warn_of_schema(description.schema, folder)
+        _warn_of_missing_digest(description.schema, folder)
     return _rows_of_run(folder, description, status, count)
 
 
@@ -372,7 +389,7 @@ def store_run(folder: Path) -> None:
             else:
                 along = part.drop_vars([name for name in part.variables if "step" not in part[name].dims])
                 along.to_zarr(aside, append_dim="step", consolidated=False)
-        seal_store(aside)
+        add_digest(aside)
 
 
 def trajectory_of_records(

@@ -6,6 +6,7 @@ other error than ValueError appears.
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import warnings
@@ -22,7 +23,7 @@ import simulate
 import theory
 from empirical.runs.folder import read_checkpoint
 from empirical.runs.preparation import prepare
-from simulate._files import write_json
+from simulate._files import DamagedFileError, write_json
 
 CONFIG = empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=24, evaluate_every=8)
 READERS = {
@@ -239,6 +240,17 @@ def test_fields_of_a_wrong_type_or_range_are_named(place, name, change):
     with pytest.raises(ValueError, match=r"^path must ") as caught:
         simulate.load(path)
     assert str(path) in str(caught.value)
+    if name == "status.json":
+        # the advice helps
+        assert str(caught.value).endswith("Delete it, and the run counts as interrupted")
+        (path / name).unlink()
+        assert simulate.load(path).status.item() == "interrupted"
+
+
+def test_the_error_survives_pickling(tmp_path):
+    error = DamagedFileError("path", tmp_path, "a reason", "Some advice")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.path, copy.advice) == (str(error), tmp_path, "Some advice")
 
 
 def test_a_removed_digest_is_missed(place):
@@ -256,7 +268,7 @@ def test_a_damaged_store_is_replaced_by_the_logs(place):
     path, intact = place("finished run")
     chunk = next((path / "trajectory.zarr" / "norm" / "c").iterdir())
     flip(chunk, np.random.default_rng(1))
-    with pytest.warns(UserWarning, match=r"trajectory\.zarr' is damaged: its digest is another\. The logs"):
+    with pytest.warns(UserWarning, match=r"trajectory\.zarr' is damaged \(its digest is another\), and the logs"):
         run = simulate.load(path)
     xr.testing.assert_identical(run, intact)
     # the next command that may write renews the store
@@ -287,10 +299,26 @@ def test_an_added_or_removed_file_of_a_store_is_noticed(place):
         simulate.load(path)
 
 
-def test_a_huge_log_without_checksums_is_refused(place):
+@pytest.mark.parametrize("log", ["steps.log", "evaluations.log"])
+@pytest.mark.parametrize("changes", [{}, {"checked": False}], ids=["checked", "unchecked"])
+def test_a_huge_log_is_refused_before_it_is_read(place, log, changes):
     path, _ = place("killed run")
     content = json.loads((path / "config.json").read_text())
-    write_json(path / "config.json", {**content, "checked": False})
+    write_json(path / "config.json", {**content, **changes})
+    with open(path / log, "r+b") as file:
+        file.truncate(13 * 10**9)
+    with (
+        limit(20),
+        pytest.raises(ValueError, match=r"^path must .*\.log' is damaged: it has \d+ records for 24 steps"),
+    ):
+        simulate.load(path)
+
+
+def test_a_huge_log_of_unknown_length_is_refused(place):
+    # without settings only the memory of the machine says what is too much
+    path, _ = place("killed run")
+    content = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", {**content, "config": {}, "checked": False})
     with open(path / "steps.log", "r+b") as file:
         file.truncate(2**42)
     with limit(60), pytest.raises(ValueError, match=r"^path must leave rows that fit into memory"):

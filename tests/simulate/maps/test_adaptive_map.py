@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import theory
 from simulate import BoundedGradient, norm_map, random_walk
+from simulate.maps.iteration import memory_of
 
 DIM, STEPS, LR, GRADIENT = 400, 4000, 0.01, 2.0
 SCHEDULES = {
@@ -20,6 +21,12 @@ SCHEDULES = {
     "steps": theory.StepDecay(LR, milestones=(STEPS // 3, 2 * STEPS // 3), factor=0.3),
 }
 RULES = [kind(dim=DIM, betas=betas) for kind in (theory.AdamW, theory.Adam) for betas in ((0.9, 0.999), (0.9, 0.95))]
+# their memory of past steps has a number for each term of a series
+DIRECTIONS = [
+    theory.Lion(dim=DIM),
+    theory.Muon(rows=12, columns=25, momentum=0.9, iterations=0),
+    theory.Muon(rows=300, columns=1, momentum=0.8, nesterov=False, iterations=0),
+]
 BETAS = st.sampled_from([0.0, 0.5, 0.9, 0.99, 0.9999])
 
 
@@ -96,7 +103,7 @@ def test_it_settles_at_the_equilibrium(rule):
     assert run.rotation.values[-1] == pytest.approx(rotation, rel=0.01)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", [*RULES, *DIRECTIONS], ids=repr)
 def test_runs_continue_bit_for_bit_and_members_are_their_own_runs(rule):
     lr, wd, drive = theory.Cosine(0.05, 0.01, 40), theory.Linear(0.5, 0.05, 40), BoundedGradient([0.5, 1.0], 3.0)
     arguments = {"optimizer": rule, "seed": 1}
@@ -104,7 +111,8 @@ def test_runs_continue_bit_for_bit_and_members_are_their_own_runs(rule):
     first = norm_map(lr, wd, drive, norm=[1.0, 2.0], steps=15, **arguments)
     rest = norm_map(lr, wd, drive, steps=25, start=first, optimizer=rule)
     np.testing.assert_array_equal(rest.norm, whole.norm.isel(step=slice(15, None)))
-    for name in ("final_norm", "final_velocity_along", "final_velocity_across", "final_mean_square"):
+    assert len(memory_of(rule)) > 1
+    for name in ("final_norm", *memory_of(rule)):
         xr.testing.assert_equal(rest[name], whole[name])
     alone = norm_map(lr, wd, BoundedGradient(0.5, 3.0), norm=1.0, steps=40, **arguments)
     np.testing.assert_array_equal(alone.norm, whole.norm.isel(batch=0))

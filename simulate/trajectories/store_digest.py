@@ -10,25 +10,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from simulate._files import DIGEST, check_regular, damaged
+from simulate._files import DIGEST, DamagedFileError, check_regular
 
 ROOT = "zarr.json"
 _LARGEST_ROOT, _PIECE = 2**24, 2**18  # bytes; those read at a time
 
 
-def seal_store(folder: Path) -> None:
+def add_digest(folder: Path) -> None:
     """Write the digest of a store that was just written, and is not read yet, into its root."""
     root = json.loads((folder / ROOT).read_text(encoding="utf-8"))
     root["attributes"][DIGEST] = _digest(folder, root, dict(_sizes(str(folder), "path")))
     (folder / ROOT).write_text(json.dumps(root, indent=1), encoding="utf-8")
 
 
-def check_seal(folder: Path, name: str) -> bool:
+def check_digest(folder: Path, name: str) -> bool:
     """Check that no file of a store was changed, added or removed. Return False if the store has no digest.
 
     Raises
     ------
-    ValueError : the store is damaged.
+    DamagedFileError : the store is damaged.
     """
     try:
         check_regular(folder / ROOT, name, _LARGEST_ROOT)
@@ -38,13 +38,13 @@ def check_seal(folder: Path, name: str) -> bool:
             return False
         sizes = dict(_sizes(str(folder), name))
         if stored.partition("-")[0] != str(sum(sizes.values())):
-            raise damaged(name, folder, "its files have other sizes")
+            raise DamagedFileError(name, folder, "its files have other sizes")
         if stored != _digest(folder, root, sizes):
-            raise damaged(name, folder, "its digest is another")
+            raise DamagedFileError(name, folder, "its digest is another")
     except OSError as error:
-        raise damaged(name, folder, error.strerror or "it cannot be read") from None
+        raise DamagedFileError(name, folder, error.strerror or "it cannot be read") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(name, folder / ROOT, f"it does not describe a store ({type(error).__name__})") from None
+        raise DamagedFileError(name, folder / ROOT, f"it does not describe a store ({type(error).__name__})") from None
     return True
 
 
