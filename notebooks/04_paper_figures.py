@@ -40,7 +40,7 @@ FAST = bool(os.environ.get("BNWD_FAST"))  # a short version for tests
 OUT = tempfile.mkdtemp()  # a folder of your own keeps figures and runs
 RUNS = os.environ.get("BNWD_RUNS")  # folder of runs to reuse, default OUT/runs
 with ThreadPoolExecutor(1) as one_by_one:  # default: one process per processor
-    files = draw_figures(OUT, runs=RUNS, fast=FAST, executor=one_by_one, progress=False)
+    files = draw_figures(OUT, runs=RUNS, fast=FAST, formats=["png"], executor=one_by_one, progress=False)
 figures = {figure.name: figure for figure in all_figures(FAST)}
 captions = {name: f"{figure.caption} {figure.observation}" for name, figure in figures.items()}
 
@@ -59,7 +59,7 @@ def settings(name):
 # rise by a factor of ten or more within a few steps, and the network then learns the digits again.
 
 # %%
-Image(files["training-curves"][1], width=510)
+Image(files["training-curves"][0], width=510)
 
 # %%
 Markdown(captions["training-curves"])
@@ -74,7 +74,7 @@ settings("training-curves")
 # weights rotate less than at equilibrium in most steps, and far more in the few steps of a destabilization.
 
 # %%
-Image(files["norm"][1], width=1000)
+Image(files["norm"][0], width=1000)
 
 # %%
 Markdown(captions["norm"])
@@ -89,7 +89,7 @@ settings("norm")
 # balance.
 
 # %%
-Image(files["phase-picture"][1], width=510)
+Image(files["phase-picture"][0], width=510)
 
 # %%
 Markdown(captions["phase-picture"])
@@ -103,7 +103,7 @@ settings("phase-picture")
 # faster than $1/\eta\lambda$. A model calibrated on other runs of this network, at two values of $\eta\lambda$, predicts them.
 
 # %%
-Image(files["periods"][1], width=1000)
+Image(files["periods"][0], width=1000)
 
 # %%
 Markdown(captions["periods"])
@@ -117,7 +117,7 @@ settings("periods")
 # equilibrium, the widest are periodic, and those in between are neither.
 
 # %%
-Image(files["width"][1], width=1000)
+Image(files["width"][0], width=1000)
 
 # %%
 Markdown(captions["width"])
@@ -132,7 +132,7 @@ settings("width")
 # average. With 360 test images, one image is 0.28 %, so the figure cannot resolve the improvement.
 
 # %%
-Image(files["minima"][1], width=1000)
+Image(files["minima"][0], width=1000)
 
 # %%
 Markdown(captions["minima"])
@@ -147,7 +147,7 @@ settings("minima")
 # are not marked.
 
 # %%
-Image(files["full-batch"][1], width=510)
+Image(files["full-batch"][0], width=510)
 
 # %%
 Markdown(captions["full-batch"])

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["empirical.runs.loop", "empirical.steps.kernel_engine", "sklearn.datasets"])
+_CONTEXT.set_forkserver_preload(["empirical.runs.loop", "empirical.steps.kernel_engine"])
 
 
 def start_process(function, *arguments, messages=os.devnull):

@@ -7,6 +7,7 @@ import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,12 @@ def _add_label_noise(data: Data, share: float, generator: np.random.Generator) -
 # Reading the files takes longer than a short run, and a sweep reads them for every run. Every use copies the arrays.
 @functools.cache
 def _read_digits() -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    # scikit-learn is slow to import
-    from sklearn.datasets import load_digits
-
-    images, classes = load_digits(return_X_y=True)
-    return images, classes
+    # its file is read without scikit-learn, whose import takes as long as a short run
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ValueError("dataset 'digits' needs the package scikit-learn: pip install scikit-learn")
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1], table[:, -1].astype(np.int64)
 
 
 @functools.cache

@@ -43,7 +43,8 @@ AnyExecutor = concurrent.futures.Executor | AbstractContextManager[concurrent.fu
 # Largest number of submitted tasks: enough for the workers of a large cluster, few enough for any scheduler.
 _MAX_SUBMITTED = 20_000
 _DELAY_FACTOR = 4.0
-_POLL_SECONDS, _MAX_POLLED_RUNS = 1.0, 200
+# seconds between looks at signals and ended runs, and between updates of the progress bar
+_POLL_SECONDS, _UPDATE_SECONDS, _MAX_POLLED_RUNS = 0.2, 1.0, 200
 # largest number of results written at a time
 _MAX_COLLECTED = 1000
 # number of runs per second of pace, and longest pace in seconds
@@ -385,7 +386,7 @@ class _Progress:
 
     def update(self, runs: Iterable[RunConfig]) -> None:
         """Update the bar, if it is visible, from the logs of running runs."""
-        if self._bar.disable or time.monotonic() - self._updated < _POLL_SECONDS:
+        if self._bar.disable or time.monotonic() - self._updated < _UPDATE_SECONDS:
             return
         written = [
             min(run.steps, count_steps(run_path(self._options.out, run)))

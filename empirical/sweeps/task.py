@@ -28,7 +28,7 @@ SESSION_FILE, RUNS_FOLDER = "session", "runs"
 FAILED, IN_USE = "failed", "in use"
 _ERROR_LINES = 8
 # seconds between checks whether the sweep was stopped, and between checks whether a folder is free
-_CHECK_SECONDS, _WAIT_STEP = 2.0, 0.5
+_CHECK_SECONDS, _WAIT_STEP = 0.5, 0.5
 # bounds of the factor by which a run is extended at once, and a margin on the estimated factor
 _MAX_GROWTH, _MIN_GROWTH, _GROWTH_MARGIN = 4.0, 1.25, 1.1
 _MAX_STEPS_FACTOR = 10

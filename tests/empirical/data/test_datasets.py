@@ -128,6 +128,14 @@ def test_tables_without_labelled_images_raise(monkeypatch):
         load_data("someone/something", torch.float32, CPU)
 
 
+def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    images, classes = load_digits(return_X_y=True)
+    np.testing.assert_array_equal(loading._read_digits()[0], images)
+    np.testing.assert_array_equal(loading._read_digits()[1], classes)
+
+
 def test_embedded_sets():
     mnist = load_data("mnist5k", torch.float32, CPU)
     assert tuple(mnist.inputs.shape) == (4000, 1, 28, 28)

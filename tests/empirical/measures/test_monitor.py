@@ -17,7 +17,7 @@ from empirical.data import batch_indices, load_data
 from empirical.networks import build_network
 from simulate.diagnosis.forecast import forecast
 
-CONFIG = empirical.RunConfig(lr=0.3, wd=0.02, model="convnet", width=4, dtype="float64", steps=15)
+CONFIG = empirical.RunConfig(lr=0.3, wd=0.02, model="convnet", width=4, dtype="float64", steps=15, engine="eager")
 
 
 def test_a_plain_torch_loop_with_a_monitor_measures_what_train_measures():

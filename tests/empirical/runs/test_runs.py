@@ -150,12 +150,12 @@ def test_damage_of_a_killed_run_is_repaired(tmp_path, damage):
     xr.testing.assert_identical(resume(path), whole)
 
 
-LONG = RunConfig(lr=0.5, wd=0.01, width=8, steps=5000, evaluate_every=500, engine="eager")
+LONG = RunConfig(lr=0.5, wd=0.01, width=8, steps=3000, evaluate_every=500, engine="eager")
 # each takes some seconds
 KINDS = {
     "eager": LONG,
-    "kernel, mlp": dataclasses.replace(LONG, engine="kernel", width=64, steps=50_000, evaluate_every=5000),
-    "kernel, convnet": dataclasses.replace(LONG, engine="kernel", model="convnet", steps=6000),
+    "kernel, mlp": dataclasses.replace(LONG, engine="kernel", width=64, steps=25_000, evaluate_every=5000),
+    "kernel, convnet": dataclasses.replace(LONG, engine="kernel", model="convnet", width=4, steps=3000),
 }
 
 

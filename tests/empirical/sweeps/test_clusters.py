@@ -107,7 +107,7 @@ def check_a_sweep_with_accidents(tmp_path, cluster, text, kills, every):
 
 
 def test_workers_and_scheduler_are_killed(tmp_path, cluster):
-    check_a_sweep_with_accidents(tmp_path, cluster, SMALL.format(steps=8000), kills=2, every=1.0)
+    check_a_sweep_with_accidents(tmp_path, cluster, SMALL.format(steps=5000), kills=2, every=1.0)
 
 
 @pytest.mark.acceptance
