@@ -9,8 +9,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import xarray as xr
@@ -83,7 +83,7 @@ def calibrate(
     seeds : number of runs at each ηλ. With a single seed, an untypical run biases the model. Runs of your own module
         share its initial weights and differ only in the order of the data.
     rise : threshold d of the period finder.
-    out : folder of the runs, which a later call reuses. With None they are deleted.
+    out : folder of the runs, which a later call reuses. With None they are deleted, also after an interruption.
     executor : executor of the runs, as in `sweep`.
     progress : whether to show a progress bar; by default only in a terminal.
     settings : further fields of `RunConfig`, such as `width`, `batch_size`, `dataset`.
@@ -144,8 +144,7 @@ def calibrate(
     limit = _TRANSIENT + _TYPICAL_PERIOD * _MAX_EXTENSION * longest
     with ExitStack() as cleanup:
         if out is None:
-            out = tempfile.mkdtemp(prefix="bnwd-calibrate-")
-            cleanup.callback(shutil.rmtree, out, ignore_errors=True)
+            out = cleanup.enter_context(_temporary_folder())
         folder = check_path("out", out)
 
         def train_runs(configs: Sequence[RunConfig]) -> list[xr.Dataset]:
@@ -177,6 +176,18 @@ def calibrate(
             runs += train_runs(configs_at(value))
             model_so_far = simulate.PeriodModel.from_runs(runs, rise=rise)
         return model_so_far
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[str]:
+    """Folder of runs that nobody keeps."""
+    folder = tempfile.mkdtemp(prefix="bnwd-calibrate-")
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the calibration runs are deleted, pass out=FOLDER to keep them") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _next_setting(model: simulate.PeriodModel, lowest: float) -> float | None:

@@ -149,7 +149,9 @@ def calibrate_command(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of runs at each ηλ.")] = 2,
-    runs: Annotated[Path | None, typer.Option(help="Folder that keeps the runs for reuse.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the runs for reuse. Default: OUT with the ending .runs.")
+    ] = None,
     workers: Workers = None,
     **settings: Any,
 ) -> None:
@@ -170,7 +172,7 @@ def calibrate_command(
         periods=periods,
         until=stderr,
         seeds=seeds,
-        out=runs,
+        out=out.with_suffix(".runs") if runs is None else runs,
         executor=empirical.dask_executor(workers=workers),
         **settings,
     )

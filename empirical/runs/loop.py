@@ -295,10 +295,10 @@ def train_runs(
         for group in _group_replicas(runs.values()):
             try:
                 _train_replicas(group, progress=False, stop=stop)
-            except (Exception, Interrupted) as error:
+            except (Exception, KeyboardInterrupt) as error:
                 for number, run in runs.items():
                     if run in group and not run.is_over:
-                        outcomes[number] = run.interruption() if isinstance(error, Interrupted) else error
+                        outcomes[number] = error if isinstance(error, Exception) else run.interruption()
         for number, run in runs.items():
             if number not in outcomes:
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from typing import Any
 def catch_stop_signals() -> Iterator[threading.Event]:
     """Set the event on Ctrl-C or SIGTERM while the context is open. A second Ctrl-C raises KeyboardInterrupt.
 
-    Only the main thread receives signals. In other threads the event is never set.
+    No signal is lost: if the event is set when the context ends, it raises KeyboardInterrupt, unless another exception
+    is on its way. Only the main thread receives signals. In other threads the event is never set.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -31,3 +33,5 @@ def catch_stop_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if stop.is_set() and sys.exc_info()[0] is None:
+        raise KeyboardInterrupt

@@ -233,8 +233,8 @@ class _SweepRunner:
                     break
                 self._collect()
                 self._progress.update(run for runs in self._submitted.values() for run in runs)
-        if self._submitted or self._waiting or self._delayed:
-            raise SweepInterrupted(self._folder.path, self._progress.counts())
+            if self._submitted or self._waiting or self._delayed:
+                raise SweepInterrupted(self._folder.path, self._progress.counts())
 
     def _submit_tasks(self) -> None:
         now = time.monotonic()

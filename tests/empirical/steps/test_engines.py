@@ -208,7 +208,7 @@ def images_problem(depth, shape, width=3, dtype="float64", **settings):
 @pytest.mark.parametrize("batch", [7, 32])
 @pytest.mark.parametrize(
     ("depth", "shape"),
-    # sizes that poolings do not divide, last poolings over several pixels, ten convolutions; each depth is compiled anew
+    # sizes that poolings do not divide, last poolings over several pixels, ten convolutions; each depth is compiled
     [
         (2, (3, 9, 13)),
         (3, (3, 32, 32)),

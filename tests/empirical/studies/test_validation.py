@@ -1,12 +1,7 @@
 import concurrent.futures
 import csv
 import dataclasses
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -27,8 +22,6 @@ from empirical.studies.validation import (
     validate_runs,
 )
 from empirical.sweeps.task import run_path
-from simulate._files import is_locked
-from simulate.trajectories.folder import count_steps
 from tests.html_pages import read_page
 
 CONFIGS = PRESETS["digits"]
@@ -39,10 +32,6 @@ SHORT = {
     name: dataclasses.replace(run, steps=min(run.steps, round(2 / run.lr / run.wd) + 110))
     for name, run in CONFIGS.items()
 }
-
-
-def folder_of(out, name):
-    return run_path(out / RUNS_SUBFOLDER, CONFIGS[name])
 
 
 def test_names_are_unique():
@@ -91,43 +80,6 @@ def test_a_folder_with_other_files_is_refused_and_kept(tmp_path):
     with pytest.raises(ValueError, match="out must be a new or empty folder"):
         validate("digits", tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["thesis.txt", VALIDATION_MARKER]
-
-
-INTERRUPTED = """
-import sys
-from empirical.cli.main import run_command_line
-if __name__ == "__main__":
-    run_command_line(["validate", "--out", sys.argv[1]])
-"""
-
-
-def test_an_interrupted_validation_keeps_its_runs_and_is_continued(tmp_path):
-    script, out = tmp_path / "script.py", tmp_path / "report"
-    script.write_text(INTERRUPTED)
-
-    def stop_after(steps, number):
-        process = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True)
-        while sum(count_steps(folder_of(out, name)) for name in NAMES) < steps and process.poll() is None:
-            time.sleep(0.1)
-        os.kill(process.pid, number)
-        _, message = process.communicate()
-        return process.returncode, message, {name: count_steps(folder_of(out, name)) for name in NAMES}
-
-    code, message, first = stop_after(200, signal.SIGINT)
-    assert code == 130, message
-    assert "Traceback" not in message
-    assert str(out) in message
-    # after SIGKILL of the parent, the training processes end their runs properly
-    code, _, second = stop_after(sum(first.values()) + 200, signal.SIGKILL)
-    assert code == -signal.SIGKILL
-    begun = [name for name in NAMES if second[name]]
-    while any(is_locked(folder_of(out, name)) for name in begun):
-        time.sleep(0.1)
-    assert all(second[name] >= first[name] for name in NAMES)
-    assert {simulate.load(folder_of(out, name)).status.item() for name in begun} <= {"interrupted", "complete"}
-    code, _, third = stop_after(sum(second.values()) + 200, signal.SIGTERM)
-    assert code == 130
-    assert all(third[name] >= second[name] for name in NAMES)
 
 
 def run_of(trajectory, other=None):
