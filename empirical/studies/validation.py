@@ -78,9 +78,11 @@ class Validation:
 def digits_runs() -> dict[str, RunConfig]:
     """Return the runs of the preset "digits": small networks on 8×8 images."""
     runs: dict[str, RunConfig] = {}
+    # large batches, with which periods are regular
+    periodic: dict[str, Any] = {"model": "convnet", "batch_size": 256, "steps": 8000}
     for number in (1, 2, 3):
-        runs[f"convnet-high-{number}"] = RunConfig(lr=0.5, wd=0.01, model="convnet", steps=8000, seed=number)
-        runs[f"convnet-low-{number}"] = RunConfig(lr=0.1, wd=0.05, model="convnet", steps=8000, seed=10 + number)
+        runs[f"convnet-high-{number}"] = RunConfig(lr=0.5, wd=0.01, seed=number, **periodic)
+        runs[f"convnet-low-{number}"] = RunConfig(lr=0.1, wd=0.05, seed=10 + number, **periodic)
     runs["mlp-slow"] = RunConfig(lr=0.5, wd=0.002, model="mlp", width=64, steps=36_000, seed=1)
     runs["mlp-fast"] = RunConfig(lr=0.5, wd=0.02, model="mlp", width=64, steps=10_000, seed=2)
     for name, seed in (("small-mlp-1", 1), ("small-mlp-2", 2)):

@@ -8,6 +8,7 @@ import pytest
 
 import simulate
 import theory
+from empirical.studies import statistics
 from empirical.studies.statistics import distance_from_envelope, in_random_order, period_difference
 from empirical.studies.study import FAILS, HOLDS, RUNS_SUBFOLDER, UNDECIDED
 from empirical.studies.validation import (
@@ -174,6 +175,15 @@ def test_period_checks_can_fail():
     assert ratio.numbers.predicted == pytest.approx(5**0.5)
     assert ratio.verdict == HOLDS
     assert verdict("peak-ratio", {"a": a, "b": [b[0].assign(norm=1.2 * b[0].norm)]}) == FAILS
+
+
+def test_most_runs_of_each_group_must_be_periodic():
+    periodic, other = sawtooth(150, 0), noisy(0)
+    assert statistics._are_periodic([periodic])
+    assert statistics._are_periodic([periodic, other, periodic], [periodic])
+    assert not statistics._are_periodic([periodic, other])
+    # a group cannot make up for another
+    assert not statistics._are_periodic([periodic] * 5, [other, periodic, other])
 
 
 def test_rows_about_periods_fail_for_gradients_in_random_order():
