@@ -95,8 +95,10 @@ class RunDescription:
         content = read_json(folder / CONFIG, "path")
         schema = _check_schema(content.get("schema"), folder)
         for name, (kind, is_needed) in _FIELDS.items():
-            if (name in content or is_needed) and not isinstance(content.get(name), kind):
-                raise DamagedFileError("path", folder / CONFIG, f"its {name} is {quote(content.get(name))}")
+            if name not in content and is_needed:
+                raise DamagedFileError("path", folder / CONFIG, f"it has no {name}")
+            if name in content and not isinstance(content[name], kind):
+                raise DamagedFileError("path", folder / CONFIG, f"its {name} is {quote(content[name])}")
         attributes = content["attributes"]
         if schema < SCHEMA:
             attributes = upgrade_attributes({**attributes, "schema": schema})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 import theory
-from simulate import BoundedGradient, Ratio2D, RecordedGradient, classify, descend, norm_map, random_walk
+from simulate import BoundedGradient, Ratio2D, RecordedGradient, classify, descend, find_periods, norm_map, random_walk
 from simulate.trajectories.statistics import autocorrelation_time
 from simulate.trajectories.verdicts import verdict_from
 from tests.simulate.trajectories.waves import sawtooth, with_rotation
@@ -337,3 +337,10 @@ class TestTransient:
     def test_without_rows(self):
         with pytest.raises(ValueError, match="trajectory must have rows left"):
             classify(with_rotation(np.zeros(0), 0.2))
+
+
+@pytest.mark.parametrize("function", [classify, find_periods])
+def test_a_batch_is_refused(function):
+    batch = norm_map(0.1, [0.01, 0.02], 2.0, norm=1.0, steps=100)
+    with pytest.raises(ValueError, match=r"trajectory must be one run .*\('wd', 'step'\)"):
+        function(batch)

@@ -11,7 +11,7 @@ from scipy import stats
 import simulate
 import theory
 from simulate import Ratio2D, classify, descend, find_periods, load, norm_map, oscillate
-from simulate.trajectories.feedback import driven_log_norm, find_drive, find_feedback
+from simulate.trajectories.feedback import _statistics, driven_log_norm, find_drive, find_feedback
 from simulate.trajectories.periods import after_transient
 from simulate.trajectories.verdicts import SCORE_MIN, pool_scores
 from tests.simulate.trajectories.noise import driven_run, log_gradients, random_noise
@@ -134,6 +134,27 @@ def test_scores_of_noise_have_the_stated_distribution():
     assert stats.binomtest(sum(score > 1 for score in scores), 60, 0.16, alternative="greater").pvalue > 1e-3
     # three standard errors of the mean of 60 scores
     assert np.mean(scores) < 3 / math.sqrt(60)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_statistics_are_those_of_the_turning_points(seed):
+    random = np.random.default_rng(seed)
+    count = 40
+    lengths, troughs, peaks = random.integers(5, 30, count), random.normal(0, 0.2, count), random.normal(2, 0.4, count)
+    # one falls to each trough and rises to each peak at once
+    log_norm = [3.0]
+    for length, trough, peak in zip(lengths, troughs, peaks, strict=True):
+        log_norm += [*np.linspace(log_norm[-1], trough, length)[1:], peak]
+    log_norm += [0.0]
+    variation, response, contrast = _statistics(np.array(log_norm), 0.5)
+    # the last trough ends the last period
+    between = lengths[1:].astype(float)
+    assert variation == pytest.approx(between.std() / between.mean(), rel=1e-12)
+    trough, peak = troughs[:-1], peaks[:-1]
+    # spreads below a tenth of the threshold count as none
+    spread = np.sqrt(trough.var() + 0.05**2), np.sqrt(peak.var() + 0.05**2)
+    assert contrast == pytest.approx(math.log(spread[0] / spread[1]), rel=1e-12)
+    assert response == pytest.approx(-np.cov(trough, peak, ddof=0)[0, 1] / np.prod(spread), rel=1e-9)
 
 
 def test_units_are_free(trained):

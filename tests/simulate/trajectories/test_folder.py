@@ -10,8 +10,16 @@ import theory
 from simulate import BoundedGradient, RecordedGradient, load, norm_map, save
 from simulate._files import LOCK, atomic_write, is_locked, read_json, write_json
 from simulate.trajectories.contract import SCHEMA, VARIABLES
-from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, count_steps
-from simulate.trajectories.log import evaluation_record, read_records, step_record
+from simulate.trajectories.folder import CONFIG, EVALS, STATUS, STEPS, STORE, count_steps, store_run
+from simulate.trajectories.log import (
+    BLOCK_RECORDS,
+    count_records,
+    evaluation_record,
+    read_records,
+    record_with_check,
+    records_with_checks,
+    step_record,
+)
 
 EVALUATION_RECORD = evaluation_record()
 GROUPS = ["conv1.weight", "conv2.weight"]
@@ -289,6 +297,24 @@ class TestRunFolder:
         # the evaluation at step 10 belongs to a lost step
         assert run.eval_step.values.tolist() == [0, 4, 9]
 
+    @pytest.mark.parametrize("rows", [10, 1, 0])
+    def test_the_store_of_a_run_holds_what_its_logs_hold(self, folder, rows):
+        path = folder(rows=rows, evaluated=(0,), status={"status": "complete", "status_step": rows})
+        from_logs = load(path)
+        store_run(path)
+        for name in (STEPS, EVALS):
+            (path / name).unlink()
+        assert_same(load(path), from_logs)
+
+    @pytest.mark.parametrize("field", ["attributes", "groups", "first_norm", "epochs_per_step"])
+    def test_settings_without_a_needed_field_are_damaged(self, folder, field):
+        path = folder()
+        config = read_json(path / CONFIG, "path")
+        del config[field]
+        write_json(path / CONFIG, config)
+        with pytest.raises(ValueError, match=rf"path must .*{field}"):
+            load(path)
+
     def test_an_incomplete_evaluation_is_left_out(self, folder):
         path = folder(evaluated=(0, 4, 8))
         with open(path / "evaluations.log", "r+b") as file:
@@ -354,6 +380,18 @@ class TestRunFolder:
         run = load(folder())
         save(run, tmp_path / "saved")
         assert_same(load(tmp_path / "saved"), run)
+
+
+@pytest.mark.parametrize("rows", [0, 1, BLOCK_RECORDS - 1, BLOCK_RECORDS, BLOCK_RECORDS + 1])
+@pytest.mark.parametrize("damage", [False, True])
+def test_the_number_of_records_is_that_of_the_sound_ones(tmp_path, rows, damage):
+    record, path = record_with_check(EVALUATION_RECORD), tmp_path / "log"
+    data = bytearray(records_with_checks(np.zeros(rows, EVALUATION_RECORD), 0).tobytes())
+    if damage and rows:
+        data[record.itemsize * (rows // 2)] ^= 1
+    path.write_bytes(data)
+    sound = rows // 2 if damage else rows
+    assert count_records(path, record) == len(read_records(path, record)) == sound
 
 
 class TestPieces:
