@@ -342,5 +342,5 @@ class TestTransient:
 @pytest.mark.parametrize("function", [classify, find_periods])
 def test_a_batch_is_refused(function):
     batch = norm_map(0.1, [0.01, 0.02], 2.0, norm=1.0, steps=100)
-    with pytest.raises(ValueError, match=r"trajectory must be one run .*\('wd', 'step'\)"):
+    with pytest.raises(ValueError, match=r"trajectory must be one run .*\('batch', 'step'\)"):
         function(batch)
