@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from theory.arguments import check_flag
+
 
 def progress_bar(description: str, total: int | None, unit: str, progress: bool | None, *, initial: int = 0) -> Any:
     """Return a progress bar that disappears at its end.
@@ -17,6 +19,8 @@ def progress_bar(description: str, total: int | None, unit: str, progress: bool 
     progress : whether the bar is shown. None: only in a terminal.
     initial : number of things that are done already.
     """
+    if progress is not None:
+        check_flag("progress", progress)
     return tqdm(
         desc=description,
         total=total,

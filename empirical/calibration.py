@@ -107,6 +107,8 @@ def calibrate(
     >>> 200 < period_model.predict(0.5, 0.004).period < 300
     True
     """
+    if (inputs is None) != (targets is None):
+        raise ValueError(f"inputs and targets must be given together, got {quote(inputs)} and {quote(targets)}")
     check_number("lr", lr, above=0)
     check_number("intrinsic_lr", intrinsic_lr, above=0, below=1)
     check_number("ratio", ratio, above=1)

@@ -1,5 +1,6 @@
 """Random bad arguments for every public name: only one-line errors that name an argument, and no other exception."""
 
+import contextlib
 import inspect
 import math
 import warnings
@@ -12,8 +13,11 @@ import xarray as xr
 import empirical
 import simulate
 import theory
+from empirical.runs import loop
+from empirical.sweeps import workers
+from empirical.sweeps.sweep import _SweepRunner
 
-# their work starts with processes, or takes minutes, so their own tests check their arguments
+# they train for minutes or start processes; here both only raise `WorkBeginsError`
 STARTS_WORK = {
     "calibrate",
     "draw_figures",
@@ -29,6 +33,7 @@ RUN = simulate.norm_map(0.5, 0.02, simulate.BoundedGradient(1.0, 3.0), norm=1.0,
 NET = torch.nn.Sequential(torch.nn.Linear(4, 5, bias=False), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 2))
 # what makes sense for an argument of this name, so that the others are reached
 USUAL = {
+    "configs": [empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=5)],
     "config": empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=5),
     "delta": 0.1,
     "dim": 8,
@@ -47,6 +52,8 @@ USUAL = {
     "norm": 2.0,
     "norm_to": 1.0,
     "optimizer": "SGD()",
+    "out": "out",
+    "path": "page.html",
     "progress": False,
     "ratio": 2.0,
     "relaxations": 5.0,
@@ -129,7 +136,7 @@ def public_calls():
         for name in package.__all__:
             value = getattr(package, name)
             is_error = isinstance(value, type) and issubclass(value, BaseException)
-            if name in STARTS_WORK or is_error or not callable(value):
+            if is_error or not callable(value):
                 continue
             yield pytest.param(value, id=f"{package.__name__}.{name}")
 
@@ -142,6 +149,37 @@ def parameters_of(value):
     return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
+class WorkBeginsError(Exception):
+    """All arguments were accepted."""
+
+
+def begin_work(*_, **__):
+    raise WorkBeginsError
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """Raise `WorkBeginsError` instead of training and of starting processes."""
+    monkeypatch.setattr(loop, "_train_in", begin_work)
+    monkeypatch.setattr(workers, "_connect", begin_work)
+    monkeypatch.setattr(_SweepRunner, "run", begin_work)
+
+
+@pytest.mark.usefixtures("no_work")
+@pytest.mark.parametrize("name", sorted(STARTS_WORK))
+def test_usual_arguments_begin_the_work(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    function = getattr(empirical, name, None) or getattr(simulate, name)
+    usual = USUAL | {"model": "mlp"}
+    needed = {p.name: usual[p.name] for p in parameters_of(function) if p.default is p.empty}
+    if name == "write_explorer_page":
+        function(**needed)
+    else:
+        with pytest.raises(WorkBeginsError):
+            function(**needed)
+
+
+@pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("function", list(public_calls()))
 def test_bad_arguments_are_named(function, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -159,7 +197,7 @@ def test_bad_arguments_are_named(function, tmp_path, monkeypatch):
         }
         arguments[parameters[int(generator.integers(len(parameters)))].name] = bad()
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), contextlib.suppress(WorkBeginsError):
                 warnings.simplefilter("ignore")
                 function(**arguments)
         except (TypeError, ValueError) as error:

@@ -390,10 +390,10 @@ def check_choices(name: str, values: Any, allowed: Collection[str]) -> list[str]
     """
     if isinstance(values, str):
         raise TypeError(f"{name} must be a sequence of words, got the single word {values!r}")
-    words = [check_choice(name, value, allowed) for value in dict.fromkeys(values)]
+    words = [check_choice(name, value, allowed) for value in check_items(name, values)]
     if not words:
         raise ValueError(f"{name} must be at least one of {', '.join(sorted(allowed))}; got none")
-    return words
+    return list(dict.fromkeys(words))
 
 
 def to_float(result: Any) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from theory.arguments import quote
+
 # mean and standard deviation of each colour in the paper, for pixels from 0 to 1
 _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 # images that fit into the cache of a processor as float64
@@ -114,6 +116,15 @@ def add_statistics(data: Data, dtype: torch.dtype, pixel_constants: str = "data"
     return dataclasses.replace(data, mean=mean.to(dtype).view(-1, 1, 1), scale=scale.to(dtype).view(-1, 1, 1))
 
 
+def _tensor(values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except Exception as error:  # objects of libraries raise errors of many kinds
+        raise TypeError(
+            f"data must hold arrays of numbers as inputs and targets, got {quote(values)} ({type(error).__name__})"
+        ) from None
+
+
 def user_data(data: Any, dtype: torch.dtype, device: torch.device, pixel_constants: str = "data") -> Data:
     """Check and convert a user's (inputs, targets) or (inputs, targets, test_inputs, test_targets).
 
@@ -132,7 +143,7 @@ def user_data(data: Any, dtype: torch.dtype, device: torch.device, pixel_constan
         )
     tensors: list[Tensor] = []
     for inputs, targets in zip(data[::2], data[1::2], strict=True):
-        x, y = torch.as_tensor(inputs), torch.as_tensor(targets)
+        x, y = _tensor(inputs), _tensor(targets)
         if x.ndim == 0 or y.ndim != 1 or len(x) != len(y):
             raise ValueError(
                 f"data must hold as many targets (one class number each) as inputs, got shapes {tuple(x.shape)} and "

@@ -46,7 +46,7 @@ from empirical.studies.study import (
     write_page,
 )
 from empirical.sweeps.sweep import AnyExecutor
-from theory.arguments import FloatArray, check_choices, check_number
+from theory.arguments import FloatArray, check_choices, check_flag, check_number, check_path
 from theory.rules import ShortRepr
 from theory.sgd import SGD
 
@@ -502,6 +502,8 @@ def choose_claims(names: Sequence[str] | None = None, *, fast: bool = False, pap
     >>> [claim.name for claim in choose_claims(["momentum", "sgd-is-periodic"])]
     ['momentum', 'sgd-is-periodic']
     """
+    check_flag("fast", fast)
+    check_flag("paper_scale", paper_scale)
     by_name = {claim.name: claim for claim in CLAIMS}
     chosen = [by_name[name] for name in (by_name if names is None else check_choices("names", names, by_name))]
     chosen = [claim for claim in chosen if claim.fast or not fast]
@@ -556,6 +558,7 @@ def judge_claims(
     ValueError: names must be one of adam-oscillates, adamw-oscillates, all-weights-trained, ...; got 'everything'
     """
     chosen = choose_claims(names, fast=fast, paper_scale=paper_scale)
+    check_path("out", out)
     results = run_studies(chosen, out, executor=executor, progress=progress, draw=write_picture)
     write_claims(Path(out) / page_name(len(results)), results)
     return results

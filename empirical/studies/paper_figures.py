@@ -32,7 +32,7 @@ from empirical.studies.study import (
 )
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
-from theory.arguments import check_choices, check_path, warn_user
+from theory.arguments import check_choices, check_flag, check_path, warn_user
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -261,13 +261,13 @@ def draw_figures(
     ...
     ValueError: names must be one of full-batch, minima, norm, periods, ...; got 'everything'
     """
-    by_name = {figure.name: figure for figure in all_figures(fast)}
+    by_name = {figure.name: figure for figure in all_figures(check_flag("fast", fast))}
     chosen = [by_name[name] for name in check_choices("names", by_name if names is None else names, by_name)]
     file_formats = check_choices("formats", formats, _METADATA)
-    if paper_scale:
+    if check_flag("paper_scale", paper_scale):
         chosen = [figure.at_paper_scale() for figure in chosen]
     folder = check_path("out", out)
-    stored = folder / RUNS_SUBFOLDER if runs is None else Path(runs).resolve()
+    stored = folder / RUNS_SUBFOLDER if runs is None else check_path("runs", runs).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from empirical.config import RunConfig, from_plain
-from theory.arguments import check_choice, check_path, quote
+from theory.arguments import check_choice, check_items, check_path, quote
 from theory.optimizers import check_optimizer
 
 _TABLES = ("run", "grid", "runs")
@@ -52,7 +52,7 @@ def grid(**settings: Any) -> tuple[RunConfig, ...]:
 def check_different(configs: Iterable[RunConfig]) -> tuple[RunConfig, ...]:
     """Check that there are runs, and that they differ in more than steps and device; return them."""
     by_identity: dict[str, RunConfig] = {}
-    for config in configs:
+    for config in check_items("configs", configs):
         if not isinstance(config, RunConfig):
             raise TypeError(f"configs must hold RunConfigs only, got {type(config).__name__}")
         if config.identity in by_identity:
