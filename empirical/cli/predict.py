@@ -13,7 +13,7 @@ import typer
 
 import theory
 from empirical.cli.application import command, name_options, print_table
-from empirical.cli.options import GradientNorm, LearningRate, WeightDecay, optimizer_option
+from empirical.cli.options import LearningRate, WeightDecay, optimizer_option
 from theory.arguments import check_number, quote
 from theory.optimizers import check_optimizer, format_optimizer
 
@@ -35,6 +35,7 @@ class _Value(NamedTuple):
         return f"{self.value:.6g} {self.unit}".rstrip()
 
 
+_REFERENCE = "reference"
 # predictions that are complete for plain SGD only: key and label
 _PLAIN_SGD_ONLY = {
     "relaxation_time": "relaxation time",
@@ -52,7 +53,14 @@ _PLAIN_SGD_ONLY = {
 def predict_command(
     lr: LearningRate,
     wd: WeightDecay,
-    grad_norm: GradientNorm = 1.0,
+    grad_norm: Annotated[
+        float | None,
+        typer.Option(
+            help="Effective gradient norm g̃ = ρ‖∇‖: weight norm times gradient norm. Default: 1. "
+            "empirical.Monitor measures yours.",
+            show_default=False,
+        ),
+    ] = None,
     grad_norm_range: Annotated[
         tuple[float, float] | None,
         typer.Option(
@@ -75,13 +83,17 @@ def predict_command(
     ] = None,
     period_model: Annotated[
         Path | None,
-        typer.Option(help="File written by `bnwd calibrate` for your network. Default: a small ConvNet on digits."),
+        typer.Option(
+            help="File written by `bnwd calibrate` for your network, or the word reference for a small ConvNet on "
+            "digits. Adds verdict and period."
+        ),
     ] = None,
     optimizer: Annotated[str, optimizer_option] = "SGD()",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON. inf and NaN become null.")] = False,
 ) -> None:
     """Predict equilibrium norm, rotation, angular jumps and periods from formulas. Nothing is trained."""
-    rule = check_optimizer(optimizer)
+    rule, is_measured = check_optimizer(optimizer), grad_norm is not None
+    grad_norm = 1.0 if grad_norm is None else grad_norm
     for name, number in (("lr", lr), ("wd", wd), ("grad_norm", grad_norm)):
         check_number(name, number)
     if norm is not None and grad_norm_range is None:
@@ -109,9 +121,15 @@ def predict_command(
     if sharpness is not None and isinstance(rule, theory.SGD):
         edge = theory.critical_norm(lr, sharpness, wd=wd, optimizer=rule)
         values.append(_Value("critical_norm", "norm at the edge of stability", edge))
-    if is_plain and wd > 0:
+    if period_model is not None:
         with name_options(path="--period-model"):
             values += _period_values(lr, wd, period_model)
+    elif is_plain and wd > 0:
+        note = "calibrate yours: bnwd calibrate; for an example: --period-model reference"
+        values.append(_Value("period_verdict", "settles or oscillates", "depends on the network", note=note))
+    if not is_measured and any("for g̃" in value.note for value in values):
+        note = "empirical.Monitor measures yours; --grad-norm sets it"
+        values.append(_Value("grad_norm", "gradient norm g̃", "not given, 1", note=note))
     if rule != theory.SGD():
         keys = {value.key for value in values}
         missing = ", ".join(label for key, label in _PLAIN_SGD_ONLY.items() if key not in keys)
@@ -217,10 +235,11 @@ def _range_values(
         yield _Value("angular_jump_latest", "next angular jump, latest", time.latest, "steps", start)
 
 
-def _period_values(lr: float, wd: float, period_model: Path | None) -> Iterator[_Value]:
+def _period_values(lr: float, wd: float, period_model: Path) -> Iterator[_Value]:
     from simulate.period_model.model import PeriodModel
 
-    model = PeriodModel.reference() if period_model is None else PeriodModel.load(period_model)
+    is_reference = str(period_model) == _REFERENCE
+    model = PeriodModel.reference() if is_reference else PeriodModel.load(period_model)
     if not model.has_law:
         raise ValueError(f"period_model must be of a network with periods, got {str(period_model)!r} without any")
     if model.optimizer != theory.SGD():
@@ -238,7 +257,7 @@ def _period_values(lr: float, wd: float, period_model: Path | None) -> Iterator[
     inside = "yes" if low * (1 - 1e-9) <= lr * wd <= high * (1 + 1e-9) else "no"
     config = json.loads(model.calibration_runs[0].run or "{}")
     network = ", ".join(str(config[key]) for key in ("model", "width", "dataset") if config.get(key) is not None)
-    source = "for your own network: bnwd calibrate" if period_model is None else str(period_model)
+    source = "for your own network: bnwd calibrate" if is_reference else str(period_model)
     if not prediction.reason:
         meaning = "equilibrium: the norm settles; periodic: it oscillates"
         yield _Value("period_verdict", "verdict for the network below", prediction.verdict, note=meaning)

@@ -151,7 +151,7 @@ assert not {{"torch", "sympy"}} & set(sys.modules)
 
 def test_predict_as_json_has_the_values_of_theory_and_the_reference_model():
     arguments = ("--lr", 0.5, "--wd", 0.01, "--grad-norm-range", 1, 30, "--norm", 9, "--sharpness", 50)
-    values = json.loads(bnwd("predict", *arguments, "--json").stdout)
+    values = json.loads(bnwd("predict", *arguments, "--period-model", "reference", "--json").stdout)
     bounds, model = theory.norm_bounds(0.5, 0.01, 1.0, 30.0), simulate.PeriodModel.reference()
     prediction = model.predict(0.5, 0.01)
     assert values == {
@@ -173,7 +173,23 @@ def test_predict_as_json_has_the_values_of_theory_and_the_reference_model():
         "period_upper": prediction.period_interval.upper,
         "period_network": "convnet, digits",
         "period_calibrated": "yes",
+        "grad_norm": "not given, 1",
     }
+
+
+def test_predict_speaks_of_a_network_and_a_gradient_only_if_they_are_given():
+    common = ("predict", "--lr", 0.5, "--wd", 0.01)
+    values = json.loads(bnwd(*common, "--json").stdout)
+    assert (values["period_verdict"], values["grad_norm"]) == ("depends on the network", "not given, 1")
+    assert not {"period", "period_network"} & set(values)
+    output = bnwd(*common).stdout
+    assert "convnet" not in output
+    assert "empirical.Monitor" in output
+    assert "empirical.Monitor" not in bnwd(*common, "--grad-norm", 12).stdout
+    # no number depends on the gradient
+    assert "g̃ " not in bnwd("predict", "--lr", 1e-3, "--wd", 0.1, "--optimizer", "AdamW(dim=4096)").stdout.replace(
+        "every g̃", ""
+    )
 
 
 @pytest.mark.parametrize(("lr", "wd"), [(0.5, 0.02), (0.3, 0.011), (0.1, 0.0037)])
@@ -182,12 +198,13 @@ def test_every_way_to_ask_gives_the_same_period(lr, wd):
     prediction = simulate.period(lr, wd)
     assert prediction == model.predict(lr, wd) == simulate.period(lr, wd, model=model)
     assert prediction.period == model.law.period(lr, wd)
-    printed = json.loads(bnwd("predict", "--lr", lr, "--wd", wd, "--json").stdout)
+    command = ("predict", "--lr", lr, "--wd", wd, "--period-model", "reference")
+    printed = json.loads(bnwd(*command, "--json").stdout)
     ends = (prediction.period_interval.lower, prediction.period_interval.upper)
     assert printed["period"] == prediction.period
     assert (printed["period_lower"], printed["period_upper"]) == ends
     assert printed["period_verdict"] == prediction.verdict
-    assert f"{prediction.period:.6g} steps" in bnwd("predict", "--lr", lr, "--wd", wd).stdout
+    assert f"{prediction.period:.6g} steps" in bnwd(*command).stdout
     explored = simulate.explore(lr, wd, grad_norm_min=1.0, grad_norm_max=2.0, norm=1.0, steps=10)
     assert explored.values["period"] == prediction.period
     comparison = compare_run(simulate.oscillate(lr, wd, steps=round(40 / (lr * wd))), model)
@@ -219,7 +236,7 @@ def test_predict_rejects_period_models_of_other_optimizers(tmp_path):
 
 
 def test_predict_leaves_out_a_period_beyond_the_law():
-    values = json.loads(bnwd("predict", "--lr", 0.5, "--wd", 1.9, "--json").stdout)
+    values = json.loads(bnwd("predict", "--lr", 0.5, "--wd", 1.9, "--period-model", "reference", "--json").stdout)
     assert "equilibrium_norm" in values
     assert "period" not in values
     assert values["period_verdict"] == "undetermined"
