@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from empirical._progress import begin_command
+
 # the imports register the commands
 from empirical.cli import analysis, predict, studies, training  # noqa: F401
 from empirical.cli.application import app
@@ -9,4 +11,5 @@ from empirical.cli.application import app
 
 def run_command_line(arguments: list[str] | None = None) -> None:
     """Run `bnwd` with these words, by default those of the command line. It ends with an exit code."""
+    begin_command()
     app(args=arguments, prog_name="bnwd")

@@ -17,9 +17,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 import xarray as xr
-from tqdm import tqdm
 
 import simulate
+from empirical._progress import progress_bar
 from empirical.reports.tables import Cell, Table
 from empirical.studies.derived_logs import LOGS, WRONG_LOGS, contradicts_law, steps_per_number
 from empirical.studies.labelled_runs import (
@@ -237,11 +237,15 @@ def _map(
     executor: Executor | None,
     progress: bool | None,
 ) -> list[_Answer]:
-    hidden = None if progress is None else not progress
     if executor is None:
         with ProcessPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as own:
             return _map(work, cases, name, own, progress)
-    return list(tqdm(executor.map(work, cases), name, len(cases), disable=hidden))
+    answers = []
+    with progress_bar(name, len(cases), "case", progress) as bar:
+        for answer in executor.map(work, cases):
+            answers.append(answer)
+            bar.update()
+    return answers
 
 
 def _train_and_judge(case: LabelledRun) -> Outcomes:

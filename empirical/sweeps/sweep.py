@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import xarray as xr
-from tqdm import tqdm
 
+from empirical._progress import progress_bar
 from empirical.config import RunConfig
 from empirical.runs.signals import catch_stop_signals
 from empirical.sweeps.grid import check_different
@@ -352,14 +352,7 @@ class _Progress:
         total = sum(run.steps for run in runs)
         finished = {summary.identity for summary in complete}
         self._steps = sum(run.steps for run in runs if run.identity in finished)
-        self._bar = tqdm(
-            total=total,
-            initial=self._steps,
-            unit="step",
-            unit_scale=True,
-            disable=None if progress is None else not progress,
-            leave=False,
-        )
+        self._bar = progress_bar("train", total, "step", progress, initial=self._steps, is_scaled=True)
         self._updated = 0.0
 
     def __enter__(self) -> _Progress:
