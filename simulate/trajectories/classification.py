@@ -236,8 +236,9 @@ def _in_transient(trajectory: xr.Dataset, periods: MeasuredPeriods, discard: int
         autocorrelation_time=math.nan,
         threshold_ratio=math.nan,
         periods=periods,
-        obstacle=f"it has {trained} of the {needed} steps in which the initial norm is forgotten; train more than "
-        f"{needed - trained} more steps, or pass a smaller discard",
+        obstacle=f"the norm still depends on its start: it is forgotten after about {needed} steps at these lr and wd, "
+        f"and the run has {trained}; forecast() of a Monitor says where the norm goes, and a longer run, a larger "
+        "lr * wd or a smaller discard allows another verdict",
     )
 
 
