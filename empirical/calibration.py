@@ -7,10 +7,8 @@ import itertools
 import json
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import xarray as xr
@@ -18,6 +16,7 @@ from torch import nn
 
 import simulate
 from empirical.config import CUSTOM, RunConfig
+from empirical.runs.folder import temporary_folder
 from empirical.runs.loop import train
 from empirical.runs.preparation import mark_own
 from empirical.sweeps.grid import grid
@@ -146,7 +145,7 @@ def calibrate(
     limit = _TRANSIENT + _TYPICAL_PERIOD * _MAX_EXTENSION * longest
     with ExitStack() as cleanup:
         if out is None:
-            out = cleanup.enter_context(_temporary_folder())
+            out = cleanup.enter_context(temporary_folder())
         folder = check_path("out", out)
 
         def train_runs(configs: Sequence[RunConfig]) -> list[xr.Dataset]:
@@ -178,18 +177,6 @@ def calibrate(
             runs += train_runs(configs_at(value))
             model_so_far = simulate.PeriodModel.from_runs(runs, rise=rise)
         return model_so_far
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[str]:
-    """Folder of runs that nobody keeps."""
-    folder = tempfile.mkdtemp(prefix="bnwd-calibrate-")
-    try:
-        yield folder
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; the calibration runs are deleted, pass out=FOLDER to keep them") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _next_setting(model: simulate.PeriodModel, lowest: float) -> float | None:

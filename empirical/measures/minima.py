@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +22,7 @@ import theory
 from empirical.config import RunConfig
 from empirical.data import Data
 from empirical.runs.evaluation import model_outputs, set_training_statistics
+from empirical.runs.folder import temporary_folder
 from empirical.runs.loop import train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
@@ -90,7 +90,7 @@ def successive_minima(
         raise ValueError("seeds must be at least one, got none")
     target = None if out is None else check_path("out", out)
     with ExitStack() as opened:
-        folder = target or Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        folder = target or opened.enter_context(temporary_folder())
         datasets = [
             _compare_minima(dataclasses.replace(config, seed=seed), folder / f"seed-{seed}", periods, points, progress)
             for seed in seeds

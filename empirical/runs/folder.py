@@ -14,9 +14,10 @@ import math
 import os
 import pickle
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ class StorageError(RuntimeError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.reason)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Folder that is deleted at the end. An error that refers to it says so instead."""
+    folder = Path(tempfile.mkdtemp(prefix="bnwd-"))
+    try:
+        yield folder
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if str(folder) not in str(error):
+            raise
+        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else RuntimeError
+        what = str(error).partition(";")[0]
+        raise kind(f"{what}; nothing is kept, pass out=FOLDER to go on from there another time") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class RunFolder:

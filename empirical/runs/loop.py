@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,7 +22,14 @@ from empirical.config import CUSTOM, RunConfig
 from empirical.runs._allocation import reuse_freed_memory
 from empirical.runs.cost import RunCost, disk_space, measure_cost
 from empirical.runs.evaluation import set_training_statistics
-from empirical.runs.folder import RunFolder, StorageError, check_same_run, checkpoint_files, read_checkpoint
+from empirical.runs.folder import (
+    RunFolder,
+    StorageError,
+    check_same_run,
+    checkpoint_files,
+    read_checkpoint,
+    temporary_folder,
+)
 from empirical.runs.preparation import Setup, prepare
 from empirical.runs.replicas import advance_replicas, are_replicas
 from empirical.runs.signals import catch_stop_signals
@@ -126,11 +131,8 @@ def train(
         )
     if out is not None:
         return _train_in(RunFolder(out), setup, progress, announce)
-    scratch = tempfile.mkdtemp(prefix="bnwd-")
-    try:
+    with temporary_folder() as scratch:
         return _train_in(RunFolder(scratch, labelled=False), setup, progress, announce)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def resume(

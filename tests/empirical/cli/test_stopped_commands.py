@@ -14,7 +14,7 @@ import pytest
 
 import simulate
 from empirical import calibrate, calibration
-from empirical.sweeps.sweep import SweepInterrupted
+from empirical.sweeps.sweep import SweepInterrupted, WorkersLostError
 from simulate.trajectories.folder import count_steps
 
 SWEEP = """
@@ -137,10 +137,15 @@ def test_fifty_stops(tmp_path, name):
     assert all(str(tmp_path) in message or "continue" in message or "resumed" in message for message in messages)
 
 
-def test_an_interrupted_calibration_says_that_its_runs_are_lost(monkeypatch):
-    def interrupted(*_, **__):
-        raise SweepInterrupted(Path("somewhere"), {})
+@pytest.mark.parametrize("kind", ["stopped", "lost"])
+def test_what_is_deleted_is_not_promised(monkeypatch, kind):
+    folders = []
+
+    def interrupted(configs, folder, *_, **__):
+        folders.append(folder)
+        raise SweepInterrupted(folder, {}) if kind == "stopped" else WorkersLostError(f"lost; results are in {folder}")
 
     monkeypatch.setattr(calibration, "sweep", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"deleted.*out="):
+    with pytest.raises((KeyboardInterrupt, RuntimeError), match=r"; nothing is kept, pass out=") as raised:
         calibrate("mlp", width=8, periods=20, progress=False)
+    assert str(folders[0]) not in str(raised.value)

@@ -104,6 +104,18 @@ def test_in_the_last_step_of_a_run(tmp_path, monkeypatch, number):
     assert run.identical(train(CONFIG, tmp_path / "run", progress=False))
 
 
+def test_a_run_without_a_folder_promises_none(monkeypatch):
+    advance = loop.advance_replicas
+
+    def advance_and_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return advance(*arguments)
+
+    monkeypatch.setattr(loop, "advance_replicas", advance_and_stop)
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted after \d+ steps; nothing is kept, pass out=FOLDER"):
+        train(CONFIG, progress=False)
+
+
 @NUMBERS
 def test_after_the_last_run_of_a_sweep(tmp_path, monkeypatch, number):
     collect = _SweepRunner._collect
