@@ -16,7 +16,8 @@ import pickle
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from simulate.trajectories.log import count_records, evaluation_record, read_rec
 from simulate.trajectories.store_digest import check_digest
 
 _CHECKPOINTS_KEPT = 2
-_READING_ERRORS = (
+READING_ERRORS = (
     OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError,
 )  # fmt: skip
 
@@ -297,21 +298,29 @@ def checkpoint_files(path: Path) -> list[Path]:
     return sorted(path.glob("checkpoint-*.pt"))
 
 
+def read_tensors(file: Path, device: torch.device | None = None) -> Any:
+    """Read what `torch.save` has written. Raise one of `READING_ERRORS` for many kinds of damage, but not for all."""
+    check_regular(file, "path")
+    with warnings.catch_warnings():
+        # PyTorch warns of a newer form, where a file is damaged
+        warnings.simplefilter("ignore")
+        # weights_only: never execute code from the file
+        return torch.load(file, map_location=device, weights_only=True)
+
+
 def read_checkpoint(file: Path, start: TrainingState) -> tuple[int, TrainingState, torch.Tensor] | None:
     """Read step, state and random state of one checkpoint, of the form and on the device of `start`.
 
     Return None if the file is damaged, has no digest, or is of another form.
     """
     try:
-        check_regular(file, "path")
-        # weights_only: never execute code from the file
-        content = torch.load(file, map_location=start.weights.device, weights_only=True)
+        content = read_tensors(file, start.weights.device)
         if content.get("digest", "") != _digest(content):
             return None
         state = TrainingState(content["weights"], content["buffers"], tuple(content["slots"]))
         is_of_this_run = _form(state) == _form(start) and type(content["step"]) is int and content["step"] >= 0
         random_state = content["random"].cpu()
-    except _READING_ERRORS:
+    except READING_ERRORS:
         return None
     return (content["step"], state, random_state) if is_of_this_run else None
 
@@ -324,9 +333,15 @@ def _form(state: TrainingState) -> tuple[Any, ...]:
 
 def _digest(content: Mapping[str, Any]) -> str:
     """Return a hash of all numbers of a checkpoint."""
-    total = hashlib.sha256(repr(content["step"]).encode())
     named = sorted(content["buffers"].items())
-    for tensor in (content["weights"], *content["slots"], content["random"], *(buffer for _, buffer in named)):
+    tensors = (content["weights"], *content["slots"], content["random"], *(buffer for _, buffer in named))
+    return tensor_digest(repr(content["step"]), tensors)
+
+
+def tensor_digest(text: str, tensors: Iterable[torch.Tensor]) -> str:
+    """Return a hash of a text and of all numbers of some tensors."""
+    total = hashlib.sha256(text.encode())
+    for tensor in tensors:
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 

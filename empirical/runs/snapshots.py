@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from empirical.config import RunConfig
+from empirical.runs.folder import READING_ERRORS, read_tensors, tensor_digest
 from empirical.runs.loop import load_model, train
 from empirical.runs.preparation import prepare
 from simulate._files import atomic_write
@@ -26,7 +27,8 @@ def networks_at(
     ----------
     config : settings of the run. Its own `steps` is ignored.
     steps : increasing numbers of steps.
-    folder : folder for the weights: one file `…-step-….pt` per run and step, reused by later calls. Created if missing.
+    folder : folder for the weights, created if missing: one file `…-step-….pt` per run and step. Later calls use it
+        again unless it is damaged.
     progress : show a progress bar. Default: only in a terminal.
     """
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
@@ -34,18 +36,33 @@ def networks_at(
     # the folder may hold files of other runs
     prefix = config.identity[:12]
     files = [folder / f"{prefix}-step-{step}.pt" for step in steps]
-    if not all(file.exists() for file in files):
+    networks = [_read_network(config, file) for file in files]
+    if not all(networks):
         run_folder = folder / f"{prefix}-stopped"
         # a run that is already past the first step cannot go back
         shutil.rmtree(run_folder, ignore_errors=True)
         for step, file in zip(steps, files, strict=True):
             train(dataclasses.replace(config, steps=step), run_folder, progress=progress)
             with atomic_write(file) as partial:
-                torch.save(load_model(run_folder, trust=True).state_dict(), partial)
+                numbers = load_model(run_folder, trust=True).state_dict()
+                torch.save({"numbers": numbers, "digest": _digest(numbers)}, partial)
         shutil.rmtree(run_folder)
-    networks = []
-    for file in files:
+        networks = [_read_network(config, file) for file in files]
+    return [network for network in networks if network is not None]
+
+
+def _read_network(config: RunConfig, file: Path) -> nn.Module | None:
+    """Read the network of one step. Return None if the file is missing or damaged."""
+    try:
+        content = read_tensors(file)
+        if content["digest"] != _digest(content["numbers"]):
+            return None
         network = prepare(config).problem.model
-        network.load_state_dict(torch.load(file, weights_only=True))
-        networks.append(network.eval())
-    return networks
+        network.load_state_dict(content["numbers"])
+    except READING_ERRORS:
+        return None
+    return network.eval()
+
+
+def _digest(numbers: Mapping[str, Tensor]) -> str:
+    return tensor_digest(" ".join(numbers), numbers.values())

@@ -23,6 +23,7 @@ import simulate
 import theory
 from empirical.runs.folder import read_checkpoint
 from empirical.runs.preparation import prepare
+from empirical.runs.snapshots import networks_at
 from simulate._files import DamagedFileError, write_json
 
 CONFIG = empirical.RunConfig(lr=0.5, wd=0.02, width=4, steps=24, evaluate_every=8)
@@ -156,6 +157,34 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(place, flips):
             assert torch.equal(read[2], random_state)
         file.write_bytes(before)
     assert any(outcomes)
+
+
+def test_a_checkpoint_of_an_unknown_form_gives_no_warning(place):
+    path, _ = place("finished run")
+    file, start = path / f"checkpoint-{CONFIG.steps:012d}.pt", prepare(CONFIG).start
+    content = file.read_bytes()
+    # the pickle protocol, of which PyTorch warns
+    assert content.count(b"\x80\x02") >= 1
+    file.write_bytes(content.replace(b"\x80\x02", b"\x80\x1f", 1))
+    assert read_checkpoint(file, start) is None or read_checkpoint(file, start)[0] == CONFIG.steps
+
+
+@pytest.mark.parametrize("flips", [8, pytest.param(200, marks=pytest.mark.acceptance)], ids=["few", "many"])
+def test_damaged_networks_are_trained_again(tmp_path, flips):
+    steps, generator = [5, 10], np.random.default_rng(0)
+    intact = [network.state_dict() for network in networks_at(CONFIG, steps, tmp_path, progress=False)]
+    files = sorted(tmp_path.glob("*.pt"))
+    assert len(files) == 2
+    for number in range(flips + 1):
+        file = files[number % 2]
+        if number == flips:
+            # as written by earlier versions, without a digest
+            torch.save(intact[number % 2], file)
+        else:
+            flip(file, generator)
+        for network, expected in zip(networks_at(CONFIG, steps, tmp_path, progress=False), intact, strict=True):
+            numbers = network.state_dict()
+            assert all(torch.equal(numbers[name], expected[name]) for name in expected)
 
 
 def bomb(file):
