@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -15,10 +17,15 @@ _FIRST_LINE, _NEXT_LINE = 10.0, 60.0
 _is_command = False
 
 
-def begin_command() -> None:
-    """Print progress as lines where there is no terminal. The Python functions stay silent there."""
+@contextmanager
+def progress_of_command() -> Iterator[None]:
+    """Context in which progress is printed as lines where there is no terminal. Elsewhere functions are silent there."""
     global _is_command
-    _is_command = True
+    before, _is_command = _is_command, True
+    try:
+        yield
+    finally:
+        _is_command = before
 
 
 def progress_bar(

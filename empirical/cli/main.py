@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from empirical._progress import begin_command
+from empirical._progress import progress_of_command
 
 # the imports register the commands
 from empirical.cli import analysis, predict, studies, training  # noqa: F401
@@ -11,5 +11,5 @@ from empirical.cli.application import app
 
 def run_command_line(arguments: list[str] | None = None) -> None:
     """Run `bnwd` with these words, by default those of the command line. It ends with an exit code."""
-    begin_command()
-    app(args=arguments, prog_name="bnwd")
+    with progress_of_command():
+        app(args=arguments, prog_name="bnwd")

@@ -163,6 +163,7 @@ def resume(
 
     Examples
     --------
+    >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
     >>> first = train(RunConfig(lr=0.5, wd=0.01, width=8, steps=20), folder)
     >>> resume(folder).identical(first)
@@ -195,6 +196,7 @@ def load_model(
 
     Examples
     --------
+    >>> import tempfile
     >>> folder = tempfile.mkdtemp() + "/run"
     >>> run = train(RunConfig(lr=0.5, wd=0.01, width=8, steps=20), folder)
     >>> net = load_model(folder)
