@@ -54,6 +54,15 @@ def test_false_prints_nothing(capsys):
     assert not capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("command")
+def test_a_terminal_shows_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    train(CONFIG)
+    shown = capsys.readouterr().err
+    assert "\rtrain: " in shown
+    assert "\nbnwd: " not in shown
+
+
 def test_functions_are_silent_in_a_file(capsys):
     train(CONFIG)
     assert not capsys.readouterr().err
