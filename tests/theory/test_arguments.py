@@ -276,6 +276,7 @@ def test_checks_return_plain_values():
     assert check_real("x", [1, 2]).dtype == np.float64
     assert type(check_number("x", np.float32(0.5), above=0)) is float
     assert type(check_integer("n", np.int16(3))) is int
+    assert check_integer("n", 2**53) == 2**53
     assert [a.shape for a in broadcast(x=np.ones(3), y=np.ones((2, 1)))] == [(2, 3), (2, 3)]
     assert check_choice("word", "a", {"a", "b"}) == "a"
 
@@ -287,6 +288,9 @@ def test_checks_return_plain_values():
         (lambda: check_integer("n", 2.0), TypeError, r"^n must be a whole number >= 0, got 2.0$"),
         (lambda: check_integer("n", True), TypeError, r"^n must be a whole number >= 0, got True$"),
         (lambda: check_integer("n", 7, at_most=6), ValueError, r"^n must be a whole number >= 0 and <= 6, got 7$"),
+        # larger integers have no exact float, and compiled code would cut them
+        (lambda: check_integer("n", 2**53 + 1), ValueError, r"^n must be a whole number >= 0 and <= 9007199254740992,"),
+        (lambda: check_integer("n", 10**39), ValueError, r"^n must be a whole number >= 0 and <= 9007199254740992,"),
         (lambda: check_choice("word", "c", {"b", "a"}), ValueError, r"^word must be one of a, b; got 'c'$"),
         (lambda: check_choice("word", 1, {"b", "a"}), ValueError, r"^word must be one of a, b; got 1$"),
         (lambda: check_choice("word", "vgg", {"mlp"}), ValueError, r"^word must be one of mlp; got 'vgg'$"),
