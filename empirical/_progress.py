@@ -78,3 +78,6 @@ class _Lines(tqdm):  # type: ignore[misc]
             print(str(self), file=sys.stderr, flush=True)
         # otherwise a bar that closes prints a carriage return
         return False
+
+    def clear(self, *_: Any, **__: Any) -> None:
+        """Do nothing: other lines are not written over this one."""

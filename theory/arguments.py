@@ -11,7 +11,7 @@ import operator
 import os
 import sys
 import warnings
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -292,8 +292,8 @@ def check_items(name: str, value: Any) -> tuple[Any, ...]:
     >>> check_items("steps", range(3))
     (0, 1, 2)
     """
-    if isinstance(value, Generator):
-        # its code raises errors of its own
+    if isinstance(value, Iterator):
+        # a generator, for example, raises errors of its own
         return tuple(value)
     if not isinstance(value, (str, bytes)):
         try:

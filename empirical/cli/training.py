@@ -150,7 +150,8 @@ def calibrate_command(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Number of runs at each ηλ.")] = 2,
     runs: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the runs for reuse. Default: OUT with the ending .runs.")
+        Path | None,
+        typer.Option(help="Folder that keeps the runs for reuse. Default: as OUT, ending with .runs."),
     ] = None,
     workers: Workers = None,
     **settings: Any,
@@ -172,7 +173,7 @@ def calibrate_command(
         periods=periods,
         until=stderr,
         seeds=seeds,
-        out=out.with_suffix(".runs") if runs is None else runs,
+        out=out.with_name(f"{out.name.removesuffix('.json')}.runs") if runs is None else runs,
         executor=empirical.dask_executor(workers=workers),
         **settings,
     )

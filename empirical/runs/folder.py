@@ -67,16 +67,15 @@ class StorageError(RuntimeError):
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Folder that is deleted at the end. An error that refers to it says so instead."""
+    """Folder that is deleted at the end. The message of an error that refers to it says so."""
     folder = Path(tempfile.mkdtemp(prefix="bnwd-"))
     try:
         yield folder
     except (KeyboardInterrupt, RuntimeError) as error:
-        if str(folder) not in str(error):
-            raise
-        kind = KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else RuntimeError
-        what = str(error).partition(";")[0]
-        raise kind(f"{what}; nothing is kept, pass out=FOLDER to go on from there another time") from None
+        if str(folder) in str(error):
+            what = str(error).partition("; ")[0].replace(str(folder), "a temporary folder")
+            error.args = (f"{what}; nothing is kept, pass out=FOLDER to go on from there another time",)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

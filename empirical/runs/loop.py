@@ -299,10 +299,11 @@ def train_runs(
         for group in _group_replicas(runs.values()):
             try:
                 _train_replicas(group, progress=False, stop=stop)
-            except (Exception, KeyboardInterrupt) as error:
-                for number, run in runs.items():
-                    if run in group and not run.is_over:
-                        outcomes[number] = error if isinstance(error, Exception) else run.interruption()
+            except Exception as error:
+                outcomes |= {number: error for number, run in runs.items() if run in group and not run.is_over}
+            except KeyboardInterrupt:
+                outcomes |= {number: run.interruption() for number, run in runs.items() if not run.is_over}
+                break
         for number, run in runs.items():
             if number not in outcomes:
                 try:
@@ -483,6 +484,9 @@ def _train_replicas(runs: Sequence[_Run], progress: bool | None, stop: Callable[
                 raise active[0].interruption()
             elapsed = time.perf_counter() - start
             chunk = max(1, min(2 * chunk, round(count * _CHUNK_SECONDS / max(elapsed, 1e-6))))
+        if stop_signal.is_set():
+            # it came in the last step, and other work must not begin
+            raise runs[0].interruption()
 
 
 def _count_valid_rows(rows: npt.NDArray[Any], dtype: str) -> tuple[int, str]:

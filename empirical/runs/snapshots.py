@@ -48,16 +48,19 @@ def networks_at(
                 torch.save({"numbers": numbers, "digest": _digest(numbers)}, partial)
         shutil.rmtree(run_folder)
         networks = [_read_network(config, file) for file in files]
-    return [network for network in networks if network is not None]
+    read = [network for network in networks if network is not None]
+    if len(read) < len(steps):
+        raise ValueError(f"folder must keep what is written to it, got {str(folder)!r}, whose networks cannot be read")
+    return read
 
 
 def _read_network(config: RunConfig, file: Path) -> nn.Module | None:
     """Read the network of one step. Return None if the file is missing or damaged."""
+    network = prepare(config).problem.model
     try:
         content = read_tensors(file)
         if content["digest"] != _digest(content["numbers"]):
             return None
-        network = prepare(config).problem.model
         network.load_state_dict(content["numbers"])
     except READING_ERRORS:
         return None

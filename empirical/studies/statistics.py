@@ -402,7 +402,7 @@ def _are_periodic(*groups: Sequence[xr.Dataset]) -> bool:
 def period_over_bound(runs: Trajectories) -> Numbers:
     """Mean T·ηλ of all runs over its lower bound (docs/mathematics.md §5).
 
-    It is 0 if most runs are not periodic, and NaN for fewer than 60 periods.
+    It is 0 unless most runs are periodic, and NaN for fewer than 60 periods.
     """
     lengths, periods = _lengths(runs["all"]), simulate.find_periods(runs["all"][0])
     bound = -periods.rise * periods.intrinsic_lr / math.log1p(-periods.intrinsic_lr)
@@ -420,7 +420,7 @@ def period_over_bound(runs: Trajectories) -> Numbers:
 def period_difference(runs: Trajectories, *, of_any_runs: bool = False) -> Numbers:
     """Difference of the mean T·ηλ of two groups in standard errors. By symmetry it is 0 for equal ηλ.
 
-    It is infinite if most runs of a group are not periodic, unless `of_any_runs` is true: the time between the rises of
+    It is infinite unless most runs of each group are periodic, or `of_any_runs` is true: the time between the rises of
     any noise has this symmetry, too.
     """
     groups = list(runs.values())
@@ -440,7 +440,7 @@ def period_difference(runs: Trajectories, *, of_any_runs: bool = False) -> Numbe
 def peak_ratio(runs: Trajectories) -> Numbers:
     """Ratio of the geometric-mean peaks of ρ of two groups with equal ηλ. By symmetry it is that of √η.
 
-    Its deviation is infinite if most runs of a group are not periodic, as in `period_difference`.
+    Its deviation is infinite unless most runs of each group are periodic, as in `period_difference`.
     """
     groups = list(runs.values())
     predicted = math.sqrt(float(Setting.of(groups[0][0]).lr / Setting.of(groups[1][0]).lr))

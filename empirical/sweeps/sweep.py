@@ -233,7 +233,7 @@ class _SweepRunner:
                     break
                 self._collect()
                 self._progress.update(run for runs in self._submitted.values() for run in runs)
-            if self._submitted or self._waiting or self._delayed:
+            if self._submitted or self._waiting or self._delayed or stop.is_set():
                 raise SweepInterrupted(self._folder.path, self._progress.counts())
 
     def _submit_tasks(self) -> None:

@@ -255,7 +255,7 @@ def _summarize_outcome(config: RunConfig, outcome: Summary | BaseException) -> S
 
 
 class _StopCheck:
-    """Function that returns whether the sweep was stopped. It reads the session file only every few seconds."""
+    """Function that returns whether the sweep was stopped. It reads the session file only now and then."""
 
     def __init__(self, options: SweepOptions) -> None:
         self._options, self._last, self._is_over = options, -math.inf, False

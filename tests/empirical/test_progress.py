@@ -1,6 +1,7 @@
 """Progress in a log file: lines now and then, for commands only."""
 
 import concurrent.futures
+import dataclasses
 import re
 
 import pytest
@@ -31,6 +32,16 @@ def test_a_run_and_a_sweep_print_lines(tmp_path, capsys):
     lines = capsys.readouterr().err
     assert "\r" not in lines
     assert any(re.fullmatch(LINE, line) and "runs: " in line for line in lines.splitlines()), lines
+
+
+@pytest.mark.usefixtures("command")
+def test_a_failed_run_writes_over_nothing(tmp_path, capsys):
+    bad = dataclasses.replace(CONFIG, samples=5000)  # there are fewer
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        sweep([CONFIG, bad], tmp_path, executor)
+    shown = capsys.readouterr().err
+    assert "failed: " in shown
+    assert "\r" not in shown
 
 
 @pytest.mark.usefixtures("command")

@@ -10,8 +10,9 @@ import pytest
 import simulate
 from empirical import RunConfig, sweep, train
 from empirical.runs import loop
+from empirical.runs.loop import Interrupted
 from empirical.runs.signals import catch_stop_signals
-from empirical.sweeps.sweep import _SweepRunner
+from empirical.sweeps.sweep import SweepInterrupted, _SweepRunner
 
 NUMBERS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 CONFIG = RunConfig(lr=0.5, wd=0.01, width=8, steps=20)
@@ -96,7 +97,7 @@ def test_in_the_last_step_of_a_run(tmp_path, monkeypatch, number):
         return results
 
     monkeypatch.setattr(loop, "advance_replicas", advance_and_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted, match=r"after 20 steps"):
         train(CONFIG, tmp_path / "run", progress=False)
     monkeypatch.undo()
     run = simulate.load(tmp_path / "run")
@@ -112,7 +113,7 @@ def test_a_run_without_a_folder_promises_none(monkeypatch):
         return advance(*arguments)
 
     monkeypatch.setattr(loop, "advance_replicas", advance_and_stop)
-    with pytest.raises(KeyboardInterrupt, match=r"^interrupted after \d+ steps; nothing is kept, pass out=FOLDER"):
+    with pytest.raises(Interrupted, match=r"^interrupted after \d+ steps; nothing is kept, pass out=FOLDER"):
         train(CONFIG, progress=False)
 
 
@@ -127,7 +128,7 @@ def test_after_the_last_run_of_a_sweep(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(_SweepRunner, "_collect", collect_and_stop)
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SweepInterrupted):
             sweep([CONFIG], tmp_path / "sweep", executor, progress=False)
         monkeypatch.undo()
         assert (sweep([CONFIG], tmp_path / "sweep", executor, progress=False).status == "complete").all()
