@@ -19,7 +19,7 @@ _is_command = False
 
 @contextmanager
 def progress_of_command() -> Iterator[None]:
-    """Context in which progress is printed as lines where there is no terminal. Otherwise it is silent there."""
+    """Context of a command: where there is no terminal, progress is printed as lines. Functions print nothing there."""
     global _is_command
     before, _is_command = _is_command, True
     try:

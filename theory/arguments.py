@@ -293,7 +293,7 @@ def check_items(name: str, value: Any) -> tuple[Any, ...]:
     (0, 1, 2)
     """
     if isinstance(value, Iterator):
-        # a generator, for example, raises errors of its own
+        # the code of a generator raises errors of its own, which say more
         return tuple(value)
     if not isinstance(value, (str, bytes)):
         try:

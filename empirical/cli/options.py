@@ -63,7 +63,8 @@ def setting_option(name: str, panel: str | None = None) -> Any:
 
 LearningRate = Annotated[float, setting_option("lr")]
 WeightDecay = Annotated[float, setting_option("wd")]
-GradientNorm = Annotated[float, typer.Option(help="Effective gradient norm g̃ = ρ‖∇‖: weight norm times gradient norm.")]
+GRADIENT_NORM_HELP = "Effective gradient norm g̃ = ρ‖∇‖: weight norm times gradient norm."
+GradientNorm = Annotated[float, typer.Option(help=GRADIENT_NORM_HELP)]
 optimizer_option = typer.Option(
     "--optimizer",
     help='For example "SGD(momentum=0.9)", "AdamW(dim=4096)" with dim the number of scale-invariant weights, or '

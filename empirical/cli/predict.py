@@ -13,7 +13,8 @@ import typer
 
 import theory
 from empirical.cli.application import command, name_options, print_table
-from empirical.cli.options import LearningRate, WeightDecay, optimizer_option
+from empirical.cli.options import GRADIENT_NORM_HELP, LearningRate, WeightDecay, optimizer_option
+from simulate.trajectories.verdicts import UNDETERMINED
 from theory.arguments import check_number, quote
 from theory.optimizers import check_optimizer, format_optimizer
 
@@ -56,8 +57,7 @@ def predict_command(
     grad_norm: Annotated[
         float | None,
         typer.Option(
-            help="Effective gradient norm g̃ = ρ‖∇‖: weight norm times gradient norm. Default: 1. "
-            "empirical.Monitor measures yours.",
+            help=f"{GRADIENT_NORM_HELP} Default: 1. empirical.Monitor measures that of your network.",
             show_default=False,
         ),
     ] = None,
@@ -85,14 +85,14 @@ def predict_command(
         Path | None,
         typer.Option(
             help="File written by `bnwd calibrate` for your network, or the word reference for a small ConvNet on "
-            "digits. Adds verdict and period."
+            "digits. Adds the predicted period."
         ),
     ] = None,
     optimizer: Annotated[str, optimizer_option] = "SGD()",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON. inf and NaN become null.")] = False,
 ) -> None:
     """Predict equilibrium norm, rotation, angular jumps and periods from formulas. Nothing is trained."""
-    rule, is_measured = check_optimizer(optimizer), grad_norm is not None
+    rule, is_given = check_optimizer(optimizer), grad_norm is not None
     grad_norm = 1.0 if grad_norm is None else grad_norm
     for name, number in (("lr", lr), ("wd", wd), ("grad_norm", grad_norm)):
         check_number(name, number)
@@ -125,11 +125,11 @@ def predict_command(
         with name_options(path="--period-model"):
             values += _period_values(lr, wd, period_model)
     elif is_plain and wd > 0:
-        note = "calibrate yours: bnwd calibrate; for an example: --period-model reference"
-        values.append(_Value("period_verdict", "settles or oscillates", "depends on the network", note=note))
-    if not is_measured and any("for g̃" in value.note for value in values):
-        note = "empirical.Monitor measures yours; --grad-norm sets it"
-        values.append(_Value("grad_norm", "gradient norm g̃", "not given, 1", note=note))
+        note = "it depends on the network: bnwd calibrate measures yours, --period-model reference is an example"
+        values.append(_Value("period_verdict", "equilibrium or periodic", UNDETERMINED, note=note))
+    if not is_given and any("for g̃" in value.note for value in values):
+        note = "not given; empirical.Monitor measures it, --grad-norm sets it"
+        values.append(_Value("grad_norm", "gradient norm g̃", grad_norm, note=note))
     if rule != theory.SGD():
         keys = {value.key for value in values}
         missing = ", ".join(label for key, label in _PLAIN_SGD_ONLY.items() if key not in keys)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from empirical.config import RunConfig
 from empirical.groups import scale_invariant_groups
 from empirical.measures.curvature import LossCurvature, largest_eigenvalues
 from empirical.reports.tables import Cell, Table, number_cell
+from empirical.runs.folder import temporary_folder
 from empirical.runs.loop import load_model, train
 from empirical.runs.preparation import prepare
 from empirical.runs.snapshots import networks_at
@@ -171,9 +171,9 @@ _EQUILIBRIA: tuple[tuple[theory.Optimizer, float, float, int, str], ...] = (
 
 def measure_equilibrium(config: RunConfig) -> MeasuredEquilibrium:
     """Train one setting and compare it with `theory` (docs/mathematics.md §7)."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = train(config, Path(folder) / "run")
-        gradients = _gradients(config, Path(folder) / "run")
+    with temporary_folder() as folder:
+        run = train(config, folder / "run")
+        gradients = _gradients(config, folder / "run")
     settled = run.isel(step=slice(_STEPS // 2, None))
     gradient = float(np.sqrt((settled.grad_norm**2).mean()))
     predicted = theory.equilibrium_rotation(
@@ -254,9 +254,9 @@ def _precision_table() -> Table:
 
 
 def _draw_edges(path: str) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with temporary_folder() as scratch:
         edges = {
-            title: measure_edge(config, Path(scratch) / title.split()[0])
+            title: measure_edge(config, scratch / title.split()[0])
             for title, config in (("full batch", FULL_BATCH), ("mini-batches of 64", MINI_BATCH))
         }
         edge_figure(edges).savefig(path, dpi=110)

@@ -78,7 +78,7 @@ class Validation:
 def digits_runs() -> dict[str, RunConfig]:
     """Return the runs of the preset "digits": small networks on 8×8 images."""
     runs: dict[str, RunConfig] = {}
-    # large batches, with which periods are regular
+    # batches of 64 have less regular periods, and the verdict on one run then depends on seed and rounding
     periodic: dict[str, Any] = {"model": "convnet", "batch_size": 256, "steps": 8000}
     for number in (1, 2, 3):
         runs[f"convnet-high-{number}"] = RunConfig(lr=0.5, wd=0.01, seed=number, **periodic)

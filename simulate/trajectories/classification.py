@@ -236,9 +236,9 @@ def _in_transient(trajectory: xr.Dataset, periods: MeasuredPeriods, discard: int
         autocorrelation_time=math.nan,
         threshold_ratio=math.nan,
         periods=periods,
-        obstacle=f"the norm still depends on its start: it is forgotten after about {needed} steps at these lr and wd, "
-        f"and the run has {trained}; forecast() of a Monitor says where the norm goes, and a longer run, a larger "
-        "lr * wd or a smaller discard allows another verdict",
+        obstacle="the norm still depends on its initial value, which training forgets after about "
+        f"{needed} steps at this lr and wd; the run has {trained}. Train longer or with a larger lr * wd. "
+        "Monitor.forecast predicts where the norm goes",
     )
 
 

@@ -173,17 +173,18 @@ def test_predict_as_json_has_the_values_of_theory_and_the_reference_model():
         "period_upper": prediction.period_interval.upper,
         "period_network": "convnet, digits",
         "period_calibrated": "yes",
-        "grad_norm": "not given, 1",
+        "grad_norm": 1.0,
     }
 
 
 def test_predict_speaks_of_a_network_and_a_gradient_only_if_they_are_given():
     common = ("predict", "--lr", 0.5, "--wd", 0.01)
     values = json.loads(bnwd(*common, "--json").stdout)
-    assert (values["period_verdict"], values["grad_norm"]) == ("depends on the network", "not given, 1")
+    assert (values["period_verdict"], values["grad_norm"]) == ("undetermined", 1.0)
     assert not {"period", "period_network"} & set(values)
     output = bnwd(*common).stdout
     assert "convnet" not in output
+    assert "it depends on the network" in output
     assert "empirical.Monitor" in output
     assert "empirical.Monitor" not in bnwd(*common, "--grad-norm", 12).stdout
     # no number depends on the gradient

@@ -136,7 +136,7 @@ def test_a_calibration_is_killed_and_interrupted_and_goes_on(tmp_path):
 def test_fifty_stops(tmp_path, name):
     (tmp_path / "sweep.toml").write_text(SWEEP)
     messages = stop_often(tmp_path, ENDLESS[name], 50, 3.0)
-    assert all(str(tmp_path) in message or "continue" in message or "resumed" in message for message in messages)
+    assert all("continue" in message or "resumed" in message for message in messages)
 
 
 ERRORS = {

@@ -1,6 +1,7 @@
 """A signal is never lost, whenever it comes."""
 
 import concurrent.futures
+import dataclasses
 import os
 import signal
 import threading
@@ -10,7 +11,7 @@ import pytest
 import simulate
 from empirical import RunConfig, sweep, train
 from empirical.runs import loop
-from empirical.runs.loop import Interrupted
+from empirical.runs.loop import Interrupted, train_runs
 from empirical.runs.signals import catch_stop_signals
 from empirical.sweeps.sweep import SweepInterrupted, _SweepRunner
 
@@ -115,6 +116,23 @@ def test_a_run_without_a_folder_promises_none(monkeypatch):
     monkeypatch.setattr(loop, "advance_replicas", advance_and_stop)
     with pytest.raises(Interrupted, match=r"^interrupted after \d+ steps; nothing is kept, pass out=FOLDER"):
         train(CONFIG, progress=False)
+
+
+def test_no_further_group_of_runs_begins(tmp_path, monkeypatch):
+    advance, calls = loop.advance_replicas, []
+
+    def advance_and_stop(*arguments):
+        calls.append(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        return advance(*arguments)
+
+    monkeypatch.setattr(loop, "advance_replicas", advance_and_stop)
+    configs = [CONFIG, dataclasses.replace(CONFIG, width=9)]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    outcomes = train_runs(configs, folders, [0, 0], lambda config, run: run, lambda: False)
+    assert len(calls) == 1
+    assert [type(outcome) for outcome in outcomes] == [Interrupted, Interrupted]
+    assert [simulate.load(folder).status.item() for folder in folders] == ["interrupted"] * 2
 
 
 @NUMBERS

@@ -154,6 +154,7 @@ def test_statistics_are_those_of_the_turning_points(seed):
     # spreads below a tenth of the threshold count as none
     spread = np.sqrt(trough.var() + 0.05**2), np.sqrt(peak.var() + 0.05**2)
     assert contrast == pytest.approx(math.log(spread[0] / spread[1]), rel=1e-12)
+    # the products of the covariance cancel
     assert response == pytest.approx(-np.cov(trough, peak, ddof=0)[0, 1] / np.prod(spread), rel=1e-9)
 
 
