@@ -1,7 +1,7 @@
 """Compare the evaluation of a large image set with an epoch of training on it, for ConvNets, on one thread.
 
 The training set has 6144 images and the test set 1228 (here noise), a fifth as in CIFAR-10. Both run alternately in
-one process. The ratio is that of medians of the CPU time per training sample.
+one process. The ratios are those of medians of the CPU time: per image, and of an evaluation of both sets to an epoch.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from empirical.runs.preparation import prepare
 from empirical.runs.replicas import advance_replicas
 from empirical.steps import ENGINES
 
-WIDTHS, STEPS, REPEATED, GOAL = (8, 32), 8, 3, 0.67
+WIDTHS, STEPS, REPEATED, GOAL = (8, 32), 8, 3, 0.35
 TRAINING, TEST, FEW = 6144, 1228, 1024
 
 
@@ -57,7 +57,9 @@ def main():
         epoch, whole, part = measure(width, data)
         print(f"width {width}: {epoch / TRAINING * 1e6:.0f} us per sample of an epoch", flush=True)
         print(f"width {width}: an evaluation takes {whole / epoch:.2f} epochs, one of {FEW} samples {part / epoch:.2f}")
-        reached[f"width {width}: evaluation <= {GOAL} epochs"] = whole <= GOAL * epoch
+        ratio = whole / epoch * TRAINING / (TRAINING + TEST)
+        print(f"width {width}: evaluation of an image takes {ratio:.2f} of the time of training on it")
+        reached[f"width {width}: evaluation of an image <= {GOAL} of training on it"] = ratio <= GOAL
     for goal, holds in reached.items():
         print(f"{goal}: {'reached' if holds else 'NOT reached'}")
     return not all(reached.values())

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from empirical.config import RunConfig
 from empirical.networks.architectures import VisionTransformer, convnet, mlp, poolings, resnet18
+from empirical.networks.inference import infer
 from empirical.networks.layers import Layers
 from empirical.networks.normalization import BatchNorm, record_statistics
 from theory.references import import_reference, is_reference
 
-__all__ = ["BatchNorm", "build_network", "record_statistics"]
+__all__ = ["BatchNorm", "build_network", "infer", "record_statistics"]
 
 
 def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:

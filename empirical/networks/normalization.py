@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -14,6 +14,8 @@ from theory.references import import_reference, is_reference
 
 # the largest number of groups of a group normalization
 _MOST_GROUPS = 8
+# number of samples, mean and variance of each channel
+Statistics = tuple[int, Tensor, Tensor]
 
 
 class Normalization(nn.Module):
@@ -85,19 +87,30 @@ class BatchNorm(Normalization):
         centred = inputs - mean
         variance = (centred * centred).mean(axes, keepdim=True)
         if self.recording:
-            self._record(mean.detach().reshape(-1), variance.detach().reshape(-1), len(inputs))
+            self.record((len(inputs), mean.detach().reshape(-1), variance.detach().reshape(-1)))
         return self.divided(centred, variance)
 
-    def _record(self, mean: Tensor, variance: Tensor, samples: int) -> None:
+    def record(self, batch: Statistics) -> None:
         """Pool the statistics of a batch with those of the batches before it."""
-        if self.recorded == 0:
-            self.mean, self.variance = mean.clone(), variance.clone()
-        else:
-            share = samples / (self.recorded + samples)
-            change = mean - self.mean
-            self.mean = self.mean + share * change
-            self.variance = self.variance + share * (variance - self.variance) + share * (1 - share) * change * change
-        self.recorded += samples
+        before = [(self.recorded, self.mean, self.variance)] if self.recorded else []
+        self.recorded, self.mean, self.variance = pool_statistics([*before, batch])
+
+
+def pool_statistics(batches: Sequence[Statistics]) -> Statistics:
+    """Return the number of samples, mean and variance of several batches together.
+
+    Examples
+    --------
+    >>> one, three = torch.tensor([1.0]), torch.tensor([3.0])
+    >>> pool_statistics([(5, one, 0 * one), (5, three, 0 * one)])
+    (10, tensor([2.]), tensor([1.]))
+    """
+    total = sum(samples for samples, _, _ in batches)
+    means = torch.stack([mean for _, mean, _ in batches])
+    variances = torch.stack([variance for _, _, variance in batches])
+    shares = means.new_tensor([samples for samples, _, _ in batches]) / total
+    mean = shares @ means
+    return total, mean, shares @ (variances + (means - mean).square())
 
 
 class FusedBatchNorm(BatchNorm):

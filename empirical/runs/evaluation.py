@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from empirical._progress import progress_bar
 from empirical.data import Data, batch_indices
-from empirical.networks import record_statistics
+from empirical.networks import infer, record_statistics
 from empirical.steps import Problem, TrainingState
 
 # samples whose statistics are computed together, and samples per forward pass where statistics are given
@@ -108,11 +108,10 @@ def model_outputs(
 ) -> Tensor:
     """Compute the outputs of a model for all inputs, in parts and without gradients."""
     outputs = []
-    with torch.no_grad():
-        for part in inputs.split(max_samples):
-            outputs.append(model(data.network_inputs(part)))
-            if report is not None:
-                report(len(part))
+    for part in inputs.split(max_samples):
+        outputs.append(infer(model, part, data.network_inputs))
+        if report is not None:
+            report(len(part))
     return torch.cat(outputs)
 
 

@@ -40,7 +40,7 @@ from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
 from simulate.period_model.model import simulated_periods
 from simulate.period_model.reduced_model import Trend
-from simulate.period_model.summaries import pool_runs
+from simulate.period_model.summaries import CalibrationRun, pool_runs
 from simulate.trajectories.contract import variable_attributes
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.verdicts import (
@@ -427,7 +427,7 @@ def _predictions(
         if lower_runs and any(run.verdict != EQUILIBRIUM for run in lower_runs):
             mean = np.average([run.period for run in lower_runs], weights=[run.count for run in lower_runs])
             naive = float(mean) * lower / intrinsic_lr
-        line = _line_law(model).period(lr, wd)
+        line = line_period(model.calibration_runs, lr, wd)
     interval = prediction.period_interval
     return {
         **_add_prefix("predicted", {key: value for key, value in vars(prediction).items() if key != "period_interval"}),
@@ -440,16 +440,20 @@ def _predictions(
     }
 
 
-def _line_law(model: simulate.PeriodModel) -> theory.BalanceLaw:
-    """Balance law with J linear in ln ηλ and the odds of φ a power of ηλ, fitted to all settings."""
-    pooled = pool_runs(model.calibration_runs)
-    intrinsic_lrs = np.array([setting.intrinsic_lr for setting in pooled])
-    relative, norm_rises = intrinsic_lrs / intrinsic_lrs.max(), [setting.norm_rise for setting in pooled]
-    slope, norm_rise = (0.0, norm_rises[0]) if len(pooled) == 1 else np.polyfit(-np.log(relative), norm_rises, 1)
+def line_period(calibration_runs: Sequence[CalibrationRun], lr: float, wd: float) -> float:
+    """Period with J linear in ln ηλ, and the odds of φ a power of ηλ, fitted to all settings.
+
+    NaN where the line is not positive: J can change by a factor of 10 between two settings.
+    """
+    pooled = pool_runs(calibration_runs)
+    relative = [setting.intrinsic_lr / pooled[0].intrinsic_lr for setting in pooled]
+    norm_rises = [setting.norm_rise for setting in pooled]
+    line = norm_rises if len(pooled) == 1 else np.polyfit(np.log(relative), norm_rises, 1)
+    here = lr * wd / pooled[0].intrinsic_lr
+    norm_rise = float(np.polyval(line, math.log(here)))
     shares = [min(max(setting.outside_growth, 0.01), 0.98) for setting in pooled]
-    odds = Trend.through(relative.tolist(), [share / (1 - share) for share in shares])
-    share = odds.value / (1 + odds.value)
-    return theory.BalanceLaw(float(norm_rise), float(slope), share, odds.power, float(intrinsic_lrs.max()), "odds")
+    odds = Trend.through(relative, [share / (1 - share) for share in shares])
+    return norm_rise * (1 + odds.at(here)) / -math.log1p(-lr * wd) if norm_rise > 0 else math.nan
 
 
 def _table(rows: Sequence[Mapping[str, Any]], models: Mapping[str, simulate.PeriodModel]) -> xr.Dataset:

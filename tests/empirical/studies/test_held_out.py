@@ -9,21 +9,24 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import simulate
+import theory
 from empirical.studies.held_out import (
     NETWORKS,
     SEEDS,
     Network,
     judge_held_out,
+    line_period,
     pool_summaries,
     validate_held_out,
     write_held_out_page,
 )
 from empirical.studies.study import HOLDS, UNDECIDED, goals_table
 from simulate._files import write_json
+from simulate.period_model.summaries import CalibrationRun
 
 RUN = {
     "periods": 40, "period": 100.0, "period_stderr": 4.0, "norm_rise": 0.5, "threshold_ratio": 1.25,
@@ -248,6 +251,34 @@ def test_predictions_are_independent_of_the_reference_runs(small_study):
     assert {run["seed"] for run in runs} == {0, 1}
     predicted = (results.lr * results.wd).values[1:]
     assert all(abs(run["lr"] * run["wd"] / intrinsic_lr - 1) > 0.1 for run in runs for intrinsic_lr in predicted)
+
+
+@given(st.floats(0.05, 2), st.floats(-0.5, 0.5), st.floats(0.05, 0.9), st.floats(-1, 1), st.floats(1e-4, 0.02))
+def test_the_line_is_a_balance_law(norm_rise, slope, share, power, intrinsic_lr):
+    law = theory.BalanceLaw(norm_rise, slope, share, power, 0.01, "odds")
+    rises = [float(law.norm_rise_at(setting)) for setting in (0.01, 0.002)]
+    shares = [float(law.outside_growth_at(setting)) for setting in (0.01, 0.002)]
+    # shares are cut to 0.01 … 0.98
+    assume(min(rises) > 0.01 and min(shares) > 0.01 and max(shares) < 0.98)
+    runs = [calibration_run(*numbers) for numbers in zip((0.01, 0.002), rises, shares, strict=True)]
+    period = line_period(runs, 0.5, intrinsic_lr / 0.5)
+    if law.norm_rise_at(intrinsic_lr) > 0:
+        assert period == pytest.approx(law.period(0.5, intrinsic_lr / 0.5), rel=1e-6)
+    else:
+        assert math.isnan(period)
+
+
+def calibration_run(intrinsic_lr, norm_rise, share):
+    period = norm_rise / (1 - share) / -np.log1p(-intrinsic_lr)
+    return CalibrationRun(intrinsic_lr, 50, period, 0.01 * period, norm_rise, share, math.nan, math.nan)
+
+
+def test_a_line_may_be_negative_at_the_largest_setting():
+    # norm rises of two kinds, as with layer normalization
+    runs = [calibration_run(*numbers) for numbers in ((0.01, 0.1, 0.3), (0.005, 0.1, 0.3), (0.002, 1.5, 0.3))]
+    assert np.polyval(np.polyfit(np.log([1, 0.5, 0.2]), [0.1, 0.1, 1.5], 1), 0) < 0
+    assert math.isnan(line_period(runs, 0.5, 0.02))
+    assert line_period(runs, 0.5, 0.002) > 0
 
 
 def test_networks_differ():
