@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from simulate._compilation import compile_cached
+
 # Sums may be reordered for the vector units. Infinities and NaN are kept, so that an overflow stays visible.
 _OPTIONS: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
-_OUTER: Any = {**_OPTIONS, "cache": True}
 # Functions are inlined, because code that is called differs between a caller from the cache and one compiled in this
 # process. It would round differently, and a resumed run would not be bit-identical.
 _INNER: Any = {**_OPTIONS, "forceinline": True}
@@ -41,7 +42,7 @@ def _step_products(before: Any, gradient: Any, after: Any, products: Any) -> Non
     products[2, 0], products[2, 1], products[2, 2] = wc, gc, cc
 
 
-@numba.njit(**_OUTER)
+@compile_cached(**_OPTIONS)
 def replica_products(before: Any, gradient: Any, after: Any, bounds: Any, products: Any) -> None:
     """Apply `_step_products` to each replica and group.
 
@@ -54,7 +55,7 @@ def replica_products(before: Any, gradient: Any, after: Any, bounds: Any, produc
             _step_products(before[i][start:stop], gradient[i][start:stop], after[i][start:stop], products[i, j])
 
 
-@numba.njit(**_OUTER)
+@compile_cached(**_OPTIONS)
 def vector_products(first: Any, second: Any, products: Any) -> None:
     """Write the scalar products of two vectors into `products` (3,): first², first·second, second²."""
     ff, fs, ss = 0.0, 0.0, 0.0
@@ -66,7 +67,7 @@ def vector_products(first: Any, second: Any, products: Any) -> None:
     products[0], products[1], products[2] = ff, fs, ss
 
 
-@numba.njit(**_OUTER)
+@compile_cached(**_OPTIONS)
 def change_products(before: Any, after: Any, products: Any) -> None:
     """Write scalar products of the change from `before` to `after` into `products` (3,): change², change·after, after².
 
@@ -167,7 +168,7 @@ def _update(weights: Any, gradient: Any, following: Any, lr: Any, wd: Any, produ
         weights[i] = following[i]
 
 
-@numba.njit(**_OUTER)
+@compile_cached(**_OPTIONS)
 def train_mlp(
     first: Any,
     second: Any,
@@ -500,7 +501,7 @@ def make_work(weights: Any, pooled: Any, window: Any, image: Any, batch: int) ->
     )
 
 
-@numba.njit(**_OUTER)
+@compile_cached(**_OPTIONS)
 def train_convnet(
     weights: Any,
     work: Any,

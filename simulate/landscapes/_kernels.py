@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from simulate._compilation import compile_cached
 from simulate.maps._kernels import COLLAPSED, DIVERGED, RUNNING
 from simulate.maps.noise import stream_key, uniform
 from theory.arguments import FloatArray
@@ -58,7 +58,7 @@ class Rule(NamedTuple):
     fixed: int
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def random_directions(seed: Any, walkers: Any, directions: Any) -> None:
     """Fill `directions` (walkers, weights) with normal random numbers that depend only on seed and walker."""
     for i in range(directions.shape[0]):
@@ -69,14 +69,14 @@ def random_directions(seed: Any, walkers: Any, directions: Any) -> None:
             directions[i, j] = radius * np.cos(2.0 * np.pi * uniform(key, 2 * j + 1))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def example_index(key: Any, draw: Any, examples: Any) -> Any:
     """Number of the example that a stream selects for a draw."""
     # the largest uniform number rounds to 1
     return min(int(uniform(key, draw) * examples), examples - 1)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def vector_norm(vector: Any) -> Any:
     """Euclidean norm, without overflow or underflow of the squares."""
     largest, square = 0.0, 0.0
@@ -90,7 +90,7 @@ def vector_norm(vector: Any) -> Any:
     return largest * np.sqrt(square)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def loss_and_gradient(parts: Any, key: Any, step: Any, unit: Any, gradient: Any) -> Any:
     """Return the loss of one step at weights of norm 1, and write its gradient there into `gradient`."""
     kind, table, vector, scalars, batch_size = parts
@@ -136,7 +136,7 @@ def loss_and_gradient(parts: Any, key: Any, step: Any, unit: Any, gradient: Any)
     return loss / count
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def iterate_descent(
     parts: Any, state: Any, rule: Any, lr: Any, schedule: Any, wd: Any, steps: Any, record_every: Any, recorded: Any
 ) -> None:

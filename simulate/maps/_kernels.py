@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
 from numba.extending import intrinsic
 
+from simulate._compilation import compile_cached
 from simulate.maps.noise import stream_key, uniform
 from theory.arguments import FloatArray
 
@@ -93,7 +93,7 @@ class Rows(NamedTuple):
     statistics: FloatArray
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def raised(x: Any, exponent: Any) -> Any:
     """Power of a number, without the slow general power where roots and squares do."""
     if exponent == 0.0:
@@ -105,7 +105,7 @@ def raised(x: Any, exponent: Any) -> Any:
     return np.sqrt(x) if exponent == 0.5 else x**exponent
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def iterate_norm_map(
     state: Any,
     lr: Any,
@@ -201,7 +201,7 @@ def iterate_norm_map(
             statistics[i, SUM], statistics[i, SUM_OF_SQUARES] = total, squares
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def gradient_while_ringing(r: Any, shrink: Any, lr: Any, low: Any, high: Any) -> Any:
     """g̃ between `low` and `high` on the way to the lowest norm, for (1-ηλ)² < 1/2, where the norm overshoots.
 
@@ -218,7 +218,7 @@ def gradient_while_ringing(r: Any, shrink: Any, lr: Any, low: Any, high: Any) ->
     return high if r < min(between, lowest_from) else low
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def fraction_of_step(r: Any, level: Any, following: Any, relaxation: Any, power: Any) -> Any:
     """Fraction of a continuous step from r to `following` after which r reaches a level between them.
 
@@ -232,7 +232,7 @@ def fraction_of_step(r: Any, level: Any, following: Any, relaxation: Any, power:
     return min(-np.log1p(change * np.expm1(-relaxation)) / relaxation, 1.0) if relaxation > 0.0 else change
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def components(x0: Any, x1: Any, x2: Any, v0: Any, v1: Any, v2: Any) -> Any:
     """Squared norm and norm of x, and the components of v along and across x."""
     following = x0 * x0 + x1 * x1 + x2 * x2
@@ -242,7 +242,7 @@ def components(x0: Any, x1: Any, x2: Any, v0: Any, v1: Any, v2: Any) -> Any:
     return following, length, along, np.hypot(np.hypot(u0 * v1 - u1 * v0, u1 * v2 - u2 * v1), u2 * v0 - u0 * v2)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@compile_cached(error_model="numpy", inline="always")
 def gradient_at(source: Any, i: Any, s: Any, key: Any, t: Any) -> Any:
     """Prescribed or random g̃ of one trajectory at step `t`, the `s`-th of this call."""
     gradient = source.low[i, s]
@@ -251,7 +251,7 @@ def gradient_at(source: Any, i: Any, s: Any, key: Any, t: Any) -> Any:
     return gradient
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@compile_cached(error_model="numpy", inline="always")
 def record(rows: Any, i: Any, t: Any, r: Any, gradient: Any, angle: Any) -> None:
     """Write the row of step `t`, whose number is divisible by the stride."""
     row = t // rows.stride - rows.first
@@ -260,7 +260,7 @@ def record(rows: Any, i: Any, t: Any, r: Any, gradient: Any, angle: Any) -> None
     rows.angles[i, row] = angle
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@compile_cached(error_model="numpy", inline="always")
 def add_to_statistics(statistics: Any, r: Any) -> None:
     """Add r before an update to the statistics of a trajectory."""
     statistics[LEAST] = min(statistics[LEAST], r)
@@ -269,7 +269,7 @@ def add_to_statistics(statistics: Any, r: Any) -> None:
     statistics[SUM_OF_SQUARES] += r * r
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@compile_cached(error_model="numpy", inline="always")
 def code_after(following: Any, total: Any) -> Any:
     """Code of a trajectory after a step to r = `following`. `total` is finite if all numbers of its state are."""
     if following < _SMALLEST:
@@ -277,7 +277,7 @@ def code_after(following: Any, total: Any) -> Any:
     return RUNNING if np.isfinite(total) else DIVERGED
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows: Any) -> None:
     """Iterate the second moments of weights and velocity under a linear rule, with gradients orthogonal to both.
 
@@ -316,7 +316,7 @@ def iterate_moments(state: Any, coefficients: Any, source: Any, steps: int, rows
         sq_norm[i], velocity[i, 0], velocity[i, 1] = r, along, across
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def iterate_adaptive(state: Any, lr: Any, wd: Any, rule: Any, source: Any, steps: int, rows: Any) -> None:
     """Iterate the second moments of weights and mean gradient under Adam or AdamW, and the mean square of gradients.
 
@@ -359,7 +359,7 @@ def iterate_adaptive(state: Any, lr: Any, wd: Any, rule: Any, source: Any, steps
         sq_norm[i], velocity[i, 0], velocity[i, 1], square[i] = r, along, across, mean_square
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def iterate_directions(
     state: Any, lr: Any, wd: Any, series: Any, rule: Any, source: Any, steps: int, rows: Any
 ) -> None:
@@ -422,7 +422,7 @@ def iterate_directions(
         sq_norm[i], momentum[i] = r, size
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def plain_steps(r: Any, a: Any, p: Any, steps: Any) -> Any:
     """Iterate r⁺ = a r + p²/r; return the last valid r, the number of updates and the status."""
     for t in range(steps):
@@ -435,7 +435,7 @@ def plain_steps(r: Any, a: Any, p: Any, steps: Any) -> Any:
     return r, steps, RUNNING
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def iterate_constant(state: Any, shrink: Any, push: Any, steps: int, rows: Any) -> None:
     """Iterate the same map with constant 1-ηλ = `shrink` and ηg̃ = `push` (batch,), many trajectories together.
 
@@ -533,7 +533,7 @@ def _fused_multiply_add(typing: Any, x: Any, y: Any, z: Any) -> Any:
 fused_multiply_add: Any = intrinsic(_fused_multiply_add)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def four_steps(r: Any, a: Any, b: Any) -> Any:
     """Make four steps r⁺ = (a r² + b)/r with one division.
 
@@ -554,7 +554,7 @@ def four_steps(r: Any, a: Any, b: Any) -> Any:
     return fused_multiply_add(a, square, below) / ((first * second) * (third * r))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def unit_near(a: Any, p: Any) -> Any:
     """Unit of r, the power of two above p, in which orbits stay in the range of `four_steps`; 0 if there is none."""
     if not (a >= _NEAR_DECAY and 1.0 / _NEAR_PUSH <= p <= _NEAR_PUSH):
@@ -562,7 +562,7 @@ def unit_near(a: Any, p: Any) -> Any:
     return math.ldexp(1.0, math.frexp(p)[1])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def steps_by_fours(r: Any, a: Any, p: Any, unit: Any, steps: Any) -> Any:
     """Make `steps` updates, a multiple of four, four at a time while r is in their range; return as `plain_steps`."""
     updates = 0
@@ -580,7 +580,7 @@ def steps_by_fours(r: Any, a: Any, p: Any, unit: Any, steps: Any) -> Any:
     return r, steps, RUNNING
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def iterate_constant_by_fours(state: Any, shrink: Any, push: Any, steps: int, rows: Any) -> None:
     """Iterate as `iterate_constant` up to rounding, with one division for steps 4n … 4n+3.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from simulate._compilation import compile_cached
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -17,7 +18,7 @@ _ONE, _S27, _S30, _S31, _S11 = np.uint64(1), np.uint64(27), np.uint64(30), np.ui
 _UNIT = 2.0**-53
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_cached()
 def mix_bits(z: Any) -> Any:
     """Scramble 64 bits by a one-to-one function."""
     z = np.uint64(z)
@@ -26,20 +27,20 @@ def mix_bits(z: Any) -> Any:
     return z ^ (z >> _S31)
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_cached()
 def stream_key(seed: Any, trajectory: Any) -> Any:
     """Key of the random stream of one trajectory."""
     return mix_bits(mix_bits(np.uint64(seed) + _GOLDEN) + (np.uint64(trajectory) + _ONE) * _SECOND)
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_cached()
 def uniform(key: Any, step: Any) -> Any:
     """Uniform random number in (0, 1) for one step of a stream."""
     bits = mix_bits(np.uint64(key) + (np.uint64(step) + _ONE) * _GOLDEN)
     return (np.float64(bits >> _S11) + 0.5) * _UNIT
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_cached()
 def uniform_table(seed: Any, trajectories: Any, start: Any, steps: Any) -> Any:
     """Uniform random numbers of shape (trajectories, steps), from step `start` on."""
     values = np.empty((trajectories, steps))

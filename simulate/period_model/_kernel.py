@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from simulate._compilation import compile_cached
 from simulate.maps.noise import stream_key, uniform
 
 # Columns of the state, the constants and the statistics; one row for each walker. The state's names are stored with
@@ -45,13 +46,13 @@ def _exp_near(y: Any) -> Any:
     return series
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_cached()
 def normal(key: Any, number: Any) -> Any:
     """Random number of the standard normal distribution, by the method of Box and Muller."""
     return np.sqrt(-2.0 * np.log(uniform(key, 2 * number))) * np.cos(2.0 * np.pi * uniform(key, 2 * number + 1))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def begin_decay(state: Any, constants: Any, key: Any, least_rise: float) -> None:
     """Start a decay phase of one walker: compute from ln z what its next destabilization depends on.
 
@@ -66,7 +67,7 @@ def begin_decay(state: Any, constants: Any, key: Any, least_rise: float) -> None
     state[THRESHOLD] = -np.log(uniform(stream_key(key, 2 * np.int64(state[DESTABILIZATIONS])), 0))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compile_cached(error_model="numpy")
 def _destabilize(state: Any, constants: Any, key: Any, step: int, least_rise: float) -> None:
     """Start a destabilization: draw its rise, and the loss at the start of the next decay phase."""
     draws = stream_key(key, 2 * np.int64(state[DESTABILIZATIONS]) + 1)
@@ -84,7 +85,7 @@ def _destabilize(state: Any, constants: Any, key: Any, step: int, least_rise: fl
     state[LOSS] = np.exp(constants[PEAK_LOSS] + constants[PEAK_LOSS_SD] * normal(draws, 0))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@compile_cached(error_model="numpy", fastmath={"contract"})
 def iterate_oscillation(
     state: Any,
     constants: Any,

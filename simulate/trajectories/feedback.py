@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 from scipy import fft, special
 
 import theory
+from simulate._compilation import compile_cached
 from simulate.trajectories.contract import FREE
 from simulate.trajectories.periods import MeasuredPeriods, zigzag
 from simulate.trajectories.setting import Setting
@@ -188,7 +188,7 @@ def find_drive(sq_norm: _Array, kept: float, is_sgd: bool) -> _Array:
     return growth * sq_norm[:-1] if is_sgd else growth
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_cached()
 def driven_log_norm(drive: Any, kept: float, is_sgd: bool, first: float) -> Any:
     """Ln ρ under given gradients: ρ² becomes kept·ρ² + drive/ρ² for SGD, kept·ρ² + drive for other optimizers."""
     log_norm = np.empty(drive.size)
@@ -201,7 +201,7 @@ def driven_log_norm(drive: Any, kept: float, is_sgd: bool, first: float) -> Any:
     return log_norm
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_cached()
 def _statistics(log_norm: Any, rise: float) -> Any:
     """Variation of the period, response of the peaks and contrast of troughs to peaks; NaN with too few periods."""
     troughs, peaks = zigzag(log_norm, rise)

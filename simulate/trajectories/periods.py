@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
 import theory
+from simulate._compilation import compile_cached
 from simulate.trajectories.contract import check_trajectory
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.verdicts import OUTSIDE_GROWTH_MAX
@@ -201,7 +201,7 @@ def rows_after_transient(trajectory: xr.Dataset, discard: int | None = None) -> 
     return np.flatnonzero(kept)
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_cached()
 def zigzag(values: Any, rise: float) -> Any:
     """Indices of alternating troughs and peaks: ln ρ rises by `rise` after a trough, and falls by it after a peak."""
     troughs = np.empty(values.size, dtype=np.int64)

@@ -1,5 +1,6 @@
 import concurrent.futures
 import dataclasses
+import io
 import json
 import re
 import resource
@@ -18,7 +19,7 @@ import empirical
 import simulate
 import theory
 from empirical.cli.application import name_options
-from empirical.cli.main import app
+from empirical.cli.main import app, run_command_line
 from empirical.cli.training import announce_cost
 from empirical.config import CHOICES, RunConfig
 from empirical.presets import PAPER_EXPERIMENTS
@@ -43,6 +44,19 @@ def one_line_error(result, *words):
     assert line.startswith("bnwd: ")
     assert all(word in line for word in words), line
     return True
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
+def test_every_encoding_of_the_output_will_do(encoding, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    with pytest.raises(SystemExit) as ended:
+        run_command_line(["predict", "--lr", "0.5", "--wd", "0.01", "--grad-norm", "1"])
+    sys.stdout.flush()
+    assert ended.value.code == 0
+    # click writes UTF-8 where the encoding is ASCII
+    letter = "\\u03c1" if encoding in ("cp1252", "latin-1") else "ρ"
+    assert f"equilibrium norm {letter}*".encode() in written.getvalue()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -133,7 +147,7 @@ def test_predict_and_train_take_an_optimizer(tmp_path):
 def test_neither_help_nor_predict_loads_torch():
     code = f"""
 import sys
-from empirical.cli.main import app
+from empirical.cli.main import app, run_command_line
 from empirical.config import CHOICES, RunConfig
 for command in {[[], *([command] for command in COMMANDS)]}:
     try:
