@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 import simulate
@@ -33,6 +34,7 @@ _LENGTH_AND_ENGINE |= {"evaluate_every", "evaluation_samples", "evaluate_batches
 MAY_DIFFER_IN_A_NETWORK = _LENGTH_AND_ENGINE | {"lr", "wd", "seed", "data_seed", "init_norm"}
 
 _Result = TypeVar("_Result")
+_Level = TypeVar("_Level", float, xr.DataArray)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class RunComparison:
     last: tuple[xr.Dataset, simulate.MeasuredPeriods] | None
     diagnosis: simulate.Diagnosis | None
     replayed: xr.Dataset | None
-    levels: dict[str, float]
+    levels: Mapping[str, float | xr.DataArray]
     outlook: str
     prediction: str
     notes: tuple[str, ...]
@@ -156,7 +158,7 @@ def compare_run(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> R
         last=None if periods is None else last_periods(run, periods=periods),
         diagnosis=notes.attempt("spikes", simulate.diagnose, run),
         replayed=replayed,
-        levels=_forecast_levels(outlook) if comparisons and outlook is not None else {},
+        levels=_forecast_levels(outlook, run, setting) if comparisons and outlook is not None else {},
         outlook="" if outlook is None else str(outlook),
         prediction=prediction,
         notes=tuple(dict.fromkeys(notes.texts)),
@@ -284,12 +286,39 @@ def _period_comparison(quantity: str, predicted: float, periods: simulate.Measur
     return Comparison(quantity, predicted, periods.mean, periods.stderr, "step", inputs)
 
 
-def _forecast_levels(outlook: Forecast) -> dict[str, float]:
-    levels = _levels(outlook.lr, outlook.equilibrium_norm)
-    return {name: level for name, level in levels.items() if math.isfinite(level) and level > 0}
+def _forecast_levels(outlook: Forecast, run: xr.Dataset, setting: Setting) -> Mapping[str, float | xr.DataArray]:
+    """Equilibrium values of a forecast. Under a schedule they move with lr, wd and the recent gradient norms."""
+    if not (math.isfinite(outlook.equilibrium_norm) and outlook.equilibrium_norm > 0):
+        return {}
+    if not (setting.lr.dims or setting.wd.dims):
+        return _levels(outlook.lr, outlook.equilibrium_norm)
+    if "grad_norm" not in run:
+        return {}
+    # lr = 0 at the end of a schedule has no equilibrium
+    part = run.isel(step=np.flatnonzero((setting.lr * setting.wd).values > 0))
+    lr, wd = (xr.broadcast(value, part.step)[0] for value in (Setting.of(part).lr, Setting.of(part).wd))
+    rule, stride = setting.law(), max(1.0, float(np.median(np.diff(run.step))))
+    times = theory.relaxation_time(lr.values, wd.values, optimizer=rule)
+    gradients = recent_rms(part.grad_norm, np.ceil(times / stride))
+    return _levels(lr, lr.copy(data=theory.equilibrium_norm(lr.values, wd.values, gradients, optimizer=rule)))
 
 
-def _levels(lr: float, norm: float) -> dict[str, float]:
+def recent_rms(values: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Root mean square of the last values at each place, of as many as `counts` says.
+
+    Examples
+    --------
+    >>> recent_rms([1.0, 7.0, 1.0, 1.0], [1, 2, 2, 9]).tolist()
+    [1.0, 5.0, 5.0, 3.605551275463989]
+    """
+    numbers = np.asarray(values, dtype=float)
+    sums = np.concatenate([[0.0], np.cumsum(numbers * numbers)])
+    ends = np.arange(1, numbers.size + 1)
+    begins = np.maximum(ends - np.minimum(np.maximum(counts, 1), ends), 0).astype(int)
+    return np.asarray(np.sqrt((sums[ends] - sums[begins]) / (ends - begins)))
+
+
+def _levels(lr: _Level, norm: _Level) -> dict[str, _Level]:
     return {"norm": norm, "effective_lr": lr / norm / norm, "angular_lr": lr / norm}
 
 

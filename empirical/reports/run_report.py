@@ -194,7 +194,11 @@ def _whole_run_figure(comparison: RunComparison) -> tuple[Figure, str]:
     if periods is not None:
         words.append("Green: onsets of periods.")
     if levels:
-        words.append("Dotted: equilibrium predicted from the mean square of the gradient norm.")
+        moves = not all(isinstance(level, float) for level in levels.values())
+        words.append(
+            "Dotted: equilibrium predicted from the mean square of the "
+            + ("recent gradient norms; it moves with lr and wd." if moves else "gradient norm.")
+        )
     return _trajectory_figure(comparison.run, simulated=replayed, periods=periods, levels=levels), " ".join(words)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def plot_trajectory(
     variables: Sequence[str] | None = None,
     simulated: xr.Dataset | None = None,
     periods: MeasuredPeriods | None = None,
-    levels: dict[str, float] | None = None,
+    levels: Mapping[str, float | xr.DataArray] | None = None,
     most_points: int = 4000,
 ) -> Sequence[Axes]:
     """Draw variables of one run over the steps, on logarithmic axes one below the other.
@@ -52,7 +52,8 @@ def plot_trajectory(
         effective learning rate: `angular_lr` if the trajectory has it, otherwise `effective_lr`.
     simulated : second trajectory, drawn as a dashed curve over the first.
     periods : periods whose onsets are marked.
-    levels : predicted equilibrium values by variable, drawn as horizontal lines.
+    levels : predicted equilibrium values by variable: a number, or values along `step`, as of the moving equilibrium
+        ρ*(t) under a schedule.
     most_points : a curve with more rows is drawn as the range of its values in bins.
 
     Returns
@@ -90,7 +91,7 @@ def plot_trajectory(
         if simulated is not None and compared:
             draw_curve(ax, simulated, name, most_points, color=PREDICTED_COLOR, label="simulated", linestyle="--")
         if levels and name in levels:
-            ax.axhline(levels[name], color="black", linewidth=1.4, linestyle=":", label="predicted equilibrium")
+            _draw_level(ax, levels[name], trajectory.step)
         if periods is not None and periods.onsets.size:
             mark_onsets([ax], periods.onsets)
         if np.any(trajectory[name].values > 0):
@@ -102,6 +103,15 @@ def plot_trajectory(
     if simulated is not None or levels or periods is not None:
         draw_legend_above(*all_axes)
     return all_axes
+
+
+def _draw_level(ax: Axes, level: float | xr.DataArray, step: xr.DataArray) -> None:
+    """Draw a predicted value at these steps."""
+    style: dict[str, Any] = {"color": "black", "linewidth": 1.4, "linestyle": ":", "label": "predicted equilibrium"}
+    if isinstance(level, xr.DataArray) and level.dims:
+        ax.plot(step, level.reindex_like(step), **style)
+    else:
+        ax.axhline(float(level), **style)
 
 
 def plot_phase(trajectory: xr.Dataset, ax: Axes | None = None, *, periods: MeasuredPeriods | None = None) -> Axes:

@@ -21,7 +21,7 @@ import simulate
 import theory
 from empirical.cli.main import app
 from empirical.reports import page
-from empirical.reports.comparison import compare_run, equilibrium_comparisons, equilibrium_levels
+from empirical.reports.comparison import compare_run, equilibrium_comparisons, equilibrium_levels, recent_rms
 from empirical.reports.run_report import write_run_report
 from empirical.reports.sweep_report import SweepRun, sweep_runs
 from empirical.reports.tables import Table, number_cell
@@ -171,6 +171,33 @@ def test_levels_are_predicted_from_rows_after_the_transient():
         "effective_lr": pytest.approx(theory.equilibrium_effective_lr(0.5, 0.02, 2.0)),
         "angular_lr": pytest.approx(0.5 / theory.equilibrium_norm(0.5, 0.02, 2.0)),
     }
+
+
+@pytest.mark.parametrize("schedule", [theory.Cosine(0.5, 0.05, steps=20_000), theory.Linear(0.5, 0.1, steps=20_000)])
+def test_the_equilibrium_moves_with_the_schedule(schedule, tmp_path):
+    run = simulate.norm_map(schedule, 0.02, 2.0, norm=3.0, steps=20_000)
+    comparison = compare_run(run)
+    level = comparison.levels["norm"]
+    expected = theory.quasi_equilibrium_norm(schedule, 0.02, run.step.values, 2.0)
+    np.testing.assert_allclose(level, expected, rtol=1e-9)
+    # the norm follows it: it lags by a percent at most, while the equilibrium falls
+    middle = slice(1000, 10_000)
+    np.testing.assert_allclose(run.norm[middle], level[middle], rtol=0.02)
+    assert level[-1] < 0.7 * level[0]
+    np.testing.assert_allclose(comparison.levels["effective_lr"], run.lr.sel(step=level.step) / level**2)
+    # constant settings have constant levels
+    assert np.ndim(compare_run(simulate.norm_map(0.5, 0.02, 2.0, norm=3.0, steps=2000)).levels["norm"]) == 0
+    assert "it moves with lr and wd" in write_run_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=30), st.data())
+def test_recent_values(values, data):
+    counts = data.draw(st.lists(st.floats(0.5, 50), min_size=len(values), max_size=len(values)))
+    expected = [
+        math.sqrt(np.mean(np.square(values[max(0, i + 1 - int(max(1, count))) : i + 1])))
+        for i, count in enumerate(counts)
+    ]
+    np.testing.assert_allclose(recent_rms(values, [int(max(1, count)) for count in counts]), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("columns", [[], ["lr"], ["effective_lr"]])
