@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 import theory
-from simulate.period_model.reduced_model import ReducedModel, Trend
+from simulate.period_model.reduced_model import LEAST_HAZARD_POWER, ReducedModel, Trend
 from simulate.period_model.summaries import CalibrationRun, norm_unit
 from simulate.trajectories.classification import Classification, classify
 from simulate.trajectories.contract import check_trajectory
@@ -198,7 +198,11 @@ def _fit_peak_law(phases: Sequence[DecayPhases]) -> tuple[tuple[float, float, fl
 
 
 def _fit_hazard(phases: Sequence[DecayPhases]) -> tuple[float, float]:
-    """Fit (a, p) of ln h = a + ln L + p ln η̃ by maximum likelihood: one event at the end of each decay phase."""
+    """Fit (a, p) of ln h = a + ln L + p ln η̃ by maximum likelihood: one event at the end of each decay phase.
+
+    p is at least 1. During decay L falls as ηλ/η̃, so for p < 1 the sum of all hazards would be finite. Then some decay
+    phases would never end, and the norm would vanish.
+    """
     log_lrs, losses = [], []
     for run in phases:
         for span, smooth in zip(run.spans, run.smooth_losses, strict=True):
@@ -219,4 +223,8 @@ def _fit_hazard(phases: Sequence[DecayPhases]) -> tuple[float, float]:
         coefficients = coefficients + move
         if np.abs(move).max() < 1e-10:
             break
+    if coefficients[1] < LEAST_HAZARD_POWER:
+        # the likelihood is concave, so its maximum is at the bound
+        hazard = np.exp(log_loss + LEAST_HAZARD_POWER * terms[1])
+        coefficients = np.array([math.log(events.sum() / hazard.sum()), LEAST_HAZARD_POWER])
     return float(coefficients[0] - coefficients[1] * mean_log_lr), float(coefficients[1])

@@ -18,6 +18,7 @@ from theory.arguments import FloatArray, check_integer, check_number, quote
 _WALKERS = 16  # simulated side by side
 _SAMPLES_PER_RELAXATION = 100  # rows per 1/ηλ that the period finder asks for
 _MAX_RELAXATIONS = 400  # after which a simulation without enough periods ends
+LEAST_HAZARD_POWER = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class ReducedModel:
     Parameters
     ----------
     loss_decay, growth : c and k.
-    hazard : (a, p).
+    hazard : (a, p) with p >= 1; for p < 1 some decay phases would never end.
     peak_coefficients : (b₀, b₁, b₂).
     peak_residual_sd : s.
     peak_loss, peak_loss_sd : exp of the mean, and standard deviation, of ln L at the start of a decay phase.
@@ -128,6 +129,11 @@ class ReducedModel:
                 raise ValueError(f"{name} must be {size} numbers, got {quote(values)}")
             for value in values:
                 check_number(name, value)
+        if self.hazard[1] < LEAST_HAZARD_POWER:
+            raise ValueError(
+                f"hazard must have a power p >= {LEAST_HAZARD_POWER:g}, got {self.hazard[1]:.3g}: the norm could vanish; "
+                "calibrate the network again"
+            )
         check_number("peak_residual_sd", self.peak_residual_sd, at_least=0)
         check_number("rise", self.rise, above=0)
         check_number("reference", self.reference, above=0, below=1)

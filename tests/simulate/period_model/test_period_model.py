@@ -78,6 +78,21 @@ def test_calibration_recovers_a_simulated_model():
     assert model.reduced_model.peak_residual_sd == pytest.approx(REFERENCE.reduced_model.peak_residual_sd, rel=0.1)
 
 
+def test_a_fitted_model_always_destabilizes_again():
+    # a network whose destabilizations hardly depend on the norm: ln h = ln L - 1.4 - 0.5 ln η̃
+    reduced = dataclasses.replace(REFERENCE.reduced_model)
+    object.__setattr__(reduced, "hazard", (-1.4, -0.5))
+    network = dataclasses.replace(REFERENCE, reduced_model=reduced)
+    model = PeriodModel.from_runs([network.oscillate(0.5, wd, steps=round(30 / wd), seed=2) for wd in (0.02, 0.01)])
+    assert model.reduced_model.hazard[1] == 1.0
+    for wd in (0.02, 0.004):
+        run = model.oscillate(0.5, wd, steps=round(4000 / wd))
+        least = float(run.norm.min())
+        assert least > 0.02 * float(run.norm.median())
+        # control: with the hazard of the network the norm vanishes
+        assert network.oscillate(0.5, wd, steps=round(200 / wd)).norm.min() < 1e-6 * least
+
+
 def test_simulated_periods_depend_on_lr_times_wd_alone_and_norms_scale_with_the_root_of_lr():
     one, other = simulated_periods(REFERENCE, 0.5, 0.004), simulated_periods(REFERENCE, 2.0, 0.001)
     assert one.mean == pytest.approx(other.mean, rel=1e-12)
@@ -183,7 +198,7 @@ def test_outside_the_calibrated_range_it_warns():
 
 def test_a_model_without_destabilizations_has_no_period():
     steady = dataclasses.replace(
-        REFERENCE, reduced_model=dataclasses.replace(REFERENCE.reduced_model, hazard=(-80.0, 0.0))
+        REFERENCE, reduced_model=dataclasses.replace(REFERENCE.reduced_model, hazard=(-80.0, 1.0))
     )
     simulated = simulated_periods(steady, 0.5, 0.02, periods=20)
     assert simulated.count == 0
@@ -229,6 +244,7 @@ def test_trends():
         ),
         (lambda: dataclasses.replace(REFERENCE, rise=0.0), "rise must be"),
         (lambda: dataclasses.replace(REFERENCE.reduced_model, hazard=(1.0,)), "hazard must be 2 numbers"),
+        (lambda: dataclasses.replace(REFERENCE.reduced_model, hazard=(1.0, 0.4)), "hazard must .* p >= 1, got 0.4"),
         (lambda: dataclasses.replace(REFERENCE, calibration_runs=()), "calibration_runs must"),
     ],
 )
