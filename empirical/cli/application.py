@@ -49,7 +49,7 @@ class CommandGroup(TyperGroup):
                 warnings.showwarning = _print_warning  # type: ignore[assignment]
                 return super().invoke(ctx)
         except (ValueError, TypeError) as error:
-            message, code = str(error), 2
+            message, code = self._name_option(str(error), ctx), 2
         except KeyboardInterrupt as error:
             message, code = str(error) or "interrupted", 130
         except (typer.Exit, typer.Abort):
@@ -62,6 +62,14 @@ class CommandGroup(TyperGroup):
             message, code = str(error), 1
         typer.echo(f"bnwd: {message}", err=True)
         raise typer.Exit(code)
+
+    def _name_option(self, message: str, ctx: Any) -> str:
+        """Replace the name of an argument at the start of an error message by that of its option."""
+        invoked = self.commands.get(ctx.invoked_subcommand)
+        for parameter in [] if invoked is None else invoked.params:
+            if message.startswith(f"{parameter.name} must ") and parameter.param_type_name == "option":
+                return parameter.opts[0] + message.removeprefix(str(parameter.name))
+        return message
 
 
 def _print_warning(message: Warning | str, *_: Any) -> None:
@@ -80,7 +88,15 @@ def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> str:
             values, source = [(context.default_map or {}).get(option.name)], f" in {context.parent.params['config']}"
         requirement = error.message.replace("Input should be", "must be").partition(", ")[0]
         message = f"{option.opts[0]} {requirement}, got {quote(values[-1])}{source}"
-    return message if context is None else f"{message}; see {context.command_path} --help"
+    if context is None:
+        return message
+    if message.startswith("No such option: --momentum") and "--optimizer" in _options(context.command):
+        message += ': write --optimizer "SGD(momentum=0.9)"'
+    return f"{message}; see {context.command_path} --help"
+
+
+def _options(shown: Any) -> list[str]:
+    return [option for parameter in shown.params for option in parameter.opts]
 
 
 def _option_values(arguments: Sequence[str], name: str, count: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ import typer
 import theory
 from empirical.cli.application import command, name_options, print_table
 from empirical.cli.options import GRADIENT_NORM_HELP, LearningRate, WeightDecay, optimizer_option
-from simulate.trajectories.verdicts import UNDETERMINED
+from simulate.trajectories.verdicts import PERIODIC, UNDETERMINED
 from theory.arguments import check_number, quote
 from theory.optimizers import check_optimizer, format_optimizer
 
@@ -88,19 +88,21 @@ def predict_command(
             "digits. Adds the predicted period."
         ),
     ] = None,
-    optimizer: Annotated[str, optimizer_option] = "SGD()",
+    optimizer: Annotated[str | None, optimizer_option] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON. inf and NaN become null.")] = False,
 ) -> None:
     """Predict equilibrium norm, rotation, angular jumps and periods from formulas. Nothing is trained."""
-    rule, is_given = check_optimizer(optimizer), grad_norm is not None
+    rule, is_given = check_optimizer(optimizer or "SGD()"), grad_norm is not None
     grad_norm = 1.0 if grad_norm is None else grad_norm
     for name, number in (("lr", lr), ("wd", wd), ("grad_norm", grad_norm)):
         check_number(name, number)
     if norm is not None and grad_norm_range is None:
         raise ValueError(
-            f"norm must come with grad_norm_range, which bounds the next angular jump, got {quote(norm)} alone"
+            f"norm must come with --grad-norm-range, which bounds the next angular jump, got {quote(norm)} alone"
         )
-    values = list(_equilibrium_values(lr, wd, grad_norm, rule))
+    note = "" if optimizer else 'assumed; for others --optimizer "SGD(momentum=0.9)" or "AdamW(dim=4096)"'
+    values = [_Value("optimizer", "optimizer", format_optimizer(rule), note=note)]
+    values += _equilibrium_values(lr, wd, grad_norm, rule)
     is_plain = rule == theory.SGD() and lr * wd < 1
     needs_plain = "must be left out unless the optimizer is plain SGD with"
     if delta is not None and not is_plain:
@@ -127,14 +129,15 @@ def predict_command(
     elif is_plain and wd > 0:
         note = "it depends on the network: bnwd calibrate measures yours, --period-model reference is an example"
         values.append(_Value("period_verdict", "equilibrium or periodic", UNDETERMINED, note=note))
-    if not is_given and any("for g̃" in value.note for value in values):
-        note = "not given; empirical.Monitor measures it, --grad-norm sets it"
+    needs_gradient = any("for g̃" in value.note for value in values)
+    if needs_gradient and (as_json or not is_given):
+        note = "not given; the forecast of empirical.Monitor prints that of your network, --grad-norm sets it"
         values.append(_Value("grad_norm", "gradient norm g̃", grad_norm, note=note))
     if rule != theory.SGD():
         keys = {value.key for value in values}
         missing = ", ".join(label for key, label in _PLAIN_SGD_ONLY.items() if key not in keys)
-        values.append(_Value("not_known", "no formula for this optimizer", missing, note=format_optimizer(rule)))
-    _print_values(values, as_json)
+        values.append(_Value("not_known", "not predicted", missing, note=f"no formula for {format_optimizer(rule)}"))
+    _print_values([_Value("lr", "", lr), _Value("wd", "", wd), *values] if as_json else values, as_json)
 
 
 @command(
@@ -191,9 +194,15 @@ def _print_values(values: list[_Value], as_json: bool) -> None:
 
 
 def _equilibrium_values(lr: float, wd: float, grad_norm: float, rule: theory.Optimizer) -> Iterator[_Value]:
+    def angular_lr(lr: float, wd: float, **options: Any) -> Any:
+        return lr / theory.equilibrium_norm(lr, wd, **options)
+
     quantities: list[tuple[str, str, Callable[..., Any], str]] = [
         ("equilibrium_norm", "equilibrium norm ρ*", theory.equilibrium_norm, ""),
-        ("equilibrium_effective_lr", "equilibrium effective lr η/ρ*²", theory.equilibrium_effective_lr, ""),
+        ("equilibrium_effective_lr", "equilibrium effective lr η/ρ*²", theory.equilibrium_effective_lr, "")
+        if isinstance(rule, theory.SGD)
+        # the size of their updates does not depend on that of the gradients
+        else ("equilibrium_angular_lr", "equilibrium effective lr η/ρ*", angular_lr, ""),
     ]
     # from ηλ = 1 on, each step of plain SGD reverses the weights, so the rotation has no equilibrium
     if rule != theory.SGD() or lr * wd < 1:
@@ -259,10 +268,11 @@ def _period_values(lr: float, wd: float, period_model: Path) -> Iterator[_Value]
     network = ", ".join(str(config[key]) for key in ("model", "width", "dataset") if config.get(key) is not None)
     source = "for your own network: bnwd calibrate" if is_reference else str(period_model)
     if not prediction.reason:
-        meaning = "equilibrium: the norm settles; periodic: it oscillates"
+        meaning = "equilibrium: the norm settles; periodic: it oscillates; no clear period: neither"
         yield _Value("period_verdict", "verdict for the network below", prediction.verdict, note=meaning)
     if interval is not None:
-        yield _Value("period", "  period, if periodic", prediction.period, "steps")
+        label = "  period" if prediction.verdict == PERIODIC else "  distance of norm rises"
+        yield _Value("period", label, prediction.period, "steps")
         yield _Value("period_lower", "  90 % interval, lower end", interval.lower, "steps")
         yield _Value("period_upper", "  90 % interval, upper end", interval.upper, "steps")
     yield _Value("period_network", "  network", network or "unknown", note=source)

@@ -21,7 +21,7 @@ from empirical.reports.page import format_setting
 from simulate.diagnosis.forecast import Forecast, forecast
 from simulate.period_model.model import simulated_periods
 from simulate.trajectories.contract import FREE, check_trajectory
-from simulate.trajectories.periods import after_transient
+from simulate.trajectories.periods import after_transient, transient_length
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.statistics import power_mean
 from simulate.trajectories.verdicts import PERIODIC
@@ -195,16 +195,16 @@ def equilibrium_comparisons(run: xr.Dataset, setting: Setting) -> list[Compariso
         raise ValueError("there is none, because wd = 0: without weight decay the norm never decreases")
     part = after_transient(check_trajectory(run, "grad_norm", single=True))
     if not part.sizes["step"]:
-        raise ValueError("the run has no rows after its transient, the first 2/ηλ steps")
+        raise ValueError(f"the run has no rows after its transient, the first {transient_length(run)} steps")
     with np.errstate(over="ignore"):
         squares = part.grad_norm.values.astype(float) ** 2
     if not (np.isfinite(squares).all() and squares.any()):
-        raise ValueError("the gradient norms after the first 2/ηλ steps are not all finite, or they are all zero")
+        raise ValueError("the gradient norms after the transient are not all finite, or they are all zero")
     rms, _ = power_mean(part.grad_norm, 2)
     # the formulas predict the mean of this power of the norm
     power, mean_formula = (4, "(E ρ⁴)^¼") if rule == theory.SGD() else (2, "(E ρ²)^½")
     norm, error = power_mean(part.norm, power)
-    inputs = "η, λ, root mean square of g̃ after the first 2/ηλ steps"
+    inputs = f"η, λ, root mean square of g̃ after the first {transient_length(run)} steps"
     if rule != theory.SGD():
         inputs += "; assumes independent gradients"
     predicted = theory.equilibrium_norm(lr, wd, rms, optimizer=rule)

@@ -28,7 +28,7 @@ from simulate.period_model.summaries import CalibrationRun
 from simulate.plots.style import MEASURED_COLOR, ONSET_COLOR, PREDICTED_COLOR, label_log_ticks, number_values
 from simulate.trajectories.contract import COLLAPSED, DIVERGED
 from simulate.trajectories.setting import Setting
-from simulate.trajectories.verdicts import PERIODIC
+from simulate.trajectories.verdicts import NO_CLEAR_PERIOD, PERIODIC
 from theory.optimizers import format_optimizer
 
 _MOST_RUNS_READ = 200  # more runs than this take too long to read, so their gradient norms are not used
@@ -243,11 +243,12 @@ def sweep_sections(path: Path, model: simulate.PeriodModel | None = None) -> lis
 
 
 _PREDICTIONS_EXPLAINED = (
+    "Without a clear period, the period is the mean distance of rises of the norm. "
     "No predicted period uses the measured period of the same run. “From other ηλ”: a balance law fitted to the "
     "periodic runs of the same network at two or more other values of ηλ. “From equal ηλ”: the mean period of runs at "
     "another η, which is equal by symmetry. “By the period model”: the balance law of the period model. The predicted "
     "equilibrium norm uses η, λ and the mean square of the run’s own gradient norms. The mean norm is the measured "
-    "mean that it predicts: (E ρ⁴)^¼ for plain SGD, else (E ρ²)^½, after the first 2/ηλ steps."
+    "mean that it predicts: (E ρ⁴)^¼ for plain SGD, else (E ρ²)^½, after the transient."
 )
 
 
@@ -286,14 +287,16 @@ def _named_cells(run: SweepRun) -> list[tuple[str, Cell]]:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number_cell(value, "g") if is_number else Cell(page.format_setting(value))
 
+    # what a run at equilibrium has are rises of its noise
+    period = run.number("period") if run.summary["verdict"] in (PERIODIC, NO_CLEAR_PERIOD) else math.nan
     return [
         *((name, setting_cell(value)) for name, value in run.varied.items()),
         ("status", Cell(str(run.summary["status"]), kind="FAILS" if run.ended_early else "")),
         ("steps", number_cell(run.number("status_step"), "g")),
         ("verdict", Cell(str(run.summary["verdict"]) or DASH)),
-        ("period ± error", number_with_error(run.number("period"), run.number("period_stderr"))),
+        ("period ± error", number_with_error(period, run.number("period_stderr"))),
         *((head, number_cell(run.number(name))) for name, head in _PREDICTED_PERIOD_HEADS.items()),
-        ("T·ηλ", number_cell(run.number("period") * run.intrinsic_lr, ".3g")),
+        ("T·ηλ", number_cell(period * run.intrinsic_lr, ".3g")),
         *((head, number_cell(run.number(name))) for name, head in _NUMBER_HEADS.items()),
     ]
 

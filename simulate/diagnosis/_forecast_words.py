@@ -19,7 +19,7 @@ _GROWTH_MAX = 10.0  # growth over decay above which it is not given in percent
 def forecast_words(forecast: Forecast) -> str:
     """Return a few sentences: what was observed, where the norm is heading, angular jumps, rotation, what to change."""
     f = forecast
-    observed = _steps(f.observed_steps)
+    observed = f"{f.observed_steps} step{'s' * (f.observed_steps > 1)}"
     rows = "" if f.stride == 1 else f", one in {f.stride} recorded"
     if f.heading == FROZEN:
         parts = [
@@ -33,6 +33,7 @@ def forecast_words(forecast: Forecast) -> str:
     parts = [
         f"Observed: {observed} of {f.optimizer} at lr = {f.lr:.4g}, wd = {f.wd:.4g}{rows}.",
         _heading(f),
+        _gradient_norm(f),
         _changes(f),
         _arrival(f),
         f"The run is short: {f.observed_memories:.0%} of the memory of weight decay."
@@ -49,11 +50,13 @@ def forecast_words(forecast: Forecast) -> str:
 def _heading(f: Forecast) -> str:
     growth = ""
     if f.heading in (DECREASES, INCREASES) and -1 < f.growth <= _GROWTH_MAX:
-        growth = f" (growth is {f.growth:.0%} of decay)"
+        growth = f" (gradients add {max(0.0, f.growth):.0%} of what weight decay removes)"
     words = {
         SETTLES: "settles",
         STAYS_NEAR: "stays near equilibrium, but varies more or rotates less than there",
-        OSCILLATES: "oscillates, with angular jumps",
+        OSCILLATES: "oscillates, with angular jumps"
+        if f.has_angular_jump
+        else f"oscillates: of late it rose by more than 20 % {f.norm_rises} times",
     }
     start = f"The norm {words.get(f.heading, f.heading)}{growth}: ρ = {f.norm:.4g}"
     if math.isinf(f.equilibrium_norm):
@@ -64,6 +67,13 @@ def _heading(f: Forecast) -> str:
         source = " by theory, for independent gradients" if math.isnan(share) else ""
         return f"{start}, equilibrium ρ* = {f.equilibrium_norm:.4g}{error}{source}."
     return f"{start}. Its equilibrium is {f.equilibrium_obstacle}."
+
+
+def _gradient_norm(f: Forecast) -> str:
+    """The g̃ that the formulas of `theory` take, for optimizers whose norm depends on it."""
+    if math.isnan(f.grad_norm) or f.optimizer.partition("(")[0] not in ("SGD", "Adam"):
+        return ""
+    return f"Gradient norm: g̃ = {f.grad_norm:.4g}, root mean square of the last {_steps(f.grad_norm_steps)}."
 
 
 def _changes(f: Forecast) -> str:
@@ -84,12 +94,15 @@ def _arrival(f: Forecast) -> str:
     else:
         end = f"training ends {f'in {_steps(f.steps_left)}' if f.steps_left else 'now'}"
     arrives = _arrives(f)
-    at_end = f"{end}, at {f.norm_at_end:.4g}" if math.isfinite(f.norm_at_end) else ""
+    at_end = f"{end}, at {f.norm_at_end:.4g} if gradients stay as they are" if math.isfinite(f.norm_at_end) else ""
     if arrives:
         at = f"At {'the present lr' if f.has_schedule or f.has_changed else 'this lr'} it reaches ρ*"
         if at_end and f.steps_left is not None and f.steps_to_settle > f.steps_left:
             ends = "the schedule ends" if f.has_schedule else "training ends"
-            return f"{at} in about {_steps(f.steps_to_settle)}; {ends} before that, at {f.norm_at_end:.4g}."
+            return (
+                f"{at} in about {_steps(f.steps_to_settle)}; {ends} before that, at {f.norm_at_end:.4g} if "
+                "gradients stay as they are."
+            )
         return f"{at} in about {_steps(f.steps_to_settle)}{f'; {at_end}' if at_end else ''}."
     side = _side(f)
     return " ".join(part for part in (side, f"{at_end[0].upper()}{at_end[1:]}." if at_end else "") if part)
@@ -118,7 +131,9 @@ def _side(f: Forecast) -> str:
         return "It is close to ρ*."
     if (apart > 0) == (f.heading == DECREASES):
         return ""
-    return f"It is already {'below' if apart < 0 else 'above'} ρ*, so the last steps differed from the average."
+    if apart > 0:
+        return "It is above ρ* and still rises: the last steps were larger than those before."
+    return "It is below ρ* and still falls: the last steps were smaller than those before."
 
 
 def _angular_jump(f: Forecast) -> str:
@@ -148,7 +163,7 @@ def _rotation(f: Forecast) -> str:
     if math.isfinite(f.equilibrium_rotation) and not f.has_schedule:
         independent = "" if f.optimizer == "SGD()" else " for independent gradients"
         at_equilibrium = f" ({f.equilibrium_rotation:.3g} at equilibrium{independent})"
-    return f"Rotation: {f.rotation:.3g} radians per step{at_equilibrium}."
+    return f"Rotation: {f.rotation:.3g} radians per step, root mean square{at_equilibrium}."
 
 
 def _settings(f: Forecast) -> str:
@@ -170,8 +185,13 @@ def _settings(f: Forecast) -> str:
 
 def _advice(f: Forecast) -> str:
     """What to change, or that nothing needs changing, where that is known."""
-    if math.isfinite(f.steps_to_decide):
+    if math.isfinite(f.steps_to_decide) and f.heading != OSCILLATES:
         return f"To determine ρ*, train for about {_steps(f.steps_to_decide)} more."
+    if f.heading == OSCILLATES and not (f.has_angular_jump and f.optimizer == "SGD()"):
+        return (
+            "The norm does not settle. A smaller lr * wd makes its rises rarer. simulate.diagnose says which spikes of "
+            "the loss come with them, and when to expect the next one."
+        )
     if f.heading == OSCILLATES and 0 < f.lr * f.wd < 1:
         least = float(theory.least_time_between_angular_jumps(f.lr, f.wd, f.delta))
         return f"A smaller lr * wd makes angular jumps rarer: now at least {_steps(least)} lie between them on average."
@@ -186,6 +206,8 @@ def _advice(f: Forecast) -> str:
             "To settle before the end, start with a norm closer to ρ*, or multiply lr * wd by about "
             f"{f.steps_to_settle / f.steps_left:.2g}."
         )
+    if f.norm_rises:
+        return ""
     if _arrives(f) and is_long and not f.has_schedule and (f.steps_left is None or f.steps_to_settle <= f.steps_left):
         return "Nothing needs changing for the norm to settle."
     return ""

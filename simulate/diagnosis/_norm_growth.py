@@ -21,6 +21,7 @@ _RAMP_MEMORIES = 3  # memories at the start of a run that are left out
 _BLOCKS, _BLOCKS_MIN = 20, 4
 _BLOCK_MEMORIES = 2  # least length of a block, in memories
 _SHARES = (0.25, 0.35, 0.5, 0.7, 1.0)  # of the window, where steps have a fixed size
+_LONGER = (2, 4)  # windows that are tried where the error of one is too large
 _ERROR_AIM = 0.03  # relative standard error of ρ* that is small enough
 ERROR_MAX = 0.1  # relative standard error of ρ* above which it is undetermined
 
@@ -119,6 +120,8 @@ def measure_recent_growth(
         )
     # at the start of a run the moments of the optimizer are not filled yet
     ramp = int(np.searchsorted(np.cumsum(distances), _RAMP_MEMORIES * law.memory))
+    # where momentum lasts nearly as long as the memory of weight decay, that is too short for an error
+    window = max(window, math.ceil(2 * _BLOCKS_MIN * _BLOCK_MEMORIES * law.memory / distances[-1]))
     usable = min(window, max(distances.size - ramp, distances.size // 2))
     shares = _SHARES if law.power == 2 else (1.0,)
     best = MeasuredGrowth()
@@ -130,9 +133,20 @@ def measure_recent_growth(
             return growth
         if growth.relative_error < best.relative_error or math.isinf(best.relative_error):
             best = growth
+    # with constant settings, rows before the window help if their gradients were similar
+    for factor in _LONGER:
+        count = factor * window
+        if best.relative_error <= ERROR_MAX * law.power or count > distances.size - ramp:
+            break
+        if np.ptp(lrs[-count:]) == 0 == np.ptp(wds[-count:]):
+            with np.errstate(all="ignore"):
+                growth = _measure_growth(norms[-count - 1 :], lrs[-count:], decays[-count:], distances[-count:], law)
+            best = min(best, growth, key=lambda one: one.relative_error)
     if best.relative_error <= ERROR_MAX * law.power:
         return best
-    return replace(best, constant=math.nan, error=math.nan)
+    # if the window is full, further steps do not make it longer
+    more = best.more_steps if usable < window else math.nan
+    return replace(best, constant=math.nan, error=math.nan, more_steps=more)
 
 
 def _measure_growth(

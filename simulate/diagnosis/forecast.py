@@ -27,6 +27,7 @@ from simulate.diagnosis._norm_growth import (
     norms_ahead,
 )
 from simulate.trajectories.contract import check_trajectory
+from simulate.trajectories.periods import zigzag
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.verdicts import LOG_NORM_SD_MAX, ROTATION_RATIO_MIN
 from theory.arguments import FloatArray, check_number
@@ -34,6 +35,8 @@ from theory.optimizers import rotation_limit
 
 _WINDOW = 1.0  # memories over which the forecast looks back
 _RECENT = 0.25  # memories over which the direction is measured; of a shorter run, the share of its steps
+# least rise of ln ρ, least number of rises of an oscillation, and memories in which they occur
+_RISE, _RISES_MIN, _RISES_MEMORIES = 0.2, 2, 8.0
 _BEGINNING = 2.0  # memories at the start of a run, in which angular jumps do not count
 _NEAR_EQUILIBRIUM = 0.1  # |ln ρ/ρ*| below which the norm is at equilibrium
 _CHANGED = 0.1  # relative change of ηλ in the window above which ηλ is not constant
@@ -53,8 +56,9 @@ class Forecast:
     ----------
     heading : "settles": the norm is at `equilibrium_norm`, and for one memory it varied as little as at
         equilibrium and, for plain SGD, rotated as fast. "stays near": the norm is at `equilibrium_norm` now and was
-        there one memory ago, but varies more or rotates less. "oscillates": an angular jump occurred after
-        the first two memories. "frozen": lr is 0, or negligible. Else "falls" or "rises", as in the last steps.
+        there one memory ago, but varies more or rotates less. "oscillates": after the first two memories an
+        angular jump occurred, or `norm_rises` is at least 2 and the norm varies more than at equilibrium. "frozen":
+        lr is 0, or negligible. Else "falls" or "rises", as in the last steps.
     norm, grad_norm : last ρ, and root-mean-square g̃ of the last memory (of all steps, if there are fewer).
     lr, wd, optimizer : at the last step.
     observed_steps, stride : number of steps of the run so far, and number of steps between its rows.
@@ -81,6 +85,10 @@ class Forecast:
     wanted_rotation : rotation that the caller asked for.
     highest_lr : highest lr from now to the end of the schedule; the present one without a schedule.
     wd_for_rotation, lr_for_rotation : wd at `highest_lr`, and lr at this wd, with this rotation at equilibrium.
+    norm_rises : number of rises of ln ρ by 0.2, each after a decrease by as much, in the last eight memories but not in
+        the first one. 0 if the learning rate doubled or halved meanwhile, because the norm follows it.
+    has_angular_jump : whether an angular jump occurred after the first two memories.
+    grad_norm_steps : number of last steps of which `grad_norm` is the root mean square.
     """
 
     heading: str
@@ -117,6 +125,9 @@ class Forecast:
     highest_lr: float = math.nan
     wd_for_rotation: float = math.nan
     lr_for_rotation: float = math.nan
+    norm_rises: int = 0
+    has_angular_jump: bool = False
+    grad_norm_steps: int = 0
 
     @property
     def has_changed(self) -> bool:
@@ -300,8 +311,11 @@ def forecast(
         first_wd=float(rows.wds[first]),
         recorded_rows=rows.lrs.size,
         has_schedule=remainder.has_schedule,
+        norm_rises=_count_rises(rows, pace),
+        has_angular_jump=angles is not None and bool((1 - np.cos(angles[np.cumsum(pace) >= _BEGINNING]) > delta).any()),
+        grad_norm_steps=int(distances[-window:].sum()),
     )
-    result = replace(result, heading=_heading(result, rows, rule, pace, window, recent, is_frozen))
+    result = replace(result, heading=_heading(result, rows, rule, window, recent, is_frozen))
     if rows.gradients is not None or grad_norm_max is not None:
         result = _with_angular_jump(result, rows, rule, remainder, path, grad_norm_max)
     return result if rotation is None else _with_settings(result, rule, remainder, rotation, is_frozen)
@@ -375,7 +389,6 @@ def _heading(
     result: Forecast,
     rows: _Rows,
     rule: theory.Optimizer | None,
-    pace: FloatArray,
     window: int,
     recent: int,
     is_frozen: bool,
@@ -383,8 +396,8 @@ def _heading(
     if is_frozen:
         return FROZEN
     norms, norm = rows.norms, result.norm
-    # the transient may contain an angular jump
-    if rows.angles is not None and (1 - np.cos(rows.angles[np.cumsum(pace) >= _BEGINNING]) > result.delta).any():
+    varies = float(np.log(norms[-window:]).std()) > LOG_NORM_SD_MAX
+    if result.has_angular_jump or (varies and result.norm_rises >= _RISES_MIN):
         return OSCILLATES
     is_there = (
         result.observed_memories >= _WINDOW
@@ -397,11 +410,21 @@ def _heading(
         or rule != theory.SGD()
         or float(np.median(rows.angles[-window:])) >= ROTATION_RATIO_MIN * result.equilibrium_rotation
     )
-    if is_there and rotates and float(np.log(norms[-window:]).std()) <= LOG_NORM_SD_MAX:
+    if is_there and rotates and not varies:
         return SETTLES
     if is_there and abs(math.log(norm / norms[-1 - window])) <= _NEAR_EQUILIBRIUM:
         return STAYS_NEAR
     return DECREASES if norm < norms[-1 - recent] else INCREASES
+
+
+def _count_rises(rows: _Rows, pace: FloatArray) -> int:
+    """Count the recent rises of the norm; 0 if they may be those of the learning rate."""
+    begin = max(int(np.searchsorted(np.cumsum(pace), 1.0)), pace.size - _count_last_rows(pace, _RISES_MEMORIES))
+    lrs = rows.lrs[begin:]
+    if not lrs.size or lrs.max() >= 2 * lrs.min():
+        return 0
+    troughs, _ = zigzag(np.log(rows.norms[begin:]), _RISE)
+    return len(troughs)
 
 
 def _count_last_rows(pace: FloatArray, memories: float) -> int:

@@ -131,8 +131,8 @@ class ReducedModel:
                 check_number(name, value)
         if self.hazard[1] < LEAST_HAZARD_POWER:
             raise ValueError(
-                f"hazard must have a power p >= {LEAST_HAZARD_POWER:g}, got {self.hazard[1]:.3g}: the norm could vanish; "
-                "calibrate the network again"
+                f"hazard must have a power p >= {LEAST_HAZARD_POWER:g}, got {self.hazard[1]:.3g}: the norm could "
+                "vanish; calibrate the network again"
             )
         check_number("peak_residual_sd", self.peak_residual_sd, at_least=0)
         check_number("rise", self.rise, above=0)

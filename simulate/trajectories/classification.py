@@ -91,7 +91,7 @@ class Classification:
             return self.obstacle
         # without decay there is no rotation at equilibrium
         has_equilibrium = math.isfinite(self.rotation_ratio)
-        rotation = f"rotation {self.rotation_ratio:.2f} of equilibrium" if has_equilibrium else "no equilibrium"
+        rotation = f"median rotation {self.rotation_ratio:.2f} of equilibrium" if has_equilibrium else "no equilibrium"
         spread = f"{rotation}, spread of ln ρ {self.log_norm_sd:.3f}"
         if self.verdict == EQUILIBRIUM:
             return spread

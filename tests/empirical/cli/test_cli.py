@@ -169,6 +169,9 @@ def test_predict_as_json_has_the_values_of_theory_and_the_reference_model():
     bounds, model = theory.norm_bounds(0.5, 0.01, 1.0, 30.0), simulate.PeriodModel.reference()
     prediction = model.predict(0.5, 0.01)
     assert values == {
+        "lr": 0.5,
+        "wd": 0.01,
+        "optimizer": "SGD()",
         "equilibrium_norm": theory.equilibrium_norm(0.5, 0.01),
         "equilibrium_effective_lr": theory.equilibrium_effective_lr(0.5, 0.01),
         "equilibrium_rotation": theory.equilibrium_rotation(0.5, 0.01),
@@ -247,7 +250,7 @@ def test_predict_rejects_period_models_of_other_optimizers(tmp_path):
     content["optimizer"] = "SGD(momentum=0.9, decoupled=True)"
     write_json(tmp_path / "other.json", content)
     refused = bnwd("predict", "--lr", 0.5, "--wd", 0.01, "--period-model", tmp_path / "other.json")
-    assert one_line_error(refused, "period_model must be calibrated with plain SGD", "momentum=0.9")
+    assert one_line_error(refused, "--period-model must be calibrated with plain SGD", "momentum=0.9")
 
 
 def test_predict_leaves_out_a_period_beyond_the_law():
@@ -261,15 +264,21 @@ def test_predict_leaves_out_a_period_beyond_the_law():
 def test_predict_names_what_is_not_available(optimizer):
     values = json.loads(bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--json").stdout)
     assert {"equilibrium_norm", "equilibrium_rotation"} <= set(values)
+    assert values["optimizer"] == optimizer
+    # steps of a fixed size have the effective learning rate η/ρ
+    is_sgd = optimizer.startswith("SGD")
+    name = "equilibrium_effective_lr" if is_sgd else "equilibrium_angular_lr"
+    assert values[name] == pytest.approx(0.01 / values["equilibrium_norm"] ** (2 if is_sgd else 1))
+    assert {"equilibrium_effective_lr", "equilibrium_angular_lr"} & set(values) == {name}
     assert not {"period", "angular_jump_norm"} & set(values)
     # that of heavy ball is exact: here the norm rings
     assert values["relaxation_time"] == pytest.approx(theory.relaxation_time(0.01, 0.1, optimizer=optimizer), rel=0.3)
     assert {"angular jumps", "periods"} <= set(values["not_known"].split(", "))
     assert ("free_decay" in values) == (optimizer != "Adam(dim=100)")
     refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--grad-norm-range", 1, 2)
-    assert one_line_error(refused, "grad_norm_range must be left out")
+    assert one_line_error(refused, "--grad-norm-range must be left out")
     refused = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", optimizer, "--delta", 0.2)
-    assert one_line_error(refused, "delta must be left out")
+    assert one_line_error(refused, "--delta must be left out")
 
 
 def test_predict_names_the_gradients_and_prints_never():
@@ -277,10 +286,18 @@ def test_predict_names_the_gradients_and_prints_never():
     notes = {line.split("  ")[0]: line.rsplit("  ", 1)[1] for line in lines if line.startswith("equilibrium")}
     assert notes["equilibrium norm ρ*"] == notes["equilibrium effective lr η/ρ*²"] == "for g̃ = 3"
     assert notes["equilibrium rotation θ*"] == "for every g̃"
-    adam = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", "AdamW(dim=100)").stdout.splitlines()[0]
-    assert adam.endswith("for every g̃, if gradients are independent in time")
+    adam = bnwd("predict", "--lr", 0.01, "--wd", 0.1, "--optimizer", "AdamW(dim=100)").stdout.splitlines()
+    assert adam[0].split() == ["optimizer", "AdamW(dim=100)"]
+    assert "assumed" in lines[0]
+    assert adam[1].endswith("for every g̃, if gradients are independent in time")
     lines = bnwd("predict", "--lr", 0.5, "--wd", 0).stdout.splitlines()
     assert next(line for line in lines if line.startswith("relaxation")).split()[2] == "never"
+
+
+def test_momentum_is_part_of_the_optimizer():
+    assert one_line_error(bnwd("predict", "--lr", 0.1, "--wd", 0.1, "--momentum", 0.9), '"SGD(momentum=0.9)"')
+    # control: a command without an optimizer
+    assert "SGD" not in bnwd("report", "run", "--momentum", 0.9).stderr
 
 
 def test_predict_if_a_step_reverses_the_weights():
@@ -635,7 +652,7 @@ def sweep_file(tmp_path):
         (("--until", "mean=0.05"), ("--until must be stderr=", "mean=0.05")),
         (("--until", "periods=0"), ("periods must be", "0")),
         (("--until", "stderr=-1"), ("until must be", "-1")),
-        (("--max-steps", 50), ("max_steps must be None without until or periods",)),
+        (("--max-steps", 50), ("--max-steps must be None without until or periods",)),
         (("--resource", "GPU"), ("--resource must have the form",)),
         (("--resource", "GPU=1"), ("resources must be None without a scheduler",)),
         (("--workers", 0), ("workers must be", "0")),

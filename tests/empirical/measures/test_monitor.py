@@ -686,7 +686,7 @@ class TestForecast:
         below = forecast(simulate.norm_map(0.5, 0.02, gradient, norm=3.2, steps=92))
         assert below.heading == "falls"
         assert below.norm < below.equilibrium_norm
-        assert "already below ρ*" in str(below)
+        assert "It is below ρ* and still falls" in str(below)
         assert "it reaches ρ* in" not in str(below)
 
     def test_the_direction_is_that_of_the_last_steps(self):

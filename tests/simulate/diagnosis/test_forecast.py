@@ -416,3 +416,75 @@ class TestArguments:
             forecast(run.drop_vars("final_norm"))
         with pytest.raises(TypeError, match="steps_left"):
             forecast(run, steps_left=2.5)
+
+
+def sawtooth(periods, rise=1.0, rule="AdamW(dim=100)"):
+    """Norm that falls in 120 steps and rises in 10; the memory is 100 steps."""
+    log_norm = np.concatenate([np.r_[np.linspace(0, -rise, 120), np.linspace(-rise, 0, 10)[1:-1]]] * periods)
+    norm = np.exp(np.r_[log_norm, np.linspace(0, -rise, 120)[:60]])
+    return xr.Dataset(
+        {"norm": ("step", norm[:-1]), "final_norm": norm[-1]},
+        {"step": np.arange(norm.size - 1)},
+        {"lr": 0.01, "wd": 1.0, "optimizer": rule},
+    )
+
+
+def test_a_norm_that_rises_again_and_again_oscillates():
+    result = forecast(sawtooth(8))
+    assert (result.heading, result.has_angular_jump) == ("oscillates", False)
+    # 68 steps of the eight memories are before the first trough
+    assert result.norm_rises == 6
+    assert "rose by more than 20 % 6 times" in str(result)
+    assert "Nothing needs changing" not in str(result)
+    assert "train for" not in str(result)
+    # controls: small rises, a single one, and rises of the learning rate
+    assert forecast(sawtooth(8, rise=0.19)).heading != "oscillates"
+    assert forecast(sawtooth(1)).heading != "oscillates"
+    run = sawtooth(8)
+    assert forecast(run.assign(lr=0.01 * run.norm)).heading != "oscillates"
+
+
+def test_after_one_rise_nothing_is_promised():
+    rule = theory.AdamW(dim=100)
+    falling = simulate.norm_map(0.01, 1.0, 1.0, norm=5.0, steps=150, optimizer=rule)
+    assert "Nothing needs changing" in str(forecast(falling))
+    rises = np.r_[np.linspace(0, -1, 120), np.linspace(-1, 0, 10), np.log(falling.norm / 5)]
+    once = forecast(norms_as_run(np.exp(rises), 0.01, 1.0, repr(rule)))
+    assert (once.heading, once.norm_rises) == ("falls", 1)
+    assert "Nothing needs changing" not in str(once)
+
+
+@pytest.mark.parametrize("wd", [0.5, 2.0, 8.0])
+def test_momentum_may_last_as_long_as_the_memory_of_decay(wd):
+    rule = theory.AdamW(dim=100)
+    expected = theory.equilibrium_norm(0.01, wd, optimizer=rule)
+    result = forecast(simulate.norm_map(0.01, wd, 1.0, norm=expected, steps=700, optimizer=rule))
+    assert result.equilibrium_norm == pytest.approx(expected, rel=0.03)
+    assert result.heading == "settles"
+
+
+def test_steps_that_would_not_decide_are_not_promised():
+    # one step in 1.5 memories determines the norm
+    gradients = np.where(np.arange(5000) % 300, 0.1, 50.0)
+    run = simulate.norm_map(0.5, 0.01, simulate.RecordedGradient(gradients), norm=10.0, steps=5000)
+    long = forecast(part(run, 3350))
+    assert math.isnan(long.equilibrium_norm)
+    assert math.isnan(long.steps_to_decide)
+    assert "train for" not in str(long)
+    # of a run that is shorter than the memory, more steps may decide
+    short = forecast(part(walk(1e-3, 0.5, norm=2.0, steps=100), 60))
+    assert math.isnan(short.equilibrium_norm)
+    assert "train for" in str(short)
+
+
+def test_rows_before_the_last_memory_help_at_constant_settings():
+    gradients = np.exp(np.random.default_rng(1).normal(0, 1.2, 4000))
+    setting = {"wd": 0.02, "grad_norm": simulate.RecordedGradient(gradients), "norm": 5.0, "steps": 4000}
+    run = simulate.norm_map(0.5, **setting)
+    # control: the same gradients after a small change of the learning rate
+    changed = simulate.norm_map(lambda step: np.where(np.asarray(step) % 150 < 75, 0.5, 0.501), **setting)
+    known = [
+        [math.isfinite(forecast(part(one, rows)).equilibrium_norm) for rows in range(500, 4000, 50)]
+        for one in (run, changed)
+    ]
+    assert np.mean(known[0]) > np.mean(known[1]) + 0.2
