@@ -18,7 +18,7 @@ import simulate
 from empirical.config import CUSTOM, RunConfig
 from empirical.runs.folder import temporary_folder
 from empirical.runs.loop import train
-from empirical.runs.preparation import mark_own
+from empirical.runs.preparation import mark_own, prepare
 from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor, sweep
 from empirical.sweeps.task import SweepOptions, extended_steps, run_path, summarize
@@ -29,6 +29,7 @@ from simulate.trajectories.contract import COMPLETE
 from simulate.trajectories.setting import Setting
 from simulate.trajectories.verdicts import EQUILIBRIUM, PERIODIC
 from theory.arguments import check_integer, check_number, check_path, quote
+from theory.references import is_reference
 
 # first length of a run in units of 1/ηλ: the transient, and a typical period
 _TRANSIENT, _TYPICAL_PERIOD = 2.0, 0.8
@@ -140,6 +141,9 @@ def calibrate(
         )
         return tuple(mark_own(config, module, own_data) for config in configs)
 
+    if isinstance(model, str) and is_reference(model):
+        # errors of a function of the user's own come before the processes start
+        prepare(configs_at(intrinsic_lr)[0], None, own_data)
     first_configs = [config for value in (intrinsic_lr, intrinsic_lr / ratio) for config in configs_at(value)]
     longest = periods_per_seed if until is None else max(periods_per_seed, math.ceil(_PERIODS / seeds))
     limit = _TRANSIENT + _TYPICAL_PERIOD * _MAX_EXTENSION * longest

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from empirical.cli.application import command, name_options, print_table
-from empirical.cli.options import GradientNorm, LearningRate, Out, WeightDecay, optimizer_option
+from empirical.cli.options import GradientNorm, LearningRate, Out, WeightDecay, load_period_model, optimizer_option
 from theory.arguments import quote
 
 
@@ -129,7 +129,10 @@ def report_command(
     source: Annotated[Path, typer.Argument(help="Folder of a run or a sweep, or a saved trajectory.")],
     out: Annotated[Path, typer.Option(help="HTML file. An existing file is replaced.")] = Path("report.html"),
     period_model: Annotated[
-        Path | None, typer.Option(help="File written by `bnwd calibrate` for this network. Adds predicted periods.")
+        Path | None,
+        typer.Option(
+            help="File written by `bnwd calibrate` for this network, or the word reference. Adds predicted periods."
+        ),
     ] = None,
 ) -> None:
     """Write a report of a run or a sweep: predictions next to measurements, figures and settings.
@@ -139,11 +142,9 @@ def report_command(
     import matplotlib
 
     import empirical
-    import simulate
 
     matplotlib.use("Agg")
-    with name_options(path="--period-model"):
-        model = None if period_model is None else simulate.PeriodModel.load(period_model)
+    model = None if period_model is None else load_period_model(period_model)
     with name_options(path="--out"):
         typer.echo(empirical.write_run_report(source, out, model=model))
 

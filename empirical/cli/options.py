@@ -7,11 +7,15 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from empirical.cli.application import name_options
 from empirical.config import CHOICES, RunConfig
+
+if TYPE_CHECKING:
+    from simulate.period_model.model import PeriodModel
 
 
 def complete_from(find: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -71,6 +75,17 @@ optimizer_option = typer.Option(
     '"module:Class()" for your own.',
     rich_help_panel=_PANELS["optimizer"],
 )
+REFERENCE = "reference"  # word for the period model of the package
+
+
+def load_period_model(path: Path) -> PeriodModel:
+    """Load the file of a period model, or that of the package."""
+    from simulate.period_model.model import PeriodModel
+
+    with name_options(path="--period-model"):
+        return PeriodModel.reference() if str(path) == REFERENCE else PeriodModel.load(path)
+
+
 Out = Annotated[Path | None, typer.Option(help="Folder for the result. It must not exist yet.")]
 Workers = Annotated[int | None, typer.Option(help="Number of processes. Default: one per processor.")]
 

@@ -13,7 +13,14 @@ import typer
 
 import theory
 from empirical.cli.application import command, name_options, print_table
-from empirical.cli.options import GRADIENT_NORM_HELP, LearningRate, WeightDecay, optimizer_option
+from empirical.cli.options import (
+    GRADIENT_NORM_HELP,
+    REFERENCE,
+    LearningRate,
+    WeightDecay,
+    load_period_model,
+    optimizer_option,
+)
 from simulate.trajectories.verdicts import PERIODIC, UNDETERMINED
 from theory.arguments import check_number, quote
 from theory.optimizers import check_optimizer, format_optimizer
@@ -36,7 +43,6 @@ class _Value(NamedTuple):
         return f"{self.value:.6g} {self.unit}".rstrip()
 
 
-_REFERENCE = "reference"
 # predictions that are complete for plain SGD only: key and label
 _PLAIN_SGD_ONLY = {
     "relaxation_time": "relaxation time",
@@ -124,8 +130,7 @@ def predict_command(
         edge = theory.critical_norm(lr, sharpness, wd=wd, optimizer=rule)
         values.append(_Value("critical_norm", "norm at the edge of stability", edge))
     if period_model is not None:
-        with name_options(path="--period-model"):
-            values += _period_values(lr, wd, period_model)
+        values += _period_values(lr, wd, period_model)
     elif is_plain and wd > 0:
         note = "it depends on the network: bnwd calibrate measures yours, --period-model reference is an example"
         values.append(_Value("period_verdict", "equilibrium or periodic", UNDETERMINED, note=note))
@@ -245,10 +250,7 @@ def _range_values(
 
 
 def _period_values(lr: float, wd: float, period_model: Path) -> Iterator[_Value]:
-    from simulate.period_model.model import PeriodModel
-
-    is_reference = str(period_model) == _REFERENCE
-    model = PeriodModel.reference() if is_reference else PeriodModel.load(period_model)
+    is_reference, model = str(period_model) == REFERENCE, load_period_model(period_model)
     if not model.has_law:
         raise ValueError(f"period_model must be of a network with periods, got {str(period_model)!r} without any")
     if model.optimizer != theory.SGD():

@@ -142,7 +142,7 @@ class Monitor:
         self._write_every = check_integer("write_every", write_every, at_least=1)
         self._first = check_integer("first_step", first_step)
         self._model, self._writer, self._norms_only = _inner_model(model), writer, bool(norms_only)
-        self._groups = _choose_groups(*find_groups(self._model, inputs), weights)
+        self._groups = _choose_groups(*find_groups(self._model, inputs), weights, _shared_parameters(self._model))
         self._names = [name for group in self._groups.values() for name in group.weights]
         self._starts = np.cumsum([0, *(len(group.weights) for group in self._groups.values())])[:-1]
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
@@ -610,10 +610,24 @@ def _inner_model(model: Any) -> Any:
             return model
 
 
+def _shared_parameters(model: nn.Module) -> list[str]:
+    """Names of the first parameter that a model uses under several names."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return next((same for same in names.values() if len(same) > 1), [])
+
+
 def _choose_groups(
-    groups: Mapping[str, Group], is_normalizing: bool, weights: Sequence[str] | None
+    groups: Mapping[str, Group], is_normalizing: bool, weights: Sequence[str] | None, shared: Sequence[str]
 ) -> dict[str, Group]:
     """Choose the groups with the weights of these names, all by default."""
+    if not groups and is_normalizing and shared:
+        raise ValueError(
+            f"model must have scale-invariant weights, got none. {' and '.join(shared)} are one tensor. An embedding "
+            "that is also the last layer scales the outputs. Without sharing, it may be scale-invariant together with "
+            "the weights of the residual stream. empirical.weight_roles shows what decay does to each weight"
+        )
     if not groups:
         raise ValueError(
             "model must have scale-invariant weights, got none. "

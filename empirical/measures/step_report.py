@@ -122,7 +122,9 @@ def step_report(
         ("gradient norm", clip_norm, norm_share),
         ("largest absolute gradient", clip_value, value_share),
     ):
-        if share > _PINNED_SHARE:
+        # Adam, Lion and Muon normalize a common factor of all gradients away
+        matters = what != "gradient norm" or any(steps.optimizer.startswith("SGD") for steps in groups)
+        if share > _PINNED_SHARE and matters:
             findings.append(
                 f"clipping at {limit:.3g} determines the size of the step: the {what} equals it in {share:.0%} of "
                 f"{len(norms)} checked steps. The size of the gradient then has no effect; raise the threshold"

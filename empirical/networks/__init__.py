@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,15 +49,33 @@ def build_network(config: RunConfig, inputs: Tensor, classes: int) -> nn.Module:
     build = import_reference("model", config.model) if is_reference(config.model) else _NETWORKS[config.model]
     shape = tuple(inputs.shape[1:]) if config.model not in _OF_IMAGES else _image_shape(config, inputs)
     sizes = {"width": config.resolved_width, "depth": config.resolved_depth}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    arguments = _check_builder(config.model, build, (make, shape, classes), given)
     dtype = getattr(torch, config.weight_dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = build(make, shape, classes, **{name: size for name, size in sizes.items() if size is not None})
+        network = build(*arguments, **given)
         if not isinstance(network, nn.Module):
             raise TypeError(f"model must return a torch.nn.Module, got {type(network).__name__} from {config.model!r}")
         network = network.to(dtype)
         _try(config, network, torch.zeros((2, *inputs.shape[1:]), dtype=dtype))
     return network
+
+
+def _check_builder(
+    name: str, build: Callable[..., Any], arguments: tuple[Any, ...], sizes: dict[str, int]
+) -> tuple[Any, ...]:
+    """Check that a function takes these arguments, and return them."""
+    try:
+        inspect.signature(build).bind(*arguments, **sizes)
+    except TypeError as error:
+        written = ", ".join(["layers, shape, classes", *(f"{size}=…" for size in sizes)])
+        kind = "the class" if inspect.isclass(build) else "the function"
+        raise TypeError(
+            f"model must be the 'module:name' of a function ({written}) that returns a torch.nn.Module, got {kind} "
+            f"{name!r}: {error}"
+        ) from None
+    return arguments
 
 
 _OF_IMAGES: dict[str, Callable[..., nn.Module]] = {

@@ -263,7 +263,7 @@ def describe_log(log: xr.Dataset) -> str:
     form = str(log.attrs.get("form", "trajectory"))
     columns: Mapping[str, str] = log.attrs.get("columns") or _names_of_variables(log)
     parts = [
-        f"{title} from {columns[meaning]!r}"
+        f"{title} from {columns[meaning]!r}{_doubt(meaning, columns[meaning])}"
         for meaning, title in MEANINGS.items()
         if meaning in columns and meaning != "step"
     ]
@@ -279,6 +279,13 @@ def describe_log(log: xr.Dataset) -> str:
     rows = "1 row" if count == 1 else f"{count} rows"
     sentences = [f"{rows}, {_describe_steps(log)}", ", ".join(parts), ", ".join(lacking)]
     return f"{form}: {'; '.join(filter(None, sentences))}."
+
+
+def _doubt(meaning: str, column: str) -> str:
+    """Note that a column is often the norm of all weights."""
+    if meaning != "norm" or not normalize(column).startswith(("weight", "train_weight", "norm_weight", "w_norm")):
+        return ""
+    return " (taken to be that of the scale-invariant weights, not of all weights)"
 
 
 def _names_of_variables(log: xr.Dataset) -> dict[str, str]:

@@ -94,6 +94,15 @@ class PeriodModel:
         if not self.calibration_runs:
             raise ValueError("calibration_runs must hold at least one run, got none")
 
+    def __str__(self) -> str:
+        lines = [f"period model, calibrated with {self.optimizer!r} at"]
+        for run in self.calibration_runs:
+            periods = f"T = {run.period:.4g} ± {run.period_stderr:.2g} steps" if run.count else "none"
+            lines.append(f"  lr * wd = {run.intrinsic_lr:.3g}: {run.verdict}, {run.count} periods, {periods}")
+        if self.reduced_model is None:
+            lines.append(f"without a reduced model: {self.reduced_model_error}")
+        return "\n".join(lines)
+
     @classmethod
     def from_runs(cls, calibration_runs: Sequence[xr.Dataset], *, rise: float = 0.1) -> PeriodModel:
         """Fit a model to measured trajectories of one network.

@@ -82,7 +82,7 @@ class Classification:
     def __str__(self) -> str:
         if self.verdict == PERIODIC:
             return f"{PERIODIC}, {self.periods}"
-        return self.verdict
+        return f"{self.verdict}: {self.obstacle}" if self.obstacle else self.verdict
 
     @property
     def reason(self) -> str:

@@ -158,7 +158,7 @@ def count_steps(folder: Path) -> int:
         return 0
 
 
-def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
+def save(trajectory: xr.Dataset, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Save a trajectory as a zarr store in a new folder.
 
     The store appears at `path` only when it is complete.
@@ -167,11 +167,12 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
     ----------
     trajectory : any dataset of the contract.
     path : folder of the store; must not exist.
+    overwrite : True to replace a saved trajectory at `path`. It is removed when the new one is complete.
 
     Raises
     ------
     TypeError : `trajectory` is no dataset.
-    ValueError : `path` exists.
+    ValueError : `path` exists, or is no saved trajectory.
 
     Examples
     --------
@@ -184,14 +185,19 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """
     if not isinstance(trajectory, xr.Dataset):
         raise TypeError(f"trajectory must be an xarray.Dataset, got {type(trajectory).__name__}")
-    write_store(trajectory, check_unused("path", path))
+    target = check_path("path", path) if overwrite else check_unused("path", path)
+    if target.exists() and not (target / ROOT).is_file():
+        raise ValueError(f"path must be a saved trajectory or not exist yet, got {str(target)!r}")
+    write_store(trajectory, target)
 
 
 def write_store(trajectory: xr.Dataset, target: Path) -> None:
-    """Write a zarr store under another name and rename it to `target`, which must not exist."""
+    """Write a zarr store under another name and rename it to `target`, in place of a store that is there."""
     with atomic_write(target) as aside:
         trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
         add_digest(aside)
+        if target.exists():
+            shutil.rmtree(target)
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -392,6 +398,8 @@ def store_run(folder: Path) -> None:
                 along = part.drop_vars([name for name in part.variables if "step" not in part[name].dims])
                 along.to_zarr(aside, append_dim="step", consolidated=False)
         add_digest(aside)
+        if target.exists():
+            shutil.rmtree(target)
 
 
 def trajectory_of_records(

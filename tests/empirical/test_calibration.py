@@ -139,3 +139,10 @@ def test_bad_input_starts_no_training(tmp_path, options, words):
     with pytest.raises((TypeError, ValueError), match=words):
         calibrate("mlp", out=tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_class_in_place_of_a_function_is_refused_before_processes_start(monkeypatch):
+    monkeypatch.setattr("empirical.calibration.sweep", lambda *_, **__: pytest.fail("a sweep started"))
+    reference = "tests.empirical.plain_model:PlainModel"
+    with pytest.raises(TypeError, match=rf"^model must .* \(layers, shape, classes\) .* the class '{reference}'"):
+        calibrate(reference)

@@ -925,3 +925,24 @@ def test_a_scaler_is_read_at_recorded_steps_only():
     run = monitor.trajectory()
     assert run.step.values.tolist() == [10, 20]
     assert run.status_step == 25
+
+
+def test_a_shared_embedding_is_named():
+    class Tied(nn.Module):
+        def __init__(self, is_tied):
+            super().__init__()
+            self.embedding, self.inner = nn.Embedding(10, 16), nn.Linear(16, 16, bias=False)
+            self.norm, self.head = nn.LayerNorm(16, elementwise_affine=False), nn.Linear(16, 10, bias=False)
+            if is_tied:
+                self.head.weight = self.embedding.weight
+
+        def forward(self, tokens):
+            stream = self.embedding(tokens)
+            return self.head(self.norm(stream + self.inner(stream)))
+
+    tokens = torch.randint(10, (4, 8))
+    with pytest.raises(ValueError, match=r"got none\. embedding\.weight and head\.weight are one tensor"):
+        empirical.Monitor(Tied(True), torch.optim.AdamW(Tied(True).parameters()), tokens)
+    model = Tied(False)
+    monitor = empirical.Monitor(model, torch.optim.AdamW(model.parameters()), tokens)
+    assert [set(group.weights) for group in monitor.groups.values()] == [{"embedding.weight"}]

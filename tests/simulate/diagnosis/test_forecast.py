@@ -419,7 +419,7 @@ class TestArguments:
 
 
 def sawtooth(periods, rise=1.0, rule="AdamW(dim=100)"):
-    """Norm that falls in 120 steps and rises in 10; the memory is 100 steps."""
+    """Norm with decay phases of 120 steps and rises of 10; the memory is 100 steps."""
     log_norm = np.concatenate([np.r_[np.linspace(0, -rise, 120), np.linspace(-rise, 0, 10)[1:-1]]] * periods)
     norm = np.exp(np.r_[log_norm, np.linspace(0, -rise, 120)[:60]])
     return xr.Dataset(

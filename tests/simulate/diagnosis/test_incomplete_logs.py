@@ -162,6 +162,18 @@ class TestLogsOfLanguageModels:
         assert "The gradient norm rose before the loss, to" in str(spike)
         assert "so the norm may be the cause" in str(spike)
 
+    @pytest.mark.parametrize(
+        ("wd", "words"),
+        [
+            (0.1, "so the norm may be the cause"),
+            (0.05, "19 of 20 norm-driven spikes had more"),
+            (0.02, "not the cause"),
+        ],
+    )
+    def test_less_decay_makes_the_norm_less_likely(self, wd, words):
+        (spike,) = simulate.diagnose(self.log(), wd=wd, optimizer="AdamW").spikes
+        assert words in str(spike)
+
     def test_a_small_spike_counts_beside_the_large_loss_at_the_start(self):
         assert [3995 <= s.step <= 4010 for s in simulate.diagnose(self.log(0.5)).spikes] == [True]
 

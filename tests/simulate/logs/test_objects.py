@@ -133,3 +133,11 @@ def test_a_description_names_the_columns():
     )
     uneven = simulate.read_log({"step": [0, 10, 20, 35, 40], "loss": LOSSES[:5]})
     assert "about every 10 steps (0 to 40)" in simulate.describe_log(uneven)
+
+
+@pytest.mark.parametrize(
+    ("column", "is_doubtful"), [("weight_norm", True), ("train/weight_norm", True), ("rho", False)]
+)
+def test_a_norm_that_may_be_of_all_weights_is_mentioned(column, is_doubtful):
+    log = simulate.read_log({"step": [0, 1, 2], "loss": [2.0, 1.5, 1.2], column: [3.0, 2.9, 2.8]}, lr=0.1)
+    assert ("not of all weights" in simulate.describe_log(log)) == is_doubtful

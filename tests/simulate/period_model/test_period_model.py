@@ -206,6 +206,15 @@ def test_a_model_without_destabilizations_has_no_period():
     assert np.isnan(simulated.trough_norm)
 
 
+def test_a_model_is_printed_as_a_few_lines():
+    lines = str(REFERENCE).splitlines()
+    assert lines[0] == "period model, calibrated with SGD() at"
+    assert len(lines) == 1 + len(REFERENCE.calibration_runs)
+    assert all("lr * wd = " in line and " periods, T = " in line for line in lines[1:])
+    without = dataclasses.replace(REFERENCE, reduced_model=None, reduced_model_error="too few periods")
+    assert str(without).endswith("without a reduced model: too few periods")
+
+
 def test_trends():
     trend = Trend.through([1.0, 0.2, 0.04], [3.0, 6.0, 12.0])
     assert [trend.at(share) for share in (1.0, 0.2, 0.04)] == pytest.approx([3, 6, 12])

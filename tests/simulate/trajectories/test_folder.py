@@ -148,6 +148,30 @@ class TestSaveAndLoad:
         elif kind == "file":
             assert target.read_text() == "precious"
 
+    def test_a_saved_trajectory_is_replaced_if_asked(self, tmp_path, monkeypatch):
+        first, second = TRAJECTORIES["one run"](), TRAJECTORIES["no rows"]()
+        save(first, tmp_path / "run", overwrite=True)
+        # the old one is kept if the new one cannot be written
+        with monkeypatch.context() as patched:
+            patched.setattr(xr.Dataset, "to_zarr", lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                save(second, tmp_path / "run", overwrite=True)
+        assert_same(load(tmp_path / "run"), first)
+        save(second, tmp_path / "run", overwrite=True)
+        assert_same(load(tmp_path / "run"), second)
+        assert os.listdir(tmp_path) == ["run"]
+
+    @pytest.mark.parametrize("kind", ["folder", "file"])
+    def test_nothing_else_is_replaced(self, kind, tmp_path):
+        if kind == "file":
+            (tmp_path / "run").write_text("precious")
+        else:
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "config.json").write_text("precious")
+        with pytest.raises(ValueError, match=r"^path must be a saved trajectory or not exist yet, got .*run"):
+            save(TRAJECTORIES["one run"](), tmp_path / "run", overwrite=True)
+        assert "precious" in (tmp_path / "run" / ("" if kind == "file" else "config.json")).read_text()
+
     @pytest.mark.parametrize("value", [None, 3, np.ones(3), xr.DataArray([1.0])], ids=str)
     def test_no_trajectory(self, value, tmp_path):
         with pytest.raises(TypeError, match=rf"^trajectory must be an xarray\.Dataset, got {type(value).__name__}"):
