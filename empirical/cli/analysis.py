@@ -63,10 +63,11 @@ def simulate_command(
 @command("diagnose", "Find out why the loss of a training spiked.", "log.csv --wd 0.0005 --picture spikes.png")
 def diagnose_command(
     log: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
             help="CSV or other table, JSON (lines, trainer_state.json, Keras history), text that a training printed, "
-            "TensorBoard event file, or a folder with one of them. Its content decides."
+            "TensorBoard event file, or a folder with one of them. Its content decides. Several files of one run are "
+            "joined by step."
         ),
     ],
     lr: Annotated[float | None, typer.Option(help="Learning rate, if it is constant and not in the log.")] = None,
@@ -112,7 +113,7 @@ def diagnose_command(
     options = {"names": "--column", "steps_by_row": "--steps-by-row", "steps_per_row": "--steps-per-row"}
     with name_options(**options, path="log"):
         rule = None if optimizer is None else check_optimizer(optimizer)
-        diagnosis = simulate.diagnose(log, lr=lr, wd=wd, optimizer=rule, **columns)
+        diagnosis = simulate.diagnose(log if len(log) > 1 else log[0], lr=lr, wd=wd, optimizer=rule, **columns)
     if picture is not None:
         import matplotlib
 

@@ -13,6 +13,7 @@ import xarray as xr
 from simulate.logs._column_names import MEANINGS, normalize
 from simulate.logs._columns import Columns, all_names, check_names, find_columns
 from simulate.logs._folder import read_path
+from simulate.logs._join import join_tables
 from simulate.logs._objects import find_lost_values, read_object
 from simulate.logs._steps import EPOCHS, ROWS, STEPS, Rows, Steps, count_rows, find_steps, merge_rows, scale_epochs
 from simulate.logs._table import Table, format_names
@@ -47,9 +48,9 @@ def read_log(
 
     Parameters
     ----------
-    source : path of a file or folder; columns by name; data frame; list of dicts; an object with `log_history`, as of
-        Hugging Face; a history of Keras; or a trajectory, whose settings are replaced. In columns NaN means not
-        logged, unless the losses end with it.
+    source : path of a file or folder; list of paths, whose rows are joined by step; columns by name; data frame; list
+        of dicts; an object with `log_history`, as of Hugging Face; a history of Keras; or a trajectory, whose settings
+        are replaced. In columns NaN means not logged, unless the losses end with it.
     lr, wd : constant values; they replace columns.
     optimizer : `theory.SGD(momentum=0.9)`, …, or its text form, such as "AdamW"; without it plain SGD is assumed.
     names : names of columns by meaning: step, loss, lr, wd, norm, gradient, update_norm, all_weights_norm, epoch. An
@@ -82,13 +83,28 @@ def read_log(
     if steps_per_row is not None:
         check_integer("steps_per_row", steps_per_row, at_least=1)
     settings: dict[str, Any] = {"lr": lr, "wd": wd, "optimizer": optimizer}
-    is_path = isinstance(source, (str, os.PathLike))
-    log = read_path(Path(source), checked) if is_path else read_object(source)
+    log = _read(source, checked)
     if isinstance(log, xr.Dataset):
         _reject_options(names=names, steps_by_row=steps_by_row, steps_per_row=steps_per_row)
         return override_settings(log, **settings)
     dataset = _make_dataset(log, checked, steps_by_row=steps_by_row, steps_per_row=steps_per_row)
     return override_settings(dataset, **settings)
+
+
+def _read(source: Any, names: Mapping[str, str]) -> Table | xr.Dataset:
+    if isinstance(source, (str, os.PathLike)):
+        return read_path(Path(source), names)
+    is_list = isinstance(source, (list, tuple)) and len(source) > 0
+    if not (is_list and all(isinstance(path, (str, os.PathLike)) for path in source)):
+        return read_object(source)
+    # names of columns are checked after the columns were put together
+    logs = {os.fspath(path): read_path(Path(path), {}) for path in source}
+    if len(logs) == 1:
+        return read_path(Path(source[0]), names)
+    for path, log in logs.items():
+        if isinstance(log, xr.Dataset):
+            raise ValueError(f"path must be of logs to join, and {quote(path)} is a trajectory, which is complete")
+    return join_tables({path: log for path, log in logs.items() if isinstance(log, Table)}, names)
 
 
 def override_settings(
