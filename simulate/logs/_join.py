@@ -29,8 +29,8 @@ def join_tables(tables: Mapping[str, Table], names: Mapping[str, str]) -> Table:
     for path, table in tables.items():
         own_step = _find_step(path, table, names.get("step", ""))
         step = table.numbers(own_step)
-        known = step[~np.isnan(step)]
-        if (np.diff(known) < 0).any():
+        logged_steps = step[~np.isnan(step)]
+        if (np.diff(logged_steps) < 0).any():
             raise ValueError(
                 f"path must be of logs whose steps grow, to join them by step, but those of {path!r} go back"
             )
@@ -53,14 +53,14 @@ def join_tables(tables: Mapping[str, Table], names: Mapping[str, str]) -> Table:
     )
 
 
-def _find_step(path: str, table: Table, wanted: str) -> str:
+def _find_step(path: str, table: Table, given_name: str) -> str:
     """Name of the column with the steps."""
-    candidates: Sequence[str] = [name for name in table.columns if name == wanted] or [
+    candidates: Sequence[str] = [name for name in table.columns if name == given_name] or [
         name for name in table.columns if is_step(name)
     ]
     if not candidates:
         raise ValueError(
             f"path must be of logs with steps, to join them, but {path!r} has {format_names(list(table.columns))}; "
-            f"got step={quote(wanted)} as the name of the steps"
+            f"got step={quote(given_name)} as the name of the steps"
         )
     return candidates[0]
