@@ -95,7 +95,8 @@ def diagnose_command(
     """Find the cause of each loss spike: weight norm, bad batch, lr step, change of data or overflow.
 
     The log should have loss, lr, norm of the scale-invariant weights and norm of their gradient at every step. The
-    report names columns that are missing or that contradict the update rule. The exit code is 0 for every cause.
+    report names columns that are missing or that contradict the update rule. With loss and learning rate alone, most
+    causes stay unknown. The exit code is 0 for every cause.
     """
     import simulate
     from simulate._files import atomic_write, check_writable

@@ -24,6 +24,7 @@ from theory.arguments import FloatArray
 from theory.optimizers import OptimizerLike
 
 _HOW_TO_LOG = """To know the cause next time, log the norm of the scale-invariant weights:
+    import empirical
     monitor = empirical.Monitor(model, optimizer, inputs)
     monitor.before_step(loss)  # in each step, before optimizer.step()
     monitor.after_step()       # and after it; then simulate.diagnose(monitor.trajectory())"""

@@ -510,7 +510,7 @@ def _how_unlikely(s: SpikeFeatures, t: Thresholds) -> str:
     if math.isnan(s.chance_before + s.rise_ratio):
         return ""
     return (
-        f"Steps rotated the weights as far before {s.chance_before:.1%} of the usual rows, and the loss rose by "
+        f"Rotation as large came before only {s.chance_before:.1%} of the usual rows, and the loss rose by "
         f"{s.rise_ratio:.1f} standard deviations of its usual changes."
     )
 
@@ -519,9 +519,9 @@ def _why_by_chance(s: SpikeFeatures, t: Thresholds) -> str:
     if math.isnan(s.chance_before + s.rise_ratio):
         return "But there are too few usual rows before it to exclude chance."
     return (
-        f"But chance may explain that. A single spike needs at most {t.single_chance:.0%} and at least {t.single_rise} "
-        f"standard deviations. For {t.least_similar} or more such spikes, medians of {t.typical_chance:.0%} and "
-        f"{t.typical_rise} suffice."
+        f"But chance may explain that. The norm is named for a share up to {t.single_chance:.0%} and a rise of at "
+        f"least {t.single_rise} standard deviations, or for {t.least_similar} such spikes with medians of "
+        f"{t.typical_chance:.0%} and {t.typical_rise}."
     )
 
 
@@ -569,8 +569,9 @@ def _advise_slower_lr(s: SpikeFeatures, t: Thresholds) -> str:
     if math.isnan(s.lr_steps):
         return "A smaller rise rotates the weights less."
     return (
-        f"Raise the learning rate less, or more slowly. The rotation grows with it at once, and the norm follows only "
-        f"within about {s.lr_steps:.0f} steps, in which ρ² decays by a factor e under {s.optimizer}."
+        f"Raise the learning rate over about {s.lr_steps:.0f} steps, in which ρ² decays by a factor e under "
+        f"{s.optimizer}, so that the norm can follow. Or raise it less, because rotation grows with "
+        "it at once, whatever wd is."
     )
 
 
@@ -687,8 +688,8 @@ RULES = (
         _is_from_norm,
         (_why_from_norm, _DECAYED, _GREW, _how_much_explained, _how_unlikely),
         (
-            "Halve the weight decay or the learning rate to about double the time between such spikes. With wd < "
-            "{s.advised_wd:.2g} a decay of this depth takes longer than this log ({s.span} steps).",
+            "Halve the weight decay or the learning rate: such spikes then come about half as often. With wd below "
+            "{s.advised_wd:.2g} the norm needs more than the {s.span} steps of this log to decay as far again.",
         ),
         numbers=_GROWTH,
     ),
@@ -700,8 +701,8 @@ RULES = (
         UNKNOWN,
         lambda s, t: _is_from_data(s, t) and _has_rare_rotation(s, t),
         (
-            "It rose at once, at step {s.arrival_step}. But steps rotated the weights as far before "
-            "{s.chance_before:.1%} of the usual rows only, so the norm is not excluded.",
+            "It rose at once, at step {s.arrival_step}. But rotation as large came before "
+            "only {s.chance_before:.1%} of the usual rows, so the norm is not excluded.",
         ),
     ),
     CauseRule(

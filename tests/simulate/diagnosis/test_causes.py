@@ -53,7 +53,7 @@ def test_numbers_of_a_norm_driven_spike():
         assert spike.peak_loss == run.loss[spike.step : spike.last_step + 1].max()
     assert found.next_step == pytest.approx(found.spikes[-1].step + length, abs=2)
     assert "norm had decayed" in str(found)
-    assert "double the time" in str(found)
+    assert "half as often" in str(found)
 
 
 def test_the_next_spike_is_expected_after_an_equal_decay_phase():
@@ -119,13 +119,13 @@ class TestNumbersByHand:
             for spike, (peak, trough) in zip(found, self.peaks_and_troughs(run, gap), strict=False):
                 # at the learning rate at its end
                 duration = gap * np.log(np.prod(decays[peak:trough])) / np.log(decays[trough])
-                assert f"With wd < {WD * duration / steps:.2g} a decay of this depth" in spike.advice
-                assert f"longer than this log ({steps} steps)" in spike.advice
+                assert f"With wd below {WD * duration / steps:.2g} the norm needs" in spike.advice
+                assert f"more than the {steps} steps of this log" in spike.advice
 
     def test_with_the_advised_wd_the_decay_takes_as_long_as_the_log(self):
         run, _ = periodic(5)
         spike = simulate.diagnose(run).spikes[-1]
-        advised = float(spike.advice.rpartition("wd < ")[2].partition(" ")[0])
+        advised = float(spike.advice.rpartition("wd below ")[2].partition(" ")[0])
         free = simulate.norm_map(LR, advised, 0.0, norm=1.0, steps=run.sizes["step"])
         assert -np.log(free.final_norm) == pytest.approx(spike.norm_decay, rel=0.03)
 

@@ -132,7 +132,7 @@ class TestChance:
 
     def test_norm_driven_spikes_report_both_numbers(self):
         for spike in simulate.diagnose(periodic(4)[0]).spikes:
-            assert re.search(r"as far before 0\.\d% of the usual rows, and the loss rose by \d+\.\d", str(spike))
+            assert re.search(r"before only 0\.\d% of the usual rows, and the loss rose by \d+\.\d", str(spike))
 
     def test_chance_is_a_share_of_rows(self):
         # the three steps before the spike rotate farther than all others, but for two
@@ -167,7 +167,7 @@ class TestChance:
         run = periodic(2, wd=WD / 2)[0].isel(step=slice(0, None, 2))
         spikes = simulate.diagnose(run).spikes
         assert [spike.cause for spike in spikes] == [UNKNOWN] * 2
-        assert "single spike needs at most 1% and at least 6.0" in str(spikes[-1])
+        assert "a share up to 1% and a rise of at least 6.0" in str(spikes[-1])
 
     @pytest.mark.parametrize("factor", [10, 30])
     def test_a_bad_batch_between_destabilizations_is_not_norm_driven(self, factor):

@@ -116,7 +116,7 @@ class TestUsualRows:
     def test_a_small_spike_after_a_rare_rotation(self, data):
         rare = dataclasses.replace(data, excess_ratio=6.0, chance_before=0.04)
         assert explain(rare).cause == UNKNOWN
-        assert "as far before 4.0% of the usual rows only" in explain(rare).evidence[-1]
+        assert "before only 4.0% of the usual rows" in explain(rare).evidence[-1]
         for change in ({"excess_ratio": 20.0}, {"chance_before": 0.06}):
             assert explain(dataclasses.replace(rare, **change)).cause == explain(data).cause
 
