@@ -38,7 +38,9 @@ from empirical.studies.study import (
 from empirical.sweeps.grid import grid
 from empirical.sweeps.sweep import AnyExecutor
 from simulate._files import atomic_write
+from simulate.period_model.law import PeriodLaw, Slopes, fit_slopes
 from simulate.period_model.model import simulated_periods
+from simulate.period_model.prediction import Interval
 from simulate.period_model.reduced_model import Trend
 from simulate.period_model.summaries import CalibrationRun, pool_runs
 from simulate.trajectories.contract import variable_attributes
@@ -68,6 +70,7 @@ SEEDS = (100, 101)
 _LR_BY_INTRINSIC_LR = {5e-3: 0.2, 1e-3: 1.0, 5e-4: 0.5, 3e-4: 0.3}
 _RELAXATIONS = 40  # initial length of a reference run, which is extended until it has enough periods
 _PERIODS_NEEDED = 60
+_LEVEL = 0.9  # of intervals
 _FAMILY_SETTINGS = 4  # least number of settings for goals of a family
 _PART_PERIODS, _BLOCK_SHARES = (8, 15, 30, 45), (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 _PREDICTED_COLUMNS = ("network", "ηλ", "predicted verdict", "measured", "T·ηλ: law", "90 %", "reduced", "naive")
@@ -306,6 +309,8 @@ def validate_held_out(
     - `line_period` : J linear in ln ηλ, and a power law of the odds of φ (`theory.BalanceLaw`).
     - `reduced_period` : reduced model.
     - `one_setting_period` : reduced model calibrated only at the lower of two settings.
+    - `other_families_period`, and `…_lower` and `…_upper` of its 90 % interval : the law with typical slopes that are
+      fitted to the networks of all other families in the table. NaN without two such networks.
 
     Raises
     ------
@@ -373,6 +378,8 @@ def validate_held_out(
                 **_predictions(models[name], single_models[name], lr, intrinsic_lr),
             }
         )
+    for row, prediction in zip(rows, predict_from_other_families(rows, models), strict=True):
+        row |= prediction
     table = _table(rows, models)
     with atomic_write(folder / _TABLE) as aside:
         table.to_dataframe().to_csv(aside)
@@ -440,6 +447,36 @@ def _predictions(
     }
 
 
+def predict_from_other_families(
+    rows: Sequence[Mapping[str, Any]], models: Mapping[str, simulate.PeriodModel]
+) -> list[dict[str, float]]:
+    """Predict the period of each row by a law whose typical slopes come from the networks of other families."""
+    families = {row["network"]: row["family"] for row in rows}
+    slopes: dict[str, Slopes | None] = {}
+    for family in families.values():
+        laws = [models[name].law for name, other in families.items() if other != family and models[name].has_law]
+        try:
+            slopes[family] = fit_slopes(laws)
+        except ValueError:  # too few networks
+            slopes[family] = None
+    predictions = []
+    for row in rows:
+        model, typical, period = models[row["network"]], slopes[row["family"]], math.nan
+        interval = Interval(math.nan, math.nan, _LEVEL)
+        if typical is not None and model.has_law:
+            law = PeriodLaw(model.calibration_runs, typical)
+            period = float(law.period(row["lr"], row["wd"]))
+            interval = Interval.of(law.sample_periods(row["lr"], row["wd"]), _LEVEL)
+        predictions.append(
+            {
+                "other_families_period": period,
+                "other_families_period_lower": interval.lower,
+                "other_families_period_upper": interval.upper,
+            }
+        )
+    return predictions
+
+
 def line_period(calibration_runs: Sequence[CalibrationRun], lr: float, wd: float) -> float:
     """Period with J linear in ln ηλ, and the odds of φ a power of ηλ, fitted to all settings.
 
@@ -502,12 +539,14 @@ def numbers_by_setting(table: xr.Dataset) -> dict[str, _Array]:
     period = table.measured_period.values
     numbers = {
         name: np.abs(table[f"{name}_period"].values / period - 1)
-        for name in ("predicted", "naive", "line", "reduced", "one_setting")
+        for name in ("predicted", "naive", "line", "reduced", "one_setting", "other_families")
     }
     for name in ("trough_norm", "peak_norm", "log_norm_sd", "norm", "autocorrelation_time"):
         numbers[name] = np.abs(table[f"predicted_{name}"].values / table[f"measured_{name}"].values - 1)
     low, high = table.predicted_period_lower.values, table.predicted_period_upper.values
     numbers["inside"] = (low <= period) & (period <= high)
+    others = [table[f"other_families_period_{end}"].values for end in ("lower", "upper")]
+    numbers["inside_other_families"] = (others[0] <= period) & (period <= others[1])
     numbers["half_width"] = (high - low) / 2 / table.predicted_period.values
     numbers["noise"] = table.measured_period_stderr.values / period
     numbers["right_verdict"] = table.predicted_verdict.values == table.measured_verdict.values
@@ -622,6 +661,19 @@ def _period_studies(part: str, words: str) -> list[Study]:
             form=_percents,
         ),
         _metric(claim=f"measured T in its 90 % interval{words}", part=part, of="inside", **_share_goal(0.85)),
+        _metric(
+            claim=f"mean error of T, typical slopes from other families{words}",
+            part=part,
+            of="other_families",
+            rule=_error_goal(0.07),
+            finite=True,
+        ),
+        _metric(
+            claim=f"measured T in the 90 % interval from other families{words}",
+            part=part,
+            of="inside_other_families",
+            **_share_goal(0.85),
+        ),
         _metric(
             claim=f"median half-width of the interval{words}",
             part=part,

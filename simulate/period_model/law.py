@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from simulate.period_model.summaries import CalibrationRun, PooledRuns, pool_runs
-from theory.arguments import FloatArray, check_intrinsic_lr, check_lr, check_real, check_wd, to_float
+from theory.arguments import FloatArray, check_intrinsic_lr, check_lr, check_real, check_wd, quote, to_float
 
-# Slopes of √J and of the log-odds of φ per factor of e towards small ηλ: mean and standard deviation. Fitted to the
-# networks of docs/validation.md that were used during development, with each family left out once.
-_SLOPES = ((0.06, 0.07), (-0.8, 0.24))
+# mean and standard deviation of the slopes of √J and of the log-odds of φ, per factor of e towards small ηλ
+Slopes = tuple[tuple[float, float], tuple[float, float]]
+# Fitted to 16 networks of 12 families that were used during development (docs/validation.md). `fit_slopes` of the
+# networks of docs/held_out.md agrees with them.
+TYPICAL_SLOPES: Slopes = ((0.06, 0.07), (-0.8, 0.24))
 # standard deviations of √J and of the log-odds of φ of one setting beyond the scatter of its periods
 _SETTING_SDS = (0.005, 0.03)
 _MIN_OUTSIDE_GROWTH, _MAX_OUTSIDE_GROWTH = 0.01, 0.98  # of measured shares; those beyond are noise
@@ -24,6 +26,7 @@ _MAX_KIND_SLOPE = 0.85
 _ROUNDING = 1 + 1e-9  # lr * wd may be off by rounding
 _REACH = 12.0  # largest ratio of ηλ to that of the nearest setting
 _MIN_ROOT = 0.1  # least √J, far from all settings
+_ITERATIONS, _LEAST_SLOPE_SD = 100, 0.01  # of the fit of slopes
 _SAMPLES = 400  # bootstrap samples of the calibration runs
 
 
@@ -43,10 +46,11 @@ class PeriodLaw:
     Parameters
     ----------
     calibration_runs : summaries of the calibration runs, with at least 10 periods at their lowest ηλ.
+    slopes : mean and standard deviation, over networks, of the slopes of √J and of the log-odds of φ.
 
     Raises
     ------
-    ValueError : there are fewer periods.
+    ValueError : there are fewer periods, or a standard deviation is not positive.
 
     Source: docs/mathematics.md §5.
 
@@ -59,8 +63,11 @@ class PeriodLaw:
     """
 
     calibration_runs: tuple[CalibrationRun, ...]
+    slopes: Slopes = TYPICAL_SLOPES
 
     def __post_init__(self) -> None:
+        if not all(sd > 0 for _, sd in self.slopes):
+            raise ValueError(f"slopes must have standard deviations > 0, got {quote(self.slopes)}")
         object.__setattr__(self, "calibration_runs", tuple(self.calibration_runs))
         pool_runs(self.calibration_runs)
 
@@ -219,7 +226,7 @@ class PeriodLaw:
         """
         place, places = -math.log(intrinsic_lr), -np.log([setting.intrinsic_lr for setting in self.kinds[number]])
         size = places.size
-        slope, sd = np.array(_SLOPES).T
+        slope, sd = np.array(self.slopes).T
         # covariances of intrinsic random functions, of which only differences have a variance
         variances = np.diag(-(sd**2))
         covariance = np.kron(variances, _variogram(places[:, np.newaxis] - places))
@@ -235,6 +242,24 @@ class PeriodLaw:
         errors = weights @ covariance @ weights.T - weights @ towards - towards.T @ weights.T
         return weights, offset, errors + weights @ setting_noise @ weights.T
 
+    def slopes_of_kinds(self) -> list[tuple[FloatArray, FloatArray, float]]:
+        """Slopes of √J and of the log-odds of φ from the first to the last setting of each kind.
+
+        Returns slopes, their variances from the scatter of periods, and the share of the variance between networks that
+        they have, because slopes change over a factor of e. Kinds with a single setting have none.
+        """
+        slopes = []
+        for kind, samples in zip(self.kinds, self._samples, strict=True):
+            size = len(kind)
+            if size < 2:
+                continue
+            distance = math.log(kind[0].intrinsic_lr / kind[-1].intrinsic_lr)
+            difference = np.kron(np.eye(2), np.r_[-1.0, np.zeros(size - 2), 1.0])
+            noise = np.diag(difference @ np.cov(samples, rowvar=False) @ difference.T) + 2 * np.square(_SETTING_SDS)
+            share = 2 * float(_variogram(np.asarray(distance))) / distance**2
+            slopes.append((difference @ _coordinates(kind) / distance, noise / distance**2, share))
+        return slopes
+
     def _estimates(self, intrinsic: Any) -> FloatArray:
         """Best estimates of √J and of the log-odds of φ at ηλ, along the last axis; NaN where undetermined."""
         intrinsic_lrs = np.asarray(intrinsic, dtype=float)
@@ -245,6 +270,44 @@ class PeriodLaw:
                 weights, offset, _ = self._weights(number, float(intrinsic_lrs[index]))
                 estimates[index] = offset + weights @ _coordinates(self.kinds[number])
         return estimates
+
+
+def fit_slopes(laws: Iterable[PeriodLaw]) -> Slopes:
+    """Fit mean and standard deviation of the slopes of networks, from their calibration runs alone.
+
+    Raises
+    ------
+    ValueError : fewer than two kinds of norm rises have several settings.
+
+    Source: method of moments for random effects (DerSimonian and Laird 1986, doi:10.1016/0197-2456(86)90046-2).
+
+    Examples
+    --------
+    >>> from simulate import PeriodModel
+    >>> fit_slopes([PeriodModel.reference().law])
+    Traceback (most recent call last):
+    ...
+    ValueError: laws must have at least two kinds of norm rises with several settings, got 1
+    """
+    measured = [slopes for law in laws for slopes in law.slopes_of_kinds()]
+    if len(measured) < 2:
+        raise ValueError(f"laws must have at least two kinds of norm rises with several settings, got {len(measured)}")
+    shares = np.array([share for *_, share in measured])
+
+    def fit(values: FloatArray, noise: FloatArray) -> tuple[float, float]:
+        mean, variance = float(values.mean()), float(values.var(ddof=1))
+        for _ in range(_ITERATIONS):
+            weights = 1 / (noise + variance * shares)
+            mean = float(weights @ values / weights.sum())
+            excess = weights @ ((values - mean) ** 2 - noise) / (weights @ shares)
+            variance = max(float(excess), _LEAST_SLOPE_SD**2)
+        return mean, math.sqrt(variance)
+
+    root, odds = (
+        fit(np.array([slopes[i] for slopes, _, _ in measured]), np.array([noise[i] for _, noise, _ in measured]))
+        for i in range(2)
+    )
+    return root, odds
 
 
 def is_change_of_kind(above: PooledRuns, below: PooledRuns) -> bool:

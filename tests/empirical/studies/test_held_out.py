@@ -80,6 +80,7 @@ def table(count=50, **changed):
     columns |= {f"{name}_period": np.full(count, 13.0) for name in ("naive", "line", "reduced", "one_setting")}
     columns |= {"measured_periods": np.full(count, 80.0), "measured_period_stderr": np.full(count, 0.4)}
     columns |= {"predicted_period_lower": np.full(count, 9.0), "predicted_period_upper": np.full(count, 11.0)}
+    columns |= {f"other_families_period{end}": np.full(count, 10.0) for end in ("", "_lower", "_upper")}
     columns |= {f"{side}_verdict": np.array(["periodic"] * count, dtype=object) for side in ("measured", "predicted")}
     columns = {
         name: values * np.asarray(changed[name]) if name in changed else values for name, values in columns.items()

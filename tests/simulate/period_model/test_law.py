@@ -136,7 +136,9 @@ class TestErrors:
         scores = []
         for _ in range(300):
             drawn = []
-            for (slope, sd), setting_sd, level in zip(module._SLOPES, module._SETTING_SDS, (1.0, 0.0), strict=True):
+            for (slope, sd), setting_sd, level in zip(
+                module.TYPICAL_SLOPES, module._SETTING_SDS, (1.0, 0.0), strict=True
+            ):
                 fine = np.linspace(places[0], places[-1], 400)
                 step = fine[1] - fine[0]
                 slopes = np.empty(fine.size)
@@ -233,3 +235,40 @@ def test_runs_of_which_only_means_are_stored_have_errors_too():
 def test_too_few_periods_are_refused():
     with pytest.raises(ValueError, match="at least 10 periods at the lowest"):
         law((0.01, 0.3), count=9)
+
+
+class TestTypicalSlopes:
+    def test_they_are_recovered_from_networks(self):
+        random, truth = np.random.default_rng(0), ((0.1, 0.05), (-0.5, 0.4))
+        laws = []
+        for _ in range(150):
+            (root, odds) = (mean + sd * random.normal() for mean, sd in truth)
+            runs = [
+                calibration_run(intrinsic_lr, (0.8 + root * place) ** 2, 1 / (1 + math.exp(-odds * place)))
+                for intrinsic_lr, place in ((0.01, 0.0), (0.002, math.log(5)))
+            ]
+            laws.append(PeriodLaw(tuple(runs)))
+        fitted = module.fit_slopes(laws)
+        # slopes that are constant from one setting to the last have all of the variance, and the fit expects less
+        share = 2 * (math.log(5) - 1 + 1 / 5) / math.log(5) ** 2
+        for (mean, sd), (true_mean, true_sd) in zip(fitted, truth, strict=True):
+            assert mean == pytest.approx(true_mean, abs=3 * true_sd / math.sqrt(150))
+            assert sd == pytest.approx(true_sd / math.sqrt(share), rel=0.2)
+
+    def test_predictions_far_away_follow_them(self):
+        runs = (calibration_run(0.01, 0.5, 0.3),)
+        steep, flat = (PeriodLaw(runs, ((slope, 0.07), (0.0, 0.24))) for slope in (0.2, 0.0))
+        assert steep.period(1.0, 0.01) == pytest.approx(flat.period(1.0, 0.01), rel=1e-9)
+        ratio = float(steep.norm_rise_at(0.001) / flat.norm_rise_at(0.001))
+        assert ratio == pytest.approx((1 + 0.2 * math.log(10) / math.sqrt(0.5)) ** 2, rel=1e-6)
+
+    def test_wide_slopes_make_wide_intervals(self):
+        runs = (calibration_run(0.01, 0.5, 0.3),)
+        spreads = [
+            np.std(np.log(PeriodLaw(runs, ((0.06, sd), (-0.8, 0.24))).sample_periods(1.0, 0.002))) for sd in (0.02, 0.2)
+        ]
+        assert spreads[1] > 2 * spreads[0]
+
+    def test_bad_slopes(self):
+        with pytest.raises(ValueError, match=r"slopes must have standard deviations > 0, got .*-0\.1"):
+            PeriodLaw((calibration_run(0.01, 0.5, 0.3),), ((0.06, -0.1), (-0.8, 0.24)))
