@@ -12,7 +12,14 @@ import numpy.typing as npt
 
 from simulate.period_model.law import PeriodLaw
 from simulate.period_model.summaries import CalibrationRun
-from simulate.trajectories.verdicts import PERIODIC, PERIODS_MIN, UNDETERMINED, pool_scores, verdict_from
+from simulate.trajectories.verdicts import (
+    NO_CLEAR_PERIOD,
+    PERIODIC,
+    PERIODS_MIN,
+    UNDETERMINED,
+    pool_scores,
+    verdict_from,
+)
 from theory.arguments import FloatArray
 
 if TYPE_CHECKING:
@@ -61,8 +68,8 @@ class Interval:
 class Prediction:
     """Predicted behaviour at one (lr, wd). Fields that the model cannot predict are NaN.
 
-    `str(prediction)` is a short form: the verdict, with period and interval if it is "periodic", or with the reason if
-    it is "undetermined".
+    `str(prediction)` is a short form: the verdict, with period and interval unless it is "equilibrium", or the reason
+    if it is "undetermined".
 
     The period is that of `PeriodModel.law`. In held-out tests it was closer to training than that of the reduced model,
     from which the norms at trough and peak come.
@@ -110,7 +117,11 @@ class Prediction:
     def __str__(self) -> str:
         if self.verdict == PERIODIC and self.period_interval is not None:
             return f"{PERIODIC}, T = {self.period:.4g} steps, {self.period_interval}"
-        return f"{self.verdict}: {self.reason}" if self.reason else self.verdict
+        if self.reason:
+            return f"{self.verdict}: {self.reason}"
+        if self.verdict == NO_CLEAR_PERIOD and self.period_interval is not None:
+            return f"{NO_CLEAR_PERIOD}, the norm rises every {self.period:.4g} steps on average, {self.period_interval}"
+        return self.verdict
 
 
 def predict_from_runs(

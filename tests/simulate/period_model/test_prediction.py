@@ -182,7 +182,9 @@ class TestVerdicts:
 
     def test_a_period_that_doubles_with_the_threshold_is_not_clear(self):
         fitted = model(*(dataclasses.replace(run, threshold_ratio=2.5) for run in TestScaling.TWO))
-        assert fitted.predict(1.0, 0.01).verdict == "no clear period"
+        prediction = fitted.predict(1.0, 0.01)
+        assert prediction.verdict == "no clear period"
+        assert f"rises every {prediction.period:.4g} steps" in str(prediction)
         infinite = model(*(dataclasses.replace(run, threshold_ratio=math.inf) for run in TestScaling.TWO))
         assert infinite.predict(1.0, 0.005).threshold_ratio == math.inf
 
