@@ -273,6 +273,11 @@ class EvaluationSettings(_Settings):
         self._check_each(check_integer, "evaluation_samples", at_least=2)
 
 
+# settings of optimizers, which people look for in the configuration of a run
+_OF_OPTIMIZERS = ("momentum", "nesterov", "betas", "weight_decay")
+_OPTIMIZER_HINT = "; weight decay is wd, and others are part of the optimizer: optimizer='SGD(momentum=0.9)'"
+
+
 def _suggest_settings(cls: _Class) -> _Class:
     """Make a dataclass suggest the closest field when it is given an unknown setting."""
     init: Callable[..., None] = cls.__init__
@@ -282,7 +287,8 @@ def _suggest_settings(cls: _Class) -> _Class:
         fields = [f.name for f in dataclasses.fields(cls)]
         for name in settings:
             if name not in fields:
-                raise TypeError(f"{cls.__name__} has no setting {name!r}{suggestion(name, fields)}")
+                hint = _OPTIMIZER_HINT if name in _OF_OPTIMIZERS else suggestion(name, fields)
+                raise TypeError(f"{cls.__name__} has no setting {name!r}{hint}")
         init(self, *args, **settings)
 
     cls.__init__ = checked

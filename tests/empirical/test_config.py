@@ -94,6 +94,8 @@ def test_numbers_of_any_type_are_accepted():
 def test_an_unknown_setting_raises_with_a_suggestion():
     with pytest.raises(TypeError, match=r"^RunConfig has no.*you mean 'model'\?$"):
         RunConfig(**GOOD, modle="mlp")
+    with pytest.raises(TypeError, match=r"^RunConfig has no setting 'momentum'; .*optimizer='SGD\(momentum=0\.9\)'$"):
+        RunConfig(lr=0.1, wd=0.1, momentum=0.9)
     with pytest.raises(TypeError, match=r"^RunConfig has no setting 'xyz'$"):
         dataclasses.replace(RunConfig(**GOOD), xyz=1)
     with pytest.raises(TypeError, match="'wd'"):
