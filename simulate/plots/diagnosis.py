@@ -78,7 +78,7 @@ def plot_diagnosis(
     most_points = check_integer("most_points", most_points, at_least=2)
     log = log_to_draw(diagnosis)
     names = [str(name) for name in log.data_vars]
-    all_axes = axes_for(names, axes, layout="constrained")
+    all_axes = axes_for(names, axes)
     next_color = _CAUSES[NORM_DRIVEN][0]
     for ax, name in zip(all_axes, names, strict=True):
         finite = log[[name]].where(np.isfinite(log[name]))

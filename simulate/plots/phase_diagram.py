@@ -74,7 +74,7 @@ def plot_phase_diagram(diagram: xr.Dataset, ax: Axes | None = None) -> Axes:
     scaled = diagram.period.transpose("wd", "lr").values * lr * wd[:, np.newaxis]
     occurring = {check_choice("verdict", str(word), _VERDICTS) for word in np.unique(verdicts) if word}
     if ax is None:
-        (ax,) = new_axes(1, width=7.5, height=5.0, layout="constrained")
+        (ax,) = new_axes(1, width=7.5, height=5.0)
     x_edges, y_edges = _edges(lr), _edges(wd)
     ax.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="weight decay λ")
     patches = []

@@ -95,19 +95,21 @@ def label_log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(TickFormatter(minor_thresholds=(1, 0.4)))
 
 
-def new_axes(count: int, width: float = 9.0, height: float = 2.2, layout: str | None = None) -> Sequence[Axes]:
+def new_axes(count: int, width: float = 9.0, height: float = 2.2) -> Sequence[Axes]:
     """Return axes of a new figure, one below the other, with a common x axis; `height` is that of one, in inches."""
     # importing pyplot takes half a second: only when something is drawn
     from matplotlib import pyplot as plt
 
-    axes = plt.subplots(count, 1, sharex=True, figsize=(width, height * count), squeeze=False, layout=layout)[1]
+    size = (width, height * count)
+    figure, axes = plt.subplots(count, 1, sharex=True, figsize=size, squeeze=False, layout="constrained")
+    figure.align_ylabels(axes)
     return list(axes[:, 0])
 
 
-def axes_for(names: Sequence[str], axes: Axes | Sequence[Axes] | None, layout: str | None = None) -> Sequence[Axes]:
+def axes_for(names: Sequence[str], axes: Axes | Sequence[Axes] | None) -> Sequence[Axes]:
     """Return one of the given axes for each name, or new ones; raise ValueError if their number is wrong."""
     if axes is None:
-        return new_axes(len(names), layout=layout)
+        return new_axes(len(names))
     given = list(np.ravel(np.asarray(axes, dtype=object)))
     if len(given) != len(names):
         raise ValueError(f"axes must be {len(names)}, one for each of {names}; got {len(given)}")

@@ -231,7 +231,7 @@ def plot_periods(periods: MeasuredPeriods, ax: Axes | None = None, *, predicted:
         if period_set.rise != periods.rise:
             raise ValueError(f"{name} must have the same rise as periods, {periods.rise:g}, got {period_set.rise:g}")
     if ax is None:
-        (ax,) = new_axes(1, width=6.0, height=4.0, layout="constrained")
+        (ax,) = new_axes(1, width=6.0, height=4.0)
     edges = _whole_bins(np.concatenate([period_set.lengths for period_set in histograms.values()]))
     for name, period_set in histograms.items():
         is_outline, mean, stderr = name == "predicted", period_set.mean, period_set.stderr
