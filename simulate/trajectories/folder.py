@@ -48,7 +48,7 @@ from simulate.trajectories.log import (
     step_record,
 )
 from simulate.trajectories.store_digest import ROOT, add_digest, check_digest
-from theory.arguments import check_path, check_rows, quote
+from theory.arguments import check_flag, check_path, check_rows, quote
 
 # files of a run folder
 CONFIG, STATUS, STEPS, EVALS, STORE = (
@@ -185,7 +185,7 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str], *, overwrite: boo
     """
     if not isinstance(trajectory, xr.Dataset):
         raise TypeError(f"trajectory must be an xarray.Dataset, got {type(trajectory).__name__}")
-    target = check_path("path", path) if overwrite else check_unused("path", path)
+    target = check_path("path", path) if check_flag("overwrite", overwrite) else check_unused("path", path)
     if target.exists() and not (target / ROOT).is_file():
         raise ValueError(f"path must be a saved trajectory or not exist yet, got {str(target)!r}")
     write_store(trajectory, target)
