@@ -114,7 +114,7 @@ def diagnose_command(
     options = {"names": "--column", "steps_by_row": "--steps-by-row", "steps_per_row": "--steps-per-row"}
     with name_options(**options, path="log"):
         rule = None if optimizer is None else check_optimizer(optimizer)
-        diagnosis = simulate.diagnose(log if len(log) > 1 else log[0], lr=lr, wd=wd, optimizer=rule, **columns)
+        diagnosis = simulate.diagnose(log, lr=lr, wd=wd, optimizer=rule, **columns)
     if picture is not None:
         import matplotlib
 

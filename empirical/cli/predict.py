@@ -98,7 +98,7 @@ def predict_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON. inf and NaN become null.")] = False,
 ) -> None:
     """Predict equilibrium norm, rotation, angular jumps and periods from formulas. Nothing is trained."""
-    rule, is_given = check_optimizer(optimizer or "SGD()"), grad_norm is not None
+    rule, is_given = check_optimizer("SGD()" if optimizer is None else optimizer), grad_norm is not None
     grad_norm = 1.0 if grad_norm is None else grad_norm
     for name, number in (("lr", lr), ("wd", wd), ("grad_norm", grad_norm)):
         check_number(name, number)
@@ -106,7 +106,7 @@ def predict_command(
         raise ValueError(
             f"norm must come with --grad-norm-range, which bounds the next angular jump, got {quote(norm)} alone"
         )
-    note = "" if optimizer else 'assumed; for others --optimizer "SGD(momentum=0.9)" or "AdamW(dim=4096)"'
+    note = "" if optimizer is not None else 'assumed; for others --optimizer "SGD(momentum=0.9)" or "AdamW(dim=4096)"'
     values = [_Value("optimizer", "optimizer", format_optimizer(rule), note=note)]
     values += _equilibrium_values(lr, wd, grad_norm, rule)
     is_plain = rule == theory.SGD() and lr * wd < 1
@@ -207,7 +207,7 @@ def _equilibrium_values(lr: float, wd: float, grad_norm: float, rule: theory.Opt
         ("equilibrium_effective_lr", "equilibrium effective lr η/ρ*²", theory.equilibrium_effective_lr, "")
         if isinstance(rule, theory.SGD)
         # the size of their updates does not depend on that of the gradients
-        else ("equilibrium_angular_lr", "equilibrium effective lr η/ρ*", angular_lr, ""),
+        else ("equilibrium_angular_lr", "equilibrium angular lr η/ρ*", angular_lr, ""),
     ]
     # from ηλ = 1 on, each step of plain SGD reverses the weights, so the rotation has no equilibrium
     if rule != theory.SGD() or lr * wd < 1:

@@ -54,7 +54,8 @@ def train_command(
     except ValueError as error:
         rows.append(["norm dynamics", f"none ({error})"])
     else:
-        rows.append(["norm dynamics", f"{classification} ({classification.reason})"])
+        reason = "" if classification.obstacle else f" ({classification.reason})"
+        rows.append(["norm dynamics", f"{classification}{reason}"])
     print_table([*rows, ["saved", str(out)]])
     if status != "complete":
         raise typer.Exit(1)

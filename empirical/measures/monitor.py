@@ -624,8 +624,8 @@ def _choose_groups(
     """Choose the groups with the weights of these names, all by default."""
     if not groups and is_normalizing and shared:
         raise ValueError(
-            f"model must have scale-invariant weights, got none. {' and '.join(shared)} are one tensor. An embedding "
-            "that is also the last layer scales the outputs. Without sharing, it may be scale-invariant together with "
+            f"model must have scale-invariant weights, got none. {' and '.join(shared)} are one tensor. If it is "
+            "an embedding and the last layer, it scales the outputs. Without sharing, it may be scale-invariant with "
             "the weights of the residual stream. empirical.weight_roles shows what decay does to each weight"
         )
     if not groups:

@@ -67,7 +67,11 @@ def _check_builder(
 ) -> tuple[Any, ...]:
     """Check that a function takes these arguments, and return them."""
     try:
-        inspect.signature(build).bind(*arguments, **sizes)
+        signature = inspect.signature(build)
+    except ValueError:  # of some builtins nothing is known
+        return arguments
+    try:
+        signature.bind(*arguments, **sizes)
     except TypeError as error:
         written = ", ".join(["layers, shape, classes", *(f"{size}=…" for size in sizes)])
         kind = "the class" if inspect.isclass(build) else "the function"

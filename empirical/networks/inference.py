@@ -83,20 +83,21 @@ class _Stage:
 
 def _stages(model: nn.Module, transform: Callable[[Tensor], Tensor]) -> list[_Stage]:
     """Stages of a transform and a sequence of known layers; none for another model."""
-    if type(model) is not nn.Sequential:
+    if type(model) is not nn.Sequential or model.training:
         return []
     layers = list(model)
     if any(type(layer) not in (*_SAMPLE_LAYERS, BatchNorm, FusedBatchNorm) for layer in layers):
         return []
     stages: list[_Stage] = []
+    moved = -1  # place of a pooling that comes before its normalization
     norm: BatchNorm | None = None
     stage: list[Callable[[Tensor], Tensor]] = [transform]
     for number, layer in enumerate(layers):
         if isinstance(layer, BatchNorm):
             pooling = _movable_pooling(layers[number : number + 3])
             stages.append(_Stage(norm, stage, layer, pooling))
-            norm, stage = layer, []
-        elif not stages or layer is not stages[-1].pooling:
+            norm, stage, moved = layer, [], -1 if pooling is None else number + 2
+        elif number != moved:
             stage.append(layer)
     return [*stages, _Stage(norm, stage, None, None)] if stages else []
 
@@ -119,7 +120,7 @@ def _statistics(values: Tensor) -> Statistics:
 
 def _pool(layer: nn.MaxPool2d, values: Tensor) -> Tensor:
     """Compute `layer(values)`; without gradients, larger ones of two values are faster than PyTorch's pooling."""
-    if _is_plain(layer):
+    if values.ndim == 4 and _is_plain(layer):
         height, width = (2 * (size // 2) for size in values.shape[2:])
         rows = torch.maximum(values[:, :, 0:height:2], values[:, :, 1:height:2])
         return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])

@@ -148,6 +148,9 @@ def compare_run(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> R
             comparisons += notes.attempt("period of the replay", _replay_period, replayed, periods) or []
     model_rows, prediction = notes.attempt("period model", _model_comparisons, run, setting, periods, model) or ([], "")
     outlook = notes.attempt("outlook", forecast, run)
+    levels: Mapping[str, float | xr.DataArray] = {}
+    if outlook is not None and (comparisons or setting.lr.dims or setting.wd.dims):
+        levels = notes.attempt("predicted equilibrium", _forecast_levels, outlook, run, setting) or {}
     return RunComparison(
         run=run,
         title=_title(run, setting, settings),
@@ -158,7 +161,7 @@ def compare_run(run: xr.Dataset, model: simulate.PeriodModel | None = None) -> R
         last=None if periods is None else last_periods(run, periods=periods),
         diagnosis=notes.attempt("spikes", simulate.diagnose, run),
         replayed=replayed,
-        levels=_forecast_levels(outlook, run, setting) if comparisons and outlook is not None else {},
+        levels=levels,
         outlook="" if outlook is None else str(outlook),
         prediction=prediction,
         notes=tuple(dict.fromkeys(notes.texts)),
@@ -294,12 +297,15 @@ def _forecast_levels(outlook: Forecast, run: xr.Dataset, setting: Setting) -> Ma
         return _levels(outlook.lr, outlook.equilibrium_norm)
     if "grad_norm" not in run:
         return {}
-    # lr = 0 at the end of a schedule has no equilibrium
-    part = run.isel(step=np.flatnonzero((setting.lr * setting.wd).values > 0))
-    lr, wd = (xr.broadcast(value, part.step)[0] for value in (Setting.of(part).lr, Setting.of(part).wd))
     rule, stride = setting.law(), max(1.0, float(np.median(np.diff(run.step))))
-    times = theory.relaxation_time(lr.values, wd.values, optimizer=rule)
-    gradients = recent_rms(part.grad_norm, np.ceil(times / stride))
+    lr, wd = (xr.broadcast(value, run.step)[0] for value in (setting.lr, setting.wd))
+    is_positive = (lr * wd > 0).values
+    times = np.ones(is_positive.size)
+    times[is_positive] = theory.relaxation_time(lr.values[is_positive], wd.values[is_positive], optimizer=rule)
+    gradients = recent_rms(run.grad_norm, np.ceil(times / stride))
+    # without decay or gradients there is no equilibrium
+    has_equilibrium = is_positive & (gradients > 0) & np.isfinite(gradients)
+    lr, wd, gradients = lr[has_equilibrium], wd[has_equilibrium], gradients[has_equilibrium]
     return _levels(lr, lr.copy(data=theory.equilibrium_norm(lr.values, wd.values, gradients, optimizer=rule)))
 
 
@@ -311,11 +317,17 @@ def recent_rms(values: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[np.f
     >>> recent_rms([1.0, 7.0, 1.0, 1.0], [1, 2, 2, 9]).tolist()
     [1.0, 5.0, 5.0, 3.605551275463989]
     """
-    numbers = np.asarray(values, dtype=float)
-    sums = np.concatenate([[0.0], np.cumsum(numbers * numbers)])
-    ends = np.arange(1, numbers.size + 1)
-    begins = np.maximum(ends - np.minimum(np.maximum(counts, 1), ends), 0).astype(int)
-    return np.asarray(np.sqrt((sums[ends] - sums[begins]) / (ends - begins)))
+    sums = np.square(np.asarray(values, dtype=float))
+    rest = np.minimum(np.maximum(counts, 1), np.arange(1, sums.size + 1)).astype(int)
+    lengths, totals, ends, size = rest.copy(), np.zeros(sums.size), np.arange(sums.size), 1
+    # sums over 1, 2, 4, … values are put together, because differences of sums from the start lose digits
+    while size <= rest.max(initial=0):
+        is_part = (rest & size) > 0
+        totals[is_part] += sums[ends[is_part]]
+        ends[is_part] -= size
+        sums = sums + np.concatenate([np.zeros(min(size, sums.size)), sums[:-size]])
+        size *= 2
+    return np.asarray(np.sqrt(totals / lengths))
 
 
 def _levels(lr: _Level, norm: _Level) -> dict[str, _Level]:

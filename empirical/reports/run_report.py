@@ -127,7 +127,7 @@ def _verdict(comparison: RunComparison) -> list[str]:
     length = page.format_count(steps, "step")
     verdict = "none" if classification is None else str(classification)
     parts: list[str] = [Markup("<p><strong>Verdict: {}.</strong></p>").format(verdict)]
-    if classification is not None:
+    if classification is not None and not classification.obstacle:
         parts.append(f"Reason: {classification.reason}.")
     parts.append(f"{length}." if status == COMPLETE else f"{status.capitalize()} after {length}.")
     if comparison.prediction:

@@ -306,11 +306,11 @@ def validate_held_out(
     `measured_…` and `predicted_…` have the same names. Further predictions of the period:
 
     - `naive_period` : c/(ηλ), with c from the second-largest ηλ of the calibration; NaN at equilibrium.
-    - `line_period` : J linear in ln ηλ, and a power law of the odds of φ (`theory.BalanceLaw`).
+    - `line_period` : J linear in ln ηλ, and a power law of the odds of φ.
     - `reduced_period` : reduced model.
     - `one_setting_period` : reduced model calibrated only at the lower of two settings.
     - `other_families_period`, and `…_lower` and `…_upper` of its 90 % interval : the law with typical slopes that are
-      fitted to the networks of all other families in the table. NaN without two such networks.
+      fitted to the networks of all other families in the table. NaN if these are too few.
 
     Raises
     ------
@@ -546,7 +546,8 @@ def numbers_by_setting(table: xr.Dataset) -> dict[str, _Array]:
     low, high = table.predicted_period_lower.values, table.predicted_period_upper.values
     numbers["inside"] = (low <= period) & (period <= high)
     others = [table[f"other_families_period_{end}"].values for end in ("lower", "upper")]
-    numbers["inside_other_families"] = (others[0] <= period) & (period <= others[1])
+    inside = (others[0] <= period) & (period <= others[1])
+    numbers["inside_other_families"] = np.where(np.isfinite(others[0]), inside, np.nan)
     numbers["half_width"] = (high - low) / 2 / table.predicted_period.values
     numbers["noise"] = table.measured_period_stderr.values / period
     numbers["right_verdict"] = table.predicted_verdict.values == table.measured_verdict.values
@@ -672,6 +673,7 @@ def _period_studies(part: str, words: str) -> list[Study]:
             claim=f"measured T in the 90 % interval from other families{words}",
             part=part,
             of="inside_other_families",
+            finite=True,
             **_share_goal(0.85),
         ),
         _metric(

@@ -131,6 +131,8 @@ def _side(f: Forecast) -> str:
         return "It is close to ρ*."
     if (apart > 0) == (f.heading == DECREASES):
         return ""
+    if math.isnan(f.equilibrium_norm_error):
+        return f"It is already {'below' if apart < 0 else 'above'} ρ*."
     if apart > 0:
         return "It is above ρ* and still rises: the last steps were larger than those before."
     return "It is below ρ* and still falls: the last steps were smaller than those before."

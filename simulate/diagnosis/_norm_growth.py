@@ -99,14 +99,15 @@ def measure_recent_growth(
 
     Where ρ^p has p = 4 the rows are those of the window. Where steps have a fixed size the norm approaches ρ* more
     slowly, and growth often decreases meanwhile. The rows are then the last share of the window whose standard error is
-    small enough, or else the share whose error is smallest.
+    small enough, or else the share whose error is smallest. Momentum that lasts nearly as long makes the window longer.
+    Where the error is too large, up to four windows with constant lr and wd are used.
 
     Parameters
     ----------
     norms : ρ before each row, and after the last one.
     lrs, wds, distances : lr, wd and number of steps of each row.
     law : law of the norm of the optimizer.
-    window : greatest number of last rows to use.
+    window : number of last rows that span a memory of weight decay, or all rows.
     """
     decays = law.decay(lrs * wds)
     if not np.isfinite(decays[-window:]).all():
@@ -121,7 +122,7 @@ def measure_recent_growth(
     # at the start of a run the moments of the optimizer are not filled yet
     ramp = int(np.searchsorted(np.cumsum(distances), _RAMP_MEMORIES * law.memory))
     # where momentum lasts nearly as long as the memory of weight decay, that is too short for an error
-    window = max(window, math.ceil(2 * _BLOCKS_MIN * _BLOCK_MEMORIES * law.memory / distances[-1]))
+    window = max(window, math.ceil(2 * _BLOCKS_MIN * _BLOCK_MEMORIES * law.memory / distances[0]))
     usable = min(window, max(distances.size - ramp, distances.size // 2))
     shares = _SHARES if law.power == 2 else (1.0,)
     best = MeasuredGrowth()
@@ -144,8 +145,9 @@ def measure_recent_growth(
             best = min(best, growth, key=lambda one: one.relative_error)
     if best.relative_error <= ERROR_MAX * law.power:
         return best
-    # if the window is full, further steps do not make it longer
-    more = best.more_steps if usable < window else math.nan
+    # if the window spans a memory, further steps do not make it longer
+    is_full = usable == window and float((decays * distances)[-window:].sum()) >= 1 - 1e-9
+    more = math.nan if is_full else best.more_steps
     return replace(best, constant=math.nan, error=math.nan, more_steps=more)
 
 

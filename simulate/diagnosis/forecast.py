@@ -86,7 +86,7 @@ class Forecast:
     highest_lr : highest lr from now to the end of the schedule; the present one without a schedule.
     wd_for_rotation, lr_for_rotation : wd at `highest_lr`, and lr at this wd, with this rotation at equilibrium.
     norm_rises : number of rises of ln ρ by 0.2, each after a decrease by as much, in the last eight memories but not in
-        the first one. 0 if the learning rate doubled or halved meanwhile, because the norm follows it.
+        the first one. 0 if lr or wd doubled or halved meanwhile, because the norm follows them.
     has_angular_jump : whether an angular jump occurred after the first two memories.
     grad_norm_steps : number of last steps of which `grad_norm` is the root mean square.
     """
@@ -418,10 +418,10 @@ def _heading(
 
 
 def _count_rises(rows: _Rows, pace: FloatArray) -> int:
-    """Count the recent rises of the norm; 0 if they may be those of the learning rate."""
+    """Count the recent rises of the norm; 0 if they may be those of lr or wd."""
     begin = max(int(np.searchsorted(np.cumsum(pace), 1.0)), pace.size - _count_last_rows(pace, _RISES_MEMORIES))
-    lrs = rows.lrs[begin:]
-    if not lrs.size or lrs.max() >= 2 * lrs.min():
+    settings = (rows.lrs[begin:], rows.wds[begin:])
+    if any(not values.size or values.max() >= 2 * values.min() for values in settings):
         return 0
     troughs, _ = zigzag(np.log(rows.norms[begin:]), _RISE)
     return len(troughs)

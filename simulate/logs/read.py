@@ -97,10 +97,9 @@ def _read(source: Any, names: Mapping[str, str]) -> Table | xr.Dataset:
     is_list = isinstance(source, (list, tuple)) and len(source) > 0
     if not (is_list and all(isinstance(path, (str, os.PathLike)) for path in source)):
         return read_object(source)
-    # names of columns are checked after the columns were put together
-    logs = {os.fspath(path): read_path(Path(path), {}) for path in source}
-    if len(logs) == 1:
+    if len(source) == 1:
         return read_path(Path(source[0]), names)
+    logs = {os.fspath(path): read_path(Path(path), names) for path in source}
     for path, log in logs.items():
         if isinstance(log, xr.Dataset):
             raise ValueError(f"path must be of logs to join, and {quote(path)} is a trajectory, which is complete")

@@ -279,7 +279,7 @@ def fit_slopes(laws: Iterable[PeriodLaw]) -> Slopes:
     ------
     ValueError : fewer than two kinds of norm rises have several settings.
 
-    Source: method of moments for random effects (DerSimonian and Laird 1986, doi:10.1016/0197-2456(86)90046-2).
+    Source: weights as in Paule and Mandel 1982, doi:10.6028/jres.087.022, with a variance that differs between kinds.
 
     Examples
     --------
@@ -299,7 +299,8 @@ def fit_slopes(laws: Iterable[PeriodLaw]) -> Slopes:
         for _ in range(_ITERATIONS):
             weights = 1 / (noise + variance * shares)
             mean = float(weights @ values / weights.sum())
-            excess = weights @ ((values - mean) ** 2 - noise) / (weights @ shares)
+            squares = (values - mean) ** 2 * values.size / (values.size - 1)
+            excess = weights @ (squares - noise) / (weights @ shares)
             variance = max(float(excess), _LEAST_SLOPE_SD**2)
         return mean, math.sqrt(variance)
 

@@ -19,7 +19,7 @@ import theory
 from simulate._files import read_json, write_json
 from simulate.period_model.law import PeriodLaw
 from simulate.period_model.prediction import Prediction, interpolate, predict_from_runs
-from simulate.period_model.reduced_model import ReducedModel, SimulatedPeriods, Trend
+from simulate.period_model.reduced_model import LEAST_HAZARD_POWER, ReducedModel, SimulatedPeriods, Trend
 from simulate.period_model.summaries import CalibrationRun, norm_unit, pool_runs
 from theory import arguments
 from theory.arguments import check_integer, check_items, check_lr, check_number, check_wd, quote, warn_user
@@ -245,12 +245,15 @@ class PeriodModel:
                 f"path must hold a period model of schema {_SCHEMA}, got {os.fspath(path)!r}; calibrate again"
             )
         try:
-            reduced_model = content["reduced_model"]
+            reduced_model, error = content["reduced_model"], content["reduced_model_error"]
+            if reduced_model is not None and reduced_model["hazard"][1] < LEAST_HAZARD_POWER:
+                # fitted by a version without this bound
+                reduced_model, error = None, "its simulated norm could vanish; calibrate the network again"
             return cls(
                 calibration_runs=tuple(_read_run(run) for run in content["calibration_runs"]),
                 rise=content["rise"],
                 reduced_model=None if reduced_model is None else _read_reduced_model(reduced_model),
-                reduced_model_error=content["reduced_model_error"],
+                reduced_model_error=error,
                 optimizer=check_optimizer(content["optimizer"], trust=False),
             )
         except (KeyError, TypeError, AttributeError) as error:

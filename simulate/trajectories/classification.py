@@ -49,7 +49,8 @@ _NO_TEST = FeedbackTest(math.nan)
 class Classification:
     """Verdict on a trajectory, the numbers behind it, and statistics of ln ρ that need no threshold.
 
-    `str(classification)` is a short form: the verdict, with "T = … ± … steps" if it is "periodic".
+    `str(classification)` is a short form: the verdict, with "T = … ± … steps" if it is "periodic", and with the reason
+    if the data do not support one.
 
     Attributes
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import warnings
@@ -167,7 +168,7 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str], *, overwrite: boo
     ----------
     trajectory : any dataset of the contract.
     path : folder of the store; must not exist.
-    overwrite : True to replace a saved trajectory at `path`. It is removed when the new one is complete.
+    overwrite : True to replace a saved trajectory at `path`. It is removed after the new one took its place.
 
     Raises
     ------
@@ -185,19 +186,40 @@ def save(trajectory: xr.Dataset, path: str | os.PathLike[str], *, overwrite: boo
     """
     if not isinstance(trajectory, xr.Dataset):
         raise TypeError(f"trajectory must be an xarray.Dataset, got {type(trajectory).__name__}")
-    target = check_path("path", path) if check_flag("overwrite", overwrite) else check_unused("path", path)
-    if target.exists() and not (target / ROOT).is_file():
+    if not check_flag("overwrite", overwrite):
+        write_store(trajectory, check_unused("path", path))
+        return
+    target = check_path("path", path).resolve()
+    if target.exists() and not _is_saved_trajectory(target):
         raise ValueError(f"path must be a saved trajectory or not exist yet, got {str(target)!r}")
-    write_store(trajectory, target)
+    before = target.with_name(f"{target.name}.before")
+    with atomic_write(target) as aside:
+        _write_parts(trajectory, aside)
+        if target.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            os.replace(target, before)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _is_saved_trajectory(path: Path) -> bool:
+    """Whether a folder is a store that `save` wrote, with nothing else in it."""
+    try:
+        root = json.loads((path / ROOT).read_text(encoding="utf-8"))
+        is_ours = "schema" in root["attributes"] and "step" in os.listdir(path)
+        return is_ours and all((entry / ROOT).is_file() for entry in path.iterdir() if entry.name != ROOT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_store(trajectory: xr.Dataset, target: Path) -> None:
-    """Write a zarr store under another name and rename it to `target`, in place of a store that is there."""
+    """Write a zarr store under another name and rename it to `target`, which must not exist."""
     with atomic_write(target) as aside:
-        trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
-        add_digest(aside)
-        if target.exists():
-            shutil.rmtree(target)
+        _write_parts(trajectory, aside)
+
+
+def _write_parts(trajectory: xr.Dataset, aside: Path) -> None:
+    trajectory.drop_encoding().to_zarr(aside, mode="w-", consolidated=False)
+    add_digest(aside)
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -398,8 +420,6 @@ def store_run(folder: Path) -> None:
                 along = part.drop_vars([name for name in part.variables if "step" not in part[name].dims])
                 along.to_zarr(aside, append_dim="step", consolidated=False)
         add_digest(aside)
-        if target.exists():
-            shutil.rmtree(target)
 
 
 def trajectory_of_records(

@@ -147,7 +147,7 @@ def test_predict_and_train_take_an_optimizer(tmp_path):
 def test_neither_help_nor_predict_loads_torch():
     code = f"""
 import sys
-from empirical.cli.main import app, run_command_line
+from empirical.cli.main import app
 from empirical.config import CHOICES, RunConfig
 for command in {[[], *([command] for command in COMMANDS)]}:
     try:

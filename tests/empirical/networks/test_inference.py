@@ -8,6 +8,7 @@ from torch import nn
 
 from empirical.config import RunConfig
 from empirical.networks import BatchNorm, build_network, infer, record_statistics
+from empirical.networks.inference import _stages
 from empirical.networks.normalization import fuse_layers
 
 MODELS = st.sampled_from(["mlp", "convnet", "resnet18", "transformer"])
@@ -42,6 +43,7 @@ def test_outputs_are_those_of_the_forward_pass(model, size, affine, is_fused, ha
     network, images = random_network(model, size, affine=affine, seed=seed)
     if is_fused:
         fuse_layers(network)
+    assert bool(_stages(network, torch.as_tensor)) == (model in ("mlp", "convnet"))
     if has_channels_last:
         images = images.to(memory_format=torch.channels_last)
     batch, others = images[:130], images[130:]
@@ -85,6 +87,20 @@ def test_layers_that_mix_samples_see_all_of_them():
         # control: parts with their own means differ
         parts = torch.cat([network(part) for part in images.split(64)])
     assert (infer(network, images) - parts).abs().max() > 0.01
+
+
+def test_one_pooling_layer_may_be_used_several_times():
+    pool, relu = nn.MaxPool2d(2), nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), BatchNorm(4), relu, pool, nn.Conv2d(4, 4, 3), relu, pool, pool)
+    images = torch.randn(70, 3, 32, 32)
+    with record_statistics(network.eval()):
+        recorded = infer(network, images)
+    torch.testing.assert_close(recorded, plain_outputs(network, images, images))
+
+
+def test_a_model_in_train_mode_uses_the_statistics_of_the_batch():
+    network, images = random_network("convnet", (8, 8))
+    torch.testing.assert_close(infer(network.train(), images), network(images).detach())
 
 
 def test_a_transform_maps_the_samples():

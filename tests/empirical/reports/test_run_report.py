@@ -187,6 +187,14 @@ def test_the_equilibrium_moves_with_the_schedule(schedule, tmp_path):
     np.testing.assert_allclose(comparison.levels["effective_lr"], run.lr.sel(step=level.step) / level**2)
     # constant settings have constant levels
     assert np.ndim(compare_run(simulate.norm_map(0.5, 0.02, 2.0, norm=3.0, steps=2000)).levels["norm"]) == 0
+    # AdamW, and a gradient that is 0 at first
+    rule = theory.AdamW(dim=100)
+    adam = simulate.norm_map(schedule, 0.02, 2.0, norm=3.0, steps=20_000, optimizer=rule)
+    expected = theory.quasi_equilibrium_norm(schedule, 0.02, run.step.values, optimizer=rule)
+    np.testing.assert_allclose(compare_run(adam.assign(grad_norm=run.grad_norm)).levels["norm"], expected, rtol=1e-9)
+    level = compare_run(run.assign(grad_norm=run.grad_norm.where(run.step >= 5, 0.0))).levels["norm"]
+    assert level.step[0] == 5
+    np.testing.assert_allclose(level[-1], comparison.levels["norm"][-1])
     assert "it moves with lr and wd" in write_run_report(run, tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -198,6 +206,11 @@ def test_recent_values(values, data):
         for i, count in enumerate(counts)
     ]
     np.testing.assert_allclose(recent_rms(values, [int(max(1, count)) for count in counts]), expected, atol=1e-6)
+
+
+def test_recent_values_after_much_larger_ones():
+    values = np.r_[np.full(100, 1e8), np.full(100, 1e-8)]
+    np.testing.assert_allclose(recent_rms(values, np.full(200, 7))[110:], 1e-8, rtol=1e-12)
 
 
 @pytest.mark.parametrize("columns", [[], ["lr"], ["effective_lr"]])

@@ -463,6 +463,39 @@ def test_momentum_may_last_as_long_as_the_memory_of_decay(wd):
     assert result.heading == "settles"
 
 
+@pytest.mark.parametrize(
+    ("rule", "lr", "wd"),
+    [(theory.SGD(momentum=0.9), 0.05, 0.008), (theory.AdamW(dim=100, betas=(0.9, 0.95)), 0.01, 0.5)],
+)
+def test_the_window_is_in_steps_and_not_in_rows(rule, lr, wd):
+    # the gradients, and for AdamW the norm, were larger four memories ago
+    memory = round(1 / float(theory.free_decay(lr, wd, optimizer=rule)))
+    gradients = np.where(np.arange(12 * memory) < 8 * memory, 6.0, 2.0)
+    start = 5 * float(theory.equilibrium_norm(lr, wd, 2.0, optimizer=rule))
+    run = simulate.norm_map(
+        lr, wd, simulate.RecordedGradient(gradients), norm=start, steps=gradients.size, optimizer=rule
+    )
+    rows = gradients.size - 10
+    every, fifth, tenth = (forecast(part(only_norms(run), rows, n)).equilibrium_norm for n in (1, 5, 10))
+    assert every == pytest.approx(theory.equilibrium_norm(lr, wd, 2.0, optimizer=rule), rel=0.1)
+    assert [fifth, tenth] == pytest.approx([every] * 2, rel=0.05)
+
+
+def test_a_norm_that_follows_the_weight_decay_does_not_oscillate():
+    wds = np.where(np.arange(2000) // 100 % 2, 0.02, 0.1)
+    run = simulate.norm_map(0.5, lambda step: wds[np.asarray(step, dtype=int) % 2000], 2.0, norm=2.6, steps=2000)
+    assert forecast(run).norm_rises == 0
+    assert forecast(run).heading != "oscillates"
+
+
+def test_in_a_short_run_of_plain_sgd_more_steps_may_decide():
+    gradients = np.where(np.arange(1000) % 300, 0.1, 50.0)
+    run = simulate.norm_map(0.5, 0.002, simulate.RecordedGradient(gradients), norm=10.0, steps=1000)
+    result = forecast(part(run, 400))
+    assert math.isnan(result.equilibrium_norm)
+    assert result.steps_to_decide > 0
+
+
 def test_steps_that_would_not_decide_are_not_promised():
     # one step in 1.5 memories determines the norm
     gradients = np.where(np.arange(5000) % 300, 0.1, 50.0)

@@ -70,3 +70,44 @@ def test_one_path_in_a_list_is_that_log(tmp_path):
     columns_of().to_csv(tmp_path / "loss.csv", index=False)
     one, many = simulate.read_log(tmp_path / "loss.csv"), simulate.read_log([tmp_path / "loss.csv"])
     xr.testing.assert_identical(one, many)
+
+
+def test_files_that_do_not_name_their_quantity_are_refused(tmp_path):
+    # as TensorBoard exports its scalars
+    for name in ("loss", "lr"):
+        table = pd.DataFrame({"Wall time": [1.0, 2.0], "Step": [0, 1], "Value": [2.0, 1.0]})
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(ValueError, match=r"name their quantities.*loss\.csv"):
+        simulate.read_log([tmp_path / "loss.csv", tmp_path / "lr.csv"])
+
+
+def test_a_quantity_in_two_files_is_refused(tmp_path):
+    for name in ("one", "two"):
+        pd.DataFrame({"step": [0, 1], "Wall time": [5.0, 6.0], "loss": [2.0, 1.0]}).to_csv(
+            tmp_path / f"{name}.csv", index=False
+        )
+    with pytest.raises(ValueError, match=r"different columns.*'loss' is in .*one\.csv.*two\.csv"):
+        simulate.read_log([tmp_path / "one.csv", tmp_path / "two.csv"])
+
+
+def test_steps_of_one_kind_are_matched(tmp_path):
+    pd.DataFrame({"trainer/global_step": [0, 10, 20], "loss": [3.0, 2.0, 1.0]}).to_csv(tmp_path / "a.csv", index=False)
+    norms = {"Step": [0, 1, 2], "trainer/global_step": [0, 10, 20], "weight_norm": [5.0, 6.0, 7.0]}
+    pd.DataFrame(norms).to_csv(tmp_path / "b.csv", index=False)
+    pd.DataFrame({"trainer/global_step": [0, 10], "lr": [0.1, 0.2]}).to_csv(tmp_path / "c.csv", index=False)
+    for names in (["a", "b", "c"], ["b", "a", "c"], ["c", "b", "a"]):
+        log = simulate.read_log([tmp_path / f"{name}.csv" for name in names])
+        assert log.step.values.tolist() == [0, 10, 20]
+        assert log.norm.values.tolist() == [5.0, 6.0, 7.0]
+        assert log.lr.values.tolist()[:2] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["b", "a"]])
+def test_the_given_name_of_the_steps_counts_in_any_order(names, tmp_path):
+    pd.DataFrame({"my time": [0, 10, 20], "step": [0, 1, 2], "loss": [3.0, 2.0, 1.0]}).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    pd.DataFrame({"my time": [0, 10, 20], "weight_norm": [5.0, 6.0, 7.0]}).to_csv(tmp_path / "b.csv", index=False)
+    log = simulate.read_log([tmp_path / f"{name}.csv" for name in names], names={"step": "my time"})
+    assert log.step.values.tolist() == [0, 10, 20]
+    assert log.norm.values.tolist() == [5.0, 6.0, 7.0]

@@ -255,6 +255,18 @@ class TestTypicalSlopes:
             assert mean == pytest.approx(true_mean, abs=3 * true_sd / math.sqrt(150))
             assert sd == pytest.approx(true_sd / math.sqrt(share), rel=0.2)
 
+    @pytest.mark.parametrize("number", [3, 5])
+    def test_few_networks_give_no_smaller_spread(self, number):
+        random, variances = np.random.default_rng(1), []
+        for _ in range(300):
+            runs = [
+                [calibration_run(0.01, 0.64), calibration_run(0.002, (0.8 + root * math.log(5)) ** 2)]
+                for root in random.normal(0.1, 0.05, number)
+            ]
+            variances.append(module.fit_slopes([PeriodLaw(tuple(pair)) for pair in runs])[0][1] ** 2)
+        share = 2 * (math.log(5) - 1 + 1 / 5) / math.log(5) ** 2
+        assert np.mean(variances) == pytest.approx(0.05**2 / share, rel=0.15)
+
     def test_predictions_far_away_follow_them(self):
         runs = (calibration_run(0.01, 0.5, 0.3),)
         steep, flat = (PeriodLaw(runs, ((slope, 0.07), (0.0, 0.24))) for slope in (0.2, 0.0))

@@ -10,6 +10,7 @@ import xarray as xr
 
 import simulate
 import theory
+from simulate._files import write_json
 from simulate.period_model.model import PeriodModel, simulated_periods
 from simulate.period_model.reduced_model import Trend
 
@@ -91,6 +92,17 @@ def test_a_fitted_model_always_destabilizes_again():
         assert least > 0.02 * float(run.norm.median())
         # control: with the hazard of the network the norm vanishes
         assert network.oscillate(0.5, wd, steps=round(200 / wd)).norm.min() < 1e-6 * least
+
+
+def test_a_stored_model_whose_norm_could_vanish_keeps_its_law(tmp_path):
+    REFERENCE.save(tmp_path / "old.json")
+    content = json.loads((tmp_path / "old.json").read_text(encoding="utf-8"))
+    content["reduced_model"]["hazard"][1] = 0.4
+    write_json(tmp_path / "old.json", {name: value for name, value in content.items() if name != "digest"})
+    model = PeriodModel.load(tmp_path / "old.json")
+    assert model.reduced_model is None
+    assert "calibrate the network again" in model.reduced_model_error
+    assert model.law.period(0.5, 0.004) == REFERENCE.law.period(0.5, 0.004)
 
 
 def test_simulated_periods_depend_on_lr_times_wd_alone_and_norms_scale_with_the_root_of_lr():

@@ -161,6 +161,27 @@ class TestSaveAndLoad:
         assert_same(load(tmp_path / "run"), second)
         assert os.listdir(tmp_path) == ["run"]
 
+    def test_a_link_to_a_trajectory_stays_a_link(self, tmp_path):
+        save(TRAJECTORIES["one run"](), tmp_path / "run")
+        (tmp_path / "link").symlink_to(tmp_path / "run")
+        second = TRAJECTORIES["no rows"]()
+        save(second, tmp_path / "link", overwrite=True)
+        assert (tmp_path / "link").is_symlink()
+        assert_same(load(tmp_path / "run"), second)
+
+    @pytest.mark.parametrize("kind", ["other store", "store with notes"])
+    def test_other_stores_are_kept(self, kind, tmp_path):
+        target = tmp_path / "run"
+        if kind == "other store":
+            xr.Dataset({"a": ("step", [1.0])}).to_zarr(target, consolidated=False)
+        else:
+            save(TRAJECTORIES["one run"](), target)
+            (target / "notes.txt").write_text("precious")
+        before = sorted(target.rglob("*"))
+        with pytest.raises(ValueError, match=r"^path must be a saved trajectory or not exist yet"):
+            save(TRAJECTORIES["no rows"](), target, overwrite=True)
+        assert sorted(target.rglob("*")) == before
+
     @pytest.mark.parametrize("kind", ["folder", "file"])
     def test_nothing_else_is_replaced(self, kind, tmp_path):
         if kind == "file":
