@@ -9,10 +9,11 @@ OUT ?= report
 validate: $(STAMP)
 	$(BIN)/bnwd validate --out $(OUT)
 
-# held-out predictions, two hours; the page and its figure are copied to docs
+# held-out predictions, three hours; the page, its figure, the table and the period models are copied to docs
 held-out: $(STAMP)
 	rm -f held_out/held_out.md
-	$(BIN)/bnwd validate --held-out --out held_out; code=$$?; cp held_out/held_out.md held_out/held_out.png docs/; exit $$code
+	$(BIN)/bnwd validate --held-out --out held_out; code=$$?; cp held_out/held_out.md held_out/held_out.png docs/; \
+	mkdir -p docs/held_out; cp held_out/held_out.csv held_out/models/*.json docs/held_out/; exit $$code
 
 # test every claim, a quarter of an hour; the page and its figures are copied to docs
 claims: $(STAMP)

@@ -318,11 +318,11 @@ def recent_rms(values: npt.ArrayLike, counts: npt.ArrayLike) -> npt.NDArray[np.f
     [1.0, 5.0, 5.0, 3.605551275463989]
     """
     sums = np.square(np.asarray(values, dtype=float))
-    rest = np.minimum(np.maximum(counts, 1), np.arange(1, sums.size + 1)).astype(int)
-    lengths, totals, ends, size = rest.copy(), np.zeros(sums.size), np.arange(sums.size), 1
+    lengths_left = np.minimum(np.maximum(counts, 1), np.arange(1, sums.size + 1)).astype(int)
+    lengths, totals, ends, size = lengths_left.copy(), np.zeros(sums.size), np.arange(sums.size), 1
     # sums over 1, 2, 4, … values are put together, because differences of sums from the start lose digits
-    while size <= rest.max(initial=0):
-        is_part = (rest & size) > 0
+    while size <= lengths_left.max(initial=0):
+        is_part = (lengths_left & size) > 0
         totals[is_part] += sums[ends[is_part]]
         ends[is_part] -= size
         sums = sums + np.concatenate([np.zeros(min(size, sums.size)), sums[:-size]])

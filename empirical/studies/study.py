@@ -234,7 +234,9 @@ def statistic_with_error(result: Result) -> str:
 
 
 def share_with_count(result: Result) -> str:
-    """Share of the values that are 1, with their number, as text."""
+    """Share of the values that are 1, with their number, as text; a dash without a finite value."""
+    if not np.isfinite(result.values).all():
+        return DASH
     return f"{result.statistic:.0%} ({int(result.values.sum())} of {result.values.size})"
 
 

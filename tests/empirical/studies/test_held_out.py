@@ -5,8 +5,10 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from hypothesis import assume, given, settings
@@ -26,6 +28,7 @@ from empirical.studies.held_out import (
 )
 from empirical.studies.study import HOLDS, UNDECIDED, goals_table
 from simulate._files import write_json
+from simulate.period_model.law import TYPICAL_SLOPES, fit_slopes
 from simulate.period_model.summaries import CalibrationRun
 
 RUN = {
@@ -330,3 +333,45 @@ def test_predictions_for_all_networks(tmp_path):
     missed_goals = [claim for claim in missed(results) if not claim.startswith("stretch")]
     # missed in docs/held_out.md too
     assert set(missed_goals) <= {"effective lr at the onset, MLP: worst factor"}, goals_table(results).text()
+
+
+STORED = Path(__file__).parents[3] / "docs" / "held_out"
+
+
+@pytest.fixture(scope="module")
+def stored():
+    frame = pd.read_csv(STORED / "held_out.csv", index_col="setting")
+    frame = frame.fillna(dict.fromkeys(frame.select_dtypes(exclude="number").columns, ""))
+    return xr.Dataset.from_dataframe(frame).set_coords(["network", "family", "blind", "lr", "wd"])
+
+
+@pytest.fixture(scope="module")
+def models(stored):
+    return {name: simulate.PeriodModel.load(STORED / f"{name}.json") for name in set(stored.network.values)}
+
+
+class TestStoredStudy:
+    """The stored table, page and period models agree, so a change of the law shows here without any training."""
+
+    def test_all_networks_are_there(self, stored, models):
+        assert set(models) == set(NETWORKS) == {path.stem for path in STORED.glob("*.json")}
+        assert stored.sizes["setting"] == sum(len(network.lr_by_intrinsic_lr) for network in NETWORKS.values())
+
+    def test_the_law_predicts_the_stored_periods(self, stored, models):
+        for row in (stored.isel(setting=i) for i in range(stored.sizes["setting"])):
+            model, lr, wd = models[row.network.item()], float(row.lr), float(row.wd)
+            if model.has_law:
+                assert model.law.period(lr, wd) == pytest.approx(float(row.predicted_period), rel=1e-6, nan_ok=True)
+                line = line_period(model.calibration_runs, lr, wd)
+                assert line == pytest.approx(float(row.line_period), rel=1e-6, nan_ok=True)
+
+    def test_the_page_has_the_stored_numbers(self, stored):
+        page = (STORED.parent / "held_out.md").read_text(encoding="utf-8")
+        assert goals_table(judge_held_out(stored)).markdown() in page
+
+    def test_typical_slopes_are_those_of_other_networks(self, models):
+        # 16 networks of the development, and these: both means are within two of their standard errors
+        fitted = fit_slopes([model.law for model in models.values() if model.has_law])
+        for (mean, sd), (typical, typical_sd) in zip(fitted, TYPICAL_SLOPES, strict=True):
+            stderr = math.hypot(sd / math.sqrt(len(models)), typical_sd / math.sqrt(16))
+            assert abs(mean - typical) < 2 * stderr
