@@ -18,11 +18,10 @@ def compile_cached(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     Examples
     --------
-    >>> @compile_cached()
-    ... def double(number):
-    ...     return 2 * number
-    >>> double(3)
-    6
+    >>> import numpy as np
+    >>> from simulate.trajectories.periods import zigzag  # decorated with `@compile_cached()`
+    >>> zigzag(np.array([1.0, 0.0, 1.0, 0.0]), 0.5)
+    (array([1]), array([2]))
     """
     options = {"nogil": True, **options}
 

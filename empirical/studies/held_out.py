@@ -309,8 +309,8 @@ def validate_held_out(
     - `line_period` : J linear in ln ηλ, and a power law of the odds of φ.
     - `reduced_period` : reduced model.
     - `one_setting_period` : reduced model calibrated only at the lower of two settings.
-    - `other_families_period`, and `…_lower` and `…_upper` of its 90 % interval : the law with typical slopes that are
-      fitted to the networks of all other families in the table. NaN if these are too few.
+    - `other_families_period` : the law with typical slopes of all other families; NaN if these are too few.
+    - `other_families_period_lower`, `other_families_period_upper` : its 90 % interval.
 
     Raises
     ------
